@@ -1,0 +1,1 @@
+"""The router process: it orders each channel and sends each message once to every worker with members."""
