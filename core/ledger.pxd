@@ -1,0 +1,98 @@
+# The ledger: every acquisition and release is counted where it happens, so that opened - closed = live.
+#
+# One array of 64-bit words per process, in memory that the supervisor shares with the process and reads without asking
+# it. Only the data-plane thread writes, so plain stores do. The words outlive a killed process until the supervisor
+# has added them to its totals.
+
+from libc.stdint cimport uint64_t
+
+cdef enum:
+    LEDGER_WORDS = 256
+    LEDGER_FIRST = 8            # words before: magic, version, reserved
+    COUNTER_FIRST = 72          # room for 32 kinds of two words each
+    GAUGE_FIRST = 200
+
+cdef enum Kind:
+    KIND_FD
+    KIND_CONNECTION
+    KIND_RING
+    KIND_BUFFER
+    KIND_SEGMENT
+    KIND_TIMER
+    KIND_CHANNEL
+    KIND_MEMBERSHIP
+    KIND_PENDING                # joins and opens that wait for the router
+    KIND_REQUEST                # publishes, history and presence requests under way to the router
+    KIND_ZMQ_MESSAGE
+    KIND_SESSION                # sessions that a router knows the owner of
+    KIND_SUBSCRIPTION           # (channel, worker) pairs at a router
+    KIND_HISTORY                # messages kept at a router
+    KIND_KEY                    # idempotency keys kept at a router
+    KIND_COUNT
+
+cdef enum Counter:
+    COUNT_CONNECTIONS_REFUSED
+    COUNT_FRAMES_IN
+    COUNT_BYTES_IN
+    COUNT_BYTES_OUT
+    COUNT_SENDS
+    COUNT_PUBLISHES
+    COUNT_DELIVERED
+    COUNT_TRANSCODED
+    COUNT_PINGS_SENT
+    COUNT_PONGS_HEARD
+    COUNT_HEARTBEATS_LOST
+    COUNT_HELLO_TIMEOUTS
+    COUNT_SLOW_CONSUMERS
+    COUNT_BAD_FRAMES
+    COUNT_ERRORS_SENT
+    COUNT_FINS_SENT
+    COUNT_GIL_TAKES
+    COUNT_WAKEUPS
+    COUNT_BATCHES_IN
+    COUNT_BATCHES_OUT
+    COUNT_BUS_FULL
+    COUNT_ROUTER_LINKS
+    COUNT_GAPS
+    COUNT_ACKS
+    COUNT_REPEATED_KEYS
+    COUNT_MESSAGES_ROUTED
+    COUNT_MESSAGES_SEQUENCED
+    COUNT_WORKERS_LOST
+    COUNT_ILLEGAL_STATES
+    COUNT_COUNT
+
+cdef enum Gauge:
+    GAUGE_OPEN_CONNECTIONS
+    GAUGE_LINKED                # 1: the router knows this worker; at a router: how many workers are linked
+    GAUGE_QUEUED_BYTES
+    GAUGE_ROUTER_EPOCH
+    GAUGE_COUNT
+
+ctypedef struct Ledger:
+    uint64_t *words             # borrowed until the Stats object that maps it is closed
+
+cdef inline void ledger_open(Ledger *ledger, int kind) noexcept nogil:
+    ledger.words[LEDGER_FIRST + 2 * kind] += 1
+
+
+cdef inline void ledger_close(Ledger *ledger, int kind) noexcept nogil:
+    ledger.words[LEDGER_FIRST + 2 * kind + 1] += 1
+
+
+cdef inline uint64_t ledger_live(Ledger *ledger, int kind) noexcept nogil:
+    return ledger.words[LEDGER_FIRST + 2 * kind] - ledger.words[LEDGER_FIRST + 2 * kind + 1]
+
+
+cdef inline void ledger_count(Ledger *ledger, int counter, uint64_t by) noexcept nogil:
+    ledger.words[COUNTER_FIRST + counter] += by
+
+
+cdef inline void ledger_gauge(Ledger *ledger, int gauge, uint64_t value) noexcept nogil:
+    ledger.words[GAUGE_FIRST + gauge] = value
+
+
+cdef class Stats:
+    cdef Ledger ledger
+    cdef object memory          # owned: the mmap (or bytearray) that holds the words
+    cdef object view            # keeps the buffer export alive while `ledger.words` points into it

@@ -1,0 +1,14 @@
+from typing_extensions import Buffer
+from typing import Final
+
+CHECKED: Final[bool]
+STATS_BYTES: Final[int]
+KINDS: Final[tuple[str, ...]]
+COUNTERS: Final[tuple[str, ...]]
+GAUGES: Final[tuple[str, ...]]
+
+class Stats:
+    def __init__(self, fd: int = -1) -> None: ...
+    def read(self) -> dict[str, dict[str, int]]: ...
+
+def read(buffer: Buffer) -> dict[str, dict[str, int]]: ...

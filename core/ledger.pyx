@@ -1,0 +1,56 @@
+"""The ledger's Python face: map a process's counters, and read those of another process."""
+
+import mmap
+import struct
+
+cdef extern from "invariant.h":
+    enum:
+        HOLDFAST_CHECKS
+
+from libc.stdint cimport uint64_t
+
+CHECKED = bool(HOLDFAST_CHECKS)
+STATS_BYTES = LEDGER_WORDS * 8
+KINDS = ("fd", "connection", "ring", "buffer", "segment", "timer", "channel", "membership", "pending", "request",
+         "zmq_message", "session", "subscription", "history", "key")
+COUNTERS = ("connections_refused", "frames_in", "bytes_in", "bytes_out", "sends", "publishes", "messages_delivered",
+            "transcoded", "pings_sent", "pongs_heard", "heartbeats_lost", "hello_timeouts", "slow_consumers",
+            "bad_frames", "errors_sent", "fins_sent", "gil_takes", "wakeups", "batches_in", "batches_out", "bus_full",
+            "router_links", "gaps", "acks", "repeated_keys", "messages_routed", "messages_sequenced", "workers_lost",
+            "illegal_states")
+GAUGES = ("open_connections", "linked", "queued_bytes", "router_epoch")
+assert len(KINDS) == KIND_COUNT and len(COUNTERS) == COUNT_COUNT and len(GAUGES) == GAUGE_COUNT
+assert LEDGER_FIRST + 2 * KIND_COUNT <= COUNTER_FIRST and COUNTER_FIRST + COUNT_COUNT <= GAUGE_FIRST
+
+
+cdef class Stats:
+    """This process's counters, in the shared memory behind `fd` or, when `fd` is -1, in memory of its own."""
+
+    def __init__(self, int fd=-1):
+        self.memory = mmap.mmap(fd, STATS_BYTES)
+        self.view = memoryview(self.memory)
+        cdef unsigned char[::1] words = self.view
+        self.ledger.words = <uint64_t *> &words[0]
+
+    def read(self):
+        """The counters now, in the shape that the module's `read` gives."""
+        return read(self.memory)
+
+
+def read(buffer):
+    """Counters of one process.
+
+    Args:
+        buffer: at least STATS_BYTES bytes, as written by a Stats of the same version.
+
+    Returns:
+        {"ledger": {"fd_opened": n, "fd_closed": n, ...}, "counters": {...}, "gauges": {...}}.
+    """
+    words = struct.unpack(f"={LEDGER_WORDS}Q", bytes(memoryview(buffer)[:STATS_BYTES]))
+    ledger = {}
+    for place, kind in enumerate(KINDS):
+        ledger[f"{kind}_opened"] = words[LEDGER_FIRST + 2 * place]
+        ledger[f"{kind}_closed"] = words[LEDGER_FIRST + 2 * place + 1]
+    counters = {name: words[COUNTER_FIRST + place] for place, name in enumerate(COUNTERS)}
+    gauges = {name: words[GAUGE_FIRST + place] for place, name in enumerate(GAUGES)}
+    return {"ledger": ledger, "counters": counters, "gauges": gauges}
