@@ -1,0 +1,107 @@
+# Every verb below is what CI and people call; `make help` prints this list from the comments after `##`.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -e -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# Names may be given on the command line: make PYTHON=/path/to/python3.12 run
+PYTHON ?= python3
+ARGS ?=
+JOBS ?= $(shell nproc)
+
+VENV := .venv
+# cython-lint calls pycodestyle by name, so the environment's programs come first.
+BIN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+STAMPS := build/stamps
+SOURCES := setup.py $(wildcard core/*.pyx core/*.pxd core/*.h)
+# A clone without one of these still builds: they are parts of the product with metadata of their own.
+METADATA := pyproject.toml $(wildcard client/python/pyproject.toml)
+JS_TESTS := $(wildcard client/js/test/*.test.js client/js/test/*.test.mjs client/js/tests/*.test.js client/js/tests/*.test.mjs)
+TESTS ?= tests $(wildcard client/python/tests)
+
+.PHONY: help run test bench check replay fuzz build build-checked debug docs clean \
+	provision test-release test-checked test-js
+
+help: ## list the verbs
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: build ## build and start everything; options through ARGS="--workers 1"
+	@exec $(VENV)/bin/holdfast run $(ARGS)
+
+test: $(STAMPS)/dev build ## install what the tests need, then check, both builds' tests and the JavaScript client's
+	@$(MAKE) --no-print-directory provision
+	@$(MAKE) --no-print-directory check
+	@$(MAKE) --no-print-directory test-release
+	@$(MAKE) --no-print-directory test-checked
+	@$(MAKE) --no-print-directory test-js
+	@$(VENV)/bin/python tools/ending.py build/tests
+
+check: $(STAMPS)/dev build ## linters, types, stubs and the project's own rules
+	@$(BIN) python tools/check.py
+
+bench: build ## measure against the floor program (see loadtest/)
+	@$(BIN) python loadtest/bench.py $(ARGS)
+
+replay: $(STAMPS)/dev build provision ## send every line of the fortunes packages through mixed clients
+	@$(BIN) python loadtest/replay.py $(ARGS)
+
+fuzz: $(STAMPS)/dev build ## 200,000 random and mutated frames and handshakes; SEED and count through ARGS
+	@$(BIN) python tests/fuzz/run.py $(ARGS)
+
+build: $(STAMPS)/installed $(STAMPS)/release ## the release build, in place, in .venv
+
+build-checked: $(STAMPS)/checked ## the checked build (invariants, poison, audits), in build/checked
+
+debug: $(STAMPS)/checked ## start everything from the checked build
+	@PYTHONPATH=build/checked exec $(VENV)/bin/holdfast run $(ARGS)
+
+docs: $(STAMPS)/dev build ## check that the examples in the docs are true, and preview the next changelog
+	@$(BIN) pytest -q tests/docs
+	@$(VENV)/bin/python tools/changelog.py --draft
+
+clean: ## remove what was built; .venv and downloads stay
+	rm -rf build core/*.so core/*.c core/*.html loadtest/bin *.egg-info client/python/*.egg-info
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
+
+# What follows is called by the verbs above.
+
+provision: $(STAMPS)/base
+	@$(VENV)/bin/python tools/provision.py
+
+# The two builds run the same tests. The `pytest` program (not `python -m pytest`) keeps the repository's root from the
+# front of the module path, where it would hide build/checked.
+test-release: $(STAMPS)/dev build
+	@mkdir -p build/tests
+	@$(BIN) HOLDFAST_BUILD=release pytest $(TESTS) $(ARGS) 2>&1 | tee build/tests/release.log
+
+test-checked: $(STAMPS)/dev build build-checked
+	@mkdir -p build/tests
+	@$(BIN) HOLDFAST_BUILD=checked PYTHONPATH="$(CURDIR)/build/checked" \
+		pytest $(TESTS) $(ARGS) 2>&1 | tee build/tests/checked.log
+
+test-js: build provision
+	@mkdir -p build/tests
+	@if [ -n "$(JS_TESTS)" ]; then \
+		$(VENV)/bin/python tools/provision.py --exec node --test $(JS_TESTS) 2>&1 | tee build/tests/javascript.log; \
+	fi
+
+$(STAMPS)/base: pyproject.toml tools/environment.py
+	@$(PYTHON) tools/environment.py base
+	@mkdir -p $(@D) && touch $@
+
+$(STAMPS)/dev: $(STAMPS)/base pyproject.toml
+	@$(PYTHON) tools/environment.py dev
+	@mkdir -p $(@D) && touch $@
+
+$(STAMPS)/release: $(STAMPS)/base $(SOURCES) tools/build.py
+	@$(VENV)/bin/python tools/build.py release --jobs $(JOBS)
+	@mkdir -p $(@D) && touch $@
+
+$(STAMPS)/checked: $(STAMPS)/base $(SOURCES) tools/build.py $(shell find gateway router core -type f -not -name '*.so' -not -path '*/__pycache__/*')
+	@$(VENV)/bin/python tools/build.py checked --jobs $(JOBS)
+	@mkdir -p $(@D) && touch $@
+
+$(STAMPS)/installed: $(METADATA) $(STAMPS)/base | $(STAMPS)/release
+	@$(PYTHON) tools/environment.py install
+	@mkdir -p $(@D) && touch $@

@@ -1,0 +1,105 @@
+"""Make .venv and install into it; run by the Makefile with the system's Python, so the standard library only.
+
+Steps: `base` (the environment, what building and running need), `dev` (what checks and tests need too) and `install`
+(Holdfast and its Python client, editable, so that .venv/bin/holdfast runs what stands in the tree).
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+CLIENT = ROOT / "client" / "python"
+PIP_DEADLINE_S = 900
+APT_DEADLINE_S = 600
+
+
+def missing_packages() -> list[str]:
+    """The Debian packages that building needs and this machine lacks."""
+    missing = []
+    if shutil.which("gcc") is None and shutil.which("cc") is None:
+        missing += ["gcc", "libc6-dev"]
+    if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+        missing.append("python3-dev")
+    try:
+        import ensurepip  # noqa: F401 - Debian ships venv without it, and then venv makes a broken environment
+    except ImportError:
+        missing.append("python3-venv")
+    return missing
+
+
+def require_packages() -> None:
+    """Install what the compiler and venv need when we may; otherwise say the command and stop."""
+    missing = missing_packages()
+    if not missing:
+        return
+    install = ["apt-get", "install", "-y", "--no-install-recommends", *missing]
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        sys.exit(f"Missing on this machine: {', '.join(missing)}. Install with:\n    sudo {' '.join(install)}")
+    print(f"installing {' '.join(missing)}", flush=True)
+    settings = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for command in (["apt-get", "-q", "update"], install):
+        subprocess.run(command, check=True, env=settings, timeout=APT_DEADLINE_S, stdout=subprocess.DEVNULL)
+
+
+def make_venv() -> None:
+    """Create .venv unless a working one is there."""
+    python = VENV / "bin" / "python"
+    if python.exists() and subprocess.run([python, "-m", "pip", "--version"], capture_output=True).returncode == 0:
+        return
+    print("creating .venv", flush=True)
+    subprocess.run([sys.executable, "-m", "venv", "--clear", VENV], check=True, timeout=PIP_DEADLINE_S)
+
+
+def pip_install(*arguments: str | Path) -> None:
+    command = [VENV / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
+    if subprocess.run(command, cwd=ROOT, timeout=PIP_DEADLINE_S).returncode:
+        sys.exit("pip could not install the packages above; is a package index reachable?")
+
+
+def requirements(dev: bool) -> list[str]:
+    """What pyproject.toml asks for: to build and to run, and with `dev` to check and to test."""
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wanted = [*pyproject["build-system"]["requires"], *pyproject["project"]["dependencies"]]
+    if dev:
+        wanted += pyproject["project"]["optional-dependencies"]["dev"]
+    return wanted
+
+
+def step_base() -> None:
+    if sys.version_info < (3, 11):
+        sys.exit(f"Holdfast needs Python 3.11 or later; this is {sys.version.split()[0]}. Try: make PYTHON=python3.11")
+    require_packages()
+    make_venv()
+    print("installing what Holdfast needs to build and run", flush=True)
+    pip_install(*requirements(dev=False))
+
+
+def step_dev() -> None:
+    print("installing what checks and tests need", flush=True)
+    pip_install(*requirements(dev=True))
+
+
+def step_install() -> None:
+    """Editable, without build isolation: the extensions are already in place and stay as they are."""
+    projects: list[str | Path] = ["-e", ROOT]
+    if (CLIENT / "pyproject.toml").exists():
+        projects += ["-e", CLIENT]
+    pip_install("--no-build-isolation", "--no-deps", *projects)
+
+
+def main() -> None:
+    steps = {"base": step_base, "dev": step_dev, "install": step_install}
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("step", choices=steps)
+    steps[parser.parse_args().step]()
+
+
+if __name__ == "__main__":
+    main()
