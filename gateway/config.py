@@ -1,0 +1,301 @@
+"""The one configuration of a node: what may be set, and the part that each process gets.
+
+Every option is a field below with its type, default, allowed range and, in its description, its unit and reason. The
+names are `section.key` everywhere: `[gateway] port = 7400` in the TOML file, `HOLDFAST_GATEWAY_PORT` in the
+environment, `--port` for the options that have a flag. `gateway.settings` reads and checks them.
+"""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from router.config import RouterConfig
+
+PORT_MAX = 65_535
+
+
+class NodeSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    name: Annotated[
+        str,
+        Meta(
+            pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,62})?$",
+            description="Name of the node in WELCOME, logs and metrics, unique in a cluster: up to 63 letters, digits,"
+            " dots, dashes and underscores. Empty: the host's name.",
+        ),
+    ] = ""
+    run_dir: Annotated[
+        str,
+        Meta(
+            max_length=80,  # a socket's path has 107 bytes at most, and `/router.sock` is added to this
+            description="Directory for the node's sockets. Empty: a new private one, removed at the end.",
+        ),
+    ] = ""
+
+
+class GatewaySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    workers: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=256,
+            description="Worker processes that share the ports. 0: one per processor but one, which the router needs.",
+        ),
+    ] = 0
+    host: Annotated[
+        str,
+        Meta(
+            description="Address to listen on. Empty: 127.0.0.1 without auth.secret, else 0.0.0.0; without a secret"
+            " anybody may be anyone, so then only loopback is allowed."
+        ),
+    ] = ""
+    port: Annotated[int, Meta(ge=1, le=PORT_MAX, description="TCP port (length-prefixed MessagePack).")] = 7400
+    ws_port: Annotated[int, Meta(ge=1, le=PORT_MAX, description="WebSocket port.")] = 7401
+    ws_path: Annotated[
+        str, Meta(pattern=r"^/[!-~]{0,255}$", description="Path of the WebSocket endpoint, starting with a slash.")
+    ] = "/ws"
+    ping_ms: Annotated[
+        int,
+        Meta(
+            ge=1_000,
+            le=600_000,
+            description="Milliseconds between heartbeats; shorter than the idle time-out of any balancer on the way.",
+        ),
+    ] = 30_000
+    misses: Annotated[
+        int, Meta(ge=1, le=100, description="Silent heartbeat intervals in a row after which the other side is gone.")
+    ] = 3
+    hello_timeout_ms: Annotated[
+        int, Meta(ge=100, le=60_000, description="Milliseconds for the handshake and HELLO after a connection arrives.")
+    ] = 5_000
+    fin_timeout_ms: Annotated[
+        int, Meta(ge=100, le=60_000, description="Milliseconds to wait for FIN_ACK before closing without it.")
+    ] = 5_000
+    write_timeout_ms: Annotated[
+        int,
+        Meta(ge=1_000, le=600_000, description="Milliseconds without a byte taken by a client that has some queued."),
+    ] = 30_000
+    request_timeout_ms: Annotated[
+        int, Meta(ge=100, le=60_000, description="Milliseconds for a router's answer, then ERROR `unavailable`.")
+    ] = 5_000
+    max_frame: Annotated[
+        int, Meta(ge=1_024, le=16_777_216, description="Bytes of one frame; longer ones end with `frame_too_large`.")
+    ] = 65_536
+    queue_bytes_max: Annotated[
+        int,
+        Meta(
+            ge=4_096,
+            le=1_073_741_824,
+            description="Bytes queued for one connection that reads too slowly; beyond it, FIN `slow_consumer`.",
+        ),
+    ] = 1_048_576
+    channels_per_session_max: Annotated[
+        int, Meta(ge=1, le=65_536, description="Groups that one session may be in; bounds its memory.")
+    ] = 256
+    publish_rate: Annotated[
+        int, Meta(ge=0, le=1_000_000, description="Publishes a second and session, sustained. 0: no limit.")
+    ] = 0
+    publish_burst: Annotated[
+        int, Meta(ge=0, le=1_000_000, description="Publishes at once above that rate. 0: as many as the rate.")
+    ] = 0
+    connections_max: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000_000,
+            description="Connections of one worker. 0: what its limit of open files allows, at most 100000.",
+        ),
+    ] = 0
+    handshakes_max: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000_000,
+            description="Connections of one worker that have not said HELLO yet; keeps a rush from starving those that"
+            " have. 0: 4096, or connections_max if that is less.",
+        ),
+    ] = 0
+    backlog: Annotated[
+        int,
+        Meta(ge=1, le=65_535, description="Connections that wait in the kernel (also bound by net.core.somaxconn)."),
+    ] = 4_096
+    proxy_protocol: Annotated[
+        bool,
+        Meta(description="Require a PROXY protocol header (v1 or v2) before anything else, as a balancer sends it."),
+    ] = False
+    tls_certificate: Annotated[str, Meta(description="File with the certificate chain (PEM). Empty: no TLS.")] = ""
+    tls_key: Annotated[str, Meta(description="File with the certificate's private key (PEM). Empty: no TLS.")] = ""
+    drain_ms: Annotated[
+        int, Meta(ge=0, le=600_000, description="Milliseconds in which a stopping worker says FIN to its clients.")
+    ] = 10_000
+    resume_token_ttl_s: Annotated[
+        int, Meta(ge=10, le=2_592_000, description="Seconds for which a resume token is good; each WELCOME renews it.")
+    ] = 3_600
+
+
+class RouterSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    endpoint: Annotated[
+        str,
+        Meta(
+            pattern=r"^((ipc:///.+)|(tcp://.+:[0-9]{1,5}))?$",
+            description="ZeroMQ endpoint of the router, ipc:///path or tcp://host:port. Empty: a socket in run_dir.",
+        ),
+    ] = ""
+    history_messages: Annotated[int, Meta(ge=0, le=1_000_000, description="Messages kept per channel, in memory.")] = (
+        256
+    )
+    history_bytes: Annotated[
+        int, Meta(ge=0, le=1_073_741_824, description="Bytes of data kept per channel, in memory.")
+    ] = 262_144
+    history_age_s: Annotated[int, Meta(ge=1, le=2_592_000, description="Seconds for which a message is kept.")] = 3_600
+    key_window_s: Annotated[
+        int, Meta(ge=1, le=86_400, description="Seconds in which a repeated idempotency key publishes nothing anew.")
+    ] = 300
+    channels_max: Annotated[int, Meta(ge=1, le=100_000_000, description="Channels known at once.")] = 1_000_000
+    spill_bytes_max: Annotated[
+        int,
+        Meta(
+            ge=1_048_576, le=17_179_869_184, description="Bytes kept for one worker whose link to the router is full."
+        ),
+    ] = 64 * 1024 * 1024
+
+
+class AdminSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    host: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="Address of the admin HTTP server; beyond loopback it needs admin.token, since who may publish"
+            " as anybody must be known.",
+        ),
+    ] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=1, le=PORT_MAX, description="Port of the admin HTTP server and the page.")] = 7402
+    token: Annotated[
+        str,
+        Meta(description="Bearer token that POST /api/* asks for, 16 characters or more. Empty: none, loopback only."),
+    ] = ""
+
+
+class AuthSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    secret: Annotated[
+        str,
+        Meta(
+            description="Secret that signs and checks tokens (HS256), 32 bytes or more (RFC 7518 §3.2). Empty:"
+            " development mode, in which HELLO may name any user."
+        ),
+    ] = ""
+
+
+class LogSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    level: Annotated[
+        str,
+        Meta(pattern="^(debug|info|warning|error)$", description="Least level written: debug, info, warning or error."),
+    ] = "info"
+    format: Annotated[
+        str,
+        Meta(pattern="^(console|json)$", description="`console` for people, `json` (one object a line) for machines."),
+    ] = "console"
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole configuration. As `gateway.settings.load` returns it, no field stands at "empty: choose" any more
+    but those that mean "none" (tls_*, auth.secret, admin.token) and those of the start (run_dir, endpoint).
+    """
+
+    node: NodeSection = NodeSection()
+    gateway: GatewaySection = GatewaySection()
+    router: RouterSection = RouterSection()
+    admin: AdminSection = AdminSection()
+    auth: AuthSection = AuthSection()
+    log: LogSection = LogSection()
+
+    @property
+    def development(self) -> bool:
+        """Whether anybody may be anyone, since there is no secret to check a token with."""
+        return not self.auth.secret
+
+
+class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a worker process is told at its start, as JSON on its standard input.
+
+    The fields that GatewaySection has too mean the same and hold checked values.
+    """
+
+    node: str
+    index: int
+    """Place of the worker among those of its node, from 0."""
+    epoch: int
+    """Unique per start: with node and index it is the worker's identity on the bus."""
+    host: str
+    port: int
+    ws_port: int
+    ws_path: str = "/ws"
+    router_endpoint: str
+    secret: str | None
+    """What tokens are checked with; None is development mode."""
+    ping_ms: int = 30_000
+    misses: int = 3
+    hello_timeout_ms: int = 5_000
+    fin_timeout_ms: int = 5_000
+    write_timeout_ms: int = 30_000
+    request_timeout_ms: int = 5_000
+    max_frame: int = 65_536
+    queue_bytes_max: int = 1_048_576
+    channels_per_session_max: int = 256
+    publish_rate: int = 0
+    publish_burst: int = 0
+    connections_max: int
+    handshakes_max: int
+    proxy_protocol: bool = False
+    tls_certificate: str | None = None
+    tls_key: str | None = None
+    backlog: int = 4_096
+    drain_ms: int = 10_000
+    resume_token_ttl_s: int = 3_600
+    stats_fd: int = -1
+    """Inherited descriptor of the shared counters; -1 keeps them in the process's own memory."""
+    ready_fd: int = -1
+    """Inherited pipe that gets `ready` and a newline once the process serves; -1 for none."""
+    log_level: str = "info"
+    log_format: str = "console"
+
+
+# Fields of GatewaySection that a worker gets under the same name; the others are for the supervisor or renamed below.
+_SAME_IN_WORKER = frozenset(GatewaySection.__struct_fields__) & frozenset(WorkerConfig.__struct_fields__)
+_SAME_IN_ROUTER = frozenset(RouterSection.__struct_fields__) & frozenset(RouterConfig.__struct_fields__) - {"endpoint"}
+
+
+def worker_config(
+    config: Config, *, index: int, epoch: int, router_endpoint: str, stats_fd: int = -1, ready_fd: int = -1
+) -> WorkerConfig:
+    """The part of `config` that worker `index` gets for the start numbered `epoch`."""
+    same = {name: getattr(config.gateway, name) for name in _SAME_IN_WORKER}
+    same["tls_certificate"] = config.gateway.tls_certificate or None
+    same["tls_key"] = config.gateway.tls_key or None
+    return WorkerConfig(
+        node=config.node.name,
+        index=index,
+        epoch=epoch,
+        router_endpoint=router_endpoint,
+        secret=config.auth.secret or None,
+        stats_fd=stats_fd,
+        ready_fd=ready_fd,
+        log_level=config.log.level,
+        log_format=config.log.format,
+        **same,
+    )
+
+
+def router_config(config: Config, *, epoch: int, endpoint: str, stats_fd: int = -1, ready_fd: int = -1) -> RouterConfig:
+    """The part of `config` that the router gets for a start with `epoch`."""
+    same = {name: getattr(config.router, name) for name in _SAME_IN_ROUTER}
+    return RouterConfig(
+        node=config.node.name,
+        endpoint=endpoint,
+        epoch=epoch,
+        stats_fd=stats_fd,
+        ready_fd=ready_fd,
+        log_level=config.log.level,
+        log_format=config.log.format,
+        **same,
+    )

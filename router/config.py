@@ -1,0 +1,38 @@
+"""What a router process is told at its start: one frozen value, read as JSON from its standard input.
+
+Whoever starts a router (the supervisor, a test) has checked the values; a field that is unknown or of the wrong type
+is still refused here, so that two versions that do not fit each other stop at once.
+"""
+
+import msgspec
+
+
+class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Configuration of one router process."""
+
+    node: str
+    """Name of the node, for logs and metrics."""
+    endpoint: str
+    """ZeroMQ endpoint to bind, such as `ipc:///run/x/router.sock` or `tcp://127.0.0.1:7410`."""
+    epoch: int
+    """Epoch of every channel that this start sequences; higher than that of any start before it."""
+    history_messages: int = 256
+    """Messages kept per channel, in memory: what HISTORY and a short absence can ask for."""
+    history_bytes: int = 262_144
+    """Bytes of data kept per channel; the older messages go first."""
+    history_age_s: int = 3600
+    """Seconds for which a message is kept."""
+    key_window_s: int = 300
+    """Seconds for which an idempotency key is remembered (protocol: 5 minutes)."""
+    channels_max: int = 1_000_000
+    """Channels known at once; further ones are refused with `unavailable`."""
+    spill_bytes_max: int = 64 * 1024 * 1024
+    """Bytes kept for one worker while its ZeroMQ queue is full; beyond it the worker is told to start afresh."""
+    stats_fd: int = -1
+    """Inherited descriptor of the shared counters; -1 keeps them in the process's own memory."""
+    ready_fd: int = -1
+    """Inherited pipe that gets `ready` and a newline once the process serves; -1 for none."""
+    log_level: str = "info"
+    """One of debug, info, warning, error."""
+    log_format: str = "console"
+    """`console` for people, `json` for machines."""
