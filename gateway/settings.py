@@ -1,0 +1,385 @@
+"""Reads the configuration from its sources and checks it, once, at the start of the program.
+
+Sources, each overriding those before it: the defaults in `gateway.config`, one TOML file, the environment
+(`HOLDFAST_<SECTION>_<KEY>`), the command line. Every complaint names the key, the value, where it came from, what is
+allowed and what to do; all complaints about single keys come together, and so do those about keys that do not fit
+each other. Below this module nothing reads the environment.
+"""
+
+import difflib
+import ipaddress
+import os
+import re
+import resource
+import socket
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+
+from gateway.config import Config
+from gateway.errors import ConfigError
+
+ENVIRONMENT_PREFIX = "HOLDFAST_"
+CONFIG_VARIABLE = "HOLDFAST_CONFIG"
+# Variables of the same prefix that belong to the build and the tests, not to a running node.
+_OTHER_VARIABLES = re.compile(r"HOLDFAST_(CONFIG$|BUILD$|CHECKS$|TEST_)")
+# Kubernetes sets these for a service called `holdfast` or `holdfast-gateway` (`enableServiceLinks`, on by default);
+# HOLDFAST_GATEWAY_PORT=tcp://10.0.0.7:7400 would otherwise stop every pod beside such a service.
+_KUBERNETES_NAMES = re.compile(r".*_(SERVICE_(HOST|PORT(_.+)?)|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
+_KUBERNETES_VALUES = re.compile(r"(tcp|udp|sctp)://")
+_HIDDEN_KEYS = frozenset({"auth.secret", "admin.token"})
+_TRUE, _FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off"})
+
+# Descriptors a worker needs beside its connections: listeners, epoll, event and timer fds, ZeroMQ's own, logs, and one
+# kept in reserve so that a connection beyond the limit can be accepted and refused politely.
+FDS_BESIDE_CONNECTIONS = 256
+CONNECTIONS_AUTO_MAX = 100_000
+HANDSHAKES_AUTO_MAX = 4_096
+SECRET_BYTES_MIN = 32
+TOKEN_CHARACTERS_MIN = 16
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the defaults depend on."""
+
+    hostname: str
+    processors: int
+    open_files_max: int
+
+    @classmethod
+    def here(cls) -> "Machine":
+        """The machine that this process runs on, as far as it may use it."""
+        open_files_max = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        if open_files_max == resource.RLIM_INFINITY:
+            open_files_max = 1_048_576
+        return cls(socket.gethostname(), len(os.sched_getaffinity(0)), open_files_max)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """One value from one source."""
+
+    key: str
+    value: object
+    source: str
+    text: bool  # a string that still has to be read as the key's type
+
+
+def load(
+    path: Path | None,
+    environ: Mapping[str, str],
+    flags: Mapping[str, object],
+    machine: Machine | None = None,
+) -> Config:
+    """The configuration of this start.
+
+    Args:
+        path: the TOML file; None: the one that HOLDFAST_CONFIG names, if any.
+        environ: the environment.
+        flags: `section.key` to value, for the options given on the command line; None is "not given".
+        machine: what the defaults depend on; this machine unless told.
+
+    Raises:
+        ConfigError: with every complaint, one a line.
+    """
+    complaints: list[str] = []
+    given: dict[str, _Given] = {}
+    file = path or (Path(environ[CONFIG_VARIABLE]) if environ.get(CONFIG_VARIABLE) else None)
+    for one in [*_from_file(file, complaints), *_from_environment(environ, complaints), *_from_flags(flags)]:
+        given[one.key] = one
+    values: dict[str, dict[str, object]] = {section: {} for section in Config.__struct_fields__}
+    for one in given.values():
+        section, name = one.key.split(".")
+        try:
+            values[section][name] = _checked(one)
+        except ConfigError as error:
+            complaints.append(str(error))
+    _complain(complaints)
+    config = _with_choices(msgspec.convert(values, Config), machine or Machine.here())
+    _complain(list(_misfits(config, machine or Machine.here())))
+    return config
+
+
+def _complain(complaints: list[str]) -> None:
+    if complaints:
+        raise ConfigError("\n".join(complaints))
+
+
+# ---------------------------------------------------------------------------------------------------------- the keys
+
+
+def _sections() -> dict[str, type[msgspec.Struct]]:
+    return {field.name: cast(type[msgspec.Struct], field.type) for field in msgspec.structs.fields(Config)}
+
+
+def _keys() -> dict[str, Any]:
+    """Every `section.key` with its annotated type."""
+    return {
+        f"{section}.{field.name}": field.type
+        for section, struct in _sections().items()
+        for field in msgspec.structs.fields(struct)
+    }
+
+
+def _variable(key: str) -> str:
+    return ENVIRONMENT_PREFIX + key.replace(".", "_").upper()
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    """A question with the known word most like `word`, or nothing when none is like it."""
+    found = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+# ------------------------------------------------------------------------------------------------------- the sources
+
+
+def _from_file(path: Path | None, complaints: list[str]) -> Iterator[_Given]:
+    if path is None:
+        return
+    known = list(_keys())
+    for section, content in _read_toml(path).items():
+        if section not in _sections():
+            hint = (
+                _nearest(f"[{section}]", [f"[{name}]" for name in _sections()]) or f"; known: {', '.join(_sections())}"
+            )
+            complaints.append(f"unknown section [{section}] in {path}{hint}")
+        elif not isinstance(content, dict):
+            complaints.append(f"{section} in {path} must be a section: write [{section}] above its keys")
+        else:
+            for name, value in content.items():
+                key = f"{section}.{name}"
+                if key in known:
+                    yield _Given(key, value, f"in {path}", text=False)
+                else:
+                    complaints.append(f"unknown key {key} in {path}{_nearest_key(section, name)}")
+
+
+def _nearest_key(section: str, name: str) -> str:
+    """Looks in the key's own section first, since that is where people mean it to be."""
+    own = [key for key in _keys() if key.startswith(f"{section}.")]
+    elsewhere = [key for key in _keys() if key.endswith(f".{name}")]
+    hint = _nearest(f"{section}.{name}", [key for key in own if _alike(key.split(".")[1], name)])
+    hint = hint or (f"; did you mean {elsewhere[0]}?" if elsewhere else _nearest(f"{section}.{name}", list(_keys())))
+    return hint or f"; [{section}] has {', '.join(key.split('.')[1] for key in own)}"
+
+
+def _alike(one: str, other: str) -> bool:
+    return difflib.SequenceMatcher(None, one, other).ratio() >= 0.6
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration file {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+
+
+def _from_environment(environ: Mapping[str, str], complaints: list[str]) -> Iterator[_Given]:
+    known = {_variable(key): key for key in _keys()}
+    for name, value in environ.items():
+        if not name.startswith(ENVIRONMENT_PREFIX) or _OTHER_VARIABLES.match(name) or _set_by_kubernetes(name, value):
+            continue
+        if name not in known:
+            complaints.append(f"unknown environment variable {name}{_nearest(name, list(known))}")
+        elif value:  # an empty variable is what compose files and manifests leave for "not set"
+            yield _Given(known[name], value, f"in the environment ({name})", text=True)
+
+
+def _set_by_kubernetes(name: str, value: str) -> bool:
+    return bool(_KUBERNETES_NAMES.fullmatch(name) or (name.endswith("_PORT") and _KUBERNETES_VALUES.match(value)))
+
+
+def _from_flags(flags: Mapping[str, object]) -> Iterator[_Given]:
+    for key, value in flags.items():
+        if value is not None:
+            yield _Given(key, value, "on the command line", text=False)
+
+
+# --------------------------------------------------------------------------------------------------- one key's value
+
+
+def _checked(given: _Given) -> object:
+    """The value as the key's type; a ConfigError names all that is needed to put it right."""
+    annotated = _keys()[given.key]
+    shown = "(hidden)" if given.key in _HIDDEN_KEYS else _shown(given.value)
+    try:
+        value = _read_text(str(given.value), annotated) if given.text else given.value
+        return msgspec.convert(value, annotated)
+    except (msgspec.ValidationError, ValueError) as error:
+        allowed, about = _allowed(annotated)
+        raise ConfigError(f"{given.key} = {shown} {given.source}: must be {allowed}. {about}") from error
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def _read_text(text: str, annotated: object) -> object:
+    kind = msgspec.inspect.type_info(annotated)
+    kind = kind.type if isinstance(kind, msgspec.inspect.Metadata) else kind
+    if isinstance(kind, msgspec.inspect.IntType):
+        return int(text)
+    if isinstance(kind, msgspec.inspect.BoolType):
+        if text.lower() not in _TRUE | _FALSE:
+            raise ValueError(text)
+        return text.lower() in _TRUE
+    return text
+
+
+def _allowed(annotated: Any) -> tuple[str, str]:
+    """What a value of the key may be, in words, and the key's description."""
+    meta: msgspec.Meta = annotated.__metadata__[0]
+    about = meta.description or ""
+    if annotated.__origin__ is int:
+        return f"a whole number between {meta.ge} and {meta.le}", about
+    if annotated.__origin__ is bool:
+        return "true or false", about
+    if meta.pattern:
+        return f"text like {meta.pattern}", about
+    if meta.max_length:
+        return f"text of at most {meta.max_length} characters", about
+    return "text" if not meta.min_length else "text that is not empty", about
+
+
+# -------------------------------------------------------------------------------------------- choices and the whole
+
+
+def _with_choices(config: Config, machine: Machine) -> Config:
+    """Replaces each "empty: choose" by the choice, so that all who read the configuration see the same."""
+    gateway, replace = config.gateway, msgspec.structs.replace
+    connections_max = gateway.connections_max or min(
+        CONNECTIONS_AUTO_MAX, max(1, machine.open_files_max - FDS_BESIDE_CONNECTIONS)
+    )
+    gateway = replace(
+        gateway,
+        workers=gateway.workers or max(1, machine.processors - 1),
+        host=_numeric(gateway.host or ("127.0.0.1" if config.development else "0.0.0.0")),
+        connections_max=connections_max,
+        handshakes_max=gateway.handshakes_max or min(HANDSHAKES_AUTO_MAX, connections_max),
+        publish_burst=gateway.publish_burst or gateway.publish_rate,
+    )
+    name = config.node.name or re.sub(r"[^A-Za-z0-9._-]", "-", machine.hostname)[:63].lstrip("._-") or "node"
+    admin = replace(config.admin, host=_numeric(config.admin.host))
+    return replace(config, gateway=gateway, node=replace(config.node, name=name), admin=admin)
+
+
+def _numeric(host: str) -> str:
+    return "127.0.0.1" if host == "localhost" else host
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`, an address or `localhost`."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _misfits(config: Config, machine: Machine) -> Iterator[str]:
+    """What is wrong although each value by itself is allowed."""
+    rules: tuple[Callable[[Config], Iterator[str]], ...] = (_addresses, _access, _timeouts, _sizes, _tls)
+    for rule in rules:
+        yield from rule(config)
+    needed = config.gateway.connections_max + FDS_BESIDE_CONNECTIONS
+    if needed > machine.open_files_max and config.gateway.connections_max > 1:
+        yield (
+            f"gateway.connections_max = {config.gateway.connections_max} needs {needed} open files in each worker, but"
+            f" the limit here is {machine.open_files_max}: raise it (ulimit -Hn, LimitNOFILE=) or set at most"
+            f" {machine.open_files_max - FDS_BESIDE_CONNECTIONS}"
+        )
+
+
+def _addresses(config: Config) -> Iterator[str]:
+    for key, host in (("gateway.host", config.gateway.host), ("admin.host", config.admin.host)):
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            yield f'{key} = "{host}": must be an IPv4 or IPv6 address of this machine, or localhost'
+    ports: dict[int, str] = {}
+    for key, port in (
+        ("gateway.port", config.gateway.port),
+        ("gateway.ws_port", config.gateway.ws_port),
+        ("admin.port", config.admin.port),
+    ):
+        if port in ports:
+            yield f"{key} and {ports[port]} are both {port}: each needs a port of its own"
+        ports[port] = key
+    if config.router.endpoint.startswith("tcp://"):
+        port = int(config.router.endpoint.rpartition(":")[2])
+        if not 1 <= port <= 65_535:
+            yield f'router.endpoint = "{config.router.endpoint}": its port must be between 1 and 65535'
+
+
+def _access(config: Config) -> Iterator[str]:
+    """Who may reach what without showing who they are."""
+    secret, token, host = config.auth.secret, config.admin.token, config.gateway.host
+    if secret and len(secret.encode()) < SECRET_BYTES_MIN:
+        yield f"auth.secret has {len(secret.encode())} bytes: must be {SECRET_BYTES_MIN} or more (openssl rand -hex 32)"
+    if token and len(token) < TOKEN_CHARACTERS_MIN:
+        yield f"admin.token has {len(token)} characters: must be {TOKEN_CHARACTERS_MIN} or more (openssl rand -hex 32)"
+    if not secret and not is_loopback(host):
+        yield (
+            f"gateway.host = {host} without auth.secret: in development mode anybody who reaches the port may be any"
+            " user, so only loopback is allowed. Set auth.secret (HOLDFAST_AUTH_SECRET), or gateway.host = 127.0.0.1"
+        )
+    if not token and not is_loopback(config.admin.host):
+        yield (
+            f"admin.host = {config.admin.host} without admin.token: anybody who reaches the port could publish as"
+            " anybody. Set admin.token (HOLDFAST_ADMIN_TOKEN), or admin.host = 127.0.0.1"
+        )
+    endpoint = config.router.endpoint
+    if not secret and endpoint.startswith("tcp://") and not is_loopback(endpoint[6:].rpartition(":")[0]):
+        yield (
+            f"router.endpoint = {endpoint} without auth.secret: development mode keeps to this machine. Set"
+            " auth.secret (HOLDFAST_AUTH_SECRET), or use a loopback address"
+        )
+
+
+def _timeouts(config: Config) -> Iterator[str]:
+    gateway = config.gateway
+    if gateway.hello_timeout_ms > gateway.ping_ms * gateway.misses:
+        yield (
+            f"gateway.hello_timeout_ms = {gateway.hello_timeout_ms} is longer than ping_ms * misses ="
+            f" {gateway.ping_ms * gateway.misses}: a silent connection would be given up before its time for HELLO ends"
+        )
+    if gateway.publish_burst and not gateway.publish_rate:
+        yield f"gateway.publish_burst = {gateway.publish_burst} without gateway.publish_rate: set the rate too"
+
+
+def _sizes(config: Config) -> Iterator[str]:
+    gateway, router = config.gateway, config.router
+    for key, size in (
+        ("gateway.queue_bytes_max", gateway.queue_bytes_max),
+        ("router.spill_bytes_max", router.spill_bytes_max),
+    ):
+        if size < 2 * gateway.max_frame:
+            yield f"{key} = {size} must be at least twice gateway.max_frame ({gateway.max_frame}): raise it"
+    if 0 < router.history_bytes < gateway.max_frame:
+        yield (
+            f"router.history_bytes = {router.history_bytes} is less than gateway.max_frame ({gateway.max_frame}), so"
+            " that the longest message would never be kept: raise it, or set 0 to keep none"
+        )
+    if gateway.handshakes_max > gateway.connections_max:
+        yield (
+            f"gateway.handshakes_max = {gateway.handshakes_max} must not be more than gateway.connections_max"
+            f" ({gateway.connections_max})"
+        )
+
+
+def _tls(config: Config) -> Iterator[str]:
+    certificate, key = config.gateway.tls_certificate, config.gateway.tls_key
+    if bool(certificate) != bool(key):
+        yield "gateway.tls_certificate and gateway.tls_key belong together: set both or neither"
+    for name, path in (("tls_certificate", certificate), ("tls_key", key)):
+        if path and not os.access(path, os.R_OK):
+            yield f'gateway.{name} = "{path}": no such file, or it may not be read'
