@@ -49,7 +49,9 @@ def command(*arguments: str) -> Callable[[], str]:
 
     def run() -> str:
         result = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S)
-        return "" if result.returncode == 0 else f"{result.stdout}{result.stderr}".strip() or f"exit {result.returncode}"
+        return (
+            "" if result.returncode == 0 else f"{result.stdout}{result.stderr}".strip() or f"exit {result.returncode}"
+        )
 
     return run
 
@@ -86,7 +88,13 @@ def checks() -> list[Check]:
         Check("mypy", command("mypy", "--strict", "--no-error-summary", *typed)),
         Check("stubtest", stubtest),
         Check("cython-lint", command("cython-lint", *cython)),
-        Check("codespell", command("codespell", *tracked("*.py", "*.pyi", "*.pyx", "*.pxd", "*.h", "*.c", "*.md", "*.js", "*.html", "Makefile"))),
+        Check(
+            "codespell",
+            command(
+                "codespell",
+                *tracked("*.py", "*.pyi", "*.pyx", "*.pxd", "*.h", "*.c", "*.md", "*.js", "*.html", "Makefile"),
+            ),
+        ),
         *(Check(f"own: {name}", own(name)) for name in OWN),
     ]
 

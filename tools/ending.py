@@ -13,6 +13,7 @@ def summary_of(log: str) -> str:
 
     Raises:
         ValueError: when the log ends without one; a run that was cut short must not look like one that passed.
+
     """
     for line in reversed(log.splitlines()):
         if SUMMARY.match(line):
