@@ -18,7 +18,7 @@ def summary_of(log: str) -> str:
     for line in reversed(log.splitlines()):
         if SUMMARY.match(line):
             return line.strip("= ")
-    counts = dict(re.findall(r"^[#ℹ] (tests|pass|fail|skipped) (\d+)$", log, re.MULTILINE))
+    counts = dict(re.findall(r"^[^a-z] (tests|pass|fail|skipped) (\d+)$", log, re.MULTILINE))
     if "pass" not in counts:
         raise ValueError("no summary")
     return ", ".join(f"{number} {name}" for name, number in counts.items() if number != "0" and name != "tests")

@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,6 +64,8 @@ def pip_install(*arguments: str | Path) -> None:
 
 def requirements(dev: bool) -> list[str]:
     """What pyproject.toml asks for: to build and to run, and with `dev` to check and to test."""
+    import tomllib  # not at the top, so that an older Python still reaches the message about its age
+
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
     wanted = [*pyproject["build-system"]["requires"], *pyproject["project"]["dependencies"]]
     if dev:
@@ -73,7 +74,7 @@ def requirements(dev: bool) -> list[str]:
 
 
 def step_base() -> None:
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - the one place that any Python may reach
         sys.exit(f"Holdfast needs Python 3.11 or later; this is {sys.version.split()[0]}. Try: make PYTHON=python3.11")
     require_packages()
     make_venv()
