@@ -1,0 +1,320 @@
+"""Fixtures for tests over real processes and real sockets: start a whole node, look at it, stop it, count what is left.
+
+Nothing here is meant for tests of one module; those need no node.
+"""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+ROOT = Path(__file__).resolve().parent.parent
+# For `tools`. At the end, so that PYTHONPATH=build/checked stays in front of the sources.
+sys.path.append(str(ROOT))
+START_DEADLINE_S = 30.0
+STOP_DEADLINE_S = 30.0
+SETTLE_DEADLINE_S = 15.0
+HTTP_DEADLINE_S = 5.0
+POLL_S = 0.05
+START_ATTEMPTS = 3
+# Given to every process of a node in its environment: how those left behind are found.
+MARK = "HOLDFAST_TEST_MARK"
+# What must read opened = closed once all clients have left.
+BALANCED = ("connection", "ring", "buffer")
+BUILD = os.environ.get("HOLDFAST_BUILD", "release")
+CORE = ROOT / "build" / BUILD / "core" if BUILD != "release" else ROOT / "core"
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody listens on; all held open together, so that they differ."""
+    held = [socket.socket() for _ in range(count)]
+    for one in held:
+        one.bind(("127.0.0.1", 0))
+    ports: list[int] = [one.getsockname()[1] for one in held]
+    for one in held:
+        one.close()
+    return ports
+
+
+def wait_until(
+    condition: Callable[[], Any], what: str | Callable[[], str], deadline_s: float = SETTLE_DEADLINE_S
+) -> Any:
+    """Ask until the answer is true, and return it; AssertionError with `what` after the deadline."""
+    end = time.monotonic() + deadline_s
+    while not (answer := condition()):
+        assert time.monotonic() < end, f"not within {deadline_s} s: {what() if callable(what) else what}"
+        time.sleep(POLL_S)
+    return answer
+
+
+def children(pid: int) -> list[int]:
+    """The children of a process now, of all its threads."""
+    found: list[int] = []
+    for listed in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            found += map(int, listed.read_text().split())
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return sorted(found)
+
+
+def command_line(pid: int) -> str:
+    """What a process was started with; empty once it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def marked_processes(mark: str) -> list[int]:
+    """Processes, zombies left out, that carry a node's mark in their environment."""
+    wanted = f"{MARK}={mark}".encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if wanted in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def shared_memory() -> set[str]:
+    return set(os.listdir("/dev/shm"))
+
+
+class Node:
+    """A running `holdfast run` with its own ports and its own temporary folder.
+
+    Attributes:
+        port, ws_port, admin_port: where it listens, on loopback.
+        pid: the supervisor's.
+        log: path of what all its processes wrote.
+
+    """
+
+    def __init__(self, arguments: tuple[str, ...], settings: dict[str, str]) -> None:
+        # Short, since a Unix socket's path has 107 bytes at most and pytest's own folders are long.
+        self.folder = Path(tempfile.mkdtemp(prefix="hf-"))
+        self.temporary = self.folder / "tmp"
+        self.temporary.mkdir()
+        self.log = self.folder / "log"
+        self._memory_before = shared_memory()
+        self._arguments, self._settings = arguments, settings
+        self._unbalanced = ""
+        self._stopped = False
+        self._spawn()
+
+    def wait_ready(self) -> None:
+        """Wait until it says that it serves."""
+        for attempt in range(1, START_ATTEMPTS + 1):
+            try:
+                wait_until(self._is_ready, lambda: f"/readyz is 200\n{self.log_tail()}", START_DEADLINE_S)
+                break
+            except _Exited as exited:
+                # Between our looking and its binding, somebody else may have taken a port.
+                if attempt == START_ATTEMPTS or "in use" not in self.log_tail():
+                    raise AssertionError(f"holdfast ended with {exited} at its start\n{self.log_tail()}") from exited
+                self._spawn()
+        self._check_build()
+
+    def _spawn(self) -> None:
+        self.port, self.ws_port, self.admin_port = free_ports(3)
+        ports = ["--port", str(self.port), "--ws-port", str(self.ws_port), "--admin-port", str(self.admin_port)]
+        program = Path(sys.executable).parent / "holdfast"
+        environment = {**os.environ, **self._settings, MARK: self.folder.name}
+        environment |= {"TMPDIR": str(self.temporary), "XDG_RUNTIME_DIR": str(self.temporary)}
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [program, "run", *ports, *self._arguments],
+                cwd=self.folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        self.pid = self._process.pid
+
+    def _is_ready(self) -> bool:
+        if self._process.poll() is not None:
+            raise _Exited(self._process.returncode)
+        try:
+            return self.get("/readyz")[0] == 200
+        except OSError:
+            return False
+
+    def _check_build(self) -> None:
+        """Every process must run the build that is being tested; a copy from elsewhere would test nothing."""
+        for pid in [self.pid, *self.workers, *self.routers]:
+            maps = Path(f"/proc/{pid}/maps").read_text()
+            for library in re.findall(r"(/\S+/core)/[^/\s]+\.so$", maps, re.MULTILINE):
+                assert Path(library) == CORE, f"{command_line(pid)} runs {library}, but {BUILD} is being tested"
+
+    @property
+    def workers(self) -> list[int]:
+        return self._of_role("worker")
+
+    @property
+    def routers(self) -> list[int]:
+        return self._of_role("router")
+
+    def _of_role(self, role: str) -> list[int]:
+        return [pid for pid in children(self.pid) if re.search(rf"\b{role}\b", command_line(pid))]
+
+    def get(self, path: str) -> tuple[int, str]:
+        """GET from the admin port; an error status is an answer as well."""
+        try:
+            with urllib.request.urlopen(self.admin_url + path, timeout=HTTP_DEADLINE_S) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    @property
+    def admin_url(self) -> str:
+        return f"http://127.0.0.1:{self.admin_port}"
+
+    @property
+    def ws_url(self) -> str:
+        return f"ws://127.0.0.1:{self.ws_port}/ws"
+
+    def metrics(self) -> dict[str, list[tuple[dict[str, str], float]]]:
+        """Every sample of /metrics by name: its labels and its value."""
+        status, text = self.get("/metrics")
+        assert status == 200, f"/metrics answered {status}"
+        found: dict[str, list[tuple[dict[str, str], float]]] = {}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                found.setdefault(sample.name, []).append((sample.labels, sample.value))
+        return found
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that have these labels; 0 when there is none."""
+        samples = self.metrics().get(name, [])
+        return sum(value for found, value in samples if labels.items() <= found.items())
+
+    def ledger(self) -> dict[str, tuple[int, int]]:
+        """Opened and closed of each kind, all processes summed."""
+        found: dict[str, dict[str, float]] = {}
+        for name, samples in self.metrics().items():
+            match = re.fullmatch(r"holdfast_ledger_(opened|closed)(?:_total)?", name)
+            for labels, value in samples if match else []:
+                kind = found.setdefault(labels["kind"], {"opened": 0, "closed": 0})
+                kind[match[1] if match else ""] += value
+        return {kind: (int(counts["opened"]), int(counts["closed"])) for kind, counts in found.items()}
+
+    def live(self, kind: str) -> int:
+        opened, closed = self.ledger()[kind]
+        return opened - closed
+
+    def expect_unbalanced(self, why: str) -> None:
+        """Say that this test's ledger cannot close: a killed process leaves what it held counted as open."""
+        self._unbalanced = why
+
+    def check_ledger(self) -> None:
+        """Once the clients have left, nothing of theirs may be open."""
+        if self._unbalanced or self._process.poll() is not None:
+            return
+
+        def is_balanced() -> bool:
+            ledger = self.ledger()
+            assert set(BALANCED) <= set(ledger), f"/metrics has no ledger of {BALANCED}: {sorted(ledger)}"
+            return all(ledger[kind][0] == ledger[kind][1] for kind in BALANCED)
+
+        wait_until(is_balanced, lambda: f"opened = closed in the ledger {self.ledger()}\n{self.log_tail()}")
+
+    def log_tail(self, lines: int = 60) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def stop(self) -> None:
+        """SIGTERM; the node must end by itself with 0 and leave nothing behind."""
+        if self._stopped:
+            return
+        self._stopped = True
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            code = self._process.wait(STOP_DEADLINE_S)
+        except subprocess.TimeoutExpired as error:
+            raise AssertionError(f"still runs {STOP_DEADLINE_S} s after SIGTERM\n{self.log_tail()}") from error
+        assert code == 0, f"ended with {code} after SIGTERM\n{self.log_tail()}"
+        left = [f"{pid} {command_line(pid)}" for pid in marked_processes(self.folder.name)]
+        assert not left, f"processes left behind: {left}"
+        files = sorted(path.relative_to(self.folder).as_posix() for path in self.temporary.rglob("*"))
+        assert not files, f"files left behind: {files}"
+        new = {name for name in shared_memory() - self._memory_before if "holdfast" in name or name.startswith("hf")}
+        assert not new, f"shared memory left behind: {new}"
+
+    def destroy(self) -> None:
+        """Whatever happened before: no process and no file of this node stays on the machine."""
+        for pid in marked_processes(self.folder.name):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        self._process.wait(STOP_DEADLINE_S)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class _Exited(Exception):
+    """The node ended while it was waited for; carries its exit code."""
+
+
+@pytest.fixture
+def holdfast() -> Iterator[Callable[..., Node]]:
+    """Start nodes: `holdfast("--workers", "2", HOLDFAST_GATEWAY_PING_MS="1000")`, with flags and environment.
+
+    At the end of the test each must have closed its ledger (clients must be gone by then) and must stop in order.
+    """
+    nodes: list[Node] = []
+
+    def start(*arguments: str, **settings: str) -> Node:
+        # Noted before it runs, so that a node that fails to start is cleaned up as well.
+        nodes.append(node := Node(arguments, settings))
+        node.wait_ready()
+        return node
+
+    try:
+        yield start
+        for node in nodes:
+            node.check_ledger()
+            node.stop()
+    finally:
+        for node in nodes:
+            node.destroy()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """In CI nothing may be missing: a skipped test is a failed one, with the reason of the skip."""
+    report = yield
+    refuse_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for a module that is skipped while it is collected."""
+    report = yield
+    refuse_skip(report)
+    return report
+
+
+def refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("CI") == "true":
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which CI does not allow: {reason}"
