@@ -177,7 +177,10 @@ cdef inline int mp_head(MpReader* reader, MpHead* head) noexcept nogil:
     if lead == 0xC1:
         return MP_INVALID
     head.kind = <uint8_t>mp_kind(lead)
+    head.bits = 0
     head.size = 0
+    head.ext_type = 0
+    head.negative = False
     if 0xC0 <= lead <= 0xDF:
         if mp_head_long(reader, head) < 0:
             return MP_TRUNCATED
@@ -434,34 +437,58 @@ cdef inline void mp_write_raw(MpWriter* writer, const void* data, uint32_t size)
         writer.p += size
 
 
-cdef inline void mp_write_str(MpWriter* writer, const char* text, uint32_t size) noexcept nogil:
-    """`text` must be UTF-8 (not checked here)."""
+cdef inline uint32_t mp_bin_head_size(uint32_t size) noexcept nogil:
+    """Bytes in front of a bin's payload."""
+    return 1 + mp_length_size(size)
+
+
+cdef inline uint32_t mp_ext_head_size(uint32_t size) noexcept nogil:
+    """Bytes in front of an ext's payload; 1, 2, 4, 8 and 16 have forms of their own (fixext)."""
+    return 2 if size <= 16 and size and not size & (size - 1) else 2 + mp_length_size(size)
+
+
+cdef inline void mp_write_str_head(MpWriter* writer, uint32_t size) noexcept nogil:
+    """The header of a string, if the string fits as a whole: exactly `size` bytes of UTF-8 must follow."""
     cdef uint32_t extra = 0 if size <= 31 else mp_length_size(size)
     if mp_room(writer, <uint64_t>1 + extra + size):
         mp_put(
             writer, 0xA0 | <uint8_t>size if extra == 0 else 0xD9 if extra == 1 else 0xDA if extra == 2 else 0xDB,
             size, extra
         )
-        mp_write_raw(writer, text, size)
 
 
-cdef inline void mp_write_bin(MpWriter* writer, const void* data, uint32_t size) noexcept nogil:
+cdef inline void mp_write_bin_head(MpWriter* writer, uint32_t size) noexcept nogil:
+    """The header of a bin, if it fits as a whole: exactly `size` bytes must follow."""
     cdef uint32_t extra = mp_length_size(size)
     if mp_room(writer, <uint64_t>1 + extra + size):
         mp_put(writer, 0xC4 if extra == 1 else 0xC5 if extra == 2 else 0xC6, size, extra)
-        mp_write_raw(writer, data, size)
 
 
-cdef inline void mp_write_ext(MpWriter* writer, int8_t ext_type, const void* data, uint32_t size) noexcept nogil:
-    cdef uint32_t extra = mp_length_size(size)
+cdef inline void mp_write_ext_head(MpWriter* writer, int8_t ext_type, uint32_t size) noexcept nogil:
+    """The header of an ext, if it fits as a whole: exactly `size` bytes must follow."""
+    cdef uint32_t extra = mp_ext_head_size(size) - 2
     cdef uint8_t lead = 0xC7 if extra == 1 else 0xC8 if extra == 2 else 0xC9
-    if size == 1 or size == 2 or size == 4 or size == 8 or size == 16:
-        extra = 0
+    if extra == 0:
         lead = 0xD4 if size == 1 else 0xD5 if size == 2 else 0xD6 if size == 4 else 0xD7 if size == 8 else 0xD8
     if mp_room(writer, <uint64_t>2 + extra + size):
         mp_put(writer, lead, size, extra)
         mp_put(writer, <uint8_t>ext_type, 0, 0)
-        mp_write_raw(writer, data, size)
+
+
+cdef inline void mp_write_str(MpWriter* writer, const char* text, uint32_t size) noexcept nogil:
+    """`text` must be UTF-8 (not checked here)."""
+    mp_write_str_head(writer, size)
+    mp_write_raw(writer, text, size)
+
+
+cdef inline void mp_write_bin(MpWriter* writer, const void* data, uint32_t size) noexcept nogil:
+    mp_write_bin_head(writer, size)
+    mp_write_raw(writer, data, size)
+
+
+cdef inline void mp_write_ext(MpWriter* writer, int8_t ext_type, const void* data, uint32_t size) noexcept nogil:
+    mp_write_ext_head(writer, ext_type, size)
+    mp_write_raw(writer, data, size)
 
 
 cdef inline void mp_write_nil(MpWriter* writer) noexcept nogil:

@@ -1,22 +1,25 @@
-# JSON to MessagePack and back, whole values at a time, with the mapping of the protocol page.
+# JSON to MessagePack and back, whole values at a time. cimport everything from here; the reader is json_read.pyx, the
+# writer json_write.pyx.
 #
-# json_to_mpack (json_read.pyx) and mpack_to_json (json_write.pyx) return 0 and `written`, or a TRANSCODE_ code; they
-# need neither the GIL nor the heap, and do not depend on the locale.
+#     json_to_mpack(src, size, dst, cap, &written), mpack_to_json(src, size, dst, cap, &written)
+#
+# return 0 and `written`, or a TRANSCODE_ code; they need neither the GIL nor the heap, and do not depend on the locale.
+# dst and src must not overlap. The correspondence:
+#
+#     JSON                                MessagePack
+#     integer within -2^63 … 2^64 - 1     int, shortest form
+#     any other number                    float 64; read back with the fewest digits that give the same double
+#     (refused: beyond a double's range)  NaN and the infinities are written as null
+#     {"$bin":"<base64>"}                 bin; exactly this key and canonical base64, else it is an ordinary map
+#     {"$ext":[type,"<base64>"]}          ext, likewise; type is -128 … 127
+#     object                              map; integer keys are written as strings, other keys are malformed
 from libc.stddef cimport size_t
-from libc.stdint cimport uint8_t
 
-cdef enum:
-    TRANSCODE_MALFORMED = -1  # not exactly one well-formed value, or one that the other encoding cannot say
-    TRANSCODE_OVERFLOW = -2   # `cap` is too small; with json_bound or mpack_bound bytes this cannot happen
-    TRANSCODE_DEPTH = -3      # arrays and maps too deep inside one another
-
-cdef enum:
-    # Levels accepted from outside (an array or map at the top is the first), as in mpack.pxd. A "$bin" or "$ext"
-    # object counts as the map it is.
-    JSON_READ_DEPTH_MAX = 64
-    # Going out, a value that came in with 64 levels stands inside frames: one deeper in a MESSAGE, four in a HISTORY
-    # reply; and its bins and exts become objects of up to two levels, which the writer does not count.
-    JSON_WRITE_DEPTH_MAX = 72
+from core.json_form cimport (
+    JSON_READ_DEPTH_MAX, JSON_WRITE_DEPTH_MAX, TRANSCODE_DEPTH, TRANSCODE_MALFORMED, TRANSCODE_OVERFLOW
+)
+from core.json_read cimport json_to_mpack
+from core.json_write cimport mpack_to_json
 
 
 cdef inline size_t mpack_bound(size_t json_size) noexcept nogil:
@@ -27,8 +30,3 @@ cdef inline size_t mpack_bound(size_t json_size) noexcept nogil:
 cdef inline size_t json_bound(size_t mpack_size) noexcept nogil:
     """Most bytes of JSON that MessagePack can become (the worst: a fixext 1, 3 bytes, as {"$ext":[-128,"AA=="]},)."""
     return 8 * mpack_size + 16
-
-
-cdef int json_to_mpack(const uint8_t* src, size_t size, uint8_t* dst, size_t cap, size_t* written) noexcept nogil
-
-cdef int mpack_to_json(const uint8_t* src, size_t size, uint8_t* dst, size_t cap, size_t* written) noexcept nogil
