@@ -1,0 +1,1 @@
+"""Load programs and what is measured with them; see README.md."""

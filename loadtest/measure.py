@@ -1,0 +1,311 @@
+"""What the benchmarks stand on: /proc, the servers under test, and the load client as a process.
+
+Nothing here knows which experiment runs. Every wait has a deadline, every process started is ended by its own handle.
+"""
+
+import json
+import os
+import queue
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+ROOT = Path(__file__).resolve().parent.parent
+FLOOR = ROOT / "loadtest" / "bin" / "floor"
+SWARM = ROOT / "loadtest" / "bin" / "swarm"
+HOLDFAST = ROOT / ".venv" / "bin" / "holdfast"
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+READY_DEADLINE_S = 60.0
+STOP_DEADLINE_S = 30.0
+HTTP_DEADLINE_S = 5.0
+
+
+class BenchError(Exception):
+    """A run that gives no figure: a server that did not start, a client that failed."""
+
+
+# ---- /proc ----
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """CPU that a set of processes has used, in seconds, with the processes it was read from."""
+
+    user_s: float
+    system_s: float
+    pids: tuple[int, ...]
+
+    def since(self, before: "Cpu") -> "Cpu":
+        """What was used since `before`.
+
+        Raises:
+            BenchError: a process was started or has ended in between, and took its figures with it.
+        """
+        if self.pids != before.pids:
+            raise BenchError(f"the server's processes changed from {before.pids} to {self.pids}")
+        return Cpu(self.user_s - before.user_s, self.system_s - before.system_s, self.pids)
+
+    @property
+    def total_s(self) -> float:
+        return self.user_s + self.system_s
+
+
+@dataclass(frozen=True)
+class Memory:
+    """User memory of a set of processes, in bytes: resident, proportional share, and private pages alone."""
+
+    rss: int
+    pss: int
+    uss: int
+
+    def since(self, before: "Memory") -> "Memory":
+        return Memory(self.rss - before.rss, self.pss - before.pss, self.uss - before.uss)
+
+    def as_dict(self) -> dict[str, int]:
+        return {"rss": self.rss, "pss": self.pss, "uss": self.uss}
+
+
+def stat_fields(pid: int) -> list[str]:
+    """/proc/<pid>/stat from the state on; the name before it may hold blanks and brackets."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def process_tree(pid: int) -> tuple[int, ...]:
+    """The process and all its descendants, ascending."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int(stat_fields(int(entry.name))[1])
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    tree = {pid}
+    while found := {child for child, parent in parents.items() if parent in tree and child not in tree}:
+        tree |= found
+    return tuple(sorted(tree))
+
+
+def read_cpu(pids: Sequence[int]) -> Cpu:
+    """CPU used so far; zombies' and reaped children's figures are not in it."""
+    stats = [stat_fields(pid) for pid in pids]
+    user = sum(int(stat[11]) for stat in stats)
+    system = sum(int(stat[12]) for stat in stats)
+    return Cpu(user / TICKS_PER_S, system / TICKS_PER_S, tuple(pids))
+
+
+def parse_smaps_rollup(text: str) -> Memory:
+    """Memory from the text of one smaps_rollup."""
+    kib: dict[str, int] = {}
+    for line in text.splitlines()[1:]:
+        name, _, rest = line.partition(":")
+        kib[name] = int(rest.split()[0])
+    return Memory(kib["Rss"] * 1024, kib["Pss"] * 1024, (kib["Private_Clean"] + kib["Private_Dirty"]) * 1024)
+
+
+def read_memory(pids: Sequence[int]) -> Memory:
+    parts = [parse_smaps_rollup(Path(f"/proc/{pid}/smaps_rollup").read_text()) for pid in pids]
+    return Memory(sum(part.rss for part in parts), sum(part.pss for part in parts), sum(part.uss for part in parts))
+
+
+# ---- metrics ----
+
+
+def parse_metrics(text: str) -> dict[str, float]:
+    """Samples of the Prometheus text format, by name with labels."""
+    samples: dict[str, float] = {}
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            name, _, value = line.rpartition(" ")
+            samples[name] = float(value)
+    return samples
+
+
+def metric_sum(samples: dict[str, float], name: str) -> float:
+    """The sum of a metric over all its labels.
+
+    Raises:
+        BenchError: there is no such metric; zero would look like a very good result.
+    """
+    found = [value for key, value in samples.items() if key.partition("{")[0] == name]
+    if not found:
+        raise BenchError(f"/metrics has no {name}")
+    return sum(found)
+
+
+def ledger_live(samples: dict[str, float]) -> dict[str, float]:
+    """The samples of the ledger that say how much is live."""
+    return {key: value for key, value in samples.items() if key.startswith("holdfast_ledger") and "live" in key}
+
+
+# ---- servers ----
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that were free a moment ago, all different."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def shown(command: Sequence[str]) -> str:
+    """A command as it goes into results: relative to the repository."""
+    return " ".join(part.replace(f"{ROOT}/", "") for part in command)
+
+
+def get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=HTTP_DEADLINE_S) as answer:
+        text: str = answer.read().decode()
+        return text
+
+
+@dataclass
+class Server:
+    """A server under test, as a context: inside it the server is ready, after it all of it is gone."""
+
+    name: str
+    command: list[str]
+    ws_port: int
+    admin_port: int | None = None
+    process: subprocess.Popen[bytes] = field(init=False)
+    output: IO[bytes] = field(init=False)
+
+    def __enter__(self) -> Self:
+        self.output = tempfile.TemporaryFile()
+        self.process = subprocess.Popen(self.command, stdout=self.output, stderr=subprocess.STDOUT, cwd=ROOT)
+        try:
+            self._wait_ready()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def pids(self) -> tuple[int, ...]:
+        return process_tree(self.process.pid)
+
+    def metrics(self) -> dict[str, float]:
+        return parse_metrics(get(f"http://127.0.0.1:{self.admin_port}/metrics"))
+
+    def said(self) -> str:
+        """The end of what it wrote."""
+        self.output.seek(0)
+        return self.output.read().decode(errors="replace")[-3000:]
+
+    def _wait_ready(self) -> None:
+        deadline = time.monotonic() + READY_DEADLINE_S
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise BenchError(f"{shown(self.command)} ended with {self.process.returncode}: {self.said()}")
+            if self._is_ready():
+                return
+            time.sleep(0.05)
+        raise BenchError(f"{shown(self.command)} was not ready in {READY_DEADLINE_S:g} s: {self.said()}")
+
+    def _is_ready(self) -> bool:
+        if self.admin_port is None:
+            return "ready" in self.said()
+        try:
+            get(f"http://127.0.0.1:{self.admin_port}/readyz")
+        except (urllib.error.URLError, OSError):
+            return False
+        return True
+
+    def _stop(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(STOP_DEADLINE_S)
+        self.output.close()
+
+
+def floor(mode: str) -> Server:
+    """The floor program; `mode` is `per-delivery` or `coalesce`."""
+    (port,) = free_ports(1)
+    return Server(f"floor, {mode}", [str(FLOOR), f"--{mode}", "--port", str(port)], port)
+
+
+def holdfast(workers: int) -> Server:
+    """The real server, all in one."""
+    port, ws_port, admin_port = free_ports(3)
+    ports = ["--port", str(port), "--ws-port", str(ws_port), "--admin-port", str(admin_port)]
+    return Server("holdfast", [str(HOLDFAST), "run", "--workers", str(workers), *ports], ws_port, admin_port)
+
+
+# ---- the load client ----
+
+
+class Swarm:
+    """One process of the load client; its lines are read as they come, so that phases can be told to the second."""
+
+    def __init__(self, server: Server, workload: str, *options: str) -> None:
+        self.command = [str(SWARM), workload, "--port", str(server.ws_port), *options]
+        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(STOP_DEADLINE_S)
+        self._reader.join(STOP_DEADLINE_S)
+        for pipe in (self.process.stdout, self.process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+    def expect(self, word: str, deadline_s: float) -> str:
+        """The next line, which must begin with `word`.
+
+        Raises:
+            BenchError: another line came, none in time, or the process ended.
+        """
+        try:
+            line = self._lines.get(timeout=deadline_s)
+        except queue.Empty:
+            raise BenchError(f"{shown(self.command)}: no line {word!r} in {deadline_s:g} s") from None
+        if line is None or not line.startswith(word):
+            errors = self.process.stderr.read() if line is None and self.process.stderr else ""
+            raise BenchError(f"{shown(self.command)}: expected {word!r}, got {line!r} {errors}")
+        return line
+
+    def stop(self) -> None:
+        """Asks it to say FIN on all connections and to report."""
+        self.process.send_signal(signal.SIGTERM)
+
+    def result(self, deadline_s: float) -> dict[str, Any]:
+        """The JSON object at the end, the exit code added as `exit_code`."""
+        result: dict[str, Any] = json.loads(self.expect("{", deadline_s))
+        result["exit_code"] = self.process.wait(STOP_DEADLINE_S)
+        return result
+
+    def _read(self) -> None:
+        if self.process.stdout is not None:
+            for line in self.process.stdout:
+                self._lines.put(line.rstrip("\n"))
+        self._lines.put(None)
