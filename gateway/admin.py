@@ -1,0 +1,334 @@
+"""The admin HTTP server: health, metrics, publishing, and the page; it runs in the supervisor's loop.
+
+It listens on loopback unless `admin.token` is set. What a web page of another origin could make a browser send here is
+refused: publishing needs `Content-Type: application/json` (which a browser asks permission for first, and never gets),
+an own `Origin` if there is one, and, without a token, a loopback `Host` (a name that was re-bound to 127.0.0.1 is not).
+"""
+
+import asyncio
+import contextlib
+import errno
+import hmac
+import re
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import uvicorn
+from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway import metrics
+from gateway.errors import PortTakenError, RequestError, StartError
+from gateway.settings import is_loopback
+
+PAGE = Path(__file__).parent / "page"
+BODY_BYTES_MAX = 1_048_576
+BODY_TIMEOUT_S = 10.0
+STOP_TIMEOUT_S = 3.0
+RETRY_AFTER_S = 1
+CHANNEL_BYTES_MAX = 255
+KEY_BYTES_MAX = 64
+SENDER_BYTES_MAX = 255
+_CHANNEL = re.compile(r"(user|group|global):.+", re.DOTALL)
+_HOST = re.compile(r"(?P<name>[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
+
+
+class Publisher(Protocol):
+    """What publishing needs of the link to the router (`router.client.RouterClient`)."""
+
+    async def publish(
+        self, channel: str, data: bytes, *, key: str | None, sender: str, deadline_s: float
+    ) -> tuple[int, int]:
+        """Publishes MessagePack; returns the position, (epoch, offset)."""
+        ...
+
+
+@dataclass(frozen=True)
+class AdminContext:
+    """What the requests are answered from."""
+
+    info: dict[str, object]
+    """The answer of /api/info; `ws_port` and `tls` in it also say where the page may connect to."""
+    missing: Callable[[], list[str]]
+    """What is not ready, by name; empty when the node is."""
+    registry: CollectorRegistry
+    publisher: Publisher
+    to_mpack: Callable[[bytes], bytes]
+    """JSON to MessagePack; ValueError when it is none."""
+    token: str
+    """What POST /api/* asks for; empty: nothing, and then only loopback may ask."""
+    deadline_s: float
+    """How long a publish may take."""
+
+
+class _PublishRequest(msgspec.Struct, forbid_unknown_fields=True):
+    channel: str
+    data: msgspec.Raw
+    key: str | None = None
+    sender: str = msgspec.field(name="from", default="admin")
+
+
+def create_app(context: AdminContext, page: Path = PAGE) -> Starlette:
+    """The ASGI application; `page` is the directory that holds index.html and what it loads."""
+
+    async def healthz(_: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def readyz(_: Request) -> Response:
+        missing = context.missing()
+        if not missing:
+            return JSONResponse({"status": "ready"})
+        return JSONResponse({"status": "not ready", "missing": missing}, status_code=503)
+
+    async def scrape(_: Request) -> Response:
+        return Response(metrics.exposition(context.registry), headers={"Content-Type": metrics.CONTENT_TYPE})
+
+    async def info(_: Request) -> Response:
+        return JSONResponse(context.info)
+
+    async def index(_: Request) -> Response:
+        return FileResponse(page / "index.html", media_type="text/html")
+
+    async def publish(request: Request) -> Response:
+        return await _publish(context, request)
+
+    routes = [
+        Route("/healthz", healthz),
+        Route("/readyz", readyz),
+        Route("/metrics", scrape),
+        Route("/api/info", info),
+        Route("/api/publish", publish, methods=["POST"]),
+        Route("/", index),
+        Mount("/page", StaticFiles(directory=page, check_dir=False, follow_symlink=True)),
+    ]
+    app = Starlette(routes=routes, exception_handlers={RequestError: _refuse})
+    app.add_middleware(_SecurityHeaders, context=context)
+    return app
+
+
+# --------------------------------------------------------------------------------------------------------- publishing
+
+
+async def _publish(context: AdminContext, request: Request) -> Response:
+    _check_access(context, request)
+    asked = _parse(await _body(request))
+    try:
+        data = context.to_mpack(bytes(asked.data))
+    except ValueError as error:
+        raise RequestError(400, "bad_request", f"data: {error}") from error
+    epoch, offset = await _to_router(context, asked, data)
+    return JSONResponse({"epoch": epoch, "offset": offset})
+
+
+def _check_access(context: AdminContext, request: Request) -> None:
+    """Refuses who has no right to publish, and what a foreign page makes a browser send."""
+    headers = request.headers
+    if context.token:
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), context.token.encode()):
+            raise RequestError(401, "bad_token", "give the admin token: Authorization: Bearer <admin.token>")
+    elif not is_loopback(_host_name(request)):
+        raise RequestError(403, "not_allowed", "without admin.token, ask for this by a loopback name such as localhost")
+    origin = headers.get("origin")
+    if origin is not None and origin.partition("://")[2] != headers.get("host"):
+        raise RequestError(403, "not_allowed", f"a page of {origin} may not publish here")
+    if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise RequestError(415, "bad_request", "send JSON, with Content-Type: application/json")
+
+
+def _host_name(request: Request) -> str:
+    match = _HOST.fullmatch(request.headers.get("host", ""))
+    return match["name"] if match else ""
+
+
+async def _body(request: Request) -> bytes:
+    chunks, size = [], 0
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > BODY_BYTES_MAX:
+                    raise RequestError(413, "too_large", f"the body must have at most {BODY_BYTES_MAX} bytes")
+                chunks.append(chunk)
+    except TimeoutError as error:
+        raise RequestError(408, "bad_request", f"the body did not arrive within {BODY_TIMEOUT_S:g} s") from error
+    except ClientDisconnect as error:
+        raise RequestError(400, "bad_request", "the body ended early") from error
+    return b"".join(chunks)
+
+
+def _parse(body: bytes) -> _PublishRequest:
+    try:
+        asked = msgspec.json.decode(body, type=_PublishRequest)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RequestError(
+            400, "bad_request", f"{error}; expected {{channel, data}} and optionally key and from"
+        ) from error
+    if not _CHANNEL.fullmatch(asked.channel):
+        raise RequestError(400, "no_such_channel", "channel must be user:<id>, group:<id> or global:<name>")
+    for name, value, bytes_max in (
+        ("channel", asked.channel, CHANNEL_BYTES_MAX),
+        ("key", asked.key or "", KEY_BYTES_MAX),
+        ("from", asked.sender, SENDER_BYTES_MAX),
+    ):
+        if len(value.encode()) > bytes_max:
+            raise RequestError(400, "bad_request", f"{name} must have at most {bytes_max} bytes of UTF-8")
+    return asked
+
+
+async def _to_router(context: AdminContext, asked: _PublishRequest, data: bytes) -> tuple[int, int]:
+    from router.client import Refused, Unavailable
+
+    try:
+        return await context.publisher.publish(
+            asked.channel, data, key=asked.key, sender=asked.sender, deadline_s=context.deadline_s
+        )
+    except (Unavailable, TimeoutError) as error:
+        raise RequestError(503, "unavailable", f"the router does not answer: {error}", RETRY_AFTER_S) from error
+    except Refused as error:
+        raise _refused(str(error)) from error
+
+
+def _refused(code: str) -> RequestError:
+    """The router's refusal, by the name of its code, as HTTP says it."""
+    status = {"too_large": 413, "rate_limited": 429, "overloaded": 503, "unavailable": 503}.get(code, 400)
+    retry_after_s = RETRY_AFTER_S if status in (429, 503) else None
+    return RequestError(status, code, f"the router refused the message: {code}", retry_after_s)
+
+
+async def _refuse(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestError)
+    headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse({"code": error.code, "message": error.message}, error.status, headers)
+
+
+# ----------------------------------------------------------------------------------------------------------- the page
+
+
+class _SecurityHeaders:
+    """Adds to every answer what keeps a browser from doing more with it than the page needs."""
+
+    def __init__(self, app: ASGIApp, context: AdminContext) -> None:
+        self._app = app
+        self._context = context
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        policy = self._policy(_host_name(Request(scope)))
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["Content-Security-Policy"] = policy
+                headers["X-Content-Type-Options"] = "nosniff"
+                headers["Referrer-Policy"] = "no-referrer"
+                headers.setdefault("Cache-Control", "no-cache")
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
+
+    def _policy(self, host: str) -> str:
+        """The page may load what is here and connect to the gateway's WebSocket port on the host it came from."""
+        info = self._context.info
+        gateway = f" {'wss' if info['tls'] else 'ws'}://{host}:{info['ws_port']}" if host else ""
+        return (
+            f"default-src 'self'; connect-src 'self'{gateway}; object-src 'none'; base-uri 'none';"
+            " form-action 'self'; frame-ancestors 'none'"
+        )
+
+
+# --------------------------------------------------------------------------------------------------------- the server
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: the supervisor has its own."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class AdminServer:
+    """The server in the running loop; `start` it, `close` it.
+
+    Args:
+        host: address to listen on.
+        port: port to listen on; 0: any, see `port` after `start`.
+        app: what answers.
+    """
+
+    def __init__(self, host: str, port: int, app: Callable[..., Awaitable[Any]]) -> None:
+        self._host = host
+        self._asked_port = port
+        config = uvicorn.Config(
+            app,
+            loop="none",
+            lifespan="off",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            limit_concurrency=256,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=1,
+        )
+        self._server = _Server(config)
+        self._socket: socket.socket | None = None
+        self._serving: asyncio.Task[None] | None = None
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        assert self._socket is not None
+        return int(self._socket.getsockname()[1])
+
+    def start(self) -> None:
+        """Listens, and answers from the next turn of the loop on.
+
+        Raises:
+            PortTakenError: another program listens there.
+            StartError: the address is not one of this machine, or the port is not allowed.
+        """
+        self._socket = _listen(self._host, self._asked_port)
+        self._serving = asyncio.create_task(self._server.serve(sockets=[self._socket]), name="admin")
+
+    async def close(self) -> None:
+        """Stops listening, lets requests under way finish for a moment, and returns."""
+        if self._serving is None or self._socket is None:
+            return
+        self._server.should_exit = True
+        _, late = await asyncio.wait({self._serving}, timeout=STOP_TIMEOUT_S)
+        for task in late:
+            task.cancel()
+        self._socket.close()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        where = f"admin.port {port} on {host}"
+        if error.errno == errno.EADDRINUSE:
+            raise PortTakenError(
+                f"{where} is taken by another program: stop it, or choose another admin.port"
+            ) from error
+        raise StartError(f"cannot listen at {where}: {error.strerror}") from error
+    return listener

@@ -1,0 +1,188 @@
+"""One place in the node that a worker or router process fills: starting it, its readiness, its counters, its end.
+
+The process gets its configuration as JSON on standard input, and two descriptors: shared memory for its counters (a
+memfd, so that nothing is left behind however it dies) and the write end of a pipe into which it writes `ready`. The
+counters of a process that has ended are added to the place's totals, so that what the metrics count never goes back.
+"""
+
+import asyncio
+import mmap
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from core import ledger
+from gateway import logs
+
+READY = b"ready\n"
+# The configuration is a few hundred bytes and fits a pipe's buffer, so only a child that dies at once can fail this.
+_CONFIG_TIMEOUT_S = 5.0
+
+_log = logs.get("supervisor")
+
+
+@dataclass(frozen=True)
+class ChildSpec:
+    """What a place is for."""
+
+    name: str
+    command: tuple[str, ...]
+    config: Callable[[int, int, int], bytes]
+    """(epoch, stats_fd, ready_fd) to the JSON that the process gets on its standard input."""
+
+
+@dataclass
+class Totals:
+    """What one or more processes have counted. opened = closed + lost + live, kind by kind."""
+
+    opened: Counter[str] = field(default_factory=Counter)
+    closed: Counter[str] = field(default_factory=Counter)
+    lost: Counter[str] = field(default_factory=Counter)
+    """Resources that were open when their process ended; the kernel released them."""
+    live: Counter[str] = field(default_factory=Counter)
+    counters: Counter[str] = field(default_factory=Counter)
+    gauges: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, stats: Mapping[str, Mapping[str, int]]) -> "Totals":
+        """The totals of one living process, from what `core.ledger.read` gives."""
+        totals = cls(counters=Counter(stats["counters"]), gauges=dict(stats["gauges"]))
+        for name, count in stats["ledger"].items():
+            kind, _, what = name.rpartition("_")
+            (totals.opened if what == "opened" else totals.closed)[kind] = count
+        for kind, opened in totals.opened.items():
+            totals.live[kind] = opened - totals.closed[kind]
+        return totals
+
+    def plus(self, living: "Totals") -> "Totals":
+        """These totals of ended processes and those of the living one; only the latter has live resources."""
+        return Totals(
+            _sum(self.opened, living.opened),
+            _sum(self.closed, living.closed),
+            _sum(self.lost, living.lost),
+            living.live,
+            _sum(self.counters, living.counters),
+            living.gauges,
+        )
+
+    def ended(self) -> "Totals":
+        """These totals once their process is gone."""
+        return Totals(self.opened, self.closed, _sum(self.lost, self.live), Counter(), self.counters, {})
+
+
+def _sum(one: Counter[str], other: Counter[str]) -> Counter[str]:
+    """Like `+`, which would drop the names that stand at zero and so make series come and go."""
+    result = Counter(one)
+    result.update(other)
+    return result
+
+
+class Child:
+    """A place and, most of the time, the process in it."""
+
+    def __init__(self, spec: ChildSpec) -> None:
+        self.spec = spec
+        self.starts = 0
+        self.ready = asyncio.Event()
+        self.was_ready = False
+        self._process: asyncio.subprocess.Process | None = None
+        self._signal: signal.Signals | None = None  # sent as soon as there is a process to send it to
+        self._memory: mmap.mmap | None = None
+        self._ended = Totals()
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def pid(self) -> int | None:
+        """The living process, if there is one."""
+        process = self._process
+        return process.pid if process is not None and process.returncode is None else None
+
+    @property
+    def restarts(self) -> int:
+        return max(0, self.starts - 1)
+
+    def totals(self) -> Totals:
+        """All that the processes in this place have counted so far."""
+        return self._ended if self._memory is None else self._ended.plus(self._read())
+
+    async def run_once(self, epoch: int) -> int:
+        """Starts the process and returns its exit code when it has ended; negative: the signal that killed it.
+
+        Waiting for its end has no deadline: a process may live for months. `send` is how to make it end.
+        """
+        self.starts += 1
+        stats_fd = os.memfd_create(f"holdfast-{self.name}")
+        ready_read, ready_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            try:
+                os.ftruncate(stats_fd, ledger.STATS_BYTES)
+                self._memory = mmap.mmap(stats_fd, ledger.STATS_BYTES)
+                asyncio.get_running_loop().add_reader(ready_read, self._hear, ready_read)
+                self._process = await self._spawn(stats_fd, ready_write)
+            finally:
+                os.close(stats_fd)
+                os.close(ready_write)
+            if self._signal is not None:
+                self.send(self._signal)
+            await self._configure(self._process, self.spec.config(epoch, stats_fd, ready_write))
+            return await self._process.wait()
+        finally:
+            self._end(ready_read)
+
+    def send(self, number: signal.Signals) -> None:
+        """Sends a signal to the process, now or, if it is only being started, once it is there."""
+        self._signal = number
+        if self.pid is not None and self._process is not None:
+            self._process.send_signal(number)
+
+    async def _spawn(self, stats_fd: int, ready_fd: int) -> asyncio.subprocess.Process:
+        # A session of its own keeps Ctrl-C at a terminal from the children: the supervisor decides their order.
+        return await asyncio.create_subprocess_exec(
+            *self.spec.command,
+            stdin=asyncio.subprocess.PIPE,
+            pass_fds=(stats_fd, ready_fd),
+            start_new_session=True,
+        )
+
+    async def _configure(self, process: asyncio.subprocess.Process, config: bytes) -> None:
+        assert process.stdin is not None
+        try:
+            async with asyncio.timeout(_CONFIG_TIMEOUT_S):
+                process.stdin.write(config)
+                await process.stdin.drain()
+                process.stdin.close()
+                await process.stdin.wait_closed()
+        except (TimeoutError, OSError) as error:
+            _log.warning("child_took_no_config", child=self.name, error=repr(error))
+
+    def _hear(self, fd: int) -> None:
+        try:
+            heard = os.read(fd, 64)
+        except BlockingIOError:
+            return
+        # Six bytes of one write into a pipe arrive whole (PIPE_BUF).
+        if READY in heard:
+            self.was_ready = True
+            self.ready.set()
+        elif not heard:
+            asyncio.get_running_loop().remove_reader(fd)
+
+    def _read(self) -> Totals:
+        assert self._memory is not None
+        return Totals.of(ledger.read(self._memory))
+
+    def _end(self, ready_read: int) -> None:
+        """Keeps what the process counted and gives back what it held."""
+        self.ready.clear()
+        self._process = None
+        asyncio.get_running_loop().remove_reader(ready_read)
+        os.close(ready_read)
+        if self._memory is not None:
+            self._ended = self._ended.plus(self._read()).ended()
+            self._memory.close()
+            self._memory = None

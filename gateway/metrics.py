@@ -1,0 +1,131 @@
+"""The node's metrics: what each process counts in its ledger, read from shared memory without asking the process.
+
+Counters are those of a place in the node (`process="worker-0"`) over all processes that were in it, so they never go
+back. For each kind of resource, opened = closed + lost + live, where lost is what a killed process had open.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from gateway.child import Totals
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class ProcessView:
+    """What the collector needs to know about one place in the node; `totals` is None for the supervisor itself."""
+
+    name: str
+    pid: int | None
+    ready: bool
+    restarts: int
+    totals: Totals | None
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What the kernel says of one process."""
+
+    resident_bytes: int
+    cpu_seconds: float
+
+
+def usage(pid: int) -> Usage | None:
+    """Memory and processor time of a process, from /proc; None when it is gone."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            resident_pages = int(file.read().split()[1])
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The name, in brackets, may hold anything; utime and stime are the 12th and 13th field after it.
+            fields = file.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return Usage(resident_pages * _PAGE_BYTES, (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND)
+
+
+class NodeCollector(Collector):
+    """Collects from the places that `views` gives at the time of the scrape."""
+
+    def __init__(self, views: Callable[[], Iterable[ProcessView]], *, node: str, version: str) -> None:
+        self._views = views
+        self._info = {"node": node, "version": version}
+
+    def collect(self) -> Iterator[Metric]:
+        """One pass over the places, giving every family whole."""
+        views = list(self._views())
+        counted = [(view.name, view.totals) for view in views if view.totals is not None]
+        yield InfoMetricFamily("holdfast_build", "The node and the version that it runs.", value=self._info)
+        yield from _process_families(views)
+        yield from _ledger_families(counted)
+        yield from _counter_families(counted)
+        yield from _gauge_families(counted)
+
+
+def exposition(registry: CollectorRegistry) -> bytes:
+    """The text that Prometheus scrapes."""
+    return generate_latest(registry)
+
+
+def _process_families(views: list[ProcessView]) -> Iterator[Metric]:
+    ready = GaugeMetricFamily("holdfast_process_ready", "1 while the process serves.", labels=["process"])
+    restarts = CounterMetricFamily(
+        "holdfast_process_restarts", "Starts after the first, each because the process had ended.", labels=["process"]
+    )
+    resident = GaugeMetricFamily(
+        "holdfast_process_resident_memory_bytes", "Resident memory, from /proc.", labels=["process"]
+    )
+    cpu = CounterMetricFamily(
+        "holdfast_process_cpu_seconds",
+        "Processor time of the living process; anew from 0 after a restart.",
+        labels=["process"],
+    )
+    for view in views:
+        ready.add_metric([view.name], float(view.ready))
+        restarts.add_metric([view.name], view.restarts)
+        used = usage(view.pid) if view.pid is not None else None
+        if used is not None:
+            resident.add_metric([view.name], used.resident_bytes)
+            cpu.add_metric([view.name], used.cpu_seconds)
+    yield from (ready, restarts, resident, cpu)
+
+
+def _ledger_families(counted: list[tuple[str, Totals]]) -> Iterator[Metric]:
+    labels = ["process", "kind"]
+    opened = CounterMetricFamily("holdfast_ledger_opened", "Resources acquired, by kind.", labels=labels)
+    closed = CounterMetricFamily("holdfast_ledger_closed", "Resources released, by kind.", labels=labels)
+    lost = CounterMetricFamily(
+        "holdfast_ledger_lost", "Resources that were open when their process ended.", labels=labels
+    )
+    live = GaugeMetricFamily("holdfast_ledger_live", "Resources open now: opened - closed - lost.", labels=labels)
+    for process, totals in counted:
+        for kind, count in totals.opened.items():
+            opened.add_metric([process, kind], count)
+            closed.add_metric([process, kind], totals.closed[kind])
+            lost.add_metric([process, kind], totals.lost[kind])
+            live.add_metric([process, kind], totals.live[kind])
+    yield from (opened, closed, lost, live)
+
+
+def _counter_families(counted: list[tuple[str, Totals]]) -> Iterator[Metric]:
+    for name in dict.fromkeys(name for _, totals in counted for name in totals.counters):
+        family = CounterMetricFamily(f"holdfast_{name}", f"Count of {name.replace('_', ' ')}.", labels=["process"])
+        for process, totals in counted:
+            family.add_metric([process], totals.counters[name])
+        yield family
+
+
+def _gauge_families(counted: list[tuple[str, Totals]]) -> Iterator[Metric]:
+    for name in dict.fromkeys(name for _, totals in counted for name in totals.gauges):
+        family = GaugeMetricFamily(f"holdfast_{name}", f"Now: {name.replace('_', ' ')}.", labels=["process"])
+        for process, totals in counted:
+            if name in totals.gauges:
+                family.add_metric([process], totals.gauges[name])
+        yield family

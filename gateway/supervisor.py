@@ -1,0 +1,265 @@
+"""Keeps the node's processes alive: starts them in order, restarts what dies, stops all of it within a deadline.
+
+Order at the start: the router, then the workers, each step once the one before is ready. Order at the end: the workers
+first (they say FIN to their clients), then the router. What dies in between is started again after a pause that doubles
+from 100 ms to 10 s, and the others notice nothing. Two things end the node instead: a port that is taken, and a process
+that ends again and again before it was ready once; trying those for ever would only hide them.
+"""
+
+import asyncio
+import signal
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from gateway import logs
+from gateway.child import Child, ChildSpec
+from gateway.errors import PortTakenError, StartError
+
+# A worker ends with this code when another program listens on its port (EX_CONFIG of sysexits.h).
+EXIT_PORT_TAKEN = 78
+_KILLED_TIMEOUT_S = 5.0
+
+_log = logs.get("supervisor")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long the supervisor waits for what; all in seconds."""
+
+    drain_s: float = 10.0
+    """What the workers have for saying FIN to their clients."""
+    grace_s: float = 5.0
+    """How long after `drain_s` a process that still runs is killed."""
+    router_stop_s: float = 2.0
+    """What the router has at least, also when the workers took all the time there was."""
+    start_s: float = 30.0
+    """From the start of a process until it has to be ready."""
+    backoff_first_s: float = 0.1
+    backoff_max_s: float = 10.0
+    steady_s: float = 30.0
+    """A process that lived this long died of something new: its pause starts from the first again."""
+    start_attempts_max: int = 5
+    """How often a process may end before it was ready once."""
+
+
+class Epochs:
+    """Numbers for starts: each higher than all before it, also those of an earlier supervisor (hence the clock)."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._last = 0
+
+    def next(self) -> int:
+        """The next number: the clock's second, or one more than the last number if that is not higher."""
+        self._last = max(self._last + 1, int(self._clock()))
+        return self._last
+
+
+class Supervisor:
+    """The processes of one node.
+
+    Args:
+        router: what to run as the router; None when the workers use one that runs elsewhere.
+        workers: what to run as workers; empty for a router alone.
+        timing: how long to wait for what.
+        must_be_ready: whether a part that is not ready in time is an error; otherwise (a router elsewhere may come
+            later) it is said and waited for.
+    """
+
+    def __init__(
+        self,
+        router: ChildSpec | None,
+        workers: Sequence[ChildSpec],
+        timing: Timing | None = None,
+        *,
+        must_be_ready: bool = True,
+    ) -> None:
+        self.router = Child(router) if router else None
+        self.workers = [Child(spec) for spec in workers]
+        self.stopping = False
+        self.killed = False
+        self._timing = timing or Timing()
+        self._must_be_ready = must_be_ready
+        self._epochs = Epochs()
+        self._keepers: dict[Child, asyncio.Task[None]] = {}
+        self._end = asyncio.Event()
+        self._failure: StartError | None = None
+
+    @property
+    def children(self) -> list[Child]:
+        """All places, the router first."""
+        return [*([self.router] if self.router else []), *self.workers]
+
+    def missing(self) -> list[str]:
+        """What is not ready, by name; while the node stops, that it does."""
+        if self.stopping:
+            return ["stopping"]
+        return [child.name for child in self.children if not child.ready.is_set()]
+
+    async def run(self, announce: Callable[[], None]) -> None:
+        """Runs the node until `stop` or a signal; calls `announce` once all of it is ready.
+
+        Raises:
+            StartError: the node could not be started; all of it is stopped again.
+        """
+        try:
+            await self._or_end(self._start())
+            if not self._end.is_set():
+                announce()
+            await self._end.wait()
+        finally:
+            await self._stop_all()
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self) -> None:
+        """Asks `run` to end, from within the loop."""
+        self.stopping = True
+        self._end.set()
+
+    def kill(self) -> None:
+        """Kills all processes at once: what the second Ctrl-C asks for."""
+        self.killed = True
+        self.stop()
+        for child in self.children:
+            child.send(signal.SIGKILL)
+
+    def handle_signals(self) -> None:
+        """SIGTERM, SIGINT and SIGHUP stop the node; a second SIGINT kills it."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGINT, lambda: self.kill() if self.stopping else self.stop())
+
+    # ------------------------------------------------------------------------------------------------------ starting
+
+    async def _start(self) -> None:
+        for step in ([self.router] if self.router else [], self.workers):
+            for child in step:
+                keeper = asyncio.create_task(self._keep(child), name=f"keep {child.name}")
+                keeper.add_done_callback(self._check_keeper)
+                self._keepers[child] = keeper
+            await self._until_ready(step)
+
+    async def _until_ready(self, step: Sequence[Child]) -> None:
+        waiting = asyncio.gather(*(child.ready.wait() for child in step))
+        while True:
+            try:
+                async with asyncio.timeout(self._timing.start_s):
+                    await asyncio.shield(waiting)
+                return
+            except TimeoutError:
+                late = [child.name for child in step if not child.ready.is_set()]
+                if self._must_be_ready:
+                    waiting.cancel()
+                    self._fail(StartError(f"not ready after {self._timing.start_s:g} s: {', '.join(late)}"))
+                    return
+                _log.warning("not_ready_yet", children=late)
+            except asyncio.CancelledError:
+                waiting.cancel()
+                raise
+
+    async def _or_end(self, work: Awaitable[None]) -> None:
+        """Awaits `work`, but not beyond the node's end."""
+        working, ending = asyncio.ensure_future(work), asyncio.ensure_future(self._end.wait())
+        try:
+            await asyncio.wait({working, ending}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ending.cancel()
+            working.cancel()
+            await asyncio.wait({working, ending}, timeout=_KILLED_TIMEOUT_S)
+        if working.done() and not working.cancelled():
+            working.result()
+
+    def _fail(self, failure: StartError) -> None:
+        if self._failure is None:
+            self._failure = failure
+        self.stop()
+
+    # ------------------------------------------------------------------------------------------------- keeping alive
+
+    async def _keep(self, child: Child) -> None:
+        """Runs one process after another in a place until the node stops."""
+        failures = 0
+        while not self.stopping:
+            began = time.monotonic()
+            code = await self._run_once(child)
+            if self.stopping:
+                return
+            lived_s = time.monotonic() - began
+            failures = 1 if lived_s >= self._timing.steady_s else failures + 1
+            if self._gives_up(child, code):
+                return
+            pause_s = min(self._timing.backoff_max_s, self._timing.backoff_first_s * 2 ** min(failures - 1, 16))
+            _log.warning("child_ended", child=child.name, code=code, lived_s=round(lived_s, 3), restart_in_s=pause_s)
+            await self._pause(pause_s)
+
+    def _check_keeper(self, keeper: asyncio.Task[None]) -> None:
+        """A keeper that fails is our own mistake; a node that no longer restarts its processes has to say so."""
+        error = None if keeper.cancelled() else keeper.exception()
+        if error is not None:
+            _log.error("keeper_failed", keeper=keeper.get_name(), exc_info=error)
+            self._fail(StartError(f"the supervisor failed ({keeper.get_name()}): {error!r}"))
+
+    async def _run_once(self, child: Child) -> int | None:
+        """The exit code, or None when the system could not start the process (no memory, no descriptors)."""
+        try:
+            return await child.run_once(self._epochs.next())
+        except OSError as error:
+            _log.error("child_not_started", child=child.name, error=str(error))
+            return None
+
+    def _gives_up(self, child: Child, code: int | None) -> bool:
+        if child.was_ready:
+            return False
+        if code == EXIT_PORT_TAKEN:
+            self._fail(PortTakenError(f"{child.name} cannot listen: its own message is above. Stopped all of it"))
+            return True
+        if child.starts >= self._timing.start_attempts_max:
+            self._fail(
+                StartError(
+                    f"{child.name} ended {child.starts} times before it was ready, the last time"
+                    f" {_said(code)}: its own message is above. Stopped all of it"
+                )
+            )
+            return True
+        return False
+
+    async def _pause(self, pause_s: float) -> None:
+        try:
+            async with asyncio.timeout(pause_s):
+                await self._end.wait()
+        except TimeoutError:
+            pass
+
+    # ------------------------------------------------------------------------------------------------------ stopping
+
+    async def _stop_all(self) -> None:
+        self.stop()
+        deadline = time.monotonic() + self._timing.drain_s + self._timing.grace_s
+        await self._stop_children(self.workers, deadline)
+        if self.router:
+            await self._stop_children([self.router], max(deadline, time.monotonic() + self._timing.router_stop_s))
+
+    async def _stop_children(self, children: Sequence[Child], deadline: float) -> None:
+        """SIGTERM, then SIGKILL at the deadline (of `time.monotonic`)."""
+        keepers = {self._keepers[child] for child in children if child in self._keepers}
+        if not keepers:
+            return
+        for child in children:
+            child.send(signal.SIGKILL if self.killed else signal.SIGTERM)
+        _, late = await asyncio.wait(keepers, timeout=max(0.0, deadline - time.monotonic()))
+        if not late:
+            return
+        for child in children:
+            if child.pid is not None:
+                _log.error("child_killed", child=child.name, why="it did not stop in time")
+                child.send(signal.SIGKILL)
+        await asyncio.wait(keepers, timeout=_KILLED_TIMEOUT_S)
+
+
+def _said(code: int | None) -> str:
+    if code is None:
+        return "because the system could not start it"
+    return f"by signal {-code}" if code < 0 else f"with exit code {code}"
