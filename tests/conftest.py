@@ -296,7 +296,7 @@ def holdfast() -> Iterator[Callable[..., Node]]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """In CI nothing may be missing: a skipped test is a failed one, with the reason of the skip."""
     report = yield
     refuse_skip(report)

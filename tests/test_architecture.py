@@ -30,9 +30,8 @@ def defines(path: Path, name: str) -> bool:
     text = path.read_text()
     for part in name.split("."):
         known = {function.name for function in cython_functions(text)} if path.suffix in {".pyx", ".pxd"} else set()
-        declared = re.search(
-            rf"\b(?:def|class|struct|function|enum)\s+{part}\b|^\s*(?:\w[\w *]*\b)?{part}\s*[(=]", text, re.M
-        )
+        form = rf"\b(?:def|class|struct|function|enum)\s+{part}\b|^\s*(?:\w[\w *]*\b)?{part}\s*[(=]"
+        declared = re.search(form, text, re.MULTILINE)
         if part not in known and not declared:
             return False
     return True

@@ -16,6 +16,7 @@ def fragments(folder: Path) -> dict[str, list[tuple[int, Path]]]:
 
     Raises:
         ValueError: for a file whose name says neither issue nor kind, or that is empty.
+
     """
     found: dict[str, list[tuple[int, Path]]] = {kind: [] for kind in KINDS}
     for path in sorted(folder.glob("*")):
