@@ -6,6 +6,7 @@ Nothing here knows which experiment runs. Every wait has a deadline, every proce
 import json
 import os
 import queue
+import re
 import signal
 import socket
 import subprocess
@@ -28,6 +29,7 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 READY_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 30.0
 HTTP_DEADLINE_S = 5.0
+LEDGER_SAMPLE = re.compile(r'holdfast_ledger_(opened|closed)(?:_total)?\{(?:.*,)?kind="([^"]*)"')
 
 
 class BenchError(Exception):
@@ -143,8 +145,13 @@ def metric_sum(samples: dict[str, float], name: str) -> float:
 
 
 def ledger_live(samples: dict[str, float]) -> dict[str, float]:
-    """The samples of the ledger that say how much is live."""
-    return {key: value for key, value in samples.items() if key.startswith("holdfast_ledger") and "live" in key}
+    """What the ledger says is live, opened less closed, by kind and summed over all processes."""
+    live: dict[str, float] = {}
+    for key, value in samples.items():
+        found = LEDGER_SAMPLE.match(key)
+        if found:
+            live[found[2]] = live.get(found[2], 0) + (value if found[1] == "opened" else -value)
+    return live
 
 
 # ---- servers ----
@@ -299,8 +306,11 @@ class Swarm:
         self.process.send_signal(signal.SIGTERM)
 
     def result(self, deadline_s: float) -> dict[str, Any]:
-        """The JSON object at the end, the exit code added as `exit_code`."""
-        result: dict[str, Any] = json.loads(self.expect("{", deadline_s))
+        """The JSON object at the end, the exit code added as `exit_code`; lines before it are passed over."""
+        line = self.expect("", deadline_s)
+        while not line.startswith("{"):
+            line = self.expect("", deadline_s)
+        result: dict[str, Any] = json.loads(line)
         result["exit_code"] = self.process.wait(STOP_DEADLINE_S)
         return result
 
