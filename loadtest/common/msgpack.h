@@ -12,7 +12,7 @@
 #include <string.h>
 
 typedef struct {
-    const uint8_t *at;  /* borrowed until the buffer is read into again */
+    const uint8_t *at; /* borrowed until the buffer is read into again */
     const uint8_t *end;
     bool bad;
 } Span;
@@ -28,14 +28,32 @@ static inline uint64_t load_be(const uint8_t *p, unsigned bytes) {
     return value;
 }
 
-static inline uint8_t *pack_array(uint8_t *p, unsigned count) { *p = (uint8_t)(0x90 | count); return p + 1; }
-static inline uint8_t *pack_map(uint8_t *p, unsigned count) { *p = (uint8_t)(0x80 | count); return p + 1; }
+static inline uint8_t *pack_array(uint8_t *p, unsigned count) {
+    *p = (uint8_t)(0x90 | count);
+    return p + 1;
+}
+static inline uint8_t *pack_map(uint8_t *p, unsigned count) {
+    *p = (uint8_t)(0x80 | count);
+    return p + 1;
+}
 
 static inline uint8_t *pack_uint(uint8_t *p, uint64_t value) {
-    if (value < 0x80) { *p = (uint8_t)value; return p + 1; }
-    if (value <= 0xff) { *p = 0xcc; return store_be(p + 1, value, 1); }
-    if (value <= 0xffff) { *p = 0xcd; return store_be(p + 1, value, 2); }
-    if (value <= 0xffffffff) { *p = 0xce; return store_be(p + 1, value, 4); }
+    if (value < 0x80) {
+        *p = (uint8_t)value;
+        return p + 1;
+    }
+    if (value <= 0xff) {
+        *p = 0xcc;
+        return store_be(p + 1, value, 1);
+    }
+    if (value <= 0xffff) {
+        *p = 0xcd;
+        return store_be(p + 1, value, 2);
+    }
+    if (value <= 0xffffffff) {
+        *p = 0xce;
+        return store_be(p + 1, value, 4);
+    }
     *p = 0xcf;
     return store_be(p + 1, value, 8);
 }

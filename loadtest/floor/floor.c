@@ -1,8 +1,9 @@
 /* The floor: a server that makes only the system calls which the job cannot do without.
  *
  * It accepts WebSocket clients, answers HELLO, JOIN and PUBLISH with fixed shapes, and sends each published message to
- * every member of the one group there is. There are no sessions, rights, limits or heartbeats: what it costs is what the
- * kernel costs, and every figure of the real server is given as a ratio to it.
+ * every member of the one group there is. There are no sessions, rights, limits or heartbeats: what it costs is what
+ * the kernel costs, and every figure of the real server is given as a ratio to it. One inexactness is accepted: who
+ * joins in the very wake-up in which a message is published gets that message too, as the batch is common to all.
  *
  *   --per-delivery   one send() for each message and member, at once
  *   --coalesce       everything that one epoll_wait() brought leaves in one sendmsg() per connection
@@ -30,35 +31,46 @@
 
 enum { CONNECTIONS_MAX = 20000, EVENTS_MAX = 1024, RECV_BYTES = 256 * 1024, FRAME_BYTES_MAX = 64 * 1024 };
 enum { BACKLOG_BYTES_MAX = 64 * 1024 * 1024, ANSWER_BYTES = 64, INJECTED_MEMBER = 1 };
-enum { HELLO = 0, WELCOME = 1, REPLY = 2, PING = 4, PONG = 5, JOIN = 6, PUBLISH = 8, MESSAGE = 9, FIN = 14, FIN_ACK = 15 };
+enum {
+    HELLO = 0,
+    WELCOME = 1,
+    REPLY = 2,
+    PING = 4,
+    PONG = 5,
+    JOIN = 6,
+    PUBLISH = 8,
+    MESSAGE = 9,
+    FIN = 14,
+    FIN_ACK = 15
+};
 enum inject { INJECT_NONE, INJECT_DROP, INJECT_REPEAT, INJECT_SWAP };
 
 typedef struct {
-    uint8_t *data;   /* owned; freed when emptied, so that idle connections hold none */
-    size_t size;     /* bytes filled */
+    uint8_t *data; /* owned; freed when emptied, so that idle connections hold none */
+    size_t size;   /* bytes filled */
     size_t capacity;
 } Buffer;
 
 typedef struct {
-    int fd;            /* -1: slot free */
+    int fd; /* -1: slot free */
     bool upgraded;
-    bool touched;      /* is in the list of connections to flush after this wake-up */
+    bool touched; /* is in the list of connections to flush after this wake-up */
     bool writable_wanted;
-    int member;        /* index in members[], or -1 */
-    Buffer partial;    /* a frame of which only the beginning has come */
-    Buffer answers;    /* of this wake-up, for this connection alone; in coalescing mode only */
-    Buffer backlog;    /* what the socket would not take */
+    int member;     /* index in members[], or -1 */
+    Buffer partial; /* a frame of which only the beginning has come */
+    Buffer answers; /* of this wake-up, for this connection alone; in coalescing mode only */
+    Buffer backlog; /* what the socket would not take */
 } Connection;
 
-static Connection connections[CONNECTIONS_MAX];  /* by fd */
+static Connection connections[CONNECTIONS_MAX]; /* by fd */
 static Connection *members[CONNECTIONS_MAX];
 static Connection *touched[CONNECTIONS_MAX];
 static int member_count, touched_count, epoll_fd, listen_fd;
 static bool coalesce;
 static enum inject inject;
 static uint64_t inject_at = 100, last_offset;
-static Buffer batch;      /* messages of this wake-up, the same bytes for every member */
-static Buffer held_back;  /* the message to be swapped with its successor */
+static Buffer batch;     /* messages of this wake-up, the same bytes for every member */
+static Buffer held_back; /* the message to be swapped with its successor */
 static uint8_t recv_buffer[RECV_BYTES];
 static volatile sig_atomic_t stopping;
 
@@ -68,6 +80,7 @@ static void die(const char *what) {
 }
 
 static void buffer_append(Buffer *b, const void *data, size_t size) {
+    if (size == 0) return;
     if (b->size + size > b->capacity) {
         size_t capacity = b->capacity ? b->capacity : 512;
         while (capacity < b->size + size) capacity *= 2;
@@ -264,7 +277,8 @@ static void on_publish(Connection *c, uint64_t id, Span rest) {
     p = pack_uint(pack_text(p, "epoch"), 1);
     /* The header's size depends on the body's: it is written so that it ends where the body begins. */
     uint8_t header[WS_HEADER_BYTES_MAX];
-    size_t body_bytes = (size_t)(p - body), header_bytes = (size_t)(ws_header_write(header, WS_BINARY, body_bytes, NULL) - header);
+    size_t body_bytes = (size_t)(p - body),
+           header_bytes = (size_t)(ws_header_write(header, WS_BINARY, body_bytes, NULL) - header);
     memcpy(body - header_bytes, header, header_bytes);
     answer_position(c, id);
     deliver(last_offset, body - header_bytes, header_bytes + body_bytes);
@@ -314,7 +328,8 @@ static ssize_t upgrade(Connection *c, uint8_t *data, size_t size) {
     ws_accept(key, accept);
     int length = snprintf(answer, sizeof answer,
                           "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                          "Sec-WebSocket-Accept: %.*s\r\n\r\n", WS_ACCEPT_BYTES, accept);
+                          "Sec-WebSocket-Accept: %.*s\r\n\r\n",
+                          WS_ACCEPT_BYTES, accept);
     send_own(c, answer, (size_t)length);
     c->upgraded = true;
     return end + 4 - (char *)data;
@@ -339,7 +354,8 @@ static void on_readable(Connection *c) {
         return;
     }
     buffer_free(&c->partial);
-    if ((size_t)used < kept + (size_t)got) buffer_append(&c->partial, recv_buffer + used, kept + (size_t)got - (size_t)used);
+    if ((size_t)used < kept + (size_t)got)
+        buffer_append(&c->partial, recv_buffer + used, kept + (size_t)got - (size_t)used);
 }
 
 /* ---- the loop ---- */
@@ -378,11 +394,14 @@ static void run(void) {
     }
 }
 
-static void on_signal(int number) { (void)number; stopping = 1; }
+static void on_signal(int number) {
+    (void)number;
+    stopping = 1;
+}
 
 static void listen_on(int port) {
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port),
-                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in address = {
+        .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t size = sizeof address;
     listen_fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (listen_fd < 0) die("socket");
@@ -407,8 +426,9 @@ static enum inject inject_named(const char *name) {
 
 int main(int argc, char **argv) {
     static const struct option options[] = {
-        {"per-delivery", no_argument, 0, 'd'}, {"coalesce", no_argument, 0, 'c'}, {"port", required_argument, 0, 'p'},
-        {"inject", required_argument, 0, 'i'}, {"inject-at", required_argument, 0, 'a'}, {0, 0, 0, 0}};
+        {"per-delivery", no_argument, 0, 'd'},    {"coalesce", no_argument, 0, 'c'},
+        {"port", required_argument, 0, 'p'},      {"inject", required_argument, 0, 'i'},
+        {"inject-at", required_argument, 0, 'a'}, {0, 0, 0, 0}};
     int port = 0;
     for (int option; (option = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         if (option == 'd') coalesce = false;

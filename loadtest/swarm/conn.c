@@ -22,6 +22,7 @@ static Conn *corked;
 static uint32_t mask_state = 0x9e3779b9;
 
 static void buffer_append(Buffer *b, const void *data, size_t size) {
+    if (size == 0) return;
     if (b->size + size > b->capacity) {
         size_t capacity = b->capacity ? b->capacity : 256;
         while (capacity < b->size + size) capacity *= 2;
@@ -64,7 +65,7 @@ void conn_fail(Conn *c, const char *what) {
     if (c->state == CONN_CLOSED) return;
     failure_count(what);
     swarm.disconnected++;
-    if (handshaking(c)) swarm.aborted = true;  /* a run with fewer members than asked for would measure something else */
+    if (handshaking(c)) swarm.aborted = true; /* a run with fewer members than asked for would measure something else */
     conn_close(c);
 }
 
@@ -110,7 +111,7 @@ static void uncork(Conn *c) {
 
 static void drain_backlog(Conn *c) {
     ssize_t got = send(c->fd, c->backlog.data, c->backlog.size, MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (got < 0) return;  /* an error shows at the next read */
+    if (got < 0) return; /* an error shows at the next read */
     memmove(c->backlog.data, c->backlog.data + got, c->backlog.size - (size_t)got);
     c->backlog.size -= (size_t)got;
     if (c->backlog.size) return;
@@ -158,7 +159,8 @@ static void send_upgrade(Conn *c) {
     int size = snprintf(request, sizeof request,
                         "GET /ws HTTP/1.1\r\nHost: %s:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                         "Sec-WebSocket-Key: %.*s\r\nSec-WebSocket-Version: 13\r\n\r\n",
-                        o->hosts[c->index % (unsigned)o->host_count], o->ports[c->index % (unsigned)o->port_count], WS_KEY_BYTES, key);
+                        o->hosts[c->index % (unsigned)o->host_count], o->ports[c->index % (unsigned)o->port_count],
+                        WS_KEY_BYTES, key);
     c->state = CONN_UPGRADING;
     send_bytes(c, (uint8_t *)request, (size_t)size);
 }
@@ -174,7 +176,8 @@ static int bind_source(int fd, uint32_t global_index) {
 
 static void conn_start(Conn *c) {
     const Options *o = &swarm.options;
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)o->ports[c->index % (unsigned)o->port_count])};
+    struct sockaddr_in address = {.sin_family = AF_INET,
+                                  .sin_port = htons((uint16_t)o->ports[c->index % (unsigned)o->port_count])};
     inet_pton(AF_INET, o->hosts[c->index % (unsigned)o->host_count], &address.sin_addr);
     swarm.alive++;
     swarm.handshakes++;
@@ -189,13 +192,15 @@ static void conn_start(Conn *c) {
     struct epoll_event event = {.events = EPOLLIN | EPOLLOUT, .data.u32 = c->index};
     c->writable_wanted = true;
     if (bind_source(c->fd, c->index + (uint32_t)o->first)) fail_errno(c, "bind", errno);
-    else if (connect(c->fd, (struct sockaddr *)&address, sizeof address) && errno != EINPROGRESS) fail_errno(c, "connect", errno);
+    else if (connect(c->fd, (struct sockaddr *)&address, sizeof address) && errno != EINPROGRESS)
+        fail_errno(c, "connect", errno);
     else if (epoll_ctl(swarm.epoll_fd, EPOLL_CTL_ADD, c->fd, &event)) fail_errno(c, "epoll_ctl", errno);
 }
 
 void conn_start_due(void) {
     uint64_t due = (uint64_t)((double)(swarm.now_ns - swarm.connect_start_ns) * 1e-9 * swarm.options.connect_rate) + 1;
-    while (swarm.started < swarm.conn_count && (uint64_t)swarm.started < due && swarm.handshakes < HANDSHAKES_MAX && !swarm.aborted)
+    while (swarm.started < swarm.conn_count && (uint64_t)swarm.started < due && swarm.handshakes < HANDSHAKES_MAX &&
+           !swarm.aborted)
         conn_start(&swarm.conns[swarm.started++]);
 }
 
@@ -244,7 +249,8 @@ static void on_websocket_control(Conn *c, const WsHeader *h, uint8_t *payload) {
         conn_close(c);
         return;
     }
-    snprintf(text, sizeof text, "closed by the server: %u %.*s", status, h->payload_bytes > 2 ? (int)h->payload_bytes - 2 : 0, payload + 2);
+    snprintf(text, sizeof text, "closed by the server: %u %.*s", status,
+             h->payload_bytes > 2 ? (int)h->payload_bytes - 2 : 0, payload + 2);
     conn_fail(c, text);
 }
 
@@ -286,7 +292,8 @@ static size_t cut(Conn *c, uint8_t *data, size_t size) {
         used = cut_upgrade(c, data, size);
         if (used == 0 || c->state == CONN_CLOSED) return used;
     }
-    return used + (swarm.options.tcp ? cut_tcp(c, data + used, size - used) : cut_websocket(c, data + used, size - used));
+    return used +
+           (swarm.options.tcp ? cut_tcp(c, data + used, size - used) : cut_websocket(c, data + used, size - used));
 }
 
 static void on_readable(Conn *c) {

@@ -3,9 +3,9 @@
  *   CONNECTING -> (WAITING ->) HOLDING                    -> DRAINING -> CLOSING -> DONE     idle
  *   CONNECTING -> (WAITING ->) WARMUP  -> WINDOW          -> DRAINING -> CLOSING -> DONE     the others
  *
- * The clock of a window stops only when every message answered has come to every member: work that waits in a queue is not
- * done. In open loop a message belongs to the time at which it should have been sent, and its latency counts from there,
- * so that a slow server cannot slow its own test down.
+ * The clock of a window stops only when every message answered has come to every member: work that waits in a queue is
+ * not done. In open loop a message belongs to the time at which it should have been sent, and its latency counts from
+ * there, so that a slow server cannot slow its own test down.
  */
 #include <sys/resource.h>
 

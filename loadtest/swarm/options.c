@@ -30,12 +30,18 @@ static const char usage[] =
     "prints `joined N`, `start`, `drained`, then one JSON object\n"
     "exit: 0 all well, 1 connections failed, 2 usage, 3 messages lost, repeated, reordered, corrupt or not drained\n";
 
-static const struct option long_options[] = {
-    {"host", 1, 0, 'h'}, {"port", 1, 0, 'p'}, {"tcp", 0, 0, 't'}, {"members", 1, 0, 'm'}, {"groups", 1, 0, 'g'},
-    {"publishers", 1, 0, 'P'}, {"under-way", 1, 0, 'k'}, {"rate", 1, 0, 'r'}, {"payload", 1, 0, 'b'}, {"text", 0, 0, 'x'},
-    {"warmup", 1, 0, 'w'}, {"seconds", 1, 0, 's'}, {"drain", 1, 0, 'd'}, {"messages", 1, 0, 'n'}, {"connect-rate", 1, 0, 'c'},
-    {"handshake-timeout", 1, 0, 'H'}, {"first", 1, 0, 'f'}, {"token-file", 1, 0, 'T'}, {"group", 1, 0, 'G'},
-    {"ack", 0, 0, 'a'}, {"ack-interval", 1, 0, 'A'}, {"wait", 0, 0, 'W'}, {"help", 0, 0, '?'}, {0, 0, 0, 0}};
+static const struct option long_options[] = {{"host", 1, 0, 'h'},         {"port", 1, 0, 'p'},
+                                             {"tcp", 0, 0, 't'},          {"members", 1, 0, 'm'},
+                                             {"groups", 1, 0, 'g'},       {"publishers", 1, 0, 'P'},
+                                             {"under-way", 1, 0, 'k'},    {"rate", 1, 0, 'r'},
+                                             {"payload", 1, 0, 'b'},      {"text", 0, 0, 'x'},
+                                             {"warmup", 1, 0, 'w'},       {"seconds", 1, 0, 's'},
+                                             {"drain", 1, 0, 'd'},        {"messages", 1, 0, 'n'},
+                                             {"connect-rate", 1, 0, 'c'}, {"handshake-timeout", 1, 0, 'H'},
+                                             {"first", 1, 0, 'f'},        {"token-file", 1, 0, 'T'},
+                                             {"group", 1, 0, 'G'},        {"ack", 0, 0, 'a'},
+                                             {"ack-interval", 1, 0, 'A'}, {"wait", 0, 0, 'W'},
+                                             {"help", 0, 0, '?'},         {0, 0, 0, 0}};
 
 static void refuse(const char *why) {
     fprintf(stderr, "swarm: %s\n%s", why, usage);
@@ -76,18 +82,32 @@ static void take(Options *o, int option) {
 
 static void check(Options *o) {
     if (o->members < 1 || o->groups < 1) refuse("--members and --groups must be at least 1");
-    if (o->groups > 1 && o->workload != WORKLOAD_ROOMS && o->workload != WORKLOAD_IDLE) refuse("--groups is for rooms and idle");
+    if (o->groups > 1 && o->workload != WORKLOAD_ROOMS && o->workload != WORKLOAD_IDLE)
+        refuse("--groups is for rooms and idle");
     if (o->publishers < 1 || o->publishers > o->members) refuse("--publishers must be 1 to --members");
-    if (o->payload_bytes < PAYLOAD_BYTES_MIN || o->payload_bytes > PAYLOAD_BYTES_MAX) refuse("--payload must be 32 to 60000");
-    if (o->under_way < 1 || o->rate <= 0 || o->connect_rate < 1) refuse("--under-way, --rate and --connect-rate must be positive");
+    if (o->payload_bytes < PAYLOAD_BYTES_MIN || o->payload_bytes > PAYLOAD_BYTES_MAX)
+        refuse("--payload must be 32 to 60000");
+    if (o->under_way < 1 || o->rate <= 0 || o->connect_rate < 1)
+        refuse("--under-way, --rate and --connect-rate must be positive");
     if (strlen(o->group) > 40) refuse("--group must be at most 40 bytes");
     if (o->ack_s <= 0 || o->handshake_s <= 0) refuse("intervals must be positive");
 }
 
 void options_parse(Options *o, int argc, char **argv) {
     static const char *const workloads[] = {"idle", "fan", "max", "rooms"};
-    *o = (Options){.groups = 1, .members = 100, .publishers = 1, .under_way = 8, .connect_rate = 5000, .payload_bytes = 100,
-                   .rate = 10, .warmup_s = 1, .seconds = -1, .drain_s = 10, .handshake_s = 10, .ack_s = 5, .group = "swarm"};
+    *o = (Options){.groups = 1,
+                   .members = 100,
+                   .publishers = 1,
+                   .under_way = 8,
+                   .connect_rate = 5000,
+                   .payload_bytes = 100,
+                   .rate = 10,
+                   .warmup_s = 1,
+                   .seconds = -1,
+                   .drain_s = 10,
+                   .handshake_s = 10,
+                   .ack_s = 5,
+                   .group = "swarm"};
     if (argc < 2) refuse("no workload");
     int workload = 0;
     while (workload < 4 && strcmp(argv[1], workloads[workload]) != 0) workload++;

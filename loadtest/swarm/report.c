@@ -12,7 +12,8 @@ void failure_count(const char *text) {
     if (i == swarm.failure_count) {
         if (i == FAILURES_MAX) i = FAILURES_MAX - 1;
         else swarm.failure_count++;
-        snprintf(swarm.failures[i].text, FAILURE_BYTES_MAX, "%s", swarm.failure_count == FAILURES_MAX ? "other" : plain);
+        snprintf(swarm.failures[i].text, FAILURE_BYTES_MAX, "%s",
+                 swarm.failure_count == FAILURES_MAX ? "other" : plain);
     }
     swarm.failures[i].count++;
 }
@@ -47,9 +48,13 @@ static void print_counts(const Counts *n) {
 }
 
 static void print_latency(const Histogram *h) {
-    static const struct { const char *name; double share; } wanted[] = {{"p50", 0.5}, {"p90", 0.9}, {"p99", 0.99}, {"p999", 0.999}};
+    static const struct {
+        const char *name;
+        double share;
+    } wanted[] = {{"p50", 0.5}, {"p90", 0.9}, {"p99", 0.99}, {"p999", 0.999}};
     printf("\"latency_us\": {");
-    for (unsigned i = 0; i < 4; i++) printf("\"%s\": %.1f, ", wanted[i].name, (double)histogram_percentile(h, wanted[i].share) * 1e-3);
+    for (unsigned i = 0; i < 4; i++)
+        printf("\"%s\": %.1f, ", wanted[i].name, (double)histogram_percentile(h, wanted[i].share) * 1e-3);
     printf("\"max\": %.1f, \"count\": %llu}, ", (double)h->max_ns * 1e-3, (unsigned long long)h->total);
 }
 
@@ -65,12 +70,15 @@ static void count_missing_tails(void) {
 int report_print(void) {
     const Counts *n = &swarm.counts;
     count_missing_tails();
-    double seconds = swarm.window_start_ns && swarm.drained_ns > swarm.window_start_ns ? (double)(swarm.drained_ns - swarm.window_start_ns) * 1e-9 : 0;
+    double seconds = swarm.window_start_ns && swarm.drained_ns > swarm.window_start_ns
+                         ? (double)(swarm.drained_ns - swarm.window_start_ns) * 1e-9
+                         : 0;
     double connect_s = swarm.joined_ns ? (double)(swarm.joined_ns - swarm.connect_start_ns) * 1e-9 : 0;
-    printf("{\"connections\": %d, \"joined\": %d, \"disconnected\": %d, \"without_fin_ack\": %d, ", swarm.conn_count, swarm.joined,
-           swarm.disconnected, swarm.without_fin_ack);
+    printf("{\"connections\": %d, \"joined\": %d, \"disconnected\": %d, \"without_fin_ack\": %d, ", swarm.conn_count,
+           swarm.joined, swarm.disconnected, swarm.without_fin_ack);
     print_counts(n);
-    printf("\"drained\": %s, \"connect_seconds\": %.4f, \"seconds\": %.4f, ", swarm.drained ? "true" : "false", connect_s, seconds);
+    printf("\"drained\": %s, \"connect_seconds\": %.4f, \"seconds\": %.4f, ", swarm.drained ? "true" : "false",
+           connect_s, seconds);
     printf("\"deliveries_per_s\": %.1f, ", seconds > 0 ? (double)n->window_delivered / seconds : 0.0);
     print_latency(&swarm.latency);
     printf("\"cpu_user_s\": %.3f, \"cpu_system_s\": %.3f, ", swarm.cpu_user_s - swarm.cpu_user_start_s,

@@ -44,8 +44,8 @@ void stamp_read(Stamp *stamp, const uint8_t *payload, bool text) {
 
 /* ---- deliveries ---- */
 
-/* Not the next offset. Offsets jumped over are lost until they come; whether an old one is late or repeated is known for
- * the last 64, and beyond that it is called repeated. False: repeated. */
+/* Not the next offset. Offsets jumped over are lost until they come; whether an old one is late or repeated is known
+ * for the last 64, and beyond that it is called repeated. False: repeated. */
 static bool check_unexpected(Conn *c, uint64_t offset) {
     Counts *n = &swarm.counts;
     if (offset > c->last_offset) {
@@ -84,7 +84,8 @@ static void check_payload(const uint8_t *data, size_t size) {
     const Options *o = &swarm.options;
     Stamp stamp;
     size_t stamp_bytes = o->text ? sizeof stamp / 3 * 4 : sizeof stamp;
-    if (size != (size_t)o->payload_bytes || memcmp(data + stamp_bytes, payload_pattern + stamp_bytes, size - stamp_bytes) != 0) {
+    if (size != (size_t)o->payload_bytes ||
+        memcmp(data + stamp_bytes, payload_pattern + stamp_bytes, size - stamp_bytes) != 0) {
         swarm.counts.corrupt++;
         return;
     }
@@ -93,7 +94,8 @@ static void check_payload(const uint8_t *data, size_t size) {
         swarm.counts.corrupt++;
         return;
     }
-    if (stamp.intended_ns < swarm.window_start_ns || stamp.intended_ns >= swarm.window_end_ns || swarm.phase < HOLDING) return;
+    if (stamp.intended_ns < swarm.window_start_ns || stamp.intended_ns >= swarm.window_end_ns || swarm.phase < HOLDING)
+        return;
     swarm.counts.window_delivered++;
     histogram_add(&swarm.latency, swarm.now_ns > stamp.intended_ns ? swarm.now_ns - stamp.intended_ns : 0);
 }
@@ -104,7 +106,7 @@ static void on_message(Conn *c, Span s) {
     const uint8_t *channel = span_bytes(&s, &channel_bytes);
     uint64_t offset = span_uint(&s);
     if (s.bad || channel_bytes != group->name_bytes || memcmp(channel, group->name, channel_bytes) != 0) {
-        swarm.counts.other_messages++;  /* user: and global: channels are joined without asking */
+        swarm.counts.other_messages++; /* user: and global: channels are joined without asking */
         return;
     }
     if (offset > group->high) group->high = offset;
@@ -181,7 +183,8 @@ static void on_error(Conn *c, uint64_t id, Span s) {
     size_t size;
     uint64_t code = span_uint(&s);
     const uint8_t *message = span_bytes(&s, &size);
-    snprintf(text, sizeof text, "ERROR %llu: %.*s", (unsigned long long)code, message ? (int)size : 0, message ? (const char *)message : "");
+    snprintf(text, sizeof text, "ERROR %llu: %.*s", (unsigned long long)code, message ? (int)size : 0,
+             message ? (const char *)message : "");
     if (c->state < CONN_JOINED) {
         conn_fail(c, text);
         return;
@@ -200,7 +203,8 @@ static void on_fin(Conn *c, uint64_t code, Span s) {
     conn_send(c, fin_ack, sizeof fin_ack);
     if (c->state == CONN_LEAVING) return;
     char text[FAILURE_BYTES_MAX];
-    snprintf(text, sizeof text, "FIN %llu %.*s", (unsigned long long)code, reason ? (int)size : 0, reason ? (const char *)reason : "");
+    snprintf(text, sizeof text, "FIN %llu %.*s", (unsigned long long)code, reason ? (int)size : 0,
+             reason ? (const char *)reason : "");
     failure_count(text);
     swarm.disconnected++;
     if (c->state < CONN_JOINED) {
@@ -215,7 +219,7 @@ static void on_fin(Conn *c, uint64_t code, Span s) {
 static void on_ping(Conn *c, uint64_t seq, Span s) {
     uint8_t body[32], *p = pack_uint(pack_uint(pack_array(body, 3), PONG), seq);
     const uint8_t *time = s.at;
-    span_skip(&s);  /* echoed byte for byte, whatever type it has */
+    span_skip(&s); /* echoed byte for byte, whatever type it has */
     size_t size = (size_t)(s.at - time);
     if (s.bad || size > 16) return;
     memcpy(p, time, size);
@@ -243,7 +247,9 @@ void session_on_body(Conn *c, const uint8_t *body, size_t size) {
     case PING: on_ping(c, id, s); break;
     case FIN: on_fin(c, id, s); break;
     case EVENT: swarm.counts.events++; break;
-    case FIN_ACK: if (c->state == CONN_LEAVING) conn_close(c); break;
+    case FIN_ACK:
+        if (c->state == CONN_LEAVING) conn_close(c);
+        break;
     default: break;
     }
 }

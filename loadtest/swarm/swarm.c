@@ -21,7 +21,10 @@ uint64_t clock_ns(void) {
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-static void on_signal(int number) { (void)number; stop_wanted = 1; }
+static void on_signal(int number) {
+    (void)number;
+    stop_wanted = 1;
+}
 
 static void *allocate(size_t count, size_t size) {
     void *p = calloc(count, size);
@@ -57,7 +60,8 @@ static void set_up(void) {
     swarm.conns = allocate((size_t)swarm.conn_count, sizeof *swarm.conns);
     swarm.groups = allocate((size_t)o->groups, sizeof *swarm.groups);
     for (int g = 0; g < o->groups; g++)
-        swarm.groups[g].name_bytes = (size_t)snprintf(swarm.groups[g].name, sizeof swarm.groups[g].name, "group:%s-%d", o->group, g);
+        swarm.groups[g].name_bytes =
+            (size_t)snprintf(swarm.groups[g].name, sizeof swarm.groups[g].name, "group:%s-%d", o->group, g);
     for (int i = 0; i < swarm.conn_count; i++) {
         swarm.conns[i] = (Conn){.fd = -1, .index = (uint32_t)i, .group = (uint32_t)(i / o->members)};
     }

@@ -7,8 +7,8 @@
  *   report.c    the result as JSON
  *   swarm.c     the loop
  *
- * Invariant of the count: each message accepted in a group is, at each member, exactly one of delivered or lost; repeated
- * and reordered deliveries are counted beside. One process is one thread, so all state hangs on the one `swarm`.
+ * Invariant of the count: each message accepted in a group is, at each member, exactly one of delivered or lost;
+ * repeated and reordered deliveries are counted beside. One process is one thread, so all state hangs on `swarm`.
  */
 #ifndef SWARM_H
 #define SWARM_H
@@ -20,15 +20,15 @@
 #include "websocket.h"
 
 enum {
-    HANDSHAKES_MAX = 512,        /* under way at once */
+    HANDSHAKES_MAX = 512, /* under way at once */
     ENDPOINTS_MAX = 64,
-    FAILURES_MAX = 64,           /* different texts; further ones are counted under "other" */
+    FAILURES_MAX = 64, /* different texts; further ones are counted under "other" */
     FAILURE_BYTES_MAX = 96,
-    SOURCE_CONNECTIONS = 20000,  /* per loopback source address: below the 28,000 ephemeral ports */
-    RECV_BYTES = 256 * 1024,     /* the one receive buffer */
+    SOURCE_CONNECTIONS = 20000, /* per loopback source address: below the 28,000 ephemeral ports */
+    RECV_BYTES = 256 * 1024,    /* the one receive buffer */
     FRAME_BYTES_MAX = 128 * 1024,
     CORK_BYTES = 256 * 1024,
-    PAYLOAD_BYTES_MIN = 32,      /* the stamp, written as text */
+    PAYLOAD_BYTES_MIN = 32, /* the stamp, written as text */
     PAYLOAD_BYTES_MAX = 60000,
     BACKLOG_BYTES_MAX = 64 * 1024 * 1024,
 };
@@ -38,11 +38,31 @@ enum workload { WORKLOAD_IDLE, WORKLOAD_FAN, WORKLOAD_MAX, WORKLOAD_ROOMS };
 /* In the order in which a run goes through them. */
 enum phase { CONNECTING, WAITING, HOLDING, WARMUP, WINDOW, DRAINING, CLOSING, DONE };
 
-enum conn_state { CONN_UNUSED, CONN_CONNECTING, CONN_UPGRADING, CONN_HELLO, CONN_JOINING, CONN_JOINED, CONN_LEAVING, CONN_CLOSED };
+enum conn_state {
+    CONN_UNUSED,
+    CONN_CONNECTING,
+    CONN_UPGRADING,
+    CONN_HELLO,
+    CONN_JOINING,
+    CONN_JOINED,
+    CONN_LEAVING,
+    CONN_CLOSED
+};
 
 enum frame_type {
-    HELLO = 0, WELCOME = 1, REPLY = 2, ERROR = 3, PING = 4, PONG = 5, JOIN = 6, PUBLISH = 8, MESSAGE = 9, ACK = 10,
-    EVENT = 13, FIN = 14, FIN_ACK = 15,
+    HELLO = 0,
+    WELCOME = 1,
+    REPLY = 2,
+    ERROR = 3,
+    PING = 4,
+    PONG = 5,
+    JOIN = 6,
+    PUBLISH = 8,
+    MESSAGE = 9,
+    ACK = 10,
+    EVENT = 13,
+    FIN = 14,
+    FIN_ACK = 15,
 };
 
 typedef struct {
@@ -51,54 +71,54 @@ typedef struct {
     char hosts[ENDPOINTS_MAX][64];
     int ports[ENDPOINTS_MAX];
     int host_count, port_count;
-    int groups, members, publishers, under_way;  /* publishers are per group */
-    int first;                /* index of the first connection: names users and picks source addresses */
-    int connect_rate;         /* a second */
+    int groups, members, publishers, under_way; /* publishers are per group */
+    int first;        /* index of the first connection: names users and picks source addresses */
+    int connect_rate; /* a second */
     int payload_bytes;
-    double rate;              /* messages a second in all */
+    double rate; /* messages a second in all */
     double warmup_s, seconds, drain_s, handshake_s, ack_s;
-    uint64_t messages;        /* stop the window after so many; 0: by time */
-    const char *group;        /* channel name prefix */
+    uint64_t messages; /* stop the window after so many; 0: by time */
+    const char *group; /* channel name prefix */
     const char *token_file;
 } Options;
 
 typedef struct {
-    uint8_t *data;   /* owned by the connection; none while empty */
+    uint8_t *data; /* owned by the connection; none while empty */
     size_t size;
     size_t capacity;
 } Buffer;
 
 typedef struct {
     int fd;
-    uint8_t state;           /* enum conn_state */
+    uint8_t state; /* enum conn_state */
     bool writable_wanted;
-    uint32_t index;          /* in swarm.conns */
+    uint32_t index; /* in swarm.conns */
     uint32_t group;
-    uint32_t in_flight;      /* publishes without an answer */
+    uint32_t in_flight; /* publishes without an answer */
     uint32_t ping_seq;
     uint64_t request_id;
-    uint64_t last_offset;    /* the highest seen in the group */
-    uint64_t seen;           /* bit n: offset last_offset - n has come */
+    uint64_t last_offset; /* the highest seen in the group */
+    uint64_t seen;        /* bit n: offset last_offset - n has come */
     uint64_t acked, acked_ns;
-    bool based;              /* last_offset means something */
-    uint64_t sent_ns;        /* when anything was last sent: heartbeats fill silence only */
-    uint64_t deadline_ns;    /* of the handshake */
-    Buffer partial;          /* the beginning of a frame whose rest has not come */
-    Buffer backlog;          /* what the socket would not take */
+    bool based;           /* last_offset means something */
+    uint64_t sent_ns;     /* when anything was last sent: heartbeats fill silence only */
+    uint64_t deadline_ns; /* of the handshake */
+    Buffer partial;       /* the beginning of a frame whose rest has not come */
+    Buffer backlog;       /* what the socket would not take */
 } Conn;
 
 typedef struct {
     char name[64];
     size_t name_bytes;
-    uint64_t high;           /* highest offset told by a REPLY or a MESSAGE */
+    uint64_t high; /* highest offset told by a REPLY or a MESSAGE */
 } Group;
 
 /* Travels at the head of each payload, raw in `bin`, six bits a character in `str`. */
 typedef struct {
-    uint64_t intended_ns;    /* CLOCK_MONOTONIC: one clock for all processes of the machine */
+    uint64_t intended_ns; /* CLOCK_MONOTONIC: one clock for all processes of the machine */
     uint32_t publisher;
     uint32_t sequence;
-    uint64_t check;          /* of the fields above */
+    uint64_t check; /* of the fields above */
 } Stamp;
 
 typedef struct {
@@ -107,10 +127,10 @@ typedef struct {
 } Failure;
 
 typedef struct {
-    uint64_t published, replies, refused;         /* refused: answered by ERROR */
+    uint64_t published, replies, refused; /* refused: answered by ERROR */
     uint64_t delivered, lost, repeated, out_of_order, corrupt;
     uint64_t other_messages, events, pings, acks;
-    uint64_t window_published, window_delivered;  /* of messages whose intended time lies in the window */
+    uint64_t window_published, window_delivered; /* of messages whose intended time lies in the window */
 } Counts;
 
 typedef struct {
@@ -126,11 +146,11 @@ typedef struct {
     int epoll_fd;
     uint64_t now_ns;
     uint64_t connect_start_ns, joined_ns, load_start_ns, window_start_ns, window_end_ns, drained_ns, close_start_ns;
-    uint64_t next_due_ns, next_publish;    /* open loop: when the publish of that number is due */
-    uint64_t in_flight;                    /* over all connections */
-    uint64_t ping_ns;                      /* as told in WELCOME */
+    uint64_t next_due_ns, next_publish; /* open loop: when the publish of that number is due */
+    uint64_t in_flight;                 /* over all connections */
+    uint64_t ping_ns;                   /* as told in WELCOME */
     uint64_t tidied_ns, drain_checked_ns;
-    int tidy_next;                         /* where the next slice of the heartbeat sweep begins */
+    int tidy_next; /* where the next slice of the heartbeat sweep begins */
     double cpu_user_start_s, cpu_system_start_s, cpu_user_s, cpu_system_s;
     Counts counts;
     Histogram latency;

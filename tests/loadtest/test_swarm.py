@@ -3,7 +3,9 @@
 import socket
 import struct
 import threading
+from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -12,6 +14,7 @@ import pytest
 from loadtest.measure import Server, Swarm
 
 from .conftest import StartFloor
+from .hub import Hub, running
 
 DEADLINE_S = 8.0
 MEMBERS, MESSAGES = 50, 200
@@ -150,3 +153,29 @@ def test_a_payload_that_came_back_changed_is_corrupt() -> None:
 
     result, _ = converse(changing, "fan", "--messages", "1", "--warmup", "0")
     assert (result["corrupt"], result["window_delivered"], result["exit_code"]) == (1, 0, 3)
+
+
+def test_rooms_share_the_messages_and_each_connection_says_who_it_is(tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text("".join(f"token-{i}\n" for i in range(12)))
+    load = ("--groups", "3", "--members", "4", "--publishers", "2", "--rate", "600", "--messages", "60")
+    others = ("--warmup", "0", "--group", "room", "--token-file", str(tokens), "--first", "20000", "--tcp")
+    hub = Hub()
+    with running(hub) as port:
+        result = run(Server("hub", [], port), "rooms", *load, *others)
+    assert result["exit_code"] == 0, result
+    assert (result["published"], result["delivered"]) == (60, 60 * 4)
+    assert hub.offsets == {"group:room-0": 20, "group:room-1": 20, "group:room-2": 20}
+    assert {frame[2]["token"] for frame in hub.heard if frame[0] == 0} == {f"token-{i}" for i in range(12)}
+    assert hub.sources == {"127.0.0.2"}  # the 20,001st connection on comes from the next loopback address
+
+
+def test_what_was_received_is_acknowledged() -> None:
+    hub = Hub()
+    options = ("--members", "2", "--rate", "50", "--seconds", "2.2", "--warmup", "0", "--ack", "--ack-interval", "0.1")
+    with running(hub) as port:
+        result = run(Server("hub", [], port), "fan", *options, "--tcp")
+    acks = [frame[1] for frame in hub.heard if frame[0] == 10]
+    assert result["acks"] == len(acks) >= 2
+    assert Counter(channel for ack in acks for channel in ack) == {"group:swarm-0": len(acks)}
+    assert 0 < max(ack["group:swarm-0"] for ack in acks) <= result["published"]
