@@ -16,7 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -96,6 +96,18 @@ def shared_memory() -> set[str]:
     return set(os.listdir("/dev/shm"))
 
 
+class Account(NamedTuple):
+    """One kind of resource: how often it was acquired, released, and open when its process ended."""
+
+    opened: int
+    closed: int
+    lost: int
+
+    @property
+    def live(self) -> int:
+        return self.opened - self.closed - self.lost
+
+
 class Node:
     """A running `holdfast run` with its own ports and its own temporary folder.
 
@@ -114,7 +126,7 @@ class Node:
         self.log = self.folder / "log"
         self._memory_before = shared_memory()
         self._arguments, self._settings = arguments, settings
-        self._unbalanced = ""
+        self._may_lose = False
         self._stopped = False
         self._spawn()
 
@@ -205,35 +217,36 @@ class Node:
         samples = self.metrics().get(name, [])
         return sum(value for found, value in samples if labels.items() <= found.items())
 
-    def ledger(self) -> dict[str, tuple[int, int]]:
-        """Opened and closed of each kind, all processes summed."""
-        found: dict[str, dict[str, float]] = {}
+    def ledger(self) -> dict[str, Account]:
+        """What each kind of resource has in the ledger, all processes summed."""
+        found: dict[str, dict[str, int]] = {}
         for name, samples in self.metrics().items():
-            match = re.fullmatch(r"holdfast_ledger_(opened|closed)(?:_total)?", name)
+            match = re.fullmatch(r"holdfast_ledger_(opened|closed|lost)_total", name)
             for labels, value in samples if match else []:
-                kind = found.setdefault(labels["kind"], {"opened": 0, "closed": 0})
-                kind[match[1] if match else ""] += value
-        return {kind: (int(counts["opened"]), int(counts["closed"])) for kind, counts in found.items()}
+                kind = found.setdefault(labels["kind"], {"opened": 0, "closed": 0, "lost": 0})
+                kind[match[1] if match else ""] += int(value)
+        return {kind: Account(**counts) for kind, counts in found.items()}
 
     def live(self, kind: str) -> int:
-        opened, closed = self.ledger()[kind]
-        return opened - closed
+        return self.ledger()[kind].live
 
-    def expect_unbalanced(self, why: str) -> None:
-        """Say that this test's ledger cannot close: a killed process leaves what it held counted as open."""
-        self._unbalanced = why
+    def expect_lost(self) -> None:
+        """Say that this test kills processes, so that what they had open may be lost."""
+        self._may_lose = True
 
     def check_ledger(self) -> None:
-        """Once the clients have left, nothing of theirs may be open."""
-        if self._unbalanced or self._process.poll() is not None:
+        """Once the clients have left, nothing of theirs may be open, and no process may have died unexpectedly."""
+        if self._process.poll() is not None:
             return
 
         def is_balanced() -> bool:
             ledger = self.ledger()
             assert set(BALANCED) <= set(ledger), f"/metrics has no ledger of {BALANCED}: {sorted(ledger)}"
-            return all(ledger[kind][0] == ledger[kind][1] for kind in BALANCED)
+            return all(ledger[kind].live == 0 for kind in BALANCED)
 
         wait_until(is_balanced, lambda: f"opened = closed in the ledger {self.ledger()}\n{self.log_tail()}")
+        lost = {kind: account.lost for kind, account in self.ledger().items() if account.lost}
+        assert self._may_lose or not lost, f"a process died with {lost} open\n{self.log_tail()}"
 
     def log_tail(self, lines: int = 60) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
