@@ -29,7 +29,7 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 READY_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 30.0
 HTTP_DEADLINE_S = 5.0
-LEDGER_SAMPLE = re.compile(r'holdfast_ledger_(opened|closed)(?:_total)?\{(?:.*,)?kind="([^"]*)"')
+LEDGER_SAMPLE = re.compile(r'holdfast_ledger_live\{(?:.*,)?kind="([^"]*)"')
 
 
 class BenchError(Exception):
@@ -145,12 +145,11 @@ def metric_sum(samples: dict[str, float], name: str) -> float:
 
 
 def ledger_live(samples: dict[str, float]) -> dict[str, float]:
-    """What the ledger says is live, opened less closed, by kind and summed over all processes."""
+    """What the ledger says is live, by kind, summed over all processes."""
     live: dict[str, float] = {}
     for key, value in samples.items():
-        found = LEDGER_SAMPLE.match(key)
-        if found:
-            live[found[2]] = live.get(found[2], 0) + (value if found[1] == "opened" else -value)
+        if found := LEDGER_SAMPLE.match(key):
+            live[found[1]] = live.get(found[1], 0) + value
     return live
 
 

@@ -25,11 +25,10 @@ METRICS = """\
 holdfast_gil_takes_total{worker="0"} 3
 holdfast_gil_takes_total{worker="1"} 4.0
 holdfast_gil_takes_total_other 100
-holdfast_ledger_opened_total{kind="ring",process="worker-0"} 9.0
-holdfast_ledger_opened_total{process="worker-1",kind="ring"} 5
-holdfast_ledger_closed_total{kind="ring",process="worker-0"} 2.0
-holdfast_ledger_closed_total{process="worker-1",kind="ring"} 5
-holdfast_ledger_opened_total{kind="timer"} 1
+holdfast_ledger_opened_total{process="worker-0",kind="ring"} 900
+holdfast_ledger_live{process="worker-0",kind="ring"} 7.0
+holdfast_ledger_live{kind="ring",process="worker-1"} 2
+holdfast_ledger_live{kind="timer"} 1
 """
 PARENT = "import subprocess, sys; c = subprocess.Popen(['cat'], stdin=0); print(c.pid, flush=True); c.wait()"
 
@@ -37,7 +36,7 @@ PARENT = "import subprocess, sys; c = subprocess.Popen(['cat'], stdin=0); print(
 def test_metrics_are_summed_over_their_labels_only() -> None:
     samples = parse_metrics(METRICS)
     assert metric_sum(samples, "holdfast_gil_takes_total") == 7
-    assert ledger_live(samples) == {"ring": 7, "timer": 1}
+    assert ledger_live(samples) == {"ring": 9, "timer": 1}
     with pytest.raises(BenchError, match="has no holdfast_gil"):
         metric_sum(samples, "holdfast_gil")
 
