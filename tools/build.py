@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("core", "gateway", "router")
 DEADLINE_S = 900
-WARNING = re.compile(r"^(?:warning: core/|(?:core|build)/.*: (?:warning|error):|performance hint: )", re.MULTILINE)
+WARNING = re.compile(r"^(?:warning: core/|core/.*: (?:warning|error):|performance hint: )", re.MULTILINE)
 
 
 def module_of(compiled: Path) -> str:

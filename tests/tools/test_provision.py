@@ -61,5 +61,3 @@ def test_an_unpacked_program_is_found_and_gets_its_libraries(tmp_path: Path, mon
     assert provision.find_program("some-unpacked-server") == str(program)
     assert str(library.parent) in provision.environment_for(str(program))["LD_LIBRARY_PATH"]
     assert provision.environment_for("/bin/sh") == dict(os.environ)
-        "LD_LIBRARY_PATH", ""
-    )
