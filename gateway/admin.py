@@ -35,7 +35,6 @@ PAGE = Path(__file__).parent / "page"
 BODY_BYTES_MAX = 1_048_576
 BODY_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 3.0
-RETRY_AFTER_S = 1
 CHANNEL_BYTES_MAX = 255
 KEY_BYTES_MAX = 64
 SENDER_BYTES_MAX = 255
@@ -44,12 +43,12 @@ _HOST = re.compile(r"(?P<name>[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
 
 class Publisher(Protocol):
-    """What publishing needs of the link to the router (`router.client.RouterClient`)."""
+    """What publishing needs of the link to the router."""
 
     async def publish(
         self, channel: str, data: bytes, *, key: str | None, sender: str, deadline_s: float
     ) -> tuple[int, int]:
-        """Publishes MessagePack; returns the position, (epoch, offset)."""
+        """Publishes MessagePack; returns the position, (epoch, offset). Raises RequestError when it cannot."""
         ...
 
 
@@ -126,7 +125,9 @@ async def _publish(context: AdminContext, request: Request) -> Response:
         data = context.to_mpack(bytes(asked.data))
     except ValueError as error:
         raise RequestError(400, "bad_request", f"data: {error}") from error
-    epoch, offset = await _to_router(context, asked, data)
+    epoch, offset = await context.publisher.publish(
+        asked.channel, data, key=asked.key, sender=asked.sender, deadline_s=context.deadline_s
+    )
     return JSONResponse({"epoch": epoch, "offset": offset})
 
 
@@ -184,26 +185,6 @@ def _parse(body: bytes) -> _PublishRequest:
         if len(value.encode()) > bytes_max:
             raise RequestError(400, "bad_request", f"{name} must have at most {bytes_max} bytes of UTF-8")
     return asked
-
-
-async def _to_router(context: AdminContext, asked: _PublishRequest, data: bytes) -> tuple[int, int]:
-    from router.client import Refused, Unavailable
-
-    try:
-        return await context.publisher.publish(
-            asked.channel, data, key=asked.key, sender=asked.sender, deadline_s=context.deadline_s
-        )
-    except (Unavailable, TimeoutError) as error:
-        raise RequestError(503, "unavailable", f"the router does not answer: {error}", RETRY_AFTER_S) from error
-    except Refused as error:
-        raise _refused(str(error)) from error
-
-
-def _refused(code: str) -> RequestError:
-    """The router's refusal, by the name of its code, as HTTP says it."""
-    status = {"too_large": 413, "rate_limited": 429, "overloaded": 503, "unavailable": 503}.get(code, 400)
-    retry_after_s = RETRY_AFTER_S if status in (429, 503) else None
-    return RequestError(status, code, f"the router refused the message: {code}", retry_after_s)
 
 
 async def _refuse(_: Request, error: Exception) -> Response:
@@ -328,7 +309,7 @@ def _listen(host: str, port: int) -> socket.socket:
         where = f"admin.port {port} on {host}"
         if error.errno == errno.EADDRINUSE:
             raise PortTakenError(
-                f"{where} is taken by another program: stop it, or choose another admin.port"
+                f"{where} is in use by another program: stop it, or choose another admin.port"
             ) from error
         raise StartError(f"cannot listen at {where}: {error.strerror}") from error
     return listener

@@ -3,24 +3,25 @@
 The process gets its configuration as JSON on standard input, and two descriptors: shared memory for its counters (a
 memfd, so that nothing is left behind however it dies) and the write end of a pipe into which it writes `ready`. The
 counters of a process that has ended are added to the place's totals, so that what the metrics count never goes back.
+
+Processes are started by `subprocess` and watched through a pidfd. uvloop's own subprocesses leave every inheritable
+descriptor of the parent open in the child, its own copies of the standard streams and those meant for siblings too.
 """
 
 import asyncio
 import mmap
 import os
 import signal
+import subprocess
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from core import ledger
-from gateway import logs
 
 READY = b"ready\n"
-# The configuration is a few hundred bytes and fits a pipe's buffer, so only a child that dies at once can fail this.
-_CONFIG_TIMEOUT_S = 5.0
-
-_log = logs.get("supervisor")
+# What a pipe takes without a reader (pipe(7)); the configuration is about a kilobyte.
+CONFIG_BYTES_MAX = 65_536
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Child:
         self.starts = 0
         self.ready = asyncio.Event()
         self.was_ready = False
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._signal: signal.Signals | None = None  # sent as soon as there is a process to send it to
         self._memory: mmap.mmap | None = None
         self._ended = Totals()
@@ -99,8 +100,7 @@ class Child:
     @property
     def pid(self) -> int | None:
         """The living process, if there is one."""
-        process = self._process
-        return process.pid if process is not None and process.returncode is None else None
+        return None if self._process is None else self._process.pid
 
     @property
     def restarts(self) -> int:
@@ -114,6 +114,9 @@ class Child:
         """Starts the process and returns its exit code when it has ended; negative: the signal that killed it.
 
         Waiting for its end has no deadline: a process may live for months. `send` is how to make it end.
+
+        Raises:
+            OSError: the system cannot start it.
         """
         self.starts += 1
         stats_fd = os.memfd_create(f"holdfast-{self.name}")
@@ -122,43 +125,34 @@ class Child:
             try:
                 os.ftruncate(stats_fd, ledger.STATS_BYTES)
                 self._memory = mmap.mmap(stats_fd, ledger.STATS_BYTES)
-                asyncio.get_running_loop().add_reader(ready_read, self._hear, ready_read)
-                self._process = await self._spawn(stats_fd, ready_write)
+                self._process = self._spawn(self.spec.config(epoch, stats_fd, ready_write), (stats_fd, ready_write))
             finally:
                 os.close(stats_fd)
                 os.close(ready_write)
+            asyncio.get_running_loop().add_reader(ready_read, self._hear, ready_read)
             if self._signal is not None:
                 self.send(self._signal)
-            await self._configure(self._process, self.spec.config(epoch, stats_fd, ready_write))
-            return await self._process.wait()
+            return await _ended(self._process)
         finally:
             self._end(ready_read)
 
     def send(self, number: signal.Signals) -> None:
-        """Sends a signal to the process, now or, if it is only being started, once it is there."""
+        """Sends a signal to the process, and to any that is started in this place from now on."""
         self._signal = number
-        if self.pid is not None and self._process is not None:
+        if self._process is not None:
             self._process.send_signal(number)
 
-    async def _spawn(self, stats_fd: int, ready_fd: int) -> asyncio.subprocess.Process:
-        # A session of its own keeps Ctrl-C at a terminal from the children: the supervisor decides their order.
-        return await asyncio.create_subprocess_exec(
-            *self.spec.command,
-            stdin=asyncio.subprocess.PIPE,
-            pass_fds=(stats_fd, ready_fd),
-            start_new_session=True,
-        )
-
-    async def _configure(self, process: asyncio.subprocess.Process, config: bytes) -> None:
-        assert process.stdin is not None
+    def _spawn(self, config: bytes, pass_fds: tuple[int, ...]) -> subprocess.Popen[bytes]:
+        """Starts the process with its configuration, all of it, already waiting on its standard input."""
+        assert len(config) <= CONFIG_BYTES_MAX
+        config_read, config_write = os.pipe2(os.O_CLOEXEC)
         try:
-            async with asyncio.timeout(_CONFIG_TIMEOUT_S):
-                process.stdin.write(config)
-                await process.stdin.drain()
-                process.stdin.close()
-                await process.stdin.wait_closed()
-        except (TimeoutError, OSError) as error:
-            _log.warning("child_took_no_config", child=self.name, error=repr(error))
+            os.write(config_write, config)
+            os.close(config_write)
+            # A session of its own keeps Ctrl-C at a terminal from the children: the supervisor decides their order.
+            return subprocess.Popen(self.spec.command, stdin=config_read, pass_fds=pass_fds, start_new_session=True)
+        finally:
+            os.close(config_read)
 
     def _hear(self, fd: int) -> None:
         try:
@@ -186,3 +180,23 @@ class Child:
             self._ended = self._ended.plus(self._read()).ended()
             self._memory.close()
             self._memory = None
+
+
+async def _ended(process: subprocess.Popen[bytes]) -> int:
+    """The exit code, once the process has ended; it is reaped then."""
+    loop = asyncio.get_running_loop()
+    try:
+        pidfd = os.pidfd_open(process.pid)
+    except OSError:
+        # Out of descriptors: a process that nobody watches must not stay.
+        process.kill()
+        process.wait()
+        raise
+    ended = asyncio.Event()
+    loop.add_reader(pidfd, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
+    return process.wait()

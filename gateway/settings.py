@@ -39,7 +39,7 @@ _TRUE, _FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", 
 FDS_BESIDE_CONNECTIONS = 256
 CONNECTIONS_AUTO_MAX = 100_000
 HANDSHAKES_AUTO_MAX = 4_096
-SECRET_BYTES_MIN = 32
+SECRET_BYTES_MIN, SECRET_BYTES_MAX = 32, 4_096
 TOKEN_CHARACTERS_MIN = 16
 
 
@@ -325,6 +325,8 @@ def _access(config: Config) -> Iterator[str]:
     secret, token, host = config.auth.secret, config.admin.token, config.gateway.host
     if secret and len(secret.encode()) < SECRET_BYTES_MIN:
         yield f"auth.secret has {len(secret.encode())} bytes: must be {SECRET_BYTES_MIN} or more (openssl rand -hex 32)"
+    if len(secret.encode()) > SECRET_BYTES_MAX:
+        yield f"auth.secret has {len(secret.encode())} bytes: must be {SECRET_BYTES_MAX} or fewer"
     if token and len(token) < TOKEN_CHARACTERS_MIN:
         yield f"admin.token has {len(token)} characters: must be {TOKEN_CHARACTERS_MIN} or more (openssl rand -hex 32)"
     if not secret and not is_loopback(host):

@@ -1,0 +1,271 @@
+"""The command line, `holdfast`: the entry point, and the only part that reads the environment.
+
+What cannot be used is said in one message without a traceback: exit code 2 for the configuration, 78 for a port that
+is in use, 1 for the rest.
+"""
+
+import json
+import os
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from gateway import __version__, options, settings
+from gateway.config import Config
+from gateway.errors import ConfigError, HoldfastError
+
+# What `gateway` and `router` meet at when nothing is configured; `run` uses a socket in its run directory.
+ENDPOINT = "tcp://127.0.0.1:7410"
+ADMIN_URL = "http://127.0.0.1:7402"
+HTTP_TIMEOUT_S = 15.0
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+_SOURCES = """Settings come from, each overriding those before it: the defaults, the TOML file, the environment
+(HOLDFAST_<SECTION>_<KEY>, such as HOLDFAST_GATEWAY_PORT) and these options. `holdfast options` lists all of them, also
+those that have no option here. Without auth.secret (HOLDFAST_AUTH_SECRET) it runs in DEVELOPMENT MODE: on loopback
+only, and anybody may be any user."""
+
+_CONFIG = [
+    click.option(
+        "--config",
+        "config_path",
+        type=click.Path(path_type=Path),
+        envvar=settings.CONFIG_VARIABLE,
+        show_envvar=True,
+        help="TOML file with settings.",
+    ),
+    click.option(
+        "--log-level",
+        "log__level",
+        metavar="LEVEL",
+        help="Least level to log: debug, info, warning or error.  [default: info]",
+    ),
+    click.option(
+        "--log-format",
+        "log__format",
+        metavar="FORMAT",
+        help="console (for people) or json (for machines).  [default: console]",
+    ),
+    click.option("--node-name", "node__name", metavar="NAME", help="Name of this node.  [default: the host's]"),
+]
+_GATEWAY = [
+    click.option(
+        "--workers",
+        "gateway__workers",
+        type=int,
+        metavar="N",
+        help="Worker processes that share the ports.  [default: processors - 1]",
+    ),
+    click.option(
+        "--host",
+        "gateway__host",
+        metavar="ADDRESS",
+        help="Address to listen on.  [default: 127.0.0.1 in development mode, else 0.0.0.0]",
+    ),
+    click.option("--port", "gateway__port", type=int, metavar="PORT", help="TCP port.  [default: 7400]"),
+    click.option("--ws-port", "gateway__ws_port", type=int, metavar="PORT", help="WebSocket port.  [default: 7401]"),
+    click.option(
+        "--admin-host",
+        "admin__host",
+        metavar="ADDRESS",
+        help="Address of the admin HTTP server; beyond loopback it needs admin.token.  [default: 127.0.0.1]",
+    ),
+    click.option(
+        "--admin-port",
+        "admin__port",
+        type=int,
+        metavar="PORT",
+        help="Port of the admin HTTP server: page, health, metrics, publishing.  [default: 7402]",
+    ),
+]
+
+
+def _with(*options_: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
+    def decorate(command: _Command) -> _Command:
+        for option in reversed(options_):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+def cli() -> None:
+    """Holdfast, a real-time messaging gateway.
+
+    `holdfast run` starts everything on this machine and says what to open.
+    """
+
+
+@cli.command(epilog=_SOURCES)
+@_with(*_CONFIG, *_GATEWAY)
+def run(config_path: Path | None, **flags: object) -> None:
+    """Run a whole node: router, workers and admin server.
+
+    Runs until SIGTERM or Ctrl-C, then says goodbye to the clients and stops; a second Ctrl-C stops at once.
+    """
+    _run(_load(config_path, flags), router=True, workers=True, admin=True)
+
+
+@cli.command(epilog=_SOURCES)
+@_with(
+    *_CONFIG,
+    *_GATEWAY,
+    click.option(
+        "--router-endpoint", "router__endpoint", metavar="ENDPOINT", help=f"Where the router is.  [default: {ENDPOINT}]"
+    ),
+)
+def gateway(config_path: Path | None, **flags: object) -> None:
+    """Run workers and the admin server, linked to a router elsewhere (see `holdfast router`)."""
+    _run(_load(config_path, flags, endpoint=ENDPOINT), router=False, workers=True, admin=True)
+
+
+@cli.command(epilog=_SOURCES)
+@_with(
+    *_CONFIG,
+    click.option("--endpoint", "router__endpoint", metavar="ENDPOINT", help=f"Where to listen.  [default: {ENDPOINT}]"),
+    click.option(
+        "--admin-port",
+        "admin__port",
+        type=int,
+        metavar="PORT",
+        help="Serve health and metrics here as well.  [default: no admin server]",
+    ),
+)
+def router(config_path: Path | None, **flags: object) -> None:
+    """Run a router alone, for gateways that `holdfast gateway` runs."""
+    admin = flags.get("admin__port") is not None
+    _run(_load(config_path, flags, endpoint=ENDPOINT), router=True, workers=False, admin=admin)
+
+
+@cli.command("options")
+def list_options() -> None:
+    """List every setting with its default, range and meaning, as a TOML file to start from."""
+    click.echo(options.as_toml(), nl=False)
+
+
+@cli.command()
+def version() -> None:
+    """Print the version."""
+    click.echo(f"holdfast {__version__}")
+
+
+@cli.command()
+@click.argument("channel")
+@click.argument("data")
+@click.option("--json/--text", "is_json", default=False, help="Read DATA as JSON, or send it as text.  [default: text]")
+@click.option("--key", help="Idempotency key: the same one again within 5 minutes publishes nothing.")
+@click.option("--from", "sender", metavar="NAME", help="Who the message is from.  [default: admin]")
+@click.option("--url", default=ADMIN_URL, show_default=True, help="The node's admin server.")
+@click.option("--token", envvar="HOLDFAST_ADMIN_TOKEN", show_envvar=True, help="The admin token, if the node has one.")
+def publish(
+    channel: str, data: str, is_json: bool, key: str | None, sender: str | None, url: str, token: str | None
+) -> None:
+    """Publish DATA to CHANNEL (such as group:lobby) through a running node; prints the message's position."""
+    try:
+        content = json.loads(data) if is_json else data
+    except ValueError as error:
+        raise click.UsageError(f"DATA is not valid JSON: {error}") from error
+    body = {"channel": channel, "data": content, "key": key, "from": sender}
+    answer = _post(
+        f"{url.rstrip('/')}/api/publish", {name: part for name, part in body.items() if part is not None}, token
+    )
+    click.echo(f"{channel}: epoch {answer['epoch']}, offset {answer['offset']}")
+
+
+def main() -> None:
+    """The program `holdfast`."""
+    cli(prog_name="holdfast")
+
+
+# --------------------------------------------------------------------------------------------------- running a node
+
+
+def _load(config_path: Path | None, flags: dict[str, object], endpoint: str = "") -> Config:
+    """The configuration; ends the program with its complaints when it cannot be used."""
+    given = {name.replace("__", "."): value for name, value in flags.items()}
+    try:
+        config = settings.load(config_path, os.environ, given)
+        if endpoint and not config.router.endpoint:
+            config = settings.load(config_path, os.environ, {**given, "router.endpoint": endpoint})
+    except ConfigError as error:
+        _end(error)
+    return config
+
+
+def _run(config: Config, *, router: bool, workers: bool, admin: bool) -> None:
+    # Imported here: `holdfast version` and `publish` need neither uvloop nor the web server.
+    from gateway import node
+
+    parts = node.Parts(router=router, workers=workers, admin=admin)
+    if config.development:
+        click.secho(_DEVELOPMENT, fg="yellow", bold=True, err=True)
+    try:
+        code = node.run(config, parts, lambda: click.echo(banner(config, parts)))
+    except HoldfastError as error:
+        _end(error)
+    sys.exit(code)
+
+
+def _end(error: HoldfastError) -> Any:
+    click.secho(f"holdfast: {error}", fg="red", err=True)
+    sys.exit(error.exit_code)
+
+
+_DEVELOPMENT = """\
+*** DEVELOPMENT MODE: no auth.secret is set, so anybody on this machine may be any user.
+*** Listening on loopback only. For anything else set HOLDFAST_AUTH_SECRET (openssl rand -hex 32)."""
+
+
+def banner(config: Config, parts: Any) -> str:
+    """What to open, once the node serves; `parts` as `gateway.node.Parts`."""
+    gateway_, lines = config.gateway, [f"Holdfast {__version__}, node {config.node.name}, is ready"]
+    if parts.admin:
+        lines.append(f"  page       http://{_shown(config.admin.host)}:{config.admin.port}/")
+    if parts.workers:
+        scheme = "wss" if gateway_.tls_certificate else "ws"
+        lines.append(f"  WebSocket  {scheme}://{_shown(gateway_.host)}:{gateway_.ws_port}{gateway_.ws_path}")
+        lines.append(f"  TCP        {_shown(gateway_.host)}:{gateway_.port}")
+        lines.append(f"  workers    {gateway_.workers}")
+    if config.router.endpoint:
+        lines.append(f"  router     {config.router.endpoint}")
+    mode = "development (anybody may be any user)" if config.development else "tokens are checked"
+    return "\n".join([*lines, f"  mode       {mode}"])
+
+
+def _shown(host: str) -> str:
+    """An address that a person can open for one that was listened on."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]" if ":" in host else host
+
+
+# ------------------------------------------------------------------------------------------------------- publishing
+
+
+def _post(url: str, body: dict[str, object], token: str | None) -> dict[str, Any]:
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+    request = urllib.request.Request(url, json.dumps(body).encode(), headers, method="POST")
+    # No proxy: the admin server is on this machine or in this cluster, and the token is for it alone.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=HTTP_TIMEOUT_S) as answer:
+            return dict(json.load(answer))
+    except urllib.error.HTTPError as error:
+        raise click.ClickException(_refusal(error)) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise click.ClickException(f"cannot publish through {url}: {reason}; is a node running there?") from error
+
+
+def _refusal(error: urllib.error.HTTPError) -> str:
+    try:
+        answer = json.load(error)
+        return f"refused ({answer['code']}): {answer['message']}"
+    except (ValueError, KeyError, TypeError):
+        return f"refused with HTTP status {error.code}"

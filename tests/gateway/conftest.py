@@ -1,0 +1,89 @@
+"""Small real programs to stand for a worker or a router, for tests of what starts, watches and stops them."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+from gateway.child import ChildSpec
+
+DEADLINE_S = 20.0
+
+# Notes each step in a file of its own kind, so that a test can wait for it and see the order of things.
+PROGRAM = """
+import json, os, signal, struct, sys
+config = json.load(sys.stdin)
+
+def note(word):
+    with open(config["notes"], "a") as file:
+        file.write(f"{config['name']} {word} {os.getpid()} {config['epoch']}\\n")
+
+def leave(*_):
+    note("stopped")
+    os._exit(0)
+
+signal.signal(signal.SIGTERM, signal.SIG_IGN if config["stubborn"] else leave)
+note("started")
+if config["counts"]:
+    # The ledger's first kind (fd) opened 5 and closed 3 times; 7 of the first counter.
+    os.pwrite(config["stats_fd"], struct.pack("=2Q", 5, 3), 8 * 8)
+    os.pwrite(config["stats_fd"], struct.pack("=Q", 7), 72 * 8)
+if config["exit"] is not None:
+    os._exit(config["exit"])
+if config["serve"]:
+    note("ready")
+    os.write(config["ready_fd"], b"ready\\n")
+while True:
+    signal.pause()
+"""
+
+
+class Programs:
+    """Makes the programs of one test, and reads what they noted."""
+
+    def __init__(self, folder: Path) -> None:
+        self.notes = folder / "notes"
+
+    def spec(self, name: str, **behaviour: Any) -> ChildSpec:
+        """A program that gets ready and waits for SIGTERM.
+
+        `exit=N`: ends with that code before it is ready; `serve=False`: never gets ready; `stubborn=True`: ignores
+        SIGTERM; `counts=True`: writes into its ledger.
+        """
+        settings = {"exit": None, "serve": True, "stubborn": False, "counts": False, **behaviour}
+
+        def config(epoch: int, stats_fd: int, ready_fd: int) -> bytes:
+            own = {"name": name, "notes": str(self.notes), "epoch": epoch, "stats_fd": stats_fd, "ready_fd": ready_fd}
+            return json.dumps({**settings, **own}).encode()
+
+        return ChildSpec(name, (sys.executable, "-S", "-E", "-c", PROGRAM), config)
+
+    def noted(self, *words: str) -> list[list[str]]:
+        """The notes, each (name, word, pid, epoch), of these words or all."""
+        lines = self.notes.read_text().splitlines() if self.notes.exists() else []
+        return [line.split() for line in lines if not words or line.split()[1] in words]
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Programs:
+    return Programs(tmp_path)
+
+
+@pytest.fixture
+def run_in_loop() -> Callable[[Coroutine[Any, Any, Any]], Any]:
+    """Runs a coroutine in the loop that the product uses, with a deadline."""
+
+    async def limited(work: Awaitable[Any]) -> Any:
+        async with asyncio.timeout(DEADLINE_S):
+            return await work
+
+    def run(work: Coroutine[Any, Any, Any]) -> Any:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(limited(work))
+
+    return run
