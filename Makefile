@@ -13,6 +13,8 @@ JOBS ?= $(shell nproc)
 VENV := .venv
 # cython-lint calls pycodestyle by name, so the environment's programs come first.
 BIN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+# The checked build goes before the sources; SAFEPATH keeps `python -m` from putting the current folder before both.
+CHECKED := PYTHONSAFEPATH=1 PYTHONPATH="$(CURDIR)/build/checked"
 STAMPS := build/stamps
 SOURCES := setup.py $(wildcard core/*.pyx core/*.pxd core/*.h)
 # A clone without one of these still builds: they are parts of the product with metadata of their own.
@@ -53,8 +55,8 @@ build: $(STAMPS)/installed $(STAMPS)/release ## the release build, in place, in 
 
 build-checked: $(STAMPS)/checked ## the checked build (invariants, poison, audits), in build/checked
 
-debug: $(STAMPS)/checked ## start everything from the checked build
-	@PYTHONPATH=build/checked exec $(VENV)/bin/holdfast run $(ARGS)
+debug: $(STAMPS)/installed $(STAMPS)/checked ## start everything from the checked build
+	@$(CHECKED) exec $(VENV)/bin/holdfast run $(ARGS)
 
 docs: $(STAMPS)/dev build ## check that the examples in the docs are true, and preview the next changelog
 	@$(BIN) pytest -q tests/docs
@@ -73,11 +75,11 @@ provision: $(STAMPS)/base
 # front of the module path, where it would hide build/checked.
 test-release: $(STAMPS)/dev build
 	@mkdir -p build/tests
-	@$(BIN) HOLDFAST_BUILD=release pytest $(TESTS) $(ARGS) 2>&1 | tee build/tests/release.log
+	@$(BIN) HOLDFAST_BUILD=release PYTHONSAFEPATH=1 pytest $(TESTS) $(ARGS) 2>&1 | tee build/tests/release.log
 
 test-checked: $(STAMPS)/dev build build-checked
 	@mkdir -p build/tests
-	@$(BIN) HOLDFAST_BUILD=checked PYTHONPATH="$(CURDIR)/build/checked" \
+	@$(BIN) HOLDFAST_BUILD=checked $(CHECKED) \
 		pytest $(TESTS) $(ARGS) 2>&1 | tee build/tests/checked.log
 
 test-js: build provision

@@ -1,5 +1,6 @@
 """Provisioning installs only what is missing, puts the machine's policy back, and works without root."""
 
+import os
 import subprocess
 from pathlib import Path
 
