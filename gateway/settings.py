@@ -161,16 +161,15 @@ def _from_file(path: Path | None, complaints: list[str]) -> Iterator[_Given]:
 
 
 def _nearest_key(section: str, name: str) -> str:
-    """Looks in the key's own section first, since that is where people mean it to be."""
-    own = [key for key in _keys() if key.startswith(f"{section}.")]
-    elsewhere = [key for key in _keys() if key.endswith(f".{name}")]
-    hint = _nearest(f"{section}.{name}", [key for key in own if _alike(key.split(".")[1], name)])
-    hint = hint or (f"; did you mean {elsewhere[0]}?" if elsewhere else _nearest(f"{section}.{name}", list(_keys())))
-    return hint or f"; [{section}] has {', '.join(key.split('.')[1] for key in own)}"
-
-
-def _alike(one: str, other: str) -> bool:
-    return difflib.SequenceMatcher(None, one, other).ratio() >= 0.6
+    """Looks in the key's own section first, since that is where people mean it to be; only names are compared."""
+    keys = [key.split(".") for key in _keys()]
+    own = [key for in_section, key in keys if in_section == section]
+    for candidates in (own, [key for _, key in keys]):
+        found = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
+        if found:
+            place = section if candidates is own else next(where for where, key in keys if key == found[0])
+            return f"; did you mean {place}.{found[0]}?"
+    return f"; [{section}] has {', '.join(own)}"
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
