@@ -1,7 +1,7 @@
 """WebSocket's opening handshake: read the request whole, then judge it; write the answers.
 
-The order of judgement follows what the peer can do about it: not HTTP (400), too long (431), not HTTP/1.1 (505), not GET
-(405), another path (404), no upgrade or another version (426), and last a missing or malformed header (400).
+The order of judgement: not HTTP (400), too long (431), not HTTP/1.1 (505), not GET (405), another path (404), a field
+that is missing, repeated or announces a body (400), no upgrade or another version (426), a malformed key (400).
 """
 
 from libc.stddef cimport size_t
@@ -204,7 +204,7 @@ cdef int fields_read(const uint8_t* data, Findings* found) noexcept nogil:
 
 
 cdef bint key_valid(Span key) noexcept nogil:
-    """Whether `key` is base64 of 16 bytes; what its last character has over is let pass: nobody asks for it to be zero."""
+    """Whether `key` is base64 of 16 bytes; the bits that its last character has over may be anything."""
     cdef size_t at
     if key.size != KEY_SIZE or key.data[KEY_SIZE - 2] != c"=" or key.data[KEY_SIZE - 1] != c"=":
         return False

@@ -30,7 +30,9 @@ def test_only_canonical_text_is_read(text: bytes) -> None:
     assert base64.decode(text) == expected
 
 
-@pytest.mark.parametrize("text", [b"A", b"AA", b"AAA", b"AB==", b"AAB=", b"A===", b"====", b"AA=A", b"AA==AAAA", b"A-A="])
+@pytest.mark.parametrize(
+    "text", [b"A", b"AA", b"AAA", b"AB==", b"AAB=", b"A===", b"====", b"AA=A", b"AA==AAAA", b"A-A="]
+)
 def test_wrong_padding_and_left_over_bits_are_refused(text: bytes) -> None:
     assert base64.decode(text) is None
 

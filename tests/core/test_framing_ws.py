@@ -1,6 +1,7 @@
 """WebSocket framing against wsproto, however the bytes arrive, and the rules of RFC 6455 one by one."""
 
 import struct
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -52,20 +53,24 @@ def decode(data: bytes, sizes: list[int] | None = None, *, client: bool = False)
 
 
 def oracle(data: bytes, *, client: bool = False) -> tuple[Frames, bool]:
-    """What wsproto makes of `data`: the messages and control frames before the first error, and whether there was one."""
+    """What wsproto makes of `data`: the messages and control frames before the first error,
+    and whether there was one.
+    """
     protocol = FrameProtocol(client=client, extensions=[])
     frames: Frames = []
     partial = b""
     try:
         protocol.receive_bytes(data)
         for got in protocol.received_frames():
+            # wsproto's types say a union of all payloads for every opcode.
+            payload: Any = got.payload
             if got.opcode is Opcode.CLOSE:
-                code, reason = got.payload
+                code, reason = payload
                 frames.append((CLOSE, b"" if code == 1005 else struct.pack(">H", code) + (reason or "").encode()))
             elif got.opcode in (Opcode.PING, Opcode.PONG):
-                frames.append((int(got.opcode), bytes(got.payload)))
+                frames.append((int(got.opcode), bytes(payload)))
             else:
-                partial += got.payload.encode() if isinstance(got.payload, str) else bytes(got.payload)
+                partial += payload.encode() if isinstance(payload, str) else bytes(payload)
                 if got.message_finished:
                     frames.append((int(got.opcode), partial))
                     partial = b""

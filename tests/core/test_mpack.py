@@ -112,7 +112,8 @@ def test_what_not_every_session_could_receive_is_invalid(data: bytes) -> None:
     assert mpack.skip(data) == mpack.INVALID
 
 
-@pytest.mark.parametrize("data", [b"", b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xdb\xff\xff\xff\xff", b"\xc6",
+@pytest.mark.parametrize("data", [b"", b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xdb\xff\xff\xff\xff",
+b"\xc6",
                                   b"\xc9\0\0\0\x05\x01abcd", b"\xd8\x01", b"\xcb" + bytes(7), b"\x92\x01"])  # fmt: skip
 def test_announced_but_missing_is_truncated(data: bytes) -> None:
     assert mpack.skip(data) == mpack.TRUNCATED
@@ -139,7 +140,8 @@ INTEGER_FORMS = [
     (b"\x05", 5), (b"\xcc\x05", 5), (b"\xcd\0\x05", 5), (b"\xce\0\0\0\x05", 5), (b"\xcf" + bytes(7) + b"\x05", 5),
     (b"\xd0\x05", 5), (b"\xd1\0\x05", 5), (b"\xd2\0\0\0\x05", 5), (b"\xd3" + bytes(7) + b"\x05", 5),
     (b"\xff", -1), (b"\xe0", -32), (b"\xd0\x80", -128), (b"\xd1\x80\0", -32768), (b"\xd2\x80\0\0\0", -(2**31)),
-    (b"\xd3\x80" + bytes(7), -(2**63)), (b"\xcf" + b"\xff" * 8, 2**64 - 1), (b"\xcc\xff", 255), (b"\xcd\xff\xff", 65535),
+    (b"\xd3\x80" + bytes(7), -(2**63)), (b"\xcf" + b"\xff" * 8, 2**64 - 1), (b"\xcc\xff", 255), (b"\xcd\xff\xff",
+    65535),
 ]  # fmt: skip
 
 
@@ -193,7 +195,9 @@ def test_integers_are_written_in_the_shortest_form(value: int) -> None:
         assert mpack.write([("uint", value)], 9) == (pack(value), False)
 
 
-EDGES = [edge + near for bits in (5, 7, 8, 15, 16, 31, 32, 63, 64) for edge in (2**bits, -(2**bits)) for near in (-1, 0, 1)]
+EDGES = [
+    edge + near for bits in (5, 7, 8, 15, 16, 31, 32, 63, 64) for edge in (2**bits, -(2**bits)) for near in (-1, 0, 1)
+]
 
 
 @pytest.mark.parametrize("value", [edge for edge in EDGES if -(2**63) <= edge < 2**64])
