@@ -1,0 +1,587 @@
+"""The client's side of the protocol as a state machine: bodies and times in, bodies and outputs out; no I/O, no clock.
+
+One `Protocol` lives as long as the session, over any number of connections:
+
+idle ── connection_made: HELLO ──▶ greeting ── WELCOME ──▶ rejoining ── all channels answered ──▶ open
+  ▲                                                                                                │
+  └── connection_lost, from everywhere ◀── ended ◀── closing (FIN sent, waits for FIN_ACK) ◀── finish ┘
+
+`ended` (a FIN came, or nothing more is to be expected) takes and sends nothing. `rejoining` is passed at once when the
+session was resumed whole. Requests made before `open` wait for it, because a PUBLISH that overtakes its channel's JOIN
+is refused.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from . import frames
+from .acks import Acks
+from .codec import Encoding, body_bytes, decode, encode
+from .codes import BYE, CloseClass, close_class, is_request_only
+from .errors import (
+    Closed,
+    FrameTooLarge,
+    HoldfastError,
+    ProtocolViolation,
+    RequestInterrupted,
+    RequestRefused,
+    RequestTimeout,
+)
+from .frames import FrameType
+from .heartbeat import Heartbeat
+from .messages import Event, Message, Position
+from .positions import Positions, reset_event
+from .requests import Request, Requests
+
+VERSION = 1
+HELLO_TIMEOUT_S = 5.0
+FIN_TIMEOUT_S = 5.0
+REQUEST_TIMEOUT_S = 5.0
+# Room for everything in a HELLO but the positions: session, resume token, names.
+_HELLO_REST_BYTES = 8192
+
+
+class Phase(Enum):
+    """Where the current connection stands."""
+
+    IDLE = "idle"
+    GREETING = "greeting"
+    REJOINING = "rejoining"
+    OPEN = "open"
+    CLOSING = "closing"
+    ENDED = "ended"
+
+
+# From: to. Anything else is a fault of ours.
+LEGAL = {
+    Phase.IDLE: {Phase.GREETING},
+    Phase.GREETING: {Phase.REJOINING, Phase.CLOSING, Phase.ENDED, Phase.IDLE},
+    Phase.REJOINING: {Phase.OPEN, Phase.CLOSING, Phase.ENDED, Phase.IDLE},
+    Phase.OPEN: {Phase.CLOSING, Phase.ENDED, Phase.IDLE},
+    Phase.CLOSING: {Phase.ENDED, Phase.IDLE},
+    Phase.ENDED: {Phase.IDLE},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The session can be used; `resumed` says whether it is the one from before."""
+
+    resumed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """For the application, in this order."""
+
+    item: Message | Event
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A request's answer, or why there is none."""
+
+    request_id: int
+    result: Any | HoldfastError
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A round trip."""
+
+    rtt_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The connection is to be closed now, once what is still to be sent was sent."""
+
+    closed: Closed
+
+
+Output = Opened | Delivered | Answered | Measured | Ended
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who we are in HELLO. `user` stands for a token where the gateway runs in development mode."""
+
+    user: str | None = None
+    client: str = "holdfast-python"
+
+
+class Protocol:
+    """See the module's text. After each call, take `sendable()` and `outputs()`, and come back at `deadline()`."""
+
+    def __init__(self, identity: Identity, encoding: Encoding) -> None:
+        self._identity = identity
+        self._encoding = encoding
+        self.phase = Phase.IDLE
+        self.positions = Positions()
+        self.welcome: frames.Welcome | None = None
+        self._requests = Requests()
+        self._joined: set[str] = set()
+        # Positions at the time of a JOIN: a message that came before its REPLY is further than the REPLY says.
+        self._before_join: dict[int, Position | None] = {}
+        # Of each JOIN of our own: where the channel stood before, and whether we asked for what came since.
+        self._rejoining: dict[int, tuple[Position | None, bool]] = {}
+        self._hello_id = 0
+        self._hello_token: str | None = None
+        self._phase_deadline: float | None = None
+        self._may_resume = False
+        self._resuming = False
+        self._heartbeat: Heartbeat | None = None
+        self._acks: Acks | None = None
+        self._sendable: list[bytes | str] = []
+        self._outputs: list[Output] = []
+
+    # What the caller reads.
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether the next HELLO asks for the session from before; it needs no token of the application's then."""
+        return self._may_resume
+
+    @property
+    def joined(self) -> frozenset[str]:
+        return frozenset(self._joined)
+
+    @property
+    def request_count(self) -> int:
+        """Requests without an answer so far."""
+        return len(self._requests)
+
+    def sendable(self) -> list[bytes | str]:
+        """Bodies to send, in order; they are the caller's from now on."""
+        bodies, self._sendable = self._sendable, []
+        return bodies
+
+    def outputs(self) -> list[Output]:
+        """What happened since the last call."""
+        outputs, self._outputs = self._outputs, []
+        return outputs
+
+    def deadline(self) -> float | None:
+        """When `tick` has something to do at the latest, if nothing else happens."""
+        candidates = [self._phase_deadline, self._requests.deadline()]
+        # In CLOSING nothing is sent any more: a PING or an ACK that is due would make this the past for ever.
+        if self._heartbeat is not None and self._acks is not None and self.phase is not Phase.CLOSING:
+            candidates += [self._heartbeat.deadline(), self._acks.deadline()]
+        return min((at for at in candidates if at is not None), default=None)
+
+    # The connection's life.
+
+    def start_afresh(self) -> None:
+        """The gateway said that the session from before is over: the next HELLO asks for a new one."""
+        self._may_resume = False
+
+    def connection_made(self, now: float, token: str | None) -> None:
+        """A transport is there: greet, and resume if there is what to resume."""
+        self._move(Phase.GREETING)
+        self._hello_token = token
+        self._phase_deadline = now + HELLO_TIMEOUT_S
+        self._greet(now, resume=self._may_resume)
+
+    def connection_lost(self, closed: Closed) -> None:
+        """The transport is gone. Requests that may be repeated wait for the next connection."""
+        self._move(Phase.IDLE)
+        self._sendable.clear()
+        self._heartbeat = self._acks = self._phase_deadline = None
+        self._rejoining.clear()
+        for request in self._requests.connection_lost():
+            if not request.own:
+                self._answer(request.id, RequestInterrupted(f"{request.frame_type.name} was under way: {closed}"))
+
+    def abandon(self, closed: Closed) -> None:
+        """There will be no further connection: no request can be answered."""
+        for request in self._requests.clear():
+            if not request.own:
+                self._answer(request.id, closed)
+
+    def finish(self, now: float) -> None:
+        """Leave for good: FIN, then `Ended` at its FIN_ACK or after the deadline. Nothing is sent after FIN."""
+        if self.phase in (Phase.IDLE, Phase.CLOSING, Phase.ENDED):
+            return
+        self._flush_acks(now)
+        self._send([FrameType.FIN, BYE, "bye", {}], now)
+        self._move(Phase.CLOSING)
+        self._phase_deadline = now + FIN_TIMEOUT_S
+
+    def receive(self, body: bytes | str, now: float) -> None:
+        """One body from the transport.
+
+        Raises:
+            ProtocolViolation: it is no frame of this protocol; the connection is to be dropped.
+        """
+        if self.phase is Phase.ENDED:
+            return
+        frame = frames.parse(decode(body))
+        if self._heartbeat is not None:
+            self._heartbeat.heard(now)
+        if self.phase is Phase.GREETING and not isinstance(frame, _WHILE_GREETING):
+            raise ProtocolViolation(f"{type(frame).__name__} before WELCOME")
+        # One table would be shorter, but messages are nearly all there is: they come first.
+        if isinstance(frame, frames.Delivery):
+            self._on_message(frame)
+        else:
+            self._on_control(frame, now)
+
+    def tick(self, now: float) -> None:
+        """Do what is due: deadlines, ACK, PING."""
+        for request in self._requests.expired(now):
+            self._on_expired(request, now)
+        if self._phase_deadline is not None and now >= self._phase_deadline:
+            self._on_phase_deadline()
+        elif self._heartbeat is not None and self.phase is not Phase.CLOSING:
+            if self._heartbeat.is_lost(now):
+                self._end(Closed(None, "nothing was heard from the gateway", CloseClass.RESUME))
+            else:
+                self._send_due(now)
+
+    def pause_reading(self) -> None:
+        """The application is slow and the transport is not read for a while: silence means nothing."""
+        if self._heartbeat is not None:
+            self._heartbeat.pause()
+
+    def resume_reading(self, now: float) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.unpause(now)
+
+    def taken(self, message: Message, now: float) -> bool:
+        """The application has this message: it will be acknowledged with the next batch.
+
+        Returns:
+            Whether `sendable` or `deadline` changed by it.
+        """
+        if self._acks is None or self.phase in (Phase.CLOSING, Phase.ENDED):
+            return False
+        before = self._acks.deadline()
+        self._acks.take(message.channel, message.position, now)
+        if self._acks.is_due(now):
+            self._flush_acks(now)
+        return self._acks.deadline() != before
+
+    # Requests. Each returns its number; `Answered` carries it back.
+
+    def join(self, channel: str, since: Position | None, now: float, timeout_s: float) -> int:
+        """JOIN; answered by the `Position` from which messages come."""
+        values = {} if since is None else {"since": list(since)}
+        request = self._request(FrameType.JOIN, channel, [values], frames.read_standing, now + timeout_s)
+        if since is not None and channel not in self._joined:
+            # So that a hole right after `since` is seen too.
+            self.positions.set(channel, since)
+        self._before_join[request.id] = self.positions.get(channel)
+        return request.id
+
+    def leave(self, channel: str, now: float, timeout_s: float) -> int:
+        return self._request(FrameType.LEAVE, channel, [], lambda value: None, now + timeout_s).id
+
+    def publish(self, channel: str, data: Any, key: str | None, now: float, timeout_s: float) -> int:
+        """PUBLISH; answered by the message's `Position`. With a key it is repeated over a reconnect."""
+        return self._request(
+            FrameType.PUBLISH,
+            channel,
+            [data, {} if key is None else {"key": key}],
+            lambda value: frames.read_position(value, "PUBLISH"),
+            now + timeout_s,
+            repeatable=key is not None,
+        ).id
+
+    def history(self, channel: str, values: dict[str, Any], now: float, timeout_s: float) -> int:
+        """HISTORY; answered by `History`."""
+        read = _reader_for(frames.read_history, channel)
+        return self._request(FrameType.HISTORY, channel, [values], read, now + timeout_s).id
+
+    def presence(self, channel: str, now: float, timeout_s: float) -> int:
+        """PRESENCE; answered by `Presence`."""
+        return self._request(FrameType.PRESENCE, channel, [], frames.read_presence, now + timeout_s).id
+
+    def withdraw(self, request_id: int) -> None:
+        """Nobody waits for this answer any more."""
+        request = self._requests.pop(request_id)
+        if request is not None:
+            self._forget_join(request)
+
+    def _forget_join(self, request: Request) -> None:
+        """A JOIN came to nothing: neither does the position that was expected of it stay."""
+        if self._before_join.pop(request.id, None) is not None and request.channel not in self._joined:
+            self.positions.forget(request.channel)
+
+    # Inside.
+
+    def _move(self, phase: Phase) -> None:
+        if phase is Phase.IDLE and self.phase is Phase.IDLE:
+            return
+        assert phase in LEGAL[self.phase], f"{self.phase} to {phase}"
+        self.phase = phase
+
+    def _send(self, frame: list[Any], now: float) -> None:
+        self._send_body(encode(frame, self._encoding), now)
+
+    def _send_body(self, body: bytes | str, now: float) -> None:
+        assert self.phase is not Phase.CLOSING, "nothing is sent after FIN"
+        self._sendable.append(body)
+        if self._heartbeat is not None:
+            self._heartbeat.sent(now)
+
+    def _answer(self, request_id: int, result: Any | HoldfastError) -> None:
+        self._outputs.append(Answered(request_id, result))
+
+    def _deliver(self, item: Message | Event) -> None:
+        self._outputs.append(Delivered(item))
+
+    def _end(self, closed: Closed) -> None:
+        self._move(Phase.ENDED)
+        self._heartbeat = self._acks = self._phase_deadline = None
+        self._outputs.append(Ended(closed))
+
+    def _greet(self, now: float, resume: bool) -> None:
+        self._resuming = resume
+        self._hello_id = self._requests.next_id()
+        values: dict[str, Any] = {"v": VERSION, "client": self._identity.client}
+        if resume and self.welcome is not None:
+            values |= {"session": self.welcome.session, "token": self.welcome.resume_token}
+            positions = {channel: list(position) for channel, position in self.positions.all().items()}
+            # Without positions every channel stands at its last ACK; what comes twice then is dropped here.
+            longest = self.welcome.max_frame_bytes - _HELLO_REST_BYTES
+            values["resume"] = positions if body_bytes(encode([positions], self._encoding)) <= longest else {}
+        elif self._hello_token is not None:
+            values["token"] = self._hello_token
+        elif self._identity.user is not None:
+            values["user"] = self._identity.user
+        self._send([FrameType.HELLO, self._hello_id, values], now)
+
+    def _request(
+        self,
+        frame_type: FrameType,
+        channel: str,
+        rest: list[Any],
+        read: Callable[[dict[str, Any]], Any],
+        deadline: float,
+        repeatable: bool = True,
+        own: bool = False,
+    ) -> Request:
+        """Register a request; it leaves as soon as the phase allows, which `flush_requests` decides."""
+        request_id = self._requests.next_id()
+        body = encode([frame_type, request_id, channel, *rest], self._encoding)
+        if self.welcome is not None and body_bytes(body) > self.welcome.max_frame_bytes:
+            bound = self.welcome.max_frame_bytes
+            raise FrameTooLarge(f"{frame_type.name} of {body_bytes(body)} bytes; the gateway takes at most {bound}")
+        request = Request(request_id, body, frame_type, channel, read, deadline, repeatable, own)
+        self._requests.add(request)
+        return request
+
+    def flush_requests(self, now: float) -> None:
+        """Send the requests that wait, if the session is open; called after making one."""
+        if self.phase is not Phase.OPEN:
+            return
+        for request in self._requests.unsent():
+            request.sent = True
+            self._send_body(request.body, now)
+
+    def _flush_acks(self, now: float) -> None:
+        frame = None if self._acks is None else self._acks.frame()
+        if frame is not None:
+            self._send(frame, now)
+
+    def _send_due(self, now: float) -> None:
+        if self._acks is not None and self._acks.is_due(now):
+            self._flush_acks(now)
+        if self._heartbeat is not None and self._heartbeat.is_due(now):
+            self._send(self._heartbeat.ping(now), now)
+
+    def _on_phase_deadline(self) -> None:
+        if self.phase is Phase.CLOSING:
+            self._end(Closed(BYE, "bye; the gateway did not confirm", CloseClass.STOP))
+        else:
+            self._end(Closed(None, "no WELCOME in time", CloseClass.RESUME))
+
+    def _on_expired(self, request: Request, now: float) -> None:
+        self._forget_join(request)
+        if request.own:
+            self._rejoin_refused(request, "no answer in time", now)
+        else:
+            self._answer(request.id, RequestTimeout(f"{request.frame_type.name} {request.channel}: no answer in time"))
+
+    def _on_message(self, frame: frames.Delivery) -> None:
+        accepted = self.positions.accept(frame.channel, frame.epoch, frame.offset)
+        if accepted is None:
+            return
+        position, event = accepted
+        if event is not None:
+            self._deliver(event)
+        self._deliver(Message(frame.channel, position.epoch, frame.offset, frame.data, frame.sender, frame.time))
+
+    def _on_control(self, frame: frames.Frame, now: float) -> None:
+        match frame:
+            case frames.Reply():
+                self._on_reply(frame, now)
+            case frames.Error():
+                self._on_error(frame, now)
+            case frames.Ping():
+                if self.phase is not Phase.CLOSING:
+                    self._send([FrameType.PONG, frame.seq, frame.time], now)
+            case frames.Pong():
+                rtt_ms = None if self._heartbeat is None else self._heartbeat.round_trip_ms(frame, now)
+                if rtt_ms is not None:
+                    self._outputs.append(Measured(rtt_ms))
+            case Event():
+                if frame.kind == "gap":
+                    self.positions.announce_gap(frame.channel, frame.details.get("to"))
+                self._deliver(frame)
+            case frames.Welcome():
+                self._on_welcome(frame, now)
+            case frames.Fin():
+                self._on_fin(frame, now)
+            case frames.FinAck():
+                self._on_fin_ack()
+
+    def _on_fin(self, frame: frames.Fin, now: float) -> None:
+        # Two FINs that crossed confirm each other: nothing may be sent after ours.
+        if self.phase is Phase.CLOSING:
+            self._on_fin_ack()
+            return
+        self._send([FrameType.FIN_ACK], now)
+        by_range = close_class(frame.code)
+        if self._resuming and self.phase is Phase.GREETING and is_request_only(frame.code):
+            # Refused as a request but ended all the same: only the resuming is not served.
+            by_range = CloseClass.FRESH
+        class_ = CloseClass(frame.class_) if frame.class_ in set(CloseClass) else by_range
+        self._end(Closed(frame.code, frame.reason, class_, frame.after_ms, frame.target))
+
+    def _on_fin_ack(self) -> None:
+        if self.phase is not Phase.CLOSING:
+            raise ProtocolViolation("FIN_ACK without FIN")
+        self._end(Closed(BYE, "bye", CloseClass.STOP))
+
+    def _on_error(self, frame: frames.Error, now: float) -> None:
+        if self.phase is Phase.GREETING and frame.request_id == self._hello_id:
+            self._on_hello_refused(frame, now)
+            return
+        request = self._requests.pop(frame.request_id)
+        if request is None:
+            return
+        self._forget_join(request)
+        if request.own:
+            self._rejoin_refused(request, frame.message, now)
+        else:
+            self._answer(request.id, RequestRefused(frame.code, frame.message, frame.retry_after_ms))
+
+    def _on_hello_refused(self, frame: frames.Error, now: float) -> None:
+        """A resume that is not served is asked for afresh, on the same connection if that stays."""
+        if is_request_only(frame.code) and self._resuming:
+            self._greet(now, resume=False)
+            return
+        class_ = close_class(frame.code)
+        self._end(Closed(frame.code, frame.message, class_, frame.retry_after_ms))
+
+    def _on_reply(self, frame: frames.Reply, now: float) -> None:
+        request = self._requests.pop(frame.request_id)
+        if request is None:
+            return
+        answer = request.read(frame.value)
+        if isinstance(answer, frames.Standing):
+            self._on_joined(request, answer, now)
+            answer = answer.position
+        elif request.frame_type is FrameType.LEAVE:
+            self._on_left(request.channel)
+        if not request.own:
+            self._answer(request.id, answer)
+
+    def _on_left(self, channel: str) -> None:
+        self._joined.discard(channel)
+        self.positions.forget(channel)
+        if self._acks is not None:
+            self._acks.forget(channel)
+
+    def _on_joined(self, request: Request, standing: frames.Standing, now: float) -> None:
+        channel = request.channel
+        self._joined.add(channel)
+        if request.own:
+            self._rejoined(request, standing, now)
+            return
+        held = self.positions.get(channel)
+        overtaken = held != self._before_join.pop(request.id, held)
+        if held is None or (standing.outcome == "reset" and not overtaken):
+            self.positions.set(channel, standing.position)
+
+    # Coming back.
+
+    def _on_welcome(self, frame: frames.Welcome, now: float) -> None:
+        if self.phase is not Phase.GREETING:
+            raise ProtocolViolation("WELCOME twice")
+        self.welcome = frame
+        self._may_resume = frame.resume_token is not None
+        self._phase_deadline = None
+        self._heartbeat = Heartbeat(now, frame.ping_s, frame.misses)
+        self._acks = Acks(frame.ping_s)
+        self._move(Phase.REJOINING)
+        held = self.positions.all()
+        if not (frame.resumed and self._resuming):
+            self.positions.clear()
+            for channel in sorted(held.keys() - frame.channels.keys() - self._joined):
+                # Received without joining; in a new session it may count from anywhere.
+                self._deliver(reset_event(channel, None, held[channel]))
+        for channel, standing in frame.channels.items():
+            self._restore(channel, standing, held.get(channel))
+        for channel in sorted(self._joined - frame.channels.keys()):
+            self._rejoin(channel, held.get(channel), now)
+        # The first round trip is measured at once rather than after a heartbeat.
+        self._send(self._heartbeat.ping(now), now)
+        self._open_if_rejoined(now)
+
+    def _restore(self, channel: str, standing: frames.Standing, held: Position | None) -> None:
+        """Take a channel's position from WELCOME; a held one stays while what was missed follows it."""
+        resumed = self._resuming and self.welcome is not None and self.welcome.resumed
+        if resumed and held is not None and standing.outcome != "reset":
+            self.positions.set(channel, held)
+            return
+        self.positions.set(channel, standing.position)
+        if held is not None and held != standing.position:
+            self._deliver(reset_event(channel, standing.position, held))
+
+    def _rejoin(self, channel: str, held: Position | None, now: float, ask_since: bool = True) -> None:
+        values = {"since": list(held)} if ask_since and held is not None else {}
+        deadline = now + REQUEST_TIMEOUT_S
+        request = self._request(FrameType.JOIN, channel, [values], frames.read_standing, deadline, own=True)
+        request.sent = True
+        self._rejoining[request.id] = (held, bool(values))
+        if values and held is not None:
+            # Replayed messages may come before the REPLY and are judged against what is held.
+            self.positions.set(channel, held)
+        self._send_body(request.body, now)
+
+    def _rejoined(self, request: Request, standing: frames.Standing, now: float) -> None:
+        before, asked_since = self._rejoining.pop(request.id)
+        held = self.positions.get(request.channel)
+        if held is None or (standing.outcome == "reset" and held == before):
+            self.positions.set(request.channel, standing.position)
+        if (standing.outcome == "reset" or not asked_since) and standing.position != before:
+            self._deliver(reset_event(request.channel, standing.position, before))
+        self._open_if_rejoined(now)
+
+    def _rejoin_refused(self, request: Request, why: str, now: float) -> None:
+        before, asked_since = self._rejoining.pop(request.id)
+        if asked_since:
+            # Perhaps it is only the replay that is not served: join where the channel is now.
+            self.positions.forget(request.channel)
+            self._rejoin(request.channel, before, now, ask_since=False)
+            return
+        self._on_left(request.channel)
+        self._deliver(Event(request.channel, "left", {"reason": why}))
+        self._open_if_rejoined(now)
+
+    def _open_if_rejoined(self, now: float) -> None:
+        if self.phase is Phase.REJOINING and not self._rejoining:
+            self._move(Phase.OPEN)
+            self._outputs.append(Opened(self._resuming and self.welcome is not None and self.welcome.resumed))
+            self.flush_requests(now)
+
+
+_WHILE_GREETING = (frames.Welcome, frames.Error, frames.Fin, frames.Ping, frames.Pong, frames.FinAck)
+
+
+def _reader_for(read: Callable[[str, dict[str, Any]], Any], channel: str) -> Callable[[dict[str, Any]], Any]:
+    return lambda value: read(channel, value)
