@@ -41,3 +41,10 @@ def test_every_other_character_is_refused() -> None:
     for byte in range(256):
         text = b"AA" + bytes([byte]) + b"A"
         assert (base64.decode(text) is not None) == (chr(byte) in ALPHABET[:-1])
+
+
+def test_each_bit_left_over_is_looked_at() -> None:
+    # Two characters of a last group carry 4 bits too many, three carry 2.
+    for value, char in enumerate(ALPHABET[:-1]):
+        assert (base64.decode(f"A{char}==".encode()) is not None) == (value % 16 == 0)
+        assert (base64.decode(f"AA{char}=".encode()) is not None) == (value % 4 == 0)
