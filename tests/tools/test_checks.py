@@ -141,7 +141,9 @@ def test_left_over_notes_are_found(tree: Tree) -> None:
     assert [found.split(": ")[0] for found in words.problems(root)] == ["core/a.pyx:1"]
 
 
-@pytest.mark.parametrize("text", ["/ro" + "ot/x", "/ho" + "me/ann/x", "--index" + "-url x", "https://py" + "pi.org/"])
+@pytest.mark.parametrize(
+    "text", ["/{}/x".format("root"), "/{}/ann/x".format("home"), "--index" + "-url x", "https://py" + "pi.org/"]
+)
 def test_places_of_one_machine_are_found(tree: Tree, text: str) -> None:
     assert len(places.problems(tree({"docs/a.md": text + "\n"}))) == 1
 
@@ -203,7 +205,7 @@ def test_a_clean_module_passes_the_compilers_and_the_answer_is_kept(tree: Tree) 
     )
     assert compiled.problems(root) == []
     kept = root / compiled.CACHE
-    kept.write_text(kept.read_text().replace('"problems": []', '"problems": ["kept"]'))
+    kept.write_text(kept.read_text().replace("[]", '["kept"]'))
     assert compiled.problems(root) == ["kept"]
     tree({"core/good.pyx": "def run():\n    return 2\n"})
     assert compiled.problems(root) == []

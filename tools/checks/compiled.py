@@ -3,7 +3,7 @@
 Each .pyx is translated by itself with the product's directives. In the C that comes out, the body of a function that
 was declared nogil must not call the Python API: that is what `cython -a` shows as a yellow line, read here from the C
 so that inline functions of the .pxd files are seen in the modules that use them. Answers are kept in .cache under a
-hash of every source, so that a second run without changes takes no time.
+hash of the module and of all headers, so that a second run takes no time.
 """
 
 import ast
@@ -20,7 +20,7 @@ from pathlib import Path
 from tools.checks.tree import cython_functions, files
 
 DEADLINE_S = 300
-CACHE = ".cache/compiled"
+CACHE = ".cache/compiled.json"
 WARNINGS = ("-Wall", "-Wextra", "-Wno-unused-function", "-Wno-unused-parameter", "-Wno-sign-compare")
 GENERATED_NOISE = ("-Wno-missing-field-initializers", "-Wno-cast-function-type", "-Wno-unreachable-code")
 _HINT = re.compile(r"^(?:performance hint|warning): .*$", re.MULTILINE)
@@ -97,22 +97,23 @@ def run(root: Path, *command: str) -> str:
     return result.stdout + result.stderr
 
 
+def digest_of(paths: list[Path]) -> str:
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in paths)).hexdigest()
+
+
 def problems(root: Path) -> list[str]:
-    """What the compilers say of every module of core/, from the cache where no source has changed."""
+    """What the compilers say of every module of core/, from the cache where neither it nor a header has changed."""
     if not (root / "setup.py").exists():
         return []
-    sources = [*files(root / "core", ".pyx", ".pxd", ".h"), root / "setup.py", Path(__file__)]
-    digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()
-    cached = root / CACHE
-    if cached.exists() and (kept := json.loads(cached.read_text()))["sources"] == digest:
-        answer: list[str] = kept["problems"]
-        return answer
+    shared = digest_of([*files(root / "core", ".pxd", ".h"), root / "setup.py", Path(__file__)])
+    digests = {source: shared + digest_of([source]) for source in files(root / "core", ".pyx")}
+    cache = root / CACHE
+    kept: dict[str, list[str]] = json.loads(cache.read_text()) if cache.exists() else {}
     nogil = nogil_functions(root)
-    modules = list(files(root / "core", ".pyx"))
+    changed = [source for source, digest in digests.items() if digest not in kept]
     with ThreadPoolExecutor(max_workers=2) as pool:
-        found = sorted(
-            {line for lines in pool.map(lambda source: examine(root, source, nogil), modules) for line in lines}
-        )
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    cached.write_text(json.dumps({"sources": digest, "problems": found}))
-    return found
+        for source, found in zip(changed, pool.map(lambda one: examine(root, one, nogil), changed), strict=True):
+            kept[digests[source]] = found
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    cache.write_text(json.dumps({digest: kept[digest] for digest in digests.values()}))
+    return sorted({line for digest in digests.values() for line in kept[digest]})

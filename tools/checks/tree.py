@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # Not ours, or not source. `build` and `.cache` hold copies; a finding there would be found twice.
-SKIPPED = frozenset({".git", ".venv", ".cache", "build", "node_modules", "__pycache__", "dist", "corpus", "bin"})
+SKIPPED = frozenset(
+    {".git", ".venv", ".cache", "build", "node_modules", "__pycache__", "dist", "corpus", "bin", ".hypothesis"}
+)
 _TEXT = re.compile(
     r'(?P<long>"""|\'\'\')(?:\\.|.)*?(?P=long)|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|(?P<comment>\#[^\n]*)',
     re.DOTALL,
