@@ -172,10 +172,9 @@ def publish(
         content = json.loads(data) if is_json else data
     except ValueError as error:
         raise click.UsageError(f"DATA is not valid JSON: {error}") from error
-    body = {"channel": channel, "data": content, "key": key, "from": sender}
-    answer = _post(
-        f"{url.rstrip('/')}/api/publish", {name: part for name, part in body.items() if part is not None}, token
-    )
+    body = {"channel": channel, "data": content}
+    body |= {name: part for name, part in (("key", key), ("from", sender)) if part is not None}
+    answer = _post(f"{url.rstrip('/')}/api/publish", body, token)
     click.echo(f"{channel}: epoch {answer['epoch']}, offset {answer['offset']}")
 
 

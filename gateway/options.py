@@ -19,7 +19,7 @@ def as_toml() -> str:
         f"# this file, by names such as {ENVIRONMENT_PREFIX}GATEWAY_PORT, and the command line overrides both.",
     ]
     sections = [_section(field.name, field.type) for field in msgspec.structs.fields(Config)]
-    return "\n".join([*head, *sections])
+    return "\n".join([*head, *sections, ""])
 
 
 def _section(name: str, struct: Any) -> str:
@@ -27,7 +27,7 @@ def _section(name: str, struct: Any) -> str:
     for field in msgspec.structs.fields(struct):
         lines += textwrap.wrap(_about(field.type), _WIDTH, initial_indent="# ", subsequent_indent="# ")
         lines.append(f"#{field.name} = {json.dumps(field.default, ensure_ascii=False)}")
-    return "\n".join([*lines, ""])
+    return "\n".join(lines)
 
 
 def _about(annotated: Any) -> str:

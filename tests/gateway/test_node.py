@@ -1,0 +1,151 @@
+"""A node put together: what each process is told, and a whole one over real processes from start to end."""
+
+import asyncio
+import os
+import re
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from gateway import node
+from gateway.config import Config, WorkerConfig
+from gateway.errors import PortTakenError, RequestError
+from gateway.settings import Machine, load
+from router.client import Refused, Unavailable
+from router.config import RouterConfig
+
+MACHINE = Machine("host-1", 3, 20_000)
+# Ready at once, ends on SIGTERM; notes what it was told beside what it was started as.
+READY = """
+import json, os, signal, sys
+config = json.load(sys.stdin)
+signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+if config.get("port") == 1:
+    os._exit(78)
+with open(os.path.join(os.environ["NOTES"], str(os.getpid())), "w") as file:
+    json.dump(config, file)
+os.write(config["ready_fd"], b"ready\\n")
+while True:
+    signal.pause()
+"""
+
+
+def configured(**flags: object) -> Config:
+    return load(None, {}, {name.replace("__", "."): value for name, value in flags.items()}, MACHINE)
+
+
+def test_each_worker_is_told_its_place_and_where_the_router_is() -> None:
+    spec = node.worker_spec(configured(), "ipc:///run/x/router.sock", 1)
+    assert spec.name == "worker-1"
+    assert spec.command[1:] == ("-P", "-m", "gateway.worker")
+    part = msgspec.json.decode(spec.config(9, 5, 6), type=WorkerConfig)
+    assert (part.index, part.epoch, part.stats_fd, part.ready_fd) == (1, 9, 5, 6)
+    assert (part.node, part.router_endpoint) == ("host-1", "ipc:///run/x/router.sock")
+
+
+def test_the_router_is_told_where_to_listen() -> None:
+    spec = node.router_spec(configured(), "tcp://0.0.0.0:7410")
+    assert spec.command[1:] == ("-P", "-m", "router.process")
+    part = msgspec.json.decode(spec.config(9, 5, 6), type=RouterConfig)
+    assert (part.endpoint, part.epoch, part.stats_fd, part.ready_fd) == ("tcp://0.0.0.0:7410", 9, 5, 6)
+
+
+@pytest.mark.parametrize(
+    ("bound", "connected"),
+    [
+        ("tcp://0.0.0.0:7410", "tcp://127.0.0.1:7410"),
+        ("tcp://*:7410", "tcp://127.0.0.1:7410"),
+        ("tcp://10.0.0.7:7410", "tcp://10.0.0.7:7410"),
+        ("ipc:///run/x", "ipc:///run/x"),
+    ],
+)
+def test_nobody_connects_to_a_wildcard(bound: str, connected: str) -> None:
+    assert node.reachable(bound) == connected
+
+
+def test_what_the_page_is_told_holds_no_secret() -> None:
+    told = node.info(configured(auth__secret="s" * 32, admin__token="t" * 16))
+    assert (told["node"], told["development"], told["ws_port"], told["tls"]) == ("host-1", False, 7401, False)
+    assert "s" * 32 not in str(told)
+    assert "t" * 16 not in str(told)
+
+
+class Link:
+    """Stands for the link to the router: raises what it is given."""
+
+    def __init__(self, failure: Exception) -> None:
+        self.failure = failure
+
+    async def publish(self, *_: object, **__: object) -> tuple[int, int]:
+        raise self.failure
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "code", "retry_after_s"),
+    [
+        (Unavailable("no link"), 503, "unavailable", 1),
+        (TimeoutError(), 503, "unavailable", 1),
+        (Refused("unavailable"), 503, "unavailable", 1),
+        (Refused("rate_limited"), 429, "rate_limited", 1),
+        (Refused("too_large"), 413, "too_large", None),
+        (Refused("no_such_channel"), 400, "no_such_channel", None),
+    ],
+)
+def test_the_routers_refusals_in_the_words_of_http(
+    run_in_loop: Any, failure: Exception, status: int, code: str, retry_after_s: int | None
+) -> None:
+    publisher = node.RouterPublisher(Link(failure))  # type: ignore[arg-type]
+    with pytest.raises(RequestError) as caught:
+        run_in_loop(publisher.publish("group:a", b"\x01", key=None, sender="x", deadline_s=1))
+    assert (caught.value.status, caught.value.code, caught.value.retry_after_s) == (status, code, retry_after_s)
+
+
+@pytest.fixture
+def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Replaces the programs of router and worker; the node's own folder is `tmp_path/tmp`."""
+    command = (sys.executable, "-S", "-E", "-c", READY)
+    monkeypatch.setattr(node, "WORKER_COMMAND", command)
+    monkeypatch.setattr(node, "ROUTER_COMMAND", command)
+    folder, temporary = tmp_path / "notes", tmp_path / "tmp"
+    folder.mkdir()
+    temporary.mkdir()
+    monkeypatch.setenv("NOTES", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    return folder
+
+
+def test_a_node_runs_from_readiness_to_sigterm_and_leaves_nothing(notes: Path, tmp_path: Path) -> None:
+    def stop_when_ready() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    parts = node.Parts(router=True, workers=True, admin=False)
+    assert node.run(configured(gateway__workers=2), parts, stop_when_ready) == 0
+    told = {int(path.name): msgspec.json.decode(path.read_bytes()) for path in notes.iterdir()}
+    assert len(told) == 3
+    endpoints = {part.get("endpoint") or part.get("router_endpoint") for part in told.values()}
+    assert len(endpoints) == 1
+    assert re.fullmatch(rf"ipc://{tmp_path}/tmp/holdfast-{os.getpid()}-[^/]+/router\.sock", endpoints.pop())
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert not any(Path(f"/proc/{pid}").exists() for pid in told)
+
+
+def test_a_port_in_use_ends_the_node_and_leaves_nothing(notes: Path, tmp_path: Path) -> None:
+    parts = node.Parts(router=True, workers=True, admin=False)
+    with pytest.raises(PortTakenError):
+        node.run(configured(gateway__port=1), parts, lambda: pytest.fail("announced"))
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert not any(Path(f"/proc/{path.name}").exists() for path in notes.iterdir())
+
+
+def test_the_supervisor_itself_is_among_the_processes_shown(run_in_loop: Any) -> None:
+    async def scenario() -> list[str]:
+        await asyncio.sleep(0)
+        supervisor = node.Supervisor(node.router_spec(configured(), "ipc:///x"), [])
+        return [view.name for view in node.views(supervisor)]
+
+    assert run_in_loop(scenario()) == ["supervisor", "router"]
