@@ -10,6 +10,8 @@ cdef enum:
     LEDGER_WORDS = 256
     LEDGER_FIRST = 8            # words before: magic, version, reserved
     COUNTER_FIRST = 72          # room for 32 kinds of two words each
+    REASON_FIRST = 136          # one word a code: connections closed for that reason
+    STATE_FIRST = 168           # one word a state: connections that entered it
     GAUGE_FIRST = 200
 
 cdef enum Kind:
@@ -90,6 +92,15 @@ cdef inline void ledger_count(Ledger *ledger, int counter, uint64_t by) noexcept
 
 cdef inline void ledger_gauge(Ledger *ledger, int gauge, uint64_t value) noexcept nogil:
     ledger.words[GAUGE_FIRST + gauge] = value
+
+
+cdef inline int reason_place(int code) noexcept nogil:
+    """The place of a code in the dense table of reasons, 0 to 24."""
+    if code < 200:
+        return code if code < 8 else 6
+    if code < 400:
+        return 8 + code - 200
+    return 11 + code - 400 if code < 600 else 18 + code - 600
 
 
 cdef class Stats:

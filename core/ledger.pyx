@@ -3,6 +3,8 @@
 import mmap
 import struct
 
+from core.codes import TABLE
+
 cdef extern from "invariant.h":
     enum:
         HOLDFAST_CHECKS
@@ -18,9 +20,10 @@ COUNTERS = ("connections_refused", "frames_in", "bytes_in", "bytes_out", "sends"
             "bad_frames", "errors_sent", "fins_sent", "gil_takes", "wakeups", "batches_in", "batches_out", "bus_full",
             "router_links", "gaps", "acks", "repeated_keys", "messages_routed", "messages_sequenced", "workers_lost",
             "illegal_states")
+STATES = ("accepted", "handshaking", "open", "closing", "closed")
 GAUGES = ("open_connections", "linked", "queued_bytes", "router_epoch")
 assert len(KINDS) == KIND_COUNT and len(COUNTERS) == COUNT_COUNT and len(GAUGES) == GAUGE_COUNT
-assert LEDGER_FIRST + 2 * KIND_COUNT <= COUNTER_FIRST and COUNTER_FIRST + COUNT_COUNT <= GAUGE_FIRST
+assert LEDGER_FIRST + 2 * KIND_COUNT <= COUNTER_FIRST and COUNTER_FIRST + COUNT_COUNT <= REASON_FIRST
 
 
 cdef class Stats:
@@ -52,5 +55,9 @@ def read(buffer):
         ledger[f"{kind}_opened"] = words[LEDGER_FIRST + 2 * place]
         ledger[f"{kind}_closed"] = words[LEDGER_FIRST + 2 * place + 1]
     counters = {name: words[COUNTER_FIRST + place] for place, name in enumerate(COUNTERS)}
+    for info in TABLE:
+        counters[f"closed_{info.name}"] = words[REASON_FIRST + reason_place(info.number)]
+    for place, name in enumerate(STATES):
+        counters[f"entered_{name}"] = words[STATE_FIRST + place]
     gauges = {name: words[GAUGE_FIRST + place] for place, name in enumerate(GAUGES)}
     return {"ledger": ledger, "counters": counters, "gauges": gauges}

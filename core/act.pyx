@@ -1,0 +1,58 @@
+"""Act: the frames that are not on the path of a message."""
+
+from core.codes cimport INTERNAL
+from core.ledger cimport COUNT_GIL_TAKES
+from core.lifecycle cimport edge_fin
+from core.mailbox cimport NOTE_FRAME, Note, mailbox_put
+
+
+cdef int act_fin(Edge *edge, Connection *conn, MpReader *reader, uint32_t count) noexcept nogil:
+    """FIN of the client: [14, code, reason, {...}]; -1: malformed."""
+    cdef uint64_t code
+    cdef uint32_t at
+    if count < 2 or count > 4 or mp_read_uint(reader, &code) != MP_OK:
+        return -1
+    for at in range(2, count):
+        if mp_skip(reader) != MP_OK:
+            return -1
+    if reader.p != reader.end:
+        return -1
+    edge_peer_fin(edge, conn)
+    return 0
+
+
+cdef bint _well_formed(const uint8_t *body, uint32_t size) noexcept nogil:
+    cdef MpReader reader
+    reader.p = body
+    reader.end = body + size
+    return mp_skip(&reader) == MP_OK and reader.p == reader.end
+
+
+cdef int act_control(Edge *edge, Connection *conn, uint64_t kind, const uint8_t *body, uint32_t size) noexcept nogil:
+    """Hand a control frame to the Python thread; -1: not one, or not in this state."""
+    cdef Note note
+    cdef Channel *user
+    cdef const uint8_t *user_name = NULL
+    if conn.state == STATE_HANDSHAKING:
+        if kind != TYPE_HELLO or conn.flags & FLAG_HELLO:
+            return -1
+    elif kind not in (TYPE_HELLO, TYPE_JOIN, TYPE_LEAVE, TYPE_HISTORY, TYPE_PRESENCE, TYPE_REFRESH, TYPE_CALL):
+        return -1
+    if not _well_formed(body, size):
+        return -1
+    memset(&note, 0, sizeof(note))
+    note.kind = NOTE_FRAME
+    note.flags = <unsigned short> conn.state
+    note.conn = conn_handle(conn)
+    note.text_size = size
+    memcpy(note.session, conn.session, 16)
+    if conn.membership_count:
+        user = channel_at(edge, conn.memberships[0].channel)
+        user_name = <const uint8_t *> user.name + 5
+        note.extra_size = user.name_size - 5
+    if mailbox_put(&edge.to_control, &note, body, user_name) < 0:
+        edge_fin(edge, conn, OVERLOADED, b"too many control frames wait", RETRY_AFTER_MS)
+        return 0
+    if conn.state == STATE_HANDSHAKING:
+        conn.flags |= FLAG_HELLO
+    return 0

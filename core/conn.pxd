@@ -1,0 +1,136 @@
+# Connection: one C struct, the table it lives in, and the one function that changes its state.
+#
+# A connection's id is its index in the table and a generation that is never given twice, so that a stale id finds
+# nothing. Invariant: a connection in the table has a file descriptor; one that is CLOSED is in the list that the loop
+# frees at the end of the turn, and holds nothing else.
+
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from core.framing_tcp cimport TcpDecoder
+from core.framing_ws cimport WsDecoder
+from core.ledger cimport (COUNT_ILLEGAL_STATES, KIND_CONNECTION, STATE_FIRST, Ledger, ledger_close, ledger_count,
+                          ledger_open)
+from core.buffer cimport Segment
+from core.ring cimport Ring
+from core.slab cimport SLAB_NONE, Slab, invariant, slab_acquire, slab_at, slab_release
+from core.wheel cimport Timer, timer_init
+
+cdef enum ConnState:
+    STATE_ACCEPTED              # a TCP connection, nothing understood yet
+    STATE_HANDSHAKING           # transport ready, HELLO not answered yet
+    STATE_OPEN                  # WELCOME sent
+    STATE_CLOSING               # FIN sent; waits for FIN_ACK, or for the peer to close
+    STATE_CLOSED                # nothing held; freed at the end of the turn
+    STATE_COUNT
+
+cdef enum Form:                 # wire form = transport x encoding; also the index of the wire arenas
+    FORM_TCP                    # length-prefixed MessagePack
+    FORM_WS_BINARY              # WebSocket, MessagePack
+    FORM_WS_TEXT                # WebSocket, JSON
+    FORM_COUNT
+
+cdef enum Stage:                # what the next bytes are
+    STAGE_PROXY
+    STAGE_TLS
+    STAGE_UPGRADE
+    STAGE_FRAMES
+    STAGE_DISCARD               # after a broken stream: read and throw away until the peer closes
+
+cdef enum ConnFlag:
+    FLAG_TOUCHED = 1            # in the list to be flushed at the end of the turn
+    FLAG_BLOCKED = 2            # the socket took less than was offered, and was not writable since
+    FLAG_WEBSOCKET = 4
+    FLAG_ENCODED = 8            # HELLO was seen: the encoding is settled
+    FLAG_HELLO = 16             # HELLO is with the control thread or the router
+    FLAG_SESSION = 32           # the router knows the session as this connection's
+    FLAG_FINISHED = 64          # nothing more to send: shut down for writing once the queue is empty
+    FLAG_SHUT = 128             # shut down for writing
+    FLAG_WATCHED = 512          # EPOLLOUT is on
+    FLAG_OVERFULL = 256         # its queue's bound was reached this turn
+
+ctypedef struct Membership:     # 8 bytes: one side of a membership, at the connection
+    uint32_t channel            # index in the channel table
+    uint32_t place              # where the channel's list of members holds this connection
+
+ctypedef struct Connection:
+    # first cache line: what fan-out and flush touch
+    Connection *next_touched    # borrowed: list of the turn; also the list of the closed
+    Segment *out_head           # owned: unsent output, oldest first
+    Segment *out_tail           # borrowed: the last of them
+    uint32_t index
+    uint32_t generation         # never 0 while live
+    uint32_t queued_bytes       # sum of the segments
+    int32_t fd                  # owned; closed by conn_release
+    uint8_t state
+    uint8_t form
+    uint16_t flags
+    uint32_t last_sent          # tick of the wheel
+    uint32_t last_heard         # tick
+    uint16_t stage
+    uint16_t reason             # code of the end, once known
+    # second: input and heartbeat
+    Ring *input                 # owned: bytes of a partial frame, NULL while there are none
+    uint32_t input_need         # bytes wanted before the next cut makes sense
+    WsDecoder ws                # of a WebSocket
+    TcpDecoder tcp              # of a TCP connection
+    Timer timer                 # in the wheel; set from accept to close
+    uint32_t state_deadline     # tick: end of the handshake or of the wait for FIN_ACK
+    uint32_t blocked_since      # tick of the last write progress while blocked
+    uint32_t ping_seq
+    uint32_t ping_sent_ms
+    uint32_t rtt_ms
+    # third: what the session holds
+    Membership *memberships     # owned; the first is the user's own channel
+    uint16_t membership_count
+    uint16_t membership_capacity
+    uint32_t tokens             # publishes left in the bucket, thousandths
+    uint32_t tokens_ms          # when the bucket was last filled
+    uint8_t session[16]
+    uint8_t address[16]         # IPv6, or IPv4 mapped
+    uint16_t port
+    void *tls                   # owned: the TLS state, NULL without TLS
+
+
+cdef inline uint64_t conn_handle(Connection *conn) noexcept nogil:
+    return (<uint64_t> conn.generation << 32) | conn.index
+
+
+cdef inline Connection *conn_get(Slab *table, uint64_t handle) noexcept nogil:
+    """The connection of a handle, or NULL when it is gone."""
+    cdef uint32_t index = <uint32_t> handle
+    cdef Connection *conn
+    if (index >> table.chunk_shift) >= table.chunk_count or table.chunks[index >> table.chunk_shift].memory == NULL:
+        return NULL
+    conn = <Connection *> slab_at(table, index)
+    if conn.generation != <uint32_t> (handle >> 32) or conn.generation == 0 or conn.state == STATE_CLOSED:
+        return NULL
+    return conn
+
+
+cdef inline bint conn_live(Connection *conn) noexcept nogil:
+    """Whether a slot of the table holds a connection: a free one has generation 0, or is poisoned."""
+    return conn.generation != 0 and conn.generation != <uint32_t> 0xDDDDDDDD and conn.state != STATE_CLOSED
+
+
+cdef inline bint state_legal(int old, int new) noexcept nogil:
+    """The table of legal changes, one bit a target state."""
+    if old == STATE_ACCEPTED:
+        return new == STATE_HANDSHAKING or new == STATE_CLOSED
+    if old == STATE_HANDSHAKING:
+        return new == STATE_OPEN or new == STATE_CLOSING or new == STATE_CLOSED
+    if old == STATE_OPEN:
+        return new == STATE_CLOSING or new == STATE_CLOSED
+    return old == STATE_CLOSING and new == STATE_CLOSED
+
+
+cdef inline void conn_set_state(Connection *conn, Ledger *ledger, int state) noexcept nogil:
+    """The only place where a connection's state changes."""
+    if not state_legal(conn.state, state):
+        ledger_count(ledger, COUNT_ILLEGAL_STATES, 1)
+        invariant(False)
+    conn.state = <uint8_t> state
+    ledger.words[STATE_FIRST + state] += 1
+
+
+cdef Connection *conn_acquire(Slab *table, Ledger *ledger, uint32_t *generation, int fd) noexcept nogil
+cdef void conn_release(Slab *table, Ledger *ledger, Connection *conn) noexcept nogil

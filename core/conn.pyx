@@ -1,0 +1,84 @@
+"""Connection table: the cold verbs, and what the tests see of the table of states."""
+
+from core.slab cimport slab_free, slab_init
+from libc.string cimport memset
+
+from core.ledger cimport KIND_FD, Stats
+
+STATES = ("accepted", "handshaking", "open", "closing", "closed")
+CONNECTION_BYTES = sizeof(Connection)
+assert len(STATES) == STATE_COUNT
+# Four cache lines hold all that one idle connection costs in the table.
+assert sizeof(Connection) <= 256 and sizeof(Membership) == 8
+
+
+cdef Connection *conn_acquire(Slab *table, Ledger *ledger, uint32_t *generation, int fd) noexcept nogil:
+    """A connection in state ACCEPTED that owns `fd`; NULL: the table is full, and `fd` stays the caller's."""
+    cdef uint32_t index = slab_acquire(table)
+    cdef Connection *conn
+    if index == SLAB_NONE:
+        return NULL
+    conn = <Connection *> slab_at(table, index)
+    memset(conn, 0, sizeof(Connection))
+    generation[0] += 1
+    if generation[0] == 0:
+        generation[0] = 1
+    conn.index = index
+    conn.generation = generation[0]
+    conn.fd = fd
+    conn.state = STATE_ACCEPTED
+    timer_init(&conn.timer)
+    ledger_open(ledger, KIND_CONNECTION)
+    ledger_open(ledger, KIND_FD)
+    ledger.words[STATE_FIRST + STATE_ACCEPTED] += 1
+    return conn
+
+
+cdef void conn_release(Slab *table, Ledger *ledger, Connection *conn) noexcept nogil:
+    """Free a closed connection; it must hold nothing any more."""
+    invariant(conn.state == STATE_CLOSED and conn.fd == -1 and conn.input == NULL and conn.out_head == NULL)
+    invariant(conn.membership_count == 0 and conn.memberships == NULL and conn.tls == NULL)
+    conn.generation = 0
+    slab_release(table, conn.index)
+    ledger_close(ledger, KIND_CONNECTION)
+
+
+def legal_changes():
+    """The table of states: every (old, new) pair that is allowed, by name."""
+    return {(STATES[old], STATES[new]) for old in range(STATE_COUNT) for new in range(STATE_COUNT)
+            if state_legal(old, new)}
+
+
+cdef class ConnectionTable:
+    """The table of connections for tests; a connection here owns no real socket."""
+
+    cdef Slab table
+    cdef uint32_t generation
+    cdef Stats stats
+
+    def __init__(self, Stats stats, unsigned int live_max=1024):
+        self.stats = stats
+        slab_init(&self.table, sizeof(Connection), 4, live_max)
+
+    def __dealloc__(self):
+        slab_free(&self.table)
+
+    def acquire(self):
+        """A new connection's handle, or None when the table is full."""
+        cdef Connection *conn = conn_acquire(&self.table, &self.stats.ledger, &self.generation, -1)
+        return None if conn == NULL else conn_handle(conn)
+
+    def state(self, unsigned long long handle):
+        """The state's name, or None for a stale handle."""
+        cdef Connection *conn = conn_get(&self.table, handle)
+        return None if conn == NULL else STATES[conn.state]
+
+    def release(self, unsigned long long handle):
+        """Close and free; False for a stale handle."""
+        cdef Connection *conn = conn_get(&self.table, handle)
+        if conn == NULL:
+            return False
+        conn_set_state(conn, &self.stats.ledger, STATE_CLOSED)
+        ledger_close(&self.stats.ledger, KIND_FD)
+        conn_release(&self.table, &self.stats.ledger, conn)
+        return True

@@ -1,0 +1,200 @@
+# Edge: all that one worker's data-plane thread owns, in one struct.
+#
+# Everything here is touched by that thread alone, but for the two mailboxes. The verbs are in the modules named after
+# what they do: outbox (queues and sends), answers (server frames), fanout (channels and members), requests (what waits
+# for the router), lifecycle (ends and deadlines), link (the router's records), act (the client's frames), loop.
+
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from core.batch cimport Batch
+from core.buffer cimport Arena
+from core.bus cimport Bus
+from core.conn cimport FORM_COUNT, Connection
+from core.hash cimport HashKey, Index
+from core.ledger cimport Ledger
+from core.mailbox cimport Mailbox
+from core.ring cimport RingPool
+from core.slab cimport Slab
+from core.wheel cimport Wheel
+
+cdef enum:
+    NAME_BYTES_MAX = 255        # of a channel's name
+    KEY_BYTES_MAX = 64          # of an idempotency key
+    RECEIVE_BYTES = 262144      # asked of one recv
+    ANSWER_BYTES = 1024         # of a small server frame built on the stack
+    ENVELOPE_BYTES = 1024       # what MESSAGE may add to the data of a PUBLISH
+    REQUESTS_MAX = 65536        # under way to the router
+    RETRY_AFTER_MS = 1000
+    NONE = 0xFFFFFFFF
+
+cdef enum Domain:
+    DOMAIN_NONE
+    DOMAIN_USER
+    DOMAIN_GROUP
+    DOMAIN_GLOBAL
+
+ctypedef struct EdgeConfig:
+    uint32_t ping_ms
+    uint32_t misses
+    uint32_t hello_timeout_ms
+    uint32_t fin_timeout_ms
+    uint32_t write_timeout_ms
+    uint32_t request_timeout_ms
+    uint32_t max_frame          # bytes of a client's frame
+    uint32_t queue_bytes_max    # unsent bytes of one connection
+    uint32_t channels_max       # a session may join
+    uint32_t publish_rate       # a second and session; 0: no limit
+    uint32_t publish_burst
+    uint32_t worker             # number on its node
+    uint64_t epoch              # of this start of the worker
+    uint32_t handshakes_max     # connections that have not been welcomed yet
+    bint proxy_protocol
+    bint development
+    char ws_path[256]
+
+ctypedef struct ChannelMember:  # 8 bytes: the other side of a membership, at the channel
+    uint32_t conn               # index in the connection table
+    uint32_t slot               # where the connection's memberships hold this channel
+
+ctypedef struct Channel:
+    uint32_t index
+    uint32_t generation         # never 0 while live
+    uint64_t hash
+    uint64_t epoch              # of the last position seen
+    uint64_t offset
+    ChannelMember *members      # owned, or &one while the capacity is 1
+    ChannelMember one
+    uint32_t count
+    uint32_t capacity
+    uint32_t holds              # pendings that point here; with them and members gone the channel is freed
+    uint32_t waiting            # first pending that waits for SUBSCRIBED, NONE
+    char *name                  # owned, not terminated
+    uint8_t name_size
+    uint8_t domain
+    uint8_t live                # SUBSCRIBED arrived
+    uint8_t reserved
+
+ctypedef struct Pending:        # a JOIN, or one channel of a HELLO, that waits for the router
+    uint64_t conn               # handle
+    uint64_t request            # the client's id
+    uint64_t since_epoch
+    uint64_t since_offset
+    uint32_t index
+    uint32_t seq                # in the ring of requests; 0 when part of an opening
+    uint32_t channel            # index; held
+    uint32_t opening            # NONE: a JOIN
+    uint32_t sibling            # next pending of the same opening
+    uint32_t next               # list of the channel's waiting
+    uint32_t previous
+    uint8_t has_since
+    uint8_t waits               # in the channel's list
+
+ctypedef struct Opening:        # a HELLO that waits for the router
+    uint64_t conn
+    uint64_t request
+    uint32_t index
+    uint32_t seq
+    uint32_t remaining          # answers to come: one a channel, one for the session
+    uint32_t first              # list of pendings
+    uint32_t count              # pendings
+    uint32_t welcome_size
+    uint8_t *welcome            # owned: WELCOME up to its map of channels
+    uint8_t resumed
+
+cdef enum RequestKind:
+    REQUEST_DONE
+    REQUEST_PUBLISH
+    REQUEST_HISTORY
+    REQUEST_PRESENCE
+    REQUEST_JOIN
+    REQUEST_OPEN
+
+ctypedef struct Request:        # 32 bytes: something asked of the router, until answered or overdue
+    uint64_t conn
+    uint64_t request
+    uint64_t sent_ms
+    uint32_t index              # of the pending or the opening
+    uint32_t kind
+
+ctypedef struct Requests:       # a ring: seq counts up, its low bits are the place
+    Request *ring               # owned
+    uint32_t capacity           # a power of two
+    uint32_t oldest             # seq of the oldest that may be open
+    uint32_t next               # seq of the next; never 0
+
+ctypedef struct Link:
+    Bus bus                     # owned
+    Batch out                   # what this turn has for the router
+    uint64_t router_epoch
+    uint64_t heard_ms
+    uint64_t sent_ms            # of the last LINK
+    bint up                     # the router knows this worker and was heard of lately
+    bint again                  # more may stand in the socket than one turn takes
+
+ctypedef struct Edge:
+    Ledger *ledger              # borrowed from the Stats object
+    EdgeConfig config
+    uint64_t now_ms             # monotonic, read once a turn
+    uint64_t random             # state of the generator for jitter
+    int32_t epoll_fd            # owned, as are the next four
+    int32_t tcp_fd
+    int32_t ws_fd
+    int32_t wake_fd
+    int32_t reserve_fd          # given up for a moment to refuse a connection when files run out
+    uint32_t handshakes         # connections in ACCEPTED or HANDSHAKING
+    Slab connections
+    uint32_t generation         # last one given to a connection or a channel
+    Wheel wheel
+    RingPool rings
+    Slab segments
+    Arena arenas[FORM_COUNT]
+    Connection *touched         # list: queued something this turn
+    Connection *closed          # list: to be freed at the end of the turn
+    Slab channels
+    Index channel_index
+    HashKey hash_key
+    Slab pendings
+    Slab openings
+    Requests requests
+    Link link
+    Mailbox to_control
+    Mailbox from_control
+    uint64_t queued_bytes       # over all connections
+    uint8_t *input              # owned: where recv puts bytes; RECEIVE_BYTES + what a partial frame may hold
+    uint32_t input_bytes
+    uint8_t *scratch            # owned: server frames as JSON
+    uint32_t scratch_bytes
+    uint8_t *unpacked           # owned: a client's JSON frame as MessagePack
+    uint32_t unpacked_bytes
+    Batch control               # records for the control thread are built here
+    bint draining
+    bint stopping
+    void *tls                   # owned by the loop: the TLS context, NULL without TLS
+
+
+cdef inline uint32_t edge_tick(Edge *edge) noexcept nogil:
+    """Now, in ticks of the wheel."""
+    return <uint32_t> (edge.now_ms // 100)
+
+
+cdef inline uint32_t edge_random(Edge *edge, uint32_t below) noexcept nogil:
+    """A number in [0, below) for jitter (xorshift64*, Vigna 2016)."""
+    cdef uint64_t x = edge.random
+    x ^= x >> 12
+    x ^= x << 25
+    x ^= x >> 27
+    edge.random = x
+    return <uint32_t> (((x * <uint64_t> 0x2545F4914F6CDD1DULL) >> 32) % below) if below else 0
+
+
+cdef inline int domain_of(const char *name, uint32_t size) noexcept nogil:
+    """The domain of a channel's name, DOMAIN_NONE for a namespace that is not known or an empty id."""
+    if size > 5 and name[0] == c'u' and name[1] == c's' and name[2] == c'e' and name[3] == c'r' and name[4] == c':':
+        return DOMAIN_USER
+    if size > 6 and name[0] == c'g' and name[1] == c'r' and name[2] == c'o' and name[3] == c'u' and name[4] == c'p' \
+            and name[5] == c':':
+        return DOMAIN_GROUP
+    if size > 7 and name[0] == c'g' and name[1] == c'l' and name[2] == c'o' and name[3] == c'b' and name[4] == c'a' \
+            and name[5] == c'l' and name[6] == c':':
+        return DOMAIN_GLOBAL
+    return DOMAIN_NONE

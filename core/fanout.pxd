@@ -1,0 +1,97 @@
+# Fan-out: the channels this worker has members of, and the delivery of one message to all of them.
+#
+# A worker subscribes to a channel at the router while it has members or pendings there, once, however many members it
+# has. A membership is 8 bytes at each side, each naming the other's place, so that it is added and removed in O(1).
+# Invariant: channel.members[m.place] names the connection whose memberships[slot] is m, and the other way round.
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcmp
+
+from core.answers cimport WireView, frame_encode
+from core.conn cimport FLAG_OVERFULL, FORM_COUNT, Connection, Membership
+from core.edge cimport Channel, ChannelMember, Edge
+from core.hash cimport hash_bytes, index_find
+from core.ledger cimport COUNT_DELIVERED, ledger_count
+from core.outbox cimport OUTBOX_SENT, outbox_append, outbox_touch
+from core.slab cimport slab_at
+
+cdef extern from *:
+    void __builtin_prefetch(const void *) nogil
+
+
+cdef inline Channel *channel_at(Edge *edge, uint32_t index) noexcept nogil:
+    return <Channel *> slab_at(&edge.channels, index)
+
+
+cdef inline uint64_t channel_handle(Channel *channel) noexcept nogil:
+    return (<uint64_t> channel.generation << 32) | channel.index
+
+
+cdef inline Channel *channel_get(Edge *edge, uint64_t handle) noexcept nogil:
+    """The channel of a handle, or NULL when it is gone."""
+    cdef uint32_t index = <uint32_t> handle
+    cdef uint32_t place = index >> edge.channels.chunk_shift
+    cdef Channel *channel
+    if place >= edge.channels.chunk_count or edge.channels.chunks[place].memory == NULL:
+        return NULL
+    channel = channel_at(edge, index)
+    return channel if channel.generation == <uint32_t> (handle >> 32) and channel.generation else NULL
+
+
+cdef inline Channel *channel_find(Edge *edge, const char *name, uint32_t size) noexcept nogil:
+    """The channel of a name, or NULL."""
+    cdef uint64_t hash = hash_bytes(&edge.hash_key, <const uint8_t *> name, size)
+    cdef uint32_t probe = 0
+    cdef uint32_t found = index_find(&edge.channel_index, hash, &probe)
+    cdef Channel *channel
+    while found:
+        channel = channel_at(edge, found - 1)
+        if channel.name_size == size and memcmp(channel.name, name, size) == 0:
+            return channel
+        found = index_find(&edge.channel_index, hash, &probe)
+    return NULL
+
+
+cdef inline bint member_joined(Connection *conn, Channel *channel) noexcept nogil:
+    """Whether the connection is a member; O(memberships of the connection), at most channels_max."""
+    cdef uint32_t slot
+    for slot in range(conn.membership_count):
+        if conn.memberships[slot].channel == channel.index:
+            return True
+    return False
+
+
+cdef inline void deliver_local(Edge *edge, Connection *conn, const uint8_t *body, uint32_t size,
+                               WireView *views) noexcept nogil:
+    """Queue one message for one connection; `views` holds its wire forms as far as they were needed so far."""
+    cdef WireView *view = &views[conn.form]
+    if view.length == 0 and frame_encode(edge, conn.form, body, size, view) < 0:
+        return
+    if outbox_append(edge, conn, view.shared, view.offset, view.length) != OUTBOX_SENT:
+        conn.flags |= FLAG_OVERFULL
+        outbox_touch(edge, conn)
+
+
+cdef inline void fanout_members(Edge *edge, Channel *channel, const uint8_t *body, uint32_t size) noexcept nogil:
+    """Queue one MESSAGE (MessagePack) for every member of a channel: a pointer each, encoded once per wire form."""
+    cdef WireView views[FORM_COUNT]
+    cdef uint32_t place
+    cdef Connection *conn
+    for place in range(FORM_COUNT):
+        views[place].length = 0
+    for place in range(channel.count):
+        if place + 4 < channel.count:
+            __builtin_prefetch(slab_at(&edge.connections, channel.members[place + 4].conn))
+        conn = <Connection *> slab_at(&edge.connections, channel.members[place].conn)
+        deliver_local(edge, conn, body, size, views)
+    ledger_count(edge.ledger, COUNT_DELIVERED, channel.count)
+
+
+cdef void fanout_all(Edge *edge, const uint8_t *body, uint32_t size) noexcept nogil
+cdef void fanout_event_gap(Edge *edge, Channel *channel, uint64_t first, uint64_t last, const char *reason) noexcept nogil
+cdef Channel *channel_acquire(Edge *edge, const char *name, uint32_t size, int domain) noexcept nogil
+cdef void channel_rest(Edge *edge, Channel *channel) noexcept nogil
+cdef void channel_subscribe(Edge *edge, Channel *channel) noexcept nogil
+cdef int member_add(Edge *edge, Connection *conn, Channel *channel) noexcept nogil
+cdef bint member_remove(Edge *edge, Connection *conn, Channel *channel) noexcept nogil
+cdef void member_remove_all(Edge *edge, Connection *conn) noexcept nogil

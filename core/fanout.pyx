@@ -1,0 +1,200 @@
+"""Fan-out: channels come and go, members join and leave, and the rare deliveries."""
+
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcpy, memset
+
+from libc.stdint cimport uint16_t
+
+from core.answers cimport TYPE_EVENT, write_text
+from core.conn cimport STATE_OPEN, conn_live
+from core.edge cimport ANSWER_BYTES, DOMAIN_GLOBAL, NONE
+from core.hash cimport index_put, index_remove
+from core.ledger cimport COUNT_GAPS, KIND_CHANNEL, KIND_MEMBERSHIP, ledger_close, ledger_open
+from core.mpack cimport MpWriter, mp_write_array, mp_write_map, mp_write_str, mp_write_uint
+from core.records cimport REC_SUBSCRIBE, REC_UNSUBSCRIBE, RecChannel, record_add
+from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_release
+
+
+cdef void fanout_all(Edge *edge, const uint8_t *body, uint32_t size) noexcept nogil:
+    """Queue one global MESSAGE for every open connection of this worker."""
+    cdef WireView views[FORM_COUNT]
+    cdef uint32_t chunk, number
+    cdef uint64_t delivered = 0
+    cdef uint32_t per_chunk = 1u << edge.connections.chunk_shift
+    cdef Connection *conn
+    for number in range(FORM_COUNT):
+        views[number].length = 0
+    for chunk in range(edge.connections.chunk_count):
+        if edge.connections.chunks[chunk].memory == NULL:
+            continue
+        for number in range(per_chunk):
+            conn = <Connection *> slab_at(&edge.connections, (chunk << edge.connections.chunk_shift) | number)
+            if conn_live(conn) and conn.state == STATE_OPEN:
+                deliver_local(edge, conn, body, size, views)
+                delivered += 1
+    ledger_count(edge.ledger, COUNT_DELIVERED, delivered)
+
+
+cdef void fanout_event_gap(Edge *edge, Channel *channel, uint64_t first, uint64_t last, const char *reason) noexcept nogil:
+    """Tell every member that the messages first..last of the channel will not come: EVENT gap."""
+    cdef uint8_t body[ANSWER_BYTES]
+    cdef MpWriter writer
+    writer.p = body
+    writer.end = body + sizeof(body)
+    writer.overflow = False
+    mp_write_array(&writer, 4)
+    mp_write_uint(&writer, TYPE_EVENT)
+    mp_write_str(&writer, channel.name, channel.name_size)
+    write_text(&writer, b"gap")
+    mp_write_map(&writer, 3)
+    write_text(&writer, b"from")
+    mp_write_uint(&writer, first)
+    write_text(&writer, b"to")
+    mp_write_uint(&writer, last)
+    write_text(&writer, b"reason")
+    write_text(&writer, reason)
+    ledger_count(edge.ledger, COUNT_GAPS, 1)
+    fanout_members(edge, channel, body, <uint32_t> (writer.p - body))
+
+
+cdef Channel *channel_acquire(Edge *edge, const char *name, uint32_t size, int domain) noexcept nogil:
+    """A new channel without members, known by its name, not subscribed yet; NULL: out of memory."""
+    cdef uint32_t index = slab_acquire(&edge.channels)
+    cdef Channel *channel
+    if index == SLAB_NONE:
+        return NULL
+    channel = channel_at(edge, index)
+    memset(channel, 0, sizeof(Channel))
+    channel.hash = hash_bytes(&edge.hash_key, <const uint8_t *> name, size)
+    channel.name = <char *> malloc(size)
+    if channel.name == NULL or index_put(&edge.channel_index, channel.hash, index) < 0:
+        free(channel.name)
+        slab_release(&edge.channels, index)
+        return NULL
+    memcpy(channel.name, name, size)
+    channel.name_size = <uint8_t> size
+    channel.index = index
+    edge.generation += 1
+    channel.generation = edge.generation if edge.generation else 1
+    channel.domain = <uint8_t> domain
+    channel.members = &channel.one
+    channel.capacity = 1
+    channel.waiting = NONE
+    ledger_open(edge.ledger, KIND_CHANNEL)
+    return channel
+
+
+cdef inline uint8_t *_channel_record(Edge *edge, Channel *channel, int kind) noexcept nogil:
+    cdef RecChannel *record = <RecChannel *> record_add(&edge.link.out, kind, channel.name_size, sizeof(RecChannel),
+                                                        channel.name_size)
+    if record == NULL:
+        return NULL
+    record.channel = channel_handle(channel)
+    memcpy(<uint8_t *> record + sizeof(RecChannel), channel.name, channel.name_size)
+    return <uint8_t *> record
+
+
+cdef void channel_subscribe(Edge *edge, Channel *channel) noexcept nogil:
+    """Ask the router for the channel, telling it the last position seen here."""
+    cdef RecChannel *record = <RecChannel *> _channel_record(edge, channel, REC_SUBSCRIBE)
+    if record != NULL:
+        record.epoch = channel.epoch
+        record.offset = channel.offset
+
+
+cdef void channel_rest(Edge *edge, Channel *channel) noexcept nogil:
+    """Free the channel if nobody needs it any more, and tell the router."""
+    if channel.count or channel.holds:
+        return
+    _channel_record(edge, channel, REC_UNSUBSCRIBE)
+    index_remove(&edge.channel_index, channel.hash, channel.index)
+    if channel.members != &channel.one:
+        free(channel.members)
+    free(channel.name)
+    channel.generation = 0
+    slab_release(&edge.channels, channel.index)
+    ledger_close(edge.ledger, KIND_CHANNEL)
+
+
+cdef bint _channel_grow(Channel *channel) noexcept nogil:
+    cdef uint32_t capacity = 8 if channel.capacity == 1 else channel.capacity + channel.capacity // 2
+    cdef ChannelMember *members
+    if channel.members == &channel.one:
+        members = <ChannelMember *> malloc(capacity * sizeof(ChannelMember))
+        if members != NULL:
+            members[0] = channel.one
+    else:
+        members = <ChannelMember *> realloc(channel.members, capacity * sizeof(ChannelMember))
+    if members == NULL:
+        return False
+    channel.members = members
+    channel.capacity = capacity
+    return True
+
+
+cdef bint _conn_grow(Connection *conn) noexcept nogil:
+    cdef uint32_t capacity = 3 if conn.membership_capacity == 0 else conn.membership_capacity * 2
+    cdef Membership *memberships = <Membership *> realloc(conn.memberships, capacity * sizeof(Membership))
+    if memberships == NULL:
+        return False
+    conn.memberships = memberships
+    conn.membership_capacity = <uint16_t> capacity
+    return True
+
+
+cdef int member_add(Edge *edge, Connection *conn, Channel *channel) noexcept nogil:
+    """Make the connection a member; joining twice is one membership. -1: out of memory."""
+    if channel.domain == DOMAIN_GLOBAL or member_joined(conn, channel):
+        return 0
+    if channel.count == channel.capacity and not _channel_grow(channel):
+        return -1
+    if conn.membership_count == conn.membership_capacity and not _conn_grow(conn):
+        return -1
+    conn.memberships[conn.membership_count].channel = channel.index
+    conn.memberships[conn.membership_count].place = channel.count
+    channel.members[channel.count].conn = conn.index
+    channel.members[channel.count].slot = conn.membership_count
+    conn.membership_count += 1
+    channel.count += 1
+    ledger_open(edge.ledger, KIND_MEMBERSHIP)
+    return 0
+
+
+cdef void _member_cut(Edge *edge, Connection *conn, uint32_t slot) noexcept nogil:
+    """Remove one membership from both sides; the last of each list takes the free place."""
+    cdef Channel *channel = channel_at(edge, conn.memberships[slot].channel)
+    cdef uint32_t place = conn.memberships[slot].place
+    cdef ChannelMember moved
+    cdef Membership last
+    invariant(channel.members[place].conn == conn.index and channel.members[place].slot == slot)
+    channel.count -= 1
+    if place != channel.count:
+        moved = channel.members[channel.count]
+        channel.members[place] = moved
+        (<Connection *> slab_at(&edge.connections, moved.conn)).memberships[moved.slot].place = place
+    conn.membership_count -= 1
+    if slot != conn.membership_count:
+        last = conn.memberships[conn.membership_count]
+        conn.memberships[slot] = last
+        channel_at(edge, last.channel).members[last.place].slot = slot
+    ledger_close(edge.ledger, KIND_MEMBERSHIP)
+    channel_rest(edge, channel)
+
+
+cdef bint member_remove(Edge *edge, Connection *conn, Channel *channel) noexcept nogil:
+    """End a membership; False when there was none. The user's own channel (slot 0) stays."""
+    cdef uint32_t slot
+    for slot in range(1, conn.membership_count):
+        if conn.memberships[slot].channel == channel.index:
+            _member_cut(edge, conn, slot)
+            return True
+    return False
+
+
+cdef void member_remove_all(Edge *edge, Connection *conn) noexcept nogil:
+    """End every membership of a connection."""
+    while conn.membership_count:
+        _member_cut(edge, conn, conn.membership_count - 1)
+    free(conn.memberships)
+    conn.memberships = NULL
+    conn.membership_capacity = 0

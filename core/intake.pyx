@@ -1,0 +1,187 @@
+"""Intake: read, cut, act."""
+
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.string cimport memcpy, memset
+
+from core.act cimport act_frame
+from core.answers cimport answer_raw
+from core.codes cimport BAD_FRAME, BYE, FRAME_TOO_LARGE, OVERLOADED
+from core.conn cimport (FLAG_FINISHED, FLAG_WEBSOCKET, STAGE_DISCARD, STAGE_FRAMES, STAGE_PROXY, STAGE_TLS,
+                        STAGE_UPGRADE, STATE_ACCEPTED, STATE_CLOSED, STATE_CLOSING, STATE_HANDSHAKING, conn_set_state)
+from core.edge cimport RECEIVE_BYTES, edge_tick
+from core.framing cimport FRAME_CLOSE, FRAME_PING, FRAMING_TOO_LARGE, Cursor, FrameView
+from core.framing_tcp cimport tcp_next
+from core.framing_ws cimport ws_header_write, ws_next
+from core.http_upgrade cimport HTTP_RESPONSE_SIZE_MAX, HttpUpgrade, http_response_write, http_upgrade_parse
+from core.ledger cimport COUNT_BAD_FRAMES, COUNT_BYTES_IN, ledger_count
+from core.lifecycle cimport edge_break, edge_close, edge_fin, edge_finish, edge_refuse
+from core.outbox cimport outbox_touch
+from core.proxy cimport PROXY_IPV4, PROXY_IPV6, ProxyHeader, proxy_parse
+from core.ring cimport Ring, ring_lease, ring_read, ring_release, ring_size, ring_write
+from core.tls cimport tls_read
+
+cdef extern from "<sys/socket.h>" nogil:
+    ssize_t recv(int, void *, size_t, int)
+
+
+cdef void _keep(Edge *edge, Connection *conn, const uint8_t *rest, uint32_t size) noexcept nogil:
+    """Put what is left over into the connection's ring, a larger one if need be; give the ring back if it is nothing."""
+    cdef Ring *larger
+    cdef uint32_t held = 0 if conn.input == NULL else ring_size(conn.input)
+    if size == 0 and held == 0:
+        if conn.input != NULL:
+            ring_release(&edge.rings, conn.input)
+            conn.input = NULL
+        return
+    if conn.input == NULL or conn.input.capacity - held < size:
+        larger = ring_lease(&edge.rings, held + size)
+        if larger == NULL:
+            edge_close(edge, conn, OVERLOADED)
+            return
+        if conn.input != NULL:
+            ring_read(conn.input, larger.data, held)
+            larger.written = held
+            ring_release(&edge.rings, conn.input)
+        conn.input = larger
+    ring_write(conn.input, rest, size)
+
+
+cdef void _bad(Edge *edge, Connection *conn, int code, const char *why) noexcept nogil:
+    ledger_count(edge.ledger, COUNT_BAD_FRAMES, 1)
+    edge_break(edge, conn, code, why)
+
+
+cdef void _ws_control(Edge *edge, Connection *conn, FrameView *view) noexcept nogil:
+    """WebSocket's own control frames: PING is echoed, CLOSE is answered and ends the session."""
+    cdef uint8_t frame[130]
+    cdef uint32_t header
+    if view.opcode != FRAME_PING and view.opcode != FRAME_CLOSE:
+        return
+    if conn.flags & FLAG_FINISHED:
+        if view.opcode == FRAME_CLOSE:
+            conn.stage = STAGE_DISCARD
+        return
+    header = ws_header_write(frame, FRAME_CLOSE if view.opcode == FRAME_CLOSE else 10, view.size)
+    memcpy(frame + header, view.data, view.size)
+    answer_raw(edge, conn, frame, header + view.size)
+    if view.opcode == FRAME_CLOSE:
+        edge_refuse(edge, conn, BYE)
+
+
+cdef int _cut(Edge *edge, Connection *conn, Cursor *cursor) noexcept nogil:
+    """Cut and act on every whole frame; -1 when nothing more is to be read as frames."""
+    cdef FrameView view
+    cdef const char *why
+    cdef int got
+    while True:
+        if conn.flags & FLAG_WEBSOCKET:
+            got = ws_next(&conn.ws, cursor, edge.config.max_frame, &view, &conn.input_need)
+        else:
+            got = tcp_next(&conn.tcp, cursor, edge.config.max_frame, &view, &conn.input_need)
+        if got == 0:
+            return 0
+        if got == FRAMING_TOO_LARGE:
+            _bad(edge, conn, FRAME_TOO_LARGE, b"a frame is longer than max_frame")
+            return -1
+        if got < 0:
+            _bad(edge, conn, BAD_FRAME, b"the bytes break the framing of the transport")
+            return -1
+        if view.opcode >= FRAME_CLOSE:
+            _ws_control(edge, conn, &view)
+        else:
+            why = act_frame(edge, conn, &view)
+            if why != NULL:
+                _bad(edge, conn, BAD_FRAME, why)
+        if conn.state == STATE_CLOSED or conn.stage != STAGE_FRAMES:
+            return -1
+
+
+cdef int _upgrade(Edge *edge, Connection *conn, Cursor *cursor) noexcept nogil:
+    """The HTTP request that opens a WebSocket: 1 upgraded, 0 more bytes wanted, -1 refused."""
+    cdef HttpUpgrade upgrade
+    cdef uint8_t answer[HTTP_RESPONSE_SIZE_MAX]
+    cdef size_t size
+    cdef int got = http_upgrade_parse(cursor.base + cursor.pos, cursor.end - cursor.pos, edge.config.ws_path, &upgrade)
+    if got == 0:
+        conn.input_need = cursor.end - cursor.pos + 1
+        return 0
+    size = http_response_write(101 if got > 0 else -got, &upgrade, answer, sizeof(answer))
+    answer_raw(edge, conn, answer, <uint32_t> size)
+    if got < 0:
+        ledger_count(edge.ledger, COUNT_BAD_FRAMES, 1)
+        edge_refuse(edge, conn, BAD_FRAME)
+        return -1
+    cursor.pos += got
+    conn.stage = STAGE_FRAMES
+    return 1
+
+
+cdef int _proxy(Edge *edge, Connection *conn, Cursor *cursor) noexcept nogil:
+    """The PROXY header in front of everything: 1 read, 0 more bytes wanted, -1 closed."""
+    cdef ProxyHeader header
+    cdef int got = proxy_parse(cursor.base + cursor.pos, cursor.end - cursor.pos, &header)
+    if got == 0:
+        conn.input_need = cursor.end - cursor.pos + 1
+        return 0
+    if got < 0:
+        ledger_count(edge.ledger, COUNT_BAD_FRAMES, 1)
+        edge_close(edge, conn, BAD_FRAME)
+        return -1
+    if header.family == PROXY_IPV6:
+        memcpy(conn.address, header.source, 16)
+    elif header.family == PROXY_IPV4:
+        memset(conn.address, 0, 10)
+        memset(conn.address + 10, 0xff, 2)
+        memcpy(conn.address + 12, header.source, 4)
+    if header.family:
+        conn.port = header.port
+    cursor.pos += got
+    conn.stage = STAGE_TLS if conn.tls != NULL else (
+        STAGE_UPGRADE if conn.flags & FLAG_WEBSOCKET else STAGE_FRAMES)
+    return 1
+
+
+cdef int intake_cut(Edge *edge, Connection *conn, Cursor *cursor) noexcept nogil:
+    """Go through the stages with the bytes at hand; -1 when the connection ended or only discards."""
+    if conn.state == STATE_ACCEPTED:
+        conn_set_state(conn, edge.ledger, STATE_HANDSHAKING)
+    if conn.stage == STAGE_UPGRADE and _upgrade(edge, conn, cursor) <= 0:
+        return -1 if conn.stage != STAGE_UPGRADE or conn.state >= STATE_CLOSING else 0
+    return _cut(edge, conn, cursor)
+
+
+cdef void intake_read(Edge *edge, Connection *conn) noexcept nogil:
+    """One recv, and all that can be done with it."""
+    cdef uint32_t held = 0 if conn.input == NULL else ring_size(conn.input)
+    cdef ssize_t got = recv(conn.fd, edge.input + held, RECEIVE_BYTES, 0)
+    cdef Cursor cursor
+    cdef int status = 1
+    if got <= 0:
+        if got == 0 or (errno != EAGAIN and errno != EINTR):
+            edge_close(edge, conn, BYE)
+        return
+    ledger_count(edge.ledger, COUNT_BYTES_IN, got)
+    conn.last_heard = edge_tick(edge)
+    if conn.stage == STAGE_DISCARD:
+        return
+    if held and held + <uint32_t> got < conn.input_need:
+        _keep(edge, conn, edge.input + held, <uint32_t> got)
+        return
+    if held:
+        ring_read(conn.input, edge.input, held)
+    cursor.base = edge.input
+    cursor.pos = 0
+    cursor.end = held + <uint32_t> got
+    if conn.stage == STAGE_PROXY:
+        status = _proxy(edge, conn, &cursor)
+    if status > 0:
+        if conn.stage == STAGE_TLS:
+            status = tls_read(edge, conn, &cursor)
+        else:
+            status = intake_cut(edge, conn, &cursor)
+    if status < 0 or conn.state == STATE_CLOSED:
+        if conn.input != NULL:
+            ring_release(&edge.rings, conn.input)
+            conn.input = NULL
+        return
+    _keep(edge, conn, cursor.base + cursor.pos, cursor.end - cursor.pos)

@@ -1,0 +1,406 @@
+"""Joins: what waits for the router before a JOIN or a HELLO is answered."""
+
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
+
+from core.answers cimport answer_empty, answer_error, answer_frame, answer_position, write_text
+from core.codes cimport (BAD_REQUEST, INTERNAL, NOT_ALLOWED, NOT_JOINED, NO_SUCH_CHANNEL, OVERLOADED,
+                         TOO_MANY_CHANNELS, UNAVAILABLE)
+from core.conn cimport FLAG_HELLO, FLAG_SESSION, STATE_HANDSHAKING, STATE_OPEN, conn_get, conn_handle, conn_set_state
+from core.edge cimport (DOMAIN_GLOBAL, DOMAIN_GROUP, DOMAIN_NONE, DOMAIN_USER, NAME_BYTES_MAX, NONE, REQUEST_JOIN,
+                        REQUEST_OPEN, RETRY_AFTER_MS, Opening, Pending, domain_of, edge_random, edge_tick)
+from core.fanout cimport (channel_acquire, channel_at, channel_find, channel_rest, channel_subscribe,
+                          fanout_event_gap, member_add, member_joined, member_remove)
+from core.ledger cimport KIND_PENDING, ledger_close, ledger_open
+from core.lifecycle cimport edge_fin, edge_timer_plan
+from core.mpack cimport (MpReader, MpWriter, mp_read_array, mp_read_str, mp_read_uint, mp_write_array, mp_write_map,
+                         mp_write_raw, mp_write_str, mp_write_uint)
+from core.records cimport REC_CLOSE, REC_OPEN, RecSession, record_add
+from core.requests cimport request_done, request_open, request_peek
+from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_at, slab_release
+
+cdef enum Outcome:
+    OUTCOME_LIVE
+    OUTCOME_RESET
+    OUTCOME_MISSED              # messages were missed: replay is not served by this version
+
+
+cdef inline Pending *_pending_at(Edge *edge, uint32_t index) noexcept nogil:
+    return <Pending *> slab_at(&edge.pendings, index)
+
+
+cdef inline Opening *_opening_at(Edge *edge, uint32_t index) noexcept nogil:
+    return <Opening *> slab_at(&edge.openings, index)
+
+
+cdef Channel *_channel_wanted(Edge *edge, const char *name, uint32_t size, int domain) noexcept nogil:
+    """The channel of a name, made and subscribed to if this worker does not know it yet."""
+    cdef Channel *channel = channel_find(edge, name, size)
+    if channel == NULL:
+        channel = channel_acquire(edge, name, size, domain)
+        if channel != NULL:
+            channel_subscribe(edge, channel)
+    return channel
+
+
+cdef Pending *_pending_start(Edge *edge, uint64_t conn, uint64_t request, Channel *channel) noexcept nogil:
+    """A pending that holds the channel, in its waiting list while it is not live; NULL: out of memory."""
+    cdef uint32_t index = slab_acquire(&edge.pendings)
+    cdef Pending *pending
+    if index == SLAB_NONE:
+        return NULL
+    pending = _pending_at(edge, index)
+    memset(pending, 0, sizeof(Pending))
+    pending.index = index
+    pending.conn = conn
+    pending.request = request
+    pending.channel = channel.index
+    pending.opening = NONE
+    pending.sibling = NONE
+    pending.previous = NONE
+    pending.next = NONE
+    channel.holds += 1
+    if not channel.live:
+        pending.waits = 1
+        pending.next = channel.waiting
+        if channel.waiting != NONE:
+            _pending_at(edge, channel.waiting).previous = index
+        channel.waiting = index
+    ledger_open(edge.ledger, KIND_PENDING)
+    return pending
+
+
+cdef void _pending_unlink(Edge *edge, Pending *pending) noexcept nogil:
+    """Take it out of its channel's waiting list."""
+    if not pending.waits:
+        return
+    pending.waits = 0
+    if pending.previous != NONE:
+        _pending_at(edge, pending.previous).next = pending.next
+    else:
+        channel_at(edge, pending.channel).waiting = pending.next
+    if pending.next != NONE:
+        _pending_at(edge, pending.next).previous = pending.previous
+
+
+cdef void _pending_end(Edge *edge, Pending *pending) noexcept nogil:
+    """Free it, and let go of its channel."""
+    cdef Channel *channel = channel_at(edge, pending.channel)
+    _pending_unlink(edge, pending)
+    slab_release(&edge.pendings, pending.index)
+    ledger_close(edge.ledger, KIND_PENDING)
+    channel.holds -= 1
+    channel_rest(edge, channel)
+
+
+cdef int _outcome(Pending *pending, Channel *channel) noexcept nogil:
+    """What a client that holds `since` has to hear (protocol, "Resuming")."""
+    if not pending.has_since or (pending.since_epoch == channel.epoch and pending.since_offset == channel.offset):
+        return OUTCOME_LIVE
+    if pending.since_epoch == channel.epoch and pending.since_offset < channel.offset:
+        return OUTCOME_MISSED
+    return OUTCOME_RESET
+
+
+cdef void _join_finish(Edge *edge, Pending *pending) noexcept nogil:
+    """The channel is live: add the member, answer, and free the pending."""
+    cdef Channel *channel = channel_at(edge, pending.channel)
+    cdef Connection *conn = conn_get(&edge.connections, pending.conn)
+    cdef int outcome = _outcome(pending, channel)
+    if pending.seq:
+        request_done(edge, pending.seq)
+    if conn != NULL and conn.state == STATE_OPEN:
+        if outcome == OUTCOME_MISSED:
+            answer_error(edge, conn, pending.request, BAD_REQUEST,
+                         b"replay of missed messages is not served by this version: join without since, or use HISTORY",
+                         0)
+        elif member_add(edge, conn, channel) < 0:
+            answer_error(edge, conn, pending.request, OVERLOADED, b"out of memory", RETRY_AFTER_MS)
+        else:
+            answer_position(edge, conn, pending.request, channel.epoch, channel.offset,
+                            b"live" if outcome == OUTCOME_LIVE else b"reset")
+    _pending_end(edge, pending)
+
+
+cdef void join_start(Edge *edge, Connection *conn, const Note *note, const char *name) noexcept nogil:
+    """JOIN, allowed by the control thread: answer at once if the channel is live here, else ask the router."""
+    cdef int domain = domain_of(name, note.text_size)
+    cdef Channel *channel
+    cdef Pending *pending
+    if conn.state != STATE_OPEN:
+        return
+    if domain == DOMAIN_GROUP and conn.membership_count > edge.config.channels_max:
+        channel = channel_find(edge, name, note.text_size)
+        if channel == NULL or not member_joined(conn, channel):
+            answer_error(edge, conn, note.request, TOO_MANY_CHANNELS, b"leave a channel before joining another", 0)
+            return
+    channel = _channel_wanted(edge, name, note.text_size, domain)
+    pending = NULL if channel == NULL else _pending_start(edge, conn_handle(conn), note.request, channel)
+    if pending == NULL:
+        answer_error(edge, conn, note.request, OVERLOADED, b"out of memory", RETRY_AFTER_MS)
+        return
+    pending.has_since = note.flags & 1
+    pending.since_epoch = note.first
+    pending.since_offset = note.second
+    if channel.live:
+        _join_finish(edge, pending)
+        return
+    pending.seq = request_open(edge, REQUEST_JOIN, pending.conn, note.request, pending.index)
+    if pending.seq == 0:
+        _pending_end(edge, pending)
+        answer_error(edge, conn, note.request, OVERLOADED, b"too many requests wait for the router", RETRY_AFTER_MS)
+
+
+cdef void join_leave(Edge *edge, Connection *conn, const Note *note, const char *name) noexcept nogil:
+    """LEAVE."""
+    cdef Channel *channel = channel_find(edge, name, note.text_size)
+    if conn.state != STATE_OPEN:
+        return
+    if channel != NULL and channel.domain == DOMAIN_GROUP and member_remove(edge, conn, channel):
+        answer_empty(edge, conn, note.request)
+    else:
+        answer_error(edge, conn, note.request, NOT_JOINED, b"this session has not joined the channel", 0)
+
+
+cdef void open_record(Edge *edge, Connection *conn, uint32_t seq) noexcept nogil:
+    """Tell the router that this connection has the session."""
+    cdef RecSession *record = <RecSession *> record_add(&edge.link.out, REC_OPEN, 0, sizeof(RecSession), 0)
+    if record != NULL:
+        record.conn = conn_handle(conn)
+        record.seq = seq
+        memcpy(record.session, conn.session, 16)
+
+
+cdef bint _open_channel(Edge *edge, Opening *opening, const char *name, uint32_t size, uint64_t *since) noexcept nogil:
+    """Add one channel to an opening; False: out of memory."""
+    cdef Channel *channel = _channel_wanted(edge, name, size, domain_of(name, size))
+    cdef Pending *pending
+    if channel == NULL:
+        return False
+    pending = _pending_start(edge, opening.conn, opening.request, channel)
+    if pending == NULL:
+        channel_rest(edge, channel)
+        return False
+    pending.opening = opening.index
+    pending.sibling = opening.first
+    opening.first = pending.index
+    opening.count += 1
+    if since != NULL:
+        pending.has_since = 1
+        pending.since_epoch = since[0]
+        pending.since_offset = since[1]
+    if pending.waits:
+        opening.remaining += 1
+    return True
+
+
+cdef bint _open_channels(Edge *edge, Opening *opening, const uint8_t *extra, uint32_t size) noexcept nogil:
+    """All channels of a HELLO: MessagePack [[name, epoch, offset], ...] from the control thread; offset -1 as nil."""
+    cdef MpReader reader
+    cdef uint32_t count = 0
+    cdef uint32_t parts = 0
+    cdef uint32_t name_size = 0
+    cdef uint64_t since[2]
+    cdef const char *name
+    reader.p = extra
+    reader.end = extra + size
+    if mp_read_array(&reader, &count) != 0:
+        return False
+    while count:
+        count -= 1
+        if mp_read_array(&reader, &parts) != 0 or mp_read_str(&reader, &name, &name_size) != 0:
+            return False
+        if parts == 3 and (mp_read_uint(&reader, &since[0]) != 0 or mp_read_uint(&reader, &since[1]) != 0):
+            return False
+        if not _open_channel(edge, opening, name, name_size, since if parts == 3 else NULL):
+            return False
+    return True
+
+
+cdef void _opening_end(Edge *edge, Opening *opening) noexcept nogil:
+    """Free an opening and its pendings."""
+    cdef uint32_t index = opening.first
+    cdef Pending *pending
+    while index != NONE:
+        pending = _pending_at(edge, index)
+        index = pending.sibling
+        _pending_end(edge, pending)
+    if opening.seq:
+        request_done(edge, opening.seq)
+    free(opening.welcome)
+    slab_release(&edge.openings, opening.index)
+    ledger_close(edge.ledger, KIND_PENDING)
+
+
+cdef void open_start(Edge *edge, Connection *conn, const Note *note, const uint8_t *welcome,
+                     const uint8_t *extra) noexcept nogil:
+    """HELLO, accepted by the control thread: claim the session and subscribe to its channels."""
+    cdef uint32_t index
+    cdef Opening *opening
+    if conn.state != STATE_HANDSHAKING or not conn.flags & FLAG_HELLO:
+        return
+    index = slab_acquire(&edge.openings)
+    if index == SLAB_NONE:
+        edge_fin(edge, conn, OVERLOADED, b"out of memory", RETRY_AFTER_MS + edge_random(edge, RETRY_AFTER_MS))
+        return
+    opening = _opening_at(edge, index)
+    memset(opening, 0, sizeof(Opening))
+    ledger_open(edge.ledger, KIND_PENDING)
+    opening.index = index
+    opening.conn = conn_handle(conn)
+    opening.request = note.request
+    opening.first = NONE
+    opening.remaining = 1
+    opening.welcome = <uint8_t *> malloc(note.text_size)
+    opening.seq = request_open(edge, REQUEST_OPEN, opening.conn, note.request, index)
+    if opening.welcome == NULL or opening.seq == 0 or not _open_channels(edge, opening, extra, note.extra_size):
+        _opening_end(edge, opening)
+        edge_fin(edge, conn, OVERLOADED, b"too many sessions open at once",
+                 RETRY_AFTER_MS + edge_random(edge, RETRY_AFTER_MS))
+        return
+    memcpy(opening.welcome, welcome, note.text_size)
+    opening.welcome_size = note.text_size
+    memcpy(conn.session, note.session, 16)
+    conn.flags |= FLAG_SESSION
+    open_record(edge, conn, opening.seq)
+
+
+cdef void _welcome_send(Edge *edge, Connection *conn, Opening *opening) noexcept nogil:
+    """WELCOME: what the control thread wrote, completed by the map of channels, written backwards from the list."""
+    cdef uint32_t bytes_max = opening.welcome_size + 16 + opening.count * (NAME_BYTES_MAX + 32)
+    cdef uint8_t *body = <uint8_t *> malloc(bytes_max)
+    cdef uint32_t index = opening.first
+    cdef MpWriter writer
+    cdef Pending *pending
+    cdef Channel *channel
+    if body == NULL:
+        edge_fin(edge, conn, OVERLOADED, b"out of memory", RETRY_AFTER_MS)
+        return
+    writer.p = body
+    writer.end = body + bytes_max
+    writer.overflow = False
+    mp_write_raw(&writer, opening.welcome, opening.welcome_size)
+    mp_write_map(&writer, opening.count)
+    while index != NONE:
+        pending = _pending_at(edge, index)
+        channel = channel_at(edge, pending.channel)
+        mp_write_str(&writer, channel.name, channel.name_size)
+        mp_write_array(&writer, 3)
+        mp_write_uint(&writer, channel.epoch)
+        mp_write_uint(&writer, channel.offset)
+        write_text(&writer, b"live" if _outcome(pending, channel) == OUTCOME_LIVE else b"reset")
+        index = pending.sibling
+    invariant(not writer.overflow)
+    answer_frame(edge, conn, body, <uint32_t> (writer.p - body))
+    free(body)
+
+
+cdef bint _missed_any(Edge *edge, Opening *opening) noexcept nogil:
+    cdef uint32_t index = opening.first
+    while index != NONE:
+        if _outcome(_pending_at(edge, index), channel_at(edge, _pending_at(edge, index).channel)) == OUTCOME_MISSED:
+            return True
+        index = _pending_at(edge, index).sibling
+    return False
+
+
+cdef void _open_members(Edge *edge, Connection *conn, Opening *opening) noexcept nogil:
+    """Start the memberships, the user's own channel first: it was added first, so it stands last in the list."""
+    cdef uint32_t index = opening.first
+    cdef uint32_t last = NONE
+    while index != NONE:
+        last = index
+        index = _pending_at(edge, index).sibling
+    if last != NONE:
+        member_add(edge, conn, channel_at(edge, _pending_at(edge, last).channel))
+    index = opening.first
+    while index != NONE:
+        member_add(edge, conn, channel_at(edge, _pending_at(edge, index).channel))
+        index = _pending_at(edge, index).sibling
+
+
+cdef void _session_unclaim(Edge *edge, Connection *conn) noexcept nogil:
+    cdef RecSession *record
+    conn.flags &= ~(FLAG_SESSION | FLAG_HELLO)
+    record = <RecSession *> record_add(&edge.link.out, REC_CLOSE, 0, sizeof(RecSession), 0)
+    if record != NULL:
+        record.conn = conn_handle(conn)
+        memcpy(record.session, conn.session, 16)
+
+
+cdef void _open_finish(Edge *edge, Opening *opening) noexcept nogil:
+    """The router answered everything: the session is open, or cannot be resumed by this version."""
+    cdef Connection *conn = conn_get(&edge.connections, opening.conn)
+    if conn != NULL and conn.state == STATE_HANDSHAKING:
+        if _missed_any(edge, opening):
+            _session_unclaim(edge, conn)
+            answer_error(edge, conn, opening.request, BAD_REQUEST,
+                         b"messages were missed and replay is not served by this version: "
+                         b"say HELLO afresh and use HISTORY", 0)
+        else:
+            conn_set_state(conn, edge.ledger, STATE_OPEN)
+            edge.handshakes -= 1
+            conn.flags &= ~FLAG_HELLO
+            _welcome_send(edge, conn, opening)
+            _open_members(edge, conn, opening)
+            # A random phase, so that the heartbeats of connections that came together do not stay together.
+            conn.last_sent = edge_tick(edge) - edge_random(edge, edge.config.ping_ms // 200 + 1)
+            edge_timer_plan(edge, conn)
+    _opening_end(edge, opening)
+
+
+cdef void open_claimed(Edge *edge, uint32_t seq) noexcept nogil:
+    """OPENED: the session is this connection's, and whoever had it before was told."""
+    cdef Request *request = request_peek(edge, seq)
+    cdef Opening *opening
+    if request == NULL or request.kind != REQUEST_OPEN:
+        return
+    opening = _opening_at(edge, request.index)
+    opening.remaining -= 1
+    if opening.remaining == 0:
+        _open_finish(edge, opening)
+
+
+cdef void channel_subscribed(Edge *edge, Channel *channel, uint64_t epoch, uint64_t offset) noexcept nogil:
+    """SUBSCRIBED: the channel is live from this position on; after a new link it may tell of messages that were lost."""
+    cdef uint32_t index = channel.waiting
+    cdef Pending *pending
+    cdef Opening *opening
+    if channel.live and offset > channel.offset and channel.count:
+        fanout_event_gap(edge, channel, channel.offset + 1, offset, b"router_lost")
+    channel.live = 1
+    channel.epoch = epoch
+    channel.offset = offset
+    channel.holds += 1                  # the list below may hold the last reference
+    while index != NONE:
+        pending = _pending_at(edge, index)
+        index = pending.next
+        _pending_unlink(edge, pending)
+        if pending.opening == NONE:
+            _join_finish(edge, pending)
+            continue
+        opening = _opening_at(edge, pending.opening)
+        opening.remaining -= 1
+        if opening.remaining == 0:
+            _open_finish(edge, opening)
+    channel.holds -= 1
+    channel_rest(edge, channel)
+
+
+cdef void join_overdue(Edge *edge, Request *request) noexcept nogil:
+    """The router did not answer a JOIN in time."""
+    cdef Connection *conn = conn_get(&edge.connections, request.conn)
+    if conn != NULL:
+        answer_error(edge, conn, request.request, UNAVAILABLE, b"the router did not answer in time", RETRY_AFTER_MS)
+    _pending_end(edge, _pending_at(edge, request.index))
+
+
+cdef void open_overdue(Edge *edge, Request *request) noexcept nogil:
+    """The router did not answer a HELLO in time."""
+    cdef Connection *conn = conn_get(&edge.connections, request.conn)
+    cdef Opening *opening = _opening_at(edge, request.index)
+    opening.seq = 0                     # the caller has closed the request
+    _opening_end(edge, opening)
+    if conn != NULL:
+        edge_fin(edge, conn, UNAVAILABLE, b"the router did not answer in time",
+                 RETRY_AFTER_MS + edge_random(edge, RETRY_AFTER_MS))

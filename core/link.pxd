@@ -1,0 +1,26 @@
+# Link: this worker and its router, record by record.
+#
+# LINK goes out every second and is answered by LINKED; silence for LINK_SILENT_MS, and publishes are refused as
+# unavailable until the router is heard again. A router that does not know this worker (it is new, or gave the worker
+# up) asks for everything: BEGIN, the sessions, the channels with the last position seen of each, END. What was under
+# way when that happens is answered unavailable, except JOIN and HELLO, which the resynchronisation repeats.
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from core.conn cimport Connection
+from core.edge cimport Edge, Request
+from core.mailbox cimport Note
+
+cdef enum:
+    LINK_PERIOD_MS = 1000
+    LINK_SILENT_MS = 4000
+    LINK_BATCHES_TURN = 64      # batches taken from the socket in one turn
+    LINK_OUT_BYTES_MAX = 67108864
+    LINK_PUBLISH_BYTES_MAX = 50331648   # beyond it publishes are refused, so that sessions and channels find room
+
+cdef int link_receive(Edge *edge) noexcept nogil
+cdef void link_flush(Edge *edge) noexcept nogil
+cdef void link_tick(Edge *edge) noexcept nogil
+cdef void link_hello(Edge *edge, int kind) noexcept nogil
+cdef void link_history(Edge *edge, Connection *conn, const Note *note, const char *name) noexcept nogil
+cdef void link_presence(Edge *edge, Connection *conn, const Note *note, const char *name) noexcept nogil

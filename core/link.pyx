@@ -1,0 +1,384 @@
+"""Link: what a worker says to its router and hears from it."""
+
+from libc.stdint cimport uint16_t
+from libc.string cimport memcpy, memset
+
+from core.answers cimport (ANSWER_BYTES, TYPE_REPLY, answer_error, answer_frame, answer_position)
+from core.batch cimport Batch, batch_clear, batch_reserve
+from core.bus cimport ZMQ_DONTWAIT, ZMQ_POLLIN, ZmqMessage, bus_events, bus_send
+from core.codes cimport INTERNAL, NOT_JOINED, OVERLOADED, RESUMED_ELSEWHERE, UNAVAILABLE
+from core.conn cimport FLAG_SESSION, STATE_OPEN, conn_get, conn_handle, conn_live
+from core.edge cimport (NONE, REQUEST_DONE, REQUEST_HISTORY, REQUEST_JOIN, REQUEST_OPEN, REQUEST_PRESENCE,
+                        REQUEST_PUBLISH, RETRY_AFTER_MS, Channel,
+                        DOMAIN_GROUP, domain_of)
+from core.fanout cimport (channel_at, channel_find, channel_get, channel_subscribe, fanout_all, fanout_event_gap,
+                          fanout_members, member_joined)
+from core.joins cimport (channel_subscribed, join_overdue, open_claimed, open_overdue, open_record)
+from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_ROUTER_LINKS, GAUGE_LINKED,
+                          GAUGE_ROUTER_EPOCH, KIND_ZMQ_MESSAGE, ledger_close, ledger_count, ledger_gauge, ledger_open)
+from core.lifecycle cimport edge_fin
+from core.mailbox cimport (NOTE_LINKED, NOTE_PRESENCE_EXPECT, NOTE_PRESENCE_PART, mailbox_put)
+from core.mpack cimport MpWriter, mp_write_array, mp_write_raw, mp_write_str, mp_write_uint
+from core.records cimport (REC_BEGIN, REC_BYE, REC_END, REC_EVICT, REC_HISTORY, REC_LINK, REC_LINKED, REC_MESSAGE,
+                           REC_OPENED, REC_PRESENCE, REC_PRESENCE_ASK, REC_PRESENCE_EXPECT, REC_PRESENCE_PART,
+                           REC_PUBLISHED, REC_REPLY, REC_SUBSCRIBED, RECORDS_VERSION, RecBody, RecChannel, RecHistory,
+                           RecLink, RecMessage, RecPublished, RecSession, Record, record_add, record_fits)
+from core.requests cimport request_open, request_peek, request_take
+from core.slab cimport slab_at
+
+cdef extern from *:
+    """
+    static const char HEX[] = "0123456789abcdef";
+    """
+    const char *HEX
+
+
+cdef void link_hello(Edge *edge, int kind) noexcept nogil:
+    """LINK, BEGIN, END or BYE."""
+    cdef RecLink *record = <RecLink *> record_add(&edge.link.out, kind, 0, sizeof(RecLink), 0)
+    if record != NULL:
+        record.epoch = edge.config.epoch
+        record.version = RECORDS_VERSION
+        record.worker = edge.config.worker
+
+
+cdef void link_flush(Edge *edge) noexcept nogil:
+    """Send this turn's records in one batch. A full socket keeps them; the next turn tries again."""
+    if edge.link.out.size == 0:
+        return
+    if bus_send(&edge.link.bus, edge.link.out.data, edge.link.out.size, 0) != 0:
+        ledger_count(edge.ledger, COUNT_BUS_FULL, 1)
+        return
+    ledger_count(edge.ledger, COUNT_BATCHES_OUT, 1)
+    batch_clear(&edge.link.out)
+
+
+cdef void _request_fail(Edge *edge, Request *request, const char *why) noexcept nogil:
+    """Answer a request that the router will not answer."""
+    cdef Connection *conn
+    if request.kind == REQUEST_JOIN:
+        join_overdue(edge, request)
+    elif request.kind == REQUEST_OPEN:
+        open_overdue(edge, request)
+    else:
+        conn = conn_get(&edge.connections, request.conn)
+        if conn != NULL:
+            answer_error(edge, conn, request.request, UNAVAILABLE, why, RETRY_AFTER_MS)
+
+
+cdef void _requests_lost(Edge *edge) noexcept nogil:
+    """A new router: what was asked of the old one and is not repeated by the resynchronisation is unavailable."""
+    cdef uint32_t seq = edge.requests.oldest
+    cdef uint32_t end = edge.requests.next
+    cdef Request *open_request
+    cdef Request request
+    while seq != end:
+        open_request = request_peek(edge, seq)
+        if open_request != NULL and open_request.kind != REQUEST_JOIN and open_request.kind != REQUEST_OPEN:
+            request_take(edge, seq, &request)
+            _request_fail(edge, &request, b"the router was restarted: publish again under the same key")
+        seq += 1
+
+
+cdef void _requests_overdue(Edge *edge) noexcept nogil:
+    cdef Request request
+    while edge.requests.oldest != edge.requests.next:
+        request = edge.requests.ring[edge.requests.oldest & (edge.requests.capacity - 1)]
+        if request.sent_ms + edge.config.request_timeout_ms > edge.now_ms:
+            return
+        if not request_take(edge, edge.requests.oldest, &request):
+            return
+        _request_fail(edge, &request, b"the router did not answer in time")
+
+
+cdef void _again_sessions(Edge *edge) noexcept nogil:
+    cdef uint32_t chunk, number
+    cdef uint32_t seq = edge.requests.oldest
+    cdef uint32_t per_chunk = 1u << edge.connections.chunk_shift
+    cdef Connection *conn
+    cdef Request *request
+    for chunk in range(edge.connections.chunk_count):
+        if edge.connections.chunks[chunk].memory == NULL:
+            continue
+        for number in range(per_chunk):
+            conn = <Connection *> slab_at(&edge.connections, (chunk << edge.connections.chunk_shift) | number)
+            if conn_live(conn) and conn.flags & FLAG_SESSION and conn.state == STATE_OPEN:
+                open_record(edge, conn, 0)
+    while seq != edge.requests.next:
+        request = request_peek(edge, seq)
+        if request != NULL and request.kind == REQUEST_OPEN:
+            conn = conn_get(&edge.connections, request.conn)
+            if conn != NULL:
+                open_record(edge, conn, seq)
+        seq += 1
+
+
+cdef void _again_channels(Edge *edge) noexcept nogil:
+    cdef uint32_t chunk, number
+    cdef uint32_t per_chunk = 1u << edge.channels.chunk_shift
+    cdef Channel *channel
+    for chunk in range(edge.channels.chunk_count):
+        if edge.channels.chunks[chunk].memory == NULL:
+            continue
+        for number in range(per_chunk):
+            channel = channel_at(edge, (chunk << edge.channels.chunk_shift) | number)
+            if channel.generation != 0 and channel.generation != <uint32_t> 0xDDDDDDDD:
+                channel_subscribe(edge, channel)
+
+
+cdef void _on_linked(Edge *edge, RecLink *record) noexcept nogil:
+    """The router answered; aux 1: it does not know this worker and wants everything."""
+    cdef Note note
+    edge.link.heard_ms = edge.now_ms
+    if not record.head.aux:
+        if not edge.link.up and edge.link.router_epoch == record.epoch:
+            edge.link.up = True
+            ledger_gauge(edge.ledger, GAUGE_LINKED, 1)
+        return
+    _requests_lost(edge)
+    link_hello(edge, REC_BEGIN)
+    _again_sessions(edge)
+    _again_channels(edge)
+    link_hello(edge, REC_END)
+    edge.link.up = True
+    edge.link.router_epoch = record.epoch
+    ledger_count(edge.ledger, COUNT_ROUTER_LINKS, 1)
+    ledger_gauge(edge.ledger, GAUGE_LINKED, 1)
+    ledger_gauge(edge.ledger, GAUGE_ROUTER_EPOCH, record.epoch)
+    memset(&note, 0, sizeof(note))
+    note.kind = NOTE_LINKED
+    note.first = record.epoch
+    mailbox_put(&edge.to_control, &note, NULL, NULL)
+
+
+cdef void _on_message(Edge *edge, RecMessage *record) noexcept nogil:
+    """MESSAGE: fan out; a jump in the offsets is told to the members before the message."""
+    cdef const uint8_t *body = <const uint8_t *> record + sizeof(RecMessage)
+    cdef Channel *channel
+    if record.head.aux:
+        fanout_all(edge, body, record.body_size)
+        return
+    channel = channel_get(edge, record.channel)
+    if channel == NULL:
+        return
+    if channel.live:
+        if record.offset <= channel.offset and record.epoch <= channel.epoch:
+            return
+        if record.offset > channel.offset + 1:
+            fanout_event_gap(edge, channel, channel.offset + 1, record.offset - 1, b"router_lost")
+    channel.epoch = record.epoch
+    channel.offset = record.offset
+    fanout_members(edge, channel, body, record.body_size)
+
+
+cdef void _on_published(Edge *edge, RecPublished *record) noexcept nogil:
+    cdef Request request
+    cdef Connection *conn
+    if not request_take(edge, record.seq, &request):
+        return
+    conn = conn_get(&edge.connections, request.conn)
+    if conn == NULL:
+        return
+    if record.head.aux:
+        answer_error(edge, conn, request.request, record.head.aux, b"the router refused the message", RETRY_AFTER_MS)
+    else:
+        answer_position(edge, conn, request.request, record.epoch, record.offset, NULL)
+
+
+cdef void _on_reply(Edge *edge, RecBody *record) noexcept nogil:
+    """REPLY: the router's body under the client's request number."""
+    cdef Request request
+    cdef Connection *conn
+    cdef Batch frame
+    cdef MpWriter writer
+    cdef uint8_t *body
+    if not request_take(edge, record.seq, &request):
+        return
+    conn = conn_get(&edge.connections, request.conn)
+    if conn == NULL:
+        return
+    if record.head.aux:
+        answer_error(edge, conn, request.request, record.head.aux, b"the router refused the request", RETRY_AFTER_MS)
+        return
+    batch_clear(&edge.control)
+    body = batch_reserve(&edge.control, record.body_size + 32)
+    if body == NULL:
+        answer_error(edge, conn, request.request, OVERLOADED, b"out of memory", RETRY_AFTER_MS)
+        return
+    writer.p = body
+    writer.end = body + record.body_size + 32
+    writer.overflow = False
+    mp_write_array(&writer, 3)
+    mp_write_uint(&writer, TYPE_REPLY)
+    mp_write_uint(&writer, request.request)
+    mp_write_raw(&writer, <uint8_t *> record + sizeof(RecBody), record.body_size)
+    answer_frame(edge, conn, body, <uint32_t> (writer.p - body))
+
+
+cdef void _on_presence_ask(Edge *edge, RecBody *record) noexcept nogil:
+    """List this worker's members of a channel: MessagePack [session, user, session, user, ...]."""
+    cdef Channel *channel = channel_get(edge, record.channel)
+    cdef uint32_t count = 0 if channel == NULL else channel.count
+    cdef RecBody *part
+    cdef Connection *conn
+    cdef Channel *user
+    cdef MpWriter writer
+    cdef uint8_t *body
+    cdef uint32_t place, digit
+    cdef char session[32]
+    batch_clear(&edge.control)
+    body = batch_reserve(&edge.control, 16 + count * (34 + 260))
+    if body == NULL:
+        count = 0
+        body = batch_reserve(&edge.control, 16)
+    writer.p = body
+    writer.end = edge.control.data + edge.control.size
+    writer.overflow = False
+    mp_write_array(&writer, count * 2)
+    for place in range(count):
+        conn = <Connection *> slab_at(&edge.connections, channel.members[place].conn)
+        user = channel_at(edge, conn.memberships[0].channel)
+        for digit in range(16):
+            session[2 * digit] = HEX[conn.session[digit] >> 4]
+            session[2 * digit + 1] = HEX[conn.session[digit] & 15]
+        mp_write_str(&writer, session, 32)
+        mp_write_str(&writer, user.name + 5, user.name_size - 5)
+    part = <RecBody *> record_add(&edge.link.out, REC_PRESENCE_PART, 0, sizeof(RecBody),
+                                  <uint32_t> (writer.p - body))
+    if part != NULL:
+        part.seq = record.seq
+        part.origin = record.origin
+        part.count = count
+        part.body_size = <uint32_t> (writer.p - body)
+        memcpy(<uint8_t *> part + sizeof(RecBody), body, part.body_size)
+
+
+cdef void _to_control(Edge *edge, int kind, RecBody *record) noexcept nogil:
+    """Presence is put together by the control thread; the request stays open until it answers or is overdue."""
+    cdef Request *request = request_peek(edge, record.seq)
+    cdef Note note
+    if request == NULL or request.kind != REQUEST_PRESENCE:
+        return
+    memset(&note, 0, sizeof(note))
+    note.kind = <uint16_t> kind
+    note.conn = request.conn
+    note.request = request.request
+    note.first = record.count
+    note.second = record.seq
+    note.text_size = record.body_size
+    mailbox_put(&edge.to_control, &note, <uint8_t *> record + sizeof(RecBody), NULL)
+
+
+cdef void _on_record(Edge *edge, Record *record) noexcept nogil:
+    """One record from the router."""
+    cdef Channel *channel
+    cdef Connection *conn
+    if record.kind == REC_MESSAGE:
+        _on_message(edge, <RecMessage *> record)
+    elif record.kind == REC_PUBLISHED:
+        _on_published(edge, <RecPublished *> record)
+    elif record.kind == REC_SUBSCRIBED:
+        channel = channel_get(edge, (<RecChannel *> record).channel)
+        if channel != NULL:
+            channel_subscribed(edge, channel, (<RecChannel *> record).epoch, (<RecChannel *> record).offset)
+    elif record.kind == REC_OPENED:
+        open_claimed(edge, (<RecSession *> record).seq)
+    elif record.kind == REC_EVICT:
+        conn = conn_get(&edge.connections, (<RecSession *> record).conn)
+        if conn != NULL and conn.flags & FLAG_SESSION:
+            edge_fin(edge, conn, RESUMED_ELSEWHERE, b"the session was resumed on another connection", 0)
+    elif record.kind == REC_REPLY:
+        _on_reply(edge, <RecBody *> record)
+    elif record.kind == REC_PRESENCE_ASK:
+        _on_presence_ask(edge, <RecBody *> record)
+    elif record.kind == REC_PRESENCE_EXPECT:
+        _to_control(edge, NOTE_PRESENCE_EXPECT, <RecBody *> record)
+    elif record.kind == REC_PRESENCE_PART:
+        _to_control(edge, NOTE_PRESENCE_PART, <RecBody *> record)
+    elif record.kind == REC_LINKED:
+        _on_linked(edge, <RecLink *> record)
+
+
+cdef int link_receive(Edge *edge) noexcept nogil:
+    """Take up to LINK_BATCHES_TURN batches from the router and act on each record; how many were taken."""
+    cdef ZmqMessage message
+    cdef uint8_t *data
+    cdef size_t size
+    cdef size_t place
+    cdef int taken = 0
+    while taken < LINK_BATCHES_TURN:
+        edge.link.bus.zmq.msg_init(&message)
+        if edge.link.bus.zmq.msg_recv(&message, edge.link.bus.socket, ZMQ_DONTWAIT) < 0:
+            break
+        ledger_open(edge.ledger, KIND_ZMQ_MESSAGE)
+        data = <uint8_t *> edge.link.bus.zmq.msg_data(&message)
+        size = edge.link.bus.zmq.msg_size(&message)
+        place = 0
+        while record_fits(<Record *> (data + place), size - place):
+            _on_record(edge, <Record *> (data + place))
+            place += (<Record *> (data + place)).size
+        edge.link.bus.zmq.msg_close(&message)
+        ledger_close(edge.ledger, KIND_ZMQ_MESSAGE)
+        ledger_count(edge.ledger, COUNT_BATCHES_IN, 1)
+        taken += 1
+    if taken:
+        edge.link.heard_ms = edge.now_ms
+    edge.link.again = taken == LINK_BATCHES_TURN
+    return taken
+
+
+cdef void link_tick(Edge *edge) noexcept nogil:
+    """Heartbeat of the link, and the requests that are overdue."""
+    if edge.now_ms - edge.link.sent_ms >= LINK_PERIOD_MS or edge.link.sent_ms == 0:
+        if edge.link.out.size < LINK_PUBLISH_BYTES_MAX:
+            link_hello(edge, REC_LINK)
+        edge.link.sent_ms = edge.now_ms
+    if edge.link.up and edge.now_ms - edge.link.heard_ms > LINK_SILENT_MS:
+        edge.link.up = False
+        ledger_gauge(edge.ledger, GAUGE_LINKED, 0)
+    _requests_overdue(edge)
+
+
+cdef RecHistory *_ask(Edge *edge, Connection *conn, const Note *note, const char *name, int record_kind,
+                      int request_kind) noexcept nogil:
+    """Open a request and add its record; NULL after an answer was given."""
+    cdef uint32_t seq = 0
+    cdef RecHistory *record = NULL
+    cdef Channel *channel
+    if conn.state != STATE_OPEN:
+        return NULL
+    if domain_of(name, note.text_size) == DOMAIN_GROUP:
+        channel = channel_find(edge, name, note.text_size)
+        if channel == NULL or not member_joined(conn, channel):
+            answer_error(edge, conn, note.request, NOT_JOINED, b"join the group first", 0)
+            return NULL
+    if not edge.link.up:
+        answer_error(edge, conn, note.request, UNAVAILABLE, b"the router is away", RETRY_AFTER_MS)
+        return NULL
+    seq = request_open(edge, request_kind, note.conn, note.request, NONE)
+    if seq != 0:
+        record = <RecHistory *> record_add(&edge.link.out, record_kind, note.text_size, sizeof(RecHistory),
+                                           note.text_size)
+    if record == NULL:
+        answer_error(edge, conn, note.request, OVERLOADED, b"too much waits for the router", RETRY_AFTER_MS)
+        return NULL
+    record.seq = seq
+    memcpy(<uint8_t *> record + sizeof(RecHistory), name, note.text_size)
+    return record
+
+
+cdef void link_history(Edge *edge, Connection *conn, const Note *note, const char *name) noexcept nogil:
+    """HISTORY, checked by the control thread."""
+    cdef RecHistory *record = _ask(edge, conn, note, name, REC_HISTORY, REQUEST_HISTORY)
+    if record != NULL:
+        record.limit = <uint32_t> note.first
+        record.reverse = 1 if note.flags & 1 else 0
+        record.has_since = 1 if note.flags & 2 else 0
+        record.since_epoch = note.second
+        record.since_offset = note.third
+        record.bytes_max = edge.config.max_frame - 64
+
+
+cdef void link_presence(Edge *edge, Connection *conn, const Note *note, const char *name) noexcept nogil:
+    """PRESENCE, checked by the control thread."""
+    _ask(edge, conn, note, name, REC_PRESENCE, REQUEST_PRESENCE)

@@ -1,0 +1,35 @@
+from core.ledger import Stats
+
+Note = tuple[int, int, int, int, int, int, bytes, bytes, bytes]
+
+class EdgeLoop:
+    def __init__(
+        self,
+        stats: Stats,
+        *,
+        endpoint: str,
+        identity: str,
+        tcp_fd: int,
+        ws_fd: int,
+        connections_max: int,
+        **options: int | str | bool,
+    ) -> None: ...
+    @property
+    def control_fd(self) -> int: ...
+    def run(self) -> None: ...
+    def take(self) -> list[Note]: ...
+    def put(
+        self,
+        kind: int,
+        conn: int = 0,
+        request: int = 0,
+        *,
+        flags: int = 0,
+        first: int = 0,
+        second: int = 0,
+        third: int = 0,
+        session: bytes = ...,
+        text: bytes = b"",
+        extra: bytes = b"",
+    ) -> None: ...
+    def flush(self) -> None: ...

@@ -1,0 +1,472 @@
+"""Loop: the main path of a worker, top to bottom, and its Python face."""
+
+import os
+import socket
+
+from libc.errno cimport EINTR, errno
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy, memset
+
+from core.accept cimport accept_all
+from core.answers cimport answer_frame
+from core.batch cimport Batch, batch_free
+from core.buffer cimport Segment, arena_rest
+from core.bus cimport ZMQ_DEALER, ZMQ_POLLIN, bus_close, bus_events, bus_open
+from core.codes cimport DRAINING, SLOW_CONSUMER, BYE
+from core.conn cimport (FLAG_BLOCKED, FLAG_FINISHED, FLAG_OVERFULL, FLAG_SHUT, FLAG_TOUCHED, FLAG_WATCHED,
+                        STATE_CLOSED,
+                        STATE_CLOSING, Connection, conn_get, conn_handle, conn_live, conn_release)
+from core.edge cimport FORM_COUNT, RECEIVE_BYTES, Channel, Opening, Pending, edge_random, edge_tick
+from core.fanout cimport channel_at
+from core.hash cimport index_free
+from core.intake cimport intake_read
+from core.joins cimport join_leave, join_start, open_start
+from core.ledger cimport (COUNT_GIL_TAKES, COUNT_SLOW_CONSUMERS, COUNT_WAKEUPS, GAUGE_OPEN_CONNECTIONS,
+                          GAUGE_QUEUED_BYTES, KIND_CONNECTION, KIND_FD, ledger_close, ledger_count, ledger_gauge,
+                          ledger_live, ledger_open)
+from core.lifecycle cimport edge_close, edge_fin, edge_fin_sized, edge_timer_fired, edge_timer_plan
+from core.link cimport (LINK_OUT_BYTES_MAX, link_flush, link_hello, link_history, link_presence, link_receive,
+                        link_tick)
+from core.mailbox cimport (NOTE_DRAIN, NOTE_FIN, NOTE_HISTORY, NOTE_JOIN, NOTE_LEAVE, NOTE_OPEN, NOTE_PRESENCE,
+                           NOTE_SEND, NOTE_STOP, NOTE_STOPPED, Mailbox, Note, mailbox_drain, mailbox_free,
+                           mailbox_init, mailbox_put, mailbox_ring)
+from core.outbox cimport (OUTBOX_BLOCKED, OUTBOX_BROKEN, OUTBOX_SENT, outbox_send, outbox_settle, outbox_touch)
+from core.poller cimport (EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLERR, EPOLLHUP, EPOLLIN,
+                          EPOLLOUT, POLLER_EVENTS, TAG_BUS, TAG_TCP, TAG_WAKE, TAG_WS, epoll_create1, epoll_event,
+                          epoll_wait, poller_watch)
+from core.records cimport REC_BYE
+from core.requests cimport request_done, request_peek
+from core.ring cimport ring_pool_init
+from core.slab cimport SLAB_NONE, slab_at, slab_free, slab_init
+from core.transcode cimport json_bound, mpack_bound
+from core.wheel cimport WHEEL_TICK_MS, Timer, wheel_expire, wheel_init
+
+cdef extern from * nogil:
+    """
+    #include <malloc.h>
+    #include <sys/eventfd.h>
+    #include <sys/socket.h>
+    #include <time.h>
+    #include <unistd.h>
+    static inline unsigned long long holdfast_now_ms(void) {
+        struct timespec now;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        return (unsigned long long)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+    }
+    """
+    unsigned long long holdfast_now_ms()
+    int eventfd(unsigned int, int)
+    int shutdown(int, int)
+    int c_close "close"(int)
+    int malloc_trim(size_t)
+    enum:
+        EFD_NONBLOCK
+        EFD_CLOEXEC
+        SHUT_WR
+
+
+cdef inline Connection *_timer_owner(Timer *timer) noexcept nogil:
+    return <Connection *> (<uint8_t *> timer - <size_t> &(<Connection *> NULL).timer)
+
+
+cdef void _listeners_close(Edge *edge) noexcept nogil:
+    if edge.tcp_fd >= 0:
+        c_close(edge.tcp_fd)
+        ledger_close(edge.ledger, KIND_FD)
+    if edge.ws_fd >= 0:
+        c_close(edge.ws_fd)
+        ledger_close(edge.ledger, KIND_FD)
+    edge.tcp_fd = -1
+    edge.ws_fd = -1
+
+
+cdef void _every_connection(Edge *edge, int code, uint32_t window_ms, bint fin) noexcept nogil:
+    """FIN every connection with a jittered time to come back, or close all at once."""
+    cdef uint32_t chunk, number
+    cdef uint32_t per_chunk = 1u << edge.connections.chunk_shift
+    cdef Connection *conn
+    for chunk in range(edge.connections.chunk_count):
+        if edge.connections.chunks[chunk].memory == NULL:
+            continue
+        for number in range(per_chunk):
+            conn = <Connection *> slab_at(&edge.connections, (chunk << edge.connections.chunk_shift) | number)
+            if not conn_live(conn):
+                continue
+            if fin:
+                edge_fin(edge, conn, code, b"this gateway is about to stop", edge_random(edge, window_ms))
+            else:
+                edge_close(edge, conn, code)
+
+
+cdef void _on_send(Edge *edge, Connection *conn, Note *note, const uint8_t *text) noexcept nogil:
+    """A frame from the control thread; with a seq it answers a request that may be overdue by now."""
+    if note.second:
+        if request_peek(edge, <uint32_t> note.second) == NULL:
+            return
+        request_done(edge, <uint32_t> note.second)
+    if conn != NULL:
+        answer_frame(edge, conn, text, note.text_size)
+
+
+cdef void _on_note(Edge *edge, Note *note) noexcept nogil:
+    """One note from the control thread. A connection that is gone by now is passed over."""
+    cdef Connection *conn = conn_get(&edge.connections, note.conn)
+    cdef const uint8_t *text = <const uint8_t *> note + sizeof(Note)
+    cdef const uint8_t *extra = text + note.text_size
+    if note.kind == NOTE_SEND:
+        _on_send(edge, conn, note, text)
+    elif note.kind == NOTE_DRAIN:
+        edge.draining = True
+        _listeners_close(edge)
+        _every_connection(edge, DRAINING, <uint32_t> note.first, True)
+    elif note.kind == NOTE_STOP:
+        edge.stopping = True
+    elif conn == NULL:
+        return
+    elif note.kind == NOTE_OPEN:
+        open_start(edge, conn, note, text, extra)
+    elif note.kind == NOTE_JOIN:
+        join_start(edge, conn, note, <const char *> text)
+    elif note.kind == NOTE_LEAVE:
+        join_leave(edge, conn, note, <const char *> text)
+    elif note.kind == NOTE_HISTORY:
+        link_history(edge, conn, note, <const char *> text)
+    elif note.kind == NOTE_PRESENCE:
+        link_presence(edge, conn, note, <const char *> text)
+    elif note.kind == NOTE_FIN:
+        edge_fin_sized(edge, conn, <int> note.first, <const char *> text, note.text_size, <uint32_t> note.second)
+
+
+cdef void _notes_take(Edge *edge) noexcept nogil:
+    cdef Batch *batch = mailbox_drain(&edge.from_control)
+    cdef uint32_t place = 0
+    while place < batch.size:
+        _on_note(edge, <Note *> (batch.data + place))
+        place += (<Note *> (batch.data + place)).size
+
+
+cdef void _on_event(Edge *edge, epoll_event *event) noexcept nogil:
+    """What one ready file descriptor asks for."""
+    cdef uint64_t tag = event.data.u64
+    cdef Connection *conn = conn_get(&edge.connections, tag)
+    if conn != NULL:
+        if event.events & EPOLLOUT:
+            outbox_touch(edge, conn)
+            conn.flags &= ~FLAG_BLOCKED
+        if event.events & EPOLLIN:
+            intake_read(edge, conn)
+        elif event.events & (EPOLLERR | EPOLLHUP):
+            edge_close(edge, conn, BYE)
+    elif tag == TAG_TCP:
+        accept_all(edge, edge.tcp_fd, False)
+    elif tag == TAG_WS:
+        accept_all(edge, edge.ws_fd, True)
+    elif tag == TAG_WAKE:
+        _notes_take(edge)
+    elif tag == TAG_BUS:
+        edge.link.again = True
+
+
+cdef void _timers_fire(Edge *edge) noexcept nogil:
+    cdef Timer *timer = wheel_expire(&edge.wheel, edge.now_ms)
+    while timer != NULL:
+        edge_timer_fired(edge, _timer_owner(timer))
+        timer = wheel_expire(&edge.wheel, edge.now_ms)
+
+
+cdef void _watch_writing(Edge *edge, Connection *conn, bint writing) noexcept nogil:
+    conn.flags = conn.flags | FLAG_WATCHED if writing else conn.flags & ~FLAG_WATCHED
+    poller_watch(edge.epoll_fd, conn.fd, conn_handle(conn), EPOLL_CTL_MOD, EPOLLIN | EPOLLOUT if writing else EPOLLIN)
+
+
+cdef void _flush_one(Edge *edge, Connection *conn) noexcept nogil:
+    """Send what this turn queued for one connection, and see to what comes of it."""
+    cdef int status = OUTBOX_BLOCKED
+    if not conn.flags & FLAG_BLOCKED:
+        status = outbox_send(edge, conn)
+    if status == OUTBOX_BROKEN:
+        edge_close(edge, conn, BYE)
+        return
+    if conn.flags & FLAG_OVERFULL:
+        conn.flags &= ~FLAG_OVERFULL
+        ledger_count(edge.ledger, COUNT_SLOW_CONSUMERS, 1)
+        edge.config.queue_bytes_max += 4096     # FIN itself may pass the bound
+        edge_fin(edge, conn, SLOW_CONSUMER, b"more was queued than the bound of this connection", 0)
+        edge.config.queue_bytes_max -= 4096
+    if status == OUTBOX_BLOCKED:
+        outbox_settle(edge, conn)
+        conn.flags |= FLAG_BLOCKED
+        if not conn.flags & FLAG_WATCHED:
+            conn.blocked_since = edge_tick(edge)
+            _watch_writing(edge, conn, True)
+            edge_timer_plan(edge, conn)
+        return
+    if conn.flags & FLAG_WATCHED:
+        _watch_writing(edge, conn, False)
+    if conn.flags & FLAG_FINISHED and not conn.flags & FLAG_SHUT and conn.out_head == NULL:
+        conn.flags |= FLAG_SHUT
+        shutdown(conn.fd, SHUT_WR)
+
+
+cdef void _flush(Edge *edge) noexcept nogil:
+    """One system call for each connection that this turn touched."""
+    cdef Connection *conn
+    while edge.touched != NULL:
+        conn = edge.touched
+        edge.touched = conn.next_touched
+        conn.flags &= ~FLAG_TOUCHED
+        if conn.state == STATE_CLOSED:
+            conn.next_touched = edge.closed
+            edge.closed = conn
+        else:
+            _flush_one(edge, conn)
+
+
+cdef void _free_closed(Edge *edge) noexcept nogil:
+    """Nothing is freed while events are being dispatched: here they are all done."""
+    cdef Connection *conn
+    cdef int form
+    while edge.closed != NULL:
+        conn = edge.closed
+        edge.closed = conn.next_touched
+        conn_release(&edge.connections, edge.ledger, conn)
+    for form in range(FORM_COUNT):
+        arena_rest(&edge.arenas[form], edge.ledger, True)
+    ledger_gauge(edge.ledger, GAUGE_OPEN_CONNECTIONS, edge.connections.live)
+    ledger_gauge(edge.ledger, GAUGE_QUEUED_BYTES, edge.queued_bytes)
+
+
+cdef int _wait_ms(Edge *edge) noexcept nogil:
+    """How long epoll may wait: until the next tick while anything has a deadline."""
+    if edge.link.again or edge.link.out.size:
+        return 0 if edge.link.again else 5
+    if edge.wheel.count or edge.requests.oldest != edge.requests.next:
+        return WHEEL_TICK_MS - <int> (edge.now_ms % WHEEL_TICK_MS)
+    return 500
+
+
+cdef void _tell_stopped(Edge *edge) noexcept nogil:
+    cdef Note note
+    memset(&note, 0, sizeof(note))
+    note.kind = NOTE_STOPPED
+    mailbox_put(&edge.to_control, &note, NULL, NULL)
+    edge.draining = False
+
+
+cdef void edge_run(Edge *edge) noexcept nogil:
+    """Turn after turn until NOTE_STOP."""
+    cdef epoll_event events[POLLER_EVENTS]
+    cdef int count, place
+    while not edge.stopping:
+        count = epoll_wait(edge.epoll_fd, events, POLLER_EVENTS, _wait_ms(edge))
+        edge.now_ms = holdfast_now_ms()
+        ledger_count(edge.ledger, COUNT_WAKEUPS, 1)
+        for place in range(count):
+            _on_event(edge, &events[place])
+        if edge.link.again:
+            link_receive(edge)
+        _timers_fire(edge)
+        link_tick(edge)
+        link_flush(edge)
+        _flush(edge)
+        link_flush(edge)
+        if bus_events(&edge.link.bus) & ZMQ_POLLIN:
+            edge.link.again = True
+        _free_closed(edge)
+        if edge.draining and edge.connections.live == 0:
+            _tell_stopped(edge)
+        if mailbox_ring(&edge.to_control):
+            ledger_count(edge.ledger, COUNT_GIL_TAKES, 1)
+    _every_connection(edge, DRAINING, 0, False)
+    link_hello(edge, REC_BYE)
+    link_flush(edge)
+    _flush(edge)
+    _free_closed(edge)
+
+
+cdef _config_set(Edge *edge, dict options):
+    path = options["ws_path"].encode()
+    if len(path) >= sizeof(edge.config.ws_path):
+        raise ValueError(f"ws_path is longer than {sizeof(edge.config.ws_path) - 1} bytes")
+    memcpy(edge.config.ws_path, <const char *> path, len(path) + 1)
+    edge.config.ping_ms = options["ping_ms"]
+    edge.config.misses = options["misses"]
+    edge.config.hello_timeout_ms = options["hello_timeout_ms"]
+    edge.config.fin_timeout_ms = options["fin_timeout_ms"]
+    edge.config.write_timeout_ms = options["write_timeout_ms"]
+    edge.config.request_timeout_ms = options["request_timeout_ms"]
+    edge.config.max_frame = options["max_frame"]
+    edge.config.queue_bytes_max = options["queue_bytes_max"]
+    edge.config.channels_max = options["channels_max"]
+    edge.config.publish_rate = options["publish_rate"]
+    edge.config.publish_burst = options["publish_burst"] or options["publish_rate"]
+    edge.config.worker = options["worker"]
+    edge.config.epoch = options["epoch"]
+    edge.config.handshakes_max = options["handshakes_max"]
+    edge.config.proxy_protocol = options["proxy_protocol"]
+    edge.config.development = options["development"]
+
+
+cdef _tables_init(Edge *edge, uint32_t connections_max):
+    cdef uint64_t seeds[3]
+    random = os.urandom(sizeof(seeds))
+    memcpy(seeds, <const char *> random, sizeof(seeds))
+    edge.hash_key.k0 = seeds[0]
+    edge.hash_key.k1 = seeds[1]
+    edge.random = seeds[2] | 1
+    edge.now_ms = holdfast_now_ms()
+    slab_init(&edge.connections, sizeof(Connection), 8, connections_max)
+    slab_init(&edge.channels, sizeof(Channel), 8, 0xFFFFFFFE)
+    slab_init(&edge.pendings, sizeof(Pending), 6, 0xFFFFFFFE)
+    slab_init(&edge.openings, sizeof(Opening), 6, 0xFFFFFFFE)
+    slab_init(&edge.segments, sizeof(Segment), 8, 0xFFFFFFFE)
+    ring_pool_init(&edge.rings, edge.ledger, 0xFFFFFFFE)
+    wheel_init(&edge.wheel, edge.ledger, edge.now_ms)
+    edge.requests.oldest = 1
+    edge.requests.next = 1
+    edge.link.out.bytes_max = LINK_OUT_BYTES_MAX
+    edge.control.bytes_max = LINK_OUT_BYTES_MAX
+    # An unfinished frame keeps at most max_frame and a header; an unfinished HTTP request 8 KiB.
+    edge.input_bytes = RECEIVE_BYTES + max(edge.config.max_frame, <uint32_t> 8192) + 64
+    edge.input = <uint8_t *> malloc(edge.input_bytes)
+    edge.scratch_bytes = <uint32_t> json_bound(4 * edge.config.max_frame)
+    edge.scratch = <uint8_t *> malloc(edge.scratch_bytes)
+    edge.unpacked_bytes = <uint32_t> mpack_bound(edge.config.max_frame)
+    edge.unpacked = <uint8_t *> malloc(edge.unpacked_bytes)
+    if edge.input == NULL or edge.scratch == NULL or edge.unpacked == NULL:
+        raise MemoryError
+
+
+cdef class EdgeLoop:
+    """One worker's data plane.
+
+    `run` is the thread's body and takes no GIL; every other method is for the control thread. Notes put with `put`
+    leave with the next `flush`. `control_fd` becomes readable when `take` has something.
+    """
+
+    def __cinit__(self, Stats stats, **options):
+        self.stats = stats
+        self.edge = <Edge *> calloc(1, sizeof(Edge))
+        if self.edge == NULL:
+            raise MemoryError
+        self.edge.ledger = &stats.ledger
+        self.edge.tcp_fd = self.edge.ws_fd = self.edge.epoll_fd = self.edge.wake_fd = self.edge.reserve_fd = -1
+        mailbox_init(&self.edge.to_control, eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC))
+        mailbox_init(&self.edge.from_control, eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC))
+        self.edge.wake_fd = self.edge.from_control.event_fd
+
+    def __init__(self, Stats stats, *, endpoint, identity, tcp_fd, ws_fd, connections_max, **options):
+        """Take over two listening sockets and connect to the router.
+
+        Args:
+            stats: this process's counters.
+            endpoint: the router's ZeroMQ endpoint.
+            identity: this worker's on the bus, unique per start.
+            tcp_fd: listening socket for TCP clients, or -1; owned by the loop from here on.
+            ws_fd: listening socket for WebSocket clients, or -1; likewise.
+            connections_max: bound of the connection table.
+            options: the numbers of EdgeConfig by name, and `ws_path`.
+
+        Raises:
+            OSError: the bus cannot be opened, or epoll is refused.
+        """
+        cdef Edge *edge = self.edge
+        _config_set(edge, options)
+        _tables_init(edge, connections_max)
+        edge.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
+        if edge.epoll_fd < 0:
+            raise OSError(errno, "epoll_create1 failed")
+        bus_open(&edge.link.bus, ZMQ_DEALER, endpoint.encode(), identity.encode())
+        edge.tcp_fd = tcp_fd
+        edge.ws_fd = ws_fd
+        for fd, tag in ((tcp_fd, TAG_TCP), (ws_fd, TAG_WS), (edge.wake_fd, TAG_WAKE), (edge.link.bus.fd, TAG_BUS)):
+            if fd >= 0 and poller_watch(edge.epoll_fd, fd, tag, EPOLL_CTL_ADD, EPOLLIN) < 0:
+                raise OSError(errno, "epoll_ctl failed")
+        for fd in (tcp_fd, ws_fd):
+            if fd >= 0:
+                ledger_open(edge.ledger, KIND_FD)
+
+    def __dealloc__(self):
+        cdef Edge *edge = self.edge
+        cdef int form
+        if edge == NULL:
+            return
+        _listeners_close(edge)
+        bus_close(&edge.link.bus)
+        for fd in (edge.epoll_fd, edge.reserve_fd, edge.to_control.event_fd, edge.from_control.event_fd):
+            if fd >= 0:
+                c_close(fd)
+        for form in range(FORM_COUNT):
+            arena_rest(&edge.arenas[form], edge.ledger, False)
+        slab_free(&edge.connections)
+        slab_free(&edge.channels)
+        slab_free(&edge.pendings)
+        slab_free(&edge.openings)
+        slab_free(&edge.segments)
+        slab_free(&edge.rings.slab)
+        index_free(&edge.channel_index)
+        batch_free(&edge.link.out)
+        batch_free(&edge.control)
+        mailbox_free(&edge.to_control)
+        mailbox_free(&edge.from_control)
+        free(edge.requests.ring)
+        free(edge.input)
+        free(edge.scratch)
+        free(edge.unpacked)
+        free(edge)
+
+    @property
+    def control_fd(self):
+        """Readable when `take` has notes."""
+        return self.edge.to_control.event_fd
+
+    def run(self):
+        """Serve until the STOP note; the calling thread gives the GIL up for the whole time."""
+        with nogil:
+            edge_run(self.edge)
+
+    def take(self):
+        """All notes from the data plane: [(kind, flags, conn, request, first, second, session, text, extra), ...]."""
+        cdef Batch *batch
+        cdef uint32_t place = 0
+        cdef Note *note
+        cdef char *text
+        notes = []
+        with nogil:
+            batch = mailbox_drain(&self.edge.to_control)
+        while place < batch.size:
+            note = <Note *> (batch.data + place)
+            text = <char *> note + sizeof(Note)
+            notes.append((note.kind, note.flags, note.conn, note.request, note.first, note.second,
+                          note.session[:16], text[:note.text_size],
+                          (text + note.text_size)[:note.extra_size]))
+            place += note.size
+        return notes
+
+    def put(self, int kind, uint64_t conn=0, uint64_t request=0, *, int flags=0, uint64_t first=0, uint64_t second=0,
+            uint64_t third=0, bytes session=bytes(16), bytes text=b"", bytes extra=b""):
+        """Add one note for the data plane.
+
+        Raises:
+            BufferError: the mailbox is full.
+        """
+        cdef Note note
+        memset(&note, 0, sizeof(note))
+        note.kind = kind
+        note.flags = flags
+        note.conn = conn
+        note.request = request
+        note.first = first
+        note.second = second
+        note.third = third
+        memcpy(note.session, <const char *> session, 16)
+        note.text_size = len(text)
+        note.extra_size = len(extra)
+        if mailbox_put(&self.edge.from_control, &note, <const uint8_t *> <const char *> text,
+                       <const uint8_t *> <const char *> extra) < 0:
+            raise BufferError("the mailbox to the data plane is full")
+
+    def flush(self):
+        """Ring the data plane, once for all notes put since the last time."""
+        mailbox_ring(&self.edge.from_control)

@@ -1,0 +1,123 @@
+# Mailbox: notes between the data-plane thread and the control thread of one process, without the GIL.
+#
+# Two of them make a pair, one a direction. A note is a fixed head and two byte strings. The writer appends under the
+# mutex and rings the eventfd once a batch; the reader swaps the whole batch out under the mutex and walks it alone.
+# Invariant: `filled` holds whole notes; `drained` belongs to the reader.
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from core.batch cimport Batch, batch_clear, batch_free, batch_reserve
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+    int pthread_mutex_init(pthread_mutex_t *, void *)
+    int pthread_mutex_lock(pthread_mutex_t *)
+    int pthread_mutex_unlock(pthread_mutex_t *)
+    int pthread_mutex_destroy(pthread_mutex_t *)
+
+cdef extern from "<unistd.h>" nogil:
+    ssize_t write(int, const void *, size_t)
+    ssize_t read(int, void *, size_t)
+
+cdef enum:
+    MAILBOX_BYTES_MAX = 67108864
+
+cdef enum NoteKind:
+    # data plane -> control
+    NOTE_FRAME = 1              # a control frame; text: the frame, second: the user ("" before HELLO)
+    NOTE_PRESENCE_EXPECT        # request, first: parts to come
+    NOTE_PRESENCE_PART          # request, first: members, text: the list
+    NOTE_LINKED                 # the router knows this worker; first: its epoch
+    NOTE_STOPPED                # every connection is gone
+    # control -> data plane
+    NOTE_OPEN                   # text: WELCOME up to its channels map, second: user, third in session, extra: resume list
+    NOTE_JOIN                   # text: channel; first, second number: since; flags 1: since is given
+    NOTE_LEAVE                  # text: channel
+    NOTE_SEND                   # text: a frame
+    NOTE_FIN                    # first: code, second number: after ms; text: reason
+    NOTE_HISTORY                # text: channel, first: limit, flags 1 reverse, 2 since; second number, third number
+    NOTE_PRESENCE               # text: channel
+    NOTE_DRAIN                  # first: window ms
+    NOTE_STOP
+
+ctypedef struct Note:           # 72 bytes
+    uint32_t size               # the whole note, a multiple of 8
+    uint16_t kind
+    uint16_t flags
+    uint64_t conn
+    uint64_t request
+    uint64_t first
+    uint64_t second
+    uint64_t third
+    uint8_t session[16]
+    uint32_t text_size
+    uint32_t extra_size
+
+ctypedef struct Mailbox:
+    pthread_mutex_t mutex
+    Batch filled                # guarded by the mutex
+    Batch drained               # the reader's
+    int event_fd                # owned by whoever made the pair; read by the reader, rung by the writer
+    int rung                    # guarded: the reader was told and has not drained yet
+
+
+cdef inline int mailbox_put(Mailbox *box, const Note *head, const uint8_t *text, const uint8_t *extra) noexcept nogil:
+    """Append one note, text and extra of the sizes in its head; -1 when the box is full."""
+    cdef uint32_t size = (<uint32_t> sizeof(Note) + head.text_size + head.extra_size + 7) & ~(<uint32_t> 7)
+    cdef uint8_t *room
+    pthread_mutex_lock(&box.mutex)
+    room = batch_reserve(&box.filled, size)
+    if room != NULL:
+        memcpy(room, head, sizeof(Note))
+        (<Note *> room).size = size
+        if head.text_size:
+            memcpy(room + sizeof(Note), text, head.text_size)
+        if head.extra_size:
+            memcpy(room + sizeof(Note) + head.text_size, extra, head.extra_size)
+    pthread_mutex_unlock(&box.mutex)
+    return 0 if room != NULL else -1
+
+
+cdef inline bint mailbox_ring(Mailbox *box) noexcept nogil:
+    """Tell the reader, if there is something that it was not told of; True when it was told now."""
+    cdef bint ring
+    cdef uint64_t one = 1
+    pthread_mutex_lock(&box.mutex)
+    ring = box.filled.size > 0 and not box.rung
+    if ring:
+        box.rung = 1
+    pthread_mutex_unlock(&box.mutex)
+    if ring:
+        write(box.event_fd, &one, sizeof(one))
+    return ring
+
+
+cdef inline Batch *mailbox_drain(Mailbox *box) noexcept nogil:
+    """All notes so far, the reader's until the next call."""
+    cdef Batch swap
+    cdef uint64_t count
+    read(box.event_fd, &count, sizeof(count))
+    batch_clear(&box.drained)
+    pthread_mutex_lock(&box.mutex)
+    swap = box.drained
+    box.drained = box.filled
+    box.filled = swap
+    box.rung = 0
+    pthread_mutex_unlock(&box.mutex)
+    return &box.drained
+
+
+cdef inline void mailbox_init(Mailbox *box, int event_fd) noexcept nogil:
+    pthread_mutex_init(&box.mutex, NULL)
+    box.filled.bytes_max = MAILBOX_BYTES_MAX
+    box.drained.bytes_max = MAILBOX_BYTES_MAX
+    box.event_fd = event_fd
+    box.rung = 0
+
+
+cdef inline void mailbox_free(Mailbox *box) noexcept nogil:
+    batch_free(&box.filled)
+    batch_free(&box.drained)
+    pthread_mutex_destroy(&box.mutex)

@@ -1,0 +1,18 @@
+"""Notes: the numbers of what the two threads of a worker say to each other."""
+
+from core cimport mailbox
+
+FRAME = mailbox.NOTE_FRAME
+PRESENCE_EXPECT = mailbox.NOTE_PRESENCE_EXPECT
+PRESENCE_PART = mailbox.NOTE_PRESENCE_PART
+LINKED = mailbox.NOTE_LINKED
+STOPPED = mailbox.NOTE_STOPPED
+OPEN = mailbox.NOTE_OPEN
+JOIN = mailbox.NOTE_JOIN
+LEAVE = mailbox.NOTE_LEAVE
+SEND = mailbox.NOTE_SEND
+FIN = mailbox.NOTE_FIN
+HISTORY = mailbox.NOTE_HISTORY
+PRESENCE = mailbox.NOTE_PRESENCE
+DRAIN = mailbox.NOTE_DRAIN
+STOP = mailbox.NOTE_STOP

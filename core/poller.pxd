@@ -1,0 +1,41 @@
+# Poller: epoll, level-triggered, and what an event's tag means.
+#
+# A tag is a connection's handle, or one of the TAG_ numbers, whose low half is no index that the table gives. Writing
+# is only watched for while a connection is blocked, so that an idle one costs no system call.
+
+from libc.stdint cimport int32_t, uint32_t, uint64_t
+
+cdef extern from "<sys/epoll.h>" nogil:
+    ctypedef union epoll_data_t:
+        uint64_t u64
+    cdef struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    int epoll_create1(int)
+    int epoll_ctl(int, int, int, epoll_event *)
+    int epoll_wait(int, epoll_event *, int, int)
+    enum:
+        EPOLL_CLOEXEC
+        EPOLL_CTL_ADD
+        EPOLL_CTL_MOD
+        EPOLL_CTL_DEL
+        EPOLLIN
+        EPOLLOUT
+        EPOLLERR
+        EPOLLHUP
+
+cdef enum:
+    POLLER_EVENTS = 512         # taken in one turn
+    TAG_SPECIAL = 0xFFFFFF00
+    TAG_TCP = 0xFFFFFF01
+    TAG_WS = 0xFFFFFF02
+    TAG_WAKE = 0xFFFFFF03
+    TAG_BUS = 0xFFFFFF04
+
+
+cdef inline int poller_watch(int epoll_fd, int fd, uint64_t tag, int operation, uint32_t events) noexcept nogil:
+    """Add or modify what is watched of `fd`; -1 with errno."""
+    cdef epoll_event event
+    event.events = events
+    event.data.u64 = tag
+    return epoll_ctl(epoll_fd, operation, fd, &event)

@@ -1,0 +1,43 @@
+from typing import Any, Final
+
+LINK: Final[int]
+LINKED: Final[int]
+BEGIN: Final[int]
+END: Final[int]
+BYE: Final[int]
+SUBSCRIBE: Final[int]
+SUBSCRIBED: Final[int]
+UNSUBSCRIBE: Final[int]
+OPEN: Final[int]
+OPENED: Final[int]
+CLOSE: Final[int]
+EVICT: Final[int]
+PUBLISH: Final[int]
+PUBLISHED: Final[int]
+HISTORY: Final[int]
+PRESENCE: Final[int]
+REPLY: Final[int]
+PRESENCE_EXPECT: Final[int]
+PRESENCE_ASK: Final[int]
+PRESENCE_PART: Final[int]
+MESSAGE: Final[int]
+
+class BatchWriter:
+    def link(self, kind: int, epoch: int, worker: int) -> None: ...
+    def channel(self, kind: int, name: bytes, channel: int, epoch: int = 0, offset: int = 0) -> None: ...
+    def session(self, kind: int, session: bytes, conn: int, seq: int = 0) -> None: ...
+    def publish(self, seq: int, name: bytes, data: bytes, sender: bytes, key: bytes = b"") -> None: ...
+    def history(
+        self,
+        kind: int,
+        seq: int,
+        name: bytes,
+        *,
+        limit: int = 100,
+        reverse: bool = False,
+        since: tuple[int, int] | None = None,
+        bytes_max: int = 65536,
+    ) -> None: ...
+    def take(self) -> bytes: ...
+
+def unpack(batch: bytes) -> list[dict[str, Any]]: ...

@@ -1,0 +1,142 @@
+"""Records: a Python face for peers of the router that are no workers (the admin API), and for the tests."""
+
+from libc.string cimport memcpy, memset
+
+from core.batch cimport batch_free
+
+LINK = REC_LINK
+LINKED = REC_LINKED
+BEGIN = REC_BEGIN
+END = REC_END
+BYE = REC_BYE
+SUBSCRIBE = REC_SUBSCRIBE
+SUBSCRIBED = REC_SUBSCRIBED
+UNSUBSCRIBE = REC_UNSUBSCRIBE
+OPEN = REC_OPEN
+OPENED = REC_OPENED
+CLOSE = REC_CLOSE
+EVICT = REC_EVICT
+PUBLISH = REC_PUBLISH
+PUBLISHED = REC_PUBLISHED
+HISTORY = REC_HISTORY
+PRESENCE = REC_PRESENCE
+REPLY = REC_REPLY
+PRESENCE_EXPECT = REC_PRESENCE_EXPECT
+PRESENCE_ASK = REC_PRESENCE_ASK
+PRESENCE_PART = REC_PRESENCE_PART
+MESSAGE = REC_MESSAGE
+
+
+cdef class BatchWriter:
+    """Builds one batch; `take` gives its bytes and starts the next."""
+
+    cdef Batch batch
+
+    def __cinit__(self):
+        self.batch.bytes_max = 1 << 26
+
+    def __dealloc__(self):
+        batch_free(&self.batch)
+
+    cdef uint8_t *add(self, int kind, int aux, uint32_t fixed, uint32_t variable) except NULL:
+        cdef uint8_t *record = record_add(&self.batch, kind, aux, fixed, variable)
+        if record == NULL:
+            raise BufferError("the batch is full")
+        return record
+
+    def link(self, int kind, uint64_t epoch, uint32_t worker):
+        """LINK, BEGIN, END or BYE."""
+        cdef RecLink *record = <RecLink *> self.add(kind, 0, sizeof(RecLink), 0)
+        record.epoch = epoch
+        record.version = RECORDS_VERSION
+        record.worker = worker
+
+    def channel(self, int kind, bytes name, uint64_t channel, uint64_t epoch=0, uint64_t offset=0):
+        """SUBSCRIBE or UNSUBSCRIBE."""
+        cdef RecChannel *record = <RecChannel *> self.add(kind, len(name), sizeof(RecChannel), len(name))
+        record.channel = channel
+        record.epoch = epoch
+        record.offset = offset
+        memcpy(<uint8_t *> record + sizeof(RecChannel), <const char *> name, len(name))
+
+    def session(self, int kind, bytes session, uint64_t conn, uint32_t seq=0):
+        """OPEN or CLOSE."""
+        cdef RecSession *record = <RecSession *> self.add(kind, 0, sizeof(RecSession), 0)
+        record.conn = conn
+        record.seq = seq
+        memcpy(record.session, <const char *> session, 16)
+
+    def publish(self, uint32_t seq, bytes name, bytes data, bytes sender, bytes key=b""):
+        """PUBLISH of MessagePack `data`; a seq of 0 asks for no answer."""
+        cdef RecPublish *record = <RecPublish *> self.add(
+            REC_PUBLISH, len(name), sizeof(RecPublish), len(name) + len(key) + len(sender) + len(data))
+        cdef uint8_t *place = <uint8_t *> record + sizeof(RecPublish)
+        record.seq = seq
+        record.data_size = len(data)
+        record.key_size = len(key)
+        record.sender_size = len(sender)
+        for part in (name, key, sender, data):
+            memcpy(place, <const char *> part, len(part))
+            place += len(part)
+
+    def history(self, int kind, uint32_t seq, bytes name, *, int limit=100, bint reverse=False, since=None,
+                uint32_t bytes_max=65536):
+        """HISTORY or PRESENCE."""
+        cdef RecHistory *record = <RecHistory *> self.add(kind, len(name), sizeof(RecHistory), len(name))
+        record.seq = seq
+        record.limit = limit
+        record.reverse = reverse
+        record.bytes_max = bytes_max
+        if since is not None:
+            record.has_since = 1
+            record.since_epoch, record.since_offset = since
+        memcpy(<uint8_t *> record + sizeof(RecHistory), <const char *> name, len(name))
+
+    def take(self):
+        """The batch so far, as bytes."""
+        taken = (<char *> self.batch.data)[:self.batch.size] if self.batch.size else b""
+        self.batch.size = 0
+        return taken
+
+
+cdef _unpack(const Record *head):
+    cdef const char *rest
+    fields = {"kind": head.kind, "aux": head.aux}
+    if head.kind <= REC_BYE:
+        fields.update(epoch=(<RecLink *> head).epoch, version=(<RecLink *> head).version)
+    elif head.kind <= REC_UNSUBSCRIBE:
+        fields.update(channel=(<RecChannel *> head).channel, epoch=(<RecChannel *> head).epoch,
+                      offset=(<RecChannel *> head).offset)
+    elif head.kind <= REC_EVICT:
+        fields.update(conn=(<RecSession *> head).conn, seq=(<RecSession *> head).seq,
+                      session=(<RecSession *> head).session[:16])
+    elif head.kind == REC_PUBLISHED:
+        fields.update(seq=(<RecPublished *> head).seq, epoch=(<RecPublished *> head).epoch,
+                      offset=(<RecPublished *> head).offset)
+    elif REC_REPLY <= head.kind <= REC_PRESENCE_PART:
+        rest = <const char *> head + sizeof(RecBody)
+        fields.update(seq=(<RecBody *> head).seq, count=(<RecBody *> head).count, channel=(<RecBody *> head).channel,
+                      body=rest[:(<RecBody *> head).body_size])
+    elif head.kind == REC_MESSAGE:
+        rest = <const char *> head + sizeof(RecMessage)
+        fields.update(channel=(<RecMessage *> head).channel, epoch=(<RecMessage *> head).epoch,
+                      offset=(<RecMessage *> head).offset, body=rest[:(<RecMessage *> head).body_size])
+    return fields
+
+
+def unpack(bytes batch):
+    """The records of a batch from the router, each as a dict with `kind`, `aux` and the fields of its struct.
+
+    Raises:
+        ValueError: the bytes are no batch.
+    """
+    cdef const uint8_t *data = <const uint8_t *> <const char *> batch
+    cdef size_t size = len(batch)
+    cdef size_t place = 0
+    records = []
+    while place < size:
+        if not record_fits(<const Record *> (data + place), size - place):
+            raise ValueError(f"no whole record at byte {place} of {size}")
+        records.append(_unpack(<const Record *> (data + place)))
+        place += (<const Record *> (data + place)).size
+    return records

@@ -1,0 +1,64 @@
+# Requests: what a worker asked of the router and has no answer to yet, in a ring ordered by time.
+#
+# seq counts up and its low bits are the place in the ring, so an answer finds its request without a search, and the
+# overdue ones are at the old end. Everything that waits for the router has an entry and with it a deadline.
+# Invariant: every open request has oldest <= seq < next (modulo 2**32), and next - oldest <= capacity.
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from core.edge cimport NONE, REQUEST_DONE, Edge, Request
+from core.ledger cimport KIND_REQUEST, ledger_close, ledger_open
+
+
+cdef inline Request *request_peek(Edge *edge, uint32_t seq) noexcept nogil:
+    """The open request of a seq, or NULL when it is answered, overdue or was never there."""
+    cdef Request *request
+    if edge.requests.capacity == 0 or seq - edge.requests.oldest >= edge.requests.next - edge.requests.oldest:
+        return NULL
+    request = &edge.requests.ring[seq & (edge.requests.capacity - 1)]
+    return request if request.kind != REQUEST_DONE else NULL
+
+
+cdef inline void request_done(Edge *edge, uint32_t seq) noexcept nogil:
+    """Close an open request."""
+    cdef uint32_t mask = edge.requests.capacity - 1
+    edge.requests.ring[seq & mask].kind = REQUEST_DONE
+    ledger_close(edge.ledger, KIND_REQUEST)
+    while edge.requests.oldest != edge.requests.next \
+            and edge.requests.ring[edge.requests.oldest & mask].kind == REQUEST_DONE:
+        edge.requests.oldest += 1
+
+
+cdef inline bint request_take(Edge *edge, uint32_t seq, Request *taken) noexcept nogil:
+    """Copy out and close an open request; False when there is none."""
+    cdef Request *request = request_peek(edge, seq)
+    if request == NULL:
+        return False
+    taken[0] = request[0]
+    request_done(edge, seq)
+    return True
+
+
+cdef inline uint32_t request_open(Edge *edge, int kind, uint64_t conn, uint64_t id, uint32_t index) noexcept nogil:
+    """A new request; its seq, or 0 when too many are under way."""
+    cdef uint32_t seq
+    cdef Request *request
+    if edge.requests.next - edge.requests.oldest >= edge.requests.capacity and requests_grow(edge) < 0:
+        return 0
+    if edge.requests.next == 0:         # wrapped: 0 means "no answer wanted" on the bus
+        edge.requests.ring[0].kind = REQUEST_DONE
+        edge.requests.next = 1
+        return request_open(edge, kind, conn, id, index)
+    seq = edge.requests.next
+    request = &edge.requests.ring[seq & (edge.requests.capacity - 1)]
+    request.conn = conn
+    request.request = id
+    request.sent_ms = edge.now_ms
+    request.index = index
+    request.kind = kind
+    edge.requests.next += 1
+    ledger_open(edge.ledger, KIND_REQUEST)
+    return seq
+
+
+cdef int requests_grow(Edge *edge) noexcept nogil

@@ -1,0 +1,20 @@
+from core.ledger import Stats
+
+class RouterLoop:
+    def __init__(
+        self,
+        stats: Stats,
+        *,
+        endpoint: str,
+        epoch: int,
+        history_messages: int,
+        history_bytes: int,
+        history_age_s: int,
+        key_window_s: int,
+        channels_max: int,
+        spill_bytes_max: int,
+        keys_max: int = 1 << 20,
+        message_bytes_max: int = 1 << 20,
+    ) -> None: ...
+    def run(self) -> None: ...
+    def stop(self) -> None: ...

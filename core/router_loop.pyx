@@ -1,0 +1,249 @@
+"""Router loop: receive batches, act on each record, send each worker its batch; and the Python face.
+
+The thread that runs it never takes the GIL. A worker whose batch the socket does not take keeps it, and the loop tries
+again; past its bound the worker is given up (see sequencer.pxd).
+"""
+
+import os
+import time
+
+from libc.errno cimport EAGAIN, EHOSTUNREACH, errno
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy, memset
+
+from core.batch cimport Batch, batch_clear, batch_free
+from core.bus cimport (ZMQ_DONTWAIT, ZMQ_POLLIN, ZMQ_ROUTER, ZMQ_SNDMORE, ZmqMessage, bus_close, bus_events,
+                       bus_more, bus_open, bus_send)
+from core.hash cimport index_free
+from core.keys cimport keys_expire, keys_free
+from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_WAKEUPS, GAUGE_ROUTER_EPOCH,
+                          KIND_ZMQ_MESSAGE, Ledger, Stats, ledger_close, ledger_count, ledger_gauge, ledger_open)
+from core.poller cimport (EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN, TAG_BUS, TAG_WAKE, epoll_create1, epoll_event,
+                          epoll_wait, poller_watch)
+from core.records cimport Record, record_fits
+from core.sequencer cimport (SEQUENCER_BATCHES_TURN, SWEEP_PERIOD_MS, SWEEP_SLOTS, WORKER_FREE, WORKER_SILENT_MS,
+                             Owner, Sequencer, Worker, sequencer_record, worker_give_up, worker_of)
+from core.slab cimport slab_free, slab_init
+from core.stream cimport streams_free, streams_init, streams_sweep
+
+cdef extern from * nogil:
+    """
+    #include <sys/eventfd.h>
+    #include <time.h>
+    #include <unistd.h>
+    static inline unsigned long long holdfast_clock_ms(clockid_t clock) {
+        struct timespec now;
+        clock_gettime(clock, &now);
+        return (unsigned long long)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+    }
+    """
+    unsigned long long holdfast_clock_ms(int)
+    int eventfd(unsigned int, int)
+    int c_close "close"(int)
+    ssize_t write(int, const void *, size_t)
+    enum:
+        CLOCK_MONOTONIC
+        CLOCK_REALTIME
+        EFD_NONBLOCK
+        EFD_CLOEXEC
+
+
+cdef void _records_take(Sequencer *sequencer, Worker *worker, uint8_t *data, size_t size) noexcept nogil:
+    cdef size_t place = 0
+    while record_fits(<Record *> (data + place), size - place):
+        sequencer_record(sequencer, worker, <Record *> (data + place))
+        place += (<Record *> (data + place)).size
+
+
+cdef bint _batch_receive(Sequencer *sequencer) noexcept nogil:
+    """Take one message, [identity][batch], and act on it; False when there is none."""
+    cdef ZmqMessage identity, body
+    cdef Worker *worker
+    sequencer.bus.zmq.msg_init(&identity)
+    if sequencer.bus.zmq.msg_recv(&identity, sequencer.bus.socket, ZMQ_DONTWAIT) < 0:
+        return False
+    ledger_open(sequencer.ledger, KIND_ZMQ_MESSAGE)
+    worker = worker_of(sequencer, <uint8_t *> sequencer.bus.zmq.msg_data(&identity),
+                       <uint32_t> sequencer.bus.zmq.msg_size(&identity))
+    while bus_more(&sequencer.bus):
+        sequencer.bus.zmq.msg_init(&body)
+        if sequencer.bus.zmq.msg_recv(&body, sequencer.bus.socket, ZMQ_DONTWAIT) < 0:
+            break
+        if worker != NULL:
+            worker.heard_ms = sequencer.now_ms
+            _records_take(sequencer, worker, <uint8_t *> sequencer.bus.zmq.msg_data(&body),
+                          sequencer.bus.zmq.msg_size(&body))
+        sequencer.bus.zmq.msg_close(&body)
+    sequencer.bus.zmq.msg_close(&identity)
+    ledger_close(sequencer.ledger, KIND_ZMQ_MESSAGE)
+    ledger_count(sequencer.ledger, COUNT_BATCHES_IN, 1)
+    return True
+
+
+cdef void _worker_flush(Sequencer *sequencer, Worker *worker) noexcept nogil:
+    """Send one worker its batch; what the socket does not take waits, a peer that is gone is given up."""
+    cdef int failed
+    if worker.overfull:
+        worker_give_up(sequencer, worker)
+        return
+    if worker.out.size == 0:
+        return
+    failed = bus_send(&sequencer.bus, worker.identity, worker.identity_size, ZMQ_SNDMORE)
+    if failed == 0:
+        bus_send(&sequencer.bus, worker.out.data, worker.out.size, 0)
+        batch_clear(&worker.out)
+        ledger_count(sequencer.ledger, COUNT_BATCHES_OUT, 1)
+    elif failed == EAGAIN:
+        ledger_count(sequencer.ledger, COUNT_BUS_FULL, 1)
+    else:
+        worker_give_up(sequencer, worker)
+
+
+cdef void _flush(Sequencer *sequencer) noexcept nogil:
+    cdef uint32_t index
+    for index in range(sequencer.worker_count):
+        if sequencer.workers[index].state != WORKER_FREE or sequencer.workers[index].out.size:
+            _worker_flush(sequencer, &sequencer.workers[index])
+
+
+cdef void _tick(Sequencer *sequencer) noexcept nogil:
+    """Once a second: silent workers, aged streams, old keys."""
+    cdef uint32_t index
+    cdef Worker *worker
+    if sequencer.now_ms - sequencer.swept_ms < SWEEP_PERIOD_MS:
+        return
+    sequencer.swept_ms = sequencer.now_ms
+    for index in range(sequencer.worker_count):
+        worker = &sequencer.workers[index]
+        if worker.state != WORKER_FREE and sequencer.now_ms - worker.heard_ms > WORKER_SILENT_MS:
+            worker_give_up(sequencer, worker)
+    streams_sweep(&sequencer.streams, sequencer.wall_ms, SWEEP_SLOTS)
+    keys_expire(&sequencer.keys, sequencer.wall_ms)
+
+
+cdef bint _waiting(Sequencer *sequencer) noexcept nogil:
+    cdef uint32_t index
+    for index in range(sequencer.worker_count):
+        if sequencer.workers[index].out.size:
+            return True
+    return False
+
+
+cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
+    """Turn after turn until `stopping`."""
+    cdef epoll_event events[4]
+    cdef int taken
+    while not sequencer.stopping:
+        epoll_wait(sequencer.epoll_fd, events, 4,
+                   0 if sequencer.again else (5 if _waiting(sequencer) else <int> SWEEP_PERIOD_MS))
+        sequencer.now_ms = holdfast_clock_ms(CLOCK_MONOTONIC)
+        sequencer.wall_ms = holdfast_clock_ms(CLOCK_REALTIME)
+        ledger_count(sequencer.ledger, COUNT_WAKEUPS, 1)
+        taken = 0
+        while taken < SEQUENCER_BATCHES_TURN and _batch_receive(sequencer):
+            taken += 1
+        _tick(sequencer)
+        _flush(sequencer)
+        sequencer.again = (bus_events(&sequencer.bus) & ZMQ_POLLIN) != 0
+
+
+cdef class RouterLoop:
+    """One router's data plane: `run` is the thread's body and takes no GIL; `stop` may be called from any thread."""
+
+    cdef Sequencer *sequencer
+    cdef Stats stats
+
+    def __cinit__(self, Stats stats, **options):
+        self.stats = stats
+        self.sequencer = <Sequencer *> calloc(1, sizeof(Sequencer))
+        if self.sequencer == NULL:
+            raise MemoryError
+        self.sequencer.ledger = &stats.ledger
+        self.sequencer.streams.ledger = &stats.ledger
+        self.sequencer.keys.ledger = &stats.ledger
+        self.sequencer.epoll_fd = self.sequencer.wake_fd = -1
+
+    def __init__(self, Stats stats, *, endpoint, epoch, history_messages, history_bytes, history_age_s, key_window_s,
+                 channels_max, spill_bytes_max, keys_max=1 << 20, message_bytes_max=1 << 20):
+        """Bind to `endpoint`.
+
+        Args:
+            stats: this process's counters.
+            endpoint: ZeroMQ endpoint to bind.
+            epoch: of this start; higher than any before.
+            history_messages: most messages kept of one channel; 0 keeps none.
+            history_bytes: most bytes kept of one channel.
+            history_age_s: how long a message is kept.
+            key_window_s: how long an idempotency key is remembered.
+            channels_max: most channels at once.
+            spill_bytes_max: most bytes that wait for one worker before it is given up.
+            keys_max: most idempotency keys remembered.
+            message_bytes_max: longest MESSAGE frame.
+
+        Raises:
+            OSError: the endpoint cannot be bound.
+        """
+        cdef Sequencer *sequencer = self.sequencer
+        cdef uint64_t seeds[6]
+        cdef uint32_t index
+        random = os.urandom(sizeof(seeds))
+        memcpy(seeds, <const char *> random, sizeof(seeds))
+        sequencer.epoch = epoch
+        sequencer.hash_key.k0 = seeds[0]
+        sequencer.hash_key.k1 = seeds[1]
+        streams_init(&sequencer.streams, sequencer.ledger, sequencer.hash_key, epoch)
+        sequencer.streams.history_messages = history_messages
+        sequencer.streams.history_bytes = history_bytes
+        sequencer.streams.history_age_ms = <uint64_t> history_age_s * 1000
+        sequencer.streams.streams_max = channels_max
+        sequencer.keys.first.k0 = seeds[2]
+        sequencer.keys.first.k1 = seeds[3]
+        sequencer.keys.second.k0 = seeds[4]
+        sequencer.keys.second.k1 = seeds[5]
+        sequencer.keys.keys_max = keys_max
+        sequencer.keys.window_ms = <uint64_t> key_window_s * 1000
+        slab_init(&sequencer.owners, sizeof(Owner), 8, 0xFFFFFFFE)
+        sequencer.scratch_bytes = message_bytes_max
+        sequencer.scratch = <uint8_t *> malloc(message_bytes_max)
+        if sequencer.scratch == NULL:
+            raise MemoryError
+        for index in range(sizeof(sequencer.workers) // sizeof(Worker)):
+            sequencer.workers[index].out.bytes_max = spill_bytes_max
+        sequencer.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
+        sequencer.wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+        bus_open(&sequencer.bus, ZMQ_ROUTER, endpoint.encode(), b"")
+        for fd, tag in ((sequencer.wake_fd, TAG_WAKE), (sequencer.bus.fd, TAG_BUS)):
+            if poller_watch(sequencer.epoll_fd, fd, tag, EPOLL_CTL_ADD, EPOLLIN) < 0:
+                raise OSError(errno, "epoll_ctl failed")
+        ledger_gauge(sequencer.ledger, GAUGE_ROUTER_EPOCH, epoch)
+
+    def __dealloc__(self):
+        cdef Sequencer *sequencer = self.sequencer
+        cdef uint32_t index
+        if sequencer == NULL:
+            return
+        bus_close(&sequencer.bus)
+        for index in range(sequencer.worker_count):
+            if sequencer.workers[index].state != WORKER_FREE:
+                worker_give_up(sequencer, &sequencer.workers[index])
+        streams_free(&sequencer.streams)
+        keys_free(&sequencer.keys)
+        slab_free(&sequencer.owners)
+        index_free(&sequencer.owner_index)
+        for fd in (sequencer.epoll_fd, sequencer.wake_fd):
+            if fd >= 0:
+                c_close(fd)
+        free(sequencer.scratch)
+        free(sequencer)
+
+    def run(self):
+        """Serve until `stop`; the calling thread gives the GIL up for the whole time."""
+        with nogil:
+            sequencer_run(self.sequencer)
+
+    def stop(self):
+        """Let `run` return at the end of its turn."""
+        cdef uint64_t one = 1
+        self.sequencer.stopping = True
+        write(self.sequencer.wake_fd, &one, sizeof(one))

@@ -1,0 +1,77 @@
+# Sequencer: the router's data plane: the workers it knows, the streams it orders, the sessions it knows the owner of.
+#
+# Each message gets the next offset of its stream, is encoded once as the MESSAGE frame that clients see, and is added
+# to the batch of each worker that has members, and of no other. A worker is unknown until its END: what it sends before
+# is refused or passed over, and it is asked to say everything (LINKED, aux 1). A worker whose batch passes its bound is
+# given up: it will be asked for everything when it is heard again, and finds the gap by itself; nothing is dropped in
+# silence. Invariant: every route and every session names a worker that is linking or linked.
+
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+
+from core.batch cimport Batch
+from core.bus cimport Bus
+from core.hash cimport HashKey, Index
+from core.keys cimport Keys
+from core.ledger cimport Ledger
+from core.records cimport Record
+from core.slab cimport Slab
+from core.stream cimport Streams
+
+cdef enum:
+    IDENTITY_BYTES_MAX = 96
+    WORKERS_MAX = 256
+    SEQUENCER_BATCHES_TURN = 128
+    WORKER_SILENT_MS = 15000    # a worker that says nothing for so long is given up
+    SWEEP_PERIOD_MS = 1000
+    SWEEP_SLOTS = 4096
+    MESSAGE_ENVELOPE_BYTES = 640    # channel, sender, positions and keys around the data
+
+cdef enum WorkerState:
+    WORKER_FREE
+    WORKER_ASKED                # LINKED aux 1 is on its way
+    WORKER_LINKING              # between its BEGIN and END
+    WORKER_LINKED
+
+ctypedef struct Worker:
+    uint8_t identity[IDENTITY_BYTES_MAX]
+    uint32_t identity_size
+    uint32_t state
+    uint64_t epoch              # of the worker's start
+    uint32_t number             # on its node
+    uint32_t sessions           # open there
+    uint64_t heard_ms
+    Batch out
+    bint overfull               # a record found no room
+
+ctypedef struct Owner:          # 32 bytes: which connection has a session
+    uint8_t session[16]
+    uint64_t conn               # the worker's handle
+    uint32_t worker
+    uint32_t live
+
+ctypedef struct Sequencer:
+    Ledger *ledger              # borrowed
+    Bus bus                     # owned
+    Worker workers[WORKERS_MAX]
+    uint32_t worker_count       # slots ever used
+    Streams streams
+    Keys keys
+    Slab owners
+    Index owner_index
+    HashKey hash_key
+    uint64_t epoch
+    uint64_t now_ms             # monotonic
+    uint64_t wall_ms
+    uint64_t swept_ms
+    uint8_t *scratch            # owned: one MESSAGE, or the body of one REPLY
+    uint32_t scratch_bytes
+    uint32_t linked             # workers in state LINKED
+    int32_t epoll_fd            # owned
+    int32_t wake_fd             # owned
+    bint again
+    bint stopping
+
+
+cdef Worker *worker_of(Sequencer *sequencer, const uint8_t *identity, uint32_t size) noexcept nogil
+cdef void worker_give_up(Sequencer *sequencer, Worker *worker) noexcept nogil
+cdef void sequencer_record(Sequencer *sequencer, Worker *worker, Record *record) noexcept nogil

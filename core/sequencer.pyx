@@ -1,0 +1,464 @@
+"""Sequencer: what the router does with each record of a worker."""
+
+from libc.stdint cimport uint16_t
+from libc.string cimport memcmp, memcpy, memset
+
+from core.batch cimport batch_clear, batch_free
+from core.codes cimport BAD_REQUEST, OVERLOADED, UNAVAILABLE
+from core.edge cimport DOMAIN_GLOBAL, domain_of
+from core.hash cimport hash_bytes, index_find, index_put, index_remove
+from core.keys cimport Key, KeyName, key_find, key_keep, key_name
+from core.ledger cimport (COUNT_MESSAGES_ROUTED, COUNT_MESSAGES_SEQUENCED, COUNT_REPEATED_KEYS, COUNT_WORKERS_LOST,
+                          GAUGE_LINKED, KIND_SESSION, ledger_close, ledger_count, ledger_gauge, ledger_open)
+from core.mpack cimport (MpWriter, mp_write_array, mp_write_map, mp_write_raw, mp_write_str, mp_write_uint)
+from core.records cimport (REC_BEGIN, REC_BYE, REC_CLOSE, REC_END, REC_EVICT, REC_HISTORY, REC_LINK, REC_LINKED,
+                           REC_MESSAGE, REC_OPEN, REC_OPENED, REC_PRESENCE, REC_PRESENCE_ASK, REC_PRESENCE_EXPECT,
+                           REC_PRESENCE_PART, REC_PUBLISH, REC_PUBLISHED, REC_REPLY, REC_SUBSCRIBE, REC_SUBSCRIBED,
+                           REC_UNSUBSCRIBE, RECORDS_VERSION, RecBody, RecChannel, RecHistory, RecLink, RecMessage,
+                           RecPublish, RecPublished, RecSession, record_add)
+from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_at, slab_release
+from core.stream cimport (Route, Stored, Stream, route_remove, route_set, routes_remove_worker, stream_find,
+                          stream_store, stream_stored, stream_wanted)
+
+
+cdef uint8_t *_say(Worker *worker, int kind, int aux, uint32_t fixed, uint32_t variable) noexcept nogil:
+    """Room for a record to a worker; NULL: it is given up at the end of the turn."""
+    cdef uint8_t *record = record_add(&worker.out, kind, aux, fixed, variable)
+    if record == NULL:
+        worker.overfull = True
+    return record
+
+
+cdef inline Worker *_worker_at(Sequencer *sequencer, uint32_t index) noexcept nogil:
+    return &sequencer.workers[index]
+
+
+cdef inline uint32_t _worker_index(Sequencer *sequencer, Worker *worker) noexcept nogil:
+    return <uint32_t> (worker - &sequencer.workers[0])
+
+
+cdef void _linked(Sequencer *sequencer, Worker *worker, bint ask) noexcept nogil:
+    """LINKED; with `ask` the worker is to say everything that it holds."""
+    cdef RecLink *answer = <RecLink *> _say(worker, REC_LINKED, 1 if ask else 0, sizeof(RecLink), 0)
+    if answer != NULL:
+        answer.epoch = sequencer.epoch
+        answer.version = RECORDS_VERSION
+
+
+cdef Worker *worker_of(Sequencer *sequencer, const uint8_t *identity, uint32_t size) noexcept nogil:
+    """The worker of a bus identity, a new one that is asked for everything if it is not known; NULL: too many."""
+    cdef uint32_t index
+    cdef Worker *worker
+    cdef Worker *unused = NULL
+    if size == 0 or size > IDENTITY_BYTES_MAX:
+        return NULL
+    for index in range(sequencer.worker_count):
+        worker = _worker_at(sequencer, index)
+        if worker.state == WORKER_FREE:
+            if unused == NULL:
+                unused = worker
+        elif worker.identity_size == size and memcmp(worker.identity, identity, size) == 0:
+            return worker
+    if unused == NULL:
+        if sequencer.worker_count == WORKERS_MAX:
+            return NULL
+        unused = _worker_at(sequencer, sequencer.worker_count)
+        sequencer.worker_count += 1
+    memcpy(unused.identity, identity, size)
+    unused.identity_size = size
+    unused.heard_ms = sequencer.now_ms
+    unused.state = WORKER_ASKED
+    _linked(sequencer, unused, True)
+    return unused
+
+
+cdef inline Owner *_owner_at(Sequencer *sequencer, uint32_t index) noexcept nogil:
+    return <Owner *> slab_at(&sequencer.owners, index)
+
+
+cdef uint32_t _owner_find(Sequencer *sequencer, const uint8_t *session, uint64_t hash) noexcept nogil:
+    """Index of a session's owner, SLAB_NONE when nobody has it."""
+    cdef uint32_t probe = 0
+    cdef uint32_t found = index_find(&sequencer.owner_index, hash, &probe)
+    while found:
+        if memcmp(_owner_at(sequencer, found - 1).session, session, 16) == 0:
+            return found - 1
+        found = index_find(&sequencer.owner_index, hash, &probe)
+    return SLAB_NONE
+
+
+cdef void _owner_end(Sequencer *sequencer, uint32_t index) noexcept nogil:
+    cdef Owner *owner = _owner_at(sequencer, index)
+    _worker_at(sequencer, owner.worker).sessions -= 1
+    index_remove(&sequencer.owner_index, hash_bytes(&sequencer.hash_key, owner.session, 16), index)
+    owner.live = 0
+    slab_release(&sequencer.owners, index)
+    ledger_close(sequencer.ledger, KIND_SESSION)
+
+
+cdef void _owners_end_worker(Sequencer *sequencer, uint32_t worker) noexcept nogil:
+    """Forget the sessions of a worker: O(sessions), once a worker's end."""
+    cdef uint32_t chunk, number
+    cdef Owner *owner
+    for chunk in range(sequencer.owners.chunk_count):
+        number = 0
+        while number < (1u << sequencer.owners.chunk_shift) and sequencer.owners.chunks[chunk].memory != NULL:
+            owner = _owner_at(sequencer, (chunk << sequencer.owners.chunk_shift) | number)
+            if owner.live == 1 and owner.worker == worker:
+                _owner_end(sequencer, (chunk << sequencer.owners.chunk_shift) | number)
+            number += 1
+
+
+cdef void _worker_forget(Sequencer *sequencer, Worker *worker) noexcept nogil:
+    """Its members, sessions and what waits for it."""
+    if worker.state == WORKER_LINKED:
+        sequencer.linked -= 1
+        ledger_gauge(sequencer.ledger, GAUGE_LINKED, sequencer.linked)
+    if worker.state >= WORKER_LINKING:
+        _owners_end_worker(sequencer, _worker_index(sequencer, worker))
+        routes_remove_worker(&sequencer.streams, _worker_index(sequencer, worker))
+    batch_clear(&worker.out)
+    worker.overfull = False
+
+
+cdef void worker_give_up(Sequencer *sequencer, Worker *worker) noexcept nogil:
+    """A worker that is gone, or took too little: forget it. It is asked for everything if it is heard again."""
+    if worker.state == WORKER_LINKED:
+        ledger_count(sequencer.ledger, COUNT_WORKERS_LOST, 1)
+    _worker_forget(sequencer, worker)
+    batch_free(&worker.out)
+    worker.state = WORKER_FREE
+
+
+cdef void _on_link(Sequencer *sequencer, Worker *worker, RecLink *record) noexcept nogil:
+    if record.version == RECORDS_VERSION:
+        _linked(sequencer, worker, False)
+
+
+cdef void _on_begin(Sequencer *sequencer, Worker *worker, RecLink *record) noexcept nogil:
+    """A worker says everything: forget what was known of it, and of an earlier start of the same worker."""
+    cdef uint32_t index
+    cdef Worker *other
+    for index in range(sequencer.worker_count):
+        other = _worker_at(sequencer, index)
+        if other != worker and other.state >= WORKER_LINKING and other.number == record.worker \
+                and other.epoch < record.epoch and _same_node(other, worker):
+            worker_give_up(sequencer, other)
+    _worker_forget(sequencer, worker)
+    worker.state = WORKER_LINKING
+    worker.number = record.worker
+    worker.epoch = record.epoch
+
+
+cdef bint _same_node(Worker *one, Worker *other) noexcept nogil:
+    """Identities are node/number/epoch: the same up to the first slash."""
+    cdef uint32_t place = 0
+    while place < one.identity_size and place < other.identity_size and one.identity[place] == other.identity[place]:
+        if one.identity[place] == c'/':
+            return True
+        place += 1
+    return False
+
+
+cdef void _on_subscribe(Sequencer *sequencer, Worker *worker, RecChannel *record) noexcept nogil:
+    """A worker has members; a position of an older epoch that it saw is not given again."""
+    cdef const char *name = <const char *> record + sizeof(RecChannel)
+    cdef Stream *stream = stream_wanted(&sequencer.streams, name, record.head.aux, domain_of(name, record.head.aux),
+                                        sequencer.wall_ms)
+    cdef RecChannel *answer
+    if stream == NULL or route_set(&sequencer.streams, stream, _worker_index(sequencer, worker), record.channel) < 0:
+        return                          # the worker's request becomes overdue and is answered unavailable
+    stream.used_ms = sequencer.wall_ms
+    if record.epoch < stream.epoch and record.offset > stream.offset:
+        stream.offset = record.offset
+    answer = <RecChannel *> _say(worker, REC_SUBSCRIBED, 0, sizeof(RecChannel), 0)
+    if answer != NULL:
+        answer.channel = record.channel
+        answer.epoch = stream.epoch
+        answer.offset = stream.offset
+
+
+cdef void _on_unsubscribe(Sequencer *sequencer, Worker *worker, RecChannel *record) noexcept nogil:
+    cdef Stream *stream = stream_find(&sequencer.streams, <const char *> record + sizeof(RecChannel), record.head.aux)
+    if stream != NULL:
+        stream.used_ms = sequencer.wall_ms
+        route_remove(&sequencer.streams, stream, _worker_index(sequencer, worker), record.channel)
+
+
+cdef void _on_open(Sequencer *sequencer, Worker *worker, RecSession *record) noexcept nogil:
+    """A connection claims a session: whoever had it hears of it before the claim is answered."""
+    cdef uint64_t hash = hash_bytes(&sequencer.hash_key, record.session, 16)
+    cdef uint32_t index = _owner_find(sequencer, record.session, hash)
+    cdef uint32_t claimant = _worker_index(sequencer, worker)
+    cdef bint evicted = False
+    cdef RecSession *say
+    cdef Owner *owner
+    if index != SLAB_NONE:
+        owner = _owner_at(sequencer, index)
+        evicted = owner.worker != claimant or owner.conn != record.conn
+        if evicted:
+            say = <RecSession *> _say(_worker_at(sequencer, owner.worker), REC_EVICT, 0, sizeof(RecSession), 0)
+            if say != NULL:
+                say.conn = owner.conn
+                memcpy(say.session, record.session, 16)
+        _owner_end(sequencer, index)
+    index = slab_acquire(&sequencer.owners)
+    if index == SLAB_NONE or index_put(&sequencer.owner_index, hash, index) < 0:
+        return
+    owner = _owner_at(sequencer, index)
+    memcpy(owner.session, record.session, 16)
+    owner.conn = record.conn
+    owner.worker = claimant
+    owner.live = 1
+    worker.sessions += 1
+    ledger_open(sequencer.ledger, KIND_SESSION)
+    if record.seq:
+        say = <RecSession *> _say(worker, REC_OPENED, 1 if evicted else 0, sizeof(RecSession), 0)
+        if say != NULL:
+            say.conn = record.conn
+            say.seq = record.seq
+
+
+cdef void _on_close(Sequencer *sequencer, Worker *worker, RecSession *record) noexcept nogil:
+    """A connection ended; its session may be another's by now."""
+    cdef uint32_t index = _owner_find(sequencer, record.session, hash_bytes(&sequencer.hash_key, record.session, 16))
+    cdef Owner *owner
+    if index == SLAB_NONE:
+        return
+    owner = _owner_at(sequencer, index)
+    if owner.conn == record.conn and owner.worker == _worker_index(sequencer, worker):
+        _owner_end(sequencer, index)
+
+
+cdef void _published(Worker *worker, uint32_t seq, int code, uint64_t epoch, uint64_t offset) noexcept nogil:
+    cdef RecPublished *answer
+    if seq == 0:
+        return
+    answer = <RecPublished *> _say(worker, REC_PUBLISHED, code, sizeof(RecPublished), 0)
+    if answer != NULL:
+        answer.seq = seq
+        answer.epoch = epoch
+        answer.offset = offset
+
+
+cdef uint32_t _message_encode(Sequencer *sequencer, Stream *stream, const uint8_t *sender, uint32_t sender_size,
+                              const uint8_t *data, uint32_t data_size) noexcept nogil:
+    """[9, channel, offset, data, {from, time, epoch}] into the scratch; its size, 0 when it does not fit."""
+    cdef MpWriter writer
+    writer.p = sequencer.scratch
+    writer.end = sequencer.scratch + sequencer.scratch_bytes
+    writer.overflow = False
+    mp_write_array(&writer, 5)
+    mp_write_uint(&writer, 9)
+    mp_write_str(&writer, stream.name, stream.name_size)
+    mp_write_uint(&writer, stream.offset)
+    mp_write_raw(&writer, data, data_size)
+    mp_write_map(&writer, 3)
+    mp_write_str(&writer, b"from", 4)
+    mp_write_str(&writer, <const char *> sender, sender_size)
+    mp_write_str(&writer, b"time", 4)
+    mp_write_uint(&writer, sequencer.wall_ms)
+    mp_write_str(&writer, b"epoch", 5)
+    mp_write_uint(&writer, stream.epoch)
+    return 0 if writer.overflow else <uint32_t> (writer.p - sequencer.scratch)
+
+
+cdef inline void _message_say(Sequencer *sequencer, Worker *worker, Stream *stream, uint64_t channel,
+                              uint32_t size) noexcept nogil:
+    """Add the encoded message to one worker's batch."""
+    cdef RecMessage *record = <RecMessage *> _say(worker, REC_MESSAGE, 0 if channel else 1, sizeof(RecMessage), size)
+    if record == NULL:
+        return
+    record.channel = channel
+    record.epoch = stream.epoch
+    record.offset = stream.offset
+    record.body_size = size
+    memcpy(<uint8_t *> record + sizeof(RecMessage), sequencer.scratch, size)
+    ledger_count(sequencer.ledger, COUNT_MESSAGES_ROUTED, 1)
+
+
+cdef void _message_route(Sequencer *sequencer, Stream *stream, uint32_t size) noexcept nogil:
+    """Once to each worker with members; a global message to each worker with sessions."""
+    cdef uint32_t place
+    cdef Worker *worker
+    if stream.domain == DOMAIN_GLOBAL:
+        for place in range(sequencer.worker_count):
+            worker = _worker_at(sequencer, place)
+            if worker.state >= WORKER_LINKING and worker.sessions:
+                _message_say(sequencer, worker, stream, 0, size)
+        return
+    for place in range(stream.route_count):
+        _message_say(sequencer, _worker_at(sequencer, stream.routes[place].worker), stream,
+                     stream.routes[place].channel, size)
+
+
+cdef void _on_publish(Sequencer *sequencer, Worker *worker, RecPublish *record) noexcept nogil:
+    """Order one message: repeated key?, next offset, encode once, route, keep, answer."""
+    cdef const uint8_t *name = <const uint8_t *> record + sizeof(RecPublish)
+    cdef const uint8_t *key = name + record.head.aux
+    cdef const uint8_t *sender = key + record.key_size
+    cdef const uint8_t *data = sender + record.sender_size
+    cdef KeyName keyed
+    cdef Key *first = NULL
+    cdef Stream *stream
+    cdef uint32_t size
+    if record.key_size:
+        if key_name(&sequencer.keys, name, record.head.aux, sender, record.sender_size, key, record.key_size,
+                    &keyed) < 0:
+            _published(worker, record.seq, BAD_REQUEST, 0, 0)
+            return
+        first = key_find(&sequencer.keys, &keyed, sequencer.wall_ms)
+        if first != NULL:
+            ledger_count(sequencer.ledger, COUNT_REPEATED_KEYS, 1)
+            _published(worker, record.seq, 0, first.epoch, first.offset)
+            return
+    stream = stream_wanted(&sequencer.streams, <const char *> name, record.head.aux,
+                           domain_of(<const char *> name, record.head.aux), sequencer.wall_ms)
+    if stream == NULL:
+        _published(worker, record.seq, OVERLOADED, 0, 0)
+        return
+    stream.offset += 1
+    size = _message_encode(sequencer, stream, sender, record.sender_size, data, record.data_size)
+    if size == 0:
+        stream.offset -= 1
+        _published(worker, record.seq, BAD_REQUEST, 0, 0)
+        return
+    _message_route(sequencer, stream, size)
+    stream_store(&sequencer.streams, stream, sequencer.scratch, size, sequencer.wall_ms)
+    if record.key_size:
+        key_keep(&sequencer.keys, &keyed, stream.epoch, stream.offset, sequencer.wall_ms)
+    ledger_count(sequencer.ledger, COUNT_MESSAGES_SEQUENCED, 1)
+    _published(worker, record.seq, 0, stream.epoch, stream.offset)
+
+
+cdef bint _wanted(Sequencer *sequencer, Stored *stored, RecHistory *record) noexcept nogil:
+    """Whether a kept message belongs into the answer: young enough, and beyond `since` in the direction asked."""
+    if stored.time_ms + sequencer.streams.history_age_ms < sequencer.wall_ms:
+        return False
+    if not record.has_since:
+        return True
+    return stored.offset < record.since_offset if record.reverse else stored.offset > record.since_offset
+
+
+cdef uint32_t _history_pick(Sequencer *sequencer, Stream *stream, RecHistory *record, uint32_t *picked) noexcept nogil:
+    """Places of the messages of the answer, in its order, as many as fit; `picked` has room for `limit`."""
+    cdef uint32_t count = 0
+    cdef uint32_t bytes_left = record.bytes_max
+    cdef uint32_t at = 0
+    cdef uint32_t place
+    cdef Stored *stored
+    while stream != NULL and at < stream.history_count and count < record.limit:
+        place = stream.history_count - 1 - at if record.reverse else at
+        at += 1
+        stored = stream_stored(stream, place)
+        if not _wanted(sequencer, stored, record):
+            continue
+        if stored.size > bytes_left:
+            break
+        bytes_left -= stored.size
+        picked[count] = place
+        count += 1
+    return count
+
+
+cdef void _on_history(Sequencer *sequencer, Worker *worker, RecHistory *record) noexcept nogil:
+    """REPLY body {messages, epoch, offset}: as many whole MESSAGE frames as were asked for and fit."""
+    cdef Stream *stream = stream_find(&sequencer.streams, <const char *> record + sizeof(RecHistory), record.head.aux)
+    cdef uint32_t picked[1024]
+    cdef uint32_t count, place
+    cdef MpWriter writer
+    cdef RecBody *answer
+    if record.limit > 1024:
+        record.limit = 1024
+    if record.bytes_max > sequencer.scratch_bytes - 256:
+        record.bytes_max = sequencer.scratch_bytes - 256
+    record.bytes_max -= 64
+    count = _history_pick(sequencer, stream, record, picked)
+    writer.p = sequencer.scratch
+    writer.end = sequencer.scratch + sequencer.scratch_bytes
+    writer.overflow = False
+    mp_write_map(&writer, 3)
+    mp_write_str(&writer, b"messages", 8)
+    mp_write_array(&writer, count)
+    for place in range(count):
+        mp_write_raw(&writer, stream_stored(stream, picked[place]).body, stream_stored(stream, picked[place]).size)
+    mp_write_str(&writer, b"epoch", 5)
+    mp_write_uint(&writer, sequencer.streams.epoch if stream == NULL else stream.epoch)
+    mp_write_str(&writer, b"offset", 6)
+    mp_write_uint(&writer, 0 if stream == NULL else stream.offset)
+    invariant(not writer.overflow)
+    answer = <RecBody *> _say(worker, REC_REPLY, 0, sizeof(RecBody), <uint32_t> (writer.p - sequencer.scratch))
+    if answer != NULL:
+        answer.seq = record.seq
+        answer.body_size = <uint32_t> (writer.p - sequencer.scratch)
+        memcpy(<uint8_t *> answer + sizeof(RecBody), sequencer.scratch, answer.body_size)
+
+
+cdef void _on_presence(Sequencer *sequencer, Worker *worker, RecHistory *record) noexcept nogil:
+    """Ask each worker with members; tell the asker how many answers will come."""
+    cdef Stream *stream = stream_find(&sequencer.streams, <const char *> record + sizeof(RecHistory), record.head.aux)
+    cdef uint32_t count = 0 if stream == NULL else stream.route_count
+    cdef uint32_t place
+    cdef RecBody *say = <RecBody *> _say(worker, REC_PRESENCE_EXPECT, 0, sizeof(RecBody), 0)
+    if say != NULL:
+        say.seq = record.seq
+        say.count = count
+    for place in range(count):
+        say = <RecBody *> _say(_worker_at(sequencer, stream.routes[place].worker), REC_PRESENCE_ASK, 0,
+                               sizeof(RecBody), 0)
+        if say != NULL:
+            say.seq = record.seq
+            say.channel = stream.routes[place].channel
+            say.origin = _worker_index(sequencer, worker)
+
+
+cdef void _on_presence_part(Sequencer *sequencer, RecBody *record) noexcept nogil:
+    """Pass a part on to the worker that asked."""
+    cdef RecBody *say
+    if record.origin >= sequencer.worker_count or _worker_at(sequencer, record.origin).state != WORKER_LINKED:
+        return
+    say = <RecBody *> _say(_worker_at(sequencer, record.origin), REC_PRESENCE_PART, 0, sizeof(RecBody),
+                           record.body_size)
+    if say != NULL:
+        memcpy(<uint8_t *> say + sizeof(Record), <uint8_t *> record + sizeof(Record),
+               sizeof(RecBody) - sizeof(Record) + record.body_size)
+
+
+cdef void _on_unlinked(Sequencer *sequencer, Worker *worker, Record *record) noexcept nogil:
+    """From a worker that has not said everything: only the words of the link count, and publishes are refused."""
+    if record.kind == REC_PUBLISH:
+        _published(worker, (<RecPublish *> record).seq, UNAVAILABLE, 0, 0)
+
+
+cdef void sequencer_record(Sequencer *sequencer, Worker *worker, Record *record) noexcept nogil:
+    """One record of a worker, the hot one first."""
+    if record.kind == REC_PUBLISH and worker.state == WORKER_LINKED:
+        _on_publish(sequencer, worker, <RecPublish *> record)
+    elif record.kind == REC_LINK:
+        _on_link(sequencer, worker, <RecLink *> record)
+    elif record.kind == REC_BYE:
+        worker_give_up(sequencer, worker)
+    elif record.kind == REC_BEGIN and worker.state != WORKER_FREE:
+        _on_begin(sequencer, worker, <RecLink *> record)
+    elif record.kind == REC_END and worker.state == WORKER_LINKING:
+        worker.state = WORKER_LINKED
+        sequencer.linked += 1
+        ledger_gauge(sequencer.ledger, GAUGE_LINKED, sequencer.linked)
+    elif worker.state < WORKER_LINKING:
+        _on_unlinked(sequencer, worker, record)
+    elif record.kind == REC_SUBSCRIBE:
+        _on_subscribe(sequencer, worker, <RecChannel *> record)
+    elif record.kind == REC_UNSUBSCRIBE:
+        _on_unsubscribe(sequencer, worker, <RecChannel *> record)
+    elif record.kind == REC_OPEN:
+        _on_open(sequencer, worker, <RecSession *> record)
+    elif record.kind == REC_CLOSE:
+        _on_close(sequencer, worker, <RecSession *> record)
+    elif record.kind == REC_HISTORY:
+        _on_history(sequencer, worker, <RecHistory *> record)
+    elif record.kind == REC_PRESENCE:
+        _on_presence(sequencer, worker, <RecHistory *> record)
+    elif record.kind == REC_PRESENCE_PART:
+        _on_presence_part(sequencer, <RecBody *> record)
+    elif record.kind == REC_PUBLISH:
+        _on_unlinked(sequencer, worker, record)

@@ -1,0 +1,90 @@
+# Stream: a channel as its sequencer sees it: its position, its recent messages, the workers that have members.
+#
+# The position grows by one a message, without a gap. History is a ring of stored MESSAGE frames, bounded in number,
+# bytes and age. A stream without workers whose history has aged away is dropped, and whatever is made later gets a
+# higher epoch, so that a position never means two messages. Invariant: routes name linked workers only; the stored
+# messages are the last `history.count` of the stream, in order.
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcmp
+
+from core.hash cimport HashKey, Index, hash_bytes, index_find
+from core.ledger cimport Ledger
+from core.slab cimport Slab, slab_at
+
+ctypedef struct Route:          # 16 bytes: a worker that has members
+    uint64_t channel            # the worker's own handle for the channel
+    uint32_t worker             # index in the sequencer's table
+    uint32_t reserved
+
+ctypedef struct Stored:         # a message kept for HISTORY
+    uint64_t epoch
+    uint64_t offset
+    uint64_t time_ms            # wall clock
+    uint32_t size
+    uint8_t body[4]             # `size` bytes: the MESSAGE frame as MessagePack
+
+ctypedef struct Stream:
+    uint32_t index
+    uint32_t live               # 1 while the slot is in use
+    uint64_t hash
+    uint64_t epoch
+    uint64_t offset             # of the last message; 0 before the first
+    uint64_t used_ms            # wall clock of the last message or subscription
+    Route *routes               # owned, or &one while the capacity is 1
+    Route one
+    uint32_t route_count
+    uint32_t route_capacity
+    Stored **history            # owned: a ring of `history_capacity`, NULL before the first message
+    uint32_t history_first      # place of the oldest
+    uint32_t history_count
+    uint32_t history_capacity   # a power of two
+    uint32_t history_bytes      # of the stored bodies
+    char *name                  # owned, not terminated
+    uint8_t name_size
+    uint8_t domain
+
+ctypedef struct Streams:
+    Slab slab
+    Index index
+    HashKey key
+    Ledger *ledger              # borrowed
+    uint64_t epoch              # for streams made from now on
+    uint32_t history_messages   # most kept of one stream
+    uint32_t history_bytes
+    uint64_t history_age_ms
+    uint32_t streams_max
+    uint32_t sweep              # next slot to look at
+
+
+cdef inline Stream *stream_at(Streams *streams, uint32_t index) noexcept nogil:
+    return <Stream *> slab_at(&streams.slab, index)
+
+
+cdef inline Stream *stream_find(Streams *streams, const char *name, uint32_t size) noexcept nogil:
+    """The stream of a name, or NULL."""
+    cdef uint64_t hash = hash_bytes(&streams.key, <const uint8_t *> name, size)
+    cdef uint32_t probe = 0
+    cdef uint32_t found = index_find(&streams.index, hash, &probe)
+    cdef Stream *stream
+    while found:
+        stream = stream_at(streams, found - 1)
+        if stream.name_size == size and memcmp(stream.name, name, size) == 0:
+            return stream
+        found = index_find(&streams.index, hash, &probe)
+    return NULL
+
+
+cdef inline Stored *stream_stored(Stream *stream, uint32_t place) noexcept nogil:
+    """The stored message number `place`, 0 the oldest."""
+    return stream.history[(stream.history_first + place) & (stream.history_capacity - 1)]
+
+
+cdef void streams_init(Streams *streams, Ledger *ledger, HashKey key, uint64_t epoch) noexcept nogil
+cdef void streams_free(Streams *streams) noexcept nogil
+cdef Stream *stream_wanted(Streams *streams, const char *name, uint32_t size, int domain, uint64_t now_ms) noexcept nogil
+cdef void stream_store(Streams *streams, Stream *stream, const uint8_t *body, uint32_t size, uint64_t now_ms) noexcept nogil
+cdef int route_set(Streams *streams, Stream *stream, uint32_t worker, uint64_t channel) noexcept nogil
+cdef bint route_remove(Streams *streams, Stream *stream, uint32_t worker, uint64_t channel) noexcept nogil
+cdef void routes_remove_worker(Streams *streams, uint32_t worker) noexcept nogil
+cdef void streams_sweep(Streams *streams, uint64_t now_ms, uint32_t slots) noexcept nogil

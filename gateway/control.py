@@ -1,0 +1,333 @@
+"""Control frames: what the Python thread of a worker decides about HELLO, JOIN, LEAVE, HISTORY and PRESENCE.
+
+Frames come from the data plane in batches, well-formed MessagePack arrays with a known type; what is decided goes back
+as notes. Nothing is kept per connection: what a decision needs (the user, the state) comes with the frame.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import msgpack
+
+from core import notes
+from core.codes import Code
+from gateway.auth import Authenticator, AuthError
+
+STATE_HANDSHAKING = 1
+STATE_OPEN = 2
+CHANNEL_BYTES_MAX = 255
+HISTORY_LIMIT = 100
+HISTORY_LIMIT_MAX = 1000
+PRESENCE_SESSIONS_MAX = 500
+PRESENCE_BYTES_MAX = 32_768
+UINT64_MAX = 2**64 - 1
+
+HELLO, WELCOME, REPLY, ERROR, JOIN, LEAVE, HISTORY, PRESENCE, REFRESH, CALL = 0, 1, 2, 3, 6, 7, 11, 12, 16, 17
+_SHAPES = {
+    JOIN: ("JOIN is [6, id, channel, {since}]", 3, 4),
+    LEAVE: ("LEAVE is [7, id, channel]", 3, 3),
+    HISTORY: ("HISTORY is [11, id, channel, {since, limit, reverse}]", 3, 4),
+    PRESENCE: ("PRESENCE is [12, id, channel]", 3, 3),
+}
+_LATER = {
+    REFRESH: "REFRESH is not served by this version: reconnect with the new token",
+    CALL: "CALL is not served by this version",
+}
+
+
+class DataPlane(Protocol):
+    """What is needed of core.loop.EdgeLoop."""
+
+    def put(
+        self,
+        kind: int,
+        conn: int = 0,
+        request: int = 0,
+        *,
+        flags: int = 0,
+        first: int = 0,
+        second: int = 0,
+        third: int = 0,
+        session: bytes = ...,
+        text: bytes = b"",
+        extra: bytes = b"",
+    ) -> None: ...
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What WELCOME tells and requests are held to."""
+
+    node: str
+    ping_ms: int
+    misses: int
+    max_frame: int
+    channels_max: int
+    request_timeout_s: float
+
+
+class RequestRefused(Exception):
+    """A request that is answered by ERROR; the connection stays."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass
+class _Gathering:
+    """A PRESENCE whose parts are coming in."""
+
+    conn: int
+    request: int
+    missing: int
+    sessions: list[dict[str, str]] = field(default_factory=list)
+    session_bytes: int = 0
+    users: set[str] = field(default_factory=set)
+    count: int = 0
+
+    def add(self, members: list[str]) -> None:
+        """Add one worker's members, [session, user, session, user, ...]; the list is bounded, the counts are whole."""
+        self.missing -= 1
+        for session, user in zip(members[::2], members[1::2], strict=True):
+            self.count += 1
+            self.users.add(user)
+            self.session_bytes += len(session) + len(user.encode()) + 24
+            if len(self.sessions) < PRESENCE_SESSIONS_MAX and self.session_bytes < PRESENCE_BYTES_MAX:
+                self.sessions.append({"session": session, "user": user})
+
+
+class Control:
+    """Decides about control frames; `later` schedules a call (seconds, function) for deadlines."""
+
+    def __init__(
+        self,
+        plane: DataPlane,
+        auth: Authenticator,
+        limits: Limits,
+        *,
+        clock: Callable[[], float],
+        later: Callable[[float, Callable[[], object]], object],
+        random: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self._plane = plane
+        self._auth = auth
+        self._limits = limits
+        self._clock = clock
+        self._later = later
+        self._random = random
+        self._gathering: dict[int, _Gathering] = {}
+
+    def on_frame(self, conn: int, state: int, user: str, body: bytes) -> None:
+        """One control frame of a connection."""
+        frame = msgpack.unpackb(body, strict_map_key=False)
+        kind, request = frame[0], frame[1] if len(frame) > 1 else None
+        if type(request) is not int or not 0 <= request <= UINT64_MAX:
+            self._fin(conn, Code.BAD_FRAME, "a request starts with [type, id, …], id an integer from 0")
+            return
+        if kind == HELLO and state == STATE_HANDSHAKING:
+            self._hello(conn, request, frame)
+            return
+        try:
+            self._request(conn, request, user, frame)
+        except RequestRefused as refused:
+            self._error(conn, request, refused.code, str(refused))
+
+    def _request(self, conn: int, request: int, user: str, frame: list[Any]) -> None:
+        kind = frame[0]
+        if kind == HELLO:
+            raise RequestRefused(Code.BAD_REQUEST, "this connection has said HELLO already")
+        if kind in _LATER:
+            raise RequestRefused(Code.BAD_REQUEST, _LATER[kind])
+        shape, least, most = _SHAPES[kind]
+        if not least <= len(frame) <= most:
+            raise RequestRefused(Code.BAD_REQUEST, shape)
+        channel = _channel(frame[2])
+        options = frame[3] if len(frame) > 3 else {}
+        if not isinstance(options, dict):
+            raise RequestRefused(Code.BAD_REQUEST, shape)
+        if channel.startswith("user:") and channel != f"user:{user}":
+            raise RequestRefused(Code.NOT_ALLOWED, "another user's channel can only be published to")
+        {JOIN: self._join, LEAVE: self._leave, HISTORY: self._history, PRESENCE: self._presence}[kind](
+            conn, request, channel, options
+        )
+
+    def _join(self, conn: int, request: int, channel: str, options: dict[Any, Any]) -> None:
+        since = _position(options.get("since"), "since")
+        epoch, offset = since or (0, 0)
+        self._plane.put(
+            notes.JOIN, conn, request, flags=1 if since else 0, first=epoch, second=offset, text=channel.encode()
+        )
+
+    def _leave(self, conn: int, request: int, channel: str, _options: dict[Any, Any]) -> None:
+        if not channel.startswith("group:"):
+            raise RequestRefused(Code.NOT_ALLOWED, "user and global channels are joined as long as the session lives")
+        self._plane.put(notes.LEAVE, conn, request, text=channel.encode())
+
+    def _history(self, conn: int, request: int, channel: str, options: dict[Any, Any]) -> None:
+        since = _position(options.get("since"), "since")
+        limit = options.get("limit", HISTORY_LIMIT)
+        reverse = options.get("reverse", False)
+        if type(limit) is not int or not 0 <= limit <= HISTORY_LIMIT_MAX:
+            raise RequestRefused(Code.BAD_REQUEST, f"limit is an integer from 0 to {HISTORY_LIMIT_MAX}")
+        if type(reverse) is not bool:
+            raise RequestRefused(Code.BAD_REQUEST, "reverse is true or false")
+        epoch, offset = since or (0, 0)
+        self._plane.put(
+            notes.HISTORY,
+            conn,
+            request,
+            flags=(1 if reverse else 0) | (2 if since else 0),
+            first=limit,
+            second=epoch,
+            third=offset,
+            text=channel.encode(),
+        )
+
+    def _presence(self, conn: int, request: int, channel: str, _options: dict[Any, Any]) -> None:
+        if channel.startswith("global:"):
+            raise RequestRefused(Code.NOT_ALLOWED, "everybody receives a global channel: its presence is not kept")
+        self._plane.put(notes.PRESENCE, conn, request, text=channel.encode())
+
+    # ------------------------------------------------------------------------------------------------------- HELLO
+
+    def _hello(self, conn: int, request: int, frame: list[Any]) -> None:
+        """Answer HELLO: the data plane completes WELCOME when the router knows the session, or FIN."""
+        options = frame[2] if len(frame) > 2 else {}
+        if len(frame) > 3 or not isinstance(options, dict):
+            self._fin(conn, Code.BAD_FRAME, "HELLO is [0, id, {v, token, client, session, resume}]")
+            return
+        version = options.get("v", 1)
+        if type(version) is not int or version != 1:
+            self._fin(conn, Code.VERSION, "this gateway speaks version 1")
+            return
+        try:
+            self._open(conn, request, options)
+        except AuthError as error:
+            self._fin(conn, error.code, str(error))
+        except RequestRefused as refused:
+            self._fin(conn, Code.BAD_FRAME, str(refused))
+
+    def _open(self, conn: int, request: int, options: dict[Any, Any]) -> None:
+        now = self._clock()
+        resumes = options.get("session") is not None
+        if resumes:
+            held = self._auth.resumed(options["session"], options.get("token"), now)
+            session, user = held.session, held.user
+        else:
+            session, user = self._random(16), self._auth.user_of(options.get("token"), options.get("user"), now)
+        own = f"user:{user}"
+        positions = self._resume(options.get("resume") if resumes else None, own)
+        channels: list[list[Any]] = [[own, *positions.pop(own, ())]]
+        channels += [[channel, *position] for channel, position in positions.items()]
+        self._plane.put(
+            notes.OPEN,
+            conn,
+            request,
+            session=session,
+            text=self._welcome(request, session, user, resumes, now),
+            extra=msgpack.packb(channels),
+        )
+
+    def _resume(self, resume: object, own: str) -> dict[str, tuple[int, int]]:
+        """The positions of HELLO's resume map, checked."""
+        if resume is None:
+            return {}
+        if not isinstance(resume, dict) or len(resume) > self._limits.channels_max + 1:
+            raise RequestRefused(
+                Code.BAD_REQUEST, "resume is a map of channel to [epoch, offset], one a joined channel"
+            )
+        positions: dict[str, tuple[int, int]] = {}
+        for name, value in resume.items():
+            channel = _channel(name)
+            position = _position(value, "resume")
+            if position is None or (channel.startswith("user:") and channel != own):
+                raise RequestRefused(Code.BAD_REQUEST, "resume names a channel that is not this session's")
+            positions[channel] = position
+        return positions
+
+    def _welcome(self, request: int, session: bytes, user: str, resumed: bool, now: float) -> bytes:
+        """WELCOME up to its map of channels, which only the data plane can write."""
+        limits = self._limits
+        told: dict[str, Any] = {
+            "session": session.hex(),
+            "user": user,
+            "resume_token": self._auth.resume_token(session, user, now),
+            "node": limits.node,
+            "ping": limits.ping_ms // 1000 if limits.ping_ms % 1000 == 0 else limits.ping_ms / 1000,
+            "misses": limits.misses,
+            "max_frame": limits.max_frame,
+            "resumed": resumed,
+        }
+        packer = msgpack.Packer()
+        parts = [packer.pack_array_header(3), packer.pack(WELCOME), packer.pack(request)]
+        parts.append(packer.pack_map_header(len(told) + 1))
+        for name, value in told.items():
+            parts += [packer.pack(name), packer.pack(value)]
+        return b"".join([*parts, packer.pack("channels")])
+
+    # ---------------------------------------------------------------------------------------------------- presence
+
+    def on_presence_expect(self, conn: int, request: int, seq: int, parts: int) -> None:
+        """The router asked `parts` workers for their members."""
+        gathering = _Gathering(conn, request, parts)
+        if parts == 0:
+            self._presence_answer(seq, gathering)
+            return
+        self._gathering[seq] = gathering
+        # The data plane answers `unavailable` when the request is overdue; here only the memory is given back.
+        self._later(self._limits.request_timeout_s, lambda: self._gathering.pop(seq, None))
+
+    def on_presence_part(self, seq: int, members: bytes) -> None:
+        """One worker's members."""
+        gathering = self._gathering.get(seq)
+        if gathering is None:
+            return
+        gathering.add(msgpack.unpackb(members))
+        if gathering.missing == 0:
+            del self._gathering[seq]
+            self._presence_answer(seq, gathering)
+
+    def _presence_answer(self, seq: int, gathering: _Gathering) -> None:
+        answer = {"sessions": gathering.sessions, "users": len(gathering.users), "count": gathering.count}
+        body = msgpack.packb([REPLY, gathering.request, answer]) if gathering.request else b""
+        self._plane.put(notes.SEND, gathering.conn, second=seq, text=body)
+
+    # ----------------------------------------------------------------------------------------------------- answers
+
+    def _error(self, conn: int, request: int, code: int, message: str) -> None:
+        if request:
+            self._plane.put(notes.SEND, conn, text=msgpack.packb([ERROR, request, int(code), message, {}]))
+
+    def _fin(self, conn: int, code: int, message: str) -> None:
+        self._plane.put(notes.FIN, conn, first=int(code), text=message.encode()[:500])
+
+
+def _channel(name: object) -> str:
+    """A channel's name, checked.
+
+    Raises:
+        RequestRefused: bad_request or no_such_channel.
+
+    """
+    if not isinstance(name, str) or len(name.encode()) > CHANNEL_BYTES_MAX:
+        raise RequestRefused(Code.BAD_REQUEST, f"a channel is a string of at most {CHANNEL_BYTES_MAX} bytes")
+    namespace, colon, rest = name.partition(":")
+    if namespace not in ("user", "group", "global") or not colon or not rest:
+        raise RequestRefused(Code.NO_SUCH_CHANNEL, "a channel is user:<id>, group:<id> or global:<name>")
+    return name
+
+
+def _position(value: object, option: str) -> tuple[int, int] | None:
+    """[epoch, offset], or None when the option is absent."""
+    if value is None:
+        return None
+    if (
+        not isinstance(value, list)
+        or len(value) != 2
+        or any(type(part) is not int or not 0 <= part <= UINT64_MAX for part in value)
+    ):
+        raise RequestRefused(Code.BAD_REQUEST, f"{option} is [epoch, offset], both integers from 0")
+    return value[0], value[1]

@@ -1,0 +1,192 @@
+"""The worker process: the data-plane thread serves connections; this thread decides about control frames."""
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+
+import msgspec
+import uvloop
+
+from core import notes
+from core.ledger import Stats
+from core.loop import EdgeLoop
+from core.process import die_with_parent, say_ready
+from gateway import logs
+from gateway.auth import Authenticator, node_key
+from gateway.config import WorkerConfig
+from gateway.control import Control, Limits
+
+EXIT_CONFIG = 78  # what the supervisor takes for "starting again will not help"
+STOP_DEADLINE_S = 5.0
+
+
+def listen(host: str, port: int, backlog: int) -> socket.socket:
+    """A listening socket that shares its port with the other workers.
+
+    Raises:
+        OSError: the port is taken by somebody else, or the address is not this machine's.
+
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # inherited by what it accepts
+        listener.setblocking(False)
+        listener.bind((host, port))
+        listener.listen(backlog)
+    except OSError as error:
+        listener.close()
+        raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from error
+    return listener
+
+
+class WorkerProcess:
+    """One worker's control thread; owns the data-plane thread."""
+
+    def __init__(self, config: WorkerConfig, plane: EdgeLoop) -> None:
+        self._config = config
+        self._plane = plane
+        self._linked = asyncio.Event()
+        self._drained = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._log = logs.get("worker")
+        running = asyncio.get_running_loop()
+        self._control = Control(
+            plane,
+            Authenticator(
+                config.secret, node_key=node_key(config.router_endpoint), resume_ttl_s=config.resume_token_ttl_s
+            ),
+            Limits(
+                node=config.node,
+                ping_ms=config.ping_ms,
+                misses=config.misses,
+                max_frame=config.max_frame,
+                channels_max=config.channels_per_session_max,
+                request_timeout_s=config.request_timeout_ms / 1000,
+            ),
+            clock=time.time,
+            later=running.call_later,
+        )
+
+    async def serve(self) -> None:
+        """Serve until SIGTERM or SIGINT, then drain."""
+        running = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            running.add_signal_handler(number, self._stop.set)
+        running.add_reader(self._plane.control_fd, self._take)
+        thread = threading.Thread(target=self._plane.run, name="data-plane", daemon=True)
+        thread.start()
+        ready = asyncio.create_task(self._say_ready())
+        await self._stop.wait()  # for as long as the process lives
+        ready.cancel()
+        await self._drain(thread)
+        running.remove_reader(self._plane.control_fd)
+
+    async def _say_ready(self) -> None:
+        await self._linked.wait()  # cancelled when the process stops
+        say_ready(self._config.ready_fd)
+
+    async def _drain(self, thread: threading.Thread) -> None:
+        """FIN to every client, with its own time to come back; then stop the data plane."""
+        self._plane.put(notes.DRAIN, first=self._config.drain_ms)
+        self._plane.flush()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._config.drain_ms / 1000):
+                await self._drained.wait()
+        self._plane.put(notes.STOP)
+        self._plane.flush()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_DEADLINE_S):
+                await asyncio.to_thread(thread.join, STOP_DEADLINE_S)
+
+    def _take(self) -> None:
+        """Everything that the data plane has for this thread, in one go; the answers leave in one go too."""
+        for kind, state, conn, request, first, second, _session, text, extra in self._plane.take():
+            try:
+                if kind == notes.FRAME:
+                    self._control.on_frame(conn, state, extra.decode(), text)
+                elif kind == notes.PRESENCE_EXPECT:
+                    self._control.on_presence_expect(conn, request, second, first)
+                elif kind == notes.PRESENCE_PART:
+                    self._control.on_presence_part(second, text)
+                elif kind == notes.LINKED:
+                    self._linked.set()
+                elif kind == notes.STOPPED:
+                    self._drained.set()
+            except Exception:
+                # One client's frame must not take the others' answers with it; its own deadline ends its wait.
+                self._log.exception("control frame failed", kind=kind)
+        self._plane.flush()
+
+
+def open_plane(config: WorkerConfig, stats: Stats) -> EdgeLoop:
+    """Listen on both ports and make the data plane.
+
+    Raises:
+        OSError: a port is taken, or the bus cannot be opened.
+
+    """
+    tcp = listen(config.host, config.port, config.backlog)
+    try:
+        websocket = listen(config.host, config.ws_port, config.backlog)
+    except OSError:
+        tcp.close()
+        raise
+    return EdgeLoop(
+        stats,
+        endpoint=config.router_endpoint,
+        identity=f"{config.node}/{config.index}/{config.epoch}-{os.getpid()}",
+        tcp_fd=tcp.detach(),
+        ws_fd=websocket.detach(),
+        connections_max=config.connections_max,
+        handshakes_max=config.handshakes_max,
+        ws_path=config.ws_path,
+        ping_ms=config.ping_ms,
+        misses=config.misses,
+        hello_timeout_ms=config.hello_timeout_ms,
+        fin_timeout_ms=config.fin_timeout_ms,
+        write_timeout_ms=config.write_timeout_ms,
+        request_timeout_ms=config.request_timeout_ms,
+        max_frame=config.max_frame,
+        queue_bytes_max=config.queue_bytes_max,
+        channels_max=config.channels_per_session_max,
+        publish_rate=config.publish_rate,
+        publish_burst=config.publish_burst,
+        worker=config.index,
+        epoch=config.epoch,
+        proxy_protocol=config.proxy_protocol,
+        development=config.secret is None,
+    )
+
+
+async def _serve(config: WorkerConfig, plane: EdgeLoop) -> None:
+    await WorkerProcess(config, plane).serve()
+
+
+def main() -> int:
+    """Read the configuration from standard input and serve; the exit code."""
+    die_with_parent(os.getppid())
+    config = msgspec.json.decode(sys.stdin.buffer.read(), type=WorkerConfig)
+    logs.setup(config.log_level, config.log_format, process=f"worker-{config.index}")
+    stats = Stats(config.stats_fd)
+    try:
+        plane = open_plane(config, stats)
+    except OSError as error:
+        print(f"worker {config.index}: {error.strerror or error}", file=sys.stderr)
+        return EXIT_CONFIG
+    gc.freeze()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(config, plane))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

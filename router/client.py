@@ -1,0 +1,171 @@
+"""A peer of the router that only publishes: what the admin API speaks through.
+
+It links like a worker that holds nothing. A publish is answered by its position or by a typed error; when the router
+is replaced, what was under way is unavailable at once.
+"""
+
+import asyncio
+import contextlib
+import os
+import time
+
+import zmq
+
+from core import codes, records
+
+LINK_PERIOD_S = 1.0
+SILENT_S = 4.0
+DRAIN_MAX = 128
+
+
+class RouterError(Exception):
+    """A publish that was not ordered."""
+
+
+class Unavailable(RouterError):
+    """The router is away or did not answer in time; the same publish may be tried again under its key."""
+
+
+class Refused(RouterError):
+    """The router refused the message; `code_name` is from the table of codes."""
+
+    def __init__(self, code_name: str) -> None:
+        super().__init__(f"the router refused the message: {code_name}")
+        self.code_name = code_name
+
+
+class RouterClient:
+    """One link to a router, owned by the event loop that `start` runs in."""
+
+    def __init__(self, endpoint: str, name: str) -> None:
+        self._endpoint = endpoint
+        self._identity = f"{name}-{os.urandom(6).hex()}/0/1".encode()
+        self._writer = records.BatchWriter()
+        self._waiting: dict[int, asyncio.Future[tuple[int, int]]] = {}
+        self._seq = 0
+        self._heard = 0.0
+        self._linked = asyncio.Event()
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
+        self._socket: zmq.Socket[bytes] | None = None
+        self._fd = -1
+        self._beat: asyncio.TimerHandle | None = None
+
+    @property
+    def linked(self) -> bool:
+        """Whether the router knows this peer and was heard lately."""
+        return self._linked.is_set() and time.monotonic() - self._heard < SILENT_S
+
+    async def start(self) -> None:
+        """Connect; the link comes up by itself, now or when the router does."""
+        self._context = zmq.Context(1)
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.IDENTITY, self._identity)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.RECONNECT_IVL, 20)
+        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 200)
+        self._socket.connect(self._endpoint)
+        fd = self._socket.getsockopt(zmq.FD)
+        assert isinstance(fd, int)
+        self._fd = fd
+        asyncio.get_running_loop().add_reader(self._fd, self._receive)
+        self._heartbeat()
+
+    async def close(self) -> None:
+        """End the link; what is under way is unavailable."""
+        if self._socket is None or self._context is None:
+            return
+        if self._beat is not None:
+            self._beat.cancel()
+        asyncio.get_running_loop().remove_reader(self._fd)
+        self._writer.link(records.BYE, 1, 0)
+        self._send()
+        self._socket.close()
+        self._context.term()
+        self._socket = self._context = None
+        self._lose()
+
+    async def publish(
+        self, channel: str, data: bytes, *, key: str | None = None, sender: str, deadline_s: float
+    ) -> tuple[int, int]:
+        """Publish MessagePack `data`.
+
+        Args:
+            channel: namespace:id, at most 255 bytes.
+            data: one MessagePack value.
+            key: idempotency key, at most 64 bytes.
+            sender: what members see as `from`.
+            deadline_s: how long to wait for the link and the answer.
+
+        Returns:
+            (epoch, offset) of the message.
+
+        Raises:
+            Unavailable: the router is away or silent.
+            Refused: it does not take this message.
+        """
+        seq = 0
+        try:
+            async with asyncio.timeout(deadline_s):
+                await self._linked.wait()
+                seq = self._seq = self._seq % 0xFFFFFFFF + 1
+                future = self._waiting[seq] = asyncio.get_running_loop().create_future()
+                self._writer.publish(seq, channel.encode(), data, sender.encode(), (key or "").encode())
+                self._send()
+                return await future
+        except TimeoutError:
+            raise Unavailable("the router did not answer in time") from None
+        finally:
+            self._waiting.pop(seq, None)
+
+    def _send(self) -> None:
+        if self._socket is None:
+            return
+        with contextlib.suppress(zmq.Again):  # a full link: the deadlines of those who wait see to it
+            self._socket.send(self._writer.take(), zmq.NOBLOCK)
+        # ZMQ_FD is edge-triggered: an event may have been used up by this send.
+        asyncio.get_running_loop().call_soon(self._receive)
+
+    def _heartbeat(self) -> None:
+        self._writer.link(records.LINK, 1, 0)
+        self._send()
+        self._beat = asyncio.get_running_loop().call_later(LINK_PERIOD_S, self._heartbeat)
+
+    def _receive(self) -> None:
+        """Take what is there, at most DRAIN_MAX batches so that the loop goes on."""
+        for _ in range(DRAIN_MAX):
+            if self._socket is None:
+                return
+            try:
+                batch = self._socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._heard = time.monotonic()
+            for record in records.unpack(batch):
+                self._on_record(record)
+        asyncio.get_running_loop().call_soon(self._receive)
+
+    def _on_record(self, record: dict[str, int]) -> None:
+        if record["kind"] == records.LINKED and record["aux"]:
+            self._lose()
+            self._writer.link(records.BEGIN, 1, 0)
+            self._writer.link(records.END, 1, 0)
+            self._send()
+            self._linked.set()
+        elif record["kind"] == records.PUBLISHED:
+            self._answer(self._waiting.get(record["seq"]), record)
+
+    @staticmethod
+    def _answer(future: asyncio.Future[tuple[int, int]] | None, record: dict[str, int]) -> None:
+        if future is None or future.done():
+            return
+        if not record["aux"]:
+            future.set_result((record["epoch"], record["offset"]))
+        elif record["aux"] == codes.Code.UNAVAILABLE:
+            future.set_exception(Unavailable("the router does not know this peer yet"))
+        else:
+            future.set_exception(Refused(codes.NAMES.get(record["aux"], "internal")))
+
+    def _lose(self) -> None:
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(Unavailable("the router was restarted"))

@@ -1,0 +1,71 @@
+"""The router process: the data-plane thread orders and routes; this thread keeps its life."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import threading
+
+import msgspec
+import uvloop
+
+from core.ledger import Stats
+from core.process import die_with_parent, say_ready
+from core.router_loop import RouterLoop
+from router.config import RouterConfig
+
+STOP_DEADLINE_S = 5.0
+EXIT_CONFIG = 78
+
+
+async def serve(loop: RouterLoop, ready_fd: int) -> None:
+    """Run the data plane in its thread until SIGTERM or SIGINT."""
+    stopped = asyncio.Event()
+    running = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        running.add_signal_handler(number, stopped.set)
+    thread = threading.Thread(target=loop.run, name="sequencer", daemon=True)
+    thread.start()
+    say_ready(ready_fd)
+    await stopped.wait()  # for as long as the process lives
+    loop.stop()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(STOP_DEADLINE_S):
+            await asyncio.to_thread(thread.join, STOP_DEADLINE_S)
+
+
+def _remove_socket(endpoint: str) -> None:
+    if endpoint.startswith("ipc://"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(endpoint.removeprefix("ipc://"))
+
+
+def main() -> int:
+    """Read the configuration from standard input and serve; the exit code."""
+    die_with_parent(os.getppid())
+    config = msgspec.json.decode(sys.stdin.buffer.read(), type=RouterConfig)
+    try:
+        loop = RouterLoop(
+            Stats(config.stats_fd),
+            endpoint=config.endpoint,
+            epoch=config.epoch,
+            history_messages=config.history_messages,
+            history_bytes=config.history_bytes,
+            history_age_s=config.history_age_s,
+            key_window_s=config.key_window_s,
+            channels_max=config.channels_max,
+            spill_bytes_max=config.spill_bytes_max,
+        )
+    except OSError as error:
+        print(f"router: {error}", file=sys.stderr)
+        return EXIT_CONFIG
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(loop, config.ready_fd))
+    del loop
+    _remove_socket(config.endpoint)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
