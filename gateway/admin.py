@@ -250,6 +250,7 @@ class AdminServer:
         host: address to listen on.
         port: port to listen on; 0: any, see `port` after `start`.
         app: what answers.
+
     """
 
     def __init__(self, host: str, port: int, app: Callable[..., Awaitable[Any]]) -> None:
@@ -283,6 +284,7 @@ class AdminServer:
         Raises:
             PortTakenError: another program listens there.
             StartError: the address is not one of this machine, or the port is not allowed.
+
         """
         self._socket = _listen(self._host, self._asked_port)
         self._serving = asyncio.create_task(self._server.serve(sockets=[self._socket]), name="admin")

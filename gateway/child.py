@@ -117,6 +117,7 @@ class Child:
 
         Raises:
             OSError: the system cannot start it.
+
         """
         self.starts += 1
         stats_fd = os.memfd_create(f"holdfast-{self.name}")

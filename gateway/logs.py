@@ -18,6 +18,7 @@ def setup(level: str, log_format: str, *, process: str) -> None:
         level: debug, info, warning or error.
         log_format: `console` or `json`.
         process: what the process is called in each line, such as `worker-0`.
+
     """
     # Libraries that log through the standard library (uvicorn, asyncio) come out beside ours, at warning or above.
     logging.basicConfig(level=max(_LEVELS[level], logging.WARNING), stream=sys.stderr, force=True)

@@ -56,6 +56,7 @@ def run(config: Config, parts: Parts, announce: Callable[[], None]) -> int:
 
     Raises:
         HoldfastError: the node could not be started; nothing of it is left.
+
     """
     logs.setup(config.log.level, config.log.format, process="supervisor")
     _raise_open_files()

@@ -26,6 +26,7 @@ class RunDirectory:
 
     Raises:
         RunDirectoryError: it is in use by another node or cannot be made.
+
     """
 
     def __init__(self, configured: str = "") -> None:

@@ -86,6 +86,7 @@ def load(
 
     Raises:
         ConfigError: with every complaint, one a line.
+
     """
     complaints: list[str] = []
     given: dict[str, _Given] = {}

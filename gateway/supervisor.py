@@ -65,6 +65,7 @@ class Supervisor:
         timing: how long to wait for what.
         must_be_ready: whether a part that is not ready in time is an error; otherwise (a router elsewhere may come
             later) it is said and waited for.
+
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class Supervisor:
 
         Raises:
             StartError: the node could not be started; all of it is stopped again.
+
         """
         try:
             await self._or_end(self._start())

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
 
 from core.transcode import json_from_mpack, mpack_from_json
 from gateway.admin import BODY_BYTES_MAX, AdminContext, AdminServer, create_app
@@ -261,7 +262,7 @@ def test_a_body_that_lies_about_nothing_but_its_end_is_cut_off_at_the_bound(setu
 
 def test_a_taken_port_is_said_and_another_address_too(setup: Setup, run_in_loop: Any) -> None:
     async def scenario(host: str, port: int) -> None:
-        AdminServer(host, port, create_app).start()
+        AdminServer(host, port, Starlette()).start()
 
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -16,6 +16,7 @@ from gateway import node
 from gateway.config import Config, WorkerConfig
 from gateway.errors import PortTakenError, RequestError
 from gateway.settings import Machine, load
+from gateway.supervisor import Supervisor
 from router.client import Refused, Unavailable
 from router.config import RouterConfig
 
@@ -145,7 +146,7 @@ def test_a_port_in_use_ends_the_node_and_leaves_nothing(notes: Path, tmp_path: P
 def test_the_supervisor_itself_is_among_the_processes_shown(run_in_loop: Any) -> None:
     async def scenario() -> list[str]:
         await asyncio.sleep(0)
-        supervisor = node.Supervisor(node.router_spec(configured(), "ipc:///x"), [])
+        supervisor = Supervisor(node.router_spec(configured(), "ipc:///x"), [])
         return [view.name for view in node.views(supervisor)]
 
     assert run_in_loop(scenario()) == ["supervisor", "router"]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,10 @@ class Running:
         self.supervisor.stop()
         async with asyncio.timeout(DEADLINE_S):
             await self.task
+
+
+def is_started(supervisor: Supervisor, restarts: int) -> bool:
+    return supervisor.workers[0].restarts == restarts
 
 
 def is_gone(pid: int) -> bool:
@@ -94,7 +99,7 @@ def test_a_process_that_was_ready_once_is_restarted_for_as_long_as_it_takes(prog
         async with Running(supervisor):
             for restarts in range(1, QUICK.start_attempts_max + 3):
                 os.kill(supervisor.workers[0].pid or 0, signal.SIGKILL)
-                await until(lambda count=restarts: supervisor.workers[0].restarts == count, "it is started")
+                await until(partial(is_started, supervisor, restarts), "it is started")
                 await until(lambda: supervisor.missing() == [], "it is ready")
 
     run_in_loop(scenario())
@@ -116,12 +121,10 @@ def test_the_pause_before_a_restart_doubles_up_to_its_bound(
 
 
 def test_a_taken_port_stops_everything_at_once(programs: Any, run_in_loop: Any) -> None:
-    supervisor_of = lambda: Supervisor(  # noqa: E731 - made inside the loop
-        programs.spec("router"), [programs.spec("worker-0"), programs.spec("worker-1", exit=78)], QUICK
-    )
-
     async def scenario() -> None:
-        await supervisor_of().run(lambda: pytest.fail("announced although a worker cannot listen"))
+        workers = [programs.spec("worker-0"), programs.spec("worker-1", exit=78)]
+        supervisor = Supervisor(programs.spec("router"), workers, QUICK)
+        await supervisor.run(lambda: pytest.fail("announced although a worker cannot listen"))
 
     with pytest.raises(PortTakenError, match="worker-1 cannot listen"):
         run_in_loop(scenario())
