@@ -19,8 +19,8 @@ STAMPS := build/stamps
 SOURCES := setup.py $(wildcard core/*.pyx core/*.pxd core/*.h)
 # A clone without one of these still builds: they are parts of the product with metadata of their own.
 METADATA := pyproject.toml $(wildcard client/python/pyproject.toml)
-JS_TESTS := $(wildcard client/js/test/*.test.js client/js/test/*.test.mjs client/js/tests/*.test.js client/js/tests/*.test.mjs)
-TESTS ?= tests $(wildcard client/python/tests)
+JS_TESTS := $(shell find client/js tests/client -name '*.test.mjs' -o -name '*.test.js' | sort)
+TESTS ?= tests
 
 .PHONY: help run test bench check replay fuzz build build-checked debug docs clean \
 	provision test-release test-checked test-js

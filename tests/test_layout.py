@@ -1,6 +1,7 @@
 """The tree is what its own pages say it is, and the tests run the build that they claim to run."""
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -62,6 +63,11 @@ def test_help_lists_every_verb_of_the_makefile() -> None:
     listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30).stdout
     verbs = {line.split()[1] for line in listed.splitlines()}
     assert {"run", "test", "bench", "check", "replay", "fuzz", "build", "debug", "docs", "clean"} <= verbs
+
+
+def test_what_the_makefile_runs_is_there() -> None:
+    named = set(re.findall(r"\b(?:tools|loadtest|tests)/[\w/]+\.py\b", (ROOT / "Makefile").read_text()))
+    assert {name for name in named if not (ROOT / name).is_file()} == set()
 
 
 def test_every_package_of_the_product_is_shipped() -> None:
