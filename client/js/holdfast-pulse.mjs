@@ -1,0 +1,136 @@
+/**
+ * Everything about time and queues: a connection's pulse (heartbeat, round trip, acknowledgements), the wait before the
+ * next connection, and what an iteration has not taken yet. Times are given by the caller.
+ *
+ * @typedef {import("./holdfast.mjs").Clock} Clock
+ */
+
+import { ACK, HoldfastError, PING } from "./holdfast-wire.mjs";
+
+const REMEMBERED_PINGS = 8;
+// So many messages make a batch of their own; otherwise half a heartbeat's interval does.
+const ACK_BATCH_MESSAGES = 256;
+
+/** @type {Clock} */
+export const systemClock = {
+  now: () => performance.now(),
+  setTimeout: (fn, ms) => setTimeout(fn, ms),
+  clearTimeout: (timer) => clearTimeout(timer),
+  random: Math.random,
+};
+
+/** `after` is already jittered by the gateway; where it is silent, exponential back-off with full jitter. */
+export function backoffDelay(closed, attempt, { backoffBaseMs, backoffCapMs }, random) {
+  const backoff = (exponent) => random() * Math.min(backoffCapMs, backoffBaseMs * 2 ** exponent);
+  if (!Number.isFinite(closed.after)) return backoff(attempt);
+  return closed.after + (attempt > 0 ? backoff(attempt - 1) : 0);
+}
+
+/** One connection's heartbeat and what it has to acknowledge. Anything sent or received counts as life. */
+export class Pulse {
+  #pingMs; #silenceMs; #sentAt; #heardAt; #seq = 0; #pings = new Map(); #taken = {}; #takenCount = 0; #ackAt = null;
+
+  constructor(now, pingMs, misses) {
+    this.#pingMs = pingMs;
+    this.#silenceMs = pingMs * misses;
+    this.#sentAt = now;
+    this.#heardAt = now;
+  }
+
+  sent(now) {
+    this.#sentAt = now;
+  }
+
+  heard(now) {
+    this.#heardAt = now;
+  }
+
+  isLost(now) {
+    return now >= this.#heardAt + this.#silenceMs;
+  }
+
+  isPingDue(now) {
+    return now >= this.#sentAt + this.#pingMs;
+  }
+
+  isAckDue(now) {
+    return this.#takenCount >= ACK_BATCH_MESSAGES || (this.#ackAt !== null && now >= this.#ackAt);
+  }
+
+  /** When to look again. */
+  deadline() {
+    return Math.min(this.#sentAt + this.#pingMs, this.#heardAt + this.#silenceMs, this.#ackAt ?? Infinity);
+  }
+
+  /** The next PING frame. */
+  ping(now) {
+    this.#seq += 1;
+    this.#pings.set(this.#seq, now);
+    if (this.#pings.size > REMEMBERED_PINGS) this.#pings.delete(this.#pings.keys().next().value);
+    return [PING, this.#seq, Math.floor(now)];
+  }
+
+  /** From our PING to its PONG, by our clock alone; null for a PONG of no PING that we remember. */
+  roundTrip(seq, now) {
+    const sentAt = this.#pings.get(seq);
+    return this.#pings.delete(seq) ? Math.max(0, now - sentAt) : null;
+  }
+
+  /** A message reached the application; true if the deadline moved. */
+  take(channel, offset, now) {
+    this.#taken[channel] = offset;
+    this.#takenCount += 1;
+    if (this.#ackAt !== null) return false;
+    this.#ackAt = now + this.#pingMs / 2;
+    return true;
+  }
+
+  /** A channel that was left takes no more ACKs. */
+  forget(channel) {
+    delete this.#taken[channel];
+  }
+
+  /** The ACK for everything taken, null if there is nothing; the batch is empty afterwards. */
+  ack() {
+    const offsets = this.#taken;
+    this.#taken = {};
+    this.#takenCount = 0;
+    this.#ackAt = null;
+    return Object.keys(offsets).length ? [ACK, offsets] : null;
+  }
+}
+
+/** What one iteration has not taken yet. A WebSocket cannot be told to wait, so the bound ends the iteration loudly. */
+export class ItemQueue {
+  #items = []; #most; #wake = () => {}; #ended = false; #error = null;
+
+  constructor(most) {
+    this.#most = most;
+  }
+
+  put(item) {
+    if (this.#ended) return;
+    if (this.#items.length < this.#most) this.#items.push(item);
+    else this.end(new HoldfastError("the iteration fell behind: its queue is full"));
+    this.#wake();
+  }
+
+  end(error) {
+    this.#ended = true;
+    this.#error ??= error;
+    this.#wake();
+  }
+
+  async *iterate(release) {
+    try {
+      for (;;) {
+        while (this.#items.length) yield this.#items.shift();
+        if (this.#error) throw this.#error;
+        if (this.#ended) return;
+        await new Promise((resolve) => { this.#wake = resolve; });
+      }
+    } finally {
+      release();
+    }
+  }
+}
