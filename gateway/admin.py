@@ -7,7 +7,6 @@ an own `Origin` if there is one, and, without a token, a loopback `Host` (a name
 
 import asyncio
 import contextlib
-import errno
 import hmac
 import re
 import socket
@@ -28,13 +27,15 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import metrics
-from gateway.errors import PortTakenError, RequestError, StartError
+from gateway.errors import RequestError
+from gateway.ports import bound
 from gateway.settings import is_loopback
 
 PAGE = Path(__file__).parent / "page"
 BODY_BYTES_MAX = 1_048_576
 BODY_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 3.0
+BACKLOG = 128
 CHANNEL_BYTES_MAX = 255
 KEY_BYTES_MAX = 64
 SENDER_BYTES_MAX = 255
@@ -286,7 +287,8 @@ class AdminServer:
             StartError: the address is not one of this machine, or the port is not allowed.
 
         """
-        self._socket = _listen(self._host, self._asked_port)
+        self._socket = bound("admin.port", self._host, self._asked_port)
+        self._socket.listen(BACKLOG)
         self._serving = asyncio.create_task(self._server.serve(sockets=[self._socket]), name="admin")
 
     async def close(self) -> None:
@@ -298,20 +300,3 @@ class AdminServer:
         for task in late:
             task.cancel()
         self._socket.close()
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen(128)
-    except OSError as error:
-        listener.close()
-        where = f"admin.port {port} on {host}"
-        if error.errno == errno.EADDRINUSE:
-            raise PortTakenError(
-                f"{where} is in use by another program: stop it, or choose another admin.port"
-            ) from error
-        raise StartError(f"cannot listen at {where}: {error.strerror}") from error
-    return listener

@@ -8,7 +8,6 @@ import contextlib
 import os
 import resource
 import sys
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 
@@ -23,6 +22,7 @@ from gateway.child import Child, ChildSpec
 from gateway.config import Config, router_config, worker_config
 from gateway.errors import RequestError
 from gateway.metrics import NodeCollector, ProcessView
+from gateway.ports import bound
 from gateway.run_directory import RunDirectory
 from gateway.supervisor import Supervisor, Timing
 from router.client import Refused, RouterClient, Unavailable
@@ -65,6 +65,8 @@ def run(config: Config, parts: Parts, announce: Callable[[], None]) -> int:
 
 
 async def _serve(config: Config, parts: Parts, announce: Callable[[], None]) -> int:
+    if parts.workers:
+        _check_ports(config)
     with _endpoint(config) as endpoint:
         supervisor = Supervisor(
             router_spec(config, endpoint) if parts.router else None,
@@ -91,6 +93,18 @@ def _endpoint(config: Config) -> Iterator[str]:
         yield f"ipc://{directory.socket_path}"
     finally:
         directory.close()
+
+
+def _check_ports(config: Config) -> None:
+    """Asks once without SO_REUSEPORT, with which the workers of two nodes would share a port and never know.
+
+    Raises:
+        PortTakenError: another program listens on one of the gateway's ports.
+        StartError: the address is not one of this machine, or the port is not allowed.
+
+    """
+    for key, port in (("gateway.port", config.gateway.port), ("gateway.ws_port", config.gateway.ws_port)):
+        bound(key, config.gateway.host, port).close()
 
 
 def _raise_open_files() -> None:
@@ -145,8 +159,7 @@ def reachable(endpoint: str) -> str:
 @contextlib.asynccontextmanager
 async def _admin(config: Config, supervisor: Supervisor, endpoint: str) -> AsyncIterator[None]:
     """The admin server, for as long as the context lasts: from before the children start until they have ended."""
-    # The start's time keeps an earlier supervisor's link, which the router may still know, from being mistaken for it.
-    client = RouterClient(reachable(endpoint), f"{config.node.name}/admin/{int(time.time())}")
+    client = RouterClient(reachable(endpoint), f"{config.node.name}-admin")
     registry = CollectorRegistry(auto_describe=False)
     registry.register(NodeCollector(lambda: views(supervisor), node=config.node.name, version=__version__))
     context = AdminContext(
@@ -208,9 +221,9 @@ class RouterPublisher:
         try:
             return await self._client.publish(channel, data, key=key, sender=sender, deadline_s=deadline_s)
         except (Unavailable, TimeoutError) as error:
-            raise RequestError(503, "unavailable", f"the router does not answer: {error}", _RETRY_AFTER_S) from error
+            message = str(error) or "the router does not answer"
+            raise RequestError(503, "unavailable", message, _RETRY_AFTER_S) from error
         except Refused as error:
-            code = str(error)
-            status = _STATUS.get(code, 400)
+            status = _STATUS.get(error.code_name, 400)
             retry_after_s = _RETRY_AFTER_S if status in (429, 503) else None
-            raise RequestError(status, code, f"the router refused the message: {code}", retry_after_s) from error
+            raise RequestError(status, error.code_name, str(error), retry_after_s) from error

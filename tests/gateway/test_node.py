@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import signal
+import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -26,7 +27,7 @@ READY = """
 import json, os, signal, sys
 config = json.load(sys.stdin)
 signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-if config.get("port") == 1:
+if config.get("ws_path") == "/taken":
     os._exit(78)
 with open(os.path.join(os.environ["NOTES"], str(os.getpid())), "w") as file:
     json.dump(config, file)
@@ -34,6 +35,12 @@ os.write(config["ready_fd"], b"ready\\n")
 while True:
     signal.pause()
 """
+
+
+def free_ports() -> dict[str, object]:
+    """Two ports that nobody listens on; the programs above do not either."""
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        return {"gateway__port": one.getsockname()[1], "gateway__ws_port": other.getsockname()[1]}
 
 
 def configured(**flags: object) -> Config:
@@ -125,7 +132,7 @@ def test_a_node_runs_from_readiness_to_sigterm_and_leaves_nothing(notes: Path, t
         os.kill(os.getpid(), signal.SIGTERM)
 
     parts = node.Parts(router=True, workers=True, admin=False)
-    assert node.run(configured(gateway__workers=2), parts, stop_when_ready) == 0
+    assert node.run(configured(gateway__workers=2, **free_ports()), parts, stop_when_ready) == 0
     told = {int(path.name): msgspec.json.decode(path.read_bytes()) for path in notes.iterdir()}
     assert len(told) == 3
     endpoints = {part.get("endpoint") or part.get("router_endpoint") for part in told.values()}
@@ -138,9 +145,26 @@ def test_a_node_runs_from_readiness_to_sigterm_and_leaves_nothing(notes: Path, t
 def test_a_port_in_use_ends_the_node_and_leaves_nothing(notes: Path, tmp_path: Path) -> None:
     parts = node.Parts(router=True, workers=True, admin=False)
     with pytest.raises(PortTakenError):
-        node.run(configured(gateway__port=1), parts, lambda: pytest.fail("announced"))
+        node.run(
+            configured(gateway__ws_path="/taken", **free_ports()),
+            parts,
+            lambda: pytest.fail("announced"),
+        )
     assert list((tmp_path / "tmp").iterdir()) == []
     assert not any(Path(f"/proc/{path.name}").exists() for path in notes.iterdir())
+
+
+@pytest.mark.parametrize("key", ["gateway__port", "gateway__ws_port"])
+def test_a_port_that_another_nodes_workers_would_share_is_seen_before_anything_starts(notes: Path, key: str) -> None:
+    ports = free_ports()
+    parts = node.Parts(router=True, workers=True, admin=False)
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind(("127.0.0.1", int(str(ports[key]))))
+        other.listen()
+        with pytest.raises(PortTakenError, match=rf"{key.replace('__', '.')} {ports[key]} on 127\.0\.0\.1 is in use"):
+            node.run(configured(**ports), parts, lambda: pytest.fail("announced"))
+    assert list(notes.iterdir()) == []
 
 
 def test_the_supervisor_itself_is_among_the_processes_shown(run_in_loop: Any) -> None:
