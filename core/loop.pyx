@@ -232,7 +232,7 @@ cdef void _free_closed(Edge *edge) noexcept nogil:
         edge.closed = conn.next_touched
         conn_release(&edge.connections, edge.ledger, conn)
     for form in range(FORM_COUNT):
-        arena_rest(&edge.arenas[form], edge.ledger, True)
+        arena_rest(&edge.arenas[form], edge.ledger, edge.connections.live > 0)
     ledger_gauge(edge.ledger, GAUGE_OPEN_CONNECTIONS, edge.connections.live)
     ledger_gauge(edge.ledger, GAUGE_QUEUED_BYTES, edge.queued_bytes)
 

@@ -1,6 +1,6 @@
 # Poller: epoll, level-triggered, and what an event's tag means.
 #
-# A tag is a connection's handle, or one of the TAG_ numbers, whose low half is no index that the table gives. Writing
+# A tag is a connection's handle, or one of the TAG_ numbers, which no handle is: its high half is never 0. Writing
 # is only watched for while a connection is blocked, so that an idle one costs no system call.
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
@@ -26,11 +26,10 @@ cdef extern from "<sys/epoll.h>" nogil:
 
 cdef enum:
     POLLER_EVENTS = 512         # taken in one turn
-    TAG_SPECIAL = 0xFFFFFF00
-    TAG_TCP = 0xFFFFFF01
-    TAG_WS = 0xFFFFFF02
-    TAG_WAKE = 0xFFFFFF03
-    TAG_BUS = 0xFFFFFF04
+    TAG_TCP = 1
+    TAG_WS = 2
+    TAG_WAKE = 3
+    TAG_BUS = 4
 
 
 cdef inline int poller_watch(int epoll_fd, int fd, uint64_t tag, int operation, uint32_t events) noexcept nogil:
