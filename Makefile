@@ -15,7 +15,9 @@ VENV := .venv
 BIN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 # The checked build goes before the sources; SAFEPATH keeps `python -m` from putting the current folder before both.
 CHECKED := PYTHONSAFEPATH=1 PYTHONPATH="$(CURDIR)/build/checked"
+# What was done, and when: to the tree's build, and to the environment (these go when .venv goes).
 STAMPS := build/stamps
+PLACED := $(VENV)/stamps
 SOURCES := setup.py $(wildcard core/*.pyx core/*.pxd core/*.h)
 # A clone without one of these still builds: they are parts of the product with metadata of their own.
 METADATA := pyproject.toml $(wildcard client/python/pyproject.toml)
@@ -31,7 +33,7 @@ help: ## list the verbs
 run: build ## build and start everything; options through ARGS="--workers 1"
 	@exec $(VENV)/bin/holdfast run $(ARGS)
 
-test: $(STAMPS)/dev build ## install what the tests need, then check, both builds' tests and the JavaScript client's
+test: $(PLACED)/dev build ## install what the tests need, then check, both builds' tests and the JavaScript client's
 	@$(MAKE) --no-print-directory provision
 	@$(MAKE) --no-print-directory check
 	@$(MAKE) --no-print-directory test-release
@@ -39,26 +41,26 @@ test: $(STAMPS)/dev build ## install what the tests need, then check, both build
 	@$(MAKE) --no-print-directory test-js
 	@$(VENV)/bin/python tools/ending.py build/tests
 
-check: $(STAMPS)/dev build ## linters, types, stubs and the project's own rules
+check: $(PLACED)/dev build ## linters, types, stubs and the project's own rules
 	@$(BIN) python tools/check.py
 
 bench: build ## measure against the floor program (see loadtest/)
 	@$(BIN) python loadtest/bench.py $(ARGS)
 
-replay: $(STAMPS)/dev build provision ## send every line of the fortunes packages through mixed clients
+replay: $(PLACED)/dev build provision ## send every line of the fortunes packages through mixed clients
 	@$(BIN) python loadtest/replay.py $(ARGS)
 
-fuzz: $(STAMPS)/dev build ## 200,000 random and mutated frames and handshakes; SEED and count through ARGS
+fuzz: $(PLACED)/dev build ## 200,000 random and mutated frames and handshakes; SEED and count through ARGS
 	@$(BIN) python tests/fuzz/run.py $(ARGS)
 
-build: $(STAMPS)/installed $(STAMPS)/release ## the release build, in place, in .venv
+build: $(PLACED)/installed $(STAMPS)/release ## the release build, in place, in .venv
 
 build-checked: $(STAMPS)/checked ## the checked build (invariants, poison, audits), in build/checked
 
-debug: $(STAMPS)/installed $(STAMPS)/checked ## start everything from the checked build
+debug: $(PLACED)/installed $(STAMPS)/checked ## start everything from the checked build
 	@$(CHECKED) exec $(VENV)/bin/holdfast run $(ARGS)
 
-docs: $(STAMPS)/dev build ## check that the examples in the docs are true, and preview the next changelog
+docs: $(PLACED)/dev build ## check that the examples in the docs are true, and preview the next changelog
 	@$(BIN) pytest -q tests/docs
 	@$(VENV)/bin/python tools/changelog.py --draft
 
@@ -68,16 +70,16 @@ clean: ## remove what was built; .venv and downloads stay
 
 # What follows is called by the verbs above.
 
-provision: $(STAMPS)/base
+provision: $(PLACED)/base
 	@$(VENV)/bin/python tools/provision.py
 
 # The two builds run the same tests. The `pytest` program (not `python -m pytest`) keeps the repository's root from the
 # front of the module path, where it would hide build/checked.
-test-release: $(STAMPS)/dev build
+test-release: $(PLACED)/dev build
 	@mkdir -p build/tests
 	@$(BIN) HOLDFAST_BUILD=release PYTHONSAFEPATH=1 pytest $(TESTS) $(ARGS) 2>&1 | tee build/tests/release.log
 
-test-checked: $(STAMPS)/dev build build-checked
+test-checked: $(PLACED)/dev build build-checked
 	@mkdir -p build/tests
 	@$(BIN) HOLDFAST_BUILD=checked $(CHECKED) \
 		pytest $(TESTS) $(ARGS) 2>&1 | tee build/tests/checked.log
@@ -88,22 +90,22 @@ test-js: build provision
 		$(VENV)/bin/python tools/provision.py --exec node --test $(JS_TESTS) 2>&1 | tee build/tests/javascript.log; \
 	fi
 
-$(STAMPS)/base: pyproject.toml tools/environment.py
+$(PLACED)/base: pyproject.toml tools/environment.py
 	@$(PYTHON) tools/environment.py base
 	@mkdir -p $(@D) && touch $@
 
-$(STAMPS)/dev: $(STAMPS)/base pyproject.toml
+$(PLACED)/dev: $(PLACED)/base pyproject.toml
 	@$(PYTHON) tools/environment.py dev
 	@mkdir -p $(@D) && touch $@
 
-$(STAMPS)/release: $(STAMPS)/base $(SOURCES) tools/build.py
+$(STAMPS)/release: $(PLACED)/base $(SOURCES) tools/build.py
 	@$(VENV)/bin/python tools/build.py release --jobs $(JOBS)
 	@mkdir -p $(@D) && touch $@
 
-$(STAMPS)/checked: $(STAMPS)/base $(SOURCES) tools/build.py $(shell find gateway router core -type f -not -name '*.so' -not -path '*/__pycache__/*')
+$(STAMPS)/checked: $(PLACED)/base $(SOURCES) tools/build.py $(shell find gateway router core -type f -not -name '*.so' -not -path '*/__pycache__/*')
 	@$(VENV)/bin/python tools/build.py checked --jobs $(JOBS)
 	@mkdir -p $(@D) && touch $@
 
-$(STAMPS)/installed: $(METADATA) $(STAMPS)/base | $(STAMPS)/release
+$(PLACED)/installed: $(METADATA) $(PLACED)/base | $(STAMPS)/release
 	@$(PYTHON) tools/environment.py install
 	@mkdir -p $(@D) && touch $@
