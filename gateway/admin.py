@@ -25,6 +25,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gateway import metrics
 from gateway.errors import RequestError
@@ -33,6 +34,7 @@ from gateway.settings import is_loopback
 
 PAGE = Path(__file__).parent / "page"
 BODY_BYTES_MAX = 1_048_576
+HEAD_TIMEOUT_S = 10.0
 BODY_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 3.0
 BACKLOG = 128
@@ -244,6 +246,41 @@ class _Server(uvicorn.Server):
         yield
 
 
+class _Protocol(H11Protocol):
+    """uvicorn's HTTP with a deadline for a request's head, which it lacks: silent peers could hold every place."""
+
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._unwatch_head()
+        super().connection_lost(exc)
+
+    def _watch_head(self) -> None:
+        """Starts the deadline unless it runs, and ends it once a head is complete."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._unwatch_head()
+        elif self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._give_up)
+
+    def _unwatch_head(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _give_up(self) -> None:
+        self._head_timer = None
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
+
+
 class AdminServer:
     """The server in the running loop; `start` it, `close` it.
 
@@ -260,6 +297,7 @@ class AdminServer:
         config = uvicorn.Config(
             app,
             loop="none",
+            http=_Protocol,
             lifespan="off",
             ws="none",
             log_config=None,

@@ -18,10 +18,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from core import ledger
+from gateway import logs
 
 READY = b"ready\n"
 # What a pipe takes without a reader (pipe(7)); the configuration is about a kilobyte.
 CONFIG_BYTES_MAX = 65_536
+
+_log = logs.get("supervisor")
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,8 @@ class Child:
         if READY in heard:
             self.was_ready = True
             self.ready.set()
+            if self.restarts:
+                _log.info("child_is_back", child=self.name, pid=self.pid, restarts=self.restarts)
         elif not heard:
             asyncio.get_running_loop().remove_reader(fd)
 

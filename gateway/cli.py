@@ -226,7 +226,8 @@ def banner(config: Config, parts: Any) -> str:
     """What to open, once the node serves; `parts` as `gateway.node.Parts`."""
     gateway_, lines = config.gateway, [f"Holdfast {__version__}, node {config.node.name}, is ready"]
     if parts.admin:
-        lines.append(f"  page       http://{_shown(config.admin.host)}:{config.admin.port}/")
+        label = "page" if parts.workers else "admin"
+        lines.append(f"  {label:<9}  http://{_shown(config.admin.host)}:{config.admin.port}/")
     if parts.workers:
         scheme = "wss" if gateway_.tls_certificate else "ws"
         lines.append(f"  WebSocket  {scheme}://{_shown(gateway_.host)}:{gateway_.ws_port}{gateway_.ws_path}")

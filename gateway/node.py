@@ -77,7 +77,7 @@ async def _serve(config: Config, parts: Parts, announce: Callable[[], None]) -> 
         supervisor.handle_signals()
         async with contextlib.AsyncExitStack() as stack:
             if parts.admin:
-                await stack.enter_async_context(_admin(config, supervisor, endpoint))
+                await stack.enter_async_context(_admin(config, parts, supervisor, endpoint))
             await supervisor.run(announce)
         return EXIT_KILLED if supervisor.killed else 0
 
@@ -157,13 +157,13 @@ def reachable(endpoint: str) -> str:
 
 
 @contextlib.asynccontextmanager
-async def _admin(config: Config, supervisor: Supervisor, endpoint: str) -> AsyncIterator[None]:
+async def _admin(config: Config, parts: Parts, supervisor: Supervisor, endpoint: str) -> AsyncIterator[None]:
     """The admin server, for as long as the context lasts: from before the children start until they have ended."""
     client = RouterClient(reachable(endpoint), f"{config.node.name}-admin")
     registry = CollectorRegistry(auto_describe=False)
     registry.register(NodeCollector(lambda: views(supervisor), node=config.node.name, version=__version__))
     context = AdminContext(
-        info=info(config),
+        info=info(config, parts),
         missing=supervisor.missing,
         registry=registry,
         publisher=RouterPublisher(client),
@@ -183,13 +183,13 @@ async def _admin(config: Config, supervisor: Supervisor, endpoint: str) -> Async
             await client.close()
 
 
-def info(config: Config) -> dict[str, object]:
+def info(config: Config, parts: Parts) -> dict[str, object]:
     """What the page and people may know of the node."""
     return {
         "node": config.node.name,
         "version": __version__,
         "development": config.development,
-        "workers": config.gateway.workers,
+        "workers": config.gateway.workers if parts.workers else 0,
         "port": config.gateway.port,
         "ws_port": config.gateway.ws_port,
         "ws_path": config.gateway.ws_path,

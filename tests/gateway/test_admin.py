@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
 from core.transcode import json_from_mpack, mpack_from_json
+from gateway import admin
 from gateway.admin import BODY_BYTES_MAX, AdminContext, AdminServer, create_app
 from gateway.errors import PortTakenError, RequestError, StartError
 from gateway.metrics import NodeCollector, ProcessView
@@ -283,3 +284,58 @@ def test_closing_does_not_wait_for_an_idle_connection(setup: Setup, run_in_loop:
         assert loop.time() - began < 2
 
     run_in_loop(scenario())
+
+
+@pytest.mark.parametrize("after_a_request", [False, True])
+@pytest.mark.parametrize("sent", [b"G", b"GET /healthz HTTP/1.1\r\nHost: a"])
+def test_who_never_completes_a_request_is_let_go(
+    setup: Setup, run_in_loop: Any, monkeypatch: pytest.MonkeyPatch, sent: bytes, after_a_request: bool
+) -> None:
+    monkeypatch.setattr(admin, "HEAD_TIMEOUT_S", 0.1)
+
+    async def scenario() -> bytes:
+        async with setup.client() as client, asyncio.timeout(5):
+            reader, writer = await asyncio.open_connection("127.0.0.1", client.base_url.port)
+            try:
+                if after_a_request:
+                    writer.write(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+                    await reader.readuntil(b'{"status":"ok"}')
+                writer.write(sent)
+                return await reader.read()
+            finally:
+                writer.close()
+
+    assert run_in_loop(scenario()) == b""
+
+
+def test_who_says_nothing_at_all_is_let_go(setup: Setup, run_in_loop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admin, "HEAD_TIMEOUT_S", 0.1)
+
+    async def scenario() -> bytes:
+        async with setup.client() as client, asyncio.timeout(5):
+            reader, writer = await asyncio.open_connection("127.0.0.1", client.base_url.port)
+            try:
+                return await reader.read()
+            finally:
+                writer.close()
+
+    assert run_in_loop(scenario()) == b""
+
+
+def test_a_slow_answer_is_not_taken_for_a_slow_request(
+    setup: Setup, run_in_loop: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin, "HEAD_TIMEOUT_S", 0.05)
+    answer = Router.publish
+
+    async def slow(*arguments: Any, **options: Any) -> tuple[int, int]:
+        await asyncio.sleep(0.2)
+        return await answer(*arguments, **options)
+
+    monkeypatch.setattr(Router, "publish", slow)
+
+    async def scenario() -> int:
+        async with setup.client() as client:
+            return (await client.post("/api/publish", json=LOBBY)).status_code
+
+    assert run_in_loop(scenario()) == 200

@@ -77,7 +77,9 @@ def test_nobody_connects_to_a_wildcard(bound: str, connected: str) -> None:
 
 
 def test_what_the_page_is_told_holds_no_secret() -> None:
-    told = node.info(configured(auth__secret="s" * 32, admin__token="t" * 16))
+    parts = node.Parts(router=True, workers=False, admin=True)
+    told = node.info(configured(auth__secret="s" * 32, admin__token="t" * 16), parts)
+    assert told["workers"] == 0
     assert (told["node"], told["development"], told["ws_port"], told["tls"]) == ("host-1", False, 7401, False)
     assert "s" * 32 not in str(told)
     assert "t" * 16 not in str(told)
