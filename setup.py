@@ -29,7 +29,7 @@ EXTENSIONS = [
         f"core.{source.stem}",
         [str(source)],
         include_dirs=["core"],
-        extra_compile_args=[*COMPILE_ARGS, "-Wall", "-Wno-unused-function", "-Wno-unreachable-code"],
+        extra_compile_args=[*COMPILE_ARGS, "-Wall", "-Wno-unused-function", "-Wno-sign-compare", "-Wno-unreachable-code"],
         extra_link_args=LINK_ARGS,
         define_macros=MACROS,
         libraries=["dl"],
