@@ -1,0 +1,216 @@
+"""The chat page in real Chromium, two windows, against the tests' own gateway."""
+
+import asyncio
+import json
+import shutil
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.async_api import Browser, Page, async_playwright, expect
+
+from tests.client.scripted_gateway import ScriptedGateway
+
+PAGE = Path(__file__).parents[2] / "gateway" / "page"
+CHROMIUM = shutil.which("chromium")
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+TYPES = {".html": "text/html", ".css": "text/css", ".mjs": "text/javascript"}
+DEADLINE_S = 60
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium"),
+]
+
+
+@contextmanager
+def page_served(ws_port: int) -> Iterator[str]:
+    """The page as the admin port serves it."""
+    info = json.dumps({"node": "test", "version": "0.1.0", "development": True, "ws_port": ws_port}).encode()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path == "/api/info":
+                self.answer("application/json", info)
+                return
+            file = PAGE / ("index.html" if self.path == "/" else self.path.removeprefix("/page/"))
+            if self.path == "/" or (self.path.startswith("/page/") and file.parent == PAGE and file.exists()):
+                self.answer(TYPES[file.suffix], file.read_bytes())
+            else:
+                self.send_error(404)
+
+        def answer(self, kind: str, body: bytes) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Requests are no news."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(DEADLINE_S)
+
+
+@asynccontextmanager
+async def chromium() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        try:
+            yield browser
+        finally:
+            await browser.close()
+
+
+class Windows:
+    """Windows on the page; whatever one of them complains of fails the test."""
+
+    def __init__(self, browser: Browser, url: str) -> None:
+        self._browser = browser
+        self._url = url
+        self.complaints: list[str] = []
+
+    async def open(self, user: str = "", **options: Any) -> Page:
+        context = await self._browser.new_context(**options)
+        page = await context.new_page()
+        page.on("console", lambda m: self.complaints.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        await page.goto(self._url + (f"#user={user}" if user else ""))
+        return page
+
+    async def talking(self, user: str, group: str = "lobby", **options: Any) -> Page:
+        """A window that is connected and in a group."""
+        page = await self.open(user, **options)
+        await page.click("#connect")
+        await expect(page.locator("#state")).to_have_text("open")
+        await page.fill("#group", group)
+        await page.click("#join")
+        await expect(page.locator("#title")).to_have_text(group)
+        return page
+
+
+def run(test: Callable[[ScriptedGateway, Windows], Coroutine[Any, Any, None]]) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(DEADLINE_S), ScriptedGateway() as gateway, chromium() as browser:
+            with page_served(gateway.ws_port) as url:
+                windows = Windows(browser, url)
+                await test(gateway, windows)
+                assert windows.complaints == []
+
+    asyncio.run(main())
+
+
+async def say(page: Page, text: str) -> None:
+    await page.fill("#text", text)
+    await page.press("#text", "Enter")
+
+
+def test_two_windows_talk() -> None:
+    async def test(gateway: ScriptedGateway, windows: Windows) -> None:
+        ann = await windows.talking("ann")
+        await say(ann, "hello, is <b>anybody</b> there? 你好")
+        await expect(ann.locator("#messages .text")).to_have_text(["hello, is <b>anybody</b> there? 你好"])
+        bob = await windows.talking("bob")
+        # The history came with joining, as text.
+        await expect(bob.locator("#messages .text")).to_have_text(["hello, is <b>anybody</b> there? 你好"])
+        assert await bob.locator("#messages b").count() == 0
+        await expect(bob.locator("#member-list li")).to_have_text(["ann", "bob"])
+        await say(bob, "yes")
+        for page in (ann, bob):
+            await expect(page.locator("#messages .sender")).to_have_text(["ann", "bob"])
+            await expect(page.locator("#messages .position")).to_have_text(["#1", "#2"])
+            await expect(page.locator("#member-count")).to_have_text("2")
+        await expect(ann.locator("#rtt")).to_contain_text("ms")
+
+    run(test)
+
+
+def test_lost_connection_is_shown_and_comes_back() -> None:
+    async def test(gateway: ScriptedGateway, windows: Windows) -> None:
+        ann = await windows.talking("ann")
+        # Kept from here on, since `reconnecting` may be over before anybody looks.
+        watch = "state => { window.states = []; new MutationObserver(() => states.push(state.textContent))"
+        await ann.locator("#state").evaluate(watch + ".observe(state, {childList: true}) }")
+        gateway.peers[0].drop()
+        await gateway.peer(2)
+        await expect(ann.locator("#state")).to_have_text("open")
+        assert await ann.evaluate("window.states") == ["reconnecting", "open"]
+        await say(ann, "still here")
+        await expect(ann.locator("#messages .text")).to_have_text(["still here"])
+
+    run(test)
+
+
+def test_groups_are_kept_apart_and_unread_ones_counted() -> None:
+    async def test(gateway: ScriptedGateway, windows: Windows) -> None:
+        ann = await windows.talking("ann", "one")
+        await ann.fill("#group", "two")
+        await ann.press("#group", "Enter")
+        await expect(ann.locator("#title")).to_have_text("two")
+        await gateway.broadcast("group:one", {"text": "psst"}, "ann")
+        await expect(ann.locator("#groups .unread")).to_have_text(["1", ""])
+        await expect(ann.locator("#messages li")).to_have_count(0)
+        await ann.get_by_role("button", name="one").click()
+        await expect(ann.locator("#messages .text")).to_have_text(["psst"])
+        await expect(ann.locator("#groups .unread")).to_have_text(["", ""])
+        await ann.click("#leave")
+        await expect(ann.locator("#title")).to_have_text("two")
+
+    run(test)
+
+
+def test_disconnecting_says_goodbye_and_the_name_survives_a_reload() -> None:
+    async def test(gateway: ScriptedGateway, windows: Windows) -> None:
+        ann = await windows.talking("ann")
+        await ann.click("#connect")
+        await expect(ann.locator("#state")).to_have_text("closed")
+        assert await (await gateway.peer()).expect(14) == [14, 0, "bye", {}]
+        await ann.reload()
+        await expect(ann.locator("#user")).to_have_value("ann")
+        await expect(ann.locator("#send")).to_be_disabled()
+
+    run(test)
+
+
+def test_a_random_name_is_offered() -> None:
+    async def test(gateway: ScriptedGateway, windows: Windows) -> None:
+        first, second = await windows.open(), await windows.open()
+        assert await first.input_value("#user") != await second.input_value("#user")
+
+    run(test)
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (360, "light"), (360, "dark")])
+def test_everything_is_reachable_wide_and_narrow(width: int, scheme: str, tmp_path: Path) -> None:
+    async def test(gateway: ScriptedGateway, windows: Windows) -> None:
+        page = await windows.talking("ann", viewport={"width": width, "height": 720}, color_scheme=scheme)
+        for number in range(12):
+            await gateway.broadcast("group:lobby", {"text": f"line {number} " + "long " * (number * 4)}, "ann")
+        await expect(page.locator("#messages li")).to_have_count(12)
+        for name in ("user", "connect", "state", "rtt", "group", "join", "messages", "text", "send", "members"):
+            await expect(page.get_by_test_id(name)).to_be_visible()
+        assert await page.evaluate("document.documentElement.scrollWidth") <= width
+        unlabelled = "[...document.querySelectorAll('input')].filter((i) => !i.labels.length).map((i) => i.id)"
+        assert await page.evaluate(unlabelled) == []
+        await page.screenshot(path=tmp_path / "page.png")
+
+    run(test)
