@@ -1,7 +1,5 @@
 """Act: the frames that are not on the path of a message."""
 
-from core.codes cimport INTERNAL
-from core.ledger cimport COUNT_GIL_TAKES
 from core.lifecycle cimport edge_fin
 from core.mailbox cimport NOTE_FRAME, Note, mailbox_put
 
@@ -9,10 +7,10 @@ from core.mailbox cimport NOTE_FRAME, Note, mailbox_put
 cdef int act_fin(Edge *edge, Connection *conn, MpReader *reader, uint32_t count) noexcept nogil:
     """FIN of the client: [14, code, reason, {...}]; -1: malformed."""
     cdef uint64_t code
-    cdef uint32_t at
+    cdef uint32_t _at
     if count < 2 or count > 4 or mp_read_uint(reader, &code) != MP_OK:
         return -1
-    for at in range(2, count):
+    for _at in range(2, count):
         if mp_skip(reader) != MP_OK:
             return -1
     if reader.p != reader.end:

@@ -88,7 +88,8 @@ cdef inline void fanout_members(Edge *edge, Channel *channel, const uint8_t *bod
 
 
 cdef void fanout_all(Edge *edge, const uint8_t *body, uint32_t size) noexcept nogil
-cdef void fanout_event_gap(Edge *edge, Channel *channel, uint64_t first, uint64_t last, const char *reason) noexcept nogil
+cdef void fanout_event_gap(Edge *edge, Channel *channel, uint64_t first, uint64_t last,
+                           const char *reason) noexcept nogil
 cdef Channel *channel_acquire(Edge *edge, const char *name, uint32_t size, int domain) noexcept nogil
 cdef void channel_rest(Edge *edge, Channel *channel) noexcept nogil
 cdef void channel_subscribe(Edge *edge, Channel *channel) noexcept nogil

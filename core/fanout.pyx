@@ -35,7 +35,8 @@ cdef void fanout_all(Edge *edge, const uint8_t *body, uint32_t size) noexcept no
     ledger_count(edge.ledger, COUNT_DELIVERED, delivered)
 
 
-cdef void fanout_event_gap(Edge *edge, Channel *channel, uint64_t first, uint64_t last, const char *reason) noexcept nogil:
+cdef void fanout_event_gap(Edge *edge, Channel *channel, uint64_t first, uint64_t last,
+                           const char *reason) noexcept nogil:
     """Tell every member that the messages first..last of the channel will not come: EVENT gap."""
     cdef uint8_t body[ANSWER_BYTES]
     cdef MpWriter writer

@@ -32,10 +32,16 @@ cdef inline uint64_t _rotl(uint64_t x, int b) noexcept nogil:
 
 
 cdef inline void _sip_round(uint64_t *v) noexcept nogil:
-    v[0] += v[1]; v[1] = _rotl(v[1], 13); v[1] ^= v[0]; v[0] = _rotl(v[0], 32)
-    v[2] += v[3]; v[3] = _rotl(v[3], 16); v[3] ^= v[2]
-    v[0] += v[3]; v[3] = _rotl(v[3], 21); v[3] ^= v[0]
-    v[2] += v[1]; v[1] = _rotl(v[1], 17); v[1] ^= v[2]; v[2] = _rotl(v[2], 32)
+    v[0] += v[1]
+    v[1] = _rotl(v[1], 13) ^ v[0]
+    v[0] = _rotl(v[0], 32)
+    v[2] += v[3]
+    v[3] = _rotl(v[3], 16) ^ v[2]
+    v[0] += v[3]
+    v[3] = _rotl(v[3], 21) ^ v[0]
+    v[2] += v[1]
+    v[1] = _rotl(v[1], 17) ^ v[2]
+    v[2] = _rotl(v[2], 32)
 
 
 cdef inline uint64_t hash_bytes(HashKey *key, const uint8_t *data, size_t size) noexcept nogil:

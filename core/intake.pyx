@@ -14,8 +14,7 @@ from core.framing_tcp cimport tcp_next
 from core.framing_ws cimport ws_header_write, ws_next
 from core.http_upgrade cimport HTTP_RESPONSE_SIZE_MAX, HttpUpgrade, http_response_write, http_upgrade_parse
 from core.ledger cimport COUNT_BAD_FRAMES, COUNT_BYTES_IN, ledger_count
-from core.lifecycle cimport edge_break, edge_close, edge_fin, edge_finish, edge_refuse
-from core.outbox cimport outbox_touch
+from core.lifecycle cimport edge_break, edge_close, edge_refuse
 from core.proxy cimport PROXY_IPV4, PROXY_IPV6, ProxyHeader, proxy_parse
 from core.ring cimport Ring, ring_lease, ring_read, ring_release, ring_size, ring_write
 from core.tls cimport tls_read
@@ -25,7 +24,7 @@ cdef extern from "<sys/socket.h>" nogil:
 
 
 cdef void _keep(Edge *edge, Connection *conn, const uint8_t *rest, uint32_t size) noexcept nogil:
-    """Put what is left over into the connection's ring, a larger one if need be; give the ring back if it is nothing."""
+    """Put what is left over into the connection's ring, a larger one if need be; nothing gives the ring back."""
     cdef Ring *larger
     cdef uint32_t held = 0 if conn.input == NULL else ring_size(conn.input)
     if size == 0 and held == 0:

@@ -4,13 +4,12 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from core.answers cimport answer_empty, answer_error, answer_frame, answer_position, write_text
-from core.codes cimport (BAD_REQUEST, INTERNAL, NOT_ALLOWED, NOT_JOINED, NO_SUCH_CHANNEL, OVERLOADED,
-                         TOO_MANY_CHANNELS, UNAVAILABLE)
+from core.codes cimport BAD_REQUEST, NOT_JOINED, OVERLOADED, TOO_MANY_CHANNELS, UNAVAILABLE
 from core.conn cimport FLAG_HELLO, FLAG_SESSION, STATE_HANDSHAKING, STATE_OPEN, conn_get, conn_handle, conn_set_state
-from core.edge cimport (DOMAIN_GLOBAL, DOMAIN_GROUP, DOMAIN_NONE, DOMAIN_USER, NAME_BYTES_MAX, NONE, REQUEST_JOIN,
-                        REQUEST_OPEN, RETRY_AFTER_MS, Opening, Pending, domain_of, edge_random, edge_tick)
-from core.fanout cimport (channel_acquire, channel_at, channel_find, channel_rest, channel_subscribe,
-                          fanout_event_gap, member_add, member_joined, member_remove)
+from core.edge cimport (DOMAIN_GROUP, NAME_BYTES_MAX, NONE, REQUEST_JOIN, REQUEST_OPEN, RETRY_AFTER_MS, Opening,
+                        Pending, domain_of, edge_random, edge_tick)
+from core.fanout cimport (channel_acquire, channel_at, channel_find, channel_rest, channel_subscribe, fanout_event_gap,
+                          member_add, member_joined, member_remove)
 from core.ledger cimport KIND_PENDING, ledger_close, ledger_open
 from core.lifecycle cimport edge_fin, edge_timer_plan
 from core.mpack cimport (MpReader, MpWriter, mp_read_array, mp_read_str, mp_read_uint, mp_write_array, mp_write_map,
@@ -362,7 +361,7 @@ cdef void open_claimed(Edge *edge, uint32_t seq) noexcept nogil:
 
 
 cdef void channel_subscribed(Edge *edge, Channel *channel, uint64_t epoch, uint64_t offset) noexcept nogil:
-    """SUBSCRIBED: the channel is live from this position on; after a new link it may tell of messages that were lost."""
+    """SUBSCRIBED: the channel is live from this position on; after a new link it may tell of lost messages."""
     cdef uint32_t index = channel.waiting
     cdef Pending *pending
     cdef Opening *opening

@@ -1,10 +1,14 @@
-from typing_extensions import Buffer
 from typing import Final
+
+from typing_extensions import Buffer
+
+from core.codes import TABLE as TABLE
 
 CHECKED: Final[bool]
 STATS_BYTES: Final[int]
 KINDS: Final[tuple[str, ...]]
 COUNTERS: Final[tuple[str, ...]]
+STATES: Final[tuple[str, ...]]
 GAUGES: Final[tuple[str, ...]]
 
 class Stats:

@@ -3,26 +3,25 @@
 from libc.stdint cimport uint16_t
 from libc.string cimport memcpy, memset
 
-from core.answers cimport (ANSWER_BYTES, TYPE_REPLY, answer_error, answer_frame, answer_position)
-from core.batch cimport Batch, batch_clear, batch_reserve
-from core.bus cimport ZMQ_DONTWAIT, ZMQ_POLLIN, ZmqMessage, bus_events, bus_send
-from core.codes cimport INTERNAL, NOT_JOINED, OVERLOADED, RESUMED_ELSEWHERE, UNAVAILABLE
-from core.conn cimport FLAG_SESSION, STATE_OPEN, conn_get, conn_handle, conn_live
-from core.edge cimport (NONE, REQUEST_DONE, REQUEST_HISTORY, REQUEST_JOIN, REQUEST_OPEN, REQUEST_PRESENCE,
-                        REQUEST_PUBLISH, RETRY_AFTER_MS, Channel,
+from core.answers cimport TYPE_REPLY, answer_error, answer_frame, answer_position
+from core.batch cimport batch_clear, batch_reserve
+from core.bus cimport ZMQ_DONTWAIT, ZmqMessage, bus_send
+from core.codes cimport NOT_JOINED, OVERLOADED, RESUMED_ELSEWHERE, UNAVAILABLE
+from core.conn cimport FLAG_SESSION, STATE_OPEN, conn_get, conn_live
+from core.edge cimport (NONE, REQUEST_HISTORY, REQUEST_JOIN, REQUEST_OPEN, REQUEST_PRESENCE, RETRY_AFTER_MS, Channel,
                         DOMAIN_GROUP, domain_of)
 from core.fanout cimport (channel_at, channel_find, channel_get, channel_subscribe, fanout_all, fanout_event_gap,
                           fanout_members, member_joined)
-from core.joins cimport (channel_subscribed, join_overdue, open_claimed, open_overdue, open_record)
+from core.joins cimport channel_subscribed, join_overdue, open_claimed, open_overdue, open_record
 from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_ROUTER_LINKS, GAUGE_LINKED,
                           GAUGE_ROUTER_EPOCH, KIND_ZMQ_MESSAGE, ledger_close, ledger_count, ledger_gauge, ledger_open)
 from core.lifecycle cimport edge_fin
-from core.mailbox cimport (NOTE_LINKED, NOTE_PRESENCE_EXPECT, NOTE_PRESENCE_PART, mailbox_put)
+from core.mailbox cimport NOTE_LINKED, NOTE_PRESENCE_EXPECT, NOTE_PRESENCE_PART, mailbox_put
 from core.mpack cimport MpWriter, mp_write_array, mp_write_raw, mp_write_str, mp_write_uint
-from core.records cimport (REC_BEGIN, REC_BYE, REC_END, REC_EVICT, REC_HISTORY, REC_LINK, REC_LINKED, REC_MESSAGE,
-                           REC_OPENED, REC_PRESENCE, REC_PRESENCE_ASK, REC_PRESENCE_EXPECT, REC_PRESENCE_PART,
-                           REC_PUBLISHED, REC_REPLY, REC_SUBSCRIBED, RECORDS_VERSION, RecBody, RecChannel, RecHistory,
-                           RecLink, RecMessage, RecPublished, RecSession, Record, record_add, record_fits)
+from core.records cimport (REC_BEGIN, REC_END, REC_EVICT, REC_HISTORY, REC_LINK, REC_LINKED, REC_MESSAGE, REC_OPENED,
+                           REC_PRESENCE, REC_PRESENCE_ASK, REC_PRESENCE_EXPECT, REC_PRESENCE_PART, REC_PUBLISHED,
+                           REC_REPLY, REC_SUBSCRIBED, RECORDS_VERSION, RecBody, RecChannel, RecHistory, RecLink,
+                           RecMessage, RecPublished, RecSession, Record, record_add, record_fits)
 from core.requests cimport request_open, request_peek, request_take
 from core.slab cimport slab_at
 
@@ -189,7 +188,6 @@ cdef void _on_reply(Edge *edge, RecBody *record) noexcept nogil:
     """REPLY: the router's body under the client's request number."""
     cdef Request request
     cdef Connection *conn
-    cdef Batch frame
     cdef MpWriter writer
     cdef uint8_t *body
     if not request_take(edge, record.seq, &request):

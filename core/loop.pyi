@@ -1,6 +1,6 @@
 from core.ledger import Stats
 
-Note = tuple[int, int, int, int, int, int, bytes, bytes, bytes]
+_Note = tuple[int, int, int, int, int, int, bytes, bytes, bytes]
 
 class EdgeLoop:
     def __init__(
@@ -17,7 +17,7 @@ class EdgeLoop:
     @property
     def control_fd(self) -> int: ...
     def run(self) -> None: ...
-    def take(self) -> list[Note]: ...
+    def take(self) -> list[_Note]: ...
     def put(
         self,
         kind: int,

@@ -1,10 +1,9 @@
 """Loop: the main path of a worker, top to bottom, and its Python face."""
 
 import os
-import socket
 
-from libc.errno cimport EINTR, errno
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.errno cimport errno
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
@@ -15,30 +14,26 @@ from core.buffer cimport Segment, arena_rest
 from core.bus cimport ZMQ_DEALER, ZMQ_POLLIN, bus_close, bus_events, bus_open
 from core.codes cimport DRAINING, SLOW_CONSUMER, BYE
 from core.conn cimport (FLAG_BLOCKED, FLAG_FINISHED, FLAG_OVERFULL, FLAG_SHUT, FLAG_TOUCHED, FLAG_WATCHED,
-                        STATE_CLOSED,
-                        STATE_CLOSING, Connection, conn_get, conn_handle, conn_live, conn_release)
+                        STATE_CLOSED, Connection, conn_get, conn_handle, conn_live, conn_release)
 from core.edge cimport FORM_COUNT, RECEIVE_BYTES, Channel, Opening, Pending, edge_random, edge_tick
-from core.fanout cimport channel_at
 from core.hash cimport index_free
 from core.intake cimport intake_read
 from core.joins cimport join_leave, join_start, open_start
 from core.ledger cimport (COUNT_GIL_TAKES, COUNT_SLOW_CONSUMERS, COUNT_WAKEUPS, GAUGE_OPEN_CONNECTIONS,
-                          GAUGE_QUEUED_BYTES, KIND_CONNECTION, KIND_FD, ledger_close, ledger_count, ledger_gauge,
-                          ledger_live, ledger_open)
+                          GAUGE_QUEUED_BYTES, KIND_FD, ledger_close, ledger_count, ledger_gauge, ledger_open)
 from core.lifecycle cimport edge_close, edge_fin, edge_fin_sized, edge_timer_fired, edge_timer_plan
-from core.link cimport (LINK_OUT_BYTES_MAX, link_flush, link_hello, link_history, link_presence, link_receive,
-                        link_tick)
+from core.link cimport LINK_OUT_BYTES_MAX, link_flush, link_hello, link_history, link_presence, link_receive, link_tick
 from core.mailbox cimport (NOTE_DRAIN, NOTE_FIN, NOTE_HISTORY, NOTE_JOIN, NOTE_LEAVE, NOTE_OPEN, NOTE_PRESENCE,
-                           NOTE_SEND, NOTE_STOP, NOTE_STOPPED, Mailbox, Note, mailbox_drain, mailbox_free,
-                           mailbox_init, mailbox_put, mailbox_ring)
-from core.outbox cimport (OUTBOX_BLOCKED, OUTBOX_BROKEN, OUTBOX_SENT, outbox_send, outbox_settle, outbox_touch)
-from core.poller cimport (EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLERR, EPOLLHUP, EPOLLIN,
-                          EPOLLOUT, POLLER_EVENTS, TAG_BUS, TAG_TCP, TAG_WAKE, TAG_WS, epoll_create1, epoll_event,
-                          epoll_wait, poller_watch)
+                           NOTE_SEND, NOTE_STOP, NOTE_STOPPED, Note, mailbox_drain, mailbox_free, mailbox_init,
+                           mailbox_put, mailbox_ring)
+from core.outbox cimport OUTBOX_BLOCKED, OUTBOX_BROKEN, outbox_send, outbox_settle, outbox_touch
+from core.poller cimport (EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT,
+                          POLLER_EVENTS, TAG_BUS, TAG_TCP, TAG_WAKE, TAG_WS, epoll_create1, epoll_event, epoll_wait,
+                          poller_watch)
 from core.records cimport REC_BYE
 from core.requests cimport request_done, request_peek
 from core.ring cimport ring_pool_init
-from core.slab cimport SLAB_NONE, slab_at, slab_free, slab_init
+from core.slab cimport slab_at, slab_free, slab_init
 from core.transcode cimport json_bound, mpack_bound
 from core.wheel cimport WHEEL_TICK_MS, Timer, wheel_expire, wheel_init
 

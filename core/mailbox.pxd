@@ -32,7 +32,7 @@ cdef enum NoteKind:
     NOTE_LINKED                 # the router knows this worker; first: its epoch
     NOTE_STOPPED                # every connection is gone
     # control -> data plane
-    NOTE_OPEN                   # text: WELCOME up to its channels map, second: user, third in session, extra: resume list
+    NOTE_OPEN                   # text: WELCOME up to its map of channels; extra: the channels with their positions
     NOTE_JOIN                   # text: channel; first, second number: since; flags 1: since is given
     NOTE_LEAVE                  # text: channel
     NOTE_SEND                   # text: a frame

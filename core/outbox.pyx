@@ -43,7 +43,7 @@ cdef inline bint _settle_own(Edge *edge, Segment *segment) noexcept nogil:
 
 
 cdef void outbox_settle(Edge *edge, Connection *conn) noexcept nogil:
-    """Make the queue of a blocked connection fit to wait: small pieces are copied together, long ones keep a reference."""
+    """Make the queue of a blocked connection fit to wait: small pieces are copied together, long ones stay."""
     cdef Segment *tail = NULL
     cdef Segment *segment = conn.out_head
     cdef Segment *following

@@ -1,6 +1,6 @@
 """Records: a Python face for peers of the router that are no workers (the admin API), and for the tests."""
 
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 from core.batch cimport batch_free
 

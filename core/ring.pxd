@@ -68,7 +68,7 @@ cdef inline uint32_t ring_read(Ring *ring, uint8_t *target, uint32_t size) noexc
 
 
 cdef inline Ring *ring_lease(RingPool *pool, uint32_t capacity_min) noexcept nogil:
-    """An empty ring of at least `capacity_min` bytes; NULL: out of memory or at the pool's bound. The caller owns it."""
+    """An empty ring of at least `capacity_min` bytes, the caller's; NULL: out of memory or at the bound."""
     cdef uint32_t index = SLAB_NONE
     cdef uint32_t capacity = RING_BYTES
     cdef Ring *ring

@@ -5,20 +5,19 @@ again; past its bound the worker is given up (see sequencer.pxd).
 """
 
 import os
-import time
 
-from libc.errno cimport EAGAIN, EHOSTUNREACH, errno
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.errno cimport EAGAIN, errno
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
-from core.batch cimport Batch, batch_clear, batch_free
-from core.bus cimport (ZMQ_DONTWAIT, ZMQ_POLLIN, ZMQ_ROUTER, ZMQ_SNDMORE, ZmqMessage, bus_close, bus_events,
-                       bus_more, bus_open, bus_send)
+from core.batch cimport batch_clear
+from core.bus cimport (ZMQ_DONTWAIT, ZMQ_POLLIN, ZMQ_ROUTER, ZMQ_SNDMORE, ZmqMessage, bus_close, bus_events, bus_more,
+                       bus_open, bus_send)
 from core.hash cimport index_free
 from core.keys cimport keys_expire, keys_free
 from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_WAKEUPS, GAUGE_ROUTER_EPOCH,
-                          KIND_ZMQ_MESSAGE, Ledger, Stats, ledger_close, ledger_count, ledger_gauge, ledger_open)
+                          KIND_ZMQ_MESSAGE, Stats, ledger_close, ledger_count, ledger_gauge, ledger_open)
 from core.poller cimport (EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN, TAG_BUS, TAG_WAKE, epoll_create1, epoll_event,
                           epoll_wait, poller_watch)
 from core.records cimport Record, record_fits

@@ -1,7 +1,6 @@
 """Sequencer: what the router does with each record of a worker."""
 
-from libc.stdint cimport uint16_t
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcmp, memcpy
 
 from core.batch cimport batch_clear, batch_free
 from core.codes cimport BAD_REQUEST, OVERLOADED, UNAVAILABLE
@@ -10,15 +9,15 @@ from core.hash cimport hash_bytes, index_find, index_put, index_remove
 from core.keys cimport Key, KeyName, key_find, key_keep, key_name
 from core.ledger cimport (COUNT_MESSAGES_ROUTED, COUNT_MESSAGES_SEQUENCED, COUNT_REPEATED_KEYS, COUNT_WORKERS_LOST,
                           GAUGE_LINKED, KIND_SESSION, ledger_close, ledger_count, ledger_gauge, ledger_open)
-from core.mpack cimport (MpWriter, mp_write_array, mp_write_map, mp_write_raw, mp_write_str, mp_write_uint)
+from core.mpack cimport MpWriter, mp_write_array, mp_write_map, mp_write_raw, mp_write_str, mp_write_uint
 from core.records cimport (REC_BEGIN, REC_BYE, REC_CLOSE, REC_END, REC_EVICT, REC_HISTORY, REC_LINK, REC_LINKED,
                            REC_MESSAGE, REC_OPEN, REC_OPENED, REC_PRESENCE, REC_PRESENCE_ASK, REC_PRESENCE_EXPECT,
                            REC_PRESENCE_PART, REC_PUBLISH, REC_PUBLISHED, REC_REPLY, REC_SUBSCRIBE, REC_SUBSCRIBED,
                            REC_UNSUBSCRIBE, RECORDS_VERSION, RecBody, RecChannel, RecHistory, RecLink, RecMessage,
                            RecPublish, RecPublished, RecSession, record_add)
 from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_at, slab_release
-from core.stream cimport (Route, Stored, Stream, route_remove, route_set, routes_remove_worker, stream_find,
-                          stream_store, stream_stored, stream_wanted)
+from core.stream cimport (Stored, Stream, route_remove, route_set, routes_remove_worker, stream_find, stream_store,
+                          stream_stored, stream_wanted)
 
 
 cdef uint8_t *_say(Worker *worker, int kind, int aux, uint32_t fixed, uint32_t variable) noexcept nogil:

@@ -1,7 +1,7 @@
 # Slab pool: objects of one size, named by a 32-bit index, in chunks that are given back when they are empty.
 #
-# Addresses stay valid while an object is live. Invariant: a chunk is in the list of chunks with room exactly when it has
-# memory and a free object; `live` of the pool is the sum over its chunks.
+# Addresses stay valid while an object is live. Invariant: a chunk is in the list of chunks with room exactly when it
+# has memory and a free object; `live` of the pool is the sum over its chunks.
 
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport calloc, free, realloc

@@ -82,8 +82,10 @@ cdef inline Stored *stream_stored(Stream *stream, uint32_t place) noexcept nogil
 
 cdef void streams_init(Streams *streams, Ledger *ledger, HashKey key, uint64_t epoch) noexcept nogil
 cdef void streams_free(Streams *streams) noexcept nogil
-cdef Stream *stream_wanted(Streams *streams, const char *name, uint32_t size, int domain, uint64_t now_ms) noexcept nogil
-cdef void stream_store(Streams *streams, Stream *stream, const uint8_t *body, uint32_t size, uint64_t now_ms) noexcept nogil
+cdef Stream *stream_wanted(Streams *streams, const char *name, uint32_t size, int domain,
+                           uint64_t now_ms) noexcept nogil
+cdef void stream_store(Streams *streams, Stream *stream, const uint8_t *body, uint32_t size,
+                       uint64_t now_ms) noexcept nogil
 cdef int route_set(Streams *streams, Stream *stream, uint32_t worker, uint64_t channel) noexcept nogil
 cdef bint route_remove(Streams *streams, Stream *stream, uint32_t worker, uint64_t channel) noexcept nogil
 cdef void routes_remove_worker(Streams *streams, uint32_t worker) noexcept nogil

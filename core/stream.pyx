@@ -5,7 +5,7 @@ from libc.string cimport memcpy, memset
 
 from core.hash cimport index_free, index_put, index_remove
 from core.ledger cimport KIND_CHANNEL, KIND_HISTORY, KIND_SUBSCRIPTION, ledger_close, ledger_open
-from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_free, slab_init, slab_release
+from core.slab cimport SLAB_NONE, slab_acquire, slab_free, slab_init, slab_release
 
 
 cdef void streams_init(Streams *streams, Ledger *ledger, HashKey key, uint64_t epoch) noexcept nogil:
@@ -59,7 +59,8 @@ cdef void streams_free(Streams *streams) noexcept nogil:
     index_free(&streams.index)
 
 
-cdef Stream *stream_wanted(Streams *streams, const char *name, uint32_t size, int domain, uint64_t now_ms) noexcept nogil:
+cdef Stream *stream_wanted(Streams *streams, const char *name, uint32_t size, int domain,
+                           uint64_t now_ms) noexcept nogil:
     """The stream of a name, made at offset 0 if it is new; NULL at the bound or out of memory."""
     cdef Stream *stream = stream_find(streams, name, size)
     cdef uint32_t index
@@ -107,8 +108,9 @@ cdef bint _history_grow(Streams *streams, Stream *stream) noexcept nogil:
     return True
 
 
-cdef void stream_store(Streams *streams, Stream *stream, const uint8_t *body, uint32_t size, uint64_t now_ms) noexcept nogil:
-    """Keep the message of the stream's present position, and drop what passes the bounds. Without memory it is not kept."""
+cdef void stream_store(Streams *streams, Stream *stream, const uint8_t *body, uint32_t size,
+                       uint64_t now_ms) noexcept nogil:
+    """Keep the message of the present position, and drop what passes the bounds; not kept without memory."""
     cdef Stored *stored
     stream.used_ms = now_ms
     if streams.history_messages == 0 or size > streams.history_bytes:

@@ -38,7 +38,7 @@ cdef class TimerWheel:
     cdef unsigned int size
     cdef Stats stats
 
-    def __cinit__(self, Stats stats, unsigned int size, unsigned long long now_ms=0):
+    def __init__(self, Stats stats, unsigned int size, unsigned long long now_ms=0):
         self.stats = stats
         self.size = size
         self.wheel = <Wheel *> calloc(1, sizeof(Wheel))

@@ -108,7 +108,8 @@ class RouterClient:
             async with asyncio.timeout(deadline_s):
                 await self._linked.wait()
                 seq = self._seq = self._seq % 0xFFFFFFFF + 1
-                future = self._waiting[seq] = asyncio.get_running_loop().create_future()
+                future: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
+                self._waiting[seq] = future
                 self._writer.publish(seq, channel.encode(), data, sender.encode(), (key or "").encode())
                 self._send()
                 return await future
