@@ -65,10 +65,9 @@ cdef inline void deliver_local(Edge *edge, Connection *conn, const uint8_t *body
                                WireView *views) noexcept nogil:
     """Queue one message for one connection; `views` holds its wire forms as far as they were needed so far."""
     cdef WireView *view = &views[conn.form]
-    if view.length == 0 and frame_encode(edge, conn.form, body, size, view) < 0:
-        return
-    if outbox_append(edge, conn, view.shared, view.offset, view.length) != OUTBOX_SENT:
-        conn.flags |= FLAG_OVERFULL
+    if (view.length == 0 and frame_encode(edge, conn.form, body, size, view) < 0) \
+            or outbox_append(edge, conn, view.shared, view.offset, view.length) != OUTBOX_SENT:
+        conn.flags |= FLAG_OVERFULL     # it ends with FIN slow_consumer: no message is left out in silence
         outbox_touch(edge, conn)
 
 

@@ -101,6 +101,12 @@ cdef int _outcome(Pending *pending, Channel *channel) noexcept nogil:
     return OUTCOME_RESET
 
 
+cdef bint _full(Edge *edge, Connection *conn, Channel *channel) noexcept nogil:
+    """Whether the session is in as many groups as it may be (its own channel does not count)."""
+    return channel.domain == DOMAIN_GROUP and conn.membership_count > edge.config.channels_max \
+        and not member_joined(conn, channel)
+
+
 cdef void _join_finish(Edge *edge, Pending *pending) noexcept nogil:
     """The channel is live: add the member, answer, and free the pending."""
     cdef Channel *channel = channel_at(edge, pending.channel)
@@ -113,6 +119,8 @@ cdef void _join_finish(Edge *edge, Pending *pending) noexcept nogil:
             answer_error(edge, conn, pending.request, BAD_REQUEST,
                          b"replay of missed messages is not served by this version: join without since, or use HISTORY",
                          0)
+        elif _full(edge, conn, channel):
+            answer_error(edge, conn, pending.request, TOO_MANY_CHANNELS, b"leave a channel before joining another", 0)
         elif member_add(edge, conn, channel) < 0:
             answer_error(edge, conn, pending.request, OVERLOADED, b"out of memory", RETRY_AFTER_MS)
         else:
@@ -128,11 +136,6 @@ cdef void join_start(Edge *edge, Connection *conn, const Note *note, const char 
     cdef Pending *pending
     if conn.state != STATE_OPEN:
         return
-    if domain == DOMAIN_GROUP and conn.membership_count > edge.config.channels_max:
-        channel = channel_find(edge, name, note.text_size)
-        if channel == NULL or not member_joined(conn, channel):
-            answer_error(edge, conn, note.request, TOO_MANY_CHANNELS, b"leave a channel before joining another", 0)
-            return
     channel = _channel_wanted(edge, name, note.text_size, domain)
     pending = NULL if channel == NULL else _pending_start(edge, conn_handle(conn), note.request, channel)
     if pending == NULL:

@@ -164,7 +164,7 @@ cdef class RouterLoop:
         self.sequencer.epoll_fd = self.sequencer.wake_fd = -1
 
     def __init__(self, Stats stats, *, endpoint, epoch, history_messages, history_bytes, history_age_s, key_window_s,
-                 channels_max, spill_bytes_max, keys_max=1 << 20, message_bytes_max=1 << 20):
+                 channels_max, spill_bytes_max, keys_max=1 << 20, message_bytes_max=1 << 25):
         """Bind to `endpoint`.
 
         Args:
@@ -178,7 +178,7 @@ cdef class RouterLoop:
             channels_max: most channels at once.
             spill_bytes_max: most bytes that wait for one worker before it is given up.
             keys_max: most idempotency keys remembered.
-            message_bytes_max: longest MESSAGE frame.
+            message_bytes_max: longest MESSAGE frame; untouched memory costs nothing.
 
         Raises:
             OSError: the endpoint cannot be bound.
