@@ -8,6 +8,8 @@
 import { ACK, HoldfastError, PING } from "./holdfast-wire.mjs";
 
 const REMEMBERED_PINGS = 8;
+// Beyond this, setTimeout fires at once.
+const TIMER_MS_MAX = 2 ** 31 - 1;
 // So many messages make a batch of their own; otherwise half a heartbeat's interval does.
 const ACK_BATCH_MESSAGES = 256;
 
@@ -23,7 +25,7 @@ export const systemClock = {
 export function backoffDelay(closed, attempt, { backoffBaseMs, backoffCapMs }, random) {
   const backoff = (exponent) => random() * Math.min(backoffCapMs, backoffBaseMs * 2 ** exponent);
   if (!Number.isFinite(closed.after)) return backoff(attempt);
-  return closed.after + (attempt > 0 ? backoff(attempt - 1) : 0);
+  return Math.min(closed.after + (attempt > 0 ? backoff(attempt - 1) : 0), TIMER_MS_MAX);
 }
 
 /** One connection's heartbeat and what it has to acknowledge. Anything sent or received counts as life. */

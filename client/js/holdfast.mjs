@@ -40,9 +40,7 @@ export {
 } from "./holdfast-wire.mjs";
 
 export const VERSION = "0.1.0";
-const BYE = 0;
-const HELLO_TIMEOUT_MS = 5000;
-const FIN_TIMEOUT_MS = 5000;
+const BYE = 0, HELLO_TIMEOUT_MS = 5000, FIN_TIMEOUT_MS = 5000;
 // Room for everything in a HELLO but the positions.
 const HELLO_REST_BYTES = 8192;
 const WHILE_GREETING = new Set([WELCOME, ERROR, PING, PONG, FIN, FIN_ACK]);
@@ -171,6 +169,11 @@ export class Session {
   /** Who is in a channel now. @returns {Promise<Presence>} */
   presence(channel, { timeoutMs } = {}) {
     return this.#ask(PRESENCE, channel, [], timeoutMs, { read: readPresence });
+  }
+
+  /** Measure the round trip now rather than with the next heartbeat; the result comes as `rtt`. */
+  ping() {
+    if (this.#phase === "open") this.#send(this.#pulse.ping(this.#clock.now()));
   }
 
   /** Say FIN, wait for its confirmation within a deadline, and close; the session is over. May be called twice. */

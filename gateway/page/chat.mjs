@@ -5,6 +5,7 @@ import { connect } from "./holdfast.mjs";
 const MESSAGES_SHOWN_MAX = 500;
 const HISTORY_MESSAGES = 50;
 const NEAR_BOTTOM_PX = 80;
+const ROUND_TRIP_EVERY_MS = 5000;
 
 const at = (id) => document.getElementById(id);
 const time = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
@@ -331,6 +332,7 @@ onSubmit("join-form", joinTyped);
 onSubmit("composer", send);
 at("leave").addEventListener("click", () => attempt(() => leave(selected)));
 at("refresh").addEventListener("click", () => attempt(() => refreshMembers(selected)));
+setInterval(() => { if (!document.hidden) session?.ping(); }, ROUND_TRIP_EVERY_MS);
 addEventListener("pagehide", () => { disconnect(); });
 
 at("user").value = remembered("user") || randomName();
