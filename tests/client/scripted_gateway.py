@@ -7,6 +7,7 @@ that comes before the ordinary one) and looks at `peers`, every connection with 
 import asyncio
 import base64
 import json
+import ssl as tls
 import struct
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
@@ -72,8 +73,10 @@ Handler = Callable[[Peer, Frame], Awaitable[bool]]
 class ScriptedGateway:
     """See the module's text. Use as an async context manager."""
 
-    def __init__(self) -> None:
+    def __init__(self, ssl: tls.SSLContext | None = None) -> None:
+        self._ssl = ssl
         self.peers: list[Peer] = []
+        self.paths: list[str] = []
         self.script: dict[int, Handler] = {}
         self.welcome: dict[str, Any] = {"ping": 30, "misses": 3, "max_frame": 65536}
         self.epoch = 1
@@ -92,8 +95,8 @@ class ScriptedGateway:
         await self.stop()
 
     async def listen(self, tcp_port: int = 0, ws_port: int = 0) -> None:
-        tcp = await asyncio.start_server(self._serve_tcp, "127.0.0.1", tcp_port)
-        ws = await serve(self._serve_ws, "127.0.0.1", ws_port, ping_interval=None, close_timeout=0.5)
+        tcp = await asyncio.start_server(self._serve_tcp, "127.0.0.1", tcp_port, ssl=self._ssl)
+        ws = await serve(self._serve_ws, "127.0.0.1", ws_port, ssl=self._ssl, ping_interval=None, close_timeout=0.5)
         self._servers = [tcp, ws]
         self.tcp_port = tcp.sockets[0].getsockname()[1]
         self.ws_port = next(iter(ws.sockets)).getsockname()[1]
@@ -112,7 +115,8 @@ class ScriptedGateway:
                 await server.wait_closed()
 
     def url(self, transport: str) -> str:
-        return f"tcp://127.0.0.1:{self.tcp_port}" if transport == "tcp" else f"ws://127.0.0.1:{self.ws_port}/ws"
+        on_tcp, on_ws = f"127.0.0.1:{self.tcp_port}", f"127.0.0.1:{self.ws_port}/ws"
+        return f"{transport}://{on_tcp if transport in ('tcp', 'tls') else on_ws}"
 
     async def peer(self, number: int = 1) -> Peer:
         """The connection number 1, 2, 3 …, waiting for it."""
@@ -160,6 +164,7 @@ class ScriptedGateway:
 
     async def _serve_ws(self, connection: ServerConnection) -> None:
         peer = self._connection(connection.send, connection.transport.abort)
+        self.paths.append(connection.request.path if connection.request else "")
         try:
             async for body in connection:
                 peer.is_json = isinstance(body, str)
