@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -17,6 +18,15 @@ VENV = ROOT / ".venv"
 CLIENT = ROOT / "client" / "python"
 PIP_DEADLINE_S = 900
 APT_DEADLINE_S = 600
+# setuptools compiles every extension anew for an editable install, whatever is there; ours are built by tools/build.py.
+EDITABLE = """
+import os, sys
+from setuptools import build_meta
+from setuptools.command.build_ext import build_ext
+build_ext.run = lambda self: None
+sys.stdout = open(os.devnull, "w")
+build_meta.build_editable(sys.argv[1])
+"""
 
 
 def missing_packages() -> list[str]:
@@ -87,12 +97,21 @@ def step_dev() -> None:
     pip_install(*requirements(dev=True))
 
 
+def editable_wheel(folder: str) -> Path:
+    """Build the product's editable wheel: a path entry and the program, for extensions that are in place already."""
+    command = [VENV / "bin" / "python", "-c", EDITABLE, folder]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PIP_DEADLINE_S)
+    if built.returncode:
+        sys.exit(f"the editable install failed:\n{built.stdout}{built.stderr}")
+    return next(Path(folder).glob("*.whl"))
+
+
 def step_install() -> None:
     """Editable, without build isolation: the extensions are already in place and stay as they are."""
-    projects: list[str | Path] = ["-e", ROOT]
+    with tempfile.TemporaryDirectory() as folder:
+        pip_install("--force-reinstall", "--no-deps", editable_wheel(folder))
     if (CLIENT / "pyproject.toml").exists():
-        projects += ["-e", CLIENT]
-    pip_install("--no-build-isolation", "--no-deps", *projects)
+        pip_install("--no-build-isolation", "-e", CLIENT)
 
 
 def main() -> None:
