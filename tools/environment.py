@@ -99,7 +99,7 @@ def step_dev() -> None:
 
 def editable_wheel(folder: str) -> Path:
     """Build the product's editable wheel: a path entry and the program, for extensions that are in place already."""
-    command = [VENV / "bin" / "python", "-c", EDITABLE, folder]
+    command = [str(VENV / "bin" / "python"), "-c", EDITABLE, folder]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PIP_DEADLINE_S)
     if built.returncode:
         sys.exit(f"the editable install failed:\n{built.stdout}{built.stderr}")
