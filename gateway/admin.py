@@ -230,8 +230,8 @@ class _SecurityHeaders:
         info = self._context.info
         gateway = f" {'wss' if info['tls'] else 'ws'}://{host}:{info['ws_port']}" if host else ""
         return (
-            f"default-src 'self'; connect-src 'self'{gateway}; object-src 'none'; base-uri 'none';"
-            " form-action 'self'; frame-ancestors 'none'"
+            f"default-src 'self'; connect-src 'self'{gateway}; img-src 'self' data:; object-src 'none';"
+            " base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
         )
 
 
