@@ -35,6 +35,8 @@ class Peer:
     def __init__(self, write: Callable[[bytes | str], Awaitable[None]], drop: Callable[[], None]) -> None:
         self._write = write
         self.drop = drop
+        # WebSocket only: close with this status.
+        self.close_with: Callable[[int, str], Awaitable[None]] | None = None
         self.is_json = False
         self.user = ""
         self.session = ""
@@ -164,6 +166,7 @@ class ScriptedGateway:
 
     async def _serve_ws(self, connection: ServerConnection) -> None:
         peer = self._connection(connection.send, connection.transport.abort)
+        peer.close_with = connection.close
         self.paths.append(connection.request.path if connection.request else "")
         try:
             async for body in connection:

@@ -335,6 +335,43 @@ def test_lost_connection_breaks_only_what_may_not_be_repeated() -> None:
     assert [kind for kind in line.sent_types() if kind != 4] == [8, 12]
 
 
+def test_publish_that_was_never_sent_waits_without_a_key() -> None:
+    line = opened()
+    line.protocol.connection_lost(LOST)
+    line.protocol.publish("group:x", 1, None, line.now, 5.0)
+    line.protocol.connection_made(line.now, None)
+    line.protocol.connection_lost(LOST)
+    assert line.protocol.outputs() == []
+    line.connect(resumed=True)
+    assert 8 in line.sent_types()
+
+
+def test_leaving_acknowledges_what_was_taken_first() -> None:
+    line = opened()
+    line.protocol.taken(Message("group:x", 1, 9, None), line.now)
+    line.protocol.finish(line.now)
+    assert line.sent_types() == [10, 14]
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        [9, "group:x", True, 1, {"epoch": 1}],
+        [9, "group:x", 0, 1, {"epoch": 1}],
+        [9, "group:x", 1, 1, {"epoch": -1}],
+        [9, "group:x", 1.0, 1, {"epoch": 1}],
+        [13, "group:x", 5, {}],
+        [14, -1, "why", {}],
+        [2, 1, []],
+        [15],
+    ],
+)
+def test_numbers_and_texts_are_taken_at_their_word(frame: list[Any]) -> None:
+    line = opened()
+    with pytest.raises(ProtocolViolation):
+        line.give(frame)
+
+
 def test_nothing_is_sent_after_fin_and_nothing_after_the_end() -> None:
     line = opened()
     line.protocol.finish(line.now)

@@ -1,7 +1,9 @@
 """The whole client against a gateway on real sockets."""
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -23,6 +25,7 @@ from holdfast_client import (
     connect,
     new_key,
 )
+from holdfast_client.transport import is_acceptable_target
 
 from tests.client.scripted_gateway import (
     ACK,
@@ -125,6 +128,8 @@ def test_round_trip_is_measured_at_once() -> None:
             await session.presence("group:x")
             assert session.rtt_ms is not None
             assert 0 <= session.rtt_ms < 5000
+            session.ping()
+            assert (await (await gateway.peer()).expect(PING, 2))[1] == 2
 
     run(test)
 
@@ -224,7 +229,7 @@ def test_nobody_listening_is_said_clearly() -> None:
         await gateway.stop()
         with pytest.raises(ConnectFailed, match=url):
             await connect(url)
-        with pytest.raises(ConnectFailed, match="not open within"):
+        with pytest.raises(ConnectFailed, match="not open within 0.1 s; the last attempt closed without a code"):
             await connect(url, reconnect=True, backoff=QUICK, open_timeout_s=0.1)
 
     run(test)
@@ -367,6 +372,62 @@ def test_token_is_asked_for_again_before_a_fresh_start() -> None:
             assert session.user == "token-2"
 
     run(test)
+
+
+def test_close_status_says_as_much_as_a_fin() -> None:
+    async def test(gateway: ScriptedGateway) -> None:
+        session = await connect(gateway.url("ws"), reconnect=True)
+        close_with = (await gateway.peer()).close_with
+        assert close_with is not None
+        await close_with(4603, "banned")
+        with pytest.raises(Closed, match="603: banned") as caught:
+            await session.receive()
+        assert caught.value.class_ is CloseClass.STOP
+        await session.close()
+
+    run(test)
+
+
+def test_target_is_followed_and_each_outage_starts_its_own_back_off() -> None:
+    @dataclass(frozen=True)
+    class Recorded(Backoff):
+        attempts: list[int] = field(default_factory=list)
+
+        def delay_s(self, attempt: int, source: random.Random) -> float:
+            self.attempts.append(attempt)
+            return 0.0
+
+    async def test(gateway: ScriptedGateway) -> None:
+        backoff = Recorded()
+        async with (
+            ScriptedGateway() as other,
+            await connect(gateway.url("tcp"), reconnect=True, backoff=backoff) as session,
+        ):
+            await (await gateway.peer()).send([FIN, 7, "moved", {"target": other.url("tcp")}])
+            elsewhere = await other.peer()
+            await elsewhere.expect(PING)
+            assert session.reconnect_count == 1
+            elsewhere.drop()
+            # The next one starts from the address that was given.
+            await (await gateway.peer(2)).expect(PING)
+            assert backoff.attempts == [0, 0]
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("target", "url", "expected"),
+    [
+        (None, "ws://a/ws", False),
+        ("ws://b:1/ws", "ws://a/ws", True),
+        ("wss://b/ws", "ws://a/ws", True),
+        ("ws://b/ws", "wss://a/ws", False),
+        ("tcp://b", "tls://a", False),
+        ("b:7400", "tcp://a", False),
+    ],
+)
+def test_target_never_leads_out_of_encryption(target: str | None, url: str, expected: bool) -> None:
+    assert is_acceptable_target(target, url) is expected
 
 
 def test_close_while_coming_back_is_quick() -> None:

@@ -141,6 +141,13 @@ def number(value: object, what: str) -> float:
     return float(value)
 
 
+def milliseconds(value: object, what: str) -> int:
+    """A time or a duration; a sender whose only numbers are floating ones may write them so."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise ProtocolViolation(f"{what} is {value!r:.60}, not milliseconds")
+    return int(value)
+
+
 def text(value: object, what: str) -> str:
     if not isinstance(value, str):
         raise ProtocolViolation(f"{what} is {value!r:.60}, not text")
@@ -238,7 +245,7 @@ def _read_message(array: list[Any]) -> Delivery:
         offset=integer(array[2], "MESSAGE offset", 1),
         data=array[3],
         sender=optional(values.get("from"), text, "MESSAGE from"),
-        time=optional(values.get("time"), integer, "MESSAGE time"),
+        time=optional(values.get("time"), milliseconds, "MESSAGE time"),
     )
 
 
@@ -248,7 +255,7 @@ def _read_error(array: list[Any]) -> Error:
         request_id=integer(array[1], "ERROR id"),
         code=integer(array[2], "ERROR code"),
         message=text(array[3], "ERROR message") if len(array) > 3 else "",
-        retry_after_ms=optional(again, integer, "ERROR retry_after"),
+        retry_after_ms=optional(again, milliseconds, "ERROR retry_after"),
     )
 
 
@@ -258,7 +265,7 @@ def _read_fin(array: list[Any]) -> Fin:
         code=integer(array[1], "FIN code"),
         reason=text(array[2], "FIN reason") if len(array) > 2 else "",
         class_=optional(values.get("class"), text, "FIN class"),
-        after_ms=optional(values.get("after"), integer, "FIN after"),
+        after_ms=optional(values.get("after"), milliseconds, "FIN after"),
         target=optional(values.get("target"), text, "FIN target"),
     )
 

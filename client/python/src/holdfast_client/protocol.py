@@ -249,6 +249,11 @@ class Protocol:
         if self._heartbeat is not None:
             self._heartbeat.unpause(now)
 
+    def measure(self, now: float) -> None:
+        """Send PING now rather than with the next heartbeat; `Measured` is the answer."""
+        if self._heartbeat is not None and self.phase is Phase.OPEN:
+            self._send(self._heartbeat.ping(now), now)
+
     def taken(self, message: Message, now: float) -> bool:
         """The application has this message: it will be acknowledged with the next batch.
 

@@ -19,7 +19,7 @@ from .errors import Closed, ConnectFailed, HoldfastError, ProtocolViolation
 from .inbox import Inbox
 from .messages import Event, History, Message, Position, Presence
 from .reconnect import Backoff, Plan, plan
-from .transport import Transport, address, lost, open_transport
+from .transport import Transport, address, is_acceptable_target, lost, open_transport
 
 log = logging.getLogger("holdfast_client")
 
@@ -126,6 +126,7 @@ class Session:
         self._armed_at: float | None = None
         self._leaving = asyncio.Event()
         self._closed: Closed | None = None
+        self._last_end: Closed | None = None
         self._ended: asyncio.Future[Closed] = asyncio.get_running_loop().create_future()
         self._task: asyncio.Task[None] | None = None
         self.state = State.CONNECTING
@@ -215,6 +216,11 @@ class Session:
         answer: Presence = await self._ask(lambda now, limit: self._protocol.presence(channel, now, limit), timeout_s)
         return answer
 
+    def ping(self) -> None:
+        """Measure the round trip now rather than with the next heartbeat; `rtt_ms` changes when the answer is there."""
+        self._protocol.measure(self._now())
+        self._wake()
+
     async def close(self) -> None:
         """Say FIN, wait for its confirmation within a deadline, and close; the session is over. May be called twice."""
         self._leaving.set()
@@ -267,7 +273,9 @@ class Session:
         except TimeoutError as error:
             self._leaving.set()
             await self._cancel(self._task)
-            raise ConnectFailed(f"{self._options.url}: not open within {self._options.open_timeout_s} s") from error
+            last = "" if self._last_end is None else f"; the last attempt {self._last_end}"
+            limit_s = self._options.open_timeout_s
+            raise ConnectFailed(f"{self._options.url}: not open within {limit_s} s{last}") from error
         except BaseException:
             self._leaving.set()
             await self._cancel(self._task)
@@ -313,11 +321,13 @@ class Session:
         closed, attempt = Closed(None, "not connected", CloseClass.RESUME), 0
         target = None
         timer = asyncio.create_task(self._keep_time(), name="holdfast timer")
+        timer.add_done_callback(self._on_timer_end)
         try:
             while not self._leaving.is_set():
                 closed = await self._connection(target or self._options.url)
                 if self.state is State.OPEN:
                     attempt = 0
+                self._last_end = closed
                 step = self._next_step(closed, attempt)
                 if step is None:
                     break
@@ -339,7 +349,7 @@ class Session:
         step = plan(closed, attempt, self._options.backoff, self._options.randomness)
         if step.class_ is CloseClass.STOP:
             return None
-        target = step.target if _is_acceptable_target(step.target, self._options.url) else None
+        target = step.target if is_acceptable_target(step.target, self._options.url) else None
         log.info("connection ended (%s); %s in %.1f s", closed, step.class_, step.delay_s)
         return Plan(step.class_, step.delay_s, target)
 
@@ -465,6 +475,13 @@ class Session:
                 self._emit()
                 self._to_send.set()
 
+    def _on_timer_end(self, timer: asyncio.Task[None]) -> None:
+        """Without its timer a session would wait for ever: a fault there ends it."""
+        if not timer.cancelled() and (error := timer.exception()) is not None:
+            log.error("the session's timer failed", exc_info=error)
+            if self._task is not None:
+                self._task.cancel()
+
     def _emit(self) -> None:
         """Hand out what the protocol has concluded."""
         for output in self._protocol.outputs():
@@ -503,17 +520,6 @@ class Session:
             self._opened.set_exception(cause if isinstance(cause, ConnectFailed) else closed)
             # Nobody may be waiting any more; then it is no news.
             self._opened.exception()
-
-
-def _is_acceptable_target(target: str | None, url: str) -> bool:
-    """A gateway may send us elsewhere, but not from an encrypted connection to one in the clear."""
-    if target is None:
-        return False
-    try:
-        there, here = address(target)[0], address(url)[0]
-    except ValueError:
-        return False
-    return there == here or (there, here) in (("tls", "tcp"), ("wss", "ws"))
 
 
 def new_key() -> str:

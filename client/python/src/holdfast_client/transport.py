@@ -150,6 +150,17 @@ def address(url: str) -> tuple[str, str, int]:
     return parts.scheme, parts.hostname, parts.port or DEFAULT_PORTS[parts.scheme]
 
 
+def is_acceptable_target(target: str | None, url: str) -> bool:
+    """A gateway may send us elsewhere, but not from an encrypted connection to one in the clear."""
+    if target is None:
+        return False
+    try:
+        there, here = address(target)[0], address(url)[0]
+    except ValueError:
+        return False
+    return there == here or (there, here) in (("tls", "tcp"), ("wss", "ws"))
+
+
 async def _open_websocket(url: str, host: str, port: int, context: tls.SSLContext | None) -> ClientConnection:
     parts = urlsplit(url)
     # The protocol's path, unless something in between maps another one to it.
