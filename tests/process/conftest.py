@@ -1,0 +1,26 @@
+"""Nodes that the tests of a module share; each test has to leave them as it found them."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import Node
+
+
+@pytest.fixture(scope="module")
+def shared_node() -> Iterator[Node]:
+    """Two workers and a router in development mode, for all tests of a module."""
+    node = Node(("--workers", "2"), {})
+    try:
+        node.wait_ready()
+        yield node
+        node.stop()
+    finally:
+        node.destroy()
+
+
+@pytest.fixture
+def node(shared_node: Node) -> Iterator[Node]:
+    """The module's node; whoever uses it must have closed its connections at the end."""
+    yield shared_node
+    shared_node.check_ledger()
