@@ -69,7 +69,7 @@ const nameOf = (channel) => channel.replace(/^group:/, "");
 // Connection.
 
 function gatewayUrl() {
-  const scheme = location.protocol === "https:" ? "wss" : "ws";
+  const scheme = (info.tls ?? location.protocol === "https:") ? "wss" : "ws";
   return `${scheme}://${location.hostname}:${info.ws_port}/ws`;
 }
 
@@ -107,7 +107,10 @@ function onClose(closed) {
 
 function onEvent(event) {
   addLine(event.channel, event);
-  if (["joined", "left", "reset"].includes(event.kind)) attempt(() => refreshMembers(event.channel));
+  if (!groups.has(event.channel)) return;
+  // What was missed may still be in the history.
+  if (event.kind === "reset") attempt(() => refresh(event.channel));
+  if (event.kind === "joined" || event.kind === "left") attempt(() => refreshMembers(event.channel));
 }
 
 function showState(state) {
@@ -136,6 +139,10 @@ async function join(channel) {
     throw error;
   }
   select(selected ?? channel);
+  await refresh(channel);
+}
+
+async function refresh(channel) {
   const { messages } = await session.history(channel, { limit: HISTORY_MESSAGES });
   addHistory(channel, messages);
   await refreshMembers(channel);
@@ -223,16 +230,14 @@ function isSame(line, other) {
   return line.epoch === other.epoch && line.offset === other.offset;
 }
 
-/** Put older messages before what has come since; what is younger than that comes by itself. */
+/** Put a history together with what has come live since; both may hold the same messages. */
 function addHistory(channel, messages) {
   const group = groups.get(channel);
   if (!group) return;
-  const first = group.lines.find((line) => !line.kind);
-  const isOlder = ({ epoch, offset }) => {
-    if (!first) return true;
-    return epoch === first.epoch ? offset < first.offset : epoch < first.epoch;
-  };
-  group.lines = [...messages.filter(isOlder), ...group.lines].slice(-MESSAGES_SHOWN_MAX);
+  const isEvent = (line) => Boolean(line.kind);
+  const held = group.lines.filter((line) => !isEvent(line) && !messages.some((message) => isSame(line, message)));
+  const merged = [...messages, ...held].sort((a, b) => a.epoch - b.epoch || a.offset - b.offset);
+  group.lines = [...merged, ...group.lines.filter(isEvent)].slice(-MESSAGES_SHOWN_MAX);
   if (channel === selected) showMessages();
 }
 

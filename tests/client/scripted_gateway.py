@@ -216,6 +216,10 @@ class ScriptedGateway:
         """PONG, ACK and FIN_ACK ask for nothing."""
 
     async def on_join(self, peer: Peer, frame: Frame) -> None:
+        since = frame[3].get("since") if len(frame) > 3 else None
+        if since is not None and since != [self.epoch, len(self.log[frame[2]])]:
+            await peer.send([ERROR, frame[1], 406, "bad_request: no replay here", {}])
+            return
         peer.channels.add(frame[2])
         position = {"epoch": self.epoch, "offset": len(self.log[frame[2]]), "outcome": "live"}
         await peer.send([REPLY, frame[1], position])

@@ -151,11 +151,14 @@ def test_lost_connection_is_shown_and_comes_back() -> None:
         watch = "state => { window.states = []; new MutationObserver(() => states.push(state.textContent))"
         await ann.locator("#state").evaluate(watch + ".observe(state, {childList: true}) }")
         gateway.peers[0].drop()
+        await gateway.broadcast("group:lobby", {"text": "meanwhile"}, "bob")
         await gateway.peer(2)
         await expect(ann.locator("#state")).to_have_text("open")
         assert await ann.evaluate("window.states") == ["reconnecting", "open"]
         await say(ann, "still here")
-        await expect(ann.locator("#messages .text")).to_have_text(["still here"])
+        # What was said meanwhile comes from the history, with a line saying why.
+        await expect(ann.locator("#messages .text")).to_have_text(["meanwhile", "still here"])
+        await expect(ann.locator("#messages .event")).to_have_count(1)
 
     run(test)
 

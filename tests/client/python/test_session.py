@@ -229,7 +229,7 @@ def test_nobody_listening_is_said_clearly() -> None:
         await gateway.stop()
         with pytest.raises(ConnectFailed, match=url):
             await connect(url)
-        with pytest.raises(ConnectFailed, match="not open within 0.1 s; the last attempt closed without a code"):
+        with pytest.raises(ConnectFailed, match=r"not open within 0\.1 s; the last attempt closed without a code"):
             await connect(url, reconnect=True, backoff=QUICK, open_timeout_s=0.1)
 
     run(test)
