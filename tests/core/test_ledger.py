@@ -1,0 +1,61 @@
+"""The ledger: counters in memory that another process reads, laid out without overlap."""
+
+import mmap
+import os
+
+import pytest
+
+from core import ledger
+from core.conn import ConnectionTable
+from core.ledger import STATS_BYTES, Stats
+from core.ring import RingBuffer
+
+
+def test_what_is_acquired_and_released_is_counted() -> None:
+    stats = Stats()
+    rings = [RingBuffer(stats), RingBuffer(stats)]
+    assert stats.read()["ledger"] == {
+        **{f"{kind}_{side}": 0 for kind in ledger.KINDS for side in ("opened", "closed")},
+        "ring_opened": 2,
+    }
+    rings[0].release()
+    assert stats.read()["ledger"]["ring_closed"] == 1
+
+
+def test_another_process_reads_the_counters_through_the_shared_memory() -> None:
+    fd = os.memfd_create("ledger-test")
+    try:
+        os.ftruncate(fd, STATS_BYTES)
+        stats = Stats(fd)
+        table = ConnectionTable(stats)
+        handle = table.acquire()
+        assert handle is not None
+        with mmap.mmap(fd, STATS_BYTES) as theirs:
+            table.release(handle)
+            seen = ledger.read(theirs)
+    finally:
+        os.close(fd)
+    assert seen == stats.read()
+    assert seen["ledger"]["connection_opened"] == seen["ledger"]["connection_closed"] == 1
+    assert seen["counters"]["entered_accepted"] == seen["counters"]["entered_closed"] == 1
+
+
+def test_every_word_stands_for_at_most_one_name() -> None:
+    """Count up one word after the other: each must change one number, or be unused."""
+    words = bytearray(STATS_BYTES)
+    nothing = ledger.read(words)
+    changed: set[tuple[str, str]] = set()
+    for place in range(STATS_BYTES // 8):
+        words[8 * place] = 1
+        now = ledger.read(words)
+        words[8 * place] = 0
+        differing = {(part, name) for part in now for name in now[part] if now[part][name] != nothing[part][name]}
+        assert len(differing) <= 1
+        assert not differing & changed
+        changed |= differing
+    assert changed == {(part, name) for part in nothing for name in nothing[part]}
+
+
+def test_short_memory_is_refused() -> None:
+    with pytest.raises(Exception, match="requires a buffer"):
+        ledger.read(bytes(STATS_BYTES - 1))

@@ -1,0 +1,16 @@
+"""The notes' numbers: each kind its own, so that no note is taken for another."""
+
+from core import notes
+
+KINDS = {name: value for name, value in vars(notes).items() if name.isupper() and isinstance(value, int)}
+
+
+def test_every_kind_has_a_number_of_its_own_from_one_on() -> None:
+    assert sorted(KINDS.values()) == list(range(1, len(KINDS) + 1))
+
+
+def test_every_kind_that_the_threads_use_is_there() -> None:
+    to_control = {"FRAME", "PRESENCE_EXPECT", "PRESENCE_PART", "LINKED", "STOPPED"}
+    from_control = {"OPEN", "JOIN", "LEAVE", "SEND", "FIN", "HISTORY", "PRESENCE", "DRAIN", "STOP"}
+    assert set(KINDS) == to_control | from_control
+    assert max(KINDS[name] for name in to_control) < min(KINDS[name] for name in from_control)

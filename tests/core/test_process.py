@@ -1,0 +1,61 @@
+"""What a process of a node does at its start, seen from outside."""
+
+import os
+import signal
+import subprocess
+import sys
+
+from core.process import say_ready
+
+CHILD = """
+import os, signal, sys
+from core.process import die_with_parent
+signal.signal(signal.SIGTERM, lambda *_: (os.write(1, b"ended"), os._exit(0)))
+die_with_parent(int(sys.argv[1]) or os.getppid())
+os.write(1, b"up ")
+signal.alarm(30)
+while True:
+    signal.pause()
+"""
+# Starts CHILD, waits until it says that it is up, and dies without a word to it.
+PARENT = """
+import os, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1], "0"], stdout=subprocess.PIPE)
+os.write(1, child.stdout.read(3))
+os.read(0, 1)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_child_is_ended_when_its_parent_is_killed() -> None:
+    reader, writer = os.pipe()
+    program = PARENT.replace("stdout=subprocess.PIPE", f"stdout={writer}, pass_fds=({writer},)").replace(
+        "os.write(1, child.stdout.read(3))", "pass"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program, CHILD], stdin=subprocess.PIPE, pass_fds=(writer,), bufsize=0
+    )
+    os.close(writer)
+    assert os.read(reader, 3) == b"up "
+    assert parent.stdin is not None
+    parent.stdin.write(b"x")
+    assert parent.wait(10) == -signal.SIGKILL
+    with os.fdopen(reader, "rb") as output:
+        assert output.read() == b"ended"
+    parent.stdin.close()
+
+
+def test_a_parent_that_ended_before_the_call_is_noticed() -> None:
+    result = subprocess.run([sys.executable, "-c", CHILD, "1"], capture_output=True, timeout=30)
+    assert result.stdout.startswith(b"ended")
+
+
+def test_ready_is_told_once_and_the_pipe_closed() -> None:
+    reader, writer = os.pipe()
+    say_ready(writer)
+    with os.fdopen(reader, "rb") as output:
+        assert output.read() == b"ready\n"
+
+
+def test_without_anybody_who_asked_nothing_is_said() -> None:
+    say_ready(-1)
