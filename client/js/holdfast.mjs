@@ -156,7 +156,7 @@ export class Session {
   }
 
   /**
-   * Past messages, oldest first unless `reverse`.
+   * Past messages, oldest first; with `reverse` newest first, which is how to get the latest `limit` of them.
    * @param {string} channel
    * @param {{since?: Position, limit?: number, reverse?: boolean, timeoutMs?: number}} [options]
    * @returns {Promise<{messages: Message[], position: Position}>}

@@ -143,7 +143,8 @@ async function join(channel) {
 }
 
 async function refresh(channel) {
-  const { messages } = await session.history(channel, { limit: HISTORY_MESSAGES });
+  // From the end: the latest ones.
+  const { messages } = await session.history(channel, { limit: HISTORY_MESSAGES, reverse: true });
   addHistory(channel, messages);
   await refreshMembers(channel);
 }

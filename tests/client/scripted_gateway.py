@@ -240,7 +240,8 @@ class ScriptedGateway:
 
     async def on_history(self, peer: Peer, frame: Frame) -> None:
         values = frame[3] if len(frame) > 3 else {}
-        kept = self.log[frame[2]][-values.get("limit", 100) :]
+        ordered = self.log[frame[2]][:: -1 if values.get("reverse") else 1]
+        kept = ordered[: values.get("limit", 100)]
         past = [{"offset": m[2], "data": m[3], **m[4]} for m in kept]
         await peer.send([REPLY, frame[1], {"messages": past, "epoch": self.epoch, "offset": len(self.log[frame[2]])}])
 

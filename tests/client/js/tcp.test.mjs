@@ -41,11 +41,11 @@ test("values come back from another implementation as they were, in order", asyn
   const random = seeded(7);
   const values = Array.from({ length: 200 }, () => anyValue(random));
   await Promise.all(values.map((value) => session.publish("group:values", value)));
-  const { messages } = await session.history("group:values", { limit: 5 });
+  const { messages } = await session.history("group:values", { limit: 5, reverse: true });
   await session.close();
   assert.deepEqual(received.map((message) => message.data), values);
   assert.deepEqual(received.map((message) => message.offset), values.map((_, index) => index + 1));
-  assert.deepEqual(messages.map((message) => message.data), values.slice(-5));
+  assert.deepEqual(messages.map((message) => message.data), values.slice(-5).reverse());
   assert.deepEqual([session.state, session.closed.code, session.user], ["closed", 0, "js"]);
 });
 

@@ -203,7 +203,7 @@ class Session:
         reverse: bool = False,
         timeout_s: float | None = None,
     ) -> History:
-        """Past messages of a channel, oldest first unless `reverse`."""
+        """Past messages, oldest first; with `reverse` newest first, which is how to get the latest `limit` of them."""
         given = {"since": None if since is None else list(since), "limit": limit, "reverse": reverse or None}
         values = {name: value for name, value in given.items() if value is not None}
         answer: History = await self._ask(
