@@ -23,7 +23,7 @@ from core.ledger cimport (COUNT_ACKS, COUNT_BAD_FRAMES, COUNT_FRAMES_IN, COUNT_P
                           ledger_count)
 from core.lifecycle cimport edge_break, edge_fin_acked, edge_peer_fin
 from core.link cimport LINK_PUBLISH_BYTES_MAX
-from core.mpack cimport (MP_OK, MP_STR, MpReader, mp_peek, mp_read_array, mp_read_map, mp_read_str, mp_read_uint,
+from core.mpack cimport (MP_NIL, MP_OK, MP_STR, MpReader, mp_peek, mp_read_array, mp_read_map, mp_read_str, mp_read_uint,
                          mp_skip)
 from core.records cimport REC_PUBLISH, RecPublish, record_add
 from core.requests cimport request_open
@@ -55,7 +55,8 @@ cdef inline int publish_key(MpReader *reader, PublishFrame *frame) noexcept nogi
             continue
         if mp_read_str(reader, &option, &size) != MP_OK:
             return -1
-        if size == 3 and option[0] == c'k' and option[1] == c'e' and option[2] == c'y' and mp_peek(reader) == MP_STR:
+        # A key that is no string is refused: passed over, it would cost the sender the protection it asked for.
+        if size == 3 and option[0] == c'k' and option[1] == c'e' and option[2] == c'y' and mp_peek(reader) != MP_NIL:
             if mp_read_str(reader, &frame.key, &frame.key_size) != MP_OK:
                 return -1
         elif mp_skip(reader) != MP_OK:
