@@ -11,6 +11,7 @@ import random
 import struct
 from collections import deque
 from collections.abc import Coroutine, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import msgpack
@@ -51,10 +52,20 @@ def run(work: Coroutine[Any, Any, None], deadline_s: float = RUN_DEADLINE_S) -> 
     """Run a test's coroutine; nothing in it may hang."""
 
     async def limited() -> None:
-        async with asyncio.timeout(deadline_s):
-            await work
+        opened: list[Client] = []
+        _opened.set(opened)
+        try:
+            async with asyncio.timeout(deadline_s):
+                await work
+        finally:
+            # A test that failed must not leave its connections to the next one.
+            for client in opened:
+                await client.abort()
 
     asyncio.run(limited())
+
+
+_opened: ContextVar[list["Client"]] = ContextVar("opened")
 
 
 class Client:
@@ -63,6 +74,7 @@ class Client:
     address: tuple[str, int]
 
     def __init__(self) -> None:
+        _opened.get().append(self)
         self.kept: deque[Frame] = deque()
         self.session = ""
         self.user = ""
