@@ -48,6 +48,8 @@ cdef inline uint32_t request_open(Edge *edge, int kind, uint64_t conn, uint64_t 
     if edge.requests.next == 0:         # wrapped: 0 means "no answer wanted" on the bus
         edge.requests.ring[0].kind = REQUEST_DONE
         edge.requests.next = 1
+        if edge.requests.oldest == 0:   # else the overdue would wait behind a place that nobody will ever answer
+            edge.requests.oldest = 1
         return request_open(edge, kind, conn, id, index)
     seq = edge.requests.next
     request = &edge.requests.ring[seq & (edge.requests.capacity - 1)]
