@@ -1,0 +1,333 @@
+"""What the control thread decides about each control frame, on a data plane that only notes what it is told."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+import pytest
+
+from core import notes
+from core.codes import Code
+from gateway.auth import Authenticator
+from gateway.control import (
+    CALL,
+    ERROR,
+    HELLO,
+    HISTORY,
+    HISTORY_LIMIT,
+    HISTORY_LIMIT_MAX,
+    JOIN,
+    LEAVE,
+    PRESENCE,
+    PRESENCE_SESSIONS_MAX,
+    REFRESH,
+    REPLY,
+    STATE_HANDSHAKING,
+    STATE_OPEN,
+    WELCOME,
+    Control,
+    Limits,
+)
+
+NOW = 1_793_491_200.0
+CONN = 0x1_0000_0007
+SESSION = bytes(range(16))
+LIMITS = Limits(node="n1", ping_ms=30_000, misses=3, max_frame=65_536, channels_max=4, request_timeout_s=5.0)
+
+
+class Plane:
+    """Notes every `put`."""
+
+    def __init__(self) -> None:
+        self.notes: list[dict[str, Any]] = []
+
+    def put(self, kind: int, conn: int = 0, request: int = 0, **fields: Any) -> None:
+        self.notes.append({"kind": kind, "conn": conn, "request": request, **fields})
+
+    def take(self) -> dict[str, Any]:
+        """The only note since the last time."""
+        assert len(self.notes) == 1, self.notes
+        return self.notes.pop()
+
+
+class Later:
+    """Timers that a test fires itself."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[float, Callable[[], object]]] = []
+
+    def __call__(self, delay_s: float, call: Callable[[], object]) -> None:
+        self.calls.append((delay_s, call))
+
+
+class Bench:
+    """A Control with everything around it replaced."""
+
+    def __init__(self, limits: Limits = LIMITS) -> None:
+        self.plane, self.later, self.now = Plane(), Later(), NOW
+        self.auth = Authenticator(None, node_key=b"node", resume_ttl_s=60)
+        self.control = Control(
+            self.plane, self.auth, limits, clock=lambda: self.now, later=self.later, random=lambda size: SESSION[:size]
+        )
+
+    def frame(self, *frame: Any, state: int = STATE_OPEN, user: str = "alice") -> dict[str, Any]:
+        """What comes of one frame: the only note for the data plane."""
+        self.control.on_frame(CONN, state, user, msgpack.packb(frame))
+        note = self.plane.take()
+        assert note["conn"] == CONN
+        return note
+
+    def refusal(self, *frame: Any) -> int:
+        """The code of the ERROR that a frame is answered with."""
+        note = self.frame(*frame)
+        assert note["kind"] == notes.SEND
+        kind, request, code, message, options = msgpack.unpackb(note["text"])
+        assert (kind, request, options) == (ERROR, frame[1], {})
+        assert message
+        return int(code)
+
+    def fin(self, *frame: Any) -> int:
+        """The code of the FIN that a frame before WELCOME is answered with."""
+        note = self.frame(*frame, state=STATE_HANDSHAKING, user="")
+        assert note["kind"] == notes.FIN
+        assert 0 < len(note["text"]) <= 500
+        return int(note["first"])
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+# ---- HELLO ----
+
+
+def hello(bench: Bench, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], list[Any]]:
+    """The OPEN note, the map of WELCOME so far, and the channels."""
+    note = bench.frame(HELLO, 3, options, state=STATE_HANDSHAKING, user="")
+    assert (note["kind"], note["request"]) == (notes.OPEN, 3)
+    # What the data plane adds is the map of channels.
+    kind, request, told = msgpack.unpackb(note["text"] + msgpack.packb({}))
+    assert (kind, request) == (WELCOME, 3)
+    return note, told, msgpack.unpackb(note["extra"])
+
+
+def test_hello_opens_a_session_with_the_users_channel(bench: Bench) -> None:
+    note, told, channels = hello(bench, {"v": 1, "user": "bob", "client": "x", "unknown": 1})
+    assert note["session"] == SESSION
+    assert channels == [["user:bob"]]
+    held = bench.auth.resumed(SESSION.hex(), told.pop("resume_token"), NOW)
+    assert (held.session, held.user) == (SESSION, "bob")
+    assert told == {
+        "session": SESSION.hex(),
+        "user": "bob",
+        "node": "n1",
+        "ping": 30,
+        "misses": 3,
+        "max_frame": 65_536,
+        "resumed": False,
+        "channels": {},
+    }
+
+
+def test_a_heartbeat_that_is_no_whole_number_of_seconds_is_told_as_a_fraction() -> None:
+    limits = Limits(node="n", ping_ms=1500, misses=3, max_frame=65_536, channels_max=4, request_timeout_s=5.0)
+    assert hello(Bench(limits), {})[1]["ping"] == 1.5
+
+
+def test_the_resume_token_in_welcome_resumes_with_positions(bench: Bench) -> None:
+    token = hello(bench, {"user": "bob"})[1]["resume_token"]
+    bench.now += 59
+    positions = {"group:a": [1, 5], "user:bob": [1, 2], "global:n": [1, 9]}
+    note, told, channels = hello(bench, {"session": SESSION.hex(), "token": token, "resume": positions})
+    assert note["session"] == SESSION
+    assert (told["user"], told["resumed"]) == ("bob", True)
+    # The user's own channel comes first: the data plane relies on it.
+    assert channels == [["user:bob", 1, 2], ["group:a", 1, 5], ["global:n", 1, 9]]
+
+
+def test_without_positions_only_the_users_channel_is_resumed(bench: Bench) -> None:
+    token = hello(bench, {"user": "bob"})[1]["resume_token"]
+    assert hello(bench, {"session": SESSION.hex(), "token": token})[2] == [["user:bob"]]
+
+
+def test_positions_of_a_fresh_session_are_ignored(bench: Bench) -> None:
+    assert hello(bench, {"user": "bob", "resume": {"group:a": [1, 1]}})[2] == [["user:bob"]]
+
+
+def test_a_resume_token_that_cannot_be_used_ends_the_connection(bench: Bench) -> None:
+    token = hello(bench, {"user": "bob"})[1]["resume_token"]
+    assert bench.fin(HELLO, 1, {"session": "00" * 16, "token": token}) == Code.BAD_TOKEN
+    assert bench.fin(HELLO, 1, {"session": SESSION.hex(), "token": token[::-1]}) == Code.BAD_TOKEN
+    assert bench.fin(HELLO, 1, {"session": SESSION.hex()}) == Code.BAD_TOKEN
+    bench.now += 60
+    assert bench.fin(HELLO, 1, {"session": SESSION.hex(), "token": token}) == Code.SESSION_EXPIRED
+
+
+@pytest.mark.parametrize(
+    "resume",
+    [
+        5,
+        ["group:a"],
+        {"group:a": 5},
+        {"group:a": [1]},
+        {"group:a": [1, -1]},
+        {"group:a": None},
+        {"nobody:a": [1, 1]},
+        {5: [1, 1]},
+        {"user:eve": [1, 1]},
+        {f"group:{number}": [1, 1] for number in range(6)},
+    ],
+)
+def test_a_resume_map_that_is_none_ends_the_connection(bench: Bench, resume: Any) -> None:
+    token = hello(bench, {"user": "bob"})[1]["resume_token"]
+    assert bench.fin(HELLO, 1, {"session": SESSION.hex(), "token": token, "resume": resume}) == Code.BAD_FRAME
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None, 1.0, True])
+def test_another_version_is_told_so(bench: Bench, version: Any) -> None:
+    assert bench.fin(HELLO, 1, {"v": version}) == Code.VERSION
+
+
+@pytest.mark.parametrize("frame", [(HELLO, 1, 5), (HELLO, 1, {}, {}), (HELLO, -1, {}), (HELLO, "1", {}), (HELLO,)])
+def test_a_hello_that_is_none_is_a_bad_frame(bench: Bench, frame: tuple[Any, ...]) -> None:
+    assert bench.fin(*frame) == Code.BAD_FRAME
+
+
+def test_a_user_that_is_none_is_refused(bench: Bench) -> None:
+    assert bench.fin(HELLO, 1, {"user": ""}) == Code.BAD_TOKEN
+
+
+# ---- requests ----
+
+
+def test_join(bench: Bench) -> None:
+    note = bench.frame(JOIN, 7, "group:ä")
+    assert (note["kind"], note["request"], note["text"]) == (notes.JOIN, 7, "group:ä".encode())
+    assert note["flags"] == 0
+    note = bench.frame(JOIN, 7, "group:a", {"since": [3, 9]})
+    assert (note["flags"], note["first"], note["second"]) == (1, 3, 9)
+
+
+def test_leave(bench: Bench) -> None:
+    note = bench.frame(LEAVE, 8, "group:a")
+    assert (note["kind"], note["request"], note["text"]) == (notes.LEAVE, 8, b"group:a")
+
+
+def test_history(bench: Bench) -> None:
+    note = bench.frame(HISTORY, 9, "group:a", {})
+    assert (note["kind"], note["request"], note["text"]) == (notes.HISTORY, 9, b"group:a")
+    assert (note["flags"], note["first"]) == (0, HISTORY_LIMIT)
+    note = bench.frame(HISTORY, 9, "group:a", {"since": [1, 2], "limit": 0, "reverse": True})
+    assert (note["flags"], note["first"], note["second"], note["third"]) == (3, 0, 1, 2)
+
+
+def test_presence(bench: Bench) -> None:
+    note = bench.frame(PRESENCE, 9, "group:a")
+    assert (note["kind"], note["request"], note["text"]) == (notes.PRESENCE, 9, b"group:a")
+
+
+@pytest.mark.parametrize(
+    ("frame", "code"),
+    [
+        ((HELLO, 1, {}), Code.BAD_REQUEST),
+        ((REFRESH, 1, "token"), Code.BAD_REQUEST),
+        ((CALL, 1, "method", None), Code.BAD_REQUEST),
+        ((JOIN, 1), Code.BAD_REQUEST),
+        ((JOIN, 1, "group:a", {}, {}), Code.BAD_REQUEST),
+        ((JOIN, 1, "group:a", 5), Code.BAD_REQUEST),
+        ((JOIN, 1, 5), Code.BAD_REQUEST),
+        ((JOIN, 1, b"group:a"), Code.BAD_REQUEST),
+        ((JOIN, 1, "group:" + "a" * 250), Code.BAD_REQUEST),
+        ((JOIN, 1, "group:a", {"since": [1, True]}), Code.BAD_REQUEST),
+        ((JOIN, 1, "lobby"), Code.NO_SUCH_CHANNEL),
+        ((JOIN, 1, "group:"), Code.NO_SUCH_CHANNEL),
+        ((JOIN, 1, "room:a"), Code.NO_SUCH_CHANNEL),
+        ((JOIN, 1, "user:eve"), Code.NOT_ALLOWED),
+        ((JOIN, 1, "user:alice"), Code.NOT_ALLOWED),
+        ((JOIN, 1, "global:x"), Code.NOT_ALLOWED),
+        ((LEAVE, 1, "user:alice"), Code.NOT_ALLOWED),
+        ((LEAVE, 1, "global:x"), Code.NOT_ALLOWED),
+        ((LEAVE, 1, "group:a", {}), Code.BAD_REQUEST),
+        ((HISTORY, 1, "user:eve"), Code.NOT_ALLOWED),
+        ((HISTORY, 1, "group:a", {"limit": HISTORY_LIMIT_MAX + 1}), Code.BAD_REQUEST),
+        ((HISTORY, 1, "group:a", {"limit": -1}), Code.BAD_REQUEST),
+        ((HISTORY, 1, "group:a", {"limit": 1.0}), Code.BAD_REQUEST),
+        ((HISTORY, 1, "group:a", {"limit": True}), Code.BAD_REQUEST),
+        ((HISTORY, 1, "group:a", {"reverse": 1}), Code.BAD_REQUEST),
+        ((PRESENCE, 1, "global:x"), Code.NOT_ALLOWED),
+        ((PRESENCE, 1, "user:eve"), Code.NOT_ALLOWED),
+    ],
+)
+def test_what_cannot_be_done_is_refused_under_its_code(bench: Bench, frame: tuple[Any, ...], code: Code) -> None:
+    assert bench.refusal(*frame) == code
+
+
+def test_a_refused_request_with_id_0_is_not_answered(bench: Bench) -> None:
+    bench.control.on_frame(CONN, STATE_OPEN, "alice", msgpack.packb([JOIN, 0, "nobody:x"]))
+    assert bench.plane.notes == []
+
+
+@pytest.mark.parametrize("request_", [-1, "1", None, 1.0, True])
+def test_a_request_without_a_usable_number_is_a_bad_frame(bench: Bench, request_: Any) -> None:
+    note = bench.frame(JOIN, request_, "group:a")
+    assert (note["kind"], note["first"]) == (notes.FIN, Code.BAD_FRAME)
+
+
+# ---- presence, put together from the workers' parts ----
+
+
+def members(*pairs: tuple[str, str]) -> bytes:
+    packed: bytes = msgpack.packb([part for pair in pairs for part in pair])
+    return packed
+
+
+def test_presence_is_answered_when_the_last_part_came(bench: Bench) -> None:
+    bench.control.on_presence_expect(CONN, 5, 77, 2)
+    bench.control.on_presence_part(77, members(("s1", "alice"), ("s2", "bob")))
+    assert bench.plane.notes == []
+    bench.control.on_presence_part(77, members(("s3", "alice")))
+    note = bench.plane.take()
+    assert (note["kind"], note["conn"], note["second"]) == (notes.SEND, CONN, 77)
+    assert msgpack.unpackb(note["text"]) == [
+        REPLY,
+        5,
+        {
+            "sessions": [{"session": f"s{n}", "user": u} for n, u in ((1, "alice"), (2, "bob"), (3, "alice"))],
+            "users": 2,
+            "count": 3,
+        },
+    ]
+    # A part that comes twice or too late changes nothing.
+    bench.control.on_presence_part(77, members(("s4", "eve")))
+    assert bench.plane.notes == []
+
+
+def test_presence_of_nobody_is_answered_at_once(bench: Bench) -> None:
+    bench.control.on_presence_expect(CONN, 5, 77, 0)
+    assert msgpack.unpackb(bench.plane.take()["text"])[2] == {"sessions": [], "users": 0, "count": 0}
+
+
+def test_a_presence_that_is_never_complete_is_forgotten_at_its_deadline(bench: Bench) -> None:
+    bench.control.on_presence_expect(CONN, 5, 77, 1)
+    ((delay_s, expire),) = bench.later.calls
+    assert delay_s == LIMITS.request_timeout_s
+    expire()
+    bench.control.on_presence_part(77, members(("s1", "alice")))
+    assert bench.plane.notes == []
+
+
+def test_the_list_of_sessions_is_bounded_and_the_counts_are_whole(bench: Bench) -> None:
+    bench.control.on_presence_expect(CONN, 5, 77, 1)
+    count = PRESENCE_SESSIONS_MAX * 3
+    bench.control.on_presence_part(77, members(*((f"s{n}", f"u{n}") for n in range(count))))
+    answer = msgpack.unpackb(bench.plane.take()["text"])[2]
+    assert (answer["users"], answer["count"]) == (count, count)
+    assert 0 < len(answer["sessions"]) <= PRESENCE_SESSIONS_MAX
+    assert len(msgpack.packb(answer)) < LIMITS.max_frame
+
+
+def test_presence_with_id_0_closes_the_request_without_an_answer(bench: Bench) -> None:
+    bench.control.on_presence_expect(CONN, 0, 77, 0)
+    note = bench.plane.take()
+    assert (note["second"], note["text"]) == (77, b"")
