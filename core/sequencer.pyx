@@ -379,7 +379,7 @@ cdef void _on_history(Sequencer *sequencer, Worker *worker, RecHistory *record) 
         record.limit = 1024
     if record.bytes_max > sequencer.scratch_bytes - 256:
         record.bytes_max = sequencer.scratch_bytes - 256
-    record.bytes_max -= 64
+    record.bytes_max = record.bytes_max - 64 if record.bytes_max > 64 else 0    # a peer's number: it must not wrap
     count = _history_pick(sequencer, stream, record, picked)
     writer.p = sequencer.scratch
     writer.end = sequencer.scratch + sequencer.scratch_bytes

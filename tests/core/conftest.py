@@ -1,0 +1,47 @@
+"""Fixtures of the core's own tests: data planes in threads of the test, their other sides scripted."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.core.edge_harness import Edge
+from tests.core.router_harness import Sequencer
+
+
+@pytest.fixture
+def edges() -> Iterator[Callable[..., Edge]]:
+    """Make worker data planes with options of their own; each must stop in order at the end."""
+    made: list[Edge] = []
+
+    def make(**options: int | str | bool) -> Edge:
+        made.append(Edge(**options))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def edge(edges: Callable[..., Edge]) -> Edge:
+    """A linked worker data plane."""
+    return edges()
+
+
+@pytest.fixture
+def sequencers() -> Iterator[Callable[..., Sequencer]]:
+    """Make router data planes with options of their own; each must stop in order and leave an empty ledger."""
+    made: list[Sequencer] = []
+
+    def make(**options: int) -> Sequencer:
+        made.append(Sequencer(**options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def sequencer(sequencers: Callable[..., Sequencer]) -> Sequencer:
+    return sequencers()

@@ -1,0 +1,155 @@
+"""A router's data plane in a thread of the test; the test plays the workers over real ZeroMQ sockets."""
+
+import collections
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import zmq
+
+from core import records
+from core.ledger import Stats
+from core.router_loop import RouterLoop
+from tests.core.edge_harness import wait_for
+
+DEADLINE_S = 10.0
+EPOCH = 7
+OPTIONS = {
+    "epoch": EPOCH,
+    "history_messages": 100,
+    "history_bytes": 1 << 20,
+    "history_age_s": 300,
+    "key_window_s": 300,
+    "channels_max": 1000,
+    "spill_bytes_max": 1 << 22,
+}
+Record = dict[str, Any]
+
+
+class Worker:
+    """A scripted worker: `say` builds its next batch, `flush` sends it, `take` hands out what the router said."""
+
+    def __init__(self, context: "zmq.Context[Any]", endpoint: str, identity: str, number: int, epoch: int) -> None:
+        self.socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.setsockopt(zmq.IDENTITY, identity.encode())
+        self.socket.connect(endpoint)
+        self.say = records.BatchWriter()
+        self.number, self.epoch = number, epoch
+        self._records: collections.deque[Record] = collections.deque()
+        self._seq = 0
+
+    def flush(self) -> None:
+        self.socket.send(self.say.take())
+
+    def take(self) -> Record:
+        """The router's next record."""
+        while not self._records:
+            assert self.socket.poll(int(DEADLINE_S * 1000)), "the router says nothing"
+            self._records.extend(records.unpack(self.socket.recv()))
+        return self._records.popleft()
+
+    def expect(self, kind: int) -> Record:
+        one = self.take()
+        assert one["kind"] == kind, f"expected a record of kind {kind}, not {one}"
+        return one
+
+    def rest(self) -> list[Record]:
+        """All that the router says up to its answer to a heartbeat."""
+        self.say.link(records.LINK, self.epoch, self.number)
+        self.flush()
+        said = []
+        while (one := self.take())["kind"] != records.LINKED:
+            said.append(one)
+        assert not one["aux"]
+        return said
+
+    def link(self) -> None:
+        """Say LINK, be asked for everything, and hold nothing."""
+        self.say.link(records.LINK, self.epoch, self.number)
+        self.flush()
+        assert self.expect(records.LINKED)["aux"] == 1
+        assert self.expect(records.LINKED)["aux"] == 0
+        self.tell([])
+
+    def tell(self, channels: list[tuple[str, int, int, int]], sessions: list[tuple[bytes, int]] = []) -> None:  # noqa: B006 - never changed
+        """Say everything that this worker holds: (name, handle, epoch, offset) and (session, conn)."""
+        self.say.link(records.BEGIN, self.epoch, self.number)
+        for session, conn in sessions:
+            self.say.session(records.OPEN, session, conn)
+        for name, handle, epoch, offset in channels:
+            self.say.channel(records.SUBSCRIBE, name.encode(), handle, epoch, offset)
+        self.say.link(records.END, self.epoch, self.number)
+        self.flush()
+
+    def subscribe(self, name: str, handle: int) -> tuple[int, int]:
+        self.say.channel(records.SUBSCRIBE, name.encode(), handle)
+        self.flush()
+        one = self.expect(records.SUBSCRIBED)
+        assert one["channel"] == handle
+        return one["epoch"], one["offset"]
+
+    def publish(self, name: str, data: Any, *, key: str = "", sender: str = "alice") -> Record:
+        """Publish, and the answer; whatever else came before it stays for `take`."""
+        self._seq += 1
+        self.say.publish(self._seq, name.encode(), msgpack.packb(data), sender.encode(), key.encode())
+        self.flush()
+        kept = []
+        while (one := self.take())["kind"] != records.PUBLISHED:
+            kept.append(one)
+        self._records.extendleft(reversed(kept))
+        assert one["seq"] == self._seq
+        return one
+
+    def history(self, name: str, **options: Any) -> Any:
+        self._seq += 1
+        self.say.history(records.HISTORY, self._seq, name.encode(), **options)
+        self.flush()
+        one = self.expect(records.REPLY)
+        assert (one["seq"], one["aux"]) == (self._seq, 0)
+        return msgpack.unpackb(one["body"])
+
+
+class Sequencer:
+    """The router's data plane under test."""
+
+    def __init__(self, **options: int) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="hf-")
+        self.endpoint = f"ipc://{Path(self._folder.name) / 'router'}"
+        self.stats = Stats()
+        self.loop: RouterLoop | None = RouterLoop(self.stats, endpoint=self.endpoint, **{**OPTIONS, **options})
+        self.context: zmq.Context[Any] = zmq.Context(1)
+        self.workers: list[Worker] = []
+        self.thread = threading.Thread(target=self.loop.run, daemon=True)
+        self.thread.start()
+
+    def worker(self, number: int = 0, *, epoch: int = 1, node: str = "node", link: bool = True) -> Worker:
+        one = Worker(self.context, self.endpoint, f"{node}/{number}/{epoch}", number, epoch)
+        self.workers.append(one)
+        if link:
+            one.link()
+            wait_for(lambda: one.rest() == [], "the link")
+        return one
+
+    def counter(self, name: str) -> int:
+        return self.stats.read()["counters"][name]
+
+    def live(self, kind: str) -> int:
+        ledger = self.stats.read()["ledger"]
+        return ledger[f"{kind}_opened"] - ledger[f"{kind}_closed"]
+
+    def close(self) -> None:
+        assert self.loop is not None
+        self.loop.stop()
+        self.thread.join(DEADLINE_S)
+        assert not self.thread.is_alive(), "the router does not stop"
+        for one in self.workers:
+            one.socket.close()
+        self.context.term()
+        self.loop = None  # frees it
+        ledger = self.stats.read()["ledger"]
+        open_kinds = {k for k in ledger if k.endswith("_opened") and ledger[k] != ledger[k.replace("opened", "closed")]}
+        self._folder.cleanup()
+        assert open_kinds == set(), ledger

@@ -1,0 +1,131 @@
+"""JOIN and HELLO wait for the router, and are answered locally where the channel is known."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+import pytest
+
+from core import notes, records
+from core.codes import Code
+from tests.core import wire
+from tests.core.edge_harness import EPOCH, ERROR, FIN, JOIN, REPLY, WELCOME, Edge, wait_for
+
+
+def test_a_join_is_answered_by_subscribed_and_not_before(edge: Edge) -> None:
+    alice, bob = edge.open("alice"), edge.open("bob")
+    first = edge.ask(alice, JOIN, notes.JOIN, "group:a")
+    one = edge.router.expect(records.SUBSCRIBE)
+    second = edge.ask(bob, JOIN, notes.JOIN, "group:a")
+    wait_for(lambda: edge.live("pending") == 2, "both wait")
+    assert edge.live("membership") == 2  # each in its own channel only
+    edge.router.send(wire.subscribed(one["channel"], EPOCH, 9))
+    position = {"epoch": EPOCH, "offset": 9, "outcome": "live"}
+    assert alice.frame() == [REPLY, first, position]
+    assert bob.frame() == [REPLY, second, position]
+    assert edge.live("pending") == 0
+
+
+def test_a_second_join_is_answered_here_and_twice_is_one_membership(edge: Edge) -> None:
+    alice, bob = edge.open("alice"), edge.open("bob")
+    edge.join(alice, "group:a")
+    edge.join_known(bob, "group:a")
+    edge.join_known(bob, "group:a")
+    assert edge.live("membership") == 4
+    edge.join(bob, "group:b")  # the router heard of nothing in between
+    assert edge.counter("errors_sent") == 0
+
+
+def test_since_tells_the_outcome(edge: Edge) -> None:
+    alice = edge.open("alice")
+    edge.join(alice, "group:a", offset=5)
+    answers: list[Any] = []
+    for epoch, offset in ((EPOCH, 5), (EPOCH, 6), (EPOCH - 1, 5), (EPOCH, 4)):
+        edge.ask(alice, JOIN, notes.JOIN, "group:a", flags=1, first=epoch, second=offset)
+        answers.append(alice.frame())
+    assert [answer[2]["outcome"] for answer in answers[:3]] == ["live", "reset", "reset"]
+    # What was missed cannot be replayed by this version, and is not passed over in silence.
+    assert answers[3][:1] + answers[3][2:3] == [ERROR, Code.BAD_REQUEST]
+
+
+def test_no_more_groups_than_the_limit(edges: Callable[..., Edge]) -> None:
+    edge = edges(channels_max=2)
+    alice = edge.open("alice")
+    edge.join(alice, "group:a")
+    handle = edge.join(alice, "group:b")
+    # Looked at when the join would be done, so that joins under way cannot pass the limit together.
+    edge.ask(alice, JOIN, notes.JOIN, "group:c")
+    unwanted = edge.router.expect(records.SUBSCRIBE)["channel"]
+    edge.router.send(wire.subscribed(unwanted, EPOCH, 0))
+    assert alice.frame()[2] == Code.TOO_MANY_CHANNELS
+    assert edge.router.expect(records.UNSUBSCRIBE)["channel"] == unwanted
+    edge.join_known(alice, "group:b")
+    edge.put(notes.LEAVE, alice.conn, 5, text=b"group:b")
+    assert alice.frame() == [REPLY, 5, {}]
+    assert edge.router.expect(records.UNSUBSCRIBE)["channel"] == handle
+    edge.join(alice, "group:c")
+
+
+def test_leaving_what_was_not_joined_is_refused(edge: Edge) -> None:
+    alice = edge.open("alice")
+    for channel in (b"group:a", b"user:alice"):
+        edge.put(notes.LEAVE, alice.conn, 5, text=channel)
+        assert alice.frame()[:3] == [ERROR, 5, Code.NOT_JOINED]
+
+
+def test_hello_waits_for_its_session_and_all_its_channels(edge: Edge) -> None:
+    alice = edge.client()
+    alice.send([0, 1, {}])
+    alice.conn = edge.note(notes.FRAME)[2]
+    channels = [["user:alice"], ["group:a", EPOCH, 3], ["group:b", 1, 3]]
+    text = b"\x93\x01\x01\x81" + msgpack.packb("channels")
+    edge.put(notes.OPEN, alice.conn, 1, session=b"s" * 16, text=text, extra=msgpack.packb(channels))
+    asked = {one["name"]: one["channel"] for one in (edge.router.expect(records.SUBSCRIBE) for _ in range(3))}
+    one = edge.router.expect(records.OPEN)
+    edge.router.send(wire.opened(alice.conn, one["seq"]), wire.subscribed(asked[b"user:alice"], EPOCH, 0))
+    edge.router.send(wire.subscribed(asked[b"group:a"], EPOCH, 3))
+    wait_for(lambda: edge.live("pending") == 4, "it waits for the last")
+    assert edge.counter("entered_open") == 0
+    edge.router.send(wire.subscribed(asked[b"group:b"], EPOCH, 3))
+    kind, _, told = alice.frame()
+    assert kind == WELCOME
+    assert told["channels"] == {
+        "user:alice": [EPOCH, 0, "live"],
+        "group:a": [EPOCH, 3, "live"],
+        "group:b": [EPOCH, 3, "reset"],
+    }
+    assert (edge.live("pending"), edge.live("membership")) == (0, 3)
+
+
+def test_a_hello_that_the_router_never_answers_is_unavailable(edges: Callable[..., Edge]) -> None:
+    edge = edges(request_timeout_ms=100)
+    alice = edge.client()
+    edge.hello(alice, "alice")
+    code, _, options = alice.frame()[1:]
+    assert (code, options["class"]) == (Code.UNAVAILABLE, "resume")
+    assert options["after"] > 0
+    alice.close()
+    edge.wait_empty()
+
+
+@pytest.mark.parametrize("answered", [False, True])
+def test_a_client_that_leaves_while_it_waits_leaves_nothing_behind(edge: Edge, answered: bool) -> None:
+    alice, bob = edge.open("alice"), edge.client()
+    edge.ask(alice, JOIN, notes.JOIN, "group:a")
+    channel = edge.router.expect(records.SUBSCRIBE)["channel"]
+    one = edge.hello(bob, "bob")
+    alice.reset()
+    bob.reset()
+    wait_for(lambda: edge.live("connection") == 0, "both are gone")
+    if answered:
+        edge.router.send(wire.subscribed(channel, EPOCH, 0), wire.opened(bob.conn, one["seq"]))
+        edge.wait_empty()
+    else:
+        edge.stop()
+
+
+def test_frames_before_welcome_wait_their_turn_or_are_refused(edge: Edge) -> None:
+    alice = edge.client()
+    edge.hello(alice, "alice")
+    alice.send([JOIN, 2, "group:a"])
+    assert alice.frame()[:2] == [FIN, Code.BAD_FRAME]

@@ -1,0 +1,187 @@
+"""The worker's link: positions and gaps, silence, overdue requests, and resynchronisation with everything it holds."""
+
+from collections.abc import Callable
+
+import msgpack
+import pytest
+
+from core import notes, records
+from core.codes import Code
+from tests.core import wire
+from tests.core.edge_harness import EPOCH, ERROR, EVENT, FIN, PUBLISH, REPLY, Edge, frame_of, wait_for
+
+
+def test_messages_between_arrive_once_and_in_order(edge: Edge) -> None:
+    alice = edge.open("alice")
+    handle = edge.join(alice, "group:a", offset=4)
+    said = [wire.message(handle, EPOCH, offset, frame_of("group:a", offset, offset)) for offset in range(5, 25)]
+    edge.router.send(*said[:10])
+    edge.router.send(*said[5:15])  # some again, as after a lost answer
+    edge.router.send(*said[15:])
+    assert [frame[2] for frame in alice.frames(20)] == list(range(5, 25))
+    assert edge.counter("gaps") == 0
+    number = alice.request(PUBLISH, "group:a", "x")
+    one = edge.router.expect(records.PUBLISH)
+    edge.router.send(wire.published(one["seq"], EPOCH, 25))
+    assert alice.frame() == [REPLY, number, {"epoch": EPOCH, "offset": 25}]  # nothing came twice in between
+
+
+def test_a_jump_in_the_offsets_is_told_exactly_before_the_message(edge: Edge) -> None:
+    alice, bob = edge.open("alice"), edge.open("bob")
+    handle = edge.join(alice, "group:a", offset=10)
+    edge.join_known(bob, "group:a")
+    edge.router.send(wire.message(handle, EPOCH, 14, frame_of("group:a", 14, "x")))
+    for client in (alice, bob):
+        assert client.frame() == [EVENT, "group:a", "gap", {"from": 11, "to": 13, "reason": "router_lost"}]
+        assert client.frame()[2] == 14
+    assert edge.counter("gaps") == 1
+
+
+def test_a_message_of_a_channel_that_is_gone_reaches_nobody(edge: Edge) -> None:
+    alice = edge.open("alice")
+    handle = edge.join(alice, "group:a")
+    edge.put(notes.LEAVE, alice.conn, 5, text=b"group:a")
+    assert alice.frame() == [REPLY, 5, {}]
+    assert edge.router.expect(records.UNSUBSCRIBE)["channel"] == handle
+    edge.join(alice, "group:b")
+    edge.router.send(wire.message(handle, EPOCH, 1, frame_of("group:a", 1, "late")))
+    edge.router.send(wire.message(0, EPOCH, 1, frame_of("global:x", 1, "all"), everybody=True))
+    assert alice.frame()[1] == "global:x"
+
+
+def test_a_publish_carries_everything_to_the_router_and_the_position_back(edge: Edge) -> None:
+    alice = edge.open("alice")
+    edge.join(alice, "group:a")
+    number = alice.request(PUBLISH, "group:a", {"n": 1}, {"key": "k-1"})
+    one = edge.router.expect(records.PUBLISH)
+    assert (one["name"], one["key"], one["sender"]) == (b"group:a", b"k-1", b"alice")
+    assert msgpack.unpackb(one["data"]) == {"n": 1}
+    edge.router.send(wire.published(one["seq"], EPOCH, 77))
+    assert alice.frame() == [REPLY, number, {"epoch": EPOCH, "offset": 77}]
+    number = alice.request(PUBLISH, "group:a", 2)
+    one = edge.router.expect(records.PUBLISH)
+    edge.router.send(wire.published(one["seq"], 0, 0, Code.OVERLOADED), wire.published(one["seq"], EPOCH, 78))
+    answer = alice.frame()
+    assert answer[:3] == [ERROR, number, Code.OVERLOADED]
+    assert answer[4]["retry_after"] > 0
+    alice.send([PUBLISH, 0, "group:a", "no answer wanted"])
+    assert edge.router.expect(records.PUBLISH)["seq"] == 0
+
+
+def test_without_the_router_a_publish_is_refused_with_a_time_to_come_back(edges: Callable[..., Edge]) -> None:
+    edge = edges(link=False)
+    alice = edge.open("alice")
+    number = alice.request(PUBLISH, "user:bob", "x")
+    code, _, options = alice.frame()[2:]
+    assert (code, options["retry_after"] > 0) == (Code.UNAVAILABLE, True)
+    edge.link(EPOCH)
+    alice.send([PUBLISH, number, "user:bob", "x"])
+    assert edge.router.expect(records.PUBLISH)["name"] == b"user:bob"
+
+
+@pytest.mark.slow
+def test_a_silent_router_is_away_and_heard_again_it_is_back(edge: Edge) -> None:
+    alice = edge.open("alice")
+    wait_for(lambda: edge.stats.read()["gauges"]["linked"] == 0, "the silence is noticed")
+    alice.request(PUBLISH, "user:bob", "x")
+    assert alice.frame()[2] == Code.UNAVAILABLE
+    edge.router.send(wire.linked(EPOCH, ask=False))
+    wait_for(lambda: edge.stats.read()["gauges"]["linked"] == 1, "the router is back")
+    alice.request(PUBLISH, "user:bob", "x")
+    edge.router.expect(records.PUBLISH)
+
+
+def test_overdue_requests_are_unavailable(edges: Callable[..., Edge]) -> None:
+    edge = edges(request_timeout_ms=100)
+    alice = edge.open("alice")
+    edge.join(alice, "group:a")
+    publish = alice.request(PUBLISH, "group:a", 1)
+    join = edge.ask(alice, 6, notes.JOIN, "group:b")
+    history = edge.ask(alice, 11, notes.HISTORY, "group:a", first=10)
+    answers = {frame[1]: frame for frame in alice.frames(3)}
+    assert {number: frame[2] for number, frame in answers.items()} == dict.fromkeys(
+        (publish, join, history), Code.UNAVAILABLE
+    )
+    assert all(frame[4]["retry_after"] > 0 for frame in answers.values())
+    late = edge.router.expect(records.PUBLISH)["seq"]
+    assert edge.live("request") == edge.live("pending") == 0
+    edge.router.send(wire.published(late, EPOCH, 9))
+    edge.router.send(wire.message(0, EPOCH, 1, frame_of("global:x", 1, "all"), everybody=True))
+    assert alice.frame()[1] == "global:x"  # the late answer is nobody's
+
+
+def test_a_new_router_is_told_everything_with_the_last_positions(edge: Edge) -> None:
+    alice, bob = edge.open("alice"), edge.open("bob")
+    handle = edge.join(alice, "group:a", offset=3)
+    edge.router.send(wire.message(handle, EPOCH, 4, frame_of("group:a", 4, "x")))
+    alice.frame()
+    said = edge.link(EPOCH + 1)
+    sessions = {(one["session"], one["conn"]) for one in said if one["kind"] == records.OPEN}
+    assert sessions == {(client.session, client.conn) for client in (alice, bob)}
+    held = {one["name"]: (one["epoch"], one["offset"]) for one in said if one["kind"] == records.SUBSCRIBE}
+    assert held == {b"user:alice": (EPOCH, 0), b"user:bob": (EPOCH, 0), b"group:a": (EPOCH, 4)}
+    assert len(said) == 5
+    assert edge.counter("router_links") == 2
+    # The new router goes on behind what was seen; what it knows beyond was missed here.
+    edge.router.send(wire.subscribed(handle, EPOCH + 1, 6))
+    assert alice.frame() == [EVENT, "group:a", "gap", {"from": 5, "to": 6, "reason": "router_lost"}]
+    edge.router.send(wire.message(handle, EPOCH + 1, 7, frame_of("group:a", 7, "y")))
+    assert alice.frame()[2] == 7
+
+
+def test_what_was_under_way_is_unavailable_but_joins_are_asked_again(edge: Edge) -> None:
+    alice = edge.open("alice")
+    publish = alice.request(PUBLISH, "user:bob", 1)
+    edge.router.expect(records.PUBLISH)
+    join = edge.ask(alice, 6, notes.JOIN, "group:a")
+    edge.router.expect(records.SUBSCRIBE)
+    waiting = edge.client()
+    waiting.conn = edge.hello(waiting, "carol")["conn"]
+    said = edge.link(EPOCH + 1)
+    frame = alice.frame()
+    assert frame[:3] == [ERROR, publish, Code.UNAVAILABLE]
+    opens = {one["conn"]: one["seq"] for one in said if one["kind"] == records.OPEN}
+    assert set(opens) == {alice.conn, waiting.conn}
+    assert opens[alice.conn] == 0
+    (group,) = (one for one in said if one.get("name") == b"group:a")
+    edge.router.send(wire.subscribed(group["channel"], EPOCH + 1, 0), wire.opened(waiting.conn, opens[waiting.conn]))
+    assert alice.frame()[:2] == [REPLY, join]
+    assert waiting.frame()[0] == 1
+
+
+def test_an_evicted_session_ends_and_gets_nothing_more(edge: Edge) -> None:
+    alice = edge.open("alice")
+    handle = edge.join(alice, "group:a")
+    said = [wire.message(handle, EPOCH, offset, frame_of("group:a", offset, "x")) for offset in (1, 2)]
+    edge.router.send(said[0], wire.evict(alice.conn), said[1])
+    assert alice.frame()[2] == 1
+    assert alice.frame()[:2] == [FIN, Code.RESUMED_ELSEWHERE]
+    alice.send([15])
+    assert alice.frame() is None
+
+
+def test_history_and_presence_pass_the_numbers_on(edge: Edge) -> None:
+    alice = edge.open("alice")
+    handle = edge.join(alice, "group:a")
+    number = edge.ask(alice, 11, notes.HISTORY, "group:a", flags=3, first=10, second=EPOCH, third=6)
+    one = edge.router.expect(records.HISTORY)
+    assert (one["name"], one["limit"], one["reverse"], one["since"]) == (b"group:a", 10, 1, (EPOCH, 6))
+    edge.router.send(wire.reply(one["seq"], msgpack.packb({"offset": 9})))
+    assert alice.frame() == [REPLY, number, {"offset": 9}]
+    number = edge.ask(alice, 12, notes.PRESENCE, "group:a")
+    seq = edge.router.expect(records.PRESENCE)["seq"]
+    edge.router.send(
+        wire.presence(records.PRESENCE_EXPECT, seq, count=1), wire.presence(records.PRESENCE_ASK, seq, channel=handle)
+    )
+    assert edge.note(notes.PRESENCE_EXPECT)[3:6] == (number, 1, seq)
+    part = edge.router.expect(records.PRESENCE_PART)
+    assert (part["seq"], part["count"]) == (seq, 1)
+    assert msgpack.unpackb(part["body"]) == [alice.session.hex(), "alice"]
+    edge.put(notes.SEND, alice.conn, second=seq, text=msgpack.packb([REPLY, number, {"count": 1}]))
+    assert alice.frame() == [REPLY, number, {"count": 1}]
+
+
+@pytest.mark.parametrize("junk", [b"", b"x", b"\xff" * 64, wire.linked(1, ask=False)[:-8], b"\0" * 32])
+def test_bytes_that_are_no_batch_are_survived(edge: Edge, junk: bytes) -> None:
+    edge.router.send(junk)
+    edge.open("alice")

@@ -1,0 +1,307 @@
+"""The sequencer through its real socket: positions, routes, keys, sessions, history, and workers that come and go."""
+
+import random
+from collections.abc import Callable
+
+import msgpack
+import pytest
+
+from core import records
+from core.codes import Code
+from tests.core.edge_harness import wait_for
+from tests.core.router_harness import EPOCH, Sequencer, Worker
+
+SESSION = b"s" * 16
+
+
+def messages(said: list[dict[str, object]]) -> list[tuple[object, object, object]]:
+    """(handle, epoch, offset) of the messages among what the router said."""
+    return [(one["channel"], one["epoch"], one["offset"]) for one in said if one["kind"] == records.MESSAGE]
+
+
+def test_positions_have_no_gap_in_any_channel(sequencer: Sequencer) -> None:
+    workers = [sequencer.worker(number) for number in range(3)]
+    for worker in workers:
+        assert worker.subscribe("group:a", 11) == (EPOCH, 0)
+    order = random.Random(3)
+    expected = {f"group:{name}": 0 for name in "abc"}
+    for number in range(200):
+        channel = order.choice(sorted(expected))
+        expected[channel] += 1
+        answer = order.choice(workers).publish(channel, number)
+        assert (answer["aux"], answer["epoch"], answer["offset"]) == (0, EPOCH, expected[channel])
+    heard = [messages(worker.rest()) for worker in workers]
+    assert heard == [[(11, EPOCH, offset) for offset in range(1, expected["group:a"] + 1)]] * 3
+
+
+def test_a_message_reaches_each_worker_with_members_once_and_no_other(sequencer: Sequencer) -> None:
+    one, two, stranger = (sequencer.worker(number) for number in range(3))
+    one.subscribe("group:a", 1)
+    two.subscribe("group:a", 2)
+    stranger.subscribe("group:b", 3)
+    stranger.publish("group:a", {"text": "hello"}, sender="bob")
+    (told,) = one.rest()
+    channel, offset, data, about = msgpack.unpackb(told["body"])[1:]
+    assert (channel, offset, data, about["from"], about["epoch"]) == ("group:a", 1, {"text": "hello"}, "bob", EPOCH)
+    assert messages(two.rest()) == [(2, EPOCH, 1)]
+    assert stranger.rest() == []
+    assert sequencer.counter("messages_routed") == 2
+    two.say.channel(records.UNSUBSCRIBE, b"group:a", 2)
+    assert two.rest() == []
+    one.publish("group:a", 2)
+    assert two.rest() == []
+
+
+def test_an_unsubscription_under_an_older_handle_leaves_the_newer_subscription(sequencer: Sequencer) -> None:
+    worker = sequencer.worker()
+    worker.subscribe("group:a", 1)
+    worker.subscribe("group:a", 2)
+    worker.say.channel(records.UNSUBSCRIBE, b"group:a", 1)
+    worker.publish("group:a", "x")
+    assert messages(worker.rest()) == [(2, EPOCH, 1)]
+
+
+def test_a_global_message_reaches_the_workers_that_have_sessions(sequencer: Sequencer) -> None:
+    with_session, without = sequencer.worker(0), sequencer.worker(1)
+    with_session.say.session(records.OPEN, SESSION, 5, 1)
+    assert [one["kind"] for one in with_session.rest()] == [records.OPENED]
+    without.publish("global:news", "all")
+    (told,) = with_session.rest()
+    assert (told["aux"], told["channel"], told["offset"]) == (1, 0, 1)
+    assert without.rest() == []
+
+
+def test_a_repeated_key_returns_the_first_position_and_delivers_nothing_twice(sequencer: Sequencer) -> None:
+    worker, other = sequencer.worker(0), sequencer.worker(1)
+    worker.subscribe("group:a", 1)
+    first = worker.publish("group:a", "x", key="k")
+    worker.publish("group:a", "y")
+    again = other.publish("group:a", "x", key="k")
+    assert (again["aux"], again["epoch"], again["offset"]) == (0, first["epoch"], first["offset"]) == (0, EPOCH, 1)
+    assert worker.publish("group:a", "x", key="k", sender="bob")["offset"] == 3
+    assert worker.publish("group:b", "x", key="k")["offset"] == 1
+    assert messages(worker.rest()) == [(1, EPOCH, 1), (1, EPOCH, 2), (1, EPOCH, 3)]
+    assert sequencer.counter("repeated_keys") == 1
+
+
+def offsets(answer: dict[str, list[list[object]]]) -> list[object]:
+    return [message[0] for message in answer["messages"]]
+
+
+def test_history_since_limit_and_reverse(sequencers: Callable[..., Sequencer]) -> None:
+    worker = sequencers(history_messages=8).worker()
+    assert worker.history("group:a") == {"messages": [], "epoch": EPOCH, "offset": 0}
+    for number in range(1, 13):
+        worker.publish("group:a", number)
+    answer = worker.history("group:a")
+    assert (answer["epoch"], answer["offset"]) == (EPOCH, 12)
+    assert offsets(answer) == list(range(5, 13))
+    assert [message[1] for message in answer["messages"]] == list(range(5, 13))
+    assert offsets(worker.history("group:a", limit=3)) == [5, 6, 7]
+    assert offsets(worker.history("group:a", limit=3, reverse=True)) == [12, 11, 10]
+    assert offsets(worker.history("group:a", limit=3, since=(EPOCH, 8))) == [9, 10, 11]
+    assert offsets(worker.history("group:a", limit=3, since=(EPOCH, 8), reverse=True)) == [7, 6, 5]
+    assert offsets(worker.history("group:a", since=(EPOCH, 12))) == []
+    assert offsets(worker.history("group:a", limit=0)) == []
+
+
+def test_history_holds_whole_messages_within_the_bytes_asked_for(sequencer: Sequencer) -> None:
+    worker = sequencer.worker()
+    for number in range(20):
+        worker.publish("group:a", str(number) * 400)
+    for bytes_max in (100, 500, 1500, 5000, 65_536):
+        worker.say.history(records.HISTORY, 900, b"group:a", bytes_max=bytes_max)
+        worker.flush()
+        body = worker.expect(records.REPLY)["body"]
+        assert len(body) <= bytes_max
+        found = offsets(msgpack.unpackb(body))
+        assert found == list(range(1, len(found) + 1))
+        assert len(found) >= min(20, (bytes_max - 100) // 1000)
+
+
+@pytest.mark.parametrize("bytes_max", [0, 1, 63])
+def test_history_within_no_bytes_is_empty(sequencer: Sequencer, bytes_max: int) -> None:
+    worker = sequencer.worker()
+    worker.publish("group:a", "x" * 1000)
+    assert offsets(worker.history("group:a", bytes_max=bytes_max)) == []
+
+
+def test_a_claim_evicts_the_former_owner_before_it_is_answered(sequencer: Sequencer) -> None:
+    one, two = sequencer.worker(0), sequencer.worker(1)
+    one.say.session(records.OPEN, SESSION, 41, 9)
+    (opened,) = one.rest()
+    assert (opened["kind"], opened["aux"], opened["conn"], opened["seq"]) == (records.OPENED, 0, 41, 9)
+    two.say.session(records.OPEN, SESSION, 42, 10)
+    (opened,) = two.rest()
+    assert (opened["kind"], opened["aux"], opened["seq"]) == (records.OPENED, 1, 10)
+    (evicted,) = one.rest()
+    assert (evicted["kind"], evicted["conn"], evicted["session"]) == (records.EVICT, 41, SESSION)
+    # The former owner's CLOSE comes late and must not end the new claim.
+    one.say.session(records.CLOSE, SESSION, 41)
+    one.rest()
+    assert sequencer.live("session") == 1
+    two.say.session(records.CLOSE, SESSION, 42)
+    two.rest()
+    assert sequencer.live("session") == 0
+
+
+def test_another_connection_of_the_same_worker_evicts_as_well(sequencer: Sequencer) -> None:
+    worker = sequencer.worker()
+    for conn in (1, 2, 2):  # the last repeats a claim, as a resynchronisation does
+        worker.say.session(records.OPEN, SESSION, conn, conn)
+    kinds = [(one["kind"], one["conn"]) for one in worker.rest()]
+    assert kinds == [
+        (records.OPENED, 1),
+        (records.EVICT, 1),
+        (records.OPENED, 2),
+        (records.OPENED, 2),
+    ]
+    assert sequencer.live("session") == 1
+
+
+def test_an_unlinked_worker_is_refused_and_asked_to_resynchronise_exactly_once(sequencer: Sequencer) -> None:
+    worker = sequencer.worker(link=False)
+    for _ in range(3):
+        worker.say.publish(1, b"group:a", b"\x01", b"alice")
+        worker.say.channel(records.SUBSCRIBE, b"group:a", 1)
+        worker.flush()
+    assert worker.expect(records.LINKED)["aux"] == 1
+    said = worker.rest()
+    assert [(one["kind"], one["aux"]) for one in said] == [(records.PUBLISHED, Code.UNAVAILABLE)] * 3
+    assert sequencer.live("channel") == 0
+
+
+def asked(worker: Worker) -> int:
+    """How often the router asks for everything until it has answered two heartbeats."""
+    found, answers = 0, 0
+    for _ in range(2):
+        worker.say.link(records.LINK, worker.epoch, worker.number)
+        worker.flush()
+    while answers < 2:
+        one = worker.expect(records.LINKED)
+        found, answers = found + one["aux"], answers + (not one["aux"])
+    return found
+
+
+def test_the_question_is_not_repeated_with_each_heartbeat(sequencer: Sequencer) -> None:
+    worker = sequencer.worker(link=False)
+    assert asked(worker) == 1
+    assert asked(worker) == 0
+    worker.tell([])
+    assert asked(worker) == 0
+
+
+def test_positions_go_on_under_a_new_epoch_behind_what_workers_saw(sequencer: Sequencer) -> None:
+    one, two = sequencer.worker(0, link=False), sequencer.worker(1, link=False)
+    assert asked(one) == asked(two) == 1
+    one.tell([("group:a", 1, EPOCH - 1, 10), ("group:b", 2, 0, 0)], [(SESSION, 4)])
+    two.tell([("group:a", 3, EPOCH - 1, 8)])
+    positions = {said["channel"]: (said["epoch"], said["offset"]) for said in one.rest()}
+    assert positions == {1: (EPOCH, 10), 2: (EPOCH, 0)}
+    assert [(said["epoch"], said["offset"]) for said in two.rest()] == [(EPOCH, 10)]
+    answer = two.publish("group:a", "next")
+    assert (answer["epoch"], answer["offset"]) == (EPOCH, 11)
+    assert messages(one.rest()) == [(1, EPOCH, 11)]
+    assert sequencer.live("session") == 1
+
+
+def test_a_resynchronisation_replaces_what_was_known_of_the_worker(sequencer: Sequencer) -> None:
+    worker = sequencer.worker()
+    worker.subscribe("group:a", 1)
+    worker.say.session(records.OPEN, SESSION, 4)
+    worker.tell([("group:b", 2, 0, 0)])
+    worker.rest()
+    assert (sequencer.live("session"), sequencer.live("subscription")) == (0, 1)
+    worker.publish("group:a", 1)
+    assert worker.rest() == []
+
+
+def test_a_newer_start_of_the_same_worker_replaces_the_older(sequencer: Sequencer) -> None:
+    old, other, elsewhere = sequencer.worker(1, epoch=5), sequencer.worker(2, epoch=5), sequencer.worker(1, node="b")
+    for handle, worker in enumerate((old, other, elsewhere), 1):
+        worker.subscribe("group:a", handle)
+    new = sequencer.worker(1, epoch=6)
+    assert sequencer.counter("workers_lost") == 1
+    new.subscribe("group:a", 9)
+    new.publish("group:a", "x")
+    for worker, handle in ((other, 2), (elsewhere, 3), (new, 9)):
+        assert messages(worker.rest()) == [(handle, EPOCH, 1)]
+    assert asked(old) == 1
+
+
+def test_a_worker_that_says_bye_is_forgotten(sequencer: Sequencer) -> None:
+    worker = sequencer.worker()
+    worker.subscribe("group:a", 1)
+    worker.say.session(records.OPEN, SESSION, 4)
+    worker.say.link(records.BYE, 1, 0)
+    worker.flush()
+    wait_for(lambda: sequencer.counter("workers_lost") == 1, "the worker is forgotten")
+    assert sequencer.live("session") == sequencer.live("subscription") == sequencer.live("channel") == 0
+    assert sequencer.stats.read()["gauges"]["linked"] == 0
+
+
+def test_a_worker_whose_socket_is_gone_is_given_up_at_the_next_message(sequencer: Sequencer) -> None:
+    gone, publisher = sequencer.worker(0), sequencer.worker(1)
+    gone.subscribe("group:a", 1)
+    gone.socket.close()
+
+    def given_up() -> bool:
+        publisher.publish("group:a", "x")
+        return sequencer.counter("workers_lost") == 1
+
+    wait_for(given_up, "the worker is given up")
+    assert sequencer.live("subscription") == 0
+
+
+def test_a_worker_that_takes_too_little_is_given_up(sequencers: Callable[..., Sequencer]) -> None:
+    """One batch passes the bound: it must not be cut, so the worker goes and will be asked for everything."""
+    sequencer = sequencers(spill_bytes_max=10_000)
+    slow, publisher = sequencer.worker(0), sequencer.worker(1)
+    slow.subscribe("group:a", 1)
+    for _ in range(20):
+        publisher.say.publish(0, b"group:a", msgpack.packb("x" * 1000), b"alice")
+    publisher.flush()
+    wait_for(lambda: sequencer.counter("workers_lost") == 1, "the worker is given up")
+    assert asked(slow) == 1
+
+
+@pytest.mark.slow
+def test_a_silent_worker_is_given_up(sequencer: Sequencer) -> None:
+    """A living socket whose owner says nothing for 15 s."""
+    silent, other = sequencer.worker(0), sequencer.worker(1)
+    silent.subscribe("group:a", 1)
+
+    def given_up() -> bool:
+        other.rest()
+        return sequencer.counter("workers_lost") == 1
+
+    for _ in range(2):  # longer than one deadline
+        try:
+            wait_for(given_up, "the worker is given up")
+            break
+        except AssertionError:
+            continue
+    assert sequencer.counter("workers_lost") == 1
+    assert sequencer.live("subscription") == 0
+
+
+def test_no_more_channels_than_the_bound(sequencers: Callable[..., Sequencer]) -> None:
+    worker = sequencers(channels_max=2).worker()
+    assert [worker.publish(f"group:{number}", 1)["aux"] for number in range(3)] == [0, 0, Code.OVERLOADED]
+
+
+def test_presence_asks_each_worker_with_members_and_passes_their_parts_on(sequencer: Sequencer) -> None:
+    asker, one, two = (sequencer.worker(number) for number in range(3))
+    one.subscribe("group:a", 11)
+    two.subscribe("group:a", 22)
+    asker.say.history(records.PRESENCE, 5, b"group:a")
+    (expect,) = asker.rest()
+    assert (expect["kind"], expect["seq"], expect["count"]) == (records.PRESENCE_EXPECT, 5, 2)
+    questions = [worker.rest()[0] for worker in (one, two)]
+    assert [(said["kind"], said["channel"], said["seq"]) for said in questions] == [
+        (records.PRESENCE_ASK, 11, 5),
+        (records.PRESENCE_ASK, 22, 5),
+    ]
+    asker.say.history(records.PRESENCE, 6, b"group:nobody")
+    (expect,) = asker.rest()
+    assert (expect["seq"], expect["count"]) == (6, 0)

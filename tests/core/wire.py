@@ -1,0 +1,91 @@
+"""Both sides of the bus for scripted peers, written from core/records.pxd with `struct` alone.
+
+What the router says is built here, what a worker says is taken apart; so the records' layout is held to a second
+implementation as well.
+"""
+
+import struct
+from typing import Any
+
+from core import records
+
+_LINK, _CHANNEL, _SESSION = struct.Struct("=QII"), struct.Struct("=QQQ"), struct.Struct("=Q16sII")
+_PUBLISH, _HISTORY, _BODY = struct.Struct("=IIHHI"), struct.Struct("=IIHHIQQ"), struct.Struct("=IIQII")
+_PUBLISHED, _MESSAGE, _HEAD = struct.Struct("=IIQQ"), struct.Struct("=QQQII"), struct.Struct("=IHH")
+Record = dict[str, Any]
+
+
+def record(kind: int, aux: int, fixed: bytes, variable: bytes = b"") -> bytes:
+    size = (8 + len(fixed) + len(variable) + 7) & ~7
+    return (_HEAD.pack(size, kind, aux) + fixed + variable).ljust(size, b"\0")
+
+
+def linked(epoch: int, *, ask: bool) -> bytes:
+    return record(records.LINKED, int(ask), _LINK.pack(epoch, 1, 0))
+
+
+def subscribed(channel: int, epoch: int, offset: int) -> bytes:
+    return record(records.SUBSCRIBED, 0, _CHANNEL.pack(channel, epoch, offset))
+
+
+def opened(conn: int, seq: int) -> bytes:
+    return record(records.OPENED, 0, _SESSION.pack(conn, bytes(16), seq, 0))
+
+
+def evict(conn: int) -> bytes:
+    return record(records.EVICT, 0, _SESSION.pack(conn, bytes(16), 0, 0))
+
+
+def published(seq: int, epoch: int, offset: int, code: int = 0) -> bytes:
+    return record(records.PUBLISHED, code, _PUBLISHED.pack(seq, 0, epoch, offset))
+
+
+def reply(seq: int, body: bytes, code: int = 0) -> bytes:
+    return record(records.REPLY, code, _BODY.pack(seq, len(body), 0, 0, 0), body)
+
+
+def presence(kind: int, seq: int, *, channel: int = 0, count: int = 0, body: bytes = b"") -> bytes:
+    return record(kind, 0, _BODY.pack(seq, len(body), channel, 0, count), body)
+
+
+def message(channel: int, epoch: int, offset: int, body: bytes, *, everybody: bool = False) -> bytes:
+    return record(records.MESSAGE, int(everybody), _MESSAGE.pack(channel, epoch, offset, len(body), 0), body)
+
+
+def _fields(kind: int, aux: int, data: bytes) -> Record:
+    if kind in (records.LINK, records.BEGIN, records.END, records.BYE):
+        epoch, version, worker = _LINK.unpack_from(data)
+        return {"epoch": epoch, "version": version, "worker": worker}
+    if kind in (records.SUBSCRIBE, records.UNSUBSCRIBE):
+        channel, epoch, offset = _CHANNEL.unpack_from(data)
+        return {"channel": channel, "epoch": epoch, "offset": offset, "name": data[_CHANNEL.size :][:aux]}
+    if kind in (records.OPEN, records.CLOSE):
+        conn, session, seq, _ = _SESSION.unpack_from(data)
+        return {"conn": conn, "session": session, "seq": seq}
+    if kind == records.PUBLISH:
+        seq, data_size, key_size, sender_size, _ = _PUBLISH.unpack_from(data)
+        parts, place = [], _PUBLISH.size
+        for size in (aux, key_size, sender_size, data_size):
+            parts.append(data[place : place + size])
+            place += size
+        return {"seq": seq, "name": parts[0], "key": parts[1], "sender": parts[2], "data": parts[3]}
+    if kind in (records.HISTORY, records.PRESENCE):
+        seq, limit, reverse, has_since, bytes_max, epoch, offset = _HISTORY.unpack_from(data)
+        since = (epoch, offset) if has_since else None
+        asked = {"seq": seq, "limit": limit, "reverse": reverse, "since": since, "bytes_max": bytes_max}
+        return {**asked, "name": data[_HISTORY.size :][:aux]}
+    assert kind == records.PRESENCE_PART, f"a worker says no record of kind {kind}"
+    seq, size, _, origin, count = _BODY.unpack_from(data)
+    return {"seq": seq, "origin": origin, "count": count, "body": data[_BODY.size :][:size]}
+
+
+def unpack(batch: bytes) -> list[Record]:
+    """The records of a worker's batch."""
+    found, place = [], 0
+    while place < len(batch):
+        size, kind, aux = _HEAD.unpack_from(batch, place)
+        assert size % 8 == 0, "records are multiples of 8 bytes"
+        found.append({"kind": kind, "aux": aux, **_fields(kind, aux, batch[place + 8 : place + size])})
+        place += size
+    assert place == len(batch)
+    return found
