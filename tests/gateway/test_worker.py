@@ -1,0 +1,186 @@
+"""The worker as a process of its own, with and without a router behind it."""
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import msgspec
+import pytest
+
+from gateway.config import WorkerConfig
+from gateway.worker import EXIT_CONFIG, listen
+from router.config import RouterConfig
+from tests.conftest import free_ports, wait_until
+
+DEADLINE_S = 20.0
+UNAVAILABLE, DRAINING = 5, 1
+Start = Callable[..., tuple["subprocess.Popen[bytes]", int]]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start `python -m MODULE` with a configuration; gives the process and the end of its ready pipe."""
+    started: list[subprocess.Popen[bytes]] = []
+    pipes: list[int] = []
+
+    def begin(module: str, make: Callable[[int], msgspec.Struct]) -> tuple["subprocess.Popen[bytes]", int]:
+        reading, writing = os.pipe()
+        pipes.append(reading)
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=[writing],
+        )
+        os.close(writing)
+        started.append(process)
+        assert process.stdin is not None
+        process.stdin.write(msgspec.json.encode(make(writing)))
+        process.stdin.close()
+        return process, reading
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.wait(DEADLINE_S)
+        assert process.stdout is not None
+        process.stdout.close()
+    for pipe in pipes:
+        os.close(pipe)
+
+
+def worker_part(folder: Path, ports: list[int], **options: Any) -> Callable[[int], WorkerConfig]:
+    def make(ready_fd: int) -> WorkerConfig:
+        given: dict[str, Any] = {"request_timeout_ms": 200, "drain_ms": 2_000, **options}
+        return WorkerConfig(
+            node="n",
+            index=0,
+            epoch=1,
+            host="127.0.0.1",
+            port=ports[0],
+            ws_port=ports[1],
+            router_endpoint=f"ipc://{folder}/router.sock",
+            secret=None,
+            connections_max=100,
+            handshakes_max=100,
+            ready_fd=ready_fd,
+            **given,
+        )
+
+    return make
+
+
+def router_part(folder: Path) -> Callable[[int], RouterConfig]:
+    return lambda ready_fd: RouterConfig(node="n", endpoint=f"ipc://{folder}/router.sock", epoch=2, ready_fd=ready_fd)
+
+
+def is_ready(pipe: int, deadline_s: float = DEADLINE_S) -> bool:
+    return bool(select.select([pipe], [], [], deadline_s)[0]) and os.read(pipe, 100) == b"ready\n"
+
+
+def dial(port: int) -> socket.socket:
+    """Connect, as soon as somebody listens, and say HELLO."""
+    connection = wait_until(lambda: _connected(port), f"somebody listens on {port}", DEADLINE_S)
+    assert isinstance(connection, socket.socket)
+    body = msgpack.packb([0, 1, {"v": 1, "user": "alice"}])
+    connection.sendall(len(body).to_bytes(4, "big") + body)
+    return connection
+
+
+def _connected(port: int) -> socket.socket | None:
+    try:
+        return socket.create_connection(("127.0.0.1", port), DEADLINE_S)
+    except ConnectionRefusedError:
+        return None
+
+
+def read_frame(connection: socket.socket) -> list[Any]:
+    with connection.makefile("rb") as stream:
+        frame: list[Any] = msgpack.unpackb(stream.read(int.from_bytes(stream.read(4), "big")))
+    return frame
+
+
+def test_listeners_of_one_gateway_share_a_port_and_others_are_refused() -> None:
+    (port,) = free_ports(1)
+    with listen("127.0.0.1", port, 16), listen("127.0.0.1", port, 16):
+        pass
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{taken}"):
+            listen("127.0.0.1", taken, 16)
+
+
+def test_what_is_accepted_sends_small_frames_at_once() -> None:
+    (port,) = free_ports(1)
+    with listen("127.0.0.1", port, 16) as listener, socket.create_connection(("127.0.0.1", port), DEADLINE_S):
+        assert select.select([listener], [], [], DEADLINE_S)[0]
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_a_port_that_is_taken_ends_it_with_a_word_and_the_code_that_means_so(start: Start, tmp_path: Path) -> None:
+    for place in (0, 1):
+        ports = free_ports(2)
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", ports[place]))
+            other.listen()
+            process, pipe = start("gateway.worker", worker_part(tmp_path, ports))
+            assert process.wait(DEADLINE_S) == EXIT_CONFIG
+            assert not is_ready(pipe)
+            assert process.stdout is not None
+            said = process.stdout.read().decode()
+            assert f"cannot listen on 127.0.0.1:{ports[place]}" in said
+            assert "Traceback" not in said
+
+
+def test_without_a_router_it_is_not_ready_and_says_unavailable(start: Start, tmp_path: Path) -> None:
+    ports = free_ports(2)
+    process, pipe = start("gateway.worker", worker_part(tmp_path, ports))
+    with dial(ports[0]) as connection:
+        kind, code, reason, options = read_frame(connection)
+        assert (kind, code, options["class"]) == (14, UNAVAILABLE, "resume")
+        assert reason
+        assert options["after"] > 0
+    assert not select.select([pipe], [], [], 0)[0]
+    process.terminate()
+    assert process.wait(DEADLINE_S) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_with_a_router_it_serves_and_drains_at_the_signal(start: Start, tmp_path: Path, number: signal.Signals) -> None:
+    ports = free_ports(2)
+    worker, pipe = start("gateway.worker", worker_part(tmp_path, ports))
+    _, router_pipe = start("router.process", router_part(tmp_path))
+    assert is_ready(router_pipe)
+    assert is_ready(pipe)
+    with dial(ports[0]) as connection:
+        assert read_frame(connection)[0] == 1
+        worker.send_signal(number)
+        kind, code, _, options = read_frame(connection)
+        assert (kind, code, options["class"]) == (14, DRAINING, "resume")
+        assert 0 <= options["after"] < 2_000
+    assert worker.wait(DEADLINE_S) == 0
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", ports[0]), DEADLINE_S)
+
+
+def test_a_client_that_does_not_answer_its_fin_does_not_hold_up_the_end(start: Start, tmp_path: Path) -> None:
+    ports = free_ports(2)
+    worker, pipe = start("gateway.worker", worker_part(tmp_path, ports, drain_ms=500))
+    start("router.process", router_part(tmp_path))
+    assert is_ready(pipe)
+    with dial(ports[0]) as connection:
+        assert read_frame(connection)[0] == 1
+        worker.terminate()
+        assert worker.wait(DEADLINE_S) == 0

@@ -1,0 +1,164 @@
+"""The publishing peer, against the real sequencer in a thread of this process."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+import uvloop
+
+from core.ledger import Stats
+from core.router_loop import RouterLoop
+from router.client import Refused, RouterClient, Unavailable
+
+DEADLINE_S = 10.0
+DATA = msgpack.packb({"text": "hello"})
+
+
+@contextmanager
+def router(endpoint: str, epoch: int, **options: int) -> Iterator[Stats]:
+    """A sequencer that serves at `endpoint` inside the context."""
+    stats = Stats()
+    bounds = {"history_messages": 8, "history_bytes": 65_536, "history_age_s": 60, "key_window_s": 60}
+    bounds |= {"channels_max": 100, "spill_bytes_max": 1 << 20, **options}
+    loop = RouterLoop(stats, endpoint=endpoint, epoch=epoch, **bounds)
+    thread = threading.Thread(target=loop.run, daemon=True)
+    thread.start()
+    try:
+        yield stats
+    finally:
+        loop.stop()
+        thread.join(DEADLINE_S)
+        assert not thread.is_alive()
+
+
+@asynccontextmanager
+async def linked_client(endpoint: str) -> AsyncIterator[RouterClient]:
+    client = RouterClient(endpoint, "test")
+    await client.start()
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def publish(client: RouterClient, channel: str = "group:a", **options: Any) -> tuple[int, int]:
+    return await client.publish(channel, DATA, sender="admin", **{"deadline_s": DEADLINE_S, **options})
+
+
+def run(work: Any) -> None:
+    async def limited() -> None:
+        async with asyncio.timeout(3 * DEADLINE_S):
+            await work
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(limited())
+
+
+@pytest.fixture
+def endpoint(tmp_path: Path) -> str:
+    return f"ipc://{tmp_path}/router.sock"
+
+
+def test_a_publish_is_answered_by_its_position(endpoint: str) -> None:
+    async def body() -> None:
+        async with linked_client(endpoint) as client:
+            assert [await publish(client) for _ in range(3)] == [(7, 1), (7, 2), (7, 3)]
+            assert await publish(client, "user:bob") == (7, 1)
+            assert client.linked
+
+    with router(endpoint, 7):
+        run(body())
+
+
+def test_many_at_once_get_each_their_own(endpoint: str) -> None:
+    async def body() -> None:
+        async with linked_client(endpoint) as client:
+            positions = await asyncio.gather(*(publish(client) for _ in range(500)))
+            assert positions == [(7, offset) for offset in range(1, 501)]
+
+    with router(endpoint, 7):
+        run(body())
+
+
+def test_a_repeated_key_gives_the_first_position(endpoint: str) -> None:
+    async def body() -> None:
+        async with linked_client(endpoint) as client:
+            first = await publish(client, key="k")
+            await publish(client)
+            assert await publish(client, key="k") == first
+            assert await publish(client, key="l") == (7, 3)
+
+    with router(endpoint, 7):
+        run(body())
+
+
+def test_what_the_router_refuses_says_why(endpoint: str) -> None:
+    async def body() -> None:
+        async with linked_client(endpoint) as client:
+            await publish(client, "group:1")
+            await publish(client, "group:2")
+            with pytest.raises(Refused) as refused:
+                await publish(client, "group:3")
+            assert refused.value.code_name == "overloaded"
+
+    with router(endpoint, 7, channels_max=2):
+        run(body())
+
+
+def test_without_a_router_a_publish_is_unavailable_at_its_deadline(endpoint: str) -> None:
+    async def body() -> None:
+        async with linked_client(endpoint) as client:
+            with pytest.raises(Unavailable):
+                await publish(client, deadline_s=0.05)
+            assert not client.linked
+
+    run(body())
+
+
+def test_a_router_that_comes_later_is_found(endpoint: str) -> None:
+    async def body() -> None:
+        async with linked_client(endpoint) as client:
+            waiting = asyncio.create_task(publish(client))
+            with router(endpoint, 3):
+                assert await waiting == (3, 1)
+
+    run(body())
+
+
+def test_a_router_that_is_replaced_is_found_again(endpoint: str) -> None:
+    async def body() -> None:
+        async with linked_client(endpoint) as client:
+            with router(endpoint, 3):
+                assert await publish(client) == (3, 1)
+            with router(endpoint, 4):
+                async with asyncio.timeout(DEADLINE_S):
+                    while (position := await attempt(client)) is None:
+                        pass
+            assert position == (4, 1)
+
+    async def attempt(client: RouterClient) -> tuple[int, int] | None:
+        # What is under way when the router is replaced is unavailable; the same again finds the new one.
+        try:
+            return await publish(client, deadline_s=2.0, key="once")
+        except Unavailable:
+            return None
+
+    run(body())
+
+
+def test_closing_ends_what_is_under_way_and_may_be_done_twice(endpoint: str) -> None:
+    async def body() -> None:
+        client = RouterClient(endpoint, "test")
+        await client.start()
+        waiting = asyncio.create_task(publish(client, deadline_s=0.2))
+        await client.close()
+        await client.close()
+        with pytest.raises(Unavailable):
+            await waiting
+
+    run(body())
