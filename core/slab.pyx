@@ -67,11 +67,17 @@ cdef void slab_drop_chunk(Slab *slab, uint32_t place) noexcept nogil:
 
 
 cdef void slab_free(Slab *slab) noexcept nogil:
+    """Give everything back; the pool is empty and may be used again. A zeroed struct is an empty pool, too."""
     cdef uint32_t place
     for place in range(slab.chunk_count):
         free(slab.chunks[place].memory)
     free(slab.chunks)
-    slab_init(slab, slab.object_size, slab.chunk_shift, slab.live_max)
+    slab.chunks = NULL
+    slab.chunk_count = 0
+    slab.chunk_capacity = 0
+    slab.room_head = SLAB_NONE
+    slab.bare_count = 0
+    slab.live = 0
 
 
 cdef bint slab_check(Slab *slab) noexcept nogil:
