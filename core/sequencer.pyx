@@ -360,16 +360,8 @@ cdef uint32_t _history_pick(Sequencer *sequencer, Stream *stream, RecHistory *re
     return count
 
 
-cdef void _past_message_write(MpWriter *writer, Stream *stream, Stored *stored) noexcept nogil:
-    """[offset, data, {from, time, epoch}]: a kept MESSAGE without its type and its channel."""
-    cdef uint32_t before = 2 + (1 if stream.name_size < 32 else 2) + stream.name_size
-    invariant(before < stored.size)
-    mp_write_array(writer, 3)
-    mp_write_raw(writer, stored.body + before, stored.size - before)
-
-
 cdef void _on_history(Sequencer *sequencer, Worker *worker, RecHistory *record) noexcept nogil:
-    """REPLY body {messages, epoch, offset}: as many whole messages as were asked for and fit."""
+    """REPLY body {messages, epoch, offset}: as many whole MESSAGE frames as were asked for and fit."""
     cdef Stream *stream = stream_find(&sequencer.streams, <const char *> record + sizeof(RecHistory), record.head.aux)
     cdef uint32_t picked[1024]
     cdef uint32_t count, place
@@ -388,7 +380,7 @@ cdef void _on_history(Sequencer *sequencer, Worker *worker, RecHistory *record) 
     mp_write_str(&writer, b"messages", 8)
     mp_write_array(&writer, count)
     for place in range(count):
-        _past_message_write(&writer, stream, stream_stored(stream, picked[place]))
+        mp_write_raw(&writer, stream_stored(stream, picked[place]).body, stream_stored(stream, picked[place]).size)
     mp_write_str(&writer, b"epoch", 5)
     mp_write_uint(&writer, sequencer.streams.epoch if stream == NULL else stream.epoch)
     mp_write_str(&writer, b"offset", 6)

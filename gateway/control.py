@@ -155,8 +155,6 @@ class Control:
         )
 
     def _join(self, conn: int, request: int, channel: str, options: dict[Any, Any]) -> None:
-        if not channel.startswith("group:"):
-            raise RequestRefused(Code.NOT_ALLOWED, "user and global channels are joined as long as the session lives")
         since = _position(options.get("since"), "since")
         epoch, offset = since or (0, 0)
         self._plane.put(

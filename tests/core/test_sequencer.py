@@ -85,7 +85,7 @@ def test_a_repeated_key_returns_the_first_position_and_delivers_nothing_twice(se
 
 
 def offsets(answer: dict[str, list[list[object]]]) -> list[object]:
-    return [message[0] for message in answer["messages"]]
+    return [message[2] for message in answer["messages"]]
 
 
 def test_history_since_limit_and_reverse(sequencers: Callable[..., Sequencer]) -> None:
@@ -96,7 +96,7 @@ def test_history_since_limit_and_reverse(sequencers: Callable[..., Sequencer]) -
     answer = worker.history("group:a")
     assert (answer["epoch"], answer["offset"]) == (EPOCH, 12)
     assert offsets(answer) == list(range(5, 13))
-    assert [message[1] for message in answer["messages"]] == list(range(5, 13))
+    assert [message[3] for message in answer["messages"]] == list(range(5, 13))
     assert offsets(worker.history("group:a", limit=3)) == [5, 6, 7]
     assert offsets(worker.history("group:a", limit=3, reverse=True)) == [12, 11, 10]
     assert offsets(worker.history("group:a", limit=3, since=(EPOCH, 8))) == [9, 10, 11]

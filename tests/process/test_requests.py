@@ -96,11 +96,17 @@ def test_leave_without_join_is_not_joined_and_implicit_channels_cannot_be_left(n
     run(body())
 
 
-def test_joining_what_is_joined_implicitly_is_not_allowed(node: Node) -> None:
+def test_joining_what_is_joined_implicitly_gives_its_position_and_nothing_twice(node: Node) -> None:
     async def body() -> None:
         client = await open_session(node, "text", "alice")
-        assert (await refusal(client, JOIN, "user:alice", {})).code == NOT_ALLOWED
-        assert (await refusal(client, JOIN, "global:x", {})).code == NOT_ALLOWED
+        news = "global:" + group()[6:]
+        assert (await client.join(news))["offset"] == 0
+        assert (await client.join("user:alice"))["outcome"] == "live"
+        await client.publish(news, "to all")
+        assert (await client.join(news))["offset"] == 1
+        assert (await refusal(client, JOIN, "user:bob", {})).code == NOT_ALLOWED
+        messages = [frame for frame in await client.settle() if frame[:2] == [MESSAGE, news]]
+        assert [frame[3] for frame in messages] == ["to all"]
         await client.close()
 
     run(body())
@@ -183,7 +189,8 @@ def test_history_gives_messages_oldest_first_in_the_form_of_the_page(node: Node,
         assert set(answer) == {"messages", "epoch", "offset"}
         assert (answer["epoch"], answer["offset"]) == (epoch, 5)
         for number, message in enumerate(answer["messages"], 1):
-            offset, data, envelope = message
+            kind_of_frame, name, offset, data, envelope = message
+            assert (kind_of_frame, name) == (MESSAGE, channel)
             assert (offset, data) == (number, f"message {number}")
             assert set(envelope) == {"from", "time", "epoch"}
             assert (envelope["from"], envelope["epoch"]) == ("author", epoch)
@@ -214,7 +221,7 @@ def test_history_options(node: Node, options: dict[str, Any], offsets: list[int]
         client, channel, epoch = await with_history(node, "tcp", 10)
         given = {name: [epoch, value] if name == "since" else value for name, value in options.items()}
         answer = await client.ask(HISTORY, channel, given)
-        assert [message[0] for message in answer["messages"]] == offsets
+        assert [message[2] for message in answer["messages"]] == offsets
         assert answer["offset"] == 10
         await client.close()
 
@@ -229,7 +236,7 @@ def test_history_can_be_paged_through_both_ways(node: Node, reverse: bool) -> No
         options: dict[str, Any] = {"limit": 4, "reverse": reverse}
         while page := (await client.ask(HISTORY, channel, options))["messages"]:
             assert len(page) <= 4
-            seen += [message[0] for message in page]
+            seen += [message[2] for message in page]
             options["since"] = [epoch, seen[-1]]
         assert seen == (list(range(25, 0, -1)) if reverse else list(range(1, 26)))
         await client.close()
@@ -246,8 +253,8 @@ def test_history_gives_whole_messages_as_far_as_one_frame_takes_them(node: Node)
         await client.settle()
         page = (await client.ask(HISTORY, channel, {}))["messages"]
         assert 1 <= len(page) <= 3
-        assert [message[0] for message in page] == list(range(1, len(page) + 1))
-        assert all(len(message[1]) >= 20_001 for message in page)
+        assert [message[2] for message in page] == list(range(1, len(page) + 1))
+        assert all(len(message[3]) >= 20_001 for message in page)
         await client.close()
 
     run(body())
@@ -282,10 +289,10 @@ def test_history_of_the_users_own_channel_and_of_a_global_one(node: Node) -> Non
         client = await open_session(node, "tcp")
         own = f"user:{client.user}"
         await client.publish(own, "note to self")
-        assert [message[1] for message in (await client.ask(HISTORY, own, {}))["messages"]] == ["note to self"]
+        assert [message[3] for message in (await client.ask(HISTORY, own, {}))["messages"]] == ["note to self"]
         news = "global:" + group()[6:]
         await client.publish(news, "to all")
-        assert [message[1] for message in (await client.ask(HISTORY, news, {}))["messages"]] == ["to all"]
+        assert [message[3] for message in (await client.ask(HISTORY, news, {}))["messages"]] == ["to all"]
         await client.close()
 
     run(body())
@@ -297,7 +304,7 @@ def test_history_keeps_as_many_messages_as_configured(holdfast: Any) -> None:
     async def body() -> None:
         client, channel, _ = await with_history(node, "tcp", 8)
         answer = await client.ask(HISTORY, channel, {})
-        assert [message[0] for message in answer["messages"]] == [6, 7, 8]
+        assert [message[2] for message in answer["messages"]] == [6, 7, 8]
         await client.close()
 
     run(body())
