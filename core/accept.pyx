@@ -48,13 +48,19 @@ cdef extern from * nogil:
     int c_close "close"(int)
 
 
+cdef void accept_reserve(Edge *edge) noexcept nogil:
+    """Take the descriptor that is kept for the day when there are no more."""
+    if edge.reserve_fd < 0:
+        edge.reserve_fd = holdfast_reserve()
+
+
 cdef void _refuse_without_files(Edge *edge, int listener) noexcept nogil:
     """No file descriptor is left: use the reserved one to take a newcomer and close it."""
     cdef uint8_t address[16]
     cdef uint16_t port
     cdef int fd
     if edge.reserve_fd < 0:
-        edge.reserve_fd = holdfast_reserve()
+        accept_reserve(edge)
         return
     c_close(edge.reserve_fd)
     fd = holdfast_accept(listener, address, &port)

@@ -7,7 +7,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
-from core.accept cimport accept_all
+from core.accept cimport accept_all, accept_reserve
 from core.answers cimport answer_frame
 from core.batch cimport Batch, batch_free
 from core.buffer cimport Segment, arena_rest
@@ -372,6 +372,7 @@ cdef class EdgeLoop:
         edge.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
         if edge.epoll_fd < 0:
             raise OSError(errno, "epoll_create1 failed")
+        accept_reserve(edge)
         bus_open(&edge.link.bus, ZMQ_DEALER, endpoint.encode(), identity.encode())
         edge.tcp_fd = tcp_fd
         edge.ws_fd = ws_fd
