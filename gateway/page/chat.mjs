@@ -282,9 +282,14 @@ function messageItem({ sender, time: sentAt, epoch, offset, data }) {
   const position = element("span", "position", `#${offset}`);
   position.title = `epoch ${epoch}, offset ${offset}`;
   about.append(position);
-  const text = typeof data?.text === "string" ? data.text : JSON.stringify(data);
-  item.append(about, element("p", "text", text));
+  item.append(about, element("p", "text", wordsOf(data)));
   return item;
+}
+
+/** What a person reads of a message: its text, whether it stands alone or in a map; anything else as it is written. */
+function wordsOf(data) {
+  const words = data?.text ?? data;
+  return typeof words === "string" ? words : JSON.stringify(data);
 }
 
 async function send() {
