@@ -8,15 +8,14 @@ from libc.string cimport memset
 
 from core.answers cimport answer_raw
 from core.batch cimport Batch
-from core.buffer cimport Segment, Shared, arena_rest
+from core.buffer cimport Segment, arena_rest
 from core.conn cimport (FORM_COUNT, STATE_CLOSED, Connection, conn_acquire, conn_release, conn_set_state)
 from core.edge cimport DOMAIN_GROUP, NONE, REQUEST_PUBLISH, Channel, Edge, Request
-from core.fanout cimport (channel_acquire, channel_at, channel_find, channel_rest, member_add, member_joined,
-                          member_remove, member_remove_all)
+from core.fanout cimport (channel_acquire, channel_at, channel_find, member_add, member_remove, member_remove_all)
 from core.hash cimport HashKey, index_free
 from core.ledger cimport COUNT_ILLEGAL_STATES, COUNTER_FIRST, KIND_FD, Stats, ledger_close
 from core.mailbox cimport Mailbox, Note, mailbox_drain, mailbox_free, mailbox_init, mailbox_put, mailbox_ring
-from core.outbox cimport outbox_append, outbox_drop, outbox_send, outbox_settle
+from core.outbox cimport outbox_drop, outbox_send, outbox_settle
 from core.requests cimport request_done, request_open, request_peek
 from core.slab cimport slab_at, slab_free, slab_init
 from core.stream cimport (Stream, Streams, route_remove, route_set, routes_remove_worker, stream_find, stream_store,

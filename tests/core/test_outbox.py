@@ -27,7 +27,7 @@ def pair() -> Iterator[Pair]:
 
 
 def read_all(peer: socket.socket) -> bytes:
-    parts = []
+    parts: list[bytes] = []
     while True:
         try:
             part = peer.recv(1 << 20)

@@ -78,7 +78,7 @@ def test_the_oldest_is_an_open_request_also_after_the_numbers_wrapped() -> None:
 @pytest.mark.parametrize("first", [1, WRAP - 100])
 def test_too_many_under_way_are_refused_and_room_comes_back(first: int) -> None:
     ring = Requests(Stats(), first)
-    seqs = []
+    seqs: list[int] = []
     while seq := ring.open(len(seqs) + 1):
         seqs.append(seq)
     # A ring that runs over the end of the numbers has one place less: seq 0 means "no answer wanted".

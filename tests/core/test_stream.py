@@ -22,7 +22,8 @@ def live(stats: Stats, kind: str) -> int:
 )
 @settings(max_examples=150, deadline=None)
 def test_history_is_the_newest_that_the_bounds_allow(messages: list[tuple[int, int]], most: int) -> None:
-    stats, now, kept = Stats(), 10_000, []
+    stats, now = Stats(), 10_000
+    kept: list[tuple[int, bytes, int]] = []
     table = StreamTable(stats, messages=most, bytes_max=100, age_ms=AGE)
     assert table.wanted(NAME, now) == (1, 0)
     for offset, (size, later) in enumerate(messages, 1):
