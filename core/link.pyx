@@ -198,6 +198,8 @@ cdef void _on_reply(Edge *edge, RecBody *record) noexcept nogil:
     if record.head.aux:
         answer_error(edge, conn, request.request, record.head.aux, b"the router refused the request", RETRY_AFTER_MS)
         return
+    if request.request == 0:            # no answer was asked for
+        return
     batch_clear(&edge.control)
     body = batch_reserve(&edge.control, record.body_size + 32)
     if body == NULL:
