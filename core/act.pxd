@@ -233,6 +233,8 @@ cdef inline int act_body(Edge *edge, Connection *conn, const uint8_t *body, uint
         if kind == TYPE_ACK:
             return act_ack(edge, conn, &reader, count)
     if kind == TYPE_FIN_ACK:
+        if count != 1 or reader.p != reader.end:
+            return -1
         edge_fin_acked(edge, conn)
         return 0
     if kind == TYPE_FIN:

@@ -26,6 +26,27 @@ cdef bint _well_formed(const uint8_t *body, uint32_t size) noexcept nogil:
     return mp_skip(&reader) == MP_OK and reader.p == reader.end
 
 
+cdef bint _channel_refused(Edge *edge, Connection *conn, uint64_t kind, const uint8_t *body,
+                           uint32_t size) noexcept nogil:
+    """A channel that is not UTF-8 is one request's fault; True: answered by ERROR."""
+    cdef MpReader reader
+    cdef uint32_t count
+    cdef uint64_t number, request
+    cdef const char *name
+    reader.p = body
+    reader.end = body + size
+    if kind not in (TYPE_JOIN, TYPE_LEAVE, TYPE_HISTORY, TYPE_PRESENCE):
+        return False
+    if mp_read_array(&reader, &count) != MP_OK or count < 3 or count > 4 or mp_read_uint(&reader, &number) != MP_OK \
+            or mp_read_uint(&reader, &request) != MP_OK or mp_read_str(&reader, &name, &size) != MP_OK \
+            or utf8_valid(<const uint8_t *> name, size):
+        return False
+    if (count == 4 and mp_skip(&reader) != MP_OK) or reader.p != reader.end:
+        return False
+    answer_error(edge, conn, request, BAD_REQUEST, b"the channel is not UTF-8", 0)
+    return True
+
+
 cdef int act_control(Edge *edge, Connection *conn, uint64_t kind, const uint8_t *body, uint32_t size) noexcept nogil:
     """Hand a control frame to the Python thread; -1: not one, or not in this state."""
     cdef Note note
@@ -37,7 +58,7 @@ cdef int act_control(Edge *edge, Connection *conn, uint64_t kind, const uint8_t 
     elif kind not in (TYPE_HELLO, TYPE_JOIN, TYPE_LEAVE, TYPE_HISTORY, TYPE_PRESENCE, TYPE_REFRESH, TYPE_CALL):
         return -1
     if not _well_formed(body, size):
-        return -1
+        return 0 if conn.state == STATE_OPEN and _channel_refused(edge, conn, kind, body, size) else -1
     memset(&note, 0, sizeof(note))
     note.kind = NOTE_FRAME
     note.flags = <unsigned short> conn.state

@@ -100,7 +100,7 @@ cdef void _on_send(Edge *edge, Connection *conn, Note *note, const uint8_t *text
         if request_peek(edge, <uint32_t> note.second) == NULL:
             return
         request_done(edge, <uint32_t> note.second)
-    if conn != NULL:
+    if conn != NULL and note.text_size:     # nothing is sent to a request that asked for no answer
         answer_frame(edge, conn, text, note.text_size)
 
 

@@ -248,7 +248,8 @@ def report(plan: Plan, beside: Beside, account: Account, took_s: float) -> None:
     print(f"beside: {beside.published} messages to {SUBSCRIBERS + 1} sane sessions, slowest {beside.slowest_s:.3f} s")
     if account.is_alive():
         print(f"ledger live: {account.live()}")
-        print(f"fds: { {pid: (account.descriptors[pid], descriptors(pid)) for pid in account.pids} }")
+        now = {pid: descriptors(pid) for pid in account.pids}
+        print(f"fds before {account.descriptors}, after {now}")
         print(
             f"RSS before and growth: { {pid: (account.resident[pid], grown) for pid, grown in account.growth().items()} }"
         )
