@@ -250,9 +250,8 @@ def report(plan: Plan, beside: Beside, account: Account, took_s: float) -> None:
         print(f"ledger live: {account.live()}")
         now = {pid: descriptors(pid) for pid in account.pids}
         print(f"fds before {account.descriptors}, after {now}")
-        print(
-            f"RSS before and growth: { {pid: (account.resident[pid], grown) for pid, grown in account.growth().items()} }"
-        )
+        growth = account.growth()
+        print(f"RSS before {account.resident}, growth {growth}")
 
 
 def fresh_seed() -> int:
