@@ -23,8 +23,8 @@ from core.ledger cimport (COUNT_ACKS, COUNT_BAD_FRAMES, COUNT_FRAMES_IN, COUNT_P
                           ledger_count)
 from core.lifecycle cimport edge_break, edge_fin_acked, edge_peer_fin
 from core.link cimport LINK_PUBLISH_BYTES_MAX
-from core.mpack cimport (MP_NIL, MP_OK, MP_STR, MpReader, mp_peek, mp_read_array, mp_read_map, mp_read_str, mp_read_uint,
-                         mp_skip)
+from core.mpack cimport (MP_NIL, MP_OK, MP_STR, MpReader, mp_peek, mp_read_array, mp_read_map, mp_read_str,
+                         mp_read_uint, mp_skip)
 from core.records cimport REC_PUBLISH, RecPublish, record_add
 from core.requests cimport request_open
 from core.transcode cimport json_to_mpack
@@ -166,7 +166,8 @@ cdef inline void publish_forward(Edge *edge, Connection *conn, PublishFrame *fra
     ledger_count(edge.ledger, COUNT_PUBLISHES, 1)
 
 
-cdef inline int act_publish(Edge *edge, Connection *conn, MpReader *reader, uint32_t count) noexcept nogil:
+cdef inline int act_publish(Edge *edge, Connection *conn, MpReader *reader, uint32_t count, const uint8_t *body,
+                            uint32_t size) noexcept nogil:
     """PUBLISH; -1: no frame of the protocol."""
     cdef PublishFrame frame
     cdef int code = 0
@@ -175,6 +176,8 @@ cdef inline int act_publish(Edge *edge, Connection *conn, MpReader *reader, uint
     if status < 0:
         return -1
     if status > 0:
+        if not act_well_formed(body, size):     # a wrong request is refused, what is no MessagePack ends the session
+            return -1
         answer_error(edge, conn, frame.id, BAD_REQUEST, b"PUBLISH is [8, id, channel, data, {key}]", 0)
         return 0
     why = publish_check(edge, conn, &frame, &code)
@@ -227,7 +230,7 @@ cdef inline int act_body(Edge *edge, Connection *conn, const uint8_t *body, uint
         return -1
     if conn.state == STATE_OPEN:
         if kind == TYPE_PUBLISH:
-            return act_publish(edge, conn, &reader, count)
+            return act_publish(edge, conn, &reader, count, body, size)
         if kind == TYPE_PING or kind == TYPE_PONG:
             return act_heartbeat(edge, conn, &reader, count, kind == TYPE_PING)
         if kind == TYPE_ACK:
@@ -268,5 +271,6 @@ cdef inline const char *act_frame(Edge *edge, Connection *conn, FrameView *view)
     return NULL
 
 
+cdef bint act_well_formed(const uint8_t *body, uint32_t size) noexcept nogil
 cdef int act_control(Edge *edge, Connection *conn, uint64_t kind, const uint8_t *body, uint32_t size) noexcept nogil
 cdef int act_fin(Edge *edge, Connection *conn, MpReader *reader, uint32_t count) noexcept nogil

@@ -19,7 +19,8 @@ cdef int act_fin(Edge *edge, Connection *conn, MpReader *reader, uint32_t count)
     return 0
 
 
-cdef bint _well_formed(const uint8_t *body, uint32_t size) noexcept nogil:
+cdef bint act_well_formed(const uint8_t *body, uint32_t size) noexcept nogil:
+    """Whether the bytes are exactly one MessagePack value."""
     cdef MpReader reader
     reader.p = body
     reader.end = body + size
@@ -57,7 +58,7 @@ cdef int act_control(Edge *edge, Connection *conn, uint64_t kind, const uint8_t 
             return -1
     elif kind not in (TYPE_HELLO, TYPE_JOIN, TYPE_LEAVE, TYPE_HISTORY, TYPE_PRESENCE, TYPE_REFRESH, TYPE_CALL):
         return -1
-    if not _well_formed(body, size):
+    if not act_well_formed(body, size):
         return 0 if conn.state == STATE_OPEN and _channel_refused(edge, conn, kind, body, size) else -1
     memset(&note, 0, sizeof(note))
     note.kind = NOTE_FRAME

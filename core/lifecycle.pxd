@@ -14,6 +14,7 @@ cdef void edge_fin(Edge *edge, Connection *conn, int code, const char *reason, u
 cdef void edge_fin_sized(Edge *edge, Connection *conn, int code, const char *reason, uint32_t reason_size,
                          uint32_t after_ms) noexcept nogil
 cdef void edge_break(Edge *edge, Connection *conn, int code, const char *reason) noexcept nogil
+cdef void edge_discard(Edge *edge, Connection *conn) noexcept nogil
 cdef void edge_fin_acked(Edge *edge, Connection *conn) noexcept nogil
 cdef void edge_peer_fin(Edge *edge, Connection *conn) noexcept nogil
 cdef void edge_finish(Edge *edge, Connection *conn) noexcept nogil

@@ -68,6 +68,11 @@ cdef void edge_fin(Edge *edge, Connection *conn, int code, const char *reason, u
 cdef void edge_break(Edge *edge, Connection *conn, int code, const char *reason) noexcept nogil:
     """End a connection whose byte stream cannot be followed any more: FIN, close, and throw away what still comes."""
     edge_fin(edge, conn, code, reason, 0)
+    edge_discard(edge, conn)
+
+
+cdef void edge_discard(Edge *edge, Connection *conn) noexcept nogil:
+    """After a FIN that nothing can follow: close without waiting for FIN_ACK, and throw away what still comes."""
     if conn.state == STATE_CLOSED:
         return
     edge_finish(edge, conn)
@@ -201,5 +206,6 @@ cdef void edge_timer_fired(Edge *edge, Connection *conn) noexcept nogil:
         else:
             ledger_count(edge.ledger, COUNT_HELLO_TIMEOUTS, 1)
             edge_fin(edge, conn, HELLO_TIMEOUT, b"no HELLO arrived in time", edge_random(edge, RETRY_AFTER_MS))
+            edge_discard(edge, conn)
     if conn.state < STATE_CLOSING or (conn.state == STATE_CLOSING and conn.timer.slot == 0xFFFF):
         edge_timer_plan(edge, conn)

@@ -21,7 +21,7 @@ from core.intake cimport intake_read
 from core.joins cimport join_leave, join_start, open_start
 from core.ledger cimport (COUNT_GIL_TAKES, COUNT_SLOW_CONSUMERS, COUNT_WAKEUPS, GAUGE_OPEN_CONNECTIONS,
                           GAUGE_QUEUED_BYTES, KIND_FD, ledger_close, ledger_count, ledger_gauge, ledger_open)
-from core.lifecycle cimport edge_close, edge_fin, edge_fin_sized, edge_timer_fired, edge_timer_plan
+from core.lifecycle cimport edge_close, edge_discard, edge_fin, edge_fin_sized, edge_timer_fired, edge_timer_plan
 from core.link cimport LINK_OUT_BYTES_MAX, link_flush, link_hello, link_history, link_presence, link_receive, link_tick
 from core.mailbox cimport (NOTE_DRAIN, NOTE_FIN, NOTE_HISTORY, NOTE_JOIN, NOTE_LEAVE, NOTE_OPEN, NOTE_PRESENCE,
                            NOTE_SEND, NOTE_STOP, NOTE_STOPPED, Note, mailbox_drain, mailbox_free, mailbox_init,
@@ -131,6 +131,7 @@ cdef void _on_note(Edge *edge, Note *note) noexcept nogil:
         link_presence(edge, conn, note, <const char *> text)
     elif note.kind == NOTE_FIN:
         edge_fin_sized(edge, conn, <int> note.first, <const char *> text, note.text_size, <uint32_t> note.second)
+        edge_discard(edge, conn)
 
 
 cdef void _notes_take(Edge *edge) noexcept nogil:
