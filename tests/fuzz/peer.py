@@ -48,6 +48,7 @@ class Peer(asyncio.Protocol):
         self.head = b""
         self.ended = ""
         self.fault = ""
+        self.lost = False
         self.changed = asyncio.Event()
         self.writable = asyncio.Event()
         self.writable.set()
@@ -72,6 +73,7 @@ class Peer(asyncio.Protocol):
         return True  # our side stays open until it is closed here
 
     def connection_lost(self, error: Exception | None) -> None:
+        self.lost = True
         if not self.ended:
             self.ended = "reset" if error else "eof"
         self.writable.set()
@@ -163,7 +165,9 @@ class Peer(asyncio.Protocol):
         return True
 
     def reset(self) -> None:
-        """Break the connection with RST."""
+        """Break the connection with RST, if it still is one."""
+        if self.lost:
+            return
         linger = struct.pack("ii", 1, 0)
         self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self.transport.abort()
