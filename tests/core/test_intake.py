@@ -1,5 +1,6 @@
 """Intake: frames cut from the stream however it comes, its limits, the stages before it, and rings given back."""
 
+import contextlib
 import json
 import struct
 from collections.abc import Callable
@@ -7,7 +8,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from core import notes
@@ -69,8 +70,10 @@ def test_a_websocket_speaks_in_the_encoding_of_its_hello(edge: Edge, text: bool)
         assert isinstance(said, str) is text
         fin = json.loads(said) if isinstance(said, str) else msgpack.unpackb(said)
         assert fin == [FIN, Code.BAD_TOKEN, "grüße", {"class": "stop"}]
-        client.send(pack([FIN_ACK]))
-        with pytest.raises(Exception, match="bad_token"):
+        # Before there is a session the server may close without waiting for FIN_ACK.
+        with contextlib.suppress(ConnectionClosed):
+            client.send(pack([FIN_ACK]))
+        with pytest.raises(ConnectionClosed, match="bad_token"):
             client.recv(timeout=10)
         assert client.close_code == 4000 + Code.BAD_TOKEN
     edge.wait_empty()
