@@ -1,4 +1,4 @@
-"""Windows of real Chromium on the page of a real node: they talk to each other, and go on after a process was killed."""
+"""Windows of real Chromium on the page of a real node: they talk to each other, and go on when a process is killed."""
 
 import asyncio
 import json
