@@ -13,7 +13,6 @@ from core.framing_ws cimport ws_decoder_init
 from core.ledger cimport COUNT_CONNECTIONS_REFUSED, ledger_count
 from core.lifecycle cimport edge_close, edge_timer_plan
 from core.poller cimport EPOLL_CTL_ADD, EPOLLIN, poller_watch
-from core.tls cimport tls_conn_start
 from core.wheel cimport WHEEL_TICK_MS
 
 cdef extern from * nogil:
@@ -87,9 +86,6 @@ cdef void _begin(Edge *edge, Connection *conn, bint websocket) noexcept nogil:
     conn.last_sent = conn.last_heard
     conn.state_deadline = conn.last_heard + edge.config.hello_timeout_ms // WHEEL_TICK_MS
     edge_timer_plan(edge, conn)
-    if edge.tls != NULL and tls_conn_start(edge, conn) < 0:
-        edge_close(edge, conn, OVERLOADED)
-        return
     if poller_watch(edge.epoll_fd, conn.fd, conn_handle(conn), EPOLL_CTL_ADD, EPOLLIN) < 0:
         edge_close(edge, conn, OVERLOADED)
 

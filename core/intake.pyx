@@ -17,7 +17,7 @@ from core.ledger cimport COUNT_BAD_FRAMES, COUNT_BYTES_IN, ledger_count
 from core.lifecycle cimport edge_break, edge_close, edge_refuse
 from core.proxy cimport PROXY_IPV4, PROXY_IPV6, ProxyHeader, proxy_parse
 from core.ring cimport Ring, ring_lease, ring_read, ring_release, ring_size, ring_write
-from core.tls cimport tls_read
+from core.tls cimport TLS_ENDED, TLS_INPUT_BYTES, TlsContext, tls_ended, tls_read
 
 cdef extern from "<sys/socket.h>" nogil:
     ssize_t recv(int, void *, size_t, int)
@@ -135,7 +135,7 @@ cdef int _proxy(Edge *edge, Connection *conn, Cursor *cursor) noexcept nogil:
     if header.family:
         conn.port = header.port
     cursor.pos += got
-    conn.stage = STAGE_TLS if conn.tls != NULL else (
+    conn.stage = STAGE_TLS if edge.tls != NULL else (
         STAGE_UPGRADE if conn.flags & FLAG_WEBSOCKET else STAGE_FRAMES)
     return 1
 
@@ -149,38 +149,78 @@ cdef int intake_cut(Edge *edge, Connection *conn, Cursor *cursor) noexcept nogil
     return _cut(edge, conn, cursor)
 
 
-cdef void intake_read(Edge *edge, Connection *conn) noexcept nogil:
-    """One recv, and all that can be done with it."""
-    cdef uint32_t held = 0 if conn.input == NULL else ring_size(conn.input)
-    cdef ssize_t got = recv(conn.fd, edge.input + held, RECEIVE_BYTES, 0)
-    cdef Cursor cursor
-    cdef int status = 1
+cdef int _decrypt(Edge *edge, Connection *conn, const uint8_t *source, uint32_t size, uint32_t held) noexcept nogil:
+    """Ciphertext to plaintext behind the `held` bytes of edge.input; 0: none yet; -1: only discards from here on."""
+    cdef int got = tls_read(edge, conn, source, size, edge.input + held, edge.input_bytes - held)
+    if got < 0:
+        edge_refuse(edge, conn, BYE if got == TLS_ENDED else BAD_FRAME)
+        return -1
+    return got
+
+
+cdef int _receive(Edge *edge, Connection *conn, uint32_t held) noexcept nogil:
+    """recv, and TLS if there is any: bytes behind the `held` ones of edge.input; 0 or less: nothing to cut."""
+    cdef bint secure = edge.tls != NULL and conn.stage != STAGE_PROXY
+    cdef uint8_t *target = (<TlsContext *> edge.tls).received if secure else edge.input + held
+    cdef ssize_t got = recv(conn.fd, target, TLS_INPUT_BYTES if secure else RECEIVE_BYTES, 0)
     if got <= 0:
         if got == 0 or (errno != EAGAIN and errno != EINTR):
             edge_close(edge, conn, BYE)
-        return
+        return -1
     ledger_count(edge.ledger, COUNT_BYTES_IN, got)
     conn.last_heard = edge_tick(edge)
     if conn.stage == STAGE_DISCARD:
+        return 0
+    return _decrypt(edge, conn, target, <uint32_t> got, held) if secure else <int> got
+
+
+cdef int _proxied_tls(Edge *edge, Connection *conn, Cursor *cursor) noexcept nogil:
+    """What came behind a PROXY header is the beginning of TLS: put the plaintext in its place, if there is any yet."""
+    cdef uint8_t *received = (<TlsContext *> edge.tls).received
+    cdef uint32_t size = cursor.end - cursor.pos
+    cdef int got = 0
+    if size > 0:
+        memcpy(received, cursor.base + cursor.pos, size)
+        got = _decrypt(edge, conn, received, size, 0)
+    cursor.pos = 0
+    cursor.end = 0 if got < 0 else <uint32_t> got
+    return got
+
+
+cdef void _drop_input(Edge *edge, Connection *conn) noexcept nogil:
+    if conn.input != NULL:
+        ring_release(&edge.rings, conn.input)
+        conn.input = NULL
+
+
+cdef void intake_read(Edge *edge, Connection *conn) noexcept nogil:
+    """One recv, and all that can be done with it."""
+    cdef uint32_t held = 0 if conn.input == NULL else ring_size(conn.input)
+    cdef int got = _receive(edge, conn, held)
+    cdef Cursor cursor
+    cdef int status = 1
+    if got <= 0:
+        if conn.stage == STAGE_DISCARD:
+            _drop_input(edge, conn)
         return
     if held and held + <uint32_t> got < conn.input_need:
         _keep(edge, conn, edge.input + held, <uint32_t> got)
-        return
-    if held:
-        ring_read(conn.input, edge.input, held)
-    cursor.base = edge.input
-    cursor.pos = 0
-    cursor.end = held + <uint32_t> got
-    if conn.stage == STAGE_PROXY:
-        status = _proxy(edge, conn, &cursor)
-    if status > 0:
-        if conn.stage == STAGE_TLS:
-            status = tls_read(edge, conn, &cursor)
-        else:
+    else:
+        if held:
+            ring_read(conn.input, edge.input, held)
+        cursor.base = edge.input
+        cursor.pos = 0
+        cursor.end = held + <uint32_t> got
+        if conn.stage == STAGE_PROXY:
+            status = _proxy(edge, conn, &cursor)
+            if status > 0 and conn.stage == STAGE_TLS:
+                status = _proxied_tls(edge, conn, &cursor)
+        if status > 0:
             status = intake_cut(edge, conn, &cursor)
-    if status < 0 or conn.state == STATE_CLOSED:
-        if conn.input != NULL:
-            ring_release(&edge.rings, conn.input)
-            conn.input = NULL
-        return
-    _keep(edge, conn, cursor.base + cursor.pos, cursor.end - cursor.pos)
+        if status < 0 or conn.state == STATE_CLOSED:
+            _drop_input(edge, conn)
+        else:
+            _keep(edge, conn, cursor.base + cursor.pos, cursor.end - cursor.pos)
+    if tls_ended(conn) and conn.stage != STAGE_DISCARD:     # the last plaintext came together with close_notify
+        edge_refuse(edge, conn, BYE)
+        _drop_input(edge, conn)

@@ -30,6 +30,7 @@ cdef enum Kind:
     KIND_SUBSCRIPTION           # (channel, worker) pairs at a router
     KIND_HISTORY                # messages kept at a router
     KIND_KEY                    # idempotency keys kept at a router
+    KIND_TLS                    # TLS states of connections
     KIND_COUNT
 
 cdef enum Counter:
@@ -62,6 +63,9 @@ cdef enum Counter:
     COUNT_MESSAGES_SEQUENCED
     COUNT_WORKERS_LOST
     COUNT_ILLEGAL_STATES
+    COUNT_TLS_HANDSHAKES        # finished
+    COUNT_TLS_RESUMED           # of these, by a ticket
+    COUNT_TLS_FAILURES          # handshakes that broke: no TLS, no common version, a refused certificate
     COUNT_COUNT
 
 cdef enum Gauge:

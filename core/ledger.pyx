@@ -14,12 +14,12 @@ from libc.stdint cimport uint64_t
 CHECKED = bool(HOLDFAST_CHECKS)
 STATS_BYTES = LEDGER_WORDS * 8
 KINDS = ("fd", "connection", "ring", "buffer", "segment", "timer", "channel", "membership", "pending", "request",
-         "zmq_message", "session", "subscription", "history", "key")
+         "zmq_message", "session", "subscription", "history", "key", "tls")
 COUNTERS = ("connections_refused", "frames_in", "bytes_in", "bytes_out", "sends", "publishes", "messages_delivered",
             "transcoded", "pings_sent", "pongs_heard", "heartbeats_lost", "hello_timeouts", "slow_consumers",
             "bad_frames", "errors_sent", "fins_sent", "gil_takes", "wakeups", "batches_in", "batches_out", "bus_full",
             "router_links", "gaps", "acks", "repeated_keys", "messages_routed", "messages_sequenced", "workers_lost",
-            "illegal_states")
+            "illegal_states", "tls_handshakes", "tls_resumed", "tls_failures")
 STATES = ("accepted", "handshaking", "open", "closing", "closed")
 GAUGES = ("open_connections", "linked", "queued_bytes", "router_epoch")
 assert len(KINDS) == KIND_COUNT and len(COUNTERS) == COUNT_COUNT and len(GAUGES) == GAUGE_COUNT

@@ -12,7 +12,7 @@ class EdgeLoop:
         tcp_fd: int,
         ws_fd: int,
         connections_max: int,
-        **options: int | str | bool,
+        **options: int | str | bool | bytes | None,
     ) -> None: ...
     @property
     def control_fd(self) -> int: ...

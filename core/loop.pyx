@@ -34,6 +34,7 @@ from core.records cimport REC_BYE
 from core.requests cimport request_done, request_peek
 from core.ring cimport ring_pool_init
 from core.slab cimport slab_at, slab_free, slab_init
+from core.tls cimport TlsContext, tls_context_free, tls_context_open
 from core.transcode cimport json_bound, mpack_bound
 from core.wheel cimport WHEEL_TICK_MS, Timer, wheel_expire, wheel_init
 
@@ -362,10 +363,12 @@ cdef class EdgeLoop:
             tcp_fd: listening socket for TCP clients, or -1; owned by the loop from here on.
             ws_fd: listening socket for WebSocket clients, or -1; likewise.
             connections_max: bound of the connection table.
-            options: the numbers of EdgeConfig by name, and `ws_path`.
+            options: the numbers of EdgeConfig by name, and `ws_path`; for TLS the files `tls_certificate` and
+                `tls_key`, and `tls_ticket_key`, the same for all workers that clients may come back to.
 
         Raises:
             OSError: the bus cannot be opened, or epoll is refused.
+            TlsError: the certificate or its key cannot be used, or there is no libssl.
         """
         cdef Edge *edge = self.edge
         _config_set(edge, options)
@@ -375,6 +378,9 @@ cdef class EdgeLoop:
             raise OSError(errno, "epoll_create1 failed")
         accept_reserve(edge)
         bus_open(&edge.link.bus, ZMQ_DEALER, endpoint.encode(), identity.encode())
+        if options.get("tls_certificate"):
+            edge.tls = tls_context_open(options["tls_certificate"], options["tls_key"],
+                                        options.get("tls_ticket_key", b""))
         edge.tcp_fd = tcp_fd
         edge.ws_fd = ws_fd
         for fd, tag in ((tcp_fd, TAG_TCP), (ws_fd, TAG_WS), (edge.wake_fd, TAG_WAKE), (edge.link.bus.fd, TAG_BUS)):
@@ -403,6 +409,7 @@ cdef class EdgeLoop:
         slab_free(&edge.segments)
         slab_free(&edge.rings.slab)
         index_free(&edge.channel_index)
+        tls_context_free(<TlsContext *> edge.tls)
         batch_free(&edge.link.out)
         batch_free(&edge.control)
         mailbox_free(&edge.to_control)

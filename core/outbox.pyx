@@ -1,5 +1,7 @@
 """Outbox: the rare cases of a connection's queue."""
 
+from core.tls cimport tls_send
+
 
 cdef bint outbox_make_room(Edge *edge, Connection *conn, uint32_t length) noexcept nogil:
     """The queue is at its bound before the turn's end: send now if the socket takes it. True: there is room."""
@@ -11,7 +13,7 @@ cdef bint outbox_make_room(Edge *edge, Connection *conn, uint32_t length) noexce
 
 
 cdef int outbox_send_tls(Edge *edge, Connection *conn) noexcept nogil:
-    return OUTBOX_BROKEN
+    return tls_send(edge, conn)
 
 
 cdef inline bint _settle_copy(Edge *edge, Connection *conn, Segment *segment, Segment *tail) noexcept nogil:

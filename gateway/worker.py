@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import hashlib
 import os
 import signal
 import socket
@@ -17,6 +18,7 @@ from core import notes
 from core.ledger import Stats
 from core.loop import EdgeLoop
 from core.process import die_with_parent, say_ready
+from core.tls import TICKET_KEY_BYTES
 from gateway import logs
 from gateway.auth import Authenticator, node_key
 from gateway.config import WorkerConfig
@@ -127,11 +129,17 @@ class WorkerProcess:
         self._plane.flush()
 
 
+def ticket_key(config: WorkerConfig) -> bytes:
+    """The key of TLS session tickets: one for all workers, as a client that comes back cannot choose its worker."""
+    secret = node_key(config.router_endpoint) if config.secret is None else config.secret.encode()
+    return hashlib.shake_256(b"holdfast tls tickets" + hashlib.sha256(secret).digest()).digest(TICKET_KEY_BYTES)
+
+
 def open_plane(config: WorkerConfig, stats: Stats) -> EdgeLoop:
     """Listen on both ports and make the data plane.
 
     Raises:
-        OSError: a port is taken, or the bus cannot be opened.
+        OSError: a port is taken, the bus cannot be opened, or the certificate and its key cannot be used.
 
     """
     tcp = listen(config.host, config.port, config.backlog)
@@ -164,6 +172,9 @@ def open_plane(config: WorkerConfig, stats: Stats) -> EdgeLoop:
         epoch=config.epoch,
         proxy_protocol=config.proxy_protocol,
         development=config.secret is None,
+        tls_certificate=config.tls_certificate,
+        tls_key=config.tls_key,
+        tls_ticket_key=ticket_key(config),
     )
 
 

@@ -1,0 +1,9 @@
+from os import PathLike
+from typing import Final
+
+TICKET_KEY_BYTES: Final[int]
+
+class TlsError(OSError): ...
+
+def library() -> tuple[str, str]: ...
+def check(certificate: str | PathLike[str], key: str | PathLike[str]) -> None: ...
