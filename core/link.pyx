@@ -170,6 +170,11 @@ cdef void _on_message(Edge *edge, RecMessage *record) noexcept nogil:
     fanout_members(edge, channel, body, record.body_size)
 
 
+cdef uint32_t _retry_after(int code) noexcept nogil:
+    """Only what may be different later says when (protocol, "Codes")."""
+    return RETRY_AFTER_MS if code == OVERLOADED or code == UNAVAILABLE else 0
+
+
 cdef void _on_published(Edge *edge, RecPublished *record) noexcept nogil:
     cdef Request request
     cdef Connection *conn
@@ -179,7 +184,8 @@ cdef void _on_published(Edge *edge, RecPublished *record) noexcept nogil:
     if conn == NULL:
         return
     if record.head.aux:
-        answer_error(edge, conn, request.request, record.head.aux, b"the router refused the message", RETRY_AFTER_MS)
+        answer_error(edge, conn, request.request, record.head.aux, b"the router refused the message",
+                     _retry_after(record.head.aux))
     else:
         answer_position(edge, conn, request.request, record.epoch, record.offset, NULL)
 
@@ -196,7 +202,8 @@ cdef void _on_reply(Edge *edge, RecBody *record) noexcept nogil:
     if conn == NULL:
         return
     if record.head.aux:
-        answer_error(edge, conn, request.request, record.head.aux, b"the router refused the request", RETRY_AFTER_MS)
+        answer_error(edge, conn, request.request, record.head.aux, b"the router refused the request",
+                     _retry_after(record.head.aux))
         return
     if request.request == 0:            # no answer was asked for
         return
