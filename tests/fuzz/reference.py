@@ -505,9 +505,9 @@ class Model:
             return {BAD_REQUEST} | self.channel_errors(name)
         wrong = self.channel_errors(name) | self.option_errors(kind, options)
         group = name.startswith("group:")
-        if name.startswith("user:") and (name != f"user:{self.user}" or not self.user or kind in (JOIN, LEAVE)):
+        if name.startswith("user:") and (name != f"user:{self.user}" or not self.user or kind == LEAVE):
             wrong.add(NOT_ALLOWED)
-        if name.startswith("global:") and kind != HISTORY:
+        if name.startswith("global:") and kind not in (JOIN, HISTORY):
             wrong.add(NOT_ALLOWED)
         if group and kind != JOIN and name not in self.joined:
             wrong.add(NOT_JOINED)
