@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from core import notes, tls
+from core.codes import Code
 from core.ledger import Stats
 from core.loop import EdgeLoop
+from tests.core.edge_harness import FIN, Edge
 
 DEADLINE_S = 10.0
 P256 = ["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
@@ -205,3 +207,14 @@ def test_a_record_that_was_tampered_with_ends_the_connection(plane: Callable[...
         with pytest.raises(ssl.SSLError, match=r"(?i)bad.record.mac"):
             read(raw, client, incoming)
     assert edge.counter("bad_frames") == 1
+
+
+@pytest.mark.parametrize("size", [5, 11, 75])
+def test_a_client_that_speaks_tls_to_a_plain_port_is_answered_as_a_broken_stream(edge: Edge, size: int) -> None:
+    client = edge.client()
+    client.socket.sendall((bytes.fromhex("16030100f8010000f40303") + bytes(64))[:size])
+    # 0x16030100 as a length is far beyond max_frame.
+    assert client.frame()[:2] == [FIN, Code.FRAME_TOO_LARGE]
+    assert client.frame() is None
+    client.close()
+    edge.wait_empty()
