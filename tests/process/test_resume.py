@@ -1,0 +1,186 @@
+"""Resuming a session: what it needs, what it gives, what it refuses, and what becomes of the old connection."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.conftest import Node
+from tests.process.clients import (
+    ERROR,
+    FIN_ACK,
+    HELLO,
+    KINDS,
+    MESSAGE,
+    PRESENCE,
+    Client,
+    WebSocketClient,
+    dial,
+    group,
+    open_session,
+    run,
+)
+from tests.process.places import one_on_each_worker, worker_of
+
+BAD_TOKEN, RESUMED_ELSEWHERE, BAD_REQUEST = 602, 605, 406
+
+
+async def resume(node: Node, old: Client, positions: dict[str, list[int]] | None = None, kind: str = "tcp") -> Client:
+    """Resume `old`'s session on a new connection, with the position held of each channel."""
+    client = await dial(node, kind)
+    return await client.hello(session=old.session, token=old.resume_token, resume=positions or {})
+
+
+async def refused(node: Node, code: int, kind: str, **hello: Any) -> dict[str, Any]:
+    """HELLO must end with this code; the FIN's options."""
+    client = await dial(node, kind)
+    await client.send(HELLO, 1, {"v": 1, **hello})
+    _, found, reason, options = await client.fin()
+    assert (found, bool(reason)) == (code, True)
+    gone = await client.ended()
+    assert not client.kept
+    if kind != "tcp":
+        assert gone.status == 4000 + code
+    assert isinstance(options, dict)
+    return options
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_broken_connection_is_resumed_where_it_was(node: Node, kind: str) -> None:
+    async def body() -> None:
+        old, other = await open_session(node, kind, "alice"), await open_session(node, "tcp")
+        channel = group()
+        joined = await old.join(channel)
+        await other.join(channel)
+        at = [joined["epoch"], joined["offset"]]
+        await old.abort()
+        new = await resume(node, old, {channel: at}, kind)
+        assert (new.session, new.user, new.welcome["resumed"]) == (old.session, "alice", True)
+        assert new.welcome["channels"][channel] == [*at, "live"]
+        assert new.welcome["channels"]["user:alice"][2] == "live"
+        # Joined again without asking, and still present once.
+        await other.publish(channel, "hello again")
+        assert (await new.message())[3] == "hello again"
+        presence = await new.ask(PRESENCE, channel)
+        assert sorted(entry["session"] for entry in presence["sessions"]) == sorted([new.session, other.session])
+        await asyncio.gather(new.close(), other.close())
+
+    run(body())
+
+
+def test_a_position_without_common_history_is_reset(node: Node) -> None:
+    async def body() -> None:
+        old, channel = await open_session(node, "tcp"), group()
+        joined = await old.join(channel)
+        await old.publish(channel, "x")
+        await old.abort()
+        new = await resume(node, old, {channel: [joined["epoch"] - 1, 5]})
+        assert new.welcome["channels"][channel] == [joined["epoch"], 1, "reset"]
+        await new.close()
+
+    run(body())
+
+
+def test_missed_messages_are_refused_and_a_fresh_hello_may_follow(node: Node) -> None:
+    async def body() -> None:
+        old, other, channel = await open_session(node, "tcp"), await open_session(node, "tcp"), group()
+        joined = await old.join(channel)
+        await other.join(channel)
+        await old.abort()
+        await other.publish(channel, "missed")
+        client = await dial(node, "text")
+        positions = {channel: [joined["epoch"], joined["offset"]]}
+        await client.send(HELLO, 9, {"session": old.session, "token": old.resume_token, "resume": positions})
+        kind, request, code, message, _ = await client.expect(ERROR)
+        assert (kind, request, code) == (ERROR, 9, BAD_REQUEST)
+        assert "not served by this version" in message
+        await client.hello(user="afresh")
+        assert client.session != old.session
+        await asyncio.gather(client.close(), other.close())
+
+    run(body())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_older_connection_hears_resumed_elsewhere_and_nothing_more(node: Node, kind: str) -> None:
+    async def body() -> None:
+        channel = group()
+        olds = await one_on_each_worker(node, (kind,), "alice")
+        other = await open_session(node, "tcp")
+        await other.join(channel)
+        for old in olds:
+            joined = await old.join(channel)
+            new = await resume(node, old, {channel: [joined["epoch"], joined["offset"]]}, kind)
+            _, code, _, options = await old.fin()
+            assert (code, options) == (RESUMED_ELSEWHERE, {"class": "stop"})
+            position = await other.publish(channel, "for the new one alone")
+            assert (await new.message())[2] == position["offset"]
+            await old.send(FIN_ACK)
+            gone = await old.ended()
+            assert not [frame for frame in old.kept if frame[0] == MESSAGE]
+            if isinstance(old, WebSocketClient):
+                assert (gone.status, gone.reason) == (4000 + RESUMED_ELSEWHERE, "resumed_elsewhere")
+            await new.close()
+        await other.close()
+
+    run(body())
+
+
+def test_a_session_is_resumed_on_another_worker_as_well(node: Node) -> None:
+    async def body() -> None:
+        old = await open_session(node, "tcp")
+        home, newest = worker_of(node, old), old
+        workers = set()
+        for _ in range(64):
+            newest = await resume(node, newest)
+            await old.fin()
+            await old.send(FIN_ACK)
+            await old.ended()
+            workers.add(worker_of(node, newest))
+            old = newest
+            if workers - {home}:
+                break
+        assert workers - {home}, "64 connections reached one worker only"
+        await newest.close()
+
+    run(body())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_that_do_not_resume_this_session_are_refused(node: Node, kind: str) -> None:
+    async def body() -> None:
+        mine, theirs = await open_session(node, kind, "alice"), await open_session(node, kind, "eve")
+        for token in (theirs.resume_token, mine.resume_token[:-4] + "AAAA", "", "forged", 5, None):
+            options = await refused(node, BAD_TOKEN, kind, session=mine.session, token=token)
+            assert options == {"class": "stop"}
+        assert (await refused(node, BAD_TOKEN, kind, session="00" * 16, token=mine.resume_token))["class"] == "stop"
+        # The session lives on.
+        assert await mine.settle() == []
+        await asyncio.gather(mine.close(), theirs.close())
+
+    run(body())
+
+
+def test_after_fin_the_session_is_over_and_its_token_starts_it_again_empty(node: Node) -> None:
+    """Sessions are not kept by this version: resuming gives what the positions name, nothing else."""
+
+    async def body() -> None:
+        old, channel = await open_session(node, "tcp"), group()
+        await old.join(channel)
+        await old.close()
+        new = await resume(node, old)
+        assert set(new.welcome["channels"]) == {f"user:{old.user}"}
+        await new.close()
+
+    run(body())
+
+
+def test_resuming_gives_a_new_resume_token_that_works(node: Node) -> None:
+    async def body() -> None:
+        client = await open_session(node, "tcp")
+        for _ in range(3):
+            await client.abort()
+            client = await resume(node, client)
+        await client.close()
+
+    run(body())
