@@ -109,7 +109,7 @@ function onEvent(event) {
   addLine(event.channel, event);
   if (!groups.has(event.channel)) return;
   // What was missed may still be in the history.
-  if (event.kind === "reset") attempt(() => refresh(event.channel));
+  if (event.kind === "reset" || event.kind === "gap") attempt(() => refresh(event.channel));
   if (event.kind === "joined" || event.kind === "left") attempt(() => refreshMembers(event.channel));
 }
 
