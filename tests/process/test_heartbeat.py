@@ -44,6 +44,63 @@ async def frames_for(client: Client, seconds: float) -> list[tuple[float, list[A
     return found
 
 
+async def pings_only_when_silent(node: Node) -> None:
+    client = await open_session(node, "tcp")
+    assert (client.welcome["ping"], client.welcome["misses"]) == (1, MISSES)
+    client.answers_pings = False
+    seqs = []
+    for _ in range(3):
+        began = time.monotonic()
+        kind, seq, at = await client.receive(PING_S + SLACK_S)
+        assert kind == PING
+        assert isinstance(at, int)
+        seqs.append(seq)
+        if len(seqs) > 1:
+            assert time.monotonic() - began > PING_S - 0.3
+        await client.send(PONG, seq, at)
+    assert seqs == list(range(seqs[0], seqs[0] + 3))
+    await client.close()
+
+
+async def not_while_it_says_something_else(node: Node) -> None:
+    client, channel = await open_session(node, "text"), group()
+    client.answers_pings = False
+    await client.join(channel)
+    end = time.monotonic() + 2.5 * PING_S
+    while time.monotonic() < end:
+        # Each answer is life of the server; four a heartbeat.
+        await client.send(PUBLISH, 0, channel, "x")
+        assert (await client.receive())[0] == MESSAGE
+        assert await frames_for(client, PING_S / 4) == []
+    await client.close()
+
+
+async def silence_ends_it(node: Node, kind: str) -> None:
+    client = await open_session(node, kind)
+    client.answers_pings = False
+    began = time.monotonic()
+    _, code, _, options = await client.fin()
+    took = time.monotonic() - began
+    assert PING_S * MISSES - 0.3 < took < PING_S * MISSES + SLACK_S
+    assert (code, options["class"]) == (HEARTBEAT_LOST, "resume")
+    assert "after" in options
+    await client.ended()
+    assert all(frame[0] == PING for frame in client.kept)
+
+
+async def anything_heard_is_life(node: Node) -> None:
+    client, quiet = await open_session(node, "text"), await open_session(node, "tcp")
+    for each in (client, quiet):
+        each.answers_pings = False
+    for number in range(6):
+        await client.send(10, {})
+        await quiet.send(FIN_ACK)
+        assert {frame[0] for _, frame in await frames_for(client, PING_S / 2)} <= {PING}, number
+    assert {frame[0] for frame in await quiet.settle()} <= {PING}
+    await client.close()
+    await quiet.close()
+
+
 @pytest.mark.slow
 def test_heartbeats_go_both_ways(holdfast: Any) -> None:
     node: Node = holdfast(
@@ -54,65 +111,12 @@ def test_heartbeats_go_both_ways(holdfast: Any) -> None:
         HOLDFAST_GATEWAY_HELLO_TIMEOUT_MS="1500",
     )
 
-    async def pings_only_when_silent() -> None:
-        client = await open_session(node, "tcp")
-        assert (client.welcome["ping"], client.welcome["misses"]) == (1, MISSES)
-        client.answers_pings = False
-        seqs = []
-        for _ in range(3):
-            began = time.monotonic()
-            kind, seq, at = await client.receive(PING_S + SLACK_S)
-            assert kind == PING
-            assert isinstance(at, int)
-            seqs.append(seq)
-            if len(seqs) > 1:
-                assert time.monotonic() - began > PING_S - 0.3
-            await client.send(PONG, seq, at)
-        assert seqs == list(range(seqs[0], seqs[0] + 3))
-        await client.close()
-
-    async def not_while_it_says_something_else() -> None:
-        client, channel = await open_session(node, "text"), group()
-        client.answers_pings = False
-        await client.join(channel)
-        end = time.monotonic() + 2.5 * PING_S
-        while time.monotonic() < end:
-            # Each answer is life of the server; four a heartbeat.
-            await client.send(PUBLISH, 0, channel, "x")
-            assert (await client.receive())[0] == MESSAGE
-            assert await frames_for(client, PING_S / 4) == []
-        await client.close()
-
-    async def silence_ends_it(kind: str) -> None:
-        client = await open_session(node, kind)
-        client.answers_pings = False
-        began = time.monotonic()
-        _, code, _, options = await client.fin()
-        took = time.monotonic() - began
-        assert PING_S * MISSES - 0.3 < took < PING_S * MISSES + SLACK_S
-        assert (code, options["class"]) == (HEARTBEAT_LOST, "resume")
-        assert "after" in options
-        await client.ended()
-        assert all(frame[0] == PING for frame in client.kept)
-
-    async def anything_heard_is_life() -> None:
-        client, quiet = await open_session(node, "text"), await open_session(node, "tcp")
-        for each in (client, quiet):
-            each.answers_pings = False
-        for number in range(6):
-            await client.send(10, {})
-            await quiet.send(FIN_ACK)
-            assert {frame[0] for _, frame in await frames_for(client, PING_S / 2)} <= {PING}, number
-        assert {frame[0] for frame in await quiet.settle()} <= {PING}
-        await client.close()
-        await quiet.close()
-
     async def body() -> None:
         await asyncio.gather(
-            pings_only_when_silent(),
-            not_while_it_says_something_else(),
-            *(silence_ends_it(kind) for kind in KINDS),
-            anything_heard_is_life(),
+            pings_only_when_silent(node),
+            not_while_it_says_something_else(node),
+            *(silence_ends_it(node, kind) for kind in KINDS),
+            anything_heard_is_life(node),
         )
 
     run(body())
