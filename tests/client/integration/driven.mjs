@@ -13,7 +13,7 @@ import { SmallWebSocket } from "./small_websocket.mjs";
 
 const [url, user] = process.argv.slice(2);
 const tell = (what) => console.log(JSON.stringify(what));
-const told = ({ code, reason, class: cls, after, afterMs, message }) => ({ code, reason, cls, after: after ?? afterMs, message });
+const told = ({ code, reason, message }) => ({ code, reason, message });
 
 const options = { user, backoffBaseMs: 50, backoffCapMs: 200 };
 const session = await (url.startsWith("tcp:")
