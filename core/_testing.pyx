@@ -134,6 +134,7 @@ cdef class StreamTable:
         self.streams.history_messages = messages
         self.streams.history_bytes = bytes_max
         self.streams.history_age_ms = age_ms
+        self.streams.history_total_max = 1 << 30
         self.streams.streams_max = streams_max
 
     def __dealloc__(self):

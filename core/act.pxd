@@ -16,7 +16,7 @@ from core.codes cimport (BAD_FRAME, BAD_REQUEST, NOT_ALLOWED, NOT_JOINED, NO_SUC
 from core.conn cimport (FLAG_ENCODED, FLAG_HELLO, FLAG_WEBSOCKET, FORM_TCP, FORM_WS_BINARY, FORM_WS_TEXT,
                         STATE_CLOSING, STATE_HANDSHAKING, STATE_OPEN, Connection, conn_handle)
 from core.edge cimport (DOMAIN_GLOBAL, DOMAIN_GROUP, DOMAIN_NONE, ENVELOPE_BYTES, KEY_BYTES_MAX, NAME_BYTES_MAX, NONE,
-                        REQUEST_PUBLISH, RETRY_AFTER_MS, Channel, Edge, domain_of)
+                        REQUEST_PUBLISH, RETRY_AFTER_MS, UNDER_WAY_MAX, Channel, Edge, domain_of)
 from core.fanout cimport channel_at, channel_find, member_joined
 from core.framing cimport FRAME_TEXT, FrameView
 from core.ledger cimport (COUNT_ACKS, COUNT_BAD_FRAMES, COUNT_FRAMES_IN, COUNT_PONGS_HEARD, COUNT_PUBLISHES,
@@ -127,6 +127,9 @@ cdef inline const char *publish_check(Edge *edge, Connection *conn, PublishFrame
     if not publish_rate_allows(edge, conn):
         code[0] = RATE_LIMITED
         return b"too many messages from this session"
+    if conn.under_way >= UNDER_WAY_MAX:
+        code[0] = RATE_LIMITED
+        return b"too many messages of this session wait for their answers"
     if not edge.link.up:
         code[0] = UNAVAILABLE
         return b"the router is away: publish again under the same key"

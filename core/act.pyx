@@ -1,5 +1,6 @@
 """Act: the frames that are not on the path of a message."""
 
+from core.edge cimport CONTROL_UNIT_BYTES, CONTROL_UNITS_MAX, CONTROL_UNITS_S
 from core.lifecycle cimport edge_fin
 from core.mailbox cimport NOTE_FRAME, Note, mailbox_put
 
@@ -48,6 +49,35 @@ cdef bint _channel_refused(Edge *edge, Connection *conn, uint64_t kind, const ui
     return True
 
 
+cdef bint _credit_allows(Edge *edge, Connection *conn, uint32_t size) noexcept nogil:
+    """Token bucket of control frames a connection, so that none fills the mailbox that all share."""
+    cdef uint32_t cost = 1 + size // CONTROL_UNIT_BYTES
+    cdef uint64_t credit = conn.control_credit \
+        + <uint64_t> (<uint32_t> edge.now_ms - conn.control_ms) * CONTROL_UNITS_S // 1000
+    if conn.control_ms == 0 or credit > CONTROL_UNITS_MAX:
+        credit = CONTROL_UNITS_MAX
+    conn.control_ms = <uint32_t> edge.now_ms | 1        # 0 means never; a millisecond more or less does not matter
+    conn.control_credit = <uint32_t> credit
+    if credit < cost:
+        return False
+    conn.control_credit -= cost
+    return True
+
+
+cdef void _refuse_rate(Edge *edge, Connection *conn, const uint8_t *body, uint32_t size) noexcept nogil:
+    """ERROR rate_limited under the request's number; HELLO, which has no ERROR of that kind, ends the connection."""
+    cdef MpReader reader
+    cdef uint32_t count
+    cdef uint64_t kind, request
+    reader.p = body
+    reader.end = body + size
+    if conn.state != STATE_OPEN:
+        edge_fin(edge, conn, OVERLOADED, b"too many control frames from this connection", RETRY_AFTER_MS)
+    elif mp_read_array(&reader, &count) == MP_OK and mp_read_uint(&reader, &kind) == MP_OK \
+            and mp_read_uint(&reader, &request) == MP_OK:
+        answer_error(edge, conn, request, RATE_LIMITED, b"too many control frames from this session", RETRY_AFTER_MS)
+
+
 cdef int act_control(Edge *edge, Connection *conn, uint64_t kind, const uint8_t *body, uint32_t size) noexcept nogil:
     """Hand a control frame to the Python thread; -1: not one, or not in this state."""
     cdef Note note
@@ -60,6 +90,9 @@ cdef int act_control(Edge *edge, Connection *conn, uint64_t kind, const uint8_t 
         return -1
     if not act_well_formed(body, size):
         return 0 if conn.state == STATE_OPEN and _channel_refused(edge, conn, kind, body, size) else -1
+    if not _credit_allows(edge, conn, size):
+        _refuse_rate(edge, conn, body, size)
+        return 0
     memset(&note, 0, sizeof(note))
     note.kind = NOTE_FRAME
     note.flags = <unsigned short> conn.state

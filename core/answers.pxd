@@ -14,7 +14,7 @@ from core.framing_tcp cimport tcp_header_write
 from core.framing_ws cimport ws_header_write
 from core.ledger cimport COUNT_ERRORS_SENT, COUNT_PINGS_SENT, COUNT_TRANSCODED, ledger_count
 from core.mpack cimport (MpWriter, mp_write_array, mp_write_map, mp_write_raw, mp_write_str, mp_write_uint)
-from core.outbox cimport OUTBOX_OVERFULL, OUTBOX_SENT, outbox_append
+from core.outbox cimport OUTBOX_SENT, outbox_append, outbox_overfull
 from core.transcode cimport mpack_to_json
 
 cdef enum FrameType:
@@ -73,12 +73,12 @@ cdef inline int frame_encode(Edge *edge, int form, const uint8_t *body, uint32_t
 
 
 cdef inline int answer_frame(Edge *edge, Connection *conn, const uint8_t *body, uint32_t size) noexcept nogil:
-    """Queue one MessagePack frame for one connection; OUTBOX_OVERFULL when it has no room for it."""
+    """Queue one MessagePack frame for one connection; without room for it the turn ends the connection."""
     cdef WireView view
     if conn.state >= STATE_CLOSING or conn.stage != STAGE_FRAMES:
         return OUTBOX_SENT
     if frame_encode(edge, conn.form, body, size, &view) < 0:
-        return OUTBOX_OVERFULL
+        return outbox_overfull(edge, conn)
     return outbox_append(edge, conn, view.shared, view.offset, view.length)
 
 
@@ -86,7 +86,7 @@ cdef inline int answer_raw(Edge *edge, Connection *conn, const uint8_t *data, ui
     """Queue bytes as they are (HTTP answers, WebSocket control frames)."""
     cdef uint8_t *room = arena_reserve(&edge.arenas[conn.form], edge.ledger, size)
     if room == NULL:
-        return OUTBOX_OVERFULL
+        return outbox_overfull(edge, conn)
     memcpy(room, data, size)
     return outbox_append(edge, conn, edge.arenas[conn.form].current, arena_commit(&edge.arenas[conn.form], size), size)
 

@@ -46,7 +46,8 @@ cdef enum ConnFlag:
     FLAG_FINISHED = 64          # nothing more to send: shut down for writing once the queue is empty
     FLAG_SHUT = 128             # shut down for writing
     FLAG_WATCHED = 512          # EPOLLOUT is on
-    FLAG_OVERFULL = 256         # its queue's bound was reached this turn
+    FLAG_OVERFULL = 256         # something found no room in its queue this turn: nothing more is queued but FIN
+    FLAG_ENDING = 1024          # FIN is being queued: it and what ends the transport may pass the queue's bound
 
 ctypedef struct Membership:     # 8 bytes: one side of a membership, at the connection
     uint32_t channel            # index in the channel table
@@ -77,7 +78,8 @@ ctypedef struct Connection:
     uint32_t state_deadline     # tick: end of the handshake or of the wait for FIN_ACK
     uint32_t blocked_since      # tick of the last write progress while blocked
     uint32_t ping_seq
-    uint32_t ping_sent_ms
+    uint32_t control_credit     # control frames and their bytes that may still come, in units of CONTROL_UNIT_BYTES
+    uint32_t control_ms         # when the credit was last filled
     uint32_t rtt_ms
     # third: what the session holds
     Membership *memberships     # owned; the first is the user's own channel
@@ -85,6 +87,8 @@ ctypedef struct Connection:
     uint16_t membership_capacity
     uint32_t tokens             # publishes left in the bucket, thousandths
     uint32_t tokens_ms          # when the bucket was last filled
+    uint16_t under_way          # its requests in the ring
+    uint16_t asks               # those of them that are HISTORY or PRESENCE
     uint8_t session[16]
     uint8_t address[16]         # IPv6, or IPv4 mapped
     uint16_t port

@@ -24,6 +24,11 @@ cdef enum:
     ANSWER_BYTES = 1024         # of a small server frame built on the stack
     ENVELOPE_BYTES = 1024       # what MESSAGE may add to the data of a PUBLISH
     REQUESTS_MAX = 65536        # under way to the router
+    UNDER_WAY_MAX = 4096        # of one connection, so that none takes all of them
+    ASKS_MAX = 32               # of one connection: HISTORY and PRESENCE, whose answers are large
+    CONTROL_UNIT_BYTES = 256    # a control frame costs one unit, and one for each so many bytes
+    CONTROL_UNITS_S = 1000      # units a second and connection
+    CONTROL_UNITS_MAX = 4096    # at once: a client that comes joins all its groups
     RETRY_AFTER_MS = 1000
     NONE = 0xFFFFFFFF
 

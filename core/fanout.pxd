@@ -8,11 +8,10 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 
 from core.answers cimport WireView, frame_encode
-from core.conn cimport FLAG_OVERFULL, FORM_COUNT, Connection, Membership
+from core.conn cimport FORM_COUNT, Connection, Membership
 from core.edge cimport Channel, ChannelMember, Edge
 from core.hash cimport hash_bytes, index_find
-from core.ledger cimport COUNT_DELIVERED, ledger_count
-from core.outbox cimport OUTBOX_SENT, outbox_append, outbox_touch
+from core.outbox cimport OUTBOX_SENT, outbox_append, outbox_overfull
 from core.slab cimport slab_at
 
 cdef extern from *:
@@ -61,18 +60,25 @@ cdef inline bint member_joined(Connection *conn, Channel *channel) noexcept nogi
     return False
 
 
-cdef inline void deliver_local(Edge *edge, Connection *conn, const uint8_t *body, uint32_t size,
+cdef inline bint deliver_local(Edge *edge, Connection *conn, const uint8_t *body, uint32_t size,
                                WireView *views) noexcept nogil:
-    """Queue one message for one connection; `views` holds its wire forms as far as they were needed so far."""
+    """Queue one message for one connection; `views` holds its wire forms as far as they were needed so far.
+
+    False: there was no room, and the turn ends the connection.
+    """
     cdef WireView *view = &views[conn.form]
-    if (view.length == 0 and frame_encode(edge, conn.form, body, size, view) < 0) \
-            or outbox_append(edge, conn, view.shared, view.offset, view.length) != OUTBOX_SENT:
-        conn.flags |= FLAG_OVERFULL     # it ends with FIN slow_consumer: no message is left out in silence
-        outbox_touch(edge, conn)
+    if view.length == 0 and frame_encode(edge, conn.form, body, size, view) < 0:
+        outbox_overfull(edge, conn)
+        return False
+    return outbox_append(edge, conn, view.shared, view.offset, view.length) == OUTBOX_SENT
 
 
-cdef inline void fanout_members(Edge *edge, Channel *channel, const uint8_t *body, uint32_t size) noexcept nogil:
-    """Queue one MESSAGE (MessagePack) for every member of a channel: a pointer each, encoded once per wire form."""
+cdef inline uint32_t fanout_members(Edge *edge, Channel *channel, const uint8_t *body, uint32_t size) noexcept nogil:
+    """Queue one frame (MessagePack) for every member of a channel: a pointer each, encoded once per wire form.
+
+    Returns for how many there was room.
+    """
+    cdef uint32_t delivered = 0
     cdef WireView views[FORM_COUNT]
     cdef uint32_t place
     cdef Connection *conn
@@ -82,8 +88,8 @@ cdef inline void fanout_members(Edge *edge, Channel *channel, const uint8_t *bod
         if place + 4 < channel.count:
             __builtin_prefetch(slab_at(&edge.connections, channel.members[place + 4].conn))
         conn = <Connection *> slab_at(&edge.connections, channel.members[place].conn)
-        deliver_local(edge, conn, body, size, views)
-    ledger_count(edge.ledger, COUNT_DELIVERED, channel.count)
+        delivered += deliver_local(edge, conn, body, size, views)
+    return delivered
 
 
 cdef void fanout_all(Edge *edge, const uint8_t *body, uint32_t size) noexcept nogil

@@ -9,7 +9,8 @@ from core.answers cimport TYPE_EVENT, write_text
 from core.conn cimport STATE_OPEN, conn_live
 from core.edge cimport ANSWER_BYTES, DOMAIN_GLOBAL, NONE
 from core.hash cimport index_put, index_remove
-from core.ledger cimport COUNT_GAPS, KIND_CHANNEL, KIND_MEMBERSHIP, ledger_close, ledger_open
+from core.ledger cimport (COUNT_DELIVERED, COUNT_GAPS, KIND_CHANNEL, KIND_MEMBERSHIP, ledger_close, ledger_count,
+                          ledger_open)
 from core.mpack cimport MpWriter, mp_write_array, mp_write_map, mp_write_str, mp_write_uint
 from core.records cimport REC_SUBSCRIBE, REC_UNSUBSCRIBE, RecChannel, record_add
 from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_release
@@ -30,8 +31,7 @@ cdef void fanout_all(Edge *edge, const uint8_t *body, uint32_t size) noexcept no
         for number in range(per_chunk):
             conn = <Connection *> slab_at(&edge.connections, (chunk << edge.connections.chunk_shift) | number)
             if conn_live(conn) and conn.state == STATE_OPEN:
-                deliver_local(edge, conn, body, size, views)
-                delivered += 1
+                delivered += deliver_local(edge, conn, body, size, views)
     ledger_count(edge.ledger, COUNT_DELIVERED, delivered)
 
 

@@ -139,6 +139,8 @@ cdef void join_start(Edge *edge, Connection *conn, const Note *note, const char 
     channel = _channel_wanted(edge, name, note.text_size, domain)
     pending = NULL if channel == NULL else _pending_start(edge, conn_handle(conn), note.request, channel)
     if pending == NULL:
+        if channel != NULL:
+            channel_rest(edge, channel)
         answer_error(edge, conn, note.request, OVERLOADED, b"out of memory", RETRY_AFTER_MS)
         return
     pending.has_since = note.flags & 1
@@ -344,6 +346,7 @@ cdef void _open_finish(Edge *edge, Opening *opening) noexcept nogil:
             edge.handshakes -= 1
             conn.flags &= ~FLAG_HELLO
             _welcome_send(edge, conn, opening)
+        if conn.state == STATE_OPEN:
             _open_members(edge, conn, opening)
             # A random phase, so that the heartbeats of connections that came together do not stay together.
             conn.last_sent = edge_tick(edge) - edge_random(edge, edge.config.ping_ms // 200 + 1)

@@ -5,9 +5,9 @@ from libc.string cimport memcpy, strlen
 
 from core.answers cimport (TYPE_FIN_ACK, TYPE_PING, WireView, answer_fin, answer_heartbeat, answer_raw, frame_encode)
 from core.codes cimport BYE, HEARTBEAT_LOST, HELLO_TIMEOUT, SLOW_CONSUMER, UNAVAILABLE, code_name
-from core.conn cimport (FLAG_BLOCKED, FLAG_FINISHED, FLAG_HELLO, FLAG_SESSION, FLAG_TOUCHED, FLAG_WEBSOCKET,
-                        STAGE_DISCARD, STAGE_FRAMES, STATE_ACCEPTED, STATE_CLOSED, STATE_CLOSING, STATE_HANDSHAKING,
-                        STATE_OPEN, conn_handle, conn_set_state)
+from core.conn cimport (FLAG_BLOCKED, FLAG_ENDING, FLAG_FINISHED, FLAG_HELLO, FLAG_OVERFULL, FLAG_SESSION,
+                        FLAG_TOUCHED, FLAG_WEBSOCKET, STAGE_DISCARD, STAGE_FRAMES, STATE_ACCEPTED, STATE_CLOSED,
+                        STATE_CLOSING, STATE_HANDSHAKING, STATE_OPEN, conn_handle, conn_set_state)
 from core.edge cimport RETRY_AFTER_MS, edge_random, edge_tick
 from core.fanout cimport member_remove_all
 from core.framing_ws cimport ws_header_write
@@ -47,6 +47,11 @@ cdef void _enter_closing(Edge *edge, Connection *conn, int code) noexcept nogil:
     edge_timer_plan(edge, conn)
 
 
+cdef void _make_way(Connection *conn) noexcept nogil:
+    """What comes now ends the connection: it finds room behind a full queue, too."""
+    conn.flags = (conn.flags | FLAG_ENDING) & ~FLAG_OVERFULL
+
+
 cdef void edge_fin_sized(Edge *edge, Connection *conn, int code, const char *reason, uint32_t reason_size,
                          uint32_t after_ms) noexcept nogil:
     """Queue FIN, give up the session, and wait for FIN_ACK. Nothing happens to a connection that is ending already."""
@@ -56,6 +61,7 @@ cdef void edge_fin_sized(Edge *edge, Connection *conn, int code, const char *rea
     if conn.stage != STAGE_FRAMES:
         edge_close(edge, conn, code)
         return
+    _make_way(conn)
     answer_fin(edge, conn, code, reason, reason_size, after_ms)
     ledger_count(edge.ledger, COUNT_FINS_SENT, 1)
     _enter_closing(edge, conn, code)
@@ -123,6 +129,7 @@ cdef void edge_peer_fin(Edge *edge, Connection *conn) noexcept nogil:
     cdef WireView view
     if conn.flags & FLAG_FINISHED:
         return
+    _make_way(conn)
     body[0] = 0x91
     body[1] = TYPE_FIN_ACK
     if frame_encode(edge, conn.form, body, 2, &view) == 0:
@@ -177,7 +184,7 @@ cdef void _heartbeat(Edge *edge, Connection *conn, uint32_t tick) noexcept nogil
     cdef uint32_t ping = edge.config.ping_ms // WHEEL_TICK_MS
     if tick - conn.last_heard >= ping * edge.config.misses:
         ledger_count(edge.ledger, COUNT_HEARTBEATS_LOST, 1)
-        edge_fin(edge, conn, HEARTBEAT_LOST, b"nothing was heard for too long", 0)
+        edge_fin(edge, conn, HEARTBEAT_LOST, b"nothing was heard for too long", edge_random(edge, RETRY_AFTER_MS))
         outbox_send(edge, conn)
         edge_close(edge, conn, HEARTBEAT_LOST)
         return

@@ -6,15 +6,16 @@ from libc.string cimport memcpy, memset
 from core.answers cimport TYPE_REPLY, answer_error, answer_frame, answer_position
 from core.batch cimport batch_clear, batch_reserve
 from core.bus cimport ZMQ_DONTWAIT, ZmqMessage, bus_send
-from core.codes cimport NOT_JOINED, OVERLOADED, RESUMED_ELSEWHERE, UNAVAILABLE
+from core.codes cimport NOT_JOINED, OVERLOADED, RATE_LIMITED, RESUMED_ELSEWHERE, UNAVAILABLE
 from core.conn cimport FLAG_SESSION, STATE_OPEN, conn_get, conn_live
-from core.edge cimport (NONE, REQUEST_HISTORY, REQUEST_JOIN, REQUEST_OPEN, REQUEST_PRESENCE, RETRY_AFTER_MS, Channel,
-                        DOMAIN_GROUP, domain_of)
+from core.edge cimport (ASKS_MAX, DOMAIN_GROUP, NONE, REQUEST_HISTORY, REQUEST_JOIN, REQUEST_OPEN, REQUEST_PRESENCE,
+                        RETRY_AFTER_MS, UNDER_WAY_MAX, Channel, domain_of)
 from core.fanout cimport (channel_at, channel_find, channel_get, channel_subscribe, fanout_all, fanout_event_gap,
                           fanout_members, member_joined)
 from core.joins cimport channel_subscribed, join_overdue, open_claimed, open_overdue, open_record
-from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_ROUTER_LINKS, GAUGE_LINKED,
-                          GAUGE_ROUTER_EPOCH, KIND_ZMQ_MESSAGE, ledger_close, ledger_count, ledger_gauge, ledger_open)
+from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_DELIVERED, COUNT_ROUTER_LINKS,
+                          GAUGE_LINKED, GAUGE_ROUTER_EPOCH, KIND_ZMQ_MESSAGE, ledger_close, ledger_count,
+                          ledger_gauge, ledger_open)
 from core.lifecycle cimport edge_fin
 from core.mailbox cimport NOTE_LINKED, NOTE_PRESENCE_EXPECT, NOTE_PRESENCE_PART, mailbox_put
 from core.mpack cimport MpWriter, mp_write_array, mp_write_raw, mp_write_str, mp_write_uint
@@ -22,7 +23,7 @@ from core.records cimport (REC_BEGIN, REC_END, REC_EVICT, REC_HISTORY, REC_LINK,
                            REC_PRESENCE, REC_PRESENCE_ASK, REC_PRESENCE_EXPECT, REC_PRESENCE_PART, REC_PUBLISHED,
                            REC_REPLY, REC_SUBSCRIBED, RECORDS_VERSION, RecBody, RecChannel, RecHistory, RecLink,
                            RecMessage, RecPublished, RecSession, Record, record_add, record_fits)
-from core.requests cimport request_open, request_peek, request_take
+from core.requests cimport request_done, request_open, request_peek, request_take
 from core.slab cimport slab_at
 
 cdef extern from *:
@@ -107,7 +108,7 @@ cdef void _again_sessions(Edge *edge) noexcept nogil:
         request = request_peek(edge, seq)
         if request != NULL and request.kind == REQUEST_OPEN:
             conn = conn_get(&edge.connections, request.conn)
-            if conn != NULL:
+            if conn != NULL and conn.flags & FLAG_SESSION:
                 open_record(edge, conn, seq)
         seq += 1
 
@@ -135,6 +136,7 @@ cdef void _on_linked(Edge *edge, RecLink *record) noexcept nogil:
             ledger_gauge(edge.ledger, GAUGE_LINKED, 1)
         return
     _requests_lost(edge)
+    batch_clear(&edge.link.out)         # whatever stands there this router would pass over; all of it is said again
     link_hello(edge, REC_BEGIN)
     _again_sessions(edge)
     _again_channels(edge)
@@ -167,7 +169,7 @@ cdef void _on_message(Edge *edge, RecMessage *record) noexcept nogil:
             fanout_event_gap(edge, channel, channel.offset + 1, record.offset - 1, b"router_lost")
     channel.epoch = record.epoch
     channel.offset = record.offset
-    fanout_members(edge, channel, body, record.body_size)
+    ledger_count(edge.ledger, COUNT_DELIVERED, fanout_members(edge, channel, body, record.body_size))
 
 
 cdef uint32_t _retry_after(int code) noexcept nogil:
@@ -233,6 +235,8 @@ cdef void _on_presence_ask(Edge *edge, RecBody *record) noexcept nogil:
     cdef uint8_t *body
     cdef uint32_t place, digit
     cdef char session[32]
+    if edge.link.out.size > LINK_PUBLISH_BYTES_MAX:
+        return                          # sessions and channels come first; whoever asked hears `unavailable`
     batch_clear(&edge.control)
     body = batch_reserve(&edge.control, 16 + count * (34 + 260))
     if body == NULL:
@@ -362,11 +366,17 @@ cdef RecHistory *_ask(Edge *edge, Connection *conn, const Note *note, const char
     if not edge.link.up:
         answer_error(edge, conn, note.request, UNAVAILABLE, b"the router is away", RETRY_AFTER_MS)
         return NULL
+    if conn.asks >= ASKS_MAX or conn.under_way >= UNDER_WAY_MAX:
+        answer_error(edge, conn, note.request, RATE_LIMITED, b"too many requests of this session wait",
+                     RETRY_AFTER_MS)
+        return NULL
     seq = request_open(edge, request_kind, note.conn, note.request, NONE)
     if seq != 0:
         record = <RecHistory *> record_add(&edge.link.out, record_kind, note.text_size, sizeof(RecHistory),
                                            note.text_size)
     if record == NULL:
+        if seq != 0:
+            request_done(edge, seq)
         answer_error(edge, conn, note.request, OVERLOADED, b"too much waits for the router", RETRY_AFTER_MS)
         return NULL
     record.seq = seq

@@ -15,7 +15,7 @@ from core.bus cimport ZMQ_DEALER, ZMQ_POLLIN, bus_close, bus_events, bus_open
 from core.codes cimport DRAINING, SLOW_CONSUMER, BYE
 from core.conn cimport (FLAG_BLOCKED, FLAG_FINISHED, FLAG_OVERFULL, FLAG_SHUT, FLAG_TOUCHED, FLAG_WATCHED,
                         STATE_CLOSED, Connection, conn_get, conn_handle, conn_live, conn_release)
-from core.edge cimport FORM_COUNT, RECEIVE_BYTES, Channel, Opening, Pending, edge_random, edge_tick
+from core.edge cimport FORM_COUNT, RECEIVE_BYTES, Channel, RETRY_AFTER_MS, Opening, Pending, edge_random, edge_tick
 from core.hash cimport index_free
 from core.intake cimport intake_read
 from core.joins cimport join_leave, join_start, open_start
@@ -188,9 +188,8 @@ cdef void _flush_one(Edge *edge, Connection *conn) noexcept nogil:
     if conn.flags & FLAG_OVERFULL:
         conn.flags &= ~FLAG_OVERFULL
         ledger_count(edge.ledger, COUNT_SLOW_CONSUMERS, 1)
-        edge.config.queue_bytes_max += 4096     # FIN itself may pass the bound
-        edge_fin(edge, conn, SLOW_CONSUMER, b"more was queued than the bound of this connection", 0)
-        edge.config.queue_bytes_max -= 4096
+        edge_fin(edge, conn, SLOW_CONSUMER, b"more was queued than the bound of this connection",
+                 edge_random(edge, RETRY_AFTER_MS))
     if status == OUTBOX_BLOCKED:
         outbox_settle(edge, conn)
         conn.flags |= FLAG_BLOCKED
@@ -324,8 +323,9 @@ cdef _tables_init(Edge *edge, uint32_t connections_max):
     edge.requests.next = 1
     edge.link.out.bytes_max = LINK_OUT_BYTES_MAX
     edge.control.bytes_max = LINK_OUT_BYTES_MAX
-    # An unfinished frame keeps at most max_frame and a header; an unfinished HTTP request 8 KiB.
-    edge.input_bytes = RECEIVE_BYTES + max(edge.config.max_frame, <uint32_t> 8192) + 64
+    # An unfinished message keeps at most max_frame, a header and an unfinished control frame of 131 bytes; an HTTP
+    # request 8 KiB.
+    edge.input_bytes = RECEIVE_BYTES + max(edge.config.max_frame, <uint32_t> 8192) + 256
     edge.input = <uint8_t *> malloc(edge.input_bytes)
     edge.scratch_bytes = <uint32_t> json_bound(4 * edge.config.max_frame)
     edge.scratch = <uint8_t *> malloc(edge.scratch_bytes)

@@ -11,7 +11,7 @@ from libc.string cimport memcpy, memset
 
 from core.buffer cimport (PRIVATE_BYTES, Segment, Shared, segment_acquire, segment_release, shared_create,
                           shared_release)
-from core.conn cimport FLAG_BLOCKED, FLAG_TOUCHED, STATE_CLOSED, Connection
+from core.conn cimport FLAG_BLOCKED, FLAG_ENDING, FLAG_OVERFULL, FLAG_TOUCHED, STATE_CLOSED, Connection
 from core.edge cimport Edge, edge_tick
 from core.ledger cimport COUNT_BYTES_OUT, COUNT_SENDS, ledger_count
 from core.slab cimport invariant
@@ -33,7 +33,8 @@ cdef extern from "<sys/socket.h>" nogil:
 
 cdef enum:
     OUTBOX_VECTORS = 64         # segments a sendmsg
-    SETTLE_BYTES = 2048         # a longer rest keeps its reference instead of being copied
+    SETTLE_BYTES = 8192         # a longer rest keeps its reference: it pins at most 8 times its size (an arena)
+    ENDING_BYTES = 4096         # by which FIN and what ends the transport may pass the queue's bound
 
 cdef enum OutboxStatus:
     OUTBOX_SENT = 0
@@ -50,13 +51,23 @@ cdef inline void outbox_touch(Edge *edge, Connection *conn) noexcept nogil:
         edge.touched = conn
 
 
+cdef inline int outbox_overfull(Edge *edge, Connection *conn) noexcept nogil:
+    """Something cannot be queued: from here on nothing is, and the turn's end says FIN."""
+    conn.flags |= FLAG_OVERFULL
+    outbox_touch(edge, conn)
+    return OUTBOX_OVERFULL
+
+
 cdef inline int outbox_append(Edge *edge, Connection *conn, Shared *shared, uint32_t offset,
                               uint32_t length) noexcept nogil:
     """Queue bytes of a shared buffer; OUTBOX_OVERFULL: the queue's bound is reached and nothing was queued."""
-    cdef Segment *tail = conn.out_tail
+    cdef Segment *tail
     cdef Segment *segment
-    if conn.queued_bytes + length > edge.config.queue_bytes_max and not outbox_make_room(edge, conn, length):
+    cdef uint32_t bound = edge.config.queue_bytes_max + (ENDING_BYTES if conn.flags & FLAG_ENDING else 0)
+    if conn.flags & FLAG_OVERFULL:
         return OUTBOX_OVERFULL
+    if conn.queued_bytes + length > bound and not outbox_make_room(edge, conn, length):
+        return outbox_overfull(edge, conn)
     outbox_touch(edge, conn)
     tail = conn.out_tail
     if tail != NULL and tail.shared == shared and tail.offset + tail.length == offset:
@@ -64,7 +75,7 @@ cdef inline int outbox_append(Edge *edge, Connection *conn, Shared *shared, uint
     else:
         segment = segment_acquire(&edge.segments, edge.ledger, shared, offset, length)
         if segment == NULL:
-            return OUTBOX_OVERFULL
+            return outbox_overfull(edge, conn)
         if tail == NULL:
             conn.out_head = segment
         else:

@@ -32,7 +32,7 @@ cdef inline bint _settle_copy(Edge *edge, Connection *conn, Segment *segment, Se
 
 cdef inline bint _settle_own(Edge *edge, Segment *segment) noexcept nogil:
     """Move a small segment's bytes into a private buffer of its own; False: out of memory, the reference stays."""
-    cdef Shared *own = shared_create(edge.ledger, PRIVATE_BYTES)
+    cdef Shared *own = shared_create(edge.ledger, max(<uint32_t> PRIVATE_BYTES, segment.length))
     if own == NULL:
         return False
     memcpy(own.data, segment.shared.data + segment.offset, segment.length)

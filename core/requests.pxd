@@ -6,7 +6,8 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from core.edge cimport NONE, REQUEST_DONE, Edge, Request
+from core.conn cimport Connection, conn_get
+from core.edge cimport REQUEST_HISTORY, REQUEST_PRESENCE, NONE, REQUEST_DONE, Edge, Request
 from core.ledger cimport KIND_REQUEST, ledger_close, ledger_open
 
 
@@ -19,9 +20,19 @@ cdef inline Request *request_peek(Edge *edge, uint32_t seq) noexcept nogil:
     return request if request.kind != REQUEST_DONE else NULL
 
 
+cdef inline void request_charge(Edge *edge, Request *request, int by) noexcept nogil:
+    """Count a request at its connection, if that is still there."""
+    cdef Connection *conn = conn_get(&edge.connections, request.conn)
+    if conn != NULL:
+        conn.under_way += by
+        if request.kind == REQUEST_HISTORY or request.kind == REQUEST_PRESENCE:
+            conn.asks += by
+
+
 cdef inline void request_done(Edge *edge, uint32_t seq) noexcept nogil:
     """Close an open request."""
     cdef uint32_t mask = edge.requests.capacity - 1
+    request_charge(edge, &edge.requests.ring[seq & mask], -1)
     edge.requests.ring[seq & mask].kind = REQUEST_DONE
     ledger_close(edge.ledger, KIND_REQUEST)
     while edge.requests.oldest != edge.requests.next \
@@ -59,6 +70,7 @@ cdef inline uint32_t request_open(Edge *edge, int kind, uint64_t conn, uint64_t 
     request.index = index
     request.kind = kind
     edge.requests.next += 1
+    request_charge(edge, request, 1)
     ledger_open(edge.ledger, KIND_REQUEST)
     return seq
 

@@ -14,6 +14,7 @@ class RouterLoop:
         channels_max: int,
         spill_bytes_max: int,
         keys_max: int = 1 << 20,
+        history_total_bytes: int = 1 << 28,
         message_bytes_max: int = 1 << 25,
     ) -> None: ...
     def run(self) -> None: ...

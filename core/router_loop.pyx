@@ -117,7 +117,7 @@ cdef void _tick(Sequencer *sequencer) noexcept nogil:
         worker = &sequencer.workers[index]
         if worker.state != WORKER_FREE and sequencer.now_ms - worker.heard_ms > WORKER_SILENT_MS:
             worker_give_up(sequencer, worker)
-    streams_sweep(&sequencer.streams, sequencer.wall_ms, SWEEP_SLOTS)
+    streams_sweep(&sequencer.streams, sequencer.wall_ms, SWEEP_SLOTS + sequencer.streams.slab.live // 16)
     keys_expire(&sequencer.keys, sequencer.wall_ms)
 
 
@@ -164,7 +164,8 @@ cdef class RouterLoop:
         self.sequencer.epoll_fd = self.sequencer.wake_fd = -1
 
     def __init__(self, Stats stats, *, endpoint, epoch, history_messages, history_bytes, history_age_s, key_window_s,
-                 channels_max, spill_bytes_max, keys_max=1 << 20, message_bytes_max=1 << 25):
+                 channels_max, spill_bytes_max, keys_max=1 << 20, history_total_bytes=1 << 28,
+                 message_bytes_max=1 << 25):
         """Bind to `endpoint`.
 
         Args:
@@ -178,6 +179,7 @@ cdef class RouterLoop:
             channels_max: most channels at once.
             spill_bytes_max: most bytes that wait for one worker before it is given up.
             keys_max: most idempotency keys remembered.
+            history_total_bytes: most bytes kept of all channels together.
             message_bytes_max: longest MESSAGE frame; untouched memory costs nothing.
 
         Raises:
@@ -194,6 +196,7 @@ cdef class RouterLoop:
         streams_init(&sequencer.streams, sequencer.ledger, sequencer.hash_key, epoch)
         sequencer.streams.history_messages = history_messages
         sequencer.streams.history_bytes = history_bytes
+        sequencer.streams.history_total_max = history_total_bytes
         sequencer.streams.history_age_ms = <uint64_t> history_age_s * 1000
         sequencer.streams.streams_max = channels_max
         sequencer.keys.first.k0 = seeds[2]

@@ -21,6 +21,7 @@ cdef enum:
     IDENTITY_BYTES_MAX = 96
     WORKERS_MAX = 256
     SEQUENCER_BATCHES_TURN = 128
+    WORKER_ASK_AGAIN_MS = 3000  # an asked worker that only says LINK is asked again: the question may have been lost
     WORKER_SILENT_MS = 15000    # a worker that says nothing for so long is given up
     SWEEP_PERIOD_MS = 1000
     SWEEP_SLOTS = 4096
@@ -40,6 +41,7 @@ ctypedef struct Worker:
     uint32_t number             # on its node
     uint32_t sessions           # open there
     uint64_t heard_ms
+    uint64_t asked_ms           # when it was last asked for everything
     Batch out
     bint overfull               # a record found no room
 

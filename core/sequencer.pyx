@@ -39,6 +39,8 @@ cdef inline uint32_t _worker_index(Sequencer *sequencer, Worker *worker) noexcep
 cdef void _linked(Sequencer *sequencer, Worker *worker, bint ask) noexcept nogil:
     """LINKED; with `ask` the worker is to say everything that it holds."""
     cdef RecLink *answer = <RecLink *> _say(worker, REC_LINKED, 1 if ask else 0, sizeof(RecLink), 0)
+    if ask:
+        worker.asked_ms = sequencer.now_ms
     if answer != NULL:
         answer.epoch = sequencer.epoch
         answer.version = RECORDS_VERSION
@@ -131,7 +133,8 @@ cdef void worker_give_up(Sequencer *sequencer, Worker *worker) noexcept nogil:
 
 cdef void _on_link(Sequencer *sequencer, Worker *worker, RecLink *record) noexcept nogil:
     if record.version == RECORDS_VERSION:
-        _linked(sequencer, worker, False)
+        _linked(sequencer, worker, worker.state == WORKER_ASKED
+                and sequencer.now_ms - worker.asked_ms > WORKER_ASK_AGAIN_MS)
 
 
 cdef void _on_begin(Sequencer *sequencer, Worker *worker, RecLink *record) noexcept nogil:
@@ -168,8 +171,11 @@ cdef void _on_subscribe(Sequencer *sequencer, Worker *worker, RecChannel *record
     if stream == NULL or route_set(&sequencer.streams, stream, _worker_index(sequencer, worker), record.channel) < 0:
         return                          # the worker's request becomes overdue and is answered unavailable
     stream.used_ms = sequencer.wall_ms
-    if record.epoch < stream.epoch and record.offset > stream.offset:
-        stream.offset = record.offset
+    if record.epoch < stream.epoch and record.offset >= stream.offset and record.offset:
+        if stream.offset > stream.base:     # positions were given before this worker came with a later one:
+            stream.offset = record.offset + 1       # a hole, so that both sides tell their members of the gap
+        else:
+            stream.offset = stream.base = record.offset
     answer = <RecChannel *> _say(worker, REC_SUBSCRIBED, 0, sizeof(RecChannel), 0)
     if answer != NULL:
         answer.channel = record.channel
@@ -184,6 +190,26 @@ cdef void _on_unsubscribe(Sequencer *sequencer, Worker *worker, RecChannel *reco
         route_remove(&sequencer.streams, stream, _worker_index(sequencer, worker), record.channel)
 
 
+cdef void _evict(Worker *worker, uint64_t conn, const uint8_t *session) noexcept nogil:
+    """Tell a worker that its connection does not have the session any more."""
+    cdef RecSession *say = <RecSession *> _say(worker, REC_EVICT, 0, sizeof(RecSession), 0)
+    if say != NULL:
+        say.conn = conn
+        memcpy(say.session, session, 16)
+
+
+cdef bint _bulk_fits(Worker *worker, uint32_t seq, uint32_t size) noexcept nogil:
+    """Whether a large answer may be added to a worker's batch: beyond half of its bound it is refused, so that answers
+    never make the router give a worker up."""
+    cdef RecBody *refusal
+    if worker.out.size + size <= worker.out.bytes_max // 2:
+        return True
+    refusal = <RecBody *> _say(worker, REC_REPLY, OVERLOADED, sizeof(RecBody), 0)
+    if refusal != NULL:
+        refusal.seq = seq
+    return False
+
+
 cdef void _on_open(Sequencer *sequencer, Worker *worker, RecSession *record) noexcept nogil:
     """A connection claims a session: whoever had it hears of it before the claim is answered."""
     cdef uint64_t hash = hash_bytes(&sequencer.hash_key, record.session, 16)
@@ -195,11 +221,11 @@ cdef void _on_open(Sequencer *sequencer, Worker *worker, RecSession *record) noe
     if index != SLAB_NONE:
         owner = _owner_at(sequencer, index)
         evicted = owner.worker != claimant or owner.conn != record.conn
+        if evicted and record.seq == 0:     # said again after a lost link: the claim that is known is the newer one
+            _evict(worker, record.conn, record.session)
+            return
         if evicted:
-            say = <RecSession *> _say(_worker_at(sequencer, owner.worker), REC_EVICT, 0, sizeof(RecSession), 0)
-            if say != NULL:
-                say.conn = owner.conn
-                memcpy(say.session, record.session, 16)
+            _evict(_worker_at(sequencer, owner.worker), owner.conn, record.session)
         _owner_end(sequencer, index)
     index = slab_acquire(&sequencer.owners)
     if index == SLAB_NONE or index_put(&sequencer.owner_index, hash, index) < 0:
@@ -386,6 +412,8 @@ cdef void _on_history(Sequencer *sequencer, Worker *worker, RecHistory *record) 
     mp_write_str(&writer, b"offset", 6)
     mp_write_uint(&writer, 0 if stream == NULL else stream.offset)
     invariant(not writer.overflow)
+    if not _bulk_fits(worker, record.seq, <uint32_t> (writer.p - sequencer.scratch)):
+        return
     answer = <RecBody *> _say(worker, REC_REPLY, 0, sizeof(RecBody), <uint32_t> (writer.p - sequencer.scratch))
     if answer != NULL:
         answer.seq = record.seq
@@ -415,6 +443,8 @@ cdef void _on_presence_part(Sequencer *sequencer, RecBody *record) noexcept nogi
     """Pass a part on to the worker that asked."""
     cdef RecBody *say
     if record.origin >= sequencer.worker_count or _worker_at(sequencer, record.origin).state != WORKER_LINKED:
+        return
+    if not _bulk_fits(_worker_at(sequencer, record.origin), record.seq, record.body_size):
         return
     say = <RecBody *> _say(_worker_at(sequencer, record.origin), REC_PRESENCE_PART, 0, sizeof(RecBody),
                            record.body_size)

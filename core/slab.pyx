@@ -64,6 +64,8 @@ cdef void slab_drop_chunk(Slab *slab, uint32_t place) noexcept nogil:
     free(chunk.memory)
     chunk.memory = NULL
     slab.bare_count += 1
+    if slab.live == 0 and slab.room_head != SLAB_NONE:      # the empty one that was kept for the next acquire
+        slab_drop_chunk(slab, slab.room_head)
 
 
 cdef void slab_free(Slab *slab) noexcept nogil:

@@ -30,6 +30,7 @@ ctypedef struct Stream:
     uint64_t hash
     uint64_t epoch
     uint64_t offset             # of the last message; 0 before the first
+    uint64_t base               # offset that this epoch began with
     uint64_t used_ms            # wall clock of the last message or subscription
     Route *routes               # owned, or &one while the capacity is 1
     Route one
@@ -52,6 +53,9 @@ ctypedef struct Streams:
     uint64_t epoch              # for streams made from now on
     uint32_t history_messages   # most kept of one stream
     uint32_t history_bytes
+    uint64_t history_total      # bytes kept of all streams
+    uint64_t history_total_max  # beyond it whatever the hand points at loses its oldest
+    uint32_t hand               # slot, moves on with each stream it emptied
     uint64_t history_age_ms
     uint32_t streams_max
     uint32_t sweep              # next slot to look at

@@ -16,11 +16,16 @@ cdef void streams_init(Streams *streams, Ledger *ledger, HashKey key, uint64_t e
     streams.epoch = epoch
 
 
+cdef inline bint _stream_live(Stream *stream) noexcept nogil:
+    return stream.live == 1
+
+
 cdef void _stored_drop_oldest(Streams *streams, Stream *stream) noexcept nogil:
     cdef Stored *stored = stream_stored(stream, 0)
     stream.history_first = (stream.history_first + 1) & (stream.history_capacity - 1)
     stream.history_count -= 1
     stream.history_bytes -= stored.size
+    streams.history_total -= stored.size
     free(stored)
     ledger_close(streams.ledger, KIND_HISTORY)
 
@@ -39,10 +44,6 @@ cdef void _stream_end(Streams *streams, Stream *stream) noexcept nogil:
     stream.live = 0
     slab_release(&streams.slab, stream.index)
     ledger_close(streams.ledger, KIND_CHANNEL)
-
-
-cdef inline bint _stream_live(Stream *stream) noexcept nogil:
-    return stream.live == 1
 
 
 cdef void streams_free(Streams *streams) noexcept nogil:
@@ -92,6 +93,21 @@ cdef Stream *stream_wanted(Streams *streams, const char *name, uint32_t size, in
     return stream
 
 
+cdef void _history_squeeze(Streams *streams) noexcept nogil:
+    """Over the bound of all histories: empty one stream after the other, in turn, until it is kept again."""
+    cdef uint32_t total = streams.slab.chunk_count << streams.slab.chunk_shift
+    cdef uint32_t looked = 0
+    cdef Stream *stream
+    while streams.history_total > streams.history_total_max and looked <= total:
+        looked += 1
+        streams.hand = streams.hand + 1 if streams.hand + 1 < total else 0
+        if streams.slab.chunks[streams.hand >> streams.slab.chunk_shift].memory == NULL:
+            continue
+        stream = stream_at(streams, streams.hand)
+        while _stream_live(stream) and stream.history_count and streams.history_total > streams.history_total_max:
+            _stored_drop_oldest(streams, stream)
+
+
 cdef bint _history_grow(Streams *streams, Stream *stream) noexcept nogil:
     """Double the ring, straightened out; False: out of memory."""
     cdef uint32_t capacity = stream.history_capacity * 2 if stream.history_capacity else 4
@@ -134,6 +150,9 @@ cdef void stream_store(Streams *streams, Stream *stream, const uint8_t *body, ui
     stream.history[(stream.history_first + stream.history_count) & (stream.history_capacity - 1)] = stored
     stream.history_count += 1
     stream.history_bytes += size
+    streams.history_total += size
+    if streams.history_total > streams.history_total_max:
+        _history_squeeze(streams)
     ledger_open(streams.ledger, KIND_HISTORY)
 
 
@@ -198,7 +217,12 @@ cdef void routes_remove_worker(Streams *streams, uint32_t worker) noexcept nogil
 
 
 cdef bint _aged(Streams *streams, Stream *stream, uint64_t now_ms) noexcept nogil:
-    return stream.route_count == 0 and stream.used_ms + streams.history_age_ms < now_ms
+    if stream.route_count:
+        return False
+    if stream.used_ms + streams.history_age_ms < now_ms:
+        return True
+    # Nearly as many as there may be: what nobody has goes before its time, so that new channels find room.
+    return streams.slab.live > streams.streams_max - streams.streams_max // 8
 
 
 cdef void streams_sweep(Streams *streams, uint64_t now_ms, uint32_t slots) noexcept nogil:

@@ -15,6 +15,7 @@ import msgspec
 import uvloop
 
 from core import notes
+from core.codes import Code
 from core.ledger import Stats
 from core.loop import EdgeLoop
 from core.process import die_with_parent, say_ready
@@ -124,8 +125,9 @@ class WorkerProcess:
                 elif kind == notes.STOPPED:
                     self._drained.set()
             except Exception:
-                # One client's frame must not take the others' answers with it; its own deadline ends its wait.
+                # A fault of ours: one client's frame must not take the others' answers with it.
                 self._log.exception("control frame failed", kind=kind)
+                self._plane.put(notes.FIN, conn, first=int(Code.INTERNAL), text=b"a fault of the gateway's own")
         self._plane.flush()
 
 
