@@ -162,6 +162,34 @@ cdef bint _same_node(Worker *one, Worker *other) noexcept nogil:
     return False
 
 
+cdef void _said_since(Sequencer *sequencer, Worker *worker, Stream *stream, RecChannel *record) noexcept nogil:
+    """Send a worker that had members before its link was lost what was said meanwhile, as far as it is kept.
+
+    Only where its position has a history in common with ours: it is of this epoch, or not beyond the offset that this
+    epoch began with. Whatever is missing then, the jump in the offsets tells the worker.
+    """
+    cdef uint32_t place
+    cdef Stored *stored
+    cdef RecMessage *say
+    if record.epoch == 0 or (record.epoch < stream.epoch and record.offset > stream.base):
+        return
+    if worker.out.size + stream.history_bytes > worker.out.bytes_max // 2:
+        return
+    for place in range(stream.history_count):
+        stored = stream_stored(stream, place)
+        if stored.offset <= record.offset:
+            continue
+        say = <RecMessage *> _say(worker, REC_MESSAGE, 0, sizeof(RecMessage), stored.size)
+        if say == NULL:
+            return
+        say.channel = record.channel
+        say.epoch = stored.epoch
+        say.offset = stored.offset
+        say.body_size = stored.size
+        memcpy(<uint8_t *> say + sizeof(RecMessage), stored.body, stored.size)
+        ledger_count(sequencer.ledger, COUNT_MESSAGES_ROUTED, 1)
+
+
 cdef void _on_subscribe(Sequencer *sequencer, Worker *worker, RecChannel *record) noexcept nogil:
     """A worker has members; a position of an older epoch that it saw is not given again."""
     cdef const char *name = <const char *> record + sizeof(RecChannel)
@@ -176,6 +204,8 @@ cdef void _on_subscribe(Sequencer *sequencer, Worker *worker, RecChannel *record
             stream.offset = record.offset + 1       # a hole, so that both sides tell their members of the gap
         else:
             stream.offset = stream.base = record.offset
+    elif stream.domain != DOMAIN_GLOBAL:
+        _said_since(sequencer, worker, stream, record)
     answer = <RecChannel *> _say(worker, REC_SUBSCRIBED, 0, sizeof(RecChannel), 0)
     if answer != NULL:
         answer.channel = record.channel
