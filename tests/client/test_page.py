@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import shutil
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -14,9 +13,10 @@ import pytest
 from playwright.async_api import Browser, Page, async_playwright, expect
 
 from tests.client.scripted_gateway import ScriptedGateway
+from tools.provision import environment_for, find_program
 
 PAGE = Path(__file__).parents[2] / "gateway" / "page"
-CHROMIUM = shutil.which("chromium")
+CHROMIUM = find_program("chromium")
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -74,7 +74,9 @@ def page_served(ws_port: int) -> Iterator[str]:
 @asynccontextmanager
 async def chromium() -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        assert CHROMIUM is not None
+        environment: dict[str, str | float | bool] = {**environment_for(CHROMIUM)}
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS, env=environment)
         try:
             yield browser
         finally:

@@ -269,6 +269,9 @@ class Model:
 
     def finish(self, *outcomes: Outcome) -> bool:
         self.end = frozenset(outcomes)
+        if self.waits and not self.opened:
+            # HELLO is still being judged: what it comes to may be said before what came after it is read.
+            self.end |= self.hello - {WELCOME}
         return False
 
     # ------------------------------------------------------------------------------------------------------ transport
@@ -480,7 +483,8 @@ class Model:
         if packed_size(frame[3]) + ENVELOPE_BYTES > MAX_FRAME:
             wrong.add(TOO_LARGE)
         elif size + ENVELOPE_BYTES + 64 > MAX_FRAME:
-            return {*wrong, TOO_LARGE, REPLY}
+            # The order in which a request's faults are looked for is not the page's business.
+            return {*wrong, TOO_LARGE, REPLY, NOT_JOINED, BAD_REQUEST}
         if wrong:
             return wrong if key is None or isinstance(key, str) else {*wrong, BAD_REQUEST}
         # A key of another kind is a wrong element or an unknown option.
