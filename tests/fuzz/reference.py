@@ -374,7 +374,7 @@ class Model:
         try:
             frame, unclear = unjson(data) if text else unpack(data)
         except NotAValue:
-            self.end = frozenset({BAD_FRAME})
+            self.finish(BAD_FRAME)
             return
         if unclear and not self.is_bad_channel(frame):
             self.loose = True
