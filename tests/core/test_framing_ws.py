@@ -123,7 +123,7 @@ def test_mutated_streams_are_judged_as_wsproto_judges_them(
     mine, error = decode(bytes(data))
     theirs, refused = oracle(bytes(data))
     if not refused:
-        # wsproto has no bound: a mutated length beyond ours is refused here and waited for there, after the same frames.
+        # wsproto has no bound: a mutated length beyond ours is refused here and waited for there.
         assert mine == theirs
         assert error in (0, ws.TOO_LARGE)
         return
