@@ -137,8 +137,8 @@ cdef inline int outbox_send(Edge *edge, Connection *conn) noexcept nogil:
     if conn.tls != NULL:
         return outbox_send_tls(edge, conn)
     while conn.out_head != NULL:
+        ledger_count(edge.ledger, COUNT_SENDS, 1)       # before: whoever has the bytes finds them counted
         sent = outbox_write(conn, &offered)
-        ledger_count(edge.ledger, COUNT_SENDS, 1)
         if sent < 0:
             if errno == EINTR:
                 continue
