@@ -21,11 +21,10 @@ PLACED := $(VENV)/stamps
 SOURCES := setup.py $(wildcard core/*.pyx core/*.pxd core/*.h)
 # A clone without one of these still builds: they are parts of the product with metadata of their own.
 METADATA := pyproject.toml $(wildcard client/python/pyproject.toml)
-JS_TESTS := $(shell find client/js tests/client -name '*.test.mjs' -o -name '*.test.js' | sort)
 TESTS ?= tests
 
 .PHONY: help run test bench check replay fuzz build build-checked debug docs clean \
-	provision test-release test-checked test-js
+	provision test-release test-checked
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,12 +32,11 @@ help: ## list the verbs
 run: build ## build and start everything; options through ARGS="--workers 1"
 	@exec $(VENV)/bin/holdfast run $(ARGS)
 
-test: $(PLACED)/dev build ## install what the tests need, then check, both builds' tests and the JavaScript client's
+test: $(PLACED)/dev build ## install what the tests need, then check, then run all tests against both builds
 	@$(MAKE) --no-print-directory provision
 	@$(MAKE) --no-print-directory check
 	@$(MAKE) --no-print-directory test-release
 	@$(MAKE) --no-print-directory test-checked
-	@$(MAKE) --no-print-directory test-js
 	@$(VENV)/bin/python tools/ending.py build/tests
 
 check: $(PLACED)/dev build ## linters, types, stubs and the project's own rules
@@ -83,12 +81,6 @@ test-checked: $(PLACED)/dev build build-checked
 	@mkdir -p build/tests
 	@$(BIN) HOLDFAST_BUILD=checked $(CHECKED) \
 		pytest $(TESTS) $(ARGS) 2>&1 | tee build/tests/checked.log
-
-test-js: build provision
-	@mkdir -p build/tests
-	@if [ -n "$(JS_TESTS)" ]; then \
-		$(VENV)/bin/python tools/provision.py --exec node --test $(JS_TESTS) 2>&1 | tee build/tests/javascript.log; \
-	fi
 
 $(PLACED)/base: pyproject.toml tools/environment.py
 	@$(PYTHON) tools/environment.py base
