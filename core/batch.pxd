@@ -4,7 +4,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport free, realloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 cdef enum:
     BATCH_KEPT_BYTES = 262144   # a larger one is given back once it is empty
@@ -17,7 +17,7 @@ ctypedef struct Batch:
 
 
 cdef inline uint8_t *batch_reserve(Batch *batch, uint32_t size) noexcept nogil:
-    """Room for `size` more bytes, appended and zeroed; NULL at the bound or out of memory.
+    """Room for `size` more bytes, appended, of undefined content; NULL at the bound or out of memory.
 
     The pointer ends with the next call.
     """
@@ -35,7 +35,6 @@ cdef inline uint8_t *batch_reserve(Batch *batch, uint32_t size) noexcept nogil:
         batch.data = data
         batch.capacity = capacity
     data = batch.data + batch.size
-    memset(data, 0, size)
     batch.size += size
     return data
 

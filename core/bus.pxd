@@ -1,11 +1,16 @@
-# Bus: ZeroMQ from nogil code, through the libzmq that pyzmq brings.
+# Bus: ZeroMQ between worker and router, from nogil code.
 #
-# The library is opened by path and nine functions are looked up, so neither headers nor a link are needed, and a socket
-# made here lives in the same library instance as pyzmq's. A worker's socket is DEALER, the router's ROUTER with
-# ZMQ_ROUTER_MANDATORY (a plain one drops in silence at its high watermark); EAGAIN is back-pressure and the caller's to
-# handle. ZMQ_FD is edge-triggered: ZMQ_EVENTS is read again after every send and every receive (libzmq zmq_getsockopt).
+# Two sides behind the same verbs. ipc:// endpoints are served by our own stream of ZMTP (peers.pxd): the loop's thread
+# writes and reads the socket itself. tcp:// endpoints go through the libzmq that pyzmq brings: opened by path, nine
+# functions looked up, so neither headers nor a link are needed, and a socket made here lives in the same library
+# instance as pyzmq's. A worker's socket is DEALER, the router's ROUTER; a ROUTER's send to a peer that is not there says
+# EHOSTUNREACH (libzmq: ZMQ_ROUTER_MANDATORY, a plain one drops in silence), and EAGAIN is back-pressure and the
+# caller's to handle. libzmq's ZMQ_FD is edge-triggered: ZMQ_EVENTS is read again after every send and every receive.
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from core.ledger cimport KIND_ZMQ_MESSAGE, Ledger, ledger_close
+from core.peers cimport BusBatch, Peers, peers_pending, peers_send
 
 cdef enum:
     ZMQ_DEALER = 5
@@ -50,34 +55,59 @@ ctypedef struct Zmq:            # the functions, looked up once
     int (*error)() noexcept nogil
 
 ctypedef struct Bus:            # one socket
+    Ledger *ledger              # borrowed
+    bint native                 # `peers` is in use, and nothing of libzmq
+    bint router
+    bint more                   # libzmq: another part of the message of `identity` follows
+    bint ready                  # libzmq: the descriptor was told of, or ZMQ_EVENTS said so
+    Peers peers                 # owned
     Zmq zmq
     void *context               # owned
     void *socket                # owned
-    int fd                      # borrowed from the socket: for epoll only
+    ZmqMessage identity         # owned while `more`: whom the parts are from
+    ZmqMessage body             # owned until bus_done
 
 
 cdef inline int bus_events(Bus *bus) noexcept nogil:
-    """ZMQ_POLLIN and ZMQ_POLLOUT as they are now; also what re-arms the edge-triggered fd."""
+    """libzmq's ZMQ_POLLIN and ZMQ_POLLOUT as they are now; also what re-arms the edge-triggered descriptor."""
     cdef int events = 0
     cdef size_t size = sizeof(events)
     bus.zmq.getsockopt(bus.socket, ZMQ_EVENTS, &events, &size)
     return events
 
 
-cdef inline bint bus_more(Bus *bus) noexcept nogil:
-    """Whether the message just received has another part."""
-    cdef int more = 0
-    cdef size_t size = sizeof(more)
-    bus.zmq.getsockopt(bus.socket, ZMQ_RCVMORE, &more, &size)
-    return more != 0
+cdef inline bint bus_pending(Bus *bus) noexcept nogil:
+    """Whether something may be received without another wait; to be asked after the last send of a turn."""
+    if bus.native:
+        return peers_pending(&bus.peers)
+    return bus.ready or (bus_events(bus) & ZMQ_POLLIN) != 0
 
 
-cdef inline int bus_send(Bus *bus, const uint8_t *data, uint32_t size, int flags) noexcept nogil:
-    """Send one part without waiting: 0, or the errno (EAGAIN: full; EHOSTUNREACH: no such peer)."""
-    if bus.zmq.send(bus.socket, data, size, ZMQ_DONTWAIT | flags) >= 0:
-        return 0
-    return bus.zmq.error()
+cdef inline int bus_send(Bus *bus, const uint8_t *identity, uint32_t identity_size, uint32_t slot,
+                         const uint8_t *data, uint32_t size) noexcept nogil:
+    """Send one batch without waiting, at a ROUTER to the peer of an identity (`slot`: where it was seen last).
+
+    0, or EAGAIN (full), or EHOSTUNREACH (no such peer).
+    """
+    if bus.native:
+        return peers_send(&bus.peers, identity, identity_size, slot, data, size)
+    if bus.router and bus.zmq.send(bus.socket, identity, identity_size, ZMQ_DONTWAIT | ZMQ_SNDMORE) < 0:
+        return bus.zmq.error()
+    return 0 if bus.zmq.send(bus.socket, data, size, ZMQ_DONTWAIT) >= 0 else bus.zmq.error()
 
 
-cdef object bus_open(Bus *bus, int kind, bytes endpoint, bytes identity)
+cdef inline void bus_done(Bus *bus) noexcept nogil:
+    """The batch that was received last is not needed any more."""
+    if not bus.native:
+        bus.zmq.msg_close(&bus.body)
+        if bus.router and not bus.more:
+            bus.zmq.msg_close(&bus.identity)
+    ledger_close(bus.ledger, KIND_ZMQ_MESSAGE)
+
+
+cdef object bus_open(Bus *bus, Ledger *ledger, int kind, str endpoint, bytes identity, int epoll_fd)
 cdef void bus_close(Bus *bus) noexcept
+cdef void bus_on_event(Bus *bus, uint64_t tag, uint32_t events) noexcept nogil
+cdef bint bus_receive(Bus *bus, BusBatch *batch) noexcept nogil
+cdef bint bus_lost(Bus *bus, uint8_t *identity, uint32_t *identity_size) noexcept nogil
+cdef bint bus_tick(Bus *bus, uint64_t now_ms) noexcept nogil

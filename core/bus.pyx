@@ -1,10 +1,15 @@
-"""Bus: find libzmq, open and close a socket."""
+"""Bus: find libzmq, open and close a socket, receive."""
 
 import ctypes.util
 import glob
 import os
 
+from libc.errno cimport errno
 from posix.dlfcn cimport RTLD_NOW, dlerror, dlopen, dlsym
+
+from core.ledger cimport ledger_open
+from core.peers cimport peers_close, peers_lost, peers_on_event, peers_open, peers_receive, peers_tick
+from core.poller cimport EPOLL_CTL_ADD, EPOLLIN, TAG_BUS, poller_watch
 
 
 def libzmq_path():
@@ -59,44 +64,111 @@ cdef _option(Bus *bus, int option, int value):
         raise OSError(bus.zmq.error(), f"zmq_setsockopt({option}) failed")
 
 
-cdef object bus_open(Bus *bus, int kind, bytes endpoint, bytes identity):
-    """Open a socket of `kind`: a ROUTER binds to `endpoint`, a DEALER of `identity` connects to it.
-
-    Raises:
-        OSError: the endpoint cannot be bound or connected.
-        ImportError: there is no libzmq.
-    """
-    cdef size_t size = sizeof(bus.fd)
+cdef _zmq_open(Bus *bus, str endpoint, bytes identity):
     cdef int failed
     _load(&bus.zmq)
     bus.context = bus.zmq.ctx_new()
-    bus.socket = bus.zmq.socket(bus.context, kind)
+    bus.socket = bus.zmq.socket(bus.context, ZMQ_ROUTER if bus.router else ZMQ_DEALER)
     if bus.socket == NULL:
         raise OSError(bus.zmq.error(), "zmq_socket failed")
     # A worker's last word (BYE) gets a moment to leave; without it the router waits for the worker's silence.
-    _option(bus, ZMQ_LINGER, 200 if kind == ZMQ_DEALER else 0)
+    _option(bus, ZMQ_LINGER, 0 if bus.router else 200)
     _option(bus, ZMQ_SNDHWM, BUS_HWM)
     _option(bus, ZMQ_RCVHWM, BUS_HWM)
-    if kind == ZMQ_ROUTER:
+    if bus.router:
         _option(bus, ZMQ_ROUTER_MANDATORY, 1)
         _option(bus, ZMQ_ROUTER_HANDOVER, 1)
-        failed = bus.zmq.bind(bus.socket, endpoint)
+        failed = bus.zmq.bind(bus.socket, endpoint.encode())
     else:
         _option(bus, ZMQ_RECONNECT_IVL, 20)
         _option(bus, ZMQ_RECONNECT_IVL_MAX, 200)
         bus.zmq.setsockopt(bus.socket, ZMQ_IDENTITY, <const char *> identity, len(identity))
-        failed = bus.zmq.connect(bus.socket, endpoint)
+        failed = bus.zmq.connect(bus.socket, endpoint.encode())
     if failed:
-        raise OSError(bus.zmq.error(), f"cannot open the bus at {endpoint.decode()}")
-    if bus.zmq.getsockopt(bus.socket, ZMQ_FD, &bus.fd, &size) != 0:
+        raise OSError(bus.zmq.error(), f"cannot open the bus at {endpoint}")
+
+
+cdef object bus_open(Bus *bus, Ledger *ledger, int kind, str endpoint, bytes identity, int epoll_fd):
+    """Open a socket of `kind` and watch it in the loop's epoll: a ROUTER binds to `endpoint`, a DEALER of `identity`
+    connects to it.
+
+    Raises:
+        OSError: the endpoint cannot be bound or connected.
+        ImportError: there is no libzmq for a tcp:// endpoint.
+    """
+    cdef int fd = -1
+    cdef size_t size = sizeof(fd)
+    bus.ledger = ledger
+    bus.router = kind == ZMQ_ROUTER
+    bus.native = endpoint.startswith("ipc://")
+    if bus.native:
+        peers_open(&bus.peers, ledger, bus.router, os.fsencode(endpoint.removeprefix("ipc://")), identity, epoll_fd)
+        return
+    _zmq_open(bus, endpoint, identity)
+    if bus.zmq.getsockopt(bus.socket, ZMQ_FD, &fd, &size) != 0:
         raise OSError(bus.zmq.error(), "zmq_getsockopt(ZMQ_FD) failed")
+    if poller_watch(epoll_fd, fd, TAG_BUS, EPOLL_CTL_ADD, EPOLLIN) < 0:
+        raise OSError(errno, "epoll_ctl failed")
 
 
 cdef void bus_close(Bus *bus) noexcept:
-    """Close socket and context; unsent batches are dropped, a worker's after 200 ms."""
+    """Close socket and context; unsent batches are dropped, a worker's over libzmq after 200 ms."""
+    peers_close(&bus.peers)
     if bus.socket != NULL:
         bus.zmq.close(bus.socket)
         bus.socket = NULL
     if bus.context != NULL:
         bus.zmq.ctx_term(bus.context)
         bus.context = NULL
+
+
+cdef void bus_on_event(Bus *bus, uint64_t tag, uint32_t events) noexcept nogil:
+    """What epoll said of a tag from TAG_BUS on."""
+    if bus.native:
+        peers_on_event(&bus.peers, tag, events)
+    else:
+        bus.ready = True
+
+
+cdef bint _zmq_receive(Bus *bus, BusBatch *batch) noexcept nogil:
+    """The next part that libzmq has; at a ROUTER a message is the identity and then batches."""
+    cdef int more = 0
+    cdef size_t size = sizeof(more)
+    if bus.router and not bus.more:
+        bus.zmq.msg_init(&bus.identity)
+        if bus.zmq.msg_recv(&bus.identity, bus.socket, ZMQ_DONTWAIT) < 0:
+            return False
+    bus.zmq.msg_init(&bus.body)
+    if bus.zmq.msg_recv(&bus.body, bus.socket, ZMQ_DONTWAIT) < 0:
+        if bus.router:                      # an identity without a batch
+            bus.more = False
+            bus.zmq.msg_close(&bus.identity)
+        return False
+    bus.zmq.getsockopt(bus.socket, ZMQ_RCVMORE, &more, &size)
+    bus.more = more != 0
+    batch.data = <uint8_t *> bus.zmq.msg_data(&bus.body)
+    batch.size = bus.zmq.msg_size(&bus.body)
+    batch.slot = 0
+    if bus.router:
+        batch.identity = <uint8_t *> bus.zmq.msg_data(&bus.identity)
+        batch.identity_size = <uint32_t> bus.zmq.msg_size(&bus.identity)
+    return True
+
+
+cdef bint bus_receive(Bus *bus, BusBatch *batch) noexcept nogil:
+    """The next batch, to be given back with bus_done before the next call; False: there is none now."""
+    if not (peers_receive(&bus.peers, batch) if bus.native else _zmq_receive(bus, batch)):
+        bus.ready = False
+        return False
+    ledger_open(bus.ledger, KIND_ZMQ_MESSAGE)
+    return True
+
+
+cdef bint bus_lost(Bus *bus, uint8_t *identity, uint32_t *identity_size) noexcept nogil:
+    """Whether a peer was lost, and at a ROUTER which; False: none that is known. libzmq tells nobody."""
+    return bus.native and peers_lost(&bus.peers, identity, identity_size)
+
+
+cdef bint bus_tick(Bus *bus, uint64_t now_ms) noexcept nogil:
+    """Connect again when it is time to; True: a new stream to the router was begun."""
+    return bus.native and peers_tick(&bus.peers, now_ms)

@@ -153,7 +153,8 @@ ctypedef struct Edge:
     RingPool rings
     Slab segments
     Arena arenas[FORM_COUNT]
-    Connection *touched         # list: queued something this turn
+    Connection *touched         # list: queued something this turn, first come first
+    Connection *touched_last    # borrowed: its end
     Connection *closed          # list: to be freed at the end of the turn
     Slab channels
     Index channel_index

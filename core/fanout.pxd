@@ -7,7 +7,8 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 
-from core.answers cimport WireView, frame_encode
+from core.answers cimport WS_HEADER_BYTES_MAX, WireView, frame_encode
+from core.buffer cimport arena_reserve
 from core.conn cimport FORM_COUNT, Connection, Membership
 from core.edge cimport Channel, ChannelMember, Edge
 from core.hash cimport hash_bytes, index_find
@@ -16,6 +17,17 @@ from core.slab cimport slab_at
 
 cdef extern from *:
     void __builtin_prefetch(const void *) nogil
+
+cdef enum:
+    RUN_MAX = 64                # messages fanned out together
+
+ctypedef struct Body:           # one frame as MessagePack; borrowed until the call returns
+    const uint8_t *data
+    uint32_t size
+
+ctypedef struct RunForm:        # messages that go to the same members, in one wire form
+    uint32_t parts              # 0: not encoded yet
+    WireView part[RUN_MAX]      # neighbours in the arena are one
 
 
 cdef inline Channel *channel_at(Edge *edge, uint32_t index) noexcept nogil:
@@ -60,39 +72,68 @@ cdef inline bint member_joined(Connection *conn, Channel *channel) noexcept nogi
     return False
 
 
-cdef inline bint deliver_local(Edge *edge, Connection *conn, const uint8_t *body, uint32_t size,
-                               WireView *views) noexcept nogil:
-    """Queue one message for one connection; `views` holds its wire forms as far as they were needed so far.
+cdef inline void run_encode(Edge *edge, int form, const Body *bodies, uint32_t count, RunForm *run) noexcept nogil:
+    """Write all bodies in one wire form, side by side in the arena if they fit; `run.parts` 0: out of memory, or no
+    JSON can say one of them."""
+    cdef WireView view
+    cdef WireView *last = NULL
+    cdef uint32_t number
+    cdef uint32_t bytes_all = 0
+    for number in range(count):
+        bytes_all += bodies[number].size + WS_HEADER_BYTES_MAX
+    arena_reserve(&edge.arenas[form], edge.ledger, bytes_all)
+    for number in range(count):
+        if frame_encode(edge, form, bodies[number].data, bodies[number].size, &view) < 0:
+            run.parts = 0
+            return
+        if last != NULL and last.shared == view.shared and last.offset + last.length == view.offset:
+            last.length += view.length
+        else:
+            last = &run.part[run.parts]
+            last[0] = view
+            run.parts += 1
+
+
+cdef inline bint deliver_local(Edge *edge, Connection *conn, const Body *bodies, uint32_t count,
+                               RunForm *runs) noexcept nogil:
+    """Queue messages for one connection; `runs` holds their wire forms as far as they were needed so far.
 
     False: there was no room, and the turn ends the connection.
     """
-    cdef WireView *view = &views[conn.form]
-    if view.length == 0 and frame_encode(edge, conn.form, body, size, view) < 0:
-        outbox_overfull(edge, conn)
-        return False
-    return outbox_append(edge, conn, view.shared, view.offset, view.length) == OUTBOX_SENT
+    cdef RunForm *run = &runs[conn.form]
+    cdef uint32_t part
+    if run.parts == 0:
+        run_encode(edge, conn.form, bodies, count, run)
+        if run.parts == 0:
+            outbox_overfull(edge, conn)
+            return False
+    for part in range(run.parts):
+        if outbox_append(edge, conn, run.part[part].shared, run.part[part].offset,
+                         run.part[part].length) != OUTBOX_SENT:
+            return False
+    return True
 
 
-cdef inline uint32_t fanout_members(Edge *edge, Channel *channel, const uint8_t *body, uint32_t size) noexcept nogil:
-    """Queue one frame (MessagePack) for every member of a channel: a pointer each, encoded once per wire form.
+cdef inline uint32_t fanout_members(Edge *edge, Channel *channel, const Body *bodies, uint32_t count) noexcept nogil:
+    """Queue frames (MessagePack) for every member of a channel: a pointer each, encoded once per wire form.
 
-    Returns for how many there was room.
+    At most RUN_MAX of them. Returns for how many members there was room.
     """
     cdef uint32_t delivered = 0
-    cdef WireView views[FORM_COUNT]
+    cdef RunForm runs[FORM_COUNT]
     cdef uint32_t place
     cdef Connection *conn
     for place in range(FORM_COUNT):
-        views[place].length = 0
+        runs[place].parts = 0
     for place in range(channel.count):
         if place + 4 < channel.count:
             __builtin_prefetch(slab_at(&edge.connections, channel.members[place + 4].conn))
         conn = <Connection *> slab_at(&edge.connections, channel.members[place].conn)
-        delivered += deliver_local(edge, conn, body, size, views)
+        delivered += deliver_local(edge, conn, bodies, count, runs)
     return delivered
 
 
-cdef void fanout_all(Edge *edge, const uint8_t *body, uint32_t size) noexcept nogil
+cdef uint32_t fanout_all(Edge *edge, const Body *bodies, uint32_t count) noexcept nogil
 cdef void fanout_event_gap(Edge *edge, Channel *channel, uint64_t first, uint64_t last,
                            const char *reason) noexcept nogil
 cdef Channel *channel_acquire(Edge *edge, const char *name, uint32_t size, int domain) noexcept nogil

@@ -9,30 +9,30 @@ from core.answers cimport TYPE_EVENT, write_text
 from core.conn cimport STATE_OPEN, conn_live
 from core.edge cimport ANSWER_BYTES, DOMAIN_GLOBAL, NONE
 from core.hash cimport index_put, index_remove
-from core.ledger cimport (COUNT_DELIVERED, COUNT_GAPS, KIND_CHANNEL, KIND_MEMBERSHIP, ledger_close, ledger_count,
+from core.ledger cimport (COUNT_GAPS, KIND_CHANNEL, KIND_MEMBERSHIP, ledger_close, ledger_count,
                           ledger_open)
 from core.mpack cimport MpWriter, mp_write_array, mp_write_map, mp_write_str, mp_write_uint
 from core.records cimport REC_SUBSCRIBE, REC_UNSUBSCRIBE, RecChannel, record_add
 from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_release
 
 
-cdef void fanout_all(Edge *edge, const uint8_t *body, uint32_t size) noexcept nogil:
-    """Queue one global MESSAGE for every open connection of this worker."""
-    cdef WireView views[FORM_COUNT]
+cdef uint32_t fanout_all(Edge *edge, const Body *bodies, uint32_t count) noexcept nogil:
+    """Queue global MESSAGE frames for every open connection of this worker; for how many there was room."""
+    cdef RunForm runs[FORM_COUNT]
     cdef uint32_t chunk, number
-    cdef uint64_t delivered = 0
+    cdef uint32_t delivered = 0
     cdef uint32_t per_chunk = 1u << edge.connections.chunk_shift
     cdef Connection *conn
     for number in range(FORM_COUNT):
-        views[number].length = 0
+        runs[number].parts = 0
     for chunk in range(edge.connections.chunk_count):
         if edge.connections.chunks[chunk].memory == NULL:
             continue
         for number in range(per_chunk):
             conn = <Connection *> slab_at(&edge.connections, (chunk << edge.connections.chunk_shift) | number)
             if conn_live(conn) and conn.state == STATE_OPEN:
-                delivered += deliver_local(edge, conn, body, size, views)
-    ledger_count(edge.ledger, COUNT_DELIVERED, delivered)
+                delivered += deliver_local(edge, conn, bodies, count, runs)
+    return delivered
 
 
 cdef void fanout_event_gap(Edge *edge, Channel *channel, uint64_t first, uint64_t last,
@@ -40,6 +40,7 @@ cdef void fanout_event_gap(Edge *edge, Channel *channel, uint64_t first, uint64_
     """Tell every member that the messages first..last of the channel will not come: EVENT gap."""
     cdef uint8_t body[ANSWER_BYTES]
     cdef MpWriter writer
+    cdef Body said
     writer.p = body
     writer.end = body + sizeof(body)
     writer.overflow = False
@@ -55,7 +56,9 @@ cdef void fanout_event_gap(Edge *edge, Channel *channel, uint64_t first, uint64_
     write_text(&writer, b"reason")
     write_text(&writer, reason)
     ledger_count(edge.ledger, COUNT_GAPS, 1)
-    fanout_members(edge, channel, body, <uint32_t> (writer.p - body))
+    said.data = body
+    said.size = <uint32_t> (writer.p - body)
+    fanout_members(edge, channel, &said, 1)
 
 
 cdef Channel *channel_acquire(Edge *edge, const char *name, uint32_t size, int domain) noexcept nogil:

@@ -5,17 +5,16 @@ from libc.string cimport memcpy, memset
 
 from core.answers cimport TYPE_REPLY, answer_error, answer_frame, answer_position
 from core.batch cimport batch_clear, batch_reserve
-from core.bus cimport ZMQ_DONTWAIT, ZmqMessage, bus_send
+from core.bus cimport BusBatch, bus_done, bus_lost, bus_receive, bus_send, bus_tick
 from core.codes cimport NOT_JOINED, OVERLOADED, RATE_LIMITED, RESUMED_ELSEWHERE, UNAVAILABLE
 from core.conn cimport FLAG_SESSION, STATE_OPEN, conn_get, conn_live
 from core.edge cimport (ASKS_MAX, DOMAIN_GROUP, NONE, REQUEST_HISTORY, REQUEST_JOIN, REQUEST_OPEN, REQUEST_PRESENCE,
                         RETRY_AFTER_MS, UNDER_WAY_MAX, Channel, domain_of)
-from core.fanout cimport (channel_at, channel_find, channel_get, channel_subscribe, fanout_all, fanout_event_gap,
-                          fanout_members, member_joined)
+from core.fanout cimport (RUN_MAX, Body, channel_at, channel_find, channel_get, channel_subscribe, fanout_all,
+                          fanout_event_gap, fanout_members, member_joined)
 from core.joins cimport channel_subscribed, join_overdue, open_claimed, open_overdue, open_record
 from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_DELIVERED, COUNT_ROUTER_LINKS,
-                          GAUGE_LINKED, GAUGE_ROUTER_EPOCH, KIND_ZMQ_MESSAGE, ledger_close, ledger_count,
-                          ledger_gauge, ledger_open)
+                          GAUGE_LINKED, GAUGE_ROUTER_EPOCH, ledger_count, ledger_gauge)
 from core.lifecycle cimport edge_fin
 from core.mailbox cimport NOTE_LINKED, NOTE_PRESENCE_EXPECT, NOTE_PRESENCE_PART, mailbox_put
 from core.mpack cimport MpWriter, mp_write_array, mp_write_raw, mp_write_str, mp_write_uint
@@ -25,12 +24,22 @@ from core.records cimport (REC_BEGIN, REC_END, REC_EVICT, REC_HISTORY, REC_LINK,
                            RecMessage, RecPublished, RecSession, Record, record_add, record_fits)
 from core.requests cimport request_done, request_open, request_peek, request_take
 from core.slab cimport slab_at
+from core.zmtp cimport ZMTP_IDENTITY_BYTES_MAX
 
 cdef extern from *:
     """
     static const char HEX[] = "0123456789abcdef";
     """
     const char *HEX
+
+cdef enum:
+    RUN_BYTES_MAX = 32768       # of messages fanned out together: they fit in an arena
+
+ctypedef struct Run:            # messages of one channel that follow each other, not fanned out yet
+    uint64_t channel            # the worker's handle; 0: global
+    uint32_t count
+    uint32_t size               # bytes of the bodies
+    Body bodies[RUN_MAX]        # borrowed from the batch
 
 
 cdef void link_hello(Edge *edge, int kind) noexcept nogil:
@@ -46,7 +55,7 @@ cdef void link_flush(Edge *edge) noexcept nogil:
     """Send this turn's records in one batch. A full socket keeps them; the next turn tries again."""
     if edge.link.out.size == 0:
         return
-    if bus_send(&edge.link.bus, edge.link.out.data, edge.link.out.size, 0) != 0:
+    if bus_send(&edge.link.bus, NULL, 0, 0, edge.link.out.data, edge.link.out.size) != 0:
         ledger_count(edge.ledger, COUNT_BUS_FULL, 1)
         return
     ledger_count(edge.ledger, COUNT_BATCHES_OUT, 1)
@@ -152,12 +161,41 @@ cdef void _on_linked(Edge *edge, RecLink *record) noexcept nogil:
     mailbox_put(&edge.to_control, &note, NULL, NULL)
 
 
-cdef void _on_message(Edge *edge, RecMessage *record) noexcept nogil:
-    """MESSAGE: fan out; a jump in the offsets is told to the members before the message."""
-    cdef const uint8_t *body = <const uint8_t *> record + sizeof(RecMessage)
+cdef void _run_deliver(Edge *edge, Run *run) noexcept nogil:
+    """Fan the gathered messages out, all of them at once."""
+    cdef Channel *channel
+    cdef uint64_t members = 0
+    if run.count == 0:
+        return
+    if run.channel == 0:
+        members = fanout_all(edge, run.bodies, run.count)
+    else:
+        channel = channel_get(edge, run.channel)
+        if channel != NULL:
+            members = fanout_members(edge, channel, run.bodies, run.count)
+    ledger_count(edge.ledger, COUNT_DELIVERED, members * run.count)
+    run.count = 0
+    run.size = 0
+
+
+cdef void _run_add(Edge *edge, Run *run, RecMessage *record) noexcept nogil:
+    """Gather a message; those of another channel, or too many, leave first."""
+    if run.channel != record.channel or run.count == RUN_MAX \
+            or run.size + record.body_size > min(<uint32_t> RUN_BYTES_MAX, edge.config.queue_bytes_max // 4):
+        _run_deliver(edge, run)
+    run.channel = record.channel
+    run.bodies[run.count].data = <const uint8_t *> record + sizeof(RecMessage)
+    run.bodies[run.count].size = record.body_size
+    run.size += record.body_size
+    run.count += 1
+
+
+cdef void _on_message(Edge *edge, Run *run, RecMessage *record) noexcept nogil:
+    """MESSAGE: gather for fan-out; a jump in the offsets is told to the members before the message."""
     cdef Channel *channel
     if record.head.aux:
-        fanout_all(edge, body, record.body_size)
+        record.channel = 0
+        _run_add(edge, run, record)
         return
     channel = channel_get(edge, record.channel)
     if channel == NULL:
@@ -166,10 +204,11 @@ cdef void _on_message(Edge *edge, RecMessage *record) noexcept nogil:
         if record.offset <= channel.offset and record.epoch <= channel.epoch:
             return
         if record.offset > channel.offset + 1:
+            _run_deliver(edge, run)
             fanout_event_gap(edge, channel, channel.offset + 1, record.offset - 1, b"router_lost")
     channel.epoch = record.epoch
     channel.offset = record.offset
-    ledger_count(edge.ledger, COUNT_DELIVERED, fanout_members(edge, channel, body, record.body_size))
+    _run_add(edge, run, record)
 
 
 cdef uint32_t _retry_after(int code) noexcept nogil:
@@ -280,15 +319,18 @@ cdef void _to_control(Edge *edge, int kind, RecBody *record) noexcept nogil:
     mailbox_put(&edge.to_control, &note, <uint8_t *> record + sizeof(RecBody), NULL)
 
 
-cdef void _on_record(Edge *edge, Record *record) noexcept nogil:
-    """One record from the router."""
+cdef void _on_record(Edge *edge, Run *run, Record *record) noexcept nogil:
+    """One record from the router. Whatever may change who is a member comes behind the messages before it."""
     cdef Channel *channel
     cdef Connection *conn
     if record.kind == REC_MESSAGE:
-        _on_message(edge, <RecMessage *> record)
-    elif record.kind == REC_PUBLISHED:
+        _on_message(edge, run, <RecMessage *> record)
+        return
+    if record.kind == REC_PUBLISHED:
         _on_published(edge, <RecPublished *> record)
-    elif record.kind == REC_SUBSCRIBED:
+        return
+    _run_deliver(edge, run)
+    if record.kind == REC_SUBSCRIBED:
         channel = channel_get(edge, (<RecChannel *> record).channel)
         if channel != NULL:
             channel_subscribed(edge, channel, (<RecChannel *> record).epoch, (<RecChannel *> record).offset)
@@ -312,24 +354,20 @@ cdef void _on_record(Edge *edge, Record *record) noexcept nogil:
 
 cdef int link_receive(Edge *edge) noexcept nogil:
     """Take up to LINK_BATCHES_TURN batches from the router and act on each record; how many were taken."""
-    cdef ZmqMessage message
-    cdef uint8_t *data
-    cdef size_t size
+    cdef BusBatch batch
+    cdef Run run
     cdef size_t place
     cdef int taken = 0
-    while taken < LINK_BATCHES_TURN:
-        edge.link.bus.zmq.msg_init(&message)
-        if edge.link.bus.zmq.msg_recv(&message, edge.link.bus.socket, ZMQ_DONTWAIT) < 0:
-            break
-        ledger_open(edge.ledger, KIND_ZMQ_MESSAGE)
-        data = <uint8_t *> edge.link.bus.zmq.msg_data(&message)
-        size = edge.link.bus.zmq.msg_size(&message)
+    run.count = 0
+    run.size = 0
+    run.channel = 0
+    while taken < LINK_BATCHES_TURN and bus_receive(&edge.link.bus, &batch):
         place = 0
-        while record_fits(<Record *> (data + place), size - place):
-            _on_record(edge, <Record *> (data + place))
-            place += (<Record *> (data + place)).size
-        edge.link.bus.zmq.msg_close(&message)
-        ledger_close(edge.ledger, KIND_ZMQ_MESSAGE)
+        while record_fits(<Record *> (batch.data + place), batch.size - place):
+            _on_record(edge, &run, <Record *> (batch.data + place))
+            place += (<Record *> (batch.data + place)).size
+        _run_deliver(edge, &run)
+        bus_done(&edge.link.bus)
         ledger_count(edge.ledger, COUNT_BATCHES_IN, 1)
         taken += 1
     if taken:
@@ -338,15 +376,25 @@ cdef int link_receive(Edge *edge) noexcept nogil:
     return taken
 
 
+cdef void _link_down(Edge *edge) noexcept nogil:
+    edge.link.up = False
+    ledger_gauge(edge.ledger, GAUGE_LINKED, 0)
+
+
 cdef void link_tick(Edge *edge) noexcept nogil:
-    """Heartbeat of the link, and the requests that are overdue."""
+    """Heartbeat of the link, its connection, and the requests that are overdue."""
+    cdef uint8_t identity[ZMTP_IDENTITY_BYTES_MAX]
+    cdef uint32_t identity_size
+    if bus_lost(&edge.link.bus, identity, &identity_size):
+        _link_down(edge)
+    if bus_tick(&edge.link.bus, edge.now_ms):
+        edge.link.sent_ms = 0           # a new stream: the first word at once
     if edge.now_ms - edge.link.sent_ms >= LINK_PERIOD_MS or edge.link.sent_ms == 0:
         if edge.link.out.size < LINK_PUBLISH_BYTES_MAX:
             link_hello(edge, REC_LINK)
         edge.link.sent_ms = edge.now_ms
     if edge.link.up and edge.now_ms - edge.link.heard_ms > LINK_SILENT_MS:
-        edge.link.up = False
-        ledger_gauge(edge.ledger, GAUGE_LINKED, 0)
+        _link_down(edge)
     _requests_overdue(edge)
 
 

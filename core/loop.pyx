@@ -11,7 +11,7 @@ from core.accept cimport accept_all, accept_reserve
 from core.answers cimport answer_frame
 from core.batch cimport Batch, batch_free
 from core.buffer cimport Segment, arena_rest
-from core.bus cimport ZMQ_DEALER, ZMQ_POLLIN, bus_close, bus_events, bus_open
+from core.bus cimport ZMQ_DEALER, bus_close, bus_on_event, bus_open, bus_pending
 from core.codes cimport DRAINING, SLOW_CONSUMER, BYE
 from core.conn cimport (FLAG_BLOCKED, FLAG_FINISHED, FLAG_OVERFULL, FLAG_SHUT, FLAG_TOUCHED, FLAG_WATCHED,
                         STATE_CLOSED, Connection, conn_get, conn_handle, conn_live, conn_release)
@@ -28,7 +28,7 @@ from core.mailbox cimport (NOTE_DRAIN, NOTE_FIN, NOTE_HISTORY, NOTE_JOIN, NOTE_L
                            mailbox_put, mailbox_ring)
 from core.outbox cimport OUTBOX_BLOCKED, OUTBOX_BROKEN, outbox_send, outbox_settle, outbox_touch
 from core.poller cimport (EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT,
-                          POLLER_EVENTS, TAG_BUS, TAG_TCP, TAG_WAKE, TAG_WS, epoll_create1, epoll_event, epoll_wait,
+                          POLLER_EVENTS, TAG_BUS, TAG_BUS_LAST, TAG_TCP, TAG_WAKE, TAG_WS, epoll_create1, epoll_event, epoll_wait,
                           poller_watch)
 from core.records cimport REC_BYE
 from core.requests cimport request_done, request_peek
@@ -161,7 +161,8 @@ cdef void _on_event(Edge *edge, epoll_event *event) noexcept nogil:
         accept_all(edge, edge.ws_fd, True)
     elif tag == TAG_WAKE:
         _notes_take(edge)
-    elif tag == TAG_BUS:
+    elif TAG_BUS <= tag <= TAG_BUS_LAST:
+        bus_on_event(&edge.link.bus, tag, event.events)
         edge.link.again = True
 
 
@@ -211,6 +212,8 @@ cdef void _flush(Edge *edge) noexcept nogil:
     while edge.touched != NULL:
         conn = edge.touched
         edge.touched = conn.next_touched
+        if edge.touched == NULL:
+            edge.touched_last = NULL
         conn.flags &= ~FLAG_TOUCHED
         if conn.state == STATE_CLOSED:
             conn.next_touched = edge.closed
@@ -267,7 +270,7 @@ cdef void edge_run(Edge *edge) noexcept nogil:
         link_flush(edge)
         _flush(edge)
         link_flush(edge)
-        if bus_events(&edge.link.bus) & ZMQ_POLLIN:
+        if bus_pending(&edge.link.bus):
             edge.link.again = True
         _free_closed(edge)
         if edge.draining and edge.connections.live == 0:
@@ -377,13 +380,13 @@ cdef class EdgeLoop:
         if edge.epoll_fd < 0:
             raise OSError(errno, "epoll_create1 failed")
         accept_reserve(edge)
-        bus_open(&edge.link.bus, ZMQ_DEALER, endpoint.encode(), identity.encode())
+        bus_open(&edge.link.bus, edge.ledger, ZMQ_DEALER, endpoint, identity.encode(), edge.epoll_fd)
         if options.get("tls_certificate"):
             edge.tls = tls_context_open(options["tls_certificate"], options["tls_key"],
                                         options.get("tls_ticket_key", b""))
         edge.tcp_fd = tcp_fd
         edge.ws_fd = ws_fd
-        for fd, tag in ((tcp_fd, TAG_TCP), (ws_fd, TAG_WS), (edge.wake_fd, TAG_WAKE), (edge.link.bus.fd, TAG_BUS)):
+        for fd, tag in ((tcp_fd, TAG_TCP), (ws_fd, TAG_WS), (edge.wake_fd, TAG_WAKE)):
             if fd >= 0 and poller_watch(edge.epoll_fd, fd, tag, EPOLL_CTL_ADD, EPOLLIN) < 0:
                 raise OSError(errno, "epoll_ctl failed")
         for fd in (tcp_fd, ws_fd):

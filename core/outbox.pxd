@@ -15,21 +15,7 @@ from core.conn cimport FLAG_BLOCKED, FLAG_ENDING, FLAG_OVERFULL, FLAG_TOUCHED, S
 from core.edge cimport Edge, edge_tick
 from core.ledger cimport COUNT_BYTES_OUT, COUNT_SENDS, ledger_count
 from core.slab cimport invariant
-
-cdef extern from "<sys/uio.h>" nogil:
-    struct iovec:
-        void *iov_base
-        size_t iov_len
-
-cdef extern from "<sys/socket.h>" nogil:
-    struct msghdr:
-        iovec *msg_iov
-        size_t msg_iovlen
-    ssize_t sendmsg(int, const msghdr *, int)
-    ssize_t send(int, const void *, size_t, int)
-    enum:
-        MSG_NOSIGNAL
-        MSG_DONTWAIT
+from core.sockets cimport MSG_DONTWAIT, MSG_NOSIGNAL, iovec, msghdr, send, sendmsg
 
 cdef enum:
     OUTBOX_VECTORS = 64         # segments a sendmsg
@@ -47,8 +33,12 @@ cdef inline void outbox_touch(Edge *edge, Connection *conn) noexcept nogil:
     """Let the connection be flushed at the end of the turn."""
     if not conn.flags & FLAG_TOUCHED:
         conn.flags |= FLAG_TOUCHED
-        conn.next_touched = edge.touched
-        edge.touched = conn
+        conn.next_touched = NULL
+        if edge.touched == NULL:
+            edge.touched = conn
+        else:
+            edge.touched_last.next_touched = conn
+        edge.touched_last = conn
 
 
 cdef inline int outbox_overfull(Edge *edge, Connection *conn) noexcept nogil:

@@ -29,7 +29,8 @@ cdef enum:
     TAG_TCP = 1
     TAG_WS = 2
     TAG_WAKE = 3
-    TAG_BUS = 4
+    TAG_BUS = 4                 # and the numbers from there on, up to 1000: the bus's sockets
+    TAG_BUS_LAST = 1000
 
 
 cdef inline int poller_watch(int epoll_fd, int fd, uint64_t tag, int operation, uint32_t events) noexcept nogil:

@@ -7,6 +7,8 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from libc.string cimport memset
+
 from core.batch cimport Batch, batch_reserve
 
 cdef enum:
@@ -103,11 +105,13 @@ ctypedef struct RecMessage:     # the MESSAGE frame as MessagePack follows
 
 
 cdef inline uint8_t *record_add(Batch *batch, int kind, int aux, uint32_t fixed, uint32_t variable) noexcept nogil:
-    """Append a zeroed record of `fixed` + `variable` bytes; NULL at the batch's bound."""
+    """Append a record of `fixed` + `variable` bytes, the fixed ones and the padding zeroed; NULL at the bound."""
     cdef uint32_t size = (fixed + variable + 7) & ~(<uint32_t> 7)
     cdef Record *head = <Record *> batch_reserve(batch, size)
     if head == NULL:
         return NULL
+    memset(<uint8_t *> head + size - 8, 0, 8)
+    memset(head, 0, fixed)
     head.size = size
     head.kind = <uint16_t> kind
     head.aux = <uint16_t> aux

@@ -12,19 +12,20 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
 from core.batch cimport batch_clear
-from core.bus cimport (ZMQ_DONTWAIT, ZMQ_POLLIN, ZMQ_ROUTER, ZMQ_SNDMORE, ZmqMessage, bus_close, bus_events, bus_more,
-                       bus_open, bus_send)
+from core.bus cimport (ZMQ_ROUTER, BusBatch, bus_close, bus_done, bus_lost, bus_on_event, bus_open, bus_pending,
+                       bus_receive, bus_send, bus_tick)
 from core.hash cimport index_free
 from core.keys cimport keys_expire, keys_free
 from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_WAKEUPS, GAUGE_ROUTER_EPOCH,
-                          KIND_ZMQ_MESSAGE, Stats, ledger_close, ledger_count, ledger_gauge, ledger_open)
-from core.poller cimport (EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN, TAG_BUS, TAG_WAKE, epoll_create1, epoll_event,
-                          epoll_wait, poller_watch)
+                          Stats, ledger_count, ledger_gauge)
+from core.poller cimport (EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN, POLLER_EVENTS, TAG_BUS, TAG_WAKE, epoll_create1,
+                          epoll_event, epoll_wait, poller_watch)
 from core.records cimport Record, record_fits
 from core.sequencer cimport (SEQUENCER_BATCHES_TURN, SWEEP_PERIOD_MS, SWEEP_SLOTS, WORKER_FREE, WORKER_SILENT_MS,
-                             Owner, Sequencer, Worker, sequencer_record, worker_give_up, worker_of)
+                             Owner, Sequencer, Worker, sequencer_record, worker_give_up, worker_known, worker_of)
 from core.slab cimport slab_free, slab_init
 from core.stream cimport streams_free, streams_init, streams_sweep
+from core.zmtp cimport ZMTP_IDENTITY_BYTES_MAX
 
 cdef extern from * nogil:
     """
@@ -56,28 +57,30 @@ cdef void _records_take(Sequencer *sequencer, Worker *worker, uint8_t *data, siz
 
 
 cdef bint _batch_receive(Sequencer *sequencer) noexcept nogil:
-    """Take one message, [identity][batch], and act on it; False when there is none."""
-    cdef ZmqMessage identity, body
+    """Take one batch and act on it; False when there is none."""
+    cdef BusBatch batch
     cdef Worker *worker
-    sequencer.bus.zmq.msg_init(&identity)
-    if sequencer.bus.zmq.msg_recv(&identity, sequencer.bus.socket, ZMQ_DONTWAIT) < 0:
+    if not bus_receive(&sequencer.bus, &batch):
         return False
-    ledger_open(sequencer.ledger, KIND_ZMQ_MESSAGE)
-    worker = worker_of(sequencer, <uint8_t *> sequencer.bus.zmq.msg_data(&identity),
-                       <uint32_t> sequencer.bus.zmq.msg_size(&identity))
-    while bus_more(&sequencer.bus):
-        sequencer.bus.zmq.msg_init(&body)
-        if sequencer.bus.zmq.msg_recv(&body, sequencer.bus.socket, ZMQ_DONTWAIT) < 0:
-            break
-        if worker != NULL:
-            worker.heard_ms = sequencer.now_ms
-            _records_take(sequencer, worker, <uint8_t *> sequencer.bus.zmq.msg_data(&body),
-                          sequencer.bus.zmq.msg_size(&body))
-        sequencer.bus.zmq.msg_close(&body)
-    sequencer.bus.zmq.msg_close(&identity)
-    ledger_close(sequencer.ledger, KIND_ZMQ_MESSAGE)
+    worker = worker_of(sequencer, batch.identity, batch.identity_size)
+    if worker != NULL:
+        worker.heard_ms = sequencer.now_ms
+        worker.slot = batch.slot
+        _records_take(sequencer, worker, batch.data, batch.size)
+    bus_done(&sequencer.bus)
     ledger_count(sequencer.ledger, COUNT_BATCHES_IN, 1)
     return True
+
+
+cdef void _lost_forget(Sequencer *sequencer) noexcept nogil:
+    """Give up the workers whose streams ended: one that comes again is asked for everything."""
+    cdef uint8_t identity[ZMTP_IDENTITY_BYTES_MAX]
+    cdef uint32_t size
+    cdef Worker *worker
+    while bus_lost(&sequencer.bus, identity, &size):
+        worker = worker_known(sequencer, identity, size)
+        if worker != NULL:
+            worker_give_up(sequencer, worker)
 
 
 cdef void _worker_flush(Sequencer *sequencer, Worker *worker) noexcept nogil:
@@ -88,9 +91,9 @@ cdef void _worker_flush(Sequencer *sequencer, Worker *worker) noexcept nogil:
         return
     if worker.out.size == 0:
         return
-    failed = bus_send(&sequencer.bus, worker.identity, worker.identity_size, ZMQ_SNDMORE)
+    failed = bus_send(&sequencer.bus, worker.identity, worker.identity_size, worker.slot, worker.out.data,
+                      worker.out.size)
     if failed == 0:
-        bus_send(&sequencer.bus, worker.out.data, worker.out.size, 0)
         batch_clear(&worker.out)
         ledger_count(sequencer.ledger, COUNT_BATCHES_OUT, 1)
     elif failed == EAGAIN:
@@ -113,6 +116,7 @@ cdef void _tick(Sequencer *sequencer) noexcept nogil:
     if sequencer.now_ms - sequencer.swept_ms < SWEEP_PERIOD_MS:
         return
     sequencer.swept_ms = sequencer.now_ms
+    bus_tick(&sequencer.bus, sequencer.now_ms)
     for index in range(sequencer.worker_count):
         worker = &sequencer.workers[index]
         if worker.state != WORKER_FREE and sequencer.now_ms - worker.heard_ms > WORKER_SILENT_MS:
@@ -131,20 +135,24 @@ cdef bint _waiting(Sequencer *sequencer) noexcept nogil:
 
 cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
     """Turn after turn until `stopping`."""
-    cdef epoll_event events[4]
-    cdef int taken
+    cdef epoll_event events[POLLER_EVENTS]
+    cdef int count, place, taken
     while not sequencer.stopping:
-        epoll_wait(sequencer.epoll_fd, events, 4,
-                   0 if sequencer.again else (5 if _waiting(sequencer) else <int> SWEEP_PERIOD_MS))
+        count = epoll_wait(sequencer.epoll_fd, events, POLLER_EVENTS,
+                           0 if sequencer.again else (5 if _waiting(sequencer) else <int> SWEEP_PERIOD_MS))
         sequencer.now_ms = holdfast_clock_ms(CLOCK_MONOTONIC)
         sequencer.wall_ms = holdfast_clock_ms(CLOCK_REALTIME)
         ledger_count(sequencer.ledger, COUNT_WAKEUPS, 1)
+        for place in range(count):
+            if events[place].data.u64 >= TAG_BUS:
+                bus_on_event(&sequencer.bus, events[place].data.u64, events[place].events)
         taken = 0
         while taken < SEQUENCER_BATCHES_TURN and _batch_receive(sequencer):
             taken += 1
+        _lost_forget(sequencer)
         _tick(sequencer)
         _flush(sequencer)
-        sequencer.again = (bus_events(&sequencer.bus) & ZMQ_POLLIN) != 0
+        sequencer.again = bus_pending(&sequencer.bus)
 
 
 cdef class RouterLoop:
@@ -214,10 +222,9 @@ cdef class RouterLoop:
             sequencer.workers[index].out.bytes_max = spill_bytes_max
         sequencer.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
         sequencer.wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
-        bus_open(&sequencer.bus, ZMQ_ROUTER, endpoint.encode(), b"")
-        for fd, tag in ((sequencer.wake_fd, TAG_WAKE), (sequencer.bus.fd, TAG_BUS)):
-            if poller_watch(sequencer.epoll_fd, fd, tag, EPOLL_CTL_ADD, EPOLLIN) < 0:
-                raise OSError(errno, "epoll_ctl failed")
+        bus_open(&sequencer.bus, sequencer.ledger, ZMQ_ROUTER, endpoint, b"", sequencer.epoll_fd)
+        if poller_watch(sequencer.epoll_fd, sequencer.wake_fd, TAG_WAKE, EPOLL_CTL_ADD, EPOLLIN) < 0:
+            raise OSError(errno, "epoll_ctl failed")
         ledger_gauge(sequencer.ledger, GAUGE_ROUTER_EPOCH, epoch)
 
     def __dealloc__(self):

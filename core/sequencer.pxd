@@ -36,6 +36,7 @@ cdef enum WorkerState:
 ctypedef struct Worker:
     uint8_t identity[IDENTITY_BYTES_MAX]
     uint32_t identity_size
+    uint32_t slot               # where the bus saw it last
     uint32_t state
     uint64_t epoch              # of the worker's start
     uint32_t number             # on its node
@@ -74,6 +75,7 @@ ctypedef struct Sequencer:
     bint stopping
 
 
+cdef Worker *worker_known(Sequencer *sequencer, const uint8_t *identity, uint32_t size) noexcept nogil
 cdef Worker *worker_of(Sequencer *sequencer, const uint8_t *identity, uint32_t size) noexcept nogil
 cdef void worker_give_up(Sequencer *sequencer, Worker *worker) noexcept nogil
 cdef void sequencer_record(Sequencer *sequencer, Worker *worker, Record *record) noexcept nogil

@@ -46,25 +46,33 @@ cdef void _linked(Sequencer *sequencer, Worker *worker, bint ask) noexcept nogil
         answer.version = RECORDS_VERSION
 
 
-cdef Worker *worker_of(Sequencer *sequencer, const uint8_t *identity, uint32_t size) noexcept nogil:
-    """The worker of a bus identity, a new one that is asked for everything if it is not known; NULL: too many."""
+cdef Worker *worker_known(Sequencer *sequencer, const uint8_t *identity, uint32_t size) noexcept nogil:
+    """The worker of a bus identity, or NULL."""
     cdef uint32_t index
     cdef Worker *worker
-    cdef Worker *unused = NULL
-    if size == 0 or size > IDENTITY_BYTES_MAX:
-        return NULL
     for index in range(sequencer.worker_count):
         worker = _worker_at(sequencer, index)
-        if worker.state == WORKER_FREE:
-            if unused == NULL:
-                unused = worker
-        elif worker.identity_size == size and memcmp(worker.identity, identity, size) == 0:
+        if worker.state != WORKER_FREE and worker.identity_size == size \
+                and memcmp(worker.identity, identity, size) == 0:
             return worker
-    if unused == NULL:
-        if sequencer.worker_count == WORKERS_MAX:
-            return NULL
-        unused = _worker_at(sequencer, sequencer.worker_count)
+    return NULL
+
+
+cdef Worker *worker_of(Sequencer *sequencer, const uint8_t *identity, uint32_t size) noexcept nogil:
+    """The worker of a bus identity, a new one that is asked for everything if it is not known; NULL: too many."""
+    cdef uint32_t index = 0
+    cdef Worker *unused = worker_known(sequencer, identity, size)
+    if unused != NULL:
+        return unused
+    if size == 0 or size > IDENTITY_BYTES_MAX:
+        return NULL
+    while index < sequencer.worker_count and _worker_at(sequencer, index).state != WORKER_FREE:
+        index += 1
+    if index == WORKERS_MAX:
+        return NULL
+    if index == sequencer.worker_count:
         sequencer.worker_count += 1
+    unused = _worker_at(sequencer, index)
     memcpy(unused.identity, identity, size)
     unused.identity_size = size
     unused.heard_ms = sequencer.now_ms

@@ -13,10 +13,10 @@ from core.buffer cimport Segment
 from core.edge cimport RECEIVE_BYTES, edge_tick
 from core.ledger cimport (COUNT_BAD_FRAMES, COUNT_BYTES_OUT, COUNT_SENDS, COUNT_TLS_FAILURES, COUNT_TLS_HANDSHAKES,
                           COUNT_TLS_RESUMED, KIND_TLS, ledger_close, ledger_count, ledger_open)
-from core.outbox cimport (MSG_DONTWAIT, MSG_NOSIGNAL, OUTBOX_BLOCKED, OUTBOX_BROKEN, OUTBOX_SENT, outbox_consume,
-                          outbox_drop, outbox_touch, send)
+from core.outbox cimport OUTBOX_BLOCKED, OUTBOX_BROKEN, OUTBOX_SENT, outbox_consume, outbox_drop, outbox_touch
 from core.ring cimport ring_lease, ring_read, ring_release, ring_size, ring_write
 from core.slab cimport invariant
+from core.sockets cimport MSG_DONTWAIT, MSG_NOSIGNAL, send
 
 cdef extern from "libssl.h" nogil:
     const void *TLS_server_method "libssl.TLS_server_method"()
