@@ -9,17 +9,20 @@ from libc.string cimport memset
 from core.answers cimport answer_raw
 from core.batch cimport Batch
 from core.buffer cimport Segment, arena_rest
-from core.conn cimport (FORM_COUNT, STATE_CLOSED, Connection, conn_acquire, conn_release, conn_set_state)
-from core.edge cimport DOMAIN_GROUP, NONE, REQUEST_PUBLISH, Channel, Edge, Request
-from core.fanout cimport (channel_acquire, channel_at, channel_find, member_add, member_remove, member_remove_all)
+from core.conn cimport (FORM_COUNT, STATE_CLOSED, Connection, conn_acquire, conn_memberships, conn_release,
+                              conn_set_state)
+from core.edge cimport DOMAIN_GROUP, NONE, REQUEST_PUBLISH, Channel, ChannelMember, Edge, Request
+from core.fanout cimport (channel_acquire, channel_at, channel_find, channel_members, channel_name, member_add,
+                          member_remove, member_remove_all)
 from core.hash cimport HashKey, index_free
 from core.ledger cimport COUNT_ILLEGAL_STATES, COUNTER_FIRST, KIND_FD, Stats, ledger_close
 from core.mailbox cimport Mailbox, Note, mailbox_drain, mailbox_free, mailbox_init, mailbox_put, mailbox_ring
+from core.names cimport names_free, names_init
 from core.outbox cimport outbox_drop, outbox_send, outbox_settle
 from core.requests cimport request_done, request_open, request_peek
 from core.slab cimport slab_at, slab_free, slab_init
-from core.stream cimport (Stream, Streams, route_remove, route_set, routes_remove_worker, stream_find, stream_store,
-                          stream_stored, stream_wanted, streams_free, streams_init, streams_sweep)
+from core.stream cimport (Stream, Streams, route_remove, route_set, routes_remove_worker, stream_advance,
+                          stream_find, stream_kept, stream_route, stream_store, stream_stored, stream_wanted, streams_free, streams_init, streams_sweep)
 
 from core import conn as _conn
 
@@ -154,14 +157,15 @@ cdef class StreamTable:
     def store(self, bytes name, bytes body, unsigned long long now_ms):
         """The next message of a stream."""
         cdef Stream *stream = self.find(name)
-        stream.offset += 1
+        if not stream_advance(stream):
+            raise MemoryError
         stream_store(&self.streams, stream, <const uint8_t *> <const char *> body, len(body), now_ms)
 
     def history(self, bytes name):
         """[(offset, body), ...], oldest first."""
         cdef Stream *stream = self.find(name)
         kept = []
-        for place in range(stream.history_count):
+        for place in range(stream_kept(stream)):
             stored = (<char *> stream_stored(stream, place).body)[:stream_stored(stream, place).size]
             kept.append((stream_stored(stream, place).offset, stored))
         return kept
@@ -180,7 +184,8 @@ cdef class StreamTable:
         cdef Stream *stream = stream_find(&self.streams, name, len(name))
         if stream == NULL:
             return None
-        return {stream.routes[place].worker: stream.routes[place].channel for place in range(stream.route_count)}
+        return {stream_route(stream, place).worker: stream_route(stream, place).channel
+                for place in range(stream.route_count)}
 
     def sweep(self, unsigned long long now_ms, uint32_t slots=100000):
         streams_sweep(&self.streams, now_ms, slots)
@@ -202,6 +207,7 @@ cdef class Members:
         slab_init(&edge.connections, sizeof(Connection), 4, 100000)
         slab_init(&edge.channels, sizeof(Channel), 4, 100000)
         slab_init(&edge.segments, sizeof(Segment), 4, 100000)
+        names_init(&edge.names)
 
     def __dealloc__(self):
         cdef int form
@@ -210,6 +216,7 @@ cdef class Members:
         slab_free(&self.edge.connections)
         slab_free(&self.edge.channels)
         slab_free(&self.edge.segments)
+        names_free(&self.edge.names)
         index_free(&self.edge.channel_index)
         free(self.edge.link.out.data)
         free(self.edge)
@@ -246,16 +253,18 @@ cdef class Members:
         """The members of a channel, None when there is no such channel; raises when the two sides disagree."""
         cdef Channel *channel = channel_find(self.edge, name, len(name))
         cdef Connection *connection
+        cdef ChannelMember member
         if channel == NULL:
             return None
         found = []
         for place in range(channel.count):
-            connection = self.at(channel.members[place].conn)
-            slot = channel.members[place].slot
-            if slot >= connection.membership_count or connection.memberships[slot].place != place \
-                    or connection.memberships[slot].channel != channel.index:
+            member = channel_members(channel)[place]
+            connection = self.at(member.conn)
+            slot = member.slot
+            if slot >= connection.membership_count or conn_memberships(connection)[slot].place != place \
+                    or conn_memberships(connection)[slot].channel != channel.index:
                 raise AssertionError(f"member {place} of {name!r} and its connection disagree")
-            found.append(channel.members[place].conn)
+            found.append(member.conn)
         return found
 
     def channels(self, uint32_t conn):
@@ -264,8 +273,8 @@ cdef class Members:
         cdef Channel *channel
         names = []
         for slot in range(connection.membership_count):
-            channel = channel_at(self.edge, connection.memberships[slot].channel)
-            names.append(channel.name[:channel.name_size])
+            channel = channel_at(self.edge, conn_memberships(connection)[slot].channel)
+            names.append(channel_name(self.edge, channel)[:channel.name_size])
         return names
 
     def queue(self, uint32_t conn, bytes data):

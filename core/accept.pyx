@@ -1,15 +1,11 @@
 """Accept: new connections."""
 
 from libc.errno cimport EMFILE, ENFILE, errno
-from libc.stdint cimport uint8_t, uint16_t
-from libc.string cimport memcpy, memset
 
 from core.codes cimport OVERLOADED
 from core.conn cimport (FLAG_WEBSOCKET, FORM_TCP, FORM_WS_BINARY, STAGE_FRAMES, STAGE_PROXY, STAGE_TLS, STAGE_UPGRADE,
                         Connection, conn_acquire, conn_handle)
 from core.edge cimport edge_tick
-from core.framing_tcp cimport tcp_decoder_init
-from core.framing_ws cimport ws_decoder_init
 from core.ledger cimport COUNT_CONNECTIONS_REFUSED, ledger_count
 from core.lifecycle cimport edge_close, edge_timer_plan
 from core.poller cimport EPOLL_CTL_ADD, EPOLLIN, poller_watch
@@ -18,31 +14,14 @@ from core.wheel cimport WHEEL_TICK_MS
 cdef extern from * nogil:
     """
     #include <fcntl.h>
-    #include <netinet/in.h>
     #include <sys/socket.h>
     #include <unistd.h>
-    /* The peer's address as IPv6, an IPv4 one mapped; returns the port, 0 for another family. */
-    static inline unsigned short holdfast_accept_address(const struct sockaddr_storage *peer, unsigned char *address) {
-        if (peer->ss_family == AF_INET6) {
-            memcpy(address, &((const struct sockaddr_in6 *)peer)->sin6_addr, 16);
-            return ntohs(((const struct sockaddr_in6 *)peer)->sin6_port);
-        }
-        if (peer->ss_family != AF_INET) return 0;
-        memset(address, 0, 10);
-        address[10] = address[11] = 0xff;
-        memcpy(address + 12, &((const struct sockaddr_in *)peer)->sin_addr, 4);
-        return ntohs(((const struct sockaddr_in *)peer)->sin_port);
-    }
-    static inline int holdfast_accept(int listener, unsigned char *address, unsigned short *port) {
-        struct sockaddr_storage peer;
-        socklen_t size = sizeof(peer);
-        int fd = accept4(listener, (struct sockaddr *)&peer, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
-        if (fd >= 0) *port = holdfast_accept_address(&peer, address);
-        return fd;
+    static inline int holdfast_accept(int listener) {
+        return accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
     }
     static inline int holdfast_reserve(void) { return open("/dev/null", O_RDONLY | O_CLOEXEC); }
     """
-    int holdfast_accept(int, unsigned char *, unsigned short *)
+    int holdfast_accept(int)
     int holdfast_reserve()
     int c_close "close"(int)
 
@@ -55,14 +34,12 @@ cdef void accept_reserve(Edge *edge) noexcept nogil:
 
 cdef void _refuse_without_files(Edge *edge, int listener) noexcept nogil:
     """No file descriptor is left: use the reserved one to take a newcomer and close it."""
-    cdef uint8_t address[16]
-    cdef uint16_t port
     cdef int fd
     if edge.reserve_fd < 0:
         accept_reserve(edge)
         return
     c_close(edge.reserve_fd)
-    fd = holdfast_accept(listener, address, &port)
+    fd = holdfast_accept(listener)
     if fd >= 0:
         c_close(fd)
         ledger_count(edge.ledger, COUNT_CONNECTIONS_REFUSED, 1)
@@ -74,9 +51,6 @@ cdef void _begin(Edge *edge, Connection *conn, bint websocket) noexcept nogil:
     conn.form = FORM_WS_BINARY if websocket else FORM_TCP
     if websocket:
         conn.flags = FLAG_WEBSOCKET
-        ws_decoder_init(&conn.ws, False)
-    else:
-        tcp_decoder_init(&conn.tcp)
     conn.stage = STAGE_UPGRADE if websocket else STAGE_FRAMES
     if edge.tls != NULL:
         conn.stage = STAGE_TLS
@@ -92,15 +66,12 @@ cdef void _begin(Edge *edge, Connection *conn, bint websocket) noexcept nogil:
 
 cdef void accept_all(Edge *edge, int listener, bint websocket) noexcept nogil:
     """Take what waits at a listener; beyond the table's bound it is accepted and closed at once."""
-    cdef uint8_t address[16]
-    cdef uint16_t port = 0
     cdef uint32_t taken = 0
     cdef Connection *conn
     cdef int fd
-    memset(address, 0, 16)
     while taken < ACCEPT_TURN:
         taken += 1
-        fd = holdfast_accept(listener, address, &port)
+        fd = holdfast_accept(listener)
         if fd < 0:
             if errno == EMFILE or errno == ENFILE:
                 _refuse_without_files(edge, listener)
@@ -112,7 +83,5 @@ cdef void accept_all(Edge *edge, int listener, bint websocket) noexcept nogil:
             c_close(fd)
             ledger_count(edge.ledger, COUNT_CONNECTIONS_REFUSED, 1)
             continue
-        memcpy(conn.address, address, 16)
-        conn.port = port
         edge.handshakes += 1
         _begin(edge, conn, websocket)

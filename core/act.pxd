@@ -14,10 +14,11 @@ from core.answers cimport (TYPE_ACK, TYPE_CALL, TYPE_COUNT, TYPE_ERROR, TYPE_EVE
 from core.codes cimport (BAD_FRAME, BAD_REQUEST, NOT_ALLOWED, NOT_JOINED, NO_SUCH_CHANNEL, OVERLOADED, RATE_LIMITED,
                          TOO_LARGE, UNAVAILABLE)
 from core.conn cimport (FLAG_ENCODED, FLAG_HELLO, FLAG_WEBSOCKET, FORM_TCP, FORM_WS_BINARY, FORM_WS_TEXT,
-                        STATE_CLOSING, STATE_HANDSHAKING, STATE_OPEN, Connection, conn_handle)
+                        STATE_CLOSING, STATE_HANDSHAKING, STATE_OPEN, Aside, Connection, conn_aside, conn_handle,
+                        conn_memberships)
 from core.edge cimport (DOMAIN_GLOBAL, DOMAIN_GROUP, DOMAIN_NONE, ENVELOPE_BYTES, KEY_BYTES_MAX, NAME_BYTES_MAX, NONE,
                         REQUEST_PUBLISH, RETRY_AFTER_MS, UNDER_WAY_MAX, Channel, Edge, domain_of)
-from core.fanout cimport channel_at, channel_find, member_joined
+from core.fanout cimport channel_at, channel_find, channel_name, member_joined
 from core.framing cimport FRAME_TEXT, FrameView
 from core.ledger cimport (COUNT_ACKS, COUNT_BAD_FRAMES, COUNT_FRAMES_IN, COUNT_PONGS_HEARD, COUNT_PUBLISHES,
                           ledger_count)
@@ -84,19 +85,24 @@ cdef inline int publish_read(MpReader *reader, uint32_t count, PublishFrame *fra
 
 cdef inline bint publish_rate_allows(Edge *edge, Connection *conn) noexcept nogil:
     """Token bucket a session; thousandths of a publish, filled with the time that passed."""
+    cdef Aside *aside
     cdef uint64_t room
     cdef uint64_t tokens
     if edge.config.publish_rate == 0:
         return True
-    room = <uint64_t> edge.config.publish_burst * 1000
-    tokens = conn.tokens + <uint64_t> (<uint32_t> edge.now_ms - conn.tokens_ms) * edge.config.publish_rate
-    if tokens > room or conn.tokens_ms == 0:
-        tokens = room
-    conn.tokens_ms = <uint32_t> edge.now_ms
-    conn.tokens = <uint32_t> tokens
-    if conn.tokens < 1000:
+    aside = conn_aside(&edge.asides, conn)
+    if aside == NULL:
         return False
-    conn.tokens -= 1000
+    aside.kept = 1
+    room = <uint64_t> edge.config.publish_burst * 1000
+    tokens = aside.tokens + <uint64_t> (<uint32_t> edge.now_ms - aside.tokens_ms) * edge.config.publish_rate
+    if tokens > room or aside.tokens_ms == 0:
+        tokens = room
+    aside.tokens_ms = <uint32_t> edge.now_ms
+    aside.tokens = <uint32_t> tokens
+    if aside.tokens < 1000:
+        return False
+    aside.tokens -= 1000
     return True
 
 
@@ -141,7 +147,7 @@ cdef inline const char *publish_check(Edge *edge, Connection *conn, PublishFrame
 
 cdef inline void publish_forward(Edge *edge, Connection *conn, PublishFrame *frame) noexcept nogil:
     """Append the message to the router's batch of this turn."""
-    cdef Channel *user = channel_at(edge, conn.memberships[0].channel)
+    cdef Channel *user = channel_at(edge, conn_memberships(conn)[0].channel)
     cdef uint32_t sender_size = user.name_size - 5
     cdef uint32_t seq = 0
     cdef RecPublish *record
@@ -164,7 +170,7 @@ cdef inline void publish_forward(Edge *edge, Connection *conn, PublishFrame *fra
     place += frame.name_size
     memcpy(place, frame.key, frame.key_size)
     place += frame.key_size
-    memcpy(place, user.name + 5, sender_size)
+    memcpy(place, channel_name(edge, user) + 5, sender_size)
     memcpy(place + sender_size, frame.data, frame.data_size)
     ledger_count(edge.ledger, COUNT_PUBLISHES, 1)
 
@@ -193,7 +199,7 @@ cdef inline int act_publish(Edge *edge, Connection *conn, MpReader *reader, uint
 
 
 cdef inline int act_heartbeat(Edge *edge, Connection *conn, MpReader *reader, uint32_t count, bint ping) noexcept nogil:
-    """PING is echoed, PONG gives the round trip; -1: malformed."""
+    """PING is echoed, PONG was heard; -1: malformed."""
     cdef uint64_t seq, time
     if count != 3 or mp_read_uint(reader, &seq) != MP_OK or mp_read_uint(reader, &time) != MP_OK \
             or reader.p != reader.end:
@@ -202,8 +208,6 @@ cdef inline int act_heartbeat(Edge *edge, Connection *conn, MpReader *reader, ui
         answer_heartbeat(edge, conn, TYPE_PONG, seq, time)
     else:
         ledger_count(edge.ledger, COUNT_PONGS_HEARD, 1)
-        if time <= edge.now_ms:
-            conn.rtt_ms = <uint32_t> (edge.now_ms - time)
     return 0
 
 

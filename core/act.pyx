@@ -1,6 +1,6 @@
 """Act: the frames that are not on the path of a message."""
 
-from core.edge cimport CONTROL_UNIT_BYTES, CONTROL_UNITS_MAX, CONTROL_UNITS_S
+from core.edge cimport CONTROL_AHEAD_MS, CONTROL_UNIT_BYTES, CONTROL_UNIT_MS
 from core.lifecycle cimport edge_fin
 from core.mailbox cimport NOTE_FRAME, Note, mailbox_put
 
@@ -50,17 +50,15 @@ cdef bint _channel_refused(Edge *edge, Connection *conn, uint64_t kind, const ui
 
 
 cdef bint _credit_allows(Edge *edge, Connection *conn, uint32_t size) noexcept nogil:
-    """Token bucket of control frames a connection, so that none fills the mailbox that all share."""
-    cdef uint32_t cost = 1 + size // CONTROL_UNIT_BYTES
-    cdef uint64_t credit = conn.control_credit \
-        + <uint64_t> (<uint32_t> edge.now_ms - conn.control_ms) * CONTROL_UNITS_S // 1000
-    if conn.control_ms == 0 or credit > CONTROL_UNITS_MAX:
-        credit = CONTROL_UNITS_MAX
-    conn.control_ms = <uint32_t> edge.now_ms | 1        # 0 means never; a millisecond more or less does not matter
-    conn.control_credit = <uint32_t> credit
-    if credit < cost:
+    """Token bucket of control frames a connection, kept as the time when it is full again, so that none fills the mailbox
+    that all share."""
+    cdef uint32_t cost = (1 + size // CONTROL_UNIT_BYTES) * CONTROL_UNIT_MS
+    cdef uint32_t ahead = conn.control_until - <uint32_t> edge.now_ms
+    if ahead > CONTROL_AHEAD_MS:                        # in the past, however long ago: the bucket is full
+        ahead = 0
+    if ahead + cost > CONTROL_AHEAD_MS:
         return False
-    conn.control_credit -= cost
+    conn.control_until = <uint32_t> edge.now_ms + ahead + cost
     return True
 
 
@@ -100,8 +98,8 @@ cdef int act_control(Edge *edge, Connection *conn, uint64_t kind, const uint8_t 
     note.text_size = size
     memcpy(note.session, conn.session, 16)
     if conn.membership_count:
-        user = channel_at(edge, conn.memberships[0].channel)
-        user_name = <const uint8_t *> user.name + 5
+        user = channel_at(edge, conn_memberships(conn)[0].channel)
+        user_name = <const uint8_t *> channel_name(edge, user) + 5
         note.extra_size = user.name_size - 5
     if mailbox_put(&edge.to_control, &note, body, user_name) < 0:
         edge_fin(edge, conn, OVERLOADED, b"too many control frames wait", RETRY_AFTER_MS)

@@ -1,8 +1,10 @@
 # Connection: one C struct, the table it lives in, and the one function that changes its state.
 #
 # A connection's id is its index in the table and a generation that is never given twice, so that a stale id finds
-# nothing. Invariant: a connection in the table has a file descriptor; one that is CLOSED is in the list that the loop
-# frees at the end of the turn, and holds nothing else.
+# nothing. It is two cache lines: what fan-out and flush touch, and what heartbeats, input and the session need. What an
+# idle connection needs only under some configurations, or not at all, stands in its aside (ADR 20). Invariant: a
+# connection in the table has a file descriptor; one that is CLOSED is in the list that the loop frees at the end of the
+# turn, and holds nothing else.
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -13,7 +15,7 @@ from core.ledger cimport (COUNT_ILLEGAL_STATES, KIND_CONNECTION, STATE_FIRST, Le
 from core.buffer cimport Segment
 from core.ring cimport Ring
 from core.slab cimport SLAB_NONE, Slab, invariant, slab_acquire, slab_at, slab_release
-from core.wheel cimport Timer, timer_init
+from core.wheel cimport Timer, timer_init, timer_set
 
 cdef enum ConnState:
     STATE_ACCEPTED              # a TCP connection, nothing understood yet
@@ -48,10 +50,31 @@ cdef enum ConnFlag:
     FLAG_WATCHED = 512          # EPOLLOUT is on
     FLAG_OVERFULL = 256         # something found no room in its queue this turn: nothing more is queued but FIN
     FLAG_ENDING = 1024          # FIN is being queued: it and what ends the transport may pass the queue's bound
+    FLAG_TLS = 2048             # the aside has a TLS state
+
+cdef enum:
+    MEMBERSHIPS_INLINE = 2      # the user's own channel and one more need no memory of their own
+    ASIDE_NONE = 0
 
 ctypedef struct Membership:     # 8 bytes: one side of a membership, at the connection
     uint32_t channel            # index in the channel table
     uint32_t place              # where the channel's list of members holds this connection
+
+ctypedef union Memberships:
+    Membership own[2]           # while the capacity is MEMBERSHIPS_INLINE
+    Membership *many            # owned
+
+ctypedef struct Aside:          # what most connections never need; made by conn_aside, freed by conn_aside_rest
+    Ring *input                 # owned: bytes of a partial frame, NULL while there are none
+    void *tls                   # owned: the TLS state, NULL without TLS
+    uint32_t input_need         # bytes wanted before the next cut makes sense
+    WsDecoder ws                # of a WebSocket
+    TcpDecoder tcp              # of a TCP connection
+    uint32_t tokens             # publishes left in the bucket, thousandths
+    uint32_t tokens_ms          # when the bucket was last filled; 0: never
+    uint8_t address[16]         # the client's as the PROXY header told it, IPv6, or IPv4 mapped
+    uint16_t port               # 0: there was no such header, and the socket's own peer is the client
+    uint8_t kept                # 1: something here lasts as long as the connection
 
 ctypedef struct Connection:
     # first cache line: what fan-out and flush touch
@@ -67,32 +90,37 @@ ctypedef struct Connection:
     uint16_t flags
     uint32_t last_sent          # tick of the wheel
     uint32_t last_heard         # tick
+    uint32_t blocked_since      # tick of the last write progress while blocked
+    uint32_t state_deadline     # tick: end of the handshake or of the wait for FIN_ACK
     uint16_t stage
     uint16_t reason             # code of the end, once known
-    # second: input and heartbeat
-    Ring *input                 # owned: bytes of a partial frame, NULL while there are none
-    uint32_t input_need         # bytes wanted before the next cut makes sense
-    WsDecoder ws                # of a WebSocket
-    TcpDecoder tcp              # of a TCP connection
+    # second: the session, heartbeat, and what is under way
+    Memberships memberships     # the first is the user's own channel
+    uint8_t session[16]
     Timer timer                 # in the wheel; set from accept to close
-    uint32_t state_deadline     # tick: end of the handshake or of the wait for FIN_ACK
-    uint32_t blocked_since      # tick of the last write progress while blocked
+    uint32_t aside              # owned: number of its aside + 1, ASIDE_NONE
     uint32_t ping_seq
-    uint32_t control_credit     # control frames and their bytes that may still come, in units of CONTROL_UNIT_BYTES
-    uint32_t control_ms         # when the credit was last filled
-    uint32_t rtt_ms
-    # third: what the session holds
-    Membership *memberships     # owned; the first is the user's own channel
+    uint32_t control_until      # ms: until then the control frames that came so far have used the rate up
     uint16_t membership_count
     uint16_t membership_capacity
-    uint32_t tokens             # publishes left in the bucket, thousandths
-    uint32_t tokens_ms          # when the bucket was last filled
     uint16_t under_way          # its requests in the ring
     uint16_t asks               # those of them that are HISTORY or PRESENCE
-    uint8_t session[16]
-    uint8_t address[16]         # IPv6, or IPv4 mapped
-    uint16_t port
-    void *tls                   # owned: the TLS state, NULL without TLS
+
+
+cdef inline Membership *conn_memberships(Connection *conn) noexcept nogil:
+    """Its memberships; the first is the user's own channel. Valid until the next join or leave."""
+    return &conn.memberships.own[0] if conn.membership_capacity == MEMBERSHIPS_INLINE else conn.memberships.many
+
+
+cdef inline Aside *conn_aside_at(Slab *asides, Connection *conn) noexcept nogil:
+    """The aside of a connection that has one."""
+    invariant(conn.aside != ASIDE_NONE)
+    return <Aside *> slab_at(asides, conn.aside - 1)
+
+
+cdef inline uint32_t conn_timer_place() noexcept nogil:
+    """Where the wheel finds a connection's timer, in bytes."""
+    return <uint32_t> <size_t> &(<Connection *> NULL).timer
 
 
 cdef inline uint64_t conn_handle(Connection *conn) noexcept nogil:
@@ -138,3 +166,5 @@ cdef inline void conn_set_state(Connection *conn, Ledger *ledger, int state) noe
 
 cdef Connection *conn_acquire(Slab *table, Ledger *ledger, uint32_t *generation, int fd) noexcept nogil
 cdef void conn_release(Slab *table, Ledger *ledger, Connection *conn) noexcept nogil
+cdef Aside *conn_aside(Slab *asides, Connection *conn) noexcept nogil
+cdef void conn_aside_rest(Slab *asides, Connection *conn) noexcept nogil

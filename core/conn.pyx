@@ -8,8 +8,9 @@ from core.ledger cimport KIND_FD, Stats
 STATES = ("accepted", "handshaking", "open", "closing", "closed")
 CONNECTION_BYTES = sizeof(Connection)
 assert len(STATES) == STATE_COUNT
-# Four cache lines hold all that one idle connection costs in the table.
-assert sizeof(Connection) <= 256 and sizeof(Membership) == 8
+# Two cache lines hold all that one idle connection costs in the table.
+assert sizeof(Connection) == 128 and sizeof(Membership) == 8 and sizeof(Memberships) == 16
+assert <size_t> &(<Connection *> NULL).memberships == 64
 
 
 cdef Connection *conn_acquire(Slab *table, Ledger *ledger, uint32_t *generation, int fd) noexcept nogil:
@@ -27,6 +28,7 @@ cdef Connection *conn_acquire(Slab *table, Ledger *ledger, uint32_t *generation,
     conn.generation = generation[0]
     conn.fd = fd
     conn.state = STATE_ACCEPTED
+    conn.membership_capacity = MEMBERSHIPS_INLINE
     timer_init(&conn.timer)
     ledger_open(ledger, KIND_CONNECTION)
     ledger_open(ledger, KIND_FD)
@@ -36,11 +38,37 @@ cdef Connection *conn_acquire(Slab *table, Ledger *ledger, uint32_t *generation,
 
 cdef void conn_release(Slab *table, Ledger *ledger, Connection *conn) noexcept nogil:
     """Free a closed connection; it must hold nothing any more."""
-    invariant(conn.state == STATE_CLOSED and conn.fd == -1 and conn.input == NULL and conn.out_head == NULL)
-    invariant(conn.membership_count == 0 and conn.memberships == NULL and conn.tls == NULL)
+    invariant(conn.state == STATE_CLOSED and conn.fd == -1 and conn.aside == ASIDE_NONE and conn.out_head == NULL)
+    invariant(conn.membership_count == 0 and conn.membership_capacity == MEMBERSHIPS_INLINE)
+    invariant(not timer_set(&conn.timer))
     conn.generation = 0
     slab_release(table, conn.index)
     ledger_close(ledger, KIND_CONNECTION)
+
+
+cdef Aside *conn_aside(Slab *asides, Connection *conn) noexcept nogil:
+    """The connection's aside, made empty if it has none; NULL: out of memory."""
+    cdef uint32_t index
+    if conn.aside == ASIDE_NONE:
+        index = slab_acquire(asides)
+        if index == SLAB_NONE:
+            return NULL
+        memset(slab_at(asides, index), 0, sizeof(Aside))
+        conn.aside = index + 1
+    return conn_aside_at(asides, conn)
+
+
+cdef void conn_aside_rest(Slab *asides, Connection *conn) noexcept nogil:
+    """Free the aside if nothing in it says anything any more; at the end of a connection whatever it says."""
+    cdef Aside *aside
+    if conn.aside == ASIDE_NONE:
+        return
+    aside = conn_aside_at(asides, conn)
+    if conn.state != STATE_CLOSED and (aside.kept or aside.input != NULL or aside.ws.opcode or aside.tcp.body_size):
+        return
+    invariant(aside.input == NULL and aside.tls == NULL)
+    slab_release(asides, conn.aside - 1)
+    conn.aside = ASIDE_NONE
 
 
 def legal_changes():

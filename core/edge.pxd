@@ -13,6 +13,7 @@ from core.conn cimport FORM_COUNT, Connection
 from core.hash cimport HashKey, Index
 from core.ledger cimport Ledger
 from core.mailbox cimport Mailbox
+from core.names cimport Names
 from core.ring cimport RingPool
 from core.slab cimport Slab
 from core.wheel cimport Wheel
@@ -27,8 +28,8 @@ cdef enum:
     UNDER_WAY_MAX = 4096        # of one connection, so that none takes all of them
     ASKS_MAX = 32               # of one connection: HISTORY and PRESENCE, whose answers are large
     CONTROL_UNIT_BYTES = 256    # a control frame costs one unit, and one for each so many bytes
-    CONTROL_UNITS_S = 1000      # units a second and connection
-    CONTROL_UNITS_MAX = 4096    # at once: a client that comes joins all its groups
+    CONTROL_UNIT_MS = 1         # so long a unit uses a connection's rate up: 1,000 a second
+    CONTROL_AHEAD_MS = 4096     # used up in advance at most: a client that comes joins all its groups
     RETRY_AFTER_MS = 1000
     NONE = 0xFFFFFFFF
 
@@ -61,19 +62,21 @@ ctypedef struct ChannelMember:  # 8 bytes: the other side of a membership, at th
     uint32_t conn               # index in the connection table
     uint32_t slot               # where the connection's memberships hold this channel
 
-ctypedef struct Channel:
+ctypedef union ChannelMembers:
+    ChannelMember one           # while the capacity is 1
+    ChannelMember *many         # owned
+
+ctypedef struct Channel:        # 56 bytes; most are a user's own channel with one member
     uint32_t index
     uint32_t generation         # never 0 while live
-    uint64_t hash
     uint64_t epoch              # of the last position seen
     uint64_t offset
-    ChannelMember *members      # owned, or &one while the capacity is 1
-    ChannelMember one
+    ChannelMembers members      # read through channel_members
     uint32_t count
     uint32_t capacity
     uint32_t holds              # pendings that point here; with them and members gone the channel is freed
     uint32_t waiting            # first pending that waits for SUBSCRIBED, NONE
-    char *name                  # owned, not terminated
+    uint32_t name               # owned: number in the edge's names; read through channel_name
     uint8_t name_size
     uint8_t domain
     uint8_t live                # SUBSCRIBED arrived
@@ -148,6 +151,7 @@ ctypedef struct Edge:
     int32_t reserve_fd          # given up for a moment to refuse a connection when files run out
     uint32_t handshakes         # connections in ACCEPTED or HANDSHAKING
     Slab connections
+    Slab asides                 # of connections
     uint32_t generation         # last one given to a connection or a channel
     Wheel wheel
     RingPool rings
@@ -158,6 +162,7 @@ ctypedef struct Edge:
     Connection *closed          # list: to be freed at the end of the turn
     Slab channels
     Index channel_index
+    Names names                 # of channels
     HashKey hash_key
     Slab pendings
     Slab openings

@@ -9,9 +9,10 @@ from libc.string cimport memcmp
 
 from core.answers cimport WS_HEADER_BYTES_MAX, WireView, frame_encode
 from core.buffer cimport arena_reserve
-from core.conn cimport FORM_COUNT, Connection, Membership
+from core.conn cimport FORM_COUNT, Connection, Membership, conn_memberships
 from core.edge cimport Channel, ChannelMember, Edge
 from core.hash cimport hash_bytes, index_find
+from core.names cimport name_text
 from core.outbox cimport OUTBOX_SENT, outbox_append, outbox_overfull
 from core.slab cimport slab_at
 
@@ -32,6 +33,16 @@ ctypedef struct RunForm:        # messages that go to the same members, in one w
 
 cdef inline Channel *channel_at(Edge *edge, uint32_t index) noexcept nogil:
     return <Channel *> slab_at(&edge.channels, index)
+
+
+cdef inline const char *channel_name(Edge *edge, const Channel *channel) noexcept nogil:
+    """Its name, not terminated, `name_size` bytes; valid while the channel is."""
+    return name_text(&edge.names, channel.name, channel.name_size)
+
+
+cdef inline ChannelMember *channel_members(Channel *channel) noexcept nogil:
+    """Its members, `count` of them; valid until the next join or leave."""
+    return &channel.members.one if channel.capacity == 1 else channel.members.many
 
 
 cdef inline uint64_t channel_handle(Channel *channel) noexcept nogil:
@@ -57,7 +68,7 @@ cdef inline Channel *channel_find(Edge *edge, const char *name, uint32_t size) n
     cdef Channel *channel
     while found:
         channel = channel_at(edge, found - 1)
-        if channel.name_size == size and memcmp(channel.name, name, size) == 0:
+        if channel.name_size == size and memcmp(channel_name(edge, channel), name, size) == 0:
             return channel
         found = index_find(&edge.channel_index, hash, &probe)
     return NULL
@@ -65,9 +76,10 @@ cdef inline Channel *channel_find(Edge *edge, const char *name, uint32_t size) n
 
 cdef inline bint member_joined(Connection *conn, Channel *channel) noexcept nogil:
     """Whether the connection is a member; O(memberships of the connection), at most channels_max."""
+    cdef Membership *memberships = conn_memberships(conn)
     cdef uint32_t slot
     for slot in range(conn.membership_count):
-        if conn.memberships[slot].channel == channel.index:
+        if memberships[slot].channel == channel.index:
             return True
     return False
 
@@ -121,14 +133,15 @@ cdef inline uint32_t fanout_members(Edge *edge, Channel *channel, const Body *bo
     """
     cdef uint32_t delivered = 0
     cdef RunForm runs[FORM_COUNT]
+    cdef ChannelMember *members = channel_members(channel)
     cdef uint32_t place
     cdef Connection *conn
     for place in range(FORM_COUNT):
         runs[place].parts = 0
     for place in range(channel.count):
         if place + 4 < channel.count:
-            __builtin_prefetch(slab_at(&edge.connections, channel.members[place + 4].conn))
-        conn = <Connection *> slab_at(&edge.connections, channel.members[place].conn)
+            __builtin_prefetch(slab_at(&edge.connections, members[place + 4].conn))
+        conn = <Connection *> slab_at(&edge.connections, members[place].conn)
         delivered += deliver_local(edge, conn, bodies, count, runs)
     return delivered
 

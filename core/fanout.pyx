@@ -6,12 +6,14 @@ from libc.string cimport memcpy, memset
 from libc.stdint cimport uint16_t
 
 from core.answers cimport TYPE_EVENT, write_text
-from core.conn cimport STATE_OPEN, conn_live
+from core.conn cimport MEMBERSHIPS_INLINE, STATE_OPEN, conn_live
 from core.edge cimport ANSWER_BYTES, DOMAIN_GLOBAL, NONE
 from core.hash cimport index_put, index_remove
 from core.ledger cimport (COUNT_GAPS, KIND_CHANNEL, KIND_MEMBERSHIP, ledger_close, ledger_count,
                           ledger_open)
 from core.mpack cimport MpWriter, mp_write_array, mp_write_map, mp_write_str, mp_write_uint
+from core.names cimport name_drop, name_keep
+from core.pages cimport pages_give, pages_resize, pages_take
 from core.records cimport REC_SUBSCRIBE, REC_UNSUBSCRIBE, RecChannel, record_add
 from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_release
 
@@ -46,7 +48,7 @@ cdef void fanout_event_gap(Edge *edge, Channel *channel, uint64_t first, uint64_
     writer.overflow = False
     mp_write_array(&writer, 4)
     mp_write_uint(&writer, TYPE_EVENT)
-    mp_write_str(&writer, channel.name, channel.name_size)
+    mp_write_str(&writer, channel_name(edge, channel), channel.name_size)
     write_text(&writer, b"gap")
     mp_write_map(&writer, 3)
     write_text(&writer, b"from")
@@ -69,19 +71,19 @@ cdef Channel *channel_acquire(Edge *edge, const char *name, uint32_t size, int d
         return NULL
     channel = channel_at(edge, index)
     memset(channel, 0, sizeof(Channel))
-    channel.hash = hash_bytes(&edge.hash_key, <const uint8_t *> name, size)
-    channel.name = <char *> malloc(size)
-    if channel.name == NULL or index_put(&edge.channel_index, channel.hash, index) < 0:
-        free(channel.name)
+    channel.name = name_keep(&edge.names, name, size)
+    if channel.name == SLAB_NONE:
         slab_release(&edge.channels, index)
         return NULL
-    memcpy(channel.name, name, size)
+    if index_put(&edge.channel_index, hash_bytes(&edge.hash_key, <const uint8_t *> name, size), index) < 0:
+        name_drop(&edge.names, channel.name, size)
+        slab_release(&edge.channels, index)
+        return NULL
     channel.name_size = <uint8_t> size
     channel.index = index
     edge.generation += 1
     channel.generation = edge.generation if edge.generation else 1
     channel.domain = <uint8_t> domain
-    channel.members = &channel.one
     channel.capacity = 1
     channel.waiting = NONE
     ledger_open(edge.ledger, KIND_CHANNEL)
@@ -94,7 +96,7 @@ cdef inline uint8_t *_channel_record(Edge *edge, Channel *channel, int kind) noe
     if record == NULL:
         return NULL
     record.channel = channel_handle(channel)
-    memcpy(<uint8_t *> record + sizeof(RecChannel), channel.name, channel.name_size)
+    memcpy(<uint8_t *> record + sizeof(RecChannel), channel_name(edge, channel), channel.name_size)
     return <uint8_t *> record
 
 
@@ -111,10 +113,11 @@ cdef void channel_rest(Edge *edge, Channel *channel) noexcept nogil:
     if channel.count or channel.holds:
         return
     _channel_record(edge, channel, REC_UNSUBSCRIBE)
-    index_remove(&edge.channel_index, channel.hash, channel.index)
-    if channel.members != &channel.one:
-        free(channel.members)
-    free(channel.name)
+    index_remove(&edge.channel_index, hash_bytes(&edge.hash_key, <const uint8_t *> channel_name(edge, channel),
+                                                 channel.name_size), channel.index)
+    if channel.capacity > 1:
+        pages_give(channel.members.many, channel.capacity * sizeof(ChannelMember))
+    name_drop(&edge.names, channel.name, channel.name_size)
     channel.generation = 0
     slab_release(&edge.channels, channel.index)
     ledger_close(edge.ledger, KIND_CHANNEL)
@@ -123,25 +126,32 @@ cdef void channel_rest(Edge *edge, Channel *channel) noexcept nogil:
 cdef bint _channel_grow(Channel *channel) noexcept nogil:
     cdef uint32_t capacity = 8 if channel.capacity == 1 else channel.capacity + channel.capacity // 2
     cdef ChannelMember *members
-    if channel.members == &channel.one:
-        members = <ChannelMember *> malloc(capacity * sizeof(ChannelMember))
+    if channel.capacity == 1:
+        members = <ChannelMember *> pages_take(capacity * sizeof(ChannelMember))
         if members != NULL:
-            members[0] = channel.one
+            members[0] = channel.members.one
     else:
-        members = <ChannelMember *> realloc(channel.members, capacity * sizeof(ChannelMember))
+        members = <ChannelMember *> pages_resize(channel.members.many, channel.capacity * sizeof(ChannelMember),
+                                                 capacity * sizeof(ChannelMember))
     if members == NULL:
         return False
-    channel.members = members
+    channel.members.many = members
     channel.capacity = capacity
     return True
 
 
 cdef bint _conn_grow(Connection *conn) noexcept nogil:
-    cdef uint32_t capacity = 3 if conn.membership_capacity == 0 else conn.membership_capacity * 2
-    cdef Membership *memberships = <Membership *> realloc(conn.memberships, capacity * sizeof(Membership))
+    cdef uint32_t capacity = conn.membership_capacity * 2
+    cdef Membership *memberships
+    if conn.membership_capacity == MEMBERSHIPS_INLINE:
+        memberships = <Membership *> malloc(capacity * sizeof(Membership))
+        if memberships != NULL:
+            memcpy(memberships, conn.memberships.own, sizeof(conn.memberships.own))
+    else:
+        memberships = <Membership *> realloc(conn.memberships.many, capacity * sizeof(Membership))
     if memberships == NULL:
         return False
-    conn.memberships = memberships
+    conn.memberships.many = memberships
     conn.membership_capacity = <uint16_t> capacity
     return True
 
@@ -154,10 +164,10 @@ cdef int member_add(Edge *edge, Connection *conn, Channel *channel) noexcept nog
         return -1
     if conn.membership_count == conn.membership_capacity and not _conn_grow(conn):
         return -1
-    conn.memberships[conn.membership_count].channel = channel.index
-    conn.memberships[conn.membership_count].place = channel.count
-    channel.members[channel.count].conn = conn.index
-    channel.members[channel.count].slot = conn.membership_count
+    conn_memberships(conn)[conn.membership_count].channel = channel.index
+    conn_memberships(conn)[conn.membership_count].place = channel.count
+    channel_members(channel)[channel.count].conn = conn.index
+    channel_members(channel)[channel.count].slot = conn.membership_count
     conn.membership_count += 1
     channel.count += 1
     ledger_open(edge.ledger, KIND_MEMBERSHIP)
@@ -166,21 +176,23 @@ cdef int member_add(Edge *edge, Connection *conn, Channel *channel) noexcept nog
 
 cdef void _member_cut(Edge *edge, Connection *conn, uint32_t slot) noexcept nogil:
     """Remove one membership from both sides; the last of each list takes the free place."""
-    cdef Channel *channel = channel_at(edge, conn.memberships[slot].channel)
-    cdef uint32_t place = conn.memberships[slot].place
+    cdef Membership *memberships = conn_memberships(conn)
+    cdef Channel *channel = channel_at(edge, memberships[slot].channel)
+    cdef ChannelMember *members = channel_members(channel)
+    cdef uint32_t place = memberships[slot].place
     cdef ChannelMember moved
     cdef Membership last
-    invariant(channel.members[place].conn == conn.index and channel.members[place].slot == slot)
+    invariant(members[place].conn == conn.index and members[place].slot == slot)
     channel.count -= 1
     if place != channel.count:
-        moved = channel.members[channel.count]
-        channel.members[place] = moved
-        (<Connection *> slab_at(&edge.connections, moved.conn)).memberships[moved.slot].place = place
+        moved = members[channel.count]
+        members[place] = moved
+        conn_memberships(<Connection *> slab_at(&edge.connections, moved.conn))[moved.slot].place = place
     conn.membership_count -= 1
     if slot != conn.membership_count:
-        last = conn.memberships[conn.membership_count]
-        conn.memberships[slot] = last
-        channel_at(edge, last.channel).members[last.place].slot = slot
+        last = memberships[conn.membership_count]
+        memberships[slot] = last
+        channel_members(channel_at(edge, last.channel))[last.place].slot = slot
     ledger_close(edge.ledger, KIND_MEMBERSHIP)
     channel_rest(edge, channel)
 
@@ -189,7 +201,7 @@ cdef bint member_remove(Edge *edge, Connection *conn, Channel *channel) noexcept
     """End a membership; False when there was none. The user's own channel (slot 0) stays."""
     cdef uint32_t slot
     for slot in range(1, conn.membership_count):
-        if conn.memberships[slot].channel == channel.index:
+        if conn_memberships(conn)[slot].channel == channel.index:
             _member_cut(edge, conn, slot)
             return True
     return False
@@ -199,6 +211,6 @@ cdef void member_remove_all(Edge *edge, Connection *conn) noexcept nogil:
     """End every membership of a connection."""
     while conn.membership_count:
         _member_cut(edge, conn, conn.membership_count - 1)
-    free(conn.memberships)
-    conn.memberships = NULL
-    conn.membership_capacity = 0
+    if conn.membership_capacity != MEMBERSHIPS_INLINE:
+        free(conn.memberships.many)
+        conn.membership_capacity = MEMBERSHIPS_INLINE

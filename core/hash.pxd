@@ -2,11 +2,11 @@
 #
 # Names come from clients, so the hash is SipHash-1-3 under a key drawn at start (Aumasson & Bernstein 2012): nobody can
 # choose names that collide. The index is open addressing with linear probing and backward-shift deletion; it holds
-# (hash, value) pairs and leaves the comparison of names to its user. Invariant: count <= capacity * 3/4, and there is
-# no empty slot between a pair and its home slot.
+# (hash, value) pairs and leaves the comparison of names to its user. A slot keeps the high half of the hash, which is
+# both its home (scaled to the capacity, so that this need not double to grow) and its tag: 8 bytes a slot, about 12 a
+# pair. Invariant: count <= capacity * 3/4, and there is no empty slot between a pair and its home slot.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 cdef extern from "invariant.h":
@@ -23,7 +23,7 @@ ctypedef struct IndexSlot:
 
 ctypedef struct Index:
     IndexSlot *slots            # owned; capacity entries
-    uint32_t capacity           # a power of two, or 0 before the first put
+    uint32_t capacity           # 0 before the first put
     uint32_t count
 
 
@@ -72,22 +72,29 @@ cdef inline uint64_t hash_bytes(HashKey *key, const uint8_t *data, size_t size) 
     return v[0] ^ v[1] ^ v[2] ^ v[3]
 
 
+cdef inline uint32_t index_home(Index *index, uint32_t tag) noexcept nogil:
+    """Where a pair would like to stand."""
+    return <uint32_t> ((<uint64_t> tag * index.capacity) >> 32)
+
+
 cdef inline uint32_t index_find(Index *index, uint64_t hash, uint32_t *probe) noexcept nogil:
     """The next value + 1 stored under `hash`, or 0 when there is no more.
 
     `probe` starts at 0 and is kept by the caller between calls; the caller compares the names.
     """
-    cdef uint32_t mask = index.capacity - 1
-    cdef uint32_t place
-    if index.capacity == 0:
-        return 0
+    cdef uint32_t tag = <uint32_t> (hash >> 32)
+    cdef uint32_t place = index_home(index, tag) + probe[0]
+    if place >= index.capacity:
+        place -= index.capacity
     while probe[0] < index.capacity:
-        place = (<uint32_t> hash + probe[0]) & mask
         probe[0] += 1
         if index.slots[place].value == 0:
             return 0
-        if index.slots[place].hash == <uint32_t> (hash >> 32):
+        if index.slots[place].hash == tag:
             return index.slots[place].value
+        place += 1
+        if place == index.capacity:
+            place = 0
     return 0
 
 

@@ -1,65 +1,68 @@
 """Keyed hashing and the index table: cold verbs, and a Python face for the tests."""
 
+from core.pages cimport pages_give, pages_take
 
-# The home slot comes from the hash's low half, which a slot does not hold; it is kept in a parallel array behind the
-# slots so that growing and shifting need not ask the user for the hash again.
-cdef inline uint32_t *_homes(Index *index) noexcept nogil:
-    return <uint32_t *> (index.slots + index.capacity)
+
+cdef inline uint32_t _next(Index *index, uint32_t place) noexcept nogil:
+    return place + 1 if place + 1 < index.capacity else 0
+
+
+cdef inline uint32_t _distance(Index *index, uint32_t start, uint32_t place) noexcept nogil:
+    """How many slots `place` is behind `start`, around the table's end."""
+    return place - start if place >= start else place + index.capacity - start
+
+
+cdef inline void _place(Index *index, IndexSlot slot) noexcept nogil:
+    """Into the first empty slot from its home on; there is one."""
+    cdef uint32_t place = index_home(index, slot.hash)
+    while index.slots[place].value != 0:
+        place = _next(index, place)
+    index.slots[place] = slot
 
 
 cdef int _index_grow(Index *index) noexcept nogil:
+    """By a quarter: a table is two thirds full on average, and a pair is moved five times before its table doubled."""
     cdef Index larger
-    cdef uint32_t place, at
-    larger.capacity = 16 if index.capacity == 0 else index.capacity * 2
+    cdef uint32_t place
+    larger.capacity = 16 if index.capacity == 0 else index.capacity + index.capacity // 4
     larger.count = index.count
-    larger.slots = <IndexSlot *> calloc(larger.capacity, sizeof(IndexSlot) + sizeof(uint32_t))
+    larger.slots = <IndexSlot *> pages_take(<size_t> larger.capacity * sizeof(IndexSlot))
     if larger.slots == NULL:
         return -1
     for place in range(index.capacity):
-        if index.slots[place].value == 0:
-            continue
-        at = _homes(index)[place] & (larger.capacity - 1)
-        while larger.slots[at].value != 0:
-            at = (at + 1) & (larger.capacity - 1)
-        larger.slots[at] = index.slots[place]
-        _homes(&larger)[at] = _homes(index)[place]
-    free(index.slots)
+        if index.slots[place].value != 0:
+            _place(&larger, index.slots[place])
+    pages_give(index.slots, <size_t> index.capacity * sizeof(IndexSlot))
     index[0] = larger
     return 0
 
 
 cdef int index_put(Index *index, uint64_t hash, uint32_t value) noexcept nogil:
     """Add a pair; the same pair twice is two entries. -1: out of memory."""
-    cdef uint32_t place
-    if (index.count + 1) * 4 > index.capacity * 3 and _index_grow(index) < 0:
+    cdef IndexSlot slot
+    if index.count + 1 > index.capacity - index.capacity // 4 and _index_grow(index) < 0:
         return -1
-    place = <uint32_t> hash & (index.capacity - 1)
-    while index.slots[place].value != 0:
-        place = (place + 1) & (index.capacity - 1)
-    index.slots[place].hash = <uint32_t> (hash >> 32)
-    index.slots[place].value = value + 1
-    _homes(index)[place] = <uint32_t> hash
+    slot.hash = <uint32_t> (hash >> 32)
+    slot.value = value + 1
+    _place(index, slot)
     index.count += 1
     return 0
 
 
 cdef void index_remove(Index *index, uint64_t hash, uint32_t value) noexcept nogil:
     """Take out the pair, which must be there."""
-    cdef uint32_t mask = index.capacity - 1
-    cdef uint32_t place = <uint32_t> hash & mask
-    cdef uint32_t hole, home
+    cdef uint32_t place = index_home(index, <uint32_t> (hash >> 32))
+    cdef uint32_t hole
     while index.slots[place].value != value + 1:
         invariant_always(index.slots[place].value != 0)
-        place = (place + 1) & mask
+        place = _next(index, place)
     hole = place
     while True:
-        place = (place + 1) & mask
+        place = _next(index, place)
         if index.slots[place].value == 0:
             break
-        home = _homes(index)[place] & mask
-        if ((place - home) & mask) >= ((place - hole) & mask):
+        if _distance(index, index_home(index, index.slots[place].hash), place) >= _distance(index, hole, place):
             index.slots[hole] = index.slots[place]
-            _homes(index)[hole] = _homes(index)[place]
             hole = place
     index.slots[hole].value = 0
     index.count -= 1
@@ -68,7 +71,7 @@ cdef void index_remove(Index *index, uint64_t hash, uint32_t value) noexcept nog
 
 
 cdef void index_free(Index *index) noexcept nogil:
-    free(index.slots)
+    pages_give(index.slots, <size_t> index.capacity * sizeof(IndexSlot))
     index.slots = NULL
     index.capacity = 0
     index.count = 0

@@ -4,11 +4,7 @@
 # cut from linear memory and an idle connection holds none. What is left over waits in a leased ring. `input_need` says
 # how much is wanted before the next cut makes sense, so that a slow sender costs one copy of what it sent.
 
-from libc.stdint cimport uint8_t, uint32_t
-
 from core.conn cimport Connection
 from core.edge cimport Edge
-from core.framing cimport Cursor
 
 cdef void intake_read(Edge *edge, Connection *conn) noexcept nogil
-cdef int intake_cut(Edge *edge, Connection *conn, Cursor *cursor) noexcept nogil

@@ -1,20 +1,22 @@
 """Intake: read, cut, act."""
 
 from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
 from core.act cimport act_frame
 from core.answers cimport answer_raw
 from core.codes cimport BAD_FRAME, BYE, FRAME_TOO_LARGE, OVERLOADED
-from core.conn cimport (FLAG_FINISHED, FLAG_WEBSOCKET, STAGE_DISCARD, STAGE_FRAMES, STAGE_PROXY, STAGE_TLS,
-                        STAGE_UPGRADE, STATE_ACCEPTED, STATE_CLOSED, STATE_CLOSING, STATE_HANDSHAKING, conn_set_state)
+from core.conn cimport (ASIDE_NONE, FLAG_FINISHED, FLAG_WEBSOCKET, STAGE_DISCARD, STAGE_FRAMES, STAGE_PROXY,
+                        STAGE_TLS, STAGE_UPGRADE, STATE_ACCEPTED, STATE_CLOSED, STATE_CLOSING, STATE_HANDSHAKING,
+                        Aside, conn_aside, conn_aside_at, conn_set_state)
 from core.edge cimport RECEIVE_BYTES, edge_tick
 from core.framing cimport FRAME_CLOSE, FRAME_PING, FRAMING_TOO_LARGE, Cursor, FrameView
-from core.framing_tcp cimport tcp_next
-from core.framing_ws cimport ws_header_write, ws_next
+from core.framing_tcp cimport TcpDecoder, tcp_decoder_init, tcp_next
+from core.framing_ws cimport WsDecoder, ws_decoder_init, ws_header_write, ws_next
 from core.http_upgrade cimport HTTP_RESPONSE_SIZE_MAX, HttpUpgrade, http_response_write, http_upgrade_parse
 from core.ledger cimport COUNT_BAD_FRAMES, COUNT_BYTES_IN, ledger_count
-from core.lifecycle cimport edge_break, edge_close, edge_refuse
+from core.lifecycle cimport edge_break, edge_close, edge_drop_input, edge_refuse
 from core.proxy cimport PROXY_IPV4, PROXY_IPV6, ProxyHeader, proxy_parse
 from core.ring cimport Ring, ring_lease, ring_read, ring_release, ring_size, ring_write
 from core.tls cimport TLS_ENDED, TLS_INPUT_BYTES, TlsContext, tls_ended, tls_read
@@ -23,26 +25,62 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t recv(int, void *, size_t, int)
 
 
-cdef void _keep(Edge *edge, Connection *conn, const uint8_t *rest, uint32_t size) noexcept nogil:
-    """Put what is left over into the connection's ring, a larger one if need be; nothing gives the ring back."""
+ctypedef struct Cut:            # where the cutter stands; between two reads it waits in the aside, if anywhere
+    WsDecoder ws
+    TcpDecoder tcp
+    uint32_t need
+
+
+cdef inline Ring *_input(Edge *edge, Connection *conn) noexcept nogil:
+    """The ring with the bytes of a partial frame, or NULL."""
+    return NULL if conn.aside == ASIDE_NONE else conn_aside_at(&edge.asides, conn).input
+
+
+cdef inline void _cut_begin(Edge *edge, Connection *conn, Cut *cut) noexcept nogil:
+    cdef Aside *aside
+    ws_decoder_init(&cut.ws, False)
+    tcp_decoder_init(&cut.tcp)
+    cut.need = 0
+    if conn.aside != ASIDE_NONE:
+        aside = conn_aside_at(&edge.asides, conn)
+        cut.ws = aside.ws
+        cut.tcp = aside.tcp
+
+
+cdef bint _append(Edge *edge, Aside *aside, const uint8_t *rest, uint32_t size) noexcept nogil:
+    """Put bytes into the ring, a larger one if need be; False: out of memory."""
+    cdef uint32_t held = 0 if aside.input == NULL else ring_size(aside.input)
     cdef Ring *larger
-    cdef uint32_t held = 0 if conn.input == NULL else ring_size(conn.input)
-    if size == 0 and held == 0:
-        if conn.input != NULL:
-            ring_release(&edge.rings, conn.input)
-            conn.input = NULL
-        return
-    if conn.input == NULL or conn.input.capacity - held < size:
+    if aside.input == NULL or aside.input.capacity - held < size:
         larger = ring_lease(&edge.rings, held + size)
         if larger == NULL:
-            edge_close(edge, conn, OVERLOADED)
-            return
-        if conn.input != NULL:
-            ring_read(conn.input, larger.data, held)
+            return False
+        if aside.input != NULL:
+            ring_read(aside.input, larger.data, held)
             larger.written = held
-            ring_release(&edge.rings, conn.input)
-        conn.input = larger
-    ring_write(conn.input, rest, size)
+            ring_release(&edge.rings, aside.input)
+        aside.input = larger
+    ring_write(aside.input, rest, size)
+    return True
+
+
+cdef void _keep(Edge *edge, Connection *conn, Cut *cut, const uint8_t *rest, uint32_t size) noexcept nogil:
+    """Keep what is left over and where the cutter stands in it; nothing is the usual case, and costs nothing."""
+    cdef Ring *input = _input(edge, conn)
+    cdef Aside *aside
+    if size == 0 and (input == NULL or ring_size(input) == 0):
+        edge_drop_input(edge, conn)     # the ring is not needed; the cutter may still be inside a frame
+        if cut.ws.opcode == 0 and cut.tcp.body_size == 0:
+            return
+    aside = conn_aside(&edge.asides, conn)
+    if aside == NULL:
+        edge_close(edge, conn, OVERLOADED)
+        return
+    aside.ws = cut.ws
+    aside.tcp = cut.tcp
+    aside.input_need = cut.need
+    if size and not _append(edge, aside, rest, size):
+        edge_close(edge, conn, OVERLOADED)
 
 
 cdef void _bad(Edge *edge, Connection *conn, int code, const char *why) noexcept nogil:
@@ -67,16 +105,16 @@ cdef void _ws_control(Edge *edge, Connection *conn, FrameView *view) noexcept no
         edge_refuse(edge, conn, BYE)
 
 
-cdef int _cut(Edge *edge, Connection *conn, Cursor *cursor) noexcept nogil:
+cdef int _cut(Edge *edge, Connection *conn, Cursor *cursor, Cut *cut) noexcept nogil:
     """Cut and act on every whole frame; -1 when nothing more is to be read as frames."""
     cdef FrameView view
     cdef const char *why
     cdef int got
     while True:
         if conn.flags & FLAG_WEBSOCKET:
-            got = ws_next(&conn.ws, cursor, edge.config.max_frame, &view, &conn.input_need)
+            got = ws_next(&cut.ws, cursor, edge.config.max_frame, &view, &cut.need)
         else:
-            got = tcp_next(&conn.tcp, cursor, edge.config.max_frame, &view, &conn.input_need)
+            got = tcp_next(&cut.tcp, cursor, edge.config.max_frame, &view, &cut.need)
         if got == 0:
             return 0
         if got == FRAMING_TOO_LARGE:
@@ -95,14 +133,14 @@ cdef int _cut(Edge *edge, Connection *conn, Cursor *cursor) noexcept nogil:
             return -1
 
 
-cdef int _upgrade(Edge *edge, Connection *conn, Cursor *cursor) noexcept nogil:
+cdef int _upgrade(Edge *edge, Connection *conn, Cursor *cursor, Cut *cut) noexcept nogil:
     """The HTTP request that opens a WebSocket: 1 upgraded, 0 more bytes wanted, -1 refused."""
     cdef HttpUpgrade upgrade
     cdef uint8_t answer[HTTP_RESPONSE_SIZE_MAX]
     cdef size_t size
     cdef int got = http_upgrade_parse(cursor.base + cursor.pos, cursor.end - cursor.pos, edge.config.ws_path, &upgrade)
     if got == 0:
-        conn.input_need = cursor.end - cursor.pos + 1
+        cut.need = cursor.end - cursor.pos + 1
         return 0
     size = http_response_write(101 if got > 0 else -got, &upgrade, answer, sizeof(answer))
     answer_raw(edge, conn, answer, <uint32_t> size)
@@ -115,38 +153,49 @@ cdef int _upgrade(Edge *edge, Connection *conn, Cursor *cursor) noexcept nogil:
     return 1
 
 
-cdef int _proxy(Edge *edge, Connection *conn, Cursor *cursor) noexcept nogil:
+cdef bint _client_told(Edge *edge, Connection *conn, ProxyHeader *header) noexcept nogil:
+    """Note whose connection the proxy passes on; False: out of memory, and it is closed."""
+    cdef Aside *aside = conn_aside(&edge.asides, conn)
+    if aside == NULL:
+        edge_close(edge, conn, OVERLOADED)
+        return False
+    aside.kept = 1
+    aside.port = header.port
+    if header.family == PROXY_IPV6:
+        memcpy(aside.address, header.source, 16)
+    else:
+        memset(aside.address, 0, 10)
+        memset(aside.address + 10, 0xff, 2)
+        memcpy(aside.address + 12, header.source, 4)
+    return True
+
+
+cdef int _proxy(Edge *edge, Connection *conn, Cursor *cursor, Cut *cut) noexcept nogil:
     """The PROXY header in front of everything: 1 read, 0 more bytes wanted, -1 closed."""
     cdef ProxyHeader header
     cdef int got = proxy_parse(cursor.base + cursor.pos, cursor.end - cursor.pos, &header)
     if got == 0:
-        conn.input_need = cursor.end - cursor.pos + 1
+        cut.need = cursor.end - cursor.pos + 1
         return 0
     if got < 0:
         ledger_count(edge.ledger, COUNT_BAD_FRAMES, 1)
         edge_close(edge, conn, BAD_FRAME)
         return -1
-    if header.family == PROXY_IPV6:
-        memcpy(conn.address, header.source, 16)
-    elif header.family == PROXY_IPV4:
-        memset(conn.address, 0, 10)
-        memset(conn.address + 10, 0xff, 2)
-        memcpy(conn.address + 12, header.source, 4)
-    if header.family:
-        conn.port = header.port
+    if header.family and not _client_told(edge, conn, &header):
+        return -1
     cursor.pos += got
     conn.stage = STAGE_TLS if edge.tls != NULL else (
         STAGE_UPGRADE if conn.flags & FLAG_WEBSOCKET else STAGE_FRAMES)
     return 1
 
 
-cdef int intake_cut(Edge *edge, Connection *conn, Cursor *cursor) noexcept nogil:
+cdef int _go_through(Edge *edge, Connection *conn, Cursor *cursor, Cut *cut) noexcept nogil:
     """Go through the stages with the bytes at hand; -1 when the connection ended or only discards."""
     if conn.state == STATE_ACCEPTED:
         conn_set_state(conn, edge.ledger, STATE_HANDSHAKING)
-    if conn.stage == STAGE_UPGRADE and _upgrade(edge, conn, cursor) <= 0:
+    if conn.stage == STAGE_UPGRADE and _upgrade(edge, conn, cursor, cut) <= 0:
         return -1 if conn.stage != STAGE_UPGRADE or conn.state >= STATE_CLOSING else 0
-    return _cut(edge, conn, cursor)
+    return _cut(edge, conn, cursor, cut)
 
 
 cdef int _decrypt(Edge *edge, Connection *conn, const uint8_t *source, uint32_t size, uint32_t held) noexcept nogil:
@@ -187,40 +236,38 @@ cdef int _proxied_tls(Edge *edge, Connection *conn, Cursor *cursor) noexcept nog
     return got
 
 
-cdef void _drop_input(Edge *edge, Connection *conn) noexcept nogil:
-    if conn.input != NULL:
-        ring_release(&edge.rings, conn.input)
-        conn.input = NULL
-
-
 cdef void intake_read(Edge *edge, Connection *conn) noexcept nogil:
     """One recv, and all that can be done with it."""
-    cdef uint32_t held = 0 if conn.input == NULL else ring_size(conn.input)
+    cdef Ring *input = _input(edge, conn)
+    cdef uint32_t held = 0 if input == NULL else ring_size(input)
     cdef int got = _receive(edge, conn, held)
     cdef Cursor cursor
+    cdef Cut cut
     cdef int status = 1
     if got <= 0:
         if conn.stage == STAGE_DISCARD:
-            _drop_input(edge, conn)
+            edge_drop_input(edge, conn)
         return
-    if held and held + <uint32_t> got < conn.input_need:
-        _keep(edge, conn, edge.input + held, <uint32_t> got)
+    if held and held + <uint32_t> got < conn_aside_at(&edge.asides, conn).input_need:
+        if not _append(edge, conn_aside_at(&edge.asides, conn), edge.input + held, <uint32_t> got):
+            edge_close(edge, conn, OVERLOADED)
     else:
         if held:
-            ring_read(conn.input, edge.input, held)
+            ring_read(input, edge.input, held)
         cursor.base = edge.input
         cursor.pos = 0
         cursor.end = held + <uint32_t> got
+        _cut_begin(edge, conn, &cut)
         if conn.stage == STAGE_PROXY:
-            status = _proxy(edge, conn, &cursor)
+            status = _proxy(edge, conn, &cursor, &cut)
             if status > 0 and conn.stage == STAGE_TLS:
                 status = _proxied_tls(edge, conn, &cursor)
         if status > 0:
-            status = intake_cut(edge, conn, &cursor)
+            status = _go_through(edge, conn, &cursor, &cut)
         if status < 0 or conn.state == STATE_CLOSED:
-            _drop_input(edge, conn)
+            edge_drop_input(edge, conn)
         else:
-            _keep(edge, conn, cursor.base + cursor.pos, cursor.end - cursor.pos)
-    if tls_ended(conn) and conn.stage != STAGE_DISCARD:     # the last plaintext came together with close_notify
+            _keep(edge, conn, &cut, cursor.base + cursor.pos, cursor.end - cursor.pos)
+    if tls_ended(edge, conn) and conn.stage != STAGE_DISCARD:   # the last plaintext came together with close_notify
         edge_refuse(edge, conn, BYE)
-        _drop_input(edge, conn)
+        edge_drop_input(edge, conn)

@@ -8,8 +8,8 @@ from core.codes cimport BAD_REQUEST, NOT_JOINED, OVERLOADED, TOO_MANY_CHANNELS, 
 from core.conn cimport FLAG_HELLO, FLAG_SESSION, STATE_HANDSHAKING, STATE_OPEN, conn_get, conn_handle, conn_set_state
 from core.edge cimport (DOMAIN_GROUP, NAME_BYTES_MAX, NONE, REQUEST_JOIN, REQUEST_OPEN, RETRY_AFTER_MS, Opening,
                         Pending, domain_of, edge_random, edge_tick)
-from core.fanout cimport (channel_acquire, channel_at, channel_find, channel_rest, channel_subscribe, fanout_event_gap,
-                          member_add, member_joined, member_remove)
+from core.fanout cimport (channel_acquire, channel_at, channel_find, channel_name, channel_rest, channel_subscribe,
+                          fanout_event_gap, member_add, member_joined, member_remove)
 from core.ledger cimport KIND_PENDING, ledger_close, ledger_open
 from core.lifecycle cimport edge_fin, edge_timer_plan
 from core.mpack cimport (MpReader, MpWriter, mp_read_array, mp_read_str, mp_read_uint, mp_write_array, mp_write_map,
@@ -288,7 +288,7 @@ cdef void _welcome_send(Edge *edge, Connection *conn, Opening *opening) noexcept
     while index != NONE:
         pending = _pending_at(edge, index)
         channel = channel_at(edge, pending.channel)
-        mp_write_str(&writer, channel.name, channel.name_size)
+        mp_write_str(&writer, channel_name(edge, channel), channel.name_size)
         mp_write_array(&writer, 3)
         mp_write_uint(&writer, channel.epoch)
         mp_write_uint(&writer, channel.offset)

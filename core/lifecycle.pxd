@@ -17,6 +17,7 @@ cdef void edge_break(Edge *edge, Connection *conn, int code, const char *reason)
 cdef void edge_discard(Edge *edge, Connection *conn) noexcept nogil
 cdef void edge_fin_acked(Edge *edge, Connection *conn) noexcept nogil
 cdef void edge_peer_fin(Edge *edge, Connection *conn) noexcept nogil
+cdef void edge_drop_input(Edge *edge, Connection *conn) noexcept nogil
 cdef void edge_finish(Edge *edge, Connection *conn) noexcept nogil
 cdef void edge_refuse(Edge *edge, Connection *conn, int code) noexcept nogil
 cdef void edge_close(Edge *edge, Connection *conn, int reason) noexcept nogil

@@ -5,19 +5,21 @@ from libc.string cimport memcpy, strlen
 
 from core.answers cimport (TYPE_FIN_ACK, TYPE_PING, WireView, answer_fin, answer_heartbeat, answer_raw, frame_encode)
 from core.codes cimport BYE, HEARTBEAT_LOST, HELLO_TIMEOUT, SLOW_CONSUMER, UNAVAILABLE, code_name
-from core.conn cimport (FLAG_BLOCKED, FLAG_ENDING, FLAG_FINISHED, FLAG_HELLO, FLAG_OVERFULL, FLAG_SESSION,
-                        FLAG_TOUCHED, FLAG_WEBSOCKET, STAGE_DISCARD, STAGE_FRAMES, STATE_ACCEPTED, STATE_CLOSED,
-                        STATE_CLOSING, STATE_HANDSHAKING, STATE_OPEN, conn_handle, conn_set_state)
+from core.conn cimport (ASIDE_NONE, FLAG_BLOCKED, FLAG_ENDING, FLAG_FINISHED, FLAG_HELLO, FLAG_OVERFULL, FLAG_SESSION,
+                        FLAG_TLS, FLAG_TOUCHED, FLAG_WEBSOCKET, STAGE_DISCARD, STAGE_FRAMES, STATE_ACCEPTED,
+                        STATE_CLOSED, STATE_CLOSING, STATE_HANDSHAKING, STATE_OPEN, Aside, conn_aside_at,
+                        conn_aside_rest, conn_handle, conn_set_state)
 from core.edge cimport RETRY_AFTER_MS, edge_random, edge_tick
 from core.fanout cimport member_remove_all
-from core.framing_ws cimport ws_header_write
+from core.framing_tcp cimport tcp_decoder_init
+from core.framing_ws cimport ws_decoder_init, ws_header_write
 from core.ledger cimport (COUNT_FINS_SENT, COUNT_HEARTBEATS_LOST, COUNT_HELLO_TIMEOUTS, COUNT_PINGS_SENT,
                           COUNT_SLOW_CONSUMERS, KIND_FD, REASON_FIRST, ledger_close, ledger_count, reason_place)
 from core.outbox cimport outbox_append, outbox_drop, outbox_send, outbox_touch
 from core.records cimport REC_CLOSE, RecSession, record_add
 from core.ring cimport ring_release
 from core.tls cimport tls_conn_free
-from core.wheel cimport WHEEL_TICK_MS, wheel_cancel, wheel_set
+from core.wheel cimport WHEEL_TICK_MS, timer_set, wheel_cancel, wheel_set
 
 cdef extern from "<unistd.h>" nogil:
     int c_close "close"(int)
@@ -83,9 +85,21 @@ cdef void edge_discard(Edge *edge, Connection *conn) noexcept nogil:
         return
     edge_finish(edge, conn)
     conn.stage = STAGE_DISCARD
-    if conn.input != NULL:
-        ring_release(&edge.rings, conn.input)
-        conn.input = NULL
+    edge_drop_input(edge, conn)
+
+
+cdef void edge_drop_input(Edge *edge, Connection *conn) noexcept nogil:
+    """Forget a partial frame, and where the cutter stands in it."""
+    cdef Aside *aside
+    if conn.aside == ASIDE_NONE:
+        return
+    aside = conn_aside_at(&edge.asides, conn)
+    if aside.input != NULL:
+        ring_release(&edge.rings, aside.input)
+        aside.input = NULL
+    ws_decoder_init(&aside.ws, False)
+    tcp_decoder_init(&aside.tcp)
+    conn_aside_rest(&edge.asides, conn)
 
 
 cdef void edge_finish(Edge *edge, Connection *conn) noexcept nogil:
@@ -147,12 +161,10 @@ cdef void edge_close(Edge *edge, Connection *conn, int reason) noexcept nogil:
     _session_leave(edge, conn)
     if conn.reason == 0:
         conn.reason = <uint16_t> reason
-    wheel_cancel(&edge.wheel, &conn.timer)
+    wheel_cancel(&edge.wheel, conn.index)
     outbox_drop(edge, conn)
-    if conn.input != NULL:
-        ring_release(&edge.rings, conn.input)
-        conn.input = NULL
-    if conn.tls != NULL:
+    edge_drop_input(edge, conn)
+    if conn.flags & FLAG_TLS:
         tls_conn_free(edge, conn)
     c_close(conn.fd)
     conn.fd = -1
@@ -160,6 +172,7 @@ cdef void edge_close(Edge *edge, Connection *conn, int reason) noexcept nogil:
     if conn.state < STATE_OPEN:
         edge.handshakes -= 1
     conn_set_state(conn, edge.ledger, STATE_CLOSED)
+    conn_aside_rest(&edge.asides, conn)
     edge.ledger.words[REASON_FIRST + reason_place(conn.reason)] += 1
     if not conn.flags & FLAG_TOUCHED:       # else the flush of this turn finds it closed and moves it over
         conn.next_touched = edge.closed
@@ -176,7 +189,7 @@ cdef void edge_timer_plan(Edge *edge, Connection *conn) noexcept nogil:
             due = conn.last_heard + ping * edge.config.misses
     if conn.flags & FLAG_BLOCKED and conn.blocked_since + edge.config.write_timeout_ms // WHEEL_TICK_MS < due:
         due = conn.blocked_since + edge.config.write_timeout_ms // WHEEL_TICK_MS
-    wheel_set(&edge.wheel, &conn.timer, <uint64_t> due * WHEEL_TICK_MS)
+    wheel_set(&edge.wheel, conn.index, <uint64_t> due * WHEEL_TICK_MS)
 
 
 cdef void _heartbeat(Edge *edge, Connection *conn, uint32_t tick) noexcept nogil:
@@ -214,5 +227,5 @@ cdef void edge_timer_fired(Edge *edge, Connection *conn) noexcept nogil:
             ledger_count(edge.ledger, COUNT_HELLO_TIMEOUTS, 1)
             edge_fin(edge, conn, HELLO_TIMEOUT, b"no HELLO arrived in time", edge_random(edge, RETRY_AFTER_MS))
             edge_discard(edge, conn)
-    if conn.state < STATE_CLOSING or (conn.state == STATE_CLOSING and conn.timer.slot == 0xFFFF):
+    if conn.state < STATE_CLOSING or (conn.state == STATE_CLOSING and not timer_set(&conn.timer)):
         edge_timer_plan(edge, conn)

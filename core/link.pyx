@@ -7,11 +7,11 @@ from core.answers cimport TYPE_REPLY, answer_error, answer_frame, answer_positio
 from core.batch cimport batch_clear, batch_reserve
 from core.bus cimport BusBatch, bus_done, bus_lost, bus_receive, bus_send, bus_tick
 from core.codes cimport NOT_JOINED, OVERLOADED, RATE_LIMITED, RESUMED_ELSEWHERE, UNAVAILABLE
-from core.conn cimport FLAG_SESSION, STATE_OPEN, conn_get, conn_live
+from core.conn cimport FLAG_SESSION, STATE_OPEN, conn_get, conn_live, conn_memberships
 from core.edge cimport (ASKS_MAX, DOMAIN_GROUP, NONE, REQUEST_HISTORY, REQUEST_JOIN, REQUEST_OPEN, REQUEST_PRESENCE,
                         RETRY_AFTER_MS, UNDER_WAY_MAX, Channel, domain_of)
-from core.fanout cimport (RUN_MAX, Body, channel_at, channel_find, channel_get, channel_subscribe, fanout_all,
-                          fanout_event_gap, fanout_members, member_joined)
+from core.fanout cimport (RUN_MAX, Body, channel_at, channel_find, channel_get, channel_members, channel_name,
+                          channel_subscribe, fanout_all, fanout_event_gap, fanout_members, member_joined)
 from core.joins cimport channel_subscribed, join_overdue, open_claimed, open_overdue, open_record
 from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_DELIVERED, COUNT_ROUTER_LINKS,
                           GAUGE_LINKED, GAUGE_ROUTER_EPOCH, ledger_count, ledger_gauge)
@@ -286,13 +286,13 @@ cdef void _on_presence_ask(Edge *edge, RecBody *record) noexcept nogil:
     writer.overflow = False
     mp_write_array(&writer, count * 2)
     for place in range(count):
-        conn = <Connection *> slab_at(&edge.connections, channel.members[place].conn)
-        user = channel_at(edge, conn.memberships[0].channel)
+        conn = <Connection *> slab_at(&edge.connections, channel_members(channel)[place].conn)
+        user = channel_at(edge, conn_memberships(conn)[0].channel)
         for digit in range(16):
             session[2 * digit] = HEX[conn.session[digit] >> 4]
             session[2 * digit + 1] = HEX[conn.session[digit] & 15]
         mp_write_str(&writer, session, 32)
-        mp_write_str(&writer, user.name + 5, user.name_size - 5)
+        mp_write_str(&writer, channel_name(edge, user) + 5, user.name_size - 5)
     part = <RecBody *> record_add(&edge.link.out, REC_PRESENCE_PART, 0, sizeof(RecBody),
                                   <uint32_t> (writer.p - body))
     if part != NULL:

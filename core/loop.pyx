@@ -14,7 +14,8 @@ from core.buffer cimport Segment, arena_rest
 from core.bus cimport ZMQ_DEALER, bus_close, bus_on_event, bus_open, bus_pending
 from core.codes cimport DRAINING, SLOW_CONSUMER, BYE
 from core.conn cimport (FLAG_BLOCKED, FLAG_FINISHED, FLAG_OVERFULL, FLAG_SHUT, FLAG_TOUCHED, FLAG_WATCHED,
-                        STATE_CLOSED, Connection, conn_get, conn_handle, conn_live, conn_release)
+                        STATE_CLOSED, Aside, Connection, conn_get, conn_handle, conn_live, conn_release,
+                        conn_timer_place)
 from core.edge cimport FORM_COUNT, RECEIVE_BYTES, Channel, RETRY_AFTER_MS, Opening, Pending, edge_random, edge_tick
 from core.hash cimport index_free
 from core.intake cimport intake_read
@@ -26,6 +27,7 @@ from core.link cimport LINK_OUT_BYTES_MAX, link_flush, link_hello, link_history,
 from core.mailbox cimport (NOTE_DRAIN, NOTE_FIN, NOTE_HISTORY, NOTE_JOIN, NOTE_LEAVE, NOTE_OPEN, NOTE_PRESENCE,
                            NOTE_SEND, NOTE_STOP, NOTE_STOPPED, Note, mailbox_drain, mailbox_free, mailbox_init,
                            mailbox_put, mailbox_ring)
+from core.names cimport names_free, names_init
 from core.outbox cimport OUTBOX_BLOCKED, OUTBOX_BROKEN, outbox_send, outbox_settle, outbox_touch
 from core.poller cimport (EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT,
                           POLLER_EVENTS, TAG_BUS, TAG_BUS_LAST, TAG_TCP, TAG_WAKE, TAG_WS, epoll_create1, epoll_event, epoll_wait,
@@ -36,11 +38,10 @@ from core.ring cimport ring_pool_init
 from core.slab cimport slab_at, slab_free, slab_init
 from core.tls cimport TlsContext, tls_context_free, tls_context_open
 from core.transcode cimport json_bound, mpack_bound
-from core.wheel cimport WHEEL_TICK_MS, Timer, wheel_expire, wheel_init
+from core.wheel cimport TIMER_NONE, WHEEL_TICK_MS, wheel_expire, wheel_init
 
 cdef extern from * nogil:
     """
-    #include <malloc.h>
     #include <sys/eventfd.h>
     #include <sys/socket.h>
     #include <time.h>
@@ -55,15 +56,10 @@ cdef extern from * nogil:
     int eventfd(unsigned int, int)
     int shutdown(int, int)
     int c_close "close"(int)
-    int malloc_trim(size_t)
     enum:
         EFD_NONBLOCK
         EFD_CLOEXEC
         SHUT_WR
-
-
-cdef inline Connection *_timer_owner(Timer *timer) noexcept nogil:
-    return <Connection *> (<uint8_t *> timer - <size_t> &(<Connection *> NULL).timer)
 
 
 cdef void _listeners_close(Edge *edge) noexcept nogil:
@@ -167,10 +163,10 @@ cdef void _on_event(Edge *edge, epoll_event *event) noexcept nogil:
 
 
 cdef void _timers_fire(Edge *edge) noexcept nogil:
-    cdef Timer *timer = wheel_expire(&edge.wheel, edge.now_ms)
-    while timer != NULL:
-        edge_timer_fired(edge, _timer_owner(timer))
-        timer = wheel_expire(&edge.wheel, edge.now_ms)
+    cdef uint32_t index = wheel_expire(&edge.wheel, edge.now_ms)
+    while index != TIMER_NONE:
+        edge_timer_fired(edge, <Connection *> slab_at(&edge.connections, index))
+        index = wheel_expire(&edge.wheel, edge.now_ms)
 
 
 cdef void _watch_writing(Edge *edge, Connection *conn, bint writing) noexcept nogil:
@@ -316,12 +312,14 @@ cdef _tables_init(Edge *edge, uint32_t connections_max):
     edge.random = seeds[2] | 1
     edge.now_ms = holdfast_now_ms()
     slab_init(&edge.connections, sizeof(Connection), 8, connections_max)
-    slab_init(&edge.channels, sizeof(Channel), 8, 0xFFFFFFFE)
+    slab_init(&edge.asides, sizeof(Aside), 6, 0xFFFFFFFE)
+    slab_init(&edge.channels, sizeof(Channel), 9, 0xFFFFFFFE)
+    names_init(&edge.names)
     slab_init(&edge.pendings, sizeof(Pending), 6, 0xFFFFFFFE)
     slab_init(&edge.openings, sizeof(Opening), 6, 0xFFFFFFFE)
     slab_init(&edge.segments, sizeof(Segment), 8, 0xFFFFFFFE)
     ring_pool_init(&edge.rings, edge.ledger, 0xFFFFFFFE)
-    wheel_init(&edge.wheel, edge.ledger, edge.now_ms)
+    wheel_init(&edge.wheel, edge.ledger, &edge.connections, conn_timer_place(), edge.now_ms)
     edge.requests.oldest = 1
     edge.requests.next = 1
     edge.link.out.bytes_max = LINK_OUT_BYTES_MAX
@@ -406,7 +404,9 @@ cdef class EdgeLoop:
         for form in range(FORM_COUNT):
             arena_rest(&edge.arenas[form], edge.ledger, False)
         slab_free(&edge.connections)
+        slab_free(&edge.asides)
         slab_free(&edge.channels)
+        names_free(&edge.names)
         slab_free(&edge.pendings)
         slab_free(&edge.openings)
         slab_free(&edge.segments)

@@ -11,7 +11,7 @@ from libc.string cimport memcpy, memset
 
 from core.buffer cimport (PRIVATE_BYTES, Segment, Shared, segment_acquire, segment_release, shared_create,
                           shared_release)
-from core.conn cimport FLAG_BLOCKED, FLAG_ENDING, FLAG_OVERFULL, FLAG_TOUCHED, STATE_CLOSED, Connection
+from core.conn cimport FLAG_BLOCKED, FLAG_ENDING, FLAG_OVERFULL, FLAG_TLS, FLAG_TOUCHED, STATE_CLOSED, Connection
 from core.edge cimport Edge, edge_tick
 from core.ledger cimport COUNT_BYTES_OUT, COUNT_SENDS, ledger_count
 from core.slab cimport invariant
@@ -124,7 +124,7 @@ cdef inline int outbox_send(Edge *edge, Connection *conn) noexcept nogil:
     """
     cdef uint32_t offered
     cdef ssize_t sent
-    if conn.tls != NULL:
+    if conn.flags & FLAG_TLS:
         return outbox_send_tls(edge, conn)
     while conn.out_head != NULL:
         ledger_count(edge.ledger, COUNT_SENDS, 1)       # before: whoever has the bytes finds them counted

@@ -213,7 +213,7 @@ cdef class RouterLoop:
         sequencer.keys.second.k1 = seeds[5]
         sequencer.keys.keys_max = keys_max
         sequencer.keys.window_ms = <uint64_t> key_window_s * 1000
-        slab_init(&sequencer.owners, sizeof(Owner), 8, 0xFFFFFFFE)
+        slab_init(&sequencer.owners, sizeof(Owner), 10, 0xFFFFFFFE)
         sequencer.scratch_bytes = message_bytes_max
         sequencer.scratch = <uint8_t *> malloc(message_bytes_max)
         if sequencer.scratch == NULL:

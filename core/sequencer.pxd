@@ -6,7 +6,7 @@
 # given up: it will be asked for everything when it is heard again, and finds the gap by itself; nothing is dropped in
 # silence. Invariant: every route and every session names a worker that is linking or linked.
 
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from core.batch cimport Batch
 from core.bus cimport Bus
@@ -46,11 +46,12 @@ ctypedef struct Worker:
     Batch out
     bint overfull               # a record found no room
 
-ctypedef struct Owner:          # 32 bytes: which connection has a session
+ctypedef struct Owner:          # 28 bytes: which connection has a session
     uint8_t session[16]
-    uint64_t conn               # the worker's handle
-    uint32_t worker
-    uint32_t live
+    uint32_t conn[2]            # the worker's handle, low half first; whole it would cost 4 bytes of alignment
+    uint8_t worker              # index in the table of workers
+    uint8_t live
+    uint16_t reserved
 
 ctypedef struct Sequencer:
     Ledger *ledger              # borrowed

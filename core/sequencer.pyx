@@ -16,8 +16,11 @@ from core.records cimport (REC_BEGIN, REC_BYE, REC_CLOSE, REC_END, REC_EVICT, RE
                            REC_UNSUBSCRIBE, RECORDS_VERSION, RecBody, RecChannel, RecHistory, RecLink, RecMessage,
                            RecPublish, RecPublished, RecSession, record_add)
 from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_at, slab_release
-from core.stream cimport (Stored, Stream, route_remove, route_set, routes_remove_worker, stream_find, stream_store,
-                          stream_stored, stream_wanted)
+from core.stream cimport (Route, Stored, Stream, route_remove, route_set, routes_remove_worker, stream_advance,
+                          stream_base, stream_find, stream_kept, stream_name, stream_route, stream_store,
+                          stream_stored, stream_use, stream_wanted)
+
+assert sizeof(Owner) == 28 and WORKERS_MAX <= 256
 
 
 cdef uint8_t *_say(Worker *worker, int kind, int aux, uint32_t fixed, uint32_t variable) noexcept nogil:
@@ -83,6 +86,10 @@ cdef Worker *worker_of(Sequencer *sequencer, const uint8_t *identity, uint32_t s
 
 cdef inline Owner *_owner_at(Sequencer *sequencer, uint32_t index) noexcept nogil:
     return <Owner *> slab_at(&sequencer.owners, index)
+
+
+cdef inline uint64_t _owner_conn(Owner *owner) noexcept nogil:
+    return <uint64_t> owner.conn[1] << 32 | owner.conn[0]
 
 
 cdef uint32_t _owner_find(Sequencer *sequencer, const uint8_t *session, uint64_t hash) noexcept nogil:
@@ -179,11 +186,11 @@ cdef void _said_since(Sequencer *sequencer, Worker *worker, Stream *stream, RecC
     cdef uint32_t place
     cdef Stored *stored
     cdef RecMessage *say
-    if record.epoch == 0 or (record.epoch < stream.epoch and record.offset > stream.base):
+    if record.epoch == 0 or (record.epoch < stream.epoch and record.offset > stream_base(stream)):
         return
-    if worker.out.size + stream.history_bytes > worker.out.bytes_max // 2:
+    if stream.history == NULL or worker.out.size + stream.history.bytes > worker.out.bytes_max // 2:
         return
-    for place in range(stream.history_count):
+    for place in range(stream.history.count):
         stored = stream_stored(stream, place)
         if stored.offset <= record.offset:
             continue
@@ -206,12 +213,14 @@ cdef void _on_subscribe(Sequencer *sequencer, Worker *worker, RecChannel *record
     cdef RecChannel *answer
     if stream == NULL or route_set(&sequencer.streams, stream, _worker_index(sequencer, worker), record.channel) < 0:
         return                          # the worker's request becomes overdue and is answered unavailable
-    stream.used_ms = sequencer.wall_ms
+    stream_use(stream, sequencer.wall_ms)
     if record.epoch < stream.epoch and record.offset >= stream.offset and record.offset:
-        if stream.offset > stream.base:     # positions were given before this worker came with a later one:
+        if stream.offset > stream_base(stream):     # positions were given before this worker came with a later one:
             stream.offset = record.offset + 1       # a hole, so that both sides tell their members of the gap
         else:
-            stream.offset = stream.base = record.offset
+            stream.offset = record.offset
+            if stream.history != NULL:
+                stream.history.base = record.offset
     elif stream.domain != DOMAIN_GLOBAL:
         _said_since(sequencer, worker, stream, record)
     answer = <RecChannel *> _say(worker, REC_SUBSCRIBED, 0, sizeof(RecChannel), 0)
@@ -224,7 +233,7 @@ cdef void _on_subscribe(Sequencer *sequencer, Worker *worker, RecChannel *record
 cdef void _on_unsubscribe(Sequencer *sequencer, Worker *worker, RecChannel *record) noexcept nogil:
     cdef Stream *stream = stream_find(&sequencer.streams, <const char *> record + sizeof(RecChannel), record.head.aux)
     if stream != NULL:
-        stream.used_ms = sequencer.wall_ms
+        stream_use(stream, sequencer.wall_ms)
         route_remove(&sequencer.streams, stream, _worker_index(sequencer, worker), record.channel)
 
 
@@ -258,20 +267,21 @@ cdef void _on_open(Sequencer *sequencer, Worker *worker, RecSession *record) noe
     cdef Owner *owner
     if index != SLAB_NONE:
         owner = _owner_at(sequencer, index)
-        evicted = owner.worker != claimant or owner.conn != record.conn
+        evicted = owner.worker != claimant or _owner_conn(owner) != record.conn
         if evicted and record.seq == 0:     # said again after a lost link: the claim that is known is the newer one
             _evict(worker, record.conn, record.session)
             return
         if evicted:
-            _evict(_worker_at(sequencer, owner.worker), owner.conn, record.session)
+            _evict(_worker_at(sequencer, owner.worker), _owner_conn(owner), record.session)
         _owner_end(sequencer, index)
     index = slab_acquire(&sequencer.owners)
     if index == SLAB_NONE or index_put(&sequencer.owner_index, hash, index) < 0:
         return
     owner = _owner_at(sequencer, index)
     memcpy(owner.session, record.session, 16)
-    owner.conn = record.conn
-    owner.worker = claimant
+    owner.conn[0] = <uint32_t> record.conn
+    owner.conn[1] = <uint32_t> (record.conn >> 32)
+    owner.worker = <uint8_t> claimant
     owner.live = 1
     worker.sessions += 1
     ledger_open(sequencer.ledger, KIND_SESSION)
@@ -289,7 +299,7 @@ cdef void _on_close(Sequencer *sequencer, Worker *worker, RecSession *record) no
     if index == SLAB_NONE:
         return
     owner = _owner_at(sequencer, index)
-    if owner.conn == record.conn and owner.worker == _worker_index(sequencer, worker):
+    if _owner_conn(owner) == record.conn and owner.worker == _worker_index(sequencer, worker):
         _owner_end(sequencer, index)
 
 
@@ -313,7 +323,7 @@ cdef uint32_t _message_encode(Sequencer *sequencer, Stream *stream, const uint8_
     writer.overflow = False
     mp_write_array(&writer, 5)
     mp_write_uint(&writer, 9)
-    mp_write_str(&writer, stream.name, stream.name_size)
+    mp_write_str(&writer, stream_name(&sequencer.streams, stream), stream.name_size)
     mp_write_uint(&writer, stream.offset)
     mp_write_raw(&writer, data, data_size)
     mp_write_map(&writer, 3)
@@ -344,6 +354,7 @@ cdef void _message_route(Sequencer *sequencer, Stream *stream, uint32_t size) no
     """Once to each worker with members; a global message to each worker with sessions."""
     cdef uint32_t place
     cdef Worker *worker
+    cdef Route route
     if stream.domain == DOMAIN_GLOBAL:
         for place in range(sequencer.worker_count):
             worker = _worker_at(sequencer, place)
@@ -351,8 +362,8 @@ cdef void _message_route(Sequencer *sequencer, Stream *stream, uint32_t size) no
                 _message_say(sequencer, worker, stream, 0, size)
         return
     for place in range(stream.route_count):
-        _message_say(sequencer, _worker_at(sequencer, stream.routes[place].worker), stream,
-                     stream.routes[place].channel, size)
+        route = stream_route(stream, place)
+        _message_say(sequencer, _worker_at(sequencer, route.worker), stream, route.channel, size)
 
 
 cdef void _on_publish(Sequencer *sequencer, Worker *worker, RecPublish *record) noexcept nogil:
@@ -377,10 +388,9 @@ cdef void _on_publish(Sequencer *sequencer, Worker *worker, RecPublish *record) 
             return
     stream = stream_wanted(&sequencer.streams, <const char *> name, record.head.aux,
                            domain_of(<const char *> name, record.head.aux), sequencer.wall_ms)
-    if stream == NULL:
+    if stream == NULL or not stream_advance(stream):
         _published(worker, record.seq, OVERLOADED, 0, 0)
         return
-    stream.offset += 1
     size = _message_encode(sequencer, stream, sender, record.sender_size, data, record.data_size)
     if size == 0:
         stream.offset -= 1
@@ -410,8 +420,8 @@ cdef uint32_t _history_pick(Sequencer *sequencer, Stream *stream, RecHistory *re
     cdef uint32_t at = 0
     cdef uint32_t place
     cdef Stored *stored
-    while stream != NULL and at < stream.history_count and count < record.limit:
-        place = stream.history_count - 1 - at if record.reverse else at
+    while stream != NULL and at < stream_kept(stream) and count < record.limit:
+        place = stream_kept(stream) - 1 - at if record.reverse else at
         at += 1
         stored = stream_stored(stream, place)
         if not _wanted(sequencer, stored, record):
@@ -464,16 +474,17 @@ cdef void _on_presence(Sequencer *sequencer, Worker *worker, RecHistory *record)
     cdef Stream *stream = stream_find(&sequencer.streams, <const char *> record + sizeof(RecHistory), record.head.aux)
     cdef uint32_t count = 0 if stream == NULL else stream.route_count
     cdef uint32_t place
+    cdef Route route
     cdef RecBody *say = <RecBody *> _say(worker, REC_PRESENCE_EXPECT, 0, sizeof(RecBody), 0)
     if say != NULL:
         say.seq = record.seq
         say.count = count
     for place in range(count):
-        say = <RecBody *> _say(_worker_at(sequencer, stream.routes[place].worker), REC_PRESENCE_ASK, 0,
-                               sizeof(RecBody), 0)
+        route = stream_route(stream, place)
+        say = <RecBody *> _say(_worker_at(sequencer, route.worker), REC_PRESENCE_ASK, 0, sizeof(RecBody), 0)
         if say != NULL:
             say.seq = record.seq
-            say.channel = stream.routes[place].channel
+            say.channel = route.channel
             say.origin = _worker_index(sequencer, worker)
 
 

@@ -1,11 +1,14 @@
 # Slab pool: objects of one size, named by a 32-bit index, in chunks that are given back when they are empty.
 #
-# Addresses stay valid while an object is live. Invariant: a chunk is in the list of chunks with room exactly when it
+# Addresses stay valid while an object is live. An object that was never acquired is not touched and reads as zeros, so
+# a chunk costs the pages that were used of it. Invariant: a chunk is in the list of chunks with room exactly when it
 # has memory and a free object; `live` of the pool is the sum over its chunks.
 
 from libc.stdint cimport uint8_t, uint32_t
-from libc.stdlib cimport calloc, free, realloc
+from libc.stdlib cimport free, realloc
 from libc.string cimport memset
+
+from core.pages cimport pages_give, pages_take
 
 cdef extern from "invariant.h":
     void invariant(bint) nogil
@@ -16,11 +19,13 @@ cdef extern from "invariant.h":
 cdef enum:
     SLAB_NONE = 0xFFFFFFFF
     SLAB_POISON = 0xDD
+    SLAB_KEEP_BYTES = 16384     # an empty chunk up to this size is kept for the next turn instead of given back
 
 ctypedef struct SlabChunk:
-    uint8_t *memory             # owned; NULL while the chunk has no object live
+    uint8_t *memory             # owned; NULL: given back
     uint32_t live
-    uint32_t free_head          # object number inside the chunk, SLAB_NONE: full
+    uint32_t fresh              # objects from this number on were never acquired
+    uint32_t free_head          # number of a released object, SLAB_NONE: none
     uint32_t next_room          # list of chunks with room
     uint32_t previous_room
 
@@ -42,6 +47,10 @@ cdef inline uint8_t *slab_at(Slab *slab, uint32_t index) noexcept nogil:
         + <size_t> (index & ((1u << slab.chunk_shift) - 1)) * slab.object_size
 
 
+cdef inline size_t slab_chunk_bytes(Slab *slab) noexcept nogil:
+    return <size_t> slab.object_size << slab.chunk_shift
+
+
 cdef inline uint32_t slab_acquire(Slab *slab) noexcept nogil:
     """The index of an object whose contents are undefined; SLAB_NONE when the bound or memory is reached."""
     cdef uint32_t place = slab.room_head
@@ -53,10 +62,14 @@ cdef inline uint32_t slab_acquire(Slab *slab) noexcept nogil:
             return SLAB_NONE
     chunk = &slab.chunks[place]
     number = chunk.free_head
-    chunk.free_head = (<uint32_t *> (chunk.memory + <size_t> number * slab.object_size))[0]
+    if number == SLAB_NONE:
+        number = chunk.fresh
+        chunk.fresh += 1
+    else:
+        chunk.free_head = (<uint32_t *> (chunk.memory + <size_t> number * slab.object_size))[0]
     chunk.live += 1
     slab.live += 1
-    if chunk.free_head == SLAB_NONE:
+    if chunk.live == 1u << slab.chunk_shift:
         slab_unlink_room(slab, place)
     return (place << slab.chunk_shift) | number
 
@@ -70,7 +83,7 @@ cdef inline void slab_release(Slab *slab, uint32_t index) noexcept nogil:
     invariant(place < slab.chunk_count and chunk.memory != NULL and chunk.live > 0)
     if HOLDFAST_CHECKS:
         memset(memory, SLAB_POISON, slab.object_size)
-    if chunk.free_head == SLAB_NONE:
+    if chunk.live == 1u << slab.chunk_shift:
         slab_link_room(slab, place)
     (<uint32_t *> memory)[0] = chunk.free_head
     chunk.free_head = number

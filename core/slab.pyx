@@ -33,8 +33,7 @@ cdef uint32_t _bare_chunk(Slab *slab) noexcept nogil:
 
 cdef uint32_t slab_add_room(Slab *slab) noexcept nogil:
     """A chunk with room, made if the bound allows; SLAB_NONE otherwise."""
-    cdef uint32_t count = 1u << slab.chunk_shift
-    cdef uint32_t place, number
+    cdef uint32_t place
     cdef SlabChunk *chunk
     if slab.live >= slab.live_max:
         return SLAB_NONE
@@ -42,14 +41,12 @@ cdef uint32_t slab_add_room(Slab *slab) noexcept nogil:
     if place == SLAB_NONE:
         return SLAB_NONE
     chunk = &slab.chunks[place]
-    chunk.memory = <uint8_t *> calloc(count, slab.object_size)    # zeroed: a stale id finds generation 0
+    chunk.memory = <uint8_t *> pages_take(slab_chunk_bytes(slab))   # zeroed: a stale id finds generation 0
     if chunk.memory == NULL:
         slab.bare_count += 1
         return SLAB_NONE
-    for number in range(count):
-        (<uint32_t *> (chunk.memory + <size_t> number * slab.object_size))[0] = \
-            number + 1 if number + 1 < count else <uint32_t> SLAB_NONE
-    chunk.free_head = 0
+    chunk.fresh = 0
+    chunk.free_head = SLAB_NONE
     chunk.live = 0
     slab_link_room(slab, place)
     return place
@@ -58,10 +55,11 @@ cdef uint32_t slab_add_room(Slab *slab) noexcept nogil:
 cdef void slab_drop_chunk(Slab *slab, uint32_t place) noexcept nogil:
     """Give an empty chunk's memory back, unless it is the only one with room: the next acquire would take it again."""
     cdef SlabChunk *chunk = &slab.chunks[place]
-    if slab.room_head == place and chunk.next_room == SLAB_NONE and slab.live > 0:
+    if slab.room_head == place and chunk.next_room == SLAB_NONE \
+            and (slab.live > 0 or slab_chunk_bytes(slab) <= SLAB_KEEP_BYTES):
         return
     slab_unlink_room(slab, place)
-    free(chunk.memory)
+    pages_give(chunk.memory, slab_chunk_bytes(slab))
     chunk.memory = NULL
     slab.bare_count += 1
     if slab.live == 0 and slab.room_head != SLAB_NONE:      # the empty one that was kept for the next acquire
@@ -72,7 +70,7 @@ cdef void slab_free(Slab *slab) noexcept nogil:
     """Give everything back; the pool is empty and may be used again. A zeroed struct is an empty pool, too."""
     cdef uint32_t place
     for place in range(slab.chunk_count):
-        free(slab.chunks[place].memory)
+        pages_give(slab.chunks[place].memory, slab_chunk_bytes(slab))
     free(slab.chunks)
     slab.chunks = NULL
     slab.chunk_count = 0
@@ -96,7 +94,8 @@ cdef bint slab_check(Slab *slab) noexcept nogil:
             if free_count > (1u << slab.chunk_shift):
                 return False
             number = (<uint32_t *> (slab.chunks[place].memory + <size_t> number * slab.object_size))[0]
-        if free_count + slab.chunks[place].live != (1u << slab.chunk_shift):
+        if free_count + slab.chunks[place].live != slab.chunks[place].fresh \
+                or slab.chunks[place].fresh > 1u << slab.chunk_shift:
             return False
         live += slab.chunks[place].live
     return live == slab.live

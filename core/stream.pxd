@@ -2,14 +2,16 @@
 #
 # The position grows by one a message, without a gap. History is a ring of stored MESSAGE frames, bounded in number,
 # bytes and age. A stream without workers whose history has aged away is dropped, and whatever is made later gets a
-# higher epoch, so that a position never means two messages. Invariant: routes name linked workers only; the stored
-# messages are the last `history.count` of the stream, in order.
+# higher epoch, so that a position never means two messages. Most streams are a user's own, with one worker and without
+# a message so far: such a one is 48 bytes and its name (ADR 20). Invariant: routes name linked workers only; the stored
+# messages are the last `history.count` of the stream, in order; a stream has a History from its first position on.
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 
 from core.hash cimport HashKey, Index, hash_bytes, index_find
 from core.ledger cimport Ledger
+from core.names cimport Names, name_text
 from core.slab cimport Slab, slab_at
 
 ctypedef struct Route:          # 16 bytes: a worker that has members
@@ -24,30 +26,37 @@ ctypedef struct Stored:         # a message kept for HISTORY
     uint32_t size
     uint8_t body[4]             # `size` bytes: the MESSAGE frame as MessagePack
 
-ctypedef struct Stream:
-    uint32_t index
-    uint32_t live               # 1 while the slot is in use
-    uint64_t hash
+ctypedef struct History:        # what a stream has from the first position that it gave
+    uint64_t base               # offset that this epoch began with
+    Stored **ring               # owned: `capacity` places, NULL before the first message that is kept
+    uint32_t first              # place of the oldest
+    uint32_t count
+    uint32_t capacity           # a power of two
+    uint32_t bytes              # of the stored bodies
+
+ctypedef union Routes:
+    uint64_t channel            # of the only one, whose worker is `route_worker`, while `route_shift` is 0
+    Route *many                 # owned
+
+ctypedef struct Stream:         # 48 bytes
+    uint32_t name               # owned: number in the streams' names
+    uint32_t used_s             # wall clock of the last message or subscription, rounded up
     uint64_t epoch
     uint64_t offset             # of the last message; 0 before the first
-    uint64_t base               # offset that this epoch began with
-    uint64_t used_ms            # wall clock of the last message or subscription
-    Route *routes               # owned, or &one while the capacity is 1
-    Route one
-    uint32_t route_count
-    uint32_t route_capacity
-    Stored **history            # owned: a ring of `history_capacity`, NULL before the first message
-    uint32_t history_first      # place of the oldest
-    uint32_t history_count
-    uint32_t history_capacity   # a power of two
-    uint32_t history_bytes      # of the stored bodies
-    char *name                  # owned, not terminated
+    History *history            # owned: NULL while this epoch has given no position
+    Routes routes               # read through stream_route
+    uint16_t route_count
+    uint8_t route_worker
+    uint8_t route_shift         # log2 of the routes there is room for
     uint8_t name_size
     uint8_t domain
+    uint8_t live                # 1 while the slot is in use
+    uint8_t reserved
 
 ctypedef struct Streams:
     Slab slab
     Index index
+    Names names
     HashKey key
     Ledger *ledger              # borrowed
     uint64_t epoch              # for streams made from now on
@@ -65,6 +74,37 @@ cdef inline Stream *stream_at(Streams *streams, uint32_t index) noexcept nogil:
     return <Stream *> slab_at(&streams.slab, index)
 
 
+cdef inline const char *stream_name(Streams *streams, const Stream *stream) noexcept nogil:
+    """Its name, not terminated, `name_size` bytes."""
+    return name_text(&streams.names, stream.name, stream.name_size)
+
+
+cdef inline Route stream_route(const Stream *stream, uint32_t place) noexcept nogil:
+    """One of its `route_count` routes."""
+    cdef Route route
+    if stream.route_shift:
+        return stream.routes.many[place]
+    route.channel = stream.routes.channel
+    route.worker = stream.route_worker
+    route.reserved = 0
+    return route
+
+
+cdef inline void stream_use(Stream *stream, uint64_t now_ms) noexcept nogil:
+    """It ages from now on."""
+    stream.used_s = <uint32_t> ((now_ms + 999) // 1000)
+
+
+cdef inline uint64_t stream_base(const Stream *stream) noexcept nogil:
+    """The offset that this epoch began with."""
+    return stream.offset if stream.history == NULL else stream.history.base
+
+
+cdef inline uint32_t stream_kept(const Stream *stream) noexcept nogil:
+    """How many messages are kept."""
+    return 0 if stream.history == NULL else stream.history.count
+
+
 cdef inline Stream *stream_find(Streams *streams, const char *name, uint32_t size) noexcept nogil:
     """The stream of a name, or NULL."""
     cdef uint64_t hash = hash_bytes(&streams.key, <const uint8_t *> name, size)
@@ -73,7 +113,7 @@ cdef inline Stream *stream_find(Streams *streams, const char *name, uint32_t siz
     cdef Stream *stream
     while found:
         stream = stream_at(streams, found - 1)
-        if stream.name_size == size and memcmp(stream.name, name, size) == 0:
+        if stream.name_size == size and memcmp(stream_name(streams, stream), name, size) == 0:
             return stream
         found = index_find(&streams.index, hash, &probe)
     return NULL
@@ -81,13 +121,14 @@ cdef inline Stream *stream_find(Streams *streams, const char *name, uint32_t siz
 
 cdef inline Stored *stream_stored(Stream *stream, uint32_t place) noexcept nogil:
     """The stored message number `place`, 0 the oldest."""
-    return stream.history[(stream.history_first + place) & (stream.history_capacity - 1)]
+    return stream.history.ring[(stream.history.first + place) & (stream.history.capacity - 1)]
 
 
 cdef void streams_init(Streams *streams, Ledger *ledger, HashKey key, uint64_t epoch) noexcept nogil
 cdef void streams_free(Streams *streams) noexcept nogil
 cdef Stream *stream_wanted(Streams *streams, const char *name, uint32_t size, int domain,
                            uint64_t now_ms) noexcept nogil
+cdef bint stream_advance(Stream *stream) noexcept nogil
 cdef void stream_store(Streams *streams, Stream *stream, const uint8_t *body, uint32_t size,
                        uint64_t now_ms) noexcept nogil
 cdef int route_set(Streams *streams, Stream *stream, uint32_t worker, uint64_t channel) noexcept nogil

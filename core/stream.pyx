@@ -1,16 +1,20 @@
 """Stream: positions, history and routes; the cold verbs."""
 
-from libc.stdlib cimport free, malloc, realloc
+from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 
 from core.hash cimport index_free, index_put, index_remove
 from core.ledger cimport KIND_CHANNEL, KIND_HISTORY, KIND_SUBSCRIPTION, ledger_close, ledger_open
-from core.slab cimport SLAB_NONE, slab_acquire, slab_free, slab_init, slab_release
+from core.names cimport name_drop, name_keep, names_free, names_init
+from core.slab cimport SLAB_NONE, invariant, invariant_always, slab_acquire, slab_free, slab_init, slab_release
+
+assert sizeof(Stream) == 48
 
 
 cdef void streams_init(Streams *streams, Ledger *ledger, HashKey key, uint64_t epoch) noexcept nogil:
     """An empty table; the bounds are the caller's to set."""
-    slab_init(&streams.slab, sizeof(Stream), 8, 0xFFFFFFFE)
+    slab_init(&streams.slab, sizeof(Stream), 9, 0xFFFFFFFE)
+    names_init(&streams.names)
     streams.ledger = ledger
     streams.key = key
     streams.epoch = epoch
@@ -21,28 +25,43 @@ cdef inline bint _stream_live(Stream *stream) noexcept nogil:
 
 
 cdef void _stored_drop_oldest(Streams *streams, Stream *stream) noexcept nogil:
+    cdef History *history = stream.history
     cdef Stored *stored = stream_stored(stream, 0)
-    stream.history_first = (stream.history_first + 1) & (stream.history_capacity - 1)
-    stream.history_count -= 1
-    stream.history_bytes -= stored.size
+    history.first = (history.first + 1) & (history.capacity - 1)
+    history.count -= 1
+    history.bytes -= stored.size
     streams.history_total -= stored.size
     free(stored)
     ledger_close(streams.ledger, KIND_HISTORY)
 
 
+cdef uint32_t _stream_index(Streams *streams, Stream *stream, uint64_t hash) noexcept nogil:
+    """Its slot, looked up when a stream ends instead of kept in each."""
+    cdef uint32_t probe = 0
+    cdef uint32_t found = index_find(&streams.index, hash, &probe)
+    while found and stream_at(streams, found - 1) != stream:
+        found = index_find(&streams.index, hash, &probe)
+    invariant_always(found != 0)
+    return found - 1
+
+
 cdef void _stream_end(Streams *streams, Stream *stream) noexcept nogil:
-    while stream.history_count:
+    cdef uint64_t hash = hash_bytes(&streams.key, <const uint8_t *> stream_name(streams, stream), stream.name_size)
+    cdef uint32_t index = _stream_index(streams, stream, hash)
+    while stream_kept(stream):
         _stored_drop_oldest(streams, stream)
     while stream.route_count:
         stream.route_count -= 1
         ledger_close(streams.ledger, KIND_SUBSCRIPTION)
-    if stream.routes != &stream.one:
-        free(stream.routes)
-    free(stream.history)
-    free(stream.name)
-    index_remove(&streams.index, stream.hash, stream.index)
+    if stream.route_shift:
+        free(stream.routes.many)
+    if stream.history != NULL:
+        free(stream.history.ring)
+        free(stream.history)
+    name_drop(&streams.names, stream.name, stream.name_size)
+    index_remove(&streams.index, hash, index)
     stream.live = 0
-    slab_release(&streams.slab, stream.index)
+    slab_release(&streams.slab, index)
     ledger_close(streams.ledger, KIND_CHANNEL)
 
 
@@ -57,6 +76,7 @@ cdef void streams_free(Streams *streams) noexcept nogil:
                 _stream_end(streams, stream)
             number += 1
     slab_free(&streams.slab)
+    names_free(&streams.names)
     index_free(&streams.index)
 
 
@@ -64,31 +84,29 @@ cdef Stream *stream_wanted(Streams *streams, const char *name, uint32_t size, in
                            uint64_t now_ms) noexcept nogil:
     """The stream of a name, made at offset 0 if it is new; NULL at the bound or out of memory."""
     cdef Stream *stream = stream_find(streams, name, size)
-    cdef uint32_t index
+    cdef uint32_t index, text
     if stream != NULL:
         return stream
     if streams.slab.live >= streams.streams_max:
         return NULL
+    text = name_keep(&streams.names, name, size)
+    if text == SLAB_NONE:
+        return NULL
     index = slab_acquire(&streams.slab)
-    if index == SLAB_NONE:
+    if index == SLAB_NONE or index_put(&streams.index, hash_bytes(&streams.key, <const uint8_t *> name, size),
+                                       index) < 0:
+        name_drop(&streams.names, text, size)
+        if index != SLAB_NONE:
+            slab_release(&streams.slab, index)
         return NULL
     stream = stream_at(streams, index)
     memset(stream, 0, sizeof(Stream))
-    stream.hash = hash_bytes(&streams.key, <const uint8_t *> name, size)
-    stream.name = <char *> malloc(size)
-    if stream.name == NULL or index_put(&streams.index, stream.hash, index) < 0:
-        free(stream.name)
-        slab_release(&streams.slab, index)
-        return NULL
-    memcpy(stream.name, name, size)
+    stream.name = text
     stream.name_size = <uint8_t> size
     stream.domain = <uint8_t> domain
-    stream.index = index
     stream.live = 1
     stream.epoch = streams.epoch
-    stream.routes = &stream.one
-    stream.route_capacity = 1
-    stream.used_ms = now_ms
+    stream_use(stream, now_ms)
     ledger_open(streams.ledger, KIND_CHANNEL)
     return stream
 
@@ -104,40 +122,53 @@ cdef void _history_squeeze(Streams *streams) noexcept nogil:
         if streams.slab.chunks[streams.hand >> streams.slab.chunk_shift].memory == NULL:
             continue
         stream = stream_at(streams, streams.hand)
-        while _stream_live(stream) and stream.history_count and streams.history_total > streams.history_total_max:
+        while _stream_live(stream) and stream_kept(stream) and streams.history_total > streams.history_total_max:
             _stored_drop_oldest(streams, stream)
 
 
-cdef bint _history_grow(Streams *streams, Stream *stream) noexcept nogil:
+cdef bint _history_grow(Stream *stream) noexcept nogil:
     """Double the ring, straightened out; False: out of memory."""
-    cdef uint32_t capacity = stream.history_capacity * 2 if stream.history_capacity else 4
+    cdef History *history = stream.history
+    cdef uint32_t capacity = history.capacity * 2 if history.capacity else 4
     cdef uint32_t place
-    cdef Stored **history = <Stored **> malloc(capacity * sizeof(Stored *))
-    if history == NULL:
+    cdef Stored **ring = <Stored **> malloc(capacity * sizeof(Stored *))
+    if ring == NULL:
         return False
-    for place in range(stream.history_count):
-        history[place] = stream_stored(stream, place)
-    free(stream.history)
-    stream.history = history
-    stream.history_first = 0
-    stream.history_capacity = capacity
+    for place in range(history.count):
+        ring[place] = stream_stored(stream, place)
+    free(history.ring)
+    history.ring = ring
+    history.first = 0
+    history.capacity = capacity
+    return True
+
+
+cdef bint stream_advance(Stream *stream) noexcept nogil:
+    """Give the next position; False: out of memory."""
+    if stream.history == NULL:
+        stream.history = <History *> calloc(1, sizeof(History))
+        if stream.history == NULL:
+            return False
+        stream.history.base = stream.offset
+    stream.offset += 1
     return True
 
 
 cdef void stream_store(Streams *streams, Stream *stream, const uint8_t *body, uint32_t size,
                        uint64_t now_ms) noexcept nogil:
     """Keep the message of the present position, and drop what passes the bounds; not kept without memory."""
+    cdef History *history = stream.history
     cdef Stored *stored
-    stream.used_ms = now_ms
+    stream_use(stream, now_ms)
     if streams.history_messages == 0 or size > streams.history_bytes:
-        while stream.history_count:
+        while history.count:
             _stored_drop_oldest(streams, stream)
         return
-    while stream.history_count and (
-            stream.history_count >= streams.history_messages or stream.history_bytes + size > streams.history_bytes
+    while history.count and (
+            history.count >= streams.history_messages or history.bytes + size > streams.history_bytes
             or stream_stored(stream, 0).time_ms + streams.history_age_ms < now_ms):
         _stored_drop_oldest(streams, stream)
-    if stream.history_count == stream.history_capacity and not _history_grow(streams, stream):
+    if history.count == history.capacity and not _history_grow(stream):
         return
     stored = <Stored *> malloc(sizeof(Stored) + size)
     if stored == NULL:
@@ -147,38 +178,52 @@ cdef void stream_store(Streams *streams, Stream *stream, const uint8_t *body, ui
     stored.time_ms = now_ms
     stored.size = size
     memcpy(stored.body, body, size)
-    stream.history[(stream.history_first + stream.history_count) & (stream.history_capacity - 1)] = stored
-    stream.history_count += 1
-    stream.history_bytes += size
+    history.ring[(history.first + history.count) & (history.capacity - 1)] = stored
+    history.count += 1
+    history.bytes += size
     streams.history_total += size
     if streams.history_total > streams.history_total_max:
         _history_squeeze(streams)
     ledger_open(streams.ledger, KIND_HISTORY)
 
 
+cdef bint _routes_grow(Stream *stream) noexcept nogil:
+    """Room for twice as many routes; False: out of memory."""
+    cdef Route one = stream_route(stream, 0)
+    cdef Route *routes = NULL if stream.route_shift == 0 else stream.routes.many
+    routes = <Route *> realloc(routes, sizeof(Route) << (stream.route_shift + 1))
+    if routes == NULL:
+        return False
+    if stream.route_shift == 0:
+        routes[0] = one
+    stream.routes.many = routes
+    stream.route_shift += 1
+    return True
+
+
+cdef inline void _route_put(Stream *stream, uint32_t place, Route route) noexcept nogil:
+    if stream.route_shift:
+        stream.routes.many[place] = route
+    else:
+        stream.routes.channel = route.channel
+        stream.route_worker = <uint8_t> route.worker
+
+
 cdef int route_set(Streams *streams, Stream *stream, uint32_t worker, uint64_t channel) noexcept nogil:
     """The worker has members, under its handle `channel`; a newer handle replaces an older one. -1: out of memory."""
     cdef uint32_t place
-    cdef uint32_t capacity
-    cdef Route *routes
+    cdef Route route
+    invariant(worker <= 255)
+    route.channel = channel
+    route.worker = worker
+    route.reserved = 0
     for place in range(stream.route_count):
-        if stream.routes[place].worker == worker:
-            stream.routes[place].channel = channel
+        if stream_route(stream, place).worker == worker:
+            _route_put(stream, place, route)
             return 0
-    if stream.route_count == stream.route_capacity:
-        capacity = stream.route_capacity * 2
-        if stream.routes == &stream.one:
-            routes = <Route *> malloc(capacity * sizeof(Route))
-            if routes != NULL:
-                routes[0] = stream.one
-        else:
-            routes = <Route *> realloc(stream.routes, capacity * sizeof(Route))
-        if routes == NULL:
-            return -1
-        stream.routes = routes
-        stream.route_capacity = capacity
-    stream.routes[stream.route_count].worker = worker
-    stream.routes[stream.route_count].channel = channel
+    if stream.route_count == 1u << stream.route_shift and not _routes_grow(stream):
+        return -1
+    _route_put(stream, stream.route_count, route)
     stream.route_count += 1
     ledger_open(streams.ledger, KIND_SUBSCRIPTION)
     return 0
@@ -191,11 +236,11 @@ cdef bint route_remove(Streams *streams, Stream *stream, uint32_t worker, uint64
     """
     cdef uint32_t place
     for place in range(stream.route_count):
-        if stream.routes[place].worker == worker:
-            if channel and stream.routes[place].channel != channel:
+        if stream_route(stream, place).worker == worker:
+            if channel and stream_route(stream, place).channel != channel:
                 return False
             stream.route_count -= 1
-            stream.routes[place] = stream.routes[stream.route_count]
+            _route_put(stream, place, stream_route(stream, stream.route_count))
             ledger_close(streams.ledger, KIND_SUBSCRIPTION)
             if stream.route_count == 0 and stream.offset == 0:
                 _stream_end(streams, stream)        # nothing was ever said here: there is no position to keep
@@ -219,7 +264,7 @@ cdef void routes_remove_worker(Streams *streams, uint32_t worker) noexcept nogil
 cdef bint _aged(Streams *streams, Stream *stream, uint64_t now_ms) noexcept nogil:
     if stream.route_count:
         return False
-    if stream.used_ms + streams.history_age_ms < now_ms:
+    if <uint64_t> stream.used_s * 1000 + streams.history_age_ms < now_ms:
         return True
     # Nearly as many as there may be: what nobody has goes before its time, so that new channels find room.
     return streams.slab.live > streams.streams_max - streams.streams_max // 8

@@ -8,7 +8,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t
 
-from core.conn cimport Connection
+from core.conn cimport FLAG_TLS, Connection, conn_aside_at
 from core.edge cimport Edge
 from core.ring cimport Ring
 
@@ -35,7 +35,7 @@ ctypedef struct TlsContext:     # one a worker; edge.tls
     uint8_t *out                # owned: TLS_OUT_BYTES of ciphertext to send
     uint8_t *record             # owned: short messages are put together here, TLS_RECORD_BYTES
 
-ctypedef struct TlsConn:        # conn.tls; 24 bytes, beside what OpenSSL allocates for the SSL
+ctypedef struct TlsConn:        # the aside's tls; 24 bytes, beside what OpenSSL allocates for the SSL
     void *ssl                   # owned
     Ring *unsent                # owned: ciphertext that the socket did not take; NULL while there is none
     uint8_t ready               # the handshake is done
@@ -44,8 +44,13 @@ ctypedef struct TlsConn:        # conn.tls; 24 bytes, beside what OpenSSL alloca
     uint8_t told                # our close_notify was written
 
 
-cdef inline bint tls_ended(Connection *conn) noexcept nogil:
-    return conn.tls != NULL and (<TlsConn *> conn.tls).ended
+cdef inline TlsConn *tls_of(Edge *edge, Connection *conn) noexcept nogil:
+    """The connection's TLS state, or NULL."""
+    return <TlsConn *> conn_aside_at(&edge.asides, conn).tls if conn.flags & FLAG_TLS else NULL
+
+
+cdef inline bint tls_ended(Edge *edge, Connection *conn) noexcept nogil:
+    return conn.flags & FLAG_TLS and tls_of(edge, conn).ended
 
 cdef int tls_read(Edge *edge, Connection *conn, const uint8_t *source, uint32_t size, uint8_t *target,
                   uint32_t room) noexcept nogil

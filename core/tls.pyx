@@ -8,7 +8,7 @@ from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
-from core.conn cimport FLAG_BLOCKED, FLAG_FINISHED, FLAG_WEBSOCKET, STAGE_FRAMES, STAGE_UPGRADE
+from core.conn cimport (FLAG_BLOCKED, FLAG_FINISHED, FLAG_WEBSOCKET, STAGE_FRAMES, STAGE_UPGRADE, Aside, conn_aside)
 from core.buffer cimport Segment
 from core.edge cimport RECEIVE_BYTES, edge_tick
 from core.ledger cimport (COUNT_BAD_FRAMES, COUNT_BYTES_OUT, COUNT_SENDS, COUNT_TLS_FAILURES, COUNT_TLS_HANDSHAKES,
@@ -124,9 +124,10 @@ cdef TlsConn *_conn_start(Edge *edge, Connection *conn) noexcept nogil:
     cdef TlsContext *context = <TlsContext *> edge.tls
     cdef TlsConn *tls = <TlsConn *> calloc(1, sizeof(TlsConn))
     cdef void *bio = BIO_new(context.method)
+    cdef Aside *aside = conn_aside(&edge.asides, conn)
     if tls != NULL:
         tls.ssl = SSL_new(context.ctx)
-    if tls == NULL or bio == NULL or tls.ssl == NULL:
+    if tls == NULL or bio == NULL or tls.ssl == NULL or aside == NULL:
         if tls != NULL and tls.ssl != NULL:
             SSL_free(tls.ssl)
         if bio != NULL:
@@ -137,7 +138,9 @@ cdef TlsConn *_conn_start(Edge *edge, Connection *conn) noexcept nogil:
     BIO_set_init(bio, 1)
     SSL_set_bio(tls.ssl, bio, bio)      # the SSL owns it from here on
     SSL_set_accept_state(tls.ssl)
-    conn.tls = tls
+    aside.tls = tls
+    aside.kept = 1
+    conn.flags |= FLAG_TLS
     ledger_open(edge.ledger, KIND_TLS)
     return tls
 
@@ -145,7 +148,7 @@ cdef TlsConn *_conn_start(Edge *edge, Connection *conn) noexcept nogil:
 cdef void tls_conn_free(Edge *edge, Connection *conn) noexcept nogil:
     """Say close_notify if that can be done at once, and let go of everything."""
     cdef TlsContext *context = <TlsContext *> edge.tls
-    cdef TlsConn *tls = <TlsConn *> conn.tls
+    cdef TlsConn *tls = tls_of(edge, conn)
     context.out_used = 0
     context.input_size = 0
     if tls.unsent == NULL and not conn.flags & FLAG_BLOCKED and _say_end(tls):
@@ -155,7 +158,8 @@ cdef void tls_conn_free(Edge *edge, Connection *conn) noexcept nogil:
     SSL_free(tls.ssl)
     ERR_clear_error()
     free(tls)
-    conn.tls = NULL
+    conn_aside_at(&edge.asides, conn).tls = NULL
+    conn.flags &= ~FLAG_TLS
     ledger_close(edge.ledger, KIND_TLS)
 
 
@@ -263,7 +267,7 @@ cdef int tls_send(Edge *edge, Connection *conn) noexcept nogil:
     Returns OUTBOX_SENT, OUTBOX_BLOCKED (ciphertext or plaintext waits) or OUTBOX_BROKEN.
     """
     cdef TlsContext *context = <TlsContext *> edge.tls
-    cdef TlsConn *tls = <TlsConn *> conn.tls
+    cdef TlsConn *tls = tls_of(edge, conn)
     cdef int status
     if tls.broken:
         outbox_drop(edge, conn)         # only the alert may leave
@@ -335,7 +339,7 @@ cdef int tls_read(Edge *edge, Connection *conn, const uint8_t *source, uint32_t 
     `size` and one record. Returns the bytes of plaintext, 0 for none yet, or a TlsStatus once there are none.
     """
     cdef TlsContext *context = <TlsContext *> edge.tls
-    cdef TlsConn *tls = <TlsConn *> conn.tls
+    cdef TlsConn *tls = tls_of(edge, conn)
     cdef uint32_t filled = 0
     cdef bint sent = True
     if tls == NULL:

@@ -37,8 +37,8 @@ def test_no_state_leads_back_and_every_state_leads_to_closed() -> None:
     assert {old for old, new in conn.legal_changes() if new == "closed"} == set(conn.STATES) - {"closed"}
 
 
-def test_a_connection_costs_at_most_four_cache_lines() -> None:
-    assert conn.CONNECTION_BYTES <= 256
+def test_a_connection_costs_two_cache_lines() -> None:
+    assert conn.CONNECTION_BYTES == 128
 
 
 class TableMachine(RuleBasedStateMachine):

@@ -46,10 +46,9 @@ def test_the_hash_is_cpythons(seed: int) -> None:
     assert [int(value) % 2**64 for value in printed] == ours
 
 
-# Few homes and few high halves, so that probes run over each other and around the end of the table.
-HASHES = st.builds(
-    lambda high, low: high << 32 | low, st.integers(0, 3), st.sampled_from([0, 1, 2, 14, 15, 16, 31, 63])
-)
+# Few high halves, which are the homes: some share one, some are neighbours, and the last run around the table's end.
+HIGHS = [0, 1, 2, 1 << 30, (1 << 30) + 1, 1 << 31, 0xF0000000, 0xFFFFFFFD, 0xFFFFFFFE, 0xFFFFFFFF]
+HASHES = st.builds(lambda high, low: high << 32 | low, st.sampled_from(HIGHS), st.integers(0, 3))
 VALUES = st.integers(0, 40) | st.just(2**32 - 2)
 
 
@@ -103,6 +102,17 @@ def test_whatever_order_pairs_leave_in_the_others_stay(hashes: list[int], random
         index.remove(left.pop(value), value)
     assert all(value in index.find(hash) for value, hash in left.items())
     assert len(index) == len(left)
+
+
+def test_growing_by_quarters_loses_nothing() -> None:
+    index = HashIndex()
+    for value in range(5000):
+        index.put(siphash13(b"%d" % value), value)
+        if value % 97 == 0:
+            assert all(other in index.find(siphash13(b"%d" % other)) for other in range(value + 1))
+    for value in range(4999, -1, -1):
+        index.remove(siphash13(b"%d" % value), value)
+    assert len(index) == 0
 
 
 def test_nothing_is_found_in_an_empty_index_or_under_another_hash() -> None:
