@@ -260,13 +260,10 @@ class Control:
             "misses": limits.misses,
             "max_frame": limits.max_frame,
             "resumed": resumed,
+            "channels": None,  # one byte, cut off: here the data plane goes on
         }
-        packer = msgpack.Packer()
-        parts = [packer.pack_array_header(3), packer.pack(WELCOME), packer.pack(request)]
-        parts.append(packer.pack_map_header(len(told) + 1))
-        for name, value in told.items():
-            parts += [packer.pack(name), packer.pack(value)]
-        return b"".join([*parts, packer.pack("channels")])
+        packed: bytes = msgpack.packb([WELCOME, request, told])
+        return packed[:-1]
 
     # ---------------------------------------------------------------------------------------------------- presence
 
