@@ -18,14 +18,13 @@ from core.conn cimport (FLAG_BLOCKED, FLAG_FINISHED, FLAG_OVERFULL, FLAG_SHUT, F
 from core.edge cimport FORM_COUNT, RECEIVE_BYTES, Channel, RETRY_AFTER_MS, Opening, Pending, edge_random, edge_tick
 from core.hash cimport index_free
 from core.intake cimport intake_read
-from core.joins cimport join_leave, join_start, open_start
+from core.joins cimport open_start
 from core.ledger cimport (COUNT_GIL_TAKES, COUNT_SLOW_CONSUMERS, COUNT_WAKEUPS, GAUGE_OPEN_CONNECTIONS,
                           GAUGE_QUEUED_BYTES, KIND_FD, ledger_close, ledger_count, ledger_gauge, ledger_open)
 from core.lifecycle cimport edge_close, edge_discard, edge_fin, edge_fin_sized, edge_timer_fired, edge_timer_plan
 from core.link cimport LINK_OUT_BYTES_MAX, link_flush, link_hello, link_history, link_presence, link_receive, link_tick
-from core.mailbox cimport (NOTE_DRAIN, NOTE_FIN, NOTE_HISTORY, NOTE_JOIN, NOTE_LEAVE, NOTE_OPEN, NOTE_PRESENCE,
-                           NOTE_SEND, NOTE_STOP, NOTE_STOPPED, Note, mailbox_drain, mailbox_free, mailbox_init,
-                           mailbox_put, mailbox_ring)
+from core.mailbox cimport (NOTE_DRAIN, NOTE_FIN, NOTE_HISTORY, NOTE_OPEN, NOTE_PRESENCE, NOTE_SEND, NOTE_STOP,
+                           NOTE_STOPPED, Note, mailbox_drain, mailbox_free, mailbox_init, mailbox_put, mailbox_ring)
 from core.outbox cimport OUTBOX_BLOCKED, OUTBOX_BROKEN, outbox_send, outbox_settle, outbox_touch
 from core.poller cimport (EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT,
                           POLLER_EVENTS, TAG_BUS, TAG_TCP, TAG_WAKE, TAG_WS, epoll_create1, epoll_event, epoll_wait,
@@ -122,10 +121,6 @@ cdef void _on_note(Edge *edge, Note *note) noexcept nogil:
         return
     elif note.kind == NOTE_OPEN:
         open_start(edge, conn, note, text, extra)
-    elif note.kind == NOTE_JOIN:
-        join_start(edge, conn, note, <const char *> text)
-    elif note.kind == NOTE_LEAVE:
-        join_leave(edge, conn, note, <const char *> text)
     elif note.kind == NOTE_HISTORY:
         link_history(edge, conn, note, <const char *> text)
     elif note.kind == NOTE_PRESENCE:
