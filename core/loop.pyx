@@ -15,7 +15,8 @@ from core.bus cimport ZMQ_DEALER, ZMQ_POLLIN, bus_close, bus_events, bus_open
 from core.codes cimport DRAINING, SLOW_CONSUMER, BYE
 from core.conn cimport (FLAG_BLOCKED, FLAG_FINISHED, FLAG_OVERFULL, FLAG_SHUT, FLAG_TOUCHED, FLAG_WATCHED,
                         STATE_CLOSED, Connection, conn_get, conn_handle, conn_live, conn_release)
-from core.edge cimport FORM_COUNT, RECEIVE_BYTES, Channel, RETRY_AFTER_MS, Opening, Pending, edge_random, edge_tick
+from core.edge cimport (FORM_COUNT, RECEIVE_BYTES, RETRY_AFTER_MS, RING_MS, RINGS_MAX, Channel, Opening, Pending,
+                        edge_random, edge_tick)
 from core.hash cimport index_free
 from core.intake cimport intake_read
 from core.joins cimport open_start
@@ -228,8 +229,25 @@ cdef void _free_closed(Edge *edge) noexcept nogil:
     ledger_gauge(edge.ledger, GAUGE_QUEUED_BYTES, edge.queued_bytes)
 
 
+cdef void _control_ring(Edge *edge) noexcept nogil:
+    """Wake the control thread for the notes of this turn, at once as long as that is rare.
+
+    In a rush a wake-up for each HELLO costs more than the HELLO itself, here, there and at the router. Then notes lie
+    until the next RING_MS is over, and all go their way together (ADR 12).
+    """
+    cdef uint64_t periods = (edge.now_ms - edge.ring_ms) // RING_MS
+    if periods:
+        edge.ring_ms = edge.now_ms
+        edge.ring_credit = <uint32_t> min(RINGS_MAX, edge.ring_credit + periods)
+    if edge.ring_credit and mailbox_ring(&edge.to_control):
+        edge.ring_credit -= 1
+        ledger_count(edge.ledger, COUNT_GIL_TAKES, 1)
+
+
 cdef int _wait_ms(Edge *edge) noexcept nogil:
     """How long epoll may wait: until the next tick while anything has a deadline."""
+    if edge.ring_credit == 0:
+        return 0 if edge.link.again else RING_MS
     if edge.link.again or edge.link.out.size:
         return 0 if edge.link.again else 5
     if edge.wheel.count or edge.requests.oldest != edge.requests.next:
@@ -267,8 +285,7 @@ cdef void edge_run(Edge *edge) noexcept nogil:
         _free_closed(edge)
         if edge.draining and edge.connections.live == 0:
             _tell_stopped(edge)
-        if mailbox_ring(&edge.to_control):
-            ledger_count(edge.ledger, COUNT_GIL_TAKES, 1)
+        _control_ring(edge)
     _every_connection(edge, DRAINING, 0, False)
     link_hello(edge, REC_BYE)
     link_flush(edge)
