@@ -1,6 +1,6 @@
 # Act: what the gateway does with one frame of a client, from its bytes to the queued answer or the router's batch.
 #
-# PING, PONG, ACK, FIN, FIN_ACK and PUBLISH are finished here; HELLO, JOIN, LEAVE, HISTORY, PRESENCE, REFRESH and CALL
+# PING, PONG, ACK, FIN, FIN_ACK, PUBLISH, JOIN and LEAVE are finished here; HELLO, HISTORY, PRESENCE, REFRESH and CALL
 # are well-formed arrays with a number in front, and go to the control thread as they are. A frame that is no frame of
 # the protocol ends the connection with FIN bad_frame; a request that is malformed is answered by ERROR bad_request
 # under its id.

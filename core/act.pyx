@@ -1,8 +1,19 @@
 """Act: the frames that are not on the path of a message."""
 
-from core.edge cimport CONTROL_AHEAD_MS, CONTROL_UNIT_BYTES, CONTROL_UNIT_MS
+from libc.string cimport memcmp
+
+from core.edge cimport CONTROL_AHEAD_MS, CONTROL_UNIT_BYTES, CONTROL_UNIT_MS, DOMAIN_USER
+from core.joins cimport join_leave, join_start
 from core.lifecycle cimport edge_fin
 from core.mailbox cimport NOTE_FRAME, Note, mailbox_put
+from core.mpack cimport MP_MAP
+
+ctypedef struct ChannelFrame:   # a JOIN or LEAVE: views into the frame, until the call returns
+    uint64_t id
+    const char *name
+    uint64_t since[2]           # epoch and offset
+    uint32_t name_size
+    bint has_since
 
 
 cdef int act_fin(Edge *edge, Connection *conn, MpReader *reader, uint32_t count) noexcept nogil:
@@ -76,8 +87,94 @@ cdef void _refuse_rate(Edge *edge, Connection *conn, const uint8_t *body, uint32
         answer_error(edge, conn, request, RATE_LIMITED, b"too many control frames from this session", RETRY_AFTER_MS)
 
 
+cdef bint _since_read(MpReader *reader, ChannelFrame *frame) noexcept nogil:
+    """The options of a JOIN, well-formed; unknown ones are passed over. False: since is no [epoch, offset]."""
+    cdef uint32_t pairs, size
+    cdef uint32_t parts = 0
+    cdef bint sound = True
+    cdef const char *option
+    cdef const uint8_t *value
+    if mp_read_map(reader, &pairs) != MP_OK:
+        return False
+    while pairs:
+        pairs -= 1
+        if mp_peek(reader) != MP_STR:
+            mp_skip(reader)
+            mp_skip(reader)
+            continue
+        mp_read_str(reader, &option, &size)
+        value = reader.p
+        if size == 5 and memcmp(option, b"since", 5) == 0:      # said twice, the last one counts
+            frame.has_since = mp_read_array(reader, &parts) == MP_OK and parts == 2 \
+                and mp_read_uint(reader, &frame.since[0]) == MP_OK and mp_read_uint(reader, &frame.since[1]) == MP_OK
+            reader.p = value
+            sound = frame.has_since or mp_peek(reader) == MP_NIL
+        mp_skip(reader)
+    return sound
+
+
+cdef bint _own_channel(Edge *edge, Connection *conn, const char *name, uint32_t size) noexcept nogil:
+    """Whether it is the channel of the session's user."""
+    cdef Channel *user
+    if conn.membership_count == 0:
+        return False
+    user = channel_at(edge, conn.memberships[0].channel)
+    return user.name_size == size and memcmp(user.name, name, size) == 0
+
+
+cdef const char *_channel_check(Edge *edge, Connection *conn, bint join, MpReader *reader, uint32_t count,
+                                ChannelFrame *frame, int *code) noexcept nogil:
+    """Read JOIN or LEAVE behind its id: NULL when the session may do this; else why not, with its code."""
+    cdef const char *shape = b"JOIN is [6, id, channel, {since}]" if join else b"LEAVE is [7, id, channel]"
+    cdef int domain
+    code[0] = BAD_REQUEST
+    if count < 3 or count > (4 if join else 3):
+        return shape
+    if mp_read_str(reader, &frame.name, &frame.name_size) != MP_OK or frame.name_size > NAME_BYTES_MAX:
+        return b"a channel is a string of at most 255 bytes"
+    domain = domain_of(frame.name, frame.name_size)
+    if domain == DOMAIN_NONE:
+        code[0] = NO_SUCH_CHANNEL
+        return b"a channel is user:<id>, group:<id> or global:<name>"
+    if count == 4 and mp_peek(reader) != MP_MAP:
+        return shape
+    if domain == DOMAIN_USER and not _own_channel(edge, conn, frame.name, frame.name_size):
+        code[0] = NOT_ALLOWED
+        return b"another user's channel can only be published to"
+    if not join and domain != DOMAIN_GROUP:
+        code[0] = NOT_ALLOWED
+        return b"user and global channels are joined as long as the session lives"
+    if count == 4 and not _since_read(reader, frame):
+        return b"since is [epoch, offset], both integers from 0"
+    return NULL
+
+
+cdef int _act_channel(Edge *edge, Connection *conn, bint join, const uint8_t *body, uint32_t size) noexcept nogil:
+    """JOIN or LEAVE, well-formed; -1: no frame of the protocol."""
+    cdef MpReader reader
+    cdef ChannelFrame frame
+    cdef uint32_t count = 0
+    cdef uint64_t kind
+    cdef const char *why
+    cdef int code
+    memset(&frame, 0, sizeof(frame))
+    reader.p = body
+    reader.end = body + size
+    if mp_read_array(&reader, &count) != MP_OK or mp_read_uint(&reader, &kind) != MP_OK \
+            or mp_read_uint(&reader, &frame.id) != MP_OK:
+        return -1
+    why = _channel_check(edge, conn, join, &reader, count, &frame, &code)
+    if why != NULL:
+        answer_error(edge, conn, frame.id, code, why, 0)
+    elif join:
+        join_start(edge, conn, frame.id, frame.name, frame.name_size, <const uint64_t *> frame.since if frame.has_since else NULL)
+    else:
+        join_leave(edge, conn, frame.id, frame.name, frame.name_size)
+    return 0
+
+
 cdef int act_control(Edge *edge, Connection *conn, uint64_t kind, const uint8_t *body, uint32_t size) noexcept nogil:
-    """Hand a control frame to the Python thread; -1: not one, or not in this state."""
+    """JOIN and LEAVE are done here, other control frames by the Python thread; -1: not one, or not in this state."""
     cdef Note note
     cdef Channel *user
     cdef const uint8_t *user_name = NULL
@@ -91,6 +188,8 @@ cdef int act_control(Edge *edge, Connection *conn, uint64_t kind, const uint8_t 
     if not _credit_allows(edge, conn, size):
         _refuse_rate(edge, conn, body, size)
         return 0
+    if kind == TYPE_JOIN or kind == TYPE_LEAVE:
+        return _act_channel(edge, conn, kind == TYPE_JOIN, body, size)
     memset(&note, 0, sizeof(note))
     note.kind = NOTE_FRAME
     note.flags = <unsigned short> conn.state

@@ -31,6 +31,8 @@ cdef enum:
     CONTROL_UNIT_MS = 1         # so long a unit uses a connection's rate up: 1,000 a second
     CONTROL_AHEAD_MS = 4096     # used up in advance at most: a client that comes joins all its groups
     RETRY_AFTER_MS = 1000
+    RING_MS = 4                 # the control thread is woken once in so long when it is woken all the time,
+    RINGS_MAX = 32              # and so many times at once when it was not
     NONE = 0xFFFFFFFF
 
 cdef enum Domain:
@@ -170,6 +172,8 @@ ctypedef struct Edge:
     Link link
     Mailbox to_control
     Mailbox from_control
+    uint64_t ring_ms            # when the credit below last grew
+    uint32_t ring_credit        # times that the control thread may be woken
     uint64_t queued_bytes       # over all connections
     uint8_t *input              # owned: where recv puts bytes; RECEIVE_BYTES + what a partial frame may hold
     uint32_t input_bytes

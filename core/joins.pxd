@@ -1,4 +1,4 @@
-# Joins: JOIN and HELLO from the control thread's decision to the answer, across the router's SUBSCRIBED and OPENED.
+# Joins: JOIN and HELLO from the decision to the answer, across the router's SUBSCRIBED and OPENED.
 #
 # A join of a channel that is live here needs no router: its position is the last one seen, and membership starts with
 # the next message. Otherwise a pending waits in the channel's list. A HELLO is an opening: one pending for each of its
@@ -11,8 +11,10 @@ from core.conn cimport Connection
 from core.edge cimport Channel, Edge, Request
 from core.mailbox cimport Note
 
-cdef void join_start(Edge *edge, Connection *conn, const Note *note, const char *name) noexcept nogil
-cdef void join_leave(Edge *edge, Connection *conn, const Note *note, const char *name) noexcept nogil
+cdef void join_start(Edge *edge, Connection *conn, uint64_t request, const char *name, uint32_t name_size,
+                     const uint64_t *since) noexcept nogil
+cdef void join_leave(Edge *edge, Connection *conn, uint64_t request, const char *name,
+                     uint32_t name_size) noexcept nogil
 cdef void open_start(Edge *edge, Connection *conn, const Note *note, const uint8_t *welcome,
                      const uint8_t *extra) noexcept nogil
 cdef void open_claimed(Edge *edge, uint32_t seq) noexcept nogil

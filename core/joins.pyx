@@ -69,6 +69,14 @@ cdef Pending *_pending_start(Edge *edge, uint64_t conn, uint64_t request, Channe
     return pending
 
 
+cdef inline void _pending_since(Pending *pending, const uint64_t *since) noexcept nogil:
+    """The position (epoch, offset) that the client holds; NULL: none."""
+    if since != NULL:
+        pending.has_since = 1
+        pending.since_epoch = since[0]
+        pending.since_offset = since[1]
+
+
 cdef void _pending_unlink(Edge *edge, Pending *pending) noexcept nogil:
     """Take it out of its channel's waiting list."""
     if not pending.waits:
@@ -129,41 +137,36 @@ cdef void _join_finish(Edge *edge, Pending *pending) noexcept nogil:
     _pending_end(edge, pending)
 
 
-cdef void join_start(Edge *edge, Connection *conn, const Note *note, const char *name) noexcept nogil:
-    """JOIN, allowed by the control thread: answer at once if the channel is live here, else ask the router."""
-    cdef int domain = domain_of(name, note.text_size)
-    cdef Channel *channel
-    cdef Pending *pending
-    if conn.state != STATE_OPEN:
-        return
-    channel = _channel_wanted(edge, name, note.text_size, domain)
-    pending = NULL if channel == NULL else _pending_start(edge, conn_handle(conn), note.request, channel)
+cdef void join_start(Edge *edge, Connection *conn, uint64_t request, const char *name, uint32_t name_size,
+                     const uint64_t *since) noexcept nogil:
+    """JOIN, allowed: answer at once if the channel is live here, else ask the router; `since` may be NULL."""
+    cdef Channel *channel = _channel_wanted(edge, name, name_size, domain_of(name, name_size))
+    cdef Pending *pending = NULL
+    if channel != NULL:
+        pending = _pending_start(edge, conn_handle(conn), request, channel)
     if pending == NULL:
         if channel != NULL:
             channel_rest(edge, channel)
-        answer_error(edge, conn, note.request, OVERLOADED, b"out of memory", RETRY_AFTER_MS)
+        answer_error(edge, conn, request, OVERLOADED, b"out of memory", RETRY_AFTER_MS)
         return
-    pending.has_since = note.flags & 1
-    pending.since_epoch = note.first
-    pending.since_offset = note.second
+    _pending_since(pending, since)
     if channel.live:
         _join_finish(edge, pending)
         return
-    pending.seq = request_open(edge, REQUEST_JOIN, pending.conn, note.request, pending.index)
+    pending.seq = request_open(edge, REQUEST_JOIN, pending.conn, request, pending.index)
     if pending.seq == 0:
         _pending_end(edge, pending)
-        answer_error(edge, conn, note.request, OVERLOADED, b"too many requests wait for the router", RETRY_AFTER_MS)
+        answer_error(edge, conn, request, OVERLOADED, b"too many requests wait for the router", RETRY_AFTER_MS)
 
 
-cdef void join_leave(Edge *edge, Connection *conn, const Note *note, const char *name) noexcept nogil:
+cdef void join_leave(Edge *edge, Connection *conn, uint64_t request, const char *name,
+                     uint32_t name_size) noexcept nogil:
     """LEAVE."""
-    cdef Channel *channel = channel_find(edge, name, note.text_size)
-    if conn.state != STATE_OPEN:
-        return
+    cdef Channel *channel = channel_find(edge, name, name_size)
     if channel != NULL and channel.domain == DOMAIN_GROUP and member_remove(edge, conn, channel):
-        answer_empty(edge, conn, note.request)
+        answer_empty(edge, conn, request)
     else:
-        answer_error(edge, conn, note.request, NOT_JOINED, b"this session has not joined the channel", 0)
+        answer_error(edge, conn, request, NOT_JOINED, b"this session has not joined the channel", 0)
 
 
 cdef void open_record(Edge *edge, Connection *conn, uint32_t seq) noexcept nogil:
@@ -175,7 +178,8 @@ cdef void open_record(Edge *edge, Connection *conn, uint32_t seq) noexcept nogil
         memcpy(record.session, conn.session, 16)
 
 
-cdef bint _open_channel(Edge *edge, Opening *opening, const char *name, uint32_t size, uint64_t *since) noexcept nogil:
+cdef bint _open_channel(Edge *edge, Opening *opening, const char *name, uint32_t size,
+                        const uint64_t *since) noexcept nogil:
     """Add one channel to an opening; False: out of memory."""
     cdef Channel *channel = _channel_wanted(edge, name, size, domain_of(name, size))
     cdef Pending *pending
@@ -189,10 +193,7 @@ cdef bint _open_channel(Edge *edge, Opening *opening, const char *name, uint32_t
     pending.sibling = opening.first
     opening.first = pending.index
     opening.count += 1
-    if since != NULL:
-        pending.has_since = 1
-        pending.since_epoch = since[0]
-        pending.since_offset = since[1]
+    _pending_since(pending, since)
     if pending.waits:
         opening.remaining += 1
     return True

@@ -16,22 +16,22 @@ from core.codes cimport DRAINING, SLOW_CONSUMER, BYE
 from core.conn cimport (FLAG_BLOCKED, FLAG_FINISHED, FLAG_OVERFULL, FLAG_SHUT, FLAG_TOUCHED, FLAG_WATCHED,
                         STATE_CLOSED, Aside, Connection, conn_get, conn_handle, conn_live, conn_release,
                         conn_timer_place)
-from core.edge cimport FORM_COUNT, RECEIVE_BYTES, Channel, RETRY_AFTER_MS, Opening, Pending, edge_random, edge_tick
+from core.edge cimport (FORM_COUNT, RECEIVE_BYTES, RETRY_AFTER_MS, RING_MS, RINGS_MAX, Channel, Opening, Pending,
+                        edge_random, edge_tick)
 from core.hash cimport index_free
 from core.intake cimport intake_read
-from core.joins cimport join_leave, join_start, open_start
+from core.joins cimport open_start
 from core.ledger cimport (COUNT_GIL_TAKES, COUNT_SLOW_CONSUMERS, COUNT_WAKEUPS, GAUGE_OPEN_CONNECTIONS,
                           GAUGE_QUEUED_BYTES, KIND_FD, ledger_close, ledger_count, ledger_gauge, ledger_open)
 from core.lifecycle cimport edge_close, edge_discard, edge_fin, edge_fin_sized, edge_timer_fired, edge_timer_plan
 from core.link cimport LINK_OUT_BYTES_MAX, link_flush, link_hello, link_history, link_presence, link_receive, link_tick
-from core.mailbox cimport (NOTE_DRAIN, NOTE_FIN, NOTE_HISTORY, NOTE_JOIN, NOTE_LEAVE, NOTE_OPEN, NOTE_PRESENCE,
-                           NOTE_SEND, NOTE_STOP, NOTE_STOPPED, Note, mailbox_drain, mailbox_free, mailbox_init,
-                           mailbox_put, mailbox_ring)
+from core.mailbox cimport (NOTE_DRAIN, NOTE_FIN, NOTE_HISTORY, NOTE_OPEN, NOTE_PRESENCE, NOTE_SEND, NOTE_STOP,
+                           NOTE_STOPPED, Note, mailbox_drain, mailbox_free, mailbox_init, mailbox_put, mailbox_ring)
 from core.names cimport names_free, names_init
 from core.outbox cimport OUTBOX_BLOCKED, OUTBOX_BROKEN, outbox_send, outbox_settle, outbox_touch
 from core.poller cimport (EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT,
-                          POLLER_EVENTS, TAG_BUS, TAG_BUS_LAST, TAG_TCP, TAG_WAKE, TAG_WS, epoll_create1, epoll_event, epoll_wait,
-                          poller_watch)
+                          POLLER_EVENTS, TAG_BUS, TAG_BUS_LAST, TAG_TCP, TAG_WAKE, TAG_WS, epoll_create1, epoll_event,
+                          epoll_wait, poller_watch)
 from core.records cimport REC_BYE
 from core.requests cimport request_done, request_peek
 from core.ring cimport ring_pool_init
@@ -118,10 +118,6 @@ cdef void _on_note(Edge *edge, Note *note) noexcept nogil:
         return
     elif note.kind == NOTE_OPEN:
         open_start(edge, conn, note, text, extra)
-    elif note.kind == NOTE_JOIN:
-        join_start(edge, conn, note, <const char *> text)
-    elif note.kind == NOTE_LEAVE:
-        join_leave(edge, conn, note, <const char *> text)
     elif note.kind == NOTE_HISTORY:
         link_history(edge, conn, note, <const char *> text)
     elif note.kind == NOTE_PRESENCE:
@@ -232,8 +228,25 @@ cdef void _free_closed(Edge *edge) noexcept nogil:
     ledger_gauge(edge.ledger, GAUGE_QUEUED_BYTES, edge.queued_bytes)
 
 
+cdef void _control_ring(Edge *edge) noexcept nogil:
+    """Wake the control thread for the notes of this turn, at once as long as that is rare.
+
+    In a rush a wake-up for each HELLO costs more than the HELLO itself, here, there and at the router. Then notes lie
+    until the next RING_MS is over, and all go their way together (ADR 12).
+    """
+    cdef uint64_t periods = (edge.now_ms - edge.ring_ms) // RING_MS
+    if periods:
+        edge.ring_ms = edge.now_ms
+        edge.ring_credit = <uint32_t> min(RINGS_MAX, edge.ring_credit + periods)
+    if edge.ring_credit and mailbox_ring(&edge.to_control):
+        edge.ring_credit -= 1
+        ledger_count(edge.ledger, COUNT_GIL_TAKES, 1)
+
+
 cdef int _wait_ms(Edge *edge) noexcept nogil:
     """How long epoll may wait: until the next tick while anything has a deadline."""
+    if edge.ring_credit == 0:
+        return 0 if edge.link.again else RING_MS
     if edge.link.again or edge.link.out.size:
         return 0 if edge.link.again else 5
     if edge.wheel.count or edge.requests.oldest != edge.requests.next:
@@ -271,8 +284,7 @@ cdef void edge_run(Edge *edge) noexcept nogil:
         _free_closed(edge)
         if edge.draining and edge.connections.live == 0:
             _tell_stopped(edge)
-        if mailbox_ring(&edge.to_control):
-            ledger_count(edge.ledger, COUNT_GIL_TAKES, 1)
+        _control_ring(edge)
     _every_connection(edge, DRAINING, 0, False)
     link_hello(edge, REC_BYE)
     link_flush(edge)

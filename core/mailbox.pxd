@@ -33,8 +33,6 @@ cdef enum NoteKind:
     NOTE_STOPPED                # every connection is gone
     # control -> data plane
     NOTE_OPEN                   # text: WELCOME up to its map of channels; extra: the channels with their positions
-    NOTE_JOIN                   # text: channel; first, second number: since; flags 1: since is given
-    NOTE_LEAVE                  # text: channel
     NOTE_SEND                   # text: a frame
     NOTE_FIN                    # first: code, second number: after ms; text: reason
     NOTE_HISTORY                # text: channel, first: limit, flags 1 reverse, 2 since; second number, third number

@@ -1,4 +1,4 @@
-"""Control frames: what the Python thread of a worker decides about HELLO, JOIN, LEAVE, HISTORY and PRESENCE.
+"""Control frames: what the Python thread of a worker decides about HELLO, HISTORY and PRESENCE.
 
 Frames come from the data plane in batches, well-formed MessagePack arrays with a known type; what is decided goes back
 as notes. Nothing is kept per connection: what a decision needs (the user, the state) comes with the frame.
@@ -24,10 +24,8 @@ PRESENCE_SESSIONS_MAX = 500
 PRESENCE_BYTES_MAX = 32_768
 UINT64_MAX = 2**64 - 1
 
-HELLO, WELCOME, REPLY, ERROR, JOIN, LEAVE, HISTORY, PRESENCE, REFRESH, CALL = 0, 1, 2, 3, 6, 7, 11, 12, 16, 17
+HELLO, WELCOME, REPLY, ERROR, HISTORY, PRESENCE, REFRESH, CALL = 0, 1, 2, 3, 11, 12, 16, 17
 _SHAPES = {
-    JOIN: ("JOIN is [6, id, channel, {since}]", 3, 4),
-    LEAVE: ("LEAVE is [7, id, channel]", 3, 3),
     HISTORY: ("HISTORY is [11, id, channel, {since, limit, reverse}]", 3, 4),
     PRESENCE: ("PRESENCE is [12, id, channel]", 3, 3),
 }
@@ -150,21 +148,7 @@ class Control:
             raise RequestRefused(Code.BAD_REQUEST, shape)
         if channel.startswith("user:") and channel != f"user:{user}":
             raise RequestRefused(Code.NOT_ALLOWED, "another user's channel can only be published to")
-        {JOIN: self._join, LEAVE: self._leave, HISTORY: self._history, PRESENCE: self._presence}[kind](
-            conn, request, channel, options
-        )
-
-    def _join(self, conn: int, request: int, channel: str, options: dict[Any, Any]) -> None:
-        since = _position(options.get("since"), "since")
-        epoch, offset = since or (0, 0)
-        self._plane.put(
-            notes.JOIN, conn, request, flags=1 if since else 0, first=epoch, second=offset, text=channel.encode()
-        )
-
-    def _leave(self, conn: int, request: int, channel: str, _options: dict[Any, Any]) -> None:
-        if not channel.startswith("group:"):
-            raise RequestRefused(Code.NOT_ALLOWED, "user and global channels are joined as long as the session lives")
-        self._plane.put(notes.LEAVE, conn, request, text=channel.encode())
+        (self._history if kind == HISTORY else self._presence)(conn, request, channel, options)
 
     def _history(self, conn: int, request: int, channel: str, options: dict[Any, Any]) -> None:
         since = _position(options.get("since"), "since")
@@ -260,13 +244,10 @@ class Control:
             "misses": limits.misses,
             "max_frame": limits.max_frame,
             "resumed": resumed,
+            "channels": None,  # one byte, cut off: here the data plane goes on
         }
-        packer = msgpack.Packer()
-        parts = [packer.pack_array_header(3), packer.pack(WELCOME), packer.pack(request)]
-        parts.append(packer.pack_map_header(len(told) + 1))
-        for name, value in told.items():
-            parts += [packer.pack(name), packer.pack(value)]
-        return b"".join([*parts, packer.pack("channels")])
+        packed: bytes = msgpack.packb([WELCOME, request, told])
+        return packed[:-1]
 
     # ---------------------------------------------------------------------------------------------------- presence
 

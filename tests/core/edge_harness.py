@@ -20,7 +20,7 @@ from tests.core import wire
 
 DEADLINE_S = 10.0
 EPOCH = 5
-WELCOME, REPLY, ERROR, JOIN, PUBLISH, MESSAGE, EVENT, FIN, FIN_ACK = 1, 2, 3, 6, 8, 9, 13, 14, 15
+WELCOME, REPLY, ERROR, JOIN, LEAVE, PUBLISH, MESSAGE, EVENT, FIN, FIN_ACK = 1, 2, 3, 6, 7, 8, 9, 13, 14, 15
 # The ledger's kinds that only hold something while clients are there.
 CLIENTS_KINDS = ("connection", "ring", "buffer", "segment", "timer", "channel", "membership", "pending", "request")
 OPTIONS: dict[str, int | str | bool] = {
@@ -248,7 +248,7 @@ class Edge:
 
     def join(self, client: Client, channel: str, offset: int = 0) -> int:
         """Join a channel that the worker does not know yet; its handle."""
-        number = self.ask(client, JOIN, notes.JOIN, channel)
+        number = client.request(JOIN, channel)
         one = self.router.expect(records.SUBSCRIBE)
         assert one["name"] == channel.encode()
         self.router.send(wire.subscribed(one["channel"], EPOCH, offset))
@@ -258,7 +258,7 @@ class Edge:
 
     def join_known(self, client: Client, channel: str) -> None:
         """Join a channel that the worker has already: no word to the router."""
-        number = self.ask(client, JOIN, notes.JOIN, channel)
+        number = client.request(JOIN, channel)
         answer = client.frame()
         assert answer[:2] == [REPLY, number]
         assert answer[2]["outcome"] == "live"

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from core import notes, records
 from core.codes import Code
-from tests.core.edge_harness import ERROR, FIN, FIN_ACK, JOIN, PUBLISH, Edge
+from tests.core import wire
+from tests.core.edge_harness import EPOCH, ERROR, FIN, FIN_ACK, JOIN, LEAVE, PUBLISH, REPLY, Edge
 
 HELLO, PING, PONG, ACK, HISTORY, PRESENCE, REFRESH, CALL = 0, 4, 5, 10, 11, 12, 16, 17
 
@@ -106,7 +107,7 @@ def test_a_session_publishes_no_faster_than_its_bucket(edges: Callable[..., Edge
     assert all(frame[4]["retry_after"] > 0 for frame in refused)
 
 
-@pytest.mark.parametrize("kind", [HELLO, JOIN, 7, HISTORY, PRESENCE, REFRESH, CALL])
+@pytest.mark.parametrize("kind", [HELLO, HISTORY, PRESENCE, REFRESH, CALL])
 def test_control_frames_go_to_the_control_thread_as_they_are(edge: Edge, kind: int) -> None:
     alice = edge.open("alice")
     alice.send([kind, 5, "anything", {"x": [1, 2]}])
@@ -114,6 +115,91 @@ def test_control_frames_go_to_the_control_thread_as_they_are(edge: Edge, kind: i
     assert (conn, session, user) == (alice.conn, alice.session, b"alice")
     assert state == 2  # open
     assert msgpack.unpackb(text) == [kind, 5, "anything", {"x": [1, 2]}]
+
+
+@pytest.mark.parametrize(
+    ("frame", "code"),
+    [
+        ([JOIN, 1], Code.BAD_REQUEST),
+        ([JOIN, 1, "group:a", {}, {}], Code.BAD_REQUEST),
+        ([JOIN, 1, "group:a", 5], Code.BAD_REQUEST),
+        ([JOIN, 1, 5], Code.BAD_REQUEST),
+        ([JOIN, 1, b"group:a"], Code.BAD_REQUEST),
+        ([JOIN, 1, "group:" + "a" * 250], Code.BAD_REQUEST),
+        ([JOIN, 1, "group:a", {"since": [1, True]}], Code.BAD_REQUEST),
+        ([JOIN, 1, "group:a", {"since": [1, -1]}], Code.BAD_REQUEST),
+        ([JOIN, 1, "group:a", {"since": [1]}], Code.BAD_REQUEST),
+        ([JOIN, 1, "group:a", {"since": [1, 2, 3]}], Code.BAD_REQUEST),
+        ([JOIN, 1, "group:a", {"since": {}}], Code.BAD_REQUEST),
+        ([JOIN, 1, "group:a", {5: 1, "since": False, "x": [1]}], Code.BAD_REQUEST),
+        ([JOIN, 1, "lobby"], Code.NO_SUCH_CHANNEL),
+        ([JOIN, 1, "lobby", 5], Code.NO_SUCH_CHANNEL),
+        ([JOIN, 1, "group:"], Code.NO_SUCH_CHANNEL),
+        ([JOIN, 1, "room:a"], Code.NO_SUCH_CHANNEL),
+        ([JOIN, 1, "user:eve"], Code.NOT_ALLOWED),
+        ([JOIN, 1, "user:alic"], Code.NOT_ALLOWED),
+        ([JOIN, 1, "user:alices", {"since": 5}], Code.NOT_ALLOWED),
+        ([LEAVE, 1, "user:alice"], Code.NOT_ALLOWED),
+        ([LEAVE, 1, "user:eve"], Code.NOT_ALLOWED),
+        ([LEAVE, 1, "global:x"], Code.NOT_ALLOWED),
+        ([LEAVE, 1, "group:a", {}], Code.BAD_REQUEST),
+        ([LEAVE, 1], Code.BAD_REQUEST),
+        ([LEAVE, 1, "group:a"], Code.NOT_JOINED),
+    ],
+    ids=repr,
+)
+def test_a_join_or_leave_that_cannot_be_is_refused_and_the_session_stays(
+    edge: Edge, frame: list[Any], code: Code
+) -> None:
+    alice = edge.open("alice")
+    alice.send(frame)
+    assert alice.frame()[:3] == [ERROR, 1, code]
+    alice.send([frame[0], 0, *frame[2:]], [PING, 1, 2])  # the same without an answer
+    assert alice.frame() == [PONG, 1, 2]
+    assert edge.live("membership") == 1
+    assert not edge.notes
+
+
+@pytest.mark.parametrize("kind", [JOIN, LEAVE])
+@pytest.mark.parametrize("rest", [[], [-1, "group:a"], ["1", "group:a"], [None, "group:a"], [1.0, "group:a"]], ids=repr)
+def test_a_join_or_leave_without_a_usable_number_is_no_frame(edge: Edge, kind: int, rest: list[Any]) -> None:
+    alice = edge.open("alice")
+    alice.send([kind, *rest])
+    assert alice.frame()[:2] == [FIN, Code.BAD_FRAME]
+
+
+@pytest.mark.parametrize(
+    ("options", "outcome"),
+    [
+        ({}, "live"),
+        ({"since": None}, "live"),
+        ({"since": [EPOCH, 7]}, "live"),
+        ({"since": [EPOCH - 1, 2**64 - 1]}, "reset"),
+        ({5: [], "other": {"since": 5}, "since": [0, 0]}, "reset"),
+    ],
+    ids=repr,
+)
+def test_join_and_leave_are_done_without_the_control_thread(edge: Edge, options: dict[Any, Any], outcome: str) -> None:
+    alice = edge.open("alice")
+    before = edge.counter("gil_takes")
+    alice.send([JOIN, 5, "group:ä", options])
+    one = edge.router.expect(records.SUBSCRIBE)
+    edge.router.send(wire.subscribed(one["channel"], EPOCH, 7))
+    assert alice.frame() == [REPLY, 5, {"epoch": EPOCH, "offset": 7, "outcome": outcome}]
+    alice.send([JOIN, 6, "user:alice", {}], [LEAVE, 7, "group:ä"], [LEAVE, 8, "group:ä"])
+    assert [frame[:2] for frame in alice.frames(3)] == [[REPLY, 6], [REPLY, 7], [ERROR, 8]]
+    assert edge.counter("gil_takes") == before
+
+
+def test_of_a_since_that_is_said_twice_the_last_counts(edge: Edge) -> None:
+    alice = edge.open("alice")
+    edge.join(alice, "group:a")
+    good, bad = b"\xa5since" + msgpack.packb([EPOCH, 0]), b"\xa5since\x05"
+    head = b"\x94\x06\x01\xa7group:a\x82"
+    for options, kind in ((bad + good, REPLY), (good + bad, ERROR)):
+        body = head + options
+        alice.socket.sendall(len(body).to_bytes(4, "big") + body)
+        assert alice.frame()[0] == kind
 
 
 @pytest.mark.parametrize("frame", [[JOIN, 1, "group:a"], [PING, 1, 2], [PUBLISH, 1, "user:a", 1], [ACK, {}]], ids=repr)

@@ -9,14 +9,14 @@ import pytest
 from core import notes, records
 from core.codes import Code
 from tests.core import wire
-from tests.core.edge_harness import EPOCH, ERROR, FIN, JOIN, REPLY, WELCOME, Edge, wait_for
+from tests.core.edge_harness import EPOCH, ERROR, FIN, JOIN, LEAVE, REPLY, WELCOME, Edge, wait_for
 
 
 def test_a_join_is_answered_by_subscribed_and_not_before(edge: Edge) -> None:
     alice, bob = edge.open("alice"), edge.open("bob")
-    first = edge.ask(alice, JOIN, notes.JOIN, "group:a")
+    first = alice.request(JOIN, "group:a")
     one = edge.router.expect(records.SUBSCRIBE)
-    second = edge.ask(bob, JOIN, notes.JOIN, "group:a")
+    second = bob.request(JOIN, "group:a")
     wait_for(lambda: edge.live("pending") == 2, "both wait")
     assert edge.live("membership") == 2  # each in its own channel only
     edge.router.send(wire.subscribed(one["channel"], EPOCH, 9))
@@ -41,7 +41,7 @@ def test_since_tells_the_outcome(edge: Edge) -> None:
     edge.join(alice, "group:a", offset=5)
     answers: list[Any] = []
     for epoch, offset in ((EPOCH, 5), (EPOCH, 6), (EPOCH - 1, 5), (EPOCH, 4)):
-        edge.ask(alice, JOIN, notes.JOIN, "group:a", flags=1, first=epoch, second=offset)
+        alice.request(JOIN, "group:a", {"since": [epoch, offset]})
         answers.append(alice.frame())
     assert [answer[2]["outcome"] for answer in answers[:3]] == ["live", "reset", "reset"]
     # What was missed cannot be replayed by this version, and is not passed over in silence.
@@ -54,13 +54,13 @@ def test_no_more_groups_than_the_limit(edges: Callable[..., Edge]) -> None:
     edge.join(alice, "group:a")
     handle = edge.join(alice, "group:b")
     # Looked at when the join would be done, so that joins under way cannot pass the limit together.
-    edge.ask(alice, JOIN, notes.JOIN, "group:c")
+    alice.request(JOIN, "group:c")
     unwanted = edge.router.expect(records.SUBSCRIBE)["channel"]
     edge.router.send(wire.subscribed(unwanted, EPOCH, 0))
     assert alice.frame()[2] == Code.TOO_MANY_CHANNELS
     assert edge.router.expect(records.UNSUBSCRIBE)["channel"] == unwanted
     edge.join_known(alice, "group:b")
-    edge.put(notes.LEAVE, alice.conn, 5, text=b"group:b")
+    alice.send([LEAVE, 5, "group:b"])
     assert alice.frame() == [REPLY, 5, {}]
     assert edge.router.expect(records.UNSUBSCRIBE)["channel"] == handle
     edge.join(alice, "group:c")
@@ -68,9 +68,8 @@ def test_no_more_groups_than_the_limit(edges: Callable[..., Edge]) -> None:
 
 def test_leaving_what_was_not_joined_is_refused(edge: Edge) -> None:
     alice = edge.open("alice")
-    for channel in (b"group:a", b"user:alice"):
-        edge.put(notes.LEAVE, alice.conn, 5, text=channel)
-        assert alice.frame()[:3] == [ERROR, 5, Code.NOT_JOINED]
+    alice.send([LEAVE, 6, "group:a"])
+    assert alice.frame()[:3] == [ERROR, 6, Code.NOT_JOINED]
 
 
 def test_hello_waits_for_its_session_and_all_its_channels(edge: Edge) -> None:
@@ -111,7 +110,7 @@ def test_a_hello_that_the_router_never_answers_is_unavailable(edges: Callable[..
 @pytest.mark.parametrize("answered", [False, True])
 def test_a_client_that_leaves_while_it_waits_leaves_nothing_behind(edge: Edge, answered: bool) -> None:
     alice, bob = edge.open("alice"), edge.client()
-    edge.ask(alice, JOIN, notes.JOIN, "group:a")
+    alice.request(JOIN, "group:a")
     channel = edge.router.expect(records.SUBSCRIBE)["channel"]
     one = edge.hello(bob, "bob")
     alice.reset()

@@ -8,7 +8,7 @@ import pytest
 from core import notes, records
 from core.codes import Code
 from tests.core import wire
-from tests.core.edge_harness import EPOCH, ERROR, EVENT, FIN, PUBLISH, REPLY, Edge, frame_of, wait_for
+from tests.core.edge_harness import EPOCH, ERROR, EVENT, FIN, JOIN, LEAVE, PUBLISH, REPLY, Edge, frame_of, wait_for
 
 
 def test_messages_between_arrive_once_and_in_order(edge: Edge) -> None:
@@ -40,7 +40,7 @@ def test_a_jump_in_the_offsets_is_told_exactly_before_the_message(edge: Edge) ->
 def test_a_message_of_a_channel_that_is_gone_reaches_nobody(edge: Edge) -> None:
     alice = edge.open("alice")
     handle = edge.join(alice, "group:a")
-    edge.put(notes.LEAVE, alice.conn, 5, text=b"group:a")
+    alice.send([LEAVE, 5, "group:a"])
     assert alice.frame() == [REPLY, 5, {}]
     assert edge.router.expect(records.UNSUBSCRIBE)["channel"] == handle
     edge.join(alice, "group:b")
@@ -96,7 +96,7 @@ def test_overdue_requests_are_unavailable(edges: Callable[..., Edge]) -> None:
     alice = edge.open("alice")
     edge.join(alice, "group:a")
     publish = alice.request(PUBLISH, "group:a", 1)
-    join = edge.ask(alice, 6, notes.JOIN, "group:b")
+    join = alice.request(JOIN, "group:b")
     history = edge.ask(alice, 11, notes.HISTORY, "group:a", first=10)
     answers = {frame[1]: frame for frame in alice.frames(3)}
     assert {number: frame[2] for number, frame in answers.items()} == dict.fromkeys(
@@ -133,7 +133,7 @@ def test_what_was_under_way_is_unavailable_but_joins_are_asked_again(edge: Edge)
     alice = edge.open("alice")
     publish = alice.request(PUBLISH, "user:bob", 1)
     edge.router.expect(records.PUBLISH)
-    join = edge.ask(alice, 6, notes.JOIN, "group:a")
+    join = alice.request(JOIN, "group:a")
     edge.router.expect(records.SUBSCRIBE)
     waiting = edge.client()
     waiting.conn = edge.hello(waiting, "carol")["conn"]

@@ -16,8 +16,6 @@ from gateway.control import (
     HISTORY,
     HISTORY_LIMIT,
     HISTORY_LIMIT_MAX,
-    JOIN,
-    LEAVE,
     PRESENCE,
     PRESENCE_SESSIONS_MAX,
     REFRESH,
@@ -201,19 +199,6 @@ def test_a_user_that_is_none_is_refused(bench: Bench) -> None:
 # ---- requests ----
 
 
-def test_join(bench: Bench) -> None:
-    note = bench.frame(JOIN, 7, "group:ä")
-    assert (note["kind"], note["request"], note["text"]) == (notes.JOIN, 7, "group:ä".encode())
-    assert note["flags"] == 0
-    note = bench.frame(JOIN, 7, "group:a", {"since": [3, 9]})
-    assert (note["flags"], note["first"], note["second"]) == (1, 3, 9)
-
-
-def test_leave(bench: Bench) -> None:
-    note = bench.frame(LEAVE, 8, "group:a")
-    assert (note["kind"], note["request"], note["text"]) == (notes.LEAVE, 8, b"group:a")
-
-
 def test_history(bench: Bench) -> None:
     note = bench.frame(HISTORY, 9, "group:a", {})
     assert (note["kind"], note["request"], note["text"]) == (notes.HISTORY, 9, b"group:a")
@@ -233,20 +218,16 @@ def test_presence(bench: Bench) -> None:
         ((HELLO, 1, {}), Code.BAD_REQUEST),
         ((REFRESH, 1, "token"), Code.BAD_REQUEST),
         ((CALL, 1, "method", None), Code.BAD_REQUEST),
-        ((JOIN, 1), Code.BAD_REQUEST),
-        ((JOIN, 1, "group:a", {}, {}), Code.BAD_REQUEST),
-        ((JOIN, 1, "group:a", 5), Code.BAD_REQUEST),
-        ((JOIN, 1, 5), Code.BAD_REQUEST),
-        ((JOIN, 1, b"group:a"), Code.BAD_REQUEST),
-        ((JOIN, 1, "group:" + "a" * 250), Code.BAD_REQUEST),
-        ((JOIN, 1, "group:a", {"since": [1, True]}), Code.BAD_REQUEST),
-        ((JOIN, 1, "lobby"), Code.NO_SUCH_CHANNEL),
-        ((JOIN, 1, "group:"), Code.NO_SUCH_CHANNEL),
-        ((JOIN, 1, "room:a"), Code.NO_SUCH_CHANNEL),
-        ((JOIN, 1, "user:eve"), Code.NOT_ALLOWED),
-        ((LEAVE, 1, "user:alice"), Code.NOT_ALLOWED),
-        ((LEAVE, 1, "global:x"), Code.NOT_ALLOWED),
-        ((LEAVE, 1, "group:a", {}), Code.BAD_REQUEST),
+        ((HISTORY, 1), Code.BAD_REQUEST),
+        ((HISTORY, 1, "group:a", {}, {}), Code.BAD_REQUEST),
+        ((HISTORY, 1, "group:a", 5), Code.BAD_REQUEST),
+        ((HISTORY, 1, 5), Code.BAD_REQUEST),
+        ((HISTORY, 1, b"group:a"), Code.BAD_REQUEST),
+        ((HISTORY, 1, "group:" + "a" * 250), Code.BAD_REQUEST),
+        ((HISTORY, 1, "group:a", {"since": [1, True]}), Code.BAD_REQUEST),
+        ((HISTORY, 1, "lobby"), Code.NO_SUCH_CHANNEL),
+        ((HISTORY, 1, "group:"), Code.NO_SUCH_CHANNEL),
+        ((HISTORY, 1, "room:a"), Code.NO_SUCH_CHANNEL),
         ((HISTORY, 1, "user:eve"), Code.NOT_ALLOWED),
         ((HISTORY, 1, "group:a", {"limit": HISTORY_LIMIT_MAX + 1}), Code.BAD_REQUEST),
         ((HISTORY, 1, "group:a", {"limit": -1}), Code.BAD_REQUEST),
@@ -262,13 +243,13 @@ def test_what_cannot_be_done_is_refused_under_its_code(bench: Bench, frame: tupl
 
 
 def test_a_refused_request_with_id_0_is_not_answered(bench: Bench) -> None:
-    bench.control.on_frame(CONN, STATE_OPEN, "alice", msgpack.packb([JOIN, 0, "nobody:x"]))
+    bench.control.on_frame(CONN, STATE_OPEN, "alice", msgpack.packb([PRESENCE, 0, "nobody:x"]))
     assert bench.plane.notes == []
 
 
 @pytest.mark.parametrize("request_", [-1, "1", None, 1.0, True])
 def test_a_request_without_a_usable_number_is_a_bad_frame(bench: Bench, request_: Any) -> None:
-    note = bench.frame(JOIN, request_, "group:a")
+    note = bench.frame(PRESENCE, request_, "group:a")
     assert (note["kind"], note["first"]) == (notes.FIN, Code.BAD_FRAME)
 
 
