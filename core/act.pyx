@@ -118,8 +118,8 @@ cdef bint _own_channel(Edge *edge, Connection *conn, const char *name, uint32_t 
     cdef Channel *user
     if conn.membership_count == 0:
         return False
-    user = channel_at(edge, conn.memberships[0].channel)
-    return user.name_size == size and memcmp(user.name, name, size) == 0
+    user = channel_at(edge, conn_memberships(conn)[0].channel)
+    return user.name_size == size and memcmp(channel_name(edge, user), name, size) == 0
 
 
 cdef const char *_channel_check(Edge *edge, Connection *conn, bint join, MpReader *reader, uint32_t count,

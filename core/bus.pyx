@@ -2,6 +2,7 @@
 
 import ctypes.util
 import glob
+import importlib.util
 import os
 
 from libc.errno cimport errno
@@ -18,16 +19,27 @@ def libzmq_path():
     Raises:
         ImportError: there is none.
     """
-    import zmq
-
-    folder = os.path.join(os.path.dirname(os.path.dirname(zmq.__file__)), "pyzmq.libs")
-    for path in sorted(glob.glob(os.path.join(folder, "libzmq*.so*"))):
-        return path
+    # Found, but not imported: pyzmq's own Python would cost each process 2 MiB.
+    spec = importlib.util.find_spec("zmq")
+    if spec is not None:
+        folder = os.path.join(os.path.dirname(os.path.dirname(spec.origin)), "pyzmq.libs")
+        for path in sorted(glob.glob(os.path.join(folder, "libzmq*.so*"))):
+            return path
     path = ctypes.util.find_library("zmq")
     if path is None:
         raise ImportError("no libzmq found: neither in pyzmq's wheel nor on the system; "
                           "install pyzmq from a wheel (pip install --force-reinstall pyzmq)")
     return path
+
+
+def preload():
+    """Map libzmq without a socket yet, so that processes forked from this one share it.
+
+    Raises:
+        ImportError: there is no libzmq.
+    """
+    cdef Zmq zmq
+    _load(&zmq)
 
 
 cdef void *_symbol(void *library, const char *name) except NULL:

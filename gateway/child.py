@@ -4,21 +4,21 @@ The process gets its configuration as JSON on standard input, and two descriptor
 memfd, so that nothing is left behind however it dies) and the write end of a pipe into which it writes `ready`. The
 counters of a process that has ended are added to the place's totals, so that what the metrics count never goes back.
 
-Processes are started by `subprocess` and watched through a pidfd. uvloop's own subprocesses leave every inheritable
-descriptor of the parent open in the child, its own copies of the standard streams and those meant for siblings too.
+Processes come from the zygote (`gateway.spawner`) and are watched through a pidfd.
 """
 
 import asyncio
 import mmap
 import os
 import signal
-import subprocess
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from core import ledger
 from gateway import logs
+from gateway.spawner import Spawner
+from gateway.zygote import READY_FD, STATS_FD
 
 READY = b"ready\n"
 # What a pipe takes without a reader (pipe(7)); the configuration is about a kilobyte.
@@ -33,6 +33,7 @@ class ChildSpec:
 
     name: str
     command: tuple[str, ...]
+    """A module that the zygote has imported, or a program with its arguments."""
     config: Callable[[int, int, int], bytes]
     """(epoch, stats_fd, ready_fd) to the JSON that the process gets on its standard input."""
 
@@ -86,12 +87,13 @@ def _sum(one: Counter[str], other: Counter[str]) -> Counter[str]:
 class Child:
     """A place and, most of the time, the process in it."""
 
-    def __init__(self, spec: ChildSpec) -> None:
+    def __init__(self, spec: ChildSpec, spawner: Spawner) -> None:
         self.spec = spec
+        self._spawner = spawner
         self.starts = 0
         self.ready = asyncio.Event()
         self.was_ready = False
-        self._process: subprocess.Popen[bytes] | None = None
+        self._pid: int | None = None
         self._signal: signal.Signals | None = None  # sent as soon as there is a process to send it to
         self._memory: mmap.mmap | None = None
         self._ended = Totals()
@@ -103,7 +105,7 @@ class Child:
     @property
     def pid(self) -> int | None:
         """The living process, if there is one."""
-        return None if self._process is None else self._process.pid
+        return self._pid
 
     @property
     def restarts(self) -> int:
@@ -129,34 +131,35 @@ class Child:
             try:
                 os.ftruncate(stats_fd, ledger.STATS_BYTES)
                 self._memory = mmap.mmap(stats_fd, ledger.STATS_BYTES)
-                self._process = self._spawn(self.spec.config(epoch, stats_fd, ready_write), (stats_fd, ready_write))
+                await self._spawn(self.spec.config(epoch, STATS_FD, READY_FD), stats_fd, ready_write)
             finally:
                 os.close(stats_fd)
                 os.close(ready_write)
             asyncio.get_running_loop().add_reader(ready_read, self._hear, ready_read)
             if self._signal is not None:
                 self.send(self._signal)
-            return await _ended(self._process)
+            assert self._pid is not None
+            return await _ended(self._pid)
         finally:
             self._end(ready_read)
 
     def send(self, number: signal.Signals) -> None:
         """Sends a signal to the process, and to any that is started in this place from now on."""
         self._signal = number
-        if self._process is not None:
-            self._process.send_signal(number)
+        if self._pid is not None:
+            os.kill(self._pid, number)  # ours until it is reaped, so nobody else can have got the number
 
-    def _spawn(self, config: bytes, pass_fds: tuple[int, ...]) -> subprocess.Popen[bytes]:
-        """Starts the process with its configuration, all of it, already waiting on its standard input."""
+    async def _spawn(self, config: bytes, stats_fd: int, ready_fd: int) -> None:
+        """Starts the process, then gives it its configuration, all of it, on its standard input."""
         assert len(config) <= CONFIG_BYTES_MAX
         config_read, config_write = os.pipe2(os.O_CLOEXEC)
         try:
-            os.write(config_write, config)
-            os.close(config_write)
-            # A session of its own keeps Ctrl-C at a terminal from the children: the supervisor decides their order.
-            return subprocess.Popen(self.spec.command, stdin=config_read, pass_fds=pass_fds, start_new_session=True)
+            with os.fdopen(config_read, "rb"):
+                self._pid = await self._spawner.start(self.name, self.spec.command, config_read, stats_fd, ready_fd)
+                # Written while this end can read it too: a process that is dead already must not cost us a SIGPIPE.
+                os.write(config_write, config)
         finally:
-            os.close(config_read)
+            os.close(config_write)
 
     def _hear(self, fd: int) -> None:
         try:
@@ -179,7 +182,7 @@ class Child:
     def _end(self, ready_read: int) -> None:
         """Keeps what the process counted and gives back what it held."""
         self.ready.clear()
-        self._process = None
+        self._pid = None
         asyncio.get_running_loop().remove_reader(ready_read)
         os.close(ready_read)
         if self._memory is not None:
@@ -188,15 +191,15 @@ class Child:
             self._memory = None
 
 
-async def _ended(process: subprocess.Popen[bytes]) -> int:
+async def _ended(pid: int) -> int:
     """The exit code, once the process has ended; it is reaped then."""
     loop = asyncio.get_running_loop()
     try:
-        pidfd = os.pidfd_open(process.pid)
+        pidfd = os.pidfd_open(pid)
     except OSError:
         # Out of descriptors: a process that nobody watches must not stay.
-        process.kill()
-        process.wait()
+        os.kill(pid, signal.SIGKILL)
+        _reap(pid)
         raise
     ended = asyncio.Event()
     loop.add_reader(pidfd, ended.set)
@@ -205,4 +208,9 @@ async def _ended(process: subprocess.Popen[bytes]) -> int:
     finally:
         loop.remove_reader(pidfd)
         os.close(pidfd)
-    return process.wait()
+    return _reap(pid)
+
+
+def _reap(pid: int) -> int:
+    """The exit code of a process that has ended or was just killed."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

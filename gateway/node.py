@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import os
 import resource
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 
@@ -32,9 +31,9 @@ _LINK_TIMEOUT_S = 5.0
 _RETRY_AFTER_S = 1
 # The router's refusals as HTTP says them; the others are the request's own fault.
 _STATUS = {"too_large": 413, "rate_limited": 429, "overloaded": 503, "unavailable": 503}
-# -P keeps the folder that the node was started in off the module path.
-WORKER_COMMAND = (sys.executable, "-P", "-m", "gateway.worker")
-ROUTER_COMMAND = (sys.executable, "-P", "-m", "router.process")
+# Modules that the zygote imports and forks.
+WORKER_COMMAND: tuple[str, ...] = ("gateway.worker",)
+ROUTER_COMMAND: tuple[str, ...] = ("router.process",)
 
 
 @dataclass(frozen=True)

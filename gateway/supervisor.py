@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from gateway import logs
 from gateway.child import Child, ChildSpec
 from gateway.errors import PortTakenError, StartError
+from gateway.spawner import Spawner
 
 # A worker ends with this code when another program listens on its port (EX_CONFIG of sysexits.h).
 EXIT_PORT_TAKEN = 78
@@ -76,8 +77,10 @@ class Supervisor:
         *,
         must_be_ready: bool = True,
     ) -> None:
-        self.router = Child(router) if router else None
-        self.workers = [Child(spec) for spec in workers]
+        commands = [spec.command for spec in (*([router] if router else []), *workers)]
+        self.spawner = Spawner(sorted({command[0] for command in commands if len(command) == 1}))
+        self.router = Child(router, self.spawner) if router else None
+        self.workers = [Child(spec, self.spawner) for spec in workers]
         self.stopping = False
         self.killed = False
         self._timing = timing or Timing()
@@ -112,6 +115,7 @@ class Supervisor:
             await self._end.wait()
         finally:
             await self._stop_all()
+            self.spawner.close()
         if self._failure is not None:
             raise self._failure
 

@@ -14,7 +14,7 @@ import time
 import msgspec
 import uvloop
 
-from core import notes
+from core import bus, notes
 from core.codes import Code
 from core.ledger import Stats
 from core.loop import EdgeLoop
@@ -184,10 +184,15 @@ async def _serve(config: WorkerConfig, plane: EdgeLoop) -> None:
     await WorkerProcess(config, plane).serve()
 
 
-def main() -> int:
-    """Read the configuration from standard input and serve; the exit code."""
-    die_with_parent(os.getppid())
+def preload() -> None:
+    """Do what every worker does alike and what leaves no trace of one worker: see `gateway.zygote`."""
+    bus.preload()
+
+
+def main(parent: int) -> int:
+    """Read the configuration from standard input and serve until `parent` (a pid) ends it; the exit code."""
     config = msgspec.json.decode(sys.stdin.buffer.read(), type=WorkerConfig)
+    die_with_parent(parent)
     logs.setup(config.log_level, config.log_format, process=f"worker-{config.index}")
     stats = Stats(config.stats_fd)
     try:
@@ -202,4 +207,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(os.getppid()))

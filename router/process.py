@@ -10,6 +10,7 @@ import threading
 import msgspec
 import uvloop
 
+from core import bus
 from core.ledger import Stats
 from core.process import die_with_parent, say_ready
 from core.router_loop import RouterLoop
@@ -41,10 +42,15 @@ def _remove_socket(endpoint: str) -> None:
             os.unlink(endpoint.removeprefix("ipc://"))
 
 
-def main() -> int:
-    """Read the configuration from standard input and serve; the exit code."""
-    die_with_parent(os.getppid())
+def preload() -> None:
+    """Do what every router does alike, before it is forked."""
+    bus.preload()
+
+
+def main(parent: int) -> int:
+    """Read the configuration from standard input and serve until `parent` (a pid) ends it; the exit code."""
     config = msgspec.json.decode(sys.stdin.buffer.read(), type=RouterConfig)
+    die_with_parent(parent)
     try:
         loop = RouterLoop(
             Stats(config.stats_fd),
@@ -68,4 +74,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(os.getppid()))

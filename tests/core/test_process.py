@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 from core.process import say_ready
 
 CHILD = """
@@ -48,6 +50,20 @@ def test_a_child_is_ended_when_its_parent_is_killed() -> None:
 def test_a_parent_that_ended_before_the_call_is_noticed() -> None:
     result = subprocess.run([sys.executable, "-c", CHILD, "1"], capture_output=True, timeout=30)
     assert result.stdout.startswith(b"ended")
+
+
+@pytest.mark.parametrize("title", ["holdfast worker-0", "holdfast " + "x" * 5000])
+def test_a_title_takes_the_place_of_the_command_line_as_far_as_there_is_room(title: str) -> None:
+    program = (
+        "import sys; from core.process import set_title; set_title(sys.argv[1]);"
+        "print(open('/proc/self/cmdline').read().rstrip(chr(0)), open('/proc/self/comm').read(), sep=';', end='')"
+    )
+    command = [sys.executable, "-c", program, title]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    shown, _, name = result.stdout.strip().partition(";")
+    assert title.startswith(shown)
+    assert len(shown) >= 17
+    assert name == title.removeprefix("holdfast ")[:15]
 
 
 def test_ready_is_told_once_and_the_pipe_closed() -> None:

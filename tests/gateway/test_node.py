@@ -50,7 +50,7 @@ def configured(**flags: object) -> Config:
 def test_each_worker_is_told_its_place_and_where_the_router_is() -> None:
     spec = node.worker_spec(configured(), "ipc:///run/x/router.sock", 1)
     assert spec.name == "worker-1"
-    assert spec.command[1:] == ("-P", "-m", "gateway.worker")
+    assert spec.command == ("gateway.worker",)
     part = msgspec.json.decode(spec.config(9, 5, 6), type=WorkerConfig)
     assert (part.index, part.epoch, part.stats_fd, part.ready_fd) == (1, 9, 5, 6)
     assert (part.node, part.router_endpoint) == ("host-1", "ipc:///run/x/router.sock")
@@ -58,7 +58,7 @@ def test_each_worker_is_told_its_place_and_where_the_router_is() -> None:
 
 def test_the_router_is_told_where_to_listen() -> None:
     spec = node.router_spec(configured(), "tcp://0.0.0.0:7410")
-    assert spec.command[1:] == ("-P", "-m", "router.process")
+    assert spec.command == ("router.process",)
     part = msgspec.json.decode(spec.config(9, 5, 6), type=RouterConfig)
     assert (part.endpoint, part.epoch, part.stats_fd, part.ready_fd) == ("tcp://0.0.0.0:7410", 9, 5, 6)
 
