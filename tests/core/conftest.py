@@ -9,12 +9,18 @@ from tests.core.router_harness import Sequencer
 
 
 @pytest.fixture
-def edges() -> Iterator[Callable[..., Edge]]:
+def bus() -> str:
+    """Over which side of the bus the data planes of a test speak; the port's own tests run on both."""
+    return "ipc"
+
+
+@pytest.fixture
+def edges(bus: str) -> Iterator[Callable[..., Edge]]:
     """Make worker data planes with options of their own; each must stop in order at the end."""
     made: list[Edge] = []
 
     def make(**options: int | str | bool) -> Edge:
-        made.append(Edge(**options))  # type: ignore[arg-type]
+        made.append(Edge(**{"bus": bus, **options}))  # type: ignore[arg-type]
         return made[-1]
 
     yield make
@@ -29,12 +35,12 @@ def edge(edges: Callable[..., Edge]) -> Edge:
 
 
 @pytest.fixture
-def sequencers() -> Iterator[Callable[..., Sequencer]]:
+def sequencers(bus: str) -> Iterator[Callable[..., Sequencer]]:
     """Make router data planes with options of their own; each must stop in order and leave an empty ledger."""
     made: list[Sequencer] = []
 
     def make(**options: int) -> Sequencer:
-        made.append(Sequencer(**options))
+        made.append(Sequencer(bus=bus, **options))
         return made[-1]
 
     yield make

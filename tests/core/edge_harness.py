@@ -5,6 +5,7 @@ import itertools
 import select
 import socket
 import struct
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -55,11 +56,12 @@ def wait_for(condition: Callable[[], Any], what: str) -> None:
 class Router:
     """The scripted router: says what the test tells it to, and hands out the worker's records in their order."""
 
-    def __init__(self) -> None:
+    def __init__(self, bus: str) -> None:
         self._context = zmq.Context(1)
+        self._folder = tempfile.TemporaryDirectory(prefix="hf-")
         self.socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         self.socket.setsockopt(zmq.LINGER, 0)
-        self.socket.bind("tcp://127.0.0.1:*")
+        self.socket.bind("tcp://127.0.0.1:*" if bus == "tcp" else f"ipc://{self._folder.name}/router")
         self.endpoint = self.socket.getsockopt(zmq.LAST_ENDPOINT).decode()  # type: ignore[union-attr]
         self.identity = b""
         self.links = 0
@@ -100,6 +102,7 @@ class Router:
     def close(self) -> None:
         self.socket.close()
         self._context.term()
+        self._folder.cleanup()
 
 
 class Client:
@@ -157,8 +160,10 @@ class Client:
 class Edge:
     """The data plane under test; `notes` are what it tells the control thread."""
 
-    def __init__(self, *, connections_max: int = 1000, link: bool = True, **options: int | str | bool) -> None:
-        self.stats, self.router = Stats(), Router()
+    def __init__(
+        self, *, connections_max: int = 1000, link: bool = True, bus: str = "ipc", **options: int | str | bool
+    ) -> None:
+        self.stats, self.router = Stats(), Router(bus)
         listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
         self.port, self.ws_port = (one.getsockname()[1] for one in listeners)
         for one in listeners:

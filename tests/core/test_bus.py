@@ -2,16 +2,26 @@
 
 from pathlib import Path
 
+import pytest
 import zmq
 
-from core import bus, records
+from core import records
+from core.bus import libzmq_path
 from tests.core.router_harness import Sequencer
 
 
+@pytest.fixture(params=["ipc", "tcp"])
+def bus(request: pytest.FixtureRequest) -> str:
+    """Both sides of the port: our own streams, and libzmq's."""
+    side: str = request.param
+    return side
+
+
 def test_the_library_is_pyzmqs_own() -> None:
-    path = Path(bus.libzmq_path())
+    path = Path(libzmq_path())
     assert path.exists()
     assert path.name.startswith("libzmq")
+    zmq.zmq_version()
     loaded = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "libzmq" in line}
     assert loaded == {str(path.resolve())}, "two libraries would have two sets of threads"
 
@@ -49,3 +59,17 @@ def test_a_message_larger_than_a_socket_buffer_arrives_whole(sequencer: Sequence
     worker.publish("group:a", "x" * 3_000_000)
     (told,) = worker.rest()
     assert len(told["body"]) > 3_000_000
+
+
+def test_a_batch_for_a_worker_that_is_gone_is_dropped_with_it(sequencer: Sequencer) -> None:
+    """A send that finds no peer, or the end of its stream, and the router has forgotten it; others go on."""
+    gone, other = sequencer.worker(0), sequencer.worker(1)
+    gone.subscribe("group:a", 1)
+    other.subscribe("group:a", 2)
+    gone.socket.close()
+    for number in range(1, 200):
+        assert other.publish("group:a", number)["offset"] == number
+        assert other.expect(records.MESSAGE)["offset"] == number
+        if sequencer.counter("workers_lost"):
+            return
+    raise AssertionError("the router goes on sending to a worker that is gone")

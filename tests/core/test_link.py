@@ -11,6 +11,13 @@ from tests.core import wire
 from tests.core.edge_harness import EPOCH, ERROR, EVENT, FIN, JOIN, LEAVE, PUBLISH, REPLY, Edge, frame_of, wait_for
 
 
+@pytest.fixture(params=["ipc", "tcp"])
+def bus(request: pytest.FixtureRequest) -> str:
+    """Both sides of the port: our own streams, and libzmq's."""
+    side: str = request.param
+    return side
+
+
 def test_messages_between_arrive_once_and_in_order(edge: Edge) -> None:
     alice = edge.open("alice")
     handle = edge.join(alice, "group:a", offset=4)
