@@ -15,7 +15,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -60,6 +60,18 @@ class Cpu:
     @property
     def total_s(self) -> float:
         return self.user_s + self.system_s
+
+
+def machine_busy_s() -> float:
+    """CPU seconds that the whole machine has been busy for since its start, over all cores."""
+    words = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+    user, nice, system, _, _, irq, softirq, steal = (int(word) for word in words[:8])
+    return (user + nice + system + irq + softirq + steal) / TICKS_PER_S
+
+
+def cpu_by_process(pids: Sequence[int]) -> dict[int, float]:
+    """CPU seconds that each process has used so far."""
+    return {pid: read_cpu([pid]).total_s for pid in pids}
 
 
 @dataclass(frozen=True)
@@ -179,20 +191,38 @@ def get(url: str) -> str:
         return text
 
 
+def accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), HTTP_DEADLINE_S).close()
+    except OSError:
+        return False
+    return True
+
+
 @dataclass
 class Server:
-    """A server under test, as a context: inside it the server is ready, after it all of it is gone."""
+    """A server under test, as a context: inside it the server is ready, after it all of it is gone.
+
+    `protocol` is what the load client has to speak, `tcp_port` that of the same server without WebSocket, and
+    `environment` is set for it beside our own.
+    """
 
     name: str
     command: list[str]
     ws_port: int
     admin_port: int | None = None
+    tcp_port: int | None = None
+    protocol: str = "holdfast"
+    environment: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] = field(init=False)
     output: IO[bytes] = field(init=False)
 
     def __enter__(self) -> Self:
         self.output = tempfile.TemporaryFile()
-        self.process = subprocess.Popen(self.command, stdout=self.output, stderr=subprocess.STDOUT, cwd=ROOT)
+        settings = {**os.environ, **self.environment}
+        self.process = subprocess.Popen(
+            self.command, stdout=self.output, stderr=subprocess.STDOUT, cwd=ROOT, env=settings
+        )
         try:
             self._wait_ready()
         except BaseException:
@@ -228,7 +258,7 @@ class Server:
 
     def _is_ready(self) -> bool:
         if self.admin_port is None:
-            return "ready" in self.said()
+            return accepts(self.ws_port)
         try:
             get(f"http://127.0.0.1:{self.admin_port}/readyz")
         except (urllib.error.URLError, OSError):
@@ -248,14 +278,15 @@ class Server:
 def floor(mode: str) -> Server:
     """The floor program; `mode` is `per-delivery` or `coalesce`."""
     (port,) = free_ports(1)
-    return Server(f"floor, {mode}", [str(FLOOR), f"--{mode}", "--port", str(port)], port)
+    return Server(f"floor-{mode}", [str(FLOOR), f"--{mode}", "--port", str(port)], port)
 
 
-def holdfast(workers: int) -> Server:
+def holdfast(workers: int, name: str = "holdfast", environment: Mapping[str, str] | None = None) -> Server:
     """The real server, all in one."""
     port, ws_port, admin_port = free_ports(3)
     ports = ["--port", str(port), "--ws-port", str(ws_port), "--admin-port", str(admin_port)]
-    return Server("holdfast", [str(HOLDFAST), "run", "--workers", str(workers), *ports], ws_port, admin_port)
+    command = [str(HOLDFAST), "run", "--workers", str(workers), *ports]
+    return Server(name, command, ws_port, admin_port, port, environment=environment or {})
 
 
 # ---- the load client ----
@@ -265,7 +296,10 @@ class Swarm:
     """One process of the load client; its lines are read as they come, so that phases can be told to the second."""
 
     def __init__(self, server: Server, workload: str, *options: str) -> None:
-        self.command = [str(SWARM), workload, "--port", str(server.ws_port), *options]
+        where = ["--port", str(server.ws_port), "--protocol", server.protocol]
+        if "--tcp" in options:
+            where = ["--port", str(server.tcp_port or server.ws_port)]
+        self.command = [str(SWARM), workload, *where, *options]
         self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self._lines: queue.Queue[str | None] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
