@@ -26,6 +26,7 @@ FLOOR = ROOT / "loadtest" / "bin" / "floor"
 SWARM = ROOT / "loadtest" / "bin" / "swarm"
 HOLDFAST = ROOT / ".venv" / "bin" / "holdfast"
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+TICKS_OFF_MAX = 4  # user and system time of a process are rounded down to ticks at both ends
 READY_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 30.0
 HTTP_DEADLINE_S = 5.0
@@ -41,11 +42,16 @@ class BenchError(Exception):
 
 @dataclass(frozen=True)
 class Cpu:
-    """CPU that a set of processes has used, in seconds, with the processes it was read from."""
+    """CPU that a set of processes has used, in seconds, with the processes it was read from.
+
+    User and system time come in ticks of 10 ms. `exact_s` is to the nanosecond, but of living threads only, so that
+    only differences of it mean something.
+    """
 
     user_s: float
     system_s: float
     pids: tuple[int, ...]
+    exact_s: float | None = None
 
     def since(self, before: "Cpu") -> "Cpu":
         """What was used since `before`.
@@ -55,11 +61,18 @@ class Cpu:
         """
         if self.pids != before.pids:
             raise BenchError(f"the server's processes changed from {before.pids} to {self.pids}")
-        return Cpu(self.user_s - before.user_s, self.system_s - before.system_s, self.pids)
+        user_s, system_s = self.user_s - before.user_s, self.system_s - before.system_s
+        exact_s = None
+        if self.exact_s is not None and before.exact_s is not None:
+            exact_s = self.exact_s - before.exact_s
+            # A thread that ended took its nanoseconds with it; the ticks of its process stay.
+            if user_s + system_s - exact_s > TICKS_OFF_MAX * len(self.pids) / TICKS_PER_S:
+                exact_s = None
+        return Cpu(user_s, system_s, self.pids, exact_s)
 
     @property
     def total_s(self) -> float:
-        return self.user_s + self.system_s
+        return self.user_s + self.system_s if self.exact_s is None else self.exact_s
 
 
 def machine_busy_s() -> float:
@@ -114,7 +127,19 @@ def read_cpu(pids: Sequence[int]) -> Cpu:
     stats = [stat_fields(pid) for pid in pids]
     user = sum(int(stat[11]) for stat in stats)
     system = sum(int(stat[12]) for stat in stats)
-    return Cpu(user / TICKS_PER_S, system / TICKS_PER_S, tuple(pids))
+    exact = sum(run_ns(pid) for pid in pids)
+    return Cpu(user / TICKS_PER_S, system / TICKS_PER_S, tuple(pids), exact / 1e9)
+
+
+def run_ns(pid: int) -> int:
+    """Nanoseconds that the living threads of a process have run for."""
+    total = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        try:
+            total += int((task / "schedstat").read_text().split()[0])
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return total
 
 
 def parse_smaps_rollup(text: str) -> Memory:

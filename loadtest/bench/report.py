@@ -79,6 +79,11 @@ def faults(runs: list[Run]) -> str:
     return "; ".join(found) or "-"
 
 
+def cores(runs: list[Run]) -> str:
+    """What the server and the load client used of the machine."""
+    return f"{median(runs, lambda run: run['server_cores']):.2f} + {median(runs, lambda run: run['client_cores']):.2f}"
+
+
 def load_row(server: str, runs: list[Run], floors: list[Run]) -> list[str]:
     to_floor = ratio(runs, floors, cost)
     return [
@@ -88,7 +93,7 @@ def load_row(server: str, runs: list[Run], floors: list[Run]) -> list[str]:
         f"{median(runs, rate):,.0f}",
         f"{median(runs, latency_ms('p50')):.2f}",
         spread([latency_ms("p99")(run) for run in runs], "{:.2f}"),
-        f"{median(runs, lambda run: run['server_cores']):.2f} + {median(runs, lambda run: run['client_cores']):.2f}",
+        cores(runs),
         most_often([run["bottleneck"] for run in runs]),
         faults(runs),
     ]
@@ -156,7 +161,7 @@ def idle_table(runs: list[Run]) -> str:
 
 
 def storm_table(runs: list[Run]) -> str:
-    head = ("server", "CPU µs a connection", "p50 ms", "p95 ms", "p99 ms", "cores: server", "failed")
+    head = ("server", "CPU µs a connection", "p50 ms", "p95 ms", "p99 ms", "cores: server + client")
     rows = []
     for name in servers_in(runs):
         own = of(runs, name)
@@ -166,11 +171,12 @@ def storm_table(runs: list[Run]) -> str:
                 name,
                 spread([run["cpu_us_per_connection"] for run in own], "{:.0f}"),
                 *(spread([run["client"]["connect_us"][one] / 1000 for run in own], "{:,.1f}") for one in percentiles),
-                spread([run["server_cores"] for run in own], "{:.2f}"),
+                cores(own),
+                most_often([run["bottleneck"] for run in own]),
                 f"{sum(run['client']['failed'] for run in own):,}",
             ]
         )
-    return table(head, rows)
+    return table((*head, "bottleneck", "failed"), rows)
 
 
 def counter_table(runs: list[Run]) -> str:

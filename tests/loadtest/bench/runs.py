@@ -60,6 +60,8 @@ def a_storm_run(server: str, us: float = 100.0, p95_ms: float = 20.0, failed: in
         "round": 1,
         "cpu_us_per_connection": us,
         "server_cores": 0.3,
+        "client_cores": 0.2,
+        "bottleneck": "nobody",
         "client_command": "loadtest/bin/swarm storm --port 1",
         "client": a_client(connect_us=latency, failed=failed),
     }

@@ -22,7 +22,7 @@ def test_the_defaults_are_those_of_the_promises() -> None:
     assert options["max"] == "--members 500 --publishers 4 --under-way 8"
     assert "--groups 400 --members 25" in options["rooms"]
     assert "--rate 2000" in options["rooms"]
-    assert options["pairs"] == "--groups 5000 --rate 10000"
+    assert options["pairs"].startswith("--groups 5000 --rate 10000 ")
     assert options["one"] == "--members 10 --rate 200"
     assert options["idle"].startswith("--members 15000")
     assert options["storm"] == "--members 15000 --connect-rate 3000"
@@ -52,9 +52,9 @@ def test_the_exit_code_tells_missed_promises_from_missing_figures(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, holdfast_us: float | None, code: int
 ) -> None:
     def run(server: str, *_: Any) -> list[dict[str, Any]]:
-        if holdfast_us is None:
+        if server == "holdfast" and holdfast_us is None:
             raise BenchError("it does not start")
-        return [a_run(server, holdfast_us if server == "holdfast" else 1.0)]
+        return [a_run(server, holdfast_us or 1.0 if server == "holdfast" else 1.0)]
 
     monkeypatch.setitem(cli.RUN, "load", run)
     monkeypatch.setattr(provide, "provide", lambda wanted: {"ws": "there is no npm"})

@@ -67,7 +67,7 @@ def test_every_kind_of_workload_has_its_table() -> None:
     page = report.page(contents, plots=set())
     assert "| holdfast | 2.00 | 3.00 | 1.50 | 5 | - |" in page
     assert "| holdfast | 400 | 400 | 400 | 80 | 0.50 | 1.05 | - |" in page
-    assert "| holdfast | 100 | 1.0 | 20.0 | 20.0 | 0.30 | 3 |" in page
+    assert "| holdfast | 100 | 1.0 | 20.0 | 20.0 | 0.30 + 0.20 | nobody | 3 |" in page
 
 
 def test_counters_are_given_for_each_delivery() -> None:
