@@ -42,8 +42,8 @@ test: $(PLACED)/dev build ## install what the tests need, then check, then run a
 check: $(PLACED)/dev build ## linters, types, stubs and the project's own rules
 	@$(BIN) python tools/check.py
 
-bench: build ## measure against the floor program (see loadtest/)
-	@$(BIN) python loadtest/bench.py $(ARGS)
+bench: build ## measure against the floor program and the peers (see loadtest/); ARGS="fan max --servers holdfast,floor"
+	@$(BIN) python -m loadtest.bench $(ARGS)
 
 replay: $(PLACED)/dev build provision ## send every line of the fortunes packages through mixed clients
 	@$(BIN) python loadtest/replay.py $(ARGS)

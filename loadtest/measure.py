@@ -15,7 +15,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +26,7 @@ FLOOR = ROOT / "loadtest" / "bin" / "floor"
 SWARM = ROOT / "loadtest" / "bin" / "swarm"
 HOLDFAST = ROOT / ".venv" / "bin" / "holdfast"
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+TICKS_OFF_MAX = 4  # user and system time of a process are rounded down to ticks at both ends
 READY_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 30.0
 HTTP_DEADLINE_S = 5.0
@@ -41,11 +42,16 @@ class BenchError(Exception):
 
 @dataclass(frozen=True)
 class Cpu:
-    """CPU that a set of processes has used, in seconds, with the processes it was read from."""
+    """CPU that a set of processes has used, in seconds, with the processes it was read from.
+
+    User and system time come in ticks of 10 ms. `exact_s` is to the nanosecond, but of living threads only, so that
+    only differences of it mean something.
+    """
 
     user_s: float
     system_s: float
     pids: tuple[int, ...]
+    exact_s: float | None = None
 
     def since(self, before: "Cpu") -> "Cpu":
         """What was used since `before`.
@@ -55,11 +61,30 @@ class Cpu:
         """
         if self.pids != before.pids:
             raise BenchError(f"the server's processes changed from {before.pids} to {self.pids}")
-        return Cpu(self.user_s - before.user_s, self.system_s - before.system_s, self.pids)
+        user_s, system_s = self.user_s - before.user_s, self.system_s - before.system_s
+        exact_s = None
+        if self.exact_s is not None and before.exact_s is not None:
+            exact_s = self.exact_s - before.exact_s
+            # A thread that ended took its nanoseconds with it; the ticks of its process stay.
+            if user_s + system_s - exact_s > TICKS_OFF_MAX * len(self.pids) / TICKS_PER_S:
+                exact_s = None
+        return Cpu(user_s, system_s, self.pids, exact_s)
 
     @property
     def total_s(self) -> float:
-        return self.user_s + self.system_s
+        return self.user_s + self.system_s if self.exact_s is None else self.exact_s
+
+
+def machine_busy_s() -> float:
+    """CPU seconds that the whole machine has been busy for since its start, over all cores."""
+    words = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+    user, nice, system, _, _, irq, softirq, steal = (int(word) for word in words[:8])
+    return (user + nice + system + irq + softirq + steal) / TICKS_PER_S
+
+
+def cpu_by_process(pids: Sequence[int]) -> dict[int, float]:
+    """CPU seconds that each process has used so far."""
+    return {pid: read_cpu([pid]).total_s for pid in pids}
 
 
 @dataclass(frozen=True)
@@ -102,7 +127,19 @@ def read_cpu(pids: Sequence[int]) -> Cpu:
     stats = [stat_fields(pid) for pid in pids]
     user = sum(int(stat[11]) for stat in stats)
     system = sum(int(stat[12]) for stat in stats)
-    return Cpu(user / TICKS_PER_S, system / TICKS_PER_S, tuple(pids))
+    exact = sum(run_ns(pid) for pid in pids)
+    return Cpu(user / TICKS_PER_S, system / TICKS_PER_S, tuple(pids), exact / 1e9)
+
+
+def run_ns(pid: int) -> int:
+    """Nanoseconds that the living threads of a process have run for."""
+    total = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        try:
+            total += int((task / "schedstat").read_text().split()[0])
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return total
 
 
 def parse_smaps_rollup(text: str) -> Memory:
@@ -179,20 +216,38 @@ def get(url: str) -> str:
         return text
 
 
+def accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), HTTP_DEADLINE_S).close()
+    except OSError:
+        return False
+    return True
+
+
 @dataclass
 class Server:
-    """A server under test, as a context: inside it the server is ready, after it all of it is gone."""
+    """A server under test, as a context: inside it the server is ready, after it all of it is gone.
+
+    `protocol` is what the load client has to speak, `tcp_port` that of the same server without WebSocket, and
+    `environment` is set for it beside our own.
+    """
 
     name: str
     command: list[str]
     ws_port: int
     admin_port: int | None = None
+    tcp_port: int | None = None
+    protocol: str = "holdfast"
+    environment: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] = field(init=False)
     output: IO[bytes] = field(init=False)
 
     def __enter__(self) -> Self:
         self.output = tempfile.TemporaryFile()
-        self.process = subprocess.Popen(self.command, stdout=self.output, stderr=subprocess.STDOUT, cwd=ROOT)
+        settings = {**os.environ, **self.environment}
+        self.process = subprocess.Popen(
+            self.command, stdout=self.output, stderr=subprocess.STDOUT, cwd=ROOT, env=settings
+        )
         try:
             self._wait_ready()
         except BaseException:
@@ -228,7 +283,7 @@ class Server:
 
     def _is_ready(self) -> bool:
         if self.admin_port is None:
-            return "ready" in self.said()
+            return accepts(self.ws_port)
         try:
             get(f"http://127.0.0.1:{self.admin_port}/readyz")
         except (urllib.error.URLError, OSError):
@@ -248,14 +303,15 @@ class Server:
 def floor(mode: str) -> Server:
     """The floor program; `mode` is `per-delivery` or `coalesce`."""
     (port,) = free_ports(1)
-    return Server(f"floor, {mode}", [str(FLOOR), f"--{mode}", "--port", str(port)], port)
+    return Server(f"floor-{mode}", [str(FLOOR), f"--{mode}", "--port", str(port)], port)
 
 
-def holdfast(workers: int) -> Server:
+def holdfast(workers: int, name: str = "holdfast", environment: Mapping[str, str] | None = None) -> Server:
     """The real server, all in one."""
     port, ws_port, admin_port = free_ports(3)
     ports = ["--port", str(port), "--ws-port", str(ws_port), "--admin-port", str(admin_port)]
-    return Server("holdfast", [str(HOLDFAST), "run", "--workers", str(workers), *ports], ws_port, admin_port)
+    command = [str(HOLDFAST), "run", "--workers", str(workers), *ports]
+    return Server(name, command, ws_port, admin_port, port, environment=environment or {})
 
 
 # ---- the load client ----
@@ -265,7 +321,10 @@ class Swarm:
     """One process of the load client; its lines are read as they come, so that phases can be told to the second."""
 
     def __init__(self, server: Server, workload: str, *options: str) -> None:
-        self.command = [str(SWARM), workload, "--port", str(server.ws_port), *options]
+        where = ["--port", str(server.ws_port), "--protocol", server.protocol]
+        if "--tcp" in options:
+            where = ["--port", str(server.tcp_port or server.ws_port)]
+        self.command = [str(SWARM), workload, *where, *options]
         self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self._lines: queue.Queue[str | None] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)

@@ -4,7 +4,7 @@
 
 #include "msgpack.h"
 
-enum { WS_BINARY = 0x2, WS_CLOSE = 0x8, WS_PING = 0x9, WS_PONG = 0xa };
+enum { WS_TEXT = 0x1, WS_BINARY = 0x2, WS_CLOSE = 0x8, WS_PING = 0x9, WS_PONG = 0xa };
 enum { WS_HEADER_BYTES_MAX = 14, WS_ACCEPT_BYTES = 28, WS_KEY_BYTES = 24 };
 
 typedef struct {

@@ -1,9 +1,10 @@
 /* The floor: a server that makes only the system calls which the job cannot do without.
  *
  * It accepts WebSocket clients, answers HELLO, JOIN and PUBLISH with fixed shapes, and sends each published message to
- * every member of the one group there is. There are no sessions, rights, limits or heartbeats: what it costs is what
- * the kernel costs, and every figure of the real server is given as a ratio to it. One inexactness is accepted: who
- * joins in the very wake-up in which a message is published gets that message too, as the batch is common to all.
+ * every member of its group. There are no sessions, rights, limits or heartbeats: what it costs is what the kernel
+ * costs, and every figure of the real server is given as a ratio to it. Two inexactnesses are accepted: a connection is
+ * in one group, the one that it joined last, and who joins in the very wake-up in which a message is published gets
+ * that message too, as the batch is common to all members.
  *
  *   --per-delivery   one send() for each message and member, at once
  *   --coalesce       everything that one epoll_wait() brought leaves in one sendmsg() per connection
@@ -31,6 +32,7 @@
 
 enum { CONNECTIONS_MAX = 20000, EVENTS_MAX = 1024, RECV_BYTES = 256 * 1024, FRAME_BYTES_MAX = 64 * 1024 };
 enum { BACKLOG_BYTES_MAX = 64 * 1024 * 1024, ANSWER_BYTES = 64, INJECTED_MEMBER = 1 };
+enum { CHANNEL_BYTES_MAX = 255, GROUP_BUCKETS = 16384 };
 enum {
     HELLO = 0,
     WELCOME = 1,
@@ -51,25 +53,41 @@ typedef struct {
     size_t capacity;
 } Buffer;
 
-typedef struct {
+typedef struct Connection Connection;
+typedef struct Group Group;
+
+/* A channel with its members; lives until the end, as channels are few. */
+struct Group {
+    Group *next; /* of the same bucket */
+    uint8_t name[CHANNEL_BYTES_MAX];
+    size_t name_bytes;
+    Connection **members; /* owned */
+    int count, capacity;
+    bool touched;
+    uint64_t last_offset;
+    Buffer batch; /* messages of this wake-up, the same bytes for every member */
+};
+
+struct Connection {
     int fd; /* -1: slot free */
     bool upgraded;
     bool touched; /* is in the list of connections to flush after this wake-up */
     bool writable_wanted;
-    int member;     /* index in members[], or -1 */
+    Group *group;   /* NULL until it joins */
+    int member;     /* its index there */
     Buffer partial; /* a frame of which only the beginning has come */
     Buffer answers; /* of this wake-up, for this connection alone; in coalescing mode only */
     Buffer backlog; /* what the socket would not take */
-} Connection;
+};
 
 static Connection connections[CONNECTIONS_MAX]; /* by fd */
-static Connection *members[CONNECTIONS_MAX];
 static Connection *touched[CONNECTIONS_MAX];
-static int member_count, touched_count, epoll_fd, listen_fd;
+static Group *groups[GROUP_BUCKETS];
+static Group **touched_groups; /* room for all */
+static int group_count, touched_count, touched_group_count, epoll_fd, listen_fd;
 static bool coalesce;
 static enum inject inject;
-static uint64_t inject_at = 100, last_offset;
-static Buffer batch;     /* messages of this wake-up, the same bytes for every member */
+static uint64_t inject_at = 100;
 static Buffer held_back; /* the message to be swapped with its successor */
 static uint8_t recv_buffer[RECV_BYTES];
 static volatile sig_atomic_t stopping;
@@ -108,11 +126,42 @@ static void want_writable(Connection *c, bool wanted) {
     if (epoll_ctl(epoll_fd, EPOLL_CTL_MOD, c->fd, &event)) die("epoll_ctl");
 }
 
-static void close_connection(Connection *c) {
-    if (c->member >= 0) {
-        members[c->member] = members[--member_count];
-        members[c->member]->member = c->member;
+static void group_leave(Connection *c) {
+    Group *g = c->group;
+    if (!g) return;
+    g->members[c->member] = g->members[--g->count];
+    g->members[c->member]->member = c->member;
+    c->group = NULL;
+}
+
+static void group_join(Connection *c, Group *g) {
+    if (c->group == g) return;
+    group_leave(c);
+    if (g->count == g->capacity) {
+        g->capacity = g->capacity ? 2 * g->capacity : 4;
+        if (!(g->members = realloc(g->members, (size_t)g->capacity * sizeof *g->members))) die("out of memory");
     }
+    c->group = g;
+    c->member = g->count;
+    g->members[g->count++] = c;
+}
+
+static Group *group_named(const uint8_t *name, size_t size) {
+    uint32_t hash = 2166136261u; /* FNV-1a */
+    for (size_t i = 0; i < size; i++) hash = (hash ^ name[i]) * 16777619u;
+    Group **place = &groups[hash % GROUP_BUCKETS];
+    for (; *place; place = &(*place)->next)
+        if ((*place)->name_bytes == size && memcmp((*place)->name, name, size) == 0) return *place;
+    *place = calloc(1, sizeof **place);
+    touched_groups = realloc(touched_groups, (size_t)++group_count * sizeof *touched_groups);
+    if (!*place || !touched_groups) die("out of memory");
+    memcpy((*place)->name, name, size);
+    (*place)->name_bytes = size;
+    return *place;
+}
+
+static void close_connection(Connection *c) {
+    group_leave(c);
     for (int i = 0; c->touched && i < touched_count; i++) {
         if (touched[i] != c) continue;
         touched[i] = touched[--touched_count];
@@ -122,7 +171,7 @@ static void close_connection(Connection *c) {
     buffer_free(&c->partial);
     buffer_free(&c->answers);
     buffer_free(&c->backlog);
-    *c = (Connection){.fd = -1, .member = -1};
+    *c = (Connection){.fd = -1};
 }
 
 /* Sends two pieces in one call; what the socket does not take waits in the backlog. False: the peer is gone. The caller
@@ -195,24 +244,34 @@ static void deliver_injected(Connection *c, uint64_t offset, const uint8_t *fram
     buffer_free(&held_back);
 }
 
-static void deliver(uint64_t offset, const uint8_t *frame, size_t size) {
-    if (coalesce) buffer_append(&batch, frame, size);
-    else
-        for (int i = 0; i < member_count; i++)
-            if (!inject || i != INJECTED_MEMBER) send_pieces(members[i], frame, size, NULL, 0);
-    if (inject && member_count > INJECTED_MEMBER) deliver_injected(members[INJECTED_MEMBER], offset, frame, size);
+static void deliver(Group *g, const uint8_t *frame, size_t size) {
+    if (coalesce) {
+        buffer_append(&g->batch, frame, size);
+        if (!g->touched) touched_groups[touched_group_count++] = g;
+        g->touched = true;
+    } else {
+        for (int i = 0; i < g->count; i++)
+            if (!inject || i != INJECTED_MEMBER) send_pieces(g->members[i], frame, size, NULL, 0);
+    }
+    if (inject && g->count > INJECTED_MEMBER) deliver_injected(g->members[INJECTED_MEMBER], g->last_offset, frame, size);
+}
+
+static void flush_group(Group *g) {
+    for (int i = 0; i < g->count; i++) {
+        Connection *c = g->members[i];
+        if (inject && i == INJECTED_MEMBER) continue;
+        if (c->answers.size) send_pieces(c, c->answers.data, c->answers.size, g->batch.data, g->batch.size);
+        else send_pieces(c, g->batch.data, g->batch.size, NULL, 0);
+        c->answers.size = 0;
+    }
+    g->batch.size = 0;
+    g->touched = false;
 }
 
 /* The coalescing mode's one system call per connection, with its own answers in front of the common batch. */
 static void flush_wakeup(void) {
-    if (batch.size)
-        for (int i = 0; i < member_count; i++) {
-            Connection *c = members[i];
-            if (inject && i == INJECTED_MEMBER) continue;
-            if (c->answers.size) send_pieces(c, c->answers.data, c->answers.size, batch.data, batch.size);
-            else send_pieces(c, batch.data, batch.size, NULL, 0);
-            c->answers.size = 0;
-        }
+    for (int i = 0; i < touched_group_count; i++) flush_group(touched_groups[i]);
+    touched_group_count = 0;
     for (int i = 0; i < touched_count; i++) {
         Connection *c = touched[i];
         if (c->answers.size) send_pieces(c, c->answers.data, c->answers.size, NULL, 0);
@@ -220,7 +279,6 @@ static void flush_wakeup(void) {
         c->touched = false;
     }
     touched_count = 0;
-    batch.size = 0;
 }
 
 /* ---- frames ---- */
@@ -231,11 +289,11 @@ static uint64_t wall_clock_ms(void) {
     return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
-static void answer_position(Connection *c, uint64_t id) {
+static void answer_position(Connection *c, uint64_t id, const Group *g) {
     uint8_t body[ANSWER_BYTES], *p = pack_array(body, 3);
     p = pack_uint(pack_uint(p, REPLY), id);
     p = pack_uint(pack_text(pack_map(p, 2), "epoch"), 1);
-    p = pack_uint(pack_text(p, "offset"), last_offset);
+    p = pack_uint(pack_text(p, "offset"), g->last_offset);
     send_body(c, body, (size_t)(p - body));
 }
 
@@ -249,27 +307,32 @@ static void on_hello(Connection *c, uint64_t id) {
     send_body(c, body, (size_t)(p - body));
 }
 
-static void on_join(Connection *c, uint64_t id) {
-    if (c->member < 0) {
-        c->member = member_count;
-        members[member_count++] = c;
-    }
-    answer_position(c, id);
+/* The group that a frame names; NULL when it names none. */
+static Group *group_read(Span *s) {
+    size_t size;
+    const uint8_t *name = span_bytes(s, &size);
+    return name && size <= CHANNEL_BYTES_MAX ? group_named(name, size) : NULL;
+}
+
+static void on_join(Connection *c, uint64_t id, Span rest) {
+    Group *g = group_read(&rest);
+    if (!g) return;
+    group_join(c, g);
+    answer_position(c, id, g);
 }
 
 /* `rest` stands behind the request id: channel, data, and options that the floor does not look at. */
 static void on_publish(Connection *c, uint64_t id, Span rest) {
     static uint8_t frame[FRAME_BYTES_MAX + 256];
     const uint8_t *copied = rest.at;
-    size_t channel_bytes;
-    span_bytes(&rest, &channel_bytes);
+    Group *g = group_read(&rest);
     const uint8_t *data = rest.at;
     span_skip(&rest);
-    if (rest.bad) return;
-    last_offset++;
+    if (rest.bad || !g) return;
+    g->last_offset++;
     uint8_t *body = frame + WS_HEADER_BYTES_MAX, *p = pack_uint(pack_array(body, 5), MESSAGE);
     memcpy(p, copied, (size_t)(data - copied));
-    p = pack_uint(p + (data - copied), last_offset);
+    p = pack_uint(p + (data - copied), g->last_offset);
     memcpy(p, data, (size_t)(rest.at - data));
     p = pack_map(p + (rest.at - data), 3);
     p = pack_text(pack_text(p, "from"), "swarm-0");
@@ -280,8 +343,8 @@ static void on_publish(Connection *c, uint64_t id, Span rest) {
     size_t body_bytes = (size_t)(p - body),
            header_bytes = (size_t)(ws_header_write(header, WS_BINARY, body_bytes, NULL) - header);
     memcpy(body - header_bytes, header, header_bytes);
-    answer_position(c, id);
-    deliver(last_offset, body - header_bytes, header_bytes + body_bytes);
+    answer_position(c, id, g);
+    deliver(g, body - header_bytes, header_bytes + body_bytes);
 }
 
 static void on_frame(Connection *c, const uint8_t *payload, size_t size) {
@@ -290,7 +353,7 @@ static void on_frame(Connection *c, const uint8_t *payload, size_t size) {
     uint64_t type = span_uint(&s), id = count > 1 ? span_uint(&s) : 0;
     if (s.bad) return;
     if (type == HELLO) on_hello(c, id);
-    else if (type == JOIN) on_join(c, id);
+    else if (type == JOIN) on_join(c, id, s);
     else if (type == PUBLISH) on_publish(c, id, s);
     else if (type == FIN) send_body(c, (const uint8_t[]){0x91, FIN_ACK}, 2);
     else if (type == PING) {
@@ -369,7 +432,7 @@ static void accept_all(void) {
             return;
         }
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
-        connections[fd] = (Connection){.fd = fd, .member = -1};
+        connections[fd] = (Connection){.fd = fd};
         struct epoll_event event = {.events = EPOLLIN, .data.fd = fd};
         if (epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event)) die("epoll_ctl");
     }

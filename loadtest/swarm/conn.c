@@ -11,6 +11,8 @@
 
 #include "swarm.h"
 
+enum { SLOW_RECEIVE_BYTES = 4096 };
+
 static uint8_t recv_buffer[RECV_BYTES];
 
 /* While a connection's frames are being read, what it sends gathers here and leaves in one call: a publisher that gets
@@ -56,6 +58,7 @@ void conn_close(Conn *c) {
     c->fd = -1;
     c->state = CONN_CLOSED;
     buffer_free(&c->partial);
+    buffer_free(&c->stream);
     buffer_free(&c->backlog);
     swarm.alive--;
     load_on_closed();
@@ -65,8 +68,9 @@ void conn_fail(Conn *c, const char *what) {
     if (c->state == CONN_CLOSED) return;
     failure_count(what);
     swarm.disconnected++;
-    if (handshaking(c)) swarm.aborted = true; /* a run with fewer members than asked for would measure something else */
+    bool never_joined = handshaking(c);
     conn_close(c);
+    if (never_joined) load_on_failed();
 }
 
 static void fail_errno(Conn *c, const char *call, int error) {
@@ -77,11 +81,21 @@ static void fail_errno(Conn *c, const char *call, int error) {
 
 /* ---- sending ---- */
 
+static void watch(Conn *c) {
+    uint32_t events = (c->muted ? EPOLLRDHUP : EPOLLIN) | (c->writable_wanted ? EPOLLOUT : 0);
+    struct epoll_event event = {.events = events, .data.u32 = c->index};
+    epoll_ctl(swarm.epoll_fd, EPOLL_CTL_MOD, c->fd, &event);
+}
+
 static void want_writable(Conn *c, bool wanted) {
     if (c->writable_wanted == wanted) return;
     c->writable_wanted = wanted;
-    struct epoll_event event = {.events = EPOLLIN | (wanted ? EPOLLOUT : 0), .data.u32 = c->index};
-    epoll_ctl(swarm.epoll_fd, EPOLL_CTL_MOD, c->fd, &event);
+    watch(c);
+}
+
+void conn_mute(Conn *c) {
+    c->muted = true;
+    watch(c);
 }
 
 static void send_bytes(Conn *c, const uint8_t *data, size_t size) {
@@ -134,7 +148,7 @@ void conn_send(Conn *c, const uint8_t *body, size_t size) {
     static uint8_t frame[FRAME_BYTES_MAX];
     c->sent_ns = swarm.now_ns;
     if (!swarm.options.tcp) {
-        send_websocket(c, WS_BINARY, body, size);
+        send_websocket(c, swarm.options.protocol->opcode, body, size);
         return;
     }
     memcpy(store_be(frame, size, 4), body, size);
@@ -155,12 +169,15 @@ static void websocket_key(const Conn *c, char key[WS_KEY_BYTES]) {
 static void send_upgrade(Conn *c) {
     char key[WS_KEY_BYTES], request[512];
     const Options *o = &swarm.options;
+    const char *subprotocol = o->protocol->subprotocol;
     websocket_key(c, key);
     int size = snprintf(request, sizeof request,
-                        "GET /ws HTTP/1.1\r\nHost: %s:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                        "Sec-WebSocket-Key: %.*s\r\nSec-WebSocket-Version: 13\r\n\r\n",
-                        o->hosts[c->index % (unsigned)o->host_count], o->ports[c->index % (unsigned)o->port_count],
-                        WS_KEY_BYTES, key);
+                        "GET %s HTTP/1.1\r\nHost: %s:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                        "Sec-WebSocket-Key: %.*s\r\nSec-WebSocket-Version: 13\r\n%s%s%s\r\n",
+                        o->protocol->path, o->hosts[c->index % (unsigned)o->host_count],
+                        o->ports[c->index % (unsigned)o->port_count], WS_KEY_BYTES, key,
+                        subprotocol ? "Sec-WebSocket-Protocol: " : "", subprotocol ? subprotocol : "",
+                        subprotocol ? "\r\n" : "");
     c->state = CONN_UPGRADING;
     send_bytes(c, (uint8_t *)request, (size_t)size);
 }
@@ -172,6 +189,11 @@ static int bind_source(int fd, uint32_t global_index) {
     setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &(int){1}, sizeof(int));
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK + source)};
     return bind(fd, (struct sockaddr *)&address, sizeof address);
+}
+
+static bool slow(const Conn *c) {
+    const Options *o = &swarm.options;
+    return (int)(c->index % (unsigned)o->members) >= o->members - o->slow;
 }
 
 static void conn_start(Conn *c) {
@@ -189,6 +211,8 @@ static void conn_start(Conn *c) {
         return;
     }
     setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
+    /* A slow member's kernel must not read on its behalf what a whole run sends. */
+    if (slow(c)) setsockopt(c->fd, SOL_SOCKET, SO_RCVBUF, &(int){SLOW_RECEIVE_BYTES}, sizeof(int));
     struct epoll_event event = {.events = EPOLLIN | EPOLLOUT, .data.u32 = c->index};
     c->writable_wanted = true;
     if (bind_source(c->fd, c->index + (uint32_t)o->first)) fail_errno(c, "bind", errno);
@@ -198,10 +222,18 @@ static void conn_start(Conn *c) {
 }
 
 void conn_start_due(void) {
+    /* A storm asks what happens when nobody waits for a busy server. */
+    int handshakes_max = swarm.options.workload == WORKLOAD_STORM ? swarm.conn_count : HANDSHAKES_MAX;
     uint64_t due = (uint64_t)((double)(swarm.now_ns - swarm.connect_start_ns) * 1e-9 * swarm.options.connect_rate) + 1;
-    while (swarm.started < swarm.conn_count && (uint64_t)swarm.started < due && swarm.handshakes < HANDSHAKES_MAX &&
+    while (swarm.started < swarm.conn_count && (uint64_t)swarm.started < due && swarm.handshakes < handshakes_max &&
            !swarm.aborted)
         conn_start(&swarm.conns[swarm.started++]);
+}
+
+static void session_start(Conn *c) {
+    const Protocol *protocol = swarm.options.protocol;
+    c->state = CONN_HELLO;
+    if (!protocol->speaks_first) protocol->start(c);
 }
 
 static void on_connected(Conn *c) {
@@ -264,9 +296,51 @@ static size_t cut_websocket(Conn *c, uint8_t *data, size_t size) {
         uint64_t frame_bytes = h.header_bytes + h.payload_bytes;
         if (size - used < frame_bytes) break;
         uint8_t *payload = data + used + h.header_bytes;
-        if (h.opcode == WS_BINARY) session_on_body(c, payload, h.payload_bytes);
+        const Protocol *protocol = swarm.options.protocol;
+        if (h.opcode == protocol->opcode) protocol->on_bytes(c, payload, h.payload_bytes);
         else on_websocket_control(c, &h, payload);
         used += frame_bytes;
+    }
+    return used;
+}
+
+static void take_stream(Conn *c, const uint8_t *data, size_t size) {
+    const Protocol *protocol = swarm.options.protocol;
+    if (c->stream.size == 0) {
+        size_t used = protocol->on_bytes(c, data, size);
+        if (c->state != CONN_CLOSED) buffer_append(&c->stream, data + used, size - used);
+        return;
+    }
+    buffer_append(&c->stream, data, size);
+    size_t used = protocol->on_bytes(c, c->stream.data, c->stream.size);
+    if (c->state == CONN_CLOSED) return;
+    memmove(c->stream.data, c->stream.data + used, c->stream.size - used);
+    c->stream.size -= used;
+    if (c->stream.size == 0) buffer_free(&c->stream);
+}
+
+/* Of a stream protocol's frame, what has come is used at once: a server may put a second's messages into one frame. */
+static size_t cut_stream(Conn *c, uint8_t *data, size_t size) {
+    size_t used = 0;
+    while (c->state != CONN_CLOSED && used < size) {
+        if (c->frame_left) {
+            size_t piece = size - used < c->frame_left ? size - used : c->frame_left;
+            take_stream(c, data + used, piece);
+            c->frame_left -= piece;
+            used += piece;
+            continue;
+        }
+        WsHeader h;
+        if (!ws_header_read(&h, data + used, size - used)) break;
+        if (h.masked) {
+            conn_fail(c, "websocket: a masked frame");
+            break;
+        }
+        bool control = h.opcode >= WS_CLOSE;
+        if (control && size - used < h.header_bytes + h.payload_bytes) break;
+        if (control) on_websocket_control(c, &h, data + used + h.header_bytes);
+        else c->frame_left = h.payload_bytes;
+        used += h.header_bytes + (control ? h.payload_bytes : 0);
     }
     return used;
 }
@@ -280,7 +354,7 @@ static size_t cut_tcp(Conn *c, uint8_t *data, size_t size) {
             break;
         }
         if (size - used < 4 + body_bytes) break;
-        session_on_body(c, data + used + 4, body_bytes);
+        swarm.options.protocol->on_bytes(c, data + used + 4, body_bytes);
         used += 4 + body_bytes;
     }
     return used;
@@ -292,8 +366,9 @@ static size_t cut(Conn *c, uint8_t *data, size_t size) {
         used = cut_upgrade(c, data, size);
         if (used == 0 || c->state == CONN_CLOSED) return used;
     }
-    return used +
-           (swarm.options.tcp ? cut_tcp(c, data + used, size - used) : cut_websocket(c, data + used, size - used));
+    data += used, size -= used;
+    if (swarm.options.tcp) return used + cut_tcp(c, data, size);
+    return used + (swarm.options.protocol->stream ? cut_stream(c, data, size) : cut_websocket(c, data, size));
 }
 
 static void on_readable(Conn *c) {
@@ -324,6 +399,11 @@ void conn_on_event(Conn *c, uint32_t events) {
         on_connected(c);
         return;
     }
+    if (c->muted && events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) {
+        swarm.counts.slow_ended++;
+        conn_close(c);
+        return;
+    }
     if (events & EPOLLOUT && c->backlog.size) drain_backlog(c);
-    if (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) on_readable(c);
+    if (events & (EPOLLIN | EPOLLHUP | EPOLLERR) && !c->muted) on_readable(c);
 }

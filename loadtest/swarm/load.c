@@ -29,23 +29,25 @@ static void say(const char *line) {
 
 /* ---- publishing ---- */
 
+/* An answer, or the publisher's own copy where there is none, takes it off the count again. */
+static bool is_awaited(const Conn *c) { return swarm.options.protocol->answers || c->target == c->group; }
+
 static void publish(Conn *c, uint64_t intended_ns) {
-    static uint8_t body[PAYLOAD_BYTES_MAX + 256], payload[PAYLOAD_BYTES_MAX];
+    static uint8_t payload[PAYLOAD_BYTES_MAX];
     const Options *o = &swarm.options;
-    const Group *group = &swarm.groups[c->group];
+    Group *group = &swarm.groups[c->target];
     Stamp stamp = {.intended_ns = intended_ns, .publisher = c->index, .sequence = (uint32_t)c->request_id};
-    stamp.check = stamp_check(&stamp);
     memcpy(payload, payload_pattern, (size_t)o->payload_bytes);
-    stamp_write(payload, &stamp, o->text);
-    uint8_t *p = pack_uint(pack_uint(pack_array(body, 5), PUBLISH), c->request_id++);
-    p = pack_str(p, group->name, group->name_bytes);
-    p = o->text ? pack_str(p, payload, (size_t)o->payload_bytes) : pack_bin(p, payload, (size_t)o->payload_bytes);
-    p = pack_map(p, 0);
-    c->in_flight++;
-    swarm.in_flight++;
+    stamp_write(payload, stamp, o->text);
+    if (is_awaited(c)) {
+        c->in_flight++;
+        swarm.in_flight++;
+    }
+    if (!o->protocol->positions) group->high++;
     swarm.counts.published++;
     if (intended_ns >= swarm.window_start_ns) swarm.counts.window_published++;
-    conn_send(c, body, (size_t)(p - body));
+    o->protocol->publish(c, group, payload, (size_t)o->payload_bytes);
+    c->request_id++;
 }
 
 static bool enough_messages(void) {
@@ -83,14 +85,16 @@ void load_on_reply(Conn *c) {
 /* ---- phases ---- */
 
 static void begin_window(void) {
-    swarm.phase = swarm.options.workload == WORKLOAD_IDLE ? HOLDING : WINDOW;
-    cpu_read(&swarm.cpu_user_start_s, &swarm.cpu_system_start_s);
+    bool idle = swarm.options.workload == WORKLOAD_IDLE || swarm.options.workload == WORKLOAD_STORM;
+    swarm.phase = idle ? HOLDING : WINDOW;
+    /* A storm is over by now: its client's CPU counts from the start of the process. */
+    if (swarm.options.workload != WORKLOAD_STORM) cpu_read(&swarm.cpu_user_start_s, &swarm.cpu_system_start_s);
     say("start");
 }
 
 static void begin(void) {
     const Options *o = &swarm.options;
-    bool idle = o->workload == WORKLOAD_IDLE;
+    bool idle = o->workload == WORKLOAD_IDLE || o->workload == WORKLOAD_STORM;
     swarm.load_start_ns = swarm.next_due_ns = swarm.now_ns;
     swarm.window_start_ns = swarm.now_ns + (idle ? 0 : (uint64_t)(o->warmup_s * SECOND_NS));
     bool by_time = o->seconds >= 0 && !o->messages;
@@ -101,12 +105,22 @@ static void begin(void) {
 }
 
 void load_on_joined(void) {
-    if (swarm.joined < swarm.conn_count) return;
+    if (swarm.joined + swarm.failed < swarm.conn_count) return;
     swarm.joined_ns = swarm.now_ns;
     printf("joined %d\n", swarm.joined);
     fflush(stdout);
     swarm.phase = WAITING;
     if (!swarm.options.wait_go) begin();
+}
+
+void load_on_failed(void) {
+    /* A run with fewer members than asked for would measure something else. */
+    if (swarm.options.workload != WORKLOAD_STORM) {
+        swarm.aborted = true;
+        return;
+    }
+    swarm.failed++;
+    if (swarm.phase == CONNECTING) load_on_joined();
 }
 
 void load_on_go(void) {
@@ -124,7 +138,7 @@ static bool all_caught_up(void) {
     if (swarm.in_flight) return false;
     for (int i = 0; i < swarm.conn_count; i++) {
         const Conn *c = &swarm.conns[i];
-        if (c->state == CONN_JOINED && c->last_offset < swarm.groups[c->group].high) return false;
+        if (c->state == CONN_JOINED && !c->muted && c->last_offset < swarm.groups[c->group].high) return false;
     }
     return true;
 }

@@ -4,11 +4,15 @@
 #include "swarm.h"
 
 static const char usage[] =
-    "usage: swarm idle|fan|max|rooms [options]\n"
+    "usage: swarm idle|fan|max|rooms|pairs|storm [options]\n"
     "  idle   connect, join, hold until SIGTERM or --seconds\n"
     "  fan    --members of one group; publishers send at --rate in all, at their intended times (open loop)\n"
     "  max    as fan, but each publisher keeps --under-way messages unanswered (closed loop)\n"
     "  rooms  --groups of --members each; --rate in all\n"
+    "  pairs  --groups conversations of two users, who publish to each other's user channel; --rate in all\n"
+    "  storm  --members connect at --connect-rate, however slow the server is; failures are counted, and it ends\n"
+    "  --protocol P            holdfast, nats, mqtt, or socketio, which needs --text (holdfast)\n"
+    "  --slow N                members of each group, the last ones, that read nothing once joined (0)\n"
     "  --host H, --port P      may repeat; connection i goes to endpoint i modulo their number (127.0.0.1, 7401)\n"
     "  --tcp                   length-prefixed bodies instead of WebSocket\n"
     "  --members N             members of each group (100)\n"
@@ -41,11 +45,20 @@ static const struct option long_options[] = {{"host", 1, 0, 'h'},         {"port
                                              {"first", 1, 0, 'f'},        {"token-file", 1, 0, 'T'},
                                              {"group", 1, 0, 'G'},        {"ack", 0, 0, 'a'},
                                              {"ack-interval", 1, 0, 'A'}, {"wait", 0, 0, 'W'},
+                                             {"protocol", 1, 0, 'O'},     {"slow", 1, 0, 'S'},
                                              {"help", 0, 0, '?'},         {0, 0, 0, 0}};
 
 static void refuse(const char *why) {
     fprintf(stderr, "swarm: %s\n%s", why, usage);
     exit(2);
+}
+
+static const Protocol *protocol_named(const char *name) {
+    static const Protocol *const known[] = {&protocol_holdfast, &protocol_nats, &protocol_mqtt, &protocol_socketio};
+    for (unsigned i = 0; i < sizeof known / sizeof *known; i++)
+        if (strcmp(known[i]->name, name) == 0) return known[i];
+    refuse("--protocol must be holdfast, nats, mqtt or socketio");
+    return NULL;
 }
 
 static void take_network(Options *o, int option) {
@@ -56,6 +69,7 @@ static void take_network(Options *o, int option) {
     else if (option == 'H') o->handshake_s = atof(optarg);
     else if (option == 'f') o->first = atoi(optarg);
     else if (option == 'T') o->token_file = optarg;
+    else if (option == 'O') o->protocol = protocol_named(optarg);
     else refuse("unknown option, or too many endpoints");
 }
 
@@ -75,6 +89,7 @@ static void take(Options *o, int option) {
     case 'G': o->group = optarg; break;
     case 'a': o->ack = true; break;
     case 'A': o->ack_s = atof(optarg); break;
+    case 'S': o->slow = atoi(optarg); break;
     case 'W': o->wait_go = true; break;
     default: take_network(o, option);
     }
@@ -82,9 +97,12 @@ static void take(Options *o, int option) {
 
 static void check(Options *o) {
     if (o->members < 1 || o->groups < 1) refuse("--members and --groups must be at least 1");
-    if (o->groups > 1 && o->workload != WORKLOAD_ROOMS && o->workload != WORKLOAD_IDLE)
-        refuse("--groups is for rooms and idle");
-    if (o->publishers < 1 || o->publishers > o->members) refuse("--publishers must be 1 to --members");
+    if (o->groups > 1 && (o->workload == WORKLOAD_FAN || o->workload == WORKLOAD_MAX || o->workload == WORKLOAD_STORM))
+        refuse("--groups is for rooms, pairs and idle");
+    if (o->slow < 0 || o->publishers < 1 || o->publishers + o->slow > o->members)
+        refuse("--publishers must be at least 1, and with --slow at most --members");
+    if (o->protocol == &protocol_socketio && !o->text) refuse("--protocol socketio needs --text");
+    if (o->protocol != &protocol_holdfast && o->tcp) refuse("--tcp is for our own protocol");
     if (o->payload_bytes < PAYLOAD_BYTES_MIN || o->payload_bytes > PAYLOAD_BYTES_MAX)
         refuse("--payload must be 32 to 60000");
     if (o->under_way < 1 || o->rate <= 0 || o->connect_rate < 1)
@@ -94,8 +112,10 @@ static void check(Options *o) {
 }
 
 void options_parse(Options *o, int argc, char **argv) {
-    static const char *const workloads[] = {"idle", "fan", "max", "rooms"};
-    *o = (Options){.groups = 1,
+    static const char *const workloads[] = {"idle", "fan", "max", "rooms", "pairs", "storm"};
+    static const int workload_count = sizeof workloads / sizeof *workloads;
+    *o = (Options){.protocol = &protocol_holdfast,
+                   .groups = 1,
                    .members = 100,
                    .publishers = 1,
                    .under_way = 8,
@@ -110,14 +130,15 @@ void options_parse(Options *o, int argc, char **argv) {
                    .group = "swarm"};
     if (argc < 2) refuse("no workload");
     int workload = 0;
-    while (workload < 4 && strcmp(argv[1], workloads[workload]) != 0) workload++;
-    if (workload == 4) refuse("the workload must be idle, fan, max or rooms");
+    while (workload < workload_count && strcmp(argv[1], workloads[workload]) != 0) workload++;
+    if (workload == workload_count) refuse("the workload must be idle, fan, max, rooms, pairs or storm");
     o->workload = (enum workload)workload;
     optind = 2;
     for (int option; (option = getopt_long(argc, argv, "", long_options, NULL)) != -1;) take(o, option);
     if (optind < argc) refuse("too many words");
     if (o->host_count == 0) snprintf(o->hosts[o->host_count++], 64, "127.0.0.1");
     if (o->port_count == 0) o->ports[o->port_count++] = o->tcp ? 7400 : 7401;
-    if (o->seconds < 0 && o->workload != WORKLOAD_IDLE) o->seconds = 10;
+    if (o->seconds < 0 && o->workload != WORKLOAD_IDLE) o->seconds = o->workload == WORKLOAD_STORM ? 0 : 10;
+    if (o->workload == WORKLOAD_PAIRS) o->groups *= 2, o->members = 1;
     check(o);
 }

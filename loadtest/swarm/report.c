@@ -43,17 +43,18 @@ static void print_counts(const Counts *n) {
     print_count("events", n->events);
     print_count("pings_answered", n->pings);
     print_count("acks", n->acks);
+    print_count("slow_ended", n->slow_ended);
     print_count("window_published", n->window_published);
     print_count("window_delivered", n->window_delivered);
 }
 
-static void print_latency(const Histogram *h) {
+static void print_percentiles(const char *name, const Histogram *h) {
     static const struct {
         const char *name;
         double share;
-    } wanted[] = {{"p50", 0.5}, {"p90", 0.9}, {"p99", 0.99}, {"p999", 0.999}};
-    printf("\"latency_us\": {");
-    for (unsigned i = 0; i < 4; i++)
+    } wanted[] = {{"p50", 0.5}, {"p90", 0.9}, {"p95", 0.95}, {"p99", 0.99}, {"p999", 0.999}};
+    printf("\"%s\": {", name);
+    for (unsigned i = 0; i < 5; i++)
         printf("\"%s\": %.1f, ", wanted[i].name, (double)histogram_percentile(h, wanted[i].share) * 1e-3);
     printf("\"max\": %.1f, \"count\": %llu}, ", (double)h->max_ns * 1e-3, (unsigned long long)h->total);
 }
@@ -63,7 +64,7 @@ static void count_missing_tails(void) {
     for (int i = 0; i < swarm.conn_count; i++) {
         const Conn *c = &swarm.conns[i];
         uint64_t high = swarm.groups[c->group].high;
-        if (c->based && high > c->last_offset) swarm.counts.lost += high - c->last_offset;
+        if (c->based && !c->muted && high > c->last_offset) swarm.counts.lost += high - c->last_offset;
     }
 }
 
@@ -74,13 +75,14 @@ int report_print(void) {
                          ? (double)(swarm.drained_ns - swarm.window_start_ns) * 1e-9
                          : 0;
     double connect_s = swarm.joined_ns ? (double)(swarm.joined_ns - swarm.connect_start_ns) * 1e-9 : 0;
-    printf("{\"connections\": %d, \"joined\": %d, \"disconnected\": %d, \"without_fin_ack\": %d, ", swarm.conn_count,
-           swarm.joined, swarm.disconnected, swarm.without_fin_ack);
+    printf("{\"connections\": %d, \"joined\": %d, \"failed\": %d, \"disconnected\": %d, \"without_fin_ack\": %d, ",
+           swarm.conn_count, swarm.joined, swarm.failed, swarm.disconnected, swarm.without_fin_ack);
     print_counts(n);
     printf("\"drained\": %s, \"connect_seconds\": %.4f, \"seconds\": %.4f, ", swarm.drained ? "true" : "false",
            connect_s, seconds);
     printf("\"deliveries_per_s\": %.1f, ", seconds > 0 ? (double)n->window_delivered / seconds : 0.0);
-    print_latency(&swarm.latency);
+    print_percentiles("latency_us", &swarm.latency);
+    print_percentiles("connect_us", &swarm.connecting);
     printf("\"cpu_user_s\": %.3f, \"cpu_system_s\": %.3f, ", swarm.cpu_user_s - swarm.cpu_user_start_s,
            swarm.cpu_system_s - swarm.cpu_system_start_s);
     print_failures();

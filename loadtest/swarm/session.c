@@ -1,107 +1,78 @@
-/* The protocol from HELLO to FIN_ACK, and the check of every delivery. */
+/* Our protocol from HELLO to FIN_ACK, and what all protocols share of a session. */
 #include "swarm.h"
 
 enum { ID_HELLO = 1, ID_JOIN = 2, ID_PUBLISH_FIRST = 3 };
-enum { SMALL_BODY_BYTES = 2048, REORDER_WINDOW = 64 };
+enum { SMALL_BODY_BYTES = 2048 };
 
-uint8_t payload_pattern[PAYLOAD_BYTES_MAX];
+/* ---- what all protocols share ---- */
 
-/* ---- the stamp at the head of a payload ---- */
-
-uint64_t stamp_check(const Stamp *stamp) {
-    uint64_t x = stamp->intended_ns * 0x9e3779b97f4a7c15u ^ ((uint64_t)stamp->publisher << 32 | stamp->sequence);
-    x ^= x >> 29;
-    return x * 0xbf58476d1ce4e5b9u;
-}
-
-void stamp_write(uint8_t *payload, const Stamp *stamp, bool text) {
-    uint8_t raw[sizeof *stamp];
-    memcpy(raw, stamp, sizeof raw);
-    if (!text) {
-        memcpy(payload, raw, sizeof raw);
-        return;
-    }
-    /* '0' + six bits: plain ASCII without control characters, so the string is valid UTF-8. */
-    for (unsigned i = 0; i < sizeof raw; i += 3, payload += 4) {
-        uint32_t bits = (uint32_t)raw[i] << 16 | (uint32_t)raw[i + 1] << 8 | raw[i + 2];
-        for (unsigned k = 0; k < 4; k++) payload[k] = (uint8_t)('0' + (bits >> (18 - 6 * k) & 63));
-    }
-}
-
-void stamp_read(Stamp *stamp, const uint8_t *payload, bool text) {
-    uint8_t raw[sizeof *stamp];
-    if (!text) {
-        memcpy(stamp, payload, sizeof *stamp);
-        return;
-    }
-    for (unsigned i = 0; i < sizeof raw; i += 3, payload += 4) {
-        uint32_t bits = 0;
-        for (unsigned k = 0; k < 4; k++) bits = bits << 6 | ((uint32_t)(payload[k] - '0') & 63);
-        raw[i] = (uint8_t)(bits >> 16), raw[i + 1] = (uint8_t)(bits >> 8), raw[i + 2] = (uint8_t)bits;
-    }
-    memcpy(stamp, raw, sizeof raw);
-}
-
-/* ---- deliveries ---- */
-
-/* Not the next offset. Offsets jumped over are lost until they come; whether an old one is late or repeated is known
- * for the last 64, and beyond that it is called repeated. False: repeated. */
-static bool check_unexpected(Conn *c, uint64_t offset) {
-    Counts *n = &swarm.counts;
-    if (offset > c->last_offset) {
-        uint64_t step = offset - c->last_offset;
-        n->lost += step - 1;
-        c->seen = (step < REORDER_WINDOW ? c->seen << step : 0) | 1;
-        c->last_offset = offset;
-        return true;
-    }
-    uint64_t back = c->last_offset - offset;
-    if (back < REORDER_WINDOW && !(c->seen >> back & 1)) {
-        c->seen |= (uint64_t)1 << back;
-        n->out_of_order++;
-        n->lost--;
-        return true;
-    }
-    n->repeated++;
-    return false;
-}
-
-static bool check_offset(Conn *c, uint64_t offset) {
-    if (__builtin_expect(offset == c->last_offset + 1 && c->based, 1)) {
-        c->last_offset = offset;
-        c->seen = c->seen << 1 | 1;
-        return true;
-    }
-    if (c->based) return check_unexpected(c, offset);
-    /* A message may overtake the answer to JOIN; then it is where this member begins. */
-    c->based = true;
-    c->last_offset = offset;
-    c->seen = ~(uint64_t)0;
-    return true;
-}
-
-static void check_payload(const uint8_t *data, size_t size) {
+void session_joined(Conn *c, uint64_t offset) {
     const Options *o = &swarm.options;
-    Stamp stamp;
-    size_t stamp_bytes = o->text ? sizeof stamp / 3 * 4 : sizeof stamp;
-    if (size != (size_t)o->payload_bytes ||
-        memcmp(data + stamp_bytes, payload_pattern + stamp_bytes, size - stamp_bytes) != 0) {
-        swarm.counts.corrupt++;
-        return;
+    Group *group = &swarm.groups[c->group];
+    c->state = CONN_JOINED;
+    c->request_id = ID_PUBLISH_FIRST;
+    if (!c->based) {
+        c->based = true;
+        c->last_offset = offset;
+        c->seen = ~(uint64_t)0;
     }
-    stamp_read(&stamp, data, o->text);
-    if (stamp.check != stamp_check(&stamp)) {
-        swarm.counts.corrupt++;
-        return;
-    }
-    if (stamp.intended_ns < swarm.window_start_ns || stamp.intended_ns >= swarm.window_end_ns || swarm.phase < HOLDING)
-        return;
-    swarm.counts.window_delivered++;
-    histogram_add(&swarm.latency, swarm.now_ns > stamp.intended_ns ? swarm.now_ns - stamp.intended_ns : 0);
+    if (offset > group->high) group->high = offset;
+    uint64_t intended_ns = swarm.connect_start_ns + (uint64_t)((double)c->index * 1e9 / o->connect_rate);
+    histogram_add(&swarm.connecting, swarm.now_ns > intended_ns ? swarm.now_ns - intended_ns : 0);
+    swarm.handshakes--;
+    swarm.joined++;
+    if ((int)(c->index % (unsigned)o->members) >= o->members - o->slow) conn_mute(c);
+    load_on_joined();
 }
+
+void session_refused(Conn *c, const char *text, bool of_publish) {
+    if (c->state < CONN_JOINED) {
+        conn_fail(c, text);
+        return;
+    }
+    failure_count(text);
+    if (!of_publish || c->in_flight == 0) return;
+    swarm.counts.refused++;
+    load_on_reply(c);
+}
+
+void session_leave(Conn *c) {
+    if (c->state == CONN_LEAVING || c->state == CONN_CLOSED || c->state == CONN_UNUSED) return;
+    if (c->state < CONN_HELLO || c->muted) {
+        conn_close(c);
+        return;
+    }
+    if (c->state < CONN_JOINED) swarm.handshakes--;
+    c->state = CONN_LEAVING;
+    swarm.options.protocol->leave(c);
+}
+
+void session_user(const Conn *c, char *user, size_t size) {
+    snprintf(user, size, "swarm-%u", c->index + (unsigned)swarm.options.first);
+}
+
+static void send_ack(Conn *c) {
+    const Group *group = &swarm.groups[c->group];
+    uint8_t body[128], *p = pack_uint(pack_array(body, 2), ACK);
+    p = pack_uint(pack_str(pack_map(p, 1), group->name, group->name_bytes), c->last_offset);
+    c->acked = c->last_offset;
+    c->acked_ns = swarm.now_ns;
+    swarm.counts.acks++;
+    conn_send(c, body, (size_t)(p - body));
+}
+
+void session_heartbeat(Conn *c) {
+    const Options *o = &swarm.options;
+    if (c->state != CONN_JOINED || c->muted) return;
+    if (o->ack && c->last_offset > c->acked && swarm.now_ns - c->acked_ns >= (uint64_t)(o->ack_s * 1e9)) send_ack(c);
+    /* A second early: this sweep comes by once a second. */
+    else if (swarm.now_ns - c->sent_ns + 1000000000u > swarm.ping_ns) o->protocol->ping(c);
+}
+
+/* ---- our protocol ---- */
 
 static void on_message(Conn *c, Span s) {
-    Group *group = &swarm.groups[c->group];
+    const Group *group = &swarm.groups[c->group];
     size_t channel_bytes, data_bytes;
     const uint8_t *channel = span_bytes(&s, &channel_bytes);
     uint64_t offset = span_uint(&s);
@@ -109,15 +80,9 @@ static void on_message(Conn *c, Span s) {
         swarm.counts.other_messages++; /* user: and global: channels are joined without asking */
         return;
     }
-    if (offset > group->high) group->high = offset;
-    if (!check_offset(c, offset)) return;
-    swarm.counts.delivered++;
     const uint8_t *data = span_bytes(&s, &data_bytes);
-    if (s.bad) swarm.counts.corrupt++;
-    else check_payload(data, data_bytes);
+    delivery_positioned(c, offset, s.bad ? NULL : data, data_bytes);
 }
-
-/* ---- a session's life ---- */
 
 static void send_fin(Conn *c) {
     uint8_t body[16], *p = pack_uint(pack_uint(pack_array(body, 4), FIN), 0);
@@ -125,14 +90,14 @@ static void send_fin(Conn *c) {
     conn_send(c, body, (size_t)(p - body));
 }
 
-void session_start(Conn *c) {
+static void send_hello(Conn *c) {
     uint8_t body[SMALL_BODY_BYTES], *p = pack_uint(pack_uint(pack_array(body, 3), HELLO), ID_HELLO);
     char user[32];
     p = pack_uint(pack_text(pack_map(p, 2), "v"), 1);
     if (swarm.token_count) {
         p = pack_text(pack_text(p, "token"), swarm.tokens[c->index % (unsigned)swarm.token_count]);
     } else {
-        snprintf(user, sizeof user, "swarm-%u", c->index + (unsigned)swarm.options.first);
+        session_user(c, user, sizeof user);
         p = pack_text(pack_text(p, "user"), user);
     }
     c->state = CONN_HELLO;
@@ -150,29 +115,14 @@ static void on_welcome(Conn *c, Span s) {
     conn_send(c, body, (size_t)(p - body));
 }
 
-static void on_joined(Conn *c, uint64_t offset) {
-    Group *group = &swarm.groups[c->group];
-    c->state = CONN_JOINED;
-    c->request_id = ID_PUBLISH_FIRST;
-    if (!c->based) {
-        c->based = true;
-        c->last_offset = offset;
-        c->seen = ~(uint64_t)0;
-    }
-    if (offset > group->high) group->high = offset;
-    swarm.handshakes--;
-    swarm.joined++;
-    load_on_joined();
-}
-
 static void on_reply(Conn *c, uint64_t id, Span s) {
     uint64_t offset = span_map_uint(s, "offset", 0);
     if (id == ID_JOIN && c->state == CONN_JOINING) {
-        on_joined(c, offset);
+        session_joined(c, offset);
         return;
     }
     if (id < ID_PUBLISH_FIRST || c->in_flight == 0) return;
-    Group *group = &swarm.groups[c->group];
+    Group *group = &swarm.groups[c->target];
     if (offset > group->high) group->high = offset;
     swarm.counts.replies++;
     load_on_reply(c);
@@ -185,14 +135,7 @@ static void on_error(Conn *c, uint64_t id, Span s) {
     const uint8_t *message = span_bytes(&s, &size);
     snprintf(text, sizeof text, "ERROR %llu: %.*s", (unsigned long long)code, message ? (int)size : 0,
              message ? (const char *)message : "");
-    if (c->state < CONN_JOINED) {
-        conn_fail(c, text);
-        return;
-    }
-    failure_count(text);
-    if (id < ID_PUBLISH_FIRST || c->in_flight == 0) return;
-    swarm.counts.refused++;
-    load_on_reply(c);
+    session_refused(c, text, id >= ID_PUBLISH_FIRST);
 }
 
 /* The server ends it: FIN_ACK is owed, and it is the server that closes then. */
@@ -208,7 +151,7 @@ static void on_fin(Conn *c, uint64_t code, Span s) {
     failure_count(text);
     swarm.disconnected++;
     if (c->state < CONN_JOINED) {
-        swarm.aborted = true;
+        load_on_failed();
         swarm.handshakes--;
     }
     swarm.in_flight -= c->in_flight;
@@ -227,18 +170,18 @@ static void on_ping(Conn *c, uint64_t seq, Span s) {
     conn_send(c, body, (size_t)(p + size - body));
 }
 
-void session_on_body(Conn *c, const uint8_t *body, size_t size) {
+static size_t on_body(Conn *c, const uint8_t *body, size_t size) {
     Span s = {body, body + size, false};
     unsigned count = span_array(&s);
     uint64_t type = span_uint(&s);
     if (type == MESSAGE && !s.bad) {
         on_message(c, s);
-        return;
+        return size;
     }
     uint64_t id = count > 1 && type != EVENT ? span_uint(&s) : 0;
     if (s.bad) {
         conn_fail(c, "a body that is not a frame");
-        return;
+        return size;
     }
     switch (type) {
     case WELCOME: on_welcome(c, s); break;
@@ -252,35 +195,33 @@ void session_on_body(Conn *c, const uint8_t *body, size_t size) {
         break;
     default: break;
     }
+    return size;
 }
 
-void session_leave(Conn *c) {
-    if (c->state == CONN_LEAVING || c->state == CONN_CLOSED || c->state == CONN_UNUSED) return;
-    if (c->state < CONN_HELLO) {
-        conn_close(c);
-        return;
-    }
-    if (c->state < CONN_JOINED) swarm.handshakes--;
-    c->state = CONN_LEAVING;
-    send_fin(c);
-}
-
-void session_heartbeat(Conn *c) {
-    const Options *o = &swarm.options;
-    const Group *group = &swarm.groups[c->group];
-    if (c->state != CONN_JOINED) return;
-    uint8_t body[128], *p = pack_array(body, 3);
-    if (o->ack && c->last_offset > c->acked && swarm.now_ns - c->acked_ns >= (uint64_t)(o->ack_s * 1e9)) {
-        p = pack_uint(pack_array(body, 2), ACK);
-        p = pack_uint(pack_str(pack_map(p, 1), group->name, group->name_bytes), c->last_offset);
-        c->acked = c->last_offset;
-        c->acked_ns = swarm.now_ns;
-        swarm.counts.acks++;
-    } else if (swarm.now_ns - c->sent_ns + 1000000000u > swarm.ping_ns) {
-        /* A second early: this sweep comes by once a second. */
-        p = pack_uint(pack_uint(pack_uint(p, PING), ++c->ping_seq), swarm.now_ns / 1000000);
-    } else {
-        return;
-    }
+static void send_publish(Conn *c, const Group *group, const uint8_t *payload, size_t size) {
+    static uint8_t body[PAYLOAD_BYTES_MAX + 256], *p;
+    p = pack_uint(pack_uint(pack_array(body, 5), PUBLISH), c->request_id);
+    p = pack_str(p, group->name, group->name_bytes);
+    p = swarm.options.text ? pack_str(p, payload, size) : pack_bin(p, payload, size);
+    p = pack_map(p, 0);
     conn_send(c, body, (size_t)(p - body));
 }
+
+static void send_ping(Conn *c) {
+    uint8_t body[32], *p = pack_uint(pack_uint(pack_array(body, 3), PING), ++c->ping_seq);
+    p = pack_uint(p, swarm.now_ns / 1000000);
+    conn_send(c, body, (size_t)(p - body));
+}
+
+const Protocol protocol_holdfast = {
+    .name = "holdfast",
+    .path = "/ws",
+    .opcode = WS_BINARY,
+    .positions = true,
+    .answers = true,
+    .start = send_hello,
+    .on_bytes = on_body,
+    .publish = send_publish,
+    .leave = send_fin,
+    .ping = send_ping,
+};

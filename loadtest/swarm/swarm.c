@@ -54,17 +54,29 @@ static void read_tokens(const char *path) {
     fclose(file);
 }
 
-static void set_up(void) {
+/* In pairs, each connection is the one member of its user's channel, and speaks to that of its neighbour. */
+static void set_up_groups(void) {
     const Options *o = &swarm.options;
+    bool pairs = o->workload == WORKLOAD_PAIRS;
     swarm.conn_count = o->groups * o->members;
     swarm.conns = allocate((size_t)swarm.conn_count, sizeof *swarm.conns);
     swarm.groups = allocate((size_t)o->groups, sizeof *swarm.groups);
-    for (int g = 0; g < o->groups; g++)
-        swarm.groups[g].name_bytes =
-            (size_t)snprintf(swarm.groups[g].name, sizeof swarm.groups[g].name, "group:%s-%d", o->group, g);
     for (int i = 0; i < swarm.conn_count; i++) {
-        swarm.conns[i] = (Conn){.fd = -1, .index = (uint32_t)i, .group = (uint32_t)(i / o->members)};
+        uint32_t group = (uint32_t)(i / o->members);
+        swarm.conns[i] = (Conn){.fd = -1, .index = (uint32_t)i, .group = group, .target = pairs ? group ^ 1 : group};
     }
+    for (int g = 0; g < o->groups; g++) {
+        Group *group = &swarm.groups[g];
+        char user[32];
+        session_user(&swarm.conns[g * o->members], user, sizeof user);
+        group->name_bytes = (size_t)(pairs ? snprintf(group->name, sizeof group->name, "user:%s", user)
+                                           : snprintf(group->name, sizeof group->name, "group:%s-%d", o->group, g));
+    }
+}
+
+static void set_up(void) {
+    const Options *o = &swarm.options;
+    set_up_groups();
     for (size_t i = 0; i < sizeof payload_pattern; i++) payload_pattern[i] = (uint8_t)('a' + i * 7 % 26);
     if (o->token_file) read_tokens(o->token_file);
     swarm.ping_ns = 30000000000u;

@@ -2,7 +2,9 @@
  *
  *   options.c   the command line
  *   conn.c      sockets: paced connecting, handshake, cutting frames, sending
- *   session.c   the protocol: HELLO to FIN_ACK, and the check of every delivery
+ *   check.c     the check of every delivery
+ *   session.c   our protocol: HELLO to FIN_ACK
+ *   nats.c, mqtt.c, socketio.c   the protocols of peers
  *   load.c      what is published when, and the phases of a run
  *   report.c    the result as JSON
  *   swarm.c     the loop
@@ -33,7 +35,7 @@ enum {
     BACKLOG_BYTES_MAX = 64 * 1024 * 1024,
 };
 
-enum workload { WORKLOAD_IDLE, WORKLOAD_FAN, WORKLOAD_MAX, WORKLOAD_ROOMS };
+enum workload { WORKLOAD_IDLE, WORKLOAD_FAN, WORKLOAD_MAX, WORKLOAD_ROOMS, WORKLOAD_PAIRS, WORKLOAD_STORM };
 
 /* In the order in which a run goes through them. */
 enum phase { CONNECTING, WAITING, HOLDING, WARMUP, WINDOW, DRAINING, CLOSING, DONE };
@@ -65,13 +67,39 @@ enum frame_type {
     FIN_ACK = 15,
 };
 
+typedef struct Conn Conn;
+typedef struct Group Group;
+
+/* What differs between the servers. Frames of a stream protocol are pieces of a byte stream, cut where the server
+ * pleases; those of the others are messages. */
+typedef struct {
+    const char *name;
+    const char *path;        /* of the upgrade */
+    const char *subprotocol; /* or NULL */
+    uint8_t opcode;
+    bool stream;
+    bool positions; /* messages carry offsets: order and loss are known to the message; without, they are counted */
+    bool answers;   /* PUBLISH is answered; without, a publisher's own copy of the message stands for the answer */
+    bool speaks_first;
+    void (*start)(Conn *c);
+    /* Returns the bytes used: all of a message, or the whole parts of a stream. May close the connection. */
+    size_t (*on_bytes)(Conn *c, const uint8_t *data, size_t size);
+    void (*publish)(Conn *c, const Group *group, const uint8_t *payload, size_t size);
+    void (*leave)(Conn *c);
+    void (*ping)(Conn *c);
+} Protocol;
+
+extern const Protocol protocol_holdfast, protocol_nats, protocol_mqtt, protocol_socketio;
+
 typedef struct {
     enum workload workload;
+    const Protocol *protocol;
     bool tcp, ack, text, wait_go;
     char hosts[ENDPOINTS_MAX][64];
     int ports[ENDPOINTS_MAX];
     int host_count, port_count;
     int groups, members, publishers, under_way; /* publishers are per group */
+    int slow;         /* members of each group, the last ones, that read nothing */
     int first;        /* index of the first connection: names users and picks source addresses */
     int connect_rate; /* a second */
     int payload_bytes;
@@ -88,12 +116,14 @@ typedef struct {
     size_t capacity;
 } Buffer;
 
-typedef struct {
+struct Conn {
     int fd;
     uint8_t state; /* enum conn_state */
     bool writable_wanted;
+    bool muted;     /* joined, and reads nothing any more */
     uint32_t index; /* in swarm.conns */
     uint32_t group;
+    uint32_t target; /* the group that it publishes to: its own, or in pairs the partner's */
     uint32_t in_flight; /* publishes without an answer */
     uint32_t ping_seq;
     uint64_t request_id;
@@ -103,15 +133,17 @@ typedef struct {
     bool based;           /* last_offset means something */
     uint64_t sent_ns;     /* when anything was last sent: heartbeats fill silence only */
     uint64_t deadline_ns; /* of the handshake */
+    uint64_t frame_left;  /* stream protocols: bytes of the current frame that have not come */
     Buffer partial;       /* the beginning of a frame whose rest has not come */
+    Buffer stream;        /* the same of a stream's part, across frames */
     Buffer backlog;       /* what the socket would not take */
-} Conn;
+};
 
-typedef struct {
+struct Group {
     char name[64];
     size_t name_bytes;
-    uint64_t high; /* highest offset told by a REPLY or a MESSAGE */
-} Group;
+    uint64_t high; /* highest offset told by a REPLY or a MESSAGE; without positions, how many were published */
+};
 
 /* Travels at the head of each payload, raw in `bin`, six bits a character in `str`. */
 typedef struct {
@@ -129,7 +161,7 @@ typedef struct {
 typedef struct {
     uint64_t published, replies, refused; /* refused: answered by ERROR */
     uint64_t delivered, lost, repeated, out_of_order, corrupt;
-    uint64_t other_messages, events, pings, acks;
+    uint64_t other_messages, events, pings, acks, slow_ended;
     uint64_t window_published, window_delivered; /* of messages whose intended time lies in the window */
 } Counts;
 
@@ -139,7 +171,7 @@ typedef struct {
     Group *groups;
     char **tokens;
     int token_count;
-    int conn_count, started, handshakes, joined, alive, disconnected;
+    int conn_count, started, handshakes, joined, alive, disconnected, failed; /* failed: never joined */
     enum phase phase;
     bool aborted, drained;
     int without_fin_ack;
@@ -154,6 +186,7 @@ typedef struct {
     double cpu_user_start_s, cpu_system_start_s, cpu_user_s, cpu_system_s;
     Counts counts;
     Histogram latency;
+    Histogram connecting; /* from the intended time of connecting to joined */
     Failure failures[FAILURES_MAX + 1];
     int failure_count;
 } Swarm;
@@ -174,13 +207,24 @@ void conn_close(Conn *c);
 /* Closes and counts a connection that should have lived; `what` is its text in the result. */
 void conn_fail(Conn *c, const char *what);
 
-void session_start(Conn *c);
-/* One body, borrowed until the return; may close the connection. */
-void session_on_body(Conn *c, const uint8_t *body, size_t size);
+/* Stops reading and never begins again, as a client does that hangs. */
+void conn_mute(Conn *c);
+
+/* The connection is a member; `offset` is where its group stands. */
+void session_joined(Conn *c, uint64_t offset);
 void session_leave(Conn *c);
 void session_heartbeat(Conn *c);
+/* The server said no: a failed connection before joining, else an answer that counts as refused. */
+void session_refused(Conn *c, const char *text, bool of_publish);
+void session_user(const Conn *c, char *user, size_t size);
+
+/* A message with its position, or without one. */
+void delivery_positioned(Conn *c, uint64_t offset, const uint8_t *data, size_t size);
+void delivery_counted(Conn *c, const uint8_t *data, size_t size);
 
 void load_on_joined(void);
+/* A connection ended before it had joined. */
+void load_on_failed(void);
 void load_on_go(void);
 void load_on_reply(Conn *c);
 /* Publishes what is due and moves to the next phase when its time has come. */
@@ -190,9 +234,7 @@ void load_on_closed(void);
 /* How long the loop may wait. */
 uint64_t load_wait_ns(void);
 
-void stamp_write(uint8_t *payload, const Stamp *stamp, bool text);
-void stamp_read(Stamp *stamp, const uint8_t *payload, bool text);
-uint64_t stamp_check(const Stamp *stamp);
+void stamp_write(uint8_t *payload, Stamp stamp, bool text);
 
 void failure_count(const char *text);
 int report_print(void);

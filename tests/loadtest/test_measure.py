@@ -61,6 +61,12 @@ def test_cpu_grows_with_work_and_is_refused_when_processes_changed() -> None:
         Cpu(1.0, 1.0, (1, 2)).since(Cpu(0.5, 0.5, (1, 3)))
 
 
+def test_ticks_stand_in_for_a_thread_that_ended() -> None:
+    before = Cpu(1.0, 1.0, (1,), 2.0)
+    assert Cpu(1.5, 1.0, (1,), 2.504).since(before).total_s == pytest.approx(0.504)
+    assert Cpu(1.5, 1.0, (1,), 2.1).since(before).total_s == 0.5
+
+
 def test_smaps_rollup_is_read_in_bytes() -> None:
     lines = ["55d0-7ffc ---p 00000000 00:00 0 [rollup]", "Rss: 30 kB", "Pss: 20 kB", "Pss_Dirty: 9 kB"]
     lines += ["Private_Clean: 4 kB", "Private_Dirty: 6 kB"]

@@ -62,6 +62,46 @@ def test_a_single_fault_is_found(
     assert result["exit_code"] == 3
 
 
+@pytest.mark.parametrize("mode", ["--per-delivery", "--coalesce"])
+def test_the_floor_has_many_groups(start_floor: StartFloor, mode: str) -> None:
+    load = ("--groups", "5", "--members", "4", "--publishers", "2", "--rate", "2000", *LOAD[2:])
+    result = run(start_floor(mode), "rooms", *load)
+    assert (result["published"], result["delivered"], result["exit_code"]) == (MESSAGES, MESSAGES * 4, 0), result
+
+
+@pytest.mark.parametrize("mode", ["--per-delivery", "--coalesce"])
+def test_pairs_speak_to_each_other(start_floor: StartFloor, mode: str) -> None:
+    result = run(start_floor(mode), "pairs", "--groups", "10", "--rate", "2000", *LOAD[2:])
+    assert result["connections"] == 20
+    assert result["published"] == result["replies"] == result["delivered"] == MESSAGES
+    assert (result["lost"], result["exit_code"]) == (0, 0)
+
+
+def test_members_that_read_nothing_are_left_out_of_the_count(start_floor: StartFloor) -> None:
+    # 200 messages of 50,000 bytes: more than any kernel takes for a reader that does not read.
+    load = ("--rate", "200", "--slow", "2", "--payload", "50000", *LOAD)
+    result = run(start_floor("--per-delivery"), "fan", *load)
+    assert result["delivered"] == result["window_delivered"] == MESSAGES * (MEMBERS - 2)
+    assert (result["lost"], result["disconnected"], result["exit_code"]) == (0, 0, 0)
+
+
+def test_a_storm_counts_from_the_intended_times_and_ends_by_itself(start_floor: StartFloor) -> None:
+    result = run(start_floor("--coalesce"), "storm", "--members", "300", "--connect-rate", "2000")
+    assert (result["joined"], result["failed"], result["exit_code"]) == (300, 0, 0)
+    assert result["connect_us"]["count"] == 300
+    assert 0.149 <= result["connect_seconds"] < DEADLINE_S  # 300 connections at 2,000 a second
+    assert 0 < result["connect_us"]["p50"] <= result["connect_us"]["p95"] <= result["connect_us"]["max"]
+
+
+def test_a_storm_goes_on_when_connections_fail() -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        with Swarm(Server("nobody", [], held.getsockname()[1]), "storm", "--members", "3") as swarm:
+            assert swarm.expect("joined", DEADLINE_S) == "joined 0"
+            result = swarm.result(DEADLINE_S)
+    assert (result["failed"], result["exit_code"]) == (3, 1)
+
+
 def test_a_refused_connection_is_an_error_with_its_reason() -> None:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))  # bound but not listening: nobody else can take the port

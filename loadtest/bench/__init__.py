@@ -1,0 +1,1 @@
+"""The benchmark: workloads against the floor program, Holdfast and its peers; see loadtest/README.md."""

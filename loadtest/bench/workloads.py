@@ -1,0 +1,115 @@
+"""The workloads: what the load client is told, and whom it is sent to."""
+
+from dataclasses import dataclass
+
+FLOORS = ("floor-per-delivery", "floor-coalesce")
+HOLDFAST = ("holdfast", "holdfast-2")
+PEERS = ("nats", "mosquitto", "picows", "websockets", "ws", "socketio", "gws", "nbio")
+SLOW_SHARE = 0.01
+SLOW_MEMBERS = 500
+STORM_CONNECTIONS = 15_000
+STORM_RATE = 3_000
+IDLE_CONNECTIONS = 15_000
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One experiment.
+
+    `kind` says which code runs it: `load` is one window of messages, `slow` two of them on one server (with and without
+    members that read nothing), `idle` and `storm` are about connections. `options` are the load client's.
+    """
+
+    name: str
+    about: str
+    kind: str
+    client: str
+    options: tuple[str, ...]
+    servers: tuple[str, ...]
+    payload_bytes: int = 100
+
+
+def _load(name: str, about: str, client: str, options: str, servers: tuple[str, ...], payload: int = 100) -> Workload:
+    return Workload(name, about, "load", client, tuple(options.split()), servers, payload)
+
+
+ALL = (*FLOORS, *HOLDFAST, *PEERS)
+FEW = (*FLOORS, "holdfast", "nats", "picows", "ws", "nbio")
+
+WORKLOADS = {
+    workload.name: workload
+    for workload in (
+        _load("fan", "one group of 2,000 members, 15 messages a second", "fan", "--members 2000 --rate 15", ALL),
+        _load(
+            "max",
+            "one group of 500 members, 4 publishers with 8 messages under way each (closed loop)",
+            "max",
+            "--members 500 --publishers 4 --under-way 8",
+            ALL,
+        ),
+        _load(
+            "rooms",
+            "400 groups of 25 members, 2,000 messages a second in all",
+            "rooms",
+            "--groups 400 --members 25 --publishers 5 --rate 2000 --connect-rate 8000",
+            ALL,
+        ),
+        _load(
+            "pairs",
+            "5,000 conversations of two users, 10,000 messages a second in all",
+            "pairs",
+            "--groups 5000 --rate 10000 --connect-rate 8000",
+            ALL,
+        ),
+        _load("one", "one group of 10 members, 200 messages a second", "fan", "--members 10 --rate 200", ALL),
+        _load(
+            "big",
+            "one group of 100 members, 400 messages of 16 KiB a second",
+            "fan",
+            "--members 100 --rate 400",
+            FEW,
+            16 * 1024,
+        ),
+        Workload(
+            "slow",
+            f"one group of {SLOW_MEMBERS} members, 100 messages of 4 KiB a second; all read, then 1 % read nothing",
+            "slow",
+            "fan",
+            ("--members", str(SLOW_MEMBERS), "--rate", "100"),
+            ("floor-per-delivery", "holdfast", "nats", "ws"),
+            4 * 1024,
+        ),
+        Workload(
+            "idle",
+            f"{IDLE_CONNECTIONS:,} joined connections that say nothing, heartbeats at 30 s running",
+            "idle",
+            "idle",
+            ("--members", str(IDLE_CONNECTIONS), "--connect-rate", "4000"),
+            ("floor-coalesce", "holdfast", *PEERS),
+        ),
+        Workload(
+            "storm",
+            f"{STORM_CONNECTIONS:,} connections with HELLO and JOIN, {STORM_RATE:,} a second whether served or not",
+            "storm",
+            "storm",
+            ("--members", str(STORM_CONNECTIONS), "--connect-rate", str(STORM_RATE)),
+            ("floor-coalesce", "holdfast", "holdfast-tcp", "nats", "mosquitto", "picows", "ws", "gws", "nbio"),
+        ),
+    )
+}
+
+
+def expand(wanted: list[str]) -> list[str]:
+    """Names of servers: `floor` and `holdfast` stand for all of theirs.
+
+    Raises:
+        ValueError: there is no such server.
+    """
+    known = (*ALL, "holdfast-tcp")
+    found: list[str] = []
+    for word in wanted:
+        matching = [name for name in known if name == word or name.startswith(word + "-")]
+        if not matching:
+            raise ValueError(f"there is no server {word!r}; there are {', '.join(known)}")
+        found += [name for name in matching if name not in found]
+    return found
