@@ -60,6 +60,17 @@ def wait_until(
     return answer
 
 
+def stand_still(pid: int) -> None:
+    """SIGSTOP, and wait until it has reached every thread: one that runs on another processor may still answer."""
+    os.kill(pid, signal.SIGSTOP)
+    stats = Path(f"/proc/{pid}/task").glob
+
+    def states() -> set[str]:
+        return {path.read_text().rpartition(")")[2].split()[0] for path in stats("*/stat")}
+
+    wait_until(lambda: states() == {"T"}, f"process {pid} stands still")
+
+
 def children(pid: int) -> list[int]:
     """The children of a process now, of all its threads."""
     found: list[int] = []

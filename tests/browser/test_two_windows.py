@@ -16,7 +16,7 @@ import pytest
 from playwright.async_api import Browser, Locator, Page, async_playwright, expect
 
 from tests.client.test_page import ARGUMENTS, Windows, say
-from tests.conftest import Node, wait_until
+from tests.conftest import Node, stand_still, wait_until
 from tools.provision import NEEDS, environment_for, find_program
 
 PROGRAMS = next(need.programs for need in NEEDS if "chromium" in need.packages)
@@ -212,7 +212,7 @@ def test_while_the_router_is_away_the_page_says_so_and_goes_on_afterwards(holdfa
             await watch_states(page)
         (router,) = node.routers
         # Stopped first, so that what is said now surely does not reach it.
-        os.kill(router, signal.SIGSTOP)
+        await asyncio.to_thread(stand_still, router)
         await say(ann, "is anybody there?")
         await expect(ann.locator("#text")).to_have_value("")
         os.kill(router, signal.SIGKILL)

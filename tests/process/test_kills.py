@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Node, marked_processes, wait_until
+from tests.conftest import Node, marked_processes, stand_still, wait_until
 from tests.process.clients import (
     ERROR,
     EVENT,
@@ -275,7 +275,7 @@ def test_messages_that_died_with_the_router_are_announced_as_a_gap(holdfast: Any
         await ahead.publish(channel, "both")
         await behind.message()
         stopped = worker_of(node, behind)
-        os.kill(stopped, signal.SIGSTOP)
+        await asyncio.to_thread(stand_still, stopped)
         try:
             last = None
             for number in range(5):

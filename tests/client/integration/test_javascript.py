@@ -16,7 +16,7 @@ from holdfast_client import connect
 
 from tests.client.integration.cable import Cable
 from tests.client.integration.test_python import UNAVAILABLE, in_thread, run
-from tests.conftest import Node
+from tests.conftest import Node, stand_still
 from tools.provision import environment_for, find_program
 
 NODE = find_program("node") or find_program("nodejs")
@@ -173,7 +173,7 @@ def test_it_goes_on_after_workers_and_router_were_killed(holdfast: Callable[...,
             assert [await jan.take("state"), await jan.take("state")] == ["reconnecting", "open"]
             first = await jan.call("publish", channel, "new workers", {"key": "a", "timeoutMs": 15_000})
             (router,) = node.routers
-            os.kill(router, signal.SIGSTOP)
+            await asyncio.to_thread(stand_still, router)
             sent = node.metric("holdfast_publishes_total")
             await jan.ask("publish", channel, "to nobody", {"timeoutMs": 15_000})
             await in_thread(lambda: node.metric("holdfast_publishes_total") > sent, "a worker has the request")

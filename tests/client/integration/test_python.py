@@ -29,7 +29,7 @@ from holdfast_client import (
 
 from tests.client.integration.cable import Cable
 from tests.client.integration.conftest import MISSES
-from tests.conftest import ROOT, Node, wait_until
+from tests.conftest import ROOT, Node, stand_still, wait_until
 
 DEADLINE_S = 30.0
 STEP_S = 0.02
@@ -256,7 +256,7 @@ def test_connections_stay_when_the_router_is_killed(holdfast: Callable[..., Node
             (router,) = node.routers
             links = node.metric("holdfast_router_links_total")
             # Stopped first, so that the request surely reaches no one.
-            os.kill(router, signal.SIGSTOP)
+            await asyncio.to_thread(stand_still, router)
             asked = asyncio.create_task(ann.publish(channel, "to nobody", timeout_s=15))
             await in_thread(lambda: node.metric("holdfast_publishes_total") >= 2, "a worker has the request")
             os.kill(router, signal.SIGKILL)
