@@ -14,6 +14,7 @@ from core.hash cimport HashKey, Index
 from core.ledger cimport Ledger
 from core.mailbox cimport Mailbox
 from core.names cimport Names
+from core.pace cimport Pace
 from core.ring cimport RingPool
 from core.slab cimport Slab
 from core.wheel cimport Wheel
@@ -144,6 +145,7 @@ ctypedef struct Link:
 ctypedef struct Edge:
     Ledger *ledger              # borrowed from the Stats object
     EdgeConfig config
+    Pace pace
     uint64_t now_ms             # monotonic, read once a turn
     uint64_t random             # state of the generator for jitter
     int32_t epoll_fd            # owned, as are the next four

@@ -29,6 +29,7 @@ from core.mailbox cimport (NOTE_DRAIN, NOTE_FIN, NOTE_HISTORY, NOTE_OPEN, NOTE_P
                            NOTE_STOPPED, Note, mailbox_drain, mailbox_free, mailbox_init, mailbox_put, mailbox_ring)
 from core.names cimport names_free, names_init
 from core.outbox cimport OUTBOX_BLOCKED, OUTBOX_BROKEN, outbox_send, outbox_settle, outbox_touch
+from core.pace cimport pace_wait
 from core.poller cimport (EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT,
                           POLLER_EVENTS, TAG_BUS, TAG_BUS_LAST, TAG_TCP, TAG_WAKE, TAG_WS, epoll_create1, epoll_event,
                           epoll_wait, poller_watch)
@@ -267,6 +268,7 @@ cdef void edge_run(Edge *edge) noexcept nogil:
     cdef epoll_event events[POLLER_EVENTS]
     cdef int count, place
     while not edge.stopping:
+        pace_wait(&edge.pace)
         count = epoll_wait(edge.epoll_fd, events, POLLER_EVENTS, _wait_ms(edge))
         edge.now_ms = holdfast_now_ms()
         ledger_count(edge.ledger, COUNT_WAKEUPS, 1)

@@ -18,6 +18,7 @@ from core.hash cimport index_free
 from core.keys cimport keys_expire, keys_free
 from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_WAKEUPS, GAUGE_ROUTER_EPOCH,
                           Stats, ledger_count, ledger_gauge)
+from core.pace cimport pace_wait
 from core.poller cimport (EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN, POLLER_EVENTS, TAG_BUS, TAG_WAKE, epoll_create1,
                           epoll_event, epoll_wait, poller_watch)
 from core.records cimport Record, record_fits
@@ -138,6 +139,7 @@ cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
     cdef epoll_event events[POLLER_EVENTS]
     cdef int count, place, taken
     while not sequencer.stopping:
+        pace_wait(&sequencer.pace)
         count = epoll_wait(sequencer.epoll_fd, events, POLLER_EVENTS,
                            0 if sequencer.again else (5 if _waiting(sequencer) else <int> SWEEP_PERIOD_MS))
         sequencer.now_ms = holdfast_clock_ms(CLOCK_MONOTONIC)

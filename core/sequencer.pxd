@@ -13,6 +13,7 @@ from core.bus cimport Bus
 from core.hash cimport HashKey, Index
 from core.keys cimport Keys
 from core.ledger cimport Ledger
+from core.pace cimport Pace
 from core.records cimport Record
 from core.slab cimport Slab
 from core.stream cimport Streams
@@ -64,6 +65,7 @@ ctypedef struct Sequencer:
     Index owner_index
     HashKey hash_key
     uint64_t epoch
+    Pace pace
     uint64_t now_ms             # monotonic
     uint64_t wall_ms
     uint64_t swept_ms

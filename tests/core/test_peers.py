@@ -1,4 +1,4 @@
-"""The bus's own streams, spoken to byte by byte: the handshake, broken peers, lost peers, and what a socket holds back."""
+"""The bus's own streams, spoken to byte by byte: handshakes, broken and lost peers, and what a socket holds back."""
 
 import random
 import socket
