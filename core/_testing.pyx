@@ -10,7 +10,7 @@ from core.answers cimport answer_raw
 from core.batch cimport Batch, batch_free
 from core.buffer cimport Segment, arena_rest
 from core.conn cimport (FORM_COUNT, STATE_CLOSED, Connection, conn_acquire, conn_memberships, conn_release,
-                              conn_set_state)
+                        conn_set_state)
 from core.edge cimport DOMAIN_GROUP, NONE, REQUEST_PUBLISH, Channel, ChannelMember, Edge, Request
 from core.fanout cimport (channel_acquire, channel_at, channel_find, channel_members, channel_name, member_add,
                           member_remove, member_remove_all)
@@ -22,7 +22,8 @@ from core.outbox cimport outbox_drop, outbox_send, outbox_settle
 from core.requests cimport request_done, request_open, request_peek, requests_free
 from core.slab cimport slab_at, slab_free, slab_init
 from core.stream cimport (Stream, Streams, route_remove, route_set, routes_remove_worker, stream_advance,
-                          stream_find, stream_kept, stream_route, stream_store, stream_stored, stream_wanted, streams_free, streams_init, streams_sweep)
+                          stream_find, stream_kept, stream_route, stream_store, stream_stored, stream_wanted,
+                          streams_free, streams_init, streams_sweep)
 
 from core import conn as _conn
 

@@ -21,7 +21,7 @@ cdef inline void _place(Index *index, IndexSlot slot) noexcept nogil:
 
 
 cdef int _index_grow(Index *index) noexcept nogil:
-    """By a quarter: a table is three quarters full on average, and a pair was moved four times when its table is large."""
+    """By a quarter: a table is three quarters full on average, and its pairs were moved four times each."""
     cdef Index larger
     cdef uint32_t place
     larger.capacity = 16 if index.capacity == 0 else index.capacity + index.capacity // 4

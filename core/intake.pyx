@@ -17,7 +17,7 @@ from core.framing_ws cimport WsDecoder, ws_decoder_init, ws_header_write, ws_nex
 from core.http_upgrade cimport HTTP_RESPONSE_SIZE_MAX, HttpUpgrade, http_response_write, http_upgrade_parse
 from core.ledger cimport COUNT_BAD_FRAMES, COUNT_BYTES_IN, ledger_count
 from core.lifecycle cimport edge_break, edge_close, edge_drop_input, edge_refuse
-from core.proxy cimport PROXY_IPV4, PROXY_IPV6, ProxyHeader, proxy_parse
+from core.proxy cimport PROXY_IPV6, ProxyHeader, proxy_parse
 from core.ring cimport Ring, ring_lease, ring_read, ring_release, ring_size, ring_write
 from core.tls cimport TLS_ENDED, TLS_INPUT_BYTES, TlsContext, tls_ended, tls_read
 

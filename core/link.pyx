@@ -10,8 +10,8 @@ from core.codes cimport NOT_JOINED, OVERLOADED, RATE_LIMITED, RESUMED_ELSEWHERE,
 from core.conn cimport FLAG_SESSION, STATE_OPEN, conn_get, conn_live, conn_memberships
 from core.edge cimport (ASKS_MAX, DOMAIN_GROUP, NONE, REQUEST_HISTORY, REQUEST_JOIN, REQUEST_OPEN, REQUEST_PRESENCE,
                         RETRY_AFTER_MS, UNDER_WAY_MAX, Channel, domain_of)
-from core.fanout cimport (channel_at, channel_find, channel_get, channel_members, channel_name, channel_subscribe, fanout_all, fanout_event_gap,
-                          fanout_members, member_joined)
+from core.fanout cimport (channel_at, channel_find, channel_get, channel_members, channel_name, channel_subscribe,
+                          fanout_all, fanout_event_gap, fanout_members, member_joined)
 from core.joins cimport channel_subscribed, join_overdue, open_claimed, open_overdue, open_record
 from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_DELIVERED, COUNT_ROUTER_LINKS,
                           GAUGE_LINKED, GAUGE_ROUTER_EPOCH, KIND_ZMQ_MESSAGE, ledger_close, ledger_count,

@@ -30,7 +30,9 @@ def test_names_of_a_size_do_not_run_into_each_other(size: int) -> None:
     table = NameTable()
     texts = [(b"%d" % number * 255)[:size] for number in range(2000)]
     numbers = [table.keep(text) for text in texts]
-    assert all(number is not None and table.text(number, size) == text for number, text in zip(numbers, texts, strict=True))
+    assert all(
+        number is not None and table.text(number, size) == text for number, text in zip(numbers, texts, strict=True)
+    )
 
 
 @pytest.mark.parametrize("size", [0, 256, 1000])
