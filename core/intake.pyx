@@ -72,7 +72,7 @@ cdef void _keep(Edge *edge, Connection *conn, Cut *cut, const uint8_t *rest, uin
         edge_drop_input(edge, conn)     # the ring is not needed; the cutter may still be inside a frame
         if cut.ws.opcode == 0 and cut.tcp.body_size == 0:
             return
-    aside = conn_aside(&edge.asides, conn)
+    aside = conn_aside(&edge.asides, edge.ledger, conn)
     if aside == NULL:
         edge_close(edge, conn, OVERLOADED)
         return
@@ -155,7 +155,7 @@ cdef int _upgrade(Edge *edge, Connection *conn, Cursor *cursor, Cut *cut) noexce
 
 cdef bint _client_told(Edge *edge, Connection *conn, ProxyHeader *header) noexcept nogil:
     """Note whose connection the proxy passes on; False: out of memory, and it is closed."""
-    cdef Aside *aside = conn_aside(&edge.asides, conn)
+    cdef Aside *aside = conn_aside(&edge.asides, edge.ledger, conn)
     if aside == NULL:
         edge_close(edge, conn, OVERLOADED)
         return False

@@ -31,6 +31,7 @@ cdef enum Kind:
     KIND_HISTORY                # messages kept at a router
     KIND_KEY                    # idempotency keys kept at a router
     KIND_TLS                    # TLS states of connections
+    KIND_ASIDE                  # what connections hold that most need not
     KIND_COUNT
 
 cdef enum Counter:
