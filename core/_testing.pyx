@@ -7,10 +7,10 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from core.answers cimport answer_raw
-from core.batch cimport Batch
+from core.batch cimport Batch, batch_free
 from core.buffer cimport Segment, arena_rest
 from core.conn cimport (FORM_COUNT, STATE_CLOSED, Connection, conn_acquire, conn_memberships, conn_release,
-                              conn_set_state)
+                        conn_set_state)
 from core.edge cimport DOMAIN_GROUP, NONE, REQUEST_PUBLISH, Channel, ChannelMember, Edge, Request
 from core.fanout cimport (channel_acquire, channel_at, channel_find, channel_members, channel_name, member_add,
                           member_remove, member_remove_all)
@@ -19,10 +19,11 @@ from core.ledger cimport COUNT_ILLEGAL_STATES, COUNTER_FIRST, KIND_FD, Stats, le
 from core.mailbox cimport Mailbox, Note, mailbox_drain, mailbox_free, mailbox_init, mailbox_put, mailbox_ring
 from core.names cimport names_free, names_init
 from core.outbox cimport outbox_drop, outbox_send, outbox_settle
-from core.requests cimport request_done, request_open, request_peek
+from core.requests cimport request_done, request_open, request_peek, requests_free
 from core.slab cimport slab_at, slab_free, slab_init
 from core.stream cimport (Stream, Streams, route_remove, route_set, routes_remove_worker, stream_advance,
-                          stream_find, stream_kept, stream_route, stream_store, stream_stored, stream_wanted, streams_free, streams_init, streams_sweep)
+                          stream_find, stream_kept, stream_route, stream_store, stream_stored, stream_wanted,
+                          streams_free, streams_init, streams_sweep)
 
 from core import conn as _conn
 
@@ -51,7 +52,7 @@ cdef class Requests:
         self.edge.requests.next = first
 
     def __dealloc__(self):
-        free(self.edge.requests.ring)
+        requests_free(self.edge)
         free(self.edge)
 
     def open(self, uint64_t id):
@@ -218,7 +219,7 @@ cdef class Members:
         slab_free(&self.edge.segments)
         names_free(&self.edge.names)
         index_free(&self.edge.channel_index)
-        free(self.edge.link.out.data)
+        batch_free(&self.edge.link.out)
         free(self.edge)
 
     cdef Connection *at(self, uint32_t conn) noexcept:

@@ -90,7 +90,7 @@ cdef inline bint publish_rate_allows(Edge *edge, Connection *conn) noexcept nogi
     cdef uint64_t tokens
     if edge.config.publish_rate == 0:
         return True
-    aside = conn_aside(&edge.asides, conn)
+    aside = conn_aside(&edge.asides, edge.ledger, conn)
     if aside == NULL:
         return False
     aside.kept = 1

@@ -61,8 +61,10 @@ cdef bint _channel_refused(Edge *edge, Connection *conn, uint64_t kind, const ui
 
 
 cdef bint _credit_allows(Edge *edge, Connection *conn, uint32_t size) noexcept nogil:
-    """Token bucket of control frames a connection, kept as the time when it is full again, so that none fills the mailbox
-    that all share."""
+    """Token bucket of control frames a connection, so that none fills the mailbox that all share.
+
+    It is kept as the time when it is full again: one number instead of two.
+    """
     cdef uint32_t cost = (1 + size // CONTROL_UNIT_BYTES) * CONTROL_UNIT_MS
     cdef uint32_t ahead = conn.control_until - <uint32_t> edge.now_ms
     if ahead > CONTROL_AHEAD_MS:                        # in the past, however long ago: the bucket is full

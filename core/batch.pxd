@@ -3,11 +3,12 @@
 # Invariant: size <= capacity, and capacity never passes `bytes_max`.
 
 from libc.stdint cimport uint8_t, uint32_t
-from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
 
+from core.pages cimport pages_give, pages_resize
+
 cdef enum:
-    BATCH_KEPT_BYTES = 262144   # a larger one is given back once it is empty
+    BATCH_KEPT_BYTES = 32768    # a larger one is given back once it is empty
 
 ctypedef struct Batch:
     uint8_t *data               # owned
@@ -29,7 +30,7 @@ cdef inline uint8_t *batch_reserve(Batch *batch, uint32_t size) noexcept nogil:
         capacity = 4096 if capacity == 0 else capacity
         while capacity < batch.size + size:
             capacity = capacity * 2 if capacity < batch.bytes_max // 2 else batch.bytes_max
-        data = <uint8_t *> realloc(batch.data, capacity)
+        data = <uint8_t *> pages_resize(batch.data, batch.capacity, capacity)
         if data == NULL:
             return NULL
         batch.data = data
@@ -51,13 +52,11 @@ cdef inline int batch_write(Batch *batch, const void *source, uint32_t size) noe
 cdef inline void batch_clear(Batch *batch) noexcept nogil:
     batch.size = 0
     if batch.capacity > BATCH_KEPT_BYTES:
-        free(batch.data)
-        batch.data = NULL
-        batch.capacity = 0
+        batch_free(batch)
 
 
 cdef inline void batch_free(Batch *batch) noexcept nogil:
-    free(batch.data)
+    pages_give(batch.data, batch.capacity)
     batch.data = NULL
     batch.size = 0
     batch.capacity = 0

@@ -46,7 +46,7 @@ cdef void conn_release(Slab *table, Ledger *ledger, Connection *conn) noexcept n
     ledger_close(ledger, KIND_CONNECTION)
 
 
-cdef Aside *conn_aside(Slab *asides, Connection *conn) noexcept nogil:
+cdef Aside *conn_aside(Slab *asides, Ledger *ledger, Connection *conn) noexcept nogil:
     """The connection's aside, made empty if it has none; NULL: out of memory."""
     cdef uint32_t index
     if conn.aside == ASIDE_NONE:
@@ -55,10 +55,11 @@ cdef Aside *conn_aside(Slab *asides, Connection *conn) noexcept nogil:
             return NULL
         memset(slab_at(asides, index), 0, sizeof(Aside))
         conn.aside = index + 1
+        ledger_open(ledger, KIND_ASIDE)
     return conn_aside_at(asides, conn)
 
 
-cdef void conn_aside_rest(Slab *asides, Connection *conn) noexcept nogil:
+cdef void conn_aside_rest(Slab *asides, Ledger *ledger, Connection *conn) noexcept nogil:
     """Free the aside if nothing in it says anything any more; at the end of a connection whatever it says."""
     cdef Aside *aside
     if conn.aside == ASIDE_NONE:
@@ -69,6 +70,7 @@ cdef void conn_aside_rest(Slab *asides, Connection *conn) noexcept nogil:
     invariant(aside.input == NULL and aside.tls == NULL)
     slab_release(asides, conn.aside - 1)
     conn.aside = ASIDE_NONE
+    ledger_close(ledger, KIND_ASIDE)
 
 
 def legal_changes():

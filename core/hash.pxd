@@ -3,8 +3,8 @@
 # Names come from clients, so the hash is SipHash-1-3 under a key drawn at start (Aumasson & Bernstein 2012): nobody can
 # choose names that collide. The index is open addressing with linear probing and backward-shift deletion; it holds
 # (hash, value) pairs and leaves the comparison of names to its user. A slot keeps the high half of the hash, which is
-# both its home (scaled to the capacity, so that this need not double to grow) and its tag: 8 bytes a slot, about 12 a
-# pair. Invariant: count <= capacity * 3/4, and there is no empty slot between a pair and its home slot.
+# both its home (scaled to the capacity, so that this need not double to grow) and its tag: 8 bytes a slot, about 11 a
+# pair. Invariant: count <= capacity * 5/6, and there is no empty slot between a pair and its home slot.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy

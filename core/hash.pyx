@@ -21,7 +21,7 @@ cdef inline void _place(Index *index, IndexSlot slot) noexcept nogil:
 
 
 cdef int _index_grow(Index *index) noexcept nogil:
-    """By a quarter: a table is two thirds full on average, and a pair is moved five times before its table doubled."""
+    """By a quarter: a table is three quarters full on average, and its pairs were moved four times each."""
     cdef Index larger
     cdef uint32_t place
     larger.capacity = 16 if index.capacity == 0 else index.capacity + index.capacity // 4
@@ -40,7 +40,7 @@ cdef int _index_grow(Index *index) noexcept nogil:
 cdef int index_put(Index *index, uint64_t hash, uint32_t value) noexcept nogil:
     """Add a pair; the same pair twice is two entries. -1: out of memory."""
     cdef IndexSlot slot
-    if index.count + 1 > index.capacity - index.capacity // 4 and _index_grow(index) < 0:
+    if (index.count + 1) * <uint64_t> 6 > index.capacity * <uint64_t> 5 and _index_grow(index) < 0:
         return -1
     slot.hash = <uint32_t> (hash >> 32)
     slot.value = value + 1

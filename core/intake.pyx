@@ -17,7 +17,7 @@ from core.framing_ws cimport WsDecoder, ws_decoder_init, ws_header_write, ws_nex
 from core.http_upgrade cimport HTTP_RESPONSE_SIZE_MAX, HttpUpgrade, http_response_write, http_upgrade_parse
 from core.ledger cimport COUNT_BAD_FRAMES, COUNT_BYTES_IN, ledger_count
 from core.lifecycle cimport edge_break, edge_close, edge_drop_input, edge_refuse
-from core.proxy cimport PROXY_IPV4, PROXY_IPV6, ProxyHeader, proxy_parse
+from core.proxy cimport PROXY_IPV6, ProxyHeader, proxy_parse
 from core.ring cimport Ring, ring_lease, ring_read, ring_release, ring_size, ring_write
 from core.tls cimport TLS_ENDED, TLS_INPUT_BYTES, TlsContext, tls_ended, tls_read
 
@@ -72,7 +72,7 @@ cdef void _keep(Edge *edge, Connection *conn, Cut *cut, const uint8_t *rest, uin
         edge_drop_input(edge, conn)     # the ring is not needed; the cutter may still be inside a frame
         if cut.ws.opcode == 0 and cut.tcp.body_size == 0:
             return
-    aside = conn_aside(&edge.asides, conn)
+    aside = conn_aside(&edge.asides, edge.ledger, conn)
     if aside == NULL:
         edge_close(edge, conn, OVERLOADED)
         return
@@ -155,7 +155,7 @@ cdef int _upgrade(Edge *edge, Connection *conn, Cursor *cursor, Cut *cut) noexce
 
 cdef bint _client_told(Edge *edge, Connection *conn, ProxyHeader *header) noexcept nogil:
     """Note whose connection the proxy passes on; False: out of memory, and it is closed."""
-    cdef Aside *aside = conn_aside(&edge.asides, conn)
+    cdef Aside *aside = conn_aside(&edge.asides, edge.ledger, conn)
     if aside == NULL:
         edge_close(edge, conn, OVERLOADED)
         return False

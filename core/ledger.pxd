@@ -32,6 +32,7 @@ cdef enum Kind:
     KIND_KEY                    # idempotency keys kept at a router
     KIND_TLS                    # TLS states of connections
     KIND_PEER                   # streams of the bus
+    KIND_ASIDE                  # what connections hold that most need not
     KIND_COUNT
 
 cdef enum Counter:

@@ -14,7 +14,7 @@ from libc.stdint cimport uint64_t
 CHECKED = bool(HOLDFAST_CHECKS)
 STATS_BYTES = LEDGER_WORDS * 8
 KINDS = ("fd", "connection", "ring", "buffer", "segment", "timer", "channel", "membership", "pending", "request",
-         "zmq_message", "session", "subscription", "history", "key", "tls", "peer")
+         "zmq_message", "session", "subscription", "history", "key", "tls", "peer", "aside")
 COUNTERS = ("connections_refused", "frames_in", "bytes_in", "bytes_out", "sends", "publishes", "messages_delivered",
             "transcoded", "pings_sent", "pongs_heard", "heartbeats_lost", "hello_timeouts", "slow_consumers",
             "bad_frames", "errors_sent", "fins_sent", "gil_takes", "wakeups", "batches_in", "batches_out", "bus_full",

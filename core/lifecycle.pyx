@@ -99,7 +99,7 @@ cdef void edge_drop_input(Edge *edge, Connection *conn) noexcept nogil:
         aside.input = NULL
     ws_decoder_init(&aside.ws, False)
     tcp_decoder_init(&aside.tcp)
-    conn_aside_rest(&edge.asides, conn)
+    conn_aside_rest(&edge.asides, edge.ledger, conn)
 
 
 cdef void edge_finish(Edge *edge, Connection *conn) noexcept nogil:
@@ -172,7 +172,7 @@ cdef void edge_close(Edge *edge, Connection *conn, int reason) noexcept nogil:
     if conn.state < STATE_OPEN:
         edge.handshakes -= 1
     conn_set_state(conn, edge.ledger, STATE_CLOSED)
-    conn_aside_rest(&edge.asides, conn)
+    conn_aside_rest(&edge.asides, edge.ledger, conn)
     edge.ledger.words[REASON_FIRST + reason_place(conn.reason)] += 1
     if not conn.flags & FLAG_TOUCHED:       # else the flush of this turn finds it closed and moves it over
         conn.next_touched = edge.closed

@@ -9,7 +9,7 @@ from libc.string cimport memcpy, memset
 
 from core.accept cimport accept_all, accept_reserve
 from core.answers cimport answer_frame
-from core.batch cimport Batch, batch_free
+from core.batch cimport Batch, batch_clear, batch_free
 from core.buffer cimport Segment, arena_rest
 from core.bus cimport ZMQ_DEALER, bus_close, bus_on_event, bus_open, bus_pending
 from core.codes cimport DRAINING, SLOW_CONSUMER, BYE
@@ -34,7 +34,7 @@ from core.poller cimport (EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLERR,
                           POLLER_EVENTS, TAG_BUS, TAG_BUS_LAST, TAG_TCP, TAG_WAKE, TAG_WS, epoll_create1, epoll_event,
                           epoll_wait, poller_watch)
 from core.records cimport REC_BYE
-from core.requests cimport request_done, request_peek
+from core.requests cimport request_done, request_peek, requests_free
 from core.ring cimport ring_pool_init
 from core.slab cimport slab_at, slab_free, slab_init
 from core.tls cimport TlsContext, tls_context_free, tls_context_open
@@ -134,6 +134,7 @@ cdef void _notes_take(Edge *edge) noexcept nogil:
     while place < batch.size:
         _on_note(edge, <Note *> (batch.data + place))
         place += (<Note *> (batch.data + place)).size
+    batch_clear(batch)                  # a storm's notes are not to wait for the next note to be given back
 
 
 cdef void _on_event(Edge *edge, epoll_event *event) noexcept nogil:
@@ -329,9 +330,9 @@ cdef _tables_init(Edge *edge, uint32_t connections_max):
     slab_init(&edge.asides, sizeof(Aside), 6, 0xFFFFFFFE)
     slab_init(&edge.channels, sizeof(Channel), 9, 0xFFFFFFFE)
     names_init(&edge.names)
-    slab_init(&edge.pendings, sizeof(Pending), 6, 0xFFFFFFFE)
-    slab_init(&edge.openings, sizeof(Opening), 6, 0xFFFFFFFE)
-    slab_init(&edge.segments, sizeof(Segment), 8, 0xFFFFFFFE)
+    slab_init(&edge.pendings, sizeof(Pending), 8, 0xFFFFFFFE)
+    slab_init(&edge.openings, sizeof(Opening), 8, 0xFFFFFFFE)
+    slab_init(&edge.segments, sizeof(Segment), 9, 0xFFFFFFFE)
     ring_pool_init(&edge.rings, edge.ledger, 0xFFFFFFFE)
     wheel_init(&edge.wheel, edge.ledger, &edge.connections, conn_timer_place(), edge.now_ms)
     edge.requests.oldest = 1
@@ -431,7 +432,7 @@ cdef class EdgeLoop:
         batch_free(&edge.control)
         mailbox_free(&edge.to_control)
         mailbox_free(&edge.from_control)
-        free(edge.requests.ring)
+        requests_free(edge)
         free(edge.input)
         free(edge.scratch)
         free(edge.unpacked)
@@ -463,6 +464,7 @@ cdef class EdgeLoop:
                           note.session[:16], text[:note.text_size],
                           (text + note.text_size)[:note.extra_size]))
             place += note.size
+        batch_clear(batch)
         return notes
 
     def put(self, int kind, uint64_t conn=0, uint64_t request=0, *, int flags=0, uint64_t first=0, uint64_t second=0,

@@ -93,7 +93,7 @@ cdef inline bint mailbox_ring(Mailbox *box) noexcept nogil:
 
 
 cdef inline Batch *mailbox_drain(Mailbox *box) noexcept nogil:
-    """All notes so far, the reader's until the next call."""
+    """All notes so far, the reader's until the next call; it clears the batch when it is done with them."""
     cdef Batch swap
     cdef uint64_t count
     read(box.event_fd, &count, sizeof(count))

@@ -1,8 +1,8 @@
 # Names: the texts of channels, kept beside each other without a header each.
 #
 # A name is 1 to 255 bytes. There is a slab for each size in steps of 4 bytes, so that a name costs its size rounded up
-# and no more; its owner keeps the size and a 32-bit number instead of an address. Invariant: a number is given back with
-# the size under which it was got.
+# and no more; its owner keeps the size and a 32-bit number instead of an address. Invariant: a number is given back
+# with the size under which it was got.
 
 from libc.stdint cimport uint32_t
 

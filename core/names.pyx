@@ -38,7 +38,7 @@ cdef class NameTable:
 
     cdef Names names
 
-    def __init__(self):
+    def __cinit__(self):
         names_init(&self.names)
 
     def __dealloc__(self):

@@ -1,8 +1,8 @@
 # Pages: zeroed memory for what lives long, straight from the kernel once it is large.
 #
-# From malloc a table that grew among short-lived things stays in the heap's holes after it was freed. From the kernel it
-# goes back at once, and what was never touched of it costs nothing, so a table may be generous with its room. The owner
-# keeps the size and says it again when the memory is given back.
+# From malloc a table that grew among short-lived things stays in the heap's holes after it was freed. From the kernel
+# it goes back at once, and what was never touched of it costs nothing, so a table may be generous with its room. The
+# owner keeps the size and says it again when the memory is given back.
 
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy

@@ -19,6 +19,7 @@ cdef enum:
     PEER_BYTES_MAX = 0x7FFFFFFF # of one batch
     PEER_AGAIN_MS = 20          # between two attempts to connect, doubling up to the next
     PEER_AGAIN_MAX_MS = 200
+    PEER_REST_MS = 1000         # between two looks at who is quiet
     PEER_PATH_BYTES_MAX = 107   # sun_path less its terminating zero
 
 cdef enum PeerStage:
@@ -34,6 +35,7 @@ ctypedef struct Peer:
     uint8_t readable            # bytes may wait in the socket
     uint8_t queued              # in the queue of those to be looked at
     uint8_t watched             # EPOLLOUT is on
+    uint8_t busy                # something was received since the last look at who is quiet
     uint32_t identity_size
     uint32_t in_start           # bytes of `received` that were used
     uint32_t out_start          # bytes of `unsent` that were sent
@@ -54,6 +56,7 @@ ctypedef struct Peers:
     uint32_t unnamed            # number for the next peer without an identity
     uint64_t again_ms           # when to try next: to connect, or to accept after an error
     uint32_t again_after_ms
+    uint64_t rested_ms          # when it was last looked at who is quiet
     bint paused                 # the listener is not watched after an error
     uint8_t identity[ZMTP_IDENTITY_BYTES_MAX + 1]
     uint32_t identity_size

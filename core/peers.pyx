@@ -232,8 +232,24 @@ cdef void peers_on_event(Peers *peers, uint64_t tag, uint32_t events) noexcept n
         _enqueue(peers, <uint32_t> (tag - TAG_BUS - 1))
 
 
+cdef void _rest(Peers *peers, uint64_t now_ms) noexcept nogil:
+    """A peer that was quiet since the last look gives its buffer back."""
+    cdef uint32_t slot
+    cdef Peer *peer
+    peers.rested_ms = now_ms
+    for slot in range(peers.slot_count):
+        peer = &peers.slots[slot]
+        if peer.busy:
+            peer.busy = 0
+        elif peer.received.capacity and peer.received.size == peer.in_start:
+            batch_free(&peer.received)
+            peer.in_start = 0
+
+
 cdef bint peers_tick(Peers *peers, uint64_t now_ms) noexcept nogil:
     """Connect again, or listen again, when it is time to. True: a new stream was begun."""
+    if now_ms - peers.rested_ms >= PEER_REST_MS:
+        _rest(peers, now_ms)
     if now_ms < peers.again_ms:
         return False
     if peers.listen_fd >= 0:
@@ -337,6 +353,7 @@ cdef int _receive(Peers *peers, Peer *peer) noexcept nogil:
     cdef uint32_t room = max(held, <uint32_t> PEER_RECEIVE_BYTES)       # a large batch takes few calls
     cdef uint8_t *target
     cdef ssize_t got
+    peer.busy = 1
     if peer.in_start:
         if held:
             memmove(peer.received.data, peer.received.data + peer.in_start, held)
@@ -374,9 +391,6 @@ cdef bint peers_receive(Peers *peers, BusBatch *batch) noexcept nogil:
             got = _receive(peers, peer)
             if got == 0:
                 _enqueue(peers, slot)       # behind the others: nobody keeps the socket to himself
-        elif got == 0 and peer.received.size == peer.in_start:
-            batch_free(&peer.received)      # a quiet peer holds no buffer
-            peer.in_start = 0
         if got < 0:
             _lose(peers, peer)
     return False

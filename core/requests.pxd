@@ -76,3 +76,4 @@ cdef inline uint32_t request_open(Edge *edge, int kind, uint64_t conn, uint64_t 
 
 
 cdef int requests_grow(Edge *edge) noexcept nogil
+cdef void requests_free(Edge *edge) noexcept nogil

@@ -19,7 +19,7 @@ cdef extern from "invariant.h":
 cdef enum:
     SLAB_NONE = 0xFFFFFFFF
     SLAB_POISON = 0xDD
-    SLAB_KEEP_BYTES = 16384     # an empty chunk up to this size is kept for the next turn instead of given back
+    SLAB_KEEP_BYTES = 20480     # an empty chunk up to this size is kept for the next turn instead of given back
 
 ctypedef struct SlabChunk:
     uint8_t *memory             # owned; NULL: given back

@@ -124,7 +124,7 @@ cdef TlsConn *_conn_start(Edge *edge, Connection *conn) noexcept nogil:
     cdef TlsContext *context = <TlsContext *> edge.tls
     cdef TlsConn *tls = <TlsConn *> calloc(1, sizeof(TlsConn))
     cdef void *bio = BIO_new(context.method)
-    cdef Aside *aside = conn_aside(&edge.asides, conn)
+    cdef Aside *aside = conn_aside(&edge.asides, edge.ledger, conn)
     if tls != NULL:
         tls.ssl = SSL_new(context.ctx)
     if tls == NULL or bio == NULL or tls.ssl == NULL or aside == NULL:

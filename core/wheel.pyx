@@ -51,7 +51,7 @@ cdef class TimerWheel:
         if self.wheel == NULL:
             raise MemoryError
         wheel_init(self.wheel, &stats.ledger, &self.owners, 0, now_ms)
-        for number in range(size):
+        for _number in range(size):
             timer_init(wheel_timer(self.wheel, slab_acquire(&self.owners)))
 
     def __dealloc__(self):

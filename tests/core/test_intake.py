@@ -32,6 +32,18 @@ def test_frames_come_byte_by_byte_and_many_at_once(edge: Edge) -> None:
     alice.socket.sendall(b"".join(packed([PING, number, 1]) for number in range(2000)))
     assert alice.frames(2000) == [[PONG, number, 1] for number in range(2000)]
     wait_for(lambda: edge.live("ring") == 0, "no ring is held while nothing is partial")
+    wait_for(lambda: edge.live("aside") == 0, "an idle connection has nothing aside")
+
+
+def test_a_length_without_its_body_is_remembered_without_a_ring(edge: Edge) -> None:
+    alice = edge.open("alice")
+    frame = packed([PING, 1, 1])
+    alice.socket.sendall(frame[:4])
+    wait_for(lambda: edge.live("aside") == 1, "where the cutter stands is kept")
+    assert edge.live("ring") == 0
+    alice.socket.sendall(frame[4:])
+    assert alice.frame() == [PONG, 1, 1]
+    wait_for(lambda: edge.live("aside") == 0, "nothing is kept of a whole frame")
 
 
 @pytest.mark.parametrize("size", [100, 4096, 5000, 60_000])
