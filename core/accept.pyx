@@ -41,8 +41,8 @@ cdef void _refuse_without_files(Edge *edge, int listener) noexcept nogil:
     c_close(edge.reserve_fd)
     fd = holdfast_accept(listener)
     if fd >= 0:
-        c_close(fd)
         ledger_count(edge.ledger, COUNT_CONNECTIONS_REFUSED, 1)
+        c_close(fd)
     edge.reserve_fd = holdfast_reserve()
 
 
@@ -80,8 +80,8 @@ cdef void accept_all(Edge *edge, int listener, bint websocket) noexcept nogil:
         if edge.handshakes < edge.config.handshakes_max:
             conn = conn_acquire(&edge.connections, edge.ledger, &edge.generation, fd)
         if conn == NULL:
+            ledger_count(edge.ledger, COUNT_CONNECTIONS_REFUSED, 1)     # whoever sees the end finds it counted
             c_close(fd)
-            ledger_count(edge.ledger, COUNT_CONNECTIONS_REFUSED, 1)
             continue
         edge.handshakes += 1
         _begin(edge, conn, websocket)

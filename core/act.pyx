@@ -169,14 +169,15 @@ cdef int _act_channel(Edge *edge, Connection *conn, bint join, const uint8_t *bo
     if why != NULL:
         answer_error(edge, conn, frame.id, code, why, 0)
     elif join:
-        join_start(edge, conn, frame.id, frame.name, frame.name_size, <const uint64_t *> frame.since if frame.has_since else NULL)
+        join_start(edge, conn, frame.id, frame.name, frame.name_size,
+                   <const uint64_t *> frame.since if frame.has_since else NULL)
     else:
         join_leave(edge, conn, frame.id, frame.name, frame.name_size)
     return 0
 
 
 cdef int act_control(Edge *edge, Connection *conn, uint64_t kind, const uint8_t *body, uint32_t size) noexcept nogil:
-    """JOIN and LEAVE are done here, other control frames by the Python thread; -1: not one, or not in this state."""
+    """JOIN and LEAVE are done here, the others by the control thread; -1: not one, or not in this state."""
     cdef Note note
     cdef Channel *user
     cdef const uint8_t *user_name = NULL
