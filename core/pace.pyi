@@ -1,7 +1,7 @@
 from typing import Final
 
-TURN_NS: Final[int]
 TURNS: Final[int]
 
 class TurnPace:
+    def __init__(self, turn_ns: int) -> None: ...
     def turn(self, now_ns: int) -> int: ...

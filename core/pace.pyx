@@ -18,13 +18,12 @@ cdef extern from * nogil:
 
 
 cdef void pace_wait(Pace *pace) noexcept nogil:
-    """Wait until the next turn may begin, at most PACE_TURN_NS."""
+    """Wait until the next turn may begin, at most one turn's time."""
     cdef uint64_t wait_ns = pace_turn(pace, holdfast_pace_now_ns())
     if wait_ns:
         holdfast_pace_sleep(wait_ns)
 
 
-TURN_NS = PACE_TURN_NS
 TURNS = PACE_TURNS
 
 
@@ -32,6 +31,9 @@ cdef class TurnPace:
     """A pace for tests; `turn` is told the time."""
 
     cdef Pace pace
+
+    def __init__(self, unsigned long long turn_ns):
+        self.pace.turn_ns = turn_ns
 
     def turn(self, unsigned long long now_ns):
         """Nanoseconds to wait before this turn."""

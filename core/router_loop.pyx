@@ -18,7 +18,7 @@ from core.hash cimport index_free
 from core.keys cimport keys_expire, keys_free
 from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_WAKEUPS, GAUGE_ROUTER_EPOCH,
                           Stats, ledger_count, ledger_gauge)
-from core.pace cimport pace_wait
+from core.pace cimport PACE_ROUTER_NS, pace_wait
 from core.poller cimport (EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN, POLLER_EVENTS, TAG_BUS, TAG_WAKE, epoll_create1,
                           epoll_event, epoll_wait, poller_watch)
 from core.records cimport Record, record_fits
@@ -201,6 +201,7 @@ cdef class RouterLoop:
         random = os.urandom(sizeof(seeds))
         memcpy(seeds, <const char *> random, sizeof(seeds))
         sequencer.epoch = epoch
+        sequencer.pace.turn_ns = PACE_ROUTER_NS
         sequencer.hash_key.k0 = seeds[0]
         sequencer.hash_key.k1 = seeds[1]
         streams_init(&sequencer.streams, sequencer.ledger, sequencer.hash_key, epoch)

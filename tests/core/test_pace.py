@@ -3,26 +3,27 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.pace import TURN_NS, TURNS, TurnPace
+from core.pace import TURNS, TurnPace
 
 START_NS = 10**12
+TURN_NS = 400_000
 
 
 def test_after_a_quiet_time_a_burst_does_not_wait() -> None:
-    pace = TurnPace()
+    pace = TurnPace(TURN_NS)
     assert [pace.turn(START_NS) for _ in range(TURNS)] == [0] * TURNS
     assert pace.turn(START_NS) == TURN_NS
 
 
 @given(st.integers(TURN_NS, TURN_NS * 100))
 def test_traffic_slower_than_the_pace_never_waits(apart_ns: int) -> None:
-    pace = TurnPace()
+    pace = TurnPace(TURN_NS)
     assert all(pace.turn(START_NS + number * apart_ns) == 0 for number in range(100))
 
 
 @given(st.lists(st.integers(0, TURN_NS), min_size=50, max_size=200))
 def test_busy_turns_come_no_faster_than_the_pace_and_no_wait_is_longer(work_ns: list[int]) -> None:
-    pace = TurnPace()
+    pace = TurnPace(TURN_NS)
     now_ns, begun = START_NS, []
     for one in work_ns:
         wait_ns = pace.turn(now_ns)
@@ -35,7 +36,7 @@ def test_busy_turns_come_no_faster_than_the_pace_and_no_wait_is_longer(work_ns: 
 
 
 def test_a_wait_that_took_too_long_is_given_back() -> None:
-    pace = TurnPace()
+    pace = TurnPace(TURN_NS)
     for _ in range(TURNS):
         pace.turn(START_NS)
     assert pace.turn(START_NS) == TURN_NS
@@ -44,7 +45,7 @@ def test_a_wait_that_took_too_long_is_given_back() -> None:
 
 
 def test_a_long_turn_has_earned_the_next_one() -> None:
-    pace = TurnPace()
+    pace = TurnPace(TURN_NS)
     now_ns = START_NS
     for _ in range(100):
         assert pace.turn(now_ns) == 0
