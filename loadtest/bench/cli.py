@@ -62,7 +62,9 @@ def all_rounds(workload: Workload, names: list[str], options: argparse.Namespace
     found: list[runs.Run] = []
     failures: list[str] = []
     for number in range(1, rounds + 1):
-        for name in names if number <= options.peer_rounds else [name for name in names if name not in PEERS]:
+        for name in names:
+            if name in PEERS and number > options.peer_rounds:
+                continue
             started = time.monotonic()
             try:
                 made = one_run(workload, name, options)
