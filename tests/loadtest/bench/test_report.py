@@ -76,6 +76,12 @@ def test_counters_are_given_for_each_delivery() -> None:
     assert "| holdfast | 0.5 | 0.5 | 0.5 | 0.5 | 0.5 | 0.5 |" in report.page([content("max", runs)], plots=set())
 
 
+def test_the_cpu_of_holdfast_is_given_by_process() -> None:
+    page = report.page([content("one", [a_run("holdfast", 4.0), a_run("holdfast", 8.0, 2), a_run("ws")])], plots=set())
+    assert "CPU µs of holdfast by process: worker-0 4.500, router 1.500.\n" in page
+    assert "CPU µs of ws" not in page
+
+
 def test_results_are_read_in_the_order_of_the_workloads(tmp_path: Path) -> None:
     for name in ("storm", "fan"):
         (tmp_path / f"{name}.json").write_text(json.dumps(content(name, [])))
