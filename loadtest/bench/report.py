@@ -268,10 +268,12 @@ def page(contents: list[Content], plots: set[str]) -> str:
     """The page from the contents of result files."""
     verdicts = [verdict for content in contents for verdict in judge(content["name"], content["runs"])]
     missed = sum(not verdict.kept for verdict in verdicts)
+    unmeasured = [name for name in WORKLOADS if name not in {content["name"] for content in contents}]
     parts = [
         HEAD,
         f"{machine(contents[0])}\n",
         f"## What must hold\n\n{len(verdicts) - missed} kept, {missed} not kept.\n\n{verdict_table(verdicts)}\n",
+        *([f"Not measured: {', '.join(unmeasured)}.\n"] if unmeasured else []),
         *(section(content, content["name"] in plots) for content in contents),
         f"## Who was measured\n\n{versions(contents)}",
     ]
