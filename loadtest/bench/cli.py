@@ -5,7 +5,7 @@
 
 All servers take turns within a round, so that what else the machine does hits them alike. Every repetition is written
 to loadtest/results/<workload>.json, and docs/performance.md is made from these files. The exit code is 1 when a promise
-is not kept, and 2 when Holdfast, or everybody, has no figure.
+is not kept, and 2 when Holdfast, or everybody, has no figure; make prints it as Error 1 or 2 and ends with 2 itself.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--servers", type=lambda text: expand(text.split(",")), help="names with commas between")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peer-rounds", type=int, default=2, help="how many of the rounds the peers take part in")
-    parser.add_argument("--connection-rounds", type=int, default=1, help="of idle and storm, which take longest")
+    parser.add_argument("--idle-rounds", type=int, default=1, help="of idle, which takes longest")
     parser.add_argument("--seconds", type=float, default=4.0, help="of a window of messages")
     parser.add_argument("--warmup", type=float, default=1.0, help="seconds before it")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the result files go")
@@ -45,7 +45,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     unknown = [name for name in options.workloads if name not in WORKLOADS]
     if unknown:
         parser.error(f"there is no workload {unknown[0]!r}; there are {', '.join(WORKLOADS)}")
-    if options.rounds < 1 or options.connection_rounds < 1 or options.seconds <= 0 or options.warmup < 0:
+    if options.rounds < 1 or options.idle_rounds < 1 or options.seconds <= 0 or options.warmup < 0:
         parser.error("--rounds and --seconds must be positive")
     return options
 
@@ -58,11 +58,13 @@ def one_run(workload: Workload, name: str, options: argparse.Namespace) -> list[
 
 def all_rounds(workload: Workload, names: list[str], options: argparse.Namespace) -> tuple[list[runs.Run], list[str]]:
     """The runs of a workload, and in words what gave no figure: one server's failure is not the others'."""
-    rounds = options.connection_rounds if workload.kind in ("idle", "storm") else options.rounds
+    rounds = options.idle_rounds if workload.kind == "idle" else options.rounds
     found: list[runs.Run] = []
     failures: list[str] = []
     for number in range(1, rounds + 1):
-        for name in names if number <= options.peer_rounds else [name for name in names if name not in PEERS]:
+        for name in names:
+            if name in PEERS and number > options.peer_rounds:
+                continue
             started = time.monotonic()
             try:
                 made = one_run(workload, name, options)

@@ -1,22 +1,20 @@
 """The workloads about connections themselves: what an idle one costs, and what it costs to accept one."""
 
 import contextlib
-import os
 import time
 from typing import Any
 
-from loadtest.bench.runs import JOIN_DEADLINE_S, SLACK_S, Run, bottleneck
+from loadtest.bench.runs import JOIN_DEADLINE_S, SLACK_S, Run
 from loadtest.bench.servers import SECRET
 from loadtest.bench.tokens import token_file
+from loadtest.bench.window import Window, account
 from loadtest.bench.workloads import STORM_CONNECTIONS, Workload
 from loadtest.measure import (
     BenchError,
     Memory,
     Server,
     Swarm,
-    cpu_by_process,
     ledger_live,
-    machine_busy_s,
     read_cpu,
     read_memory,
     shown,
@@ -118,33 +116,20 @@ def storm(server: Server, workload: Workload, seconds: float, warmup: float) -> 
             options += ["--token-file", stack.enter_context(token_file(STORM_CONNECTIONS, SECRET))]
         if server.name.endswith("-tcp"):
             options.append("--tcp")
-        pids = server.pids()
-        busy_before, each_before, before = machine_busy_s(), cpu_by_process(pids), read_cpu(pids)
+        window = Window(server)
         swarm = stack.enter_context(Swarm(server, workload.client, *options))
         swarm.expect("joined", STORM_DEADLINE_S)
-        used, each_after = read_cpu(server.pids()).since(before), cpu_by_process(pids)
-        busy_s = machine_busy_s() - busy_before
+        used = window.close()
         client = swarm.result(SLACK_S)
     if client["joined"] == 0:
         raise BenchError(f"{server.name} served no connection: {client['errors']}")
-    took = client["connect_seconds"]
-    shares = {
-        "server_cores": used.total_s / took,
-        "busiest_process": max(each_after[pid] - each_before[pid] for pid in pids) / took,
-        "client_cores": (client["cpu_user_s"] + client["cpu_system_s"]) / took,
-    }
     return [
         {
             "server": server.name,
             "server_command": shown(server.command),
             "client_command": shown(swarm.command),
-            "processes": len(pids),
-            "cpu_user_s": round(used.user_s, 3),
-            "cpu_system_s": round(used.system_s, 3),
-            "cpu_us_per_connection": used.total_s * 1e6 / client["joined"],
-            **{name: round(share, 3) for name, share in shares.items()},
-            "other_cores": round(max(0.0, busy_s / took - shares["server_cores"] - shares["client_cores"]), 3),
-            "bottleneck": bottleneck(cpus=os.cpu_count() or 1, **shares),
+            "cpu_us_per_connection": used.server.total_s * 1e6 / client["joined"],
+            **account(used, client, client["connect_seconds"], client["joined"]),
             "client": client,
         }
     ]

@@ -14,6 +14,7 @@ import matplotlib
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import ScalarFormatter
 
 from loadtest.bench.figures import Pick, cost, latency_ms, rate
 
@@ -22,6 +23,7 @@ Panel = tuple[str, Pick]
 COLOURS = {"holdfast": "#c0392b", "floor": "#7f8c8d"}
 PEER_COLOUR = "#4a7fb0"
 BAR_INCHES = 0.32
+LINEAR_RATIO_MAX = 30
 
 COST: Panel = ("CPU µs a delivery", cost)
 P99: Panel = ("p99 latency, ms", latency_ms("p99"))
@@ -44,8 +46,10 @@ def label(run: Run) -> str:
 
 
 def draw_panel(axes: Any, panel: Panel, runs: list[Run]) -> None:
-    """Horizontal bars, the first server on top. Logarithmic, since the slowest is a hundred times the fastest."""
+    """Horizontal bars, the first server on top; logarithmic, and said so, where one is far longer than another."""
     title, pick = panel
+    longest = 0.0
+    shortest = float("inf")
     labels = list(dict.fromkeys(label(run) for run in runs))
     for place, name in enumerate(labels):
         values = [max(pick(run), 1e-3) for run in runs if label(run) == name]
@@ -53,12 +57,17 @@ def draw_panel(axes: Any, panel: Panel, runs: list[Run]) -> None:
         middle = statistics.median(values)
         axes.barh(place, middle, color=colour, height=0.7)
         axes.plot(values, [place] * len(values), ".", color="black", markersize=3)
-        axes.annotate(f" {middle:.3g}", (max(values), place), va="center", fontsize=7)
+        beside = {"xytext": (5, 0), "textcoords": "offset points"}
+        axes.annotate(f"{middle:.3g}", (max(values), place), va="center", fontsize=7, **beside)
+        longest, shortest = max(longest, middle), min(shortest, middle)
     axes.set_yticks(range(len(labels)), labels, fontsize=8)
     axes.invert_yaxis()
-    axes.set_xscale("log")
+    logarithmic = longest > LINEAR_RATIO_MAX * shortest
+    if logarithmic:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.margins(x=0.15)
-    axes.set_title(title, fontsize=9)
+    axes.set_title(f"{title} (logarithmic)" if logarithmic else title, fontsize=9)
     axes.tick_params(axis="x", labelsize=7)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

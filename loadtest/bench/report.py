@@ -1,6 +1,7 @@
 """docs/performance.md, made from the result files: `python -m loadtest.bench.report`."""
 
 import json
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -193,6 +194,17 @@ def counter_table(runs: list[Run]) -> str:
     return f"For each delivery, over all processes:\n\n{table(head, rows)}\n" if rows else ""
 
 
+def process_lines(runs: list[Run]) -> str:
+    """Which of Holdfast's processes used the CPU."""
+    found = []
+    for server in servers_in(runs):
+        own = [run["cpu_us_by_process"] for run in of(runs, server) if server.startswith("holdfast")]
+        if own:
+            each = (f"{name} {statistics.median(one.get(name, 0.0) for one in own):.3f}" for name in own[0])
+            found.append(f"CPU µs of {server} by process: {', '.join(each)}.\n")
+    return "\n".join(found)
+
+
 # ---- the page ----
 
 
@@ -217,7 +229,8 @@ def section(content: Content, has_plot: bool) -> str:
     body = tables[name](runs) if name in tables else load_table(runs, floor)
     parts = [f"## {name}\n", f"{content['about'][0].upper()}{content['about'][1:]}. {made_with(content)}\n"]
     parts += [f"![{name}](performance/{name}.svg)\n"] if has_plot else []
-    parts += [f"{body}\n", counter_table(runs) if name not in ("idle", "storm") else "", disturbed(runs)]
+    parts += [f"{body}\n", counter_table(runs) if name not in ("idle", "storm") else ""]
+    parts += [process_lines(runs) if name != "idle" else "", disturbed(runs)]
     parts += [f"No figure: {one.splitlines()[0]}\n" for one in content["failures"]]
     return "\n".join(part for part in parts if part)
 
@@ -255,10 +268,12 @@ def page(contents: list[Content], plots: set[str]) -> str:
     """The page from the contents of result files."""
     verdicts = [verdict for content in contents for verdict in judge(content["name"], content["runs"])]
     missed = sum(not verdict.kept for verdict in verdicts)
+    unmeasured = [name for name in WORKLOADS if name not in {content["name"] for content in contents}]
     parts = [
         HEAD,
         f"{machine(contents[0])}\n",
         f"## What must hold\n\n{len(verdicts) - missed} kept, {missed} not kept.\n\n{verdict_table(verdicts)}\n",
+        *([f"Not measured: {', '.join(unmeasured)}.\n"] if unmeasured else []),
         *(section(content, content["name"] in plots) for content in contents),
         f"## Who was measured\n\n{versions(contents)}",
     ]

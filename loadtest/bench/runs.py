@@ -1,16 +1,14 @@
 """One window of messages on a ready server: what it cost, what came of it, and who was the bottleneck."""
 
-import os
 from collections.abc import Callable
 from typing import Any
 
+from loadtest.bench.window import Window, account
 from loadtest.bench.workloads import SLOW_SHARE, Workload
-from loadtest.measure import BenchError, Server, Swarm, cpu_by_process, machine_busy_s, read_cpu, read_memory, shown
+from loadtest.measure import BenchError, Server, Swarm, read_memory, shown
 
 JOIN_DEADLINE_S = 120.0
 SLACK_S = 60.0
-# One thread does all that a load client does, and all of a worker's data plane: at this share of a core it has no more.
-BUSY = 0.9
 # Counters of /metrics that explain what a delivery cost.
 COUNTERS = ("sends", "wakeups", "batches_in", "batches_out", "bytes_out", "gil_takes", "publishes", "slow_consumers")
 DELIVERED = "messages_delivered"
@@ -30,17 +28,6 @@ def counters_between(before: dict[str, float], after: dict[str, float]) -> dict[
     return found
 
 
-def bottleneck(server_cores: float, busiest_process: float, client_cores: float, cpus: int) -> str:
-    """Who could do no more, from the cores that each used over the window."""
-    if server_cores + client_cores >= BUSY * cpus:
-        return "the machine"
-    if busiest_process >= BUSY:
-        return "the server"
-    if client_cores >= BUSY:
-        return "the load client"
-    return "nobody"
-
-
 def loaded(server: Server, workload: Workload, options: list[str], duration_s: float) -> Run:
     """The load client's run. Counters are read at the window's edges, outside the time for which CPU is counted."""
     scrapes: list[dict[str, float]] = []
@@ -53,34 +40,21 @@ def loaded(server: Server, workload: Workload, options: list[str], duration_s: f
         swarm.expect("joined", JOIN_DEADLINE_S)
         swarm.expect("start", duration_s + SLACK_S)
         scrape()
-        pids = server.pids()
-        busy_before, each_before, before = machine_busy_s(), cpu_by_process(pids), read_cpu(pids)
+        window = Window(server)
         swarm.expect("drained", duration_s + SLACK_S)
-        used, each_after = read_cpu(server.pids()).since(before), cpu_by_process(pids)
-        busy_s = machine_busy_s() - busy_before
-        memory = read_memory(pids)
+        used = window.close()
+        memory = read_memory(window.pids)
         scrape()
         client = swarm.result(SLACK_S)
         command = shown(swarm.command)
     if client["window_delivered"] == 0:
         raise BenchError(f"{server.name} delivered nothing: {client}")
-    seconds = client["seconds"]
-    shares = {
-        "server_cores": used.total_s / seconds,
-        "busiest_process": max(each_after[pid] - each_before[pid] for pid in pids) / seconds,
-        "client_cores": (client["cpu_user_s"] + client["cpu_system_s"]) / seconds,
-    }
     return {
         "server": server.name,
         "server_command": shown(server.command),
         "client_command": command,
-        "processes": len(pids),
-        "cpu_user_s": round(used.user_s, 3),
-        "cpu_system_s": round(used.system_s, 3),
-        "cpu_us_per_delivery": used.total_s * 1e6 / client["window_delivered"],
-        **{name: round(share, 3) for name, share in shares.items()},
-        "other_cores": round(max(0.0, busy_s / seconds - shares["server_cores"] - shares["client_cores"]), 3),
-        "bottleneck": bottleneck(cpus=os.cpu_count() or 1, **shares),
+        "cpu_us_per_delivery": used.server.total_s * 1e6 / client["window_delivered"],
+        **account(used, client, client["seconds"], client["window_delivered"]),
         "memory": memory.as_dict(),
         "counters": counters_between(*scrapes) if scrapes else {},
         "client": client,

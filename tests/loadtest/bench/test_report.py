@@ -40,6 +40,7 @@ def test_the_page_has_a_row_a_server_with_its_ratio_range_and_faults() -> None:
     assert "round 2: 7 lost" in page
     assert "svg" not in page
     assert "16 GiB" in page
+    assert "Not measured: fan, rooms, pairs, one, big, slow, idle, storm.\n" in page
 
 
 def test_what_is_not_kept_is_counted_and_shown_with_by_how_much() -> None:
@@ -74,6 +75,12 @@ def test_counters_are_given_for_each_delivery() -> None:
     counters = {name: {"worker": 5} for name in COUNTERS}
     runs = [a_run("holdfast", counters={**counters, "messages_delivered": {"worker": 10}})]
     assert "| holdfast | 0.5 | 0.5 | 0.5 | 0.5 | 0.5 | 0.5 |" in report.page([content("max", runs)], plots=set())
+
+
+def test_the_cpu_of_holdfast_is_given_by_process() -> None:
+    page = report.page([content("one", [a_run("holdfast", 4.0), a_run("holdfast", 8.0, 2), a_run("ws")])], plots=set())
+    assert "CPU µs of holdfast by process: worker-0 4.500, router 1.500.\n" in page
+    assert "CPU µs of ws" not in page
 
 
 def test_results_are_read_in_the_order_of_the_workloads(tmp_path: Path) -> None:
