@@ -20,7 +20,7 @@ cdef class Times:
 
     cdef Histogram *histogram
 
-    def __init__(self):
+    def __cinit__(self):
         self.histogram = <Histogram *> calloc(1, sizeof(Histogram))
         if self.histogram == NULL:
             raise MemoryError
