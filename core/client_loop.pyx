@@ -43,7 +43,8 @@ CLOSED = CLIENT_NOTE_CLOSED
 AUDITED = CLIENT_NOTE_AUDITED
 COUNTS = ("connected", "resumed", "failed", "left", "joined", "published", "held_back", "accepted", "refused",
           "publish_refused", "unanswered", "overdue", "delivered", "unchecked", "lost", "repeated", "out_of_order",
-          "corrupt", "told_gaps", "missed_away", "events", "pings", "pongs", "acks", "histories", "bytes_in", "bytes_out")
+          "corrupt", "told_gaps", "missed_away", "events", "pings", "pongs", "acks", "histories", "bytes_in",
+          "bytes_out")
 TIMES = ("connect", "join", "publish", "delivery", "history")
 REQUESTS = ("hello", "join", "leave", "publish", "history")
 assert len(COUNTS) == CLIENT_COUNT_COUNT and len(TIMES) == TIME_COUNT
