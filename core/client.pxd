@@ -148,7 +148,7 @@ ctypedef struct ClientRequest:  # 40 bytes; its id on the wire is its index + 1
     uint32_t index
     uint32_t live               # 1 while under way
 
-ctypedef struct ClientConn:     # 152 bytes
+ctypedef struct ClientConn:     # 136 bytes
     # first cache line: what a delivery touches
     uint32_t number
     uint32_t generation
@@ -169,11 +169,11 @@ ctypedef struct ClientConn:     # 152 bytes
     # second
     ClientConn *next            # borrowed: list of those to be dialled, or of the closed
     Timer timer                 # set while there is a socket
+    uint32_t state_deadline     # tick: end of the handshake, or of the wait for FIN_ACK
     uint64_t started_ns         # of connect()
     Batch *backlog              # owned: what the socket would not take; NULL while nothing
     char *identity              # owned: user or token, NUL-ended, its first byte 'u' or 't'
     char *resume                # owned: session and resume token, each NUL-ended; NULL: HELLO afresh
-    uint32_t state_deadline     # tick: end of the handshake, or of the wait for FIN_ACK
     uint32_t ping_seq
     uint32_t sequence           # of stamps
     uint32_t request_first      # oldest request under way

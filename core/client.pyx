@@ -263,14 +263,15 @@ cdef uint64_t client_missing(Client *client, bint lost) noexcept nogil:
 
 cdef int client_init(Client *client, uint32_t connections_max) noexcept nogil:
     """Empty tables; the ledger, the clocks and the mailboxes are the caller's to set before. -1: out of memory."""
-    holdfast_static_assert(sizeof(ClientConn) == 152)
+    holdfast_static_assert(sizeof(ClientConn) == 136)
     holdfast_static_assert(sizeof(ClientMember) == 24)
     holdfast_static_assert(sizeof(ClientChannel) == 40)
     slab_init(&client.slots, sizeof(ClientConn), 8, connections_max)
     slab_init(&client.channels, sizeof(ClientChannel), 8, 0xFFFFFFFE)
     slab_init(&client.requests, sizeof(ClientRequest), 8, 0xFFFFFFFE)
     ring_pool_init(&client.rings, client.ledger, 0xFFFFFFFE)
-    wheel_init(&client.wheel, client.ledger, client.now_ms)
+    wheel_init(&client.wheel, client.ledger, &client.slots, <uint32_t> <size_t> &(<ClientConn *> NULL).timer,
+               client.now_ms)
     client.cork.bytes_max = CLIENT_CORK_BYTES
     client.conns_max = connections_max
     client.conns = <ClientConn **> calloc(connections_max, sizeof(ClientConn *))

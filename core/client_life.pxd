@@ -8,7 +8,6 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from core.client cimport (CLIENT_AWAY, CLIENT_DIALLING, CLIENT_HELLO, CLIENT_LEAVING, CLIENT_OPEN, CLIENT_UPGRADING,
                           Client, ClientConn)
-from core.wheel cimport Timer
 
 
 cdef inline bint client_state_legal(int old, int new) noexcept nogil:
@@ -51,7 +50,3 @@ cdef void client_free_closed(Client *client) noexcept nogil
 
 # Set the timer to the next thing that is due.
 cdef void client_plan(Client *client, ClientConn *conn) noexcept nogil
-
-
-cdef inline ClientConn *client_timer_owner(Timer *timer) noexcept nogil:
-    return <ClientConn *> (<char *> timer - <size_t> &(<ClientConn *> NULL).timer)

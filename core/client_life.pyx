@@ -55,7 +55,7 @@ cdef void client_end(Client *client, ClientConn *conn) noexcept nogil:
     if conn.state == CLIENT_AWAY:
         return
     requests_drop(client, conn)
-    wheel_cancel(&client.wheel, &conn.timer)
+    wheel_cancel(&client.wheel, conn.slot)
     if client.corked == conn:
         client.corked = NULL
         client.cork.size = 0
@@ -130,4 +130,4 @@ cdef void client_plan(Client *client, ClientConn *conn) noexcept nogil:
                 due = other
     if due <= client_tick(client):
         due = client_tick(client) + 1
-    wheel_set(&client.wheel, &conn.timer, <uint64_t> due * WHEEL_TICK_MS)
+    wheel_set(&client.wheel, conn.slot, <uint64_t> due * WHEEL_TICK_MS)

@@ -21,7 +21,7 @@ from core.client cimport (CLIENT_AWAY, CLIENT_COUNT_COUNT, CLIENT_ENDPOINTS_MAX,
                           ClientMember, client_count, client_free, client_get, client_init, client_missing, conn_free,
                           conn_new, member_find, member_new)
 from core.client_in cimport client_dial_due, client_dial_wait, client_on_socket, client_queue
-from core.client_life cimport (client_ended, client_fail, client_free_closed, client_tell, client_timer_owner)
+from core.client_life cimport (client_ended, client_fail, client_free_closed, client_tell)
 from core.client_out cimport client_uncork
 from core.client_session cimport (session_history, session_join, session_leave, session_part, session_publish,
                                   session_timer_fired)
@@ -30,8 +30,9 @@ from core.ledger cimport COUNT_WAKEUPS, KIND_FD, ledger_count, ledger_live
 from core.mailbox cimport Note, mailbox_drain, mailbox_init, mailbox_put, mailbox_ring
 from core.poller cimport (EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN, POLLER_EVENTS, TAG_WAKE, epoll_create1, epoll_event,
                           epoll_wait, poller_watch)
+from core.slab cimport slab_at
 from core.stamp cimport STAMP_BYTES, STAMP_PAYLOAD_MAX
-from core.wheel cimport WHEEL_TICK_MS, Timer, wheel_expire
+from core.wheel cimport TIMER_NONE, WHEEL_TICK_MS, wheel_expire
 
 CONNECTED = CLIENT_NOTE_CONNECTED
 JOINED = CLIENT_NOTE_JOINED
@@ -162,10 +163,10 @@ cdef void _commands_take(Client *client) noexcept nogil:
 
 
 cdef void _timers_fire(Client *client) noexcept nogil:
-    cdef Timer *timer = wheel_expire(&client.wheel, client.now_ms)
-    while timer != NULL:
-        session_timer_fired(client, client_timer_owner(timer))
-        timer = wheel_expire(&client.wheel, client.now_ms)
+    cdef uint32_t slot = wheel_expire(&client.wheel, client.now_ms)
+    while slot != TIMER_NONE:
+        session_timer_fired(client, <ClientConn *> slab_at(&client.slots, slot))
+        slot = wheel_expire(&client.wheel, client.now_ms)
 
 
 cdef int _wait_ms(Client *client) noexcept nogil:
