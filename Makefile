@@ -15,15 +15,16 @@ VENV := .venv
 BIN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 # The checked build goes before the sources; SAFEPATH keeps `python -m` from putting the current folder before both.
 CHECKED := PYTHONSAFEPATH=1 PYTHONPATH="$(CURDIR)/build/checked"
-# What was done, and when: to the tree's build, and to the environment (these go when .venv goes).
+# What was done, and when: to the tree's build, and to the environments (these go when .venv goes).
 STAMPS := build/stamps
+LOAD := .cache/locust-venv
 PLACED := $(VENV)/stamps
 SOURCES := setup.py $(wildcard core/*.pyx core/*.pxd core/*.h)
 # A clone without one of these still builds: they are parts of the product with metadata of their own.
 METADATA := pyproject.toml $(wildcard client/python/pyproject.toml)
 TESTS ?= tests
 
-.PHONY: help run test bench check replay fuzz build build-checked debug docs clean \
+.PHONY: help run test bench check replay fuzz locust build build-checked debug docs clean \
 	provision test-release test-checked
 
 help: ## list the verbs
@@ -32,7 +33,7 @@ help: ## list the verbs
 run: build ## build and start everything; options through ARGS="--workers 1"
 	@exec $(VENV)/bin/holdfast run $(ARGS)
 
-test: $(PLACED)/dev build ## install what the tests need, then check, then run all tests against both builds
+test: $(PLACED)/dev $(LOAD)/installed build ## install what the tests need, then check, then run all tests against both builds
 	@$(MAKE) --no-print-directory provision
 	@$(MAKE) --no-print-directory check
 	@$(MAKE) --no-print-directory test-release
@@ -50,6 +51,9 @@ replay: $(PLACED)/dev build provision ## send every line of the fortunes package
 
 fuzz: $(PLACED)/dev build ## 200,000 random and mutated frames and handshakes; SEED and count through ARGS
 	@$(BIN) python tests/fuzz/run.py $(ARGS)
+
+locust: $(LOAD)/installed build ## locust's load users, headless, against make run's gateway or one of its own; see loadtest/
+	@$(BIN) python loadtest/run_locust.py $(ARGS)
 
 build: $(PLACED)/installed $(STAMPS)/release ## the release build, in place, in .venv
 
@@ -85,6 +89,10 @@ test-checked: $(PLACED)/dev build build-checked
 $(PLACED)/base: pyproject.toml tools/environment.py
 	@$(PYTHON) tools/environment.py base
 	@mkdir -p $(@D) && touch $@
+
+$(LOAD)/installed: pyproject.toml tools/environment.py
+	@$(PYTHON) tools/environment.py load
+	@touch $@
 
 $(PLACED)/dev: $(PLACED)/base pyproject.toml
 	@$(PYTHON) tools/environment.py dev

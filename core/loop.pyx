@@ -29,7 +29,7 @@ from core.mailbox cimport (NOTE_DRAIN, NOTE_FIN, NOTE_HISTORY, NOTE_OPEN, NOTE_P
                            NOTE_STOPPED, Note, mailbox_drain, mailbox_free, mailbox_init, mailbox_put, mailbox_ring)
 from core.names cimport names_free, names_init
 from core.outbox cimport OUTBOX_BLOCKED, OUTBOX_BROKEN, outbox_send, outbox_settle, outbox_touch
-from core.pace cimport PACE_WORKER_NS, pace_wait
+from core.pace cimport pace_wait
 from core.poller cimport (EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT,
                           POLLER_EVENTS, TAG_BUS, TAG_BUS_LAST, TAG_TCP, TAG_WAKE, TAG_WS, epoll_create1, epoll_event,
                           epoll_wait, poller_watch)
@@ -267,10 +267,12 @@ cdef void _tell_stopped(Edge *edge) noexcept nogil:
 cdef void edge_run(Edge *edge) noexcept nogil:
     """Turn after turn until NOTE_STOP."""
     cdef epoll_event events[POLLER_EVENTS]
-    cdef int count, place
+    cdef int place
+    cdef int count = 0
     while not edge.stopping:
-        pace_wait(&edge.pace)
+        pace_wait(&edge.pace, count)
         count = epoll_wait(edge.epoll_fd, events, POLLER_EVENTS, _wait_ms(edge))
+        count = max(count, 0)
         edge.now_ms = holdfast_now_ms()
         ledger_count(edge.ledger, COUNT_WAKEUPS, 1)
         for place in range(count):
@@ -335,7 +337,6 @@ cdef _tables_init(Edge *edge, uint32_t connections_max):
     slab_init(&edge.segments, sizeof(Segment), 9, 0xFFFFFFFE)
     ring_pool_init(&edge.rings, edge.ledger, 0xFFFFFFFE)
     wheel_init(&edge.wheel, edge.ledger, &edge.connections, conn_timer_place(), edge.now_ms)
-    edge.pace.turn_ns = PACE_WORKER_NS
     edge.requests.oldest = 1
     edge.requests.next = 1
     edge.link.out.bytes_max = LINK_OUT_BYTES_MAX

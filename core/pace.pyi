@@ -1,7 +1,9 @@
 from typing import Final
 
-TURNS: Final[int]
+TURN_NS: Final[int]
+WINDOW_NS: Final[int]
+ENTER: Final[int]
+LEAVE: Final[int]
 
 class TurnPace:
-    def __init__(self, turn_ns: int) -> None: ...
-    def turn(self, now_ns: int) -> int: ...
+    def turn(self, events: int, now_ns: int) -> int: ...

@@ -17,14 +17,17 @@ cdef extern from * nogil:
     void holdfast_pace_sleep(unsigned long long)
 
 
-cdef void pace_wait(Pace *pace) noexcept nogil:
-    """Wait until the next turn may begin, at most one turn's time."""
-    cdef uint64_t wait_ns = pace_turn(pace, holdfast_pace_now_ns())
+cdef void pace_wait(Pace *pace, uint32_t events) noexcept nogil:
+    """Wait until the next turn may begin, at most PACE_TURN_NS; `events` came with the last one."""
+    cdef uint64_t wait_ns = pace_turn(pace, events, holdfast_pace_now_ns())
     if wait_ns:
         holdfast_pace_sleep(wait_ns)
 
 
-TURNS = PACE_TURNS
+TURN_NS = PACE_TURN_NS
+WINDOW_NS = PACE_WINDOW_NS
+ENTER = PACE_ENTER
+LEAVE = PACE_LEAVE
 
 
 cdef class TurnPace:
@@ -32,9 +35,6 @@ cdef class TurnPace:
 
     cdef Pace pace
 
-    def __init__(self, unsigned long long turn_ns):
-        self.pace.turn_ns = turn_ns
-
-    def turn(self, unsigned long long now_ns):
-        """Nanoseconds to wait before this turn."""
-        return pace_turn(&self.pace, now_ns)
+    def turn(self, unsigned int events, unsigned long long now_ns):
+        """Nanoseconds to wait before the next turn, after one that brought `events`."""
+        return pace_turn(&self.pace, events, now_ns)

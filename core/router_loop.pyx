@@ -18,7 +18,7 @@ from core.hash cimport index_free
 from core.keys cimport keys_expire, keys_free
 from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_WAKEUPS, GAUGE_ROUTER_EPOCH,
                           Stats, ledger_count, ledger_gauge)
-from core.pace cimport PACE_ROUTER_NS, pace_wait
+from core.pace cimport pace_wait
 from core.poller cimport (EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN, POLLER_EVENTS, TAG_BUS, TAG_WAKE, epoll_create1,
                           epoll_event, epoll_wait, poller_watch)
 from core.records cimport Record, record_fits
@@ -137,11 +137,13 @@ cdef bint _waiting(Sequencer *sequencer) noexcept nogil:
 cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
     """Turn after turn until `stopping`."""
     cdef epoll_event events[POLLER_EVENTS]
-    cdef int count, place, taken
+    cdef int place, taken
+    cdef int count = 0
     while not sequencer.stopping:
-        pace_wait(&sequencer.pace)
+        pace_wait(&sequencer.pace, count)
         count = epoll_wait(sequencer.epoll_fd, events, POLLER_EVENTS,
                            0 if sequencer.again else (5 if _waiting(sequencer) else <int> SWEEP_PERIOD_MS))
+        count = max(count, 0)
         sequencer.now_ms = holdfast_clock_ms(CLOCK_MONOTONIC)
         sequencer.wall_ms = holdfast_clock_ms(CLOCK_REALTIME)
         ledger_count(sequencer.ledger, COUNT_WAKEUPS, 1)
@@ -201,7 +203,6 @@ cdef class RouterLoop:
         random = os.urandom(sizeof(seeds))
         memcpy(seeds, <const char *> random, sizeof(seeds))
         sequencer.epoch = epoch
-        sequencer.pace.turn_ns = PACE_ROUTER_NS
         sequencer.hash_key.k0 = seeds[0]
         sequencer.hash_key.k1 = seeds[1]
         streams_init(&sequencer.streams, sequencer.ledger, sequencer.hash_key, epoch)

@@ -1,7 +1,8 @@
 """Make .venv and install into it; run by the Makefile with the system's Python, so the standard library only.
 
-Steps: `base` (the environment, what building and running need), `dev` (what checks and tests need too) and `install`
-(Holdfast and its Python client, editable, so that .venv/bin/holdfast runs what stands in the tree).
+Steps: `base` (the environment, what building and running need), `dev` (what checks and tests need too), `install`
+(Holdfast and its Python client, editable, so that .venv/bin/holdfast runs what stands in the tree) and `load` (locust
+in an environment of its own, since gevent changes the standard library under whoever imports it).
 """
 
 import argparse
@@ -15,6 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
+LOAD_VENV = ROOT / ".cache" / "locust-venv"
 CLIENT = ROOT / "client" / "python"
 PIP_DEADLINE_S = 900
 APT_DEADLINE_S = 600
@@ -57,29 +59,38 @@ def require_packages() -> None:
         subprocess.run(command, check=True, env=settings, timeout=APT_DEADLINE_S, stdout=subprocess.DEVNULL)
 
 
-def make_venv() -> None:
-    """Create .venv unless a working one is there."""
-    python = VENV / "bin" / "python"
+def make_venv(venv: Path = VENV) -> None:
+    """Create an environment unless a working one is there."""
+    python = venv / "bin" / "python"
     if python.exists() and subprocess.run([python, "-m", "pip", "--version"], capture_output=True).returncode == 0:
         return
-    print("creating .venv", flush=True)
-    subprocess.run([sys.executable, "-m", "venv", "--clear", VENV], check=True, timeout=PIP_DEADLINE_S)
+    print(f"creating {venv.relative_to(ROOT)}", flush=True)
+    subprocess.run([sys.executable, "-m", "venv", "--clear", venv], check=True, timeout=PIP_DEADLINE_S)
 
 
-def pip_install(*arguments: str | Path) -> None:
-    command = [VENV / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
+def pip_install(*arguments: str | Path, venv: Path = VENV) -> None:
+    command = [venv / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
     if subprocess.run(command, cwd=ROOT, timeout=PIP_DEADLINE_S).returncode:
         sys.exit("pip could not install the packages above; is a package index reachable?")
 
 
+def extra(name: str) -> list[str]:
+    """An optional part of what pyproject.toml asks for."""
+    import tomllib  # not at the top, so that an older Python still reaches the message about its age
+
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wanted: list[str] = pyproject["project"]["optional-dependencies"][name]
+    return wanted
+
+
 def requirements(dev: bool) -> list[str]:
     """What pyproject.toml asks for: to build and to run, and with `dev` to check and to test."""
-    import tomllib  # not at the top, so that an older Python still reaches the message about its age
+    import tomllib
 
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
     wanted = [*pyproject["build-system"]["requires"], *pyproject["project"]["dependencies"]]
     if dev:
-        wanted += pyproject["project"]["optional-dependencies"]["dev"]
+        wanted += extra("dev")
     return wanted
 
 
@@ -114,8 +125,15 @@ def step_install() -> None:
         pip_install("--no-build-isolation", "-e", CLIENT)
 
 
+def step_load() -> None:
+    """Locust; Holdfast's core comes from the tree, which the same Python has built."""
+    make_venv(LOAD_VENV)
+    print("installing what make locust needs", flush=True)
+    pip_install(*extra("load"), venv=LOAD_VENV)
+
+
 def main() -> None:
-    steps = {"base": step_base, "dev": step_dev, "install": step_install}
+    steps = {"base": step_base, "dev": step_dev, "install": step_install, "load": step_load}
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("step", choices=steps)
     steps[parser.parse_args().step]()

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.core.client_harness import Driver
 from tests.core.edge_harness import Edge
 from tests.core.router_harness import Sequencer
 
@@ -51,3 +52,23 @@ def sequencers(bus: str) -> Iterator[Callable[..., Sequencer]]:
 @pytest.fixture
 def sequencer(sequencers: Callable[..., Sequencer]) -> Sequencer:
     return sequencers()
+
+
+@pytest.fixture
+def drivers() -> Iterator[Callable[..., Driver]]:
+    """Make client threads with options of their own; each must stop in order and leave an empty ledger."""
+    made: list[Driver] = []
+
+    def make(**options: object) -> Driver:
+        made.append(Driver(**options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def driver(drivers: Callable[..., Driver]) -> Driver:
+    """A client thread."""
+    return drivers()

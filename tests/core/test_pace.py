@@ -1,52 +1,69 @@
-"""The pace of a loop: quiet traffic never waits, busy traffic gets its turns evenly, time lost is given back."""
+"""The pace of a loop: quiet traffic never waits, busy traffic is gathered, and what was busy is let go again."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.pace import TURNS, TurnPace
+from core.pace import ENTER, LEAVE, TURN_NS, WINDOW_NS, TurnPace
 
-START_NS = 10**12
-TURN_NS = 400_000
-
-
-def test_after_a_quiet_time_a_burst_does_not_wait() -> None:
-    pace = TurnPace(TURN_NS)
-    assert [pace.turn(START_NS) for _ in range(TURNS)] == [0] * TURNS
-    assert pace.turn(START_NS) == TURN_NS
+SECOND_NS = 10**9
 
 
-@given(st.integers(TURN_NS, TURN_NS * 100))
-def test_traffic_slower_than_the_pace_never_waits(apart_ns: int) -> None:
-    pace = TurnPace(TURN_NS)
-    assert all(pace.turn(START_NS + number * apart_ns) == 0 for number in range(100))
+class Loop:
+    """A loop whose events come `rate` times a second, a turn each unless it waited; turns take no time."""
+
+    def __init__(self) -> None:
+        self.pace = TurnPace()
+        self.now_ns = 1000 * SECOND_NS
+        self.waits: list[int] = []
+        self.pending = 0.0
+
+    def run(self, rate: int, seconds: float) -> list[int]:
+        """The waits of all turns in that time."""
+        self.waits = []
+        end_ns = self.now_ns + int(seconds * SECOND_NS)
+        while self.now_ns < end_ns:
+            step_ns = SECOND_NS // rate
+            self.now_ns += step_ns
+            wait_ns = self.pace.turn(1 + int(self.pending), self.now_ns)
+            self.now_ns += wait_ns
+            self.pending = wait_ns / step_ns
+            self.waits.append(wait_ns)
+        return self.waits
 
 
-@given(st.lists(st.integers(0, TURN_NS), min_size=50, max_size=200))
-def test_busy_turns_come_no_faster_than_the_pace_and_no_wait_is_longer(work_ns: list[int]) -> None:
-    pace = TurnPace(TURN_NS)
-    now_ns, begun = START_NS, []
-    for one in work_ns:
-        wait_ns = pace.turn(now_ns)
-        assert 0 <= wait_ns <= TURN_NS
-        now_ns += wait_ns
-        begun.append(now_ns)
-        now_ns += one
-    turns = len(begun) - TURNS
-    assert begun[-1] - begun[0] >= (turns - 1) * TURN_NS
+@given(st.integers(1, ENTER - 1))
+def test_traffic_below_the_threshold_never_waits(rate: int) -> None:
+    assert not any(Loop().run(rate, 0.2))
 
 
-def test_a_wait_that_took_too_long_is_given_back() -> None:
-    pace = TurnPace(TURN_NS)
-    for _ in range(TURNS):
-        pace.turn(START_NS)
-    assert pace.turn(START_NS) == TURN_NS
-    # It slept twice as long as it was told: the next turn may begin at once.
-    assert pace.turn(START_NS + 2 * TURN_NS) == 0
+@given(st.integers(ENTER + 200, 10 * ENTER))
+def test_busy_turns_come_no_faster_than_the_pace(rate: int) -> None:
+    loop = Loop()
+    loop.run(rate, 0.05)
+    turns = len(loop.run(rate, 0.5))
+    assert turns <= 0.5 * SECOND_NS / TURN_NS + 1
+    assert max(loop.waits) <= TURN_NS
+
+
+def test_the_first_events_after_a_quiet_time_do_not_wait() -> None:
+    loop = Loop()
+    loop.run(10 * ENTER, 0.1)
+    assert loop.pace.turn(1, loop.now_ns + SECOND_NS) == 0
+    loop.now_ns += SECOND_NS
+    assert not any(loop.run(10 * ENTER, WINDOW_NS / SECOND_NS * 0.9))
+
+
+def test_a_busy_loop_is_let_go_below_the_lower_threshold_only() -> None:
+    loop = Loop()
+    loop.run(ENTER * 2, 0.1)
+    assert any(loop.run((ENTER + LEAVE) // 2, 0.1)[-5:]), "between the two it stays as it was"
+    assert not any(loop.run(LEAVE - 500, 0.1)[-5:])
+    assert not any(loop.run((ENTER + LEAVE) // 2, 0.1)[-5:])
 
 
 def test_a_long_turn_has_earned_the_next_one() -> None:
-    pace = TurnPace(TURN_NS)
-    now_ns = START_NS
+    loop = Loop()
+    loop.run(ENTER * 4, 0.1)
     for _ in range(100):
-        assert pace.turn(now_ns) == 0
-        now_ns += 2 * TURN_NS
+        loop.now_ns += 2 * TURN_NS
+        assert loop.pace.turn(50, loop.now_ns) == 0

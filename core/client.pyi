@@ -1,0 +1,3 @@
+from typing import Final
+
+MEMORY: Final[dict[str, int]]
