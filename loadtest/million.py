@@ -27,9 +27,9 @@ from loadtest.crowd import Crowd, Publisher, Share, shares_of, stamped, workers_
 from loadtest.measure import ROOT, BenchError, Server, holdfast, ledger_live, metric_sum, shown
 from loadtest.resources import (
     Sample,
+    check_machine,
     cpu_us_per_connection_second,
     growth_per_day,
-    check_machine,
     kernel_memory,
     look,
     since,
@@ -297,6 +297,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def write(options: argparse.Namespace, around: Result, result: Result) -> None:
+    RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{options.name}.json"
     path.write_text(json.dumps({"name": options.name, **around, **result}, indent=1) + "\n")
     print(f"written to {shown([str(path)])}")

@@ -18,7 +18,8 @@ _HEAD = """\
 # A million connections on one machine
 
 Written by `python -m loadtest.million_page` from `loadtest/results/million.json` and `soak.json`, which `make million`
-and `make soak` make. Both ends run on the machine. PSS counts a page that several processes share once over all of them.
+and `make soak` make. Both ends run on the machine. PSS counts a page that several processes share once, over all of
+them.
 """
 _KINDS = {
     "worker": "workers",
@@ -52,8 +53,9 @@ def section(title: str, result: Result) -> str:
     lost = sum(client["disconnected"] for client in result["clients"])
     last_s = result["global"]["last_s"]
     heard = "not everybody had it" if last_s is None else f"the last one had it {last_s:.2f} s later"
-    sizes = sorted({share["members"] for share in result["shares"]})
+    sizes = ", ".join(f"{size:,}" for size in sorted({share["members"] for share in result["shares"]}))
     latency, everybody = result["group_latency_ms"], result["global_latency_ms"]
+    slab = result["kernel_memory"]["Slab"] / count / 1024
     lines = [
         f"## {title}",
         "",
@@ -64,11 +66,12 @@ def section(title: str, result: Result) -> str:
         f" {result['hold_s']:,.0f} s with heartbeats every 30 s; {lost:,} were lost, and there were never fewer than"
         f" {result['connections_least']:,}.",
         f"- One message to everybody: {heard} (p50 {everybody['p50'] / 1000:.2f} s, of the slowest load process).",
-        f"- {result['group_messages']:,} messages to groups of {', '.join(f'{size:,}' for size in sizes)} members over all"
-        f" workers: {result['group_deliveries']:,} deliveries, p50 {latency['p50']:,.1f} ms, p99 {latency['p99']:,.1f} ms.",
-        f"- A held connection costs {own:,.0f} bytes of user memory over all Holdfast processes and {cpu['holdfast']:.2f} µs"
-        f" of CPU a second ({cpu['swarm']:.2f} µs at the load client).",
-        f"- The kernel took {result['kernel_memory']['Slab'] / count / 1024:,.1f} KiB of slab for a connection, both ends.",
+        f"- {result['group_messages']:,} messages to groups of {sizes} members, spread"
+        f" over all workers: {result['group_deliveries']:,} deliveries, p50 {latency['p50']:,.1f} ms,"
+        f" p99 {latency['p99']:,.1f} ms.",
+        f"- A held connection costs {own:,.0f} bytes of user memory over all Holdfast processes, and"
+        f" {cpu['holdfast']:.2f} µs of CPU a second ({cpu['swarm']:.2f} µs at the load client).",
+        f"- The kernel took {slab:,.1f} KiB of slab for a connection, both ends.",
         f"- Holdfast's memory grew by {result['growth_per_day']:+.2%} a day, fitted over the hold.",
         "",
         *memory_table(result),

@@ -21,6 +21,7 @@ from loadtest.crowd import (
     workers_for,
 )
 from loadtest.measure import Memory, Server
+from loadtest.million_page import section
 from loadtest.resources import Sample, cpu_us_per_connection_second, growth_per_day, kind_of
 from tests.conftest import wait_until
 
@@ -125,6 +126,10 @@ def test_a_small_crowd_is_held_and_everybody_hears(tmp_path: Path, monkeypatch: 
     assert {"supervisor", "zygote", "router", "worker", "swarm", "holdfast"} == set(result["user"])
     assert result["user"]["worker"]["processes"] == 2
     assert result["ledger_after"] == result["ledger_before"]
+    page = section("make million", result)
+    assert "- 300 WebSocket connections joined" in page
+    assert "0 were lost" in page
+    assert "| workers | 2 |" in page
 
 
 @pytest.mark.slow
