@@ -46,7 +46,19 @@ SETTLE_DEADLINE_S = 20.0
 SAMPLES_AT_LEAST = 5
 SAMPLE_EVERY_S = 10.0
 # What has to be back where it was once all have left; history and keys are kept for their time on purpose.
-BALANCED = ("fd", "connection", "ring", "buffer", "segment", "timer", "membership", "pending", "request", "session")
+BALANCED = (
+    "fd",
+    "connection",
+    "ring",
+    "buffer",
+    "segment",
+    "timer",
+    "membership",
+    "pending",
+    "request",
+    "session",
+    "aside",
+)
 MUST_BE_ZERO = ("lost", "repeated", "out_of_order", "corrupt", "refused", "disconnected", "without_fin_ack")
 Result = dict[str, Any]
 
