@@ -24,7 +24,7 @@ SOURCES := setup.py $(wildcard core/*.pyx core/*.pxd core/*.h)
 METADATA := pyproject.toml $(wildcard client/python/pyproject.toml)
 TESTS ?= tests
 
-.PHONY: help run test bench check replay fuzz locust build build-checked debug docs clean \
+.PHONY: help run test bench million soak locust check replay fuzz build build-checked debug docs clean \
 	provision test-release test-checked
 
 help: ## list the verbs
@@ -45,6 +45,12 @@ check: $(PLACED)/dev build ## linters, types, stubs and the project's own rules
 
 bench: build ## measure against the floor program and the peers (see loadtest/); ARGS="fan max --servers holdfast,floor"
 	@$(BIN) python -m loadtest.bench $(ARGS)
+
+million: build ## hold 1,000,000 connections for ten minutes; needs the whole machine and about half an hour
+	@$(BIN) python -m loadtest.million $(ARGS)
+
+soak: build ## hold 120,000 connections with traffic for ten minutes; longer through ARGS="--hold 86400"
+	@$(BIN) python -m loadtest.million --soak $(ARGS)
 
 replay: $(PLACED)/dev build provision ## send every line of the fortunes packages through mixed clients
 	@$(BIN) python loadtest/replay.py $(ARGS)

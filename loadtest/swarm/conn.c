@@ -34,10 +34,10 @@ static void buffer_append(Buffer *b, const void *data, size_t size) {
             exit(1);
         }
         b->data = grown;
-        b->capacity = capacity;
+        b->capacity = (uint32_t)capacity;
     }
     memcpy(b->data + b->size, data, size);
-    b->size += size;
+    b->size += (uint32_t)size;
 }
 
 static void buffer_free(Buffer *b) {
@@ -326,7 +326,7 @@ static size_t cut_stream(Conn *c, uint8_t *data, size_t size) {
         if (c->frame_left) {
             size_t piece = size - used < c->frame_left ? size - used : c->frame_left;
             take_stream(c, data + used, piece);
-            c->frame_left -= piece;
+            c->frame_left -= (uint32_t)piece;
             used += piece;
             continue;
         }
@@ -339,7 +339,8 @@ static size_t cut_stream(Conn *c, uint8_t *data, size_t size) {
         bool control = h.opcode >= WS_CLOSE;
         if (control && size - used < h.header_bytes + h.payload_bytes) break;
         if (control) on_websocket_control(c, &h, data + used + h.header_bytes);
-        else c->frame_left = h.payload_bytes;
+        else if (h.payload_bytes > UINT32_MAX) conn_fail(c, "websocket: too long a frame");
+        else c->frame_left = (uint32_t)h.payload_bytes;
         used += h.header_bytes + (control ? h.payload_bytes : 0);
     }
     return used;

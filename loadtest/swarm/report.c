@@ -83,6 +83,11 @@ int report_print(void) {
     printf("\"deliveries_per_s\": %.1f, ", seconds > 0 ? (double)n->window_delivered / seconds : 0.0);
     print_percentiles("latency_us", &swarm.latency);
     print_percentiles("connect_us", &swarm.connecting);
+    unsigned least, most;
+    global_range(&least, &most);
+    printf("\"globals\": %llu, \"globals_least\": %u, \"globals_most\": %u, ", (unsigned long long)swarm.globals, least,
+           most);
+    print_percentiles("global_latency_us", &swarm.global_latency);
     printf("\"cpu_user_s\": %.3f, \"cpu_system_s\": %.3f, ", swarm.cpu_user_s - swarm.cpu_user_start_s,
            swarm.cpu_system_s - swarm.cpu_system_start_s);
     print_failures();

@@ -78,6 +78,7 @@ static void on_message(Conn *c, Span s) {
     uint64_t offset = span_uint(&s);
     if (s.bad || channel_bytes != group->name_bytes || memcmp(channel, group->name, channel_bytes) != 0) {
         swarm.counts.other_messages++; /* user: and global: channels are joined without asking */
+        if (channel_bytes > 7 && memcmp(channel, "global:", 7) == 0) global_on_message(c, s);
         return;
     }
     const uint8_t *data = span_bytes(&s, &data_bytes);

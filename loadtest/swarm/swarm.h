@@ -5,6 +5,7 @@
  *   check.c     the check of every delivery
  *   session.c   our protocol: HELLO to FIN_ACK
  *   nats.c, mqtt.c, socketio.c   the protocols of peers
+ *   global.c    messages to everybody: whether all connections here have one, and when
  *   load.c      what is published when, and the phases of a run
  *   report.c    the result as JSON
  *   swarm.c     the loop
@@ -112,28 +113,30 @@ typedef struct {
 
 typedef struct {
     uint8_t *data; /* owned by the connection; none while empty */
-    size_t size;
-    size_t capacity;
+    uint32_t size; /* BACKLOG_BYTES_MAX at most */
+    uint32_t capacity;
 } Buffer;
 
+/* 136 bytes: a million of them are held. */
 struct Conn {
     int fd;
     uint8_t state; /* enum conn_state */
     bool writable_wanted;
-    bool muted;     /* joined, and reads nothing any more */
+    bool muted; /* joined, and reads nothing any more */
+    bool based; /* last_offset means something */
     uint32_t index; /* in swarm.conns */
     uint32_t group;
     uint32_t target; /* the group that it publishes to: its own, or in pairs the partner's */
     uint32_t in_flight; /* publishes without an answer */
     uint32_t ping_seq;
-    uint64_t request_id;
+    uint32_t request_id;
     uint64_t last_offset; /* the highest seen in the group */
     uint64_t seen;        /* bit n: offset last_offset - n has come */
     uint64_t acked, acked_ns;
-    bool based;           /* last_offset means something */
     uint64_t sent_ns;     /* when anything was last sent: heartbeats fill silence only */
     uint64_t deadline_ns; /* of the handshake */
-    uint64_t frame_left;  /* stream protocols: bytes of the current frame that have not come */
+    uint32_t frame_left;  /* stream protocols: bytes of the current frame that have not come */
+    uint8_t globals;      /* messages of global: channels; wraps */
     Buffer partial;       /* the beginning of a frame whose rest has not come */
     Buffer stream;        /* the same of a stream's part, across frames */
     Buffer backlog;       /* what the socket would not take */
@@ -187,9 +190,13 @@ typedef struct {
     Counts counts;
     Histogram latency;
     Histogram connecting; /* from the intended time of connecting to joined */
+    uint64_t globals, global_first_ns; /* over all connections; the first arrival of the last message */
+    Histogram global_latency;
     Failure failures[FAILURES_MAX + 1];
     int failure_count;
 } Swarm;
+
+_Static_assert(sizeof(Conn) <= 136, "a million of them are held");
 
 extern Swarm swarm;
 extern uint8_t payload_pattern[PAYLOAD_BYTES_MAX];
@@ -221,6 +228,11 @@ void session_user(const Conn *c, char *user, size_t size);
 /* A message with its position, or without one. */
 void delivery_positioned(Conn *c, uint64_t offset, const uint8_t *data, size_t size);
 void delivery_counted(Conn *c, const uint8_t *data, size_t size);
+
+/* A message of a global: channel, from its data on. */
+void global_on_message(Conn *c, Span s);
+/* The fewest and the most that a connection has got. */
+void global_range(unsigned *least, unsigned *most);
 
 void load_on_joined(void);
 /* A connection ended before it had joined. */
