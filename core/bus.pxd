@@ -3,8 +3,8 @@
 # Two sides behind the same verbs. ipc:// endpoints are served by our own stream of ZMTP (peers.pxd): the loop's thread
 # writes and reads the socket itself. tcp:// endpoints go through the libzmq that pyzmq brings: opened by path, nine
 # functions looked up, so neither headers nor a link are needed, and a socket made here lives in the same library
-# instance as pyzmq's. A worker's socket is DEALER, the router's ROUTER; a ROUTER's send to a peer that is not there says
-# EHOSTUNREACH (libzmq: ZMQ_ROUTER_MANDATORY, a plain one drops in silence), and EAGAIN is back-pressure and the
+# instance as pyzmq's. A worker's socket is DEALER, the router's ROUTER; a ROUTER's send to a peer that is not there
+# says EHOSTUNREACH (libzmq: ZMQ_ROUTER_MANDATORY, a plain one drops in silence), and EAGAIN is back-pressure and the
 # caller's to handle. libzmq's ZMQ_FD is edge-triggered: ZMQ_EVENTS is read again after every send and every receive.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t

@@ -16,7 +16,7 @@ from core.zmtp cimport ZMTP_IDENTITY_BYTES_MAX
 cdef enum:
     PEERS_MAX = 512             # at a ROUTER: workers, supervisors, and those that just connect
     PEER_RECEIVE_BYTES = 16384  # asked of one recv at least
-    PEER_BYTES_MAX = 0x7FFFFFFF # of one batch
+    PEER_BYTES_MAX = 0x7FFFFFFF  # of one batch
     PEER_AGAIN_MS = 20          # between two attempts to connect, doubling up to the next
     PEER_AGAIN_MAX_MS = 200
     PEER_REST_MS = 1000         # between two looks at who is quiet

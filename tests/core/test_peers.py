@@ -190,7 +190,7 @@ def test_what_a_socket_does_not_take_comes_whole_and_in_order_later(connect: Con
     for number in range(1, 41):
         worker.publish("group:a", bytes([number]) * LARGE)
     assert sequencer.counter("bus_full") > 0, "it was not more than the buffers hold"
-    offsets = []
+    offsets: list[int] = []
     while len(offsets) < 40:
         for one in slow.records():
             if one["kind"] == records.MESSAGE:
