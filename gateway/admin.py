@@ -37,6 +37,7 @@ BODY_BYTES_MAX = 1_048_576
 HEAD_TIMEOUT_S = 10.0
 BODY_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 3.0
+TICK_S = 1.0
 BACKLOG = 128
 CHANNEL_BYTES_MAX = 255
 KEY_BYTES_MAX = 64
@@ -239,11 +240,27 @@ class _SecurityHeaders:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: the supervisor has its own."""
+    """uvicorn without its signal handlers (the supervisor has its own), and without waking up ten times a second."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._ending = asyncio.Event()
+
+    def end(self) -> None:
+        """Let `serve` return."""
+        self.should_exit = True
+        self._ending.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def main_loop(self) -> None:
+        """Once a second, for the Date header."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TICK_S):
+                    await self._ending.wait()
 
 
 class _Protocol(H11Protocol):
@@ -333,7 +350,7 @@ class AdminServer:
         """Stops listening, lets requests under way finish for a moment, and returns."""
         if self._serving is None or self._socket is None:
             return
-        self._server.should_exit = True
+        self._server.end()
         _, late = await asyncio.wait({self._serving}, timeout=STOP_TIMEOUT_S)
         for task in late:
             task.cancel()
