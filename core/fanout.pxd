@@ -8,7 +8,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 
 from core.answers cimport WS_HEADER_BYTES_MAX, WireView, frame_encode
-from core.buffer cimport arena_reserve
+from core.buffer cimport arena_reserve, shared_release
 from core.conn cimport FORM_COUNT, Connection, Membership, conn_memberships
 from core.edge cimport Channel, ChannelMember, Edge
 from core.hash cimport hash_bytes, index_find
@@ -26,9 +26,15 @@ ctypedef struct Body:           # one frame as MessagePack; borrowed until the c
     const uint8_t *data
     uint32_t size
 
+ctypedef struct RunPart:        # neighbours of a run that are one piece of the arena
+    WireView view               # shared: the part's own reference, until run_release
+    uint32_t count              # messages
+
 ctypedef struct RunForm:        # messages that go to the same members, in one wire form
-    uint32_t parts              # 0: not encoded yet
-    WireView part[RUN_MAX]      # neighbours in the arena are one
+    uint32_t parts
+    bint encoded                # all of them, or as far as it went
+    bint failed                 # out of memory, or no JSON can say one of them: the parts are those before it
+    RunPart part[RUN_MAX]
 
 
 cdef inline Channel *channel_at(Edge *edge, uint32_t index) noexcept nogil:
@@ -85,68 +91,93 @@ cdef inline bint member_joined(Connection *conn, Channel *channel) noexcept nogi
 
 
 cdef inline void run_encode(Edge *edge, int form, const Body *bodies, uint32_t count, RunForm *run) noexcept nogil:
-    """Write all bodies in one wire form, side by side in the arena if they fit; `run.parts` 0: out of memory, or no
-    JSON can say one of them."""
+    """Write all bodies in one wire form, side by side as far as the arena and a quarter of a queue's bound go.
+
+    Each part holds a reference: the arena may move on before, and a queue may be sent before, all members have it.
+    """
     cdef WireView view
-    cdef WireView *last = NULL
+    cdef RunPart *last = NULL
     cdef uint32_t number
-    cdef uint32_t bytes_all = 0
+    cdef uint32_t size = 0
     for number in range(count):
-        bytes_all += bodies[number].size + WS_HEADER_BYTES_MAX
-    arena_reserve(&edge.arenas[form], edge.ledger, bytes_all)
+        size += bodies[number].size + WS_HEADER_BYTES_MAX
+    run.encoded = True
+    run.failed = arena_reserve(&edge.arenas[form], edge.ledger, size) == NULL
     for number in range(count):
-        if frame_encode(edge, form, bodies[number].data, bodies[number].size, &view) < 0:
-            run.parts = 0
+        if run.failed or frame_encode(edge, form, bodies[number].data, bodies[number].size, &view) < 0:
+            run.failed = True
             return
-        if last != NULL and last.shared == view.shared and last.offset + last.length == view.offset:
-            last.length += view.length
+        if last != NULL and last.view.shared == view.shared and last.view.offset + last.view.length == view.offset \
+                and last.view.length + view.length <= edge.config.queue_bytes_max // 4:
+            last.view.length += view.length
         else:
             last = &run.part[run.parts]
-            last[0] = view
+            last.view = view
+            last.count = 0
+            view.shared.refs += 1
             run.parts += 1
+        last.count += 1
 
 
-cdef inline bint deliver_local(Edge *edge, Connection *conn, const Body *bodies, uint32_t count,
-                               RunForm *runs) noexcept nogil:
+cdef inline void runs_start(RunForm *runs) noexcept nogil:
+    cdef int form
+    for form in range(FORM_COUNT):
+        runs[form].parts = 0
+        runs[form].encoded = False
+        runs[form].failed = False
+
+
+cdef inline void runs_release(Edge *edge, RunForm *runs) noexcept nogil:
+    """Every member has its own references now."""
+    cdef int form
+    cdef uint32_t part
+    for form in range(FORM_COUNT):
+        for part in range(runs[form].parts):
+            shared_release(edge.ledger, runs[form].part[part].view.shared)
+
+
+cdef inline uint32_t deliver_local(Edge *edge, Connection *conn, const Body *bodies, uint32_t count,
+                                   RunForm *runs) noexcept nogil:
     """Queue messages for one connection; `runs` holds their wire forms as far as they were needed so far.
 
-    False: there was no room, and the turn ends the connection.
+    Returns how many found room; after fewer than `count` the turn ends the connection.
     """
     cdef RunForm *run = &runs[conn.form]
+    cdef uint32_t delivered = 0
     cdef uint32_t part
-    if run.parts == 0:
+    if not run.encoded:
         run_encode(edge, conn.form, bodies, count, run)
-        if run.parts == 0:
-            outbox_overfull(edge, conn)
-            return False
     for part in range(run.parts):
-        if outbox_append(edge, conn, run.part[part].shared, run.part[part].offset,
-                         run.part[part].length) != OUTBOX_SENT:
-            return False
-    return True
+        if outbox_append(edge, conn, run.part[part].view.shared, run.part[part].view.offset,
+                         run.part[part].view.length) != OUTBOX_SENT:
+            return delivered
+        delivered += run.part[part].count
+    if run.failed:
+        outbox_overfull(edge, conn)
+    return delivered
 
 
-cdef inline uint32_t fanout_members(Edge *edge, Channel *channel, const Body *bodies, uint32_t count) noexcept nogil:
+cdef inline uint64_t fanout_members(Edge *edge, Channel *channel, const Body *bodies, uint32_t count) noexcept nogil:
     """Queue frames (MessagePack) for every member of a channel: a pointer each, encoded once per wire form.
 
-    At most RUN_MAX of them. Returns for how many members there was room.
+    At most RUN_MAX of them. Returns how many deliveries found room.
     """
-    cdef uint32_t delivered = 0
+    cdef uint64_t delivered = 0
     cdef RunForm runs[FORM_COUNT]
     cdef ChannelMember *members = channel_members(channel)
     cdef uint32_t place
     cdef Connection *conn
-    for place in range(FORM_COUNT):
-        runs[place].parts = 0
+    runs_start(runs)
     for place in range(channel.count):
         if place + 4 < channel.count:
             __builtin_prefetch(slab_at(&edge.connections, members[place + 4].conn))
         conn = <Connection *> slab_at(&edge.connections, members[place].conn)
         delivered += deliver_local(edge, conn, bodies, count, runs)
+    runs_release(edge, runs)
     return delivered
 
 
-cdef uint32_t fanout_all(Edge *edge, const Body *bodies, uint32_t count) noexcept nogil
+cdef uint64_t fanout_all(Edge *edge, const Body *bodies, uint32_t count) noexcept nogil
 cdef void fanout_event_gap(Edge *edge, Channel *channel, uint64_t first, uint64_t last,
                            const char *reason) noexcept nogil
 cdef Channel *channel_acquire(Edge *edge, const char *name, uint32_t size, int domain) noexcept nogil

@@ -15,18 +15,17 @@ from core.mpack cimport MpWriter, mp_write_array, mp_write_map, mp_write_str, mp
 from core.names cimport name_drop, name_keep
 from core.pages cimport pages_give, pages_resize, pages_take
 from core.records cimport REC_SUBSCRIBE, REC_UNSUBSCRIBE, RecChannel, record_add
-from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_release
+from core.slab cimport SLAB_NONE, invariant, invariant_always, slab_acquire, slab_release
 
 
-cdef uint32_t fanout_all(Edge *edge, const Body *bodies, uint32_t count) noexcept nogil:
-    """Queue global MESSAGE frames for every open connection of this worker; for how many there was room."""
+cdef uint64_t fanout_all(Edge *edge, const Body *bodies, uint32_t count) noexcept nogil:
+    """Queue global MESSAGE frames for every open connection of this worker; how many deliveries found room."""
     cdef RunForm runs[FORM_COUNT]
     cdef uint32_t chunk, number
-    cdef uint32_t delivered = 0
+    cdef uint64_t delivered = 0
     cdef uint32_t per_chunk = 1u << edge.connections.chunk_shift
     cdef Connection *conn
-    for number in range(FORM_COUNT):
-        runs[number].parts = 0
+    runs_start(runs)
     for chunk in range(edge.connections.chunk_count):
         if edge.connections.chunks[chunk].memory == NULL:
             continue
@@ -34,6 +33,7 @@ cdef uint32_t fanout_all(Edge *edge, const Body *bodies, uint32_t count) noexcep
             conn = <Connection *> slab_at(&edge.connections, (chunk << edge.connections.chunk_shift) | number)
             if conn_live(conn) and conn.state == STATE_OPEN:
                 delivered += deliver_local(edge, conn, bodies, count, runs)
+    runs_release(edge, runs)
     return delivered
 
 
@@ -151,6 +151,7 @@ cdef bint _conn_grow(Connection *conn) noexcept nogil:
         memberships = <Membership *> realloc(conn.memberships.many, capacity * sizeof(Membership))
     if memberships == NULL:
         return False
+    invariant_always(capacity <= 0xFFFF)    # what a session may join at most is far below (gateway/config.py)
     conn.memberships.many = memberships
     conn.membership_capacity = <uint16_t> capacity
     return True

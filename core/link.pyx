@@ -164,16 +164,16 @@ cdef void _on_linked(Edge *edge, RecLink *record) noexcept nogil:
 cdef void _run_deliver(Edge *edge, Run *run) noexcept nogil:
     """Fan the gathered messages out, all of them at once."""
     cdef Channel *channel
-    cdef uint64_t members = 0
+    cdef uint64_t delivered = 0
     if run.count == 0:
         return
     if run.channel == 0:
-        members = fanout_all(edge, run.bodies, run.count)
+        delivered = fanout_all(edge, run.bodies, run.count)
     else:
         channel = channel_get(edge, run.channel)
         if channel != NULL:
-            members = fanout_members(edge, channel, run.bodies, run.count)
-    ledger_count(edge.ledger, COUNT_DELIVERED, members * run.count)
+            delivered = fanout_members(edge, channel, run.bodies, run.count)
+    ledger_count(edge.ledger, COUNT_DELIVERED, delivered)
     run.count = 0
     run.size = 0
 

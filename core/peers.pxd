@@ -35,6 +35,7 @@ ctypedef struct Peer:
     uint8_t readable            # bytes may wait in the socket
     uint8_t queued              # in the queue of those to be looked at
     uint8_t watched             # EPOLLOUT is on
+    uint8_t broken              # it takes nothing any more; it is read to its end
     uint8_t busy                # something was received since the last look at who is quiet
     uint32_t identity_size
     uint32_t in_start           # bytes of `received` that were used

@@ -99,6 +99,7 @@ cdef void _let_go(Peers *peers, Peer *peer) noexcept nogil:
     peer.out_start = 0
     peer.readable = 0
     peer.watched = 0
+    peer.broken = 0
 
 
 cdef void _lose(Peers *peers, Peer *peer) noexcept nogil:
@@ -133,8 +134,18 @@ cdef void _watch(Peers *peers, Peer *peer, bint writing) noexcept nogil:
                      EPOLLIN | EPOLLOUT if writing else EPOLLIN)
 
 
+cdef void _break(Peers *peers, Peer *peer) noexcept nogil:
+    """The stream takes nothing any more. What the peer said before it went is read first; its end shows there."""
+    peer.broken = 1
+    batch_free(&peer.unsent)
+    peer.out_start = 0
+    _watch(peers, peer, False)
+    peer.readable = 1
+    _enqueue(peers, <uint32_t> (peer - peers.slots))
+
+
 cdef int _flush(Peers *peers, Peer *peer) noexcept nogil:
-    """Send on what a socket did not take; -1: the peer is gone."""
+    """Send on what a socket did not take; -1: it takes nothing any more."""
     cdef ssize_t sent = 0
     if peer.unsent.size:
         sent = send(peer.fd, peer.unsent.data + peer.out_start, peer.unsent.size - peer.out_start,
@@ -225,8 +236,7 @@ cdef void peers_on_event(Peers *peers, uint64_t tag, uint32_t events) noexcept n
     if peer.fd < 0:                         # closed earlier in this turn
         return
     if events & EPOLLOUT and _flush(peers, peer) < 0:
-        _lose(peers, peer)
-        return
+        _break(peers, peer)
     if events & ~<uint32_t> EPOLLOUT:
         peer.readable = 1
         _enqueue(peers, <uint32_t> (tag - TAG_BUS - 1))
@@ -420,7 +430,7 @@ cdef int peers_send(Peers *peers, const uint8_t *identity, uint32_t identity_siz
     cdef Peer *peer = _peer_of(peers, identity, identity_size, slot)
     if peer == NULL:
         return EAGAIN if peers.listen_fd < 0 else EHOSTUNREACH
-    if peer.unsent.size:
+    if peer.unsent.size or peer.broken:
         return EAGAIN
     zmtp_long_header_write(header, size)
     pieces[0].iov_base = header
@@ -434,9 +444,9 @@ cdef int peers_send(Peers *peers, const uint8_t *identity, uint32_t identity_siz
     if sent < 0:
         if errno == EAGAIN or errno == EINTR:
             _watch(peers, peer, True)
-            return EAGAIN
-        _lose(peers, peer)
-        return EAGAIN if peers.listen_fd < 0 else EHOSTUNREACH
+        else:
+            _break(peers, peer)
+        return EAGAIN
     if <size_t> sent == size + ZMTP_HEADER_BYTES_MAX:
         return 0
     rest = ZMTP_HEADER_BYTES_MAX - <uint32_t> sent if sent < ZMTP_HEADER_BYTES_MAX else 0

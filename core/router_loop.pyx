@@ -57,22 +57,6 @@ cdef void _records_take(Sequencer *sequencer, Worker *worker, uint8_t *data, siz
         place += (<Record *> (data + place)).size
 
 
-cdef bint _batch_receive(Sequencer *sequencer) noexcept nogil:
-    """Take one batch and act on it; False when there is none."""
-    cdef BusBatch batch
-    cdef Worker *worker
-    if not bus_receive(&sequencer.bus, &batch):
-        return False
-    worker = worker_of(sequencer, batch.identity, batch.identity_size)
-    if worker != NULL:
-        worker.heard_ms = sequencer.now_ms
-        worker.slot = batch.slot
-        _records_take(sequencer, worker, batch.data, batch.size)
-    bus_done(&sequencer.bus)
-    ledger_count(sequencer.ledger, COUNT_BATCHES_IN, 1)
-    return True
-
-
 cdef void _lost_forget(Sequencer *sequencer) noexcept nogil:
     """Give up the workers whose streams ended: one that comes again is asked for everything."""
     cdef uint8_t identity[ZMTP_IDENTITY_BYTES_MAX]
@@ -82,6 +66,23 @@ cdef void _lost_forget(Sequencer *sequencer) noexcept nogil:
         worker = worker_known(sequencer, identity, size)
         if worker != NULL:
             worker_give_up(sequencer, worker)
+
+
+cdef bint _batch_receive(Sequencer *sequencer) noexcept nogil:
+    """Take one batch and act on it; False when there is none."""
+    cdef BusBatch batch
+    cdef Worker *worker
+    if not bus_receive(&sequencer.bus, &batch):
+        return False
+    _lost_forget(sequencer)             # first: this may be a lost worker's new stream
+    worker = worker_of(sequencer, batch.identity, batch.identity_size)
+    if worker != NULL:
+        worker.heard_ms = sequencer.now_ms
+        worker.slot = batch.slot
+        _records_take(sequencer, worker, batch.data, batch.size)
+    bus_done(&sequencer.bus)
+    ledger_count(sequencer.ledger, COUNT_BATCHES_IN, 1)
+    return True
 
 
 cdef void _worker_flush(Sequencer *sequencer, Worker *worker) noexcept nogil:

@@ -90,7 +90,7 @@ class GatewaySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         ),
     ] = 1_048_576
     channels_per_session_max: Annotated[
-        int, Meta(ge=1, le=65_536, description="Groups that one session may be in; bounds its memory.")
+        int, Meta(ge=1, le=32_000, description="Groups that one session may be in; bounds its memory.")
     ] = 256
     publish_rate: Annotated[
         int, Meta(ge=0, le=1_000_000, description="Publishes a second and session, sustained. 0: no limit.")

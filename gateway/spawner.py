@@ -20,6 +20,8 @@ from gateway.zygote import PACKET_BYTES_MAX
 
 # Importing takes a tenth of a second on a quiet machine; the supervisor gives a process 30 s to get ready.
 ANSWER_DEADLINE_S = 20.0
+# Once the imports are done a fork takes milliseconds; every other start waits behind a zygote that hangs.
+NEXT_DEADLINE_S = 3.0
 # -P keeps the folder that the node was started in off the module path.
 _COMMAND = (sys.executable, "-P", "-m", "gateway.zygote")
 
@@ -39,6 +41,7 @@ class Spawner:
         self._turn = asyncio.Lock()
         self._zygote: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
+        self._answered = False
 
     @property
     def pid(self) -> int | None:
@@ -58,7 +61,7 @@ class Spawner:
         async with self._turn:
             request = json.dumps({"title": title, "command": list(command)}).encode()
             try:
-                async with asyncio.timeout(ANSWER_DEADLINE_S):
+                async with asyncio.timeout(NEXT_DEADLINE_S if self._answered else ANSWER_DEADLINE_S):
                     answer = await self._ask(request, (config_fd, stats_fd, ready_fd))
             except (OSError, TimeoutError) as error:
                 self._end()
@@ -66,6 +69,7 @@ class Spawner:
             except BaseException:
                 self._end()  # its answer would be taken for that to the next request
                 raise
+        self._answered = True
         if "pid" not in answer:
             raise OSError(answer["errno"], answer["message"])
         return int(answer["pid"])
@@ -110,4 +114,5 @@ class Spawner:
             while os.waitpid(-self._zygote.pid, os.WNOHANG) != (0, 0):
                 pass
         self._zygote = None
+        self._answered = False
         adopt_orphans(False)
