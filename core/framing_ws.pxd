@@ -73,17 +73,15 @@ cdef inline void ws_mask_apply(uint8_t* payload, uint32_t size, const uint8_t* m
     cdef uint32_t key
     cdef uint64_t key_twice
     cdef uint64_t word
-    cdef uint32_t at = 0
+    cdef Py_ssize_t at, number
     memcpy(&key, mask, 4)
     key_twice = (<uint64_t>key << 32) | key
-    while size - at >= 8:
-        memcpy(&word, payload + at, 8)
+    for number in range(<Py_ssize_t>size >> 3):    # a counter that cannot wrap: the compiler makes SSE2 of it
+        memcpy(&word, payload + 8 * number, 8)
         word ^= key_twice
-        memcpy(payload + at, &word, 8)
-        at += 8
-    while at < size:
+        memcpy(payload + 8 * number, &word, 8)
+    for at in range(<Py_ssize_t>size & ~<Py_ssize_t>7, size):
         payload[at] ^= (<const uint8_t*>&key)[at & 3]
-        at += 1
 
 
 cdef inline int ws_length_read(const uint8_t* src, WsHeader* header) noexcept nogil:

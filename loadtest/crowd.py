@@ -25,7 +25,10 @@ GROUP_SIZES = (10, 100, 1_000)
 AT_ONCE = 2  # load processes that connect, or leave, at the same time; more would only wait for each other
 PAYLOAD_BYTES = 100
 HANDSHAKE_TIMEOUT_S = 20.0
-SLACK_S = 60.0
+# Towards the end of a ramp heartbeats take most of the processors: with few handshakes under way each is still quick.
+HANDSHAKES = 64
+GATHER_MS = 10  # how late the clients' own stamps may be, for one wake-up in place of many
+SLACK_S = 300.0
 LEAVE_DEADLINE_S = 60.0
 PUBLISH_DEADLINE_S = 15.0
 _MASK = (1 << 64) - 1
@@ -51,8 +54,8 @@ class Share:
     def channel(self, group: int) -> str:
         return f"group:crowd{self.number}-{group}"
 
-    def options(self, connect_rate: int) -> list[str]:
-        """The load client's options."""
+    def options(self, connect_rate: int, gather: bool = False) -> list[str]:
+        """The load client's options; `gather`: heartbeats are gathered, which is not for measuring latency."""
         named = {
             "--members": self.members,
             "--groups": self.groups,
@@ -60,6 +63,8 @@ class Share:
             "--group": f"crowd{self.number}",
             "--connect-rate": connect_rate,
             "--handshake-timeout": HANDSHAKE_TIMEOUT_S,
+            "--handshakes": HANDSHAKES,
+            **({"--gather": GATHER_MS} if gather else {}),
             "--payload": PAYLOAD_BYTES,
         }
         return ["--text", *(word for name, value in named.items() for word in (name, str(value)))]
@@ -153,7 +158,8 @@ class Publisher:
 class Crowd:
     """The load processes of all shares, as they connect, hold and leave."""
 
-    def __init__(self, server: Server, shares: Sequence[Share], connect_rate: int) -> None:
+    def __init__(self, server: Server, shares: Sequence[Share], connect_rate: int, gather: bool = False) -> None:
+        self._gather = gather
         self.shares = list(shares)
         self.swarms: list[Swarm] = []
         self._server = server
@@ -170,7 +176,7 @@ class Crowd:
             for share in self.shares:
                 if share.number >= AT_ONCE:
                     self._wait_joined(share.number - AT_ONCE)
-                words = share.options(max(1, self._rate // AT_ONCE))
+                words = share.options(max(1, self._rate // AT_ONCE), self._gather)
                 self.swarms.append(stack.enter_context(Swarm(self._server, "idle", *words)))
             for number in range(max(0, len(self.shares) - AT_ONCE), len(self.shares)):
                 self._wait_joined(number)

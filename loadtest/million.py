@@ -41,8 +41,12 @@ GIB = 1 << 30
 USER_BYTES_MAX = GIB
 GLOBAL_DEADLINE_S = 180.0
 # Both ends share the processors, and most of a ramp's connections send heartbeats already: a client here may take
-# longer for its HELLO than the five seconds that strangers get.
-PATIENT = {"HOLDFAST_GATEWAY_HELLO_TIMEOUT_MS": "20000"}
+# longer for its HELLO, and the router for its answer, than the five seconds that others get. Each user has a channel.
+PATIENT = {
+    "HOLDFAST_GATEWAY_HELLO_TIMEOUT_MS": "20000",
+    "HOLDFAST_GATEWAY_REQUEST_TIMEOUT_MS": "20000",
+    "HOLDFAST_ROUTER_CHANNELS_MAX": "2000000",
+}
 LOST_DEADLINE_S = 5.0  # with connections lost it cannot come to all of them
 GROUPS_DEADLINE_S = 60.0
 SETTLE_DEADLINE_S = 20.0
@@ -166,7 +170,7 @@ def run(options: argparse.Namespace) -> Result:
     with holdfast(workers, environment=PATIENT) as server, contextlib.closing(Publisher(server)) as publisher:
         ledger_before = ledger(server)
         user_before = user_memory(server, [])
-        crowd = Crowd(server, shares, options.connect_rate)
+        crowd = Crowd(server, shares, options.connect_rate, gather=options.rate == 0)
         began_s = time.monotonic()
         with crowd.joined():
             ramp_s = time.monotonic() - began_s

@@ -15,6 +15,7 @@ from loadtest.measure import (
     Server,
     Swarm,
     ledger_live,
+    metric_sum,
     read_cpu,
     read_memory,
     shown,
@@ -50,12 +51,23 @@ def ledger_when_empty(server: Server, before: dict[str, float], deadline_s: floa
 
 def held(server: Server, connections: int, seconds: float) -> dict[str, Any]:
     """What the connections cost while nothing is said: heartbeats, and whatever the server does of itself."""
+    heard = frames_in(server)
     before = read_cpu(server.pids())
     started = time.monotonic()
     time.sleep(seconds)
     took = time.monotonic() - started
     used = read_cpu(server.pids()).since(before)
-    return {"seconds": took, "cpu_s": used.total_s, "cpu_us_per_connection_s": used.total_s * 1e6 / connections / took}
+    return {
+        "seconds": took,
+        "cpu_s": used.total_s,
+        "cpu_us_per_connection_s": used.total_s * 1e6 / connections / took,
+        "heartbeats": frames_in(server) - heard,
+    }
+
+
+def frames_in(server: Server) -> float:
+    """Frames that Holdfast has heard from clients; 0 for who does not count them."""
+    return metric_sum(server.metrics(), "holdfast_frames_in_total") if server.admin_port is not None else 0.0
 
 
 def idle(server: Server, workload: Workload, seconds: float, warmup: float) -> list[Run]:

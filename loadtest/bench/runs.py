@@ -29,7 +29,7 @@ def counters_between(before: dict[str, float], after: dict[str, float]) -> dict[
 
 
 def loaded(server: Server, workload: Workload, options: list[str], duration_s: float) -> Run:
-    """The load client's run. Counters are read at the window's edges, outside the time for which CPU is counted."""
+    """The load client's run. Counters are read around it, outside the time for which CPU is counted."""
     scrapes: list[dict[str, float]] = []
 
     def scrape() -> None:
@@ -38,8 +38,8 @@ def loaded(server: Server, workload: Workload, options: list[str], duration_s: f
 
     with Swarm(server, workload.client, *options) as swarm:
         swarm.expect("joined", JOIN_DEADLINE_S)
+        scrape()  # before the window: what is delivered from "start" on has to cost CPU that is counted
         swarm.expect("start", duration_s + SLACK_S)
-        scrape()
         window = Window(server)
         swarm.expect("drained", duration_s + SLACK_S)
         used = window.close()

@@ -17,6 +17,7 @@ ONE_RATIO_MAX = 0.5
 ONE_P50_OVER_PICOWS_MS_MAX = 0.3
 IDLE_BYTES_MAX = 512
 IDLE_HEARTBEAT_US_MAX = 1.0
+IDLE_HEARTBEATS_MIN = 0.9  # one a period, of which the window is one
 IDLE_GROWTH_MAX = 0.10
 STORM_US_MAX = 150.0
 STORM_P95_MS_MAX = 1_000.0
@@ -76,7 +77,9 @@ def below_every_peer(workload: str, runs: list[Run]) -> list[Verdict]:
     if own is None or not peers:
         return []
     best = min(peers, key=lambda name: peers[name])
+    without = [name for name in PEERS if name not in peers]
     limit = f"below every peer's, the best being {best} with {peers[best]:.3f} µs"
+    limit += f"; not measured: {', '.join(without)}" if without else ""
     by = _by(own, peers[best]).replace("the limit", best)
     return [Verdict(workload, "CPU per delivery", f"{own:.3f} µs", limit, own < peers[best], by)]
 
@@ -150,12 +153,14 @@ def judge_idle(runs: list[Run]) -> list[Verdict]:
     most = statistics.median(run["bytes_per_connection"]["rss"] for run in own)
     pulse = statistics.median(run["hold"]["cpu_us_per_connection_s"] for run in own)
     growth = max(run["after_to_before"] for run in own) - 1
+    beats = min(run["hold"]["heartbeats"] / run["connections"] for run in own)
     empty = all(run["ledger_joined"] and run["ledger_after"] == run["ledger_before"] for run in own)
     what = "the ledger's live values, once all had gone"
     figure = "as before" if empty else "not as before"
     return [
         at_most("idle", "user memory for a joined connection", most, IDLE_BYTES_MAX, "{:,.0f}", " bytes"),
         at_most("idle", "CPU of heartbeats for a connection and second", pulse, IDLE_HEARTBEAT_US_MAX, "{:.2f}", " µs"),
+        at_least("idle", "heartbeats heard from a connection meanwhile", beats, IDLE_HEARTBEATS_MIN, "{:.2f}"),
         at_most("idle", "growth of memory once all had gone", growth, IDLE_GROWTH_MAX, "{:.1%}"),
         Verdict("idle", what, figure, "as before", empty, "exact"),
     ]

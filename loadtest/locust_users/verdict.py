@@ -87,6 +87,7 @@ def judge(clients: Mapping[str, int], server: Mapping[str, int] | None, missing:
     """Compare; `missing` names processes whose counts did not come, which is wrong by itself."""
     wrong = [f"{name}: no final counts from it" for name in missing]
     wrong += [f"{name}: {clients[name]:,}" for name in WRONG if clients[name]]
+    wrong += [f"{name}: nothing, so nothing was shown" for name in ("published", "delivered") if not clients[name]]
     if server is not None:
         for name, count in expected(clients).items():
             if count != server[name]:

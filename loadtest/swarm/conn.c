@@ -223,7 +223,7 @@ static void conn_start(Conn *c) {
 
 void conn_start_due(void) {
     /* A storm asks what happens when nobody waits for a busy server. */
-    int handshakes_max = swarm.options.workload == WORKLOAD_STORM ? swarm.conn_count : HANDSHAKES_MAX;
+    int handshakes_max = swarm.options.workload == WORKLOAD_STORM ? swarm.conn_count : swarm.options.handshakes_max;
     uint64_t due = (uint64_t)((double)(swarm.now_ns - swarm.connect_start_ns) * 1e-9 * swarm.options.connect_rate) + 1;
     while (swarm.started < swarm.conn_count && (uint64_t)swarm.started < due && swarm.handshakes < handshakes_max &&
            !swarm.aborted)

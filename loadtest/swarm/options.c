@@ -26,6 +26,8 @@ static const char usage[] =
     "  --messages N            end the window after N messages instead of after --seconds\n"
     "  --connect-rate N        connections a second (5000)\n"
     "  --handshake-timeout S   from connect to joined (10)\n"
+    "  --handshakes N          under way at once (512)\n"
+    "  --gather MS             idle: wait so long for more before each turn while the connections are held (0)\n"
     "  --first N               index of the first connection (0): user swarm-<i> and the loopback source address\n"
     "  --token-file F          a token a line instead of user names\n"
     "  --group PREFIX          channels are group:<prefix>-<n> (swarm)\n"
@@ -42,6 +44,7 @@ static const struct option long_options[] = {{"host", 1, 0, 'h'},         {"port
                                              {"warmup", 1, 0, 'w'},       {"seconds", 1, 0, 's'},
                                              {"drain", 1, 0, 'd'},        {"messages", 1, 0, 'n'},
                                              {"connect-rate", 1, 0, 'c'}, {"handshake-timeout", 1, 0, 'H'},
+                                             {"handshakes", 1, 0, 'N'},   {"gather", 1, 0, 'J'},
                                              {"first", 1, 0, 'f'},        {"token-file", 1, 0, 'T'},
                                              {"group", 1, 0, 'G'},        {"ack", 0, 0, 'a'},
                                              {"ack-interval", 1, 0, 'A'}, {"wait", 0, 0, 'W'},
@@ -67,6 +70,8 @@ static void take_network(Options *o, int option) {
     else if (option == 't') o->tcp = true;
     else if (option == 'c') o->connect_rate = atoi(optarg);
     else if (option == 'H') o->handshake_s = atof(optarg);
+    else if (option == 'N') o->handshakes_max = atoi(optarg);
+    else if (option == 'J') o->gather_s = atof(optarg) * 1e-3;
     else if (option == 'f') o->first = atoi(optarg);
     else if (option == 'T') o->token_file = optarg;
     else if (option == 'O') o->protocol = protocol_named(optarg);
@@ -108,6 +113,7 @@ static void check(Options *o) {
     if (o->under_way < 1 || o->rate <= 0 || o->connect_rate < 1)
         refuse("--under-way, --rate and --connect-rate must be positive");
     if (strlen(o->group) > 40) refuse("--group must be at most 40 bytes");
+    if (o->handshakes_max < 1 || o->gather_s < 0 || o->gather_s >= 1) refuse("--handshakes 1 or more, --gather 0 to 999");
     if (o->ack_s <= 0 || o->handshake_s <= 0) refuse("intervals must be positive");
 }
 
@@ -126,6 +132,7 @@ void options_parse(Options *o, int argc, char **argv) {
                    .seconds = -1,
                    .drain_s = 10,
                    .handshake_s = 10,
+                   .handshakes_max = HANDSHAKES_MAX,
                    .ack_s = 5,
                    .group = "swarm"};
     if (argc < 2) refuse("no workload");

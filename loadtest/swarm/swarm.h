@@ -23,7 +23,7 @@
 #include "websocket.h"
 
 enum {
-    HANDSHAKES_MAX = 512, /* under way at once */
+    HANDSHAKES_MAX = 512, /* under way at once, unless told */
     ENDPOINTS_MAX = 64,
     FAILURES_MAX = 64, /* different texts; further ones are counted under "other" */
     FAILURE_BYTES_MAX = 96,
@@ -105,6 +105,8 @@ typedef struct {
     int connect_rate; /* a second */
     int payload_bytes;
     double rate; /* messages a second in all */
+    int handshakes_max;
+    double gather_s; /* idle: how long a turn waits for more while the connections are held */
     double warmup_s, seconds, drain_s, handshake_s, ack_s;
     uint64_t messages; /* stop the window after so many; 0: by time */
     const char *group; /* channel name prefix */

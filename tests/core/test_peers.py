@@ -1,5 +1,6 @@
 """The bus's own streams, spoken to byte by byte: handshakes, broken and lost peers, and what a socket holds back."""
 
+import contextlib
 import random
 import socket
 import struct
@@ -226,15 +227,28 @@ def accepted(listener: socket.socket) -> Stream:
     return stream
 
 
-def test_a_worker_connects_once_its_router_is_there_and_again_when_it_comes_back(
-    listener: socket.socket, tmp_path: Path
-) -> None:
-    stats, path = Stats(), str(tmp_path / "router")
+@contextlib.contextmanager
+def worker_loop(path: str) -> Iterator[Stats]:
+    """A worker's data plane that speaks to whoever listens at `path`."""
+    stats = Stats()
     options = {**OPTIONS, "tcp_fd": -1, "ws_fd": -1, "connections_max": 8}
     loop = EdgeLoop(stats, endpoint=f"ipc://{path}", identity="test/0/1", **options)  # type: ignore[arg-type]
     thread = threading.Thread(target=loop.run, daemon=True)
     thread.start()
     try:
+        yield stats
+    finally:
+        loop.put(notes.STOP)
+        loop.flush()
+        thread.join(DEADLINE_S)
+    assert not thread.is_alive()
+
+
+def test_a_worker_connects_once_its_router_is_there_and_again_when_it_comes_back(
+    listener: socket.socket, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "router")
+    with worker_loop(path) as stats:
         listener.bind(path)
         listener.listen()
         for epoch in (5, 6):
@@ -245,11 +259,23 @@ def test_a_worker_connects_once_its_router_is_there_and_again_when_it_comes_back
             wait_for(lambda: stats.read()["gauges"]["linked"] == 1, "the link")
             router.socket.close()
             wait_for(lambda: stats.read()["gauges"]["linked"] == 0, "the end of the link")
-    finally:
-        loop.put(notes.STOP)
-        loop.flush()
-        thread.join(DEADLINE_S)
-    assert not thread.is_alive()
+
+
+def test_what_a_router_said_before_it_went_is_read_also_when_it_takes_nothing_any_more(
+    listener: socket.socket, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "router")
+    listener.bind(path)
+    listener.listen()
+    with worker_loop(path) as stats:
+        router = accepted(listener)
+        assert router.records()[0]["kind"] == records.LINK
+        router.socket.shutdown(socket.SHUT_RD)
+        wait_for(lambda: stats.read()["counters"]["bus_full"] > 0, "a send that the stream refused")
+        router.socket.sendall(framed(wire.linked(5, ask=True)))
+        wait_for(lambda: stats.read()["gauges"]["linked"] == 1, "the router's words")
+        router.socket.close()
+        assert accepted(listener).records()[0]["kind"] == records.LINK
 
 
 def test_publishes_that_the_link_does_not_take_leave_later_whole_and_in_order(edge: Edge) -> None:

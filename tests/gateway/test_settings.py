@@ -88,6 +88,10 @@ def test_environment_switches(text: str, value: bool) -> None:
         ("gateway = 1", "gateway in {} must be a section: write [gateway] above its keys"),
         ("[gateway", "{} is not valid TOML"),
         ("[gateway]\nport = 65536", "gateway.port = 65536 in {}: must be a whole number between 1 and 65535"),
+        (
+            "[gateway]\nchannels_per_session_max = 32001",  # a session counts its memberships in 16 bits
+            "gateway.channels_per_session_max = 32001 in {}: must be a whole number between 1 and 32000",
+        ),
         ("[gateway]\nport = 0", "gateway.port = 0 in {}: must be a whole number between 1 and 65535"),
         ("[gateway]\nport = '7400'", 'gateway.port = "7400" in {}: must be a whole number'),
         ("[gateway]\nport = true", "gateway.port = true in {}: must be a whole number"),

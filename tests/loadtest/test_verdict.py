@@ -48,3 +48,8 @@ def test_workers_are_summed() -> None:
 def test_metrics_are_read_by_their_whole_name() -> None:
     text = 'x_total{process="router"} 3.0\nx_total{process="worker-0"} 1e3\nx_total_more 9\nyx_total 7\nx_total 1\n'
     assert list(samples(text, "x_total")) == [3, 1000, 1]
+
+
+@pytest.mark.parametrize("name", ["published", "delivered"])
+def test_a_run_in_which_nothing_happened_shows_nothing(name: str) -> None:
+    assert f"{name}: nothing, so nothing was shown" in judge({**RIGHT, name: 0}, None).wrong

@@ -23,6 +23,7 @@ from tests.process.clients import (
     TcpClient,
     WebSocketClient,
     dial,
+    framed,
     group,
     open_session,
     run,
@@ -424,3 +425,23 @@ def test_frames_cut_anywhere_and_many_in_one_piece(node: Node) -> None:
         await client.close()
 
     run(body())
+
+
+def test_a_burst_that_grows_as_json_reaches_json_members_whole_and_in_order(node: Node) -> None:
+    """Control characters are six times as long in JSON: what is written side by side outgrows the arena meanwhile."""
+    texts = [chr(1 + number % 8) * 3000 for number in range(60)]
+
+    async def talk() -> None:
+        channel = group("grows")
+        members = [await open_session(node, "text") for _ in range(3)]
+        publisher = await open_session(node, "tcp")
+        assert isinstance(publisher, TcpClient)
+        for member in (*members, publisher):
+            await member.join(channel)
+        for first in range(0, len(texts), 10):
+            frames = [[PUBLISH, 0, channel, text, {}] for text in texts[first : first + 10]]
+            await publisher.send_bytes(b"".join(framed(msgpack.packb(frame)) for frame in frames))
+        for member in (*members, publisher):
+            assert [frame[3] for frame in await member.messages(len(texts))] == texts
+
+    run(talk())

@@ -41,9 +41,10 @@ def an_idle_run(server: str, rss: float = 400.0, pulse: float = 0.5, **other: An
     return {
         "server": server,
         "round": 1,
+        "connections": 15_000,
         "bytes_per_connection": {"rss": rss, "pss": rss, "uss": rss},
         "cpu_us_per_connection": 80.0,
-        "hold": {"cpu_us_per_connection_s": pulse},
+        "hold": {"cpu_us_per_connection_s": pulse, "heartbeats": 15_000},
         "after_to_before": 1.05,
         "ledger_before": {"ring": 0.0},
         "ledger_joined": {"ring": 9.0},

@@ -61,7 +61,8 @@ def test_slow_members_may_cost_the_others_a_tenth(p99: float, kept: bool) -> Non
     [
         (an_idle_run("holdfast"), None),
         (an_idle_run("holdfast", rss=513.0), "user memory"),
-        (an_idle_run("holdfast", pulse=1.01), "heartbeats"),
+        (an_idle_run("holdfast", pulse=1.01), "CPU of heartbeats"),
+        (an_idle_run("holdfast", hold={"cpu_us_per_connection_s": 0.1, "heartbeats": 9_000}), "heartbeats heard"),
         (an_idle_run("holdfast", after_to_before=1.11), "growth"),
         (an_idle_run("holdfast", ledger_after={"ring": 1.0}), "ledger"),
     ],
