@@ -275,7 +275,8 @@ def test_what_a_router_said_before_it_went_is_read_also_when_it_takes_nothing_an
         router.socket.sendall(framed(wire.linked(5, ask=True)))
         wait_for(lambda: stats.read()["gauges"]["linked"] == 1, "the router's words")
         router.socket.close()
-        assert accepted(listener).records()[0]["kind"] == records.LINK
+        # What it could not say to the one before comes too; a router that does not know it passes that over.
+        assert records.LINK in [one["kind"] for one in accepted(listener).records()]
 
 
 def test_publishes_that_the_link_does_not_take_leave_later_whole_and_in_order(edge: Edge) -> None:
