@@ -89,6 +89,8 @@ def main(results: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in sys.argv[3:] or [path.stem for path in sorted(results.glob("*.json"))]:
         content = json.loads((results / f"{name}.json").read_text())
+        if "runs" not in content:  # of another program's: a million, locust
+            continue
         if all("round" in run for run in content["runs"]):
             draw(name, content["runs"], folder / f"{name}.svg")
             print(name)
