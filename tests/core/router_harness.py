@@ -1,7 +1,6 @@
 """A router's data plane in a thread of the test; the test plays the workers over real ZeroMQ sockets."""
 
 import collections
-import socket
 import tempfile
 import threading
 from pathlib import Path
@@ -13,6 +12,7 @@ import zmq
 from core import records
 from core.ledger import Stats
 from core.router_loop import RouterLoop
+from tests.conftest import free_ports
 from tests.core.edge_harness import wait_for
 
 DEADLINE_S = 10.0
@@ -113,19 +113,13 @@ class Worker:
         return msgpack.unpackb(one["body"])
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
 class Sequencer:
     """The router's data plane under test."""
 
     def __init__(self, *, bus: str = "ipc", **options: int) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="hf-")
         self.path = Path(self._folder.name) / "router"
-        self.endpoint = f"tcp://127.0.0.1:{_free_port()}" if bus == "tcp" else f"ipc://{self.path}"
+        self.endpoint = f"tcp://127.0.0.1:{free_ports(1)[0]}" if bus == "tcp" else f"ipc://{self.path}"
         self.stats = Stats()
         self.loop: RouterLoop | None = RouterLoop(self.stats, endpoint=self.endpoint, **{**OPTIONS, **options})
         self.context: zmq.Context[Any] = zmq.Context(1)

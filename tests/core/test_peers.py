@@ -77,6 +77,16 @@ def link(number: int = 0, epoch: int = 1) -> bytes:
     return writer.take()
 
 
+def subscribe(stream: Stream, sequencer: Sequencer) -> None:
+    """Say that this worker, number 1, holds `group:a` and nothing else."""
+    writer = records.BatchWriter()
+    writer.link(records.BEGIN, 1, 1)
+    writer.channel(records.SUBSCRIBE, b"group:a", 1)
+    writer.link(records.END, 1, 1)
+    stream.socket.sendall(framed(writer.take()))
+    wait_for(lambda: sequencer.live("subscription") == 1, "the subscription")
+
+
 Connect = Callable[..., Stream]
 
 
@@ -151,19 +161,14 @@ def test_who_speaks_something_else_is_closed_and_harms_nobody(
 
 def test_a_worker_whose_stream_ends_is_forgotten_at_once(connect: Connect, sequencer: Sequencer) -> None:
     stream = connect(b"node/1/1")
-    writer = records.BatchWriter()
-    writer.link(records.BEGIN, 1, 1)
-    writer.channel(records.SUBSCRIBE, b"group:a", 1)
-    writer.link(records.END, 1, 1)
-    stream.socket.sendall(framed(writer.take()))
-    wait_for(lambda: sequencer.live("subscription") == 1, "the subscription")
+    subscribe(stream, sequencer)
     stream.socket.close()
     wait_for(lambda: sequencer.live("subscription") == 0, "the end of the subscription")
     assert sequencer.counter("workers_lost") == 1
 
 
 def test_a_newer_stream_of_the_same_identity_takes_over(connect: Connect) -> None:
-    older, newer = connect(b"node/1/1"), None
+    older = connect(b"node/1/1")
     older.socket.sendall(framed(link()))
     assert older.records()
     newer = connect(b"node/1/1")
@@ -181,12 +186,7 @@ def test_a_heartbeat_of_zeromqs_own_is_answered(connect: Connect) -> None:
 def test_what_a_socket_does_not_take_comes_whole_and_in_order_later(connect: Connect, sequencer: Sequencer) -> None:
     """More than a socket's buffers hold, to a peer that does not read meanwhile."""
     slow = connect(b"node/1/1")
-    writer = records.BatchWriter()
-    writer.link(records.BEGIN, 1, 1)
-    writer.channel(records.SUBSCRIBE, b"group:a", 1)
-    writer.link(records.END, 1, 1)
-    slow.socket.sendall(framed(writer.take()))
-    wait_for(lambda: sequencer.live("subscription") == 1, "the subscription")
+    subscribe(slow, sequencer)
     worker = sequencer.worker(2)
     for number in range(1, 41):
         worker.publish("group:a", bytes([number]) * LARGE)
