@@ -1,4 +1,4 @@
-"""What every process of a node does at its start: name itself, die with its parent, and say that it is ready."""
+"""What every process of a node does at its start: name itself, and die with its parent."""
 
 import ctypes
 import os
@@ -47,10 +47,3 @@ def set_title(title: str) -> None:
         room = end - first - 1
         ctypes.memset(first, 0, end - first)
         ctypes.memmove(first, title.encode()[:room], min(len(title.encode()), room))
-
-
-def say_ready(ready_fd: int) -> None:
-    """Tell whoever started this process that it serves; -1: nobody asked."""
-    if ready_fd >= 0:
-        os.write(ready_fd, b"ready\n")
-        os.close(ready_fd)

@@ -1,8 +1,9 @@
 """One place in the node that a worker or router process fills: starting it, its readiness, its counters, its end.
 
 The process gets its configuration as JSON on standard input, and two descriptors: shared memory for its counters (a
-memfd, so that nothing is left behind however it dies) and the write end of a pipe into which it writes `ready`. The
-counters of a process that has ended are added to the place's totals, so that what the metrics count never goes back.
+memfd, so that nothing is left behind however it dies) and a socket for what it is asked and tells (`core.commands`),
+first of all that it is ready. The counters of a process that has ended are added to the place's totals, so that what
+the metrics count never goes back.
 
 Processes come from the zygote (`gateway.spawner`) and are watched through a pidfd.
 """
@@ -11,18 +12,22 @@ import asyncio
 import mmap
 import os
 import signal
+import socket
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from core import ledger
+from core.commands import CommandClient
 from gateway import logs
 from gateway.spawner import Spawner
-from gateway.zygote import READY_FD, STATS_FD
+from gateway.zygote import COMMANDS_FD, STATS_FD
 
-READY = b"ready\n"
 # What a pipe takes without a reader (pipe(7)); the configuration is about a kilobyte.
 CONFIG_BYTES_MAX = 65_536
+# For what a process told before its end and its socket's end.
+LAST_WORDS_S = 1.0
 
 _log = logs.get("supervisor")
 
@@ -35,7 +40,7 @@ class ChildSpec:
     command: tuple[str, ...]
     """A module that the zygote has imported, or a program with its arguments."""
     config: Callable[[int, int, int], bytes]
-    """(epoch, stats_fd, ready_fd) to the JSON that the process gets on its standard input."""
+    """(epoch, stats_fd, commands_fd) to the JSON that the process gets on its standard input."""
 
 
 @dataclass
@@ -96,7 +101,10 @@ class Child:
         self._pid: int | None = None
         self._signal: signal.Signals | None = None  # sent as soon as there is a process to send it to
         self._memory: mmap.mmap | None = None
+        self._commands: CommandClient | None = None
         self._ended = Totals()
+        self.on_event: Callable[[Child, str, dict[str, Any]], None] | None = None
+        """What to call with anything else that the process tells unasked."""
 
     @property
     def name(self) -> str:
@@ -125,23 +133,24 @@ class Child:
 
         """
         self.starts += 1
+        ours, theirs = socket.socketpair()
         stats_fd = os.memfd_create(f"holdfast-{self.name}")
-        ready_read, ready_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._commands = CommandClient(ours, self._on_event)
         try:
             try:
                 os.ftruncate(stats_fd, ledger.STATS_BYTES)
                 self._memory = mmap.mmap(stats_fd, ledger.STATS_BYTES)
-                await self._spawn(self.spec.config(epoch, STATS_FD, READY_FD), stats_fd, ready_write)
+                await self._spawn(self.spec.config(epoch, STATS_FD, COMMANDS_FD), stats_fd, theirs.fileno())
             finally:
                 os.close(stats_fd)
-                os.close(ready_write)
-            asyncio.get_running_loop().add_reader(ready_read, self._hear, ready_read)
+                theirs.close()
+            await self._commands.start()
             if self._signal is not None:
                 self.send(self._signal)
             assert self._pid is not None
             return await _ended(self._pid)
         finally:
-            self._end(ready_read)
+            await self._end()
 
     def send(self, number: signal.Signals) -> None:
         """Sends a signal to the process, and to any that is started in this place from now on."""
@@ -149,42 +158,44 @@ class Child:
         if self._pid is not None:
             os.kill(self._pid, number)  # ours until it is reaped, so nobody else can have got the number
 
-    async def _spawn(self, config: bytes, stats_fd: int, ready_fd: int) -> None:
+    async def ask(self, method: str, *, deadline_s: float, **arguments: Any) -> Any:
+        """What the process answers to a command: see `core.commands.CommandClient.ask`, also for what it raises."""
+        if self._commands is None:
+            raise ConnectionResetError(f"{self.name} is not running")
+        return await self._commands.ask(method, deadline_s=deadline_s, **arguments)
+
+    async def _spawn(self, config: bytes, stats_fd: int, commands_fd: int) -> None:
         """Starts the process, then gives it its configuration, all of it, on its standard input."""
         assert len(config) <= CONFIG_BYTES_MAX
         config_read, config_write = os.pipe2(os.O_CLOEXEC)
         try:
             with os.fdopen(config_read, "rb"):
-                self._pid = await self._spawner.start(self.name, self.spec.command, config_read, stats_fd, ready_fd)
+                self._pid = await self._spawner.start(self.name, self.spec.command, config_read, stats_fd, commands_fd)
                 # Written while this end can read it too: a process that is dead already must not cost us a SIGPIPE.
                 os.write(config_write, config)
         finally:
             os.close(config_write)
 
-    def _hear(self, fd: int) -> None:
-        try:
-            heard = os.read(fd, 64)
-        except BlockingIOError:
-            return
-        # Six bytes of one write into a pipe arrive whole (PIPE_BUF).
-        if READY in heard:
+    def _on_event(self, event: str, fields: dict[str, Any]) -> None:
+        if event == "ready":
             self.was_ready = True
             self.ready.set()
             if self.restarts:
                 _log.info("child_is_back", child=self.name, pid=self.pid, restarts=self.restarts)
-        elif not heard:
-            asyncio.get_running_loop().remove_reader(fd)
+        elif self.on_event is not None:
+            self.on_event(self, event, fields)
 
     def _read(self) -> Totals:
         assert self._memory is not None
         return Totals.of(ledger.read(self._memory))
 
-    def _end(self, ready_read: int) -> None:
+    async def _end(self) -> None:
         """Keeps what the process counted and gives back what it held."""
-        self.ready.clear()
+        assert self._commands is not None
         self._pid = None
-        asyncio.get_running_loop().remove_reader(ready_read)
-        os.close(ready_read)
+        await self._commands.close(linger_s=LAST_WORDS_S)
+        self._commands = None
+        self.ready.clear()
         if self._memory is not None:
             self._ended = self._ended.plus(self._read()).ended()
             self._memory.close()

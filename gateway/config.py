@@ -254,8 +254,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     resume_token_ttl_s: int = 3_600
     stats_fd: int = -1
     """Inherited descriptor of the shared counters; -1 keeps them in the process's own memory."""
-    ready_fd: int = -1
-    """Inherited pipe that gets `ready` and a newline once the process serves; -1 for none."""
+    commands_fd: int = -1
+    """Inherited socket to the supervisor: see `core.commands`; -1 for none."""
     log_level: str = "info"
     log_format: str = "console"
 
@@ -266,7 +266,7 @@ _SAME_IN_ROUTER = frozenset(RouterSection.__struct_fields__) & frozenset(RouterC
 
 
 def worker_config(
-    config: Config, *, index: int, epoch: int, router_endpoint: str, stats_fd: int = -1, ready_fd: int = -1
+    config: Config, *, index: int, epoch: int, router_endpoint: str, stats_fd: int = -1, commands_fd: int = -1
 ) -> WorkerConfig:
     """The part of `config` that worker `index` gets for the start numbered `epoch`."""
     same = {name: getattr(config.gateway, name) for name in _SAME_IN_WORKER}
@@ -279,14 +279,16 @@ def worker_config(
         router_endpoint=router_endpoint,
         secret=config.auth.secret or None,
         stats_fd=stats_fd,
-        ready_fd=ready_fd,
+        commands_fd=commands_fd,
         log_level=config.log.level,
         log_format=config.log.format,
         **same,
     )
 
 
-def router_config(config: Config, *, epoch: int, endpoint: str, stats_fd: int = -1, ready_fd: int = -1) -> RouterConfig:
+def router_config(
+    config: Config, *, epoch: int, endpoint: str, stats_fd: int = -1, commands_fd: int = -1
+) -> RouterConfig:
     """The part of `config` that the router gets for a start with `epoch`."""
     same = {name: getattr(config.router, name) for name in _SAME_IN_ROUTER}
     return RouterConfig(
@@ -294,7 +296,7 @@ def router_config(config: Config, *, epoch: int, endpoint: str, stats_fd: int = 
         endpoint=endpoint,
         epoch=epoch,
         stats_fd=stats_fd,
-        ready_fd=ready_fd,
+        commands_fd=commands_fd,
         log_level=config.log.level,
         log_format=config.log.format,
         **same,

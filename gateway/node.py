@@ -118,7 +118,7 @@ def _raise_open_files() -> None:
 def worker_spec(config: Config, endpoint: str, index: int) -> ChildSpec:
     """What to run as worker `index`, linked to the router at `endpoint`."""
 
-    def part(epoch: int, stats_fd: int, ready_fd: int) -> bytes:
+    def part(epoch: int, stats_fd: int, commands_fd: int) -> bytes:
         return msgspec.json.encode(
             worker_config(
                 config,
@@ -126,7 +126,7 @@ def worker_spec(config: Config, endpoint: str, index: int) -> ChildSpec:
                 epoch=epoch,
                 router_endpoint=reachable(endpoint),
                 stats_fd=stats_fd,
-                ready_fd=ready_fd,
+                commands_fd=commands_fd,
             )
         )
 
@@ -136,9 +136,9 @@ def worker_spec(config: Config, endpoint: str, index: int) -> ChildSpec:
 def router_spec(config: Config, endpoint: str) -> ChildSpec:
     """What to run as the router, at `endpoint`."""
 
-    def part(epoch: int, stats_fd: int, ready_fd: int) -> bytes:
+    def part(epoch: int, stats_fd: int, commands_fd: int) -> bytes:
         return msgspec.json.encode(
-            router_config(config, epoch=epoch, endpoint=endpoint, stats_fd=stats_fd, ready_fd=ready_fd)
+            router_config(config, epoch=epoch, endpoint=endpoint, stats_fd=stats_fd, commands_fd=commands_fd)
         )
 
     return ChildSpec("router", ROUTER_COMMAND, part)

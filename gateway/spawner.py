@@ -48,11 +48,11 @@ class Spawner:
         """The zygote's, once the first process was asked for."""
         return None if self._zygote is None else self._zygote.pid
 
-    async def start(self, title: str, command: Sequence[str], config_fd: int, stats_fd: int, ready_fd: int) -> int:
+    async def start(self, title: str, command: Sequence[str], config_fd: int, stats_fd: int, commands_fd: int) -> int:
         """Starts a process that begins once something can be read from `config_fd`; returns its pid.
 
-        It gets the descriptors as 0, STATS_FD and READY_FD of `gateway.zygote`, and has ended by itself when all write
-        ends of `config_fd` are closed before that.
+        It gets the descriptors as 0, STATS_FD and COMMANDS_FD of `gateway.zygote`, and has ended by itself when all
+        write ends of `config_fd` are closed before that.
 
         Raises:
             OSError: the process or the zygote could not be started.
@@ -62,7 +62,7 @@ class Spawner:
             request = json.dumps({"title": title, "command": list(command)}).encode()
             try:
                 async with asyncio.timeout(NEXT_DEADLINE_S if self._answered else ANSWER_DEADLINE_S):
-                    answer = await self._ask(request, (config_fd, stats_fd, ready_fd))
+                    answer = await self._ask(request, (config_fd, stats_fd, commands_fd))
             except (OSError, TimeoutError) as error:
                 self._end()
                 raise OSError(errno.ECHILD, f"the zygote failed: {error!r}") from error

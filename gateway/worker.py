@@ -16,9 +16,10 @@ import uvloop
 
 from core import bus, notes
 from core.codes import Code
+from core.commands import CommandServer, Handler
 from core.ledger import Stats
 from core.loop import EdgeLoop
-from core.process import die_with_parent, say_ready
+from core.process import die_with_parent
 from core.tls import TICKET_KEY_BYTES
 from gateway import logs
 from gateway.auth import Authenticator, node_key
@@ -61,6 +62,7 @@ class WorkerProcess:
         self._drained = asyncio.Event()
         self._stop = asyncio.Event()
         self._log = logs.get("worker")
+        self._commands = CommandServer(config.commands_fd, self._handlers())
         running = asyncio.get_running_loop()
         self._control = Control(
             plane,
@@ -87,15 +89,24 @@ class WorkerProcess:
         running.add_reader(self._plane.control_fd, self._take)
         thread = threading.Thread(target=self._plane.run, name="data-plane", daemon=True)
         thread.start()
+        await self._commands.start()
         ready = asyncio.create_task(self._say_ready())
         await self._stop.wait()  # for as long as the process lives
         ready.cancel()
         await self._drain(thread)
         running.remove_reader(self._plane.control_fd)
+        await self._commands.close()
+
+    def _handlers(self) -> dict[str, Handler]:
+        """What the supervisor may ask of a worker."""
+        return {"ping": self._ping}
+
+    async def _ping(self) -> None:
+        """Answer, so that the supervisor knows that this thread gets to it."""
 
     async def _say_ready(self) -> None:
         await self._linked.wait()  # cancelled when the process stops
-        say_ready(self._config.ready_fd)
+        self._commands.tell("ready")
 
     async def _drain(self, thread: threading.Thread) -> None:
         """FIN to every client, with its own time to come back; then stop the data plane."""

@@ -10,8 +10,8 @@ new process does nothing until its configuration arrives, which the supervisor w
 process dies in between, the configuration never comes and the new one ends.
 
 A request is one packet: JSON `{"title", "command"}` and three descriptors, for standard input, the counters and the
-readiness pipe, which become 0, 3 and 4. `command` is a module that was imported here, whose `main(parent)` is run, or
-a program with its arguments. A module's `preload()` does what else can be shared. The answer is `{"pid"}` or
+socket to the supervisor, which become 0, 3 and 4. `command` is a module that was imported here, whose `main(parent)` is
+run, or a program with its arguments. A module's `preload()` does what else can be shared. The answer is `{"pid"}` or
 `{"errno", "message"}`.
 """
 
@@ -32,7 +32,7 @@ from typing import NoReturn
 
 from core.process import die_with_parent, set_title
 
-STATS_FD, READY_FD = 3, 4
+STATS_FD, COMMANDS_FD = 3, 4
 PACKET_BYTES_MAX = 65_536
 _FDS = 3
 _CONFIG_DEADLINE_MS = 10_000
@@ -115,10 +115,10 @@ def _child(title: str, command: list[str], fds: Sequence[int], supervisor: int, 
 def _place(fds: Sequence[int]) -> None:
     """Moves the descriptors to their places and closes all others but standard output and error."""
     # First above the places, so that none is overwritten before it has moved.
-    above = [fcntl.fcntl(fd, fcntl.F_DUPFD, READY_FD + 1) for fd in fds]
-    for fd, place in zip(above, (0, STATS_FD, READY_FD), strict=True):
+    above = [fcntl.fcntl(fd, fcntl.F_DUPFD, COMMANDS_FD + 1) for fd in fds]
+    for fd, place in zip(above, (0, STATS_FD, COMMANDS_FD), strict=True):
         os.dup2(fd, place)
-    os.closerange(READY_FD + 1, os.sysconf("SC_OPEN_MAX"))
+    os.closerange(COMMANDS_FD + 1, os.sysconf("SC_OPEN_MAX"))
 
 
 def prepare(modules: Sequence[str]) -> None:

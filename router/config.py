@@ -30,8 +30,8 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Bytes kept for one worker while its ZeroMQ queue is full; beyond it the worker is told to start afresh."""
     stats_fd: int = -1
     """Inherited descriptor of the shared counters; -1 keeps them in the process's own memory."""
-    ready_fd: int = -1
-    """Inherited pipe that gets `ready` and a newline once the process serves; -1 for none."""
+    commands_fd: int = -1
+    """Inherited socket to the supervisor: see `core.commands`; -1 for none."""
     log_level: str = "info"
     """One of debug, info, warning, error."""
     log_format: str = "console"

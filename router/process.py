@@ -11,8 +11,9 @@ import msgspec
 import uvloop
 
 from core import bus
+from core.commands import CommandServer, Handler
 from core.ledger import Stats
-from core.process import die_with_parent, say_ready
+from core.process import die_with_parent
 from core.router_loop import RouterLoop
 from router.config import RouterConfig
 
@@ -20,7 +21,16 @@ STOP_DEADLINE_S = 5.0
 EXIT_CONFIG = 78
 
 
-async def serve(loop: RouterLoop, ready_fd: int) -> None:
+def handlers() -> dict[str, Handler]:
+    """What the supervisor may ask of a router."""
+
+    async def ping() -> None:
+        """Answer, so that the supervisor knows that this thread gets to it."""
+
+    return {"ping": ping}
+
+
+async def serve(loop: RouterLoop, commands_fd: int) -> None:
     """Run the data plane in its thread until SIGTERM or SIGINT."""
     stopped = asyncio.Event()
     running = asyncio.get_running_loop()
@@ -28,12 +38,15 @@ async def serve(loop: RouterLoop, ready_fd: int) -> None:
         running.add_signal_handler(number, stopped.set)
     thread = threading.Thread(target=loop.run, name="sequencer", daemon=True)
     thread.start()
-    say_ready(ready_fd)
+    commands = CommandServer(commands_fd, handlers())
+    await commands.start()
+    commands.tell("ready")
     await stopped.wait()  # for as long as the process lives
     loop.stop()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(STOP_DEADLINE_S):
             await asyncio.to_thread(thread.join, STOP_DEADLINE_S)
+    await commands.close()
 
 
 def _remove_socket(endpoint: str) -> None:
@@ -67,7 +80,7 @@ def main(parent: int) -> int:
         print(f"router: {error}", file=sys.stderr)
         return EXIT_CONFIG
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(loop, config.ready_fd))
+        runner.run(serve(loop, config.commands_fd))
     del loop
     _remove_socket(config.endpoint)
     return 0

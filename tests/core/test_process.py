@@ -7,8 +7,6 @@ import sys
 
 import pytest
 
-from core.process import say_ready
-
 CHILD = """
 import os, signal, sys
 from core.process import die_with_parent
@@ -64,14 +62,3 @@ def test_a_title_takes_the_place_of_the_command_line_as_far_as_there_is_room(tit
     assert title.startswith(shown)
     assert len(shown) >= 17
     assert name == title.removeprefix("holdfast ")[:15]
-
-
-def test_ready_is_told_once_and_the_pipe_closed() -> None:
-    reader, writer = os.pipe()
-    say_ready(writer)
-    with os.fdopen(reader, "rb") as output:
-        assert output.read() == b"ready\n"
-
-
-def test_without_anybody_who_asked_nothing_is_said() -> None:
-    say_ready(-1)

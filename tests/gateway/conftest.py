@@ -37,7 +37,7 @@ if config["exit"] is not None:
     os._exit(config["exit"])
 if config["serve"]:
     note("ready")
-    os.write(config["ready_fd"], b"ready\\n")
+    os.write(config["commands_fd"], b"\\x00\\x00\\x00\\x15\\x82\\xa5event\\xa5ready\\xa6fields\\x80")
 while True:
     signal.pause()
 """
@@ -57,8 +57,14 @@ class Programs:
         """
         settings = {"exit": None, "serve": True, "stubborn": False, "counts": False, **behaviour}
 
-        def config(epoch: int, stats_fd: int, ready_fd: int) -> bytes:
-            own = {"name": name, "notes": str(self.notes), "epoch": epoch, "stats_fd": stats_fd, "ready_fd": ready_fd}
+        def config(epoch: int, stats_fd: int, commands_fd: int) -> bytes:
+            own = {
+                "name": name,
+                "notes": str(self.notes),
+                "epoch": epoch,
+                "stats_fd": stats_fd,
+                "commands_fd": commands_fd,
+            }
             return json.dumps({**settings, **own}).encode()
 
         return ChildSpec(name, (sys.executable, "-S", "-E", "-c", PROGRAM), config)

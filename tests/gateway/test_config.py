@@ -34,8 +34,14 @@ def test_every_field_has_a_meaning_and_a_default_within_its_range(field: Any) ->
 def test_a_worker_gets_its_part_and_reads_it_back() -> None:
     flags: dict[str, object] = {name: value for name, value in [("auth.secret", SECRET), ("gateway.ping_ms", 9_000)]}
     config = load(None, {}, flags, MACHINE)
-    part = worker_config(config, index=3, epoch=77, router_endpoint="ipc:///run/x", stats_fd=8, ready_fd=9)
-    assert (part.index, part.epoch, part.router_endpoint, part.stats_fd, part.ready_fd) == (3, 77, "ipc:///run/x", 8, 9)
+    part = worker_config(config, index=3, epoch=77, router_endpoint="ipc:///run/x", stats_fd=8, commands_fd=9)
+    assert (part.index, part.epoch, part.router_endpoint, part.stats_fd, part.commands_fd) == (
+        3,
+        77,
+        "ipc:///run/x",
+        8,
+        9,
+    )
     assert (part.node, part.secret, part.ping_ms, part.host) == ("host-1", SECRET, 9_000, "0.0.0.0")
     assert part.tls_certificate is None
     assert msgspec.json.decode(msgspec.json.encode(part), type=WorkerConfig) == part

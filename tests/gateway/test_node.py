@@ -31,7 +31,7 @@ if config.get("ws_path") == "/taken":
     os._exit(78)
 with open(os.path.join(os.environ["NOTES"], str(os.getpid())), "w") as file:
     json.dump(config, file)
-os.write(config["ready_fd"], b"ready\\n")
+os.write(config["commands_fd"], b"\\x00\\x00\\x00\\x15\\x82\\xa5event\\xa5ready\\xa6fields\\x80")
 while True:
     signal.pause()
 """
@@ -52,7 +52,7 @@ def test_each_worker_is_told_its_place_and_where_the_router_is() -> None:
     assert spec.name == "worker-1"
     assert spec.command == ("gateway.worker",)
     part = msgspec.json.decode(spec.config(9, 5, 6), type=WorkerConfig)
-    assert (part.index, part.epoch, part.stats_fd, part.ready_fd) == (1, 9, 5, 6)
+    assert (part.index, part.epoch, part.stats_fd, part.commands_fd) == (1, 9, 5, 6)
     assert (part.node, part.router_endpoint) == ("host-1", "ipc:///run/x/router.sock")
 
 
@@ -60,7 +60,7 @@ def test_the_router_is_told_where_to_listen() -> None:
     spec = node.router_spec(configured(), "tcp://0.0.0.0:7410")
     assert spec.command == ("router.process",)
     part = msgspec.json.decode(spec.config(9, 5, 6), type=RouterConfig)
-    assert (part.endpoint, part.epoch, part.stats_fd, part.ready_fd) == ("tcp://0.0.0.0:7410", 9, 5, 6)
+    assert (part.endpoint, part.epoch, part.stats_fd, part.commands_fd) == ("tcp://0.0.0.0:7410", 9, 5, 6)
 
 
 @pytest.mark.parametrize(

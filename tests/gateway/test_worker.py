@@ -1,6 +1,5 @@
 """The worker as a process of its own, with and without a router behind it."""
 
-import os
 import select
 import signal
 import socket
@@ -14,6 +13,7 @@ import msgpack
 import msgspec
 import pytest
 
+from core.commands import READY_FRAME
 from gateway.config import WorkerConfig
 from gateway.worker import EXIT_CONFIG, listen
 from router.config import RouterConfig
@@ -21,31 +21,32 @@ from tests.conftest import free_ports, wait_until
 
 DEADLINE_S = 20.0
 UNAVAILABLE, DRAINING = 5, 1
-Start = Callable[..., tuple["subprocess.Popen[bytes]", int]]
+Start = Callable[..., tuple["subprocess.Popen[bytes]", socket.socket]]
 
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Start `python -m MODULE` with a configuration; gives the process and the end of its ready pipe."""
+    """Start `python -m MODULE` with a configuration; gives the process and the end of its command socket."""
     started: list[subprocess.Popen[bytes]] = []
-    pipes: list[int] = []
+    sockets: list[socket.socket] = []
 
-    def begin(module: str, make: Callable[[int], msgspec.Struct]) -> tuple["subprocess.Popen[bytes]", int]:
-        reading, writing = os.pipe()
-        pipes.append(reading)
+    def begin(module: str, make: Callable[[int], msgspec.Struct]) -> tuple["subprocess.Popen[bytes]", socket.socket]:
+        ours, theirs = socket.socketpair()
+        sockets.append(ours)
+        theirs_fd = theirs.fileno()
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            pass_fds=[writing],
+            pass_fds=[theirs_fd],
         )
-        os.close(writing)
+        theirs.close()
         started.append(process)
         assert process.stdin is not None
-        process.stdin.write(msgspec.json.encode(make(writing)))
+        process.stdin.write(msgspec.json.encode(make(theirs_fd)))
         process.stdin.close()
-        return process, reading
+        return process, ours
 
     yield begin
     for process in started:
@@ -53,12 +54,12 @@ def start() -> Iterator[Start]:
         process.wait(DEADLINE_S)
         assert process.stdout is not None
         process.stdout.close()
-    for pipe in pipes:
-        os.close(pipe)
+    for one in sockets:
+        one.close()
 
 
 def worker_part(folder: Path, ports: list[int], **options: Any) -> Callable[[int], WorkerConfig]:
-    def make(ready_fd: int) -> WorkerConfig:
+    def make(commands_fd: int) -> WorkerConfig:
         given: dict[str, Any] = {"request_timeout_ms": 200, "drain_ms": 2_000, **options}
         return WorkerConfig(
             node="n",
@@ -71,7 +72,7 @@ def worker_part(folder: Path, ports: list[int], **options: Any) -> Callable[[int
             secret=None,
             connections_max=100,
             handshakes_max=100,
-            ready_fd=ready_fd,
+            commands_fd=commands_fd,
             **given,
         )
 
@@ -79,11 +80,13 @@ def worker_part(folder: Path, ports: list[int], **options: Any) -> Callable[[int
 
 
 def router_part(folder: Path) -> Callable[[int], RouterConfig]:
-    return lambda ready_fd: RouterConfig(node="n", endpoint=f"ipc://{folder}/router.sock", epoch=2, ready_fd=ready_fd)
+    return lambda commands_fd: RouterConfig(
+        node="n", endpoint=f"ipc://{folder}/router.sock", epoch=2, commands_fd=commands_fd
+    )
 
 
-def is_ready(pipe: int, deadline_s: float = DEADLINE_S) -> bool:
-    return bool(select.select([pipe], [], [], deadline_s)[0]) and os.read(pipe, 100) == b"ready\n"
+def is_ready(commands: socket.socket, deadline_s: float = DEADLINE_S) -> bool:
+    return bool(select.select([commands], [], [], deadline_s)[0]) and commands.recv(100) == READY_FRAME
 
 
 def dial(port: int) -> socket.socket:
@@ -135,9 +138,9 @@ def test_a_port_that_is_taken_ends_it_with_a_word_and_the_code_that_means_so(sta
         with socket.socket() as other:
             other.bind(("127.0.0.1", ports[place]))
             other.listen()
-            process, pipe = start("gateway.worker", worker_part(tmp_path, ports))
+            process, commands = start("gateway.worker", worker_part(tmp_path, ports))
             assert process.wait(DEADLINE_S) == EXIT_CONFIG
-            assert not is_ready(pipe)
+            assert not is_ready(commands)
             assert process.stdout is not None
             said = process.stdout.read().decode()
             assert f"cannot listen on 127.0.0.1:{ports[place]}" in said
@@ -146,13 +149,13 @@ def test_a_port_that_is_taken_ends_it_with_a_word_and_the_code_that_means_so(sta
 
 def test_without_a_router_it_is_not_ready_and_says_unavailable(start: Start, tmp_path: Path) -> None:
     ports = free_ports(2)
-    process, pipe = start("gateway.worker", worker_part(tmp_path, ports))
+    process, commands = start("gateway.worker", worker_part(tmp_path, ports))
     with dial(ports[0]) as connection:
         kind, code, reason, options = read_frame(connection)
         assert (kind, code, options["class"]) == (14, UNAVAILABLE, "resume")
         assert reason
         assert options["after"] > 0
-    assert not select.select([pipe], [], [], 0)[0]
+    assert not select.select([commands], [], [], 0)[0]
     process.terminate()
     assert process.wait(DEADLINE_S) == 0
 
@@ -160,10 +163,10 @@ def test_without_a_router_it_is_not_ready_and_says_unavailable(start: Start, tmp
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_with_a_router_it_serves_and_drains_at_the_signal(start: Start, tmp_path: Path, number: signal.Signals) -> None:
     ports = free_ports(2)
-    worker, pipe = start("gateway.worker", worker_part(tmp_path, ports))
-    _, router_pipe = start("router.process", router_part(tmp_path))
-    assert is_ready(router_pipe)
-    assert is_ready(pipe)
+    worker, commands = start("gateway.worker", worker_part(tmp_path, ports))
+    _, router_commands = start("router.process", router_part(tmp_path))
+    assert is_ready(router_commands)
+    assert is_ready(commands)
     with dial(ports[0]) as connection:
         assert read_frame(connection)[0] == 1
         worker.send_signal(number)
@@ -177,9 +180,9 @@ def test_with_a_router_it_serves_and_drains_at_the_signal(start: Start, tmp_path
 
 def test_a_client_that_does_not_answer_its_fin_does_not_hold_up_the_end(start: Start, tmp_path: Path) -> None:
     ports = free_ports(2)
-    worker, pipe = start("gateway.worker", worker_part(tmp_path, ports, drain_ms=500))
+    worker, commands = start("gateway.worker", worker_part(tmp_path, ports, drain_ms=500))
     start("router.process", router_part(tmp_path))
-    assert is_ready(pipe)
+    assert is_ready(commands)
     with dial(ports[0]) as connection:
         assert read_frame(connection)[0] == 1
         worker.terminate()

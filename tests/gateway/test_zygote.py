@@ -13,7 +13,7 @@ import pytest
 
 from gateway.child import Child, ChildSpec
 from gateway.spawner import Spawner
-from gateway.zygote import READY_FD, STATS_FD
+from gateway.zygote import COMMANDS_FD, STATS_FD
 
 DEADLINE_S = 20.0
 HEAVY_BYTES = 32 * 1024 * 1024
@@ -67,7 +67,7 @@ async def run(name: str, folder: Path, code: int | None) -> tuple[int, dict[str,
     report = folder / "report"
 
     def config(*fds: int) -> bytes:
-        assert fds[1:] == (STATS_FD, READY_FD)
+        assert fds[1:] == (STATS_FD, COMMANDS_FD)
         return json.dumps({"report": str(report), "exit": code}).encode()
 
     spawner = Spawner([name])
@@ -86,7 +86,7 @@ def test_a_forked_process_is_the_supervisors_child_and_holds_only_its_own(
     assert found["parent"] == found["ppid"] == os.getpid()
     assert found["sid"] == found["pid"]
     assert found["title"] == "holdfast worker-7"
-    assert found["fds"][:5] == [0, 1, 2, STATS_FD, READY_FD]
+    assert found["fds"][:5] == [0, 1, 2, STATS_FD, COMMANDS_FD]
     assert len(found["fds"]) == 6, "and the one that lists them"
 
 
