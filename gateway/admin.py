@@ -1,4 +1,4 @@
-"""The admin HTTP server: health, metrics, publishing, and the page; it runs in the supervisor's loop.
+"""What the admin HTTP server answers: health, metrics, publishing, and the page (see `gateway.admin_server`).
 
 It listens on loopback unless `admin.token` is set. What a web page of another origin could make a browser send here is
 refused: publishing needs `Content-Type: application/json` (which a browser asks permission for first, and never gets),
@@ -6,17 +6,14 @@ an own `Origin` if there is one, and, without a token, a loopback `Host` (a name
 """
 
 import asyncio
-import contextlib
 import hmac
 import re
-import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
-import uvicorn
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
@@ -25,20 +22,14 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gateway import metrics
 from gateway.errors import RequestError
-from gateway.ports import bound
 from gateway.settings import is_loopback
 
 PAGE = Path(__file__).parent / "page"
 BODY_BYTES_MAX = 1_048_576
-HEAD_TIMEOUT_S = 10.0
 BODY_TIMEOUT_S = 10.0
-STOP_TIMEOUT_S = 3.0
-TICK_S = 1.0
-BACKLOG = 128
 CHANNEL_BYTES_MAX = 255
 KEY_BYTES_MAX = 64
 SENDER_BYTES_MAX = 255
@@ -211,7 +202,7 @@ class _SecurityHeaders:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, send)  # deadline: there are no such scopes; the server speaks HTTP alone
             return
         policy = self._policy(_host_name(Request(scope)))
 
@@ -222,9 +213,9 @@ class _SecurityHeaders:
                 headers["X-Content-Type-Options"] = "nosniff"
                 headers["Referrer-Policy"] = "no-referrer"
                 headers.setdefault("Cache-Control", "no-cache")
-            await send(message)
+            await send(message)  # deadline: REQUEST_TIMEOUT_S of the server
 
-        await self._app(scope, receive, send_with_headers)
+        await self._app(scope, receive, send_with_headers)  # deadline: REQUEST_TIMEOUT_S of the server
 
     def _policy(self, host: str) -> str:
         """The page may load what is here and connect to the gateway's WebSocket port on the host it came from."""
@@ -234,124 +225,3 @@ class _SecurityHeaders:
             f"default-src 'self'; connect-src 'self'{gateway}; img-src 'self' data:; object-src 'none';"
             " base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
         )
-
-
-# --------------------------------------------------------------------------------------------------------- the server
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers (the supervisor has its own), and without waking up ten times a second."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self._ending = asyncio.Event()
-
-    def end(self) -> None:
-        """Let `serve` return."""
-        self.should_exit = True
-        self._ending.set()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def main_loop(self) -> None:
-        """Once a second, for the Date header."""
-        while not await self.on_tick(0):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(TICK_S):
-                    await self._ending.wait()
-
-
-class _Protocol(H11Protocol):
-    """uvicorn's HTTP with a deadline for a request's head, which it lacks: silent peers could hold every place."""
-
-    _head_timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._watch_head()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        self._watch_head()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._unwatch_head()
-        super().connection_lost(exc)
-
-    def _watch_head(self) -> None:
-        """Starts the deadline unless it runs, and ends it once a head is complete."""
-        if self.cycle is not None and not self.cycle.response_complete:
-            self._unwatch_head()
-        elif self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._give_up)
-
-    def _unwatch_head(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def _give_up(self) -> None:
-        self._head_timer = None
-        if self.cycle is None or self.cycle.response_complete:
-            self.transport.close()
-
-
-class AdminServer:
-    """The server in the running loop; `start` it, `close` it.
-
-    Args:
-        host: address to listen on.
-        port: port to listen on; 0: any, see `port` after `start`.
-        app: what answers.
-
-    """
-
-    def __init__(self, host: str, port: int, app: Callable[..., Awaitable[Any]]) -> None:
-        self._host = host
-        self._asked_port = port
-        config = uvicorn.Config(
-            app,
-            loop="none",
-            http=_Protocol,
-            lifespan="off",
-            ws="none",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            limit_concurrency=256,
-            timeout_keep_alive=30,
-            timeout_graceful_shutdown=1,
-        )
-        self._server = _Server(config)
-        self._socket: socket.socket | None = None
-        self._serving: asyncio.Task[None] | None = None
-
-    @property
-    def port(self) -> int:
-        """The port that it listens on."""
-        assert self._socket is not None
-        return int(self._socket.getsockname()[1])
-
-    def start(self) -> None:
-        """Listens, and answers from the next turn of the loop on.
-
-        Raises:
-            PortTakenError: another program listens there.
-            StartError: the address is not one of this machine, or the port is not allowed.
-
-        """
-        self._socket = bound("admin.port", self._host, self._asked_port)
-        self._socket.listen(BACKLOG)
-        self._serving = asyncio.create_task(self._server.serve(sockets=[self._socket]), name="admin")
-
-    async def close(self) -> None:
-        """Stops listening, lets requests under way finish for a moment, and returns."""
-        if self._serving is None or self._socket is None:
-            return
-        self._server.end()
-        _, late = await asyncio.wait({self._serving}, timeout=STOP_TIMEOUT_S)
-        for task in late:
-            task.cancel()
-        self._socket.close()

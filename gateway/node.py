@@ -16,7 +16,8 @@ from prometheus_client import CollectorRegistry
 
 from core.transcode import mpack_from_json
 from gateway import __version__, logs
-from gateway.admin import AdminContext, AdminServer, create_app
+from gateway.admin import AdminContext, create_app
+from gateway.admin_server import AdminServer
 from gateway.child import Child, ChildSpec
 from gateway.config import Config, router_config, worker_config
 from gateway.errors import RequestError

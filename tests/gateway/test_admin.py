@@ -1,8 +1,6 @@
-"""The admin server over real HTTP: what it answers, and what it refuses to whom."""
+"""The admin application over real HTTP: what it answers, and what it refuses to whom."""
 
-import asyncio
 import json
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,12 +10,11 @@ from typing import Any
 import httpx
 import pytest
 from prometheus_client import CollectorRegistry
-from starlette.applications import Starlette
 
 from core.transcode import json_from_mpack, mpack_from_json
-from gateway import admin
-from gateway.admin import BODY_BYTES_MAX, AdminContext, AdminServer, create_app
-from gateway.errors import PortTakenError, RequestError, StartError
+from gateway.admin import BODY_BYTES_MAX, AdminContext, create_app
+from gateway.admin_server import AdminServer
+from gateway.errors import RequestError
 from gateway.metrics import NodeCollector, ProcessView
 
 TOKEN = "t" * 16
@@ -259,83 +256,3 @@ def test_a_body_that_lies_about_nothing_but_its_end_is_cut_off_at_the_bound(setu
 
     assert run_in_loop(scenario()) == 413
     assert setup.router.published == []
-
-
-def test_a_taken_port_is_said_and_another_address_too(setup: Setup, run_in_loop: Any) -> None:
-    async def scenario(host: str, port: int) -> None:
-        AdminServer(host, port, Starlette()).start()
-
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        with pytest.raises(PortTakenError, match=rf"admin\.port {port} on 127\.0\.0\.1 is in use"):
-            run_in_loop(scenario("127.0.0.1", port))
-    with pytest.raises(StartError, match=r"cannot listen at admin\.port 7402 on 192\.0\.2\.1"):
-        run_in_loop(scenario("192.0.2.1", 7402))
-
-
-def test_closing_does_not_wait_for_an_idle_connection(setup: Setup, run_in_loop: Any) -> None:
-    async def scenario() -> None:
-        loop = asyncio.get_running_loop()
-        async with setup.client() as client:
-            await client.get("/healthz")  # kept alive by the client
-            began = loop.time()
-        assert loop.time() - began < 2
-
-    run_in_loop(scenario())
-
-
-@pytest.mark.parametrize("after_a_request", [False, True])
-@pytest.mark.parametrize("sent", [b"G", b"GET /healthz HTTP/1.1\r\nHost: a"])
-def test_who_never_completes_a_request_is_let_go(
-    setup: Setup, run_in_loop: Any, monkeypatch: pytest.MonkeyPatch, sent: bytes, after_a_request: bool
-) -> None:
-    monkeypatch.setattr(admin, "HEAD_TIMEOUT_S", 0.1)
-
-    async def scenario() -> bytes:
-        async with setup.client() as client, asyncio.timeout(5):
-            reader, writer = await asyncio.open_connection("127.0.0.1", client.base_url.port)
-            try:
-                if after_a_request:
-                    writer.write(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
-                    await reader.readuntil(b'{"status":"ok"}')
-                writer.write(sent)
-                return await reader.read()
-            finally:
-                writer.close()
-
-    assert run_in_loop(scenario()) == b""
-
-
-def test_who_says_nothing_at_all_is_let_go(setup: Setup, run_in_loop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admin, "HEAD_TIMEOUT_S", 0.1)
-
-    async def scenario() -> bytes:
-        async with setup.client() as client, asyncio.timeout(5):
-            reader, writer = await asyncio.open_connection("127.0.0.1", client.base_url.port)
-            try:
-                return await reader.read()
-            finally:
-                writer.close()
-
-    assert run_in_loop(scenario()) == b""
-
-
-def test_a_slow_answer_is_not_taken_for_a_slow_request(
-    setup: Setup, run_in_loop: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(admin, "HEAD_TIMEOUT_S", 0.05)
-    answer = Router.publish
-
-    async def slow(*arguments: Any, **options: Any) -> tuple[int, int]:
-        await asyncio.sleep(0.2)
-        return await answer(*arguments, **options)
-
-    monkeypatch.setattr(Router, "publish", slow)
-
-    async def scenario() -> int:
-        async with setup.client() as client:
-            return (await client.post("/api/publish", json=LOBBY)).status_code
-
-    assert run_in_loop(scenario()) == 200
