@@ -41,9 +41,11 @@ READY_FRAME = packed({"event": "ready", "fields": {}})
 async def _read(reader: asyncio.StreamReader) -> dict[str, Any] | None:
     """The next frame, None at the end; the peer is a process of this node and is waited for as long as it lives."""
     try:
+        # no deadline: there is a frame when the peer has something to say, and the peer's end is the end of this
         size = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))[0]
         if size > FRAME_BYTES_MAX:
             return None
+        # deadline: the peer's own for writing a frame, SEND_DEADLINE_S, after which it closes
         frame: dict[str, Any] = msgpack.unpackb(await reader.readexactly(size), strict_map_key=False)
     except (asyncio.IncompleteReadError, ConnectionError):
         return None
@@ -126,6 +128,7 @@ class CommandServer:
         try:
             if handler is None:
                 raise LookupError(f"this process does not know the command {frame['method']}")
+            # deadline: that of each wait in the handler, which is a coroutine of the tree
             answer["result"] = await handler(**frame["arguments"])
         except Exception as error:
             answer["error"] = f"{type(error).__name__}: {error}"

@@ -215,7 +215,7 @@ async def _ended(pid: int) -> int:
     ended = asyncio.Event()
     loop.add_reader(pidfd, ended.set)
     try:
-        await ended.wait()
+        await ended.wait()  # no deadline: a process may live for months; `send` is how to make it end
     finally:
         loop.remove_reader(pidfd)
         os.close(pidfd)
@@ -224,4 +224,5 @@ async def _ended(pid: int) -> int:
 
 def _reap(pid: int) -> int:
     """The exit code of a process that has ended or was just killed."""
+    # no deadline: what has ended is reaped at once, and what was killed ends
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

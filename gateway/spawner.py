@@ -58,7 +58,7 @@ class Spawner:
             OSError: the process or the zygote could not be started.
 
         """
-        async with self._turn:
+        async with self._turn:  # deadline: that of each start before this one, ANSWER_DEADLINE_S at most
             request = json.dumps({"title": title, "command": list(command)}).encode()
             try:
                 async with asyncio.timeout(NEXT_DEADLINE_S if self._answered else ANSWER_DEADLINE_S):
@@ -86,6 +86,7 @@ class Spawner:
             self._begin()
         assert self._connection is not None
         socket.send_fds(self._connection, [request], fds)
+        # deadline: that of `start`, the only caller
         packet = await asyncio.get_running_loop().sock_recv(self._connection, PACKET_BYTES_MAX)
         if not packet:
             raise ConnectionResetError(errno.ECONNRESET, "it ended: its own message is above")
@@ -108,7 +109,7 @@ class Spawner:
         if self._zygote is None:
             return
         self._zygote.kill()
-        self._zygote.wait()
+        self._zygote.wait()  # no deadline: it was killed, and what was killed ends
         # What was half started is still in its group; processes with a configuration have left it.
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-self._zygote.pid, os.WNOHANG) != (0, 0):

@@ -112,7 +112,7 @@ class Supervisor:
             await self._or_end(self._start())
             if not self._end.is_set():
                 announce()
-            await self._end.wait()
+            await self._end.wait()  # no deadline: for as long as the node lives
         finally:
             await self._stop_all()
             self.spawner.close()
@@ -170,6 +170,7 @@ class Supervisor:
         """Awaits `work`, but not beyond the node's end."""
         working, ending = asyncio.ensure_future(work), asyncio.ensure_future(self._end.wait())
         try:
+            # deadline: that of the work, as each step of the start has; the node's end comes first
             await asyncio.wait({working, ending}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             ending.cancel()

@@ -91,7 +91,7 @@ class WorkerProcess:
         thread.start()
         await self._commands.start()
         ready = asyncio.create_task(self._say_ready())
-        await self._stop.wait()  # for as long as the process lives
+        await self._stop.wait()  # no deadline: for as long as the process lives
         ready.cancel()
         await self._drain(thread)
         running.remove_reader(self._plane.control_fd)
@@ -105,7 +105,7 @@ class WorkerProcess:
         """Answer, so that the supervisor knows that this thread gets to it."""
 
     async def _say_ready(self) -> None:
-        await self._linked.wait()  # cancelled when the process stops
+        await self._linked.wait()  # no deadline: until there is a router; cancelled when the process stops
         self._commands.tell("ready")
 
     async def _drain(self, thread: threading.Thread) -> None:
@@ -202,6 +202,7 @@ def preload() -> None:
 
 def main(parent: int) -> int:
     """Read the configuration from standard input and serve until `parent` (a pid) ends it; the exit code."""
+    # deadline: the supervisor's, whose end closes the pipe
     config = msgspec.json.decode(sys.stdin.buffer.read(), type=WorkerConfig)
     die_with_parent(parent)
     logs.setup(config.log_level, config.log_format, process=f"worker-{config.index}")

@@ -42,6 +42,7 @@ _EXIT_NO_CONFIG = 75  # EX_TEMPFAIL
 def serve(connection: socket.socket, supervisor: int) -> None:
     """Answers requests until the supervisor closes the connection."""
     while True:
+        # no deadline: for as long as the supervisor lives, whose end closes the connection
         packet, fds, _, _ = socket.recv_fds(connection, PACKET_BYTES_MAX, _FDS)
         try:
             if not packet:
@@ -79,6 +80,7 @@ def _fork_twice(child: Callable[[], NoReturn]) -> int:
                 child()
             os.write(writing, pid.to_bytes(4, "little"))
             os._exit(0)
+        # no deadline: this process does nothing but fork and exit
         code = os.waitstatus_to_exitcode(os.waitpid(between, 0)[1])
         if code != 0:
             code = code if code > 0 else errno.EAGAIN

@@ -247,8 +247,10 @@ class RawMember(Member):
     async def _listen(self) -> None:
         try:
             while True:
+                # deadline: that of the whole run, in Progress.until
                 size = struct.unpack(">I", await self._reader.readexactly(4))[0]
-                if not self._take(msgpack.unpackb(await self._reader.readexactly(size))):
+                body = await self._reader.readexactly(size)  # deadline: that of the whole run, in Progress.until
+                if not self._take(msgpack.unpackb(body)):
                     return
         except Exception as error:
             self._listener.progress.fail(error)
@@ -293,14 +295,15 @@ class JavaScriptMembers(Member):
         node = find_program("node") or find_program("nodejs")
         if node is None:
             raise ReplayError("node is not installed; run: make provision")
-        process = await asyncio.create_subprocess_exec(
-            node,
-            str(ROOT / "loadtest" / "replay.mjs"),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            env=environment_for(node),
-            limit=1 << 24,
-        )
+        async with asyncio.timeout(DEADLINE_S):
+            process = await asyncio.create_subprocess_exec(
+                node,
+                str(ROOT / "loadtest" / "replay.mjs"),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                env=environment_for(node),
+                limit=1 << 24,
+            )
         members = cls(process, listeners)
         lines = {group: listener.expected["js"] for group, listener in listeners.items()}
         addresses = {"tcp": f"tcp://127.0.0.1:{port}", "ws": f"ws://127.0.0.1:{ws_port}/ws"}
@@ -319,7 +322,7 @@ class JavaScriptMembers(Member):
         assert self._process.stdout is not None
         progress = next(iter(self._listeners.values())).progress
         try:
-            async for line in self._process.stdout:
+            async for line in self._process.stdout:  # deadline: that of the whole run, in Progress.until
                 self._take(*json.loads(line))
             if self._open:
                 raise ReplayError(f"node ended without closing {self._open}")

@@ -76,6 +76,7 @@ def run(arguments: list[str]) -> int:
     defaults = [word for name, value in DEFAULTS.items() if name not in there for word in (name, value)]
     command = [str(LOCUST), "-f", str(ROOT / "loadtest" / "locustfile.py"), "--headless", *defaults, *arguments]
     path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(ROOT)]))
+    # deadline: locust's own, --run-time among the arguments
     return subprocess.call(command, env={**os.environ, "PYTHONPATH": path})
 
 

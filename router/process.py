@@ -41,7 +41,7 @@ async def serve(loop: RouterLoop, commands_fd: int) -> None:
     commands = CommandServer(commands_fd, handlers())
     await commands.start()
     commands.tell("ready")
-    await stopped.wait()  # for as long as the process lives
+    await stopped.wait()  # no deadline: for as long as the process lives
     loop.stop()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(STOP_DEADLINE_S):
@@ -62,6 +62,7 @@ def preload() -> None:
 
 def main(parent: int) -> int:
     """Read the configuration from standard input and serve until `parent` (a pid) ends it; the exit code."""
+    # deadline: the supervisor's, whose end closes the pipe
     config = msgspec.json.decode(sys.stdin.buffer.read(), type=RouterConfig)
     die_with_parent(parent)
     try:

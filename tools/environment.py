@@ -62,7 +62,8 @@ def require_packages() -> None:
 def make_venv(venv: Path = VENV) -> None:
     """Create an environment unless a working one is there."""
     python = venv / "bin" / "python"
-    if python.exists() and subprocess.run([python, "-m", "pip", "--version"], capture_output=True).returncode == 0:
+    asked = [python, "-m", "pip", "--version"]
+    if python.exists() and subprocess.run(asked, capture_output=True, timeout=PIP_DEADLINE_S).returncode == 0:
         return
     print(f"creating {venv.relative_to(ROOT)}", flush=True)
     subprocess.run([sys.executable, "-m", "venv", "--clear", venv], check=True, timeout=PIP_DEADLINE_S)

@@ -44,6 +44,7 @@ class Inbox:
     async def wait_for_room(self) -> None:
         """Until something was taken or `look_again` was called; the caller then asks `has_room` once more."""
         self._room.clear()
+        # no deadline: how fast an application takes its messages is its own affair
         await self._room.wait()
 
     def look_again(self) -> None:
@@ -56,6 +57,7 @@ class Inbox:
             if self._ended:
                 return None
             self._changed.clear()
+            # no deadline: messages come when they come, and the end of the session is one of them
             await self._changed.wait()
         item = self._items.popleft()
         self._room.set()

@@ -304,7 +304,7 @@ class Session:
         self._inbox.look_again()
         self._wake()
         try:
-            # The deadline is the protocol's: it answers every request, at the latest with RequestTimeout.
+            # deadline: the protocol's, which answers every request, at the latest with RequestTimeout
             return await answer
         finally:
             del self._answers[request_id]
@@ -387,6 +387,7 @@ class Session:
     async def _close_transport(self, transport: Transport, closed: Closed) -> None:
         closing = asyncio.create_task(transport.close(closed.code, closed.reason), name="holdfast closing")
         try:
+            # deadline: that of Transport.close, which every transport keeps
             await asyncio.shield(closing)
         except asyncio.CancelledError:
             await asyncio.wait([closing], timeout=_SETTLE_S)
@@ -410,6 +411,7 @@ class Session:
         writer = asyncio.create_task(self._write(transport), name="holdfast writer")
         self._ended = asyncio.get_running_loop().create_future()
         try:
+            # no deadline: for as long as the connection lives; a silent gateway ends it after its missed heartbeats
             await asyncio.wait([reader, writer, self._ended], return_when=asyncio.FIRST_COMPLETED)
             # What the protocol said is worth more than how the transport then failed.
             if self._ended.done():
@@ -453,6 +455,7 @@ class Session:
 
     async def _write(self, transport: Transport) -> Closed:
         while True:
+            # no deadline: until there is something to send; the end of the connection cancels it
             await self._to_send.wait()
             self._to_send.clear()
             if bodies := self._protocol.sendable():

@@ -51,6 +51,7 @@ class TcpTransport:
     async def receive(self) -> list[bytes | str]:
         while True:
             try:
+                # deadline: the heartbeat's; the session cancels this when the gateway is silent for too long
                 chunk = await self._reader.read(READ_CHUNK_BYTES)
             except OSError as error:
                 raise lost(error) from error
@@ -87,6 +88,7 @@ class WebSocketTransport:
 
     async def receive(self) -> list[bytes | str]:
         try:
+            # deadline: the heartbeat's; the session cancels this when the gateway is silent for too long
             return [await self._connection.recv()]
         except ConnectionClosed as error:
             raise closed_by_status(error) from error
@@ -105,9 +107,14 @@ class WebSocketTransport:
         if code is None or code >= _CODES_END:
             self._connection.transport.abort()
             return
-        # The library bounds its closing handshake by close_timeout.
         short = reason.encode()[:_CLOSE_REASON_BYTES_MAX].decode(errors="ignore")
-        await self._connection.close(WEBSOCKET_STATUS_BASE + code, short)
+        try:
+            # The library bounds its closing handshake by close_timeout, but not the writing of the close frame, which
+            # waits behind whatever a peer that no longer reads has not taken.
+            async with asyncio.timeout(2 * CLOSE_TIMEOUT_S):
+                await self._connection.close(WEBSOCKET_STATUS_BASE + code, short)
+        except TimeoutError:
+            self._connection.transport.abort()
 
 
 def lost(error: Exception) -> Closed:
@@ -166,6 +173,7 @@ async def _open_websocket(url: str, host: str, port: int, context: tls.SSLContex
     # The protocol's path, unless something in between maps another one to it.
     url = parts._replace(path=parts.path if parts.path.strip("/") else "/ws").geturl()
     # No proxy: a gateway is addressed directly. No ping of the library's: the protocol has its own heartbeat.
+    # deadline: open_transport's, which is for all steps of opening together
     return await websocket_connect(
         url,
         host=host,

@@ -1,0 +1,330 @@
+"""No wait without a deadline: every `await` on something foreign, every blocking call, every wait of the C loops.
+
+An `await` may stand when it is inside `async with asyncio.timeout(…)`, when it is `wait_for`, `asyncio.wait` or a pause
+with its time given, or when it is a coroutine of the tree itself, whose body is checked here like any other. All other
+waits say in a comment, on their own lines or just above, why they may stand:
+
+    # no deadline: <why it may last for ever>
+    # deadline: <whose>                                 it has one, given elsewhere
+
+`python -m tools.checks.deadlines` lists these. A comment that covers nothing is a problem too.
+"""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.checks.coroutines import Function, Index
+from tools.checks.tree import files
+
+CHECKED = ("core", "gateway", "router", "client/python/src", "loadtest", "tools")
+# Programs of the peers that we measure against: written as their own pages show it.
+SKIPPED = ("loadtest/bench/peers/",)
+_EXCUSE = re.compile(r"(?:#|//|/\*) ?(?P<kind>no deadline|deadline): (?P<why>\S+(?: \S+)+)")
+_SCOPES = {"asyncio.timeout", "asyncio.timeout_at"}
+# What only passes on the wait of its arguments.
+_PASSES = {"asyncio.shield", "asyncio.gather", "asyncio.create_task", "asyncio.ensure_future"}
+_STARTS = _PASSES | {"asyncio.wait_for", "asyncio.run_coroutine_threadsafe"}
+# Blocking calls by their full names, and the place (from 0) where their time-out may stand among the arguments.
+_CALLS = {
+    "subprocess.run": None,
+    "subprocess.call": None,
+    "subprocess.check_call": None,
+    "subprocess.check_output": None,
+    "urllib.request.urlopen": 2,
+    "http.client.HTTPConnection": 2,
+    "http.client.HTTPSConnection": 2,
+    "socket.create_connection": 1,
+    "select.select": 3,
+    "os.wait": None,
+    "signal.pause": None,
+    "signal.sigwait": None,
+}
+# Methods that block, with the place of their time-out. `join` and `get` with arguments are those of text and dict.
+_METHODS = {"wait": 0, "join": 0, "get": 0, "acquire": 0, "communicate": 1}
+_SOCKET = {"recv", "recvfrom", "recv_into", "recvmsg", "accept", "sendall"}
+_AT_ONCE = re.compile(r"NOBLOCK|DONTWAIT|WNOHANG|LOCK_NB|LOCK_UN")
+_C_WAITS = re.compile(
+    r"\b(?:epoll_p?wait2?|poll|zmq_poll)\s*\([^;{}]*?,\s*-1\s*(?:,[^;{}()]*)?\)"
+    r"|\b(?:pthread_cond_wait|sem_wait|pthread_join|sigwait)\s*\((?!\s*(?:pthread_\w+_t|sem_t))"
+)
+
+
+@dataclass(frozen=True)
+class Wait:
+    """A wait without a deadline, over these lines of a file."""
+
+    first: int
+    last: int
+    what: str
+
+
+@dataclass(frozen=True)
+class Excuse:
+    """A comment that lets a wait stand."""
+
+    path: str
+    line: int
+    kind: str
+    why: str
+
+
+class _Waits(ast.NodeVisitor):
+    """Finds the waits of one module."""
+
+    def __init__(self, index: Index, source: str) -> None:
+        self.found: list[Wait] = []
+        self._index = index
+        self._lines = source.encode().splitlines()
+        self._owner = ""
+        self._names: dict[str, str] = {}
+        self._bounded = False
+        self._not_blocking = False
+        self._started: set[int] = set()
+        self._statement: ast.stmt | None = None
+
+    # ------------------------------------------------------------------------------------------------------- the walk
+
+    def visit(self, node: ast.AST) -> None:
+        if isinstance(node, ast.stmt):
+            outer, self._statement = self._statement, node
+            super().visit(node)
+            self._statement = outer
+        else:
+            super().visit(node)
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        outer, self._owner = self._owner, node.name
+        self.generic_visit(node)
+        self._owner = outer
+
+    def visit_FunctionDef(self, node: Function) -> None:
+        outer = self._names, self._bounded, self._not_blocking
+        self._names = {**self._names, **self._index.names_in(node, self._owner)}
+        self._bounded = False  # a time-out around a definition is not one around the call
+        self._not_blocking = "settimeout(" in (text := self._text(node)) or "setblocking(False)" in text
+        self.generic_visit(node)
+        self._names, self._bounded, self._not_blocking = outer
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
+        self.visit_FunctionDef(node)
+
+    def visit_AsyncWith(self, node: ast.AsyncWith) -> None:
+        outer = self._bounded
+        for item in node.items:
+            self.visit(item.context_expr)
+            call = item.context_expr
+            if isinstance(call, ast.Call) and _dotted(call.func) in _SCOPES:
+                self._bounded = self._bounded or not _is_none(call.args[0] if call.args else None)
+            elif not self._bounded and not self._is_own_context(call):
+                self._note(node, f"async with {self._text(call)}", last=node.items[-1].context_expr)
+        for statement in node.body:
+            self.visit(statement)
+        self._bounded = outer
+
+    def visit_AsyncFor(self, node: ast.AsyncFor) -> None:
+        self._check_loop(node, node.iter)
+        self.generic_visit(node)
+
+    def visit_comprehension(self, node: ast.comprehension) -> None:
+        if node.is_async:
+            self._check_loop(node.iter, node.iter)
+        self.generic_visit(node)
+
+    def visit_Await(self, node: ast.Await) -> None:
+        if not self._bounded and not self._is_bounded(node.value):
+            self._note(node, f"await {self._text(node.value)}")
+        if isinstance(node.value, ast.Call):
+            self._started.add(id(node.value))
+        self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> None:
+        if _dotted(node.func) in _STARTS:
+            self._started |= {id(each) for argument in node.args for each in ast.walk(argument)}
+        if id(node) not in self._started and self._blocks(node):
+            self._note(node, self._text(node))
+        self.generic_visit(node)
+
+    # ------------------------------------------------------------------------------------------------------ the rules
+
+    def _is_bounded(self, node: ast.expr) -> bool:
+        """Whether awaiting this ends by itself, as far as can be told."""
+        match node:
+            case ast.Starred(value=ast.GeneratorExp(elt=inner) | ast.ListComp(elt=inner)):
+                return self._is_bounded(inner)
+            case ast.Call():
+                name = _dotted(node.func)
+                if name == "asyncio.wait_for":
+                    return not _is_none(_argument(node, 1))
+                if name == "asyncio.wait":
+                    return not _is_none(_argument(node, 1))
+                if name == "asyncio.sleep":
+                    return True
+                if name in _PASSES:
+                    return all(self._is_bounded(argument) for argument in node.args)
+                if name.endswith(".enter_async_context"):
+                    return self._is_own_context(node.args[0])
+                return self._index.is_own(node, self._names)
+        return False
+
+    def _is_own_context(self, node: ast.expr) -> bool:
+        """Contexts of the tree (their code is checked), and the stack, which waits for those that entered it alone."""
+        if isinstance(node, ast.Call) and (
+            self._index.is_own(node, self._names) or _dotted(node.func).endswith("AsyncExitStack")
+        ):
+            return True
+        return self._index.has_coroutine(self._index.type_of(node, self._names), "__aexit__")
+
+    def _check_loop(self, node: ast.AST, over: ast.expr) -> None:
+        own = isinstance(over, ast.Call) and self._index.is_own(over, self._names)
+        if not own and not self._bounded:
+            of_class = self._index.has_coroutine(self._index.type_of(over, self._names), "__aiter__")
+            if not of_class:
+                self._note(node, f"async for … in {self._text(over)}", last=over)
+
+    def _blocks(self, node: ast.Call) -> bool:
+        name = _dotted(node.func)
+        if name in _CALLS:
+            return _is_none(_argument(node, _CALLS[name]))
+        if name in ("os.waitpid", "fcntl.flock", "socket.recv_fds"):
+            return not _AT_ONCE.search(self._text(node)) and not self._not_blocking
+        if not isinstance(node.func, ast.Attribute):
+            return False
+        if self._index.type_of(node.func.value, self._names) in self._index.classes:
+            return False  # a method of the tree's own
+        method = node.func.attr
+        if method == "open" and "opener" in name:
+            return _is_none(_argument(node, 2))
+        if "stdin" in name and method.startswith("read"):
+            return True
+        if method in _SOCKET:
+            return not _AT_ONCE.search(self._text(node)) and not self._not_blocking
+        if method in _METHODS and not name.startswith("asyncio."):
+            if method in ("join", "get", "acquire") and node.args:
+                return False
+            return _is_none(_argument(node, _METHODS[method])) and not any(
+                keyword.arg == "blocking" for keyword in node.keywords
+            )
+        return False
+
+    # ----------------------------------------------------------------------------------------------------- small help
+
+    def _note(self, node: ast.AST, what: str, last: ast.AST | None = None) -> None:
+        assert isinstance(node, ast.stmt | ast.expr)
+        end = getattr(last or node, "end_lineno", None) or node.lineno
+        statement = self._statement
+        first = node.lineno if statement is None or isinstance(statement, _COMPOUND) else statement.lineno
+        if last is None and statement is not None and not isinstance(statement, _COMPOUND):
+            end = max(end, statement.end_lineno or end)
+        self.found.append(Wait(first, end, what))
+
+    def _text(self, node: ast.stmt | ast.expr) -> str:
+        """The source of a node on one line; offsets count bytes (ast.get_source_segment splits the file each time)."""
+        assert node.end_lineno is not None
+        lines = self._lines[node.lineno - 1 : node.end_lineno]
+        lines[-1] = lines[-1][: node.end_col_offset]
+        lines[0] = lines[0][node.col_offset :]
+        return " ".join(b" ".join(lines).decode().split())
+
+
+_COMPOUND = (
+    ast.FunctionDef,
+    ast.AsyncFunctionDef,
+    ast.ClassDef,
+    ast.If,
+    ast.For,
+    ast.AsyncFor,
+    ast.While,
+    ast.With,
+    ast.AsyncWith,
+    ast.Try,
+    ast.Match,
+)
+
+
+def _dotted(node: ast.expr) -> str:
+    """`a.b.c` of names and attributes; a call within is passed over: `x().b` is `.b`."""
+    match node:
+        case ast.Name(id=name):
+            return name
+        case ast.Attribute(value=value, attr=name):
+            return f"{_dotted(value)}.{name}"
+    return ""
+
+
+def _argument(call: ast.Call, place: int | None) -> ast.expr | None:
+    """The time-out that a call is given, by name or at its place."""
+    for keyword in call.keywords:
+        if keyword.arg in ("timeout", "timeout_s", "deadline_s") or keyword.arg is None:
+            return keyword.value
+    return call.args[place] if place is not None and len(call.args) > place else None
+
+
+def _is_none(node: ast.expr | None) -> bool:
+    return node is None or (isinstance(node, ast.Constant) and node.value is None)
+
+
+def excuses(path: str, text: str) -> Iterator[Excuse]:
+    """The comments of one file that let a wait stand."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        if match := _EXCUSE.search(line):
+            yield Excuse(path, number, match["kind"], match["why"])
+
+
+def c_waits(text: str) -> Iterator[Wait]:
+    """The endless waits of a C or Cython source."""
+    for match in _C_WAITS.finditer(text):
+        first = text.count("\n", 0, match.start()) + 1
+        yield Wait(first, first + match.group().count("\n"), " ".join(match.group().split()))
+
+
+def _sources(root: Path, *suffixes: str) -> dict[Path, str]:
+    found = {}
+    for path in files(root, *suffixes):
+        inside = path.relative_to(root).as_posix()
+        if inside.startswith(tuple(f"{folder}/" for folder in CHECKED)) and not inside.startswith(SKIPPED):
+            found[path.relative_to(root)] = path.read_text()
+    return found
+
+
+def examined(root: Path) -> tuple[list[str], list[Excuse]]:
+    """What is wrong, and which comments let what stand."""
+    python, compiled = _sources(root, ".py"), _sources(root, ".pyx", ".pxd", ".c", ".h")
+    modules = {path: ast.parse(text) for path, text in python.items()}
+    index, wrong, used = Index.of(modules), [], []
+    for path, text in {**python, **compiled}.items():
+        if path in modules:
+            visitor = _Waits(index, text)
+            visitor.visit(modules[path])
+            waits = visitor.found
+        else:
+            waits = list(c_waits(text))
+        left = {excuse.line: excuse for excuse in excuses(path.as_posix(), text)}
+        taken = set()
+        for wait in waits:
+            covering = [line for line in range(wait.first - 1, wait.last + 1) if line in left]
+            taken |= set(covering)
+            if not covering:
+                wrong.append(f"{path}:{wait.first}: waits without a deadline: {wait.what}")
+        used += [left[line] for line in sorted(taken)]
+        if path in modules and path.parts[0] != "tools":
+            wrong += [f"{path}:{line}: this comment covers no wait" for line in sorted(set(left) - taken)]
+    return wrong, used
+
+
+def problems(root: Path) -> list[str]:
+    """Every wait that has no deadline and does not say why."""
+    return examined(root)[0]
+
+
+def main() -> None:
+    """Prints the comments that let a wait stand."""
+    for excuse in examined(Path(__file__).resolve().parents[2])[1]:
+        sys.stdout.write(f"{excuse.path}:{excuse.line}: {excuse.kind}: {excuse.why}\n")
+
+
+if __name__ == "__main__":
+    main()
