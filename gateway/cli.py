@@ -4,6 +4,7 @@ What cannot be used is said in one message without a traceback: exit code 2 for 
 is in use, 1 for the rest.
 """
 
+import dataclasses
 import json
 import os
 import sys
@@ -157,6 +158,45 @@ def version() -> None:
 
 
 @cli.command()
+@_with(
+    *_CONFIG,
+    _GATEWAY[0],
+    click.option(
+        "--connections",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="How many it is to hold.  [default: what the configuration allows]",
+    ),
+    click.option(
+        "--grace",
+        "grace_s",
+        type=click.IntRange(min=0),
+        metavar="SECONDS",
+        help="What the container runtime or service manager gives between SIGTERM and SIGKILL.",
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Print it for machines."),
+)
+def doctor(
+    config_path: Path | None, connections: int | None, grace_s: int | None, as_json: bool, **flags: object
+) -> None:
+    """Say what of this machine breaks at which number of connections, and what raises it.
+
+    Exit code 1 when the number cannot be reached. Run it where the gateway will run: in its container, as its user.
+    """
+    from gateway import doctor as checks
+    from gateway import machine
+
+    # What the files allow is judged here, and must not be what the number wanted is made from.
+    roomy = dataclasses.replace(settings.Machine.here(), open_files_max=machine.UNLIMITED)
+    config = _load(config_path, flags, machine=roomy)
+    plan = checks.Plan(connections or checks.default_wanted(config), config, grace_s)
+    findings = checks.examine(machine.here(), plan)
+    report = json.dumps(checks.as_json(findings, plan)) if as_json else checks.as_text(findings, plan)
+    click.echo(report)
+    sys.exit(0 if checks.holds(findings) else 1)
+
+
+@cli.command()
 @click.argument("channel")
 @click.argument("data")
 @click.option("--json/--text", "is_json", default=False, help="Read DATA as JSON, or send it as text.  [default: text]")
@@ -186,11 +226,16 @@ def main() -> None:
 # --------------------------------------------------------------------------------------------------- running a node
 
 
-def _load(config_path: Path | None, flags: dict[str, object], endpoint: str = "") -> Config:
+def _load(
+    config_path: Path | None,
+    flags: dict[str, object],
+    endpoint: str = "",
+    machine: settings.Machine | None = None,
+) -> Config:
     """The configuration; ends the program with its complaints when it cannot be used."""
     given = {name.replace("__", "."): value for name, value in flags.items()}
     try:
-        config = settings.load(config_path, os.environ, given)
+        config = settings.load(config_path, os.environ, given, machine)
         if endpoint and not config.router.endpoint:
             config = settings.load(config_path, os.environ, {**given, "router.endpoint": endpoint})
     except ConfigError as error:

@@ -1,5 +1,6 @@
 """The command line: what it takes, what it refuses with which exit code, and what it prints."""
 
+import dataclasses
 import json
 import os
 import threading
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from gateway import __version__, cli, node
+from gateway import __version__, cli, machine, node
 from gateway.config import Config
 from gateway.errors import PortTakenError
 
@@ -225,3 +226,29 @@ def test_publish_without_a_node_says_so(admin: Admin) -> None:
 def test_the_banner_shows_addresses_that_can_be_opened(runs: Runs, host: str, shown: str) -> None:
     done = call("run", "--host", host, env={"HOLDFAST_AUTH_SECRET": SECRET})
     assert shown in done.stdout
+
+
+def test_the_doctor_says_what_this_machine_holds() -> None:
+    done = call("doctor", "--workers", "1", "--connections", "10", "--grace", "60")
+    assert done.exit_code == 0
+    assert done.output.startswith("10 connections on 1 workers\n")
+    assert done.output.endswith("10 connections can be held\n")
+
+
+def test_the_doctor_fails_when_the_number_cannot_be_held_and_says_so_in_json() -> None:
+    environment = {"HOLDFAST_GATEWAY_CONNECTIONS_MAX": "100"}
+    done = call("doctor", "--workers", "2", "--connections", "201", "--json", env=environment)
+    assert done.exit_code == 1
+    report = json.loads(done.stdout)
+    assert (report["wanted"], report["holds"], report["reachable"]) == (201, False, 200)
+    assert report["findings"][0]["name"] == "gateway.connections_max"
+    assert call("doctor", "--workers", "2", "--json", env=environment).exit_code == 0
+
+
+def test_the_doctor_judges_the_limit_of_open_files_rather_than_adapting_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = dataclasses.replace(machine.here(), files_hard=1_024)
+    monkeypatch.setattr(machine, "here", lambda: few)
+    done = call("doctor", "--workers", "1", "--json")
+    report = json.loads(done.stdout)
+    assert (done.exit_code, report["wanted"], report["reachable"]) == (1, 100_000, 768)
+    assert call("doctor", env={"HOLDFAST_GATEWAY_PORT": "x"}).exit_code == 2
