@@ -3,6 +3,7 @@
 import asyncio
 import datetime
 import ipaddress
+import re
 import ssl
 from pathlib import Path
 
@@ -11,8 +12,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from holdfast_client import ConnectFailed, Message, connect
-from holdfast_client.transport import address
+from holdfast_client import Closed, ConnectFailed, Message, connect
+from holdfast_client import transport as transports
+from holdfast_client.transport import WebSocketTransport, address
+from websockets.asyncio.client import connect as websocket_connect
+from websockets.utils import accept_key
 
 from tests.client.scripted_gateway import ScriptedGateway
 
@@ -84,3 +88,30 @@ def test_path_of_a_websocket_may_be_left_out() -> None:
             assert gateway.paths == ["/ws"]
 
     asyncio.run(main())
+
+
+def test_closing_ends_though_the_gateway_no_longer_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transports, "CLOSE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(transports, "WRITE_TIMEOUT_S", 0.1)
+
+    async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        key = re.findall(r"(?i)sec-websocket-key: (\S+)", head)[0]
+        upgrade = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        writer.write(f"{upgrade}Sec-WebSocket-Accept: {accept_key(key)}\r\n\r\n".encode())
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+
+    async def main() -> float:
+        async with asyncio.timeout(DEADLINE_S), await asyncio.start_server(deaf, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            # The library's own deadline, far away: it does not hold while what was written before is not taken.
+            connection = await websocket_connect(f"ws://127.0.0.1:{port}", close_timeout=60, ping_interval=None)
+            transport = WebSocketTransport(connection)
+            with pytest.raises(Closed):
+                await transport.send([b"x" * 1_048_576] * 64)
+            began = asyncio.get_running_loop().time()
+            await transport.close(0, "bye")
+            await connection.wait_closed()
+            return asyncio.get_running_loop().time() - began
+
+    assert asyncio.run(main()) < 5
