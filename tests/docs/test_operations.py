@@ -1,0 +1,65 @@
+"""docs/operations.md: its tables name every deadline there is, with the value that it has."""
+
+import importlib
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from gateway.config import Config
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text()
+HEADINGS = (
+    "Running",
+    "Check the machine",
+    "Deadlines",
+    "Connections",
+    "The ledger",
+    "Growth",
+    "Drain and restart",
+    "Supervision",
+    "Alerts",
+    "Soak and chaos",
+)
+
+
+def rows() -> dict[str, str]:
+    """What stands in backquotes in a row's first cell, and the second cell."""
+    return dict(re.findall(r"^\| `(\w+\.[\w.]+)` \| ([^|]*?) \|", PAGE, re.MULTILINE))
+
+
+def settings() -> dict[str, object]:
+    """Every setting that is a time, and those that multiply one."""
+    return {
+        f"{section.name}.{field.name}": field.default
+        for section in msgspec.structs.fields(Config)
+        for field in msgspec.structs.fields(section.type)
+        if field.name.endswith(("_ms", "_s", "_seconds")) or field.name == "misses"
+    }
+
+
+def constants() -> dict[str, str]:
+    return {name: value for name, value in rows().items() if name.rpartition(".")[2].isupper()}
+
+
+def test_every_setting_that_is_a_deadline_stands_in_the_table_with_its_default() -> None:
+    stated = {name: value for name, value in rows().items() if name not in constants()}
+    assert stated == {name: str(default) for name, default in settings().items()}
+
+
+@pytest.mark.parametrize("name", constants())
+def test_a_fixed_deadline_is_what_the_page_says(name: str) -> None:
+    module, _, constant = name.rpartition(".")
+    value: Any = getattr(importlib.import_module(module), constant)
+    assert constants()[name] == f"{value:g} s"
+
+
+def test_the_page_has_its_sections_in_order() -> None:
+    assert tuple(re.findall(r"^## (.+)$", PAGE, re.MULTILINE)) == HEADINGS
+
+
+def test_what_the_page_names_in_the_code_is_there() -> None:
+    for module, name in re.findall(r"`((?:gateway|core|router)\.\w+)\.([A-Z_]+)`", PAGE):
+        assert hasattr(importlib.import_module(module), name), f"{module}.{name}"
