@@ -62,7 +62,7 @@ def require_packages() -> None:
 def make_venv(venv: Path = VENV) -> None:
     """Create an environment unless a working one is there."""
     python = venv / "bin" / "python"
-    asked = [python, "-m", "pip", "--version"]
+    asked = [str(python), "-m", "pip", "--version"]
     if python.exists() and subprocess.run(asked, capture_output=True, timeout=PIP_DEADLINE_S).returncode == 0:
         return
     print(f"creating {venv.relative_to(ROOT)}", flush=True)
