@@ -57,7 +57,7 @@ class AdminContext:
     to_mpack: Callable[[bytes], bytes]
     """JSON to MessagePack; ValueError when it is none."""
     token: str
-    """What POST /api/* asks for; empty: nothing, and then only loopback may ask."""
+    """What /api asks for, but for /api/info; empty: nothing, and then only loopback may ask."""
     deadline_s: float
     """How long a publish may take."""
     workers: Callable[[], Sequence[Asked]] = tuple

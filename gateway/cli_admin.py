@@ -16,7 +16,7 @@ import click
 ADMIN_URL = "http://127.0.0.1:7402"
 HTTP_TIMEOUT_S = 15.0
 PAGE = 1000
-_COLUMNS = ("ID", "USER", "STATE", "TRANSPORT", "ADDRESS", "AGE", "IDLE", "RTT", "LOST", "QUEUED", "GROUPS")
+COLUMNS = ("ID", "USER", "STATE", "TRANSPORT", "ADDRESS", "AGE", "IDLE", "RTT", "LOST", "QUEUED", "GROUPS")
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -69,7 +69,7 @@ def connections(limit: int, as_json: bool, url: str, token: str | None, **filter
         else:
             rows.append(_row(one, now))
     if not as_json:
-        click.echo(_table([_COLUMNS, *rows]))
+        click.echo(_table([COLUMNS, *rows]))
 
 
 @click.command()
@@ -215,7 +215,7 @@ def _ago(time: str, now: datetime) -> str:
 
 
 def _table(rows: list[tuple[str, ...]]) -> str:
-    widths = [max(len(row[place]) for row in rows) for place in range(len(_COLUMNS))]
+    widths = [max(len(row[place]) for row in rows) for place in range(len(COLUMNS))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
 

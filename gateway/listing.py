@@ -101,9 +101,7 @@ class Listing:
         """How many turns' answers are waited for."""
         return len(self._waiting)
 
-    async def _gather(
-        self, kind: int, limit: int, slot: int, filters: dict[str, Any], **named: Any
-    ) -> dict[str, Any]:
+    async def _gather(self, kind: int, limit: int, slot: int, filters: dict[str, Any], **named: Any) -> dict[str, Any]:
         """Turn after turn until the limit or the table's end."""
         conditions = self._conditions(**filters)
         found: list[dict[str, Any]] = []
@@ -115,7 +113,8 @@ class Listing:
 
     async def _ask(self, kind: int, query: bytes, named: dict[str, Any]) -> tuple[int, bytes]:
         number = next(self._numbers)
-        future = self._waiting[number] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = future
         try:
             self._plane.put(kind, request=number, text=query, **named)
             self._plane.flush()

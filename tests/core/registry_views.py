@@ -11,7 +11,9 @@ from tests.core.edge_harness import Edge
 _numbers = itertools.count(1)
 
 
-def turn(edge: Edge, kind: int = notes.LIST, named: dict[str, Any] | None = None, **query: Any) -> tuple[int, list[Any]]:
+def turn(
+    edge: Edge, kind: int = notes.LIST, named: dict[str, Any] | None = None, **query: Any
+) -> tuple[int, list[Any]]:
     """One LIST (or RECLAIM): where to go on, and the records."""
     number = next(_numbers)
     edge.put(kind, request=number, text=listing.query(**query), **(named or {}))

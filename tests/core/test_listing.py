@@ -3,6 +3,7 @@
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,6 +16,10 @@ from tests.core.registry_views import listed, turn, vitals
 ACCEPTED, HANDSHAKING, OPEN, CLOSING, CLOSED = range(5)
 KICKED = {"first": int(Code.KICKED), "extra": b"enough"}
 LOOPBACK = bytes(10) + b"\xff\xff\x7f\x00\x00\x01"
+
+
+def one_more_closed(edge: Edge, before: int) -> bool:
+    return edge.counter("entered_closed") > before
 
 
 def users(found: list[dict[str, Any]]) -> list[str | None]:
@@ -129,9 +134,9 @@ def test_whoever_stays_is_found_once_while_others_come_and_go(edge: Edge) -> Non
         slot, found = turn(edge, slot=slot, limit=2)
         seen += [one["conn"] for one in found]
         if leave:
-            before = edge.live("connection")
+            closed = edge.counter("entered_closed")
             leave.pop(0).reset()
-            wait_for(lambda before=before: edge.live("connection") < before, "one has left")
+            wait_for(partial(one_more_closed, edge, closed), "one has left")
             edge.open(f"late-{len(leave)}")
     assert [one.conn for one in stay if seen.count(one.conn) != 1] == []
     assert len(seen) == len(set(seen))
@@ -195,7 +200,9 @@ def test_a_reclaimed_connection_hears_fin_and_has_until_its_deadline_to_answer(e
 def test_reclaiming_what_ends_already_changes_nothing(edge: Edge) -> None:
     alice = edge.open("alice")
     for was in (OPEN, CLOSING):
-        record = turn(edge, notes.RECLAIM, {"first": int(Code.BANNED) if was == CLOSING else 604}, conn=alice.conn)[1][0]
+        record = turn(edge, notes.RECLAIM, {"first": int(Code.BANNED) if was == CLOSING else 604}, conn=alice.conn)[1][
+            0
+        ]
         assert (record["was"], record["state"], record["reason"]) == (was, CLOSING, Code.KICKED)
     assert alice.frame()[:2] == [FIN, Code.KICKED]
     alice.send([FIN_ACK])

@@ -52,7 +52,14 @@ def test_a_body_has_to_be_json() -> None:
 
 @pytest.mark.parametrize(
     ("host", "name"),
-    [("a.example:1", "a.example"), ("[::1]:2", "[::1]"), ("10.0.0.1", "10.0.0.1"), ("a b", ""), ("a:b:c", ""), ("", "")],
+    [
+        ("a.example:1", "a.example"),
+        ("[::1]:2", "[::1]"),
+        ("10.0.0.1", "10.0.0.1"),
+        ("a b", ""),
+        ("a:b:c", ""),
+        ("", ""),
+    ],
 )
 def test_the_host_is_read_without_its_port(host: str, name: str) -> None:
     assert host_name(request(host=host)) == name

@@ -156,7 +156,12 @@ def test_publish_sends_text_or_json(admin: FakeAdmin) -> None:
     assert call("publish", "group:lobby", '{"a": 17}', *options, env={"HOLDFAST_ADMIN_TOKEN": "tok"}).exit_code == 0
     assert admin.requests == [
         ("POST", "/api/publish", {"channel": "group:lobby", "data": "17"}, None),
-        ("POST", "/api/publish", {"channel": "group:lobby", "data": {"a": 17}, "key": "k", "from": "bot"}, "Bearer tok"),
+        (
+            "POST",
+            "/api/publish",
+            {"channel": "group:lobby", "data": {"a": 17}, "key": "k", "from": "bot"},
+            "Bearer tok",
+        ),
     ]
 
 

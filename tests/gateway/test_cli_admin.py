@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gateway import cli
+from gateway.cli_admin import COLUMNS
 from tests.gateway.fake_admin import FakeAdmin
 
 ONE: dict[str, Any] = {
@@ -68,7 +69,7 @@ def test_connections_prints_a_table(admin: FakeAdmin, call: Call) -> None:
     done = call("connections")
     assert done.exit_code == 0, done.output
     head, one, two = done.stdout.splitlines()
-    assert head.split() == "ID USER STATE TRANSPORT ADDRESS AGE IDLE RTT LOST QUEUED GROUPS".split()
+    assert head.split() == list(COLUMNS)
     assert one.split()[:5] == ["0-17-1-0", "alice", "open", "websocket/json+tls", "[2001:db8::7]:4711"]
     age, idle, *rest = one.split()[5:]
     assert age.endswith("d")

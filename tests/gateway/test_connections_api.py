@@ -33,7 +33,7 @@ class Worker:
         self.slots = slots
         self.state = "closing"
         self.asked: list[tuple[str, dict[str, Any]]] = []
-        self.failure: BaseException | None | str = ""
+        self.failure: BaseException | str | None = ""
 
     async def ask(self, method: str, *, deadline_s: float, **arguments: Any) -> Any:
         self.asked.append((method, arguments))
@@ -135,7 +135,9 @@ def test_filters_are_passed_on(workers: list[Worker], ask: Ask) -> None:
     }
 
 
-@pytest.mark.parametrize("failure", [None, ConnectionResetError("gone"), CommandError("no")], ids=["silent", "gone", "no"])
+@pytest.mark.parametrize(
+    "failure", [None, ConnectionResetError("gone"), CommandError("no")], ids=["silent", "gone", "no"]
+)
 def test_a_worker_that_does_not_answer_is_named_and_the_others_are_told(
     workers: list[Worker], ask: Ask, failure: BaseException | None
 ) -> None:
@@ -243,7 +245,9 @@ def test_pages_of_elsewhere_get_nothing(
     assert [worker.asked for worker in workers] == [[], [], []]
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("500ms", 0.5), ("30s", 30), ("5m", 300), ("2h", 7200), ("1.5d", 129_600)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("500ms", 0.5), ("30s", 30), ("5m", 300), ("2h", 7200), ("1.5d", 129_600)]
+)
 def test_durations_have_a_unit(text: str, seconds: float) -> None:
     assert duration_s("older", text) == pytest.approx(seconds)
 

@@ -49,6 +49,7 @@ class Plane:
         self.turns = list(turns)
         self.put_: list[tuple[int, int, dict[str, Any]]] = []
         self.listing: Listing | None = None
+        self.asked = asyncio.Event()
 
     def put(
         self,
@@ -62,6 +63,7 @@ class Plane:
         extra: bytes = b"",
     ) -> None:
         assert conn == 0
+        self.asked.set()
         self.put_.append((kind, request, {"first": first, "second": second, "text": text, "extra": extra}))
 
     def flush(self) -> None:
@@ -193,8 +195,7 @@ def test_whoever_gives_up_leaves_nothing_behind(run_in_loop: Run) -> None:
 
     async def given_up() -> None:
         asking = asyncio.create_task(one.connections())
-        while not plane.put_:
-            await asyncio.sleep(0)
+        await plane.asked.wait()
         asking.cancel()
         await asyncio.wait({asking}, timeout=5)
         assert asking.cancelled()

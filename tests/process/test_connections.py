@@ -46,9 +46,8 @@ async def holdfast(node: Node, *arguments: str) -> tuple[int, str, str]:
 
 
 async def gone(node: Node, id_: str) -> None:
-    async with asyncio.timeout(HTTP_DEADLINE_S):
-        while (await api(node, "GET", f"/{id_}")).status_code != 404:
-            await asyncio.sleep(0.02)
+    """Wait until nobody knows the connection any more."""
+    await asyncio.to_thread(wait_until, lambda: node.get(f"/api/connections/{id_}")[0] == 404, f"{id_} is gone")
 
 
 async def finned(client: Client, *start: Any) -> None:
