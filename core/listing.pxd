@@ -1,9 +1,9 @@
 # Listing: the registry's questions. Which connections fit a query, and, for RECLAIM, ending those that do.
 #
 # A note names the slot to begin with, and one turn looks at SLOTS_MAX slots and packs RECORDS_MAX records at most; the
-# answer says where to go on. Nothing is kept between two notes, so a listing costs nobody anything when whoever asked is
-# gone, and clients wait for one turn's part of it, however many connections there are. A connection that lives from the
-# first note to the last stands in its slot all the time, so it is found exactly once.
+# answer says where to go on. Nothing is kept between two notes, so a listing costs nobody anything when whoever asked
+# is gone, and clients wait for one turn's part of it, however many connections there are. A connection that lives from
+# the first note to the last stands in its slot all the time, so it is found exactly once.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 

@@ -4,8 +4,8 @@ from libc.stdint cimport uint16_t
 from libc.string cimport memcmp, memcpy, memset
 
 from core.batch cimport batch_clear, batch_write
-from core.conn cimport (FLAG_ENCODED, FLAG_TLS, FLAG_WEBSOCKET, FORM_WS_TEXT, STATE_CLOSED, STATE_CLOSING, STATE_COUNT,
-                        ASIDE_NONE, Aside, Connection, conn_aside_at, conn_get, conn_handle, conn_live, conn_memberships)
+from core.conn cimport (ASIDE_NONE, FLAG_ENCODED, FLAG_TLS, FLAG_WEBSOCKET, FORM_WS_TEXT, STATE_CLOSED, STATE_CLOSING,
+                        STATE_COUNT, Aside, Connection, conn_aside_at, conn_get, conn_handle, conn_live, conn_memberships)
 from core.edge cimport NAME_BYTES_MAX, NONE, Channel, edge_random, edge_tick
 from core.fanout cimport channel_at, channel_find, channel_name
 from core.lifecycle cimport edge_fin_sized
@@ -53,8 +53,8 @@ ctypedef struct Walk:           # one turn's part of a listing
     const char *reason          # borrowed from the note
     uint32_t reason_size
 
-FIELDS = ("conn", "was", "user", "session", "address", "port", "websocket", "json", "encoded", "tls", "created", "heard",
-          "sent", "rtt_ms", "lost_heartbeats", "queued_bytes", "memberships", "requests", "state", "reason")
+FIELDS = ("conn", "was", "user", "session", "address", "port", "websocket", "json", "encoded", "tls", "created",
+          "heard", "sent", "rtt_ms", "lost_heartbeats", "queued_bytes", "memberships", "requests", "state", "reason")
 SLOTS_A_TURN = SLOTS_MAX
 RECORDS_A_TURN = RECORDS_MAX
 END = <uint32_t> LIST_END
@@ -63,7 +63,7 @@ ANY_STATE = (1 << STATE_CLOSED) - 1
 assert sizeof(ListQuery) == 64 and STATE_COUNT <= 8
 
 
-cdef uint16_t _peer(Edge *edge, const Connection *conn, uint8_t *address) noexcept nogil:
+cdef uint16_t _peer(Edge *edge, Connection *conn, uint8_t *address) noexcept nogil:
     """Where the client is: as a PROXY header told it, else the socket's peer. Its port; 0: nobody knows."""
     cdef Aside *aside
     if conn.aside != ASIDE_NONE:
@@ -74,7 +74,7 @@ cdef uint16_t _peer(Edge *edge, const Connection *conn, uint8_t *address) noexce
     return <uint16_t> holdfast_peer(conn.fd, address)
 
 
-cdef bint _fits(Walk *walk, const Connection *conn) noexcept nogil:
+cdef bint _fits(Walk *walk, Connection *conn) noexcept nogil:
     """Whether a live connection is one of those asked for; the dearest question comes last."""
     cdef ListQuery *query = &walk.query
     cdef uint8_t address[16]
@@ -91,7 +91,7 @@ cdef bint _fits(Walk *walk, const Connection *conn) noexcept nogil:
         or (_peer(walk.edge, conn, address) and memcmp(address, query.address, 16) == 0)
 
 
-cdef void _write_session(MpWriter *writer, Edge *edge, const Connection *conn) noexcept nogil:
+cdef void _write_session(MpWriter *writer, Edge *edge, Connection *conn) noexcept nogil:
     """The user, while the session is open, and the session's id once it has one."""
     cdef uint8_t nothing[16]
     cdef Channel *user
@@ -107,7 +107,7 @@ cdef void _write_session(MpWriter *writer, Edge *edge, const Connection *conn) n
         mp_write_nil(writer)
 
 
-cdef void _write_vital(MpWriter *writer, const Vital *vital, const Connection *conn) noexcept nogil:
+cdef void _write_vital(MpWriter *writer, const Vital *vital, Connection *conn) noexcept nogil:
     mp_write_uint(writer, vital.created)
     mp_write_uint(writer, conn.last_heard)
     mp_write_uint(writer, conn.last_sent)

@@ -1,10 +1,10 @@
 # Slab pool: objects of one size, named by a 32-bit index, in chunks that are given back when they are empty.
 #
 # Addresses stay valid while an object is live. An object that was never acquired is not touched and reads as zeros, so
-# a chunk costs the pages that were used of it. A pool may keep a few bytes beside each object, behind all objects of the
-# chunk: what is seldom looked at stays out of the objects' cache lines, and lives and goes with them. Invariant: a chunk
-# is in the list of chunks with room exactly when it has memory and a free object; `live` of the pool is the sum over its
-# chunks.
+# a chunk costs the pages that were used of it. A pool may keep a few bytes beside each object, behind all objects of
+# the chunk: what is seldom looked at stays out of the objects' cache lines, and lives and goes with them. Invariant: a
+# chunk is in the list of chunks with room exactly when it has memory and a free object; `live` of the pool is the sum
+# over its chunks.
 
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport free, realloc

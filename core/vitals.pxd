@@ -4,8 +4,8 @@
 # are one page, and a connection stays two cache lines (ADR 50). They are written by accept, PING and PONG only.
 #
 # A round trip is measured from the one PING that waits for its PONG. A PONG is believed when it has that PING's number
-# and clock; what else comes as an echo changes nothing. A PING still unanswered when the next one is due is lost, and so
-# are the numbers that the peer's PINGs leave out.
+# and clock; what else comes as an echo changes nothing. A PING still unanswered when the next one is due is lost, and
+# so are the numbers that the peer's PINGs leave out.
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
