@@ -28,8 +28,8 @@ cdef enum ConnState:
 # The legal changes. Time runs one way: a state is never entered twice, none is left for an earlier one, and CLOSED,
 # which all reach, is never left. Every connection has a transport before it is asked who it is (ACCEPTED, HANDSHAKING),
 # and only one that was let in holds a session (OPEN). FIN is said once: it is what leads to CLOSING, from OPEN or, to
-# somebody who is not let in, from HANDSHAKING. Without FIN a connection ends from anywhere when its transport is gone or
-# its time is over. The names below are rows: from which state, and a bit for each state that may follow.
+# somebody who is not let in, from HANDSHAKING. Without FIN a connection ends from anywhere when its transport is gone
+# or its time is over. The names below are rows: from which state, and a bit for each state that may follow.
 cdef enum Change:
     CHANGE_ACCEPTED = 1 << STATE_HANDSHAKING | 1 << STATE_CLOSED
     CHANGE_HANDSHAKING = 1 << STATE_OPEN | 1 << STATE_CLOSING | 1 << STATE_CLOSED

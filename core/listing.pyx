@@ -5,7 +5,8 @@ from libc.string cimport memcmp, memcpy, memset
 
 from core.batch cimport batch_clear, batch_write
 from core.conn cimport (ASIDE_NONE, FLAG_ENCODED, FLAG_TLS, FLAG_WEBSOCKET, FORM_WS_TEXT, STATE_CLOSED, STATE_CLOSING,
-                        STATE_COUNT, Aside, Connection, conn_aside_at, conn_get, conn_handle, conn_live, conn_memberships)
+                        STATE_COUNT, Aside, Connection, conn_aside_at, conn_get, conn_handle, conn_live,
+                        conn_memberships)
 from core.edge cimport NAME_BYTES_MAX, NONE, Channel, edge_random, edge_tick
 from core.fanout cimport channel_at, channel_find, channel_name
 from core.lifecycle cimport edge_fin_sized

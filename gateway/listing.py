@@ -61,6 +61,7 @@ class Listing:
         self._epoch = epoch
         self._wall_offset_s = wall_offset_s
         self._numbers = itertools.count(1)
+        self._one_at_a_time = asyncio.Lock()
         self._waiting: dict[int, asyncio.Future[tuple[int, bytes]]] = {}
 
     async def connections(self, *, limit: int = LIMIT_MAX, slot: int = 0, **filters: Any) -> dict[str, Any]:
@@ -116,9 +117,10 @@ class Listing:
         future: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
         try:
-            self._plane.put(kind, request=number, text=query, **named)
-            self._plane.flush()
-            async with asyncio.timeout(ANSWER_DEADLINE_S):
+            # However many listings there are, one turn of the data plane has a part of one of them.
+            async with asyncio.timeout(ANSWER_DEADLINE_S), self._one_at_a_time:
+                self._plane.put(kind, request=number, text=query, **named)
+                self._plane.flush()
                 return await future
         finally:
             del self._waiting[number]

@@ -1,6 +1,7 @@
 """The command line: what it takes, what it refuses with which exit code, and what it prints."""
 
 import dataclasses
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path

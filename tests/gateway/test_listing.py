@@ -190,6 +190,32 @@ def test_a_data_plane_that_does_not_answer_is_not_waited_for_for_ever(
     one.on_listed(plane.put_[0][1], listing.END, b"")  # late
 
 
+class LatePlane(Plane):
+    """Answers in the loop's next turn, and refuses to be asked before that."""
+
+    asked_now = False
+
+    def flush(self) -> None:
+        assert not self.asked_now, "one turn has a part of one listing"
+        self.asked_now = True
+        asyncio.get_running_loop().call_soon(self.answer)
+
+    def answer(self) -> None:
+        self.asked_now = False
+        super().flush()
+
+
+def test_listings_take_turns(run_in_loop: Run) -> None:
+    plane = LatePlane(*[(5, record())] * 6, *[(listing.END, record())] * 3)
+    plane.listing = one = Listing(plane, worker=3, epoch=EPOCH, wall_offset_s=0.0)
+
+    async def all_at_once() -> list[Any]:
+        return await asyncio.gather(*(one.connections(user=user) for user in "abc"))
+
+    assert sum(len(answer["connections"]) for answer in run_in_loop(all_at_once())) == 9
+    assert [named["text"][64:] for _, _, named in plane.put_[:6]] == [b"a", b"b", b"c"] * 2
+
+
 def test_whoever_gives_up_leaves_nothing_behind(run_in_loop: Run) -> None:
     one, plane = made()
 
