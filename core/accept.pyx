@@ -9,6 +9,7 @@ from core.edge cimport edge_tick
 from core.ledger cimport COUNT_CONNECTIONS_REFUSED, ledger_count
 from core.lifecycle cimport edge_close, edge_timer_plan
 from core.poller cimport EPOLL_CTL_ADD, EPOLLIN, poller_watch
+from core.vitals cimport vital_begin
 from core.wheel cimport WHEEL_TICK_MS
 
 cdef extern from * nogil:
@@ -58,6 +59,7 @@ cdef void _begin(Edge *edge, Connection *conn, bint websocket) noexcept nogil:
         conn.stage = STAGE_PROXY
     conn.last_heard = edge_tick(edge)
     conn.last_sent = conn.last_heard
+    vital_begin(edge, conn)
     conn.state_deadline = conn.last_heard + edge.config.hello_timeout_ms // WHEEL_TICK_MS
     edge_timer_plan(edge, conn)
     if poller_watch(edge.epoll_fd, conn.fd, conn_handle(conn), EPOLL_CTL_ADD, EPOLLIN) < 0:

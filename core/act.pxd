@@ -30,6 +30,7 @@ from core.records cimport REC_PUBLISH, RecPublish, record_add
 from core.requests cimport request_open
 from core.transcode cimport json_to_mpack
 from core.utf8 cimport utf8_valid
+from core.vitals cimport vital_pinged, vital_ponged
 
 ctypedef struct PublishFrame:   # views into the frame, until the call returns
     uint64_t id
@@ -205,9 +206,11 @@ cdef inline int act_heartbeat(Edge *edge, Connection *conn, MpReader *reader, ui
             or reader.p != reader.end:
         return -1
     if ping:
+        vital_pinged(edge, conn, seq)
         answer_heartbeat(edge, conn, TYPE_PONG, seq, time)
     else:
         ledger_count(edge.ledger, COUNT_PONGS_HEARD, 1)
+        vital_ponged(edge, conn, seq, time)
     return 0
 
 

@@ -25,6 +25,24 @@ cdef enum ConnState:
     STATE_CLOSED                # nothing held; freed at the end of the turn
     STATE_COUNT
 
+# The legal changes. Time runs one way: a state is never entered twice, none is left for an earlier one, and CLOSED,
+# which all reach, is never left. Every connection has a transport before it is asked who it is (ACCEPTED, HANDSHAKING),
+# and only one that was let in holds a session (OPEN). FIN is said once: it is what leads to CLOSING, from OPEN or, to
+# somebody who is not let in, from HANDSHAKING. Without FIN a connection ends from anywhere when its transport is gone
+# or its time is over. The names below are rows: from which state, and a bit for each state that may follow.
+cdef enum Change:
+    CHANGE_ACCEPTED = 1 << STATE_HANDSHAKING | 1 << STATE_CLOSED
+    CHANGE_HANDSHAKING = 1 << STATE_OPEN | 1 << STATE_CLOSING | 1 << STATE_CLOSED
+    CHANGE_OPEN = 1 << STATE_CLOSING | 1 << STATE_CLOSED
+    CHANGE_CLOSING = 1 << STATE_CLOSED
+    CHANGE_CLOSED = 0
+    # The table: the rows one after the other, STATE_COUNT bits each.
+    CHANGES = (CHANGE_ACCEPTED
+               | CHANGE_HANDSHAKING << STATE_COUNT * STATE_HANDSHAKING
+               | CHANGE_OPEN << STATE_COUNT * STATE_OPEN
+               | CHANGE_CLOSING << STATE_COUNT * STATE_CLOSING
+               | CHANGE_CLOSED << STATE_COUNT * STATE_CLOSED)
+
 cdef enum Form:                 # wire form = transport x encoding; also the index of the wire arenas
     FORM_TCP                    # length-prefixed MessagePack
     FORM_WS_BINARY              # WebSocket, MessagePack
@@ -145,14 +163,8 @@ cdef inline bint conn_live(Connection *conn) noexcept nogil:
 
 
 cdef inline bint state_legal(int old, int new) noexcept nogil:
-    """The table of legal changes, one bit a target state."""
-    if old == STATE_ACCEPTED:
-        return new == STATE_HANDSHAKING or new == STATE_CLOSED
-    if old == STATE_HANDSHAKING:
-        return new == STATE_OPEN or new == STATE_CLOSING or new == STATE_CLOSED
-    if old == STATE_OPEN:
-        return new == STATE_CLOSING or new == STATE_CLOSED
-    return old == STATE_CLOSING and new == STATE_CLOSED
+    """Whether the table has this change."""
+    return (CHANGES >> (STATE_COUNT * old + new)) & 1
 
 
 cdef inline void conn_set_state(Connection *conn, Ledger *ledger, int state) noexcept nogil:

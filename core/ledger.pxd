@@ -68,6 +68,10 @@ cdef enum Counter:
     COUNT_TLS_HANDSHAKES        # finished
     COUNT_TLS_RESUMED           # of these, by a ticket
     COUNT_TLS_FAILURES          # handshakes that broke: no TLS, no common version, a refused certificate
+    COUNT_ROUND_TRIPS           # PONGs that answered the PING which was waiting, and so measured one
+    COUNT_ROUND_TRIP_MS         # their sum
+    COUNT_PINGS_LOST            # PINGs without an answer when the next was due, and gaps in the peers' numbers
+    COUNT_HEARTBEATS_STRANGE    # PONGs that echo no PING of ours, PINGs whose number went back
     COUNT_COUNT
 
 cdef enum Gauge:

@@ -19,7 +19,8 @@ COUNTERS = ("connections_refused", "frames_in", "bytes_in", "bytes_out", "sends"
             "transcoded", "pings_sent", "pongs_heard", "heartbeats_lost", "hello_timeouts", "slow_consumers",
             "bad_frames", "errors_sent", "fins_sent", "gil_takes", "wakeups", "batches_in", "batches_out", "bus_full",
             "router_links", "gaps", "acks", "repeated_keys", "messages_routed", "messages_sequenced", "workers_lost",
-            "illegal_states", "tls_handshakes", "tls_resumed", "tls_failures")
+            "illegal_states", "tls_handshakes", "tls_resumed", "tls_failures", "round_trips", "round_trip_ms",
+            "pings_lost", "heartbeats_strange")
 STATES = ("accepted", "handshaking", "open", "closing", "closed")
 GAUGES = ("open_connections", "linked", "queued_bytes", "router_epoch")
 assert len(KINDS) == KIND_COUNT and len(COUNTERS) == COUNT_COUNT and len(GAUGES) == GAUGE_COUNT

@@ -19,6 +19,7 @@ from core.outbox cimport outbox_append, outbox_drop, outbox_send, outbox_touch
 from core.records cimport REC_CLOSE, RecSession, record_add
 from core.ring cimport ring_release
 from core.tls cimport tls_conn_free
+from core.vitals cimport vital_pinging
 from core.wheel cimport WHEEL_TICK_MS, timer_set, wheel_cancel, wheel_set
 
 cdef extern from "<unistd.h>" nogil:
@@ -205,6 +206,7 @@ cdef void _heartbeat(Edge *edge, Connection *conn, uint32_t tick) noexcept nogil
         conn.ping_seq += 1
         conn.last_sent = tick
         ledger_count(edge.ledger, COUNT_PINGS_SENT, 1)
+        vital_pinging(edge, conn)
         answer_heartbeat(edge, conn, TYPE_PING, conn.ping_seq, edge.now_ms)
 
 

@@ -25,8 +25,10 @@ from core.ledger cimport (COUNT_GIL_TAKES, COUNT_SLOW_CONSUMERS, COUNT_WAKEUPS, 
                           GAUGE_QUEUED_BYTES, KIND_FD, ledger_close, ledger_count, ledger_gauge, ledger_open)
 from core.lifecycle cimport edge_close, edge_discard, edge_fin, edge_fin_sized, edge_timer_fired, edge_timer_plan
 from core.link cimport LINK_OUT_BYTES_MAX, link_flush, link_hello, link_history, link_presence, link_receive, link_tick
-from core.mailbox cimport (NOTE_DRAIN, NOTE_FIN, NOTE_HISTORY, NOTE_OPEN, NOTE_PRESENCE, NOTE_SEND, NOTE_STOP,
-                           NOTE_STOPPED, Note, mailbox_drain, mailbox_free, mailbox_init, mailbox_put, mailbox_ring)
+from core.listing cimport listing_turn
+from core.mailbox cimport (NOTE_DRAIN, NOTE_FIN, NOTE_HISTORY, NOTE_LIST, NOTE_OPEN, NOTE_PRESENCE, NOTE_RECLAIM,
+                           NOTE_SEND, NOTE_STOP, NOTE_STOPPED, Note, mailbox_drain, mailbox_free, mailbox_init,
+                           mailbox_put, mailbox_ring)
 from core.names cimport names_free, names_init
 from core.outbox cimport OUTBOX_BLOCKED, OUTBOX_BROKEN, outbox_send, outbox_settle, outbox_touch
 from core.pace cimport pace_wait
@@ -39,6 +41,7 @@ from core.ring cimport ring_pool_init
 from core.slab cimport slab_at, slab_free, slab_init
 from core.tls cimport TlsContext, tls_context_free, tls_context_open
 from core.transcode cimport json_bound, mpack_bound
+from core.vitals cimport vitals_init
 from core.wheel cimport TIMER_NONE, WHEEL_TICK_MS, wheel_expire, wheel_init
 
 cdef extern from * nogil:
@@ -115,6 +118,8 @@ cdef void _on_note(Edge *edge, Note *note) noexcept nogil:
         _every_connection(edge, DRAINING, <uint32_t> note.first, True)
     elif note.kind == NOTE_STOP:
         edge.stopping = True
+    elif note.kind == NOTE_LIST or note.kind == NOTE_RECLAIM:
+        listing_turn(edge, note, text, extra)
     elif conn == NULL:
         return
     elif note.kind == NOTE_OPEN:
@@ -329,6 +334,7 @@ cdef _tables_init(Edge *edge, uint32_t connections_max):
     edge.random = seeds[2] | 1
     edge.now_ms = holdfast_now_ms()
     slab_init(&edge.connections, sizeof(Connection), 8, connections_max)
+    vitals_init(&edge.connections)
     slab_init(&edge.asides, sizeof(Aside), 6, 0xFFFFFFFE)
     slab_init(&edge.channels, sizeof(Channel), 9, 0xFFFFFFFE)
     names_init(&edge.names)

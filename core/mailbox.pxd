@@ -31,6 +31,7 @@ cdef enum NoteKind:
     NOTE_PRESENCE_PART          # request, first: members, text: the list
     NOTE_LINKED                 # the router knows this worker; first: its epoch
     NOTE_STOPPED                # every connection is gone
+    NOTE_LISTED                 # request, first: slot to go on with, LIST_END: that was all; second: records, in text
     # control -> data plane
     NOTE_OPEN                   # text: WELCOME up to its map of channels; extra: the channels with their positions
     NOTE_SEND                   # text: a frame
@@ -39,6 +40,8 @@ cdef enum NoteKind:
     NOTE_PRESENCE               # text: channel
     NOTE_DRAIN                  # first: window ms
     NOTE_STOP
+    NOTE_LIST                   # request; text: ListQuery and the user; see core/listing.pxd
+    NOTE_RECLAIM                # the same, and first: code, second: after ms; extra: reason
 
 ctypedef struct Note:           # 72 bytes
     uint32_t size               # the whole note, a multiple of 8

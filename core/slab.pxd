@@ -1,8 +1,10 @@
 # Slab pool: objects of one size, named by a 32-bit index, in chunks that are given back when they are empty.
 #
 # Addresses stay valid while an object is live. An object that was never acquired is not touched and reads as zeros, so
-# a chunk costs the pages that were used of it. Invariant: a chunk is in the list of chunks with room exactly when it
-# has memory and a free object; `live` of the pool is the sum over its chunks.
+# a chunk costs the pages that were used of it. A pool may keep a few bytes beside each object, behind all objects of
+# the chunk: what is seldom looked at stays out of the objects' cache lines, and lives and goes with them. Invariant: a
+# chunk is in the list of chunks with room exactly when it has memory and a free object; `live` of the pool is the sum
+# over its chunks.
 
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport free, realloc
@@ -32,6 +34,7 @@ ctypedef struct SlabChunk:
 ctypedef struct Slab:
     SlabChunk *chunks           # owned
     uint32_t object_size        # bytes; at least 4, which hold the free list while an object is free
+    uint32_t beside_size        # bytes kept beside each object; of undefined content once it was released
     uint32_t chunk_shift        # log2 of the objects a chunk
     uint32_t chunk_count
     uint32_t chunk_capacity
@@ -47,8 +50,14 @@ cdef inline uint8_t *slab_at(Slab *slab, uint32_t index) noexcept nogil:
         + <size_t> (index & ((1u << slab.chunk_shift) - 1)) * slab.object_size
 
 
+cdef inline uint8_t *slab_beside(Slab *slab, uint32_t index) noexcept nogil:
+    """What is kept beside an object; the index must be live."""
+    return slab.chunks[index >> slab.chunk_shift].memory + (<size_t> slab.object_size << slab.chunk_shift) \
+        + <size_t> (index & ((1u << slab.chunk_shift) - 1)) * slab.beside_size
+
+
 cdef inline size_t slab_chunk_bytes(Slab *slab) noexcept nogil:
-    return <size_t> slab.object_size << slab.chunk_shift
+    return <size_t> (slab.object_size + slab.beside_size) << slab.chunk_shift
 
 
 cdef inline uint32_t slab_acquire(Slab *slab) noexcept nogil:
@@ -83,6 +92,7 @@ cdef inline void slab_release(Slab *slab, uint32_t index) noexcept nogil:
     invariant(place < slab.chunk_count and chunk.memory != NULL and chunk.live > 0)
     if HOLDFAST_CHECKS:
         memset(memory, SLAB_POISON, slab.object_size)
+        memset(slab_beside(slab, index), SLAB_POISON, slab.beside_size)
     if chunk.live == 1u << slab.chunk_shift:
         slab_link_room(slab, place)
     (<uint32_t *> memory)[0] = chunk.free_head

@@ -1,14 +1,11 @@
 """What the admin HTTP server answers: health, metrics, publishing, and the page (see `gateway.admin_server`).
 
-It listens on loopback unless `admin.token` is set. What a web page of another origin could make a browser send here is
-refused: publishing needs `Content-Type: application/json` (which a browser asks permission for first, and never gets),
-an own `Origin` if there is one, and, without a token, a loopback `Host` (a name that was re-bound to 127.0.0.1 is not).
+It listens on loopback unless `admin.token` is set. Who may ask for what under /api is said in `gateway.access`.
 """
 
 import asyncio
-import hmac
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -23,9 +20,10 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway import metrics
+from gateway import connections_api, metrics
+from gateway.access import check_access, check_is_json, host_name
+from gateway.connections_api import Asked
 from gateway.errors import RequestError
-from gateway.settings import is_loopback
 
 PAGE = Path(__file__).parent / "page"
 BODY_BYTES_MAX = 1_048_576
@@ -34,7 +32,6 @@ CHANNEL_BYTES_MAX = 255
 KEY_BYTES_MAX = 64
 SENDER_BYTES_MAX = 255
 _CHANNEL = re.compile(r"(user|group|global):.+", re.DOTALL)
-_HOST = re.compile(r"(?P<name>[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
 
 class Publisher(Protocol):
@@ -60,9 +57,11 @@ class AdminContext:
     to_mpack: Callable[[bytes], bytes]
     """JSON to MessagePack; ValueError when it is none."""
     token: str
-    """What POST /api/* asks for; empty: nothing, and then only loopback may ask."""
+    """What /api asks for, but for /api/info; empty: nothing, and then only loopback may ask."""
     deadline_s: float
     """How long a publish may take."""
+    workers: Callable[[], Sequence[Asked]] = tuple
+    """Who is asked about connections."""
 
 
 class _PublishRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -102,6 +101,7 @@ def create_app(context: AdminContext, page: Path = PAGE) -> Starlette:
         Route("/metrics", scrape),
         Route("/api/info", info),
         Route("/api/publish", publish, methods=["POST"]),
+        *connections_api.routes(context),
         Route("/", index),
         Mount("/page", StaticFiles(directory=page, check_dir=False, follow_symlink=True)),
     ]
@@ -128,23 +128,8 @@ async def _publish(context: AdminContext, request: Request) -> Response:
 
 def _check_access(context: AdminContext, request: Request) -> None:
     """Refuses who has no right to publish, and what a foreign page makes a browser send."""
-    headers = request.headers
-    if context.token:
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), context.token.encode()):
-            raise RequestError(401, "bad_token", "give the admin token: Authorization: Bearer <admin.token>")
-    elif not is_loopback(_host_name(request)):
-        raise RequestError(403, "not_allowed", "without admin.token, ask for this by a loopback name such as localhost")
-    origin = headers.get("origin")
-    if origin is not None and origin.partition("://")[2] != headers.get("host"):
-        raise RequestError(403, "not_allowed", f"a page of {origin} may not publish here")
-    if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise RequestError(415, "bad_request", "send JSON, with Content-Type: application/json")
-
-
-def _host_name(request: Request) -> str:
-    match = _HOST.fullmatch(request.headers.get("host", ""))
-    return match["name"] if match else ""
+    check_access(context.token, request)
+    check_is_json(request)
 
 
 async def _body(request: Request) -> bytes:
@@ -204,7 +189,7 @@ class _SecurityHeaders:
         if scope["type"] != "http":
             await self._app(scope, receive, send)  # deadline: there are no such scopes; the server speaks HTTP alone
             return
-        policy = self._policy(_host_name(Request(scope)))
+        policy = self._policy(host_name(Request(scope)))
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":

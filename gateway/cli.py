@@ -8,8 +8,6 @@ import dataclasses
 import json
 import os
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,13 +15,12 @@ from typing import Any, TypeVar
 import click
 
 from gateway import __version__, options, settings
+from gateway.cli_admin import admin_commands, admin_options, ask
 from gateway.config import Config
 from gateway.errors import ConfigError, HoldfastError
 
 # What `gateway` and `router` meet at when nothing is configured; `run` uses a socket in its run directory.
 ENDPOINT = "tcp://127.0.0.1:7410"
-ADMIN_URL = "http://127.0.0.1:7402"
-HTTP_TIMEOUT_S = 15.0
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -202,8 +199,7 @@ def doctor(
 @click.option("--json/--text", "is_json", default=False, help="Read DATA as JSON, or send it as text.  [default: text]")
 @click.option("--key", help="Idempotency key: the same one again within 5 minutes publishes nothing.")
 @click.option("--from", "sender", metavar="NAME", help="Who the message is from.  [default: admin]")
-@click.option("--url", default=ADMIN_URL, show_default=True, help="The node's admin server.")
-@click.option("--token", envvar="HOLDFAST_ADMIN_TOKEN", show_envvar=True, help="The admin token, if the node has one.")
+@admin_options
 def publish(
     channel: str, data: str, is_json: bool, key: str | None, sender: str | None, url: str, token: str | None
 ) -> None:
@@ -214,8 +210,11 @@ def publish(
         raise click.UsageError(f"DATA is not valid JSON: {error}") from error
     body = {"channel": channel, "data": content}
     body |= {name: part for name, part in (("key", key), ("from", sender)) if part is not None}
-    answer = _post(f"{url.rstrip('/')}/api/publish", body, token)
+    answer = ask("POST", f"{url.rstrip('/')}/api/publish", token=token, body=body, purpose="publish")
     click.echo(f"{channel}: epoch {answer['epoch']}, offset {answer['offset']}")
+
+
+admin_commands(cli)
 
 
 def main() -> None:
@@ -288,29 +287,3 @@ def _shown(host: str) -> str:
     """An address that a person can open for one that was listened on."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"[{host}]" if ":" in host else host
-
-
-# ------------------------------------------------------------------------------------------------------- publishing
-
-
-def _post(url: str, body: dict[str, object], token: str | None) -> dict[str, Any]:
-    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
-    request = urllib.request.Request(url, json.dumps(body).encode(), headers, method="POST")
-    # No proxy: the admin server is on this machine or in this cluster, and the token is for it alone.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(request, timeout=HTTP_TIMEOUT_S) as answer:
-            return dict(json.load(answer))
-    except urllib.error.HTTPError as error:
-        raise click.ClickException(_refusal(error)) from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise click.ClickException(f"cannot publish through {url}: {reason}; is a node running there?") from error
-
-
-def _refusal(error: urllib.error.HTTPError) -> str:
-    try:
-        answer = json.load(error)
-        return f"refused ({answer['code']}): {answer['message']}"
-    except (ValueError, KeyError, TypeError):
-        return f"refused with HTTP status {error.code}"

@@ -172,7 +172,10 @@ class AdminSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     port: Annotated[int, Meta(ge=1, le=PORT_MAX, description="Port of the admin HTTP server and the page.")] = 7402
     token: Annotated[
         str,
-        Meta(description="Bearer token that POST /api/* asks for, 16 characters or more. Empty: none, loopback only."),
+        Meta(
+            description="Bearer token that publishing and /api/connections ask for, 16 characters or more. Empty: none,"
+            " loopback only."
+        ),
     ] = ""
 
 

@@ -170,6 +170,7 @@ async def _admin(config: Config, parts: Parts, supervisor: Supervisor, endpoint:
         to_mpack=mpack_from_json,
         token=config.admin.token,
         deadline_s=config.gateway.request_timeout_ms / 1000,
+        workers=lambda: supervisor.workers,
     )
     server = AdminServer(config.admin.host, config.admin.port, create_app(context))
     server.start()

@@ -25,6 +25,7 @@ from gateway import logs
 from gateway.auth import Authenticator, node_key
 from gateway.config import WorkerConfig
 from gateway.control import Control, Limits
+from gateway.listing import Listing
 
 EXIT_CONFIG = 78  # what the supervisor takes for "starting again will not help"
 STOP_DEADLINE_S = 5.0
@@ -62,6 +63,9 @@ class WorkerProcess:
         self._drained = asyncio.Event()
         self._stop = asyncio.Event()
         self._log = logs.get("worker")
+        self._listing = Listing(
+            plane, worker=config.index, epoch=config.epoch, wall_offset_s=time.time() - time.monotonic()
+        )
         self._commands = CommandServer(config.commands_fd, self._handlers())
         running = asyncio.get_running_loop()
         self._control = Control(
@@ -99,7 +103,11 @@ class WorkerProcess:
 
     def _handlers(self) -> dict[str, Handler]:
         """What the supervisor may ask of a worker."""
-        return {"ping": self._ping}
+        return {
+            "ping": self._ping,
+            "connections": self._listing.connections,
+            "reclaim": self._listing.reclaim,
+        }
 
     async def _ping(self) -> None:
         """Answer, so that the supervisor knows that this thread gets to it."""
@@ -133,6 +141,8 @@ class WorkerProcess:
                     self._control.on_presence_part(second, text)
                 elif kind == notes.LINKED:
                     self._linked.set()
+                elif kind == notes.LISTED:
+                    self._listing.on_listed(request, first, text)
                 elif kind == notes.STOPPED:
                     self._drained.set()
             except Exception:

@@ -3,9 +3,7 @@
 import dataclasses
 import json
 import os
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from click.testing import CliRunner, Result
 from gateway import __version__, cli, machine, node
 from gateway.config import Config
 from gateway.errors import PortTakenError
+from tests.gateway.fake_admin import FakeAdmin
 
 SECRET = "s" * 32
 
@@ -143,58 +142,33 @@ def test_options_lists_every_setting() -> None:
     assert "[admin]" in listed
 
 
-class Admin:
-    """Stands for a node's admin server: keeps the last request, gives the answer that it is told."""
-
-    def __init__(self) -> None:
-        self.requests: list[tuple[str, dict[str, Any], str | None]] = []
-        self.answer: tuple[int, bytes] = (200, b'{"epoch": 3, "offset": 14}')
-        admin = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                assert self.headers["Content-Type"] == "application/json"
-                admin.requests.append((self.path, body, self.headers["Authorization"]))
-                self.send_response(admin.answer[0])
-                self.end_headers()
-                self.wfile.write(admin.answer[1])
-
-            def log_message(self, *_: object) -> None:
-                """Tests are quiet."""
-
-        self._server = HTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join(10)
-        self._server.server_close()
-
-
 @pytest.fixture
-def admin() -> Iterator[Admin]:
-    server = Admin()
+def admin() -> Iterator[FakeAdmin]:
+    server = FakeAdmin()
+    server.answers = [(200, b'{"epoch": 3, "offset": 14}')]
     yield server
     server.close()
 
 
-def test_publish_sends_text_or_json(admin: Admin) -> None:
+def test_publish_sends_text_or_json(admin: FakeAdmin) -> None:
     done = call("publish", "group:lobby", "17", "--url", admin.url)
     assert (done.exit_code, done.output) == (0, "group:lobby: epoch 3, offset 14\n")
     options = ["--json", "--key", "k", "--from", "bot", "--url", f"{admin.url}/"]
     assert call("publish", "group:lobby", '{"a": 17}', *options, env={"HOLDFAST_ADMIN_TOKEN": "tok"}).exit_code == 0
     assert admin.requests == [
-        ("/api/publish", {"channel": "group:lobby", "data": "17"}, None),
-        ("/api/publish", {"channel": "group:lobby", "data": {"a": 17}, "key": "k", "from": "bot"}, "Bearer tok"),
+        ("POST", "/api/publish", {"channel": "group:lobby", "data": "17"}, None),
+        (
+            "POST",
+            "/api/publish",
+            {"channel": "group:lobby", "data": {"a": 17}, "key": "k", "from": "bot"},
+            "Bearer tok",
+        ),
     ]
 
 
-def test_publish_of_json_null_is_a_message_as_well(admin: Admin) -> None:
+def test_publish_of_json_null_is_a_message_as_well(admin: FakeAdmin) -> None:
     assert call("publish", "group:lobby", "null", "--json", "--url", admin.url).exit_code == 0
-    assert admin.requests[0][1] == {"channel": "group:lobby", "data": None}
+    assert admin.requests[0][2] == {"channel": "group:lobby", "data": None}
 
 
 @pytest.mark.parametrize(
@@ -205,15 +179,15 @@ def test_publish_of_json_null_is_a_message_as_well(admin: Admin) -> None:
         ((200, b"<html>"), "cannot publish through"),
     ],
 )
-def test_publish_says_why_it_was_refused(admin: Admin, answer: tuple[int, bytes], said: str) -> None:
-    admin.answer = answer
+def test_publish_says_why_it_was_refused(admin: FakeAdmin, answer: tuple[int, bytes], said: str) -> None:
+    admin.answers = [answer]
     done = call("publish", "group:lobby", "x", "--url", admin.url)
     assert done.exit_code == 1
     assert said in done.stderr
     assert "Traceback" not in done.output
 
 
-def test_publish_without_a_node_says_so(admin: Admin) -> None:
+def test_publish_without_a_node_says_so(admin: FakeAdmin) -> None:
     admin.close()
     done = call("publish", "group:lobby", "x", "--url", admin.url)
     assert done.exit_code == 1

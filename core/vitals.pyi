@@ -1,0 +1,3 @@
+from typing import Final
+
+VITAL_BYTES: Final[int]

@@ -1,0 +1,9 @@
+"""Vitals: room for them beside the connections."""
+
+VITAL_BYTES = sizeof(Vital)
+assert sizeof(Vital) == 16
+
+
+cdef void vitals_init(Slab *connections) noexcept nogil:
+    """Keep vitals beside each connection of a table that is still empty."""
+    connections.beside_size = sizeof(Vital)
