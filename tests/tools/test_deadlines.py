@@ -34,6 +34,7 @@ def inside(body: str, head: str = "async def work(self, thing, event, task):") -
         "await asyncio.wait([task], timeout=None)",
         "await asyncio.wait_for(task, None)",
         "await asyncio.to_thread(thing.run)",
+        "await thing.ask('x', deadline_s=None)",
         "await (await asyncio.create_subprocess_exec('x')).wait()",
         "async with thing.lock:\n    pass",
         "async with asyncio.TaskGroup() as group:\n    pass",
@@ -89,6 +90,7 @@ def test_a_wait_without_a_deadline_is_found(tree: Tree, body: str) -> None:
         "thing.thread.join(3)",
         "thing.lock.acquire(timeout=3)",
         "thing.queue.get(timeout=3)",
+        "await thing.ask('x', deadline_s=3)",
         "', '.join(thing)\nthing.get('x')",
         "urllib.request.urlopen(thing, timeout=3)",
         "socket.create_connection(('h', 1), 3)",
@@ -126,12 +128,23 @@ class Box:
         await made.take()
         for one in links:
             await one.take()
+        with contextlib.closing(self.make()) as closed:
+            await closed.take()
+        made = [Link() for _ in range(3)]
+        await made[0].take()
+        await LINK.take()
         async with self.other, await connect("x") as session:
             async for item in session:
                 await session.receive()
         await given.take()
 
     async def close(self): ...
+
+    def make(self) -> "Link": ...
+
+    def named(self, kind: Literal["007", "a b"]): ...
+
+LINK = Link()
 
 class Base:
     async def take(self): ...
@@ -190,6 +203,11 @@ def test_an_endless_wait_in_the_compiled_part_is_found(tree: Tree, text: str) ->
 def test_a_bounded_wait_in_the_compiled_part_may_stand(tree: Tree) -> None:
     text = "count = epoll_wait(fd, events, 64, _wait_ms(edge) - 1)\npoll(&entry, 1, 1000)\nint sem_wait(sem_t *)\n"
     assert deadlines.problems(tree({"core/a.pxd": text, "loadtest/a.c": text})) == []
+
+
+def test_a_file_that_cannot_be_read_is_said_and_the_others_are_checked(tree: Tree) -> None:
+    found = deadlines.problems(tree({"router/a.py": "def (:\n", "router/b.py": inside("await task")}))
+    assert [line.split(": ")[:2][-1] for line in found] == ["cannot be read", "waits without a deadline"]
 
 
 def test_other_folders_are_not_looked_at(tree: Tree) -> None:

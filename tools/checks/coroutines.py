@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+# Contexts whose value is what they are given.
+_GIVES_BACK = {"closing", "aclosing", "enter_context", "enter_async_context"}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -28,6 +30,8 @@ class Index:
     classes: dict[str, OwnClass] = field(default_factory=dict)
     coroutines: set[str] = field(default_factory=set)
     returns: dict[str, str] = field(default_factory=dict)
+    values: dict[str, str] = field(default_factory=dict)
+    """The classes of what modules assign to their own names."""
 
     @classmethod
     def of(cls, modules: dict[Path, ast.Module]) -> "Index":
@@ -41,6 +45,11 @@ class Index:
             for node in ast.walk(module):
                 if isinstance(node, Function) and id(node) not in methods:
                     index._add_function(node, index.coroutines, index.returns)
+        for module in modules.values():
+            for statement in module.body:
+                for target, value in _bound(statement):
+                    if found := index.type_of(value, {}):
+                        index.values[target] = found
         for module in modules.values():
             for node in ast.walk(module):
                 if isinstance(node, ast.ClassDef):
@@ -67,16 +76,20 @@ class Index:
     def type_of(self, node: ast.expr, names: dict[str, str]) -> str:
         """The class of an expression's value among those of the tree; empty when nobody says."""
         match node:
-            case ast.Await(value=value):
+            case ast.Await(value=value) | ast.Subscript(value=value) | ast.ListComp(elt=value):
                 return self.type_of(value, names)
+            case ast.List(elts=[first, *_]):
+                return self.type_of(first, names)
             case ast.Name(id=name):
-                return names.get(name, "")
+                return names.get(name, self.values.get(name, ""))
             case ast.Attribute(value=value, attr=name):
                 return self.attribute(self.type_of(value, names), name)
             case ast.Call(func=ast.Name(id=("cls") as name)):
                 return names.get(name, "")
             case ast.Call(func=ast.Name(id=name)):
                 return name if name in self.classes else self.returns.get(name, "")
+            case ast.Call(func=ast.Attribute(attr=name), args=[given]) if name in _GIVES_BACK:
+                return self.type_of(given, names)
             case ast.Call(func=ast.Attribute(value=value, attr=name)):
                 owner = names.get(value.id, value.id) if isinstance(value, ast.Name) else self.type_of(value, names)
                 if name in self.classes:
@@ -146,8 +159,8 @@ def annotated(node: ast.expr | None) -> str:
     match node:
         case ast.Name(id=name) | ast.Attribute(attr=name):
             return name
-        case ast.Constant(value=str(text)):
-            return annotated(ast.parse(text, mode="eval").body)
+        case ast.Constant(value=str(text)) if text.isidentifier():
+            return text
         case ast.BinOp(left=left, right=ast.Constant(value=None)):
             return annotated(left)
         case ast.Subscript(slice=ast.Tuple(elts=[first, *_])):

@@ -1,8 +1,9 @@
 """No wait without a deadline: every `await` on something foreign, every blocking call, every wait of the C loops.
 
 An `await` may stand when it is inside `async with asyncio.timeout(…)`, when it is `wait_for`, `asyncio.wait` or a pause
-with its time given, or when it is a coroutine of the tree itself, whose body is checked here like any other. All other
-waits say in a comment, on their own lines or just above, why they may stand:
+with its time given, when it is told `deadline_s`, `timeout_s` or `timeout` by name, or when it is a coroutine of the
+tree itself, whose body is checked here like any other. All other waits say in a comment, on their own lines or just
+above, why they may stand:
 
     # no deadline: <why it may last for ever>
     # deadline: <whose>                                 it has one, given elsewhere
@@ -167,7 +168,7 @@ class _Waits(ast.NodeVisitor):
                     return all(self._is_bounded(argument) for argument in node.args)
                 if name.endswith(".enter_async_context"):
                     return self._is_own_context(node.args[0])
-                return self._index.is_own(node, self._names)
+                return self._index.is_own(node, self._names) or _is_given_time(node)
         return False
 
     def _is_own_context(self, node: ast.expr) -> bool:
@@ -263,6 +264,13 @@ def _argument(call: ast.Call, place: int | None) -> ast.expr | None:
     return call.args[place] if place is not None and len(call.args) > place else None
 
 
+def _is_given_time(call: ast.Call) -> bool:
+    """Whether a deadline is among the arguments by its name, as our own conventions give them."""
+    return any(
+        word.arg in ("timeout", "timeout_s", "deadline_s") and not _is_none(word.value) for word in call.keywords
+    )
+
+
 def _is_none(node: ast.expr | None) -> bool:
     return node is None or (isinstance(node, ast.Constant) and node.value is None)
 
@@ -293,9 +301,14 @@ def _sources(root: Path, *suffixes: str) -> dict[Path, str]:
 def examined(root: Path) -> tuple[list[str], list[Excuse]]:
     """What is wrong, and which comments let what stand."""
     python, compiled = _sources(root, ".py"), _sources(root, ".pyx", ".pxd", ".c", ".h")
-    modules = {path: ast.parse(text) for path, text in python.items()}
-    index, wrong, used = Index.of(modules), [], []
-    for path, text in {**python, **compiled}.items():
+    modules, wrong, used = {}, [], []
+    for path, text in python.items():
+        try:
+            modules[path] = ast.parse(text)
+        except SyntaxError as error:
+            wrong.append(f"{path}:{error.lineno}: cannot be read: {error.msg}")
+    index = Index.of(modules)
+    for path, text in {**{path: python[path] for path in modules}, **compiled}.items():
         if path in modules:
             visitor = _Waits(index, text)
             visitor.visit(modules[path])
