@@ -144,7 +144,7 @@ class _Answers:
 
 async def _ask(asked: Mapping[Asked, dict[str, Any]], method: str, deadline_s: float) -> _Answers:
     """Asks all at once. Raises RequestError when none of them answers."""
-    said = await asyncio.gather(  # deadline: each of them has its own
+    said = await asyncio.gather(
         *(worker.ask(method, deadline_s=deadline_s, **arguments) for worker, arguments in asked.items()),
         return_exceptions=True,
     )

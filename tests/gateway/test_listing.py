@@ -210,7 +210,8 @@ def test_listings_take_turns(run_in_loop: Run) -> None:
     plane.listing = one = Listing(plane, worker=3, epoch=EPOCH, wall_offset_s=0.0)
 
     async def all_at_once() -> list[Any]:
-        return await asyncio.gather(*(one.connections(user=user) for user in "abc"))
+        answers: list[Any] = await asyncio.gather(*(one.connections(user=user) for user in "abc"))
+        return answers
 
     assert sum(len(answer["connections"]) for answer in run_in_loop(all_at_once())) == 9
     assert [named["text"][64:] for _, _, named in plane.put_[:6]] == [b"a", b"b", b"c"] * 2
