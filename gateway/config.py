@@ -200,6 +200,58 @@ class LogSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     ] = "console"
 
 
+class GrowthSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    interval_s: Annotated[
+        int, Meta(ge=0, le=3_600, description="Seconds between samples of each process. 0: growth is not watched.")
+    ] = 60
+    window_s: Annotated[
+        int,
+        Meta(
+            ge=10,
+            le=2_592_000,
+            description="Seconds of samples that a fit looks at; less than the period of the load's own waves (a day)"
+            " may take a rising one for growth.",
+        ),
+    ] = 86_400
+    warm_up_s: Annotated[
+        int,
+        Meta(ge=0, le=86_400, description="Seconds after a process was first seen whose samples do not count."),
+    ] = 600
+    samples_min: Annotated[int, Meta(ge=12, le=256, description="Samples that a fit needs.")] = 60
+    threshold_percent: Annotated[
+        float,
+        Meta(
+            ge=0.01,
+            le=1_000_000,
+            description="Percent of its level a day that something must surely grow, and percent that it must have"
+            " grown within the window, to be suspected of leaking.",
+        ),
+    ] = 1.0
+    confidence: Annotated[float, Meta(ge=0.5, le=0.9999, description="How sure that must be.")] = 0.95
+    tracemalloc_frames: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=25,
+            description="Frames of Python's allocations to keep, so that a report names the lines; takes memory and"
+            " time in all processes. 0: off.",
+        ),
+    ] = 0
+    report_dir: Annotated[
+        str, Meta(description="Directory for reports (JSON and text), made if need be. Empty: none are written.")
+    ] = ""
+    reports_max: Annotated[int, Meta(ge=1, le=10_000, description="Reports kept; the oldest go first.")] = 20
+    hook_url: Annotated[
+        str,
+        Meta(pattern=r"^(https?://[!-~]+)?$", description="Where events are posted to, as JSON. Empty: nowhere."),
+    ] = ""
+    hook_command: Annotated[
+        str,
+        Meta(description="Command that gets each event as JSON on its standard input; no shell. Empty: none."),
+    ] = ""
+    hook_timeout_s: Annotated[int, Meta(ge=1, le=300, description="Seconds for the URL's or command's answer.")] = 10
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole configuration. As `gateway.settings.load` returns it, no field stands at "empty: choose" any more
     but those that mean "none" (tls_*, auth.secret, admin.token) and those of the start (run_dir, endpoint).
@@ -211,6 +263,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     admin: AdminSection = AdminSection()
     auth: AuthSection = AuthSection()
     log: LogSection = LogSection()
+    growth: GrowthSection = GrowthSection()
 
     @property
     def development(self) -> bool:
@@ -221,7 +274,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a worker process is told at its start, as JSON on its standard input.
 
-    The fields that GatewaySection has too mean the same and hold checked values.
+    The fields that GatewaySection or GrowthSection has too mean the same and hold checked values.
     """
 
     node: str
@@ -259,6 +312,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Inherited descriptor of the shared counters; -1 keeps them in the process's own memory."""
     commands_fd: int = -1
     """Inherited socket to the supervisor: see `core.commands`; -1 for none."""
+    tracemalloc_frames: int = 0
     log_level: str = "info"
     log_format: str = "console"
 
@@ -283,6 +337,7 @@ def worker_config(
         secret=config.auth.secret or None,
         stats_fd=stats_fd,
         commands_fd=commands_fd,
+        tracemalloc_frames=config.growth.tracemalloc_frames,
         log_level=config.log.level,
         log_format=config.log.format,
         **same,
@@ -300,6 +355,7 @@ def router_config(
         epoch=epoch,
         stats_fd=stats_fd,
         commands_fd=commands_fd,
+        tracemalloc_frames=config.growth.tracemalloc_frames,
         log_level=config.log.level,
         log_format=config.log.format,
         **same,

@@ -229,6 +229,8 @@ def _read_text(text: str, annotated: object) -> object:
     kind = kind.type if isinstance(kind, msgspec.inspect.Metadata) else kind
     if isinstance(kind, msgspec.inspect.IntType):
         return int(text)
+    if isinstance(kind, msgspec.inspect.FloatType):
+        return float(text)
     if isinstance(kind, msgspec.inspect.BoolType):
         if text.lower() not in _TRUE | _FALSE:
             raise ValueError(text)
@@ -242,6 +244,8 @@ def _allowed(annotated: Any) -> tuple[str, str]:
     about = meta.description or ""
     if annotated.__origin__ is int:
         return f"a whole number between {meta.ge} and {meta.le}", about
+    if annotated.__origin__ is float:
+        return f"a number between {meta.ge} and {meta.le}", about
     if annotated.__origin__ is bool:
         return "true or false", about
     if meta.pattern:

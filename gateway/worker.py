@@ -14,7 +14,7 @@ import time
 import msgspec
 import uvloop
 
-from core import bus, notes
+from core import bus, introspect, notes
 from core.codes import Code
 from core.commands import CommandServer, Handler
 from core.ledger import Stats
@@ -107,6 +107,7 @@ class WorkerProcess:
             "ping": self._ping,
             "connections": self._listing.connections,
             "reclaim": self._listing.reclaim,
+            **introspect.handlers(self._config.tracemalloc_frames),
         }
 
     async def _ping(self) -> None:

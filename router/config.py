@@ -32,6 +32,8 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Inherited descriptor of the shared counters; -1 keeps them in the process's own memory."""
     commands_fd: int = -1
     """Inherited socket to the supervisor: see `core.commands`; -1 for none."""
+    tracemalloc_frames: int = 0
+    """Frames of Python's allocations to keep for reports about growth; 0 for none."""
     log_level: str = "info"
     """One of debug, info, warning, error."""
     log_format: str = "console"

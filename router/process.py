@@ -10,7 +10,7 @@ import threading
 import msgspec
 import uvloop
 
-from core import bus
+from core import bus, introspect
 from core.commands import CommandServer, Handler
 from core.ledger import Stats
 from core.process import die_with_parent
@@ -21,16 +21,16 @@ STOP_DEADLINE_S = 5.0
 EXIT_CONFIG = 78
 
 
-def handlers() -> dict[str, Handler]:
+def handlers(tracemalloc_frames: int) -> dict[str, Handler]:
     """What the supervisor may ask of a router."""
 
     async def ping() -> None:
         """Answer, so that the supervisor knows that this thread gets to it."""
 
-    return {"ping": ping}
+    return {"ping": ping, **introspect.handlers(tracemalloc_frames)}
 
 
-async def serve(loop: RouterLoop, commands_fd: int) -> None:
+async def serve(loop: RouterLoop, commands_fd: int, tracemalloc_frames: int = 0) -> None:
     """Run the data plane in its thread until SIGTERM or SIGINT."""
     stopped = asyncio.Event()
     running = asyncio.get_running_loop()
@@ -38,7 +38,7 @@ async def serve(loop: RouterLoop, commands_fd: int) -> None:
         running.add_signal_handler(number, stopped.set)
     thread = threading.Thread(target=loop.run, name="sequencer", daemon=True)
     thread.start()
-    commands = CommandServer(commands_fd, handlers())
+    commands = CommandServer(commands_fd, handlers(tracemalloc_frames))
     await commands.start()
     commands.tell("ready")
     await stopped.wait()  # no deadline: for as long as the process lives
@@ -81,7 +81,7 @@ def main(parent: int) -> int:
         print(f"router: {error}", file=sys.stderr)
         return EXIT_CONFIG
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(loop, config.commands_fd))
+        runner.run(serve(loop, config.commands_fd, config.tracemalloc_frames))
     del loop
     _remove_socket(config.endpoint)
     return 0

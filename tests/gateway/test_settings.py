@@ -227,3 +227,12 @@ def test_loopback_addresses(host: str) -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "localhost.example.org", "127.0.0.1.example.org", ""])
 def test_other_addresses(host: str) -> None:
     assert not is_loopback(host)
+
+
+def test_numbers_may_have_a_fraction_where_that_makes_sense(tmp_path: Path) -> None:
+    assert loaded("[growth]\nthreshold_percent = 0.25", tmp=tmp_path).growth.threshold_percent == 0.25
+    assert loaded("[growth]\nthreshold_percent = 2", tmp=tmp_path).growth.threshold_percent == 2
+    assert loaded(environ={"HOLDFAST_GROWTH_THRESHOLD_PERCENT": "0.5"}).growth.threshold_percent == 0.5
+    refused = complaints(environ={"HOLDFAST_GROWTH_THRESHOLD_PERCENT": "lots"})
+    assert "growth.threshold_percent" in refused
+    assert "a number between 0.01 and 1000000" in refused
