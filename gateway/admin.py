@@ -20,10 +20,11 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway import connections_api, metrics
+from gateway import connections_api, growth_api, metrics
 from gateway.access import check_access, check_is_json, host_name
 from gateway.connections_api import Asked
 from gateway.errors import RequestError
+from gateway.watcher import Watcher
 
 PAGE = Path(__file__).parent / "page"
 BODY_BYTES_MAX = 1_048_576
@@ -62,6 +63,8 @@ class AdminContext:
     """How long a publish may take."""
     workers: Callable[[], Sequence[Asked]] = tuple
     """Who is asked about connections."""
+    growth: Watcher | None = None
+    """What is asked about growth."""
 
 
 class _PublishRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -102,6 +105,7 @@ def create_app(context: AdminContext, page: Path = PAGE) -> Starlette:
         Route("/api/info", info),
         Route("/api/publish", publish, methods=["POST"]),
         *connections_api.routes(context),
+        *growth_api.routes(context),
         Route("/", index),
         Mount("/page", StaticFiles(directory=page, check_dir=False, follow_symlink=True)),
     ]

@@ -16,6 +16,7 @@ import click
 
 from gateway import __version__, options, settings
 from gateway.cli_admin import admin_commands, admin_options, ask
+from gateway.cli_growth import growth
 from gateway.config import Config
 from gateway.errors import ConfigError, HoldfastError
 
@@ -215,6 +216,7 @@ def publish(
 
 
 admin_commands(cli)
+cli.add_command(growth)
 
 
 def main() -> None:

@@ -80,7 +80,7 @@ class Hook:
 
     async def _deliver_all(self) -> None:
         while True:
-            event = await self._queue.get()  # for as long as the node lives
+            event = await self._queue.get()  # no deadline: for as long as the node lives
             # The ways do not wait for each other: a command must run though nobody answers at the URL.
             await asyncio.gather(*(self._deliver(name, event) for name in self._ways))
 
@@ -88,7 +88,7 @@ class Hook:
         pause_s = self._backoff_first_s
         for attempt in range(1, self._attempts + 1):
             try:
-                await self._ways[name](event)
+                await self._ways[name](event)  # deadline: that of _post and _run
             except Exception as error:  # whatever an operator's URL or command may do, the next event comes
                 _log.warning("hook_failed", way=name, attempt=attempt, error=repr(error))
             else:

@@ -7,13 +7,14 @@ import asyncio
 import contextlib
 import os
 import resource
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 import msgspec
 import uvloop
 from prometheus_client import CollectorRegistry
 
+from core import introspect
 from core.transcode import mpack_from_json
 from gateway import __version__, logs
 from gateway.admin import AdminContext, create_app
@@ -21,10 +22,13 @@ from gateway.admin_server import AdminServer
 from gateway.child import Child, ChildSpec
 from gateway.config import Config, router_config, worker_config
 from gateway.errors import RequestError
+from gateway.growth_api import GrowthCollector
+from gateway.hook import Hook
 from gateway.metrics import NodeCollector, ProcessView
 from gateway.ports import bound
 from gateway.run_directory import RunDirectory
 from gateway.supervisor import Supervisor, Timing
+from gateway.watcher import Place, Watcher
 from router.client import Refused, RouterClient, Unavailable
 
 EXIT_KILLED = 130  # 128 + SIGINT, as shells say it
@@ -76,8 +80,10 @@ async def _serve(config: Config, parts: Parts, announce: Callable[[], None]) -> 
         )
         supervisor.handle_signals()
         async with contextlib.AsyncExitStack() as stack:
+            hook = Hook(config.growth.hook_url, config.growth.hook_command, config.growth.hook_timeout_s)
+            watcher = await stack.enter_async_context(_growth(config, supervisor, hook))
             if parts.admin:
-                await stack.enter_async_context(_admin(config, parts, supervisor, endpoint))
+                await stack.enter_async_context(_admin(config, parts, supervisor, endpoint, watcher, hook))
             await supervisor.run(announce)
         return EXIT_KILLED if supervisor.killed else 0
 
@@ -153,15 +159,51 @@ def reachable(endpoint: str) -> str:
     return endpoint
 
 
+# ------------------------------------------------------------------------------------------------------------- growth
+
+
+@contextlib.asynccontextmanager
+async def _growth(config: Config, supervisor: Supervisor, hook: Hook) -> AsyncIterator[Watcher]:
+    """Watches all processes of the node for as long as the context lasts."""
+    own = introspect.handlers(config.growth.tracemalloc_frames)
+
+    async def ask(method: str, *, deadline_s: float) -> object:
+        async with asyncio.timeout(deadline_s):
+            return await own[method]()
+
+    watcher = Watcher(config.growth, config.node.name, lambda: watched(supervisor, ask), hook)
+    hook.start()
+    watcher.start()
+    try:
+        yield watcher
+    finally:
+        await watcher.close()
+        await hook.close()
+
+
+def watched(supervisor: Supervisor, ask: Callable[..., Awaitable[object]]) -> list[Place]:
+    """All processes of the node that live now; `ask` is for the supervisor's own."""
+    places = [Place("supervisor", os.getpid(), ask=ask)]
+    if supervisor.spawner.pid is not None:
+        places.append(Place("zygote", supervisor.spawner.pid))
+    for child in supervisor.children:
+        if child.pid is not None:
+            places.append(Place(child.name, child.pid, child.totals().live, child.ask))
+    return places
+
+
 # -------------------------------------------------------------------------------------------------------------- admin
 
 
 @contextlib.asynccontextmanager
-async def _admin(config: Config, parts: Parts, supervisor: Supervisor, endpoint: str) -> AsyncIterator[None]:
+async def _admin(
+    config: Config, parts: Parts, supervisor: Supervisor, endpoint: str, watcher: Watcher, hook: Hook
+) -> AsyncIterator[None]:
     """The admin server, for as long as the context lasts: from before the children start until they have ended."""
     client = RouterClient(reachable(endpoint), f"{config.node.name}-admin")
     registry = CollectorRegistry(auto_describe=False)
     registry.register(NodeCollector(lambda: views(supervisor), node=config.node.name, version=__version__))
+    registry.register(GrowthCollector(watcher, hook))
     context = AdminContext(
         info=info(config, parts),
         missing=supervisor.missing,
@@ -171,6 +213,7 @@ async def _admin(config: Config, parts: Parts, supervisor: Supervisor, endpoint:
         token=config.admin.token,
         deadline_s=config.gateway.request_timeout_ms / 1000,
         workers=lambda: supervisor.workers,
+        growth=watcher,
     )
     server = AdminServer(config.admin.host, config.admin.port, create_app(context))
     server.start()
