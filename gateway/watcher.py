@@ -303,7 +303,7 @@ async def _asked(place: Place, method: str, deadline_s: float) -> Any:
     if place.ask is None:
         return None
     try:
-        return await place.ask(method, deadline_s=deadline_s)  # deadline: the asked one's, given here
+        return await place.ask(method, deadline_s=deadline_s)
     except (CommandError, ConnectionError, TimeoutError) as error:
         _log.debug("growth_sample_missing", process=place.name, method=method, error=repr(error))
         return None
