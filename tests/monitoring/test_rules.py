@@ -209,7 +209,11 @@ CASES = (
     ),
     Case("HoldfastZombieSessions", 300, sessions(1021, 1000), (sessions(1020, 1000), sessions(10, 0)), JOB),
     Case(
-        "HoldfastLeakSuspected", 0, one("holdfast_leak_suspected", "1x100"), (one("holdfast_leak_suspected", "0x100"),)
+        "HoldfastLeakSuspected",
+        0,
+        one("holdfast_leak_suspected", "1x100", resource="fds"),
+        (one("holdfast_leak_suspected", "0x100", resource="fds"),),
+        {**WORKER, "resource": "fds"},
     ),
     Case(
         "HoldfastLedgerDifference",
