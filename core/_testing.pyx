@@ -15,7 +15,7 @@ from core.edge cimport DOMAIN_GROUP, NONE, REQUEST_PUBLISH, Channel, ChannelMemb
 from core.fanout cimport (channel_acquire, channel_at, channel_find, channel_members, channel_name, member_add,
                           member_remove, member_remove_all)
 from core.hash cimport HashKey, index_free
-from core.ledger cimport COUNT_ILLEGAL_STATES, COUNTER_FIRST, KIND_FD, Stats, ledger_close
+from core.ledger cimport COUNT_ILLEGAL_STATES, COUNTER_FIRST, KIND_FD, Stats, ledger_close, ledger_error, ledger_time
 from core.mailbox cimport Mailbox, Note, mailbox_drain, mailbox_free, mailbox_init, mailbox_put, mailbox_ring
 from core.names cimport names_free, names_init
 from core.outbox cimport outbox_drop, outbox_send, outbox_settle
@@ -303,3 +303,13 @@ cdef class Members:
             lengths.append(segment.length)
             segment = segment.next
         return self.at(conn).queued_bytes, lengths
+
+
+def took(Stats stats, int time, uint64_t ms):
+    """Count a time."""
+    ledger_time(&stats.ledger, time, ms)
+
+
+def failed(Stats stats, int code):
+    """Count a request that was answered by ERROR."""
+    ledger_error(&stats.ledger, code)

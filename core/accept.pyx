@@ -60,6 +60,7 @@ cdef void _begin(Edge *edge, Connection *conn, bint websocket) noexcept nogil:
     conn.last_heard = edge_tick(edge)
     conn.last_sent = conn.last_heard
     vital_begin(edge, conn)
+    conn.ping_seq = <uint32_t> edge.now_ms
     conn.state_deadline = conn.last_heard + edge.config.hello_timeout_ms // WHEEL_TICK_MS
     edge_timer_plan(edge, conn)
     if poller_watch(edge.epoll_fd, conn.fd, conn_handle(conn), EPOLL_CTL_ADD, EPOLLIN) < 0:

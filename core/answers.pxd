@@ -12,8 +12,10 @@ from core.conn cimport (FORM_TCP, FORM_WS_BINARY, FORM_WS_TEXT, STAGE_FRAMES, ST
 from core.edge cimport ANSWER_BYTES, Edge, edge_random
 from core.framing_tcp cimport tcp_header_write
 from core.framing_ws cimport ws_header_write
-from core.ledger cimport COUNT_ERRORS_SENT, COUNT_PINGS_SENT, COUNT_TRANSCODED, ledger_count
-from core.mpack cimport (MpWriter, mp_write_array, mp_write_map, mp_write_raw, mp_write_str, mp_write_uint)
+from core.ledger cimport (COUNT_PINGS_SENT, COUNT_REFUSED_UNANSWERED, COUNT_REPLIES_SENT, COUNT_TRANSCODED,
+                          ledger_count, ledger_error)
+from core.mpack cimport (MP_OK, MpReader, MpWriter, mp_read_array, mp_read_uint, mp_write_array, mp_write_map,
+                         mp_write_raw, mp_write_str, mp_write_uint)
 from core.outbox cimport OUTBOX_SENT, outbox_append, outbox_overfull
 from core.transcode cimport mpack_to_json
 
@@ -82,6 +84,27 @@ cdef inline int answer_frame(Edge *edge, Connection *conn, const uint8_t *body, 
     return outbox_append(edge, conn, view.shared, view.offset, view.length)
 
 
+cdef inline int answer_reply(Edge *edge, Connection *conn, const uint8_t *body, uint32_t size) noexcept nogil:
+    """Queue a REPLY or WELCOME."""
+    ledger_count(edge.ledger, COUNT_REPLIES_SENT, 1)
+    return answer_frame(edge, conn, body, size)
+
+
+cdef inline int answer_written(Edge *edge, Connection *conn, const uint8_t *body, uint32_t size) noexcept nogil:
+    """Queue a REPLY or ERROR that the control thread wrote."""
+    cdef MpReader reader
+    cdef uint32_t parts
+    cdef uint64_t kind = 0
+    cdef uint64_t request, code
+    reader.p = body
+    reader.end = body + size
+    if mp_read_array(&reader, &parts) == MP_OK and mp_read_uint(&reader, &kind) == MP_OK and kind == TYPE_ERROR \
+            and mp_read_uint(&reader, &request) == MP_OK and mp_read_uint(&reader, &code) == MP_OK:
+        ledger_error(edge.ledger, <int> code)
+        return answer_frame(edge, conn, body, size)
+    return answer_reply(edge, conn, body, size)
+
+
 cdef inline int answer_raw(Edge *edge, Connection *conn, const uint8_t *data, uint32_t size) noexcept nogil:
     """Queue bytes as they are (HTTP answers, WebSocket control frames)."""
     cdef uint8_t *room = arena_reserve(&edge.arenas[conn.form], edge.ledger, size)
@@ -115,6 +138,7 @@ cdef inline int answer_error(Edge *edge, Connection *conn, uint64_t request, int
     cdef uint8_t body[ANSWER_BYTES]
     cdef MpWriter writer
     if request == 0:
+        ledger_count(edge.ledger, COUNT_REFUSED_UNANSWERED, 1)
         return OUTBOX_SENT
     writer.p = body
     writer.end = body + sizeof(body)
@@ -128,7 +152,7 @@ cdef inline int answer_error(Edge *edge, Connection *conn, uint64_t request, int
     if retry_after_ms:
         write_text(&writer, b"retry_after")
         mp_write_uint(&writer, retry_after_ms)
-    ledger_count(edge.ledger, COUNT_ERRORS_SENT, 1)
+    ledger_error(edge.ledger, code)
     return answer_frame(edge, conn, body, <uint32_t> (writer.p - body))
 
 
@@ -176,7 +200,7 @@ cdef inline int answer_position(Edge *edge, Connection *conn, uint64_t request, 
     if outcome != NULL:
         write_text(&writer, b"outcome")
         write_text(&writer, outcome)
-    return answer_frame(edge, conn, body, <uint32_t> (writer.p - body))
+    return answer_reply(edge, conn, body, <uint32_t> (writer.p - body))
 
 
 cdef inline int answer_empty(Edge *edge, Connection *conn, uint64_t request) noexcept nogil:
@@ -192,4 +216,4 @@ cdef inline int answer_empty(Edge *edge, Connection *conn, uint64_t request) noe
     mp_write_uint(&writer, TYPE_REPLY)
     mp_write_uint(&writer, request)
     mp_write_map(&writer, 0)
-    return answer_frame(edge, conn, body, <uint32_t> (writer.p - body))
+    return answer_reply(edge, conn, body, <uint32_t> (writer.p - body))

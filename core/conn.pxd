@@ -117,7 +117,7 @@ ctypedef struct Connection:
     uint8_t session[16]
     Timer timer                 # in the wheel; set from accept to close
     uint32_t aside              # owned: number of its aside + 1, ASIDE_NONE
-    uint32_t ping_seq
+    uint32_t ping_seq           # of the last PING; before WELCOME: when it was accepted, ms
     uint32_t control_until      # ms: until then the control frames that came so far have used the rate up
     uint16_t membership_count
     uint16_t membership_capacity

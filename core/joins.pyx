@@ -3,14 +3,14 @@
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
-from core.answers cimport answer_empty, answer_error, answer_frame, answer_position, write_text
+from core.answers cimport answer_empty, answer_error, answer_position, answer_reply, write_text
 from core.codes cimport BAD_REQUEST, NOT_JOINED, OVERLOADED, TOO_MANY_CHANNELS, UNAVAILABLE
 from core.conn cimport FLAG_HELLO, FLAG_SESSION, STATE_HANDSHAKING, STATE_OPEN, conn_get, conn_handle, conn_set_state
 from core.edge cimport (DOMAIN_GROUP, NAME_BYTES_MAX, NONE, REQUEST_JOIN, REQUEST_OPEN, RETRY_AFTER_MS, Opening,
                         Pending, domain_of, edge_random, edge_tick)
 from core.fanout cimport (channel_acquire, channel_at, channel_find, channel_name, channel_rest, channel_subscribe,
                           fanout_event_gap, member_add, member_joined, member_remove)
-from core.ledger cimport KIND_PENDING, ledger_close, ledger_open
+from core.ledger cimport KIND_PENDING, TIME_WELCOME, ledger_close, ledger_open, ledger_time
 from core.lifecycle cimport edge_fin, edge_timer_plan
 from core.mpack cimport (MpReader, MpWriter, mp_read_array, mp_read_str, mp_read_uint, mp_write_array, mp_write_map,
                          mp_write_raw, mp_write_str, mp_write_uint)
@@ -296,7 +296,7 @@ cdef void _welcome_send(Edge *edge, Connection *conn, Opening *opening) noexcept
         write_text(&writer, b"live" if _outcome(pending, channel) == OUTCOME_LIVE else b"reset")
         index = pending.sibling
     invariant(not writer.overflow)
-    answer_frame(edge, conn, body, <uint32_t> (writer.p - body))
+    answer_reply(edge, conn, body, <uint32_t> (writer.p - body))
     free(body)
 
 
@@ -346,6 +346,8 @@ cdef void _open_finish(Edge *edge, Opening *opening) noexcept nogil:
             conn_set_state(conn, edge.ledger, STATE_OPEN)
             edge.handshakes -= 1
             conn.flags &= ~FLAG_HELLO
+            ledger_time(edge.ledger, TIME_WELCOME, <uint32_t> (<uint32_t> edge.now_ms - conn.ping_seq))
+            conn.ping_seq = 0
             _welcome_send(edge, conn, opening)
         if conn.state == STATE_OPEN:
             _open_members(edge, conn, opening)

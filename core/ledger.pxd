@@ -7,12 +7,16 @@
 from libc.stdint cimport uint64_t
 
 cdef enum:
-    LEDGER_WORDS = 256
+    LEDGER_WORDS = 512
     LEDGER_FIRST = 8            # words before: magic, version, reserved
     COUNTER_FIRST = 72          # room for 32 kinds of two words each
     REASON_FIRST = 136          # one word a code: connections closed for that reason
     STATE_FIRST = 168           # one word a state: connections that entered it
     GAUGE_FIRST = 200
+    ERROR_FIRST = 256           # one word a code: requests answered by ERROR with it
+    TIME_FIRST = 288            # TIME_WORDS each: a word a bucket, then the sum in ms
+    TIME_BUCKETS = 14           # the last one has no upper bound
+    TIME_WORDS = 16
 
 cdef enum Kind:
     KIND_FD
@@ -72,6 +76,8 @@ cdef enum Counter:
     COUNT_ROUND_TRIP_MS         # their sum
     COUNT_PINGS_LOST            # PINGs without an answer when the next was due, and gaps in the peers' numbers
     COUNT_HEARTBEATS_STRANGE    # PONGs that echo no PING of ours, PINGs whose number went back
+    COUNT_REPLIES_SENT          # REPLY and WELCOME
+    COUNT_REFUSED_UNANSWERED    # refused requests that had asked for no answer
     COUNT_COUNT
 
 cdef enum Gauge:
@@ -80,6 +86,17 @@ cdef enum Gauge:
     GAUGE_QUEUED_BYTES
     GAUGE_ROUTER_EPOCH
     GAUGE_COUNT
+
+cdef enum Time:
+    TIME_PUBLISH                # from the PUBLISH to the router's answer, or to the end of the wait for it
+    TIME_WELCOME                # from the accept to WELCOME
+    TIME_COUNT
+
+cdef extern from *:
+    """
+    static const unsigned int HOLDFAST_TIME_BOUNDS_MS[] = {1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000};
+    """
+    const unsigned int *TIME_BOUNDS_MS "HOLDFAST_TIME_BOUNDS_MS"
 
 ctypedef struct Ledger:
     uint64_t *words             # borrowed until the Stats object that maps it is closed
@@ -102,6 +119,21 @@ cdef inline void ledger_count(Ledger *ledger, int counter, uint64_t by) noexcept
 
 cdef inline void ledger_gauge(Ledger *ledger, int gauge, uint64_t value) noexcept nogil:
     ledger.words[GAUGE_FIRST + gauge] = value
+
+
+cdef inline void ledger_error(Ledger *ledger, int code) noexcept nogil:
+    """A request was answered by ERROR."""
+    ledger.words[COUNTER_FIRST + COUNT_ERRORS_SENT] += 1
+    ledger.words[ERROR_FIRST + reason_place(code)] += 1
+
+
+cdef inline void ledger_time(Ledger *ledger, int time, uint64_t ms) noexcept nogil:
+    """Something took so long. Once a request, never once a delivery."""
+    cdef int bucket = 0
+    while bucket < TIME_BUCKETS - 1 and ms > TIME_BOUNDS_MS[bucket]:
+        bucket += 1
+    ledger.words[TIME_FIRST + time * TIME_WORDS + bucket] += 1
+    ledger.words[TIME_FIRST + time * TIME_WORDS + TIME_BUCKETS] += ms
 
 
 cdef inline int reason_place(int code) noexcept nogil:

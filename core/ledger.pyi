@@ -10,6 +10,8 @@ KINDS: Final[tuple[str, ...]]
 COUNTERS: Final[tuple[str, ...]]
 STATES: Final[tuple[str, ...]]
 GAUGES: Final[tuple[str, ...]]
+TIMES: Final[tuple[str, ...]]
+BOUNDS_MS: Final[tuple[int, ...]]
 
 class Stats:
     def __init__(self, fd: int = -1) -> None: ...

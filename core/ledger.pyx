@@ -20,11 +20,15 @@ COUNTERS = ("connections_refused", "frames_in", "bytes_in", "bytes_out", "sends"
             "bad_frames", "errors_sent", "fins_sent", "gil_takes", "wakeups", "batches_in", "batches_out", "bus_full",
             "router_links", "gaps", "acks", "repeated_keys", "messages_routed", "messages_sequenced", "workers_lost",
             "illegal_states", "tls_handshakes", "tls_resumed", "tls_failures", "round_trips", "round_trip_ms",
-            "pings_lost", "heartbeats_strange")
+            "pings_lost", "heartbeats_strange", "replies_sent", "refused_unanswered")
 STATES = ("accepted", "handshaking", "open", "closing", "closed")
 GAUGES = ("open_connections", "linked", "queued_bytes", "router_epoch")
+TIMES = ("publish", "welcome")
+BOUNDS_MS = tuple([TIME_BOUNDS_MS[place] for place in range(TIME_BUCKETS - 1)])
 assert len(KINDS) == KIND_COUNT and len(COUNTERS) == COUNT_COUNT and len(GAUGES) == GAUGE_COUNT
+assert len(TIMES) == TIME_COUNT and TIME_BUCKETS < TIME_WORDS
 assert LEDGER_FIRST + 2 * KIND_COUNT <= COUNTER_FIRST and COUNTER_FIRST + COUNT_COUNT <= REASON_FIRST
+assert GAUGE_FIRST + GAUGE_COUNT <= ERROR_FIRST and TIME_FIRST + TIME_COUNT * TIME_WORDS <= LEDGER_WORDS
 
 
 cdef class Stats:
@@ -48,7 +52,9 @@ def read(buffer):
         buffer: at least STATS_BYTES bytes, as written by a Stats of the same version.
 
     Returns:
-        {"ledger": {"fd_opened": n, "fd_closed": n, ...}, "counters": {...}, "gauges": {...}}.
+        {"ledger": {"fd_opened": n, "fd_closed": n, ...}, "counters": {...}, "gauges": {...}, "errors": {code: n, ...},
+        "times": {"publish_1": n, ..., "publish_inf": n, "publish_sum": ms, ...}}: of each time how often it took up to
+        so many ms (and longer than the bound before), and the sum of all.
     """
     words = struct.unpack(f"={LEDGER_WORDS}Q", bytes(memoryview(buffer)[:STATS_BYTES]))
     ledger = {}
@@ -61,4 +67,9 @@ def read(buffer):
     for place, name in enumerate(STATES):
         counters[f"entered_{name}"] = words[STATE_FIRST + place]
     gauges = {name: words[GAUGE_FIRST + place] for place, name in enumerate(GAUGES)}
-    return {"ledger": ledger, "counters": counters, "gauges": gauges}
+    errors = {info.name: words[ERROR_FIRST + reason_place(info.number)] for info in TABLE}
+    times = {}
+    for place, name in enumerate(TIMES):
+        for bucket, bound in enumerate((*BOUNDS_MS, "inf", "sum")):
+            times[f"{name}_{bound}"] = words[TIME_FIRST + place * TIME_WORDS + bucket]
+    return {"ledger": ledger, "counters": counters, "gauges": gauges, "errors": errors, "times": times}

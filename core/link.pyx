@@ -3,7 +3,7 @@
 from libc.stdint cimport uint16_t
 from libc.string cimport memcpy, memset
 
-from core.answers cimport TYPE_REPLY, answer_error, answer_frame, answer_position
+from core.answers cimport TYPE_REPLY, answer_error, answer_position, answer_reply
 from core.batch cimport batch_clear, batch_reserve
 from core.bus cimport BusBatch, bus_done, bus_lost, bus_receive, bus_send, bus_tick
 from core.codes cimport NOT_JOINED, OVERLOADED, RATE_LIMITED, RESUMED_ELSEWHERE, UNAVAILABLE
@@ -260,7 +260,7 @@ cdef void _on_reply(Edge *edge, RecBody *record) noexcept nogil:
     mp_write_uint(&writer, TYPE_REPLY)
     mp_write_uint(&writer, request.request)
     mp_write_raw(&writer, <uint8_t *> record + sizeof(RecBody), record.body_size)
-    answer_frame(edge, conn, body, <uint32_t> (writer.p - body))
+    answer_reply(edge, conn, body, <uint32_t> (writer.p - body))
 
 
 cdef void _on_presence_ask(Edge *edge, RecBody *record) noexcept nogil:

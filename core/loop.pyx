@@ -8,7 +8,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from core.accept cimport accept_all, accept_reserve
-from core.answers cimport answer_frame
+from core.answers cimport answer_written
 from core.batch cimport Batch, batch_clear, batch_free
 from core.buffer cimport Segment, arena_rest
 from core.bus cimport ZMQ_DEALER, bus_close, bus_on_event, bus_open, bus_pending
@@ -102,7 +102,7 @@ cdef void _on_send(Edge *edge, Connection *conn, Note *note, const uint8_t *text
             return
         request_done(edge, <uint32_t> note.second)
     if conn != NULL and note.text_size:     # nothing is sent to a request that asked for no answer
-        answer_frame(edge, conn, text, note.text_size)
+        answer_written(edge, conn, text, note.text_size)
 
 
 cdef void _on_note(Edge *edge, Note *note) noexcept nogil:

@@ -7,8 +7,8 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from core.conn cimport Connection, conn_get
-from core.edge cimport REQUEST_HISTORY, REQUEST_PRESENCE, NONE, REQUEST_DONE, Edge, Request
-from core.ledger cimport KIND_REQUEST, ledger_close, ledger_open
+from core.edge cimport REQUEST_HISTORY, REQUEST_PRESENCE, REQUEST_PUBLISH, NONE, REQUEST_DONE, Edge, Request
+from core.ledger cimport KIND_REQUEST, TIME_PUBLISH, ledger_close, ledger_open, ledger_time
 
 
 cdef inline Request *request_peek(Edge *edge, uint32_t seq) noexcept nogil:
@@ -32,8 +32,11 @@ cdef inline void request_charge(Edge *edge, Request *request, int by) noexcept n
 cdef inline void request_done(Edge *edge, uint32_t seq) noexcept nogil:
     """Close an open request."""
     cdef uint32_t mask = edge.requests.capacity - 1
-    request_charge(edge, &edge.requests.ring[seq & mask], -1)
-    edge.requests.ring[seq & mask].kind = REQUEST_DONE
+    cdef Request *request = &edge.requests.ring[seq & mask]
+    request_charge(edge, request, -1)
+    if request.kind == REQUEST_PUBLISH:     # answered or overdue: a router that hangs shows in the times, too
+        ledger_time(edge.ledger, TIME_PUBLISH, edge.now_ms - request.sent_ms)
+    request.kind = REQUEST_DONE
     ledger_close(edge.ledger, KIND_REQUEST)
     while edge.requests.oldest != edge.requests.next \
             and edge.requests.ring[edge.requests.oldest & mask].kind == REQUEST_DONE:

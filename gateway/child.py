@@ -54,11 +54,20 @@ class Totals:
     live: Counter[str] = field(default_factory=Counter)
     counters: Counter[str] = field(default_factory=Counter)
     gauges: dict[str, int] = field(default_factory=dict)
+    errors: Counter[str] = field(default_factory=Counter)
+    """Requests answered by ERROR, by the code's name."""
+    times: Counter[str] = field(default_factory=Counter)
+    """How long things took, in the buckets of `core.ledger.read`."""
 
     @classmethod
     def of(cls, stats: Mapping[str, Mapping[str, int]]) -> "Totals":
         """The totals of one living process, from what `core.ledger.read` gives."""
-        totals = cls(counters=Counter(stats["counters"]), gauges=dict(stats["gauges"]))
+        totals = cls(
+            counters=Counter(stats["counters"]),
+            gauges=dict(stats["gauges"]),
+            errors=Counter(stats["errors"]),
+            times=Counter(stats["times"]),
+        )
         for name, count in stats["ledger"].items():
             kind, _, what = name.rpartition("_")
             (totals.opened if what == "opened" else totals.closed)[kind] = count
@@ -75,11 +84,14 @@ class Totals:
             living.live,
             _sum(self.counters, living.counters),
             living.gauges,
+            _sum(self.errors, living.errors),
+            _sum(self.times, living.times),
         )
 
     def ended(self) -> "Totals":
         """These totals once their process is gone."""
-        return Totals(self.opened, self.closed, _sum(self.lost, self.live), Counter(), self.counters, {})
+        lost = _sum(self.lost, self.live)
+        return Totals(self.opened, self.closed, lost, Counter(), self.counters, {}, self.errors, self.times)
 
 
 def _sum(one: Counter[str], other: Counter[str]) -> Counter[str]:

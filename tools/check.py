@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 DEADLINE_S = 600
-TYPED = ("core", "gateway", "router", "client/python/src", "tools", "tests", "loadtest")
+TYPED = ("core", "gateway", "router", "client/python/src", "tools", "tests", "loadtest", "k8s")
 OWN = ("imports", "sizes", "gil", "mirror", "words", "places", "deadlines", "compiled")
 # What Cython adds to every module and stubtest would like to see in each stub.
 CYTHON_NAMES = r""".*\.__pyx_capi__

@@ -46,6 +46,8 @@ NEEDS = (
     Need("a browser for the page's tests", ("chromium", "chromium-browser", "google-chrome"), ("chromium",)),
     Need("Redis", ("redis-server",), ("redis-server",)),
     Need("etcd", ("etcd",), ("etcd-server",)),
+    Need("Prometheus and promtool", ("promtool",), ("prometheus",)),
+    Need("Alertmanager and amtool", ("amtool",), ("prometheus-alertmanager",)),
     Need("texts to send", (), FORTUNES),
 )
 

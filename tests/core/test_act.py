@@ -84,6 +84,8 @@ def test_a_publish_that_cannot_be_is_refused_and_the_session_stays(edge: Edge, r
     alice.send([PUBLISH, 7, "group:a", None, {"key": "k" * 64, "other": [1], 5: 6}])
     one = edge.router.expect(records.PUBLISH)
     assert (one["seq"] > 0, one["key"], one["data"]) == (True, b"k" * 64, b"\xc0")
+    assert {name: count for name, count in edge.stats.read()["errors"].items() if count} == {code.name.lower(): 1}
+    assert (edge.counter("errors_sent"), edge.counter("refused_unanswered")) == (1, 1)
 
 
 def test_global_channels_are_published_to_in_development_only(edges: Callable[..., Edge]) -> None:

@@ -1,5 +1,6 @@
 """JOIN and HELLO wait for the router, and are answered locally where the channel is known."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -94,6 +95,23 @@ def test_hello_waits_for_its_session_and_all_its_channels(edge: Edge) -> None:
         "group:b": [EPOCH, 3, "reset"],
     }
     assert (edge.live("pending"), edge.live("membership")) == (0, 3)
+
+
+def test_the_time_from_accept_to_welcome_is_counted(edge: Edge) -> None:
+    began = time.monotonic()
+    alice = edge.client()
+    wait_for(lambda: edge.live("connection") == 1, "it is accepted")
+    accepted = time.monotonic()
+    wait_for(lambda: time.monotonic() - accepted > 0.03, "a while passes")
+    one = edge.hello(alice, "alice")
+    said = time.monotonic()
+    edge.router.send(wire.opened(alice.conn, one["seq"]))
+    assert alice.frame()[0] == WELCOME
+    times = edge.stats.read()["times"]
+    # Milliseconds, read once a turn.
+    assert 1000 * (said - accepted) - 2 <= times["welcome_sum"] <= 1000 * (time.monotonic() - began) + 2
+    assert sum(count for name, count in times.items() if name.startswith("welcome") and name != "welcome_sum") == 1
+    assert edge.counter("replies_sent") == 1
 
 
 def test_a_hello_that_the_router_never_answers_is_unavailable(edges: Callable[..., Edge]) -> None:

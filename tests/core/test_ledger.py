@@ -6,6 +6,8 @@ import os
 import pytest
 
 from core import ledger
+from core._testing import failed, took
+from core.codes import TABLE, CodeInfo
 from core.conn import ConnectionTable
 from core.ledger import STATS_BYTES, Stats
 from core.ring import RingBuffer
@@ -54,6 +56,25 @@ def test_every_word_stands_for_at_most_one_name() -> None:
         assert not differing & changed
         changed |= differing
     assert changed == {(part, name) for part in nothing for name in nothing[part]}
+
+
+@pytest.mark.parametrize(
+    ("ms", "bucket"),
+    [(0, "1"), (1, "1"), (2, "2"), (3, "5"), (500, "500"), (501, "1000"), (10_000, "10000"), (10_001, "inf")],
+)
+def test_a_time_is_counted_once_in_the_first_bucket_that_holds_it(ms: int, bucket: str) -> None:
+    stats = Stats()
+    took(stats, ledger.TIMES.index("welcome"), ms)
+    seen = {name: count for name, count in stats.read()["times"].items() if count}
+    assert seen == {f"welcome_{bucket}": 1, **({"welcome_sum": ms} if ms else {})}
+
+
+@pytest.mark.parametrize("info", TABLE, ids=lambda info: info.name)
+def test_each_code_of_an_error_has_its_own_count(info: CodeInfo) -> None:
+    stats = Stats()
+    failed(stats, info.number)
+    assert {name: count for name, count in stats.read()["errors"].items() if count} == {info.name: 1}
+    assert stats.read()["counters"]["errors_sent"] == 1
 
 
 def test_short_memory_is_refused() -> None:

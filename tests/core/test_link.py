@@ -98,6 +98,30 @@ def test_a_silent_router_is_away_and_heard_again_it_is_back(edge: Edge) -> None:
     edge.router.expect(records.PUBLISH)
 
 
+def test_how_long_the_router_took_for_a_publish_is_counted(edges: Callable[..., Edge]) -> None:
+    edge = edges(request_timeout_ms=150)
+    alice = edge.open("alice")
+
+    def times() -> dict[str, int]:
+        return {
+            name: count for name, count in edge.stats.read()["times"].items() if name.startswith("publish") and count
+        }
+
+    alice.send([PUBLISH, 0, "user:alice", 1])  # nobody waits for this one
+    edge.router.expect(records.PUBLISH)
+    number = alice.request(PUBLISH, "user:alice", 1)
+    edge.router.send(wire.published(edge.router.expect(records.PUBLISH)["seq"], EPOCH, 9))
+    assert alice.frame()[:2] == [REPLY, number]
+    answered = times()
+    assert sum(count for name, count in answered.items() if name != "publish_sum") == 1
+    assert answered.get("publish_sum", 0) < 150
+    alice.request(PUBLISH, "user:alice", 1)
+    assert alice.frame()[2] == Code.UNAVAILABLE
+    # The wait for a router that does not answer is a time, too: else the worst would make the mean look best.
+    assert times()["publish_sum"] - answered.get("publish_sum", 0) >= 150
+    assert sum(count for name, count in times().items() if name != "publish_sum") == 2
+
+
 def test_overdue_requests_are_unavailable(edges: Callable[..., Edge]) -> None:
     edge = edges(request_timeout_ms=100)
     alice = edge.open("alice")

@@ -2,6 +2,7 @@
 
 import time
 
+import msgpack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +12,7 @@ from core.codes import Code
 from core.ledger import Stats
 from core.loop import EdgeLoop
 from tests.core import wire
-from tests.core.edge_harness import DEADLINE_S, EPOCH, FIN, OPTIONS, Edge, frame_of, wait_for
+from tests.core.edge_harness import DEADLINE_S, EPOCH, ERROR, FIN, OPTIONS, REPLY, Edge, frame_of, wait_for
 
 RINGS_MAX, RING_MS = 32, 4  # of core/edge.pxd
 
@@ -136,6 +137,16 @@ def test_notes_for_connections_that_are_gone_are_passed_over(edge: Edge) -> None
         for conn in (alice.conn, 0, 2**64 - 1):
             edge.put(kind, conn, 1, text=b"group:a", extra=b"\x90")
     edge.open("bob")
+
+
+def test_what_the_control_thread_answers_is_counted_as_reply_or_error(edge: Edge) -> None:
+    alice = edge.open("alice")
+    assert edge.counter("replies_sent") == 1  # WELCOME
+    for frame in ([REPLY, 5, {}], [ERROR, 6, int(Code.TOO_LARGE), "x", {}], [ERROR, 7, int(Code.TOO_LARGE), "x", {}]):
+        edge.put(notes.SEND, alice.conn, text=msgpack.packb(frame))
+        assert alice.frame() == frame
+    assert (edge.counter("replies_sent"), edge.counter("errors_sent")) == (2, 2)
+    assert edge.stats.read()["errors"]["too_large"] == 2
 
 
 def test_options_that_are_refused_leave_nothing_behind() -> None:

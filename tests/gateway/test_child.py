@@ -125,6 +125,8 @@ def test_totals_balance_kind_by_kind() -> None:
         "ledger": {"zmq_message_opened": 9, "zmq_message_closed": 4},
         "counters": {"acks": 1},
         "gauges": {"linked": 1},
+        "errors": {"too_large": 1},
+        "times": {"publish_sum": 1},
     }
     living = Totals.of(stats)
     assert living.live == Counter({"zmq_message": 5})

@@ -1,12 +1,17 @@
 """What Prometheus reads: names, labels, and counters that never go back."""
 
 import os
+import resource
+import time
 from collections import Counter
+from types import SimpleNamespace
 
+import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from core import ledger
+from gateway import metrics
 from gateway.child import Totals
 from gateway.metrics import NodeCollector, ProcessView, exposition, usage
 
@@ -68,3 +73,51 @@ def test_readiness_restarts_memory_and_processor_time() -> None:
 
 def test_a_process_that_is_gone_has_no_usage() -> None:
     assert usage(2**22 + 1) is None
+
+
+def test_open_files_their_limit_and_the_start_are_told() -> None:
+    before = usage(os.getpid())
+    with open("/dev/null", "rb"):
+        used = usage(os.getpid())
+    assert before is not None
+    assert used is not None
+    assert used.open_files == before.open_files + 1
+    assert used.open_files_max == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    assert 0 < time.time() - used.started_seconds < 3 * 3600
+    samples = scraped(view("supervisor", None))
+    assert samples["holdfast_process_open_fds", "supervisor"] == before.open_files
+    assert samples["holdfast_process_max_fds", "supervisor"] == used.open_files_max
+    assert samples["holdfast_process_start_time_seconds", "supervisor"] == used.started_seconds
+
+
+def test_where_the_folders_size_says_nothing_the_files_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As before Linux 6.2."""
+    before = metrics._open_files(os.getpid())
+    monkeypatch.setattr(metrics.os, "stat", lambda _: SimpleNamespace(st_size=0))
+    # The listing itself is one more.
+    assert metrics._open_files(os.getpid()) == before + 1
+
+
+def test_errors_are_shown_by_code_and_times_as_histograms() -> None:
+    words = bytearray(ledger.STATS_BYTES)
+    totals = Totals.of(ledger.read(words))
+    totals.errors["rate_limited"] = 3
+    for bucket, count in (("1", 4), ("500", 2), ("inf", 1), ("sum", 61_000)):
+        totals.times[f"publish_{bucket}"] = count
+    samples = scraped(view("worker-0", totals))
+    assert samples["holdfast_request_errors_total", "worker-0", "rate_limited"] == 3
+    assert samples["holdfast_request_errors_total", "worker-0", "overloaded"] == 0
+    name = "holdfast_publish_seconds_bucket"
+    assert samples[name, "worker-0", "0.001"] == samples[name, "worker-0", "0.2"] == 4
+    assert samples[name, "worker-0", "0.5"] == samples[name, "worker-0", "10"] == 6
+    assert samples[name, "worker-0", "+Inf"] == samples["holdfast_publish_seconds_count", "worker-0"] == 7
+    assert samples["holdfast_publish_seconds_sum", "worker-0"] == 61
+    assert samples["holdfast_welcome_seconds_count", "worker-0"] == 0
+
+
+def test_errors_and_times_of_ended_processes_stay_counted() -> None:
+    first, second = totals_of_nothing(), totals_of_nothing()
+    first.errors["internal"], first.times["welcome_5"] = 2, 7
+    second.errors["internal"], second.times["welcome_5"] = 1, 1
+    both = totals_of_nothing().plus(first).ended().plus(second)
+    assert (both.errors["internal"], both.times["welcome_5"]) == (3, 8)

@@ -1,0 +1,328 @@
+"""Every alert fires when it should, not a step earlier, and not just below its threshold: told by promtool.
+
+A case gives series that make its alert fire, the time from which it does, and variations that must stay quiet. `for`
+is checked with it: one step before its time the alert may be pending, and no more. A time of 285 + 120 means: a rate
+that starts from nothing passes its threshold when its window is nearly full, and then come two minutes of `for`.
+"""
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.monitoring.places import RULES, alerts, call, rules
+
+STEP_S = 15
+SAMPLE_S_MAX = 300
+Series = dict[str, str]
+NODE = {"job": "holdfast", "instance": "n1"}
+WORKER = {**NODE, "process": "worker-0"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One alert: `fires` makes it fire at `at` seconds, and not a step before; none of `quiet` does so then."""
+
+    alert: str
+    at: int
+    fires: Series
+    quiet: tuple[Series, ...]
+    labels: dict[str, str] = field(default_factory=lambda: WORKER)
+    step_s: int = STEP_S
+
+
+def of(name: str, **labels: str) -> str:
+    """A series of a worker on one node; other labels instead of these or besides."""
+    return name + "{" + ",".join(f'{key}="{value}"' for key, value in {**WORKER, **labels}.items()) + "}"
+
+
+def node(name: str) -> str:
+    """A series of the node as a whole."""
+    return f'{name}{{job="holdfast",instance="n1"}}'
+
+
+def steps(*per_step: float, steps: int = 100) -> str:
+    """A counter that grows by so much a step; several: each for as many steps, one after the other."""
+    last, parts = 0.0, []
+    for each in per_step:
+        parts.append(f"{last:g}+{each:g}x{steps}")
+        last += each * (steps + 1)
+    return " ".join(parts)
+
+
+def rate(per_second: float) -> str:
+    return steps(per_second * STEP_S)
+
+
+def requests(replies: float, *, errors: float, code: str) -> Series:
+    """Answers a second."""
+    return {
+        of("holdfast_replies_sent_total"): rate(replies),
+        of("holdfast_errors_sent_total"): rate(errors),
+        of("holdfast_request_errors_total", code=code): rate(errors),
+    }
+
+
+def took(name: str, seconds: float, per_second: float = 10) -> Series:
+    """So many of something a second, each of which takes so long."""
+    return {
+        of(f"holdfast_{name}_seconds_sum"): rate(seconds * per_second),
+        of(f"holdfast_{name}_seconds_count"): rate(per_second),
+    }
+
+
+def losses(per_second: float, connections: int) -> Series:
+    return {
+        of("holdfast_heartbeats_lost_total"): rate(per_second),
+        of("holdfast_open_connections"): f"{connections}x100",
+    }
+
+
+def held(rings: int, connections: int, kind: str = "ring") -> Series:
+    return {
+        of("holdfast_ledger_live", kind=kind): f"{rings}x100",
+        of("holdfast_open_connections"): f"{connections}x100",
+    }
+
+
+def sessions(count: int, connections: int) -> Series:
+    return {
+        of("holdfast_ledger_live", process="router", kind="session"): f"{count}x100",
+        of("holdfast_ledger_live", kind="connection"): f"{connections}x100",
+    }
+
+
+UP = {node("up"): "1x100"}
+RESTARTS = of("holdfast_process_restarts_total")
+STARTED = of("holdfast_process_start_time_seconds", process="supervisor")
+BUSY = of("holdfast_process_cpu_seconds_total")
+SUPERVISOR = {**NODE, "process": "supervisor"}
+JOB = {"job": "holdfast"}
+
+
+def files(opened: int) -> Series:
+    return {of("holdfast_process_open_fds"): f"{opened}x100", of("holdfast_process_max_fds"): "1000x100"}
+
+
+def one(name: str, values: str, **labels: str) -> Series:
+    return {of(name, **labels): values}
+
+
+CASES = (
+    Case("HoldfastNodeDown", 60, {node("up"): "0x100"}, (UP, {'up{job="other",instance="n1"}': "0x100"}), NODE),
+    Case("HoldfastAbsent", 300, {'up{job="other",instance="n1"}': "1x100"}, (UP, {node("up"): "0x100"}), JOB),
+    Case(
+        "HoldfastProcessNotReady",
+        120,
+        one("holdfast_process_ready", "0x100"),
+        (one("holdfast_process_ready", "1x100"), one("holdfast_process_ready", "0x4 1 0x100")),
+    ),
+    Case(
+        "HoldfastProcessDied",
+        75,
+        {RESTARTS: "3x4 4x95"},
+        ({RESTARTS: "3x100"}, {RESTARTS: "4 0x100"}),
+    ),
+    Case(
+        "HoldfastRestartLoop",
+        75,
+        {RESTARTS: "3x4 6x95"},
+        ({RESTARTS: "3x4 5x95"}, {RESTARTS: "3x100"}),
+    ),
+    Case(
+        "HoldfastNodeRestartLoop",
+        105,
+        {STARTED: "100x2 200 300x2 400x94"},
+        ({STARTED: "100x2 200 300x95"}, one("holdfast_process_start_time_seconds", "100x2 200 300x2 400x94")),
+        SUPERVISOR,
+    ),
+    Case(
+        "HoldfastProcessStuck",
+        75,
+        one("holdfast_process_stuck_total", "0x4 1x95"),
+        (one("holdfast_process_stuck_total", "1x100"),),
+    ),
+    Case(
+        "HoldfastDrainCut",
+        75,
+        one("holdfast_drain_cut_total", "0x4 7x95"),
+        (one("holdfast_drain_cut_total", "7x100"),),
+    ),
+    Case(
+        "HoldfastProcessBusy", 120 + 300, {BUSY: rate(0.92)}, ({BUSY: rate(0.88)}, {BUSY: steps(13.8, 0.1, steps=19)})
+    ),
+    Case("HoldfastFilesRunningOut", 60, files(801), (files(800),)),
+    Case("HoldfastFilesAlmostOut", 60, files(951), (files(950),)),
+    Case(
+        "HoldfastConnectionsRefused",
+        285 + 120,
+        one("holdfast_connections_refused_total", rate(1.1)),
+        (one("holdfast_connections_refused_total", rate(0.9)),),
+        NODE,
+    ),
+    Case(
+        "HoldfastErrorRateHigh",
+        300 + 120,
+        requests(96, errors=6, code="rate_limited"),
+        (
+            requests(97, errors=4, code="rate_limited"),  # many requests, 4 %
+            requests(90, errors=9, code="rate_limited"),  # 9 %, but fewer than 100 a second
+            requests(0, errors=0, code="rate_limited"),
+        ),
+        NODE,
+    ),
+    Case(
+        "HoldfastFailureRateHigh",
+        300 + 120,
+        requests(96, errors=6, code="unavailable"),
+        (
+            requests(97, errors=4, code="overloaded"),
+            requests(90, errors=9, code="internal"),
+            requests(96, errors=6, code="bad_request"),  # the client's own fault
+        ),
+        NODE,
+    ),
+    Case(
+        "HoldfastPublishSlow",
+        15 + 120,
+        took("publish", 0.51),
+        (took("publish", 0.49), took("publish", 5, per_second=0), took("welcome", 1)),
+        NODE,
+    ),
+    Case("HoldfastWelcomeSlow", 15 + 300, took("welcome", 2.1), (took("welcome", 1.9), took("publish", 9)), NODE),
+    Case(
+        "HoldfastRouterAway",
+        60,
+        one("holdfast_linked", "0x100"),
+        (one("holdfast_linked", "1x100"), one("holdfast_linked", "0x100", process="router")),
+    ),
+    Case("HoldfastGaps", 75, one("holdfast_gaps_total", "2x4 3x95"), (one("holdfast_gaps_total", "2x100"),), NODE),
+    Case(
+        "HoldfastHeartbeatLosses",
+        255 + 120,
+        losses(25 / 300, 1000),
+        (losses(25 / 300, 1300), losses(19 / 300, 100), losses(0, 1000)),
+        NODE,
+    ),
+    Case("HoldfastZombieSessions", 300, sessions(1021, 1000), (sessions(1020, 1000), sessions(10, 0)), JOB),
+    Case(
+        "HoldfastLeakSuspected",
+        0,
+        one("holdfast_leak_suspected", "1x100", resource="fds"),
+        (one("holdfast_leak_suspected", "0x100", resource="fds"),),
+        {**WORKER, "resource": "fds"},
+    ),
+    Case(
+        "HoldfastLedgerDifference",
+        0,
+        one("holdfast_ledger_audit_differences", "1x100"),
+        (one("holdfast_ledger_audit_differences", "0x100"),),
+    ),
+    Case("HoldfastLedgerNotClosing", 600, held(1, 0), (held(0, 0), held(1, 1), held(1, 0, kind="fd"))),
+)
+
+
+def per_day(*days: float, job: str = "holdfast") -> Series:
+    """Deliveries a second on one day after the other, sampled once in five minutes."""
+    return {of("holdfast_messages_delivered_total", job=job): steps(*(each * 300 for each in days), steps=287)}
+
+
+EIGHTH_DAY_S = 7 * 86_400
+TRAFFIC = Case(
+    "HoldfastTrafficBelowBaseline",
+    # By the second evaluation of the day the rate is the new one; then ten minutes.
+    EIGHTH_DAY_S + 600 + 600,
+    # Together, since each takes a while: jobs do not mix.
+    per_day(*[100] * 7, 69)
+    | per_day(*[100] * 7, 71, job="29 % below")
+    | per_day(100, 100, 20, 100, 500, 100, 100, 71, job="an outage and a rush among the days move no median")
+    | per_day(0, 0, 0, 0, 100, 100, 100, 10, job="on most days there is nothing")
+    | per_day(*[9] * 7, 1, job="a quiet system"),
+    (),
+    JOB,
+    step_s=600,
+)
+
+
+def promtool_tests(cases: tuple[Case, ...], *names: str) -> str:
+    """The file that `promtool test rules` reads, in JSON, which is YAML too: a group of series a scenario."""
+    found = alerts(*names)
+    groups = []
+    for case in cases:
+        rule = found[case.alert]
+        labels = {**case.labels, **rule["labels"], "alertname": case.alert, "alertstate": "firing"}
+        fires = "ALERTS{" + ", ".join(f'{key}="{value}"' for key, value in sorted(labels.items())) + "}"
+        expected = [{"labels": fires, "value": 1}]
+        firing = [(case.at, expected)] + ([(case.at - case.step_s, [])] if case.at else [])
+        for number, series in enumerate((case.fires, *case.quiet)):
+            points = [(case.at, [])] if number else firing
+            expression = f'ALERTS{{alertname="{case.alert}",alertstate="firing"}}'
+            groups.append(
+                {
+                    "name": f"{case.alert} {'quiet' if number else 'fires'} {number}",
+                    "interval": f"{min(case.step_s, SAMPLE_S_MAX)}s",
+                    "input_series": [{"series": key, "values": values} for key, values in series.items()],
+                    "promql_expr_test": [
+                        {"expr": expression, "eval_time": f"{at}s", "exp_samples": samples} for at, samples in points
+                    ],
+                }
+            )
+    paths = [RULES / f"{name}.yaml" for name in names]
+    order = [group["name"] for path in paths for group in yaml.safe_load(path.read_text())["groups"]]
+    return json.dumps(
+        {
+            "rule_files": list(map(str, paths)),
+            "evaluation_interval": f"{cases[0].step_s}s",
+            "group_eval_order": order,
+            "tests": groups,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("cases", "names"), [(CASES, ("recording", "alerts")), ((TRAFFIC,), ("traffic",))], ids=["alerts", "traffic"]
+)
+def test_each_alert_fires_in_time_and_stays_quiet_below_its_threshold(
+    tmp_path: Path, cases: tuple[Case, ...], names: tuple[str, ...]
+) -> None:
+    path = tmp_path / "tests.yaml"
+    path.write_text(promtool_tests(cases, *names))
+    done = call("promtool", "test", "rules", path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_three_days_make_a_baseline(tmp_path: Path) -> None:
+    """On the fourth day there are three days to compare with, on the third two."""
+    four = Case(TRAFFIC.alert, 3 * 86_400 + 1200, per_day(100, 100, 100, 60), (), JOB, step_s=600)
+    three = Case(TRAFFIC.alert, 2 * 86_400 + 1200, per_day(100, 100, 60), (), JOB, step_s=600)
+    path = tmp_path / "tests.yaml"
+    path.write_text(promtool_tests((four,), "traffic"))
+    assert call("promtool", "test", "rules", path).returncode == 0
+    path.write_text(promtool_tests((three,), "traffic"))
+    assert re.search(
+        r"exp: .*HoldfastTrafficBelowBaseline.*\n *got: nil", call("promtool", "test", "rules", path).stderr
+    )
+
+
+def test_every_alert_has_a_case() -> None:
+    assert {case.alert for case in (*CASES, TRAFFIC)} == set(alerts())
+
+
+@pytest.mark.parametrize("case", [*CASES, TRAFFIC], ids=lambda case: case.alert)
+def test_every_alert_says_what_burns_how_badly_and_where_to_read_on(case: Case) -> None:
+    rule = alerts()[case.alert]
+    assert rule["labels"].keys() == {"severity", "area"}
+    assert rule["labels"]["severity"] in {"critical", "warning"}
+    assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
+    used = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["description"]))
+    assert used <= case.labels.keys(), "a label that the alert does not have would read as nothing"
+
+
+def test_the_rules_are_valid_and_have_no_name_twice() -> None:
+    done = call("promtool", "check", "rules", "--lint-fatal", *sorted(RULES.glob("*.yaml")))
+    assert done.returncode == 0, done.stdout + done.stderr
+    names = [rule.get("alert") or rule["record"] for rule in rules()]
+    assert len(names) == len(set(names))
