@@ -11,4 +11,4 @@ cdef enum:
     ACCEPT_TURN = 128           # connections taken from a listener in one turn
 
 cdef void accept_reserve(Edge *edge) noexcept nogil
-cdef void accept_all(Edge *edge, int listener, bint websocket) noexcept nogil
+cdef uint32_t accept_all(Edge *edge, int listener, bint websocket) noexcept nogil

@@ -1,6 +1,7 @@
 """Accept: new connections."""
 
 from libc.errno cimport EMFILE, ENFILE, errno
+from libc.stdint cimport uint32_t
 
 from core.codes cimport OVERLOADED
 from core.conn cimport (FLAG_WEBSOCKET, FORM_TCP, FORM_WS_BINARY, STAGE_FRAMES, STAGE_PROXY, STAGE_TLS, STAGE_UPGRADE,
@@ -67,8 +68,9 @@ cdef void _begin(Edge *edge, Connection *conn, bint websocket) noexcept nogil:
         edge_close(edge, conn, OVERLOADED)
 
 
-cdef void accept_all(Edge *edge, int listener, bint websocket) noexcept nogil:
-    """Take what waits at a listener; beyond the table's bound it is accepted and closed at once."""
+cdef uint32_t accept_all(Edge *edge, int listener, bint websocket) noexcept nogil:
+    """Take what waits at a listener; beyond the table's bound it is accepted and closed at once. How many these were:
+    after ACCEPT_TURN of them more may wait."""
     cdef uint32_t taken = 0
     cdef Connection *conn
     cdef int fd
@@ -78,7 +80,7 @@ cdef void accept_all(Edge *edge, int listener, bint websocket) noexcept nogil:
         if fd < 0:
             if errno == EMFILE or errno == ENFILE:
                 _refuse_without_files(edge, listener)
-            return
+            return taken - 1
         conn = NULL
         if edge.handshakes < edge.config.handshakes_max:
             conn = conn_acquire(&edge.connections, edge.ledger, &edge.generation, fd)
@@ -88,3 +90,4 @@ cdef void accept_all(Edge *edge, int listener, bint websocket) noexcept nogil:
             continue
         edge.handshakes += 1
         _begin(edge, conn, websocket)
+    return taken

@@ -57,6 +57,7 @@ ctypedef struct EdgeConfig:
     uint32_t worker             # number on its node
     uint64_t epoch              # of this start of the worker
     uint32_t handshakes_max     # connections that have not been welcomed yet
+    bint beside                 # an earlier start of the same worker runs on for a while
     bint proxy_protocol
     bint development
     char ws_path[256]
@@ -186,6 +187,9 @@ ctypedef struct Edge:
     Batch control               # records for the control thread are built here
     bint draining
     bint stopping
+    bint inject_stuck           # checked builds alone, for a test: hang as soon as there is a connection
+    bint drain_telling          # a step is under way: what ends now ends because of it
+    uint32_t drain_next         # index in the table where the walk of the drain goes on
     void *tls                   # owned by the loop: the TLS context, NULL without TLS
 
 

@@ -8,7 +8,8 @@ from libc.stdint cimport uint64_t
 
 cdef enum:
     LEDGER_WORDS = 512
-    LEDGER_FIRST = 8            # words before: magic, version, reserved
+    TURN_PLACE = 2              # when the data plane's last turn began, CLOCK_MONOTONIC in ms; 0: none yet
+    LEDGER_FIRST = 8            # words before: magic, version, the turn, reserved
     COUNTER_FIRST = 72          # room for 32 kinds of two words each
     REASON_FIRST = 136          # one word a code: connections closed for that reason
     STATE_FIRST = 168           # one word a state: connections that entered it
@@ -78,6 +79,7 @@ cdef enum Counter:
     COUNT_HEARTBEATS_STRANGE    # PONGs that echo no PING of ours, PINGs whose number went back
     COUNT_REPLIES_SENT          # REPLY and WELCOME
     COUNT_REFUSED_UNANSWERED    # refused requests that had asked for no answer
+    COUNT_DRAIN_CUT             # connections that a drain had no time to tell in order
     COUNT_COUNT
 
 cdef enum Gauge:
@@ -85,6 +87,8 @@ cdef enum Gauge:
     GAUGE_LINKED                # 1: the router knows this worker; at a router: how many workers are linked
     GAUGE_QUEUED_BYTES
     GAUGE_ROUTER_EPOCH
+    GAUGE_HANDSHAKES            # connections that wait for their WELCOME
+    GAUGE_DRAIN_PACE            # clients a second that a drain tells to come back
     GAUGE_COUNT
 
 cdef enum Time:
@@ -115,6 +119,11 @@ cdef inline uint64_t ledger_live(Ledger *ledger, int kind) noexcept nogil:
 
 cdef inline void ledger_count(Ledger *ledger, int counter, uint64_t by) noexcept nogil:
     ledger.words[COUNTER_FIRST + counter] += by
+
+
+cdef inline void ledger_turn(Ledger *ledger, uint64_t now_ms) noexcept nogil:
+    """A turn begins; whoever watches sees by it that the thread is not stuck."""
+    ledger.words[TURN_PLACE] = now_ms
 
 
 cdef inline void ledger_gauge(Ledger *ledger, int gauge, uint64_t value) noexcept nogil:

@@ -20,9 +20,9 @@ COUNTERS = ("connections_refused", "frames_in", "bytes_in", "bytes_out", "sends"
             "bad_frames", "errors_sent", "fins_sent", "gil_takes", "wakeups", "batches_in", "batches_out", "bus_full",
             "router_links", "gaps", "acks", "repeated_keys", "messages_routed", "messages_sequenced", "workers_lost",
             "illegal_states", "tls_handshakes", "tls_resumed", "tls_failures", "round_trips", "round_trip_ms",
-            "pings_lost", "heartbeats_strange", "replies_sent", "refused_unanswered")
+            "pings_lost", "heartbeats_strange", "replies_sent", "refused_unanswered", "drain_cut")
 STATES = ("accepted", "handshaking", "open", "closing", "closed")
-GAUGES = ("open_connections", "linked", "queued_bytes", "router_epoch")
+GAUGES = ("open_connections", "linked", "queued_bytes", "router_epoch", "handshakes", "drain_pace")
 TIMES = ("publish", "welcome")
 BOUNDS_MS = tuple([TIME_BOUNDS_MS[place] for place in range(TIME_BUCKETS - 1)])
 assert len(KINDS) == KIND_COUNT and len(COUNTERS) == COUNT_COUNT and len(GAUGES) == GAUGE_COUNT
@@ -43,6 +43,11 @@ cdef class Stats:
     def read(self):
         """The counters now, in the shape that the module's `read` gives."""
         return read(self.memory)
+
+
+def turn_ms(buffer):
+    """When the last turn of the process's data plane began, as CLOCK_MONOTONIC counts; 0: there was none yet."""
+    return struct.unpack_from("=Q", buffer, 8 * TURN_PLACE)[0]
 
 
 def read(buffer):

@@ -32,7 +32,7 @@ cdef void _session_leave(Edge *edge, Connection *conn) noexcept nogil:
     member_remove_all(edge, conn)
     if conn.flags & FLAG_SESSION:
         conn.flags &= ~FLAG_SESSION
-        record = <RecSession *> record_add(&edge.link.out, REC_CLOSE, 0, sizeof(RecSession), 0)
+        record = <RecSession *> record_add(&edge.link.out, REC_CLOSE, edge.drain_telling, sizeof(RecSession), 0)
         if record != NULL:
             record.conn = conn_handle(conn)
             memcpy(record.session, conn.session, 16)

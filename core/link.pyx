@@ -16,12 +16,12 @@ from core.joins cimport channel_subscribed, join_overdue, open_claimed, open_ove
 from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_DELIVERED, COUNT_ROUTER_LINKS,
                           GAUGE_LINKED, GAUGE_ROUTER_EPOCH, ledger_count, ledger_gauge)
 from core.lifecycle cimport edge_fin
-from core.mailbox cimport NOTE_LINKED, NOTE_PRESENCE_EXPECT, NOTE_PRESENCE_PART, mailbox_put
+from core.mailbox cimport NOTE_LINKED, NOTE_PRESENCE_EXPECT, NOTE_PRESENCE_PART, NOTE_TAKEN, mailbox_put
 from core.mpack cimport MpWriter, mp_write_array, mp_write_raw, mp_write_str, mp_write_uint
 from core.records cimport (REC_BEGIN, REC_END, REC_EVICT, REC_HISTORY, REC_LINK, REC_LINKED, REC_MESSAGE, REC_OPENED,
                            REC_PRESENCE, REC_PRESENCE_ASK, REC_PRESENCE_EXPECT, REC_PRESENCE_PART, REC_PUBLISHED,
-                           REC_REPLY, REC_SUBSCRIBED, RECORDS_VERSION, RecBody, RecChannel, RecHistory, RecLink,
-                           RecMessage, RecPublished, RecSession, Record, record_add, record_fits)
+                           REC_REPLY, REC_SUBSCRIBED, REC_TAKEN, RECORDS_VERSION, RecBody, RecChannel, RecHistory,
+                           RecLink, RecMessage, RecPublished, RecSession, RecTaken, Record, record_add, record_fits)
 from core.requests cimport request_done, request_open, request_peek, request_take
 from core.slab cimport slab_at
 from core.zmtp cimport ZMTP_IDENTITY_BYTES_MAX
@@ -44,7 +44,8 @@ ctypedef struct Run:            # messages of one channel that follow each other
 
 cdef void link_hello(Edge *edge, int kind) noexcept nogil:
     """LINK, BEGIN, END or BYE."""
-    cdef RecLink *record = <RecLink *> record_add(&edge.link.out, kind, 0, sizeof(RecLink), 0)
+    cdef int beside = 1 if kind == REC_BEGIN and edge.config.beside else 0
+    cdef RecLink *record = <RecLink *> record_add(&edge.link.out, kind, beside, sizeof(RecLink), 0)
     if record != NULL:
         record.epoch = edge.config.epoch
         record.version = RECORDS_VERSION
@@ -319,6 +320,16 @@ cdef void _to_control(Edge *edge, int kind, RecBody *record) noexcept nogil:
     mailbox_put(&edge.to_control, &note, <uint8_t *> record + sizeof(RecBody), NULL)
 
 
+cdef void _on_taken(Edge *edge, RecTaken *record) noexcept nogil:
+    """Clients that this draining worker sent away are back elsewhere: the control thread keeps the pace."""
+    cdef Note note
+    memset(&note, 0, sizeof(note))
+    note.kind = NOTE_TAKEN
+    note.first = record.count
+    note.second = record.others
+    mailbox_put(&edge.to_control, &note, NULL, NULL)
+
+
 cdef void _on_record(Edge *edge, Run *run, Record *record) noexcept nogil:
     """One record from the router. Whatever may change who is a member comes behind the messages before it."""
     cdef Channel *channel
@@ -348,6 +359,8 @@ cdef void _on_record(Edge *edge, Run *run, Record *record) noexcept nogil:
         _to_control(edge, NOTE_PRESENCE_EXPECT, <RecBody *> record)
     elif record.kind == REC_PRESENCE_PART:
         _to_control(edge, NOTE_PRESENCE_PART, <RecBody *> record)
+    elif record.kind == REC_TAKEN:
+        _on_taken(edge, <RecTaken *> record)
     elif record.kind == REC_LINKED:
         _on_linked(edge, <RecLink *> record)
 

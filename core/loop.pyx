@@ -12,23 +12,25 @@ from core.answers cimport answer_written
 from core.batch cimport Batch, batch_clear, batch_free
 from core.buffer cimport Segment, arena_rest
 from core.bus cimport ZMQ_DEALER, bus_close, bus_on_event, bus_open, bus_pending
-from core.codes cimport DRAINING, SLOW_CONSUMER, BYE
+from core.codes cimport SLOW_CONSUMER, BYE
 from core.conn cimport (FLAG_BLOCKED, FLAG_FINISHED, FLAG_OVERFULL, FLAG_SHUT, FLAG_TOUCHED, FLAG_WATCHED,
-                        STATE_CLOSED, Aside, Connection, conn_get, conn_handle, conn_live, conn_release,
+                        STATE_CLOSED, Aside, Connection, conn_get, conn_handle, conn_release,
                         conn_timer_place)
+from core.drain cimport drain_begin, drain_cut, drain_listeners_close, drain_step
 from core.edge cimport (FORM_COUNT, RECEIVE_BYTES, RETRY_AFTER_MS, RING_MS, RINGS_MAX, Channel, Opening, Pending,
                         edge_random, edge_tick)
 from core.hash cimport index_free
 from core.intake cimport intake_read
 from core.joins cimport open_start
-from core.ledger cimport (COUNT_GIL_TAKES, COUNT_SLOW_CONSUMERS, COUNT_WAKEUPS, GAUGE_OPEN_CONNECTIONS,
-                          GAUGE_QUEUED_BYTES, KIND_FD, ledger_close, ledger_count, ledger_gauge, ledger_open)
+from core.ledger cimport (COUNT_GIL_TAKES, COUNT_SLOW_CONSUMERS, COUNT_WAKEUPS, GAUGE_HANDSHAKES,
+                          GAUGE_OPEN_CONNECTIONS, GAUGE_QUEUED_BYTES, KIND_FD, ledger_count, ledger_gauge, ledger_open,
+                          ledger_turn)
 from core.lifecycle cimport edge_close, edge_discard, edge_fin, edge_fin_sized, edge_timer_fired, edge_timer_plan
 from core.link cimport LINK_OUT_BYTES_MAX, link_flush, link_hello, link_history, link_presence, link_receive, link_tick
 from core.listing cimport listing_turn
-from core.mailbox cimport (NOTE_DRAIN, NOTE_FIN, NOTE_HISTORY, NOTE_LIST, NOTE_OPEN, NOTE_PRESENCE, NOTE_RECLAIM,
-                           NOTE_SEND, NOTE_STOP, NOTE_STOPPED, Note, mailbox_drain, mailbox_free, mailbox_init,
-                           mailbox_put, mailbox_ring)
+from core.mailbox cimport (NOTE_DRAIN, NOTE_DRAIN_STEP, NOTE_FIN, NOTE_HISTORY, NOTE_LIST, NOTE_OPEN, NOTE_PRESENCE,
+                           NOTE_RECLAIM, NOTE_SEND, NOTE_STOP, NOTE_STOPPED, Note, mailbox_drain, mailbox_free,
+                           mailbox_init, mailbox_put, mailbox_ring)
 from core.names cimport names_free, names_init
 from core.outbox cimport OUTBOX_BLOCKED, OUTBOX_BROKEN, outbox_send, outbox_settle, outbox_touch
 from core.pace cimport pace_wait
@@ -43,6 +45,10 @@ from core.tls cimport TlsContext, tls_context_free, tls_context_open
 from core.transcode cimport json_bound, mpack_bound
 from core.vitals cimport vitals_init
 from core.wheel cimport TIMER_NONE, WHEEL_TICK_MS, wheel_expire, wheel_init
+
+cdef extern from "invariant.h":
+    enum:
+        HOLDFAST_CHECKS
 
 cdef extern from * nogil:
     """
@@ -59,40 +65,12 @@ cdef extern from * nogil:
     unsigned long long holdfast_now_ms()
     int eventfd(unsigned int, int)
     int shutdown(int, int)
+    int usleep(unsigned int)
     int c_close "close"(int)
     enum:
         EFD_NONBLOCK
         EFD_CLOEXEC
         SHUT_WR
-
-
-cdef void _listeners_close(Edge *edge) noexcept nogil:
-    if edge.tcp_fd >= 0:
-        c_close(edge.tcp_fd)
-        ledger_close(edge.ledger, KIND_FD)
-    if edge.ws_fd >= 0:
-        c_close(edge.ws_fd)
-        ledger_close(edge.ledger, KIND_FD)
-    edge.tcp_fd = -1
-    edge.ws_fd = -1
-
-
-cdef void _every_connection(Edge *edge, int code, uint32_t window_ms, bint fin) noexcept nogil:
-    """FIN every connection with a jittered time to come back, or close all at once."""
-    cdef uint32_t chunk, number
-    cdef uint32_t per_chunk = 1u << edge.connections.chunk_shift
-    cdef Connection *conn
-    for chunk in range(edge.connections.chunk_count):
-        if edge.connections.chunks[chunk].memory == NULL:
-            continue
-        for number in range(per_chunk):
-            conn = <Connection *> slab_at(&edge.connections, (chunk << edge.connections.chunk_shift) | number)
-            if not conn_live(conn):
-                continue
-            if fin:
-                edge_fin(edge, conn, code, b"this gateway is about to stop", edge_random(edge, window_ms))
-            else:
-                edge_close(edge, conn, code)
 
 
 cdef void _on_send(Edge *edge, Connection *conn, Note *note, const uint8_t *text) noexcept nogil:
@@ -113,9 +91,9 @@ cdef void _on_note(Edge *edge, Note *note) noexcept nogil:
     if note.kind == NOTE_SEND:
         _on_send(edge, conn, note, text)
     elif note.kind == NOTE_DRAIN:
-        edge.draining = True
-        _listeners_close(edge)
-        _every_connection(edge, DRAINING, <uint32_t> note.first, True)
+        drain_begin(edge, note.flags & 1)
+    elif note.kind == NOTE_DRAIN_STEP:
+        drain_step(edge, note.first, note.request, note.second, note.third)
     elif note.kind == NOTE_STOP:
         edge.stopping = True
     elif note.kind == NOTE_LIST or note.kind == NOTE_RECLAIM:
@@ -233,6 +211,7 @@ cdef void _free_closed(Edge *edge) noexcept nogil:
         arena_rest(&edge.arenas[form], edge.ledger, edge.connections.live > 0)
     ledger_gauge(edge.ledger, GAUGE_OPEN_CONNECTIONS, edge.connections.live)
     ledger_gauge(edge.ledger, GAUGE_QUEUED_BYTES, edge.queued_bytes)
+    ledger_gauge(edge.ledger, GAUGE_HANDSHAKES, edge.handshakes)
 
 
 cdef void _control_ring(Edge *edge) noexcept nogil:
@@ -269,6 +248,12 @@ cdef void _tell_stopped(Edge *edge) noexcept nogil:
     edge.draining = False
 
 
+cdef void _hang(Edge *edge) noexcept nogil:
+    """What a test wants to be found and replaced."""
+    while edge.inject_stuck:
+        usleep(1000)
+
+
 cdef void edge_run(Edge *edge) noexcept nogil:
     """Turn after turn until NOTE_STOP."""
     cdef epoll_event events[POLLER_EVENTS]
@@ -280,6 +265,9 @@ cdef void edge_run(Edge *edge) noexcept nogil:
         count = max(count, 0)
         edge.now_ms = holdfast_now_ms()
         ledger_count(edge.ledger, COUNT_WAKEUPS, 1)
+        ledger_turn(edge.ledger, edge.now_ms)
+        if HOLDFAST_CHECKS and edge.inject_stuck and edge.connections.live:
+            _hang(edge)
         for place in range(count):
             _on_event(edge, &events[place])
         if edge.link.again:
@@ -295,7 +283,7 @@ cdef void edge_run(Edge *edge) noexcept nogil:
         if edge.draining and edge.connections.live == 0:
             _tell_stopped(edge)
         _control_ring(edge)
-    _every_connection(edge, DRAINING, 0, False)
+    drain_cut(edge)
     link_hello(edge, REC_BYE)
     link_flush(edge)
     _flush(edge)
@@ -321,6 +309,7 @@ cdef _config_set(Edge *edge, dict options):
     edge.config.worker = options["worker"]
     edge.config.epoch = options["epoch"]
     edge.config.handshakes_max = options["handshakes_max"]
+    edge.config.beside = options.get("beside", False)
     edge.config.proxy_protocol = options["proxy_protocol"]
     edge.config.development = options["development"]
 
@@ -405,6 +394,8 @@ cdef class EdgeLoop:
         if options.get("tls_certificate"):
             edge.tls = tls_context_open(options["tls_certificate"], options["tls_key"],
                                         options.get("tls_ticket_key", b""))
+        if HOLDFAST_CHECKS:
+            edge.inject_stuck = os.environ.get("HOLDFAST_INJECT") == "stuck"
         edge.tcp_fd = tcp_fd
         edge.ws_fd = ws_fd
         for fd, tag in ((tcp_fd, TAG_TCP), (ws_fd, TAG_WS), (edge.wake_fd, TAG_WAKE)):
@@ -419,7 +410,7 @@ cdef class EdgeLoop:
         cdef int form
         if edge == NULL:
             return
-        _listeners_close(edge)
+        drain_listeners_close(edge)
         bus_close(&edge.link.bus)
         for fd in (edge.epoll_fd, edge.reserve_fd, edge.to_control.event_fd, edge.from_control.event_fd):
             if fd >= 0:
@@ -455,6 +446,10 @@ cdef class EdgeLoop:
         """Serve until the STOP note; the calling thread gives the GIL up for the whole time."""
         with nogil:
             edge_run(self.edge)
+
+    def close(self):
+        """Give the stream to the router back, once `run` has returned."""
+        bus_close(&self.edge.link.bus)
 
     def take(self):
         """All notes from the data plane: [(kind, flags, conn, request, first, second, session, text, extra), ...]."""

@@ -32,16 +32,19 @@ cdef enum NoteKind:
     NOTE_LINKED                 # the router knows this worker; first: its epoch
     NOTE_STOPPED                # every connection is gone
     NOTE_LISTED                 # request, first: slot to go on with, LIST_END: that was all; second: records, in text
+    NOTE_DRAIN_SENT             # answer to a step; first: FINs queued, second: 1: all were told, request: live ones
+    NOTE_TAKEN                  # first: drained sessions that were taken over elsewhere, second: workers to go to
     # control -> data plane
     NOTE_OPEN                   # text: WELCOME up to its map of channels; extra: the channels with their positions
     NOTE_SEND                   # text: a frame
     NOTE_FIN                    # first: code, second number: after ms; text: reason
     NOTE_HISTORY                # text: channel, first: limit, flags 1 reverse, 2 since; second number, third number
     NOTE_PRESENCE               # text: channel
-    NOTE_DRAIN                  # first: window ms
+    NOTE_DRAIN                  # accept nothing more; flags 1: leave what waits to be accepted to the successor
     NOTE_STOP
     NOTE_LIST                   # request; text: ListQuery and the user; see core/listing.pxd
     NOTE_RECLAIM                # the same, and first: code, second: after ms; extra: reason
+    NOTE_DRAIN_STEP             # first: FINs at most, request: us to the first return, second: to the next, third: pace
 
 ctypedef struct Note:           # 72 bytes
     uint32_t size               # the whole note, a multiple of 8

@@ -4,6 +4,9 @@ import ctypes
 import os
 import signal
 
+# To a worker: a successor listens on your sockets now; leave it what waits there, and drain.
+LEAVE = signal.SIGUSR1
+
 # prctl(2)
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15

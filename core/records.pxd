@@ -36,6 +36,7 @@ cdef enum RecordKind:
     REC_PRESENCE_ASK            # r->w: list your members of this channel
     REC_PRESENCE_PART           # w->r->w
     REC_MESSAGE                 # r->w
+    REC_TAKEN                   # r->w: sessions that this draining worker gave up were claimed elsewhere
     REC_KIND_COUNT
 
 ctypedef struct Record:         # 8 bytes: the head of every record
@@ -44,7 +45,7 @@ ctypedef struct Record:         # 8 bytes: the head of every record
     uint16_t aux                # by kind: size of the name, code, or flags
 
 ctypedef struct RecLink:        # LINK, LINKED, BEGIN, END, BYE
-    Record head                 # LINKED: aux 1 = resynchronise
+    Record head                 # LINKED: aux 1 = resynchronise; BEGIN: aux 1 = an earlier start runs on beside this
     uint64_t epoch              # of the sender: the worker's start, the router's epoch
     uint32_t version            # RECORDS_VERSION
     uint32_t worker             # the worker's number on its node
@@ -56,7 +57,7 @@ ctypedef struct RecChannel:     # SUBSCRIBE, SUBSCRIBED, UNSUBSCRIBE; name follo
     uint64_t offset
 
 ctypedef struct RecSession:     # OPEN, OPENED, CLOSE, EVICT
-    Record head                 # OPENED: aux 1 = another connection held the session
+    Record head                 # OPENED: aux 1 = another connection held the session; CLOSE: aux 1 = told to come back
     uint64_t conn               # the worker's handle
     uint8_t session[16]
     uint32_t seq                # of the worker's request; OPEN and OPENED
@@ -102,6 +103,11 @@ ctypedef struct RecMessage:     # the MESSAGE frame as MessagePack follows
     uint64_t offset
     uint32_t body_size
     uint32_t reserved
+
+ctypedef struct RecTaken:
+    Record head
+    uint32_t count              # since the last one
+    uint32_t others             # linked workers that do not drain
 
 
 cdef inline uint8_t *record_add(Batch *batch, int kind, int aux, uint32_t fixed, uint32_t variable) noexcept nogil:
@@ -150,6 +156,8 @@ cdef inline bint record_fits(const Record *head, size_t left) noexcept nogil:
         fixed = sizeof(RecMessage)
         if head.size >= fixed:
             variable = (<RecMessage *> head).body_size
+    elif head.kind == REC_TAKEN:
+        fixed = sizeof(RecTaken)
     else:
         return False
     return head.kind != 0 and head.size >= fixed + variable

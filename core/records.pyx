@@ -25,6 +25,7 @@ PRESENCE_EXPECT = REC_PRESENCE_EXPECT
 PRESENCE_ASK = REC_PRESENCE_ASK
 PRESENCE_PART = REC_PRESENCE_PART
 MESSAGE = REC_MESSAGE
+TAKEN = REC_TAKEN
 
 
 cdef class BatchWriter:
@@ -44,9 +45,9 @@ cdef class BatchWriter:
             raise BufferError("the batch is full")
         return record
 
-    def link(self, int kind, uint64_t epoch, uint32_t worker):
+    def link(self, int kind, uint64_t epoch, uint32_t worker, int aux=0):
         """LINK, BEGIN, END or BYE."""
-        cdef RecLink *record = <RecLink *> self.add(kind, 0, sizeof(RecLink), 0)
+        cdef RecLink *record = <RecLink *> self.add(kind, aux, sizeof(RecLink), 0)
         record.epoch = epoch
         record.version = RECORDS_VERSION
         record.worker = worker
@@ -59,9 +60,9 @@ cdef class BatchWriter:
         record.offset = offset
         memcpy(<uint8_t *> record + sizeof(RecChannel), <const char *> name, len(name))
 
-    def session(self, int kind, bytes session, uint64_t conn, uint32_t seq=0):
+    def session(self, int kind, bytes session, uint64_t conn, uint32_t seq=0, int aux=0):
         """OPEN or CLOSE."""
-        cdef RecSession *record = <RecSession *> self.add(kind, 0, sizeof(RecSession), 0)
+        cdef RecSession *record = <RecSession *> self.add(kind, aux, sizeof(RecSession), 0)
         record.conn = conn
         record.seq = seq
         memcpy(record.session, <const char *> session, 16)
@@ -121,6 +122,8 @@ cdef _unpack(const Record *head):
         rest = <const char *> head + sizeof(RecMessage)
         fields.update(channel=(<RecMessage *> head).channel, epoch=(<RecMessage *> head).epoch,
                       offset=(<RecMessage *> head).offset, body=rest[:(<RecMessage *> head).body_size])
+    elif head.kind == REC_TAKEN:
+        fields.update(count=(<RecTaken *> head).count, others=(<RecTaken *> head).others)
     return fields
 
 

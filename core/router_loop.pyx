@@ -14,16 +14,18 @@ from libc.string cimport memcpy
 from core.batch cimport batch_clear
 from core.bus cimport (ZMQ_ROUTER, BusBatch, bus_close, bus_done, bus_lost, bus_on_event, bus_open, bus_pending,
                        bus_receive, bus_send, bus_tick)
+from core.drained cimport drained_free, drained_tick
 from core.hash cimport index_free
 from core.keys cimport keys_expire, keys_free
 from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_WAKEUPS, GAUGE_ROUTER_EPOCH,
-                          Stats, ledger_count, ledger_gauge)
+                          Stats, ledger_count, ledger_gauge, ledger_turn)
 from core.pace cimport pace_wait
 from core.poller cimport (EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN, POLLER_EVENTS, TAG_BUS, TAG_WAKE, epoll_create1,
                           epoll_event, epoll_wait, poller_watch)
 from core.records cimport Record, record_fits
 from core.sequencer cimport (SEQUENCER_BATCHES_TURN, SWEEP_PERIOD_MS, SWEEP_SLOTS, WORKER_FREE, WORKER_SILENT_MS,
-                             Owner, Sequencer, Worker, sequencer_record, worker_give_up, worker_known, worker_of)
+                             Owner, Sequencer, Worker, sequencer_record, sequencer_tell_taken, worker_give_up,
+                             worker_known, worker_of)
 from core.slab cimport slab_free, slab_init
 from core.stream cimport streams_free, streams_init, streams_sweep
 from core.zmtp cimport ZMTP_IDENTITY_BYTES_MAX
@@ -125,6 +127,7 @@ cdef void _tick(Sequencer *sequencer) noexcept nogil:
             worker_give_up(sequencer, worker)
     streams_sweep(&sequencer.streams, sequencer.wall_ms, SWEEP_SLOTS + sequencer.streams.slab.live // 16)
     keys_expire(&sequencer.keys, sequencer.wall_ms)
+    drained_tick(&sequencer.drained, sequencer.now_ms)
 
 
 cdef bint _waiting(Sequencer *sequencer) noexcept nogil:
@@ -148,6 +151,7 @@ cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
         sequencer.now_ms = holdfast_clock_ms(CLOCK_MONOTONIC)
         sequencer.wall_ms = holdfast_clock_ms(CLOCK_REALTIME)
         ledger_count(sequencer.ledger, COUNT_WAKEUPS, 1)
+        ledger_turn(sequencer.ledger, sequencer.now_ms)
         for place in range(count):
             if events[place].data.u64 >= TAG_BUS:
                 bus_on_event(&sequencer.bus, events[place].data.u64, events[place].events)
@@ -156,6 +160,7 @@ cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
             taken += 1
         _lost_forget(sequencer)
         _tick(sequencer)
+        sequencer_tell_taken(sequencer)
         _flush(sequencer)
         sequencer.again = bus_pending(&sequencer.bus)
 
@@ -243,6 +248,7 @@ cdef class RouterLoop:
                 worker_give_up(sequencer, &sequencer.workers[index])
         streams_free(&sequencer.streams)
         keys_free(&sequencer.keys)
+        drained_free(&sequencer.drained)
         slab_free(&sequencer.owners)
         index_free(&sequencer.owner_index)
         for fd in (sequencer.epoll_fd, sequencer.wake_fd):

@@ -10,6 +10,7 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from core.batch cimport Batch
 from core.bus cimport Bus
+from core.drained cimport Drained
 from core.hash cimport HashKey, Index
 from core.keys cimport Keys
 from core.ledger cimport Ledger
@@ -46,6 +47,9 @@ ctypedef struct Worker:
     uint64_t asked_ms           # when it was last asked for everything
     Batch out
     bint overfull               # a record found no room
+    bint drains                 # it sends its clients away
+    bint told                   # it gave sessions up, or some were taken over, since the last TAKEN
+    uint32_t taken              # how many
 
 ctypedef struct Owner:          # 28 bytes: which connection has a session
     uint8_t session[16]
@@ -61,6 +65,7 @@ ctypedef struct Sequencer:
     uint32_t worker_count       # slots ever used
     Streams streams
     Keys keys
+    Drained drained
     Slab owners
     Index owner_index
     HashKey hash_key
@@ -72,6 +77,7 @@ ctypedef struct Sequencer:
     uint8_t *scratch            # owned: one MESSAGE, or the body of one REPLY
     uint32_t scratch_bytes
     uint32_t linked             # workers in state LINKED
+    uint32_t draining           # of these, those that drain
     int32_t epoll_fd            # owned
     int32_t wake_fd             # owned
     bint again
@@ -80,5 +86,6 @@ ctypedef struct Sequencer:
 
 cdef Worker *worker_known(Sequencer *sequencer, const uint8_t *identity, uint32_t size) noexcept nogil
 cdef Worker *worker_of(Sequencer *sequencer, const uint8_t *identity, uint32_t size) noexcept nogil
+cdef void sequencer_tell_taken(Sequencer *sequencer) noexcept nogil
 cdef void worker_give_up(Sequencer *sequencer, Worker *worker) noexcept nogil
 cdef void sequencer_record(Sequencer *sequencer, Worker *worker, Record *record) noexcept nogil

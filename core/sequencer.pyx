@@ -4,6 +4,7 @@ from libc.string cimport memcmp, memcpy
 
 from core.batch cimport batch_clear, batch_free
 from core.codes cimport BAD_REQUEST, OVERLOADED, UNAVAILABLE
+from core.drained cimport DrainedSession, drained_keep, drained_take
 from core.edge cimport DOMAIN_GLOBAL, domain_of
 from core.hash cimport hash_bytes, index_find, index_put, index_remove
 from core.keys cimport Key, KeyName, key_find, key_keep, key_name
@@ -13,8 +14,8 @@ from core.mpack cimport MpWriter, mp_write_array, mp_write_map, mp_write_raw, mp
 from core.records cimport (REC_BEGIN, REC_BYE, REC_CLOSE, REC_END, REC_EVICT, REC_HISTORY, REC_LINK, REC_LINKED,
                            REC_MESSAGE, REC_OPEN, REC_OPENED, REC_PRESENCE, REC_PRESENCE_ASK, REC_PRESENCE_EXPECT,
                            REC_PRESENCE_PART, REC_PUBLISH, REC_PUBLISHED, REC_REPLY, REC_SUBSCRIBE, REC_SUBSCRIBED,
-                           REC_UNSUBSCRIBE, RECORDS_VERSION, RecBody, RecChannel, RecHistory, RecLink, RecMessage,
-                           RecPublish, RecPublished, RecSession, record_add)
+                           REC_TAKEN, REC_UNSUBSCRIBE, RECORDS_VERSION, RecBody, RecChannel, RecHistory, RecLink,
+                           RecMessage, RecPublish, RecPublished, RecSession, RecTaken, record_add)
 from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_at, slab_release
 from core.stream cimport (Route, Stored, Stream, route_remove, route_set, routes_remove_worker, stream_advance,
                           stream_base, stream_find, stream_kept, stream_name, stream_route, stream_store,
@@ -129,6 +130,10 @@ cdef void _worker_forget(Sequencer *sequencer, Worker *worker) noexcept nogil:
     """Its members, sessions and what waits for it."""
     if worker.state == WORKER_LINKED:
         sequencer.linked -= 1
+        sequencer.draining -= worker.drains
+        worker.drains = False
+        worker.told = False
+        worker.taken = 0
         ledger_gauge(sequencer.ledger, GAUGE_LINKED, sequencer.linked)
     if worker.state >= WORKER_LINKING:
         _owners_end_worker(sequencer, _worker_index(sequencer, worker))
@@ -153,12 +158,13 @@ cdef void _on_link(Sequencer *sequencer, Worker *worker, RecLink *record) noexce
 
 
 cdef void _on_begin(Sequencer *sequencer, Worker *worker, RecLink *record) noexcept nogil:
-    """A worker says everything: forget what was known of it, and of an earlier start of the same worker."""
+    """A worker says everything: forget what was known of it, and of an earlier start of the same worker, unless that
+    runs on beside it."""
     cdef uint32_t index
     cdef Worker *other
     for index in range(sequencer.worker_count):
         other = _worker_at(sequencer, index)
-        if other != worker and other.state >= WORKER_LINKING and other.number == record.worker \
+        if not record.head.aux and other != worker and other.state >= WORKER_LINKING and other.number == record.worker \
                 and other.epoch < record.epoch and _same_node(other, worker):
             worker_give_up(sequencer, other)
     _worker_forget(sequencer, worker)
@@ -257,6 +263,48 @@ cdef bint _bulk_fits(Worker *worker, uint32_t seq, uint32_t size) noexcept nogil
     return False
 
 
+cdef void _drained_claimed(Sequencer *sequencer, uint64_t hash, const uint8_t *session) noexcept nogil:
+    """A session is claimed: if a draining worker gave it up, that worker is told at the end of the turn."""
+    cdef DrainedSession *entry = drained_take(&sequencer.drained, hash, session, sequencer.now_ms)
+    cdef Worker *worker
+    if entry == NULL:
+        return
+    worker = _worker_at(sequencer, entry.worker)
+    if worker.drains and <uint32_t> worker.epoch == entry.start:
+        worker.taken += 1
+        worker.told = True
+
+
+cdef void _drained_given_up(Sequencer *sequencer, Worker *worker, uint64_t hash, const uint8_t *session) noexcept nogil:
+    """A draining worker told a client to come back."""
+    if worker.state != WORKER_LINKED:
+        return
+    if not worker.drains:
+        worker.drains = True
+        sequencer.draining += 1
+    worker.told = True
+    drained_keep(&sequencer.drained, hash, session, _worker_index(sequencer, worker), worker.epoch, sequencer.now_ms)
+
+
+cdef void sequencer_tell_taken(Sequencer *sequencer) noexcept nogil:
+    """Tell the draining workers, once a turn, how many of their sessions were claimed."""
+    cdef uint32_t index
+    cdef Worker *worker
+    cdef RecTaken *say
+    if sequencer.draining == 0:
+        return
+    for index in range(sequencer.worker_count):
+        worker = _worker_at(sequencer, index)
+        if worker.state != WORKER_LINKED or not worker.told:
+            continue
+        say = <RecTaken *> _say(worker, REC_TAKEN, 0, sizeof(RecTaken), 0)
+        if say != NULL:
+            say.count = worker.taken
+            say.others = sequencer.linked - sequencer.draining
+        worker.taken = 0
+        worker.told = False
+
+
 cdef void _on_open(Sequencer *sequencer, Worker *worker, RecSession *record) noexcept nogil:
     """A connection claims a session: whoever had it hears of it before the claim is answered."""
     cdef uint64_t hash = hash_bytes(&sequencer.hash_key, record.session, 16)
@@ -265,6 +313,7 @@ cdef void _on_open(Sequencer *sequencer, Worker *worker, RecSession *record) noe
     cdef bint evicted = False
     cdef RecSession *say
     cdef Owner *owner
+    _drained_claimed(sequencer, hash, record.session)
     if index != SLAB_NONE:
         owner = _owner_at(sequencer, index)
         evicted = owner.worker != claimant or _owner_conn(owner) != record.conn
@@ -294,8 +343,11 @@ cdef void _on_open(Sequencer *sequencer, Worker *worker, RecSession *record) noe
 
 cdef void _on_close(Sequencer *sequencer, Worker *worker, RecSession *record) noexcept nogil:
     """A connection ended; its session may be another's by now."""
-    cdef uint32_t index = _owner_find(sequencer, record.session, hash_bytes(&sequencer.hash_key, record.session, 16))
+    cdef uint64_t hash = hash_bytes(&sequencer.hash_key, record.session, 16)
+    cdef uint32_t index = _owner_find(sequencer, record.session, hash)
     cdef Owner *owner
+    if record.head.aux:
+        _drained_given_up(sequencer, worker, hash, record.session)
     if index == SLAB_NONE:
         return
     owner = _owner_at(sequencer, index)

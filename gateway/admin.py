@@ -65,6 +65,8 @@ class AdminContext:
     """Who is asked about connections."""
     growth: Watcher | None = None
     """What is asked about growth."""
+    routes: Sequence[Route] = ()
+    """Further ones, which check by themselves who may ask."""
 
 
 class _PublishRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -106,6 +108,7 @@ def create_app(context: AdminContext, page: Path = PAGE) -> Starlette:
         Route("/api/publish", publish, methods=["POST"]),
         *connections_api.routes(context),
         *growth_api.routes(context),
+        *context.routes,
         Route("/", index),
         Mount("/page", StaticFiles(directory=page, check_dir=False, follow_symlink=True)),
     ]

@@ -1,33 +1,23 @@
-"""One place in the node that a worker or router process fills: starting it, its readiness, its counters, its end.
+"""One place in the node that a worker or router process fills: who is in it, its readiness, its counters.
 
-The process gets its configuration as JSON on standard input, and two descriptors: shared memory for its counters (a
-memfd, so that nothing is left behind however it dies) and a socket for what it is asked and tells (`core.commands`),
-first of all that it is ready. The counters of a process that has ended are added to the place's totals, so that what
-the metrics count never goes back.
-
-Processes come from the zygote (`gateway.spawner`) and are watched through a pidfd.
+Most of the time a place has one process. While that is replaced it has two, the successor beside it, and then one that
+leaves: it serves the clients that it still has until all were told to go. The counters of all processes that were ever
+in a place are added up, so that what the metrics count never goes back.
 """
 
 import asyncio
-import mmap
-import os
+import contextlib
 import signal
-import socket
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from core import ledger
-from core.commands import CommandClient
+from core.process import LEAVE
 from gateway import logs
+from gateway.child_process import ChildProcess
+from gateway.errors import ReloadError
 from gateway.spawner import Spawner
-from gateway.zygote import COMMANDS_FD, STATS_FD
-
-# What a pipe takes without a reader (pipe(7)); the configuration is about a kilobyte.
-CONFIG_BYTES_MAX = 65_536
-# For what a process told before its end and its socket's end.
-LAST_WORDS_S = 1.0
 
 _log = logs.get("supervisor")
 
@@ -41,6 +31,8 @@ class ChildSpec:
     """A module that the zygote has imported, or a program with its arguments."""
     config: Callable[[int, int, int], bytes]
     """(epoch, stats_fd, commands_fd) to the JSON that the process gets on its standard input."""
+    fds: Callable[[], Sequence[int]] = tuple
+    """Further descriptors for each process of the place, asked for at its start: TCP_FD and the next."""
 
 
 @dataclass
@@ -75,17 +67,17 @@ class Totals:
             totals.live[kind] = opened - totals.closed[kind]
         return totals
 
-    def plus(self, living: "Totals") -> "Totals":
-        """These totals of ended processes and those of the living one; only the latter has live resources."""
+    def plus(self, other: "Totals") -> "Totals":
+        """These totals and those of another process of the same place."""
         return Totals(
-            _sum(self.opened, living.opened),
-            _sum(self.closed, living.closed),
-            _sum(self.lost, living.lost),
-            living.live,
-            _sum(self.counters, living.counters),
-            living.gauges,
-            _sum(self.errors, living.errors),
-            _sum(self.times, living.times),
+            _sum(self.opened, other.opened),
+            _sum(self.closed, other.closed),
+            _sum(self.lost, other.lost),
+            _sum(self.live, other.live),
+            _sum(self.counters, other.counters),
+            {name: self.gauges.get(name, 0) + other.gauges.get(name, 0) for name in {**self.gauges, **other.gauges}},
+            _sum(self.errors, other.errors),
+            _sum(self.times, other.times),
         )
 
     def ended(self) -> "Totals":
@@ -106,17 +98,21 @@ class Child:
 
     def __init__(self, spec: ChildSpec, spawner: Spawner) -> None:
         self.spec = spec
-        self._spawner = spawner
+        self.spawner = spawner
         self.starts = 0
         self.ready = asyncio.Event()
         self.was_ready = False
-        self._pid: int | None = None
+        self.crash_loop = False
+        self.stuck = 0
+        """Processes that hung and were killed for it."""
+        self._current: ChildProcess | None = None
+        self._last: ChildProcess | None = None  # the current one, or the one that ended as such
+        self._successor: ChildProcess | None = None
+        self._leaving: list[ChildProcess] = []
         self._signal: signal.Signals | None = None  # sent as soon as there is a process to send it to
-        self._memory: mmap.mmap | None = None
-        self._commands: CommandClient | None = None
         self._ended = Totals()
         self.on_event: Callable[[Child, str, dict[str, Any]], None] | None = None
-        """What to call with anything else that the process tells unasked."""
+        """What to call with anything that a process tells unasked, but that it is ready."""
 
     @property
     def name(self) -> str:
@@ -124,8 +120,23 @@ class Child:
 
     @property
     def pid(self) -> int | None:
-        """The living process, if there is one."""
-        return self._pid
+        """The living process, if there is one; not those beside it."""
+        return None if self._current is None else self._current.pid
+
+    @property
+    def processes(self) -> list[ChildProcess]:
+        """All that have not ended: the current one, its successor, those that leave."""
+        return [one for one in (self._current, self._successor, *self._leaving) if one is not None]
+
+    @property
+    def current(self) -> ChildProcess | None:
+        """The process in the place."""
+        return self._current
+
+    @property
+    def leaving(self) -> list[ChildProcess]:
+        """Those that were told to leave and have not ended."""
+        return list(self._leaving)
 
     @property
     def restarts(self) -> int:
@@ -133,10 +144,13 @@ class Child:
 
     def totals(self) -> Totals:
         """All that the processes in this place have counted so far."""
-        return self._ended if self._memory is None else self._ended.plus(self._read())
+        totals = self._ended
+        for process in self.processes:
+            totals = totals.plus(Totals.of(process.stats()))
+        return totals
 
     async def run_once(self, epoch: int) -> int:
-        """Starts the process and returns its exit code when it has ended; negative: the signal that killed it.
+        """Starts a process and returns, when it and all that replaced it have ended, the exit code of the last.
 
         Waiting for its end has no deadline: a process may live for months. `send` is how to make it end.
 
@@ -145,96 +159,143 @@ class Child:
 
         """
         self.starts += 1
-        ours, theirs = socket.socketpair()
-        stats_fd = os.memfd_create(f"holdfast-{self.name}")
-        self._commands = CommandClient(ours, self._on_event)
+        self._current = self._last = process = self._made()
         try:
-            try:
-                os.ftruncate(stats_fd, ledger.STATS_BYTES)
-                self._memory = mmap.mmap(stats_fd, ledger.STATS_BYTES)
-                await self._spawn(self.spec.config(epoch, STATS_FD, COMMANDS_FD), stats_fd, theirs.fileno())
-            finally:
-                os.close(stats_fd)
-                theirs.close()
-            await self._commands.start()
-            if self._signal is not None:
-                self.send(self._signal)
-            assert self._pid is not None
-            return await _ended(self._pid)
-        finally:
-            await self._end()
+            await self._start(process, self.spec, self.spawner, epoch)
+        except BaseException:
+            self._current = None
+            raise
+        while True:
+            code = await process.end()
+            if self._last is process:
+                return code
+            assert self._last is not None
+            process = self._last
+
+    async def replace(self, beside: ChildSpec, spec: ChildSpec, spawner: Spawner, epoch: int, ready_s: float) -> None:
+        """Starts a successor and, once it is ready, lets the process in this place leave.
+
+        Args:
+            beside: what to run as the successor, which shares the place for a while.
+            spec: what to run here from then on, whenever the successor ends.
+            spawner: where they come from.
+            epoch: of the successor.
+            ready_s: how long it may take to get ready.
+
+        Raises:
+            ReloadError: it was not ready in time, or ended before; the process in this place stays.
+
+        """
+        if self._current is None:  # it died and is about to be started: as the new one, then
+            self.spec, self.spawner = spec, spawner
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ready_s):
+                    await self.ready.wait()
+                    return
+            raise ReloadError(f"{self.name} was not running, and its new process was not ready after {ready_s:g} s")
+        successor = self._made()
+        try:
+            await self._start(successor, beside, spawner, epoch)
+        except OSError as error:
+            raise ReloadError(f"the new process of {self.name} could not be started: {error}") from error
+        self._successor = successor
+        ready = await successor.until_ready(ready_s)
+        if self._successor is successor:
+            self._successor = None
+            if successor.pid is not None and not ready:
+                self._leaving.append(successor)
+        if not ready:
+            raise ReloadError(f"the new process of {self.name} {await _fate(successor, ready_s)}")
+        self.spec, self.spawner = spec, spawner
+        self._take_over(successor)
+
+    async def until_left(self, deadline_s: float) -> int:
+        """Waits for the processes that leave, and kills them after that time; how many those were."""
+        late = [process for process in self._leaving if not await process.until_end(deadline_s)]
+        for process in late:
+            _log.error("child_killed", child=self.name, pid=process.pid, why="it did not leave in time")
+            process.send(signal.SIGKILL)
+        return len(late)
+
+    async def until_empty(self) -> None:
+        """Waits, without a deadline of its own, for the end of every process of the place."""
+        while self.processes:
+            await self.processes[0].end()
+
+    def restart(self) -> None:
+        """Ends the process in this place, which whoever keeps it then starts again."""
+        if self._current is not None:
+            self._current.send(signal.SIGTERM)
 
     def send(self, number: signal.Signals) -> None:
-        """Sends a signal to the process, and to any that is started in this place from now on."""
+        """Sends a signal to all processes in this place, and to any that is started in it from now on."""
         self._signal = number
-        if self._pid is not None:
-            os.kill(self._pid, number)  # ours until it is reaped, so nobody else can have got the number
+        for process in self.processes:
+            process.send(number)
 
     async def ask(self, method: str, *, deadline_s: float, **arguments: Any) -> Any:
-        """What the process answers to a command: see `core.commands.CommandClient.ask`, also for what it raises."""
-        if self._commands is None:
+        """What the current process answers to a command: see `core.commands.CommandClient.ask`, also for its errors."""
+        if self._current is None:
             raise ConnectionResetError(f"{self.name} is not running")
-        return await self._commands.ask(method, deadline_s=deadline_s, **arguments)
+        return await self._current.ask(method, deadline_s=deadline_s, **arguments)
 
-    async def _spawn(self, config: bytes, stats_fd: int, commands_fd: int) -> None:
-        """Starts the process, then gives it its configuration, all of it, on its standard input."""
-        assert len(config) <= CONFIG_BYTES_MAX
-        config_read, config_write = os.pipe2(os.O_CLOEXEC)
-        try:
-            with os.fdopen(config_read, "rb"):
-                self._pid = await self._spawner.start(self.name, self.spec.command, config_read, stats_fd, commands_fd)
-                # Written while this end can read it too: a process that is dead already must not cost us a SIGPIPE.
-                os.write(config_write, config)
-        finally:
-            os.close(config_write)
+    def _made(self) -> ChildProcess:
+        return ChildProcess(self.name, self._on_change, self._on_told)
 
-    def _on_event(self, event: str, fields: dict[str, Any]) -> None:
-        if event == "ready":
-            self.was_ready = True
-            self.ready.set()
-            if self.restarts:
-                _log.info("child_is_back", child=self.name, pid=self.pid, restarts=self.restarts)
-        elif self.on_event is not None:
+    def _on_told(self, _: ChildProcess, event: str, fields: dict[str, Any]) -> None:
+        if self.on_event is not None:
             self.on_event(self, event, fields)
 
-    def _read(self) -> Totals:
-        assert self._memory is not None
-        return Totals.of(ledger.read(self._memory))
+    async def _start(self, process: ChildProcess, spec: ChildSpec, spawner: Spawner, epoch: int) -> None:
+        def config(stats_fd: int, commands_fd: int) -> bytes:
+            return spec.config(epoch, stats_fd, commands_fd)
 
-    async def _end(self) -> None:
-        """Keeps what the process counted and gives back what it held."""
-        assert self._commands is not None
-        self._pid = None
-        await self._commands.close(linger_s=LAST_WORDS_S)
-        self._commands = None
-        self.ready.clear()
-        if self._memory is not None:
-            self._ended = self._ended.plus(self._read()).ended()
-            self._memory.close()
-            self._memory = None
+        await process.start(spawner, spec.command, config, spec.fds())
+        if self._signal is not None:
+            process.send(self._signal)
+
+    def _take_over(self, successor: ChildProcess) -> None:
+        """Puts a successor that is ready into the place; the process that is there, if it still is, leaves."""
+        old = self._current
+        if old is not None and old is not successor:
+            self._leaving.append(old)
+            old.send(LEAVE)
+        self._current = self._last = successor
+        self._update()
+
+    def _on_change(self, process: ChildProcess) -> None:
+        """A process has got ready, or has ended."""
+        if process.pid is None:
+            self._ended = self._ended.plus(Totals.of(process.stats())).ended()
+            if process in self._leaving:
+                self._leaving.remove(process)
+            elif process is self._successor:
+                self._successor = None
+            elif process is self._current:  # a successor under way takes its place, ready or not
+                self._current, self._successor = self._successor, None
+                self._last = self._current or self._last
+        elif self.restarts and process is self._current:
+            _log.info("child_is_back", child=self.name, pid=self.pid, restarts=self.restarts)
+        self._update()
+
+    def _update(self) -> None:
+        if self._current is not None and self._current.is_ready:
+            self.was_ready = True
+            self.ready.set()
+        else:
+            self.ready.clear()
 
 
-async def _ended(pid: int) -> int:
-    """The exit code, once the process has ended; it is reaped then."""
-    loop = asyncio.get_running_loop()
-    try:
-        pidfd = os.pidfd_open(pid)
-    except OSError:
-        # Out of descriptors: a process that nobody watches must not stay.
-        os.kill(pid, signal.SIGKILL)
-        _reap(pid)
-        raise
-    ended = asyncio.Event()
-    loop.add_reader(pidfd, ended.set)
-    try:
-        await ended.wait()  # no deadline: a process may live for months; `send` is how to make it end
-    finally:
-        loop.remove_reader(pidfd)
-        os.close(pidfd)
-    return _reap(pid)
+async def _fate(successor: ChildProcess, waited_s: float) -> str:
+    """Ends a successor that is not ready, if it has not ended, and says what became of it."""
+    if successor.pid is None:
+        return f"ended before it was ready, {said(await successor.end())}; its own message is in the log"
+    successor.send(signal.SIGKILL)
+    return f"was not ready after {waited_s:g} s"
 
 
-def _reap(pid: int) -> int:
-    """The exit code of a process that has ended or was just killed."""
-    # no deadline: what has ended is reaped at once, and what was killed ends
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+def said(code: int | None) -> str:
+    """An exit code in words, to stand behind "ended"; None: it was never started."""
+    if code is None:
+        return "because the system could not start it"
+    return f"by signal {-code}" if code < 0 else f"with exit code {code}"

@@ -10,13 +10,14 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 
 from gateway import __version__, options, settings
 from gateway.cli_admin import admin_commands, admin_options, ask
 from gateway.cli_growth import growth
+from gateway.cli_supervision import supervision_commands
 from gateway.config import Config
 from gateway.errors import ConfigError, HoldfastError
 
@@ -109,7 +110,7 @@ def run(config_path: Path | None, **flags: object) -> None:
 
     Runs until SIGTERM or Ctrl-C, then says goodbye to the clients and stops; a second Ctrl-C stops at once.
     """
-    _run(_load(config_path, flags), router=True, workers=True, admin=True)
+    _run(lambda: _read(config_path, flags), router=True, workers=True, admin=True)
 
 
 @cli.command(epilog=_SOURCES)
@@ -122,7 +123,7 @@ def run(config_path: Path | None, **flags: object) -> None:
 )
 def gateway(config_path: Path | None, **flags: object) -> None:
     """Run workers and the admin server, linked to a router elsewhere (see `holdfast router`)."""
-    _run(_load(config_path, flags, endpoint=ENDPOINT), router=False, workers=True, admin=True)
+    _run(lambda: _read(config_path, flags, endpoint=ENDPOINT), router=False, workers=True, admin=True)
 
 
 @cli.command(epilog=_SOURCES)
@@ -140,7 +141,7 @@ def gateway(config_path: Path | None, **flags: object) -> None:
 def router(config_path: Path | None, **flags: object) -> None:
     """Run a router alone, for gateways that `holdfast gateway` runs."""
     admin = flags.get("admin__port") is not None
-    _run(_load(config_path, flags, endpoint=ENDPOINT), router=True, workers=False, admin=admin)
+    _run(lambda: _read(config_path, flags, endpoint=ENDPOINT), router=True, workers=False, admin=admin)
 
 
 @cli.command("options")
@@ -217,6 +218,7 @@ def publish(
 
 admin_commands(cli)
 cli.add_command(growth)
+supervision_commands(cli)
 
 
 def main() -> None:
@@ -234,31 +236,43 @@ def _load(
     machine: settings.Machine | None = None,
 ) -> Config:
     """The configuration; ends the program with its complaints when it cannot be used."""
-    given = {name.replace("__", "."): value for name, value in flags.items()}
     try:
-        config = settings.load(config_path, os.environ, given, machine)
-        if endpoint and not config.router.endpoint:
-            config = settings.load(config_path, os.environ, {**given, "router.endpoint": endpoint})
+        return _read(config_path, flags, endpoint, machine)
     except ConfigError as error:
         _end(error)
+
+
+def _read(
+    config_path: Path | None, flags: dict[str, object], endpoint: str = "", machine: settings.Machine | None = None
+) -> Config:
+    """The configuration, from the file, the environment and the options; ConfigError with its complaints."""
+    given = {name.replace("__", "."): value for name, value in flags.items()}
+    config = settings.load(config_path, os.environ, given, machine)
+    if endpoint and not config.router.endpoint:
+        config = settings.load(config_path, os.environ, {**given, "router.endpoint": endpoint}, machine)
     return config
 
 
-def _run(config: Config, *, router: bool, workers: bool, admin: bool) -> None:
+def _run(load: Callable[[], Config], *, router: bool, workers: bool, admin: bool) -> None:
+    """Runs a node; `load` is called again when it is to be restarted with the settings of then."""
     # Imported here: `holdfast version` and `publish` need neither uvloop nor the web server.
     from gateway import node
 
+    try:
+        config = load()
+    except ConfigError as error:
+        _end(error)
     parts = node.Parts(router=router, workers=workers, admin=admin)
     if config.development:
         click.secho(_DEVELOPMENT, fg="yellow", bold=True, err=True)
     try:
-        code = node.run(config, parts, lambda: click.echo(banner(config, parts)))
+        code = node.run(config, parts, lambda: click.echo(banner(config, parts)), load)
     except HoldfastError as error:
         _end(error)
     sys.exit(code)
 
 
-def _end(error: HoldfastError) -> Any:
+def _end(error: HoldfastError) -> NoReturn:
     click.secho(f"holdfast: {error}", fg="red", err=True)
     sys.exit(error.exit_code)
 

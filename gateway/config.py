@@ -5,7 +5,7 @@ names are `section.key` everywhere: `[gateway] port = 7400` in the TOML file, `H
 environment, `--port` for the options that have a flag. `gateway.settings` reads and checks them.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -29,6 +29,21 @@ class NodeSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         Meta(
             max_length=80,  # a socket's path has 107 bytes at most, and `/router.sock` is added to this
             description="Directory for the node's sockets. Empty: a new private one, removed at the end.",
+        ),
+    ] = ""
+    stuck_after_ms: Annotated[
+        int,
+        Meta(
+            ge=2_000,
+            le=600_000,
+            description="Milliseconds after which a process that makes no turns or does not answer is replaced.",
+        ),
+    ] = 10_000
+    report_dir: Annotated[
+        str,
+        Meta(
+            description="Directory for reports on processes that hung, the last 20. Empty: holdfast-reports in the"
+            " system's directory for temporary files."
         ),
     ] = ""
 
@@ -313,6 +328,11 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     commands_fd: int = -1
     """Inherited socket to the supervisor: see `core.commands`; -1 for none."""
     tracemalloc_frames: int = 0
+    tcp_fd: int = -1
+    ws_fd: int = -1
+    """Inherited listening sockets; -1: it opens its own at host and port."""
+    beside: bool = False
+    """Whether an earlier start of the same worker runs on for a while."""
     log_level: str = "info"
     log_format: str = "console"
 
@@ -323,9 +343,16 @@ _SAME_IN_ROUTER = frozenset(RouterSection.__struct_fields__) & frozenset(RouterC
 
 
 def worker_config(
-    config: Config, *, index: int, epoch: int, router_endpoint: str, stats_fd: int = -1, commands_fd: int = -1
+    config: Config,
+    *,
+    index: int,
+    epoch: int,
+    router_endpoint: str,
+    stats_fd: int = -1,
+    commands_fd: int = -1,
+    **more: Any,
 ) -> WorkerConfig:
-    """The part of `config` that worker `index` gets for the start numbered `epoch`."""
+    """The part of `config` that worker `index` gets for the start numbered `epoch`; `more` are further fields of it."""
     same = {name: getattr(config.gateway, name) for name in _SAME_IN_WORKER}
     same["tls_certificate"] = config.gateway.tls_certificate or None
     same["tls_key"] = config.gateway.tls_key or None
@@ -341,6 +368,7 @@ def worker_config(
         log_level=config.log.level,
         log_format=config.log.format,
         **same,
+        **more,
     )
 
 

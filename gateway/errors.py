@@ -5,6 +5,7 @@ HoldfastError
 ├── RunDirectoryError    the run directory belongs to another program or cannot be used
 ├── StartError           a part of the node could not be started
 │   └── PortTakenError   … because another program listens there
+├── ReloadError          a rolling restart was called off; what runs, runs on
 └── RequestError         an admin request that cannot be answered as asked; carries the HTTP status
 """
 
@@ -33,6 +34,10 @@ class PortTakenError(StartError):
     """Another program listens on a port that the node needs."""
 
     exit_code = 78  # EX_CONFIG, also what a worker exits with when its port is taken
+
+
+class ReloadError(HoldfastError):
+    """A rolling restart was called off; what was running stays."""
 
 
 class RequestError(HoldfastError):

@@ -41,6 +41,7 @@ class ProcessView:
     ready: bool
     restarts: int
     totals: Totals | None
+    stuck: int = 0
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,9 @@ def _process_families(views: list[ProcessView]) -> Iterator[Metric]:
     restarts = CounterMetricFamily(
         "holdfast_process_restarts", "Starts after the first, each because the process had ended.", labels=["process"]
     )
+    stuck = CounterMetricFamily(
+        "holdfast_process_stuck", "Processes that hung, and were killed and replaced.", labels=["process"]
+    )
     resident = GaugeMetricFamily(
         "holdfast_process_resident_memory_bytes", "Resident memory, from /proc.", labels=["process"]
     )
@@ -136,6 +140,7 @@ def _process_families(views: list[ProcessView]) -> Iterator[Metric]:
     for view in views:
         ready.add_metric([view.name], float(view.ready))
         restarts.add_metric([view.name], view.restarts)
+        stuck.add_metric([view.name], view.stuck)
         used = usage(view.pid) if view.pid is not None else None
         if used is not None:
             resident.add_metric([view.name], used.resident_bytes)
@@ -143,7 +148,7 @@ def _process_families(views: list[ProcessView]) -> Iterator[Metric]:
             started.add_metric([view.name], used.started_seconds)
             files.add_metric([view.name], used.open_files)
             files_max.add_metric([view.name], used.open_files_max)
-    yield from (ready, restarts, resident, cpu, started, files, files_max)
+    yield from (ready, restarts, stuck, resident, cpu, started, files, files_max)
 
 
 def _ledger_families(counted: list[tuple[str, Totals]]) -> Iterator[Metric]:

@@ -7,8 +7,10 @@ import asyncio
 import contextlib
 import os
 import resource
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 import uvloop
@@ -21,14 +23,19 @@ from gateway.admin import AdminContext, create_app
 from gateway.admin_server import AdminServer
 from gateway.child import Child, ChildSpec
 from gateway.config import Config, router_config, worker_config
-from gateway.errors import RequestError
+from gateway.elsewhere import Elsewhere
+from gateway.errors import PortTakenError, ReloadError, RequestError
 from gateway.growth_api import GrowthCollector
 from gateway.hook import Hook
 from gateway.metrics import NodeCollector, ProcessView
-from gateway.ports import bound
+from gateway.ports import Listeners, bound
+from gateway.reload import Plan, Reload
 from gateway.run_directory import RunDirectory
+from gateway.supervision_api import Supervision, routes
 from gateway.supervisor import Supervisor, Timing
+from gateway.watch import Watch
 from gateway.watcher import Place, Watcher
+from gateway.zygote import TCP_FD, WS_FD
 from router.client import Refused, RouterClient, Unavailable
 
 EXIT_KILLED = 130  # 128 + SIGINT, as shells say it
@@ -39,6 +46,15 @@ _STATUS = {"too_large": 413, "rate_limited": 429, "overloaded": 503, "unavailabl
 # Modules that the zygote imports and forks.
 WORKER_COMMAND: tuple[str, ...] = ("gateway.worker",)
 ROUTER_COMMAND: tuple[str, ...] = ("router.process",)
+# What a rolling restart cannot change, by section; None: nothing of it. Of TLS, whether there is any.
+FIXED: dict[str, tuple[str, ...] | None] = {
+    "node": None,
+    "admin": None,
+    "auth": None,
+    "growth": None,
+    "router": ("endpoint",),
+    "gateway": ("workers", "host", "port", "ws_port", "backlog", "tls_certificate", "tls_key"),
+}
 
 
 @dataclass(frozen=True)
@@ -50,13 +66,14 @@ class Parts:
     admin: bool
 
 
-def run(config: Config, parts: Parts, announce: Callable[[], None]) -> int:
+def run(config: Config, parts: Parts, announce: Callable[[], None], again: Callable[[], Config] | None = None) -> int:
     """Runs the node until a signal ends it; returns the exit code of the program.
 
     Args:
         config: the checked configuration.
         parts: which parts of the node run here.
         announce: called once all of them are ready.
+        again: reads and checks the configuration anew, for a rolling restart; None: it stays as it is.
 
     Raises:
         HoldfastError: the node could not be started; nothing of it is left.
@@ -65,27 +82,56 @@ def run(config: Config, parts: Parts, announce: Callable[[], None]) -> int:
     logs.setup(config.log.level, config.log.format, process="supervisor")
     _raise_open_files()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(config, parts, announce))
+        return runner.run(_serve(config, parts, announce, again or (lambda: config)))
 
 
-async def _serve(config: Config, parts: Parts, announce: Callable[[], None]) -> int:
-    if parts.workers:
-        _check_ports(config)
-    with _endpoint(config) as endpoint:
+async def _serve(config: Config, parts: Parts, announce: Callable[[], None], again: Callable[[], Config]) -> int:
+    with _endpoint(config) as endpoint, contextlib.closing(_listeners(config, parts)) as listeners:
         supervisor = Supervisor(
             router_spec(config, endpoint) if parts.router else None,
-            [worker_spec(config, endpoint, index) for index in range(config.gateway.workers)] if parts.workers else [],
-            Timing(drain_s=config.gateway.drain_ms / 1000),
+            worker_specs(config, endpoint, listeners) if parts.workers else [],
+            timing(config),
             must_be_ready=parts.router,
         )
+        told = info(config, parts)
+        reload = Reload(supervisor, Planner(config, parts, again, endpoint, listeners, told.update))
+        supervisor.on_stop = [listeners.close, reload.cancel]
+        supervisor.on_hangup = reload.begin_quietly
         supervisor.handle_signals()
         async with contextlib.AsyncExitStack() as stack:
             hook = Hook(config.growth.hook_url, config.growth.hook_command, config.growth.hook_timeout_s)
             watcher = await stack.enter_async_context(_growth(config, supervisor, hook))
             if parts.admin:
-                await stack.enter_async_context(_admin(config, parts, supervisor, endpoint, watcher, hook))
+                supervision = Supervision(reload, supervisor.stop)
+                await stack.enter_async_context(_admin(config, told, supervisor, endpoint, supervision, watcher, hook))
+            await stack.enter_async_context(_watched(config, supervisor))
             await supervisor.run(announce)
         return EXIT_KILLED if supervisor.killed else 0
+
+
+@contextlib.asynccontextmanager
+async def _watched(config: Config, supervisor: Supervisor) -> AsyncIterator[None]:
+    """Watches the processes for as long as the context lasts."""
+    folder = Path(config.node.report_dir or Path(tempfile.gettempdir()) / "holdfast-reports")
+    watch = Watch(
+        lambda: supervisor.children, config.node.stuck_after_ms / 1000, folder, each_look=supervisor.bury_orphans
+    )
+    elsewhere = Elsewhere(lambda: supervisor.workers)
+    tasks = {
+        asyncio.create_task(watch.run(), name="watch"),
+        asyncio.create_task(elsewhere.run(), name="elsewhere"),
+    }
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=_LINK_TIMEOUT_S)
+
+
+def timing(config: Config) -> Timing:
+    """How long the supervisor waits for what."""
+    return Timing(drain_s=config.gateway.drain_ms / 1000)
 
 
 @contextlib.contextmanager
@@ -113,6 +159,24 @@ def _check_ports(config: Config) -> None:
         bound(key, config.gateway.host, port).close()
 
 
+def _listeners(config: Config, parts: Parts) -> Listeners:
+    """The sockets that the workers accept from; none where none run.
+
+    Raises:
+        PortTakenError: another program listens on one of the gateway's ports.
+        StartError: the address is not one of this machine, or the port is not allowed.
+
+    """
+    gateway = config.gateway
+    if not parts.workers:
+        return Listeners(0, gateway.host, (gateway.port, gateway.ws_port), gateway.backlog)
+    _check_ports(config)
+    try:
+        return Listeners(gateway.workers, gateway.host, (gateway.port, gateway.ws_port), gateway.backlog)
+    except OSError as error:
+        raise PortTakenError(f"{error.strerror}: somebody took the port just now") from error
+
+
 def _raise_open_files() -> None:
     """Each connection is a descriptor, and the children inherit the limit; the hard one is the operator's decision."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -122,7 +186,12 @@ def _raise_open_files() -> None:
 # ------------------------------------------------------------------------------------------------------ the processes
 
 
-def worker_spec(config: Config, endpoint: str, index: int) -> ChildSpec:
+def worker_specs(config: Config, endpoint: str, listeners: Listeners, *, beside: bool = False) -> list[ChildSpec]:
+    """What to run as the workers; `beside`: while those that they replace run on."""
+    return [worker_spec(config, endpoint, index, listeners, beside=beside) for index in range(config.gateway.workers)]
+
+
+def worker_spec(config: Config, endpoint: str, index: int, listeners: Listeners, *, beside: bool = False) -> ChildSpec:
     """What to run as worker `index`, linked to the router at `endpoint`."""
 
     def part(epoch: int, stats_fd: int, commands_fd: int) -> bytes:
@@ -134,10 +203,13 @@ def worker_spec(config: Config, endpoint: str, index: int) -> ChildSpec:
                 router_endpoint=reachable(endpoint),
                 stats_fd=stats_fd,
                 commands_fd=commands_fd,
+                tcp_fd=TCP_FD,
+                ws_fd=WS_FD,
+                beside=beside,
             )
         )
 
-    return ChildSpec(f"worker-{index}", WORKER_COMMAND, part)
+    return ChildSpec(f"worker-{index}", WORKER_COMMAND, part, lambda: listeners.fds(index))
 
 
 def router_spec(config: Config, endpoint: str) -> ChildSpec:
@@ -184,12 +256,74 @@ async def _growth(config: Config, supervisor: Supervisor, hook: Hook) -> AsyncIt
 def watched(supervisor: Supervisor, ask: Callable[..., Awaitable[object]]) -> list[Place]:
     """All processes of the node that live now; `ask` is for the supervisor's own."""
     places = [Place("supervisor", os.getpid(), ask=ask)]
-    if supervisor.spawner.pid is not None:
-        places.append(Place("zygote", supervisor.spawner.pid))
+    places += [Place("zygote", pid) for pid in supervisor.zygotes[-1:]]
     for child in supervisor.children:
         if child.pid is not None:
             places.append(Place(child.name, child.pid, child.totals().live, child.ask))
     return places
+
+
+# ------------------------------------------------------------------------------------------------------------- reload
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Makes the plan of a rolling restart from the configuration as it is then; see `gateway.reload.Reload`."""
+
+    config: Config
+    """As at the start: what its fixed settings are held against."""
+    parts: Parts
+    again: Callable[[], Config]
+    endpoint: str
+    listeners: Listeners
+    tell: Callable[[dict[str, object]], None]
+    """Takes the new answer of /api/info."""
+
+    def __call__(self, router: bool) -> Plan:
+        """The plan.
+
+        Raises:
+            ConfigError: the configuration cannot be used.
+            ReloadError: a setting has changed that a rolling restart cannot change.
+
+        """
+        config = self.again()
+        changed = fixed_changes(self.config, config, router=router)
+        if changed:
+            raise ReloadError(
+                f"{', '.join(changed)} cannot change while the node runs: undo that, or stop it and start it again"
+            )
+        workers: list[tuple[ChildSpec, ChildSpec]] = []
+        if self.parts.workers:
+            beside = worker_specs(config, self.endpoint, self.listeners, beside=True)
+            workers = list(zip(beside, worker_specs(config, self.endpoint, self.listeners), strict=True))
+        return Plan(
+            workers,
+            router_spec(config, self.endpoint) if router and self.parts.router else None,
+            timing(config),
+            lambda: self.tell(info(config, self.parts)),
+        )
+
+
+def fixed_changes(old: Config, new: Config, *, router: bool) -> list[str]:
+    """The settings that differ although a rolling restart cannot change them, as `section.key`.
+
+    The supervisor's own, those that all processes must agree on, and, unless it is restarted too, the router's.
+    """
+    keys = [f"{section}.{key}" for section, names in FIXED.items() for key in names or _keys(old, section)]
+    if not router:
+        keys += [f"router.{key}" for key in _keys(old, "router") if key != "endpoint"]
+    return [key for key in keys if _value(old, key) != _value(new, key)]
+
+
+def _keys(config: Config, section: str) -> tuple[str, ...]:
+    return tuple(getattr(config, section).__struct_fields__)
+
+
+def _value(config: Config, key: str) -> object:
+    section, _, name = key.partition(".")
+    value: object = getattr(getattr(config, section), name)
+    return bool(value) if name in ("tls_certificate", "tls_key") else value
 
 
 # -------------------------------------------------------------------------------------------------------------- admin
@@ -197,7 +331,13 @@ def watched(supervisor: Supervisor, ask: Callable[..., Awaitable[object]]) -> li
 
 @contextlib.asynccontextmanager
 async def _admin(
-    config: Config, parts: Parts, supervisor: Supervisor, endpoint: str, watcher: Watcher, hook: Hook
+    config: Config,
+    told: dict[str, object],
+    supervisor: Supervisor,
+    endpoint: str,
+    supervision: Supervision,
+    watcher: Watcher,
+    hook: Hook,
 ) -> AsyncIterator[None]:
     """The admin server, for as long as the context lasts: from before the children start until they have ended."""
     client = RouterClient(reachable(endpoint), f"{config.node.name}-admin")
@@ -205,7 +345,7 @@ async def _admin(
     registry.register(NodeCollector(lambda: views(supervisor), node=config.node.name, version=__version__))
     registry.register(GrowthCollector(watcher, hook))
     context = AdminContext(
-        info=info(config, parts),
+        info=told,
         missing=supervisor.missing,
         registry=registry,
         publisher=RouterPublisher(client),
@@ -214,6 +354,7 @@ async def _admin(
         deadline_s=config.gateway.request_timeout_ms / 1000,
         workers=lambda: supervisor.workers,
         growth=watcher,
+        routes=routes(config.admin.token, supervision),
     )
     server = AdminServer(config.admin.host, config.admin.port, create_app(context))
     server.start()
@@ -249,7 +390,7 @@ def views(supervisor: Supervisor) -> list[ProcessView]:
 
 
 def _view(child: Child) -> ProcessView:
-    return ProcessView(child.name, child.pid, child.ready.is_set(), child.restarts, child.totals())
+    return ProcessView(child.name, child.pid, child.ready.is_set(), child.restarts, child.totals(), child.stuck)
 
 
 class RouterPublisher:

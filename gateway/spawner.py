@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from core.process import adopt_orphans
 from gateway import logs
@@ -36,33 +36,38 @@ class Spawner:
 
     """
 
+    _adopting: ClassVar[set["Spawner"]] = set()
+    """Those for whose sake this process adopts orphans: from their first start until they are closed."""
+
     def __init__(self, modules: Sequence[str]) -> None:
         self._modules = tuple(modules)
         self._turn = asyncio.Lock()
         self._zygote: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
         self._answered = False
+        self._groups: set[int] = set()  # of zygotes that ended, in which there may be something half started
 
     @property
     def pid(self) -> int | None:
         """The zygote's, once the first process was asked for."""
         return None if self._zygote is None else self._zygote.pid
 
-    async def start(self, title: str, command: Sequence[str], config_fd: int, stats_fd: int, commands_fd: int) -> int:
+    async def start(self, title: str, command: Sequence[str], config_fd: int, *fds: int) -> int:
         """Starts a process that begins once something can be read from `config_fd`; returns its pid.
 
-        It gets the descriptors as 0, STATS_FD and COMMANDS_FD of `gateway.zygote`, and has ended by itself when all
-        write ends of `config_fd` are closed before that.
+        It gets `config_fd` as its standard input and the others as 3, 4 and so on (STATS_FD and the next of
+        `gateway.zygote`), and has ended by itself when all write ends of `config_fd` are closed before that.
 
         Raises:
             OSError: the process or the zygote could not be started.
 
         """
         async with self._turn:  # deadline: that of each start before this one, ANSWER_DEADLINE_S at most
+            self.reap()
             request = json.dumps({"title": title, "command": list(command)}).encode()
             try:
                 async with asyncio.timeout(NEXT_DEADLINE_S if self._answered else ANSWER_DEADLINE_S):
-                    answer = await self._ask(request, (config_fd, stats_fd, commands_fd))
+                    answer = await self._ask(request, (config_fd, *fds))
             except (OSError, TimeoutError) as error:
                 self._end()
                 raise OSError(errno.ECHILD, f"the zygote failed: {error!r}") from error
@@ -77,6 +82,20 @@ class Spawner:
     def close(self) -> None:
         """Ends the zygote; processes that came from it are not touched."""
         self._end()
+        self._adopting.discard(self)
+        if not self._adopting:
+            adopt_orphans(False)
+
+    def reap(self) -> None:
+        """Buries what a zygote that died had half started: it has no configuration, so it ends by itself, and it is
+        this process's child by now.
+        """
+        for group in list(self._groups):
+            with contextlib.suppress(ChildProcessError):
+                while os.waitpid(-group, os.WNOHANG) != (0, 0):
+                    pass
+                continue
+            self._groups.discard(group)
 
     async def _ask(self, request: bytes, fds: Sequence[int]) -> dict[str, Any]:
         if self._zygote is not None and self._zygote.poll() is not None:
@@ -98,6 +117,7 @@ class Spawner:
         with theirs:
             ours.setblocking(False)
             self._connection = ours
+            self._adopting.add(self)
             adopt_orphans(True)
             self._zygote = subprocess.Popen([*_COMMAND, *self._modules], stdin=theirs.fileno(), start_new_session=True)
 
@@ -111,9 +131,7 @@ class Spawner:
         self._zygote.kill()
         self._zygote.wait()  # no deadline: it was killed, and what was killed ends
         # What was half started is still in its group; processes with a configuration have left it.
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-self._zygote.pid, os.WNOHANG) != (0, 0):
-                pass
+        self._groups.add(self._zygote.pid)
+        self.reap()
         self._zygote = None
         self._answered = False
-        adopt_orphans(False)

@@ -9,11 +9,12 @@ that ends again and again before it was ready once; trying those for ever would 
 import asyncio
 import signal
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from gateway import logs
-from gateway.child import Child, ChildSpec
+from gateway.child import Child, ChildSpec, said
 from gateway.errors import PortTakenError, StartError
 from gateway.spawner import Spawner
 
@@ -40,6 +41,9 @@ class Timing:
     backoff_max_s: float = 10.0
     steady_s: float = 30.0
     """A process that lived this long died of something new: its pause starts from the first again."""
+    crash_loop_ends: int = 5
+    crash_loop_s: float = 60.0
+    """So many ends of one place's process within that time are called a crash loop."""
     start_attempts_max: int = 5
     """How often a process may end before it was ready once."""
 
@@ -78,14 +82,20 @@ class Supervisor:
         must_be_ready: bool = True,
     ) -> None:
         commands = [spec.command for spec in (*([router] if router else []), *workers)]
-        self.spawner = Spawner(sorted({command[0] for command in commands if len(command) == 1}))
-        self.router = Child(router, self.spawner) if router else None
-        self.workers = [Child(spec, self.spawner) for spec in workers]
+        self._modules = sorted({command[0] for command in commands if len(command) == 1})
+        spawner = self.new_spawner()
+        self.router = Child(router, spawner) if router else None
+        self.workers = [Child(spec, spawner) for spec in workers]
         self.stopping = False
         self.killed = False
-        self._timing = timing or Timing()
+        self.timing = timing or Timing()
+        self.epochs = Epochs()
+        self.on_hangup: Callable[[], None] = self.stop
+        """What SIGHUP does: a rolling restart, where there is one."""
+        self.on_stop: Sequence[Callable[[], None]] = ()
+        """Called at the beginning of the end, before any process is told."""
+        self._spawners = [spawner]
         self._must_be_ready = must_be_ready
-        self._epochs = Epochs()
         self._keepers: dict[Child, asyncio.Task[None]] = {}
         self._end = asyncio.Event()
         self._failure: StartError | None = None
@@ -94,6 +104,28 @@ class Supervisor:
     def children(self) -> list[Child]:
         """All places, the router first."""
         return [*([self.router] if self.router else []), *self.workers]
+
+    def new_spawner(self) -> Spawner:
+        """One whose zygote has not imported anything yet: what it starts runs the code that is installed now."""
+        return Spawner(self._modules)
+
+    def keep_spawners(self, *further: Spawner) -> None:
+        """Ends the zygotes that no place gets its processes from any more."""
+        used = {child.spawner for child in self.children}
+        for spawner in {*self._spawners, *further} - used:
+            spawner.close()
+        self._spawners = list(used)
+
+    @property
+    def zygotes(self) -> list[int]:
+        """Their pids; more than one only during a rolling restart and after one that was called off."""
+        spawners = dict.fromkeys([*self._spawners, *(child.spawner for child in self.children)])
+        return [spawner.pid for spawner in spawners if spawner.pid is not None]
+
+    def bury_orphans(self) -> None:
+        """What zygotes that died had half started has ended by now, or soon will have."""
+        for spawner in {*self._spawners, *(child.spawner for child in self.children)}:
+            spawner.reap()
 
     def missing(self) -> list[str]:
         """What is not ready, by name; while the node stops, that it does."""
@@ -115,7 +147,8 @@ class Supervisor:
             await self._end.wait()  # no deadline: for as long as the node lives
         finally:
             await self._stop_all()
-            self.spawner.close()
+            for spawner in {*self._spawners, *(child.spawner for child in self.children)}:
+                spawner.close()
         if self._failure is not None:
             raise self._failure
 
@@ -132,10 +165,10 @@ class Supervisor:
             child.send(signal.SIGKILL)
 
     def handle_signals(self) -> None:
-        """SIGTERM, SIGINT and SIGHUP stop the node; a second SIGINT kills it."""
+        """SIGTERM and SIGINT stop the node; a second SIGINT kills it. SIGHUP: see `on_hangup`."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGTERM, self.stop)
+        loop.add_signal_handler(signal.SIGHUP, lambda: self.on_hangup())
         loop.add_signal_handler(signal.SIGINT, lambda: self.kill() if self.stopping else self.stop())
 
     # ------------------------------------------------------------------------------------------------------ starting
@@ -152,14 +185,14 @@ class Supervisor:
         waiting = asyncio.gather(*(child.ready.wait() for child in step))
         while True:
             try:
-                async with asyncio.timeout(self._timing.start_s):
+                async with asyncio.timeout(self.timing.start_s):
                     await asyncio.shield(waiting)
                 return
             except TimeoutError:
                 late = [child.name for child in step if not child.ready.is_set()]
                 if self._must_be_ready:
                     waiting.cancel()
-                    self._fail(StartError(f"not ready after {self._timing.start_s:g} s: {', '.join(late)}"))
+                    self._fail(StartError(f"not ready after {self.timing.start_s:g} s: {', '.join(late)}"))
                     return
                 _log.warning("not_ready_yet", children=late)
             except asyncio.CancelledError:
@@ -189,18 +222,29 @@ class Supervisor:
     async def _keep(self, child: Child) -> None:
         """Runs one process after another in a place until the node stops."""
         failures = 0
+        ends: deque[float] = deque(maxlen=self.timing.crash_loop_ends)
         while not self.stopping:
             began = time.monotonic()
             code = await self._run_once(child)
             if self.stopping:
+                await child.until_empty()
                 return
             lived_s = time.monotonic() - began
-            failures = 1 if lived_s >= self._timing.steady_s else failures + 1
+            self._note_crash_loop(child, ends)
+            failures = 1 if lived_s >= self.timing.steady_s else failures + 1
             if self._gives_up(child, code):
                 return
-            pause_s = min(self._timing.backoff_max_s, self._timing.backoff_first_s * 2 ** min(failures - 1, 16))
+            pause_s = min(self.timing.backoff_max_s, self.timing.backoff_first_s * 2 ** min(failures - 1, 16))
             _log.warning("child_ended", child=child.name, code=code, lived_s=round(lived_s, 3), restart_in_s=pause_s)
             await self._pause(pause_s)
+
+    def _note_crash_loop(self, child: Child, ends: deque[float]) -> None:
+        """Says it once when a process has ended so often within a short time, and once when that is over."""
+        ends.append(time.monotonic())
+        looping = len(ends) == ends.maxlen and ends[-1] - ends[0] <= self.timing.crash_loop_s
+        if looping and not child.crash_loop:
+            _log.error("crash_loop", child=child.name, ends=len(ends), within_s=round(ends[-1] - ends[0], 1))
+        child.crash_loop = looping
 
     def _check_keeper(self, keeper: asyncio.Task[None]) -> None:
         """A keeper that fails is our own mistake; a node that no longer restarts its processes has to say so."""
@@ -212,7 +256,7 @@ class Supervisor:
     async def _run_once(self, child: Child) -> int | None:
         """The exit code, or None when the system could not start the process (no memory, no descriptors)."""
         try:
-            return await child.run_once(self._epochs.next())
+            return await child.run_once(self.epochs.next())
         except OSError as error:
             _log.error("child_not_started", child=child.name, error=str(error))
             return None
@@ -223,11 +267,11 @@ class Supervisor:
         if code == EXIT_PORT_TAKEN:
             self._fail(PortTakenError(f"{child.name} cannot listen: its own message is above. Stopped all of it"))
             return True
-        if child.starts >= self._timing.start_attempts_max:
+        if child.starts >= self.timing.start_attempts_max:
             self._fail(
                 StartError(
                     f"{child.name} ended {child.starts} times before it was ready, the last time"
-                    f" {_said(code)}: its own message is above. Stopped all of it"
+                    f" {said(code)}: its own message is above. Stopped all of it"
                 )
             )
             return True
@@ -244,10 +288,12 @@ class Supervisor:
 
     async def _stop_all(self) -> None:
         self.stop()
-        deadline = time.monotonic() + self._timing.drain_s + self._timing.grace_s
+        for act in self.on_stop:
+            act()
+        deadline = time.monotonic() + self.timing.drain_s + self.timing.grace_s
         await self._stop_children(self.workers, deadline)
         if self.router:
-            await self._stop_children([self.router], max(deadline, time.monotonic() + self._timing.router_stop_s))
+            await self._stop_children([self.router], max(deadline, time.monotonic() + self.timing.router_stop_s))
 
     async def _stop_children(self, children: Sequence[Child], deadline: float) -> None:
         """SIGTERM, then SIGKILL at the deadline (of `time.monotonic`)."""
@@ -260,13 +306,7 @@ class Supervisor:
         if not late:
             return
         for child in children:
-            if child.pid is not None:
+            if child.processes:
                 _log.error("child_killed", child=child.name, why="it did not stop in time")
                 child.send(signal.SIGKILL)
         await asyncio.wait(keepers, timeout=_KILLED_TIMEOUT_S)
-
-
-def _said(code: int | None) -> str:
-    if code is None:
-        return "because the system could not start it"
-    return f"by signal {-code}" if code < 0 else f"with exit code {code}"

@@ -6,7 +6,6 @@ import gc
 import hashlib
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -14,54 +13,36 @@ import time
 import msgspec
 import uvloop
 
-from core import bus, introspect, notes
+from core import bus, introspect, notes, stacks
 from core.codes import Code
 from core.commands import CommandServer, Handler
-from core.ledger import Stats
+from core.ledger import STATS_BYTES, Stats
 from core.loop import EdgeLoop
-from core.process import die_with_parent
+from core.process import LEAVE, die_with_parent
 from core.tls import TICKET_KEY_BYTES
 from gateway import logs
 from gateway.auth import Authenticator, node_key
 from gateway.config import WorkerConfig
 from gateway.control import Control, Limits
+from gateway.drain import Drain
 from gateway.listing import Listing
+from gateway.ports import listening
 
 EXIT_CONFIG = 78  # what the supervisor takes for "starting again will not help"
 STOP_DEADLINE_S = 5.0
 
 
-def listen(host: str, port: int, backlog: int) -> socket.socket:
-    """A listening socket that shares its port with the other workers.
-
-    Raises:
-        OSError: the port is taken by somebody else, or the address is not this machine's.
-
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # inherited by what it accepts
-        listener.setblocking(False)
-        listener.bind((host, port))
-        listener.listen(backlog)
-    except OSError as error:
-        listener.close()
-        raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from error
-    return listener
-
-
 class WorkerProcess:
     """One worker's control thread; owns the data-plane thread."""
 
-    def __init__(self, config: WorkerConfig, plane: EdgeLoop) -> None:
+    def __init__(self, config: WorkerConfig, plane: EdgeLoop, stats: Stats) -> None:
         self._config = config
         self._plane = plane
+        self._stats = stats
         self._linked = asyncio.Event()
-        self._drained = asyncio.Event()
+        self._drains: Drain | None = None
         self._stop = asyncio.Event()
+        self._leaves = False
         self._log = logs.get("worker")
         self._listing = Listing(
             plane, worker=config.index, epoch=config.epoch, wall_offset_s=time.time() - time.monotonic()
@@ -90,6 +71,7 @@ class WorkerProcess:
         running = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             running.add_signal_handler(number, self._stop.set)
+        running.add_signal_handler(LEAVE, self._leave)
         running.add_reader(self._plane.control_fd, self._take)
         thread = threading.Thread(target=self._plane.run, name="data-plane", daemon=True)
         thread.start()
@@ -104,6 +86,7 @@ class WorkerProcess:
     def _handlers(self) -> dict[str, Handler]:
         """What the supervisor may ask of a worker."""
         return {
+            "pace": self._pace,
             "ping": self._ping,
             "connections": self._listing.connections,
             "reclaim": self._listing.reclaim,
@@ -113,22 +96,34 @@ class WorkerProcess:
     async def _ping(self) -> None:
         """Answer, so that the supervisor knows that this thread gets to it."""
 
+    async def _pace(self, handshakes: int, welcome_s: float) -> None:
+        """How the node's other workers are doing, for a drain's pace."""
+        if self._drains is not None:
+            self._drains.on_elsewhere(handshakes, welcome_s)
+
+    def _leave(self) -> None:
+        """A successor listens on the same sockets: go, without emptying the queue that is its own now."""
+        self._leaves = True
+        self._stop.set()
+
     async def _say_ready(self) -> None:
         await self._linked.wait()  # no deadline: until there is a router; cancelled when the process stops
         self._commands.tell("ready")
 
     async def _drain(self, thread: threading.Thread) -> None:
         """FIN to every client, with its own time to come back; then stop the data plane."""
-        self._plane.put(notes.DRAIN, first=self._config.drain_ms)
-        self._plane.flush()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._config.drain_ms / 1000):
-                await self._drained.wait()
+        self._drains = Drain(self._plane, self._config.drain_ms / 1000, leaves=self._leaves)
+        await self._drains.run()
         self._plane.put(notes.STOP)
         self._plane.flush()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_DEADLINE_S):
                 await asyncio.to_thread(thread.join, STOP_DEADLINE_S)
+        if not thread.is_alive():
+            self._plane.close()
+        cut = self._stats.read()["counters"]["drain_cut"]
+        if cut:
+            self._log.warning("drain_cut", connections=cut, why="their time to be told in order was over")
 
     def _take(self) -> None:
         """Everything that the data plane has for this thread, in one go; the answers leave in one go too."""
@@ -144,8 +139,8 @@ class WorkerProcess:
                     self._linked.set()
                 elif kind == notes.LISTED:
                     self._listing.on_listed(request, first, text)
-                elif kind == notes.STOPPED:
-                    self._drained.set()
+                elif self._drains is not None:
+                    self._drains.on_note(kind, request, first, second)
             except Exception:
                 # A fault of ours: one client's frame must not take the others' answers with it.
                 self._log.exception("control frame failed", kind=kind)
@@ -159,6 +154,15 @@ def ticket_key(config: WorkerConfig) -> bytes:
     return hashlib.shake_256(b"holdfast tls tickets" + hashlib.sha256(secret).digest()).digest(TICKET_KEY_BYTES)
 
 
+def _listeners(config: WorkerConfig) -> tuple[int, int]:
+    """The listening sockets for TCP and WebSocket: inherited, or its own when it was started by itself."""
+    if config.tcp_fd >= 0:
+        return config.tcp_fd, config.ws_fd
+    with listening(config.host, config.port, config.backlog) as tcp:
+        websocket = listening(config.host, config.ws_port, config.backlog)
+        return tcp.detach(), websocket.detach()
+
+
 def open_plane(config: WorkerConfig, stats: Stats) -> EdgeLoop:
     """Listen on both ports and make the data plane.
 
@@ -166,18 +170,14 @@ def open_plane(config: WorkerConfig, stats: Stats) -> EdgeLoop:
         OSError: a port is taken, the bus cannot be opened, or the certificate and its key cannot be used.
 
     """
-    tcp = listen(config.host, config.port, config.backlog)
-    try:
-        websocket = listen(config.host, config.ws_port, config.backlog)
-    except OSError:
-        tcp.close()
-        raise
+    tcp_fd, ws_fd = _listeners(config)
     return EdgeLoop(
         stats,
         endpoint=config.router_endpoint,
         identity=f"{config.node}/{config.index}/{config.epoch}-{os.getpid()}",
-        tcp_fd=tcp.detach(),
-        ws_fd=websocket.detach(),
+        tcp_fd=tcp_fd,
+        ws_fd=ws_fd,
+        beside=config.beside,
         connections_max=config.connections_max,
         handshakes_max=config.handshakes_max,
         ws_path=config.ws_path,
@@ -202,8 +202,8 @@ def open_plane(config: WorkerConfig, stats: Stats) -> EdgeLoop:
     )
 
 
-async def _serve(config: WorkerConfig, plane: EdgeLoop) -> None:
-    await WorkerProcess(config, plane).serve()
+async def _serve(config: WorkerConfig, plane: EdgeLoop, stats: Stats) -> None:
+    await WorkerProcess(config, plane, stats).serve()
 
 
 def preload() -> None:
@@ -218,6 +218,7 @@ def main(parent: int) -> int:
     die_with_parent(parent)
     logs.setup(config.log_level, config.log_format, process=f"worker-{config.index}")
     stats = Stats(config.stats_fd)
+    stacks.install(config.stats_fd, STATS_BYTES)
     try:
         plane = open_plane(config, stats)
     except OSError as error:
@@ -225,7 +226,7 @@ def main(parent: int) -> int:
         return EXIT_CONFIG
     gc.freeze()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(config, plane))
+        runner.run(_serve(config, plane, stats))
     return 0
 
 

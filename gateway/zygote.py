@@ -9,10 +9,10 @@ ends at once, and the orphan goes to the supervisor, which adopts orphans. That 
 new process does nothing until its configuration arrives, which the supervisor writes after the answer. When this
 process dies in between, the configuration never comes and the new one ends.
 
-A request is one packet: JSON `{"title", "command"}` and three descriptors, for standard input, the counters and the
-socket to the supervisor, which become 0, 3 and 4. `command` is a module that was imported here, whose `main(parent)` is
-run, or a program with its arguments. A module's `preload()` does what else can be shared. The answer is `{"pid"}` or
-`{"errno", "message"}`.
+A request is one packet: JSON `{"title", "command"}` and descriptors, the first of which becomes standard input and the
+others 3, 4 and so on: the counters, the socket to the supervisor, and what else the process is to have (a worker its
+listening sockets). `command` is a module that was imported here, whose `main(parent)` is run, or a program with its
+arguments. A module's `preload()` does what else can be shared. The answer is `{"pid"}` or `{"errno", "message"}`.
 """
 
 import contextlib
@@ -32,9 +32,9 @@ from typing import NoReturn
 
 from core.process import die_with_parent, set_title
 
-STATS_FD, COMMANDS_FD = 3, 4
+STATS_FD, COMMANDS_FD, TCP_FD, WS_FD = 3, 4, 5, 6
 PACKET_BYTES_MAX = 65_536
-_FDS = 3
+_FDS_MAX = 8
 _CONFIG_DEADLINE_MS = 10_000
 _EXIT_NO_CONFIG = 75  # EX_TEMPFAIL
 
@@ -43,7 +43,7 @@ def serve(connection: socket.socket, supervisor: int) -> None:
     """Answers requests until the supervisor closes the connection."""
     while True:
         # no deadline: for as long as the supervisor lives, whose end closes the connection
-        packet, fds, _, _ = socket.recv_fds(connection, PACKET_BYTES_MAX, _FDS)
+        packet, fds, _, _ = socket.recv_fds(connection, PACKET_BYTES_MAX, _FDS_MAX)
         try:
             if not packet:
                 return
@@ -57,7 +57,7 @@ def serve(connection: socket.socket, supervisor: int) -> None:
 def _start(request: dict[str, object], fds: Sequence[int], supervisor: int, connection: socket.socket) -> object:
     command = request["command"]
     assert isinstance(command, list)
-    assert len(fds) == _FDS
+    assert len(fds) >= 1
     try:
         if command[0] not in sys.modules and shutil.which(command[0]) is None:
             raise OSError(errno.ENOENT, f"{command[0]} is neither a program nor a module that is ready to be forked")
@@ -116,11 +116,13 @@ def _child(title: str, command: list[str], fds: Sequence[int], supervisor: int, 
 
 def _place(fds: Sequence[int]) -> None:
     """Moves the descriptors to their places and closes all others but standard output and error."""
+    places = (0, *range(STATS_FD, STATS_FD + len(fds) - 1))
+    beyond = STATS_FD + len(fds)
     # First above the places, so that none is overwritten before it has moved.
-    above = [fcntl.fcntl(fd, fcntl.F_DUPFD, COMMANDS_FD + 1) for fd in fds]
-    for fd, place in zip(above, (0, STATS_FD, COMMANDS_FD), strict=True):
+    above = [fcntl.fcntl(fd, fcntl.F_DUPFD, beyond) for fd in fds]
+    for fd, place in zip(above, places, strict=True):
         os.dup2(fd, place)
-    os.closerange(COMMANDS_FD + 1, os.sysconf("SC_OPEN_MAX"))
+    os.closerange(places[-1] + 1, os.sysconf("SC_OPEN_MAX"))
 
 
 def prepare(modules: Sequence[str]) -> None:

@@ -10,9 +10,9 @@ import threading
 import msgspec
 import uvloop
 
-from core import bus, introspect
+from core import bus, introspect, stacks
 from core.commands import CommandServer, Handler
-from core.ledger import Stats
+from core.ledger import STATS_BYTES, Stats
 from core.process import die_with_parent
 from core.router_loop import RouterLoop
 from router.config import RouterConfig
@@ -65,6 +65,7 @@ def main(parent: int) -> int:
     # deadline: the supervisor's, whose end closes the pipe
     config = msgspec.json.decode(sys.stdin.buffer.read(), type=RouterConfig)
     die_with_parent(parent)
+    stacks.install(config.stats_fd, STATS_BYTES)
     try:
         loop = RouterLoop(
             Stats(config.stats_fd),

@@ -67,17 +67,23 @@ class Worker:
         assert not one["aux"]
         return said
 
-    def link(self) -> None:
-        """Say LINK, be asked for everything, and hold nothing."""
+    def link(self, *, beside: bool = False) -> None:
+        """Say LINK, be asked for everything, and hold nothing; `beside` an earlier start that runs on."""
         self.say.link(records.LINK, self.epoch, self.number)
         self.flush()
         assert self.expect(records.LINKED)["aux"] == 1
         assert self.expect(records.LINKED)["aux"] == 0
-        self.tell([])
+        self.tell([], beside=beside)
 
-    def tell(self, channels: list[tuple[str, int, int, int]], sessions: list[tuple[bytes, int]] = []) -> None:  # noqa: B006 - never changed
+    def tell(
+        self,
+        channels: list[tuple[str, int, int, int]],
+        sessions: list[tuple[bytes, int]] = [],  # noqa: B006 - never changed
+        *,
+        beside: bool = False,
+    ) -> None:
         """Say everything that this worker holds: (name, handle, epoch, offset) and (session, conn)."""
-        self.say.link(records.BEGIN, self.epoch, self.number)
+        self.say.link(records.BEGIN, self.epoch, self.number, int(beside))
         for session, conn in sessions:
             self.say.session(records.OPEN, session, conn)
         for name, handle, epoch, offset in channels:

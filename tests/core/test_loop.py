@@ -76,6 +76,7 @@ def test_stopping_closes_everything(edge: Edge) -> None:
     edge.put(notes.STOP)
     edge.thread.join(DEADLINE_S)
     assert not edge.thread.is_alive()
+    assert [client.frame()[:2] for client in clients] == [[FIN, Code.DRAINING]] * 5, "even then they are told"
     assert [client.frame() for client in clients] == [None] * 5
     edge.wait_empty()
     said = [edge.router.take() for _ in range(5)]

@@ -27,6 +27,13 @@ def leave(*_):
     note("stopped")
     os._exit(0)
 
+def give_way(*_):
+    note("leaves")
+    while config["lingers"]:
+        signal.pause()
+    os._exit(0)
+
+signal.signal(signal.SIGUSR1, give_way)
 signal.signal(signal.SIGTERM, signal.SIG_IGN if config["stubborn"] else leave)
 note("started")
 if config["counts"]:
@@ -53,9 +60,9 @@ class Programs:
         """A program that gets ready and waits for SIGTERM.
 
         `exit=N`: ends with that code before it is ready; `serve=False`: never gets ready; `stubborn=True`: ignores
-        SIGTERM; `counts=True`: writes into its ledger.
+        SIGTERM; `counts=True`: writes into its ledger; `lingers=True`: does not end when it is told to leave.
         """
-        settings = {"exit": None, "serve": True, "stubborn": False, "counts": False, **behaviour}
+        settings = {"exit": None, "serve": True, "stubborn": False, "counts": False, "lingers": False, **behaviour}
 
         def config(epoch: int, stats_fd: int, commands_fd: int) -> bytes:
             own = {

@@ -8,8 +8,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytest
+
 from gateway.child import Child, ChildSpec, Totals
+from gateway.errors import ReloadError
 from gateway.spawner import Spawner
+from tests.gateway.test_supervisor import until
 
 DEADLINE_S = 10.0
 
@@ -116,6 +120,93 @@ def test_no_descriptor_stays_open_after_the_end_or_a_failed_start(programs: Any,
         except FileNotFoundError:
             return
         raise AssertionError("a program that does not exist was started")
+
+    run_in_loop(scenario())
+
+
+def test_a_successor_takes_the_place_before_the_old_process_leaves(programs: Any, run_in_loop: Any) -> None:
+    async def scenario() -> None:
+        with children() as place:
+            child = place(programs.spec("one", counts=True))
+            running = asyncio.create_task(child.run_once(1))
+            await ready(child)
+            first = child.pid
+            await child.replace(programs.spec("one", counts=True), child.spec, child.spawner, 2, DEADLINE_S)
+            assert child.ready.is_set()
+            assert child.pid != first
+            assert await child.until_left(DEADLINE_S) == 0
+            assert [note[1] for note in programs.noted()] == ["started", "ready", "started", "ready", "leaves"]
+            totals = child.totals()
+            assert (totals.opened["fd"], totals.closed["fd"], totals.live["fd"], totals.lost["fd"]) == (10, 6, 2, 2)
+            assert not running.done()
+            assert child.restarts == 0, "it did not end of itself"
+            child.send(signal.SIGTERM)
+            assert await running == 0
+
+    run_in_loop(scenario())
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "why"),
+    [({"serve": False}, r"was not ready after 0\.3 s"), ({"exit": 3}, r"ended before it was ready, with exit code 3")],
+)
+def test_a_successor_that_does_not_get_ready_leaves_the_old_process_where_it_is(
+    programs: Any, run_in_loop: Any, behaviour: dict[str, Any], why: str
+) -> None:
+    async def scenario() -> None:
+        with children() as place:
+            child = place(programs.spec("one"))
+            running = asyncio.create_task(child.run_once(1))
+            await ready(child)
+            before, spec = child.pid, child.spec
+            ready_s = 0.3 if "serve" in behaviour else DEADLINE_S
+            with pytest.raises(ReloadError, match=why):
+                await child.replace(programs.spec("one", **behaviour), programs.spec("one"), child.spawner, 2, ready_s)
+            assert (child.pid, child.spec) == (before, spec)
+            assert child.ready.is_set()
+            await child.until_left(DEADLINE_S)
+            assert len(child.processes) == 1
+            child.send(signal.SIGTERM)
+            assert await running == 0
+            assert programs.noted("leaves") == []
+
+    run_in_loop(scenario())
+
+
+def test_when_the_old_process_dies_meanwhile_its_successor_is_the_one(programs: Any, run_in_loop: Any) -> None:
+    async def scenario() -> None:
+        with children() as place:
+            child = place(programs.spec("one"))
+            running = asyncio.create_task(child.run_once(1))
+            await ready(child)
+            beside = programs.spec("one", serve=False)
+            replacing = asyncio.create_task(child.replace(beside, child.spec, child.spawner, 2, DEADLINE_S))
+            await until(lambda: len(programs.noted("started")) == 2, "both run")
+            first = child.pid
+            child.processes[0].send(signal.SIGKILL)
+            await until(lambda: child.pid not in (first, None), "the other one is in its place")
+            assert not child.ready.is_set()
+            assert not running.done()
+            child.send(signal.SIGKILL)
+            assert await running == -signal.SIGKILL
+            with pytest.raises(ReloadError, match="by signal 9"):
+                await replacing
+
+    run_in_loop(scenario())
+
+
+def test_what_does_not_leave_in_time_is_killed(programs: Any, run_in_loop: Any) -> None:
+    async def scenario() -> None:
+        with children() as place:
+            child = place(programs.spec("one", lingers=True))
+            running = asyncio.create_task(child.run_once(1))
+            await ready(child)
+            await child.replace(programs.spec("one"), child.spec, child.spawner, 2, DEADLINE_S)
+            assert await child.until_left(0.2) == 1
+            child.send(signal.SIGTERM)
+            assert await running == 0
+            await child.until_empty()
+            assert child.processes == []
 
     run_in_loop(scenario())
 

@@ -30,7 +30,8 @@ class Runs:
         self.calls: list[tuple[Config, node.Parts]] = []
         self.failure: Exception | None = None
 
-    def __call__(self, config: Config, parts: node.Parts, announce: Any) -> int:
+    def __call__(self, config: Config, parts: node.Parts, announce: Any, again: Any) -> int:
+        assert again() == config, "the same sources, read again"
         self.calls.append((config, parts))
         if self.failure is not None:
             raise self.failure

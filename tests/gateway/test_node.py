@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ import pytest
 
 from gateway import node
 from gateway.config import Config, WorkerConfig
-from gateway.errors import PortTakenError, RequestError
+from gateway.errors import PortTakenError, ReloadError, RequestError
+from gateway.ports import Listeners
+from gateway.reload import Plan
 from gateway.settings import Machine, load
 from gateway.supervisor import Supervisor
 from router.client import Refused, Unavailable
 from router.config import RouterConfig
 
+NO_LISTENERS = Listeners(0, "127.0.0.1", (0, 0), 1)
 MACHINE = Machine("host-1", 3, 20_000)
 # Ready at once, ends on SIGTERM; notes what it was told beside what it was started as.
 READY = """
@@ -48,7 +52,7 @@ def configured(**flags: object) -> Config:
 
 
 def test_each_worker_is_told_its_place_and_where_the_router_is() -> None:
-    spec = node.worker_spec(configured(), "ipc:///run/x/router.sock", 1)
+    spec = node.worker_spec(configured(), "ipc:///run/x/router.sock", 1, NO_LISTENERS)
     assert spec.name == "worker-1"
     assert spec.command == ("gateway.worker",)
     part = msgspec.json.decode(spec.config(9, 5, 6), type=WorkerConfig)
@@ -83,6 +87,60 @@ def test_what_the_page_is_told_holds_no_secret() -> None:
     assert (told["node"], told["development"], told["ws_port"], told["tls"]) == ("host-1", False, 7401, False)
     assert "s" * 32 not in str(told)
     assert "t" * 16 not in str(told)
+
+
+def planned(again: Callable[[], Config], told: list[object] | None = None, *, router: bool = False) -> Plan:
+    parts = node.Parts(router=True, workers=True, admin=False)
+    tell = (told if told is not None else []).append
+    return node.Planner(configured(), parts, again, "ipc:///x", NO_LISTENERS, tell)(router)
+
+
+def test_a_rolling_restart_runs_what_is_configured_then() -> None:
+    told: list[object] = []
+    plan = planned(lambda: configured(gateway__ping_ms=5_000, gateway__drain_ms=700), told)
+    assert [(beside.name, spec.name) for beside, spec in plan.workers] == [("worker-0", "worker-0"), ("worker-1",) * 2]
+    beside, spec = (msgspec.json.decode(one.config(9, 3, 4), type=WorkerConfig) for one in plan.workers[1])
+    assert (beside.beside, spec.beside) == (True, False)
+    assert {part.ping_ms for part in (beside, spec)} == {5_000}
+    assert (spec.tcp_fd, spec.ws_fd, spec.index) == (5, 6, 1)
+    assert (plan.router, plan.timing.drain_s) == (None, 0.7)
+    assert told == []
+    plan.done()
+    assert [one["ping"] for one in told if isinstance(one, dict)] == [5]
+
+
+@pytest.mark.parametrize(
+    ("changed", "names"),
+    [
+        ({"gateway__port": 7500, "gateway__workers": 5}, "gateway.workers, gateway.port"),
+        ({"admin__port": 7500}, "admin.port"),
+        ({"auth__secret": "s" * 32}, "auth.secret, gateway.host"),
+        ({"router__history_messages": 5}, "router.history_messages"),
+        ({"router__endpoint": "ipc:///other"}, "router.endpoint"),
+    ],
+)
+def test_what_a_rolling_restart_cannot_change_is_refused_by_name(changed: dict[str, object], names: str) -> None:
+    with pytest.raises(ReloadError) as caught:
+        planned(lambda: configured(**changed))
+    assert set(str(caught.value).partition(" cannot change")[0].split(", ")) >= set(names.split(", ")[:1])
+    assert all(name in str(caught.value) for name in names.split(", "))
+
+
+def test_the_routers_settings_change_with_the_router() -> None:
+    plan = planned(lambda: configured(router__history_messages=5), router=True)
+    assert plan.router is not None
+    assert msgspec.json.decode(plan.router.config(9, 3, 4), type=RouterConfig).history_messages == 5
+
+
+def test_a_certificate_may_change_but_not_whether_there_is_one(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).touch()
+    old, new = (
+        configured(gateway__tls_certificate=str(tmp_path / name), gateway__tls_key=str(tmp_path / name))
+        for name in ("a", "b")
+    )
+    assert node.fixed_changes(old, new, router=False) == []
+    assert node.fixed_changes(configured(), new, router=False) == ["gateway.tls_certificate", "gateway.tls_key"]
 
 
 class Link:

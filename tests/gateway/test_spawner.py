@@ -117,3 +117,48 @@ def test_nothing_is_left_when_it_is_closed(programs: Any, run_in_loop: Any) -> N
         assert len(os.listdir("/proc/self/fd")) == before
 
     run_in_loop(scenario())
+
+
+def zombies() -> list[int]:
+    """Children of this process that have ended and were not reaped."""
+    found = []
+    for listed in Path("/proc/self/task").glob("*/children"):
+        for pid in map(int, listed.read_text().split()):
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            found += [pid] if state == "Z" else []
+    return found
+
+
+def test_what_a_killed_zygote_had_half_started_is_buried(run_in_loop: Any) -> None:
+    async def scenario() -> None:
+        spawner = Spawner(())
+        reading, writing = os.pipe()
+        half = await spawner.start("half", ("true",), reading, reading, reading)
+        os.close(reading)
+        killed = spawner.pid
+        assert killed is not None
+        os.kill(killed, signal.SIGKILL)
+        await asyncio.to_thread(os.waitid, os.P_PID, killed, os.WEXITED | os.WNOWAIT)
+        with pytest.raises(FileNotFoundError):  # the next start notices, and starts another zygote
+            await spawner.start("none", ("/no/such/program",), writing, writing, writing)
+        assert parent_of(half) == os.getpid()
+        os.close(writing)  # its configuration will never come
+        await asyncio.to_thread(os.waitid, os.P_PID, half, os.WEXITED | os.WNOWAIT)
+        assert half in zombies()
+        spawner.reap()
+        assert half not in zombies()
+        spawner.close()
+
+    run_in_loop(scenario())
+
+
+def test_orphans_are_adopted_as_long_as_anybody_may_have_some(programs: Any, run_in_loop: Any) -> None:
+    async def scenario() -> None:
+        old, new = Spawner(()), Spawner(())
+        assert await Child(programs.spec("one", exit=1), old).run_once(1) == 1
+        assert await Child(programs.spec("two", exit=2), new).run_once(1) == 2
+        old.close()
+        assert await Child(programs.spec("three", exit=3), new).run_once(1) == 3
+        new.close()
+
+    run_in_loop(scenario())

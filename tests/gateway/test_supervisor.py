@@ -1,6 +1,7 @@
 """Order of start and end, restarts and give-ups, with real processes and real signals."""
 
 import asyncio
+import dataclasses
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from gateway import supervisor as supervisor_module
 from gateway.errors import PortTakenError, StartError
 from gateway.supervisor import Epochs, Supervisor, Timing
 
@@ -26,6 +28,18 @@ async def until(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         assert time.monotonic() < end, f"not in time: {what}"
         await asyncio.sleep(0.005)
+
+
+class Log:
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[str, dict[str, Any]]] = []
+
+    def info(self, event: str, **fields: Any) -> None:
+        self.said.append((event, fields))
+
+    warning = error = info
 
 
 class Running:
@@ -118,6 +132,41 @@ def test_the_pause_before_a_restart_doubles_up_to_its_bound(
     with pytest.raises(StartError, match=r"worker-0 ended 7 times before it was ready, the last time with exit code 3"):
         run_in_loop(Supervisor(None, [programs.spec("worker-0", exit=3)], timing).run(lambda: None))
     assert pauses == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
+
+
+def test_a_crash_loop_is_said_once_and_its_end_lets_it_be_said_again(
+    programs: Any, run_in_loop: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Log()
+    monkeypatch.setattr(supervisor_module, "_log", log)
+
+    async def scenario() -> None:
+        timing = dataclasses.replace(QUICK, crash_loop_ends=3, crash_loop_s=60.0)
+        supervisor = Supervisor(None, [programs.spec("worker-0")], timing)
+        async with Running(supervisor):
+            for restarts in range(1, 6):
+                os.kill(supervisor.workers[0].pid or 0, signal.SIGKILL)
+                await until(partial(is_started, supervisor, restarts), "it is started")
+                await until(lambda: supervisor.missing() == [], "it is ready")
+            assert supervisor.workers[0].crash_loop
+
+    run_in_loop(scenario())
+    said = [fields for event, fields in log.said if event == "crash_loop"]
+    assert [(one["child"], one["ends"]) for one in said] == [("worker-0", 3)]
+
+
+def test_what_ends_now_and_then_is_no_crash_loop(programs: Any, run_in_loop: Any) -> None:
+    async def scenario() -> None:
+        timing = dataclasses.replace(QUICK, crash_loop_ends=3, crash_loop_s=0.0)
+        supervisor = Supervisor(None, [programs.spec("worker-0")], timing)
+        async with Running(supervisor):
+            for restarts in range(1, 5):
+                os.kill(supervisor.workers[0].pid or 0, signal.SIGKILL)
+                await until(partial(is_started, supervisor, restarts), "it is started")
+                await until(lambda: supervisor.missing() == [], "it is ready")
+            assert not supervisor.workers[0].crash_loop
+
+    run_in_loop(scenario())
 
 
 def test_a_taken_port_stops_everything_at_once(programs: Any, run_in_loop: Any) -> None:

@@ -15,7 +15,8 @@ import pytest
 
 from core.commands import READY_FRAME
 from gateway.config import WorkerConfig
-from gateway.worker import EXIT_CONFIG, listen
+from gateway.ports import listening
+from gateway.worker import EXIT_CONFIG
 from router.config import RouterConfig
 from tests.conftest import free_ports, wait_until
 
@@ -113,19 +114,19 @@ def read_frame(connection: socket.socket) -> list[Any]:
 
 def test_listeners_of_one_gateway_share_a_port_and_others_are_refused() -> None:
     (port,) = free_ports(1)
-    with listen("127.0.0.1", port, 16), listen("127.0.0.1", port, 16):
+    with listening("127.0.0.1", port, 16), listening("127.0.0.1", port, 16):
         pass
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         taken = other.getsockname()[1]
         with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{taken}"):
-            listen("127.0.0.1", taken, 16)
+            listening("127.0.0.1", taken, 16)
 
 
 def test_what_is_accepted_sends_small_frames_at_once() -> None:
     (port,) = free_ports(1)
-    with listen("127.0.0.1", port, 16) as listener, socket.create_connection(("127.0.0.1", port), DEADLINE_S):
+    with listening("127.0.0.1", port, 16) as listener, socket.create_connection(("127.0.0.1", port), DEADLINE_S):
         assert select.select([listener], [], [], DEADLINE_S)[0]
         accepted, _ = listener.accept()
         with accepted:

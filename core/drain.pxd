@@ -1,0 +1,18 @@
+# Drain: how a worker that stops, or leaves its place to a successor, sends its clients away.
+#
+# It accepts nothing more, then walks the table of connections once, in steps that the control thread asks for: a
+# bounded number of FINs, each with the time until that client's own slot, so that those who come back do so one after
+# another. Invariant: every connection before `drain_next` in the table is closing; none comes anew, as the listeners
+# are gone.
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from core.edge cimport Edge
+
+cdef enum:
+    DRAIN_STEP_MAX = 4096       # FINs of one step, all in one turn
+
+cdef void drain_begin(Edge *edge, bint leaves) noexcept nogil
+cdef void drain_step(Edge *edge, uint64_t count, uint64_t first_us, uint64_t spacing_us, uint64_t pace) noexcept nogil
+cdef void drain_cut(Edge *edge) noexcept nogil
+cdef void drain_listeners_close(Edge *edge) noexcept nogil

@@ -1,0 +1,107 @@
+"""Drain: clients are told to go and when to come back, a step at a time."""
+
+from libc.string cimport memset
+
+from core.accept cimport ACCEPT_TURN, accept_all
+from core.codes cimport DRAINING
+from core.conn cimport STATE_CLOSED, STATE_CLOSING, Connection, conn_live
+from core.edge cimport RETRY_AFTER_MS, edge_random
+from core.ledger cimport COUNT_DRAIN_CUT, GAUGE_DRAIN_PACE, KIND_FD, ledger_close, ledger_count, ledger_gauge
+from core.lifecycle cimport edge_close, edge_fin
+from core.mailbox cimport NOTE_DRAIN_SENT, Note, mailbox_put
+from core.outbox cimport outbox_send
+from core.poller cimport EPOLL_CTL_DEL, poller_watch
+from core.slab cimport slab_at
+
+cdef extern from "<unistd.h>" nogil:
+    int c_close "close"(int)
+
+
+cdef void _listener_close(Edge *edge, int fd) noexcept nogil:
+    """Stop watching it as well: others may hold the same socket, and then closing alone does not end the watch."""
+    if fd >= 0:
+        poller_watch(edge.epoll_fd, fd, 0, EPOLL_CTL_DEL, 0)
+        c_close(fd)
+        ledger_close(edge.ledger, KIND_FD)
+
+
+cdef void drain_listeners_close(Edge *edge) noexcept nogil:
+    """Accept nothing more."""
+    _listener_close(edge, edge.tcp_fd)
+    _listener_close(edge, edge.ws_fd)
+    edge.tcp_fd = -1
+    edge.ws_fd = -1
+
+
+cdef void drain_begin(Edge *edge, bint leaves) noexcept nogil:
+    """Accept nothing more. What waits in a queue that nobody else will empty is taken first, as it would be reset;
+    with `leaves` a successor has the same queue."""
+    edge.draining = True
+    if not leaves:
+        while accept_all(edge, edge.tcp_fd, False) == ACCEPT_TURN:
+            pass
+        while accept_all(edge, edge.ws_fd, True) == ACCEPT_TURN:
+            pass
+    drain_listeners_close(edge)
+
+
+cdef Connection *_next(Edge *edge) noexcept nogil:
+    """The next connection that has not been told, NULL at the end of the table."""
+    cdef uint32_t shift = edge.connections.chunk_shift
+    cdef Connection *conn
+    while (edge.drain_next >> shift) < edge.connections.chunk_count:
+        if edge.connections.chunks[edge.drain_next >> shift].memory == NULL:
+            edge.drain_next = ((edge.drain_next >> shift) + 1) << shift
+            continue
+        conn = <Connection *> slab_at(&edge.connections, edge.drain_next)
+        edge.drain_next += 1
+        if conn_live(conn) and conn.state < STATE_CLOSING:
+            return conn
+    return NULL
+
+
+cdef void drain_step(Edge *edge, uint64_t count, uint64_t first_us, uint64_t spacing_us, uint64_t pace) noexcept nogil:
+    """FIN to the next `count` connections, the first to come back in `first_us` and each of the others `spacing_us`
+    after the one before; says how many it was.
+
+    `pace` is shown as a gauge: how many are to come back a second.
+    """
+    cdef Note note
+    cdef uint64_t sent = 0
+    cdef uint64_t most = min(count, <uint64_t> DRAIN_STEP_MAX)
+    cdef Connection *conn = NULL
+    edge.drain_telling = True
+    while sent < most:
+        conn = _next(edge)
+        if conn == NULL:
+            break
+        edge_fin(edge, conn, DRAINING, b"this gateway is about to stop",
+                 <uint32_t> ((first_us + sent * spacing_us) // 1000))
+        sent += 1
+    edge.drain_telling = False
+    ledger_gauge(edge.ledger, GAUGE_DRAIN_PACE, pace)
+    memset(&note, 0, sizeof(note))
+    note.kind = NOTE_DRAIN_SENT
+    note.request = edge.connections.live
+    note.first = sent
+    note.second = 1 if conn == NULL and most else 0
+    mailbox_put(&edge.to_control, &note, NULL, NULL)
+
+
+cdef void drain_cut(Edge *edge) noexcept nogil:
+    """The time is over: FIN to all that were not told yet, with a random time to come back, and close everybody."""
+    cdef uint32_t chunk, number
+    cdef Connection *conn
+    for chunk in range(edge.connections.chunk_count):
+        if edge.connections.chunks[chunk].memory == NULL:
+            continue
+        for number in range(1u << edge.connections.chunk_shift):
+            conn = <Connection *> slab_at(&edge.connections, (chunk << edge.connections.chunk_shift) | number)
+            if not conn_live(conn):
+                continue
+            if conn.state < STATE_CLOSING:
+                ledger_count(edge.ledger, COUNT_DRAIN_CUT, 1)
+                edge_fin(edge, conn, DRAINING, b"this gateway stops now", edge_random(edge, RETRY_AFTER_MS))
+                if conn.state != STATE_CLOSED:
+                    outbox_send(edge, conn)
+            edge_close(edge, conn, DRAINING)

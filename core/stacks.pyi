@@ -1,0 +1,6 @@
+from typing import Final
+
+NATIVE: Final[int]
+PYTHON: Final[int]
+
+def install(fd: int, place: int) -> None: ...

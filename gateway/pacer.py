@@ -1,0 +1,130 @@
+"""How quickly a drain tells clients to go: as evenly as its window allows, and more slowly while the others lag.
+
+Each client has its own slot, the time at which it is to be back; slots follow each other at the pace, which is never
+above clients / window. Two things tell that those who take the clients lag: the other workers of this node (connections
+that wait for their WELCOME, and how long that took lately), and the router, which counts the drained sessions that were
+taken over. The pace then falls and rises as in congestion control (AIMD, Chiu and Jain 1989), but never below what is
+needed to tell everybody within the grace period: to hold back longer would only cut clients off at its end.
+
+No clock, no I/O: the time is an argument everywhere.
+"""
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+TICK_S = 0.1
+SLOWEST_PACE = 20.0
+"""Clients a second: with few of them a drain is done before its window is over."""
+LAG_S = 0.5
+"""A handshake elsewhere that takes longer than this is a sign of too many."""
+RETURN_S = 1.0
+"""So long after its slot a client is expected to have been taken over."""
+RETURNS_S = 2.0
+"""Returns are held against slots over this time."""
+RETURNED_SHARE_MIN = 0.5
+"""Some clients never come back. When less than this share of them does, the others do not keep up."""
+DECREASE, DECREASE_PERIOD_S = 0.7, 0.5
+INCREASE_SHARE = 0.1
+"""Of the fastest pace, a second."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What to tell the data plane for the next TICK_S."""
+
+    count: int
+    """Clients to tell."""
+    first_s: float
+    """When the first of them is to be back, from now."""
+    spacing_s: float
+    """And each of the others after the one before."""
+    pace: float
+    """Clients a second."""
+
+
+class Pacer:
+    """The pace of one drain.
+
+    Args:
+        clients: how many there are to tell.
+        window_s: in which time, if the others keep up; 0: at once.
+        limit_s: by when all must have been told.
+        now: the time at the beginning.
+
+    """
+
+    def __init__(self, clients: int, window_s: float, limit_s: float, now: float) -> None:
+        self.fastest = max(clients / window_s, SLOWEST_PACE) if window_s > 0 else math.inf
+        self.pace = self.fastest
+        self.left = clients
+        self._limit = now + limit_s
+        self._slot = now
+        self._last = now
+        self._decreased = -math.inf
+        self._lags_here = False
+        self._others: int | None = None  # workers that can take clients, as far as the router told
+        self._slots: deque[tuple[float, int]] = deque()  # (when the last is to be back, how many)
+        self._returns: deque[tuple[float, int]] = deque()
+
+    def elsewhere(self, handshakes: int, welcome_s: float) -> None:
+        """What the busiest of the node's other workers shows.
+
+        Args:
+            handshakes: connections that wait for their WELCOME.
+            welcome_s: mean time from accept to WELCOME, lately.
+
+        """
+        # Little's law: what waits, over what arrives, is how long it waits.
+        self._lags_here = max(welcome_s, handshakes / max(self.pace, SLOWEST_PACE)) > LAG_S
+
+    def taken(self, now: float, count: int, others: int) -> None:
+        """The router's word: so many of the clients were taken over, and so many workers are there to do it."""
+        self._others = others
+        self._returns.append((now, count))
+
+    def told(self, count: int) -> None:
+        """So many clients were told."""
+        self.left = max(0, self.left - count)
+
+    def lags(self, now: float) -> bool:
+        """Whether those who take the clients do not keep up."""
+        return self._lags_here or self._returns_lag(now)
+
+    def step(self, now: float) -> Step:
+        """What to do until `now` + TICK_S. To be called about that often; a late call catches nothing up."""
+        self._adapt(now)
+        if math.isinf(self.pace):
+            return Step(self.left, 0.0, 0.0, self.pace)
+        self._slot = max(self._slot, now)
+        count = max(0, math.ceil((now + TICK_S - self._slot) * self.pace - 1e-9))
+        step = Step(count, self._slot - now, 1 / self.pace, self.pace)
+        self._slot += count / self.pace
+        self._slots.append((self._slot, count))
+        return step
+
+    def _adapt(self, now: float) -> None:
+        passed_s, self._last = now - self._last, now
+        if math.isinf(self.fastest):
+            return
+        if not self.lags(now):
+            self.pace += INCREASE_SHARE * self.fastest * passed_s
+        elif now - self._decreased >= DECREASE_PERIOD_S:
+            self.pace *= DECREASE
+            self._decreased = now
+        remaining_s = self._limit - now
+        needed = self.left / remaining_s if remaining_s > TICK_S else self.fastest
+        self.pace = min(self.fastest, max(self.pace, needed, SLOWEST_PACE))
+
+    def _returns_lag(self, now: float) -> bool:
+        """Whether too few of those came back whose slots were lately, as far as there is anybody to come back to."""
+        since, until = now - RETURN_S - RETURNS_S, now - RETURN_S
+        while self._slots and self._slots[0][0] < since:
+            self._slots.popleft()
+        while self._returns and self._returns[0][0] < now - RETURNS_S:
+            self._returns.popleft()
+        if not self._others:
+            return False
+        due = sum(count for slot, count in self._slots if slot <= until)
+        returned = sum(count for _, count in self._returns)
+        return returned < RETURNED_SHARE_MIN * due

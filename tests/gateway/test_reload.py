@@ -1,0 +1,153 @@
+"""A rolling restart with real processes: one place after the other, none without, and called off when one fails."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from gateway.child import ChildSpec
+from gateway.errors import ConfigError, RequestError
+from gateway.reload import Plan, Reload
+from gateway.supervisor import Supervisor, Timing
+from tests.gateway.test_supervisor import QUICK, Running, until
+
+
+def plan_of(*workers: ChildSpec, router: ChildSpec | None = None, done: Callable[[], None] = lambda: None) -> Plan:
+    return Plan([(spec, spec) for spec in workers], router, QUICK, done)
+
+
+async def over(reload: Reload) -> None:
+    await until(lambda: reload.progress.state != "running", "the reload is over")
+
+
+def test_each_place_gets_its_successor_before_the_next_and_from_a_new_zygote(programs: Any, run_in_loop: Any) -> None:
+    async def scenario() -> None:
+        specs = [programs.spec("worker-0"), programs.spec("worker-1")]
+        supervisor = Supervisor(programs.spec("router"), specs, QUICK)
+        told: list[int] = []
+        reload = Reload(supervisor, lambda _: plan_of(*specs, done=lambda: told.append(1)))
+        async with Running(supervisor):
+            before = {child.name: child.pid for child in supervisor.children}
+            zygote = supervisor.workers[0].spawner.pid
+            assert reload.begin().state == "running"
+            with pytest.raises(RequestError, match="a rolling restart is under way") as caught:
+                reload.begin()
+            assert caught.value.status == 409
+            await over(reload)
+            assert (reload.progress.state, reload.progress.replaced, reload.progress.cut) == ("done", 2, 0)
+            assert told == [1]
+            assert supervisor.missing() == []
+            after = {child.name: child.pid for child in supervisor.children}
+            assert [name for name in before if before[name] != after[name]] == ["worker-0", "worker-1"]
+            assert {child.spawner.pid for child in supervisor.workers} != {zygote}
+            assert all(child.restarts == 0 for child in supervisor.workers)
+
+    run_in_loop(scenario())
+    steps = [(note[0], note[1]) for note in programs.noted() if note[0] != "router"][4:]
+    assert steps[:6] == [
+        ("worker-0", "started"),
+        ("worker-0", "ready"),
+        ("worker-0", "leaves"),
+        ("worker-1", "started"),
+        ("worker-1", "ready"),
+        ("worker-1", "leaves"),
+    ]
+
+
+def test_the_router_restarts_last_and_only_when_it_is_asked_for(programs: Any, run_in_loop: Any) -> None:
+    async def scenario() -> None:
+        worker, router = programs.spec("worker-0"), programs.spec("router")
+        supervisor = Supervisor(router, [worker], QUICK)
+        reload = Reload(supervisor, lambda wanted: plan_of(worker, router=router if wanted else None))
+        async with Running(supervisor):
+            for wanted in (False, True):
+                before = supervisor.children[0].pid
+                reload.begin(router=wanted)
+                await over(reload)
+                if wanted:
+                    await until(lambda: supervisor.missing() == ["router"], "the router ends")
+                await until(lambda: supervisor.missing() == [], "all of it runs")
+                assert (supervisor.children[0].pid != before) == wanted
+            assert reload.progress.number == 2
+
+    run_in_loop(scenario())
+
+
+def test_a_successor_that_fails_calls_the_rest_off(programs: Any, run_in_loop: Any) -> None:
+    async def scenario() -> None:
+        specs = [programs.spec("worker-0"), programs.spec("worker-1"), programs.spec("worker-2")]
+        supervisor = Supervisor(None, specs, QUICK)
+        reload = Reload(supervisor, lambda _: plan_of(specs[0], programs.spec("worker-1", exit=3), specs[2]))
+        async with Running(supervisor):
+            before = [child.pid for child in supervisor.workers]
+            reload.begin()
+            await over(reload)
+            assert (reload.progress.state, reload.progress.replaced) == ("called_off", 1)
+            assert "worker-1 ended before it was ready, with exit code 3" in reload.progress.why
+            assert supervisor.missing() == []
+            assert [child.pid == pid for child, pid in zip(supervisor.workers, before, strict=True)] == [
+                False,
+                True,
+                True,
+            ]
+            # What is kept alive still is: each from the zygote that knows its code.
+            for child in supervisor.workers:
+                os.kill(child.pid or 0, signal.SIGKILL)
+                await until(lambda: supervisor.missing() != [], "it is gone")
+                await until(lambda: supervisor.missing() == [], "it is back")
+
+    run_in_loop(scenario())
+
+
+def test_settings_that_cannot_be_used_change_nothing(programs: Any, run_in_loop: Any) -> None:
+    def broken(_: bool) -> Plan:
+        raise ConfigError("gateway.ping_ms = 5 is below 1000")
+
+    async def scenario() -> None:
+        supervisor = Supervisor(None, [programs.spec("worker-0")], QUICK)
+        reload = Reload(supervisor, broken)
+        with pytest.raises(RequestError, match="the node is not ready: worker-0"):
+            reload.begin()
+        async with Running(supervisor):
+            before = supervisor.workers[0].pid
+            with pytest.raises(RequestError, match="below 1000") as caught:
+                reload.begin()
+            assert caught.value.status == 400
+            reload.begin_quietly()
+            assert (reload.progress.state, supervisor.workers[0].pid) == ("none", before)
+
+    run_in_loop(scenario())
+
+
+def test_the_nodes_end_calls_it_off_and_leaves_nothing(programs: Any, run_in_loop: Any) -> None:
+    async def scenario() -> None:
+        specs = [programs.spec("worker-0", lingers=True), programs.spec("worker-1")]
+        supervisor = Supervisor(None, specs, Timing(drain_s=0.3, grace_s=0.1, start_s=10, backoff_first_s=0.01))
+        reload = Reload(supervisor, lambda _: plan_of(*specs))
+        supervisor.on_stop = [reload.cancel]
+        async with Running(supervisor):
+            reload.begin()
+            await until(lambda: bool(programs.noted("leaves")), "the first leaves")
+        assert reload.progress.state == "called_off"
+        assert all(child.processes == [] for child in supervisor.children)
+
+    run_in_loop(scenario())
+
+
+def test_sighup_begins_one(programs: Any, run_in_loop: Any) -> None:
+    async def scenario() -> None:
+        spec = programs.spec("worker-0")
+        supervisor = Supervisor(None, [spec], QUICK)
+        reload = Reload(supervisor, lambda _: plan_of(spec))
+        supervisor.on_hangup = reload.begin_quietly
+        supervisor.handle_signals()
+        async with Running(supervisor):
+            os.kill(os.getpid(), signal.SIGHUP)
+            await until(lambda: reload.progress.state == "done", "it is done")
+            assert not supervisor.stopping
+        await asyncio.sleep(0)
+
+    run_in_loop(scenario())
