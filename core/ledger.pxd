@@ -78,6 +78,7 @@ cdef enum Counter:
     COUNT_HEARTBEATS_STRANGE    # PONGs that echo no PING of ours, PINGs whose number went back
     COUNT_REPLIES_SENT          # REPLY and WELCOME
     COUNT_REFUSED_UNANSWERED    # refused requests that had asked for no answer
+    COUNT_FRAME_TIMEOUTS        # frames that were begun and not complete in time
     COUNT_COUNT
 
 cdef enum Gauge:

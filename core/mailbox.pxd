@@ -32,6 +32,7 @@ cdef enum NoteKind:
     NOTE_LINKED                 # the router knows this worker; first: its epoch
     NOTE_STOPPED                # every connection is gone
     NOTE_LISTED                 # request, first: slot to go on with, LIST_END: that was all; second: records, in text
+    NOTE_SETTLE                 # to be answered by SETTLED behind everything that this connection asked for before
     # control -> data plane
     NOTE_OPEN                   # text: WELCOME up to its map of channels; extra: the channels with their positions
     NOTE_SEND                   # text: a frame
@@ -42,6 +43,7 @@ cdef enum NoteKind:
     NOTE_STOP
     NOTE_LIST                   # request; text: ListQuery and the user; see core/listing.pxd
     NOTE_RECLAIM                # the same, and first: code, second: after ms; extra: reason
+    NOTE_SETTLED                # conn: nothing of it is left with the control thread
 
 ctypedef struct Note:           # 72 bytes
     uint32_t size               # the whole note, a multiple of 8
