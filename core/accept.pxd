@@ -10,5 +10,6 @@ from core.edge cimport Edge
 cdef enum:
     ACCEPT_TURN = 128           # connections taken from a listener in one turn
 
+cdef void accept_prepare(Edge *edge, int listener) noexcept nogil
 cdef void accept_reserve(Edge *edge) noexcept nogil
 cdef uint32_t accept_all(Edge *edge, int listener, bint websocket) noexcept nogil

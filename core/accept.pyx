@@ -6,26 +6,38 @@ from libc.stdint cimport uint32_t
 from core.codes cimport OVERLOADED
 from core.conn cimport (FLAG_WEBSOCKET, FORM_TCP, FORM_WS_BINARY, STAGE_FRAMES, STAGE_PROXY, STAGE_TLS, STAGE_UPGRADE,
                         Connection, conn_acquire, conn_handle)
-from core.edge cimport edge_tick
+from core.edge cimport edge_tick, edge_ticks
 from core.ledger cimport COUNT_CONNECTIONS_REFUSED, ledger_count
 from core.lifecycle cimport edge_close, edge_timer_plan
 from core.poller cimport EPOLL_CTL_ADD, EPOLLIN, poller_watch
 from core.vitals cimport vital_begin
-from core.wheel cimport WHEEL_TICK_MS
 
 cdef extern from * nogil:
     """
     #include <fcntl.h>
+    #include <netinet/in.h>
+    #include <netinet/tcp.h>
     #include <sys/socket.h>
     #include <unistd.h>
     static inline int holdfast_accept(int listener) {
         return accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
     }
     static inline int holdfast_reserve(void) { return open("/dev/null", O_RDONLY | O_CLOEXEC); }
+    static inline void holdfast_user_timeout(int listener, unsigned int ms) {
+        setsockopt(listener, IPPROTO_TCP, TCP_USER_TIMEOUT, &ms, sizeof ms);
+    }
     """
     int holdfast_accept(int)
     int holdfast_reserve()
+    void holdfast_user_timeout(int, unsigned int)
     int c_close "close"(int)
+
+
+cdef void accept_prepare(Edge *edge, int listener) noexcept nogil:
+    """Set what accepted sockets inherit: unacknowledged bytes end a connection, in the kernel as well, when the
+    heartbeat would. Without it the kernel tries for a quarter of an hour (tcp_retries2), also after our close.
+    """
+    holdfast_user_timeout(listener, edge.config.ping_ms * edge.config.misses)
 
 
 cdef void accept_reserve(Edge *edge) noexcept nogil:
@@ -62,7 +74,7 @@ cdef void _begin(Edge *edge, Connection *conn, bint websocket) noexcept nogil:
     conn.last_sent = conn.last_heard
     vital_begin(edge, conn)
     conn.ping_seq = <uint32_t> edge.now_ms
-    conn.state_deadline = conn.last_heard + edge.config.hello_timeout_ms // WHEEL_TICK_MS
+    conn.state_deadline = conn.last_heard + edge_ticks(edge.config.hello_timeout_ms)
     edge_timer_plan(edge, conn)
     if poller_watch(edge.epoll_fd, conn.fd, conn_handle(conn), EPOLL_CTL_ADD, EPOLLIN) < 0:
         edge_close(edge, conn, OVERLOADED)

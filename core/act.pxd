@@ -13,7 +13,7 @@ from core.answers cimport (TYPE_ACK, TYPE_CALL, TYPE_COUNT, TYPE_ERROR, TYPE_EVE
                            TYPE_PUBLISH, TYPE_REFRESH, TYPE_REPLY, TYPE_WELCOME, answer_error, answer_heartbeat)
 from core.codes cimport (BAD_FRAME, BAD_REQUEST, NOT_ALLOWED, NOT_JOINED, NO_SUCH_CHANNEL, OVERLOADED, RATE_LIMITED,
                          TOO_LARGE, UNAVAILABLE)
-from core.conn cimport (FLAG_ENCODED, FLAG_HELLO, FLAG_WEBSOCKET, FORM_TCP, FORM_WS_BINARY, FORM_WS_TEXT,
+from core.conn cimport (FLAG_ASKED, FLAG_ENCODED, FLAG_HELLO, FLAG_WEBSOCKET, FORM_TCP, FORM_WS_BINARY, FORM_WS_TEXT,
                         STATE_CLOSING, STATE_HANDSHAKING, STATE_OPEN, Aside, Connection, conn_aside, conn_handle,
                         conn_memberships)
 from core.edge cimport (DOMAIN_GLOBAL, DOMAIN_GROUP, DOMAIN_NONE, ENVELOPE_BYTES, KEY_BYTES_MAX, NAME_BYTES_MAX, NONE,

@@ -206,6 +206,5 @@ cdef int act_control(Edge *edge, Connection *conn, uint64_t kind, const uint8_t 
     if mailbox_put(&edge.to_control, &note, body, user_name) < 0:
         edge_fin(edge, conn, OVERLOADED, b"too many control frames wait", RETRY_AFTER_MS)
         return 0
-    if conn.state == STATE_HANDSHAKING:
-        conn.flags |= FLAG_HELLO
+    conn.flags |= FLAG_HELLO if conn.state == STATE_HANDSHAKING else FLAG_ASKED
     return 0

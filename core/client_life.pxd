@@ -8,6 +8,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from core.client cimport (CLIENT_AWAY, CLIENT_DIALLING, CLIENT_HELLO, CLIENT_LEAVING, CLIENT_OPEN, CLIENT_UPGRADING,
                           Client, ClientConn)
+from core.edge cimport edge_ticks
 
 
 cdef inline bint client_state_legal(int old, int new) noexcept nogil:
@@ -23,6 +24,11 @@ cdef inline bint client_state_legal(int old, int new) noexcept nogil:
     if old == CLIENT_HELLO:
         return new == CLIENT_OPEN or new == CLIENT_LEAVING
     return old == CLIENT_OPEN and new == CLIENT_LEAVING
+
+
+cdef inline uint32_t client_silence(const Client *client) noexcept nogil:
+    """Ticks of a server's silence after which it is gone."""
+    return edge_ticks(client.ping_ms * client.misses)
 
 
 cdef inline bint client_handshaking(const ClientConn *conn) noexcept nogil:

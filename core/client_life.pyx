@@ -121,7 +121,7 @@ cdef void client_plan(Client *client, ClientConn *conn) noexcept nogil:
     cdef uint32_t other
     if conn.state == CLIENT_OPEN:
         due = conn.last_sent + client.ping_ms // WHEEL_TICK_MS
-        other = conn.last_heard + client.ping_ms // WHEEL_TICK_MS * client.misses
+        other = conn.last_heard + client_silence(client)
         if other < due:
             due = other
         if conn.request_first != CLIENT_NONE:

@@ -19,6 +19,8 @@ cdef void client_send_control(Client *client, ClientConn *conn, uint8_t opcode, 
 cdef void client_send(Client *client, ClientConn *conn, const uint8_t *data, uint32_t size) noexcept nogil
 # Send what is in the cork.
 cdef void client_uncork(Client *client) noexcept nogil
+# All was said: let the other side see the end, and receive what it may still send.
+cdef void client_shut(Client *client, ClientConn *conn) noexcept nogil
 # The socket takes bytes again.
 cdef void client_drain(Client *client, ClientConn *conn) noexcept nogil
 cdef void client_watch(Client *client, ClientConn *conn, bint writing) noexcept nogil

@@ -17,7 +17,9 @@ from core.slab cimport invariant_always
 
 cdef extern from "<sys/socket.h>" nogil:
     ssize_t c_send "send"(int, const void *, size_t, int)
+    int c_shutdown "shutdown"(int, int)
     enum:
+        SHUT_WR
         MSG_NOSIGNAL
         MSG_DONTWAIT
 
@@ -126,6 +128,15 @@ cdef void client_uncork(Client *client) noexcept nogil:
     client_count(client, CLIENT_BYTES_OUT, sent)
     if <uint32_t> sent < size:
         _keep(client, conn, client.cork.data + sent, size - <uint32_t> sent)
+
+
+cdef void client_shut(Client *client, ClientConn *conn) noexcept nogil:
+    """On a WebSocket its close frame comes first; and bytes that the socket did not take keep it open, too. Then it is
+    the other side, or its deadline, that ends it.
+    """
+    client_uncork(client)
+    if conn.flags & CLIENT_TCP and conn.state != CLIENT_AWAY and conn.backlog == NULL:
+        c_shutdown(conn.fd, SHUT_WR)
 
 
 cdef void client_drain(Client *client, ClientConn *conn) noexcept nogil:

@@ -18,8 +18,9 @@ from core.client cimport (CLIENT_ACCEPTED, CLIENT_ACKS, CLIENT_CONNECTED, CLIENT
                           TIME_PUBLISH, ClientChannel, ClientRequest, channel_drop, channel_hold, client_channel,
                           client_count, client_request, client_tick, client_time, member_find, member_free, member_of,
                           request_find, request_free, request_new)
-from core.client_life cimport (client_ended, client_fail, client_fault, client_plan, client_set_state, client_tell)
-from core.client_out cimport client_body, client_send_body
+from core.client_life cimport (client_ended, client_fail, client_fault, client_plan, client_set_state, client_silence,
+                               client_tell)
+from core.client_out cimport client_body, client_send_body, client_shut
 from core.codes cimport BYE, DRAINING
 from core.mpack cimport (MP_OK, MpWriter, mp_read_array, mp_read_bin, mp_read_double, mp_read_map, mp_read_str,
                          mp_read_uint, mp_skip, mp_write_array, mp_write_bin_head, mp_write_map, mp_write_raw,
@@ -451,8 +452,7 @@ cdef inline void _on_message(Client *client, ClientConn *conn, MpReader *reader)
 
 cdef void _on_event(Client *client, ClientConn *conn, MpReader *reader) noexcept nogil:
     """[13, channel, kind, {...}] behind its type: `gap` says what will not come."""
-    cdef const char *name
-    cdef const char *kind
+    cdef const char *name, *kind
     cdef uint32_t name_size, kind_size
     cdef uint64_t first, last, skipped, told
     cdef ClientMember *member
@@ -517,7 +517,7 @@ cdef void _send_ack(Client *client, ClientConn *conn) noexcept nogil:
 
 
 cdef void _on_fin(Client *client, ClientConn *conn, MpReader *reader) noexcept nogil:
-    """The server ends it: FIN_ACK is owed, and it is the server that closes then."""
+    """The server ends it: FIN_ACK is owed, and then it is us who close first (TIME_WAIT is to be here)."""
     cdef MpWriter writer
     cdef uint64_t code
     cdef const char *reason
@@ -533,6 +533,7 @@ cdef void _on_fin(Client *client, ClientConn *conn, MpReader *reader) noexcept n
     client_set_state(client, conn, CLIENT_LEAVING)
     conn.state_deadline = client_tick(client) + client.config.fin_timeout_ms // WHEEL_TICK_MS + 1
     client_plan(client, conn)
+    client_shut(client, conn)
 
 
 cdef void session_timer_fired(Client *client, ClientConn *conn) noexcept nogil:
@@ -544,7 +545,7 @@ cdef void session_timer_fired(Client *client, ClientConn *conn) noexcept nogil:
         else:
             client_fail(client, conn, b"no FIN_ACK in time" if conn.state == CLIENT_LEAVING else b"no WELCOME in time")
         return
-    if now - conn.last_heard >= client.ping_ms // WHEEL_TICK_MS * client.misses:
+    if now - conn.last_heard >= client_silence(client):
         client_fail(client, conn, b"the server was silent for too long")
         return
     while conn.request_first != CLIENT_NONE and client_request(client, conn.request_first).deadline <= now:

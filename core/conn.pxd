@@ -63,12 +63,15 @@ cdef enum ConnFlag:
     FLAG_ENCODED = 8            # HELLO was seen: the encoding is settled
     FLAG_HELLO = 16             # HELLO is with the control thread or the router
     FLAG_SESSION = 32           # the router knows the session as this connection's
-    FLAG_FINISHED = 64          # nothing more to send: shut down for writing once the queue is empty
+    FLAG_FINISHED = 64          # nothing more is to be said
     FLAG_SHUT = 128             # shut down for writing
     FLAG_WATCHED = 512          # EPOLLOUT is on
     FLAG_OVERFULL = 256         # something found no room in its queue this turn: nothing more is queued but FIN
     FLAG_ENDING = 1024          # FIN is being queued: it and what ends the transport may pass the queue's bound
     FLAG_TLS = 2048             # the aside has a TLS state
+    FLAG_FIRST = 8192           # we close first: shut down for writing once the queue is empty
+    FLAG_HALF = 16384           # the peer sends no more; what it asked for is answered, then it is closed
+    FLAG_ASKED = 32768          # the control thread may still owe this connection an answer
 
 cdef enum:
     MEMBERSHIPS_INLINE = 2      # the user's own channel and one more need no memory of their own
@@ -86,6 +89,7 @@ ctypedef struct Aside:          # what most connections never need; made by conn
     Ring *input                 # owned: bytes of a partial frame, NULL while there are none
     void *tls                   # owned: the TLS state, NULL without TLS
     uint32_t input_need         # bytes wanted before the next cut makes sense
+    uint32_t frame_since        # tick: when the frame that is not complete yet began; 0: there is none
     WsDecoder ws                # of a WebSocket
     TcpDecoder tcp              # of a TCP connection
     uint32_t tokens             # publishes left in the bucket, thousandths
@@ -109,7 +113,7 @@ ctypedef struct Connection:
     uint32_t last_sent          # tick of the wheel
     uint32_t last_heard         # tick
     uint32_t blocked_since      # tick of the last write progress while blocked
-    uint32_t state_deadline     # tick: end of the handshake or of the wait for FIN_ACK
+    uint32_t state_deadline     # tick: end of the handshake, of the wait for FIN_ACK, or for the peer's close
     uint16_t stage
     uint16_t reason             # code of the end, once known
     # second: the session, heartbeat, and what is under way

@@ -17,7 +17,7 @@ from core.names cimport Names
 from core.pace cimport Pace
 from core.ring cimport RingPool
 from core.slab cimport Slab
-from core.wheel cimport Wheel
+from core.wheel cimport WHEEL_TICK_MS, Wheel
 
 cdef enum:
     NAME_BYTES_MAX = 255        # of a channel's name
@@ -48,6 +48,7 @@ ctypedef struct EdgeConfig:
     uint32_t hello_timeout_ms
     uint32_t fin_timeout_ms
     uint32_t write_timeout_ms
+    uint32_t frame_timeout_ms
     uint32_t request_timeout_ms
     uint32_t max_frame          # bytes of a client's frame
     uint32_t queue_bytes_max    # unsent bytes of one connection
@@ -195,7 +196,12 @@ ctypedef struct Edge:
 
 cdef inline uint32_t edge_tick(Edge *edge) noexcept nogil:
     """Now, in ticks of the wheel."""
-    return <uint32_t> (edge.now_ms // 100)
+    return <uint32_t> (edge.now_ms // WHEEL_TICK_MS)
+
+
+cdef inline uint32_t edge_ticks(uint32_t ms) noexcept nogil:
+    """How many ticks from now on last `ms` at least: the present one, of which a part is over, does not count."""
+    return (ms + WHEEL_TICK_MS - 1) // WHEEL_TICK_MS + 1
 
 
 cdef inline uint32_t edge_random(Edge *edge, uint32_t below) noexcept nogil:

@@ -1,7 +1,7 @@
 """Intake: read, cut, act."""
 
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
 from core.act cimport act_frame
@@ -10,16 +10,18 @@ from core.codes cimport BAD_FRAME, BYE, FRAME_TOO_LARGE, OVERLOADED
 from core.conn cimport (ASIDE_NONE, FLAG_FINISHED, FLAG_WEBSOCKET, STAGE_DISCARD, STAGE_FRAMES, STAGE_PROXY,
                         STAGE_TLS, STAGE_UPGRADE, STATE_ACCEPTED, STATE_CLOSED, STATE_CLOSING, STATE_HANDSHAKING,
                         Aside, conn_aside, conn_aside_at, conn_set_state)
-from core.edge cimport RECEIVE_BYTES, edge_tick
+from core.edge cimport RECEIVE_BYTES, edge_tick, edge_ticks
 from core.framing cimport FRAME_CLOSE, FRAME_PING, FRAMING_TOO_LARGE, Cursor, FrameView
 from core.framing_tcp cimport TcpDecoder, tcp_decoder_init, tcp_next
 from core.framing_ws cimport WsDecoder, ws_decoder_init, ws_header_write, ws_next
 from core.http_upgrade cimport HTTP_RESPONSE_SIZE_MAX, HttpUpgrade, http_response_write, http_upgrade_parse
 from core.ledger cimport COUNT_BAD_FRAMES, COUNT_BYTES_IN, ledger_count
-from core.lifecycle cimport edge_break, edge_close, edge_drop_input, edge_refuse
+from core.lifecycle cimport (edge_break, edge_close, edge_drop_input, edge_peer_closed_ws, edge_peer_shut, edge_refuse,
+                             edge_timer_plan)
 from core.proxy cimport PROXY_IPV6, ProxyHeader, proxy_parse
 from core.ring cimport Ring, ring_lease, ring_read, ring_release, ring_size, ring_write
 from core.tls cimport TLS_ENDED, TLS_INPUT_BYTES, TlsContext, tls_ended, tls_read
+from core.wheel cimport timer_set
 
 cdef extern from "<sys/socket.h>" nogil:
     ssize_t recv(int, void *, size_t, int)
@@ -29,6 +31,7 @@ ctypedef struct Cut:            # where the cutter stands; between two reads it 
     WsDecoder ws
     TcpDecoder tcp
     uint32_t need
+    uint32_t since              # tick when the frame began that is not complete; 0: with this read
 
 
 cdef inline Ring *_input(Edge *edge, Connection *conn) noexcept nogil:
@@ -41,10 +44,12 @@ cdef inline void _cut_begin(Edge *edge, Connection *conn, Cut *cut) noexcept nog
     ws_decoder_init(&cut.ws, False)
     tcp_decoder_init(&cut.tcp)
     cut.need = 0
+    cut.since = 0
     if conn.aside != ASIDE_NONE:
         aside = conn_aside_at(&edge.asides, conn)
         cut.ws = aside.ws
         cut.tcp = aside.tcp
+        cut.since = aside.frame_since
 
 
 cdef bint _append(Edge *edge, Aside *aside, const uint8_t *rest, uint32_t size) noexcept nogil:
@@ -64,6 +69,14 @@ cdef bint _append(Edge *edge, Aside *aside, const uint8_t *rest, uint32_t size) 
     return True
 
 
+cdef void _frame_begun(Edge *edge, Connection *conn, Aside *aside, uint32_t since) noexcept nogil:
+    """Note since when a frame is not complete; its deadline moves the timer only if it is the first to come."""
+    aside.frame_since = since if since else max(edge_tick(edge), <uint32_t> 1)
+    if not since and timer_set(&conn.timer) \
+            and <int32_t> (conn.timer.deadline - aside.frame_since - edge_ticks(edge.config.frame_timeout_ms)) > 0:
+        edge_timer_plan(edge, conn)
+
+
 cdef void _keep(Edge *edge, Connection *conn, Cut *cut, const uint8_t *rest, uint32_t size) noexcept nogil:
     """Keep what is left over and where the cutter stands in it; nothing is the usual case, and costs nothing."""
     cdef Ring *input = _input(edge, conn)
@@ -79,6 +92,7 @@ cdef void _keep(Edge *edge, Connection *conn, Cut *cut, const uint8_t *rest, uin
     aside.ws = cut.ws
     aside.tcp = cut.tcp
     aside.input_need = cut.need
+    _frame_begun(edge, conn, aside, cut.since)
     if size and not _append(edge, aside, rest, size):
         edge_close(edge, conn, OVERLOADED)
 
@@ -96,7 +110,7 @@ cdef void _ws_control(Edge *edge, Connection *conn, FrameView *view) noexcept no
         return
     if conn.flags & FLAG_FINISHED:
         if view.opcode == FRAME_CLOSE:
-            conn.stage = STAGE_DISCARD
+            edge_peer_closed_ws(edge, conn)
         return
     header = ws_header_write(frame, FRAME_CLOSE if view.opcode == FRAME_CLOSE else 10, view.size)
     memcpy(frame + header, view.data, view.size)
@@ -110,7 +124,9 @@ cdef int _cut(Edge *edge, Connection *conn, Cursor *cursor, Cut *cut) noexcept n
     cdef FrameView view
     cdef const char *why
     cdef int got
+    cdef bint inside
     while True:
+        inside = cut.ws.opcode != 0
         if conn.flags & FLAG_WEBSOCKET:
             got = ws_next(&cut.ws, cursor, edge.config.max_frame, &view, &cut.need)
         else:
@@ -123,6 +139,8 @@ cdef int _cut(Edge *edge, Connection *conn, Cursor *cursor, Cut *cut) noexcept n
         if got < 0:
             _bad(edge, conn, BAD_FRAME, b"the bytes break the framing of the transport")
             return -1
+        if view.opcode < FRAME_CLOSE or not inside:     # a control frame inside a message does not begin it anew
+            cut.since = 0
         if view.opcode >= FRAME_CLOSE:
             _ws_control(edge, conn, &view)
         else:
@@ -149,6 +167,7 @@ cdef int _upgrade(Edge *edge, Connection *conn, Cursor *cursor, Cut *cut) noexce
         edge_refuse(edge, conn, BAD_FRAME)
         return -1
     cursor.pos += got
+    cut.since = 0
     conn.stage = STAGE_FRAMES
     return 1
 
@@ -201,8 +220,11 @@ cdef int _go_through(Edge *edge, Connection *conn, Cursor *cursor, Cut *cut) noe
 cdef int _decrypt(Edge *edge, Connection *conn, const uint8_t *source, uint32_t size, uint32_t held) noexcept nogil:
     """Ciphertext to plaintext behind the `held` bytes of edge.input; 0: none yet; -1: only discards from here on."""
     cdef int got = tls_read(edge, conn, source, size, edge.input + held, edge.input_bytes - held)
+    if got == TLS_ENDED:
+        edge_peer_shut(edge, conn, False)
+        return -1
     if got < 0:
-        edge_refuse(edge, conn, BYE if got == TLS_ENDED else BAD_FRAME)
+        edge_refuse(edge, conn, BAD_FRAME)
         return -1
     return got
 
@@ -213,7 +235,9 @@ cdef int _receive(Edge *edge, Connection *conn, uint32_t held) noexcept nogil:
     cdef uint8_t *target = (<TlsContext *> edge.tls).received if secure else edge.input + held
     cdef ssize_t got = recv(conn.fd, target, TLS_INPUT_BYTES if secure else RECEIVE_BYTES, 0)
     if got <= 0:
-        if got == 0 or (errno != EAGAIN and errno != EINTR):
+        if got == 0:
+            edge_peer_shut(edge, conn, True)
+        elif errno != EAGAIN and errno != EINTR:
             edge_close(edge, conn, BYE)
         return -1
     ledger_count(edge.ledger, COUNT_BYTES_IN, got)
@@ -269,5 +293,5 @@ cdef void intake_read(Edge *edge, Connection *conn) noexcept nogil:
         else:
             _keep(edge, conn, &cut, cursor.base + cursor.pos, cursor.end - cursor.pos)
     if tls_ended(edge, conn) and conn.stage != STAGE_DISCARD:   # the last plaintext came together with close_notify
-        edge_refuse(edge, conn, BYE)
+        edge_peer_shut(edge, conn, False)
         edge_drop_input(edge, conn)

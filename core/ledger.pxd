@@ -80,6 +80,7 @@ cdef enum Counter:
     COUNT_REPLIES_SENT          # REPLY and WELCOME
     COUNT_REFUSED_UNANSWERED    # refused requests that had asked for no answer
     COUNT_DRAIN_CUT             # connections that a drain had no time to tell in order
+    COUNT_FRAME_TIMEOUTS        # frames that were begun and not complete in time
     COUNT_COUNT
 
 cdef enum Gauge:

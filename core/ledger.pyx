@@ -20,7 +20,7 @@ COUNTERS = ("connections_refused", "frames_in", "bytes_in", "bytes_out", "sends"
             "bad_frames", "errors_sent", "fins_sent", "gil_takes", "wakeups", "batches_in", "batches_out", "bus_full",
             "router_links", "gaps", "acks", "repeated_keys", "messages_routed", "messages_sequenced", "workers_lost",
             "illegal_states", "tls_handshakes", "tls_resumed", "tls_failures", "round_trips", "round_trip_ms",
-            "pings_lost", "heartbeats_strange", "replies_sent", "refused_unanswered", "drain_cut")
+            "pings_lost", "heartbeats_strange", "replies_sent", "refused_unanswered", "drain_cut", "frame_timeouts")
 STATES = ("accepted", "handshaking", "open", "closing", "closed")
 GAUGES = ("open_connections", "linked", "queued_bytes", "router_epoch", "handshakes", "drain_pace")
 TIMES = ("publish", "welcome")

@@ -2,20 +2,21 @@
 
 import os
 
+cimport cython
 from libc.errno cimport errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
-from core.accept cimport accept_all, accept_reserve
+from core.accept cimport accept_all, accept_prepare, accept_reserve
 from core.answers cimport answer_written
 from core.batch cimport Batch, batch_clear, batch_free
 from core.buffer cimport Segment, arena_rest
 from core.bus cimport ZMQ_DEALER, bus_close, bus_on_event, bus_open, bus_pending
-from core.codes cimport SLOW_CONSUMER, BYE
-from core.conn cimport (FLAG_BLOCKED, FLAG_FINISHED, FLAG_OVERFULL, FLAG_SHUT, FLAG_TOUCHED, FLAG_WATCHED,
-                        STATE_CLOSED, Aside, Connection, conn_get, conn_handle, conn_release,
-                        conn_timer_place)
+from core.codes cimport BAD_FRAME, BYE, SLOW_CONSUMER
+from core.conn cimport (FLAG_ASKED, FLAG_BLOCKED, FLAG_FINISHED, FLAG_FIRST, FLAG_HALF, FLAG_OVERFULL, FLAG_SHUT,
+                        FLAG_TOUCHED, FLAG_WATCHED, STATE_CLOSED, STATE_OPEN, Aside, Connection, conn_get,
+                        conn_release, conn_timer_place)
 from core.drain cimport drain_begin, drain_cut, drain_listeners_close, drain_step
 from core.edge cimport (FORM_COUNT, RECEIVE_BYTES, RETRY_AFTER_MS, RING_MS, RINGS_MAX, Channel, Opening, Pending,
                         edge_random, edge_tick)
@@ -25,16 +26,17 @@ from core.joins cimport open_start
 from core.ledger cimport (COUNT_GIL_TAKES, COUNT_SLOW_CONSUMERS, COUNT_WAKEUPS, GAUGE_HANDSHAKES,
                           GAUGE_OPEN_CONNECTIONS, GAUGE_QUEUED_BYTES, KIND_FD, ledger_count, ledger_gauge, ledger_open,
                           ledger_turn)
-from core.lifecycle cimport edge_close, edge_discard, edge_fin, edge_fin_sized, edge_timer_fired, edge_timer_plan
+from core.lifecycle cimport (edge_close, edge_discard, edge_fin, edge_fin_sized, edge_half_step, edge_timer_fired,
+                             edge_timer_plan, edge_watch)
 from core.link cimport LINK_OUT_BYTES_MAX, link_flush, link_hello, link_history, link_presence, link_receive, link_tick
 from core.listing cimport listing_turn
 from core.mailbox cimport (NOTE_DRAIN, NOTE_DRAIN_STEP, NOTE_FIN, NOTE_HISTORY, NOTE_LIST, NOTE_OPEN, NOTE_PRESENCE,
-                           NOTE_RECLAIM, NOTE_SEND, NOTE_STOP, NOTE_STOPPED, Note, mailbox_drain, mailbox_free,
-                           mailbox_init, mailbox_put, mailbox_ring)
+                           NOTE_RECLAIM, NOTE_SEND, NOTE_SETTLED, NOTE_STOP, NOTE_STOPPED, Note, mailbox_drain,
+                           mailbox_free, mailbox_init, mailbox_put, mailbox_ring)
 from core.names cimport names_free, names_init
 from core.outbox cimport OUTBOX_BLOCKED, OUTBOX_BROKEN, outbox_send, outbox_settle, outbox_touch
 from core.pace cimport pace_wait
-from core.poller cimport (EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT,
+from core.poller cimport (EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT,
                           POLLER_EVENTS, TAG_BUS, TAG_BUS_LAST, TAG_TCP, TAG_WAKE, TAG_WS, epoll_create1, epoll_event,
                           epoll_wait, poller_watch)
 from core.records cimport REC_BYE
@@ -88,6 +90,7 @@ cdef void _on_note(Edge *edge, Note *note) noexcept nogil:
     cdef Connection *conn = conn_get(&edge.connections, note.conn)
     cdef const uint8_t *text = <const uint8_t *> note + sizeof(Note)
     cdef const uint8_t *extra = text + note.text_size
+    cdef bint refused
     if note.kind == NOTE_SEND:
         _on_send(edge, conn, note, text)
     elif note.kind == NOTE_DRAIN:
@@ -107,8 +110,14 @@ cdef void _on_note(Edge *edge, Note *note) noexcept nogil:
     elif note.kind == NOTE_PRESENCE:
         link_presence(edge, conn, note, <const char *> text)
     elif note.kind == NOTE_FIN:
+        # No session that ends in order: there was none yet, or what it said is none of the protocol.
+        refused = conn.state < STATE_OPEN or note.first == BAD_FRAME
         edge_fin_sized(edge, conn, <int> note.first, <const char *> text, note.text_size, <uint32_t> note.second)
-        edge_discard(edge, conn)
+        if refused:
+            edge_discard(edge, conn)
+    elif note.kind == NOTE_SETTLED:
+        conn.flags &= ~FLAG_ASKED
+        outbox_touch(edge, conn)
 
 
 cdef void _notes_take(Edge *edge) noexcept nogil:
@@ -152,12 +161,23 @@ cdef void _timers_fire(Edge *edge) noexcept nogil:
 
 cdef void _watch_writing(Edge *edge, Connection *conn, bint writing) noexcept nogil:
     conn.flags = conn.flags | FLAG_WATCHED if writing else conn.flags & ~FLAG_WATCHED
-    poller_watch(edge.epoll_fd, conn.fd, conn_handle(conn), EPOLL_CTL_MOD, EPOLLIN | EPOLLOUT if writing else EPOLLIN)
+    edge_watch(edge, conn)
+
+
+cdef void _drained(Edge *edge, Connection *conn) noexcept nogil:
+    """The last bytes are with the kernel, and it is not left to the peer to close first."""
+    if conn.flags & FLAG_HALF:
+        edge_close(edge, conn, BYE)
+    elif not conn.flags & FLAG_SHUT:
+        conn.flags |= FLAG_SHUT
+        shutdown(conn.fd, SHUT_WR)
 
 
 cdef void _flush_one(Edge *edge, Connection *conn) noexcept nogil:
     """Send what this turn queued for one connection, and see to what comes of it."""
     cdef int status = OUTBOX_BLOCKED
+    if conn.flags & FLAG_HALF:
+        edge_half_step(edge, conn)
     if not conn.flags & FLAG_BLOCKED:
         status = outbox_send(edge, conn)
     if status == OUTBOX_BROKEN:
@@ -178,9 +198,8 @@ cdef void _flush_one(Edge *edge, Connection *conn) noexcept nogil:
         return
     if conn.flags & FLAG_WATCHED:
         _watch_writing(edge, conn, False)
-    if conn.flags & FLAG_FINISHED and not conn.flags & FLAG_SHUT and conn.out_head == NULL:
-        conn.flags |= FLAG_SHUT
-        shutdown(conn.fd, SHUT_WR)
+    if conn.flags & FLAG_FINISHED and conn.flags & FLAG_FIRST and conn.out_head == NULL:
+        _drained(edge, conn)
 
 
 cdef void _flush(Edge *edge) noexcept nogil:
@@ -300,6 +319,7 @@ cdef _config_set(Edge *edge, dict options):
     edge.config.hello_timeout_ms = options["hello_timeout_ms"]
     edge.config.fin_timeout_ms = options["fin_timeout_ms"]
     edge.config.write_timeout_ms = options["write_timeout_ms"]
+    edge.config.frame_timeout_ms = options["frame_timeout_ms"]
     edge.config.request_timeout_ms = options["request_timeout_ms"]
     edge.config.max_frame = options["max_frame"]
     edge.config.queue_bytes_max = options["queue_bytes_max"]
@@ -348,6 +368,7 @@ cdef _tables_init(Edge *edge, uint32_t connections_max):
         raise MemoryError
 
 
+@cython.no_gc_clear        # the counters that __dealloc__ writes are not to be collected first
 cdef class EdgeLoop:
     """One worker's data plane.
 
@@ -398,6 +419,9 @@ cdef class EdgeLoop:
             edge.inject_stuck = os.environ.get("HOLDFAST_INJECT") == "stuck"
         edge.tcp_fd = tcp_fd
         edge.ws_fd = ws_fd
+        for fd in (tcp_fd, ws_fd):
+            if fd >= 0:
+                accept_prepare(edge, fd)
         for fd, tag in ((tcp_fd, TAG_TCP), (ws_fd, TAG_WS), (edge.wake_fd, TAG_WAKE)):
             if fd >= 0 and poller_watch(edge.epoll_fd, fd, tag, EPOLL_CTL_ADD, EPOLLIN) < 0:
                 raise OSError(errno, "epoll_ctl failed")

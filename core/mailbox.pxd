@@ -34,6 +34,7 @@ cdef enum NoteKind:
     NOTE_LISTED                 # request, first: slot to go on with, LIST_END: that was all; second: records, in text
     NOTE_DRAIN_SENT             # answer to a step; first: FINs queued, second: 1: all were told, request: live ones
     NOTE_TAKEN                  # first: drained sessions that were taken over elsewhere, second: workers to go to
+    NOTE_SETTLE                 # to be answered by SETTLED behind everything that this connection asked for before
     # control -> data plane
     NOTE_OPEN                   # text: WELCOME up to its map of channels; extra: the channels with their positions
     NOTE_SEND                   # text: a frame
@@ -45,6 +46,7 @@ cdef enum NoteKind:
     NOTE_LIST                   # request; text: ListQuery and the user; see core/listing.pxd
     NOTE_RECLAIM                # the same, and first: code, second: after ms; extra: reason
     NOTE_DRAIN_STEP             # first: FINs at most, request: us to the first return, second: to the next, third: pace
+    NOTE_SETTLED                # conn: nothing of it is left with the control thread
 
 ctypedef struct Note:           # 72 bytes
     uint32_t size               # the whole note, a multiple of 8

@@ -90,6 +90,15 @@ class GatewaySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         int,
         Meta(ge=1_000, le=600_000, description="Milliseconds without a byte taken by a client that has some queued."),
     ] = 30_000
+    frame_timeout_ms: Annotated[
+        int,
+        Meta(
+            ge=1_000,
+            le=600_000,
+            description="Milliseconds in which a frame that was begun must be complete, however steadily its bytes"
+            " trickle.",
+        ),
+    ] = 15_000
     request_timeout_ms: Annotated[
         int, Meta(ge=100, le=60_000, description="Milliseconds for a router's answer, then ERROR `unavailable`.")
     ] = 5_000
@@ -309,6 +318,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     hello_timeout_ms: int = 5_000
     fin_timeout_ms: int = 5_000
     write_timeout_ms: int = 30_000
+    frame_timeout_ms: int = 15_000
     request_timeout_ms: int = 5_000
     max_frame: int = 65_536
     queue_bytes_max: int = 1_048_576

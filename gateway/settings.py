@@ -26,7 +26,7 @@ from gateway.errors import ConfigError
 ENVIRONMENT_PREFIX = "HOLDFAST_"
 CONFIG_VARIABLE = "HOLDFAST_CONFIG"
 # Variables of the same prefix that belong to the build and the tests, not to a running node.
-_OTHER_VARIABLES = re.compile(r"HOLDFAST_(CONFIG$|BUILD$|CHECKS$|INJECT$|TEST_)")
+_OTHER_VARIABLES = re.compile(r"HOLDFAST_(CONFIG$|BUILD$|CHECKS$|CHAOS$|INJECT$|TEST_)")
 # Kubernetes sets these for a service called `holdfast` or `holdfast-gateway` (`enableServiceLinks`, on by default);
 # HOLDFAST_GATEWAY_PORT=tcp://10.0.0.7:7400 would otherwise stop every pod beside such a service.
 _KUBERNETES_NAMES = re.compile(r".*_(SERVICE_(HOST|PORT(_.+)?)|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")

@@ -139,6 +139,8 @@ class WorkerProcess:
                     self._linked.set()
                 elif kind == notes.LISTED:
                     self._listing.on_listed(request, first, text)
+                elif kind == notes.SETTLE:  # behind the decisions about all that this connection asked for
+                    self._plane.put(notes.SETTLED, conn)
                 elif self._drains is not None:
                     self._drains.on_note(kind, request, first, second)
             except Exception:
@@ -186,6 +188,7 @@ def open_plane(config: WorkerConfig, stats: Stats) -> EdgeLoop:
         hello_timeout_ms=config.hello_timeout_ms,
         fin_timeout_ms=config.fin_timeout_ms,
         write_timeout_ms=config.write_timeout_ms,
+        frame_timeout_ms=config.frame_timeout_ms,
         request_timeout_ms=config.request_timeout_ms,
         max_frame=config.max_frame,
         queue_bytes_max=config.queue_bytes_max,

@@ -19,6 +19,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # Holds a Debian tree: the first places to look for programs, libraries and texts after the system's own.
 UNPACKED = ROOT / ".cache" / "debian"
+# Programs that Debian does not have, built from Go modules of a fixed version (whose sums Go itself checks).
+BUILT = ROOT / ".cache" / "go" / "bin"
 POLICY = Path("/usr/sbin/policy-rc.d")
 APT_DEADLINE_S = 900
 FORTUNE_LINES_MIN = 10_000
@@ -34,6 +36,7 @@ class Need:
     what: str
     programs: tuple[str, ...]
     packages: tuple[str, ...]
+    module: str = ""  # built with Go, which the packages bring, and put into BUILT under the program's name
 
     def is_there(self) -> bool:
         if not self.programs:
@@ -49,6 +52,14 @@ NEEDS = (
     Need("Prometheus and promtool", ("promtool",), ("prometheus",)),
     Need("Alertmanager and amtool", ("amtool",), ("prometheus-alertmanager",)),
     Need("texts to send", (), FORTUNES),
+    Need("nftables, to lose packets in the zombies' tests", ("nft",), ("nftables",)),
+    Need("the cables of the zombies' tests", ("ip",), ("iproute2",)),
+    Need(
+        "toxiproxy, a link with delay",
+        ("toxiproxy-server",),
+        ("golang-go",),
+        "github.com/Shopify/toxiproxy/v2/cmd/server@v2.5.0",
+    ),
 )
 
 
@@ -56,9 +67,9 @@ def find_program(name: str) -> str | None:
     """The path of a program: the system's, or else the one unpacked here."""
     if found := shutil.which(name):
         return found
-    for folder in ("usr/bin", "usr/sbin", "bin"):
-        if os.access(UNPACKED / folder / name, os.X_OK):
-            return str(UNPACKED / folder / name)
+    for folder in (UNPACKED / "usr/bin", UNPACKED / "usr/sbin", UNPACKED / "bin", BUILT):
+        if os.access(folder / name, os.X_OK):
+            return str(folder / name)
     return None
 
 
@@ -149,11 +160,45 @@ def unpack_without_root(packages: list[str]) -> None:
         archive.unlink()
 
 
+def build_with_go(need: Need) -> None:
+    """Build the need's module and put the program where `find_program` looks."""
+    go = find_program("go")
+    if go is None:
+        raise OSError("there is no go to build it with")
+    print(f"building {need.programs[0]}", flush=True)
+    BUILT.mkdir(parents=True, exist_ok=True)
+    environment = {**environment_for(go), "GOBIN": str(BUILT)}
+    subprocess.run(
+        [go, "install", need.module],
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=APT_DEADLINE_S,
+    )
+    built = need.module.partition("@")[0].rpartition("/")[2]
+    os.replace(BUILT / built, BUILT / need.programs[0])
+
+
 def provide(missing: list[Need]) -> str:
     """Install what is missing; returns why that did not work, or nothing."""
+    packages = [package for need in missing for package in need.packages if not (need.module and find_program("go"))]
+    why = install(packages) if packages else ""
+    for need in missing:
+        if need.module:
+            try:
+                build_with_go(need)
+            except subprocess.CalledProcessError as error:
+                why += "\n".join((error.stderr or str(error)).strip().splitlines()[-5:])
+            except (OSError, subprocess.TimeoutExpired) as error:
+                why += str(error)
+    return why
+
+
+def install(packages: list[str]) -> str:
+    """Install Debian's packages; returns why that did not work, or nothing."""
     if shutil.which("apt-get") is None:
         return "this machine has no apt-get"
-    packages = [package for need in missing for package in need.packages]
     as_root = os.geteuid() == 0
     print(f"installing {' '.join(packages)}{'' if as_root else ' into .cache/debian'}", flush=True)
     try:

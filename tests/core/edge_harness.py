@@ -32,6 +32,7 @@ OPTIONS: dict[str, int | str | bool] = {
     "hello_timeout_ms": 5000,
     "fin_timeout_ms": 5000,
     "write_timeout_ms": 10_000,
+    "frame_timeout_ms": 10_000,
     "request_timeout_ms": 5000,
     "max_frame": 65_536,
     "queue_bytes_max": 1 << 20,
@@ -108,6 +109,8 @@ class Router:
 class Client:
     """A TCP client: frames as lists."""
 
+    websocket = False
+
     def __init__(self, port: int, receive_bytes: int = 0) -> None:
         self.socket = socket.socket()
         if receive_bytes:
@@ -122,8 +125,11 @@ class Client:
         self._held = b""
 
     def send(self, *frames: list[Any]) -> None:
-        packed = [msgpack.packb(frame) for frame in frames]
-        self.socket.sendall(b"".join(struct.pack(">I", len(body)) + body for body in packed))
+        self.socket.sendall(b"".join(self.pack(frame) for frame in frames))
+
+    def pack(self, frame: list[Any]) -> bytes:
+        body: bytes = msgpack.packb(frame)
+        return struct.pack(">I", len(body)) + body
 
     def request(self, kind: int, *rest: Any) -> int:
         """Send a request; its id."""
@@ -147,6 +153,16 @@ class Client:
 
     def frames(self, count: int) -> list[Any]:
         return [self.frame() for _ in range(count)]
+
+    def shut(self) -> None:
+        """Send no more, and go on receiving."""
+        self.socket.shutdown(socket.SHUT_WR)
+
+    def ended(self) -> bool:
+        """Wait until the gateway has closed its side."""
+        while self.socket.recv(1 << 16):
+            continue
+        return True
 
     def close(self) -> None:
         self.socket.close()
@@ -211,8 +227,8 @@ class Edge:
         assert found[0] == kind, f"expected a note of kind {kind}, not {found}"
         return found
 
-    def client(self, **options: int) -> Client:
-        self.clients.append(Client(self.port, **options))
+    def client(self, kind: type[Client] = Client, **options: int) -> Client:
+        self.clients.append(kind(self.ws_port if kind.websocket else self.port, **options))
         return self.clients[-1]
 
     def hello(self, client: Client, user: str, channels: list[list[Any]] | None = None) -> wire.Record:
@@ -236,9 +252,9 @@ class Edge:
         assert (one["conn"], one["session"]) == (client.conn, client.session)
         return one
 
-    def open(self, user: str, **options: int) -> Client:
+    def open(self, user: str, kind: type[Client] = Client, **options: int) -> Client:
         """A client whose session is open."""
-        client = self.client(**options)
+        client = self.client(kind, **options)
         one = self.hello(client, user)
         self.router.send(wire.opened(client.conn, one["seq"]))
         assert client.frame() == [WELCOME, 1, {"channels": {f"user:{user}": [EPOCH, 0, "live"]}}]

@@ -294,6 +294,17 @@ def test_a_fin_of_the_server_is_acknowledged_and_told(driver: Driver) -> None:
     assert driver.expect(CLOSED)[0] == handle
 
 
+def test_on_tcp_the_client_closes_first_after_its_fin_ack(driver: Driver) -> None:
+    handle, session = driver.connect(A, transport="tcp")
+    session.send([FIN, 1, "draining", {"class": "resume", "after": 1500}])
+    driver.expect(FAILED)
+    assert session.frame() == [FIN_ACK]
+    assert session.frame() is None
+    session.close()
+    driver.command("close", handle)
+    assert driver.expect(CLOSED)[0] == handle
+
+
 def test_crossing_fins_end_in_order(driver: Driver) -> None:
     handle, session = driver.connect()
     driver.command("close", handle)

@@ -190,7 +190,8 @@ def test_a_reclaimed_connection_hears_fin_and_has_until_its_deadline_to_answer(e
     now = vitals(edge, alice.conn)
     assert (now["was"], now["state"], now["user"], now["session"]) == (CLOSING, CLOSING, None, alice.session)
     alice.send([FIN_ACK])
-    assert alice.frame() is None
+    alice.shut()
+    assert alice.ended()
     alice.close()
     edge.wait_empty()
     assert turn(edge, conn=alice.conn) == (listing.END, [])
@@ -206,7 +207,8 @@ def test_reclaiming_what_ends_already_changes_nothing(edge: Edge) -> None:
         assert (record["was"], record["state"], record["reason"]) == (was, CLOSING, Code.KICKED)
     assert alice.frame()[:2] == [FIN, Code.KICKED]
     alice.send([FIN_ACK])
-    assert alice.frame() is None
+    alice.shut()
+    assert alice.ended()
     assert edge.counter("fins_sent") == 1
 
 

@@ -6,21 +6,24 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from core import notes, tls
+from core import notes, records, tls
 from core.codes import Code
 from core.ledger import Stats
 from core.loop import EdgeLoop
-from tests.core.edge_harness import FIN, Edge
+from tests.core import wire
+from tests.core.edge_harness import EPOCH, FIN, FIN_ACK, PUBLISH, REPLY, Edge
+from tests.core.tls_client import TlsClient, TlsSocket
 
 DEADLINE_S = 10.0
 P256 = ["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
 NUMBERS = {
     "ping_ms": 30000, "misses": 3, "hello_timeout_ms": 1000, "fin_timeout_ms": 1000, "write_timeout_ms": 5000,
     "request_timeout_ms": 5000, "max_frame": 65536, "queue_bytes_max": 1 << 20, "channels_max": 16, "publish_rate": 0,
-    "publish_burst": 0, "worker": 0, "epoch": 1, "handshakes_max": 64,
+    "publish_burst": 0, "worker": 0, "epoch": 1, "handshakes_max": 64, "frame_timeout_ms": 5000,
 }  # fmt: skip
 
 
@@ -218,3 +221,43 @@ def test_a_client_that_speaks_tls_to_a_plain_port_is_answered_as_a_broken_stream
     assert client.frame() is None
     client.close()
     edge.wait_empty()
+
+
+def of(files: Path) -> dict[str, str]:
+    return {"tls_certificate": str(files / "cert.pem"), "tls_key": str(files / "key.pem")}
+
+
+@pytest.mark.parametrize("end", ["close_notify", "tcp"])
+def test_a_client_that_sends_no_more_gets_its_answers(edges: Callable[..., Edge], files: Path, end: str) -> None:
+    edge = edges(**of(files))
+    alice = edge.open("alice", TlsClient)
+    edge.join(alice, "group:a")
+    alice.send([PUBLISH, 7, "group:a", "last words"])
+    published = edge.router.expect(records.PUBLISH)
+    if end == "tcp":
+        cast(TlsSocket, alice.socket).plain.shutdown(socket.SHUT_WR)
+    else:
+        alice.shut()
+    edge.router.send(wire.published(published["seq"], EPOCH, 1))
+    assert alice.frame() == [REPLY, 7, {"epoch": EPOCH, "offset": 1}]
+    assert alice.frame() is None
+    alice.close()
+    edge.wait_empty()
+    assert edge.live("tls") == 0
+    assert edge.counter("closed_bye") == 1
+
+
+def test_after_fin_ack_close_notify_follows_and_the_client_closes_first(
+    edges: Callable[..., Edge], files: Path
+) -> None:
+    edge = edges(fin_timeout_ms=60_000, **of(files))
+    for says_close_notify in (True, False):
+        alice = edge.open("alice", TlsClient)
+        alice.send([FIN, 0, "bye", {}])
+        assert alice.frame() == [FIN_ACK]
+        assert alice.frame() is None  # close_notify
+        if says_close_notify:
+            alice.shut()
+        alice.close()
+        edge.wait_empty()
+    assert edge.counter("closed_bye") == 2

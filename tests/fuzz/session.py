@@ -278,10 +278,21 @@ class Session:
         """Nothing more can be sent: the connection must end as the model says, or as any page row says if loose."""
         if not self.model.end:
             await self.undecided()
+        await self.close_first()
         if not await self.peer.until(lambda: self.peer.ended):
             raise Wrong(f"must end with {set(self.model.end)}, {self.state()}")
         self.check_end(self.model.end)
         raise Over
+
+    async def close_first(self) -> None:
+        """Once FIN was acknowledged it is the client that closes; in every other end it is the gateway."""
+
+        def is_acknowledged() -> bool:
+            return [15] in self.peer.frames and (not self.websocket or self.peer.close is not None)
+
+        await self.peer.until(lambda: self.peer.ended or is_acknowledged())
+        if is_acknowledged() and not self.peer.transport.is_closing():
+            self.peer.transport.write_eof()
 
     async def undecided(self) -> None:
         """A frame that is not complete, or a choice of the page's: probe it when that is possible, and leave."""

@@ -5,6 +5,7 @@ kept in `kept`, in order, so that nothing a test did not ask about is lost.
 """
 
 import asyncio
+import contextlib
 import itertools
 import json
 import random
@@ -20,6 +21,8 @@ from websockets.asyncio.client import ClientConnection, connect
 
 DEADLINE_S = 10.0
 RUN_DEADLINE_S = 60.0
+# For the gateway's close frame; then the client closes the transport, as the protocol page asks.
+CLOSE_S = 0.1
 HELLO, WELCOME, REPLY, ERROR, PING, PONG, JOIN, LEAVE, PUBLISH = range(9)
 MESSAGE, ACK, HISTORY, PRESENCE, EVENT, FIN, FIN_ACK, REFRESH, CALL = range(9, 18)
 KINDS = ("tcp", "binary", "text")
@@ -90,6 +93,10 @@ class Client:
 
     async def read_body(self) -> Frame:
         """The next frame, or Gone."""
+        raise NotImplementedError
+
+    async def shut(self) -> None:
+        """Close this side: the gateway leaves it to the client to close first."""
         raise NotImplementedError
 
     async def abort(self) -> None:
@@ -197,6 +204,13 @@ class Client:
         """FIN, its FIN_ACK, the end."""
         await self.send(FIN, 0, "bye", {})
         await self.expect(FIN_ACK)
+        await self.shut()
+        return await self.ended()
+
+    async def acknowledge(self) -> Gone:
+        """FIN_ACK to the gateway's FIN, and the end; what came before it is in `kept`."""
+        await self.send(FIN_ACK)
+        await self.shut()
         return await self.ended()
 
 
@@ -251,6 +265,10 @@ class TcpClient(Client):
     def start_reading(self) -> None:
         self._writer.transport.resume_reading()  # type: ignore[attr-defined]
 
+    async def shut(self) -> None:
+        with contextlib.suppress(OSError):
+            self._writer.write_eof()
+
     async def abort(self) -> None:
         self._writer.transport.abort()
 
@@ -267,7 +285,13 @@ class WebSocketClient(Client):
     @classmethod
     async def dial(cls, url: str, encoding: str = "text") -> "WebSocketClient":
         socket = await connect(
-            url, open_timeout=DEADLINE_S, ping_interval=None, max_size=1 << 24, proxy=None, compression=None
+            url,
+            open_timeout=DEADLINE_S,
+            close_timeout=CLOSE_S,
+            ping_interval=None,
+            max_size=1 << 24,
+            proxy=None,
+            compression=None,
         )
         return cls(socket, encoding)
 
@@ -292,6 +316,10 @@ class WebSocketClient(Client):
         assert isinstance(raw, str) == (self.encoding == "text"), f"{self.encoding} session got {raw!r}"
         frame: Frame = json.loads(raw) if isinstance(raw, str) else msgpack.unpackb(raw, strict_map_key=False)
         return frame
+
+    async def shut(self) -> None:
+        # The library leaves it to the gateway to close first, for as long as `close_timeout`.
+        await self.socket.close(4000)
 
     async def abort(self) -> None:
         self.socket.transport.abort()

@@ -204,6 +204,7 @@ def test_a_fin_that_is_not_acknowledged_ends_at_its_deadline_and_fins_may_cross(
         began = time.monotonic()
         await old.send(FIN, 0, "bye", {})
         await old.fin()
+        await old.shut()
         await old.ended()
         assert [frame[0] for frame in old.kept] == [FIN_ACK]
         assert time.monotonic() - began < 0.4
@@ -236,8 +237,7 @@ def test_a_client_that_takes_nothing_any_more_is_a_slow_consumer(holdfast: Any) 
         # The end is announced behind what was queued before it; until there the messages are whole and in order.
         _, code, _, options = await slow.fin()
         assert (code, options["class"]) == (SLOW_CONSUMER, "resume")
-        await slow.send(FIN_ACK)
-        await slow.ended()
+        await slow.acknowledge()
         assert {frame[0] for frame in slow.kept} == {MESSAGE}
         offsets = [frame[2] for frame in slow.kept]
         assert offsets == list(range(1, len(offsets) + 1))

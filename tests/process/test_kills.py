@@ -14,7 +14,6 @@ from tests.conftest import Node, marked_processes, stand_still, wait_until
 from tests.process.clients import (
     ERROR,
     EVENT,
-    FIN_ACK,
     HISTORY,
     JOIN,
     KINDS,
@@ -327,8 +326,7 @@ def test_sigterm_drains_every_client_and_leaves_nothing(holdfast: Any) -> None:
             afters.append(options["after"])
         assert len(set(afters)) > 1, "the times to come back are jittered"
         for client in clients:
-            await client.send(FIN_ACK)
-            gone = await client.ended()
+            gone = await client.acknowledge()
             assert (gone.status, gone.reason) in ((None, ""), (4000 + DRAINING, "draining"))
         # One that never acknowledges is cut, and holds nothing up.
         await silent.ended()
@@ -350,8 +348,7 @@ def test_children_of_a_killed_supervisor_end_by_themselves(holdfast: Any) -> Non
         for client in clients:
             _, code, _, _ = await client.fin()
             assert code == DRAINING
-            await client.send(FIN_ACK)
-            await client.ended()
+            await client.acknowledge()
 
     run(body())
     node._process.wait(5)

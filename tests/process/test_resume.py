@@ -8,7 +8,6 @@ import pytest
 from tests.conftest import Node
 from tests.process.clients import (
     ERROR,
-    FIN_ACK,
     HELLO,
     KINDS,
     MESSAGE,
@@ -115,8 +114,7 @@ def test_the_older_connection_hears_resumed_elsewhere_and_nothing_more(node: Nod
             assert (code, options) == (RESUMED_ELSEWHERE, {"class": "stop"})
             position = await other.publish(channel, "for the new one alone")
             assert (await new.message())[2] == position["offset"]
-            await old.send(FIN_ACK)
-            gone = await old.ended()
+            gone = await old.acknowledge()
             assert not [frame for frame in old.kept if frame[0] == MESSAGE]
             if isinstance(old, WebSocketClient):
                 assert (gone.status, gone.reason) == (4000 + RESUMED_ELSEWHERE, "resumed_elsewhere")
@@ -134,8 +132,7 @@ def test_a_session_is_resumed_on_another_worker_as_well(node: Node) -> None:
         for _ in range(64):
             newest = await resume(node, newest)
             await old.fin()
-            await old.send(FIN_ACK)
-            await old.ended()
+            await old.acknowledge()
             workers.add(worker_of(node, newest))
             old = newest
             if workers - {home}:

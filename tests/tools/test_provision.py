@@ -29,6 +29,24 @@ def test_the_policy_that_was_there_comes_back(
     assert before is None or policy.stat().st_mode & 0o777 == 0o700
 
 
+def test_what_debian_lacks_is_built_with_go_under_the_name_that_is_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = tmp_path / "go"
+    compiler.write_text(
+        '#!/bin/sh\n[ "$1 $2" = "install example.org/thing/v2/cmd/server@v1.0.0" ] && : > "$GOBIN/server"\n'
+    )
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(provision, "BUILT", tmp_path / "built")
+    monkeypatch.setattr(provision, "install", lambda _: pytest.fail("Go is there"))
+    need = provision.Need("thing", ("thing-server",), ("golang-go",), "example.org/thing/v2/cmd/server@v1.0.0")
+    assert provision.provide([need]) == ""
+    assert (tmp_path / "built" / "thing-server").is_file()
+    lacking = provision.Need("other", ("other",), ("golang-go",), "example.org/other@v1.0.0")
+    assert provision.provide([lacking]), "why it did not work is said"
+
+
 def test_nothing_is_installed_when_all_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provision.Need, "is_there", lambda _: True)
     monkeypatch.setattr(provision, "provide", lambda _: pytest.fail("nothing is missing"))

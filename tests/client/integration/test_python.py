@@ -82,6 +82,27 @@ async def in_thread(condition: Callable[[], Any], what: str) -> None:
 
 
 @wires
+def test_closing_leaves_the_address_pairs_rest_to_the_client(node: Node, wire: Wire) -> None:
+    async def main() -> None:
+        for _ in range(10):
+            session = await connect(url(node, wire), user="ann", encoding=wire[1])
+            began = asyncio.get_running_loop().time()
+            await session.close()
+            assert asyncio.get_running_loop().time() - began < 2.0, "nothing is waited for in vain"
+
+    def resting() -> set[str]:
+        """The other ends of what is in TIME_WAIT at the gateway's port."""
+        port = node.port if wire[0] == "tcp" else node.ws_port
+        lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        return {line[2] for line in lines if int(line[1].rpartition(":")[2], 16) == port and line[3] == "06"}
+
+    before = resting()
+    run(main())
+    wait_until(lambda: node.live("connection") == 0, "all are gone")
+    assert resting() <= before
+
+
+@wires
 def test_a_conversation(node: Node, wire: Wire) -> None:
     async def body() -> None:
         channel = group()

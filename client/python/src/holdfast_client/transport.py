@@ -18,6 +18,9 @@ from .errors import Closed, ConnectFailed
 
 WRITE_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 2.0
+# FIN and FIN_ACK have ended the session before the WebSocket is closed, and the gateway leaves it to us to close first:
+# the address pair rests for a minute on that side (TIME_WAIT). So the close frame is written and not waited for.
+WEBSOCKET_CLOSE_TIMEOUT_S = 0.0
 READ_CHUNK_BYTES = 64 * 1024
 # A backlog for bodies inside the WebSocket library; ours, the inbox, is what applies back-pressure.
 WEBSOCKET_BACKLOG_MESSAGES = 64
@@ -183,7 +186,7 @@ async def _open_websocket(url: str, host: str, port: int, context: tls.SSLContex
         compression=None,
         ping_interval=None,
         open_timeout=None,
-        close_timeout=CLOSE_TIMEOUT_S,
+        close_timeout=WEBSOCKET_CLOSE_TIMEOUT_S,
         max_size=RECEIVED_FRAME_BYTES_MAX,
         max_queue=WEBSOCKET_BACKLOG_MESSAGES,
     )

@@ -1,0 +1,85 @@
+"""A second machine in this one: a network namespace behind a cable of its own, which can lose packets or be cut."""
+
+import contextlib
+import ctypes
+import os
+import random
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from tools import provision
+
+COMMAND_DEADLINE_S = 20
+CLONE_NEWNET = 0x40000000
+# From RFC 2544's range, which nobody uses for anything else; a cable takes four addresses of it.
+ADDRESSES = "198.18.{}.{}"
+
+
+def why_not() -> str:
+    """Why namespaces cannot be had here; empty when they can."""
+    if os.geteuid() != 0:
+        return "needs root: a network namespace and a cable into it are made"
+    missing = [name for name in ("ip", "nft") if provision.find_program(name) is None]
+    return f"needs {' and '.join(missing)}: make provision" if missing else ""
+
+
+def command(*words: str) -> None:
+    program = provision.find_program(words[0])
+    assert program, f"{words[0]} is not installed"
+    environment = provision.environment_for(program)
+    subprocess.run([program, *words[1:]], env=environment, check=True, capture_output=True, timeout=COMMAND_DEADLINE_S)
+
+
+class Namespace:
+    """Attributes: `here` and `there`, the addresses at both ends of the cable; made by `namespace`."""
+
+    def __init__(self, name: str, number: int, place: int) -> None:
+        self.name, self.cable = name, f"{name}c"
+        self.here, self.there = ADDRESSES.format(number, place + 1), ADDRESSES.format(number, place + 2)
+
+    def lay_cable(self) -> None:
+        command("ip", "netns", "add", self.name)
+        command("ip", "link", "add", self.cable, "type", "veth", "peer", "name", "cable", "netns", self.name)
+        command("ip", "address", "add", f"{self.here}/30", "dev", self.cable)
+        command("ip", "link", "set", self.cable, "up")
+        self.inside("ip", "address", "add", f"{self.there}/30", "dev", "cable")
+        for device in ("lo", "cable"):
+            self.inside("ip", "link", "set", device, "up")
+
+    def inside(self, *words: str) -> None:
+        """Run a command in there."""
+        command("ip", "netns", "exec", self.name, provision.find_program(words[0]) or words[0], *words[1:])
+
+    def enter(self) -> None:
+        """Let the calling thread, and no other one, make its sockets in there from now on."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        with Path(f"/run/netns/{self.name}").open() as opened:
+            if libc.setns(opened.fileno(), CLONE_NEWNET) != 0:
+                raise OSError(ctypes.get_errno(), "setns")
+
+    def lose(self, percent: int) -> None:
+        """From now on so many packets get lost, in both directions; 100 cuts the cable, and nobody is told."""
+        what = "drop" if percent == 100 else f"numgen random mod 100 < {percent} drop"
+        self.inside("nft", "add table inet weather")
+        for hook in ("input", "output"):
+            self.inside("nft", f"add chain inet weather {hook} {{ type filter hook {hook} priority 0; }}")
+            self.inside("nft", f"flush chain inet weather {hook}")
+            self.inside("nft", f"add rule inet weather {hook} {what}")
+
+    def remove(self) -> None:
+        for words in (("ip", "link", "del", self.cable), ("ip", "netns", "del", self.name)):
+            with contextlib.suppress(subprocess.CalledProcessError):
+                command(*words)
+
+
+@contextlib.contextmanager
+def namespace() -> Iterator[Namespace]:
+    """A namespace with a cable, gone afterwards; needs root (see `why_not`)."""
+    number = random.SystemRandom().randrange(1 << 14)
+    made = Namespace(f"hf{number:x}", number >> 6, (number & 63) * 4)
+    try:
+        made.lay_cable()
+        yield made
+    finally:
+        made.remove()
