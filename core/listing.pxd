@@ -12,7 +12,8 @@ from core.mailbox cimport Note
 
 cdef enum:
     SLOTS_MAX = 4096            # of one turn
-    RECORDS_MAX = 128           # of one turn; each may ask the kernel for its peer
+    RECORDS_MAX = 128           # of one turn
+    PEERS_MAX = 256             # of one turn: connections whose peer the kernel is asked for, a system call each
     RECORD_BYTES_MAX = 512      # a record is below: the user has 250 bytes, the rest 200
     LIST_END = 0xFFFFFFFF
 

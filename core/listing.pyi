@@ -3,6 +3,7 @@ from typing import Final
 FIELDS: Final[tuple[str, ...]]
 SLOTS_A_TURN: Final[int]
 RECORDS_A_TURN: Final[int]
+PEERS_A_TURN: Final[int]
 END: Final[int]
 TICK_MS: Final[int]
 ANY_STATE: Final[int]

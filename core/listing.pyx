@@ -48,6 +48,7 @@ ctypedef struct Walk:           # one turn's part of a listing
     uint32_t user               # index of the user's channel, NONE: there is none here
     uint32_t tick
     uint32_t records
+    uint32_t peers              # that the kernel was asked for
     bint reclaim
     int code
     uint32_t after_ms
@@ -58,20 +59,22 @@ FIELDS = ("conn", "was", "user", "session", "address", "port", "websocket", "jso
           "heard", "sent", "rtt_ms", "lost_heartbeats", "queued_bytes", "memberships", "requests", "state", "reason")
 SLOTS_A_TURN = SLOTS_MAX
 RECORDS_A_TURN = RECORDS_MAX
+PEERS_A_TURN = PEERS_MAX
 END = <uint32_t> LIST_END
 TICK_MS = WHEEL_TICK_MS
 ANY_STATE = (1 << STATE_CLOSED) - 1
 assert sizeof(ListQuery) == 64 and STATE_COUNT <= 8
 
 
-cdef uint16_t _peer(Edge *edge, Connection *conn, uint8_t *address) noexcept nogil:
+cdef uint16_t _peer(Walk *walk, Connection *conn, uint8_t *address) noexcept nogil:
     """Where the client is: as a PROXY header told it, else the socket's peer. Its port; 0: nobody knows."""
     cdef Aside *aside
     if conn.aside != ASIDE_NONE:
-        aside = conn_aside_at(&edge.asides, conn)
+        aside = conn_aside_at(&walk.edge.asides, conn)
         if aside.port:
             memcpy(address, aside.address, 16)
             return aside.port
+    walk.peers += 1
     return <uint16_t> holdfast_peer(conn.fd, address)
 
 
@@ -89,7 +92,7 @@ cdef bint _fits(Walk *walk, Connection *conn) noexcept nogil:
     if query.older and walk.tick - vital_of(walk.edge, conn).created < query.older:
         return False
     return not query.by_address \
-        or (_peer(walk.edge, conn, address) and memcmp(address, query.address, 16) == 0)
+        or (_peer(walk, conn, address) and memcmp(address, query.address, 16) == 0)
 
 
 cdef void _write_session(MpWriter *writer, Edge *edge, Connection *conn) noexcept nogil:
@@ -127,7 +130,7 @@ cdef void _take(Walk *walk, Connection *conn) noexcept nogil:
     cdef MpWriter writer
     cdef uint16_t port
     memset(address, 0, 16)
-    port = _peer(edge, conn, address)
+    port = _peer(walk, conn, address)
     writer.p = body
     writer.end = body + sizeof(body)
     writer.overflow = False
@@ -164,7 +167,7 @@ cdef uint32_t _walk(Walk *walk) noexcept nogil:
     cdef SlabChunk *chunk
     cdef Connection *conn
     while slot >> shift < edge.connections.chunk_count:
-        if steps == SLOTS_MAX or walk.records >= walk.query.limit:
+        if steps == SLOTS_MAX or walk.records >= walk.query.limit or walk.peers >= PEERS_MAX:
             return slot
         steps += 1
         chunk = &edge.connections.chunks[slot >> shift]
@@ -199,6 +202,7 @@ cdef void _begin(Walk *walk, Edge *edge, const Note *note, const uint8_t *text, 
         walk.user = _user_channel(edge, text + sizeof(ListQuery), note.text_size - <uint32_t> sizeof(ListQuery))
     walk.tick = edge_tick(edge)
     walk.records = 0
+    walk.peers = 0
     walk.reclaim = note.kind == NOTE_RECLAIM
     walk.code = <int> note.first
     walk.after_ms = <uint32_t> note.second

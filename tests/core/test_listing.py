@@ -156,6 +156,8 @@ def test_one_turn_looks_at_a_bounded_number_of_slots_and_packs_a_bounded_number(
         goes_on, found = turn(edge, limit=10_000)
         assert len(found) == goes_on == listing.RECORDS_A_TURN
         assert len({one["conn"] for one in listed(edge)}) == count
+        assert turn(edge, address=bytes(16)) == (listing.PEERS_A_TURN, [])
+        assert listed(edge, address=bytes(16)) == []
     finally:
         for one in made:
             one.close()
