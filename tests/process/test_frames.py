@@ -15,6 +15,7 @@ from tests.process.clients import (
     FIN,
     FIN_ACK,
     HELLO,
+    HISTORY,
     JOIN,
     KINDS,
     MESSAGE,
@@ -336,6 +337,23 @@ def test_fin_is_answered_by_fin_ack_and_nothing_more(node: Node, kind: str) -> N
         await staying.publish(channel, "still here")
         assert [frame[3] for frame in await staying.settle() if frame[0] == MESSAGE] == ["still here"]
         await staying.close()
+
+    run(body())
+
+
+def test_who_sends_no_more_is_answered_and_closed_well_before_a_requests_deadline(node: Node) -> None:
+    async def body() -> None:
+        channel = group()
+        client = await tcp_session(node)
+        await client.join(channel)
+        position = await client.publish(channel, "x")
+        began = asyncio.get_running_loop().time()
+        await client.send(HISTORY, 901, channel, {})
+        await client.shut()
+        answer = await client.answer(901)
+        assert answer["offset"] == position["offset"]
+        await client.ended()
+        assert asyncio.get_running_loop().time() - began < 4.0  # without the control thread's word it would be 5 s
 
     run(body())
 
