@@ -11,6 +11,7 @@ from core.edge cimport Edge
 
 cdef enum:
     DRAIN_STEP_MAX = 4096       # FINs of one step, all in one turn
+    DRAIN_ACCEPT_TURNS = 512    # times ACCEPT_TURN connections: the longest queue that can be configured
 
 cdef void drain_begin(Edge *edge, bint leaves) noexcept nogil
 cdef void drain_step(Edge *edge, uint64_t count, uint64_t first_us, uint64_t spacing_us, uint64_t pace) noexcept nogil

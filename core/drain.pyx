@@ -33,15 +33,20 @@ cdef void drain_listeners_close(Edge *edge) noexcept nogil:
     edge.ws_fd = -1
 
 
+cdef void _queue_take(Edge *edge, int fd, bint websocket) noexcept nogil:
+    """Accept what waits; a queue that fills as quickly as it is emptied is left at some point."""
+    cdef int turns = 0
+    while accept_all(edge, fd, websocket) == ACCEPT_TURN and turns < DRAIN_ACCEPT_TURNS:
+        turns += 1
+
+
 cdef void drain_begin(Edge *edge, bint leaves) noexcept nogil:
     """Accept nothing more. What waits in a queue that nobody else will empty is taken first, as it would be reset;
     with `leaves` a successor has the same queue."""
     edge.draining = True
     if not leaves:
-        while accept_all(edge, edge.tcp_fd, False) == ACCEPT_TURN:
-            pass
-        while accept_all(edge, edge.ws_fd, True) == ACCEPT_TURN:
-            pass
+        _queue_take(edge, edge.tcp_fd, False)
+        _queue_take(edge, edge.ws_fd, True)
     drain_listeners_close(edge)
 
 

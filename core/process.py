@@ -40,6 +40,15 @@ def adopt_orphans(adopt: bool) -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, int(adopt))
 
 
+def has_terminal() -> bool:
+    """Whether this process has a controlling terminal, and that is still there."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
 def set_title(title: str) -> None:
     """Be called `title` in the list of processes, as far as the command line that it was started with has room."""
     _prctl(_PR_SET_NAME, title.removeprefix("holdfast ").encode()[:15])

@@ -131,7 +131,7 @@ class ChildProcess:
 
     def stats(self) -> Mapping[str, Mapping[str, int]]:
         """What it has counted so far, as `core.ledger.read` gives it; nothing before its start and after its end."""
-        return dict.fromkeys(_PARTS, {}) if self._memory is None else ledger.read(self._memory)
+        return {part: {} for part in _PARTS} if self._memory is None else ledger.read(self._memory)
 
     def turn_ms(self) -> int:
         """When the data plane's last turn began, as CLOCK_MONOTONIC counts; 0: there was none yet, or it has ended."""

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from core.process import has_terminal
 from gateway import logs
 from gateway.child import Child, ChildSpec, said
 from gateway.errors import PortTakenError, StartError
@@ -165,11 +166,21 @@ class Supervisor:
             child.send(signal.SIGKILL)
 
     def handle_signals(self) -> None:
-        """SIGTERM and SIGINT stop the node; a second SIGINT kills it. SIGHUP: see `on_hangup`."""
+        """SIGTERM and SIGINT stop the node, and so does the end of its terminal; a second SIGINT kills it.
+
+        SIGHUP otherwise: see `on_hangup`.
+        """
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self.stop)
-        loop.add_signal_handler(signal.SIGHUP, lambda: self.on_hangup())
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up, has_terminal())
         loop.add_signal_handler(signal.SIGINT, lambda: self.kill() if self.stopping else self.stop())
+
+    def _hang_up(self, had_terminal: bool) -> None:
+        """SIGHUP says two things: that somebody wants a rolling restart, or that the terminal was closed."""
+        if had_terminal and not has_terminal():
+            self.stop()
+        else:
+            self.on_hangup()
 
     # ------------------------------------------------------------------------------------------------------ starting
 

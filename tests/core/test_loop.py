@@ -87,7 +87,9 @@ def test_stopping_closes_everything(edge: Edge) -> None:
 
 def test_draining_tells_everybody_when_to_come_back_and_takes_nobody_new(edge: Edge) -> None:
     clients = [edge.open(f"user{number}") for number in range(3)]
-    edge.put(notes.DRAIN, first=5000)
+    edge.put(notes.DRAIN)
+    edge.put(notes.DRAIN_STEP, first=10, second=1_000_000)
+    assert edge.note(notes.DRAIN_SENT)[4] == 3
     for client in clients:
         code, _, options = client.frame()[1:]
         assert (code, options["class"]) == (Code.DRAINING, "resume")

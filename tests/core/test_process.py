@@ -62,3 +62,25 @@ def test_a_title_takes_the_place_of_the_command_line_as_far_as_there_is_room(tit
     assert title.startswith(shown)
     assert len(shown) >= 17
     assert name == title.removeprefix("holdfast ")[:15]
+
+
+def test_a_terminal_is_there_until_it_is_closed() -> None:
+    program = """
+import os, pty, signal, sys, time
+from core.process import has_terminal
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+pid, master = pty.fork()
+if pid == 0:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    had = has_terminal()
+    os.write(1, b"ready")
+    end = time.monotonic() + 10
+    while has_terminal() and time.monotonic() < end:
+        time.sleep(0.01)
+    os._exit(10 * had + has_terminal())
+assert b"ready" in os.read(master, 100)
+os.close(master)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
+    assert done.stdout.strip() == "10"

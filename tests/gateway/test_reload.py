@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gateway import supervisor as supervisor_module
 from gateway.child import ChildSpec
 from gateway.errors import ConfigError, RequestError
 from gateway.reload import Plan, Reload
@@ -133,6 +134,26 @@ def test_the_nodes_end_calls_it_off_and_leaves_nothing(programs: Any, run_in_loo
             await until(lambda: bool(programs.noted("leaves")), "the first leaves")
         assert reload.progress.state == "called_off"
         assert all(child.processes == [] for child in supervisor.children)
+
+    run_in_loop(scenario())
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_sighup_of_a_terminal_that_was_closed_stops_the_node(
+    programs: Any, run_in_loop: Any, monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
+    async def scenario() -> None:
+        spec = programs.spec("worker-0")
+        supervisor = Supervisor(None, [spec], QUICK)
+        reload = Reload(supervisor, lambda _: plan_of(spec))
+        supervisor.on_hangup = reload.begin_quietly
+        monkeypatch.setattr(supervisor_module, "has_terminal", lambda: before)
+        supervisor.handle_signals()
+        monkeypatch.setattr(supervisor_module, "has_terminal", lambda: False)
+        async with Running(supervisor):
+            os.kill(os.getpid(), signal.SIGHUP)
+            await until(lambda: supervisor.stopping or reload.progress.state == "done", "it is heard")
+            assert supervisor.stopping == before
 
     run_in_loop(scenario())
 
