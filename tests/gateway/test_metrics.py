@@ -93,7 +93,7 @@ def test_open_files_their_limit_and_the_start_are_told() -> None:
 def test_where_the_folders_size_says_nothing_the_files_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """As before Linux 6.2."""
     before = metrics._open_files(os.getpid())
-    monkeypatch.setattr(metrics.os, "stat", lambda _: SimpleNamespace(st_size=0))
+    monkeypatch.setattr(os, "stat", lambda _: SimpleNamespace(st_size=0))
     # The listing itself is one more.
     assert metrics._open_files(os.getpid()) == before + 1
 
