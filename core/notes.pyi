@@ -1,4 +1,6 @@
-from typing import Final
+from typing import Final, TypeAlias
+
+_Note: TypeAlias = tuple[int, int, int, int, int, int, bytes, bytes, bytes]
 
 FRAME: Final[int]
 PRESENCE_EXPECT: Final[int]
@@ -6,6 +8,7 @@ PRESENCE_PART: Final[int]
 LINKED: Final[int]
 STOPPED: Final[int]
 LISTED: Final[int]
+AUDITED: Final[int]
 OPEN: Final[int]
 SEND: Final[int]
 FIN: Final[int]
@@ -18,3 +21,4 @@ RECLAIM: Final[int]
 DRAIN_SENT: Final[int]
 TAKEN: Final[int]
 DRAIN_STEP: Final[int]
+AUDIT: Final[int]
