@@ -49,7 +49,7 @@ class NodeAudit:
 
     def ledger(self) -> Report:
         """What every process has counted: `{"processes": [{"process", "pid", "kinds": {kind: {...}}}, ...]}`."""
-        rows = [(self._own[0], self._own[1], self._totals())]
+        rows: list[tuple[str, int | None, Totals]] = [(*self._own, self._totals())]
         rows += [(child.name, child.pid, child.totals()) for child in self._children()]
         return {"processes": [{"process": name, "pid": pid, "kinds": _kinds(totals)} for name, pid, totals in rows]}
 
