@@ -24,7 +24,7 @@ SOURCES := setup.py $(wildcard core/*.pyx core/*.pxd core/*.h)
 METADATA := pyproject.toml $(wildcard client/python/pyproject.toml)
 TESTS ?= tests
 
-.PHONY: help run test bench million soak locust check replay fuzz build build-checked debug docs clean \
+.PHONY: help run test bench million soak locust check replay asan valgrind fuzz build build-checked debug docs clean \
 	provision test-release test-checked
 
 help: ## list the verbs
@@ -54,6 +54,12 @@ soak: build ## hold 120,000 connections with traffic for ten minutes; longer thr
 
 replay: $(PLACED)/dev build provision ## send every line of the fortunes packages through mixed clients
 	@$(BIN) python loadtest/replay.py $(ARGS)
+
+asan: $(PLACED)/dev build $(STAMPS)/asan provision ## the core's tests under AddressSanitizer, LeakSanitizer and UBSan
+	@$(BIN) python tools/sanitize.py asan $(ARGS)
+
+valgrind: $(PLACED)/dev build $(STAMPS)/checked provision ## the core's tests of structures and loops under valgrind
+	@$(BIN) python tools/sanitize.py valgrind $(ARGS)
 
 fuzz: $(PLACED)/dev build ## 200,000 random and mutated frames and handshakes; SEED and count through ARGS
 	@$(BIN) python tests/fuzz/run.py $(ARGS)
@@ -110,6 +116,10 @@ $(STAMPS)/release: $(PLACED)/base $(SOURCES) tools/build.py
 
 $(STAMPS)/checked: $(PLACED)/base $(SOURCES) tools/build.py $(shell find gateway router core -type f -not -name '*.so' -not -path '*/__pycache__/*')
 	@$(VENV)/bin/python tools/build.py checked --jobs $(JOBS)
+	@mkdir -p $(@D) && touch $@
+
+$(STAMPS)/asan: $(PLACED)/base $(SOURCES) tools/build.py $(shell find gateway router core -type f -not -name '*.so' -not -path '*/__pycache__/*')
+	@$(VENV)/bin/python tools/build.py asan --jobs $(JOBS)
 	@mkdir -p $(@D) && touch $@
 
 $(PLACED)/installed: $(METADATA) $(PLACED)/base | $(STAMPS)/release

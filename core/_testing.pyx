@@ -15,7 +15,7 @@ from core.edge cimport DOMAIN_GROUP, NONE, REQUEST_PUBLISH, Channel, ChannelMemb
 from core.fanout cimport (channel_acquire, channel_at, channel_find, channel_members, channel_name, member_add,
                           member_remove, member_remove_all)
 from core.hash cimport HashKey, index_free
-from core.ledger cimport COUNT_ILLEGAL_STATES, COUNTER_FIRST, KIND_FD, Stats, ledger_close, ledger_error, ledger_time
+from core.ledger cimport COUNT_ILLEGAL_STATES, COUNTER_FIRST, KIND_FD, Stats, ledger_error, ledger_release, ledger_time
 from core.mailbox cimport Mailbox, Note, mailbox_drain, mailbox_free, mailbox_init, mailbox_put, mailbox_ring
 from core.names cimport names_free, names_init
 from core.outbox cimport outbox_drop, outbox_send, outbox_settle
@@ -234,7 +234,7 @@ cdef class Members:
         cdef Connection *connection = self.at(conn)
         member_remove_all(self.edge, connection)
         outbox_drop(self.edge, connection)
-        ledger_close(self.edge.ledger, KIND_FD)
+        ledger_release(self.edge.ledger, KIND_FD, connection.fd)
         connection.fd = -1
         connection.state = STATE_CLOSED
         conn_release(&self.edge.connections, self.edge.ledger, connection)

@@ -8,7 +8,8 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
-from core.ledger cimport KIND_BUFFER, KIND_SEGMENT, Ledger, ledger_close, ledger_open
+from core.ledger cimport KIND_BUFFER, KIND_SEGMENT, Ledger, ledger_acquire, ledger_leaks, ledger_release
+from core.sites cimport HERE
 from core.slab cimport HOLDFAST_CHECKS, SLAB_NONE, SLAB_POISON, Slab, invariant, slab_acquire, slab_at, slab_release
 
 cdef enum:
@@ -43,17 +44,19 @@ cdef inline Shared *shared_create(Ledger *ledger, uint32_t capacity) noexcept no
     shared.capacity = capacity
     shared.used = 0
     shared.private = 0
-    ledger_open(ledger, KIND_BUFFER)
+    ledger_acquire(ledger, KIND_BUFFER, <size_t> shared, HERE)
     return shared
 
 
 cdef inline void shared_release(Ledger *ledger, Shared *shared) noexcept nogil:
     invariant(shared.refs > 0 and shared.used <= shared.capacity)
+    if ledger_leaks(ledger, KIND_BUFFER):
+        return
     shared.refs -= 1
     if shared.refs == 0:
         if HOLDFAST_CHECKS:
             memset(shared.data, SLAB_POISON, shared.capacity)
-        ledger_close(ledger, KIND_BUFFER)
+        ledger_release(ledger, KIND_BUFFER, <size_t> shared)
         free(shared)
 
 
@@ -107,11 +110,13 @@ cdef inline Segment *segment_acquire(Slab *slab, Ledger *ledger, Shared *shared,
     segment.index = index
     segment.settled = 0
     shared.refs += 1
-    ledger_open(ledger, KIND_SEGMENT)
+    ledger_acquire(ledger, KIND_SEGMENT, <size_t> segment, HERE)
     return segment
 
 
 cdef inline void segment_release(Slab *slab, Ledger *ledger, Segment *segment) noexcept nogil:
     shared_release(ledger, segment.shared)
+    if ledger_leaks(ledger, KIND_SEGMENT):
+        return
+    ledger_release(ledger, KIND_SEGMENT, <size_t> segment)
     slab_release(slab, segment.index)
-    ledger_close(ledger, KIND_SEGMENT)

@@ -9,7 +9,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from core.ledger cimport KIND_ZMQ_MESSAGE, Ledger, ledger_close
+from core.ledger cimport KIND_ZMQ_MESSAGE, Ledger, ledger_leaks, ledger_release
 from core.peers cimport BusBatch, Peers, peers_pending, peers_send
 
 cdef enum:
@@ -98,11 +98,13 @@ cdef inline int bus_send(Bus *bus, const uint8_t *identity, uint32_t identity_si
 
 cdef inline void bus_done(Bus *bus) noexcept nogil:
     """The batch that was received last is not needed any more."""
+    if ledger_leaks(bus.ledger, KIND_ZMQ_MESSAGE):
+        return
     if not bus.native:
         bus.zmq.msg_close(&bus.body)
         if bus.router and not bus.more:
             bus.zmq.msg_close(&bus.identity)
-    ledger_close(bus.ledger, KIND_ZMQ_MESSAGE)
+    ledger_release(bus.ledger, KIND_ZMQ_MESSAGE, 0)
 
 
 cdef object bus_open(Bus *bus, Ledger *ledger, int kind, str endpoint, bytes identity, int epoll_fd)

@@ -8,9 +8,10 @@ import os
 from libc.errno cimport errno
 from posix.dlfcn cimport RTLD_NOW, dlerror, dlopen, dlsym
 
-from core.ledger cimport ledger_open
+from core.ledger cimport ledger_acquire
 from core.peers cimport peers_close, peers_lost, peers_on_event, peers_open, peers_receive, peers_tick
 from core.poller cimport EPOLL_CTL_ADD, EPOLLIN, TAG_BUS, poller_watch
+from core.sites cimport HERE
 
 
 def libzmq_path():
@@ -172,7 +173,7 @@ cdef bint bus_receive(Bus *bus, BusBatch *batch) noexcept nogil:
     if not (peers_receive(&bus.peers, batch) if bus.native else _zmq_receive(bus, batch)):
         bus.ready = False
         return False
-    ledger_open(bus.ledger, KIND_ZMQ_MESSAGE)
+    ledger_acquire(bus.ledger, KIND_ZMQ_MESSAGE, 0, HERE)
     return True
 
 

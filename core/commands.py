@@ -16,6 +16,8 @@ from typing import Any
 
 import msgpack
 
+from core.owned import ACCOUNT, Held
+
 FRAME_BYTES_MAX = 64 * 1024 * 1024
 UNDER_WAY_MAX = 64
 SEND_DEADLINE_S = 10.0
@@ -82,6 +84,7 @@ class CommandServer:
         self._handlers = handlers
         self._writer: asyncio.StreamWriter | None = None
         self._serving: asyncio.Task[None] | None = None
+        self._held: list[Held] = []
         self._answering: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -90,9 +93,13 @@ class CommandServer:
             return
         sock = socket.socket(fileno=self._fd)
         sock.setblocking(False)
+        self._held = [
+            ACCOUNT.hold("handle", "the server of commands", object_=self),
+            ACCOUNT.hold("control_fd", "the socket of commands", fd=self._fd),
+        ]
         async with asyncio.timeout(SEND_DEADLINE_S):
             reader, self._writer = await asyncio.open_unix_connection(sock=sock)
-        self._serving = asyncio.create_task(self._serve(reader), name="commands")
+        self._serving = ACCOUNT.task(self._serve(reader), "commands", owner=self._held[0])
 
     def tell(self, event: str, **fields: Any) -> None:
         """Tell the supervisor something that it did not ask for. Dropped when it takes nothing any more."""
@@ -110,13 +117,15 @@ class CommandServer:
         if self._writer is not None:
             await _close(self._writer)
             self._writer = None
+        for held in self._held:
+            held.close()
 
     async def _serve(self, reader: asyncio.StreamReader) -> None:
         while (frame := await _read(reader)) is not None:
             if len(self._answering) >= UNDER_WAY_MAX:
                 await self._answer(frame)
                 continue
-            task = asyncio.create_task(self._answer(frame), name=f"command {frame['method']}")
+            task = ACCOUNT.task(self._answer(frame), f"command {frame['method']}", owner=self._held[0])
             self._answering.add(task)
             task.add_done_callback(self._answering.discard)
 
@@ -152,13 +161,17 @@ class CommandClient:
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
+        self._held = [
+            ACCOUNT.hold("handle", "the asker of commands", object_=self),
+            ACCOUNT.hold("control_fd", "the socket of commands", fd=sock.fileno()),
+        ]
 
     async def start(self) -> None:
         """Listen to the process from now on, in the running loop."""
         self._sock.setblocking(False)
         async with asyncio.timeout(SEND_DEADLINE_S):
             reader, self._writer = await asyncio.open_unix_connection(sock=self._sock)
-        self._reading = asyncio.create_task(self._read_all(reader), name="answers to commands")
+        self._reading = ACCOUNT.task(self._read_all(reader), "answers to commands", owner=self._held[0])
 
     async def ask(self, method: str, *, deadline_s: float, **arguments: Any) -> Any:
         """The process's answer.
@@ -199,6 +212,8 @@ class CommandClient:
             self._writer.transport.abort()
             await _close(self._writer)
             self._writer = None
+        for held in self._held:
+            held.close()
 
     async def _read_all(self, reader: asyncio.StreamReader) -> None:
         try:

@@ -10,8 +10,8 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from core.framing_tcp cimport TcpDecoder
 from core.framing_ws cimport WsDecoder
-from core.ledger cimport (COUNT_ILLEGAL_STATES, KIND_ASIDE, KIND_CONNECTION, STATE_FIRST, Ledger, ledger_close,
-                          ledger_count, ledger_open)
+from core.ledger cimport (COUNT_ILLEGAL_STATES, KIND_ASIDE, KIND_CONNECTION, STATE_FIRST, Ledger, ledger_acquire,
+                          ledger_count, ledger_leaks, ledger_release)
 from core.buffer cimport Segment
 from core.ring cimport Ring
 from core.slab cimport SLAB_NONE, Slab, invariant, slab_acquire, slab_at, slab_release

@@ -4,6 +4,7 @@ from core.slab cimport slab_free, slab_init
 from libc.string cimport memset
 
 from core.ledger cimport KIND_FD, Stats
+from core.sites cimport HERE
 
 STATES = ("accepted", "handshaking", "open", "closing", "closed")
 CONNECTION_BYTES = sizeof(Connection)
@@ -30,8 +31,8 @@ cdef Connection *conn_acquire(Slab *table, Ledger *ledger, uint32_t *generation,
     conn.state = STATE_ACCEPTED
     conn.membership_capacity = MEMBERSHIPS_INLINE
     timer_init(&conn.timer)
-    ledger_open(ledger, KIND_CONNECTION)
-    ledger_open(ledger, KIND_FD)
+    ledger_acquire(ledger, KIND_CONNECTION, conn.index, HERE)
+    ledger_acquire(ledger, KIND_FD, fd, HERE)
     ledger.words[STATE_FIRST + STATE_ACCEPTED] += 1
     return conn
 
@@ -41,9 +42,11 @@ cdef void conn_release(Slab *table, Ledger *ledger, Connection *conn) noexcept n
     invariant(conn.state == STATE_CLOSED and conn.fd == -1 and conn.aside == ASIDE_NONE and conn.out_head == NULL)
     invariant(conn.membership_count == 0 and conn.membership_capacity == MEMBERSHIPS_INLINE)
     invariant(not timer_set(&conn.timer))
+    if ledger_leaks(ledger, KIND_CONNECTION):
+        return
+    ledger_release(ledger, KIND_CONNECTION, conn.index)
     conn.generation = 0
     slab_release(table, conn.index)
-    ledger_close(ledger, KIND_CONNECTION)
 
 
 cdef Aside *conn_aside(Slab *asides, Ledger *ledger, Connection *conn) noexcept nogil:
@@ -55,7 +58,7 @@ cdef Aside *conn_aside(Slab *asides, Ledger *ledger, Connection *conn) noexcept 
             return NULL
         memset(slab_at(asides, index), 0, sizeof(Aside))
         conn.aside = index + 1
-        ledger_open(ledger, KIND_ASIDE)
+        ledger_acquire(ledger, KIND_ASIDE, index, HERE)
     return conn_aside_at(asides, conn)
 
 
@@ -68,9 +71,10 @@ cdef void conn_aside_rest(Slab *asides, Ledger *ledger, Connection *conn) noexce
     if conn.state != STATE_CLOSED and (aside.kept or aside.input != NULL or aside.ws.opcode or aside.tcp.body_size):
         return
     invariant(aside.input == NULL and aside.tls == NULL)
-    slab_release(asides, conn.aside - 1)
+    if not ledger_leaks(ledger, KIND_ASIDE):
+        ledger_release(ledger, KIND_ASIDE, conn.aside - 1)
+        slab_release(asides, conn.aside - 1)
     conn.aside = ASIDE_NONE
-    ledger_close(ledger, KIND_ASIDE)
 
 
 def legal_changes():
@@ -109,6 +113,6 @@ cdef class ConnectionTable:
         if conn == NULL:
             return False
         conn_set_state(conn, &self.stats.ledger, STATE_CLOSED)
-        ledger_close(&self.stats.ledger, KIND_FD)
+        ledger_release(&self.stats.ledger, KIND_FD, conn.fd)
         conn_release(&self.table, &self.stats.ledger, conn)
         return True

@@ -6,7 +6,7 @@ from core.accept cimport ACCEPT_TURN, accept_all
 from core.codes cimport DRAINING
 from core.conn cimport STATE_CLOSED, STATE_CLOSING, Connection, conn_live
 from core.edge cimport RETRY_AFTER_MS, edge_random
-from core.ledger cimport COUNT_DRAIN_CUT, GAUGE_DRAIN_PACE, KIND_FD, ledger_close, ledger_count, ledger_gauge
+from core.ledger cimport COUNT_DRAIN_CUT, GAUGE_DRAIN_PACE, KIND_FD, ledger_count, ledger_gauge, ledger_release
 from core.lifecycle cimport edge_close, edge_fin
 from core.mailbox cimport NOTE_DRAIN_SENT, Note, mailbox_put
 from core.outbox cimport outbox_send
@@ -21,8 +21,8 @@ cdef void _listener_close(Edge *edge, int fd) noexcept nogil:
     """Stop watching it as well: others may hold the same socket, and then closing alone does not end the watch."""
     if fd >= 0:
         poller_watch(edge.epoll_fd, fd, 0, EPOLL_CTL_DEL, 0)
+        ledger_release(edge.ledger, KIND_FD, <uint64_t> fd)
         c_close(fd)
-        ledger_close(edge.ledger, KIND_FD)
 
 
 cdef void drain_listeners_close(Edge *edge) noexcept nogil:

@@ -35,6 +35,7 @@ cdef enum:
     RING_MS = 4                 # the control thread is woken once in so long when it is woken all the time,
     RINGS_MAX = 32              # and so many times at once when it was not
     NONE = 0xFFFFFFFF
+    OPENING_KEY = 0x100000000   # what the ledger tells openings from pendings by, both KIND_PENDING
 
 cdef enum Domain:
     DOMAIN_NONE
@@ -191,6 +192,7 @@ ctypedef struct Edge:
     bint inject_stuck           # checked builds alone, for a test: hang as soon as there is a connection
     bint drain_telling          # a step is under way: what ends now ends because of it
     uint32_t drain_next         # index in the table where the walk of the drain goes on
+    uint64_t audit              # request of the audit that is due at the end of this turn; 0: none
     void *tls                   # owned by the loop: the TLS context, NULL without TLS
 
 

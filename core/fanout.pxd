@@ -80,6 +80,11 @@ cdef inline Channel *channel_find(Edge *edge, const char *name, uint32_t size) n
     return NULL
 
 
+cdef inline uint64_t membership_key(const Connection *conn, const Channel *channel) noexcept nogil:
+    """What the ledger tells memberships apart by."""
+    return (<uint64_t> conn.index << 32) | channel.index
+
+
 cdef inline bint member_joined(Connection *conn, Channel *channel) noexcept nogil:
     """Whether the connection is a member; O(memberships of the connection), at most channels_max."""
     cdef Membership *memberships = conn_memberships(conn)

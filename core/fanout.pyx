@@ -9,12 +9,13 @@ from core.answers cimport TYPE_EVENT, write_text
 from core.conn cimport MEMBERSHIPS_INLINE, STATE_OPEN, conn_live
 from core.edge cimport ANSWER_BYTES, DOMAIN_GLOBAL, NONE
 from core.hash cimport index_put, index_remove
-from core.ledger cimport (COUNT_GAPS, KIND_CHANNEL, KIND_MEMBERSHIP, ledger_close, ledger_count,
-                          ledger_open)
+from core.ledger cimport (COUNT_GAPS, KIND_CHANNEL, KIND_MEMBERSHIP, ledger_acquire, ledger_count, ledger_leaks,
+                          ledger_release)
 from core.mpack cimport MpWriter, mp_write_array, mp_write_map, mp_write_str, mp_write_uint
 from core.names cimport name_drop, name_keep
 from core.pages cimport pages_give, pages_resize, pages_take
 from core.records cimport REC_SUBSCRIBE, REC_UNSUBSCRIBE, RecChannel, record_add
+from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, invariant, invariant_always, slab_acquire, slab_release
 
 
@@ -86,7 +87,7 @@ cdef Channel *channel_acquire(Edge *edge, const char *name, uint32_t size, int d
     channel.domain = <uint8_t> domain
     channel.capacity = 1
     channel.waiting = NONE
-    ledger_open(edge.ledger, KIND_CHANNEL)
+    ledger_acquire(edge.ledger, KIND_CHANNEL, index, HERE)
     return channel
 
 
@@ -110,7 +111,7 @@ cdef void channel_subscribe(Edge *edge, Channel *channel) noexcept nogil:
 
 cdef void channel_rest(Edge *edge, Channel *channel) noexcept nogil:
     """Free the channel if nobody needs it any more, and tell the router."""
-    if channel.count or channel.holds:
+    if channel.count or channel.holds or ledger_leaks(edge.ledger, KIND_CHANNEL):
         return
     _channel_record(edge, channel, REC_UNSUBSCRIBE)
     index_remove(&edge.channel_index, hash_bytes(&edge.hash_key, <const uint8_t *> channel_name(edge, channel),
@@ -119,8 +120,8 @@ cdef void channel_rest(Edge *edge, Channel *channel) noexcept nogil:
         pages_give(channel.members.many, channel.capacity * sizeof(ChannelMember))
     name_drop(&edge.names, channel.name, channel.name_size)
     channel.generation = 0
+    ledger_release(edge.ledger, KIND_CHANNEL, channel.index)
     slab_release(&edge.channels, channel.index)
-    ledger_close(edge.ledger, KIND_CHANNEL)
 
 
 cdef bint _channel_grow(Channel *channel) noexcept nogil:
@@ -171,7 +172,7 @@ cdef int member_add(Edge *edge, Connection *conn, Channel *channel) noexcept nog
     channel_members(channel)[channel.count].slot = conn.membership_count
     conn.membership_count += 1
     channel.count += 1
-    ledger_open(edge.ledger, KIND_MEMBERSHIP)
+    ledger_acquire(edge.ledger, KIND_MEMBERSHIP, membership_key(conn, channel), HERE)
     return 0
 
 
@@ -184,6 +185,9 @@ cdef void _member_cut(Edge *edge, Connection *conn, uint32_t slot) noexcept nogi
     cdef ChannelMember moved
     cdef Membership last
     invariant(members[place].conn == conn.index and members[place].slot == slot)
+    if ledger_leaks(edge.ledger, KIND_MEMBERSHIP):
+        conn.membership_count -= 1      # only the last one of a connection is ever cut so
+        return
     channel.count -= 1
     if place != channel.count:
         moved = members[channel.count]
@@ -194,7 +198,7 @@ cdef void _member_cut(Edge *edge, Connection *conn, uint32_t slot) noexcept nogi
         last = memberships[conn.membership_count]
         memberships[slot] = last
         channel_members(channel_at(edge, last.channel))[last.place].slot = slot
-    ledger_close(edge.ledger, KIND_MEMBERSHIP)
+    ledger_release(edge.ledger, KIND_MEMBERSHIP, membership_key(conn, channel))
     channel_rest(edge, channel)
 
 

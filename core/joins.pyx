@@ -6,16 +6,17 @@ from libc.string cimport memcpy, memset
 from core.answers cimport answer_empty, answer_error, answer_position, answer_reply, write_text
 from core.codes cimport BAD_REQUEST, NOT_JOINED, OVERLOADED, TOO_MANY_CHANNELS, UNAVAILABLE
 from core.conn cimport FLAG_HELLO, FLAG_SESSION, STATE_HANDSHAKING, STATE_OPEN, conn_get, conn_handle, conn_set_state
-from core.edge cimport (DOMAIN_GROUP, NAME_BYTES_MAX, NONE, REQUEST_JOIN, REQUEST_OPEN, RETRY_AFTER_MS, Opening,
-                        Pending, domain_of, edge_random, edge_tick)
+from core.edge cimport (DOMAIN_GROUP, NAME_BYTES_MAX, NONE, OPENING_KEY, REQUEST_JOIN, REQUEST_OPEN, RETRY_AFTER_MS,
+                        Opening, Pending, domain_of, edge_random, edge_tick)
 from core.fanout cimport (channel_acquire, channel_at, channel_find, channel_name, channel_rest, channel_subscribe,
                           fanout_event_gap, member_add, member_joined, member_remove)
-from core.ledger cimport KIND_PENDING, TIME_WELCOME, ledger_close, ledger_open, ledger_time
+from core.ledger cimport KIND_PENDING, TIME_WELCOME, ledger_acquire, ledger_leaks, ledger_release, ledger_time
 from core.lifecycle cimport edge_fin, edge_timer_plan
 from core.mpack cimport (MpReader, MpWriter, mp_read_array, mp_read_str, mp_read_uint, mp_write_array, mp_write_map,
                          mp_write_raw, mp_write_str, mp_write_uint)
 from core.records cimport REC_CLOSE, REC_OPEN, RecSession, record_add
 from core.requests cimport request_done, request_open, request_peek
+from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_at, slab_release
 
 cdef enum Outcome:
@@ -65,7 +66,7 @@ cdef Pending *_pending_start(Edge *edge, uint64_t conn, uint64_t request, Channe
         if channel.waiting != NONE:
             _pending_at(edge, channel.waiting).previous = index
         channel.waiting = index
-    ledger_open(edge.ledger, KIND_PENDING)
+    ledger_acquire(edge.ledger, KIND_PENDING, index, HERE)
     return pending
 
 
@@ -94,8 +95,10 @@ cdef void _pending_end(Edge *edge, Pending *pending) noexcept nogil:
     """Free it, and let go of its channel."""
     cdef Channel *channel = channel_at(edge, pending.channel)
     _pending_unlink(edge, pending)
+    if ledger_leaks(edge.ledger, KIND_PENDING):
+        return
+    ledger_release(edge.ledger, KIND_PENDING, pending.index)
     slab_release(&edge.pendings, pending.index)
-    ledger_close(edge.ledger, KIND_PENDING)
     channel.holds -= 1
     channel_rest(edge, channel)
 
@@ -233,8 +236,8 @@ cdef void _opening_end(Edge *edge, Opening *opening) noexcept nogil:
     if opening.seq:
         request_done(edge, opening.seq)
     free(opening.welcome)
+    ledger_release(edge.ledger, KIND_PENDING, OPENING_KEY | opening.index)
     slab_release(&edge.openings, opening.index)
-    ledger_close(edge.ledger, KIND_PENDING)
 
 
 cdef void open_start(Edge *edge, Connection *conn, const Note *note, const uint8_t *welcome,
@@ -250,7 +253,7 @@ cdef void open_start(Edge *edge, Connection *conn, const Note *note, const uint8
         return
     opening = _opening_at(edge, index)
     memset(opening, 0, sizeof(Opening))
-    ledger_open(edge.ledger, KIND_PENDING)
+    ledger_acquire(edge.ledger, KIND_PENDING, OPENING_KEY | index, HERE)
     opening.index = index
     opening.conn = conn_handle(conn)
     opening.request = note.request

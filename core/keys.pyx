@@ -4,7 +4,8 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from core.hash cimport hash_bytes, index_find, index_free, index_put, index_remove
-from core.ledger cimport KIND_KEY, Stats, ledger_close, ledger_open
+from core.ledger cimport KIND_KEY, Stats, ledger_acquire, ledger_leaks, ledger_release
+from core.sites cimport HERE
 
 
 cdef int key_name(Keys *keys, const uint8_t *channel, uint32_t channel_size, const uint8_t *sender,
@@ -41,8 +42,9 @@ cdef Key *key_find(Keys *keys, const KeyName *name, uint64_t now_ms) noexcept no
 cdef void _forget_oldest(Keys *keys) noexcept nogil:
     cdef uint32_t place = keys.oldest & (keys.capacity - 1)
     index_remove(&keys.index, keys.ring[place].high, place)
+    if not ledger_leaks(keys.ledger, KIND_KEY):
+        ledger_release(keys.ledger, KIND_KEY, keys.oldest)
     keys.oldest += 1
-    ledger_close(keys.ledger, KIND_KEY)
 
 
 cdef void keys_expire(Keys *keys, uint64_t now_ms) noexcept nogil:
@@ -65,7 +67,9 @@ cdef int _grow(Keys *keys) noexcept nogil:
         if index_put(&keys.index, ring[at & (capacity - 1)].high, at & (capacity - 1)) < 0:
             break
         at += 1
-    keys.next = at                  # without memory for the index the newest are forgotten
+    while keys.next != at:          # without memory for the index the newest are forgotten
+        keys.next -= 1
+        ledger_release(keys.ledger, KIND_KEY, keys.next)
     free(keys.ring)
     keys.ring = ring
     keys.capacity = capacity
@@ -87,8 +91,8 @@ cdef int key_keep(Keys *keys, const KeyName *name, uint64_t epoch, uint64_t offs
     keys.ring[place].epoch = epoch
     keys.ring[place].offset = offset
     keys.ring[place].kept_ms = now_ms
+    ledger_acquire(keys.ledger, KIND_KEY, keys.next, HERE)
     keys.next += 1
-    ledger_open(keys.ledger, KIND_KEY)
     return 0
 
 

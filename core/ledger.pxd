@@ -1,10 +1,19 @@
 # The ledger: every acquisition and release is counted where it happens, so that opened - closed = live.
 #
 # One array of 64-bit words per process, in memory that the supervisor shares with the process and reads without asking
-# it. Only the data-plane thread writes, so plain stores do. The words outlive a killed process until the supervisor
-# has added them to its totals.
+# it. Each word has one writer, so plain stores do: the data-plane thread, or for the kinds from KIND_TASK on the
+# control thread (core/owned.py). The words outlive a killed process until the supervisor has added them to its totals.
+#
+# A checked build knows more: where each live object was acquired (core/sites.pxd), and which release a test wants to be
+# forgotten, so that the audit can be seen to find it. In release both are compiled out.
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
+
+from core.sites cimport Site, Sites, site_add, site_remove
+
+cdef extern from "invariant.h":
+    enum:
+        HOLDFAST_CHECKS
 
 cdef enum:
     LEDGER_WORDS = 512
@@ -38,6 +47,11 @@ cdef enum Kind:
     KIND_TLS                    # TLS states of connections
     KIND_PEER                   # streams of the bus
     KIND_ASIDE                  # what connections hold that most need not
+    KIND_TASK                   # from here on counted by the control thread: asyncio tasks
+    KIND_HANDLE                 # Python objects that have to be closed
+    KIND_HTTP_CLIENT            # connections to the admin server
+    KIND_LEASE                  # locks held for as long as the process runs: its run directory's
+    KIND_CONTROL_FD             # descriptors of the control thread
     KIND_COUNT
 
 cdef enum Counter:
@@ -81,6 +95,8 @@ cdef enum Counter:
     COUNT_REFUSED_UNANSWERED    # refused requests that had asked for no answer
     COUNT_DRAIN_CUT             # connections that a drain had no time to tell in order
     COUNT_FRAME_TIMEOUTS        # frames that were begun and not complete in time
+    COUNT_HANDLES_LEAKED        # Python handles that were collected while open
+    COUNT_TASKS_FAILED          # asyncio tasks that ended with an exception
     COUNT_COUNT
 
 cdef enum Gauge:
@@ -105,6 +121,9 @@ cdef extern from *:
 
 ctypedef struct Ledger:
     uint64_t *words             # borrowed until the Stats object that maps it is closed
+    Sites *sites                # borrowed likewise; NULL in release
+    uint32_t *leaks             # borrowed likewise: releases to be forgotten, one number a kind; NULL in release
+
 
 cdef inline void ledger_open(Ledger *ledger, int kind) noexcept nogil:
     ledger.words[LEDGER_FIRST + 2 * kind] += 1
@@ -112,6 +131,27 @@ cdef inline void ledger_open(Ledger *ledger, int kind) noexcept nogil:
 
 cdef inline void ledger_close(Ledger *ledger, int kind) noexcept nogil:
     ledger.words[LEDGER_FIRST + 2 * kind + 1] += 1
+
+
+cdef inline void ledger_acquire(Ledger *ledger, int kind, uint64_t key, const Site *site) noexcept nogil:
+    """Count an object that can be told from others of its kind by `key`; `site` is HERE."""
+    ledger_open(ledger, kind)
+    if HOLDFAST_CHECKS and ledger.sites != NULL:
+        site_add(ledger.sites, kind, key, site)
+
+
+cdef inline void ledger_release(Ledger *ledger, int kind, uint64_t key) noexcept nogil:
+    ledger_close(ledger, kind)
+    if HOLDFAST_CHECKS and ledger.sites != NULL:
+        site_remove(ledger.sites, kind, key)
+
+
+cdef inline bint ledger_leaks(Ledger *ledger, int kind) noexcept nogil:
+    """Checked builds: whether a test wants this release to be forgotten. Never in release."""
+    if HOLDFAST_CHECKS and ledger.leaks != NULL and ledger.leaks[kind]:
+        ledger.leaks[kind] -= 1
+        return True
+    return False
 
 
 cdef inline uint64_t ledger_live(Ledger *ledger, int kind) noexcept nogil:
@@ -155,7 +195,12 @@ cdef inline int reason_place(int code) noexcept nogil:
     return 11 + code - 400 if code < 600 else 18 + code - 600
 
 
+cdef str place_text(const Site *site)
+
+
 cdef class Stats:
     cdef Ledger ledger
+    cdef Sites sites            # owned; checked builds only, as the next
+    cdef uint32_t leaks[KIND_COUNT]
     cdef object memory          # owned: the mmap (or bytearray) that holds the words
     cdef object view            # keeps the buffer export alive while `ledger.words` points into it

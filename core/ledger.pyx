@@ -1,26 +1,31 @@
 """The ledger's Python face: map a process's counters, and read those of another process."""
 
 import mmap
+import os
 import struct
 
 from core.codes import TABLE
 
-cdef extern from "invariant.h":
-    enum:
-        HOLDFAST_CHECKS
-
 from libc.stdint cimport uint64_t
+
+from core.sites cimport sites_free
 
 CHECKED = bool(HOLDFAST_CHECKS)
 STATS_BYTES = LEDGER_WORDS * 8
 KINDS = ("fd", "connection", "ring", "buffer", "segment", "timer", "channel", "membership", "pending", "request",
-         "zmq_message", "session", "subscription", "history", "key", "tls", "peer", "aside")
+         "zmq_message", "session", "subscription", "history", "key", "tls", "peer", "aside", "task", "handle",
+         "http_client", "lease", "control_fd")
+# Of these the control thread is the writer; the others are the data plane's.
+CONTROL_KINDS = KINDS[KIND_TASK:]
+# Checked builds: kinds of which the next release is to be forgotten, as "ring,fd"; how tests prove that audits find it.
+LEAKS_VARIABLE = "HOLDFAST_TEST_LEAKS"
 COUNTERS = ("connections_refused", "frames_in", "bytes_in", "bytes_out", "sends", "publishes", "messages_delivered",
             "transcoded", "pings_sent", "pongs_heard", "heartbeats_lost", "hello_timeouts", "slow_consumers",
             "bad_frames", "errors_sent", "fins_sent", "gil_takes", "wakeups", "batches_in", "batches_out", "bus_full",
             "router_links", "gaps", "acks", "repeated_keys", "messages_routed", "messages_sequenced", "workers_lost",
             "illegal_states", "tls_handshakes", "tls_resumed", "tls_failures", "round_trips", "round_trip_ms",
-            "pings_lost", "heartbeats_strange", "replies_sent", "refused_unanswered", "drain_cut", "frame_timeouts")
+            "pings_lost", "heartbeats_strange", "replies_sent", "refused_unanswered", "drain_cut", "frame_timeouts",
+            "handles_leaked", "tasks_failed")
 STATES = ("accepted", "handshaking", "open", "closing", "closed")
 GAUGES = ("open_connections", "linked", "queued_bytes", "router_epoch", "handshakes", "drain_pace")
 TIMES = ("publish", "welcome")
@@ -31,6 +36,11 @@ assert LEDGER_FIRST + 2 * KIND_COUNT <= COUNTER_FIRST and COUNTER_FIRST + COUNT_
 assert GAUGE_FIRST + GAUGE_COUNT <= ERROR_FIRST and TIME_FIRST + TIME_COUNT * TIME_WORDS <= LEDGER_WORDS
 
 
+cdef str place_text(const Site *site):
+    """`core/ring.pxd:91 in core.intake`; empty for none."""
+    return "" if site == NULL else f"{site.file.decode()}:{site.line} in {site.module.decode()}"
+
+
 cdef class Stats:
     """This process's counters, in the shared memory behind `fd` or, when `fd` is -1, in memory of its own."""
 
@@ -39,6 +49,50 @@ cdef class Stats:
         self.view = memoryview(self.memory)
         cdef unsigned char[::1] words = self.view
         self.ledger.words = <uint64_t *> &words[0]
+        if HOLDFAST_CHECKS:
+            self.ledger.sites = &self.sites
+            self.ledger.leaks = self.leaks
+            for kind in filter(None, os.environ.get(LEAKS_VARIABLE, "").split(",")):
+                self.leak(kind)
+
+    def __dealloc__(self):
+        sites_free(&self.sites)
+
+    def leak(self, str kind):
+        """Let the next release of a kind be forgotten: a leak on purpose.
+
+        Raises:
+            RuntimeError: this is a release build, which cannot do so.
+        """
+        if not HOLDFAST_CHECKS:
+            raise RuntimeError("only a checked build leaks on purpose")
+        self.leaks[KINDS.index(kind)] += 1
+
+    def leaks_now(self, str kind):
+        """The control thread's side of `leak`: True when this release is to be forgotten."""
+        return bool(ledger_leaks(&self.ledger, KINDS.index(kind)))
+
+    def opened(self, str kind):
+        """The control thread acquired one of its kinds."""
+        ledger_open(&self.ledger, KINDS.index(kind, KIND_TASK))
+
+    def closed(self, str kind):
+        """The control thread released one of its kinds."""
+        ledger_close(&self.ledger, KINDS.index(kind, KIND_TASK))
+
+    def count(self, str counter):
+        """Add one to a counter that is the control thread's."""
+        ledger_count(&self.ledger, COUNTERS.index(counter), 1)
+
+    def places(self, str kind):
+        """Where the live objects of a kind were acquired, in no order; empty in release."""
+        cdef uint32_t place
+        cdef int wanted = KINDS.index(kind)
+        found = []
+        for place in range(self.sites.capacity):
+            if self.sites.entries[place].site != NULL and self.sites.entries[place].kind == <uint32_t> wanted:
+                found.append(place_text(self.sites.entries[place].site))
+        return found
 
     def read(self):
         """The counters now, in the shape that the module's `read` gives."""

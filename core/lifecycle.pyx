@@ -14,8 +14,8 @@ from core.fanout cimport member_remove_all
 from core.framing_tcp cimport tcp_decoder_init
 from core.framing_ws cimport ws_decoder_init, ws_header_write
 from core.ledger cimport (COUNT_FINS_SENT, COUNT_FRAME_TIMEOUTS, COUNT_HEARTBEATS_LOST, COUNT_HELLO_TIMEOUTS,
-                          COUNT_PINGS_SENT, COUNT_SLOW_CONSUMERS, KIND_FD, REASON_FIRST, ledger_close, ledger_count,
-                          reason_place)
+                          COUNT_PINGS_SENT, COUNT_SLOW_CONSUMERS, KIND_FD, REASON_FIRST, ledger_count, ledger_leaks,
+                          ledger_release, reason_place)
 from core.mailbox cimport NOTE_SETTLE, Note, mailbox_put
 from core.outbox cimport outbox_append, outbox_drop, outbox_send, outbox_touch
 from core.poller cimport EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, poller_watch
@@ -268,9 +268,10 @@ cdef void edge_close(Edge *edge, Connection *conn, int reason) noexcept nogil:
     edge_drop_input(edge, conn)
     if conn.flags & FLAG_TLS:
         tls_conn_free(edge, conn)
-    c_close(conn.fd)
+    if not ledger_leaks(edge.ledger, KIND_FD):
+        ledger_release(edge.ledger, KIND_FD, conn.fd)
+        c_close(conn.fd)
     conn.fd = -1
-    ledger_close(edge.ledger, KIND_FD)
     if conn.state < STATE_OPEN:
         edge.handshakes -= 1
     conn_set_state(conn, edge.ledger, STATE_CLOSED)

@@ -11,3 +11,4 @@ cdef class EdgeLoop:
     cdef Edge *edge             # owned
     cdef Stats stats            # shared: keeps the ledger's memory
     cdef object options         # the keyword arguments, for repr
+    cdef object __weakref__

@@ -1,6 +1,5 @@
 from core.ledger import Stats
-
-_Note = tuple[int, int, int, int, int, int, bytes, bytes, bytes]
+from core.notes import _Note
 
 class EdgeLoop:
     def __init__(

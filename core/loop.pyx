@@ -6,10 +6,11 @@ cimport cython
 from libc.errno cimport errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 from core.accept cimport accept_all, accept_prepare, accept_reserve
 from core.answers cimport answer_written
+from core.audit_edge cimport edge_audit
 from core.batch cimport Batch, batch_clear, batch_free
 from core.buffer cimport Segment, arena_rest
 from core.bus cimport ZMQ_DEALER, bus_close, bus_on_event, bus_open, bus_pending
@@ -24,16 +25,17 @@ from core.hash cimport index_free
 from core.intake cimport intake_read
 from core.joins cimport open_start
 from core.ledger cimport (COUNT_GIL_TAKES, COUNT_SLOW_CONSUMERS, COUNT_WAKEUPS, GAUGE_HANDSHAKES,
-                          GAUGE_OPEN_CONNECTIONS, GAUGE_QUEUED_BYTES, KIND_FD, ledger_count, ledger_gauge, ledger_open,
-                          ledger_turn)
+                          GAUGE_OPEN_CONNECTIONS, GAUGE_QUEUED_BYTES, KIND_FD, ledger_acquire, ledger_count,
+                          ledger_gauge, ledger_turn)
 from core.lifecycle cimport (edge_close, edge_discard, edge_fin, edge_fin_sized, edge_half_step, edge_timer_fired,
                              edge_timer_plan, edge_watch)
 from core.link cimport LINK_OUT_BYTES_MAX, link_flush, link_hello, link_history, link_presence, link_receive, link_tick
 from core.listing cimport listing_turn
-from core.mailbox cimport (NOTE_DRAIN, NOTE_DRAIN_STEP, NOTE_FIN, NOTE_HISTORY, NOTE_LIST, NOTE_OPEN, NOTE_PRESENCE,
-                           NOTE_RECLAIM, NOTE_SEND, NOTE_SETTLED, NOTE_STOP, NOTE_STOPPED, Note, mailbox_drain,
-                           mailbox_free, mailbox_init, mailbox_put, mailbox_ring)
+from core.mailbox cimport (NOTE_AUDIT, NOTE_DRAIN, NOTE_DRAIN_STEP, NOTE_FIN, NOTE_HISTORY, NOTE_LIST, NOTE_OPEN,
+                           NOTE_PRESENCE, NOTE_RECLAIM, NOTE_SEND, NOTE_SETTLED, NOTE_STOP, NOTE_STOPPED, Note,
+                           mailbox_drain, mailbox_free, mailbox_init, mailbox_put, mailbox_ring, note_init)
 from core.names cimport names_free, names_init
+from core.notes cimport notes_put, notes_take
 from core.outbox cimport OUTBOX_BLOCKED, OUTBOX_BROKEN, outbox_send, outbox_settle, outbox_touch
 from core.pace cimport pace_wait
 from core.poller cimport (EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT,
@@ -42,6 +44,7 @@ from core.poller cimport (EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLERR, EPOLLHUP, EPOL
 from core.records cimport REC_BYE
 from core.requests cimport request_done, request_peek, requests_free
 from core.ring cimport ring_pool_init
+from core.sites cimport HERE
 from core.slab cimport slab_at, slab_free, slab_init
 from core.tls cimport TlsContext, tls_context_free, tls_context_open
 from core.transcode cimport json_bound, mpack_bound
@@ -101,6 +104,8 @@ cdef void _on_note(Edge *edge, Note *note) noexcept nogil:
         edge.stopping = True
     elif note.kind == NOTE_LIST or note.kind == NOTE_RECLAIM:
         listing_turn(edge, note, text, extra)
+    elif note.kind == NOTE_AUDIT:
+        edge.audit = note.request
     elif conn == NULL:
         return
     elif note.kind == NOTE_OPEN:
@@ -261,8 +266,7 @@ cdef int _wait_ms(Edge *edge) noexcept nogil:
 
 cdef void _tell_stopped(Edge *edge) noexcept nogil:
     cdef Note note
-    memset(&note, 0, sizeof(note))
-    note.kind = NOTE_STOPPED
+    note_init(&note, NOTE_STOPPED)
     mailbox_put(&edge.to_control, &note, NULL, NULL)
     edge.draining = False
 
@@ -299,6 +303,9 @@ cdef void edge_run(Edge *edge) noexcept nogil:
         if bus_pending(&edge.link.bus):
             edge.link.again = True
         _free_closed(edge)
+        if edge.audit:
+            edge_audit(edge, edge.audit)
+            edge.audit = 0
         if edge.draining and edge.connections.live == 0:
             _tell_stopped(edge)
         _control_ring(edge)
@@ -427,7 +434,7 @@ cdef class EdgeLoop:
                 raise OSError(errno, "epoll_ctl failed")
         for fd in (tcp_fd, ws_fd):
             if fd >= 0:
-                ledger_open(edge.ledger, KIND_FD)
+                ledger_acquire(edge.ledger, KIND_FD, fd, HERE)
 
     def __dealloc__(self):
         cdef Edge *edge = self.edge
@@ -476,23 +483,8 @@ cdef class EdgeLoop:
         bus_close(&self.edge.link.bus)
 
     def take(self):
-        """All notes from the data plane: [(kind, flags, conn, request, first, second, session, text, extra), ...]."""
-        cdef Batch *batch
-        cdef uint32_t place = 0
-        cdef Note *note
-        cdef char *text
-        notes = []
-        with nogil:
-            batch = mailbox_drain(&self.edge.to_control)
-        while place < batch.size:
-            note = <Note *> (batch.data + place)
-            text = <char *> note + sizeof(Note)
-            notes.append((note.kind, note.flags, note.conn, note.request, note.first, note.second,
-                          note.session[:16], text[:note.text_size],
-                          (text + note.text_size)[:note.extra_size]))
-            place += note.size
-        batch_clear(batch)
-        return notes
+        """All notes from the data plane, as `core.notes` gives them."""
+        return notes_take(&self.edge.to_control)
 
     def put(self, int kind, uint64_t conn=0, uint64_t request=0, *, int flags=0, uint64_t first=0, uint64_t second=0,
             uint64_t third=0, bytes session=bytes(16), bytes text=b"", bytes extra=b""):
@@ -502,8 +494,7 @@ cdef class EdgeLoop:
             BufferError: the mailbox is full.
         """
         cdef Note note
-        memset(&note, 0, sizeof(note))
-        note.kind = kind
+        note_init(&note, kind)
         note.flags = flags
         note.conn = conn
         note.request = request
@@ -511,11 +502,7 @@ cdef class EdgeLoop:
         note.second = second
         note.third = third
         memcpy(note.session, <const char *> session, 16)
-        note.text_size = len(text)
-        note.extra_size = len(extra)
-        if mailbox_put(&self.edge.from_control, &note, <const uint8_t *> <const char *> text,
-                       <const uint8_t *> <const char *> extra) < 0:
-            raise BufferError("the mailbox to the data plane is full")
+        notes_put(&self.edge.from_control, &note, text, extra)
 
     def flush(self):
         """Ring the data plane, once for all notes put since the last time."""

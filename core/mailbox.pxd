@@ -5,7 +5,7 @@
 # Invariant: `filled` holds whole notes; `drained` belongs to the reader.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from core.batch cimport Batch, batch_clear, batch_free, batch_reserve
 
@@ -35,6 +35,7 @@ cdef enum NoteKind:
     NOTE_DRAIN_SENT             # answer to a step; first: FINs queued, second: 1: all were told, request: live ones
     NOTE_TAKEN                  # first: drained sessions that were taken over elsewhere, second: workers to go to
     NOTE_SETTLE                 # to be answered by SETTLED behind everything that this connection asked for before
+    NOTE_AUDITED                # request; text: an Audit, extra: what else its walk found (core/audit.pxd)
     # control -> data plane
     NOTE_OPEN                   # text: WELCOME up to its map of channels; extra: the channels with their positions
     NOTE_SEND                   # text: a frame
@@ -47,6 +48,7 @@ cdef enum NoteKind:
     NOTE_RECLAIM                # the same, and first: code, second: after ms; extra: reason
     NOTE_DRAIN_STEP             # first: FINs at most, request: us to the first return, second: to the next, third: pace
     NOTE_SETTLED                # conn: nothing of it is left with the control thread
+    NOTE_AUDIT                  # request; walk the tables at the end of this turn
 
 ctypedef struct Note:           # 72 bytes
     uint32_t size               # the whole note, a multiple of 8
@@ -67,6 +69,12 @@ ctypedef struct Mailbox:
     Batch drained               # the reader's
     int event_fd                # owned by whoever made the pair; read by the reader, rung by the writer
     int rung                    # guarded: the reader was told and has not drained yet
+
+
+cdef inline void note_init(Note *note, int kind) noexcept nogil:
+    """A note that says nothing but its kind so far."""
+    memset(note, 0, sizeof(Note))
+    note.kind = <uint16_t> kind
 
 
 cdef inline int mailbox_put(Mailbox *box, const Note *head, const uint8_t *text, const uint8_t *extra) noexcept nogil:

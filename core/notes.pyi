@@ -1,4 +1,6 @@
-from typing import Final
+from typing import Final, TypeAlias
+
+_Note: TypeAlias = tuple[int, int, int, int, int, int, bytes, bytes, bytes]
 
 FRAME: Final[int]
 PRESENCE_EXPECT: Final[int]
@@ -7,6 +9,7 @@ LINKED: Final[int]
 STOPPED: Final[int]
 LISTED: Final[int]
 SETTLE: Final[int]
+AUDITED: Final[int]
 OPEN: Final[int]
 SEND: Final[int]
 FIN: Final[int]
@@ -20,3 +23,4 @@ DRAIN_SENT: Final[int]
 TAKEN: Final[int]
 DRAIN_STEP: Final[int]
 SETTLED: Final[int]
+AUDIT: Final[int]

@@ -1,6 +1,10 @@
-"""Notes: the numbers of what the two threads of a worker say to each other."""
+"""Notes: the numbers of what the two threads of a process say to each other, and the control thread's side of it."""
+
+from libc.stdint cimport uint8_t, uint32_t
 
 from core cimport mailbox
+from core.batch cimport Batch, batch_clear
+from core.mailbox cimport mailbox_drain, mailbox_put
 
 FRAME = mailbox.NOTE_FRAME
 PRESENCE_EXPECT = mailbox.NOTE_PRESENCE_EXPECT
@@ -9,6 +13,7 @@ LINKED = mailbox.NOTE_LINKED
 STOPPED = mailbox.NOTE_STOPPED
 LISTED = mailbox.NOTE_LISTED
 SETTLE = mailbox.NOTE_SETTLE
+AUDITED = mailbox.NOTE_AUDITED
 OPEN = mailbox.NOTE_OPEN
 SEND = mailbox.NOTE_SEND
 FIN = mailbox.NOTE_FIN
@@ -22,3 +27,35 @@ DRAIN_SENT = mailbox.NOTE_DRAIN_SENT
 TAKEN = mailbox.NOTE_TAKEN
 DRAIN_STEP = mailbox.NOTE_DRAIN_STEP
 SETTLED = mailbox.NOTE_SETTLED
+AUDIT = mailbox.NOTE_AUDIT
+
+
+cdef list notes_take(Mailbox *box):
+    """All notes so far: [(kind, flags, conn, request, first, second, session, text, extra), ...]."""
+    cdef Batch *batch
+    cdef uint32_t place = 0
+    cdef Note *note
+    cdef char *text
+    notes = []
+    with nogil:
+        batch = mailbox_drain(box)
+    while place < batch.size:
+        note = <Note *> (batch.data + place)
+        text = <char *> note + sizeof(Note)
+        notes.append((note.kind, note.flags, note.conn, note.request, note.first, note.second, note.session[:16],
+                      text[:note.text_size], (text + note.text_size)[:note.extra_size]))
+        place += note.size
+    batch_clear(batch)
+    return notes
+
+
+cdef notes_put(Mailbox *box, Note *note, bytes text, bytes extra):
+    """Add one note with its two texts.
+
+    Raises:
+        BufferError: the mailbox is full.
+    """
+    note.text_size = len(text)
+    note.extra_size = len(extra)
+    if mailbox_put(box, note, <const uint8_t *> <const char *> text, <const uint8_t *> <const char *> extra) < 0:
+        raise BufferError("the mailbox to the data plane is full")

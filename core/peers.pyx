@@ -5,8 +5,9 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memmove, memset
 
 from core.batch cimport batch_clear, batch_free, batch_reserve, batch_write
-from core.ledger cimport KIND_FD, KIND_PEER, ledger_close, ledger_open
+from core.ledger cimport KIND_FD, KIND_PEER, ledger_acquire, ledger_leaks, ledger_release
 from core.poller cimport EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, TAG_BUS, poller_watch
+from core.sites cimport HERE
 from core.slab cimport invariant
 from core.sockets cimport MSG_DONTWAIT, MSG_NOSIGNAL, iovec, msghdr, recv, send, sendmsg
 from core.zmtp cimport (ZMTP_COMMAND, ZMTP_COMMAND_BYTES_MAX, ZMTP_GREETING_BYTES, ZMTP_HEADER_BYTES_MAX, ZmtpFrame,
@@ -85,14 +86,15 @@ cdef object peers_open(Peers *peers, Ledger *ledger, bint router, bytes path, by
     peers.listen_fd = holdfast_unix_listen(peers.path)
     if peers.listen_fd < 0 or poller_watch(epoll_fd, peers.listen_fd, TAG_BUS, EPOLL_CTL_ADD, EPOLLIN) < 0:
         raise OSError(errno, f"cannot listen on the bus at {path.decode(errors='replace')}")
-    ledger_open(ledger, KIND_FD)
+    ledger_acquire(ledger, KIND_FD, peers.listen_fd, HERE)
 
 
 cdef void _let_go(Peers *peers, Peer *peer) noexcept nogil:
     """Close a peer's socket and free what it held."""
-    c_close(peer.fd)
+    if not ledger_leaks(peers.ledger, KIND_PEER):
+        ledger_release(peers.ledger, KIND_PEER, peer.fd)
+        c_close(peer.fd)
     peer.fd = -1
-    ledger_close(peers.ledger, KIND_PEER)
     batch_free(&peer.received)
     batch_free(&peer.unsent)
     peer.in_start = 0
@@ -121,9 +123,9 @@ cdef void peers_close(Peers *peers) noexcept nogil:
     free(peers.slots)
     peers.slots = NULL
     if peers.listen_fd >= 0:
+        ledger_release(peers.ledger, KIND_FD, peers.listen_fd)
         c_close(peers.listen_fd)
         c_unlink(peers.path)
-        ledger_close(peers.ledger, KIND_FD)
         peers.listen_fd = -1
 
 
@@ -192,7 +194,7 @@ cdef bint _begin(Peers *peers, uint32_t slot, int fd) noexcept nogil:
     peer.fd = fd
     peer.stage = PEER_GREETING
     peer.identity_size = 0
-    ledger_open(peers.ledger, KIND_PEER)
+    ledger_acquire(peers.ledger, KIND_PEER, fd, HERE)
     zmtp_greeting_write(words)
     size = ZMTP_GREETING_BYTES + zmtp_ready_write(words + ZMTP_GREETING_BYTES,
                                                   b"DEALER" if peers.listen_fd < 0 else b"ROUTER",

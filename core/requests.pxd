@@ -8,7 +8,8 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from core.conn cimport Connection, conn_get
 from core.edge cimport REQUEST_HISTORY, REQUEST_PRESENCE, REQUEST_PUBLISH, NONE, REQUEST_DONE, Edge, Request
-from core.ledger cimport KIND_REQUEST, TIME_PUBLISH, ledger_close, ledger_open, ledger_time
+from core.ledger cimport KIND_REQUEST, TIME_PUBLISH, ledger_acquire, ledger_leaks, ledger_release, ledger_time
+from core.sites cimport HERE
 
 
 cdef inline Request *request_peek(Edge *edge, uint32_t seq) noexcept nogil:
@@ -33,11 +34,12 @@ cdef inline void request_done(Edge *edge, uint32_t seq) noexcept nogil:
     """Close an open request."""
     cdef uint32_t mask = edge.requests.capacity - 1
     cdef Request *request = &edge.requests.ring[seq & mask]
-    request_charge(edge, request, -1)
+    if not ledger_leaks(edge.ledger, KIND_REQUEST):
+        request_charge(edge, request, -1)
+        ledger_release(edge.ledger, KIND_REQUEST, seq)
     if request.kind == REQUEST_PUBLISH:     # answered or overdue: a router that hangs shows in the times, too
         ledger_time(edge.ledger, TIME_PUBLISH, edge.now_ms - request.sent_ms)
     request.kind = REQUEST_DONE
-    ledger_close(edge.ledger, KIND_REQUEST)
     while edge.requests.oldest != edge.requests.next \
             and edge.requests.ring[edge.requests.oldest & mask].kind == REQUEST_DONE:
         edge.requests.oldest += 1
@@ -74,7 +76,7 @@ cdef inline uint32_t request_open(Edge *edge, int kind, uint64_t conn, uint64_t 
     request.kind = kind
     edge.requests.next += 1
     request_charge(edge, request, 1)
-    ledger_open(edge.ledger, KIND_REQUEST)
+    ledger_acquire(edge.ledger, KIND_REQUEST, seq, HERE)
     return seq
 
 

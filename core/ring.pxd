@@ -7,7 +7,8 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from core.ledger cimport KIND_RING, Ledger, ledger_close, ledger_open
+from core.ledger cimport KIND_RING, Ledger, ledger_acquire, ledger_leaks, ledger_release
+from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, Slab, invariant, slab_acquire, slab_at, slab_init, slab_release
 
 cdef enum:
@@ -87,13 +88,15 @@ cdef inline Ring *ring_lease(RingPool *pool, uint32_t capacity_min) noexcept nog
     ring.written = 0
     ring.capacity = capacity
     ring.slab_index = index
-    ledger_open(pool.ledger, KIND_RING)
+    ledger_acquire(pool.ledger, KIND_RING, <size_t> ring, HERE)
     return ring
 
 
 cdef inline void ring_release(RingPool *pool, Ring *ring) noexcept nogil:
     """Give the ring back; its bytes are gone."""
-    ledger_close(pool.ledger, KIND_RING)
+    if ledger_leaks(pool.ledger, KIND_RING):
+        return
+    ledger_release(pool.ledger, KIND_RING, <size_t> ring)
     if ring.slab_index == SLAB_NONE:
         free(ring)
     else:

@@ -11,7 +11,8 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
-from core.batch cimport batch_clear
+from core.audit_router cimport sequencer_audit
+from core.batch cimport Batch, batch_clear
 from core.bus cimport (ZMQ_ROUTER, BusBatch, bus_close, bus_done, bus_lost, bus_on_event, bus_open, bus_pending,
                        bus_receive, bus_send, bus_tick)
 from core.drained cimport drained_free, drained_tick
@@ -19,6 +20,8 @@ from core.hash cimport index_free
 from core.keys cimport keys_expire, keys_free
 from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_WAKEUPS, GAUGE_ROUTER_EPOCH,
                           Stats, ledger_count, ledger_gauge, ledger_turn)
+from core.mailbox cimport (NOTE_AUDIT, Note, mailbox_drain, mailbox_free, mailbox_init, mailbox_ring, note_init)
+from core.notes cimport notes_put, notes_take
 from core.pace cimport pace_wait
 from core.poller cimport (EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN, POLLER_EVENTS, TAG_BUS, TAG_WAKE, epoll_create1,
                           epoll_event, epoll_wait, poller_watch)
@@ -138,6 +141,19 @@ cdef bint _waiting(Sequencer *sequencer) noexcept nogil:
     return False
 
 
+cdef void _notes_take(Sequencer *sequencer) noexcept nogil:
+    """What the control thread asks for."""
+    cdef Batch *batch = mailbox_drain(&sequencer.from_control)
+    cdef uint32_t place = 0
+    cdef Note *note
+    while place < batch.size:
+        note = <Note *> (batch.data + place)
+        if note.kind == NOTE_AUDIT:
+            sequencer.audit = note.request
+        place += note.size
+    batch_clear(batch)
+
+
 cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
     """Turn after turn until `stopping`."""
     cdef epoll_event events[POLLER_EVENTS]
@@ -155,6 +171,8 @@ cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
         for place in range(count):
             if events[place].data.u64 >= TAG_BUS:
                 bus_on_event(&sequencer.bus, events[place].data.u64, events[place].events)
+            else:
+                _notes_take(sequencer)
         taken = 0
         while taken < SEQUENCER_BATCHES_TURN and _batch_receive(sequencer):
             taken += 1
@@ -163,13 +181,19 @@ cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
         sequencer_tell_taken(sequencer)
         _flush(sequencer)
         sequencer.again = bus_pending(&sequencer.bus)
+        if sequencer.audit:
+            sequencer_audit(sequencer, sequencer.audit)
+            sequencer.audit = 0
+        mailbox_ring(&sequencer.to_control)
 
 
 cdef class RouterLoop:
-    """One router's data plane: `run` is the thread's body and takes no GIL; `stop` may be called from any thread."""
+    """One router's data plane: `run` is the thread's body and takes no GIL; every other method is for the control
+    thread, and `stop` may be called from any. `control_fd` becomes readable when `take` has something."""
 
     cdef Sequencer *sequencer
     cdef Stats stats
+    cdef object __weakref__
 
     def __cinit__(self, Stats stats, **options):
         self.stats = stats
@@ -179,7 +203,9 @@ cdef class RouterLoop:
         self.sequencer.ledger = &stats.ledger
         self.sequencer.streams.ledger = &stats.ledger
         self.sequencer.keys.ledger = &stats.ledger
-        self.sequencer.epoll_fd = self.sequencer.wake_fd = -1
+        self.sequencer.epoll_fd = -1
+        mailbox_init(&self.sequencer.to_control, eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC))
+        mailbox_init(&self.sequencer.from_control, eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC))
 
     def __init__(self, Stats stats, *, endpoint, epoch, history_messages, history_bytes, history_age_s, key_window_s,
                  channels_max, spill_bytes_max, keys_max=1 << 20, history_total_bytes=1 << 28,
@@ -231,9 +257,8 @@ cdef class RouterLoop:
         for index in range(sizeof(sequencer.workers) // sizeof(Worker)):
             sequencer.workers[index].out.bytes_max = spill_bytes_max
         sequencer.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
-        sequencer.wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
         bus_open(&sequencer.bus, sequencer.ledger, ZMQ_ROUTER, endpoint, b"", sequencer.epoll_fd)
-        if poller_watch(sequencer.epoll_fd, sequencer.wake_fd, TAG_WAKE, EPOLL_CTL_ADD, EPOLLIN) < 0:
+        if poller_watch(sequencer.epoll_fd, sequencer.from_control.event_fd, TAG_WAKE, EPOLL_CTL_ADD, EPOLLIN) < 0:
             raise OSError(errno, "epoll_ctl failed")
         ledger_gauge(sequencer.ledger, GAUGE_ROUTER_EPOCH, epoch)
 
@@ -251,9 +276,11 @@ cdef class RouterLoop:
         drained_free(&sequencer.drained)
         slab_free(&sequencer.owners)
         index_free(&sequencer.owner_index)
-        for fd in (sequencer.epoll_fd, sequencer.wake_fd):
+        for fd in (sequencer.epoll_fd, sequencer.to_control.event_fd, sequencer.from_control.event_fd):
             if fd >= 0:
                 c_close(fd)
+        mailbox_free(&sequencer.to_control)
+        mailbox_free(&sequencer.from_control)
         free(sequencer.scratch)
         free(sequencer)
 
@@ -266,4 +293,25 @@ cdef class RouterLoop:
         """Let `run` return at the end of its turn."""
         cdef uint64_t one = 1
         self.sequencer.stopping = True
-        write(self.sequencer.wake_fd, &one, sizeof(one))
+        write(self.sequencer.from_control.event_fd, &one, sizeof(one))
+
+    @property
+    def control_fd(self):
+        """Readable when `take` has notes."""
+        return self.sequencer.to_control.event_fd
+
+    def take(self):
+        """All notes from the data plane, as `core.notes` gives them."""
+        return notes_take(&self.sequencer.to_control)
+
+    def put(self, int kind, *, uint64_t request=0):
+        """Say one note to the data plane, at once.
+
+        Raises:
+            BufferError: the mailbox is full.
+        """
+        cdef Note note
+        note_init(&note, kind)
+        note.request = request
+        notes_put(&self.sequencer.from_control, &note, b"", b"")
+        mailbox_ring(&self.sequencer.from_control)

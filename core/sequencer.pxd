@@ -14,6 +14,7 @@ from core.drained cimport Drained
 from core.hash cimport HashKey, Index
 from core.keys cimport Keys
 from core.ledger cimport Ledger
+from core.mailbox cimport Mailbox
 from core.pace cimport Pace
 from core.records cimport Record
 from core.slab cimport Slab
@@ -79,7 +80,9 @@ ctypedef struct Sequencer:
     uint32_t linked             # workers in state LINKED
     uint32_t draining           # of these, those that drain
     int32_t epoll_fd            # owned
-    int32_t wake_fd             # owned
+    Mailbox to_control
+    Mailbox from_control        # its descriptor also says that `stopping` was set
+    uint64_t audit              # request of the audit that is due at the end of this turn; 0: none
     bint again
     bint stopping
 

@@ -9,13 +9,15 @@ from core.edge cimport DOMAIN_GLOBAL, domain_of
 from core.hash cimport hash_bytes, index_find, index_put, index_remove
 from core.keys cimport Key, KeyName, key_find, key_keep, key_name
 from core.ledger cimport (COUNT_MESSAGES_ROUTED, COUNT_MESSAGES_SEQUENCED, COUNT_REPEATED_KEYS, COUNT_WORKERS_LOST,
-                          GAUGE_LINKED, KIND_SESSION, ledger_close, ledger_count, ledger_gauge, ledger_open)
+                          GAUGE_LINKED, KIND_SESSION, ledger_acquire, ledger_count, ledger_gauge, ledger_leaks,
+                          ledger_release)
 from core.mpack cimport MpWriter, mp_write_array, mp_write_map, mp_write_raw, mp_write_str, mp_write_uint
 from core.records cimport (REC_BEGIN, REC_BYE, REC_CLOSE, REC_END, REC_EVICT, REC_HISTORY, REC_LINK, REC_LINKED,
                            REC_MESSAGE, REC_OPEN, REC_OPENED, REC_PRESENCE, REC_PRESENCE_ASK, REC_PRESENCE_EXPECT,
                            REC_PRESENCE_PART, REC_PUBLISH, REC_PUBLISHED, REC_REPLY, REC_SUBSCRIBE, REC_SUBSCRIBED,
                            REC_TAKEN, REC_UNSUBSCRIBE, RECORDS_VERSION, RecBody, RecChannel, RecHistory, RecLink,
                            RecMessage, RecPublish, RecPublished, RecSession, RecTaken, record_add)
+from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_at, slab_release
 from core.stream cimport (Route, Stored, Stream, route_remove, route_set, routes_remove_worker, stream_advance,
                           stream_base, stream_find, stream_kept, stream_name, stream_route, stream_store,
@@ -109,8 +111,8 @@ cdef void _owner_end(Sequencer *sequencer, uint32_t index) noexcept nogil:
     _worker_at(sequencer, owner.worker).sessions -= 1
     index_remove(&sequencer.owner_index, hash_bytes(&sequencer.hash_key, owner.session, 16), index)
     owner.live = 0
+    ledger_release(sequencer.ledger, KIND_SESSION, index)
     slab_release(&sequencer.owners, index)
-    ledger_close(sequencer.ledger, KIND_SESSION)
 
 
 cdef void _owners_end_worker(Sequencer *sequencer, uint32_t worker) noexcept nogil:
@@ -333,7 +335,7 @@ cdef void _on_open(Sequencer *sequencer, Worker *worker, RecSession *record) noe
     owner.worker = <uint8_t> claimant
     owner.live = 1
     worker.sessions += 1
-    ledger_open(sequencer.ledger, KIND_SESSION)
+    ledger_acquire(sequencer.ledger, KIND_SESSION, index, HERE)
     if record.seq:
         say = <RecSession *> _say(worker, REC_OPENED, 1 if evicted else 0, sizeof(RecSession), 0)
         if say != NULL:
@@ -348,7 +350,7 @@ cdef void _on_close(Sequencer *sequencer, Worker *worker, RecSession *record) no
     cdef Owner *owner
     if record.head.aux:
         _drained_given_up(sequencer, worker, hash, record.session)
-    if index == SLAB_NONE:
+    if index == SLAB_NONE or ledger_leaks(sequencer.ledger, KIND_SESSION):
         return
     owner = _owner_at(sequencer, index)
     if _owner_conn(owner) == record.conn and owner.worker == _worker_index(sequencer, worker):

@@ -90,6 +90,11 @@ cdef inline Route stream_route(const Stream *stream, uint32_t place) noexcept no
     return route
 
 
+cdef inline uint64_t route_key(const Stream *stream, uint32_t worker) noexcept nogil:
+    """What the ledger tells subscriptions apart by: a user-space address has 47 bits."""
+    return (<uint64_t> <size_t> stream << 8) | worker
+
+
 cdef inline void stream_use(Stream *stream, uint64_t now_ms) noexcept nogil:
     """It ages from now on."""
     stream.used_s = <uint32_t> ((now_ms + 999) // 1000)

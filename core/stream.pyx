@@ -4,8 +4,10 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 
 from core.hash cimport index_free, index_put, index_remove
-from core.ledger cimport KIND_CHANNEL, KIND_HISTORY, KIND_SUBSCRIPTION, ledger_close, ledger_open
+from core.ledger cimport (KIND_CHANNEL, KIND_HISTORY, KIND_SUBSCRIPTION, ledger_acquire, ledger_leaks,
+                          ledger_release)
 from core.names cimport name_drop, name_keep, names_free, names_init
+from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, invariant, invariant_always, slab_acquire, slab_free, slab_init, slab_release
 
 assert sizeof(Stream) == 48
@@ -31,8 +33,10 @@ cdef void _stored_drop_oldest(Streams *streams, Stream *stream) noexcept nogil:
     history.count -= 1
     history.bytes -= stored.size
     streams.history_total -= stored.size
+    if ledger_leaks(streams.ledger, KIND_HISTORY):
+        return
+    ledger_release(streams.ledger, KIND_HISTORY, <size_t> stored)
     free(stored)
-    ledger_close(streams.ledger, KIND_HISTORY)
 
 
 cdef uint32_t _stream_index(Streams *streams, Stream *stream, uint64_t hash) noexcept nogil:
@@ -52,7 +56,8 @@ cdef void _stream_end(Streams *streams, Stream *stream) noexcept nogil:
         _stored_drop_oldest(streams, stream)
     while stream.route_count:
         stream.route_count -= 1
-        ledger_close(streams.ledger, KIND_SUBSCRIPTION)
+        ledger_release(streams.ledger, KIND_SUBSCRIPTION,
+                       route_key(stream, stream_route(stream, stream.route_count).worker))
     if stream.route_shift:
         free(stream.routes.many)
     if stream.history != NULL:
@@ -61,8 +66,8 @@ cdef void _stream_end(Streams *streams, Stream *stream) noexcept nogil:
     name_drop(&streams.names, stream.name, stream.name_size)
     index_remove(&streams.index, hash, index)
     stream.live = 0
+    ledger_release(streams.ledger, KIND_CHANNEL, index)
     slab_release(&streams.slab, index)
-    ledger_close(streams.ledger, KIND_CHANNEL)
 
 
 cdef void streams_free(Streams *streams) noexcept nogil:
@@ -107,7 +112,7 @@ cdef Stream *stream_wanted(Streams *streams, const char *name, uint32_t size, in
     stream.live = 1
     stream.epoch = streams.epoch
     stream_use(stream, now_ms)
-    ledger_open(streams.ledger, KIND_CHANNEL)
+    ledger_acquire(streams.ledger, KIND_CHANNEL, index, HERE)
     return stream
 
 
@@ -182,9 +187,9 @@ cdef void stream_store(Streams *streams, Stream *stream, const uint8_t *body, ui
     history.count += 1
     history.bytes += size
     streams.history_total += size
+    ledger_acquire(streams.ledger, KIND_HISTORY, <size_t> stored, HERE)
     if streams.history_total > streams.history_total_max:
         _history_squeeze(streams)
-    ledger_open(streams.ledger, KIND_HISTORY)
 
 
 cdef bint _routes_grow(Stream *stream) noexcept nogil:
@@ -225,7 +230,7 @@ cdef int route_set(Streams *streams, Stream *stream, uint32_t worker, uint64_t c
         return -1
     _route_put(stream, stream.route_count, route)
     stream.route_count += 1
-    ledger_open(streams.ledger, KIND_SUBSCRIPTION)
+    ledger_acquire(streams.ledger, KIND_SUBSCRIPTION, route_key(stream, worker), HERE)
     return 0
 
 
@@ -239,9 +244,11 @@ cdef bint route_remove(Streams *streams, Stream *stream, uint32_t worker, uint64
         if stream_route(stream, place).worker == worker:
             if channel and stream_route(stream, place).channel != channel:
                 return False
+            if ledger_leaks(streams.ledger, KIND_SUBSCRIPTION):
+                return False
             stream.route_count -= 1
             _route_put(stream, place, stream_route(stream, stream.route_count))
-            ledger_close(streams.ledger, KIND_SUBSCRIPTION)
+            ledger_release(streams.ledger, KIND_SUBSCRIPTION, route_key(stream, worker))
             if stream.route_count == 0 and stream.offset == 0:
                 _stream_end(streams, stream)        # nothing was ever said here: there is no position to keep
             return True

@@ -12,9 +12,10 @@ from core.conn cimport (FLAG_BLOCKED, FLAG_FINISHED, FLAG_WEBSOCKET, STAGE_FRAME
 from core.buffer cimport Segment
 from core.edge cimport RECEIVE_BYTES, edge_tick
 from core.ledger cimport (COUNT_BAD_FRAMES, COUNT_BYTES_OUT, COUNT_SENDS, COUNT_TLS_FAILURES, COUNT_TLS_HANDSHAKES,
-                          COUNT_TLS_RESUMED, KIND_TLS, ledger_close, ledger_count, ledger_open)
+                          COUNT_TLS_RESUMED, KIND_TLS, ledger_acquire, ledger_count, ledger_leaks, ledger_release)
 from core.outbox cimport OUTBOX_BLOCKED, OUTBOX_BROKEN, OUTBOX_SENT, outbox_consume, outbox_drop, outbox_touch
 from core.ring cimport ring_lease, ring_read, ring_release, ring_size, ring_write
+from core.sites cimport HERE
 from core.slab cimport invariant
 from core.sockets cimport MSG_DONTWAIT, MSG_NOSIGNAL, send
 
@@ -141,7 +142,7 @@ cdef TlsConn *_conn_start(Edge *edge, Connection *conn) noexcept nogil:
     aside.tls = tls
     aside.kept = 1
     conn.flags |= FLAG_TLS
-    ledger_open(edge.ledger, KIND_TLS)
+    ledger_acquire(edge.ledger, KIND_TLS, <size_t> tls, HERE)
     return tls
 
 
@@ -155,12 +156,13 @@ cdef void tls_conn_free(Edge *edge, Connection *conn) noexcept nogil:
         send(conn.fd, context.out, context.out_used, MSG_NOSIGNAL | MSG_DONTWAIT)
     if tls.unsent != NULL:
         ring_release(&edge.rings, tls.unsent)
-    SSL_free(tls.ssl)
-    ERR_clear_error()
-    free(tls)
+    if not ledger_leaks(edge.ledger, KIND_TLS):
+        ledger_release(edge.ledger, KIND_TLS, <size_t> tls)
+        SSL_free(tls.ssl)
+        ERR_clear_error()
+        free(tls)
     conn_aside_at(&edge.asides, conn).tls = NULL
     conn.flags &= ~FLAG_TLS
-    ledger_close(edge.ledger, KIND_TLS)
 
 
 cdef bint _say_end(TlsConn *tls) noexcept nogil:

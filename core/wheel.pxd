@@ -7,7 +7,8 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from core.ledger cimport KIND_TIMER, Ledger, ledger_close, ledger_open
+from core.ledger cimport KIND_TIMER, Ledger, ledger_acquire, ledger_leaks, ledger_release
+from core.sites cimport HERE
 from core.slab cimport Slab, invariant, slab_at
 
 cdef enum:
@@ -55,7 +56,7 @@ cdef inline void wheel_cancel(Wheel *wheel, uint32_t owner) noexcept nogil:
     wheel_timer(wheel, timer.next).previous = timer.previous
     timer.deadline = TIMER_IDLE
     wheel.count -= 1
-    ledger_close(wheel.ledger, KIND_TIMER)
+    ledger_release(wheel.ledger, KIND_TIMER, owner)
 
 
 cdef inline void wheel_set(Wheel *wheel, uint32_t owner, uint64_t deadline_ms) noexcept nogil:
@@ -65,6 +66,8 @@ cdef inline void wheel_set(Wheel *wheel, uint32_t owner, uint64_t deadline_ms) n
     cdef uint32_t head
     invariant(owner < TIMER_HEAD)
     wheel_cancel(wheel, owner)
+    if ledger_leaks(wheel.ledger, KIND_TIMER):     # the other way round: what has no timer is what leaks
+        return
     if tick <= wheel.now:
         tick = wheel.now + 1
     timer.deadline = tick
@@ -74,7 +77,7 @@ cdef inline void wheel_set(Wheel *wheel, uint32_t owner, uint64_t deadline_ms) n
     wheel_timer(wheel, timer.previous).next = owner
     wheel_timer(wheel, head).previous = owner
     wheel.count += 1
-    ledger_open(wheel.ledger, KIND_TIMER)
+    ledger_acquire(wheel.ledger, KIND_TIMER, owner, HERE)
 
 
 cdef inline uint32_t wheel_expire(Wheel *wheel, uint64_t now_ms) noexcept nogil:

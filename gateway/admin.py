@@ -20,10 +20,11 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway import connections_api, growth_api, metrics
+from gateway import connections_api, growth_api, ledger_api, metrics
 from gateway.access import check_access, check_is_json, host_name
 from gateway.connections_api import Asked
 from gateway.errors import RequestError
+from gateway.node_audit import NodeAudit
 from gateway.watcher import Watcher
 
 PAGE = Path(__file__).parent / "page"
@@ -67,6 +68,8 @@ class AdminContext:
     """What is asked about growth."""
     routes: Sequence[Route] = ()
     """Further ones, which check by themselves who may ask."""
+    audit: NodeAudit | None = None
+    """The ledgers of the node's processes."""
 
 
 class _PublishRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -109,6 +112,7 @@ def create_app(context: AdminContext, page: Path = PAGE) -> Starlette:
         *connections_api.routes(context),
         *growth_api.routes(context),
         *context.routes,
+        *(ledger_api.routes(context.token, context.audit) if context.audit is not None else ()),
         Route("/", index),
         Mount("/page", StaticFiles(directory=page, check_dir=False, follow_symlink=True)),
     ]

@@ -14,6 +14,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from core.owned import ACCOUNT, Held
 from gateway.ports import bound
 
 HEAD_TIMEOUT_S = 10.0
@@ -66,10 +67,13 @@ class _Protocol(H11Protocol):
     _head: asyncio.TimerHandle | None = None
     _request: asyncio.TimerHandle | None = None
     _write: asyncio.TimerHandle | None = None
+    _held: Held | None = None
     _watched: object = None
     """The request that `_request` was started for."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        fd = transport.get_extra_info("socket").fileno()
+        self._held = ACCOUNT.hold("http_client", f"the client {transport.get_extra_info('peername')}", fd=fd)
         super().connection_made(transport)
         if len(self.connections) > CONNECTIONS_MAX:
             transport.abort()
@@ -98,6 +102,8 @@ class _Protocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop("_head", "_request", "_write")
+        if self._held is not None:
+            self._held.close()
         super().connection_lost(exc)
         self._unset_keepalive_if_required()  # uvicorn leaves it running when the connection broke
 
@@ -174,6 +180,7 @@ class AdminServer:
         self._server = _Server(config)
         self._socket: socket.socket | None = None
         self._serving: asyncio.Task[None] | None = None
+        self._held: list[Held] = []
 
     @property
     def port(self) -> int:
@@ -196,7 +203,13 @@ class AdminServer:
         """
         self._socket = bound("admin.port", self._host, self._asked_port)
         self._socket.listen(BACKLOG)
-        self._serving = asyncio.create_task(self._server.serve(sockets=[self._socket]), name="admin")
+        self._held = [
+            ACCOUNT.hold("handle", "the admin server", object_=self),
+            ACCOUNT.hold("control_fd", "the admin server's port", fd=self._socket.fileno()),
+        ]
+        state = self._server.server_state
+        ACCOUNT.table("http_client", lambda: len(state.connections))
+        self._serving = ACCOUNT.task(self._server.serve(sockets=[self._socket]), "admin", owner=self._held[0])
 
     async def close(self) -> None:
         """Stops listening, lets requests under way finish for a moment, and returns."""
@@ -209,3 +222,6 @@ class AdminServer:
         for connection in list(self._server.server_state.connections):
             connection.transport.abort()  # who still has not read an answer
         self._socket.close()
+        ACCOUNT.table("http_client", None)
+        for held in self._held:
+            held.close()

@@ -14,8 +14,9 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from core import ledger
+from core import descriptors, ledger
 from core.commands import CommandClient
+from core.owned import ACCOUNT, Held
 from gateway.spawner import Spawner
 from gateway.zygote import COMMANDS_FD, STATS_FD
 
@@ -52,6 +53,7 @@ class ChildProcess:
         self._memory: mmap.mmap | None = None
         self._stats_fd = -1
         self._commands: CommandClient | None = None
+        self._held: list[Held] = []
         self._end: asyncio.Task[int] | None = None
 
     async def start(
@@ -74,9 +76,10 @@ class ChildProcess:
         self._commands = CommandClient(ours, self._hear)
         try:
             os.ftruncate(stats_fd, ledger.STATS_BYTES)
-            self._memory = mmap.mmap(stats_fd, ledger.STATS_BYTES)
+            self._map(stats_fd)
             handed = (stats_fd, theirs.fileno(), *fds)
-            self.pid = await self._spawn(spawner, command, config(STATS_FD, COMMANDS_FD), handed)
+            with ACCOUNT.hold("control_fd", f"commands for {self.name}", fd=theirs.fileno()):
+                self.pid = await self._spawn(spawner, command, config(STATS_FD, COMMANDS_FD), handed)
             await self._commands.start()
         except BaseException:
             await self._commands.close()
@@ -146,13 +149,25 @@ class ChildProcess:
         assert len(config) <= CONFIG_BYTES_MAX
         config_read, config_write = os.pipe2(os.O_CLOEXEC)
         try:
-            with os.fdopen(config_read, "rb"):
+            with (
+                os.fdopen(config_read, "rb"),
+                ACCOUNT.hold("control_fd", f"configuration for {self.name}", fd=config_read),
+                ACCOUNT.hold("control_fd", f"configuration for {self.name}", fd=config_write),
+            ):
                 pid = await spawner.start(self.name, command, config_read, *fds)
                 # Written while this end can read it too: a process that is dead already must not cost us a SIGPIPE.
                 os.write(config_write, config)
                 return pid
         finally:
             os.close(config_write)
+
+    def _map(self, stats_fd: int) -> None:
+        """Maps the counters; the map keeps a descriptor of its own."""
+        self._memory = mmap.mmap(stats_fd, ledger.STATS_BYTES)
+        self._held = [
+            ACCOUNT.hold("control_fd", f"counters of {self.name}", fd=fd)
+            for fd in (stats_fd, *descriptors.others_of(stats_fd))
+        ]
 
     def _hear(self, event: str, fields: dict[str, Any]) -> None:
         if event == "ready":
@@ -180,6 +195,8 @@ class ChildProcess:
         if self._memory is not None:
             self._memory.close()
             self._memory = None
+        for held in self._held:
+            held.close()
 
 
 async def _ended(pid: int) -> int:
@@ -195,7 +212,8 @@ async def _ended(pid: int) -> int:
     ended = asyncio.Event()
     loop.add_reader(pidfd, ended.set)
     try:
-        await ended.wait()  # no deadline: a process may live for months; `send` is how to make it end
+        with ACCOUNT.hold("control_fd", f"the life of process {pid}", fd=pidfd):
+            await ended.wait()  # no deadline: a process may live for months; `send` is how to make it end
     finally:
         loop.remove_reader(pidfd)
         os.close(pidfd)

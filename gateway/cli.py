@@ -17,6 +17,7 @@ import click
 from gateway import __version__, options, settings
 from gateway.cli_admin import admin_commands, admin_options, ask
 from gateway.cli_growth import growth
+from gateway.cli_ledger import ledger
 from gateway.cli_supervision import supervision_commands
 from gateway.config import Config
 from gateway.errors import ConfigError, HoldfastError
@@ -219,6 +220,7 @@ def publish(
 admin_commands(cli)
 cli.add_command(growth)
 supervision_commands(cli)
+cli.add_command(ledger)
 
 
 def main() -> None:

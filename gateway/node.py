@@ -17,17 +17,20 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from core import introspect
+from core.auditor import Auditor
+from core.owned import ACCOUNT
 from core.transcode import mpack_from_json
 from gateway import __version__, logs
 from gateway.admin import AdminContext, create_app
 from gateway.admin_server import AdminServer
-from gateway.child import Child, ChildSpec
+from gateway.child import Child, ChildSpec, Totals
 from gateway.config import Config, router_config, worker_config
 from gateway.elsewhere import Elsewhere
 from gateway.errors import PortTakenError, ReloadError, RequestError
 from gateway.growth_api import GrowthCollector
 from gateway.hook import Hook
 from gateway.metrics import NodeCollector, ProcessView
+from gateway.node_audit import NodeAudit
 from gateway.ports import Listeners, bound
 from gateway.reload import Plan, Reload
 from gateway.run_directory import RunDirectory
@@ -38,6 +41,7 @@ from gateway.watcher import Place, Watcher
 from gateway.zygote import TCP_FD, WS_FD
 from router.client import Refused, RouterClient, Unavailable
 
+SUPERVISOR = "supervisor"
 EXIT_KILLED = 130  # 128 + SIGINT, as shells say it
 _LINK_TIMEOUT_S = 5.0
 _RETRY_AFTER_S = 1
@@ -86,6 +90,7 @@ def run(config: Config, parts: Parts, announce: Callable[[], None], again: Calla
 
 
 async def _serve(config: Config, parts: Parts, announce: Callable[[], None], again: Callable[[], Config]) -> int:
+    ACCOUNT.own_loop()
     with _endpoint(config) as endpoint, contextlib.closing(_listeners(config, parts)) as listeners:
         supervisor = Supervisor(
             router_spec(config, endpoint) if parts.router else None,
@@ -344,6 +349,9 @@ async def _admin(
     registry = CollectorRegistry(auto_describe=False)
     registry.register(NodeCollector(lambda: views(supervisor), node=config.node.name, version=__version__))
     registry.register(GrowthCollector(watcher, hook))
+    audit = NodeAudit(
+        (SUPERVISOR, os.getpid()), lambda: Totals.of(ACCOUNT.read()), Auditor(ACCOUNT), lambda: supervisor.children
+    )
     context = AdminContext(
         info=told,
         missing=supervisor.missing,
@@ -355,12 +363,14 @@ async def _admin(
         workers=lambda: supervisor.workers,
         growth=watcher,
         routes=routes(config.admin.token, supervision),
+        audit=audit,
     )
     server = AdminServer(config.admin.host, config.admin.port, create_app(context))
     server.start()
     try:
         async with asyncio.timeout(_LINK_TIMEOUT_S):
             await client.start()
+            await ACCOUNT.settle()
         yield
     finally:
         await server.close()
@@ -385,7 +395,7 @@ def info(config: Config, parts: Parts) -> dict[str, object]:
 
 def views(supervisor: Supervisor) -> list[ProcessView]:
     """The supervisor and its children, as the metrics show them."""
-    own = ProcessView("supervisor", os.getpid(), True, 0, None)
+    own = ProcessView(SUPERVISOR, os.getpid(), True, 0, Totals.of(ACCOUNT.read()))
     return [own, *(_view(child) for child in supervisor.children)]
 
 

@@ -3,6 +3,7 @@
 import errno
 import socket
 
+from core.owned import ACCOUNT, Held
 from gateway.errors import PortTakenError, StartError
 
 
@@ -72,12 +73,14 @@ class Listeners:
 
     def __init__(self, places: int, host: str, ports: tuple[int, int], backlog: int) -> None:
         self._pairs: list[list[socket.socket]] = []
+        self._held: list[Held] = []
         try:
             for _ in range(places):
                 pair: list[socket.socket] = []
                 self._pairs.append(pair)
                 for port in ports:
                     pair.append(listening(host, port, backlog))
+                    self._held.append(ACCOUNT.hold("control_fd", f"the listener at {port}", fd=pair[-1].fileno()))
         except OSError:
             self.close()
             raise
@@ -92,3 +95,5 @@ class Listeners:
             for listener in pair:
                 listener.close()
         self._pairs.clear()
+        for held in self._held:
+            held.close()

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from core.owned import ACCOUNT
 from gateway.errors import RunDirectoryError
 
 SOCKET_NAME = "router.sock"
@@ -43,6 +44,7 @@ class RunDirectory:
             raise RunDirectoryError(f"cannot use the run directory {configured}: {error.strerror}") from error
         if self._lock is None:
             raise RunDirectoryError(f"the run directory {self.path} is in use by another node: give each its own")
+        self._held = ACCOUNT.hold("lease", f"the run directory {self.path}", object_=self, fd=self._lock)
 
     @property
     def socket_path(self) -> Path:
@@ -59,6 +61,7 @@ class RunDirectory:
                 (self.path / name).unlink(missing_ok=True)
         os.close(self._lock)
         self._lock = None
+        self._held.close()
 
 
 def sweep(parent: Path) -> list[Path]:

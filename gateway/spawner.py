@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from core.owned import ACCOUNT, Held
 from core.process import adopt_orphans
 from gateway import logs
 from gateway.zygote import PACKET_BYTES_MAX
@@ -41,6 +42,7 @@ class Spawner:
 
     def __init__(self, modules: Sequence[str]) -> None:
         self._modules = tuple(modules)
+        self._held: list[Held] = []
         self._turn = asyncio.Lock()
         self._zygote: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
@@ -118,6 +120,10 @@ class Spawner:
             ours.setblocking(False)
             self._connection = ours
             self._adopting.add(self)
+            self._held = [
+                ACCOUNT.hold("handle", "the zygote", object_=self),
+                ACCOUNT.hold("control_fd", "the socket to the zygote", fd=ours.fileno()),
+            ]
             adopt_orphans(True)
             self._zygote = subprocess.Popen([*_COMMAND, *self._modules], stdin=theirs.fileno(), start_new_session=True)
 
@@ -126,6 +132,8 @@ class Spawner:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+        for held in self._held:
+            held.close()
         if self._zygote is None:
             return
         self._zygote.kill()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import gc
 import hashlib
 import os
@@ -14,10 +15,13 @@ import msgspec
 import uvloop
 
 from core import bus, introspect, notes, stacks
+from core.auditor import Auditor
 from core.codes import Code
 from core.commands import CommandServer, Handler
+from core.descriptors import is_bus
 from core.ledger import STATS_BYTES, Stats
 from core.loop import EdgeLoop
+from core.owned import ACCOUNT
 from core.process import LEAVE, die_with_parent
 from core.tls import TICKET_KEY_BYTES
 from gateway import logs
@@ -47,6 +51,7 @@ class WorkerProcess:
         self._listing = Listing(
             plane, worker=config.index, epoch=config.epoch, wall_offset_s=time.time() - time.monotonic()
         )
+        self._auditor = Auditor(ACCOUNT, self._ask_audit)
         self._commands = CommandServer(config.commands_fd, self._handlers())
         running = asyncio.get_running_loop()
         self._control = Control(
@@ -69,19 +74,22 @@ class WorkerProcess:
     async def serve(self) -> None:
         """Serve until SIGTERM or SIGINT, then drain."""
         running = asyncio.get_running_loop()
+        held = ACCOUNT.hold("handle", "the data plane", object_=self._plane)
         for number in (signal.SIGTERM, signal.SIGINT):
             running.add_signal_handler(number, self._stop.set)
         running.add_signal_handler(LEAVE, self._leave)
         running.add_reader(self._plane.control_fd, self._take)
+        await self._commands.start()
+        await ACCOUNT.settle()  # deadline: SETTLE_DEADLINE_S
         thread = threading.Thread(target=self._plane.run, name="data-plane", daemon=True)
         thread.start()
-        await self._commands.start()
-        ready = asyncio.create_task(self._say_ready())
+        ready = ACCOUNT.task(self._say_ready(), "say ready", owner=held)
         await self._stop.wait()  # no deadline: for as long as the process lives
         ready.cancel()
         await self._drain(thread)
         running.remove_reader(self._plane.control_fd)
         await self._commands.close()
+        held.close()
 
     def _handlers(self) -> dict[str, Handler]:
         """What the supervisor may ask of a worker."""
@@ -91,6 +99,7 @@ class WorkerProcess:
             "connections": self._listing.connections,
             "reclaim": self._listing.reclaim,
             **introspect.handlers(self._config.tracemalloc_frames),
+            "audit": self._auditor.audit,
         }
 
     async def _ping(self) -> None:
@@ -105,6 +114,10 @@ class WorkerProcess:
         """A successor listens on the same sockets: go, without emptying the queue that is its own now."""
         self._leaves = True
         self._stop.set()
+
+    def _ask_audit(self, request: int) -> None:
+        self._plane.put(notes.AUDIT, request=request)
+        self._plane.flush()
 
     async def _say_ready(self) -> None:
         await self._linked.wait()  # no deadline: until there is a router; cancelled when the process stops
@@ -141,6 +154,8 @@ class WorkerProcess:
                     self._listing.on_listed(request, first, text)
                 elif kind == notes.SETTLE:  # behind the decisions about all that this connection asked for
                     self._plane.put(notes.SETTLED, conn)
+                elif kind == notes.AUDITED:
+                    self._auditor.on_note(request, text, extra)
                 elif self._drains is not None:
                     self._drains.on_note(kind, request, first, second)
             except Exception:
@@ -206,6 +221,8 @@ def open_plane(config: WorkerConfig, stats: Stats) -> EdgeLoop:
 
 
 async def _serve(config: WorkerConfig, plane: EdgeLoop, stats: Stats) -> None:
+    ACCOUNT.own_loop()
+    ACCOUNT.explain(functools.partial(is_bus, endpoint=config.router_endpoint))
     await WorkerProcess(config, plane, stats).serve()
 
 
@@ -221,6 +238,7 @@ def main(parent: int) -> int:
     die_with_parent(parent)
     logs.setup(config.log_level, config.log_format, process=f"worker-{config.index}")
     stats = Stats(config.stats_fd)
+    ACCOUNT.count_in(stats)
     stacks.install(config.stats_fd, STATS_BYTES)
     try:
         plane = open_plane(config, stats)

@@ -6,12 +6,15 @@ is replaced, what was under way is unavailable at once.
 
 import asyncio
 import contextlib
+import functools
 import os
 import time
 
 import zmq
 
 from core import codes, records
+from core.descriptors import is_bus
+from core.owned import ACCOUNT, Held
 
 LINK_PERIOD_S = 1.0
 SILENT_S = 4.0
@@ -49,6 +52,7 @@ class RouterClient:
         self._socket: zmq.Socket[bytes] | None = None
         self._fd = -1
         self._beat: asyncio.TimerHandle | None = None
+        self._held: Held | None = None
 
     @property
     def linked(self) -> bool:
@@ -57,6 +61,8 @@ class RouterClient:
 
     async def start(self) -> None:
         """Connect; the link comes up by itself, now or when the router does."""
+        self._held = ACCOUNT.hold("handle", "the link to the router", object_=self)
+        ACCOUNT.explain(functools.partial(is_bus, endpoint=self._endpoint))
         self._context = zmq.Context(1)
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.IDENTITY, self._identity)
@@ -82,6 +88,8 @@ class RouterClient:
         self._socket.close()
         self._context.term()
         self._socket = self._context = None
+        if self._held is not None:
+            self._held.close()
         self._lose()
 
     async def publish(

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 import sys
@@ -10,9 +11,12 @@ import threading
 import msgspec
 import uvloop
 
-from core import bus, introspect, stacks
+from core import bus, introspect, notes, stacks
+from core.auditor import Auditor
 from core.commands import CommandServer, Handler
+from core.descriptors import is_bus
 from core.ledger import STATS_BYTES, Stats
+from core.owned import ACCOUNT
 from core.process import die_with_parent
 from core.router_loop import RouterLoop
 from router.config import RouterConfig
@@ -21,32 +25,46 @@ STOP_DEADLINE_S = 5.0
 EXIT_CONFIG = 78
 
 
-def handlers(tracemalloc_frames: int) -> dict[str, Handler]:
+def handlers(auditor: Auditor, tracemalloc_frames: int) -> dict[str, Handler]:
     """What the supervisor may ask of a router."""
 
     async def ping() -> None:
         """Answer, so that the supervisor knows that this thread gets to it."""
 
-    return {"ping": ping, **introspect.handlers(tracemalloc_frames)}
+    return {"ping": ping, "audit": auditor.audit, **introspect.handlers(tracemalloc_frames)}
 
 
-async def serve(loop: RouterLoop, commands_fd: int, tracemalloc_frames: int = 0) -> None:
+async def serve(loop: RouterLoop, commands_fd: int, endpoint: str, tracemalloc_frames: int = 0) -> None:
     """Run the data plane in its thread until SIGTERM or SIGINT."""
+    ACCOUNT.own_loop()
+    ACCOUNT.explain(functools.partial(is_bus, endpoint=endpoint))
+    held = ACCOUNT.hold("handle", "the data plane", object_=loop)
+    auditor = Auditor(ACCOUNT, lambda request: loop.put(notes.AUDIT, request=request))
+
+    def take() -> None:
+        for kind, _, _, request, _, _, _, text, extra in loop.take():
+            if kind == notes.AUDITED:
+                auditor.on_note(request, text, extra)
+
     stopped = asyncio.Event()
     running = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         running.add_signal_handler(number, stopped.set)
+    running.add_reader(loop.control_fd, take)
+    commands = CommandServer(commands_fd, handlers(auditor, tracemalloc_frames))
+    await commands.start()
+    await ACCOUNT.settle()  # deadline: SETTLE_DEADLINE_S
     thread = threading.Thread(target=loop.run, name="sequencer", daemon=True)
     thread.start()
-    commands = CommandServer(commands_fd, handlers(tracemalloc_frames))
-    await commands.start()
     commands.tell("ready")
     await stopped.wait()  # no deadline: for as long as the process lives
     loop.stop()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(STOP_DEADLINE_S):
             await asyncio.to_thread(thread.join, STOP_DEADLINE_S)
+    running.remove_reader(loop.control_fd)
     await commands.close()
+    held.close()
 
 
 def _remove_socket(endpoint: str) -> None:
@@ -65,10 +83,12 @@ def main(parent: int) -> int:
     # deadline: the supervisor's, whose end closes the pipe
     config = msgspec.json.decode(sys.stdin.buffer.read(), type=RouterConfig)
     die_with_parent(parent)
+    stats = Stats(config.stats_fd)
+    ACCOUNT.count_in(stats)
     stacks.install(config.stats_fd, STATS_BYTES)
     try:
         loop = RouterLoop(
-            Stats(config.stats_fd),
+            stats,
             endpoint=config.endpoint,
             epoch=config.epoch,
             history_messages=config.history_messages,
@@ -82,7 +102,7 @@ def main(parent: int) -> int:
         print(f"router: {error}", file=sys.stderr)
         return EXIT_CONFIG
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(loop, config.commands_fd, config.tracemalloc_frames))
+        runner.run(serve(loop, config.commands_fd, config.endpoint, config.tracemalloc_frames))
     del loop
     _remove_socket(config.endpoint)
     return 0

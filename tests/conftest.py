@@ -3,6 +3,7 @@
 Nothing here is meant for tests of one module; those need no node.
 """
 
+import json
 import os
 import re
 import shutil
@@ -28,6 +29,7 @@ START_DEADLINE_S = 30.0
 STOP_DEADLINE_S = 30.0
 SETTLE_DEADLINE_S = 15.0
 HTTP_DEADLINE_S = 5.0
+AUDIT_DEADLINE_S = 30.0
 POLL_S = 0.05
 START_ATTEMPTS = 3
 # Given to every process of a node in its environment: how those left behind are found.
@@ -107,6 +109,16 @@ def shared_memory() -> set[str]:
     return set(os.listdir("/dev/shm"))
 
 
+def complaints(audited: dict[str, Any]) -> list[str]:
+    """What an audit found wrong, a line each."""
+    found = []
+    for process in audited.get("processes", []):
+        found += [f"{process['process']}: {one}" for one in process.get("findings", [])]
+        if "error" in process:
+            found.append(f"{process['process']}: {process['error']}")
+    return found
+
+
 class Account(NamedTuple):
     """One kind of resource: how often it was acquired, released, and open when its process ended."""
 
@@ -138,6 +150,7 @@ class Node:
         self._memory_before = shared_memory()
         self._arguments, self._settings = arguments, settings
         self._may_lose = False
+        self._may_leak = False
         self._stopped = False
         self._spawn()
 
@@ -246,8 +259,22 @@ class Node:
         """Say that this test kills processes, so that what they had open may be lost."""
         self._may_lose = True
 
+    def expect_leaks(self) -> None:
+        """Say that this test leaks on purpose, so that the audit at its end has to fail."""
+        self._may_leak = True
+
+    def audit(self) -> dict[str, Any]:
+        """What POST /api/ledger/audit answers: every process walks its tables."""
+        request = urllib.request.Request(
+            f"{self.admin_url}/api/ledger/audit", b"{}", {"Content-Type": "application/json"}, method="POST"
+        )
+        with urllib.request.urlopen(request, timeout=AUDIT_DEADLINE_S) as answer:
+            return dict(json.load(answer))
+
     def check_ledger(self) -> None:
-        """Once the clients have left, nothing of theirs may be open, and no process may have died unexpectedly."""
+        """Once the clients have left, nothing of theirs may be open, every table and descriptor must be accounted for,
+        and no process may have died unexpectedly.
+        """
         if self._process.poll() is not None:
             return
 
@@ -257,6 +284,14 @@ class Node:
             return all(ledger[kind].live == 0 for kind in BALANCED)
 
         wait_until(is_balanced, lambda: f"opened = closed in the ledger {self.ledger()}\n{self.log_tail()}")
+        audited: dict[str, Any] = {}
+
+        def is_closed() -> bool:
+            audited.update(self.audit())
+            return bool(audited["closes"])
+
+        if not self._may_leak:
+            wait_until(is_closed, lambda: f"the audit closes: {complaints(audited)}\n{self.log_tail()}")
         lost = {kind: account.lost for kind, account in self.ledger().items() if account.lost}
         assert self._may_lose or not lost, f"a process died with {lost} open\n{self.log_tail()}"
 

@@ -11,8 +11,8 @@ def test_every_kind_has_a_number_of_its_own_from_one_on() -> None:
 
 def test_every_kind_that_the_threads_use_is_there() -> None:
     to_control = {"FRAME", "PRESENCE_EXPECT", "PRESENCE_PART", "LINKED", "STOPPED", "LISTED"}
-    to_control |= {"DRAIN_SENT", "TAKEN", "SETTLE"}
+    to_control |= {"DRAIN_SENT", "TAKEN", "SETTLE", "AUDITED"}
     from_control = {"OPEN", "SEND", "FIN", "HISTORY", "PRESENCE", "DRAIN", "STOP", "LIST", "RECLAIM"}
-    from_control |= {"DRAIN_STEP", "SETTLED"}
+    from_control |= {"DRAIN_STEP", "SETTLED", "AUDIT"}
     assert set(KINDS) == to_control | from_control
     assert max(KINDS[name] for name in to_control) < min(KINDS[name] for name in from_control)

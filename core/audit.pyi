@@ -1,0 +1,3 @@
+from typing import Any
+
+def unpack(text: bytes, extra: bytes) -> dict[str, Any]: ...

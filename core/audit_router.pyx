@@ -1,0 +1,136 @@
+"""Audit of a router's data plane: streams with their history and routes, sessions, keys, workers, the bus."""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
+
+from core.audit cimport (Audit, AuditLink, SlabWalk, audit_begin, audit_end, audit_equal, audit_fd, audit_finding,
+                         audit_found, audit_peers, audit_send, slab_walk, slab_walk_next)
+from core.ledger cimport KIND_CHANNEL, KIND_HISTORY, KIND_KEY, KIND_SESSION, KIND_SUBSCRIPTION
+from core.names cimport NAME_CLASSES
+from core.sequencer cimport IDENTITY_BYTES_MAX, WORKER_LINKED, WORKER_LINKING, WORKERS_MAX, Owner, Worker
+from core.slab cimport SLAB_NONE, slab_at
+from core.stream cimport Route, Stream, route_key, stream_at, stream_kept, stream_route, stream_stored
+
+assert sizeof((<AuditLink *> NULL).identity) == IDENTITY_BYTES_MAX
+
+ctypedef struct Walk:
+    Sequencer *sequencer        # borrowed
+    Audit audit
+    SlabWalk slab
+    AuditLink links[WORKERS_MAX]    # by the worker's place
+    uint64_t history_bytes
+
+
+cdef inline bint _worker_known(Walk *walk, uint32_t worker) noexcept nogil:
+    return worker < walk.sequencer.worker_count and walk.sequencer.workers[worker].state >= WORKER_LINKING
+
+
+cdef void _stream(Walk *walk, uint32_t index) noexcept nogil:
+    cdef Stream *stream = stream_at(&walk.sequencer.streams, index)
+    cdef uint32_t place
+    cdef uint64_t bytes = 0
+    cdef Route route
+    audit_found(&walk.audit, KIND_CHANNEL, index)
+    for place in range(stream_kept(stream)):
+        audit_found(&walk.audit, KIND_HISTORY, <size_t> stream_stored(stream, place))
+        bytes += stream_stored(stream, place).size
+    if stream.history != NULL and bytes != stream.history.bytes:
+        audit_finding(&walk.audit, KIND_HISTORY, index, bytes, b"of this stream has other bytes (value) than counted")
+    walk.history_bytes += bytes
+    for place in range(stream.route_count):
+        route = stream_route(stream, place)
+        if _worker_known(walk, route.worker):
+            audit_found(&walk.audit, KIND_SUBSCRIPTION, route_key(stream, route.worker))
+            walk.links[route.worker].subscriptions += 1
+        else:
+            audit_finding(&walk.audit, KIND_SUBSCRIPTION, route_key(stream, route.worker), route.worker,
+                          b"names a worker (value) that is not there")
+
+
+cdef void _streams(Walk *walk) noexcept nogil:
+    cdef uint32_t names = 0
+    cdef int part
+    cdef uint32_t index
+    slab_walk(&walk.slab, &walk.sequencer.streams.slab)
+    index = slab_walk_next(&walk.slab)
+    while index != SLAB_NONE:
+        _stream(walk, index)
+        index = slab_walk_next(&walk.slab)
+    for part in range(NAME_CLASSES):
+        names += walk.sequencer.streams.names.slabs[part].live
+    audit_equal(&walk.audit, KIND_CHANNEL, names, walk.sequencer.streams.slab.live,
+                b"streams (key), but names (value)")
+    audit_equal(&walk.audit, KIND_CHANNEL, walk.sequencer.streams.index.count, walk.sequencer.streams.slab.live,
+                b"streams (key), but by name (value)")
+    audit_equal(&walk.audit, KIND_HISTORY, walk.history_bytes, walk.sequencer.streams.history_total,
+                b"bytes of history (key) are counted, but kept (value) are")
+
+
+cdef void _owners(Walk *walk) noexcept nogil:
+    cdef uint32_t index
+    cdef Owner *owner
+    slab_walk(&walk.slab, &walk.sequencer.owners)
+    index = slab_walk_next(&walk.slab)
+    while index != SLAB_NONE:
+        owner = <Owner *> slab_at(&walk.sequencer.owners, index)
+        if _worker_known(walk, owner.worker):
+            audit_found(&walk.audit, KIND_SESSION, index)
+            walk.links[owner.worker].sessions += 1
+        else:
+            audit_finding(&walk.audit, KIND_SESSION, index, owner.worker, b"is a worker's (value) that is not there")
+        index = slab_walk_next(&walk.slab)
+    audit_equal(&walk.audit, KIND_SESSION, walk.sequencer.owner_index.count, walk.sequencer.owners.live,
+                b"sessions (key), but by name (value)")
+
+
+cdef void _keys(Walk *walk) noexcept nogil:
+    cdef uint32_t at = walk.sequencer.keys.oldest
+    while at != walk.sequencer.keys.next:
+        audit_found(&walk.audit, KIND_KEY, at)
+        at += 1
+    audit_equal(&walk.audit, KIND_KEY, walk.sequencer.keys.index.count,
+                walk.sequencer.keys.next - walk.sequencer.keys.oldest, b"keys (key), but by hash (value)")
+
+
+cdef uint32_t _workers(Walk *walk) noexcept nogil:
+    """What is known of each worker, side by side at the front of the links; how many there are."""
+    cdef uint32_t index
+    cdef uint32_t count = 0
+    cdef uint32_t linked = 0
+    cdef Worker *worker
+    for index in range(walk.sequencer.worker_count):
+        worker = &walk.sequencer.workers[index]
+        audit_equal(&walk.audit, KIND_SESSION, walk.links[index].sessions, worker.sessions,
+                    b"sessions (key) are counted at a worker, but known (value) are")
+        linked += worker.state == WORKER_LINKED
+        if worker.state >= WORKER_LINKING:
+            walk.links[count] = walk.links[index]
+            memcpy(walk.links[count].identity, worker.identity, worker.identity_size)
+            walk.links[count].identity_size = worker.identity_size
+            walk.links[count].state = worker.state
+            count += 1
+    audit_equal(&walk.audit, KIND_SESSION, linked, walk.sequencer.linked,
+                b"workers (key) are counted as linked, but linked (value) are")
+    return count
+
+
+cdef void sequencer_audit(Sequencer *sequencer, uint64_t request) noexcept nogil:
+    """Walk everything, and tell the control thread. To be called between turns."""
+    cdef Walk *walk = <Walk *> calloc(1, sizeof(Walk))
+    cdef uint32_t count
+    if walk == NULL:
+        return                          # the asker's deadline tells
+    walk.sequencer = sequencer
+    audit_begin(&walk.audit, sequencer.ledger)
+    _streams(walk)
+    _owners(walk)
+    _keys(walk)
+    count = _workers(walk)
+    audit_fd(&walk.audit, sequencer.epoll_fd)
+    audit_fd(&walk.audit, sequencer.from_control.event_fd)
+    audit_fd(&walk.audit, sequencer.to_control.event_fd)
+    audit_peers(&walk.audit, &sequencer.bus.peers)
+    audit_end(&walk.audit)
+    audit_send(&walk.audit, &sequencer.to_control, request, <const uint8_t *> walk.links, count * sizeof(AuditLink))
+    free(walk)
