@@ -7,7 +7,7 @@ back. For each kind of resource, opened = closed + lost + live, where lost is wh
 import functools
 import os
 import resource
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -109,6 +109,24 @@ class NodeCollector(Collector):
         yield from _gauge_families(counted)
         yield _error_family(counted)
         yield from _time_families(counted)
+
+
+class AuditCollector(Collector):
+    """What the last audit of the ledger found; no samples before the first one."""
+
+    def __init__(self, last: Callable[[], Mapping[str, int]]) -> None:
+        self._last = last
+
+    def collect(self) -> Iterator[Metric]:
+        """A gauge, since the next audit may find less."""
+        found = GaugeMetricFamily(
+            "holdfast_ledger_audit_differences",
+            "Findings of the last audit: what the ledger and the tables do not agree on.",
+            labels=["process"],
+        )
+        for process, count in self._last().items():
+            found.add_metric([process], count)
+        yield found
 
 
 def exposition(registry: CollectorRegistry) -> bytes:

@@ -29,7 +29,7 @@ from gateway.elsewhere import Elsewhere
 from gateway.errors import PortTakenError, ReloadError, RequestError
 from gateway.growth_api import GrowthCollector
 from gateway.hook import Hook
-from gateway.metrics import NodeCollector, ProcessView
+from gateway.metrics import AuditCollector, NodeCollector, ProcessView
 from gateway.node_audit import NodeAudit
 from gateway.ports import Listeners, bound
 from gateway.reload import Plan, Reload
@@ -352,6 +352,7 @@ async def _admin(
     audit = NodeAudit(
         (SUPERVISOR, os.getpid()), lambda: Totals.of(ACCOUNT.read()), Auditor(ACCOUNT), lambda: supervisor.children
     )
+    registry.register(AuditCollector(lambda: audit.last))
     context = AdminContext(
         info=told,
         missing=supervisor.missing,

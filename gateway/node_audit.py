@@ -46,6 +46,8 @@ class NodeAudit:
         self._auditor = auditor
         self._children = children
         self._turn = asyncio.Lock()
+        self.last: dict[str, int] = {}
+        """What the last audit found, a count a process; who did not answer is left out. Empty before the first."""
 
     def ledger(self) -> Report:
         """What every process has counted: `{"processes": [{"process", "pid", "kinds": {kind: {...}}}, ...]}`."""
@@ -72,6 +74,7 @@ class NodeAudit:
             row = next(row for row in told["processes"] if row["process"] == name)
             row["findings"].append(_crossed(name, kind, count))
             row["finding_count"] += 1
+        self.last = {row["process"]: row["finding_count"] for row in told["processes"] if "error" not in row}
         told["closes"] = all(not row["findings"] and "error" not in row for row in told["processes"])
         return told
 

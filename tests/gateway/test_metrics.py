@@ -121,3 +121,14 @@ def test_errors_and_times_of_ended_processes_stay_counted() -> None:
     second.errors["internal"], second.times["welcome_5"] = 1, 1
     both = totals_of_nothing().plus(first).ended().plus(second)
     assert (both.errors["internal"], both.times["welcome_5"]) == (3, 8)
+
+
+def test_the_last_audit_is_shown_once_there_was_one() -> None:
+    registry = CollectorRegistry(auto_describe=False)
+    last: dict[str, int] = {}
+    registry.register(metrics.AuditCollector(lambda: last))
+    assert "holdfast_ledger_audit_differences{" not in exposition(registry).decode()
+    last.update({"worker-0": 2, "router": 0})
+    text = exposition(registry).decode()
+    assert 'holdfast_ledger_audit_differences{process="worker-0"} 2.0' in text
+    assert 'holdfast_ledger_audit_differences{process="router"} 0.0' in text

@@ -57,6 +57,8 @@ def audit(monkeypatch: pytest.MonkeyPatch, *processes: Process) -> tuple[bool, d
         )
         async with asyncio.timeout(DEADLINE_S):
             told = await one.audit()
+        counts = {row["process"]: len(row["findings"]) for row in told["processes"] if "error" not in row}
+        assert one.last == counts, "the metric says what the report says"
         for row in told["processes"]:  # the tests' own tasks and descriptors are nobody's here
             row["findings"] = [found for found in row["findings"] if found["kind"] not in ("task", "control_fd")]
         return told
