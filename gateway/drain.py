@@ -107,7 +107,8 @@ class Drain:
         self._plane.flush()
         if abs(step.pace - shown) <= 0.2 * shown or math.isinf(step.pace):
             return shown
-        _log.info("drain_pace", pace=_shown(step.pace), fastest=_shown(pacer.fastest), left=pacer.left)
+        lag = pacer.lags(self._clock()) or "none"
+        _log.info("drain_pace", pace=_shown(step.pace), fastest=_shown(pacer.fastest), left=pacer.left, lag=lag)
         return step.pace
 
     async def _count(self) -> int:

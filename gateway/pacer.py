@@ -87,9 +87,11 @@ class Pacer:
         """So many clients were told."""
         self.left = max(0, self.left - count)
 
-    def lags(self, now: float) -> bool:
-        """Whether those who take the clients do not keep up."""
-        return self._lags_here or self._returns_lag(now)
+    def lags(self, now: float) -> str:
+        """What shows that those who take the clients do not keep up: `handshakes`, `returns`, or nothing."""
+        if self._lags_here:
+            return "handshakes"
+        return "returns" if self._returns_lag(now) else ""
 
     def step(self, now: float) -> Step:
         """What to do until `now` + TICK_S. To be called about that often; a late call catches nothing up."""

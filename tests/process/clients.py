@@ -258,6 +258,10 @@ class TcpClient(Client):
             except OSError:
                 return b""
 
+    def end(self) -> None:
+        """Say nothing more, and go on reading: the transport's own end of this side."""
+        self._writer.write_eof()
+
     def stop_reading(self) -> None:
         """Take nothing more from the socket, as a stuck client does."""
         self._writer.transport.pause_reading()  # type: ignore[attr-defined]
