@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.bench.circumstances import circumstances
+from loadtest.crowd import Publisher
 from loadtest.measure import ROOT, BenchError, Program, Server, holdfast, shown
 from loadtest.soak.plan import Plan, plan_for, seconds_of
 from loadtest.soak.samples import Sample, files_left, look, processes, unbalanced
@@ -42,6 +43,7 @@ JOIN_SLACK_S = 120.0
 ARRIVE_S = 30.0
 LEAVE_S = 120.0
 SETTLE_S = 30.0
+REST_S = 1.0
 AUDIT_S = 60.0
 SAY_EVERY_S = 60.0
 HOST = "127.0.0.1"
@@ -74,6 +76,21 @@ def watch(server: Server, plan: Plan, began_s: float) -> list[Sample]:
     return samples
 
 
+def at_rest(server: Server, began_s: float) -> Sample:
+    """The node before anybody came, all its own links made."""
+    with contextlib.closing(Publisher(server)) as publisher:
+        publisher.publish("group:soak-before", "")
+    end_s, before = time.monotonic() + SETTLE_S, look(server, began_s)
+    while True:
+        time.sleep(REST_S)
+        sample = look(server, began_s)
+        if not unbalanced(before, sample) and not files_left(before, sample):
+            return sample
+        if time.monotonic() > end_s:
+            raise BenchError(f"the node does not come to rest: {unbalanced(before, sample)}")
+        before = sample
+
+
 def settled(server: Server, before: Sample, began_s: float) -> Sample:
     """A look once everything is back to `before`, or at the deadline."""
     end_s = time.monotonic() + SETTLE_S
@@ -101,7 +118,7 @@ def run(plan: Plan, environment: dict[str, str]) -> tuple[Result, list[Verdict],
     """One soak from the first process to the last."""
     began_s = time.monotonic()
     with holdfast(plan.workers, environment={**plan.environment(), **environment}) as server:
-        before = look(server, began_s)
+        before = at_rest(server, began_s)
         with load(server, plan) as (regulars, rogues):
             say(f"{plan.connections:,} joined after {time.monotonic() - began_s:.0f} s; {plan.seconds:.0f} s of churn")
             began_s = time.monotonic()
@@ -176,7 +193,9 @@ def environment_of(options: argparse.Namespace) -> dict[str, str]:
 
 def write(path: Path, around: Result, result: Result) -> None:
     """One line a key and one a sample, so that changes can be read."""
-    lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in {**around, **result}.items() if key != "samples"]
+    lines = [
+        f" {json.dumps(key)}: {json.dumps(value)}" for key, value in {**around, **result}.items() if key != "samples"
+    ]
     rows = ",\n".join(f"  {json.dumps(sample)}" for sample in result["samples"])
     path.parent.mkdir(exist_ok=True)
     path.write_text("{\n" + ",\n".join([*lines, f' "samples": [\n{rows}\n ]']) + "\n}\n")

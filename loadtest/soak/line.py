@@ -1,4 +1,4 @@
-"""One connection of a rogue: the protocol over TCP or WebSocket on a bare socket, so that every wrong can be done to it."""
+"""One connection of a rogue: the protocol over TCP or WebSocket on a bare socket, to which every wrong can be done."""
 
 import asyncio
 import contextlib

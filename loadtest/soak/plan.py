@@ -40,6 +40,8 @@ class Plan:
     ping_s: float = 30.0
     misses: int = 3
     hello_timeout_s: float = 5.0
+    slow_s: float = 20.0
+    """For so long at most slow readers read nothing and slow lorises go on."""
 
     @property
     def warmup_s(self) -> float:
@@ -63,8 +65,8 @@ class Plan:
             "HOLDFAST_GATEWAY_HELLO_TIMEOUT_MS": str(int(self.hello_timeout_s * 1000)),
             "HOLDFAST_GATEWAY_QUEUE_BYTES_MAX": "262144",
             "HOLDFAST_ROUTER_KEY_WINDOW_S": str(min(300, keep_s)),
-            # Every group's history is full after a quarter of the warm-up.
-            "HOLDFAST_ROUTER_HISTORY_MESSAGES": str(max(16, min(256, int(keep_s / 2 * self.publishes / self.groups)))),
+            # Full before the warm-up is over, and more than anybody misses while away.
+            "HOLDFAST_ROUTER_HISTORY_MESSAGES": str(max(64, min(256, int(keep_s / 2 * self.publishes / self.groups)))),
             "HOLDFAST_LOG_LEVEL": "warning",
         }
 

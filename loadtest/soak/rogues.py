@@ -33,12 +33,9 @@ STAY_S = 2.0
 SLACK_S = 10.0
 LOOK_S = 0.5
 TRICKLE_S = 0.3
-TRICKLE_GIVES_UP_S = 20.0
 RESUMED_ELSEWHERE = 605
 BAD_TOKEN = 602
 NONSENSE_CODES = range(600, 602)
-# Time to open 16 KiB of buffers with LOUD messages, and some more.
-SLOW_S = 20.0
 Kind = Callable[["Rogues"], Awaitable[None]]
 
 
@@ -124,7 +121,7 @@ class Rogues:
 
     async def _finish(self) -> None:
         """Those under way go to their end; whoever does not within all deadlines is unexpected."""
-        most_s = self.plan.silence_s + TRICKLE_GIVES_UP_S + SLOW_S + 2 * SLACK_S
+        most_s = self.plan.silence_s + self.plan.slow_s + self.plan.hello_timeout_s + 2 * SLACK_S
         if self._tasks:
             _, left = await asyncio.wait(self._tasks, timeout=most_s)
             self.unexpected["never came to its end"] += len(left)
@@ -141,6 +138,7 @@ class Rogues:
 
 
 # ---- the kinds
+
 
 async def visits(rogues: Rogues) -> None:
     """Comes, joins, speaks, and leaves in order."""
@@ -248,7 +246,7 @@ async def reads_slowly(rogues: Rogues) -> None:
         await line.dial(small=True)
         await line.hello(user=rogues.user())
         await line.ask(JOIN, LOUD, {})
-        await rogues.stay(SLOW_S)
+        await rogues.stay(rogues.plan.slow_s)
         with contextlib.suppress(Ended):
             await line.ask(JOIN, rogues.group(), {})
             await line.leave()
@@ -276,7 +274,7 @@ async def trickles_frame(rogues: Rogues) -> None:
         began = time.monotonic()
         with contextlib.suppress(Ended):
             for place in range(len(whole) - 1):
-                if time.monotonic() - began > TRICKLE_GIVES_UP_S:
+                if time.monotonic() - began > rogues.plan.slow_s:
                     break
                 await line.write(whole[place : place + 1])
                 await asyncio.sleep(TRICKLE_S)
@@ -319,7 +317,16 @@ async def forges(rogues: Rogues) -> None:
         owed(fin is not None and fin[1] == BAD_TOKEN, f"a forged token was answered with {fin}")
 
 
-NONSENSE = (b"\xc1", b"\x93\xa1x\x01\x02", b"\x90", b"\x92\x63\x01", b"\x91\xff", b"nonsense", b"", b"\xdd\xff\xff\xff\xff")
+NONSENSE = (
+    b"\xc1",
+    b"\x93\xa1x\x01\x02",
+    b"\x90",
+    b"\x92\x63\x01",
+    b"\x91\xff",
+    b"nonsense",
+    b"",
+    b"\xdd\xff\xff\xff\xff",
+)
 NOISE = (
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 32,
     b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",

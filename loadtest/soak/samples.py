@@ -74,7 +74,9 @@ def look(server: Server, began_s: float) -> Sample:
         if found := _LIVE.match(key):
             live["stream" if found[1] == "channel" and found[2].startswith("router") else found[1]] += int(value)
     opened = sum(
-        value for key, value in metrics.items() if key.startswith("holdfast_ledger_opened") and 'kind="connection"' in key
+        value
+        for key, value in metrics.items()
+        if key.startswith("holdfast_ledger_opened") and 'kind="connection"' in key
     )
     return Sample(
         time.monotonic() - began_s,

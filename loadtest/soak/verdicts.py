@@ -10,6 +10,7 @@ from loadtest.soak.samples import HELD_ON_PURPOSE, Sample
 
 CONNECTIONS_LEAST = 15_000
 COMINGS_PER_S = 300.0
+SMALL_SHARE = 0.8  # of what a smaller plan asks for
 GROWTH_PER_DAY_MAX = 0.0005
 CONFIDENCE = 0.95
 # Of the regulars' own counts: what must be 0 to the message.
@@ -93,15 +94,16 @@ def load_verdicts(plan: Plan, samples: list[Sample], regulars: Result, rogues: R
     """That it was the load it is said to be, and that everybody was served right."""
     half = second_half(samples, plan)
     least = min(sample.connections for sample in half)
-    wanted = min(CONNECTIONS_LEAST, plan.connections * 15 // 16)
+    wanted = CONNECTIONS_LEAST if plan.connections >= CONNECTIONS_LEAST else int(SMALL_SHARE * plan.connections)
     yield Verdict(f"never fewer than {least:,} connections (at least {wanted:,})", least >= wanted)
     comings = (half[-1].opened - half[0].opened) / (half[-1].at_s - half[0].at_s)
-    owed = min(COMINGS_PER_S, 0.85 * (plan.churn + plan.rogues))
+    planned = plan.churn + plan.rogues
+    owed = COMINGS_PER_S if planned >= COMINGS_PER_S else SMALL_SHARE * planned
     yield Verdict(f"{comings:.0f} new connections a second (at least {owed:.0f})", comings >= owed)
     counts = regulars["counts"]
     wrong = [f"{counts[name]:,} {name}" for name in MUST_BE_ZERO if counts[name]]
     yield Verdict(
-        f"{counts['delivered']:,} deliveries and {counts['caught_up']:,} caught up, nothing lost, repeated, reordered or"
+        f"{counts['delivered']:,} deliveries and {counts['caught_up']:,} caught up; nothing lost, repeated, reordered,"
         f" corrupt{''.join(f'; {text}' for text in wrong)}",
         not wrong and regulars["settled"],
     )

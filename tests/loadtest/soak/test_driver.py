@@ -1,0 +1,65 @@
+"""A small soak for real: every kind of client meets what it has to meet, and nothing of them is left."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from loadtest.soak import driver
+from loadtest.soak.plan import Plan
+from loadtest.soak.rogues import KINDS
+
+SMALL = Plan(
+    seconds=8,
+    connections=200,
+    churn=20,
+    rogues=60,
+    groups=40,
+    publishes=20,
+    ping_s=1,
+    hello_timeout_s=1,
+    slow_s=2,
+)
+
+
+@pytest.mark.slow
+def test_a_small_soak_leaves_nothing_and_serves_everybody_right() -> None:
+    result, verdicts, figures = driver.run(SMALL, {})
+    # Eight seconds say nothing about growth.
+    broken = [str(found) for found in verdicts if not found.kept and not found.text.startswith(("memory", "files"))]
+    assert not broken
+    assert set(result["rogues"]["done"]) == set(KINDS)
+    assert result["rogues"]["given_up_s"]["least"] >= SMALL.silence_s - 0.5
+    counts = result["regulars"]["counts"]
+    assert counts["caught_up"] == counts["missed_away"]
+    assert counts["resumed"] > 0
+    assert {figure.name for figure in figures} >= {"memory", "files", "memory of worker-0", "memory of router"}
+    assert [sample["at_s"] for sample in result["samples"]] == sorted(sample["at_s"] for sample in result["samples"])
+
+
+def test_options_make_the_plan() -> None:
+    plan = driver.plan_of(driver.parse(["--time", "3m", "--connections", "50", "--seed", "9"]))
+    assert (plan.seconds, plan.connections, plan.seed, plan.churn) == (180, 50, 9, Plan().churn)
+
+
+def test_a_leak_is_injected_in_the_checked_build_alone() -> None:
+    assert driver.environment_of(driver.parse([])) == {}
+    found = driver.environment_of(driver.parse(["--inject", "ring"]))
+    assert found["HOLDFAST_INJECT"] == "ring"
+    assert found["PYTHONPATH"].endswith("build/checked")
+
+
+def test_the_exit_code_says_what_came_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "RESULTS", tmp_path)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # the tests' own handlers stay
+    for kept, code in ((True, 0), (False, 1)):
+        monkeypatch.setattr(driver, "run", lambda *_, kept=kept: ({"kept": kept, "samples": [{"at_s": 1}]}, [], []))
+        assert driver.main(["--name", "t"]) == code
+        assert json.loads((tmp_path / "t.json").read_text())["kept"] is kept
+
+    def broken(*_: object) -> None:
+        raise driver.BenchError("no figure")
+
+    monkeypatch.setattr(driver, "run", broken)
+    assert driver.main([]) == 2
