@@ -100,7 +100,9 @@ class Crowd:
         self.loop.flush()
         for thread in self._threads:
             thread.start()
-        wait_until(lambda: self.count("joined") == self.connections, lambda: f"all have joined: {self.loop.counts()}", 60)
+        wait_until(
+            lambda: self.count("joined") == self.connections, lambda: f"all have joined: {self.loop.counts()}", 60
+        )
         self._speaks.set()
 
     def wait_back(self, deadline_s: float = 30.0) -> None:
