@@ -103,7 +103,8 @@ def settled(server: Server, before: Sample, began_s: float) -> Sample:
 
 def audit(server: Server) -> list[str] | None:
     """What the node's own audit finds, one line a finding; None where it has none."""
-    request = urllib.request.Request(f"http://{HOST}:{server.admin_port}/api/ledger/audit", method="POST")
+    url = f"http://{HOST}:{server.admin_port}/api/ledger/audit"
+    request = urllib.request.Request(url, b"{}", {"Content-Type": "application/json"}, method="POST")
     try:
         with urllib.request.urlopen(request, timeout=AUDIT_S) as answer:
             found = json.load(answer)
@@ -111,7 +112,20 @@ def audit(server: Server) -> list[str] | None:
         if error.code in (404, 405):
             return None
         raise BenchError(f"the audit was refused: {error.code} {error.read().decode()[:200]}") from error
-    return [json.dumps(finding) for finding in found["findings"]]
+    return audit_findings(found)
+
+
+def audit_findings(report: dict[str, Any]) -> list[str]:
+    """One line for each finding of the node's audit; one that says that something does not close has one at least."""
+    lines = []
+    for process in report["processes"]:
+        if "error" in process:
+            lines.append(f"{process['process']}: {process['error']}")
+        for one in process.get("findings", []):
+            lines.append(
+                f"{process['process']}: {one['kind']} {one['key']} {one['what']} {one.get('place') or ''}".rstrip()
+            )
+    return lines or ([] if report["closes"] else ["it does not close"])
 
 
 def run(plan: Plan, environment: dict[str, str]) -> tuple[Result, list[Verdict], list[GrowthFigure]]:

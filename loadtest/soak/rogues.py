@@ -91,11 +91,12 @@ class Rogues:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stopped.set)
         names, weights = list(KINDS), [weight for _, weight in KINDS.values()]
+        order = random.Random(self.plan.seed)  # of its own: who comes next does not depend on what others drew
         began = time.monotonic()
         print("arriving", flush=True)
         while not self._stopped.is_set():
             while self.dialled < (time.monotonic() - began) * self.plan.rogues:
-                (name,) = self.rng.choices(names, weights)
+                (name,) = order.choices(names, weights)
                 self._start(name)
                 await asyncio.sleep(0)
             with contextlib.suppress(TimeoutError):

@@ -11,10 +11,10 @@ from loadtest.soak.plan import Plan
 from loadtest.soak.rogues import KINDS
 
 SMALL = Plan(
-    seconds=8,
+    seconds=4,
     connections=200,
     churn=20,
-    rogues=60,
+    rogues=90,
     groups=40,
     publishes=20,
     ping_s=1,
@@ -26,7 +26,7 @@ SMALL = Plan(
 @pytest.mark.slow
 def test_a_small_soak_leaves_nothing_and_serves_everybody_right() -> None:
     result, verdicts, figures = driver.run(SMALL, {})
-    # Eight seconds say nothing about growth.
+    # Four seconds say nothing about growth.
     broken = [str(found) for found in verdicts if not found.kept and not found.text.startswith(("memory", "files"))]
     assert not broken
     assert set(result["rogues"]["done"]) == set(KINDS)
@@ -63,3 +63,17 @@ def test_the_exit_code_says_what_came_of_it(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(driver, "run", broken)
     assert driver.main([]) == 2
+
+
+def test_every_finding_of_the_audit_is_a_line() -> None:
+    well = {"process": "router", "findings": []}
+    leak = {"kind": "ring", "key": 7, "value": 1, "what": "is held by nobody", "place": "core/ring.pyx:30"}
+    assert driver.audit_findings({"closes": True, "processes": [well]}) == []
+    found = driver.audit_findings(
+        {
+            "closes": False,
+            "processes": [{"process": "worker-0", "findings": [leak]}, {**well, "error": "no answer in time"}],
+        }
+    )
+    assert found == ["worker-0: ring 7 is held by nobody core/ring.pyx:30", "router: no answer in time"]
+    assert driver.audit_findings({"closes": False, "processes": [well]}) == ["it does not close"]
