@@ -57,7 +57,7 @@ soak-120k: build ## hold 120,000 connections with traffic for ten minutes; longe
 	@$(BIN) python -m loadtest.million --soak $(ARGS)
 
 chaos: $(PLACED)/dev build ## kill workers and restart them in turn under full load (make test has a small form)
-	@$(BIN) HOLDFAST_CHAOS=full HOLDFAST_BUILD=release PYTHONSAFEPATH=1 pytest tests/chaos $(ARGS)
+	@$(BIN) HOLDFAST_CHAOS=full HOLDFAST_BUILD=release PYTHONSAFEPATH=1 pytest -rP tests/chaos $(ARGS)
 
 replay: $(PLACED)/dev build provision ## send every line of the fortunes packages through mixed clients
 	@$(BIN) python loadtest/replay.py $(ARGS)

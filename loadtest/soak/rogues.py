@@ -95,7 +95,7 @@ class Rogues:
         began = time.monotonic()
         print("arriving", flush=True)
         while not self._stopped.is_set():
-            while self.dialled < (time.monotonic() - began) * self.plan.rogues:
+            while self.dialled < (time.monotonic() - began) * self.plan.rogues and not self._stopped.is_set():
                 (name,) = order.choices(names, weights)
                 self._start(name)
                 await asyncio.sleep(0)
