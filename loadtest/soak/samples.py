@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from loadtest.measure import BenchError, Server, metric_sum, parse_smaps_rollup
+from loadtest.measure import BenchError, Server, metric_sum
 
 # Kept for their time, whoever has left; `stream` is what the ledger of a router calls a channel.
 HELD_ON_PURPOSE = ("history", "key", "stream")
@@ -17,15 +17,16 @@ _LIVE = re.compile(r'holdfast_ledger_live\{(?=.*kind="(\w+)")(?=.*process="([\w-
 
 @dataclass(frozen=True)
 class Sample:
-    """One look. `uss`, `rss` and `fds` are by process, `live` is the ledger's, summed over all."""
+    """One look. `private`, `rss` and `fds` are by process, `live` is the ledger's, summed over all."""
 
     at_s: float
     connections: int
     opened: int
     """Connections that the node has taken in since its start."""
     pids: dict[str, int]
-    uss: dict[str, int]
-    """Bytes of private pages: what a process alone holds."""
+    private: dict[str, int]
+    """Bytes that a process has written to and shares with nobody. Clean pages are left out: whether those of a library
+    count as private depends on who else on the machine has it open."""
     rss: dict[str, int]
     fds: dict[str, int]
     live: dict[str, int]
@@ -36,7 +37,7 @@ class Sample:
     @property
     def memory(self) -> int:
         """Private bytes of the whole node."""
-        return sum(self.uss.values())
+        return sum(self.private.values())
 
     @property
     def files(self) -> int:
@@ -57,6 +58,12 @@ def processes(server: Server) -> dict[str, int]:
     return {("supervisor" if pid == server.process.pid else name): pid for name, pid in names.items()}
 
 
+def rollup(pid: int) -> dict[str, int]:
+    """Bytes by the names of smaps_rollup, all mappings of a process summed."""
+    lines = (line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
+    return {name.rstrip(":"): int(kib) * 1024 for name, kib, *_ in lines}
+
+
 def look(server: Server, began_s: float) -> Sample:
     """A sample now; `began_s` on the clock of `time.monotonic`.
 
@@ -66,7 +73,7 @@ def look(server: Server, began_s: float) -> Sample:
     pids, metrics = processes(server), server.metrics()
     try:
         fds = {name: len(os.listdir(f"/proc/{pid}/fd")) for name, pid in pids.items()}
-        memory = {name: parse_smaps_rollup(Path(f"/proc/{pid}/smaps_rollup").read_text()) for name, pid in pids.items()}
+        memory = {name: rollup(pid) for name, pid in pids.items()}
     except (FileNotFoundError, ProcessLookupError) as error:
         raise BenchError(f"a process of the node has ended: {error}") from error
     live: Counter[str] = Counter()
@@ -83,8 +90,8 @@ def look(server: Server, began_s: float) -> Sample:
         int(metric_sum(metrics, "holdfast_open_connections")),
         int(opened),
         pids,
-        {name: part.uss for name, part in memory.items()},
-        {name: part.rss for name, part in memory.items()},
+        {name: part["Private_Dirty"] for name, part in memory.items()},
+        {name: part["Rss"] for name, part in memory.items()},
         fds,
         dict(live),
     )

@@ -81,8 +81,8 @@ def growth_figures(samples: list[Sample], plan: Plan) -> list[GrowthFigure]:
     """Private memory of the node and of each process, and its open files beside connections."""
     half = second_half(samples, plan)
     figures = [growth_of("memory", half, [float(sample.memory) for sample in half])]
-    for process in half[0].uss:
-        figures.append(growth_of(f"memory of {process}", half, [float(sample.uss[process]) for sample in half]))
+    for process in half[0].private:
+        figures.append(growth_of(f"memory of {process}", half, [float(sample.private[process]) for sample in half]))
     figures.append(growth_of("files", half, [float(sample.files) for sample in half]))
     return figures
 

@@ -23,5 +23,5 @@ def test_open_files_are_compared_by_process() -> None:
 
 
 def test_files_beside_connections_and_memory_are_of_the_whole_node() -> None:
-    sample = replace(SAMPLE, fds={"worker-0": 10, "router": 4}, uss={"worker-0": 100, "router": 50})
+    sample = replace(SAMPLE, fds={"worker-0": 10, "router": 4}, private={"worker-0": 100, "router": 50})
     assert (sample.files, sample.memory) == (11, 150)

@@ -135,7 +135,7 @@ def test_a_file_left_open_every_few_seconds_is_found() -> None:
 def test_only_the_second_half_is_fitted() -> None:
     assert second_half(series(), PLAN)[0].at_s == 600
     warming = [
-        replace(sample, uss={"worker-0": sample.uss["worker-0"] + int(min(sample.at_s, 590) * 50_000)})
+        replace(sample, private={"worker-0": sample.private["worker-0"] + int(min(sample.at_s, 590) * 50_000)})
         for sample in series()
     ]
     assert memory_of(warming).is_kept
