@@ -138,7 +138,7 @@ def test_a_rolling_restart_loses_nothing_refuses_nobody_and_keeps_its_pace(holdf
         most = most_in_a_second(crowd.dialled_at_s)
         print(
             f"restarted in {took_s:.1f} s; {delivered / took_s:,.0f} deliveries a second; {len(crowd.ends):,} moves,"
-            f" {crowd.count('resumed'):,} resumed; {crowd.count('caught_up'):,} of {crowd.count('delivered'):,} messages"
+            f" {crowd.count('resumed'):,} resumed; {crowd.count('delivered'):,} deliveries and {crowd.count('caught_up'):,}"
             f" from HISTORY; at most {most} came back in a second, paces {set_out}; {prober.came} probes;"
             f" {witnesses.published:,} messages with keys"
         )
