@@ -138,9 +138,9 @@ def test_a_rolling_restart_loses_nothing_refuses_nobody_and_keeps_its_pace(holdf
         most = most_in_a_second(crowd.dialled_at_s)
         print(
             f"restarted in {took_s:.1f} s; {delivered / took_s:,.0f} deliveries a second; {len(crowd.ends):,} moves,"
-            f" {crowd.count('resumed'):,} resumed; {crowd.count('delivered'):,} deliveries and {crowd.count('caught_up'):,}"
-            f" from HISTORY; at most {most} came back in a second, paces {set_out}; {prober.came} probes;"
-            f" {witnesses.published:,} messages with keys"
+            f" {crowd.count('resumed'):,} resumed; {crowd.count('delivered'):,} deliveries in all, and"
+            f" {crowd.count('caught_up'):,} from HISTORY; at most {most} came back in a second, paces {set_out};"
+            f" {prober.came} probes; {witnesses.published:,} messages with keys"
         )
         # That the load was there at all, on a machine that has other things to do as well.
         assert delivered / took_s > PUBLISHES_A_S * MEMBERS / 2

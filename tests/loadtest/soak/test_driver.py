@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from loadtest.measure import BenchError
 from loadtest.soak import driver
 from loadtest.soak.plan import Plan
 from loadtest.soak.rogues import KINDS
@@ -59,7 +60,7 @@ def test_the_exit_code_says_what_came_of_it(tmp_path: Path, monkeypatch: pytest.
         assert json.loads((tmp_path / "t.json").read_text())["kept"] is kept
 
     def broken(*_: object) -> None:
-        raise driver.BenchError("no figure")
+        raise BenchError("no figure")
 
     monkeypatch.setattr(driver, "run", broken)
     assert driver.main([]) == 2

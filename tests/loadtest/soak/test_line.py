@@ -27,7 +27,8 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 async def pair(websocket: bool) -> tuple[Line, socket.socket]:
     """A line, connected, and the other end."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        line = Line(*listener.getsockname(), "127.0.0.1", random.Random(1), websocket=websocket)
+        port: int = listener.getsockname()[1]
+        line = Line("127.0.0.1", port, "127.0.0.1", random.Random(1), websocket=websocket)
         await line.dial()
         other, _ = listener.accept()
     other.settimeout(DEADLINE_S)
