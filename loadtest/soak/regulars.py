@@ -90,7 +90,8 @@ class Regulars:
         self._side: dict[tuple[int, str], None] = {}
         """Second groups, the oldest first."""
         self._loud: list[int] = []
-        """Members of LOUD; they stay all the time."""
+        """Members of LOUD; they stay all the time, and are not among `_open`."""
+        self._loud_here = 0
         self._names = itertools.count()
         self._audited: tuple[int, int, int] | None = None
         self._quiet = False
@@ -114,7 +115,10 @@ class Regulars:
             self._audited = (first, second, _third)
         elif kind == client_loop.CONNECTED:
             self._leaving.discard(handle)
-            self._add(handle)
+            if handle in self._loud:
+                self._loud_here += 1
+            else:
+                self._add(handle)
         elif kind == client_loop.PAUSED:
             self._return(handle, self.rng.uniform(*AWAY_S))
         elif kind == client_loop.FAILED:
@@ -153,8 +157,7 @@ class Regulars:
 
     def _pick(self) -> int:
         """Somebody who is here, no longer counted as such."""
-        while (handle := self.rng.choice(self._open)) in self._loud:
-            pass
+        handle = self.rng.choice(self._open)
         self._remove(handle)
         self._leaving.add(handle)
         return handle
@@ -175,9 +178,9 @@ class Regulars:
     def come_all(self) -> None:
         for _ in range(self.plan.connections):
             self.come()
-        while len(self._open) < self.plan.connections:
+        while len(self._open) + self._loud_here < self.plan.connections:
             self.turn()
-        print(f"joined {len(self._open)}", flush=True)
+        print(f"joined {self.plan.connections}", flush=True)
 
     def leave_some(self, count: int) -> None:
         """Half of them for good, half to come back."""

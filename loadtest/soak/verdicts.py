@@ -96,7 +96,7 @@ def load_verdicts(plan: Plan, samples: list[Sample], regulars: Result, rogues: R
     least = min(sample.connections for sample in half)
     wanted = CONNECTIONS_LEAST if plan.connections >= CONNECTIONS_LEAST else int(SMALL_SHARE * plan.connections)
     yield Verdict(f"never fewer than {least:,} connections (at least {wanted:,})", least >= wanted)
-    comings = (half[-1].opened - half[0].opened) / (half[-1].at_s - half[0].at_s)
+    comings = (half[-1].opened - half[0].opened) / max(half[-1].at_s - half[0].at_s, 1.0)
     planned = plan.churn + plan.rogues
     owed = COMINGS_PER_S if planned >= COMINGS_PER_S else SMALL_SHARE * planned
     yield Verdict(f"{comings:.0f} new connections a second (at least {owed:.0f})", comings >= owed)

@@ -1,15 +1,22 @@
 """A small soak for real: every kind of client meets what it has to meet, and nothing of them is left."""
 
+import contextlib
 import json
 import signal
+import socket
+import struct
+from dataclasses import replace
 from pathlib import Path
 
+import msgpack
 import pytest
 
-from loadtest.measure import BenchError
+from loadtest.measure import BenchError, Server
 from loadtest.soak import driver
+from loadtest.soak.line import HELLO
 from loadtest.soak.plan import Plan
 from loadtest.soak.rogues import KINDS
+from loadtest.soak.samples import Sample
 
 SMALL = Plan(
     seconds=4,
@@ -37,6 +44,38 @@ def test_a_small_soak_leaves_nothing_and_serves_everybody_right() -> None:
     assert counts["resumed"] > 0
     assert {figure.name for figure in figures} >= {"memory", "files", "memory of worker-0", "memory of router"}
     assert [sample["at_s"] for sample in result["samples"]] == sorted(sample["at_s"] for sample in result["samples"])
+
+
+@pytest.mark.slow
+def test_a_client_that_has_not_left_is_found_by_every_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is compared at the end is what is there: one session more, and its line in the ledger and its file show."""
+    real, held = driver.settled, contextlib.ExitStack()
+
+    def settled(server: Server, before: Sample, began_s: float) -> Sample:
+        real(server, before, began_s)
+        monkeypatch.setattr(driver, "SETTLE_S", 0.0)
+        left = held.enter_context(socket.create_connection(("127.0.0.1", server.tcp_port)))
+        left.settimeout(10)
+        body = msgpack.packb([HELLO, 1, {"v": 1, "user": "late"}])
+        left.sendall(struct.pack(">I", len(body)) + body)
+        assert left.recv(4), "it is welcomed"
+        return real(server, before, began_s)
+
+    monkeypatch.setattr(driver, "settled", settled)
+    with held:
+        plan = replace(SMALL, seconds=1.0, connections=20, rogues=5.0)
+        result, verdicts, _ = driver.run(plan, {})
+    assert {kind: result["unbalanced"].get(kind) for kind in ("connection", "session", "timer")} == {
+        "connection": 1,
+        "session": 1,
+        "timer": 1,
+    }
+    (worker,) = result["files_left"]
+    assert (worker.startswith("worker-"), result["files_left"][worker]) == (True, 1)
+    broken = [found.text for found in verdicts if not found.kept]
+    assert any("every line of the ledger closes" in text and "; connection +1;" in text for text in broken)
+    assert any(f"open files that it had before; {worker} +1" in text for text in broken)
+    assert not result["kept"]
 
 
 def test_options_make_the_plan() -> None:
