@@ -215,7 +215,7 @@ cdef void session_publish(Client *client, ClientConn *conn, const char *name, ui
     cdef MpWriter writer
     cdef Stamp stamp
     cdef ClientRequest *request = client_ask(client, conn, &writer, 5, TYPE_PUBLISH, CLIENT_REQUEST_PUBLISH,
-                                              channel_hold(client, name, name_size))
+                                             channel_hold(client, name, name_size))
     if request == NULL:
         return
     request.started_ns = intended_ns

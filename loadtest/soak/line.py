@@ -181,7 +181,7 @@ class Line:
 
     async def _receive(self) -> None:
         try:
-            data = await self._loop.sock_recv(self.socket, RECEIVE_BYTES)
+            data = await self._loop.sock_recv(self.socket, RECEIVE_BYTES)  # no deadline: whoever waits has one
         except OSError as error:
             raise Ended(str(error)) from error
         if not data:

@@ -114,7 +114,7 @@ class Rogues:
 
     async def _live(self, name: str) -> None:
         try:
-            await KINDS[name][0](self)
+            await KINDS[name][0](self)  # no deadline: each wait of a kind has its own
             self.done[name] += 1
         except (Unexpected, Ended, TimeoutError, OSError) as error:
             text = f"{name}: {type(error).__name__} {error}"[:200]
