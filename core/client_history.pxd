@@ -16,8 +16,8 @@ cdef void history_catch_up(Client *client, ClientConn *conn, uint32_t channel, u
                            uint64_t until) noexcept nogil
 # REPLY to either; the request is the caller's to free.
 cdef void history_on_reply(Client *client, ClientConn *conn, ClientRequest *request, MpReader *options) noexcept nogil
-# It will not be answered: what was to be caught up is lost.
-cdef void history_on_refusal(Client *client, ClientRequest *request) noexcept nogil
+# It will not be answered: what was to be caught up is lost. False: the channel was left meanwhile, and it is no matter.
+cdef bint history_on_refusal(Client *client, ClientConn *conn, ClientRequest *request) noexcept nogil
 
 # Enter a map and stand before the value of `key`; False: it is not there. The reader stays where it is then.
 cdef bint client_map_find(MpReader *reader, const char *key) noexcept nogil

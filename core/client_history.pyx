@@ -6,7 +6,7 @@ from libc.string cimport memcmp, strlen
 from core.answers cimport TYPE_HISTORY, TYPE_MESSAGE, write_text
 from core.client cimport (CLIENT_CAUGHT_UP, CLIENT_CORRUPT, CLIENT_HISTORIES, CLIENT_LOST, CLIENT_REQUEST_CATCH_UP,
                           CLIENT_REQUEST_HISTORY, TIME_HISTORY, ClientChannel, channel_hold, client_channel,
-                          client_count, client_time)
+                          client_count, client_time, member_of)
 from core.client_out cimport client_ask, client_send_body
 from core.mpack cimport (MP_OK, MpWriter, mp_read_array, mp_read_bin, mp_read_map, mp_read_str, mp_read_uint, mp_skip,
                          mp_write_array, mp_write_map, mp_write_raw, mp_write_str, mp_write_uint)
@@ -115,12 +115,16 @@ cdef void history_on_reply(Client *client, ClientConn *conn, ClientRequest *requ
     if request.since == request.until:
         return
     if request.since == before:
-        history_on_refusal(client, request)
+        history_on_refusal(client, conn, request)
     else:
         history_catch_up(client, conn, request.channel, client_map_uint(options, b"epoch", 0), request.since,
                          request.until)
 
 
-cdef void history_on_refusal(Client *client, ClientRequest *request) noexcept nogil:
-    if request.kind == CLIENT_REQUEST_CATCH_UP:
-        client_count(client, CLIENT_LOST, request.until - request.since)
+cdef bint history_on_refusal(Client *client, ClientConn *conn, ClientRequest *request) noexcept nogil:
+    if request.kind != CLIENT_REQUEST_CATCH_UP:
+        return True
+    if member_of(conn, request.channel) == NULL:
+        return False
+    client_count(client, CLIENT_LOST, request.until - request.since)
+    return True

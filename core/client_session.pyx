@@ -310,8 +310,8 @@ cdef void _refused(Client *client, ClientConn *conn, ClientRequest *request, uin
     """A request that was not granted: it is counted, told, and, if it was a JOIN, the membership ends."""
     cdef ClientMember *member = NULL
     client_count(client, CLIENT_PUBLISH_REFUSED, request.kind == CLIENT_REQUEST_PUBLISH)
-    client_tell(client, conn, CLIENT_NOTE_REFUSED, code, request.kind, after_ms, why, size)
-    history_on_refusal(client, request)
+    if history_on_refusal(client, conn, request):
+        client_tell(client, conn, CLIENT_NOTE_REFUSED, code, request.kind, after_ms, why, size)
     if request.kind == CLIENT_REQUEST_JOIN:
         member = member_of(conn, request.channel)
         if member != NULL and member.state == MEMBER_WANTED:

@@ -5,6 +5,7 @@ import contextlib
 import random
 import socket
 import struct
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgpack
@@ -23,6 +24,16 @@ Frame = list[Any]
 
 class Ended(Exception):
     """The gateway ended the connection."""
+
+
+@contextlib.asynccontextmanager
+async def within(seconds: float, what: str) -> AsyncIterator[None]:
+    """A deadline whose TimeoutError says what was waited for."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        raise TimeoutError(f"no {what} within {seconds:g} s") from None
 
 
 class Line:
@@ -47,7 +58,7 @@ class Line:
         # The port is chosen at connect(), per destination: bind() alone would take one from all of them.
         self.socket.setsockopt(socket.IPPROTO_IP, getattr(socket, "IP_BIND_ADDRESS_NO_PORT", 24), 1)
         self.socket.bind((self._source, 0))
-        async with asyncio.timeout(ANSWER_S):
+        async with within(ANSWER_S, "connection"):
             await self._loop.sock_connect(self.socket, self._address)
 
     def upgrade_request(self) -> bytes:
@@ -64,7 +75,7 @@ class Line:
         if not self._websocket:
             return
         await self.write(self.upgrade_request())
-        async with asyncio.timeout(ANSWER_S):
+        async with within(ANSWER_S, "upgrade"):
             while b"\r\n\r\n" not in self._held:
                 await self._receive()
         head, _, self._held = self._held.partition(b"\r\n\r\n")
@@ -83,7 +94,7 @@ class Line:
         self._requests += 1
         number = 10 + self._requests
         await self.say(kind, number, *rest)
-        async with asyncio.timeout(ANSWER_S):
+        async with within(ANSWER_S, f"answer to {kind}"):
             while (frame := await self._next())[0] not in (REPLY, ERROR) or frame[1] != number:
                 await self._answer(frame)
         if frame[0] == ERROR:
@@ -115,7 +126,7 @@ class Line:
 
     async def hear(self, kind: int, within_s: float = ANSWER_S) -> Frame:
         """The next frame of this type; PING is answered, all else passed over."""
-        async with asyncio.timeout(within_s):
+        async with within(within_s, f"frame {kind}"):
             while (frame := await self._next())[0] != kind:
                 await self._answer(frame)
         return frame
@@ -124,7 +135,7 @@ class Line:
         """Wait for the gateway's end of the connection; its FIN, if it said one."""
         fin = None
         with contextlib.suppress(Ended):
-            async with asyncio.timeout(within_s):
+            async with within(within_s, "end"):
                 while True:
                     frame = await self._next()
                     fin = frame if frame[0] == FIN else fin
@@ -174,7 +185,7 @@ class Line:
 
     async def write(self, data: bytes) -> None:
         try:
-            async with asyncio.timeout(ANSWER_S):
+            async with within(ANSWER_S, "room to send"):
                 await self._loop.sock_sendall(self.socket, data)
         except OSError as error:
             raise Ended(str(error)) from error

@@ -90,6 +90,16 @@ def test_a_refused_history_loses_what_it_was_asked_for(catching: Driver) -> None
     assert faults(catching) == {"lost": 2}
 
 
+def test_a_channel_that_was_left_meanwhile_owes_nothing(catching: Driver) -> None:
+    handle, session = back_after(catching, offset=3)
+    number, _ = asked(session)
+    catching.command("leave", handle, A)
+    session.send([REPLY, session.frame()[1], {}], [ERROR, number, 402, "join the group first", {}])
+    session.send([MESSAGE, "user:alice", 1, b"", {}])
+    catching.wait_count("unchecked", 1)
+    assert (faults(catching), catching.audit()) == ({"unchecked": 1}, (0, 0, 1))
+
+
 def test_whoever_is_cut_off_meanwhile_asks_again(catching: Driver) -> None:
     handle, session = back_after(catching, offset=3)
     asked(session)
