@@ -475,7 +475,6 @@ cdef void _on_fin(Client *client, ClientConn *conn, MpReader *reader) noexcept n
         return
     client_frame(client, &writer, 1, TYPE_FIN_ACK)
     client_send_body(client, conn, &writer)
-    client_shut(client, conn)
     if conn.state != CLIENT_HELLO and conn.state != CLIENT_OPEN:
         return
     client_fault(client, conn, code, client_map_uint(reader, b"after", 0), reason, size)

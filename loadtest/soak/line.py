@@ -59,7 +59,7 @@ class Line:
         self.socket.setsockopt(socket.IPPROTO_IP, getattr(socket, "IP_BIND_ADDRESS_NO_PORT", 24), 1)
         self.socket.bind((self._source, 0))
         async with within(ANSWER_S, "connection"):
-            await self._loop.sock_connect(self.socket, self._address)
+            await self._loop.sock_connect(self.socket, self._address)  # deadline: that of `within`
 
     def upgrade_request(self) -> bytes:
         """What begins a WebSocket; nothing over TCP."""
@@ -186,7 +186,7 @@ class Line:
     async def write(self, data: bytes) -> None:
         try:
             async with within(ANSWER_S, "room to send"):
-                await self._loop.sock_sendall(self.socket, data)
+                await self._loop.sock_sendall(self.socket, data)  # deadline: that of `within`
         except OSError as error:
             raise Ended(str(error)) from error
 
