@@ -81,7 +81,8 @@ cdef void history_catch_up(Client *client, ClientConn *conn, uint32_t channel, u
 cdef bint _message(Client *client, ClientRequest *request, MpReader *reader) noexcept nogil:
     """One kept MESSAGE; False: it is none, and nothing behind it can be read."""
     cdef uint32_t parts, name_size, data_size
-    cdef uint64_t kind, offset
+    cdef uint64_t kind = 0
+    cdef uint64_t offset = 0
     cdef const char *name
     cdef const char *data
     cdef Stamp stamp
