@@ -23,12 +23,13 @@ SOURCES := setup.py $(wildcard core/*.pyx core/*.pxd core/*.h)
 # A clone without one of these still builds: they are parts of the product with metadata of their own.
 METADATA := pyproject.toml $(wildcard client/python/pyproject.toml)
 TESTS ?= tests
+SOAK ?= 20m
 
-.PHONY: help run test bench million soak locust check replay asan valgrind fuzz build build-checked debug docs clean \
-	provision test-release test-checked
+.PHONY: help run test bench million soak soak-120k chaos locust check replay asan valgrind fuzz build build-checked debug docs \
+	clean provision test-release test-checked
 
 help: ## list the verbs
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: build ## build and start everything; options through ARGS="--workers 1"
 	@exec $(VENV)/bin/holdfast run $(ARGS)
@@ -49,8 +50,14 @@ bench: build ## measure against the floor program and the peers (see loadtest/);
 million: build ## hold 1,000,000 connections for ten minutes; needs the whole machine and about half an hour
 	@$(BIN) python -m loadtest.million $(ARGS)
 
-soak: build ## hold 120,000 connections with traffic for ten minutes; longer through ARGS="--hold 86400"
+soak: build ## churn of good and bad clients over 15,000 connections, then nothing may be left; SOAK=24h for longer
+	@$(BIN) python -m loadtest.soak --time $(SOAK) $(ARGS)
+
+soak-120k: build ## hold 120,000 connections with traffic for ten minutes; longer through ARGS="--hold 86400"
 	@$(BIN) python -m loadtest.million --soak $(ARGS)
+
+chaos: $(PLACED)/dev build ## kills, rolling restarts and zombies at full size (make test has a small form)
+	@$(BIN) HOLDFAST_CHAOS=full HOLDFAST_BUILD=release PYTHONSAFEPATH=1 pytest -rP tests/chaos $(ARGS)
 
 replay: $(PLACED)/dev build provision ## send every line of the fortunes packages through mixed clients
 	@$(BIN) python loadtest/replay.py $(ARGS)

@@ -52,6 +52,7 @@ cdef enum ClientFlag:
     CLIENT_UNACKED = 32         # something was delivered since the last ACK
     CLIENT_FORGET = 64          # freed once its socket is closed
     CLIENT_TOLD = 128           # the reason of its end was told already
+    CLIENT_RETURNS = 256        # is to be dialled as soon as its socket is closed
 
 cdef enum ClientMemberState:
     MEMBER_WANTED               # JOIN is to be sent, or was
@@ -63,6 +64,7 @@ cdef enum ClientRequestKind:
     CLIENT_REQUEST_LEAVE
     CLIENT_REQUEST_PUBLISH
     CLIENT_REQUEST_HISTORY
+    CLIENT_REQUEST_CATCH_UP     # HISTORY of what was missed while away
 
 cdef enum ClientTime:           # histograms
     TIME_CONNECT                # connect() to WELCOME
@@ -93,6 +95,7 @@ cdef enum ClientCount:          # in the order of COUNTS in client_loop.pyx
     CLIENT_CORRUPT
     CLIENT_TOLD_GAPS            # messages that the server said would not come
     CLIENT_MISSED_AWAY          # messages of a joined channel while the connection was away and could not resume
+    CLIENT_CAUGHT_UP            # of these, those that HISTORY gave afterwards
     CLIENT_EVENTS
     CLIENT_PINGS                # answered
     CLIENT_PONGS
@@ -137,7 +140,7 @@ ctypedef struct ClientMember:   # 24 bytes
     uint32_t state              # ClientMemberState
     Position position
 
-ctypedef struct ClientRequest:  # 40 bytes; its id on the wire is its index + 1
+ctypedef struct ClientRequest:  # 56 bytes; its id on the wire is its index + 1
     uint64_t started_ns         # the intended time
     uint32_t conn               # number of the connection
     uint32_t channel            # index, held; CLIENT_NONE
@@ -147,6 +150,8 @@ ctypedef struct ClientRequest:  # 40 bytes; its id on the wire is its index + 1
     uint32_t kind
     uint32_t index
     uint32_t live               # 1 while under way
+    uint64_t since              # CLIENT_REQUEST_CATCH_UP: what is missing begins after this offset
+    uint64_t until              # and ends with this one
 
 ctypedef struct ClientConn:     # 136 bytes
     # first cache line: what a delivery touches
@@ -190,6 +195,7 @@ ctypedef struct ClientConfig:
     uint32_t request_timeout_ms
     uint32_t fin_timeout_ms
     bint tell_requests          # CLIENT_NOTE_JOINED and CLIENT_NOTE_PUBLISHED too
+    bint catch_up               # what was missed while away is asked of HISTORY, and lost if it has it no more
     uint32_t endpoint_count
     ClientEndpoint endpoints[CLIENT_ENDPOINTS_MAX]
     uint8_t source[28]          # where connections come from; source_size 0: the kernel chooses

@@ -8,7 +8,7 @@ from core.framing_ws cimport holdfast_static_assert
 from core.hash cimport hash_bytes, index_find, index_free, index_put, index_remove
 from core.ledger cimport (KIND_CHANNEL, KIND_CONNECTION, KIND_MEMBERSHIP, KIND_REQUEST, ledger_close, ledger_open)
 from core.mailbox cimport mailbox_free
-from core.position cimport position_based, position_skip
+from core.position cimport position_base, position_based, position_skip
 from core.ring cimport ring_pool_init
 from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_free, slab_init, slab_release
 from core.wheel cimport WHEEL_TICK_MS, timer_init, wheel_init
@@ -228,9 +228,18 @@ cdef void request_free(Client *client, ClientRequest *request) noexcept nogil:
 
 cdef void requests_drop(Client *client, ClientConn *conn) noexcept nogil:
     """The connection ends: what it still waited for will not be answered."""
+    cdef ClientRequest *request
+    cdef ClientMember *member
     while conn.request_first != CLIENT_NONE:
-        client_count(client, CLIENT_UNANSWERED, 1)
-        request_free(client, client_request(client, conn.request_first))
+        request = client_request(client, conn.request_first)
+        if request.kind == CLIENT_REQUEST_CATCH_UP:
+            # Asked again after the next JOIN; what came live meanwhile is then given twice, and counted as caught up.
+            member = member_of(conn, request.channel)
+            if member != NULL:
+                position_base(&member.position, request.since)
+        else:
+            client_count(client, CLIENT_UNANSWERED, 1)
+        request_free(client, request)
 
 
 cdef uint64_t _missing_of(Client *client, ClientConn *conn, bint lost) noexcept nogil:

@@ -7,8 +7,6 @@ from libc.stdint cimport uint32_t
 
 from core.client cimport Client, ClientConn
 
-# Put a connection that is away at the end of those to be dialled.
-cdef void client_queue(Client *client, ClientConn *conn) noexcept nogil
 # connect() as many as pace and bounds allow now.
 cdef void client_dial_due(Client *client) noexcept nogil
 # How long until client_dial_due makes sense again, ms; -1: nothing waits for time.

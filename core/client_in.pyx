@@ -79,18 +79,6 @@ cdef enum:
 
 # ---- dialling
 
-cdef void client_queue(Client *client, ClientConn *conn) noexcept nogil:
-    if conn.state != CLIENT_AWAY or conn.flags & CLIENT_QUEUED:
-        return
-    conn.flags |= CLIENT_QUEUED
-    conn.next = NULL
-    if client.dial_last == NULL:
-        client.dial_first = conn
-    else:
-        client.dial_last.next = conn
-    client.dial_last = conn
-
-
 cdef ClientConn *_next_to_dial(Client *client) noexcept nogil:
     cdef ClientConn *conn = client.dial_first
     client.dial_first = conn.next

@@ -41,6 +41,8 @@ cdef void client_set_state(Client *client, ClientConn *conn, int state) noexcept
 cdef void client_tell(Client *client, ClientConn *conn, int kind, uint64_t first, uint64_t second, uint64_t third,
                       const char *text, uint32_t size) noexcept nogil
 
+# To be dialled when its turn comes; one that is leaving, once it has left.
+cdef void client_queue(Client *client, ClientConn *conn) noexcept nogil
 # Close the socket and give back all that goes with it. What Python is told is the caller's affair.
 cdef void client_end(Client *client, ClientConn *conn) noexcept nogil
 # Tell the reason of an end that was not asked for; the socket stays.

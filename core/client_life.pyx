@@ -4,9 +4,10 @@ from libc.string cimport memset, strerror, strlen
 from libc.stdlib cimport free
 
 from core.batch cimport batch_free
-from core.client cimport (CLIENT_AWAY, CLIENT_FAILED, CLIENT_FORGET, CLIENT_NONE, CLIENT_NOTE_CLOSED,
-                          CLIENT_NOTE_FAILED, CLIENT_NOTE_PAUSED, CLIENT_OPEN, CLIENT_TOLD, CLIENT_WATCHED,
-                          client_count, client_handle, client_request, client_tick, conn_free, requests_drop)
+from core.client cimport (CLIENT_AWAY, CLIENT_FAILED, CLIENT_FORGET, CLIENT_LEAVING, CLIENT_NONE, CLIENT_NOTE_CLOSED,
+                          CLIENT_NOTE_FAILED, CLIENT_NOTE_PAUSED, CLIENT_OPEN, CLIENT_QUEUED, CLIENT_RETURNS,
+                          CLIENT_TOLD, CLIENT_WATCHED, client_count, client_handle, client_request, client_tick,
+                          conn_free, requests_drop)
 from core.ledger cimport COUNT_ILLEGAL_STATES, KIND_BUFFER, KIND_FD, ledger_close, ledger_count
 from core.mailbox cimport Note, mailbox_put
 from core.ring cimport ring_release
@@ -51,7 +52,23 @@ cdef void client_tell(Client *client, ClientConn *conn, int kind, uint64_t first
     mailbox_put(&client.to_python, &note, <const unsigned char *> text, NULL)
 
 
+cdef void client_queue(Client *client, ClientConn *conn) noexcept nogil:
+    if conn.flags & CLIENT_QUEUED:
+        return
+    if conn.state != CLIENT_AWAY:
+        conn.flags |= CLIENT_RETURNS if conn.state == CLIENT_LEAVING else 0
+        return
+    conn.flags |= CLIENT_QUEUED
+    conn.next = NULL
+    if client.dial_last == NULL:
+        client.dial_first = conn
+    else:
+        client.dial_last.next = conn
+    client.dial_last = conn
+
+
 cdef void client_end(Client *client, ClientConn *conn) noexcept nogil:
+    cdef bint returns
     if conn.state == CLIENT_AWAY:
         return
     requests_drop(client, conn)
@@ -70,8 +87,11 @@ cdef void client_end(Client *client, ClientConn *conn) noexcept nogil:
     c_close(conn.fd)
     ledger_close(client.ledger, KIND_FD)
     conn.fd = -1
-    conn.flags &= ~CLIENT_WATCHED
+    returns = conn.flags & CLIENT_RETURNS and not conn.flags & CLIENT_FORGET
+    conn.flags &= ~(CLIENT_WATCHED | CLIENT_RETURNS)
     client_set_state(client, conn, CLIENT_AWAY)
+    if returns:
+        client_queue(client, conn)
 
 
 cdef void client_fault(Client *client, ClientConn *conn, uint64_t code, uint64_t after_ms, const char *reason,

@@ -29,6 +29,7 @@ class ClientLoop:
         request_timeout_ms: int = 10_000,
         fin_timeout_ms: int = 5_000,
         tell_requests: bool = True,
+        catch_up: bool = False,
     ) -> None: ...
     @property
     def event_fd(self) -> int: ...

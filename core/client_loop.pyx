@@ -20,11 +20,11 @@ from core.client cimport (CLIENT_AWAY, CLIENT_COUNT_COUNT, CLIENT_ENDPOINTS_MAX,
                           CLIENT_RESUMABLE, CLIENT_TCP, MEMBER_WANTED, TIME_COUNT, ClientConn, ClientEndpoint,
                           ClientMember, client_count, client_free, client_get, client_init, client_missing, conn_free,
                           conn_new, member_find, member_new)
-from core.client_in cimport client_dial_due, client_dial_wait, client_on_socket, client_queue
-from core.client_life cimport (client_ended, client_fail, client_free_closed, client_tell)
+from core.client_history cimport history_ask
+from core.client_in cimport client_dial_due, client_dial_wait, client_on_socket
+from core.client_life cimport client_ended, client_fail, client_free_closed, client_queue, client_tell
 from core.client_out cimport client_uncork
-from core.client_session cimport (session_history, session_join, session_leave, session_part, session_publish,
-                                  session_timer_fired)
+from core.client_session cimport (session_join, session_leave, session_part, session_publish, session_timer_fired)
 from core.histogram cimport histogram_take
 from core.ledger cimport COUNT_WAKEUPS, KIND_FD, ledger_count, ledger_live
 from core.mailbox cimport Note, mailbox_drain, mailbox_init, mailbox_put, mailbox_ring
@@ -44,10 +44,10 @@ CLOSED = CLIENT_NOTE_CLOSED
 AUDITED = CLIENT_NOTE_AUDITED
 COUNTS = ("connected", "resumed", "failed", "left", "joined", "published", "held_back", "accepted", "refused",
           "publish_refused", "unanswered", "overdue", "delivered", "unchecked", "lost", "repeated", "out_of_order",
-          "corrupt", "told_gaps", "missed_away", "events", "pings", "pongs", "acks", "histories", "bytes_in",
-          "bytes_out")
+          "corrupt", "told_gaps", "missed_away", "caught_up", "events", "pings", "pongs", "acks", "histories",
+          "bytes_in", "bytes_out")
 TIMES = ("connect", "join", "publish", "delivery", "history")
-REQUESTS = ("hello", "join", "leave", "publish", "history")
+REQUESTS = ("hello", "join", "leave", "publish", "history", "catch_up")
 assert len(COUNTS) == CLIENT_COUNT_COUNT and len(TIMES) == TIME_COUNT
 
 cdef enum:
@@ -124,7 +124,7 @@ cdef void _on_live(Client *client, ClientConn *conn, const Note *note, const cha
     elif note.kind == CLIENT_NOTE_LEAVE:
         session_part(client, conn, text, note.text_size)
     elif note.kind == CLIENT_NOTE_HISTORY:
-        session_history(client, conn, text, note.text_size, <uint32_t> note.first)
+        history_ask(client, conn, text, note.text_size, <uint32_t> note.first)
 
 
 cdef void _on_command(Client *client, const Note *note) noexcept nogil:
@@ -275,7 +275,8 @@ cdef class ClientLoop:
         mailbox_init(&self.client.from_python, eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC))
 
     def __init__(self, Stats stats, endpoints, *, connections_max, path="/ws", connect_rate=0, source="",
-                 handshake_timeout_ms=10_000, request_timeout_ms=10_000, fin_timeout_ms=5_000, tell_requests=True):
+                 handshake_timeout_ms=10_000, request_timeout_ms=10_000, fin_timeout_ms=5_000, tell_requests=True,
+                 catch_up=False):
         """Resolve the endpoints; nothing is dialled yet.
 
         Args:
@@ -289,6 +290,7 @@ cdef class ClientLoop:
             request_timeout_ms: from a request to its answer.
             fin_timeout_ms: from FIN to FIN_ACK.
             tell_requests: whether `take` gives JOINED and PUBLISHED; the counters and times hold them anyway.
+            catch_up: whether HISTORY is asked for what was missed while a connection was away.
 
         Raises:
             OSError: an endpoint's name cannot be resolved, or epoll is refused.
@@ -313,6 +315,7 @@ cdef class ClientLoop:
         client.config.request_timeout_ms = request_timeout_ms
         client.config.fin_timeout_ms = fin_timeout_ms
         client.config.tell_requests = tell_requests
+        client.config.catch_up = catch_up
         client.ping_ms = 30_000
         client.misses = 3
         memcpy(&client.hash_key, <const char *> random, 16)
@@ -425,7 +428,7 @@ cdef class ClientLoop:
         self._put(CLIENT_NOTE_PAUSE, handle)
 
     def reconnect(self, uint64_t handle):
-        """Dial again after PAUSED or FAILED, and resume if there is a session to resume."""
+        """Dial again after PAUSED or FAILED, once the socket is closed, and resume if there is a session to resume."""
         self._put(CLIENT_NOTE_RECONNECT, handle)
 
     def close(self, uint64_t handle):

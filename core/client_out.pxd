@@ -6,11 +6,17 @@
 
 from libc.stdint cimport uint8_t, uint32_t
 
-from core.client cimport Client, ClientConn
+from core.client cimport Client, ClientConn, ClientRequest
 from core.mpack cimport MpWriter
 
 # Begin a body in the client's scratch; client_send_body sends what the writer holds then. An overflow is ours.
 cdef void client_body(Client *client, MpWriter *writer) noexcept nogil
+# The same with a frame's head: `count` parts, the first its type.
+cdef void client_frame(Client *client, MpWriter *writer, uint32_t count, int kind) noexcept nogil
+# Begin a request's frame, up to its number, and note that an answer is due; takes over a hold on the channel. NULL: out
+# of memory, and the connection has failed.
+cdef ClientRequest *client_ask(Client *client, ClientConn *conn, MpWriter *writer, uint32_t count, int kind,
+                               int request_kind, uint32_t channel) noexcept nogil
 cdef void client_send_body(Client *client, ClientConn *conn, MpWriter *writer) noexcept nogil
 # A WebSocket control frame: opcode and up to 125 bytes.
 cdef void client_send_control(Client *client, ClientConn *conn, uint8_t opcode, const uint8_t *payload,

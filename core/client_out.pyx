@@ -1,17 +1,20 @@
 """Client out: framing, masking, the cork and the backlog."""
 
 from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memmove
 
 from core.batch cimport Batch, batch_clear, batch_free, batch_write
 from core.client cimport (CLIENT_AWAY, CLIENT_BACKLOG_MAX, CLIENT_BODY_MAX, CLIENT_BYTES_OUT, CLIENT_CORK_BYTES,
-                          CLIENT_TCP, CLIENT_WATCHED, client_count, client_handle, client_tick)
-from core.client_life cimport client_fail, client_fail_errno
+                          CLIENT_TCP, CLIENT_WATCHED, channel_drop, client_count, client_handle, client_tick,
+                          request_new)
+from core.client_life cimport client_fail, client_fail_errno, client_plan
 from core.framing cimport FRAME_BINARY
 from core.framing_tcp cimport TCP_HEADER_SIZE, tcp_header_write
 from core.framing_ws cimport WS_HEADER_SIZE_MAX, ws_header_write_masked, ws_mask_apply
 from core.ledger cimport KIND_BUFFER, ledger_open, ledger_close
+from core.mpack cimport mp_write_array, mp_write_uint
 from core.poller cimport EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, poller_watch
 from core.slab cimport invariant_always
 
@@ -39,6 +42,26 @@ cdef void client_body(Client *client, MpWriter *writer) noexcept nogil:
     writer.p = client.body + BODY_OFFSET
     writer.end = client.body + BODY_OFFSET + CLIENT_BODY_MAX
     writer.overflow = False
+
+
+cdef void client_frame(Client *client, MpWriter *writer, uint32_t count, int kind) noexcept nogil:
+    client_body(client, writer)
+    mp_write_array(writer, count)
+    mp_write_uint(writer, kind)
+
+
+cdef ClientRequest *client_ask(Client *client, ClientConn *conn, MpWriter *writer, uint32_t count, int kind,
+                               int request_kind, uint32_t channel) noexcept nogil:
+    cdef ClientRequest *request = request_new(client, conn, request_kind, channel)
+    if request == NULL:
+        channel_drop(client, channel)
+        client_fail(client, conn, b"out of memory")
+        return NULL
+    client_frame(client, writer, count, kind)
+    mp_write_uint(writer, <uint64_t> request.index + 1)
+    if conn.request_first == request.index:
+        client_plan(client, conn)
+    return request
 
 
 cdef void client_send_body(Client *client, ClientConn *conn, MpWriter *writer) noexcept nogil:

@@ -3,7 +3,6 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from core.client cimport Client, ClientConn, ClientMember
-from core.mpack cimport MpReader
 
 # The transport is ready: say HELLO, one that resumes if there is a session to resume.
 cdef void session_hello(Client *client, ClientConn *conn) noexcept nogil
@@ -16,9 +15,5 @@ cdef void session_part(Client *client, ClientConn *conn, const char *name, uint3
 # `size` bytes of stamped payload that should have left at `intended_ns`.
 cdef void session_publish(Client *client, ClientConn *conn, const char *name, uint32_t name_size, uint32_t size,
                           uint64_t intended_ns) noexcept nogil
-cdef void session_history(Client *client, ClientConn *conn, const char *name, uint32_t size,
-                          uint32_t limit) noexcept nogil
 # The connection's timer fired.
 cdef void session_timer_fired(Client *client, ClientConn *conn) noexcept nogil
-# Enter a map and stand before the value of `key`; False: it is not there. The reader stays where it is then.
-cdef bint session_map_find(MpReader *reader, const char *key) noexcept nogil

@@ -3,28 +3,30 @@
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, strlen
 
-from core.answers cimport (TYPE_ACK, TYPE_ERROR, TYPE_EVENT, TYPE_FIN, TYPE_FIN_ACK, TYPE_HELLO, TYPE_HISTORY,
-                           TYPE_JOIN, TYPE_LEAVE, TYPE_MESSAGE, TYPE_PING, TYPE_PONG, TYPE_PUBLISH, TYPE_REPLY,
+from core.answers cimport (TYPE_ACK, TYPE_ERROR, TYPE_EVENT, TYPE_FIN, TYPE_FIN_ACK, TYPE_HELLO, TYPE_JOIN,
+                           TYPE_LEAVE, TYPE_MESSAGE, TYPE_PING, TYPE_PONG, TYPE_PUBLISH, TYPE_REPLY,
                            TYPE_WELCOME, write_text)
 from core.client cimport (CLIENT_ACCEPTED, CLIENT_ACKS, CLIENT_CONNECTED, CLIENT_CORRUPT, CLIENT_DELIVERED,
-                          CLIENT_EVENTS, CLIENT_HELLO, CLIENT_HISTORIES, CLIENT_JOINED, CLIENT_LATE, CLIENT_LEAVING,
+                          CLIENT_EVENTS, CLIENT_HELLO, CLIENT_JOINED, CLIENT_LATE, CLIENT_LEAVING,
                           CLIENT_LEFT, CLIENT_LOST, CLIENT_MISSED_AWAY, CLIENT_NONE, CLIENT_NOTE_CONNECTED,
                           CLIENT_NOTE_JOINED, CLIENT_NOTE_PUBLISHED, CLIENT_NOTE_REFUSED, CLIENT_OPEN, CLIENT_OVERDUE,
                           CLIENT_PINGS, CLIENT_PONGS, CLIENT_PUBLISHED, CLIENT_PUBLISH_REFUSED, CLIENT_REFUSED,
-                          CLIENT_REPEATED, CLIENT_REQUEST_HELLO, CLIENT_REQUEST_HISTORY, CLIENT_REQUEST_JOIN,
-                          CLIENT_REQUEST_LEAVE, CLIENT_REQUEST_PUBLISH, CLIENT_RESUMABLE, CLIENT_RESUMED,
-                          CLIENT_RESUMING, CLIENT_TOLD, CLIENT_TOLD_GAPS, CLIENT_UNACKED, CLIENT_UNCHECKED,
-                          MEMBER_JOINED, MEMBER_WANTED, TIME_CONNECT, TIME_DELIVERY, TIME_HISTORY, TIME_JOIN,
-                          TIME_PUBLISH, ClientChannel, ClientRequest, channel_drop, channel_hold, client_channel,
-                          client_count, client_request, client_tick, client_time, member_find, member_free, member_of,
-                          request_find, request_free, request_new)
+                          CLIENT_REPEATED, CLIENT_REQUEST_CATCH_UP, CLIENT_REQUEST_HELLO, CLIENT_REQUEST_HISTORY,
+                          CLIENT_REQUEST_JOIN, CLIENT_REQUEST_LEAVE, CLIENT_REQUEST_PUBLISH, CLIENT_RESUMABLE,
+                          CLIENT_RESUMED, CLIENT_RESUMING, CLIENT_TOLD, CLIENT_TOLD_GAPS, CLIENT_UNACKED,
+                          CLIENT_UNCHECKED, MEMBER_JOINED, MEMBER_WANTED, TIME_CONNECT, TIME_DELIVERY, TIME_JOIN,
+                          TIME_PUBLISH, ClientChannel, ClientRequest, channel_hold, client_channel, client_count,
+                          client_request, client_tick, client_time, member_find, member_free, member_of, request_find,
+                          request_free)
+from core.client_history cimport (client_map_find, client_map_uint, history_catch_up, history_on_refusal,
+                                  history_on_reply)
 from core.client_life cimport (client_ended, client_fail, client_fault, client_plan, client_set_state, client_silence,
                                client_tell)
-from core.client_out cimport client_body, client_send_body, client_shut
+from core.client_out cimport client_ask, client_frame, client_send_body, client_shut
 from core.codes cimport BYE, DRAINING
-from core.mpack cimport (MP_OK, MpWriter, mp_read_array, mp_read_bin, mp_read_double, mp_read_map, mp_read_str,
-                         mp_read_uint, mp_skip, mp_write_array, mp_write_bin_head, mp_write_map, mp_write_raw,
-                         mp_write_str, mp_write_uint)
+from core.mpack cimport (MP_OK, MpReader, MpWriter, mp_read_array, mp_read_bin, mp_read_double, mp_read_map,
+                         mp_read_str, mp_read_uint, mp_skip, mp_write_array, mp_write_bin_head, mp_write_map,
+                         mp_write_raw, mp_write_str, mp_write_uint)
 from core.position cimport (POSITION_JUMPED, POSITION_LATE, POSITION_NEXT, position_base, position_based,
                             position_skip, position_take)
 from core.stamp cimport Stamp, stamp_read, stamp_write
@@ -33,52 +35,6 @@ from core.wheel cimport WHEEL_TICK_MS
 cdef enum:
     RESUME_BYTES_MAX = 8192     # session and resume token
     PING_SECONDS_MAX = 3600
-
-
-cdef inline void _frame(Client *client, MpWriter *writer, uint32_t count, int kind) noexcept nogil:
-    client_body(client, writer)
-    mp_write_array(writer, count)
-    mp_write_uint(writer, kind)
-
-
-cdef ClientRequest *_ask(Client *client, ClientConn *conn, MpWriter *writer, uint32_t count, int kind, int request_kind,
-                         uint32_t channel) noexcept nogil:
-    """Begin a request's frame and note that an answer is due; NULL: out of memory, and the connection has failed."""
-    cdef ClientRequest *request = request_new(client, conn, request_kind, channel)
-    if request == NULL:
-        channel_drop(client, channel)
-        client_fail(client, conn, b"out of memory")
-        return NULL
-    _frame(client, writer, count, kind)
-    mp_write_uint(writer, <uint64_t> request.index + 1)
-    if conn.request_first == request.index:
-        client_plan(client, conn)
-    return request
-
-
-cdef bint session_map_find(MpReader *reader, const char *key) noexcept nogil:
-    cdef MpReader at = reader[0]
-    cdef uint32_t count, size
-    cdef const char *name
-    cdef uint32_t key_size = <uint32_t> strlen(key)
-    if mp_read_map(&at, &count) != MP_OK:
-        return False
-    while count:
-        count -= 1
-        if mp_read_str(&at, &name, &size) != MP_OK:
-            return False
-        if size == key_size and memcmp(name, key, size) == 0:
-            reader[0] = at
-            return True
-        if mp_skip(&at) != MP_OK:
-            return False
-    return False
-
-
-cdef uint64_t _map_uint(const MpReader *reader, const char *key, uint64_t missing) noexcept nogil:
-    cdef MpReader at = reader[0]
-    cdef uint64_t value
-    return value if session_map_find(&at, key) and mp_read_uint(&at, &value) == MP_OK else missing
 
 
 # ---- HELLO and WELCOME
@@ -107,7 +63,7 @@ cdef void session_hello(Client *client, ClientConn *conn) noexcept nogil:
     cdef bint resume = conn.resume != NULL
     if conn.state != CLIENT_HELLO:
         client_set_state(client, conn, CLIENT_HELLO)
-    if _ask(client, conn, &writer, 3, TYPE_HELLO, CLIENT_REQUEST_HELLO, CLIENT_NONE) == NULL:
+    if client_ask(client, conn, &writer, 3, TYPE_HELLO, CLIENT_REQUEST_HELLO, CLIENT_NONE) == NULL:
         return
     mp_write_map(&writer, 4 if resume else 2)
     write_text(&writer, b"v")
@@ -136,10 +92,10 @@ cdef void _resume_keep(ClientConn *conn, MpReader *options) noexcept nogil:
     conn.resume = NULL
     if not conn.flags & CLIENT_RESUMABLE:
         return
-    if not session_map_find(&at, b"session") or mp_read_str(&at, &session, &session_size) != MP_OK:
+    if not client_map_find(&at, b"session") or mp_read_str(&at, &session, &session_size) != MP_OK:
         return
     at = options[0]
-    if not session_map_find(&at, b"resume_token") or mp_read_str(&at, &token, &token_size) != MP_OK:
+    if not client_map_find(&at, b"resume_token") or mp_read_str(&at, &token, &token_size) != MP_OK:
         return
     if session_size + token_size > RESUME_BYTES_MAX:
         return
@@ -160,13 +116,18 @@ cdef void _position_told(ClientChannel *channel, uint64_t epoch, uint64_t offset
         channel.high = offset
 
 
-cdef void _member_base(Client *client, ClientMember *member, uint64_t epoch, uint64_t offset) noexcept nogil:
+cdef void _member_base(Client *client, ClientConn *conn, ClientMember *member, uint64_t epoch,
+                       uint64_t offset) noexcept nogil:
     """The membership begins at this offset; what passed since an earlier one was missed."""
-    if position_based(&member.position) and client_channel(client, member.channel).epoch == epoch \
-            and offset > member.position.last:
-        client_count(client, CLIENT_MISSED_AWAY, offset - member.position.last)
+    cdef uint64_t held = member.position.last
+    cdef bint missed = position_based(&member.position) and offset > held \
+        and client_channel(client, member.channel).epoch == epoch
     position_base(&member.position, offset)
     member.state = MEMBER_JOINED
+    if missed:
+        client_count(client, CLIENT_MISSED_AWAY, offset - held)
+        if client.config.catch_up:
+            history_catch_up(client, conn, member.channel, epoch, held, offset)
 
 
 cdef void _resumed_channels(Client *client, ClientConn *conn, MpReader *reader) noexcept nogil:
@@ -196,9 +157,9 @@ cdef void _resumed_channels(Client *client, ClientConn *conn, MpReader *reader) 
 cdef void _heartbeat_told(Client *client, MpReader *options) noexcept nogil:
     cdef MpReader at = options[0]
     cdef double seconds
-    if session_map_find(&at, b"ping") and mp_read_double(&at, &seconds) == MP_OK and 0 < seconds <= PING_SECONDS_MAX:
+    if client_map_find(&at, b"ping") and mp_read_double(&at, &seconds) == MP_OK and 0 < seconds <= PING_SECONDS_MAX:
         client.ping_ms = <uint32_t> (seconds * 1000)
-    client.misses = <uint32_t> _map_uint(options, b"misses", client.misses) or 1
+    client.misses = <uint32_t> client_map_uint(options, b"misses", client.misses) or 1
 
 
 cdef void _on_welcome(Client *client, ClientConn *conn, MpReader *options) noexcept nogil:
@@ -213,7 +174,7 @@ cdef void _on_welcome(Client *client, ClientConn *conn, MpReader *options) noexc
     _resume_keep(conn, options)
     for place in range(conn.member_count):
         conn.members[place].state = MEMBER_WANTED
-    if resumed and session_map_find(&at, b"channels"):
+    if resumed and client_map_find(&at, b"channels"):
         _resumed_channels(client, conn, &at)
     client_count(client, CLIENT_CONNECTED, 1)
     client_count(client, CLIENT_RESUMED, resumed)
@@ -233,7 +194,7 @@ cdef void session_join(Client *client, ClientConn *conn, ClientMember *member) n
     cdef MpWriter writer
     cdef ClientChannel *channel = client_channel(client, member.channel)
     cdef uint32_t held = channel_hold(client, channel.name, channel.name_size)
-    if _ask(client, conn, &writer, 4, TYPE_JOIN, CLIENT_REQUEST_JOIN, held) == NULL:
+    if client_ask(client, conn, &writer, 4, TYPE_JOIN, CLIENT_REQUEST_JOIN, held) == NULL:
         return
     mp_write_str(&writer, channel.name, channel.name_size)
     mp_write_map(&writer, 0)
@@ -243,7 +204,7 @@ cdef void session_join(Client *client, ClientConn *conn, ClientMember *member) n
 cdef void session_part(Client *client, ClientConn *conn, const char *name, uint32_t size) noexcept nogil:
     """LEAVE; the membership lasts until the answer, since messages may come until then."""
     cdef MpWriter writer
-    if _ask(client, conn, &writer, 3, TYPE_LEAVE, CLIENT_REQUEST_LEAVE, channel_hold(client, name, size)) == NULL:
+    if client_ask(client, conn, &writer, 3, TYPE_LEAVE, CLIENT_REQUEST_LEAVE, channel_hold(client, name, size)) == NULL:
         return
     mp_write_str(&writer, name, size)
     client_send_body(client, conn, &writer)
@@ -253,8 +214,8 @@ cdef void session_publish(Client *client, ClientConn *conn, const char *name, ui
                           uint64_t intended_ns) noexcept nogil:
     cdef MpWriter writer
     cdef Stamp stamp
-    cdef ClientRequest *request = _ask(client, conn, &writer, 5, TYPE_PUBLISH, CLIENT_REQUEST_PUBLISH,
-                                       channel_hold(client, name, name_size))
+    cdef ClientRequest *request = client_ask(client, conn, &writer, 5, TYPE_PUBLISH, CLIENT_REQUEST_PUBLISH,
+                                             channel_hold(client, name, name_size))
     if request == NULL:
         return
     request.started_ns = intended_ns
@@ -272,20 +233,6 @@ cdef void session_publish(Client *client, ClientConn *conn, const char *name, ui
     client_send_body(client, conn, &writer)
 
 
-cdef void session_history(Client *client, ClientConn *conn, const char *name, uint32_t size,
-                          uint32_t limit) noexcept nogil:
-    cdef MpWriter writer
-    if _ask(client, conn, &writer, 4, TYPE_HISTORY, CLIENT_REQUEST_HISTORY, channel_hold(client, name, size)) == NULL:
-        return
-    mp_write_str(&writer, name, size)
-    mp_write_map(&writer, 2)
-    write_text(&writer, b"limit")
-    mp_write_uint(&writer, limit)
-    write_text(&writer, b"reverse")
-    mp_write_raw(&writer, b"\xc3", 1)
-    client_send_body(client, conn, &writer)
-
-
 cdef void session_leave(Client *client, ClientConn *conn, bint resume) noexcept nogil:
     cdef MpWriter writer
     if conn.state == CLIENT_LEAVING:
@@ -293,7 +240,7 @@ cdef void session_leave(Client *client, ClientConn *conn, bint resume) noexcept 
     if conn.state < CLIENT_OPEN:
         client_ended(client, conn)
         return
-    _frame(client, &writer, 4, TYPE_FIN)
+    client_frame(client, &writer, 4, TYPE_FIN)
     mp_write_uint(&writer, DRAINING if resume else BYE)
     write_text(&writer, b"draining" if resume else b"bye")
     mp_write_map(&writer, 0)
@@ -320,7 +267,7 @@ cdef void _on_joined(Client *client, ClientConn *conn, ClientRequest *request, u
     client_time(client, TIME_JOIN, took)
     # A message may overtake the answer; then it is where the membership began.
     if member != NULL and member.state == MEMBER_WANTED:
-        _member_base(client, member, epoch, offset)
+        _member_base(client, conn, member, epoch, offset)
     _position_told(channel, epoch, offset)
     if client.config.tell_requests:
         client_tell(client, conn, CLIENT_NOTE_JOINED, offset, took, 0, channel.name, channel.name_size)
@@ -343,15 +290,14 @@ cdef void _on_reply(Client *client, ClientConn *conn, uint64_t wire_id, MpReader
     cdef uint64_t epoch, offset
     if request == NULL:
         return
-    epoch = _map_uint(options, b"epoch", 0)
-    offset = _map_uint(options, b"offset", 0)
+    epoch = client_map_uint(options, b"epoch", 0)
+    offset = client_map_uint(options, b"offset", 0)
     if request.kind == CLIENT_REQUEST_JOIN:
         _on_joined(client, conn, request, epoch, offset)
     elif request.kind == CLIENT_REQUEST_PUBLISH:
         _on_published(client, conn, request, epoch, offset)
-    elif request.kind == CLIENT_REQUEST_HISTORY:
-        client_count(client, CLIENT_HISTORIES, 1)
-        client_time(client, TIME_HISTORY, _since(client, request.started_ns))
+    elif request.kind == CLIENT_REQUEST_HISTORY or request.kind == CLIENT_REQUEST_CATCH_UP:
+        history_on_reply(client, conn, request, options)
     elif request.kind == CLIENT_REQUEST_LEAVE:
         member = member_of(conn, request.channel)
         if member != NULL:
@@ -364,7 +310,8 @@ cdef void _refused(Client *client, ClientConn *conn, ClientRequest *request, uin
     """A request that was not granted: it is counted, told, and, if it was a JOIN, the membership ends."""
     cdef ClientMember *member = NULL
     client_count(client, CLIENT_PUBLISH_REFUSED, request.kind == CLIENT_REQUEST_PUBLISH)
-    client_tell(client, conn, CLIENT_NOTE_REFUSED, code, request.kind, after_ms, why, size)
+    if history_on_refusal(client, conn, request):
+        client_tell(client, conn, CLIENT_NOTE_REFUSED, code, request.kind, after_ms, why, size)
     if request.kind == CLIENT_REQUEST_JOIN:
         member = member_of(conn, request.channel)
         if member != NULL and member.state == MEMBER_WANTED:
@@ -387,7 +334,7 @@ cdef void _on_error(Client *client, ClientConn *conn, uint64_t wire_id, MpReader
         session_hello(client, conn)
         return
     client_count(client, CLIENT_REFUSED, 1)
-    _refused(client, conn, request, code, _map_uint(reader, b"retry_after", 0), why, size)
+    _refused(client, conn, request, code, client_map_uint(reader, b"retry_after", 0), why, size)
 
 
 # ---- deliveries
@@ -398,7 +345,7 @@ cdef void _on_other_epoch(Client *client, ClientMember *member, uint64_t offset,
     cdef ClientChannel *channel = client_channel(client, member.channel)
     cdef MpReader at = reader[0]
     if mp_skip(&at) == MP_OK:
-        epoch = _map_uint(&at, b"epoch", 0)
+        epoch = client_map_uint(&at, b"epoch", 0)
     if epoch > channel.epoch:
         _position_told(channel, epoch, offset)
         position_base(&member.position, offset)
@@ -406,12 +353,13 @@ cdef void _on_other_epoch(Client *client, ClientMember *member, uint64_t offset,
         client_count(client, CLIENT_REPEATED, 1)
 
 
-cdef inline void _check_order(Client *client, ClientMember *member, uint64_t offset, MpReader *reader) noexcept nogil:
+cdef inline void _check_order(Client *client, ClientConn *conn, ClientMember *member, uint64_t offset,
+                              MpReader *reader) noexcept nogil:
     cdef uint64_t jumped = 0
     cdef int step
     cdef ClientChannel *channel = client_channel(client, member.channel)
     if member.state == MEMBER_WANTED:
-        _member_base(client, member, channel.epoch, offset - 1)
+        _member_base(client, conn, member, channel.epoch, offset - 1)
     step = position_take(&member.position, offset, &jumped)
     if offset > channel.high:
         channel.high = offset
@@ -443,7 +391,7 @@ cdef inline void _on_message(Client *client, ClientConn *conn, MpReader *reader)
         client_count(client, CLIENT_UNCHECKED, 1)
         return
     conn.flags |= CLIENT_UNACKED
-    _check_order(client, member, offset, reader)
+    _check_order(client, conn, member, offset, reader)
     if mp_read_bin(reader, &data, &data_size) != MP_OK or not stamp_read(<const uint8_t *> data, data_size, &stamp):
         client_count(client, CLIENT_CORRUPT, 1)
         return
@@ -462,8 +410,8 @@ cdef void _on_event(Client *client, ClientConn *conn, MpReader *reader) noexcept
     member = member_find(client, conn, name, name_size)
     if member == NULL or kind_size != 3 or memcmp(kind, b"gap", 3) != 0:
         return
-    first = _map_uint(reader, b"from", 0)
-    last = _map_uint(reader, b"to", 0)
+    first = client_map_uint(reader, b"from", 0)
+    last = client_map_uint(reader, b"to", 0)
     if not position_based(&member.position) or first > last:
         return
     skipped = position_skip(&member.position, last)
@@ -482,7 +430,7 @@ cdef void _on_ping(Client *client, ClientConn *conn, MpReader *reader) noexcept 
     cdef const uint8_t *echoed = reader.p
     if mp_skip(reader) != MP_OK or mp_skip(reader) != MP_OK or reader.p - echoed > 64:
         return
-    _frame(client, &writer, 3, TYPE_PONG)
+    client_frame(client, &writer, 3, TYPE_PONG)
     mp_write_raw(&writer, echoed, <uint32_t> (reader.p - echoed))
     client_count(client, CLIENT_PINGS, 1)
     client_send_body(client, conn, &writer)
@@ -491,7 +439,7 @@ cdef void _on_ping(Client *client, ClientConn *conn, MpReader *reader) noexcept 
 cdef void _send_ping(Client *client, ClientConn *conn) noexcept nogil:
     cdef MpWriter writer
     conn.ping_seq += 1
-    _frame(client, &writer, 3, TYPE_PING)
+    client_frame(client, &writer, 3, TYPE_PING)
     mp_write_uint(&writer, conn.ping_seq)
     mp_write_uint(&writer, client.now_ms)
     client_send_body(client, conn, &writer)
@@ -505,7 +453,7 @@ cdef void _send_ack(Client *client, ClientConn *conn) noexcept nogil:
     conn.flags &= ~CLIENT_UNACKED
     for place in range(conn.member_count):
         count += conn.members[place].state == MEMBER_JOINED
-    _frame(client, &writer, 2, TYPE_ACK)
+    client_frame(client, &writer, 2, TYPE_ACK)
     mp_write_map(&writer, count)
     for place in range(conn.member_count):
         if conn.members[place].state == MEMBER_JOINED:
@@ -525,11 +473,11 @@ cdef void _on_fin(Client *client, ClientConn *conn, MpReader *reader) noexcept n
     if mp_read_uint(reader, &code) != MP_OK or mp_read_str(reader, &reason, &size) != MP_OK:
         client_fail(client, conn, b"a FIN that is not [14, code, reason, {...}]")
         return
-    _frame(client, &writer, 1, TYPE_FIN_ACK)
+    client_frame(client, &writer, 1, TYPE_FIN_ACK)
     client_send_body(client, conn, &writer)
     if conn.state != CLIENT_HELLO and conn.state != CLIENT_OPEN:
         return
-    client_fault(client, conn, code, _map_uint(reader, b"after", 0), reason, size)
+    client_fault(client, conn, code, client_map_uint(reader, b"after", 0), reason, size)
     client_set_state(client, conn, CLIENT_LEAVING)
     conn.state_deadline = client_tick(client) + client.config.fin_timeout_ms // WHEEL_TICK_MS + 1
     client_plan(client, conn)

@@ -314,18 +314,17 @@ def holdfast(workers: int, name: str = "holdfast", environment: Mapping[str, str
     return Server(name, command, ws_port, admin_port, port, environment=environment or {})
 
 
-# ---- the load client ----
+# ---- the load clients ----
 
 
-class Swarm:
-    """One process of the load client; its lines are read as they come, so that phases can be told to the second."""
+class Program:
+    """One load process; its lines are read as they come, so that phases can be told to the second."""
 
-    def __init__(self, server: Server, workload: str, *options: str) -> None:
-        where = ["--port", str(server.ws_port), "--protocol", server.protocol]
-        if "--tcp" in options:
-            where = ["--port", str(server.tcp_port or server.ws_port)]
-        self.command = [str(SWARM), workload, *where, *options]
-        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    def __init__(self, command: Sequence[str]) -> None:
+        self.command = list(command)
+        self.process = subprocess.Popen(
+            self.command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+        )
         self._lines: queue.Queue[str | None] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -377,3 +376,13 @@ class Swarm:
             for line in self.process.stdout:
                 self._lines.put(line.rstrip("\n"))
         self._lines.put(None)
+
+
+class Swarm(Program):
+    """One process of the load client in C."""
+
+    def __init__(self, server: Server, workload: str, *options: str) -> None:
+        where = ["--port", str(server.ws_port), "--protocol", server.protocol]
+        if "--tcp" in options:
+            where = ["--port", str(server.tcp_port or server.ws_port)]
+        super().__init__([str(SWARM), workload, *where, *options])

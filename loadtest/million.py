@@ -1,12 +1,12 @@
 """Holds very many connections on one machine, speaks to all of them, and tells what that took.
 
     python -m loadtest.million          1,000,000 connections with heartbeats, held for ten minutes (make million)
-    python -m loadtest.million --soak   120,000, with traffic in their groups all the time (make soak)
+    python -m loadtest.million --soak   120,000, with traffic in their groups all the time (make soak-120k)
 
 Both ends run here: as many workers as the limit of open files asks for, and load processes likewise. The connections
 come up at a bounded rate and are held; then one message goes to everybody and one to a group of each load process. The
 exit code is 1 when a connection or a message was lost or a limit was not kept, and 2 when there is no figure. Writes
-loadtest/results/million.json (soak.json). All that was started is ended again, by its own handle, also at Ctrl-C.
+loadtest/results/million.json (soak-120k.json). All that was started is ended again, by its own handle, also at Ctrl-C.
 """
 
 import argparse
@@ -305,11 +305,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=0, help="as many as the limit of open files asks for")
     parser.add_argument("--processes", type=int, default=0, help="load processes; as many as that limit asks for")
     parser.add_argument("--user-bytes-max", type=int, default=USER_BYTES_MAX, help="user memory, both sides (1 GiB)")
-    parser.add_argument("--name", help="of the result file (million; soak for --soak)")
+    parser.add_argument("--name", help="of the result file (million; soak-120k for --soak)")
     options = parser.parse_args(arguments)
     options.connections = options.connections or (120_000 if options.soak else 1_000_000)
     options.rate = (20.0 if options.soak else 0.0) if options.rate is None else options.rate
-    options.name = options.name or ("soak" if options.soak else "million")
+    options.name = options.name or ("soak-120k" if options.soak else "million")
     if options.connections < 1 or options.hold <= 0 or options.connect_rate < 1 or options.rate < 0:
         parser.error("--connections, --hold and --connect-rate must be positive, --rate 0 or more")
     return options

@@ -1,4 +1,4 @@
-"""Writes docs/million.md from the results of `make million` and `make soak`: figures in prose come from such a file.
+"""Writes docs/million.md from what `make million` and `make soak-120k` found: figures in prose come from such a file.
 
 python -m loadtest.million_page
 """
@@ -17,9 +17,9 @@ Result = dict[str, Any]
 _HEAD = """\
 # A million connections on one machine
 
-Written by `python -m loadtest.million_page` from `loadtest/results/million.json` and `soak.json`, which `make million`
-and `make soak` make. Both ends run on the machine. PSS counts a page that several processes share once, over all of
-them.
+Written by `python -m loadtest.million_page` from `loadtest/results/million.json` and `soak-120k.json`, which
+`make million` and `make soak-120k` make. Both ends run on the machine. PSS counts a page that several processes share
+once, over all of them.
 """
 _KINDS = {
     "worker": "workers",
@@ -83,12 +83,12 @@ def section(title: str, result: Result) -> str:
 def main() -> int:
     """Writes the page from what results there are."""
     parts = [_HEAD]
-    for name, title in (("million", "make million"), ("soak", "make soak")):
+    for name, title in (("million", "make million"), ("soak-120k", "make soak-120k")):
         path = RESULTS / f"{name}.json"
         if path.exists():
             parts.append(section(title, json.loads(path.read_text())))
     if len(parts) == 1:
-        print("no results: run make million or make soak first", file=sys.stderr)
+        print("no results: run make million or make soak-120k first", file=sys.stderr)
         return 2
     PAGE.write_text("\n".join(parts))
     return 0

@@ -96,7 +96,7 @@ def test_requests_are_told_only_if_wanted(drivers: type[Driver]) -> None:
 def test_counts_and_times_have_their_names(driver: Driver) -> None:
     assert driver.loop.counts() == dict.fromkeys((*COUNTS, "open"), 0)
     assert driver.loop.times() == {name: [] for name in TIMES}
-    assert REQUESTS == ("hello", "join", "leave", "publish", "history")
+    assert REQUESTS == ("hello", "join", "leave", "publish", "history", "catch_up")
     driver.connect("group:a")
     assert driver.loop.sockets == 1
     counted = driver.loop.counts()

@@ -13,7 +13,6 @@ from tests.core.client_harness import (
     FIN,
     FIN_ACK,
     HELLO,
-    HISTORY,
     JOIN,
     LEAVE,
     MESSAGE,
@@ -173,16 +172,6 @@ def test_leaving_a_channel_ends_the_check_with_the_answer(driver: Driver) -> Non
     session.send(message(1), [REPLY, number, {}], message(9))
     driver.wait_count("delivered", 2)
     assert faults(driver) == {"unchecked": 1}
-
-
-def test_history_is_asked_for_and_timed(driver: Driver) -> None:
-    handle, session = driver.connect(A)
-    driver.command("history", handle, A, 3)
-    kind, number, name, asked = session.frame()
-    assert (kind, name, asked) == (HISTORY, A, {"limit": 3, "reverse": True})
-    session.send([REPLY, number, {"messages": [], "epoch": 5, "offset": 0}])
-    driver.wait_count("histories", 1)
-    assert len(driver.loop.times()["history"]) == 1
 
 
 def test_a_refused_publish_says_why(driver: Driver) -> None:

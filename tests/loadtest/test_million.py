@@ -93,7 +93,7 @@ def test_the_defaults_are_those_of_the_promises() -> None:
     options = million.parse([])
     assert (options.connections, options.hold, options.rate, options.user_bytes_max) == (1_000_000, 600, 0, 1 << 30)
     soak = million.parse(["--soak"])
-    assert (soak.connections, soak.hold, soak.rate, soak.name) == (120_000, 600, 20, "soak")
+    assert (soak.connections, soak.hold, soak.rate, soak.name) == (120_000, 600, 20, "soak-120k")
     with pytest.raises(SystemExit):
         million.parse(["--hold", "0"])
 

@@ -1,0 +1,119 @@
+"""A small soak for real: every kind of client meets what it has to meet, and nothing of them is left."""
+
+import contextlib
+import json
+import signal
+import socket
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import msgpack
+import pytest
+
+from loadtest.measure import BenchError, Server
+from loadtest.soak import driver
+from loadtest.soak.line import HELLO
+from loadtest.soak.plan import Plan
+from loadtest.soak.rogues import KINDS
+from loadtest.soak.samples import Sample
+
+SMALL = Plan(
+    seconds=4,
+    connections=200,
+    churn=20,
+    rogues=90,
+    groups=40,
+    publishes=20,
+    ping_s=1,
+    hello_timeout_s=1,
+    slow_s=2,
+)
+
+
+@pytest.mark.slow
+def test_a_small_soak_leaves_nothing_and_serves_everybody_right() -> None:
+    result, verdicts, figures = driver.run(SMALL, {})
+    # Four seconds say nothing about growth.
+    broken = [str(found) for found in verdicts if not found.kept and not found.text.startswith(("memory", "files"))]
+    assert not broken
+    assert set(result["rogues"]["done"]) == set(KINDS)
+    assert result["rogues"]["given_up_s"]["least"] >= SMALL.silence_s - 0.5
+    counts = result["regulars"]["counts"]
+    assert counts["caught_up"] == counts["missed_away"]
+    assert counts["resumed"] > 0
+    assert {figure.name for figure in figures} >= {"memory", "files", "memory of worker-0", "memory of router"}
+    assert [sample["at_s"] for sample in result["samples"]] == sorted(sample["at_s"] for sample in result["samples"])
+
+
+@pytest.mark.slow
+def test_a_client_that_has_not_left_is_found_by_every_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is compared at the end is what is there: one session more, and its line in the ledger and its file show."""
+    real, held = driver.settled, contextlib.ExitStack()
+
+    def settled(server: Server, before: Sample, began_s: float) -> Sample:
+        real(server, before, began_s)
+        monkeypatch.setattr(driver, "SETTLE_S", 1.0)
+        left = held.enter_context(socket.create_connection(("127.0.0.1", server.tcp_port)))
+        left.settimeout(10)
+        body = msgpack.packb([HELLO, 1, {"v": 1, "user": "late"}])
+        left.sendall(struct.pack(">I", len(body)) + body)
+        assert left.recv(4), "it is welcomed"
+        return real(server, before, began_s)
+
+    monkeypatch.setattr(driver, "settled", settled)
+    with held:
+        plan = replace(SMALL, seconds=1.0, connections=20, rogues=5.0)
+        result, verdicts, _ = driver.run(plan, {})
+    assert {kind: result["unbalanced"].get(kind) for kind in ("connection", "session", "timer")} == {
+        "connection": 1,
+        "session": 1,
+        "timer": 1,
+    }
+    (worker,) = (name for name in result["files_left"] if name.startswith("worker-"))
+    assert result["files_left"][worker] == 1
+    broken = [found.text for found in verdicts if not found.kept]
+    assert any("every line of the ledger closes" in text and "; connection +1;" in text for text in broken)
+    assert any("open files that it had before" in text and f"; {worker} +1" in text for text in broken)
+    assert not result["kept"]
+
+
+def test_options_make_the_plan() -> None:
+    plan = driver.plan_of(driver.parse(["--time", "3m", "--connections", "50", "--seed", "9"]))
+    assert (plan.seconds, plan.connections, plan.seed, plan.churn) == (180, 50, 9, Plan().churn)
+
+
+def test_a_leak_is_injected_in_the_checked_build_alone() -> None:
+    assert driver.environment_of(driver.parse([])) == {}
+    found = driver.environment_of(driver.parse(["--inject", "ring"]))
+    assert found["HOLDFAST_INJECT"] == "ring"
+    assert found["PYTHONPATH"].endswith("build/checked")
+
+
+def test_the_exit_code_says_what_came_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "RESULTS", tmp_path)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # the tests' own handlers stay
+    for kept, code in ((True, 0), (False, 1)):
+        monkeypatch.setattr(driver, "run", lambda *_, kept=kept: ({"kept": kept, "samples": [{"at_s": 1}]}, [], []))
+        assert driver.main(["--name", "t"]) == code
+        assert json.loads((tmp_path / "t.json").read_text())["kept"] is kept
+
+    def broken(*_: object) -> None:
+        raise BenchError("no figure")
+
+    monkeypatch.setattr(driver, "run", broken)
+    assert driver.main([]) == 2
+
+
+def test_every_finding_of_the_audit_is_a_line() -> None:
+    well = {"process": "router", "findings": []}
+    leak = {"kind": "ring", "key": 7, "value": 1, "what": "is held by nobody", "place": "core/ring.pyx:30"}
+    assert driver.audit_findings({"closes": True, "processes": [well]}) == []
+    found = driver.audit_findings(
+        {
+            "closes": False,
+            "processes": [{"process": "worker-0", "findings": [leak]}, {**well, "error": "no answer in time"}],
+        }
+    )
+    assert found == ["worker-0: ring 7 is held by nobody core/ring.pyx:30", "router: no answer in time"]
+    assert driver.audit_findings({"closes": False, "processes": [well]}) == ["it does not close"]
