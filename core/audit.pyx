@@ -9,7 +9,7 @@ from core.peers cimport Peer
 from core.sites cimport Sites
 from core.slab cimport SLAB_NONE, SlabChunk, invariant_always
 
-from core.ledger import KINDS
+from core.ledger import KINDS as _KINDS
 
 cdef extern from * nogil:
     """
@@ -203,10 +203,10 @@ def unpack(bytes text, bytes extra):
     if len(text) != sizeof(Audit):
         raise ValueError("this is no audit")
     kinds = {name: {"opened": audit.opened[kind], "closed": audit.closed[kind], "found": audit.found[kind]}
-             for kind, name in enumerate(KINDS[:KIND_TASK])}
+             for kind, name in enumerate(_KINDS[:KIND_TASK])}
     for place in range(min(audit.finding_count, AUDIT_FINDINGS_MAX)):
         finding = &audit.findings[place]
-        findings.append({"kind": KINDS[finding.kind], "key": finding.key, "value": finding.value,
+        findings.append({"kind": _KINDS[finding.kind], "key": finding.key, "value": finding.value,
                          "what": finding.what.decode(), "place": place_text(finding.site)})
     return {"kinds": kinds, "findings": findings, "finding_count": audit.finding_count, "sessions": audit.sessions,
             "channels": audit.channels, "walked_us": audit.walked_us, "fds": extra[:audit.fds_size],

@@ -19,7 +19,7 @@ AUDIT_DEADLINE_S = 40.0
 def audit(node: Node) -> tuple[int, dict[str, Any]]:
     """The exit code of the command, and what it says."""
     program = Path(sys.executable).parent / "holdfast"
-    command = [program, "ledger", "--audit", "--json", "--url", node.admin_url]
+    command: list[str | Path] = [program, "ledger", "--audit", "--json", "--url", node.admin_url]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=AUDIT_DEADLINE_S)
     assert ended.returncode in (0, 1), ended.stderr
     return ended.returncode, json.loads(ended.stdout)
