@@ -29,9 +29,9 @@ class ConnectionId:
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """The id, or None when the text is none."""
+        """The id, or None when the text is none. Generation 0 is that of nobody: to the core it would mean all."""
         match = _ID.fullmatch(text)
-        if match is None:
+        if match is None or int(match["generation"], 16) == 0:
             return None
         handle = int(match["generation"], 16) << 32 | int(match["slot"], 16)
         return cls(int(match["worker"]), int(match["epoch"]), handle)

@@ -20,6 +20,7 @@ from core.codes import NAMES
 from gateway.connection_id import ConnectionId
 
 LIMIT_MAX = 1000
+REASON_BYTES_MAX = 500
 ANSWER_DEADLINE_S = 5.0
 """For one turn's answer: whoever asked gives up sooner, and this gives back what its end did not."""
 _TICK_S = listing.TICK_MS / 1000
@@ -88,7 +89,7 @@ class Listing:
         """
         if "id" not in filters:
             filters.setdefault("states", list(_BEFORE_CLOSING))
-        named = {"first": code, "second": after_ms, "extra": reason.encode()[:500]}
+        named = {"first": code, "second": after_ms, "extra": _cut(reason)}
         return await self._gather(notes.RECLAIM, limit, 0, filters, **named)
 
     def on_listed(self, request: int, goes_on: int, records: bytes) -> None:
@@ -192,6 +193,11 @@ class Listing:
 
 _CLOSING = connections.STATES.index("closing")
 _BEFORE_CLOSING = connections.STATES[:_CLOSING]
+
+
+def _cut(reason: str) -> bytes:
+    """As much of a FIN's reason as fits, in whole characters: half of one would make the frame unreadable."""
+    return reason.encode()[:REASON_BYTES_MAX].decode(errors="ignore").encode()
 
 
 def _ticks(seconds: float) -> int:

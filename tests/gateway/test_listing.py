@@ -151,7 +151,7 @@ def test_filters_become_a_query(run_in_loop: Run) -> None:
     )
 
 
-@pytest.mark.parametrize("id_", [f"2-{EPOCH}-7-5", f"3-{EPOCH + 1}-7-5", "nonsense"])
+@pytest.mark.parametrize("id_", [f"2-{EPOCH}-7-5", f"3-{EPOCH + 1}-7-5", f"3-{EPOCH}-0-0", "nonsense"])
 def test_an_id_of_another_worker_or_another_start_finds_nothing(run_in_loop: Run, id_: str) -> None:
     one, plane = made()
     assert run_in_loop(one.connections(id=id_)) == {"connections": [], "more": False}
@@ -172,6 +172,12 @@ def test_reclaim_says_how_and_passes_over_those_that_end_already(run_in_loop: Ru
     kind, _, named = plane.put_[0]
     assert (kind, named["first"], named["second"], named["extra"]) == (notes.RECLAIM, 604, 70, b"r" * 500)
     assert named["text"] == listing.query(limit=5, states=0b111, user="alice")
+
+
+def test_a_long_reason_is_cut_between_two_characters(run_in_loop: Run) -> None:
+    one, plane = made((listing.END, record(state=3)))
+    run_in_loop(one.reclaim(code=604, reason="维护" * 100, after_ms=0, user="alice"))
+    assert plane.put_[0][2]["extra"].decode() == "维护" * 83
 
 
 def test_an_answer_that_nobody_waits_for_is_passed_over() -> None:
