@@ -374,7 +374,10 @@ def pytest_make_collect_report(
 
 
 def refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Fail what is skipped for want of something that could have been installed; rights cannot be."""
     if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("CI") == "true":
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        if str(reason).removeprefix("Skipped: ").startswith("needs root"):
+            return
         report.outcome = "failed"
         report.longrepr = f"skipped, which CI does not allow: {reason}"

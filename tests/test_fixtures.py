@@ -31,3 +31,19 @@ def test_what_is_skipped_fails_in_ci_and_only_there(tmp_path: Path, test: str, c
     )
     assert "no browser here" in done.stdout
     assert (done.returncode in {1, 2}) if ci else (done.returncode in {0, 5}), done.stdout
+
+
+def test_what_needs_rights_that_nobody_can_install_may_be_skipped_in_ci(tmp_path: Path) -> None:
+    shutil.copy(CONFTEST, tmp_path)
+    skipping = "import pytest\n@pytest.mark.skip(reason='needs root: a namespace')\ndef test_page():\n    pass\n"
+    (tmp_path / "test_page.py").write_text(skipping)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "--rootdir", tmp_path, tmp_path],
+        cwd=tmp_path,
+        env={**os.environ, "CI": "true"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "needs root: a namespace" in done.stdout
