@@ -400,7 +400,8 @@ cdef inline void _on_message(Client *client, ClientConn *conn, MpReader *reader)
 
 cdef void _on_event(Client *client, ClientConn *conn, MpReader *reader) noexcept nogil:
     """[13, channel, kind, {...}] behind its type: `gap` says what will not come."""
-    cdef const char *name, *kind
+    cdef const char *name
+    cdef const char *kind
     cdef uint32_t name_size, kind_size
     cdef uint64_t first, last, skipped, told
     cdef ClientMember *member

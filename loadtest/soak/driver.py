@@ -185,7 +185,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--rogues", type=float, help="connections of rogues a second (200)")
     parser.add_argument("--workers", type=int, help="of the node (2)")
     parser.add_argument("--seed", type=int, default=1, help="of everything that is random")
-    parser.add_argument("--inject", metavar="KIND", help="a leak of this kind in the node's checked build: it is found")
+    parser.add_argument(
+        "--inject", metavar="KINDS", help="leak one of each (ring,buffer) in the checked build: they are found"
+    )
     parser.add_argument("--checked", action="store_true", help="the node runs the checked build (make build-checked)")
     parser.add_argument("--name", default="soak", help="of the result file")
     return parser.parse_args(arguments)
@@ -202,7 +204,7 @@ def environment_of(options: argparse.Namespace) -> dict[str, str]:
     if not options.checked and not options.inject:
         return {}
     checked = {"PYTHONSAFEPATH": "1", "PYTHONPATH": str(ROOT / "build" / "checked")}
-    return {**checked, "HOLDFAST_INJECT": options.inject} if options.inject else checked
+    return {**checked, "HOLDFAST_TEST_LEAKS": options.inject} if options.inject else checked
 
 
 def write(path: Path, around: Result, result: Result) -> None:
