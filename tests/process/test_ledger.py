@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-
 from core import ledger
 from tests.conftest import Node, complaints, wait_until
 from tests.process.clients import open_session, run
