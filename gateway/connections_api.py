@@ -187,10 +187,12 @@ def _unavailable(names: list[str]) -> RequestError:
 
 
 def _check_names(given: QueryParams, known: tuple[str, ...]) -> None:
-    """A filter that is misspelt must not become one that everything fits."""
+    """A filter that is misspelt must not become one that everything fits, nor two of them one that half of it fits."""
     for name in given:
         if name not in known:
             raise RequestError(400, "bad_request", f"there is no parameter {name}; known: {', '.join(known)}")
+        if name != "state" and len(given.getlist(name)) > 1:
+            raise RequestError(400, "bad_request", f"{name} is given more than once")
 
 
 def _filters(given: QueryParams) -> dict[str, Any]:

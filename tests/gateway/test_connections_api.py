@@ -267,6 +267,7 @@ def test_all_of_a_user_are_ended(workers: list[Worker], ask: Ask) -> None:
         ("DELETE", "?user=a&code=nonsense"),
         ("DELETE", "?user=a&after=2h"),
         ("DELETE", "?user=a&after=1"),
+        ("DELETE", "?user=a&user=b"),
         ("DELETE", f"/{ALL[0]}?user=alice"),
     ],
 )
