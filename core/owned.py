@@ -244,7 +244,8 @@ class Account:
             return _finding(one, "was collected while open")
         if one.fd >= 0 and descriptors.look(one.fd) != one.was:
             return _finding(one, f"has no descriptor any more: {one.fd} was closed behind its back")
-        if one.task is not None and (task is None or task.done()):
+        # in _tasks, it is about to be released: what is called at its end has not been called yet
+        if one.task is not None and (task is None or task.done()) and task not in self._tasks:
             return _finding(one, "has ended, and is still held")
         if one.owner is not None and one.owner.closed:
             return _finding(one, f"outlives its owner, {one.owner.name}")

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import connections_api, growth_api, ledger_api, metrics
 from gateway.access import check_access, check_is_json, host_name
-from gateway.connections_api import Asked
+from gateway.connections_api import Places
 from gateway.errors import RequestError
 from gateway.node_audit import NodeAudit
 from gateway.watcher import Watcher
@@ -62,7 +62,7 @@ class AdminContext:
     """What /api asks for, but for /api/info; empty: nothing, and then only loopback may ask."""
     deadline_s: float
     """How long a publish may take."""
-    workers: Callable[[], Sequence[Asked]] = tuple
+    workers: Callable[[], Places] = tuple
     """Who is asked about connections."""
     growth: Watcher | None = None
     """What is asked about growth."""

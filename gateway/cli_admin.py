@@ -4,12 +4,14 @@ Each is a page of output or one sentence about why it could not be; the HTTP beh
 """
 
 import json
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from http.client import HTTPException
 from typing import Any, TypeVar
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import click
 
@@ -88,24 +90,39 @@ def kick(
     token: str | None,
     **filters: Any,
 ) -> None:
-    """End connections: those with these IDs (see `holdfast connections`), or all that the options describe."""
+    """End connections: those with these IDs (see `holdfast connections`), or all that the options describe.
+
+    The exit code is 1 when one of the IDs is nobody's, or a worker did not answer.
+    """
     chosen = _given(filters)
     if bool(ids) == bool(chosen):
         raise click.UsageError("say which: either IDs, or options such as --user")
     said = _given({"code": code, "reason": reason, "after": after})
+    missed = False
     for connection in ids:
-        answer = ask("DELETE", f"{url.rstrip('/')}/api/connections/{connection}", token=token, parameters=said)
-        click.echo(_ended(answer))
+        path = f"/api/connections/{quote(connection, safe='', errors='surrogateescape')}"
+        try:
+            click.echo(_ended(ask("DELETE", url.rstrip("/") + path, token=token, parameters=said)))
+        except RefusedError as error:  # most often it is gone already: no reason to let the others stay
+            missed = True
+            click.secho(f"{_printable(connection)}: {error.message}", fg="yellow", err=True)
     more = bool(chosen)
     while more:
         answer = ask("DELETE", f"{url.rstrip('/')}/api/connections", token=token, parameters=chosen + said)
         for one in answer["connections"]:
             click.echo(_ended(one))
         _say_missing(answer["missing"])
+        missed = missed or bool(answer["missing"])
         more = answer["more"] and answer["reclaimed"] > 0
+    if missed:
+        sys.exit(1)
 
 
 # ---------------------------------------------------------------------------------------------------------------- HTTP
+
+
+class RefusedError(click.ClickException):
+    """The node answered that it would not."""
 
 
 def ask(
@@ -116,11 +133,13 @@ def ask(
     body: dict[str, object] | None = None,
     parameters: list[tuple[str, str]] | None = None,
     purpose: str = "ask the node",
+    timeout_s: float = HTTP_TIMEOUT_S,
 ) -> dict[str, Any]:
     """One request to the admin server; its answer.
 
     Raises:
-        ClickException: it was refused, or nobody answers in time; the message says which.
+        RefusedError: it was refused; the message says why.
+        ClickException: nobody answers in time.
 
     """
     headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -128,16 +147,16 @@ def ask(
     if body is not None:
         headers["Content-Type"] = "application/json"
         data = json.dumps(body).encode()
-    full = f"{url}?{urlencode(parameters)}" if parameters else url
+    full = f"{url}?{urlencode(parameters, errors='surrogateescape')}" if parameters else url
     request = urllib.request.Request(full, data, headers, method=method)
     # No proxy: the admin server is on this machine or in this cluster, and the token is for it alone.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(request, timeout=HTTP_TIMEOUT_S) as answer:
+        with opener.open(request, timeout=timeout_s) as answer:
             return dict(json.load(answer))
     except urllib.error.HTTPError as error:
-        raise click.ClickException(_refusal(error)) from error
-    except (OSError, ValueError) as error:
+        raise RefusedError(_refusal(error)) from error
+    except (OSError, ValueError, HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise click.ClickException(f"cannot {purpose} through {url}: {reason}; is a node running there?") from error
 
@@ -188,7 +207,7 @@ def _row(one: dict[str, Any], now: datetime) -> tuple[str, ...]:
     address = "" if one["address"] is None else f"{_bracketed(one['address'])}:{one['port']}"
     return (
         one["id"],
-        one["user"] or "-",
+        _printable(one["user"] or "-"),
         one["state"] if one["reason"] is None else f"{one['state']} ({one['reason']})",
         f"{one['transport']}{encoding}{'+tls' if one['tls'] else ''}",
         address or "-",
@@ -199,6 +218,11 @@ def _row(one: dict[str, Any], now: datetime) -> tuple[str, ...]:
         str(one["queued_bytes"]),
         str(max(0, one["memberships"] - 1)),
     )
+
+
+def _printable(text: str) -> str:
+    """A name that a client chose, as a terminal may be given it."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def _bracketed(address: str) -> str:
@@ -221,7 +245,7 @@ def _table(rows: list[tuple[str, ...]]) -> str:
 
 
 def _ended(one: dict[str, Any]) -> str:
-    whose = f" of {one['user']}" if one["user"] else ""
+    whose = f" of {_printable(one['user'])}" if one["user"] else ""
     if one["was"] == one["state"]:
         return f"{one['id']}{whose}: ends already ({one['reason']})"
     return f"{one['id']}{whose}: {one['was']} -> {one['state']} ({one['reason']})"

@@ -8,6 +8,8 @@ import click
 
 from gateway.cli_admin import admin_options, ask
 
+AUDIT_TIMEOUT_S = 90.0
+"""As long as the admin server gives itself: what hangs is waited for, and the others are told all the same."""
 _COLUMNS = ("process", "kind", "opened", "closed", "lost", "live")
 _AUDITED = ("found", "difference")
 
@@ -23,7 +25,7 @@ def ledger(audit: bool, as_json: bool, every: bool, url: str, token: str | None)
     """Print the ledger of a running node: opened - closed - lost = live, for each process and kind of resource."""
     base = f"{url.rstrip('/')}/api/ledger"
     if audit:
-        told = ask("POST", f"{base}/audit", token=token, body={}, purpose="audit")
+        told = ask("POST", f"{base}/audit", token=token, body={}, purpose="audit", timeout_s=AUDIT_TIMEOUT_S)
     else:
         told = ask("GET", base, token=token, purpose="read the ledger")
     if as_json:

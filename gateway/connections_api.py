@@ -5,8 +5,9 @@ others said is told all the same.
 """
 
 import asyncio
+import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -52,6 +53,10 @@ class Asked(Protocol):
         ...
 
 
+Places = Sequence[Sequence[Asked]]
+"""For each worker's place its processes: those that leave it, in the order of their starts, and the present one."""
+
+
 def routes(context: "AdminContext") -> list[Route]:
     """The routes under /api/connections."""
 
@@ -82,20 +87,17 @@ def routes(context: "AdminContext") -> list[Route]:
 # ----------------------------------------------------------------------------------------------------------- requests
 
 
-async def _list(workers: Iterable[Asked], given: QueryParams) -> Response:
+async def _list(workers: Places, given: QueryParams) -> Response:
     """`?user=&session=&address=&state=&older=&idle=&queued=` and `limit`, `after` (the id that a page ended with)."""
     _check_names(given, (*_FILTERS, "limit", "after"))
     filters, limit = _filters(given), _limit(given)
     after = _id(given["after"]) if "after" in given else None
-    starts = {}
-    for place, worker in enumerate(workers):
+    asked: dict[Asked, dict[str, Any]] = {}
+    for place, processes in enumerate(workers):
         if after is None or place >= after.worker:
-            starts[worker] = after.slot + 1 if after is not None and place == after.worker else 0
-    answers = await _ask(
-        {worker: {**filters, "limit": limit, "slot": slot} for worker, slot in starts.items()},
-        "connections",
-        LIST_DEADLINE_S,
-    )
+            behind = {"after": str(after)} if after is not None and place == after.worker else {}
+            asked |= {process: {**filters, "limit": limit, **behind} for process in processes}
+    answers = await _ask(asked, "connections", LIST_DEADLINE_S)
     found, more = answers.found[:limit], answers.more or len(answers.found) > limit
     for one in found:
         del one["was"]
@@ -103,13 +105,13 @@ async def _list(workers: Iterable[Asked], given: QueryParams) -> Response:
     return JSONResponse(told)
 
 
-async def _show(workers: Iterable[Asked], text: str) -> Response:
+async def _show(workers: Places, text: str) -> Response:
     found = await _ask_one(workers, text, "connections", LIST_DEADLINE_S)
     del found["was"]
     return JSONResponse(found)
 
 
-async def _end_one(workers: Iterable[Asked], text: str, given: QueryParams) -> Response:
+async def _end_one(workers: Places, text: str, given: QueryParams) -> Response:
     """`?code=&reason=&after=`: marked to be reclaimed, FIN; 202 while the client has time to answer, 200 when done."""
     _check_names(given, ("code", "reason", "after"))
     found = await _ask_one(workers, text, "reclaim", RECLAIM_DEADLINE_S, **_fin(given))
@@ -117,14 +119,14 @@ async def _end_one(workers: Iterable[Asked], text: str, given: QueryParams) -> R
     return JSONResponse(found, 202 if found["state"] == "closing" else 200)
 
 
-async def _end_those(workers: Iterable[Asked], given: QueryParams) -> Response:
+async def _end_those(workers: Places, given: QueryParams) -> Response:
     """All that fit, at most `limit` of each worker; asked again, it goes on with those that are left."""
     _check_names(given, (*_FILTERS, "limit", "code", "reason", "after"))
     filters = _filters(given)
     if not filters:
         raise RequestError(400, "bad_request", f"say which connections: one of {', '.join(_FILTERS)}")
     asked = {**filters, **_fin(given), "limit": _limit(given, LIMIT_MAX)}
-    answers = await _ask(dict.fromkeys(workers, asked), "reclaim", RECLAIM_DEADLINE_S)
+    answers = await _ask(dict.fromkeys(itertools.chain(*workers), asked), "reclaim", RECLAIM_DEADLINE_S)
     _log.info("connections_ended", count=len(answers.found), filters=filters, code=given.get("code", "kicked"))
     told = {"reclaimed": len(answers.found), "more": answers.more, "connections": answers.found}
     return JSONResponse({**told, "missing": answers.missing})
@@ -154,25 +156,26 @@ async def _ask(asked: Mapping[Asked, dict[str, Any]], method: str, deadline_s: f
             if not isinstance(answer, Exception):
                 raise answer
             _log.warning("worker_not_asked", child=worker.name, method=method, error=repr(answer))
-            answers.missing.append(worker.name)
+            if worker.name not in answers.missing:
+                answers.missing.append(worker.name)
         else:
             answers.found += answer["connections"]
             answers.more = answers.more or answer["more"]
-    if asked and len(answers.missing) == len(asked):
+    if asked and all(isinstance(answer, Exception) for answer in said):
         raise _unavailable(answers.missing)
     return answers
 
 
-async def _ask_one(
-    workers: Iterable[Asked], text: str, method: str, deadline_s: float, **arguments: Any
-) -> dict[str, Any]:
+async def _ask_one(workers: Places, text: str, method: str, deadline_s: float, **arguments: Any) -> dict[str, Any]:
     """Asks the worker that the id names. Raises RequestError: 404 when there is no such connection any more."""
     wanted = _id(text)
-    places = list(workers)
-    if wanted.worker < len(places):
-        answers = await _ask({places[wanted.worker]: {**arguments, "id": text}}, method, deadline_s)
+    if wanted.worker < len(workers):
+        asked = {process: {**arguments, "id": text} for process in workers[wanted.worker]}
+        answers = await _ask(asked, method, deadline_s)
         if answers.found:
             return answers.found[0]
+        if answers.missing:
+            raise _unavailable(answers.missing)
     raise RequestError(404, "no_such_connection", f"there is no connection {text}, or not any more")
 
 
@@ -184,10 +187,12 @@ def _unavailable(names: list[str]) -> RequestError:
 
 
 def _check_names(given: QueryParams, known: tuple[str, ...]) -> None:
-    """A filter that is misspelt must not become one that everything fits."""
+    """A filter that is misspelt must not become one that everything fits, nor two of them one that half of it fits."""
     for name in given:
         if name not in known:
             raise RequestError(400, "bad_request", f"there is no parameter {name}; known: {', '.join(known)}")
+        if name != "state" and len(given.getlist(name)) > 1:
+            raise RequestError(400, "bad_request", f"{name} is given more than once")
 
 
 def _filters(given: QueryParams) -> dict[str, Any]:

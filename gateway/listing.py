@@ -65,19 +65,19 @@ class Listing:
         self._one_at_a_time = asyncio.Lock()
         self._waiting: dict[int, asyncio.Future[tuple[int, bytes]]] = {}
 
-    async def connections(self, *, limit: int = LIMIT_MAX, slot: int = 0, **filters: Any) -> dict[str, Any]:
-        """The connections that fit, at most `limit`, from the table's slot `slot` on.
+    async def connections(self, *, limit: int = LIMIT_MAX, after: str | None = None, **filters: Any) -> dict[str, Any]:
+        """The connections that fit, at most `limit`, in the order of the table's slots.
 
         Args:
             limit: how many at most.
-            slot: where to begin.
+            after: id of the one to go on behind, of this start of the worker or another.
             filters: see `_conditions`.
 
         Returns:
             {"connections": [...], "more": whether others may follow}.
 
         """
-        return await self._gather(notes.LIST, limit, slot, filters)
+        return await self._gather(notes.LIST, limit, self._slot_behind(after), filters)
 
     async def reclaim(
         self, *, code: int, reason: str, after_ms: int, limit: int = LIMIT_MAX, **filters: Any
@@ -125,6 +125,13 @@ class Listing:
                 return await future
         finally:
             del self._waiting[number]
+
+    def _slot_behind(self, after: str | None) -> int:
+        """Where to begin; those of an earlier start of the worker come before ours, those of a later one behind."""
+        last = None if after is None else ConnectionId.parse(after)
+        if last is None or last.epoch < self._epoch:
+            return 0
+        return min(last.slot + 1, listing.END) if last.epoch == self._epoch else listing.END
 
     def _conditions(
         self,

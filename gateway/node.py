@@ -361,7 +361,7 @@ async def _admin(
         to_mpack=mpack_from_json,
         token=config.admin.token,
         deadline_s=config.gateway.request_timeout_ms / 1000,
-        workers=lambda: supervisor.workers,
+        workers=lambda: [(*child.leaving, child) for child in supervisor.workers],
         growth=watcher,
         routes=routes(config.admin.token, supervision),
         audit=audit,

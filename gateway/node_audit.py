@@ -15,10 +15,12 @@ from core.auditor import WALK_DEADLINE_S, Auditor
 from core.commands import CommandError
 from core.owned import ACCOUNT
 from gateway.child import Child, Totals
+from gateway.child_process import ChildProcess
 
 ASK_DEADLINE_S = 2 * WALK_DEADLINE_S + 5.0
 LOOKS = 4
 BETWEEN_LOOKS_S = 0.15
+_LEAVING = " that leaves, pid "
 
 Report = dict[str, Any]
 
@@ -69,9 +71,9 @@ class NodeAudit:
                 crossed = smaller(crossed, differences(await self._ask_all(crossed=True)))
         told = self.ledger()
         for row in told["processes"]:
-            _complete(row, reports[row["process"]])
+            _complete(row, _together([report for name, report in reports.items() if _place(name) == row["process"]]))
         for (name, kind), count in crossed.items():
-            row = next(row for row in told["processes"] if row["process"] == name)
+            row = next(row for row in told["processes"] if row["process"] == _place(name))
             row["findings"].append(_crossed(name, kind, count))
             row["finding_count"] += 1
         self.last = {row["process"]: row["finding_count"] for row in told["processes"] if "error" not in row}
@@ -80,19 +82,49 @@ class NodeAudit:
 
     async def _ask_all(self, *, crossed: bool = False) -> dict[str, Report]:
         """The report of each process by its name; with `crossed` of the children only."""
-        asked = {child.name: ACCOUNT.task(_ask(child), f"audit of {child.name}") for child in self._children()}
+        processes: dict[str, Child | ChildProcess] = {}
+        for child in self._children():
+            processes[child.name] = child
+            processes |= {f"{child.name}{_LEAVING}{process.pid}": process for process in child.leaving}
+        asked = {name: ACCOUNT.task(_ask(process), f"audit of {name}") for name, process in processes.items()}
         if not crossed:
             asked[self._own[0]] = ACCOUNT.task(self._auditor.audit(), "audit of the supervisor")
         await asyncio.wait(asked.values(), timeout=ASK_DEADLINE_S + 1)
-        return {name: task.result() if task.done() else _failed("no answer in time") for name, task in asked.items()}
+        reports = {name: task.result() if task.done() else _failed("no answer in time") for name, task in asked.items()}
+        for name, process in processes.items():
+            if _LEAVING in name and process.pid is None:
+                del reports[name]  # it has ended meanwhile, and nothing of it is left to be audited
+        return reports
 
 
-async def _ask(child: Child) -> Report:
+def _place(name: str) -> str:
+    """The place that a process is in or leaves."""
+    return name.partition(_LEAVING)[0]
+
+
+async def _ask(process: Child | ChildProcess) -> Report:
+    pid = process.pid
     try:
-        answer: Report = await child.ask("audit", deadline_s=ASK_DEADLINE_S)
+        answer: Report = await process.ask("audit", deadline_s=ASK_DEADLINE_S)
     except (CommandError, ConnectionError, TimeoutError) as error:
         return _failed(str(error) or "no answer in time")
-    return {**answer, "pid": child.pid}
+    return {**answer, "pid": pid}
+
+
+def _together(reports: list[Report]) -> Report:
+    """What was found in all processes of a place."""
+    if not reports:
+        return _failed("it was not asked")
+    told, *others = reports
+    for other in others:
+        kinds = {**told["kinds"]}
+        for kind, counts in other["kinds"].items():
+            before = kinds.get(kind, {})
+            kinds[kind] = {name: count + before.get(name, 0) for name, count in counts.items()}
+        told = {**told, **{name: other[name] for name in ("error",) if name in other}, "kinds": kinds}
+        for name in ("findings", "finding_count", "walked_us"):
+            told[name] = told[name] + other[name]
+    return told
 
 
 def _failed(why: str) -> Report:

@@ -235,3 +235,22 @@ def test_a_leak_of_each_kind_is_found_and_named(kind: str) -> None:
     assert kinds[kind] == {"opened": 1, "closed": 0, "found": 0}
     assert [one["kind"] for one in findings] == [kind]
     assert findings[0]["place"].startswith("core/test_owned.py:")
+
+
+def test_a_task_that_has_ended_this_instant_is_no_leak() -> None:
+    account = Account()
+    seen: list[tuple[bool, list[dict[str, Any]]]] = []
+
+    async def scenario() -> None:
+        account.own_loop()
+
+        async def brief() -> None:
+            # Called before what is called at this task's end.
+            asyncio.get_running_loop().call_soon(lambda: seen.append((task.done(), account.audit()[1])))
+
+        task = account.task(brief(), "brief")
+        await task
+        await asyncio.sleep(0)
+
+    run(scenario())
+    assert seen == [(True, [])]

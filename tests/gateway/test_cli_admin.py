@@ -137,10 +137,32 @@ def test_kick_ends_all_of_a_user_asking_until_no_more_are_left(admin: FakeAdmin,
     last = {**answer, "more": False, "missing": ["worker-1"]}
     admin.answers = [(200, json.dumps(answer).encode()), (200, json.dumps(last).encode())]
     done = call("kick", "--user", "alice", "--code", "banned")
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == 1, "not all of them were ended"
     assert len(done.stdout.splitlines()) == 2
     assert "worker-1 did not answer" in done.stderr
     assert [request[1] for request in admin.requests] == ["/api/connections?user=alice&code=banned"] * 2
+
+
+def test_kick_goes_on_behind_one_that_is_gone(admin: FakeAdmin, call: Call) -> None:
+    kicked = {**ONE, "was": "open", "state": "closing", "reason": "kicked"}
+    gone = b'{"code": "no_such_connection", "message": "there is none"}'
+    admin.answers = [(404, gone), (202, json.dumps(kicked).encode())]
+    done = call("kick", "no one/..", "0-17-1-0")
+    assert done.exit_code == 1
+    assert done.stderr.splitlines() == ["no one/..: refused (no_such_connection): there is none"]
+    assert done.stdout.splitlines() == ["0-17-1-0 of alice: open -> closing (kicked)"]
+    assert admin.requests[0][1] == "/api/connections/no%20one%2F..?code=kicked"
+
+
+def test_names_that_clients_chose_do_not_steer_the_terminal(admin: FakeAdmin, call: Call) -> None:
+    admin.answers = [page({**ONE, "user": "\x1b[2Jal\nice\u202eé"})]
+    assert "  \\x1b[2Jal\\nice\\u202eé  " in call("connections").stdout
+
+
+def test_what_is_no_text_is_sent_as_it_is(admin: FakeAdmin, call: Call) -> None:
+    admin.answers = [page()]
+    assert call("connections", "--user", b"\xff".decode(errors="surrogateescape")).exit_code == 0
+    assert "user=%FF" in admin.requests[0][1]
 
 
 @pytest.mark.parametrize("arguments", [["kick"], ["kick", "0-17-1-0", "--user", "alice"]])

@@ -19,21 +19,26 @@ from gateway.errors import RequestError
 EPOCH = 1_764_139_200
 
 
-def shown(worker: int, slot: int, **more: Any) -> dict[str, Any]:
-    one = {"id": str(ConnectionId(worker, EPOCH, 1 << 32 | slot)), "user": "alice", "was": "open", "state": "open"}
+def shown(worker: int, slot: int, epoch: int = EPOCH, **more: Any) -> dict[str, Any]:
+    one = {"id": str(ConnectionId(worker, epoch, 1 << 32 | slot)), "user": "alice", "was": "open", "state": "open"}
     return {**one, **more}
 
 
 class Worker:
     """Answers with what it holds from the asked slot on; `failure` is raised instead, None waits for ever."""
 
-    def __init__(self, number: int, slots: int) -> None:
+    def __init__(self, number: int, slots: int, epoch: int = EPOCH) -> None:
         self.name = f"worker-{number}"
         self.number = number
+        self.epoch = epoch
+        self.leaving: list[Worker] = []
         self.slots = slots
         self.state = "closing"
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.failure: BaseException | str | None = ""
+
+    def shown(self, slot: int, **more: Any) -> dict[str, Any]:
+        return shown(self.number, slot, self.epoch, **more)
 
     async def ask(self, method: str, *, deadline_s: float, **arguments: Any) -> Any:
         self.asked.append((method, arguments))
@@ -46,8 +51,12 @@ class Worker:
         if "id" in arguments:
             wanted = ConnectionId.parse(arguments["id"])
             assert wanted is not None
-            return {"connections": [shown(self.number, wanted.slot, **state)] * (wanted.slot < self.slots), "more": 0}
-        found = [shown(self.number, slot, **state) for slot in range(arguments.get("slot", 0), self.slots)]
+            here = wanted.epoch == self.epoch and wanted.slot < self.slots
+            return {"connections": [self.shown(wanted.slot, **state)] * here, "more": 0}
+        after = ConnectionId.parse(arguments.get("after", ""))
+        first = 0 if after is None or after.epoch < self.epoch else after.slot + 1
+        first = self.slots if after is not None and after.epoch > self.epoch else first
+        found = [self.shown(slot, **state) for slot in range(first, self.slots)]
         return {"connections": found[: arguments["limit"]], "more": len(found) > arguments["limit"]}
 
 
@@ -72,7 +81,7 @@ def ask(workers: list[Worker], run_in_loop: Callable[..., Any], monkeypatch: pyt
         to_mpack=bytes,
         token="",
         deadline_s=5,
-        workers=lambda: workers,
+        workers=lambda: [(*worker.leaving, worker) for worker in workers],
     )
 
     async def once(method: str, path: str, **options: Any) -> httpx.Response:
@@ -96,7 +105,7 @@ def test_all_workers_are_listed_in_their_order(workers: list[Worker], ask: Ask) 
     assert ids(answer) == ALL
     assert (answer.json()["next"], answer.json()["missing"]) == (None, [])
     assert "was" not in answer.json()["connections"][0]
-    assert workers[0].asked == [("connections", {"limit": 100, "slot": 0})]
+    assert workers[0].asked == [("connections", {"limit": 100})]
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 4, 5, 6])
@@ -116,7 +125,43 @@ def test_page_after_page_each_is_told_once(ask: Ask, limit: int) -> None:
 def test_after_skips_the_workers_that_are_done(workers: list[Worker], ask: Ask) -> None:
     ask("GET", "/api/connections", params={"after": ALL[3]})
     assert [len(worker.asked) for worker in workers] == [0, 1, 1]
-    assert [worker.asked[0][1]["slot"] for worker in workers[1:]] == [1, 0]
+    assert [worker.asked[0][1].get("after") for worker in workers[1:]] == [ALL[3], None]
+
+
+@pytest.fixture
+def leaving(workers: list[Worker]) -> Worker:
+    """A process that leaves the first place to the one that is there."""
+    one = Worker(0, 2, EPOCH - 9)
+    workers[0].leaving = [one]
+    return one
+
+
+@pytest.mark.usefixtures("leaving")
+@pytest.mark.parametrize("limit", [1, 2, 3, 7])
+def test_what_a_leaving_process_still_has_is_listed_first(ask: Ask, limit: int) -> None:
+    found: list[str] = []
+    after: dict[str, str] = {}
+    while True:
+        answer = ask("GET", "/api/connections", params={"limit": limit, **after})
+        found += ids(answer)
+        if answer.json()["next"] is None:
+            break
+        after = {"after": answer.json()["next"]}
+    assert found == [shown(0, slot, EPOCH - 9)["id"] for slot in range(2)] + ALL
+
+
+@pytest.mark.usefixtures("leaving")
+def test_what_a_leaving_process_still_has_can_be_ended(ask: Ask) -> None:
+    theirs = shown(0, 1, EPOCH - 9)["id"]
+    assert ask("DELETE", f"/api/connections/{theirs}").json()["id"] == theirs
+    assert theirs in ids(ask("DELETE", "/api/connections?user=alice"))
+
+
+def test_a_leaving_process_that_does_not_answer_is_named(leaving: Worker, ask: Ask) -> None:
+    leaving.failure = None
+    assert ask("GET", "/api/connections").json()["missing"] == ["worker-0"]
+    assert ask("GET", f"/api/connections/{ALL[0]}").status_code == 200
+    assert ask("GET", f"/api/connections/{shown(0, 1, EPOCH - 9)['id']}").status_code == 503
 
 
 def test_filters_are_passed_on(workers: list[Worker], ask: Ask) -> None:
@@ -131,7 +176,6 @@ def test_filters_are_passed_on(workers: list[Worker], ask: Ask) -> None:
         "idle_s": 1.5,
         "queued_bytes": 7,
         "limit": 9,
-        "slot": 0,
     }
 
 
@@ -223,6 +267,7 @@ def test_all_of_a_user_are_ended(workers: list[Worker], ask: Ask) -> None:
         ("DELETE", "?user=a&code=nonsense"),
         ("DELETE", "?user=a&after=2h"),
         ("DELETE", "?user=a&after=1"),
+        ("DELETE", "?user=a&user=b"),
         ("DELETE", f"/{ALL[0]}?user=alice"),
     ],
 )

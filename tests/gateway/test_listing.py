@@ -124,7 +124,7 @@ def test_what_is_not_known_yet_is_null(run_in_loop: Run) -> None:
 
 def test_it_goes_on_turn_after_turn_until_the_end(run_in_loop: Run) -> None:
     one, plane = made((4096, record()), (8192, b""), (listing.END, record() + record()))
-    answer = run_in_loop(one.connections(limit=50, slot=7, user="alice", older_s=2, idle_s=0.35))
+    answer = run_in_loop(one.connections(limit=50, after=f"3-{EPOCH}-1-6", user="alice", older_s=2, idle_s=0.35))
     assert (len(answer["connections"]), answer["more"]) == (3, False)
     conditions = {"user": "alice", "older": 20, "idle": 3}
     asked = [(7, 50), (4096, 49), (8192, 49)]
@@ -132,6 +132,20 @@ def test_it_goes_on_turn_after_turn_until_the_end(run_in_loop: Run) -> None:
     assert [(kind, named["text"]) for kind, _, named in plane.put_] == [(notes.LIST, text) for text in expected]
     numbers = [number for _, number, _ in plane.put_]
     assert len(set(numbers)) == 3
+
+
+@pytest.mark.parametrize(("epoch", "slot"), [(EPOCH - 1, 0), (EPOCH, 7)])
+def test_it_goes_on_behind_one_of_this_start_or_an_earlier(run_in_loop: Run, epoch: int, slot: int) -> None:
+    one, plane = made((listing.END, b""))
+    run_in_loop(one.connections(after=f"3-{epoch}-1-6"))
+    assert plane.put_[0][2]["text"] == listing.query(slot=slot, limit=gateway_listing.LIMIT_MAX)
+
+
+@pytest.mark.parametrize("after", [f"3-{EPOCH + 1}-1-6", f"3-{EPOCH}-1-ffffffff"])
+def test_nothing_of_ours_is_behind_one_of_a_later_start_or_the_last_slot(run_in_loop: Run, after: str) -> None:
+    one, plane = made()
+    assert run_in_loop(one.connections(after=after)) == {"connections": [], "more": False}
+    assert plane.put_ == []
 
 
 def test_it_stops_at_the_limit_and_says_that_there_is_more(run_in_loop: Run) -> None:

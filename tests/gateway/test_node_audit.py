@@ -29,7 +29,9 @@ class Process:
     """Stands for a place with a process in it that answers one report after the other, the last for ever."""
 
     def __init__(self, name: str, pid: int, *answers: dict[str, Any] | Exception) -> None:
-        self.name, self.pid = name, pid
+        self.name = name
+        self.pid: int | None = pid
+        self.leaving: list[Process] = []
         self._answers = list(answers)
 
     def totals(self) -> Totals:
@@ -97,6 +99,34 @@ def test_a_process_that_does_not_answer_does_not_close(monkeypatch: pytest.Monke
     closes, rows = audit(monkeypatch, Process("worker-0", 3, TimeoutError()))
     assert not closes
     assert rows["worker-0"]["error"] == "no answer in time"
+
+
+def test_a_process_that_leaves_its_place_is_audited_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"kind": "ring", "key": 1, "value": 0, "what": "leaks", "place": ""}
+    worker = Process("worker-0", 3, report(sessions=2, channels=5))
+    worker.leaving = [Process("worker-0", 4, report(sessions=7, findings=[found], finding_count=1))]
+    router = Process("router", 2, report(links=[link(3, 2, 5), link(4, 9, 0)]))
+    closes, rows = audit(monkeypatch, router, worker)
+    assert not closes
+    assert set(rows) == {"supervisor", "router", "worker-0"}
+    row = rows["worker-0"]
+    assert row["findings"][0] == found
+    assert row["findings"][1]["what"] == "2 sessions of worker-0 that leaves, pid 4 are known to the router alone"
+    assert (row["kinds"]["ring"]["found"], row["kinds"]["ring"]["difference"], row["walked_us"]) == (2, 0, 6)
+
+
+def test_a_process_that_leaves_and_does_not_answer_does_not_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Process("worker-0", 3, report())
+    worker.leaving = [Process("worker-0", 4, TimeoutError())]
+    closes, rows = audit(monkeypatch, worker)
+    assert (closes, rows["worker-0"]["error"]) == (False, "no answer in time")
+
+
+def test_a_process_that_has_left_meanwhile_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker, gone = Process("worker-0", 3, report()), Process("worker-0", 4, ConnectionResetError("it has ended"))
+    gone.pid = None
+    worker.leaving = [gone]
+    assert audit(monkeypatch, worker)[0]
 
 
 def test_only_what_every_look_sees_counts() -> None:
