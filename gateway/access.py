@@ -5,14 +5,16 @@ With `admin.token`, whoever gives it. Without, whoever is on this machine, and n
 `Content-Type: application/json` as well; for it, and for DELETE, a browser asks permission first, and never gets it.
 """
 
+import asyncio
 import hmac
 import re
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from gateway.errors import RequestError
 from gateway.settings import is_loopback
 
+BODY_TIMEOUT_S = 10.0
 _HOST = re.compile(r"(?P<name>[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
 
@@ -45,3 +47,25 @@ def host_name(request: Request) -> str:
     """The name or address that the request asked for, without its port; empty when there is none that could be."""
     match = _HOST.fullmatch(request.headers.get("host", ""))
     return match["name"] if match else ""
+
+
+async def body_of(request: Request, bytes_max: int) -> bytes:
+    """The request's body, within BODY_TIMEOUT_S.
+
+    Raises:
+        RequestError: 413 when it is longer, 408 when it is late, 400 when it ends early.
+
+    """
+    chunks, size = [], 0
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > bytes_max:
+                    raise RequestError(413, "too_large", f"the body must have at most {bytes_max} bytes")
+                chunks.append(chunk)
+    except TimeoutError as error:
+        raise RequestError(408, "bad_request", f"the body did not arrive within {BODY_TIMEOUT_S:g} s") from error
+    except ClientDisconnect as error:
+        raise RequestError(400, "bad_request", "the body ended early") from error
+    return b"".join(chunks)

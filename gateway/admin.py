@@ -3,7 +3,6 @@
 It listens on loopback unless `admin.token` is set. Who may ask for what under /api is said in `gateway.access`.
 """
 
-import asyncio
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,14 +13,14 @@ import msgspec
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import connections_api, growth_api, ledger_api, metrics
-from gateway.access import check_access, check_is_json, host_name
+from gateway.access import body_of, check_access, check_is_json, host_name
 from gateway.connections_api import Places
 from gateway.errors import RequestError
 from gateway.node_audit import NodeAudit
@@ -29,7 +28,6 @@ from gateway.watcher import Watcher
 
 PAGE = Path(__file__).parent / "page"
 BODY_BYTES_MAX = 1_048_576
-BODY_TIMEOUT_S = 10.0
 CHANNEL_BYTES_MAX = 255
 KEY_BYTES_MAX = 64
 SENDER_BYTES_MAX = 255
@@ -126,7 +124,7 @@ def create_app(context: AdminContext, page: Path = PAGE) -> Starlette:
 
 async def _publish(context: AdminContext, request: Request) -> Response:
     _check_access(context, request)
-    asked = _parse(await _body(request))
+    asked = _parse(await body_of(request, BODY_BYTES_MAX))
     try:
         data = context.to_mpack(bytes(asked.data))
     except ValueError as error:
@@ -141,22 +139,6 @@ def _check_access(context: AdminContext, request: Request) -> None:
     """Refuses who has no right to publish, and what a foreign page makes a browser send."""
     check_access(context.token, request)
     check_is_json(request)
-
-
-async def _body(request: Request) -> bytes:
-    chunks, size = [], 0
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size > BODY_BYTES_MAX:
-                    raise RequestError(413, "too_large", f"the body must have at most {BODY_BYTES_MAX} bytes")
-                chunks.append(chunk)
-    except TimeoutError as error:
-        raise RequestError(408, "bad_request", f"the body did not arrive within {BODY_TIMEOUT_S:g} s") from error
-    except ClientDisconnect as error:
-        raise RequestError(400, "bad_request", "the body ended early") from error
-    return b"".join(chunks)
 
 
 def _parse(body: bytes) -> _PublishRequest:

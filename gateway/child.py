@@ -111,6 +111,10 @@ class Child:
         self._leaving: list[ChildProcess] = []
         self._signal: signal.Signals | None = None  # sent as soon as there is a process to send it to
         self._ended = Totals()
+        self._emptied = asyncio.Event()
+        self._beside: ChildSpec | None = None  # what to run here while a process leaves
+        self._wanted = False  # the next start is because of `restart`
+        self._uncounted = 0  # starts because of `restart`
         self.on_event: Callable[[Child, str, dict[str, Any]], None] | None = None
         """What to call with anything that a process tells unasked, but that it is ready."""
 
@@ -140,7 +144,8 @@ class Child:
 
     @property
     def restarts(self) -> int:
-        return max(0, self.starts - 1)
+        """Starts after the first, but for those that were asked for."""
+        return max(0, self.starts - 1 - self._uncounted)
 
     def totals(self) -> Totals:
         """All that the processes in this place have counted so far."""
@@ -150,27 +155,27 @@ class Child:
         return totals
 
     async def run_once(self, epoch: int) -> int:
-        """Starts a process and returns, when it and all that replaced it have ended, the exit code of the last.
+        """Starts a process and returns, when the place is empty again, the exit code of the last one in it.
 
-        Waiting for its end has no deadline: a process may live for months. `send` is how to make it end.
+        That may be one that replaced it. Those that leave are not waited for: see `until_empty`. Waiting for its end
+        has no deadline: a process may live for months. `send` is how to make it end.
 
         Raises:
             OSError: the system cannot start it.
 
         """
         self.starts += 1
+        self._uncounted, self._wanted = self._uncounted + self._wanted, False
         self._current = self._last = process = self._made()
+        self._emptied.clear()
+        spec = self._beside if self._leaving and self._beside is not None else self.spec
         try:
-            await self._start(process, self.spec, self.spawner, epoch)
+            await self._start(process, spec, self.spawner, epoch)
         except BaseException:
             self._current = None
             raise
-        while True:
-            code = await process.end()
-            if self._last is process:
-                return code
-            assert self._last is not None
-            process = self._last
+        await self._emptied.wait()  # no deadline: see above
+        return await self._last.end()
 
     async def replace(self, beside: ChildSpec, spec: ChildSpec, spawner: Spawner, epoch: int, ready_s: float) -> None:
         """Starts a successor and, once it is ready, lets the process in this place leave.
@@ -206,12 +211,12 @@ class Child:
                 self._leaving.append(successor)
         if not ready:
             raise ReloadError(f"the new process of {self.name} {await _fate(successor, ready_s)}")
-        self.spec, self.spawner = spec, spawner
+        self.spec, self.spawner, self._beside = spec, spawner, beside
         self._take_over(successor)
 
     async def until_left(self, deadline_s: float) -> int:
         """Waits for the processes that leave, and kills them after that time; how many those were."""
-        late = [process for process in self._leaving if not await process.until_end(deadline_s)]
+        late = [process for process in self.leaving if not await process.until_end(deadline_s)]
         for process in late:
             _log.error("child_killed", child=self.name, pid=process.pid, why="it did not leave in time")
             process.send(signal.SIGKILL)
@@ -222,10 +227,22 @@ class Child:
         while self.processes:
             await self.processes[0].end()
 
-    def restart(self) -> None:
-        """Ends the process in this place, which whoever keeps it then starts again."""
-        if self._current is not None:
-            self._current.send(signal.SIGTERM)
+    async def restart(self, end_s: float) -> None:
+        """Ends the process in this place, which whoever keeps it then starts again; that is not counted in `restarts`.
+
+        Args:
+            end_s: how long it may take to end before it is killed.
+
+        """
+        process = self._current
+        if process is None or process.pid is None:
+            return
+        self._wanted = True
+        process.send(signal.SIGTERM)
+        if not await process.until_end(end_s):
+            _log.error("child_killed", child=self.name, pid=process.pid, why="it did not stop in time")
+            process.kill()
+            await process.until_end(end_s)
 
     def send(self, number: signal.Signals) -> None:
         """Sends a signal to all processes in this place, and to any that is started in it from now on."""
@@ -274,6 +291,8 @@ class Child:
             elif process is self._current:  # a successor under way takes its place, ready or not
                 self._current, self._successor = self._successor, None
                 self._last = self._current or self._last
+                if self._current is None:
+                    self._emptied.set()
         elif self.restarts and process is self._current:
             _log.info("child_is_back", child=self.name, pid=self.pid, restarts=self.restarts)
         self._update()

@@ -10,11 +10,11 @@ The router runs on unless it is asked for: while it restarts, publishes are refu
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gateway import logs
-from gateway.child import ChildSpec
+from gateway.child import Child, ChildSpec
 from gateway.errors import HoldfastError, ReloadError, RequestError
 from gateway.spawner import Spawner
 from gateway.supervisor import Supervisor, Timing
@@ -103,17 +103,22 @@ class Reload:
     async def _run(self, plan: Plan) -> None:
         began = time.monotonic()
         spawner = self._supervisor.new_spawner()
+        timing = self._supervisor.timing
+        # Until all are replaced, those of before and those of now have each its own time for a drain.
+        self._supervisor.timing = replace(timing, drain_s=max(timing.drain_s, plan.timing.drain_s))
+        begun: dict[Child, int | None] = {}
         try:
             for child, (beside, spec) in zip(self._supervisor.workers, plan.workers, strict=True):
-                self._check_goes_on()
-                timing, epoch = self._supervisor.timing, self._supervisor.epochs.next()
+                await self._check_goes_on(begun)
                 # deadline: start_s, in which it must be ready
-                await child.replace(beside, spec, spawner, epoch, timing.start_s)
+                await child.replace(beside, spec, spawner, self._supervisor.epochs.next(), timing.start_s)
+                begun[child] = child.pid
                 # deadline: that of a drain, after which it is killed
                 cut = await child.until_left(timing.drain_s + timing.grace_s)
                 self._step(replaced=self.progress.replaced + 1, cut=self.progress.cut + cut)
                 _log.info("child_replaced", child=child.name, pid=child.pid)
-            self._end_with_router(plan, spawner)
+            await self._check_goes_on(begun)
+            await self._end_with_router(plan, spawner)
             self._supervisor.timing = plan.timing
             plan.done()
             self._step(state="done")
@@ -129,17 +134,45 @@ class Reload:
         finally:
             self._supervisor.keep_spawners(spawner)
 
-    def _end_with_router(self, plan: Plan, spawner: Spawner) -> None:
-        """Whenever the router is started from now on, it is with the code of now; only when asked, that is at once."""
+    async def _end_with_router(self, plan: Plan, spawner: Spawner) -> None:
+        """Whenever the router is started from now on, it is with the code of now; only when asked, that is at once.
+
+        Raises:
+            ReloadError: the new one does not get ready; it is tried again and again, as after any end.
+
+        """
         router = self._supervisor.router
         if router is None:
             return
         router.spawner = spawner
-        if plan.router is not None:
-            router.spec = plan.router
-            router.restart()
+        if plan.router is None:
+            return
+        router.spec = plan.router
+        timing = self._supervisor.timing
+        await router.restart(timing.grace_s)  # deadline: grace_s, after which it is killed
+        try:
+            async with asyncio.timeout(timing.start_s):
+                await router.ready.wait()
+        except TimeoutError as error:
+            raise ReloadError(f"the new router is not ready after {timing.start_s:g} s") from error
 
-    def _check_goes_on(self) -> None:
+    async def _check_goes_on(self, begun: Mapping[Child, int | None]) -> None:
+        """Waits for what just ended to be back; `begun` are the new processes, none of which may have ended.
+
+        Raises:
+            ReloadError: the node stops, a new process has ended, or something is not ready in time.
+
+        """
+        start_s = self._supervisor.timing.start_s
+        try:
+            async with asyncio.timeout(start_s):
+                for child in self._supervisor.children:
+                    if child in begun and child.pid != begun[child]:
+                        raise ReloadError(f"the new process of {child.name} ended after it had been ready")
+                    await child.ready.wait()
+        except TimeoutError as error:
+            missing = ", ".join(self._supervisor.missing())
+            raise ReloadError(f"not ready for {start_s:g} s: {missing}") from error
         if self._supervisor.stopping:
             raise ReloadError("the node stops")
 

@@ -5,7 +5,6 @@
 away paced, then stopped.
 """
 
-import asyncio
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,11 +14,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from gateway.access import check_access, check_is_json
+from gateway.access import body_of, check_access, check_is_json
 from gateway.errors import RequestError
 from gateway.reload import Reload
 
-BODY_TIMEOUT_S = 10.0
+BODY_BYTES_MAX = 1_024
 
 
 @dataclass(frozen=True)
@@ -40,11 +39,7 @@ def routes(token: str, supervision: Supervision) -> list[Route]:
     async def begin(request: Request) -> Response:
         check_access(token, request)
         check_is_json(request)
-        try:
-            async with asyncio.timeout(BODY_TIMEOUT_S):
-                body = await request.body()
-        except TimeoutError as error:
-            raise RequestError(408, "bad_request", f"the body did not arrive in {BODY_TIMEOUT_S:g} s") from error
+        body = await body_of(request, BODY_BYTES_MAX)
         try:
             asked = msgspec.json.decode(body or b"{}", type=_ReloadRequest)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -99,6 +99,7 @@ class Supervisor:
         self._must_be_ready = must_be_ready
         self._keepers: dict[Child, asyncio.Task[None]] = {}
         self._end = asyncio.Event()
+        self._had_terminal = False
         self._failure: StartError | None = None
 
     @property
@@ -172,15 +173,23 @@ class Supervisor:
         """
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self.stop)
-        loop.add_signal_handler(signal.SIGHUP, self._hang_up, has_terminal())
+        self._had_terminal = has_terminal()
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up, signal.getsignal(signal.SIGHUP) is signal.SIG_IGN)
         loop.add_signal_handler(signal.SIGINT, lambda: self.kill() if self.stopping else self.stop())
 
-    def _hang_up(self, had_terminal: bool) -> None:
-        """SIGHUP says two things: that somebody wants a rolling restart, or that the terminal was closed."""
-        if had_terminal and not has_terminal():
-            self.stop()
-        else:
+    def _hang_up(self, was_ignored: bool) -> None:
+        """SIGHUP says two things: that somebody wants a rolling restart, or that the terminal was closed.
+
+        Args:
+            was_ignored: at the start, as nohup does it, for whom the end of the terminal means nothing.
+
+        """
+        if not self._had_terminal or has_terminal():
             self.on_hangup()
+            return
+        self._had_terminal = False
+        if not was_ignored:
+            self.stop()
 
     # ------------------------------------------------------------------------------------------------------ starting
 
@@ -238,8 +247,7 @@ class Supervisor:
             began = time.monotonic()
             code = await self._run_once(child)
             if self.stopping:
-                await child.until_empty()
-                return
+                break
             lived_s = time.monotonic() - began
             self._note_crash_loop(child, ends)
             failures = 1 if lived_s >= self.timing.steady_s else failures + 1
@@ -248,6 +256,7 @@ class Supervisor:
             pause_s = min(self.timing.backoff_max_s, self.timing.backoff_first_s * 2 ** min(failures - 1, 16))
             _log.warning("child_ended", child=child.name, code=code, lived_s=round(lived_s, 3), restart_in_s=pause_s)
             await self._pause(pause_s)
+        await child.until_empty()
 
     def _note_crash_loop(self, child: Child, ends: deque[float]) -> None:
         """Says it once when a process has ended so often within a short time, and once when that is over."""

@@ -2,8 +2,8 @@
 
 A process shows in two ways that it lives: its data plane notes each turn in shared memory (it wakes up once a second at
 least), and its control thread answers `ping`. Each look counts what has not moved since the one before; a process that
-did not move for `stuck_after_s` is stuck. Looks are counted, not seconds: after the whole machine slept, or when this
-process itself got no processor, nobody is accused.
+did not move for `stuck_after_s` is stuck, and one that has not been ready yet, for `start_s`. Looks are counted, not
+seconds: after the whole machine slept, or when this process itself got no processor, nobody is accused.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from gateway.child import Child
 from gateway.child_process import ChildProcess
 
 LOOK_S = 1.0
+START_S = 30.0
 
 _log = logs.get("supervisor")
 
@@ -31,18 +32,17 @@ class Health:
     turns_missed: int = 0
     """Looks in a row at which its data plane had not begun another turn."""
     pings_missed: int = 0
-    """Looks in a row at which the ping under way was not answered."""
-    ping: asyncio.Task[None] | None = None
+    """Looks in a row at which the last ping was not answered."""
+    ping: asyncio.Task[bool] | None = None
 
-    def look(self, turn_ms: int, ask: Callable[[], Awaitable[None]]) -> None:
-        """Counts what did not move; asks again when the last question was answered."""
+    def look(self, turn_ms: int, ask: Callable[[], Awaitable[bool]]) -> None:
+        """Counts what did not move; asks again once it is known whether the last question was answered."""
         self.turns_missed = self.turns_missed + 1 if turn_ms and turn_ms == self.turn_ms else 0
         self.turn_ms = turn_ms
-        if self.ping is not None and not self.ping.done():
-            self.pings_missed += 1
-            return
-        self.pings_missed = 0
-        self.ping = asyncio.ensure_future(ask())
+        answered = self.ping is None or (self.ping.done() and self.ping.result())
+        self.pings_missed = 0 if answered else self.pings_missed + 1
+        if self.ping is None or self.ping.done():
+            self.ping = asyncio.ensure_future(ask())
 
     def stuck(self, looks: int) -> str:
         """What hangs, when it has not moved for so many looks; empty: nothing."""
@@ -63,6 +63,7 @@ class Watch:
         children: gives the places.
         stuck_after_s: how long a process may not move.
         folder: where reports are written.
+        start_s: how long a process that has not been ready yet may not move.
         look_s: the time between two looks.
         each_look: also called at each look.
 
@@ -74,11 +75,13 @@ class Watch:
         stuck_after_s: float,
         folder: Path,
         *,
+        start_s: float = START_S,
         look_s: float = LOOK_S,
         each_look: Callable[[], None] = lambda: None,
     ) -> None:
         self._children = children
         self._looks = max(2, math.ceil(stuck_after_s / look_s))
+        self._looks_first = max(self._looks, math.ceil(start_s / look_s))
         self._folder = folder
         self._look_s = look_s
         self._each_look = each_look
@@ -100,28 +103,31 @@ class Watch:
                 health.forget()
 
     def _look_at_all(self) -> None:
-        living = {process: child for child in self._children() for process in child.processes if process.is_ready}
+        living = {process: child for child in self._children() for process in child.processes if process.pid}
         for process in [process for process in self._health if process not in living]:
             self._health.pop(process).forget()
             self._examined.pop(process, None)
         for process, child in living.items():
             health = self._health.setdefault(process, Health())
             health.look(process.turn_ms(), functools.partial(self._ping, process))
-            why = health.stuck(self._looks)
+            why = health.stuck(self._looks if process.is_ready else self._looks_first)
             if why and process not in self._examined:
                 child.stuck += 1
                 self._examined[process] = asyncio.create_task(self._replace(process, why), name=f"stuck {process.name}")
 
-    async def _ping(self, process: ChildProcess) -> None:
-        """Asks without a deadline of the question's own: each look counts how long there is no answer."""
+    async def _ping(self, process: ChildProcess) -> bool:
+        """Whether it answers, at whatever time: each look counts how long there is no answer."""
         try:
             await process.ask("ping", deadline_s=self._stuck_after_s * 10)
-        except (CommandError, ConnectionError, TimeoutError):
-            return  # it has ended or will be found stuck
+        except OSError:  # no answer in time, or no socket
+            return False  # it has ended, or lives and can be asked nothing any more
+        except CommandError:
+            pass  # older than this question
+        return True
 
     async def _replace(self, process: ChildProcess, why: str) -> None:
         """Writes down what it is doing and kills it; whoever keeps the place starts another."""
-        said = f"{why} for {self._stuck_after_s:g} s"
+        said = f"{why} for {(self._looks if process.is_ready else self._looks_first) * self._look_s:g} s"
         try:
             report = await autopsy.examine(process, said)  # deadline: THREAD_DEADLINE_S for each thread
             path = autopsy.keep(self._folder, process.name, report)

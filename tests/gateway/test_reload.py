@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -68,10 +69,9 @@ def test_the_router_restarts_last_and_only_when_it_is_asked_for(programs: Any, r
                 before = supervisor.children[0].pid
                 reload.begin(router=wanted)
                 await over(reload)
-                if wanted:
-                    await until(lambda: supervisor.missing() == ["router"], "the router ends")
-                await until(lambda: supervisor.missing() == [], "all of it runs")
+                assert (reload.progress.state, supervisor.missing()) == ("done", [])
                 assert (supervisor.children[0].pid != before) == wanted
+                assert supervisor.children[0].restarts == 0, "it was asked for"
             assert reload.progress.number == 2
 
     run_in_loop(scenario())
@@ -99,6 +99,47 @@ def test_a_successor_that_fails_calls_the_rest_off(programs: Any, run_in_loop: A
                 os.kill(child.pid or 0, signal.SIGKILL)
                 await until(lambda: supervisor.missing() != [], "it is gone")
                 await until(lambda: supervisor.missing() == [], "it is back")
+
+    run_in_loop(scenario())
+
+
+def test_a_router_that_fails_calls_it_off(programs: Any, run_in_loop: Any) -> None:
+    async def scenario() -> None:
+        worker = programs.spec("worker-0")
+        supervisor = Supervisor(programs.spec("router"), [worker], replace(QUICK, start_s=0.5))
+        reload = Reload(supervisor, lambda _: plan_of(worker, router=programs.spec("router", exit=3)))
+        async with Running(supervisor):
+            reload.begin(router=True)
+            await over(reload)
+            assert (reload.progress.state, reload.progress.why) == (
+                "called_off",
+                "the new router is not ready after 0.5 s",
+            )
+
+    run_in_loop(scenario())
+
+
+def test_a_new_process_that_ends_soon_calls_the_rest_off_and_is_started_again_at_once(
+    programs: Any, run_in_loop: Any
+) -> None:
+    async def scenario() -> None:
+        specs = [programs.spec("worker-0", lingers=True), programs.spec("worker-1")]
+        supervisor = Supervisor(None, specs, replace(QUICK, drain_s=3.0))
+        reload = Reload(supervisor, lambda _: plan_of(programs.spec("worker-0"), specs[1]))
+        async with Running(supervisor):
+            first, other = supervisor.workers
+            before = [first.pid, other.pid]
+            reload.begin()
+            await until(lambda: bool(programs.noted("leaves")), "the old one leaves")
+            died = first.pid
+            os.kill(died or 0, signal.SIGKILL)
+            await until(lambda: first.pid not in (None, died), "another is started")
+            await until(first.ready.is_set, "it is ready")
+            assert before[0] in [process.pid for process in first.leaving], "while the old one still leaves"
+            await over(reload)
+            assert reload.progress.state == "called_off"
+            assert "the new process of worker-0 ended" in reload.progress.why
+            assert other.pid == before[1]
 
     run_in_loop(scenario())
 
@@ -154,6 +195,29 @@ def test_sighup_of_a_terminal_that_was_closed_stops_the_node(
             os.kill(os.getpid(), signal.SIGHUP)
             await until(lambda: supervisor.stopping or reload.progress.state == "done", "it is heard")
             assert supervisor.stopping == before
+
+    run_in_loop(scenario())
+
+
+def test_the_end_of_the_terminal_is_nothing_to_a_node_under_nohup(
+    programs: Any, run_in_loop: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        supervisor = Supervisor(None, [programs.spec("worker-0")], QUICK)
+        asked: list[int] = []
+        supervisor.on_hangup = lambda: asked.append(1)
+        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            monkeypatch.setattr(supervisor_module, "has_terminal", lambda: True)
+            supervisor.handle_signals()
+            monkeypatch.setattr(supervisor_module, "has_terminal", lambda: False)
+            async with Running(supervisor):
+                for expected in (0, 1):
+                    os.kill(os.getpid(), signal.SIGHUP)
+                    await asyncio.sleep(0.05)
+                    assert (len(asked), supervisor.stopping) == (expected, False)
+        finally:
+            signal.signal(signal.SIGHUP, before)
 
     run_in_loop(scenario())
 

@@ -83,6 +83,12 @@ def test_a_reload_that_cannot_be_is_refused(setup: Setup, ask: Any) -> None:
     assert setup.reload.asked == []
 
 
+def test_a_long_body_is_not_kept(setup: Setup, ask: Any) -> None:
+    headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+    answer = ask("POST", "/api/reload", headers=headers, content=b" " * 1025)
+    assert (answer.status_code, setup.reload.asked) == (413, [])
+
+
 def test_a_drain_is_the_nodes_end(setup: Setup, ask: Any) -> None:
     assert ask("POST", "/api/drain", json={}).status_code == 202
     assert setup.stopped == 1

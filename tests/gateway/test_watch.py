@@ -18,7 +18,8 @@ class Process:
     """Stands for a process that is ready: turns and answers as it is told."""
 
     def __init__(self, name: str = "worker-0", *, turns: bool = True, answers: bool = True) -> None:
-        self.name, self.pid, self.is_ready = name, 1, True
+        self.name, self.is_ready = name, True
+        self.pid: int | None = 1
         self.turns, self.answers = turns, answers
         self.turn, self.asked, self.killed = 1, 0, 0
 
@@ -34,7 +35,7 @@ class Process:
 
     def kill(self) -> None:
         self.killed += 1
-        self.is_ready = False
+        self.is_ready, self.pid = False, None
 
 
 class Place:
@@ -71,7 +72,14 @@ def watched(run_in_loop: Any, place: Place, over: Callable[[], bool]) -> int:
         looks += 1
 
     async def scenario() -> None:
-        watch = Watch(lambda: [place], 10 * LOOK_S, Path("x"), look_s=LOOK_S, each_look=count)  # type: ignore[list-item]
+        watch = Watch(
+            lambda: [place],  # type: ignore[list-item]
+            10 * LOOK_S,
+            Path("x"),
+            start_s=20 * LOOK_S,
+            look_s=LOOK_S,
+            each_look=count,
+        )
         task = asyncio.create_task(watch.run())
         await until(lambda: over() or looks > 60, "it is over")
         task.cancel()
@@ -106,20 +114,32 @@ def test_who_is_well_is_left_alone(run_in_loop: Any, reports: list[str]) -> None
     assert (reports, place.stuck, place.processes[0].killed) == ([], 0, 0)
 
 
-def test_who_is_not_ready_yet_is_not_asked(run_in_loop: Any, reports: list[str]) -> None:
-    starting = Process(turns=False, answers=False)
-    starting.is_ready = False
-    watched(run_in_loop, Place(starting), lambda: False)
-    assert (reports, starting.asked) == ([], 0)
+def test_who_is_not_ready_yet_has_the_time_of_a_start(run_in_loop: Any, reports: list[str]) -> None:
+    starting, waiting = Process(answers=False), Process()  # the other waits for its router
+    starting.is_ready = waiting.is_ready = False
+    looks = watched(run_in_loop, Place(starting, waiting), lambda: starting.killed > 0)
+    assert looks >= 20
+    assert reports == ["worker-0: its control thread does not answer for 0.1 s"]
+    assert (starting.killed, waiting.killed) == (1, 0)
+
+
+def test_who_lives_and_has_no_socket_any_more_is_stuck(run_in_loop: Any, reports: list[str]) -> None:
+    class Deaf(Process):
+        async def ask(self, method: str, *, deadline_s: float) -> None:
+            raise ConnectionResetError
+
+    deaf = Deaf()
+    watched(run_in_loop, Place(deaf), lambda: deaf.killed > 0)
+    assert reports == ["worker-0: its control thread does not answer for 0.05 s"]
 
 
 def test_one_that_moves_again_begins_anew() -> None:
-    async def answered() -> None:
-        return
+    async def answered() -> bool:
+        return True
 
     async def scenario() -> None:
         health = Health()
-        ask: Callable[[], Awaitable[None]] = answered
+        ask: Callable[[], Awaitable[bool]] = answered
         for turn in (5, 5, 5, 5):
             health.look(turn, ask)
             await asyncio.sleep(0)
