@@ -6,7 +6,6 @@
 
 import asyncio
 import contextlib
-import math
 import os
 import re
 import signal
@@ -32,9 +31,6 @@ DRAIN_MS = 10_000 if FULL else 1_500
 # Each in turn: its successor's start, the window, FIN_ACKs; on a machine that has other things to do as well.
 RESTARTED_WITHIN_S = WORKERS * (DRAIN_MS / 1000 + 20)
 PROBE_S = 0.02
-# Slots are milliseconds, and both this test's clock and its threads are late at times: so much more within one second.
-BUNCHED = 1.25
-FEW = 5
 
 
 class Prober:
@@ -144,5 +140,5 @@ def test_a_rolling_restart_loses_nothing_refuses_nobody_and_keeps_its_pace(holdf
         )
         # That the load was there at all, on a machine that has other things to do as well.
         assert delivered / took_s > PUBLISHES_A_S * MEMBERS / 2
-        assert most <= math.ceil(max(set_out) * BUNCHED) + FEW, f"{most} in a second; the paces were {set_out}"
+        assert most <= max(set_out), f"{most} in a second; the paces were {set_out}"
     assert node.metric("holdfast_process_restarts_total") == 0

@@ -87,7 +87,12 @@ def test_slow_consumers_are_walked(edges: Callable[..., Edge]) -> None:
     while edge.stats.read()["gauges"]["queued_bytes"] < 600_000:  # of bounds of 1 MiB each
         offset += 1
         edge.router.send(wire.message(handle, EPOCH, offset, frame_of("group:a", offset, "x" * 30_000)))
-        wait_for(lambda sent=3 * offset: edge.counter("messages_delivered") == sent, "the message is queued")
+        delivered = 3 * offset
+
+        def is_queued(wanted: int = delivered) -> bool:
+            return edge.counter("messages_delivered") == wanted
+
+        wait_for(is_queued, "the message is queued")
     report = look(edge)
     assert report["findings"] == []
     assert open_now(report)["segment"] == report["kinds"]["segment"]["found"] >= 6
