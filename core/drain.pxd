@@ -1,9 +1,9 @@
 # Drain: how a worker that stops, or leaves its place to a successor, sends its clients away.
 #
-# It accepts nothing more, then walks the table of connections once, in steps that the control thread asks for: a
-# bounded number of FINs, each with the time until that client's own slot, so that those who come back do so one after
-# another. Invariant: every connection before `drain_next` in the table is closing; none comes anew, as the listeners
-# are gone.
+# It accepts nothing more, then walks the table of connections, in steps that the control thread asks for: a bounded
+# number of FINs, each with the time until that client's own slot, so that those who come back do so one after another.
+# Who was in the middle of its TLS or WebSocket handshake is told at a further walk. Invariant: every connection before
+# `drain_next` in the table is closing or in such a handshake; none comes anew, as the listeners are gone.
 
 from libc.stdint cimport uint32_t, uint64_t
 

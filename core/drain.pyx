@@ -4,7 +4,7 @@ from libc.string cimport memset
 
 from core.accept cimport ACCEPT_TURN, accept_all
 from core.codes cimport DRAINING
-from core.conn cimport STATE_CLOSED, STATE_CLOSING, Connection, conn_live
+from core.conn cimport STAGE_FRAMES, STATE_CLOSED, STATE_CLOSING, Connection, conn_live
 from core.edge cimport RETRY_AFTER_MS, edge_random
 from core.ledger cimport COUNT_DRAIN_CUT, GAUGE_DRAIN_PACE, KIND_FD, ledger_count, ledger_gauge, ledger_release
 from core.lifecycle cimport edge_close, edge_fin
@@ -51,7 +51,8 @@ cdef void drain_begin(Edge *edge, bint leaves) noexcept nogil:
 
 
 cdef Connection *_next(Edge *edge) noexcept nogil:
-    """The next connection that has not been told, NULL at the end of the table."""
+    """The next connection that can be told and was not, NULL at the end of the table. Who is not through the
+    transport's handshake could only be cut off, as if the gateway refused it: it is met again at the next walk."""
     cdef uint32_t shift = edge.connections.chunk_shift
     cdef Connection *conn
     while (edge.drain_next >> shift) < edge.connections.chunk_count:
@@ -60,7 +61,7 @@ cdef Connection *_next(Edge *edge) noexcept nogil:
             continue
         conn = <Connection *> slab_at(&edge.connections, edge.drain_next)
         edge.drain_next += 1
-        if conn_live(conn) and conn.state < STATE_CLOSING:
+        if conn_live(conn) and conn.state < STATE_CLOSING and conn.stage == STAGE_FRAMES:
             return conn
     return NULL
 
@@ -75,6 +76,7 @@ cdef void drain_step(Edge *edge, uint64_t count, uint64_t first_us, uint64_t spa
     cdef uint64_t sent = 0
     cdef uint64_t most = min(count, <uint64_t> DRAIN_STEP_MAX)
     cdef Connection *conn = NULL
+    cdef bint told = False
     edge.drain_telling = True
     while sent < most:
         conn = _next(edge)
@@ -84,12 +86,15 @@ cdef void drain_step(Edge *edge, uint64_t count, uint64_t first_us, uint64_t spa
                  <uint32_t> ((first_us + sent * spacing_us) // 1000))
         sent += 1
     edge.drain_telling = False
+    if most and conn == NULL:
+        told = edge.handshakes == 0     # all others are closing
+        edge.drain_next = 0
     ledger_gauge(edge.ledger, GAUGE_DRAIN_PACE, pace)
     memset(&note, 0, sizeof(note))
     note.kind = NOTE_DRAIN_SENT
     note.request = edge.connections.live
     note.first = sent
-    note.second = 1 if conn == NULL and most else 0
+    note.second = told
     mailbox_put(&edge.to_control, &note, NULL, NULL)
 
 

@@ -241,10 +241,12 @@ cdef int _receive(Edge *edge, Connection *conn, uint32_t held) noexcept nogil:
             edge_close(edge, conn, BYE)
         return -1
     ledger_count(edge.ledger, COUNT_BYTES_IN, got)
+    if secure and conn.stage != STAGE_DISCARD:
+        got = _decrypt(edge, conn, target, <uint32_t> got, held)
+        if got <= 0:                    # a part of a record is no life, however steadily it trickles
+            return <int> got
     conn.last_heard = edge_tick(edge)
-    if conn.stage == STAGE_DISCARD:
-        return 0
-    return _decrypt(edge, conn, target, <uint32_t> got, held) if secure else <int> got
+    return 0 if conn.stage == STAGE_DISCARD else <int> got
 
 
 cdef int _proxied_tls(Edge *edge, Connection *conn, Cursor *cursor) noexcept nogil:

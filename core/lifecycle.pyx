@@ -342,6 +342,9 @@ cdef void _open_fired(Edge *edge, Connection *conn, uint32_t tick) noexcept nogi
 cdef void _state_overdue(Edge *edge, Connection *conn) noexcept nogil:
     """The handshake, the answers to a peer that sends no more, or the end took too long."""
     if conn.state >= STATE_OPEN:
+        if conn.flags & FLAG_BLOCKED \
+                and edge_tick(edge) - conn.blocked_since >= edge_ticks(edge.config.fin_timeout_ms):
+            sockets_abort(conn.fd)      # FIN itself still waits behind what the peer does not take
         edge_close(edge, conn, conn.reason)
     elif conn.flags & FLAG_HELLO:
         edge_fin(edge, conn, UNAVAILABLE, b"the router did not answer in time",

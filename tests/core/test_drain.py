@@ -13,6 +13,10 @@ from core.loop import EdgeLoop
 from tests.core.edge_harness import DEADLINE_S, FIN, FIN_ACK, OPTIONS, Client, Edge, Router, wait_for
 
 LEAVES = 1
+UPGRADE = (
+    b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
 
 
 def drained(edge: Edge, count: int, first_ms: int = 0, spacing_ms: int = 0) -> tuple[int, bool, int]:
@@ -68,6 +72,26 @@ def test_a_connection_that_has_not_said_hello_is_sent_away_too(edge: Edge) -> No
     edge.put(notes.DRAIN)
     assert drained(edge, 10) == (1, True, 1)
     assert after(half) == 0
+
+
+def test_who_is_in_the_middle_of_a_handshake_is_told_behind_it(edge: Edge) -> None:
+    early = socket.create_connection(("127.0.0.1", edge.ws_port), DEADLINE_S)
+    other = edge.open("alice")
+    wait_for(lambda: edge.live("connection") == 2, "both are connected")
+    edge.put(notes.DRAIN)
+    assert drained(edge, 10) == (1, False, 2)
+    assert after(other) == 0
+    assert drained(edge, 10)[:2] == (0, False)
+    early.sendall(UPGRADE)
+    assert early.recv(12) == b"HTTP/1.1 101"
+    assert drained(edge, 10, 20)[:2] == (1, True)
+    answer = b""
+    while b"this gateway is about to stop" not in answer:
+        answer += early.recv(4096)
+    early.close()
+    other.send([FIN_ACK])
+    other.close()
+    assert edge.note(notes.STOPPED)
 
 
 def test_nothing_more_is_accepted(edge: Edge) -> None:

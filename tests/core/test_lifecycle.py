@@ -31,7 +31,7 @@ from tests.core.ws_client import PING as WS_PING
 PING, PONG, HISTORY = 4, 5, 11
 TICK_S = 0.1
 SLACK_S = 2.0  # what a busy machine may add to a deadline
-TCP_USER_TIMEOUT, TIME_WAIT = 18, "06"
+TCP_USER_TIMEOUT, TIME_WAIT, LISTEN = 18, "06", "0A"
 KINDS = pytest.mark.parametrize("kind", [Client, WsClient])
 
 
@@ -43,6 +43,12 @@ def time_waits(edge: Edge) -> set[tuple[str, str]]:
         if int(local.rpartition(":")[2], 16) in ports and state == TIME_WAIT:
             found.add((local, remote))
     return found
+
+
+def states(edge: Edge) -> set[str]:
+    """The states of the sockets at the gateway's TCP port."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return {state for _, local, _, state, *_ in lines if int(local.rpartition(":")[2], 16) == edge.port}
 
 
 @KINDS
@@ -468,6 +474,18 @@ def test_a_reader_that_takes_nothing_is_cut_off_after_the_write_deadline(edges: 
     edge.router.send(wire.message(handle, EPOCH, 1, body))
     wait_for(lambda: edge.counter("closed_slow_consumer") == 1, "it is cut off")
     edge.wait_empty()
+
+
+def test_of_a_reader_that_takes_not_even_fin_the_kernel_keeps_nothing(edges: Callable[..., Edge]) -> None:
+    edge = edges(fin_timeout_ms=200, queue_bytes_max=1 << 24)
+    stuck = edge.open("stuck", receive_bytes=4096)
+    handle = edge.join(stuck, "group:a")
+    edge.router.send(wire.message(handle, EPOCH, 1, frame_of("group:a", 1, "x" * 6_000_000)))
+    wait_for(lambda: edge.stats.read()["gauges"]["queued_bytes"] > 0, "it takes nothing more")
+    edge.put(notes.FIN, stuck.conn, first=int(Code.KICKED), text=b"so long")
+    wait_for(lambda: edge.counter("closed_kicked") == 1, "its time is over")
+    edge.wait_empty()
+    assert states(edge) <= {LISTEN}
 
 
 @pytest.mark.parametrize("reason", ["", "x" * 2000, "grüße"])

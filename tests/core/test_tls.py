@@ -1,9 +1,11 @@
 """What the core says of certificates, and the handshake against Python's own TLS, with a data plane in this process."""
 
+import contextlib
 import socket
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
@@ -261,3 +263,17 @@ def test_after_fin_ack_close_notify_follows_and_the_client_closes_first(
         alice.close()
         edge.wait_empty()
     assert edge.counter("closed_bye") == 2
+
+
+def test_a_record_that_trickles_is_no_life(edges: Callable[..., Edge], files: Path) -> None:
+    edge = edges(ping_ms=200, misses=2, **of(files))
+    alice = edge.open("alice", TlsClient)
+    plain = cast(TlsSocket, alice.socket).plain
+    plain.sendall(b"\x17\x03\x03\x40\x00")
+    with contextlib.suppress(OSError):  # it is closed at some time
+        for _ in range(int(DEADLINE_S / 0.05)):
+            plain.sendall(b"x")
+            time.sleep(0.05)
+    assert edge.counter("closed_heartbeat_lost") == 1
+    alice.close()
+    edge.wait_empty()
