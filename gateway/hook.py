@@ -6,7 +6,10 @@ logged, as is one that was never delivered.
 """
 
 import asyncio
+import contextlib
+import os
 import shlex
+import signal
 import subprocess
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -49,11 +52,12 @@ class Hook:
         if url:
             self._ways["url"] = lambda event: _post(url, event, timeout_s)
         if command:
-            self._ways["command"] = lambda event: _run(shlex.split(command), event, timeout_s)
+            self._ways["command"] = lambda event: _run(shlex.split(command), event, timeout_s, self._groups)
         self._attempts = attempts
         self._backoff_first_s = backoff_first_s
         self._queue: asyncio.Queue[bytes] = asyncio.Queue(QUEUE_MAX)
         self._delivering: asyncio.Task[None] | None = None
+        self._groups: set[int] = set()  # of commands that ended, in which something may live on
         self.delivered = 0
         self.failed = 0
         """Deliveries given up after all attempts, or not taken for want of room."""
@@ -71,6 +75,15 @@ class Hook:
         except asyncio.QueueFull:
             self.failed += len(self._ways)
             _log.error("hook_event_dropped", waiting=QUEUE_MAX)
+
+    def bury(self) -> None:
+        """What a command left running is this process's child by now (`adopt_orphans`): bury what of it has ended."""
+        for group in list(self._groups):
+            with contextlib.suppress(ChildProcessError):
+                while os.waitpid(-group, os.WNOHANG) != (0, 0):
+                    pass
+                continue
+            self._groups.discard(group)
 
     async def close(self) -> None:
         """Give up what is not delivered yet."""
@@ -104,11 +117,13 @@ class Hook:
 async def _post(url: str, event: bytes, timeout_s: float) -> None:
     # No proxy and no redirect: events go where the operator said.
     async with asyncio.timeout(timeout_s), httpx.AsyncClient(timeout=timeout_s, trust_env=False) as client:
-        answer = await client.post(url, content=event, headers={"Content-Type": "application/json"})
-        answer.raise_for_status()
+        # Its body is not read: it may have no end.
+        headers = {"Content-Type": "application/json"}
+        async with client.stream("POST", url, content=event, headers=headers) as answer:
+            answer.raise_for_status()
 
 
-async def _run(command: list[str], event: bytes, timeout_s: float) -> None:
+async def _run(command: list[str], event: bytes, timeout_s: float, groups: set[int]) -> None:
     # Not the loop's own subprocesses: uvloop raises RuntimeError when one has ended before it was given its input.
     async with asyncio.timeout(timeout_s + STOP_DEADLINE_S):
         process = await asyncio.to_thread(_started, command)
@@ -116,7 +131,8 @@ async def _run(command: list[str], event: bytes, timeout_s: float) -> None:
             await asyncio.to_thread(_finish, process, event, timeout_s)
         finally:
             if process.poll() is None:
-                process.kill()  # ends the thread that waits for it as well
+                _kill(process)  # ends the thread that waits for it as well
+            groups.add(process.pid)
     if process.returncode != 0:
         raise ChildProcessError(f"{command[0]} ended with {process.returncode}")
 
@@ -137,6 +153,12 @@ def _finish(process: "subprocess.Popen[bytes]", event: bytes, timeout_s: float) 
     try:
         process.communicate(event, timeout=timeout_s)
     except subprocess.TimeoutExpired as error:
-        process.kill()
+        _kill(process)
         process.wait(STOP_DEADLINE_S)
         raise TimeoutError(f"no end within {timeout_s:g} s") from error
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    """Kills a command that has not been reaped, and what it has started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)

@@ -109,18 +109,21 @@ async def _serve(config: Config, parts: Parts, announce: Callable[[], None], aga
             if parts.admin:
                 supervision = Supervision(reload, supervisor.stop)
                 await stack.enter_async_context(_admin(config, told, supervisor, endpoint, supervision, watcher, hook))
-            await stack.enter_async_context(_watched(config, supervisor))
+            await stack.enter_async_context(_watched(config, supervisor, hook))
             await supervisor.run(announce)
         return EXIT_KILLED if supervisor.killed else 0
 
 
 @contextlib.asynccontextmanager
-async def _watched(config: Config, supervisor: Supervisor) -> AsyncIterator[None]:
+async def _watched(config: Config, supervisor: Supervisor, hook: Hook) -> AsyncIterator[None]:
     """Watches the processes for as long as the context lasts."""
+
+    def bury() -> None:
+        supervisor.bury_orphans()
+        hook.bury()
+
     folder = Path(config.node.report_dir or Path(tempfile.gettempdir()) / "holdfast-reports")
-    watch = Watch(
-        lambda: supervisor.children, config.node.stuck_after_ms / 1000, folder, each_look=supervisor.bury_orphans
-    )
+    watch = Watch(lambda: supervisor.children, config.node.stuck_after_ms / 1000, folder, each_look=bury)
     elsewhere = Elsewhere(lambda: supervisor.workers)
     tasks = {
         asyncio.create_task(watch.run(), name="watch"),

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from core.process import adopt_orphans
 from gateway.hook import ATTEMPTS, QUEUE_MAX, Hook
 from tests.conftest import wait_until
 
@@ -118,6 +120,30 @@ def test_a_command_that_hangs_is_killed(run_in_loop: Run, tmp_path: Path) -> Non
     pids = (tmp_path / "pids").read_text().split()
     assert pids
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
+def test_what_a_command_started_is_killed_with_it_and_buried(run_in_loop: Run, tmp_path: Path) -> None:
+    noted = tmp_path / "pid"
+    hangs = f"sh -c 'sleep 60 & echo $! > {noted}; wait'"
+    leaves = "sh -c 'sleep 0.1 & exit 0'"
+
+    async def scenario() -> None:
+        adopt_orphans(True)
+        try:
+            for command in (hangs, leaves):
+                hook = Hook("", command, 0.3, attempts=1)
+                await told(hook, 1, lambda hook=hook: hook.delivered + hook.failed == 1)  # type: ignore[misc]
+                assert (hook.delivered, hook.failed) == ((0, 1) if command is hangs else (1, 0))
+                await asyncio.sleep(0.2)
+                hook.bury()
+                assert not hook._groups
+        finally:
+            adopt_orphans(False)
+
+    run_in_loop(scenario())
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+    assert not Path(f"/proc/{noted.read_text().strip()}").exists()
 
 
 @pytest.mark.parametrize("command", ["false", "/nowhere/such-a-command"])
