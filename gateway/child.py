@@ -108,6 +108,8 @@ class Child:
         self._current: ChildProcess | None = None
         self._last: ChildProcess | None = None  # the current one, or the one that ended as such
         self._successor: ChildProcess | None = None
+        self._start_turn = asyncio.Lock()
+        """Held while a process is started, until it can be seen here: the place must not get two at once."""
         self._leaving: list[ChildProcess] = []
         self._signal: signal.Signals | None = None  # sent as soon as there is a process to send it to
         self._ended = Totals()
@@ -164,18 +166,25 @@ class Child:
             OSError: the system cannot start it.
 
         """
+        async with self._start_turn:  # deadline: that of a start, ANSWER_DEADLINE_S of the spawner above all
+            if self._current is None:  # no successor came before
+                await self._fill(epoch)
+        while self._current is not None:
+            await self._emptied.wait()  # no deadline: see above
+        assert self._last is not None
+        return await self._last.end()
+
+    async def _fill(self, epoch: int) -> None:
         self.starts += 1
         self._uncounted, self._wanted = self._uncounted + self._wanted, False
         self._current = self._last = process = self._made()
-        self._emptied.clear()
         spec = self._beside if self._leaving and self._beside is not None else self.spec
         try:
             await self._start(process, spec, self.spawner, epoch)
         except BaseException:
             self._current = None
             raise
-        await self._emptied.wait()  # no deadline: see above
-        return await self._last.end()
+        self._update()
 
     async def replace(self, beside: ChildSpec, spec: ChildSpec, spawner: Spawner, epoch: int, ready_s: float) -> None:
         """Starts a successor and, once it is ready, lets the process in this place leave.
@@ -191,19 +200,15 @@ class Child:
             ReloadError: it was not ready in time, or ended before; the process in this place stays.
 
         """
-        if self._current is None:  # it died and is about to be started: as the new one, then
-            self.spec, self.spawner = spec, spawner
+        async with self._start_turn:  # deadline: as in `run_once`
+            successor = None if self._current is None else await self._started_beside(beside, spawner, epoch)
+        if successor is None:  # it died and is about to be started: as the new one, then
+            self.spec, self.spawner, self._beside = spec, spawner, beside
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(ready_s):
                     await self.ready.wait()
                     return
             raise ReloadError(f"{self.name} was not running, and its new process was not ready after {ready_s:g} s")
-        successor = self._made()
-        try:
-            await self._start(successor, beside, spawner, epoch)
-        except OSError as error:
-            raise ReloadError(f"the new process of {self.name} could not be started: {error}") from error
-        self._successor = successor
         ready = await successor.until_ready(ready_s)
         if self._successor is successor:
             self._successor = None
@@ -213,6 +218,18 @@ class Child:
             raise ReloadError(f"the new process of {self.name} {await _fate(successor, ready_s)}")
         self.spec, self.spawner, self._beside = spec, spawner, beside
         self._take_over(successor)
+
+    async def _started_beside(self, spec: ChildSpec, spawner: Spawner, epoch: int) -> ChildProcess:
+        """A successor under way; at once in the place, if who was there died meanwhile."""
+        successor = self._made()
+        try:
+            await self._start(successor, spec, spawner, epoch)
+        except OSError as error:
+            raise ReloadError(f"the new process of {self.name} could not be started: {error}") from error
+        self._successor = successor
+        self._promote()
+        self._update()
+        return successor
 
     async def until_left(self, deadline_s: float) -> int:
         """Waits for the processes that leave, and kills them after that time; how many those were."""
@@ -288,16 +305,24 @@ class Child:
                 self._leaving.remove(process)
             elif process is self._successor:
                 self._successor = None
-            elif process is self._current:  # a successor under way takes its place, ready or not
-                self._current, self._successor = self._successor, None
-                self._last = self._current or self._last
-                if self._current is None:
-                    self._emptied.set()
+            elif process is self._current:
+                self._current = None
+                self._promote()
         elif self.restarts and process is self._current:
             _log.info("child_is_back", child=self.name, pid=self.pid, restarts=self.restarts)
         self._update()
 
+    def _promote(self) -> None:
+        """A successor under way takes a place where nobody is, ready or not."""
+        if self._current is None and self._successor is not None:
+            self._current = self._last = self._successor
+            self._successor = None
+
     def _update(self) -> None:
+        if self._current is None:
+            self._emptied.set()
+        else:
+            self._emptied.clear()
         if self._current is not None and self._current.is_ready:
             self.was_ready = True
             self.ready.set()

@@ -195,6 +195,55 @@ def test_when_the_old_process_dies_meanwhile_its_successor_is_the_one(programs: 
     run_in_loop(scenario())
 
 
+def test_the_place_is_vacant_once_the_successor_ends_however_long_the_old_process_takes_to_leave(
+    programs: Any, run_in_loop: Any
+) -> None:
+    async def scenario() -> None:
+        with children() as place:
+            child = place(programs.spec("one", lingers=True))
+            running = asyncio.create_task(child.run_once(1))
+            await ready(child)
+            await child.replace(programs.spec("one"), programs.spec("one"), child.spawner, 2, DEADLINE_S)
+            assert child.current is not None
+            child.current.kill()
+            async with asyncio.timeout(DEADLINE_S):
+                assert await running == -signal.SIGKILL
+            assert (child.pid, len(child.leaving)) == (None, 1)
+            running = asyncio.create_task(child.run_once(3))
+            await ready(child)
+            assert len(child.processes) == 2
+            for process in child.processes:
+                process.kill()
+            assert await running == -signal.SIGKILL
+            await child.until_empty()
+
+    run_in_loop(scenario())
+
+
+def test_who_keeps_a_place_starts_nothing_where_a_successor_came_before(programs: Any, run_in_loop: Any) -> None:
+    async def scenario() -> None:
+        with children() as place:
+            child = place(programs.spec("one"))
+            running = asyncio.create_task(child.run_once(1))
+            await ready(child)
+            fresh = Spawner(())
+            replacing = asyncio.create_task(child.replace(child.spec, child.spec, fresh, 2, DEADLINE_S))
+            await until(lambda: fresh.pid is not None, "the successor is being started")
+            child.send(signal.SIGKILL)
+            child._signal = None
+            assert await running == -signal.SIGKILL
+            running = asyncio.create_task(child.run_once(3))
+            await replacing
+            await ready(child)
+            assert (len(child.processes), child.starts) == (1, 1)
+            assert [note[3] for note in programs.noted("started")] == ["1", "2"]
+            child.send(signal.SIGTERM)
+            assert await running == 0
+            fresh.close()
+
+    run_in_loop(scenario())
+
+
 def test_what_does_not_leave_in_time_is_killed(programs: Any, run_in_loop: Any) -> None:
     async def scenario() -> None:
         with children() as place:
