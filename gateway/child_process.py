@@ -109,7 +109,7 @@ class ChildProcess:
             await asyncio.wait({ready, self._end}, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             ready.cancel()
-        return self.is_ready
+        return self.is_ready and self.pid is not None
 
     async def until_end(self, deadline_s: float) -> bool:
         """Whether it ends within that time."""

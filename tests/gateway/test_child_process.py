@@ -1,11 +1,13 @@
 """One process: what it is given, when it is ready, what it answers, how it ends, and what stays of it: nothing."""
 
+import asyncio
 import os
 import signal
 from typing import Any
 
 import pytest
 
+from core.commands import CommandClient
 from gateway.child_process import ChildProcess
 from gateway.spawner import Spawner
 
@@ -61,6 +63,31 @@ def test_who_does_not_get_ready_is_waited_for_only_so_long(programs: Any, run_in
             process.send(signal.SIGKILL)
             assert not await process.until_ready(DEADLINE_S), "it ended first"
             assert await process.end() == -signal.SIGKILL
+        finally:
+            spawner.close()
+
+    run_in_loop(scenario())
+
+
+def test_who_has_ended_is_not_ready_whatever_it_told_last(
+    programs: Any, run_in_loop: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        spawner = Spawner(())
+        try:
+            process = await started(programs, spawner, [], serve=False)
+            waiting = asyncio.create_task(process.until_ready(DEADLINE_S))
+            close, answers = CommandClient.close, []
+
+            async def hear_last_words(client: CommandClient, linger_s: float = 0.0) -> None:
+                process._hear("ready", {})
+                answers.append(await waiting)
+                await close(client, linger_s)
+
+            monkeypatch.setattr(CommandClient, "close", hear_last_words)
+            process.kill()
+            assert await process.end() == -signal.SIGKILL
+            assert answers == [False]
         finally:
             spawner.close()
 
