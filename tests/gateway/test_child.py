@@ -195,7 +195,7 @@ def test_when_the_old_process_dies_meanwhile_its_successor_is_the_one(programs: 
     run_in_loop(scenario())
 
 
-def test_the_place_is_vacant_once_the_successor_ends_however_long_the_old_process_takes_to_leave(
+def test_the_place_is_filled_again_while_the_old_process_takes_its_time_to_leave(
     programs: Any, run_in_loop: Any
 ) -> None:
     async def scenario() -> None:
@@ -203,19 +203,23 @@ def test_the_place_is_vacant_once_the_successor_ends_however_long_the_old_proces
             child = place(programs.spec("one", lingers=True))
             running = asyncio.create_task(child.run_once(1))
             await ready(child)
-            await child.replace(programs.spec("one"), programs.spec("one"), child.spawner, 2, DEADLINE_S)
-            assert child.current is not None
-            child.current.kill()
-            async with asyncio.timeout(DEADLINE_S):
-                assert await running == -signal.SIGKILL
-            assert (child.pid, len(child.leaving)) == (None, 1)
-            running = asyncio.create_task(child.run_once(3))
-            await ready(child)
-            assert len(child.processes) == 2
-            for process in child.processes:
-                process.kill()
-            assert await running == -signal.SIGKILL
-            await child.until_empty()
+            await child.replace(programs.spec("beside"), programs.spec("alone"), child.spawner, 2, DEADLINE_S)
+            (old,) = child.leaving
+            for epoch in (3, 4):
+                assert child.current is not None
+                child.current.kill()
+                async with asyncio.timeout(DEADLINE_S):
+                    assert await running == -signal.SIGKILL
+                assert child.pid is None
+                running = asyncio.create_task(child.run_once(epoch))
+                await ready(child)
+                if epoch == 3:
+                    assert child.leaving == [old]
+                    old.kill()
+                    await old.end()
+            assert [note[0] for note in programs.noted("started")] == ["one", "beside", "beside", "alone"]
+            child.send(signal.SIGTERM)
+            assert await running == 0
 
     run_in_loop(scenario())
 

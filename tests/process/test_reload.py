@@ -61,6 +61,7 @@ class Member:
         self.offsets: list[int] = []
         self.returns: list[float] = []
         self.fins: list[int] = []
+        self.may_be_cut = False
         self._epoch = self._last = 0
         self._client: TcpClient | None = None
 
@@ -77,7 +78,9 @@ class Member:
             try:
                 frame = await self._client.receive(deadline_s=RELOAD_DEADLINE_S)
             except Gone:
-                raise AssertionError("the gateway closed without FIN") from None
+                assert self.may_be_cut, "the gateway closed without FIN"
+                await self._resume(self._client)
+                continue
             if frame[0] == MESSAGE:
                 self._got(frame)
             elif frame[0] == FIN:
@@ -104,6 +107,9 @@ class Member:
         for frame in old.kept:
             assert frame[0] != MESSAGE, "nothing follows FIN"
         await asyncio.sleep(max(0.0, self.returns[-1] - time.monotonic()))
+        await self._resume(old)
+
+    async def _resume(self, old: TcpClient) -> None:
         self._client = new = await TcpClient.dial(self.node.port)
         held = {self.channel: [self._epoch, self._last]}
         await new.send(HELLO, 1, {"v": 1, "session": old.session, "token": old.resume_token, "resume": held})
@@ -184,6 +190,44 @@ def test_no_connect_is_refused_and_who_comes_back_has_every_message_once(holdfas
     assert node.metric("holdfast_process_restarts_total") == 0
     # No zombie, and no zygote but one.
     wait_until(lambda: len(children(node.pid)) == 4, lambda: f"router, workers, zygote: {children(node.pid)}")
+
+
+def test_a_new_worker_that_dies_is_replaced_at_once_while_the_old_one_serves_whom_it_still_has(holdfast: Any) -> None:
+    node: Node = holdfast("--workers", "2", HOLDFAST_GATEWAY_DRAIN_MS="2000")
+    node.expect_lost()
+    before = set(node.workers)
+
+    async def body() -> None:
+        channel, over = group(), asyncio.Event()
+        members = [Member(node, f"user{number}", channel) for number in range(3 * MEMBERS)]
+        for member in members:
+            await member.begin()
+            member.may_be_cut = True
+        tasks = [asyncio.create_task(member.listen()) for member in members]
+        publishing = asyncio.create_task(publish(node, channel, over))
+        await asyncio.to_thread(post, node, "/api/reload", {})
+        await asyncio.to_thread(wait_until, lambda: "drain_begins" in node.log.read_text(), "the first leaves")
+        (new,) = set(node.workers) - before
+        os.kill(new, signal.SIGKILL)
+        await asyncio.to_thread(wait_until, lambda: "child_is_back" in node.log.read_text(), "there is another")
+        assert before < set(node.workers), "both old ones still run"
+        ended = await reloaded(node)
+        assert (ended["state"], ended["replaced"]) == ("called_off", 1)
+        assert "the new process of worker-0 ended" in ended["why"]
+        over.set()
+        last = await publishing
+        await everybody_has(members, last, tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(member.offsets == list(range(1, last + 1)) for member in members)
+        for member in members:
+            await member.close()
+
+    run(body(), 90)
+    assert len(before & set(node.workers)) == 1
+    assert len(node.workers) == 2
+    assert node.metric("holdfast_process_restarts_total") == 1
 
 
 async def publish(node: Node, channel: str, over: asyncio.Event) -> int:
