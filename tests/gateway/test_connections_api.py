@@ -204,6 +204,18 @@ def test_when_no_worker_answers_the_request_fails(workers: list[Worker], ask: As
     assert ask("GET", "/api/connections").status_code == 503
 
 
+def test_too_many_walks_at_once_are_refused_but_no_single_kick(
+    workers: list[Worker], ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections_api, "WALKS_MAX", 0)
+    for method, path in (("GET", ""), ("DELETE", "?user=alice")):
+        answer = ask(method, f"/api/connections{path}")
+        assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+        assert answer.headers["retry-after"] == "1"
+    assert [worker.asked for worker in workers] == [[], [], []]
+    assert ask("DELETE", f"/api/connections/{ALL[1]}").status_code == 202
+
+
 def test_without_workers_there_are_no_connections(workers: list[Worker], ask: Ask) -> None:
     workers.clear()
     assert ask("GET", "/api/connections").json() == {"connections": [], "next": None, "missing": []}
