@@ -144,8 +144,9 @@ async def _end_those(workers: Places, given: QueryParams) -> Response:
         raise RequestError(400, "bad_request", f"say which connections: one of {', '.join(_FILTERS)}")
     asked = {**filters, **_fin(given), "limit": _limit(given, LIMIT_MAX)}
     answers = await _ask(dict.fromkeys(itertools.chain(*workers), asked), "reclaim", RECLAIM_DEADLINE_S)
-    _log.info("connections_ended", count=len(answers.found), filters=filters, code=given.get("code", "kicked"))
-    told = {"reclaimed": len(answers.found), "more": answers.more, "connections": answers.found}
+    ended = sum(one["was"] != "closing" for one in answers.found)
+    _log.info("connections_ended", count=ended, filters=filters, code=given.get("code", "kicked"))
+    told = {"reclaimed": ended, "more": answers.more, "connections": answers.found}
     return JSONResponse({**told, "missing": answers.missing})
 
 

@@ -34,11 +34,12 @@ class Worker:
         self.leaving: list[Worker] = []
         self.slots = slots
         self.state = "closing"
+        self.was = "open"
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.failure: BaseException | str | None = ""
 
     def shown(self, slot: int, **more: Any) -> dict[str, Any]:
-        return shown(self.number, slot, self.epoch, **more)
+        return shown(self.number, slot, self.epoch, was=self.was, **more)
 
     async def ask(self, method: str, *, deadline_s: float, **arguments: Any) -> Any:
         self.asked.append((method, arguments))
@@ -256,6 +257,12 @@ def test_all_of_a_user_are_ended(workers: list[Worker], ask: Ask) -> None:
     assert (answer["reclaimed"], answer["more"], len(answer["connections"])) == (4, True, 4)
     assert all(worker.asked[0][1]["user"] == "alice" for worker in workers)
     assert ask("DELETE", "/api/connections?user=alice").json()["more"] is False
+
+
+def test_those_that_were_ending_already_are_told_and_not_counted(workers: list[Worker], ask: Ask) -> None:
+    workers[0].was = "closing"
+    answer = ask("DELETE", "/api/connections?state=closing").json()
+    assert (answer["reclaimed"], len(answer["connections"])) == (2, 5)
 
 
 @pytest.mark.parametrize(
