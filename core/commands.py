@@ -19,7 +19,7 @@ import msgpack
 from core.owned import ACCOUNT, Held
 
 FRAME_BYTES_MAX = 64 * 1024 * 1024
-UNDER_WAY_MAX = 64
+UNDER_WAY_MAX = 1024
 SEND_DEADLINE_S = 10.0
 _LENGTH = struct.Struct(">I")
 
@@ -123,15 +123,14 @@ class CommandServer:
     async def _serve(self, reader: asyncio.StreamReader) -> None:
         while (frame := await _read(reader)) is not None:
             if len(self._answering) >= UNDER_WAY_MAX:
-                await self._answer(frame)
+                # Waiting here would keep from being read what asks whether this process is alive.
+                await self._say({"id": frame["id"], "error": "busy: too much is asked of this process at once"})
                 continue
             task = ACCOUNT.task(self._answer(frame), f"command {frame['method']}", owner=self._held[0])
             self._answering.add(task)
             task.add_done_callback(self._answering.discard)
 
     async def _answer(self, frame: dict[str, Any]) -> None:
-        writer = self._writer
-        assert writer is not None
         handler = self._handlers.get(frame["method"])
         answer = {"id": frame["id"]}
         try:
@@ -141,6 +140,11 @@ class CommandServer:
             answer["result"] = await handler(**frame["arguments"])
         except Exception as error:
             answer["error"] = f"{type(error).__name__}: {error}"
+        await self._say(answer)
+
+    async def _say(self, answer: dict[str, Any]) -> None:
+        writer = self._writer
+        assert writer is not None
         with contextlib.suppress(ConnectionError):  # who asked may be gone
             await _write(writer, answer)
 

@@ -5,9 +5,10 @@ others said is told all the same.
 """
 
 import asyncio
+import contextlib
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 LIST_DEADLINE_S = 3.0
 RECLAIM_DEADLINE_S = 10.0
 LIMIT = 100
+WALKS_MAX = 16
 REASON = "ended by an operator"
 AFTER_MS_MAX = 3_600_000
 _RETRY_AFTER_S = 1
@@ -59,10 +61,24 @@ Places = Sequence[Sequence[Asked]]
 
 def routes(context: "AdminContext") -> list[Route]:
     """The routes under /api/connections."""
+    walks = 0
+
+    @contextlib.contextmanager
+    def walk() -> Iterator[None]:
+        """A walk over all tables: beyond WALKS_MAX at once, all would be so slow that none is done in time."""
+        nonlocal walks
+        if walks >= WALKS_MAX:
+            raise RequestError(503, "unavailable", f"{walks} other listings are under way", _RETRY_AFTER_S)
+        walks += 1
+        try:
+            yield
+        finally:
+            walks -= 1
 
     async def listed(request: Request) -> Response:
         check_access(context.token, request)
-        return await _list(context.workers(), request.query_params)
+        with walk():
+            return await _list(context.workers(), request.query_params)
 
     async def shown(request: Request) -> Response:
         check_access(context.token, request)
@@ -74,7 +90,8 @@ def routes(context: "AdminContext") -> list[Route]:
 
     async def all_ended(request: Request) -> Response:
         check_access(context.token, request)
-        return await _end_those(context.workers(), request.query_params)
+        with walk():
+            return await _end_those(context.workers(), request.query_params)
 
     return [
         Route("/api/connections", listed, methods=["GET"]),
@@ -127,8 +144,9 @@ async def _end_those(workers: Places, given: QueryParams) -> Response:
         raise RequestError(400, "bad_request", f"say which connections: one of {', '.join(_FILTERS)}")
     asked = {**filters, **_fin(given), "limit": _limit(given, LIMIT_MAX)}
     answers = await _ask(dict.fromkeys(itertools.chain(*workers), asked), "reclaim", RECLAIM_DEADLINE_S)
-    _log.info("connections_ended", count=len(answers.found), filters=filters, code=given.get("code", "kicked"))
-    told = {"reclaimed": len(answers.found), "more": answers.more, "connections": answers.found}
+    ended = sum(one["was"] != "closing" for one in answers.found)
+    _log.info("connections_ended", count=ended, filters=filters, code=given.get("code", "kicked"))
+    told = {"reclaimed": ended, "more": answers.more, "connections": answers.found}
     return JSONResponse({**told, "missing": answers.missing})
 
 

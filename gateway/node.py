@@ -353,7 +353,11 @@ async def _admin(
     registry.register(NodeCollector(lambda: views(supervisor), node=config.node.name, version=__version__))
     registry.register(GrowthCollector(watcher, hook))
     audit = NodeAudit(
-        (SUPERVISOR, os.getpid()), lambda: Totals.of(ACCOUNT.read()), Auditor(ACCOUNT), lambda: supervisor.children
+        (SUPERVISOR, os.getpid()),
+        lambda: Totals.of(ACCOUNT.read()),
+        Auditor(ACCOUNT),
+        lambda: supervisor.children,
+        config.node.name,
     )
     registry.register(AuditCollector(lambda: audit.last))
     context = AdminContext(

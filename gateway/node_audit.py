@@ -33,6 +33,7 @@ class NodeAudit:
         totals: what the supervisor has counted.
         auditor: audits the supervisor itself.
         children: the places of the other processes.
+        node: this node's name; its router may serve the workers of other nodes, which have pids of their own.
 
     """
 
@@ -42,7 +43,9 @@ class NodeAudit:
         totals: Callable[[], Totals],
         auditor: Auditor,
         children: Callable[[], list[Child]],
+        node: str,
     ) -> None:
+        self._node = node
         self._own = own
         self._totals = totals
         self._auditor = auditor
@@ -63,12 +66,12 @@ class NodeAudit:
         """
         async with asyncio.timeout(LOOKS * ASK_DEADLINE_S), self._turn:
             reports = await self._ask_all()
-            crossed = differences(reports)
+            crossed = differences(reports, self._node)
             for _ in range(LOOKS - 1):
                 if not crossed:
                     break
                 await asyncio.sleep(BETWEEN_LOOKS_S)
-                crossed = smaller(crossed, differences(await self._ask_all(crossed=True)))
+                crossed = smaller(crossed, differences(await self._ask_all(crossed=True), self._node))
         told = self.ledger()
         for row in told["processes"]:
             _complete(row, _together([report for name, report in reports.items() if _place(name) == row["process"]]))
@@ -154,13 +157,14 @@ def _complete(row: Report, report: Report) -> None:
 # ------------------------------------------------------------------------------------------------- between processes
 
 
-def differences(reports: dict[str, Report]) -> dict[tuple[str, str], int]:
+def differences(reports: dict[str, Report], node: str) -> dict[tuple[str, str], int]:
     """How many more sessions and subscriptions the router knows of each worker than that worker has, where not 0."""
     links = reports.get("router", {}).get("links", [])
     found = {}
     for name, report in reports.items():
         pid = report.get("pid")
-        mine = [link for link in links if pid is not None and link["identity"].endswith(f"-{pid}")]
+        ours = [link for link in links if link["identity"].startswith(f"{node}/")]
+        mine = [link for link in ours if pid is not None and link["identity"].endswith(f"-{pid}")]
         if not mine or "error" in report:
             continue
         for kind, has in (("session", "sessions"), ("subscription", "channels")):

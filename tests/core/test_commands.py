@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from core import commands
 from core.commands import READY_FRAME, CommandClient, CommandError, CommandServer, Handler
 
 DEADLINE_S = 5.0
@@ -69,6 +70,34 @@ def test_a_slow_command_does_not_hold_up_a_quick_one() -> None:
             assert await client.ask("quick", deadline_s=DEADLINE_S) == "quick"
             release.set()
             assert await waiting == "slow"
+
+    run(scenario())
+
+
+def test_many_slow_commands_do_not_hold_up_a_quick_one_and_too_many_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(commands, "UNDER_WAY_MAX", 9)
+
+    async def scenario() -> None:
+        release = asyncio.Event()
+
+        async def slow() -> str:
+            await release.wait()
+            return "slow"
+
+        async def quick() -> str:
+            return "quick"
+
+        async with pair({"slow": slow, "quick": quick}) as (_, client):
+            waiting = [asyncio.create_task(client.ask("slow", deadline_s=DEADLINE_S)) for _ in range(8)]
+            assert await client.ask("quick", deadline_s=DEADLINE_S) == "quick"
+            waiting.append(asyncio.create_task(client.ask("slow", deadline_s=DEADLINE_S)))
+            await asyncio.sleep(0)
+            with pytest.raises(CommandError, match="busy"):
+                await client.ask("slow", deadline_s=DEADLINE_S)
+            release.set()
+            assert await asyncio.gather(*waiting) == ["slow"] * 9
 
     run(scenario())
 

@@ -34,11 +34,12 @@ class Worker:
         self.leaving: list[Worker] = []
         self.slots = slots
         self.state = "closing"
+        self.was = "open"
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.failure: BaseException | str | None = ""
 
     def shown(self, slot: int, **more: Any) -> dict[str, Any]:
-        return shown(self.number, slot, self.epoch, **more)
+        return shown(self.number, slot, self.epoch, was=self.was, **more)
 
     async def ask(self, method: str, *, deadline_s: float, **arguments: Any) -> Any:
         self.asked.append((method, arguments))
@@ -204,6 +205,18 @@ def test_when_no_worker_answers_the_request_fails(workers: list[Worker], ask: As
     assert ask("GET", "/api/connections").status_code == 503
 
 
+def test_too_many_walks_at_once_are_refused_but_no_single_kick(
+    workers: list[Worker], ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections_api, "WALKS_MAX", 0)
+    for method, path in (("GET", ""), ("DELETE", "?user=alice")):
+        answer = ask(method, f"/api/connections{path}")
+        assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+        assert answer.headers["retry-after"] == "1"
+    assert [worker.asked for worker in workers] == [[], [], []]
+    assert ask("DELETE", f"/api/connections/{ALL[1]}").status_code == 202
+
+
 def test_without_workers_there_are_no_connections(workers: list[Worker], ask: Ask) -> None:
     workers.clear()
     assert ask("GET", "/api/connections").json() == {"connections": [], "next": None, "missing": []}
@@ -244,6 +257,12 @@ def test_all_of_a_user_are_ended(workers: list[Worker], ask: Ask) -> None:
     assert (answer["reclaimed"], answer["more"], len(answer["connections"])) == (4, True, 4)
     assert all(worker.asked[0][1]["user"] == "alice" for worker in workers)
     assert ask("DELETE", "/api/connections?user=alice").json()["more"] is False
+
+
+def test_those_that_were_ending_already_are_told_and_not_counted(workers: list[Worker], ask: Ask) -> None:
+    workers[0].was = "closing"
+    answer = ask("DELETE", "/api/connections?state=closing").json()
+    assert (answer["reclaimed"], len(answer["connections"])) == (2, 5)
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,7 @@ def audit(monkeypatch: pytest.MonkeyPatch, *processes: Process) -> tuple[bool, d
             lambda: Totals.of(stats.read()),
             Auditor(Account(stats)),
             lambda: list(processes),  # type: ignore[arg-type]
+            "n",
         )
         async with asyncio.timeout(DEADLINE_S):
             told = await one.audit()
@@ -137,4 +138,10 @@ def test_only_what_every_look_sees_counts() -> None:
 
 def test_a_worker_that_the_router_does_not_know_yet_is_passed_over() -> None:
     reports = {"router": report(links=[]), "worker-0": report(pid=3, sessions=9)}
-    assert differences(reports) == {}
+    assert differences(reports, "n") == {}
+
+
+def test_a_worker_of_another_node_with_the_same_pid_is_another_one() -> None:
+    links = [{**link(3, 7, 7), "identity": "n-2/0/1-3"}, link(3, 9, 0)]
+    reports = {"router": report(links=links), "worker-0": report(pid=3, sessions=9)}
+    assert differences(reports, "n") == {}
