@@ -211,7 +211,7 @@ class Child:
                     return
             self.spec, self.spawner, self._beside = before
             raise ReloadError(f"{self.name} was not running, and its new process was not ready after {ready_s:g} s")
-        ready = await successor.until_ready(ready_s)
+        ready = await successor.until_ready(ready_s)  # deadline: the caller's, ready_s
         if self._successor is successor:
             self._successor = None
             if successor.pid is not None and not ready:
