@@ -203,13 +203,15 @@ class Child:
         async with self._start_turn:  # deadline: as in `run_once`
             successor = None if self._current is None else await self._started_beside(beside, spawner, epoch)
         if successor is None:  # it died and is about to be started: as the new one, then
+            before = self.spec, self.spawner, self._beside
             self.spec, self.spawner, self._beside = spec, spawner, beside
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(ready_s):
                     await self.ready.wait()
                     return
+            self.spec, self.spawner, self._beside = before
             raise ReloadError(f"{self.name} was not running, and its new process was not ready after {ready_s:g} s")
-        ready = await successor.until_ready(ready_s)
+        ready = await successor.until_ready(ready_s)  # deadline: the caller's, ready_s
         if self._successor is successor:
             self._successor = None
             if successor.pid is not None and not ready:

@@ -10,7 +10,7 @@ The router runs on unless it is asked for: while it restarts, publishes are refu
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from gateway import logs
@@ -75,7 +75,7 @@ class Reload:
         """
         if self._task is not None and not self._task.done():
             raise RequestError(409, "busy", "a rolling restart is under way", _RETRY_AFTER_S)
-        missing = self._supervisor.missing()
+        missing = self._missing()
         if missing:
             raise RequestError(409, "not_ready", f"the node is not ready: {', '.join(missing)}", _RETRY_AFTER_S)
         try:
@@ -87,6 +87,12 @@ class Reload:
         _log.info("reload_begins", places=len(plan.workers), router=router)
         self._task = asyncio.create_task(self._run(plan), name="reload")
         return self.progress
+
+    def _missing(self) -> list[str]:
+        """What a rolling restart cannot do without; workers that ended, and may do so again, it is to cure."""
+        supervisor = self._supervisor
+        waiting = {child.name for child in supervisor.workers if child.was_ready}
+        return [name for name in supervisor.missing() if name not in waiting]
 
     def begin_quietly(self) -> None:
         """For SIGHUP, where nobody waits for an answer: what is wrong is in the log."""
@@ -107,17 +113,21 @@ class Reload:
         # Until all are replaced, those of before and those of now have each its own time for a drain.
         self._supervisor.timing = replace(timing, drain_s=max(timing.drain_s, plan.timing.drain_s))
         begun: dict[Child, int | None] = {}
+        places = list(zip(self._supervisor.workers, plan.workers, strict=True))
+        places.sort(key=lambda place: place[0].ready.is_set())  # where there is nobody, first
+        missing = {child for child, _ in places if not child.ready.is_set()}
         try:
-            for child, (beside, spec) in zip(self._supervisor.workers, plan.workers, strict=True):
-                await self._check_goes_on(begun)
+            for child, (beside, spec) in places:
+                await self._check_goes_on(begun, missing)
                 # deadline: start_s, in which it must be ready
                 await child.replace(beside, spec, spawner, self._supervisor.epochs.next(), timing.start_s)
                 begun[child] = child.pid
+                missing.discard(child)
                 # deadline: that of a drain, after which it is killed
                 cut = await child.until_left(timing.drain_s + timing.grace_s)
                 self._step(replaced=self.progress.replaced + 1, cut=self.progress.cut + cut)
                 _log.info("child_replaced", child=child.name, pid=child.pid)
-            await self._check_goes_on(begun)
+            await self._check_goes_on(begun, missing)
             await self._end_with_router(plan, spawner)
             self._supervisor.timing = plan.timing
             plan.done()
@@ -156,8 +166,10 @@ class Reload:
         except TimeoutError as error:
             raise ReloadError(f"the new router is not ready after {timing.start_s:g} s") from error
 
-    async def _check_goes_on(self, begun: Mapping[Child, int | None]) -> None:
-        """Waits for what just ended to be back; `begun` are the new processes, none of which may have ended.
+    async def _check_goes_on(self, begun: Mapping[Child, int | None], missing: Set[Child]) -> None:
+        """Waits for what just ended to be back, but for what was missing from the beginning and has not had its turn.
+
+        `begun` are the new processes, none of which may have ended.
 
         Raises:
             ReloadError: the node stops, a new process has ended, or something is not ready in time.
@@ -169,10 +181,11 @@ class Reload:
                 for child in self._supervisor.children:
                     if child in begun and child.pid != begun[child]:
                         raise ReloadError(f"the new process of {child.name} ended after it had been ready")
-                    await child.ready.wait()
+                    if child not in missing:
+                        await child.ready.wait()
         except TimeoutError as error:
-            missing = ", ".join(self._supervisor.missing())
-            raise ReloadError(f"not ready for {start_s:g} s: {missing}") from error
+            late = ", ".join(self._supervisor.missing())
+            raise ReloadError(f"not ready for {start_s:g} s: {late}") from error
         if self._supervisor.stopping:
             raise ReloadError("the node stops")
 

@@ -209,13 +209,18 @@ class Watcher:
             if changed == "raised":
                 raised.append(resource)
             elif changed == "cleared":
-                del watch.events[resource]
+                watch.events.pop(resource, None)
                 self._say_cleared(place.name, watch.pid, resource, "it does not grow any more")
         if raised:
             await self._say_raised(place, watch, raised, now_s)
 
     async def _say_raised(self, place: Place, watch: _Watch, raised: Sequence[str], now_s: float) -> None:
-        found = growth_report.sites(watch.details[0], await _detail(place, now_s, mark=False))
+        try:
+            found = growth_report.sites(watch.details[0], await _detail(place, now_s, mark=False))
+        except (OSError, TimeoutError) as error:
+            # That it leaks is raised once only: it must be told, with or without the place.
+            _log.error("growth_sites_failed", process=place.name, error=repr(error))
+            found = []
         for resource in raised:
             sites = growth_report.about(found, resource, _GROUPS.get(resource, ("ledger",)))
             event = self._event("leak_suspected", place.name, watch.pid, resource)

@@ -25,7 +25,7 @@ from typing import Any
 
 from loadtest.bench.circumstances import circumstances
 from loadtest.crowd import Publisher
-from loadtest.measure import ROOT, BenchError, Program, Server, holdfast, shown
+from loadtest.measure import ROOT, BenchError, Program, Server, holdfast, metric_sum, shown
 from loadtest.soak.plan import Plan, plan_for, seconds_of
 from loadtest.soak.samples import Sample, files_left, look, processes, unbalanced
 from loadtest.soak.verdicts import (
@@ -101,16 +101,18 @@ def settled(server: Server, before: Sample, began_s: float) -> Sample:
         time.sleep(0.2)
 
 
-def audit(server: Server) -> list[str] | None:
-    """What the node's own audit finds, one line a finding; None where it has none."""
+def audit(server: Server) -> list[str]:
+    """What the node's own audit finds, one line a finding.
+
+    Raises:
+        BenchError: it was refused; what was not audited was not proved.
+    """
     url = f"http://{HOST}:{server.admin_port}/api/ledger/audit"
     request = urllib.request.Request(url, b"{}", {"Content-Type": "application/json"}, method="POST")
     try:
         with urllib.request.urlopen(request, timeout=AUDIT_S) as answer:
             found = json.load(answer)
     except urllib.error.HTTPError as error:
-        if error.code in (404, 405):
-            return None
         raise BenchError(f"the audit was refused: {error.code} {error.read().decode()[:200]}") from error
     return audit_findings(found)
 
@@ -143,7 +145,8 @@ def run(plan: Plan, environment: dict[str, str]) -> tuple[Result, list[Verdict],
             regulars.stop()
             of_regulars = regulars.result(2 * LEAVE_S)
         after = settled(server, before, began_s)
-        ended = [name for name, pid in before.pids.items() if processes(server).get(name) != pid]
+        pids = processes(server)
+        ended = [name for name, pid in before.pids.items() if pids.get(name) != pid]
         result: Result = {
             "plan": asdict(plan),
             "settings": {**plan.environment(), **environment},
@@ -154,6 +157,8 @@ def run(plan: Plan, environment: dict[str, str]) -> tuple[Result, list[Verdict],
             "audit": audit(server),
             "files_left": files_left(before, after),
             "processes_ended": ended,
+            "processes_more": len(server.pids()) - len(before.pids),
+            "handles_leaked": int(metric_sum(server.metrics(), "holdfast_handles_leaked_total")),
             "said_by_the_node": server.said(),
         }
     figures = growth_figures(samples, plan)

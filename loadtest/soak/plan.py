@@ -67,6 +67,8 @@ class Plan:
             "HOLDFAST_ROUTER_KEY_WINDOW_S": str(min(300, keep_s)),
             # Full before the warm-up is over, and more than anybody misses while away.
             "HOLDFAST_ROUTER_HISTORY_MESSAGES": str(max(64, min(256, int(keep_s / 2 * self.publishes / self.groups)))),
+            # The number alone would not fill it in a short run: 500 groups take 320 s for 64 messages each.
+            "HOLDFAST_ROUTER_HISTORY_AGE_S": str(3_600 if self.seconds >= FULL_LENGTH_S else keep_s),
             "HOLDFAST_LOG_LEVEL": "warning",
         }
 

@@ -129,12 +129,14 @@ def end_verdicts(result: Result) -> Iterator[Verdict]:
         f" (beside {' and '.join(HELD_ON_PURPOSE)}, kept for their time)",
         not open_still,
     )
-    if (audit := result.get("audit")) is not None:
-        yield Verdict(f"the audit walks all tables and finds the same{audit_text(audit)}", not audit)
+    audit = result["audit"]
+    yield Verdict(f"the audit walks all tables and finds the same{audit_text(audit)}", not audit)
     left = [f"{name} {by:+}" for name, by in result["files_left"].items()]
     yield Verdict(f"every process has the open files that it had before{''.join(f'; {t}' for t in left)}", not left)
     ended = sorted(result["processes_ended"])
     yield Verdict(f"no process ended{''.join(f'; {name}' for name in ended)}", not ended)
+    yield Verdict(f"{result['processes_more']} processes more than before", result["processes_more"] == 0)
+    yield Verdict(f"{result['handles_leaked']} Python handles were collected while open", result["handles_leaked"] == 0)
 
 
 def audit_text(findings: list[str]) -> str:

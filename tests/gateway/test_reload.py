@@ -144,6 +144,25 @@ def test_a_new_process_that_ends_soon_calls_the_rest_off_and_is_started_again_at
     run_in_loop(scenario())
 
 
+def test_it_cures_a_place_that_ends_again_and_again_and_begins_with_it(programs: Any, run_in_loop: Any) -> None:
+    async def scenario() -> None:
+        specs = [programs.spec("worker-0"), programs.spec("worker-1")]
+        supervisor = Supervisor(None, specs, replace(QUICK, backoff_first_s=0.5, backoff_max_s=0.5))
+        reload = Reload(supervisor, lambda _: plan_of(*specs))
+        async with Running(supervisor):
+            sick = supervisor.workers[1]
+            sick.spec = programs.spec("worker-1", exit=3)
+            os.kill(sick.pid or 0, signal.SIGKILL)
+            await until(lambda: sick.restarts >= 1 and sick.pid is None, "it ends again")
+            reload.begin()
+            await over(reload)
+            assert (reload.progress.state, reload.progress.replaced, supervisor.missing()) == ("done", 2, [])
+
+    run_in_loop(scenario())
+    last = [note[0] for note in programs.noted("ready")][-2:]
+    assert last == ["worker-1", "worker-0"]
+
+
 def test_settings_that_cannot_be_used_change_nothing(programs: Any, run_in_loop: Any) -> None:
     def broken(_: bool) -> Plan:
         raise ConfigError("gateway.ping_ms = 5 is below 1000")

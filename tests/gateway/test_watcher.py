@@ -227,6 +227,28 @@ def test_a_kind_of_the_ledger_that_grows_without_connections_is_named(run_in_loo
     assert first["now"] - first["before"] == first["grown"] > 0
 
 
+def test_a_leak_is_told_though_nobody_can_say_where(
+    run_in_loop: Run, setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = watcher_module._detail
+
+    async def detail(place: Place, now_s: float, *, mark: bool) -> Any:
+        if not mark:
+            raise TimeoutError
+        return await real(place, now_s, mark=mark)
+
+    monkeypatch.setattr(watcher_module, "_detail", detail)
+    setup.live = {"ring": 1_000}
+
+    async def scenario() -> None:
+        async with setup.watched() as worked:
+            await worked.minutes(90, until=worked.suspected, ring=5)
+            (event,) = worked.told
+            assert (event["resource"], event["sites"]) == ("ring", [])
+
+    run_in_loop(scenario())
+
+
 def test_what_grows_with_the_connections_is_not_accused(run_in_loop: Run, setup: Setup) -> None:
     async def work() -> Worked:
         setup.live.update(connection=1_000, fd=1_010, timer=1_000)

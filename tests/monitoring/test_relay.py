@@ -3,9 +3,11 @@
 import json
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,6 +46,32 @@ def relay(tmp_path: Path) -> Iterator[Relay]:
             yield Relay(port, tmp_path / "secrets", tmp_path / "log", receivers)
     finally:
         receivers.close()
+
+
+@pytest.fixture
+def http_redirect() -> Iterator[str]:
+    """An address that sends whoever posts there to one that answers 200."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(302)
+            self.send_header("Location", "/login")
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        serving.start()
+        yield f"http://127.0.0.1:{server.server_port}/send"
+        server.shutdown()
+        serving.join(10)
 
 
 def alert(name: str = "HoldfastLeak", *, firing: bool = True, severity: str = "warning", about: str = "n1") -> Any:
@@ -113,6 +141,16 @@ def test_a_changed_secret_is_used_at_once_and_a_missing_one_is_said(relay: Relay
     assert relay.post("dingtalk", group(alert())) == (503, "dingtalk_url is not configured")
     (relay.secrets / "token").write_text("")
     assert relay.post("wecom", group(alert()), token="")[0] == 503
+
+
+@pytest.mark.parametrize("door", ["sms", "phone"])
+def test_a_redirect_or_another_kind_of_address_is_no_delivery(
+    relay: Relay, door: str, tmp_path: Path, http_redirect: str
+) -> None:
+    (relay.secrets / f"{door}_url").write_text(http_redirect)
+    assert relay.post(door, group(alert())) == (502, "not taken: status 302")
+    (relay.secrets / f"{door}_url").write_text((tmp_path / "log").as_uri())
+    assert relay.post(door, group(alert()))[0] == 502
 
 
 def test_only_alertmanager_may_ask_and_only_for_what_there_is(relay: Relay) -> None:

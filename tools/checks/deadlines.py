@@ -40,16 +40,17 @@ _CALLS = {
     "http.client.HTTPSConnection": 2,
     "socket.create_connection": 1,
     "select.select": 3,
+    "os.system": None,
     "os.wait": None,
     "signal.pause": None,
     "signal.sigwait": None,
 }
 # Methods that block, with the place of their time-out. `join` and `get` with arguments are those of text and dict.
-_METHODS = {"wait": 0, "join": 0, "get": 0, "acquire": 0, "communicate": 1}
+_METHODS = {"wait": 0, "join": 0, "get": 0, "acquire": 0, "communicate": 1, "wait_for": 1}
 _SOCKET = {"recv", "recvfrom", "recv_into", "recvmsg", "accept", "sendall"}
 _AT_ONCE = re.compile(r"NOBLOCK|DONTWAIT|WNOHANG|LOCK_NB|LOCK_UN")
 _C_WAITS = re.compile(
-    r"\b(?:epoll_p?wait2?|poll|zmq_poll)\s*\([^;{}]*?,\s*-1\s*(?:,[^;{}()]*)?\)"
+    r"\b(?:epoll_p?wait2?|poll|zmq_poll)\s*\([^;{}]*?,\s*-\s*1\s*(?:,[^;{}()]*)?\)"
     r"|\b(?:pthread_cond_wait|sem_wait|pthread_join|sigwait)\s*\((?!\s*(?:pthread_\w+_t|sem_t))"
 )
 
@@ -80,6 +81,7 @@ class _Waits(ast.NodeVisitor):
         self.found: list[Wait] = []
         self._index = index
         self._lines = source.encode().splitlines()
+        self._imported: dict[str, str] = {}
         self._owner = ""
         self._names: dict[str, str] = {}
         self._bounded = False
@@ -106,9 +108,16 @@ class _Waits(ast.NodeVisitor):
         outer = self._names, self._bounded, self._not_blocking
         self._names = {**self._names, **self._index.names_in(node, self._owner)}
         self._bounded = False  # a time-out around a definition is not one around the call
-        self._not_blocking = "settimeout(" in (text := self._text(node)) or "setblocking(False)" in text
+        text = self._text(node)
+        self._not_blocking = re.search(r"settimeout\((?!None)", text) is not None or "setblocking(False)" in text
         self.generic_visit(node)
         self._names, self._bounded, self._not_blocking = outer
+
+    def visit_Import(self, node: ast.Import) -> None:
+        self._imported |= {alias.asname: alias.name for alias in node.names if alias.asname}
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        self._imported |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
 
     def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
         self.visit_FunctionDef(node)
@@ -163,7 +172,7 @@ class _Waits(ast.NodeVisitor):
                 if name == "asyncio.wait":
                     return not _is_none(_argument(node, 1))
                 if name == "asyncio.sleep":
-                    return True
+                    return not _is_none(_argument(node, 0))
                 if name in _PASSES:
                     return all(self._is_bounded(argument) for argument in node.args)
                 if name.endswith(".enter_async_context"):
@@ -187,7 +196,7 @@ class _Waits(ast.NodeVisitor):
                 self._note(node, f"async for … in {self._text(over)}", last=over)
 
     def _blocks(self, node: ast.Call) -> bool:
-        name = _dotted(node.func)
+        name = self._full(node.func)
         if name in _CALLS:
             return _is_none(_argument(node, _CALLS[name]))
         if name in ("os.waitpid", "fcntl.flock", "socket.recv_fds"):
@@ -204,14 +213,21 @@ class _Waits(ast.NodeVisitor):
         if method in _SOCKET:
             return not _AT_ONCE.search(self._text(node)) and not self._not_blocking
         if method in _METHODS and not name.startswith("asyncio."):
-            if method in ("join", "get", "acquire") and node.args:
+            if method in ("join", "get", "acquire") and node.args and not _is_endless(node.args):
                 return False
+            if method in ("get", "acquire") and len(node.args) == 1:
+                return not any(keyword.arg == "timeout" for keyword in node.keywords)
             return _is_none(_argument(node, _METHODS[method])) and not any(
                 keyword.arg == "blocking" for keyword in node.keywords
             )
         return False
 
     # ----------------------------------------------------------------------------------------------------- small help
+
+    def _full(self, node: ast.expr) -> str:
+        """The dotted name with its first part as it is called where it comes from."""
+        first, dot, rest = _dotted(node).partition(".")
+        return self._imported.get(first, first) + dot + rest
 
     def _note(self, node: ast.AST, what: str, last: ast.AST | None = None) -> None:
         assert isinstance(node, ast.stmt | ast.expr)
@@ -264,6 +280,11 @@ def _argument(call: ast.Call, place: int | None) -> ast.expr | None:
     return call.args[place] if place is not None and len(call.args) > place else None
 
 
+def _is_endless(arguments: list[ast.expr]) -> bool:
+    """Whether the only argument is None or True: no time for `join`, no end of the wait for `get` and `acquire`."""
+    return len(arguments) == 1 and isinstance(arguments[0], ast.Constant) and arguments[0].value in (None, True)
+
+
 def _is_given_time(call: ast.Call) -> bool:
     """Whether a deadline is among the arguments by its name, as our own conventions give them."""
     return any(
@@ -272,7 +293,10 @@ def _is_given_time(call: ast.Call) -> bool:
 
 
 def _is_none(node: ast.expr | None) -> bool:
-    return node is None or (isinstance(node, ast.Constant) and node.value is None)
+    """Whether a time-out is none at all: left out, None, or without end."""
+    if node is None or (isinstance(node, ast.Constant) and node.value is None):
+        return True
+    return ast.unparse(node) in ("math.inf", "inf", "float('inf')")
 
 
 def excuses(path: str, text: str) -> Iterator[Excuse]:

@@ -157,11 +157,20 @@ DOORS: dict[str, Callable[[Json, Secrets], None]] = {
 }
 
 
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirect would be followed by a GET without the message, and its answer be taken for a yes."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
 def _post(url: str, message: Json) -> bytes:
+    if not url.startswith(("http://", "https://")):
+        raise Refused("an address that is not http:// or https://")
     body = json.dumps(message, ensure_ascii=False).encode()
     request = urllib.request.Request(url, body, {"Content-Type": "application/json; charset=utf-8"})
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+        with urllib.request.build_opener(_NoRedirects).open(request, timeout=TIMEOUT_S) as answer:
             return bytes(answer.read(BODY_BYTES_MAX))
     except (OSError, http.client.HTTPException, ValueError) as error:
         # The address is secret: it stays out of what is said.
@@ -218,7 +227,7 @@ class Handler(BaseHTTPRequestHandler):
                 raise ValueError(f"a body of {size} bytes")
             group: Json = json.loads(self.rfile.read(size))
             plain(group), markdown(group, DINGTALK_BYTES_MAX)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             self._answer(HTTPStatus.BAD_REQUEST, f"not a message of Alertmanager: {error!r}")
             return None
         return group

@@ -27,7 +27,14 @@ REGULARS: dict[str, Any] = {
     "without_end": 0,
 }
 ROGUES: dict[str, Any] = {"done": {"resets": 3}, "unexpected": {}}
-END: dict[str, Any] = {"unbalanced": {}, "audit": [], "files_left": {}, "processes_ended": []}
+END: dict[str, Any] = {
+    "unbalanced": {},
+    "audit": [],
+    "files_left": {},
+    "processes_ended": [],
+    "processes_more": 0,
+    "handles_leaked": 0,
+}
 
 
 def series(leak_bytes_a_s: float = 0.0, *, files_a_s: float = 0.0, connections: int = 15_600) -> list[Sample]:
@@ -79,6 +86,8 @@ def test_each_fault_of_the_load_breaks_its_promise_alone(place: int, changes: di
         ({"audit": ['{"kind": "buffer"}']}, "buffer"),
         ({"files_left": {"worker-0": 1}}, "worker-0 +1"),
         ({"processes_ended": ["router"]}, "router"),
+        ({"processes_more": 1}, "1 processes more"),
+        ({"handles_leaked": 2}, "2 Python handles"),
     ],
 )
 def test_whatever_is_left_breaks_its_promise_and_is_named(changes: dict[str, Any], named: str) -> None:
@@ -88,8 +97,10 @@ def test_whatever_is_left_breaks_its_promise_and_is_named(changes: dict[str, Any
     assert str(broken[0]).startswith("NOT KEPT")
 
 
-def test_a_node_without_an_audit_is_not_called_audited() -> None:
-    assert not any("audit" in found.text for found in end_verdicts({**END, "audit": None}))
+def test_no_promise_is_passed_over_when_nobody_looked() -> None:
+    for name in END:
+        with pytest.raises(KeyError):
+            list(end_verdicts({key: value for key, value in END.items() if key != name}))
 
 
 def memory_of(samples: list[Sample]) -> GrowthFigure:
