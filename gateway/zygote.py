@@ -51,6 +51,7 @@ def serve(connection: socket.socket, supervisor: int) -> None:
         finally:
             for fd in fds:
                 os.close(fd)
+        # no deadline: the supervisor asked, and its end closes the connection
         connection.send(json.dumps(answer).encode())
 
 
@@ -85,6 +86,7 @@ def _fork_twice(child: Callable[[], NoReturn]) -> int:
         if code != 0:
             code = code if code > 0 else errno.EAGAIN
             raise OSError(code, f"cannot fork: {os.strerror(code)}")
+        # no deadline: it has written that before it ended
         return int.from_bytes(os.read(reading, 4), "little")
     finally:
         os.close(reading)

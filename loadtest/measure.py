@@ -354,6 +354,7 @@ class Program:
         except queue.Empty:
             raise BenchError(f"{shown(self.command)}: no line {word!r} in {deadline_s:g} s") from None
         if line is None or not line.startswith(word):
+            # no deadline: the end of its output was its own end
             errors = self.process.stderr.read() if line is None and self.process.stderr else ""
             raise BenchError(f"{shown(self.command)}: expected {word!r}, got {line!r} {errors}")
         return line

@@ -64,15 +64,31 @@ def inside(body: str, head: str = "async def work(self, thing, event, task):") -
         "signal.pause()",
         "async with asyncio.timeout(math.inf):\n    await task",
         "await asyncio.wait_for(task, float('inf'))",
+        "await asyncio.wait([task], timeout=math.inf)",
         "await asyncio.sleep(math.inf)",
+        "await thing.ask('x', deadline_s=math.inf)",
         "from subprocess import run\nrun(['x'])",
         "import subprocess as sp\nsp.run(['x'])",
+        "from asyncio import wait_for as within\nawait within(task, None)",
         "os.system('x')",
+        "os.read(thing, 1)",
+        "lock = threading.Lock()\nwith lock:\n    pass",
+        "with thing.changed as changed, threading.Condition():\n    pass",
+        "thing.condition.wait_for(thing.is_done)",
         "thing.thread.join(None)",
         "thing.queue.get(True)",
+        "thing.queue.get(block=True)",
         "thing.lock.acquire(True)",
-        "thing.condition.wait_for(thing.call)",
+        "thing.process.stdout.readline()",
+        "future = asyncio.run_coroutine_threadsafe(other(), thing)\nfuture.result()",
+        "thing.pool.submit(thing).result()",
+        "poll = select.poll()\npoll.poll()",
+        "poll = select.epoll()\npoll.poll(-1)",
+        "thing.selector = selectors.DefaultSelector()\nthing.selector.select()",
+        "one = socket.socket()\none.connect(('h', 1))",
+        "def sub(one: socket.socket):\n    one.send(b'x')",
         "thing.socket.settimeout(None)\nthing.socket.recv(1)",
+        "thing.socket.recvfrom_into(thing)",
     ],
 )
 def test_a_wait_without_a_deadline_is_found(tree: Tree, body: str) -> None:
@@ -101,10 +117,6 @@ def test_a_wait_without_a_deadline_is_found(tree: Tree, body: str) -> None:
         "thing.thread.join(3)",
         "thing.lock.acquire(timeout=3)",
         "thing.queue.get(timeout=3)",
-        "thing.queue.get(True, 3)",
-        "thing.queue.get(True, timeout=3)",
-        "thing.lock.acquire(False)",
-        "thing.condition.wait_for(thing.call, 3)",
         "await thing.ask('x', deadline_s=3)",
         "', '.join(thing)\nthing.get('x')",
         "urllib.request.urlopen(thing, timeout=3)",
@@ -113,6 +125,18 @@ def test_a_wait_without_a_deadline_is_found(tree: Tree, body: str) -> None:
         "thing.socket.setblocking(False)\nthing.socket.accept()",
         "thing.socket.recv(zmq.NOBLOCK)",
         "os.waitpid(thing, os.WNOHANG)",
+        "from subprocess import run\nrun(['x'], timeout=3)",
+        "thing.queue.get(True, 3)",
+        "thing.queue.get(True, timeout=3)",
+        "thing.queue.get(block=False)",
+        "thing.lock.acquire(False)",
+        "thing.lock.acquire(True, 3)",
+        "thing.condition.wait_for(thing.is_done, 3)",
+        "future = asyncio.run_coroutine_threadsafe(other(), thing)\nfuture.result(3)",
+        "task = asyncio.create_task(other())\ntask.result()",
+        "poll = select.poll()\npoll.poll(1000)\nthing.process.poll()",
+        "thing.link.connect('h')\nthing.link.send(b'x')",
+        "with thing.file as file, open('x') as other_file:\n    pass",
         "await task  # no deadline: for as long as the process lives",
         "# deadline: that of the caller, and of nobody else\nawait task",
         "await thing(\n    1,\n    2,\n)  # no deadline: said at the end of the statement",
@@ -204,6 +228,10 @@ def test_a_comment_that_covers_nothing_is_found_and_a_bare_one_does_not_count(tr
         "pthread_cond_wait(&ready, &mutex)",
         "pthread_join(thread, NULL)",
         "sem_wait(&box.full)",
+        "epoll_wait(fd, events_of(edge, first(x)), 64, - 1)",
+        "waitpid(pid, NULL, 0)",
+        "flock(fd, LOCK_EX)",
+        "zmq_msg_recv(&message, bus, 0)",
     ],
 )
 def test_an_endless_wait_in_the_compiled_part_is_found(tree: Tree, text: str) -> None:
@@ -215,8 +243,18 @@ def test_an_endless_wait_in_the_compiled_part_is_found(tree: Tree, text: str) ->
     assert deadlines.problems(tree(excused)) == []
 
 
+def test_a_name_for_minus_one_is_no_deadline(tree: Tree) -> None:
+    for name in ("cdef int FOREVER = -1", "#define FOREVER (-1)"):
+        text = f"{name}\nepoll_wait(fd, events, 64, FOREVER)\nepoll_wait(fd, events, 64, 9)\n"
+        assert [one.partition(": ")[0] for one in deadlines.problems(tree({"core/a.pyx": text}))] == ["core/a.pyx:2"]
+
+
 def test_a_bounded_wait_in_the_compiled_part_may_stand(tree: Tree) -> None:
-    text = "count = epoll_wait(fd, events, 64, _wait_ms(edge) - 1)\npoll(&entry, 1, 1000)\nint sem_wait(sem_t *)\n"
+    text = (
+        "count = epoll_wait(fd, events, 64, _wait_ms(edge) - 1)\npoll(&entry, 1, 1000)\nint sem_wait(sem_t *)\n"
+        "epoll_wait(fd, events, 64, wait_of(edge))\nother(fd, -1)\nwaitpid(pid, NULL, WNOHANG)\n"
+        "flock(fd, LOCK_EX | LOCK_NB)\nzmq_msg_recv(&message, bus, ZMQ_DONTWAIT)\n"
+    )
     assert deadlines.problems(tree({"core/a.pxd": text, "loadtest/a.c": text})) == []
 
 

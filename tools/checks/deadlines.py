@@ -9,12 +9,16 @@ above, why they may stand:
     # deadline: <whose>                                 it has one, given elsewhere
 
 `python -m tools.checks.deadlines` lists these. A comment that covers nothing is a problem too.
+
+A time that is None or infinite is none. What a name stands for is told from the imports, and from what it was made by
+or is annotated with anywhere in its module. Whether a descriptor blocks cannot be told: `read`, `recv` and `accept` of
+the compiled part are not looked at.
 """
 
 import ast
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,18 +44,34 @@ _CALLS = {
     "http.client.HTTPSConnection": 2,
     "socket.create_connection": 1,
     "select.select": 3,
-    "os.system": None,
     "os.wait": None,
+    "os.system": None,
+    "os.popen": None,
     "signal.pause": None,
     "signal.sigwait": None,
 }
-# Methods that block, with the place of their time-out. `join` and `get` with arguments are those of text and dict.
-_METHODS = {"wait": 0, "join": 0, "get": 0, "acquire": 0, "communicate": 1, "wait_for": 1}
-_SOCKET = {"recv", "recvfrom", "recv_into", "recvmsg", "accept", "sendall"}
+# Those that may be told not to wait, by a flag or by the descriptor.
+_DESCRIPTOR_CALLS = {"os.read", "os.waitpid", "fcntl.flock", "socket.recv_fds"}
+# Methods that block, with the place of their time-out. With other arguments, `join` and `get` are those of text and
+# dict.
+_METHODS = {"wait": 0, "wait_for": 1, "join": 0, "get": 0, "acquire": 0, "communicate": 1}
+_SOCKET = {"recv", "recvfrom", "recv_into", "recvfrom_into", "recvmsg", "accept", "sendall"}
+# These are usual names: only of what is known to be a socket.
+_SOCKET_ONLY = {"connect", "send", "sendto", "sendmsg"}
+_SOCKETS = {"socket.socket", "socket.create_connection", "socket.create_server"}
+_LOCKS = {f"threading.{name}" for name in ("Lock", "RLock", "Condition", "Semaphore", "BoundedSemaphore")}
+_POLLS = {"select.poll", "select.epoll"}
+_STREAM = re.compile(r"\bstd(?:in|out|err)\b")
+_TIMED = re.compile(r"settimeout\((?!None\b)|setblocking\(False\)")
+_TIMES = ("timeout", "timeout_s", "deadline_s")
 _AT_ONCE = re.compile(r"NOBLOCK|DONTWAIT|WNOHANG|LOCK_NB|LOCK_UN")
-_C_WAITS = re.compile(
-    r"\b(?:epoll_p?wait2?|poll|zmq_poll)\s*\([^;{}]*?,\s*-\s*1\s*(?:,[^;{}()]*)?\)"
+# Names that stand for -1, and with those what waits for ever.
+_C_ENDLESS = re.compile(r"\b(\w+)(?:\s*=\s*|\s+)\(?-\s*1\b")
+_C_IN = r"(?:[^;{}()]|\((?:[^;{}()]|\([^;{}()]*\))*\))*?"  # arguments, and calls among them
+_C_WAITS = (
+    rf"\b(?:epoll_p?wait2?|poll|zmq_poll)\s*\({_C_IN},\s*(?:-\s*1|ENDLESS)\s*(?:,[^;{{}}()]*)?\)"
     r"|\b(?:pthread_cond_wait|sem_wait|pthread_join|sigwait)\s*\((?!\s*(?:pthread_\w+_t|sem_t))"
+    rf"|\b(?:waitpid|zmq_(?:msg_)?(?:recv|send))\s*\({_C_IN},\s*0\s*\)|\bflock\s*\({_C_IN},\s*LOCK_(?:EX|SH)\s*\)"
 )
 
 
@@ -77,11 +97,12 @@ class Excuse:
 class _Waits(ast.NodeVisitor):
     """Finds the waits of one module."""
 
-    def __init__(self, index: Index, source: str) -> None:
+    def __init__(self, index: Index, source: str, module: ast.Module) -> None:
         self.found: list[Wait] = []
         self._index = index
+        self._imports = _imported(module)
+        self._made = _makers(module, self._full_name)
         self._lines = source.encode().splitlines()
-        self._imported: dict[str, str] = {}
         self._owner = ""
         self._names: dict[str, str] = {}
         self._bounded = False
@@ -108,27 +129,26 @@ class _Waits(ast.NodeVisitor):
         outer = self._names, self._bounded, self._not_blocking
         self._names = {**self._names, **self._index.names_in(node, self._owner)}
         self._bounded = False  # a time-out around a definition is not one around the call
-        text = self._text(node)
-        self._not_blocking = re.search(r"settimeout\((?!None)", text) is not None or "setblocking(False)" in text
+        self._not_blocking = bool(_TIMED.search(self._text(node)))
         self.generic_visit(node)
         self._names, self._bounded, self._not_blocking = outer
 
-    def visit_Import(self, node: ast.Import) -> None:
-        self._imported |= {alias.asname: alias.name for alias in node.names if alias.asname}
-
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-        self._imported |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
-
     def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
         self.visit_FunctionDef(node)
+
+    def visit_With(self, node: ast.With) -> None:
+        for item in node.items:
+            if self._made_by(item.context_expr) & _LOCKS:
+                self._note(node, f"with {self._text(item.context_expr)}", last=item.context_expr)
+        self.generic_visit(node)
 
     def visit_AsyncWith(self, node: ast.AsyncWith) -> None:
         outer = self._bounded
         for item in node.items:
             self.visit(item.context_expr)
             call = item.context_expr
-            if isinstance(call, ast.Call) and _dotted(call.func) in _SCOPES:
-                self._bounded = self._bounded or not _is_none(call.args[0] if call.args else None)
+            if isinstance(call, ast.Call) and self._full_name(call.func) in _SCOPES:
+                self._bounded = self._bounded or not self._is_endless(call.args[0] if call.args else None)
             elif not self._bounded and not self._is_own_context(call):
                 self._note(node, f"async with {self._text(call)}", last=node.items[-1].context_expr)
         for statement in node.body:
@@ -152,7 +172,7 @@ class _Waits(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> None:
-        if _dotted(node.func) in _STARTS:
+        if self._full_name(node.func) in _STARTS:
             self._started |= {id(each) for argument in node.args for each in ast.walk(argument)}
         if id(node) not in self._started and self._blocks(node):
             self._note(node, self._text(node))
@@ -166,24 +186,35 @@ class _Waits(ast.NodeVisitor):
             case ast.Starred(value=ast.GeneratorExp(elt=inner) | ast.ListComp(elt=inner)):
                 return self._is_bounded(inner)
             case ast.Call():
-                name = _dotted(node.func)
-                if name == "asyncio.wait_for":
-                    return not _is_none(_argument(node, 1))
-                if name == "asyncio.wait":
-                    return not _is_none(_argument(node, 1))
+                name = self._full_name(node.func)
+                if name in ("asyncio.wait_for", "asyncio.wait"):
+                    return not self._is_endless(_argument(node, 1))
                 if name == "asyncio.sleep":
-                    return not _is_none(_argument(node, 0))
+                    return not self._is_endless(_argument(node, 0))
                 if name in _PASSES:
                     return all(self._is_bounded(argument) for argument in node.args)
                 if name.endswith(".enter_async_context"):
                     return self._is_own_context(node.args[0])
-                return self._index.is_own(node, self._names) or _is_given_time(node)
+                return self._index.is_own(node, self._names) or self._is_given_time(node)
         return False
+
+    def _is_given_time(self, call: ast.Call) -> bool:
+        """Whether a deadline is among the arguments by its name, as our own conventions give them."""
+        return any(word.arg in _TIMES and not self._is_endless(word.value) for word in call.keywords)
+
+    def _is_endless(self, node: ast.expr | None) -> bool:
+        """Whether this, given as a time, is none."""
+        match node:
+            case None | ast.Constant(value=None):
+                return True
+            case ast.Call(func=ast.Name(id="float"), args=[ast.Constant(value=str(text))]):
+                return text.strip("+ ").lower().startswith("inf")
+        return self._full_name(node) == "math.inf"
 
     def _is_own_context(self, node: ast.expr) -> bool:
         """Contexts of the tree (their code is checked), and the stack, which waits for those that entered it alone."""
         if isinstance(node, ast.Call) and (
-            self._index.is_own(node, self._names) or _dotted(node.func).endswith("AsyncExitStack")
+            self._index.is_own(node, self._names) or self._full_name(node.func).endswith("AsyncExitStack")
         ):
             return True
         return self._index.has_coroutine(self._index.type_of(node, self._names), "__aexit__")
@@ -196,38 +227,58 @@ class _Waits(ast.NodeVisitor):
                 self._note(node, f"async for … in {self._text(over)}", last=over)
 
     def _blocks(self, node: ast.Call) -> bool:
-        name = self._full(node.func)
+        name = self._full_name(node.func)
         if name in _CALLS:
-            return _is_none(_argument(node, _CALLS[name]))
-        if name in ("os.waitpid", "fcntl.flock", "socket.recv_fds"):
-            return not _AT_ONCE.search(self._text(node)) and not self._not_blocking
+            return self._is_endless(_argument(node, _CALLS[name]))
+        if name in _DESCRIPTOR_CALLS:
+            return self._may_block(node)
         if not isinstance(node.func, ast.Attribute):
             return False
         if self._index.type_of(node.func.value, self._names) in self._index.classes:
             return False  # a method of the tree's own
-        method = node.func.attr
+        return self._method_blocks(node, node.func, name)
+
+    def _method_blocks(self, node: ast.Call, func: ast.Attribute, name: str) -> bool:
+        method, made = func.attr, self._made_by(func.value)
         if method == "open" and "opener" in name:
-            return _is_none(_argument(node, 2))
-        if "stdin" in name and method.startswith("read"):
+            return self._is_endless(_argument(node, 2))
+        if _STREAM.search(name) and method.startswith("read"):
             return True
-        if method in _SOCKET:
-            return not _AT_ONCE.search(self._text(node)) and not self._not_blocking
-        if method in _METHODS and not name.startswith("asyncio."):
-            if method in ("join", "get", "acquire") and node.args and not _is_endless(node.args):
-                return False
-            if method in ("get", "acquire") and len(node.args) == 1:
-                return not any(keyword.arg == "timeout" for keyword in node.keywords)
-            return _is_none(_argument(node, _METHODS[method])) and not any(
-                keyword.arg == "blocking" for keyword in node.keywords
-            )
-        return False
+        if method in _SOCKET or (method in _SOCKET_ONLY and made & _SOCKETS):
+            return self._may_block(node)
+        if (method == "poll" and made & _POLLS) or (method == "select" and _is_any(made, "selectors.")):
+            given = _argument(node, 0)
+            return self._is_endless(given) or ast.unparse(given or node) == "-1"
+        if method == "result":
+            return _is_any(made, "asyncio.run_coroutine_threadsafe", ".submit") and self._is_endless(_argument(node, 0))
+        if method not in _METHODS or name.startswith("asyncio."):
+            return False
+        if method in ("join", "get", "acquire") and node.args:
+            told = node.args[0]
+            wants_to = isinstance(told, ast.Constant) and (told.value is None or told.value is True)
+            return wants_to and self._waits(node, 0 if method == "join" else 1)
+        return self._waits(node, _METHODS[method])
+
+    def _waits(self, node: ast.Call, place: int) -> bool:
+        """Whether a method that may be given its time, or told not to wait at all, is given neither."""
+        told = next((word.value for word in node.keywords if word.arg in ("blocking", "block")), None)
+        return self._is_endless(_argument(node, place)) and not (isinstance(told, ast.Constant) and not told.value)
+
+    def _may_block(self, node: ast.Call) -> bool:
+        return not _AT_ONCE.search(self._text(node)) and not self._not_blocking
 
     # ----------------------------------------------------------------------------------------------------- small help
 
-    def _full(self, node: ast.expr) -> str:
-        """The dotted name with its first part as it is called where it comes from."""
+    def _full_name(self, node: ast.expr) -> str:
+        """What `_dotted` gives, through the module's imports."""
         first, dot, rest = _dotted(node).partition(".")
-        return self._imported.get(first, first) + dot + rest
+        return self._imports.get(first, first) + dot + rest
+
+    def _made_by(self, node: ast.expr) -> set[str]:
+        """What the value came from, by full names; empty when nobody says."""
+        if isinstance(node, ast.Call):
+            return {self._full_name(node.func)}
+        return self._made.get(_dotted(node).rpartition(".")[2], set())
 
     def _note(self, node: ast.AST, what: str, last: ast.AST | None = None) -> None:
         assert isinstance(node, ast.stmt | ast.expr)
@@ -275,28 +326,48 @@ def _dotted(node: ast.expr) -> str:
 def _argument(call: ast.Call, place: int | None) -> ast.expr | None:
     """The time-out that a call is given, by name or at its place."""
     for keyword in call.keywords:
-        if keyword.arg in ("timeout", "timeout_s", "deadline_s") or keyword.arg is None:
+        if keyword.arg in _TIMES or keyword.arg is None:
             return keyword.value
     return call.args[place] if place is not None and len(call.args) > place else None
 
 
-def _is_endless(arguments: list[ast.expr]) -> bool:
-    """Whether the only argument is None or True: no time for `join`, no end of the wait for `get` and `acquire`."""
-    return len(arguments) == 1 and isinstance(arguments[0], ast.Constant) and arguments[0].value in (None, True)
+def _is_any(names: set[str], *parts: str) -> bool:
+    return any(part in name for name in names for part in parts)
 
 
-def _is_given_time(call: ast.Call) -> bool:
-    """Whether a deadline is among the arguments by its name, as our own conventions give them."""
-    return any(
-        word.arg in ("timeout", "timeout_s", "deadline_s") and not _is_none(word.value) for word in call.keywords
-    )
+def _imported(module: ast.Module) -> dict[str, str]:
+    """The full names of what a module imports, by the names that it has there."""
+    found: dict[str, str] = {}
+    for node in ast.walk(module):
+        if isinstance(node, ast.Import):
+            found |= {alias.asname: alias.name for alias in node.names if alias.asname}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    return found
 
 
-def _is_none(node: ast.expr | None) -> bool:
-    """Whether a time-out is none at all: left out, None, or without end."""
-    if node is None or (isinstance(node, ast.Constant) and node.value is None):
-        return True
-    return ast.unparse(node) in ("math.inf", "inf", "float('inf')")
+def _makers(module: ast.Module, full_name: Callable[[ast.expr], str]) -> dict[str, set[str]]:
+    """What the names and attributes of a module are made by or annotated with, by their last part."""
+    found: dict[str, set[str]] = {}
+
+    def add(target: ast.expr | None, value: ast.expr | None) -> None:
+        if target is not None and value is not None:
+            found.setdefault(_dotted(target).rpartition(".")[2], set()).add(full_name(value))
+
+    for node in ast.walk(module):
+        match node:
+            case ast.Assign(targets=targets, value=ast.Call(func=maker)):
+                for target in targets:
+                    add(target, maker)
+            case ast.NamedExpr(target=target, value=ast.Call(func=maker)):
+                add(target, maker)
+            case ast.withitem(context_expr=ast.Call(func=maker), optional_vars=target):
+                add(target, maker)
+            case ast.AnnAssign(target=target, annotation=annotation):
+                add(target, annotation)
+            case ast.arg(arg=name, annotation=annotation):
+                add(ast.Name(name), annotation)
+    return found
 
 
 def excuses(path: str, text: str) -> Iterator[Excuse]:
@@ -308,7 +379,8 @@ def excuses(path: str, text: str) -> Iterator[Excuse]:
 
 def c_waits(text: str) -> Iterator[Wait]:
     """The endless waits of a C or Cython source."""
-    for match in _C_WAITS.finditer(text):
+    endless = "|".join(sorted(set(_C_ENDLESS.findall(text)))) or r"(?!)"
+    for match in re.finditer(_C_WAITS.replace("ENDLESS", endless), text):
         first = text.count("\n", 0, match.start()) + 1
         yield Wait(first, first + match.group().count("\n"), " ".join(match.group().split()))
 
@@ -334,7 +406,7 @@ def examined(root: Path) -> tuple[list[str], list[Excuse]]:
     index = Index.of(modules)
     for path, text in {**{path: python[path] for path in modules}, **compiled}.items():
         if path in modules:
-            visitor = _Waits(index, text)
+            visitor = _Waits(index, text, modules[path])
             visitor.visit(modules[path])
             waits = visitor.found
         else:
