@@ -1,6 +1,6 @@
 """Connection table: the cold verbs, and what the tests see of the table of states."""
 
-from core.slab cimport slab_free, slab_init
+from core.slab cimport generation_next, slab_free, slab_init
 from libc.string cimport memset
 
 from core.ledger cimport KIND_FD, Stats
@@ -22,11 +22,8 @@ cdef Connection *conn_acquire(Slab *table, Ledger *ledger, uint32_t *generation,
         return NULL
     conn = <Connection *> slab_at(table, index)
     memset(conn, 0, sizeof(Connection))
-    generation[0] += 1
-    if generation[0] == 0:
-        generation[0] = 1
     conn.index = index
-    conn.generation = generation[0]
+    conn.generation = generation_next(generation)
     conn.fd = fd
     conn.state = STATE_ACCEPTED
     conn.membership_capacity = MEMBERSHIPS_INLINE
@@ -90,8 +87,9 @@ cdef class ConnectionTable:
     cdef uint32_t generation
     cdef Stats stats
 
-    def __init__(self, Stats stats, unsigned int live_max=1024):
+    def __init__(self, Stats stats, unsigned int live_max=1024, unsigned int generation=0):
         self.stats = stats
+        self.generation = generation
         slab_init(&self.table, sizeof(Connection), 4, live_max)
 
     def __dealloc__(self):

@@ -16,7 +16,7 @@ from core.names cimport name_drop, name_keep
 from core.pages cimport pages_give, pages_resize, pages_take
 from core.records cimport REC_SUBSCRIBE, REC_UNSUBSCRIBE, RecChannel, record_add
 from core.sites cimport HERE
-from core.slab cimport SLAB_NONE, invariant, invariant_always, slab_acquire, slab_release
+from core.slab cimport SLAB_NONE, generation_next, invariant, invariant_always, slab_acquire, slab_release
 
 
 cdef uint64_t fanout_all(Edge *edge, const Body *bodies, uint32_t count) noexcept nogil:
@@ -82,8 +82,7 @@ cdef Channel *channel_acquire(Edge *edge, const char *name, uint32_t size, int d
         return NULL
     channel.name_size = <uint8_t> size
     channel.index = index
-    edge.generation += 1
-    channel.generation = edge.generation if edge.generation else 1
+    channel.generation = generation_next(&edge.generation)
     channel.domain = <uint8_t> domain
     channel.capacity = 1
     channel.waiting = NONE

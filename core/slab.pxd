@@ -60,6 +60,14 @@ cdef inline size_t slab_chunk_bytes(Slab *slab) noexcept nogil:
     return <size_t> (slab.object_size + slab.beside_size) << slab.chunk_shift
 
 
+cdef inline uint32_t generation_next(uint32_t *last) noexcept nogil:
+    """The generation after the last one given; never 0 nor the poison, which both mark a slot without an object."""
+    last[0] += 1
+    if last[0] == 0 or last[0] == <uint32_t> 0xDDDDDDDD:
+        last[0] += 1
+    return last[0]
+
+
 cdef inline uint32_t slab_acquire(Slab *slab) noexcept nogil:
     """The index of an object whose contents are undefined; SLAB_NONE when the bound or memory is reached."""
     cdef uint32_t place = slab.room_head

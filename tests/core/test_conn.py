@@ -237,3 +237,15 @@ def test_no_life_of_a_connection_leaves_the_table_of_states() -> None:
     # They have been everywhere: what happens before HELLO, in sessions and after FIN is all in it.
     assert entered["accepted"] > entered["open"] > LIVES // 2
     assert entered["closing"] > LIVES
+
+
+@pytest.mark.parametrize("last", [0xFFFFFFFF, 0xDDDDDDDC])
+def test_no_generation_is_one_that_marks_a_free_slot(last: int) -> None:
+    """0, and the poison of released memory."""
+    stats = Stats()
+    table = ConnectionTable(stats, 8, last)
+    handle = table.acquire()
+    assert handle is not None
+    assert handle >> 32 not in {0, 0xDDDDDDDD}
+    assert table.state(handle) == "accepted"
+    assert table.release(handle)
