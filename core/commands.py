@@ -197,6 +197,8 @@ class CommandClient:
                 return await future
         finally:
             del self._waiting[number]
+            if future.done() and not future.cancelled():
+                future.exception()  # the process ended while the question was sent: that failed as well, and says so
 
     async def close(self, linger_s: float = 0.0) -> None:
         """Close the socket; what still waits for an answer fails.

@@ -18,7 +18,9 @@ from gateway.child import Child, Totals
 from gateway.child_process import ChildProcess
 
 ASK_DEADLINE_S = 2 * WALK_DEADLINE_S + 5.0
-LOOKS = 4
+DEADLINE_S = 4 * ASK_DEADLINE_S
+LOOKS = 12
+"""Under thousands of connects a second something is under way at most of them; when nothing is, no more are taken."""
 BETWEEN_LOOKS_S = 0.15
 _LEAVING = " that leaves, pid "
 
@@ -64,7 +66,7 @@ class NodeAudit:
         """The ledger with what the audit found: kinds have `found` and `difference` besides, a process `findings` and
         `walked_us`, or `error` when it did not answer. `closes` says whether everything is as it should be.
         """
-        async with asyncio.timeout(LOOKS * ASK_DEADLINE_S), self._turn:
+        async with asyncio.timeout(DEADLINE_S), self._turn:
             reports = await self._ask_all()
             crossed = differences(reports, self._node)
             for _ in range(LOOKS - 1):

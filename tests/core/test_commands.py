@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -151,6 +152,24 @@ def test_the_end_of_the_process_fails_what_waits_and_what_is_asked_later() -> No
         await client.close()
 
     run(scenario())
+
+
+def test_an_end_while_the_question_is_sent_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        ours, theirs = socket.socketpair()
+        client = CommandClient(ours, ignore)
+        await client.start()
+        asking = asyncio.create_task(client.ask("any", deadline_s=DEADLINE_S, text="x" * 10_000_000))
+        await asyncio.sleep(0.01)  # it is in the middle of it
+        theirs.close()
+        with pytest.raises(ConnectionError):
+            await asking
+        await client.close()
+        del asking
+        gc.collect()
+
+    run(scenario())
+    assert "never retrieved" not in caplog.text
 
 
 def test_what_is_told_unasked_arrives_in_order_also_when_the_teller_ends_at_once() -> None:

@@ -96,6 +96,11 @@ def test_what_is_under_way_between_two_processes_is_no_finding(monkeypatch: pyte
     assert audit(monkeypatch, router, worker)[0]
 
 
+def test_what_is_under_way_at_most_looks_is_no_finding_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    router = Process("router", 2, *[report(links=[link(3, 7, 5)])] * 10, report(links=[link(3, 2, 5)]))
+    assert audit(monkeypatch, router, Process("worker-0", 3, report(sessions=2, channels=5)))[0]
+
+
 def test_a_process_that_does_not_answer_does_not_close(monkeypatch: pytest.MonkeyPatch) -> None:
     closes, rows = audit(monkeypatch, Process("worker-0", 3, TimeoutError()))
     assert not closes
