@@ -12,6 +12,8 @@ SAMPLES = 480
 SAMPLE_EVERY_S_MIN = 1.0
 # Longer runs have the defaults of the product; in a shorter one what is kept for its time must be full sooner.
 FULL_LENGTH_S = 1_200.0
+# Longer than any regular is away: what it missed has to be in HISTORY still.
+AWAY_S_MAX = 10
 
 
 @dataclass(frozen=True)
@@ -59,17 +61,19 @@ class Plan:
     def environment(self) -> dict[str, str]:
         """The node's settings: the product's own but for what a short run cannot wait for."""
         keep_s = max(1, int(self.warmup_s / 2))
+        history_age_s = 3600 if self.seconds >= FULL_LENGTH_S else max(AWAY_S_MAX, keep_s)
         return {
             "HOLDFAST_GATEWAY_PING_MS": str(int(self.ping_s * 1000)),
             "HOLDFAST_GATEWAY_MISSES": str(self.misses),
             "HOLDFAST_GATEWAY_HELLO_TIMEOUT_MS": str(int(self.hello_timeout_s * 1000)),
             "HOLDFAST_GATEWAY_QUEUE_BYTES_MAX": "262144",
             "HOLDFAST_ROUTER_KEY_WINDOW_S": str(min(300, keep_s)),
-            # Full before the warm-up is over, and more than anybody misses while away.
+            # Full before the warm-up is over, by number in a long run and by age in a short one, and more than anybody
+            # misses while away.
             "HOLDFAST_ROUTER_HISTORY_MESSAGES": str(max(64, min(256, int(keep_s / 2 * self.publishes / self.groups)))),
-            # The number alone would not fill it in a short run: 500 groups take 320 s for 64 messages each.
-            "HOLDFAST_ROUTER_HISTORY_AGE_S": str(3_600 if self.seconds >= FULL_LENGTH_S else keep_s),
+            "HOLDFAST_ROUTER_HISTORY_AGE_S": str(history_age_s),
             "HOLDFAST_LOG_LEVEL": "warning",
+            "HOLDFAST_LOG_FORMAT": "json",
         }
 
     def to_json(self) -> str:

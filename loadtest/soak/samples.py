@@ -1,5 +1,6 @@
 """What is looked at while a soak runs: memory, files and ledger of each process of the node."""
 
+import json
 import os
 import re
 import time
@@ -12,6 +13,8 @@ from loadtest.measure import BenchError, Server, metric_sum
 
 # Kept for their time, whoever has left; `stream` is what the ledger of a router calls a channel.
 HELD_ON_PURPOSE = ("history", "key", "stream")
+# Counters of what a process finds wrong with itself.
+_WRONG = re.compile(r'(holdfast_(?:handles_leaked|tasks_failed)_total)\{.*process="([\w-]+)"')
 _LIVE = re.compile(r'holdfast_ledger_live\{(?=.*kind="(\w+)")(?=.*process="([\w-]+)")')
 
 
@@ -46,16 +49,20 @@ class Sample:
 
 
 def processes(server: Server) -> dict[str, int]:
-    """Pid by name, such as `worker-0`.
+    """Pid by name, such as `worker-0`; of several that are called alike all but the first have their pid in it.
 
     Raises:
         BenchError: one has just ended.
     """
     try:
-        names = {Path(f"/proc/{pid}/comm").read_text().strip(): pid for pid in server.pids()}
+        names = [(pid, Path(f"/proc/{pid}/comm").read_text().strip()) for pid in server.pids()]
     except (FileNotFoundError, ProcessLookupError) as error:
         raise BenchError(f"a process of the node has ended: {error}") from error
-    return {("supervisor" if pid == server.process.pid else name): pid for name, pid in names.items()}
+    found: dict[str, int] = {}
+    for pid, name in names:
+        name = "supervisor" if pid == server.process.pid else name
+        found[f"{name} {pid}" if name in found else name] = pid
+    return found
 
 
 def rollup(pid: int) -> dict[str, int]:
@@ -105,6 +112,36 @@ def unbalanced(before: Sample, after: Sample) -> dict[str, int]:
 
 
 def files_left(before: Sample, after: Sample) -> dict[str, int]:
-    """Open files by process that were not there before."""
-    differences = {name: after.fds.get(name, 0) - before.fds.get(name, 0) for name in before.fds}
+    """Open files by process that were not there before; a process that was not has all of its own."""
+    names = before.fds | after.fds
+    differences = {name: after.fds.get(name, 0) - before.fds.get(name, 0) for name in names}
     return {name: by for name, by in differences.items() if by}
+
+
+def ended(before: Sample, after: Sample) -> list[str]:
+    """Processes that are not there any more, or another one in their place."""
+    return sorted(name for name, pid in before.pids.items() if pid not in after.pids.values())
+
+
+def appeared(before: Sample, after: Sample) -> list[str]:
+    """Processes that were not there before."""
+    return sorted(name for name, pid in after.pids.items() if pid not in before.pids.values())
+
+
+def found_wrong(metrics: dict[str, float]) -> dict[str, int]:
+    """What the processes count as wrong with themselves, by counter and process, where it is not 0."""
+    found = {f"{match[1]} of {match[2]}": int(value) for key, value in metrics.items() if (match := _WRONG.match(key))}
+    return {name: count for name, count in found.items() if count}
+
+
+def errors_in(written: bytes) -> list[str]:
+    """The lines that are errors of a log in JSON; whatever is no line of that log (a traceback, an abort) is one."""
+    errors = []
+    for line in filter(None, map(str.strip, written.decode(errors="replace").splitlines())):
+        try:
+            level = json.loads(line)["level"]
+        except (ValueError, TypeError, KeyError):
+            level = "warning" if line.startswith("WARNING:") else "error"  # the former by Python's own logging
+        if level not in ("debug", "info", "warning"):
+            errors.append(line)
+    return errors

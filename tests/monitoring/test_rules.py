@@ -240,7 +240,8 @@ TRAFFIC = Case(
     | per_day(*[100] * 7, 71, job="29 % below")
     | per_day(100, 100, 20, 100, 500, 100, 100, 71, job="an outage and a rush among the days move no median")
     | per_day(0, 0, 0, 0, 100, 100, 100, 10, job="on most days there is nothing")
-    | per_day(*[9] * 7, 1, job="a quiet system"),
+    | per_day(*[9] * 7, 1, job="a quiet system")
+    | per_day(*[100] * 7, job="gone as a whole: HoldfastAbsent and HoldfastNodeDown are for that"),
     (),
     JOB,
     step_s=600,
@@ -305,6 +306,28 @@ def test_three_days_make_a_baseline(tmp_path: Path) -> None:
     assert re.search(
         r"exp: .*HoldfastTrafficBelowBaseline.*\n *got: nil", call("promtool", "test", "rules", path).stderr
     )
+
+
+def test_a_node_that_loses_all_its_connections_is_said_to_lose_all(tmp_path: Path) -> None:
+    rule = alerts()["HoldfastHeartbeatLosses"]
+    said = rule["annotations"]["description"].replace("{{ $labels.instance }}", "n1")
+    said = said.replace("{{ $value | humanizePercentage }}", "100%")
+    series = {
+        of("holdfast_heartbeats_lost_total"): "0x20 5000x30",
+        of("holdfast_open_connections"): "5000x20 0x30",
+    }
+    found = {"exp_labels": {**NODE, **rule["labels"]}, "exp_annotations": {**rule["annotations"], "description": said}}
+    test = {
+        "interval": f"{STEP_S}s",
+        "input_series": [{"series": key, "values": values} for key, values in series.items()],
+        "alert_rule_test": [{"eval_time": "8m", "alertname": "HoldfastHeartbeatLosses", "exp_alerts": [found]}],
+    }
+    path = tmp_path / "tests.yaml"
+    path.write_text(
+        json.dumps({"rule_files": [str(RULES / "alerts.yaml")], "evaluation_interval": f"{STEP_S}s", "tests": [test]})
+    )
+    done = call("promtool", "test", "rules", path)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_every_alert_has_a_case() -> None:

@@ -1,10 +1,12 @@
 """A small soak for real: every kind of client meets what it has to meet, and nothing of them is left."""
 
 import contextlib
+import http.server
 import json
 import signal
 import socket
 import struct
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from loadtest.soak.line import HELLO
 from loadtest.soak.plan import Plan
 from loadtest.soak.rogues import KINDS
 from loadtest.soak.samples import Sample
+from loadtest.soak.verdicts import Verdict
 from tests.conftest import BUILD
 
 SMALL = Plan(
@@ -38,6 +41,7 @@ def test_a_small_soak_leaves_nothing_and_serves_everybody_right() -> None:
     # Four seconds say nothing about growth.
     broken = [str(found) for found in verdicts if not found.kept and not found.text.startswith(("memory", "files"))]
     assert not broken
+    assert driver.kept(verdicts) is not True
     assert set(result["rogues"]["done"]) == set(KINDS)
     assert result["rogues"]["given_up_s"]["least"] >= SMALL.silence_s - 0.5
     counts = result["regulars"]["counts"]
@@ -96,7 +100,7 @@ def test_a_leak_is_injected_in_the_checked_build_alone() -> None:
 def test_the_exit_code_says_what_came_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "RESULTS", tmp_path)
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # the tests' own handlers stay
-    for kept, code in ((True, 0), (False, 1)):
+    for kept, code in ((True, 0), (False, 1), (None, 2)):
         monkeypatch.setattr(driver, "run", lambda *_, kept=kept: ({"kept": kept, "samples": [{"at_s": 1}]}, [], []))
         assert driver.main(["--name", "t"]) == code
         assert json.loads((tmp_path / "t.json").read_text())["kept"] is kept
@@ -106,6 +110,31 @@ def test_the_exit_code_says_what_came_of_it(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(driver, "run", broken)
     assert driver.main([]) == 2
+
+
+def test_what_cannot_be_told_is_not_kept_and_what_is_broken_is_broken_whatever_else_cannot_be_told() -> None:
+    yes, no, unknown = (Verdict("a promise", kept) for kept in (True, False, None))
+    assert driver.kept([yes, yes]) is True
+    assert driver.kept([yes, unknown]) is None
+    assert driver.kept([yes, unknown, no]) is False
+
+
+def test_a_node_whose_audit_has_gone_is_told_so() -> None:
+    """The route is not there: some server that answers 404 to everything."""
+
+    class Nothing(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_error(404)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Nothing) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        node = Server("none", [], 0, admin_port=server.server_port)
+        assert driver.audit(node) == ["the node has no audit"]
+        thread.join(10)
 
 
 def test_every_finding_of_the_audit_is_a_line() -> None:
