@@ -54,7 +54,7 @@ def series(
     return samples
 
 
-def of_load(**changes: Any) -> list[bool]:
+def of_load(**changes: Any) -> list[bool | None]:
     regulars, rogues = {**REGULARS, **changes.get("regulars", {})}, {**ROGUES, **changes.get("rogues", {})}
     return [found.kept for found in load_verdicts(PLAN, changes.get("samples", series()), regulars, rogues)]
 
@@ -91,7 +91,7 @@ def test_each_fault_of_the_load_breaks_its_promise_alone(place: int, changes: di
         ({"processes_ended": ["router"]}, "router"),
         ({"audit": ["the node has no audit"]}, "the node has no audit"),
         ({"processes_new": ["zygote 77"]}, "zygote 77"),
-        ({"found_wrong": {"holdfast_handles_leaked_total of worker-0": 3}}, "3 holdfast_handles_leaked_total of worker"),
+        ({"found_wrong": {"holdfast_handles_leaked_total of router": 3}}, "3 holdfast_handles_leaked_total of router"),
         ({"errors": ['{"event": "hook_gave_up", "level": "error"}'] * 12}, "hook_gave_up"),
     ],
 )
