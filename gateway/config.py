@@ -273,6 +273,15 @@ class GrowthSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         str,
         Meta(description="Command that gets each event as JSON on its standard input; no shell. Empty: none."),
     ] = ""
+    audit_interval_s: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=604_800,
+            description="Seconds between the node's own audits of its ledger (see `holdfast ledger --audit`). 0: only"
+            " when asked.",
+        ),
+    ] = 3_600
     hook_timeout_s: Annotated[int, Meta(ge=1, le=300, description="Seconds for the URL's or command's answer.")] = 10
 
 

@@ -29,6 +29,7 @@ from gateway.elsewhere import Elsewhere
 from gateway.errors import PortTakenError, ReloadError, RequestError
 from gateway.growth_api import GrowthCollector
 from gateway.hook import Hook
+from gateway.ledger_watch import LedgerWatch
 from gateway.metrics import AuditCollector, NodeCollector, ProcessView
 from gateway.node_audit import NodeAudit
 from gateway.ports import Listeners, bound
@@ -105,18 +106,27 @@ async def _serve(config: Config, parts: Parts, announce: Callable[[], None], aga
         supervisor.handle_signals()
         async with contextlib.AsyncExitStack() as stack:
             hook = Hook(config.growth.hook_url, config.growth.hook_command, config.growth.hook_timeout_s)
+            audit = NodeAudit(
+                (SUPERVISOR, os.getpid()),
+                lambda: Totals.of(ACCOUNT.read()),
+                Auditor(ACCOUNT),
+                lambda: supervisor.children,
+                config.node.name,
+            )
             watcher = await stack.enter_async_context(_growth(config, supervisor, hook))
             if parts.admin:
                 supervision = Supervision(reload, supervisor.stop)
-                await stack.enter_async_context(_admin(config, told, supervisor, endpoint, supervision, watcher, hook))
-            await stack.enter_async_context(_watched(config, supervisor, hook))
+                await stack.enter_async_context(
+                    _admin(config, told, supervisor, endpoint, supervision, watcher, hook, audit)
+                )
+            await stack.enter_async_context(_watched(config, supervisor, hook, audit))
             await supervisor.run(announce)
         return EXIT_KILLED if supervisor.killed else 0
 
 
 @contextlib.asynccontextmanager
-async def _watched(config: Config, supervisor: Supervisor, hook: Hook) -> AsyncIterator[None]:
-    """Watches the processes for as long as the context lasts."""
+async def _watched(config: Config, supervisor: Supervisor, hook: Hook, audit: NodeAudit) -> AsyncIterator[None]:
+    """Watches the processes and their ledger for as long as the context lasts."""
 
     def bury() -> None:
         supervisor.bury_orphans()
@@ -125,7 +135,9 @@ async def _watched(config: Config, supervisor: Supervisor, hook: Hook) -> AsyncI
     folder = Path(config.node.report_dir or Path(tempfile.gettempdir()) / "holdfast-reports")
     watch = Watch(lambda: supervisor.children, config.node.stuck_after_ms / 1000, folder, each_look=bury)
     elsewhere = Elsewhere(lambda: supervisor.workers)
+    ledger = LedgerWatch(audit, config.growth.audit_interval_s, config.node.name, hook.tell)
     tasks = {
+        asyncio.create_task(ledger.run(), name="ledger watch"),
         asyncio.create_task(watch.run(), name="watch"),
         asyncio.create_task(elsewhere.run(), name="elsewhere"),
     }
@@ -346,19 +358,13 @@ async def _admin(
     supervision: Supervision,
     watcher: Watcher,
     hook: Hook,
+    audit: NodeAudit,
 ) -> AsyncIterator[None]:
     """The admin server, for as long as the context lasts: from before the children start until they have ended."""
     client = RouterClient(reachable(endpoint), f"{config.node.name}-admin")
     registry = CollectorRegistry(auto_describe=False)
     registry.register(NodeCollector(lambda: views(supervisor), node=config.node.name, version=__version__))
     registry.register(GrowthCollector(watcher, hook))
-    audit = NodeAudit(
-        (SUPERVISOR, os.getpid()),
-        lambda: Totals.of(ACCOUNT.read()),
-        Auditor(ACCOUNT),
-        lambda: supervisor.children,
-        config.node.name,
-    )
     registry.register(AuditCollector(lambda: audit.last))
     context = AdminContext(
         info=told,

@@ -217,9 +217,9 @@ CASES = (
     ),
     Case(
         "HoldfastLedgerDifference",
-        0,
+        120,
         one("holdfast_ledger_audit_differences", "1x100"),
-        (one("holdfast_ledger_audit_differences", "0x100"),),
+        (one("holdfast_ledger_audit_differences", "0x100"), one("holdfast_ledger_audit_differences", "1x6 0x94")),
     ),
     Case("HoldfastLedgerNotClosing", 600, held(1, 0), (held(0, 0), held(1, 1), held(1, 0, kind="fd"))),
 )

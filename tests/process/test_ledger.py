@@ -1,8 +1,11 @@
 """`holdfast ledger --audit` on a real node: it closes with clients and without, and a leak of each kind shows."""
 
+import http.server
 import json
+import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,3 +81,63 @@ def test_leaks_show_with_their_process_kind_and_place(holdfast: Callable[..., No
         ("supervisor", "task"),
     }  # fmt: skip
     wait_until(lambda: wanted <= leaks(), lambda: f"{wanted - leaks()} are found")
+
+
+def test_a_node_audits_itself_and_tells_a_leak_by_itself(holdfast: Callable[..., Node]) -> None:
+    """Nobody asks: the log, the metric and the hook say it, of the worker whose membership was never released."""
+    told: list[dict[str, Any]] = []
+
+    class Receiver(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            node = holdfast(
+                "--workers",
+                "1",
+                **{ledger.LEAKS_VARIABLE: "membership"},
+                HOLDFAST_GROWTH_AUDIT_INTERVAL_S="1",
+                HOLDFAST_GROWTH_HOOK_URL=f"http://127.0.0.1:{server.server_port}/",
+            )
+            check_what_is_told(node, told)
+        finally:
+            server.shutdown()
+            thread.join(AUDIT_DEADLINE_S)
+
+
+def check_what_is_told(node: Node, told: list[dict[str, Any]]) -> None:
+    async def scenario() -> None:
+        one = await open_session(node, "tcp", "u")
+        await one.join("group:a")
+        await one.close()
+
+    def audited() -> dict[str, float]:
+        samples = node.metrics().get("holdfast_ledger_audit_differences", [])
+        return {labels["process"]: value for labels, value in samples}
+
+    wait_until(lambda: audited().keys() == {"supervisor", "router", "worker-0"}, "nobody has asked for an audit")
+    assert not any(audited().values())
+    if ledger.CHECKED:
+        node.expect_leaks()
+    run(scenario())
+    if not ledger.CHECKED:
+        return  # it leaks nothing; the audit at the end must close
+
+    def found() -> list[dict[str, Any]]:
+        events = [event for event in told if (event["event"], event["process"]) == ("ledger_differs", "worker-0")]
+        assert all(event["pid"] == node.workers[0] for event in events)
+        return [one for event in events for one in event["findings"] if one["kind"] == "membership"]
+
+    wait_until(lambda: bool(found()), lambda: f"the hook was told: {told}")
+    assert any(re.match(r"core/\w+\.p(yx|xd):\d+", one["place"] or "") for one in found()), found()
+    assert audited()["worker-0"] >= 1
+    lines = [line for line in node.log.read_text().splitlines() if "ledger_differs" in line]
+    assert any("membership" in line and "worker-0" in line for line in lines), node.log_tail()
