@@ -7,6 +7,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from core.answers cimport answer_raw
+from core.audit cimport SlabWalk, slab_walk, slab_walk_next
 from core.batch cimport Batch, batch_free
 from core.buffer cimport Segment, arena_rest
 from core.conn cimport (FORM_COUNT, STATE_CLOSED, Connection, conn_acquire, conn_memberships, conn_release,
@@ -20,7 +21,7 @@ from core.mailbox cimport Mailbox, Note, mailbox_drain, mailbox_free, mailbox_in
 from core.names cimport names_free, names_init
 from core.outbox cimport outbox_drop, outbox_send, outbox_settle
 from core.requests cimport request_done, request_open, request_peek, requests_free
-from core.slab cimport slab_at, slab_free, slab_init
+from core.slab cimport SLAB_NONE, slab_at, slab_free, slab_init
 from core.stream cimport (Stream, Streams, route_remove, route_set, routes_remove_worker, stream_advance,
                           stream_find, stream_kept, stream_route, stream_store, stream_stored, stream_wanted,
                           streams_free, streams_init, streams_sweep)
@@ -212,6 +213,14 @@ cdef class Members:
 
     def __dealloc__(self):
         cdef int form
+        cdef uint32_t index
+        cdef SlabWalk walk
+        slab_walk(&walk, &self.edge.connections)
+        index = slab_walk_next(&walk)
+        while index != SLAB_NONE:
+            member_remove_all(self.edge, self.at(index))
+            outbox_drop(self.edge, self.at(index))
+            index = slab_walk_next(&walk)
         for form in range(FORM_COUNT):
             arena_rest(&self.edge.arenas[form], self.edge.ledger, False)
         slab_free(&self.edge.connections)

@@ -169,8 +169,9 @@ cdef inline void publish_forward(Edge *edge, Connection *conn, PublishFrame *fra
     place = <uint8_t *> record + sizeof(RecPublish)
     memcpy(place, frame.name, frame.name_size)
     place += frame.name_size
-    memcpy(place, frame.key, frame.key_size)
-    place += frame.key_size
+    if frame.key_size:
+        memcpy(place, frame.key, frame.key_size)
+        place += frame.key_size
     memcpy(place, channel_name(edge, user) + 5, sender_size)
     memcpy(place + sender_size, frame.data, frame.data_size)
     ledger_count(edge.ledger, COUNT_PUBLISHES, 1)

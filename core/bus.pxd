@@ -9,6 +9,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from core.batch cimport Batch
 from core.ledger cimport KIND_ZMQ_MESSAGE, Ledger, ledger_leaks, ledger_release
 from core.peers cimport BusBatch, Peers, peers_pending, peers_send
 
@@ -66,6 +67,7 @@ ctypedef struct Bus:            # one socket
     void *socket                # owned
     ZmqMessage identity         # owned while `more`: whom the parts are from
     ZmqMessage body             # owned until bus_done
+    Batch aligned               # owned: libzmq's bytes begin anywhere, records at multiples of 8
 
 
 cdef inline int bus_events(Bus *bus) noexcept nogil:

@@ -6,8 +6,10 @@ import importlib.util
 import os
 
 from libc.errno cimport errno
+from libc.string cimport memcpy
 from posix.dlfcn cimport RTLD_NOW, dlerror, dlopen, dlsym
 
+from core.batch cimport batch_clear, batch_free, batch_reserve
 from core.ledger cimport ledger_acquire
 from core.peers cimport peers_close, peers_lost, peers_on_event, peers_open, peers_receive, peers_tick
 from core.poller cimport EPOLL_CTL_ADD, EPOLLIN, TAG_BUS, poller_watch
@@ -133,6 +135,7 @@ cdef void bus_close(Bus *bus) noexcept:
     if bus.context != NULL:
         bus.zmq.ctx_term(bus.context)
         bus.context = NULL
+    batch_free(&bus.aligned)
 
 
 cdef void bus_on_event(Bus *bus, uint64_t tag, uint32_t events) noexcept nogil:
@@ -141,6 +144,19 @@ cdef void bus_on_event(Bus *bus, uint64_t tag, uint32_t events) noexcept nogil:
         peers_on_event(&bus.peers, tag, events)
     else:
         bus.ready = True
+
+
+cdef bint _align(Bus *bus, BusBatch *batch) noexcept nogil:
+    """Move a batch to where its records may be read in place; False: out of memory."""
+    cdef uint8_t *data
+    batch_clear(&bus.aligned)
+    bus.aligned.bytes_max = 0xFFFFFFFF
+    data = batch_reserve(&bus.aligned, <uint32_t> batch.size) if batch.size <= 0x7FFFFFFF else NULL
+    if data == NULL:
+        return False
+    memcpy(data, batch.data, batch.size)
+    batch.data = data
+    return True
 
 
 cdef bint _zmq_receive(Bus *bus, BusBatch *batch) noexcept nogil:
@@ -161,6 +177,8 @@ cdef bint _zmq_receive(Bus *bus, BusBatch *batch) noexcept nogil:
     bus.more = more != 0
     batch.data = <uint8_t *> bus.zmq.msg_data(&bus.body)
     batch.size = bus.zmq.msg_size(&bus.body)
+    if <size_t> batch.data & 7 and not _align(bus, batch):
+        batch.size = 0                      # out of memory: like a batch that was lost, which both sides get over
     batch.slot = 0
     if bus.router:
         batch.identity = <uint8_t *> bus.zmq.msg_data(&bus.identity)

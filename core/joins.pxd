@@ -22,3 +22,4 @@ cdef void channel_subscribed(Edge *edge, Channel *channel, uint64_t epoch, uint6
 cdef void join_overdue(Edge *edge, Request *request) noexcept nogil
 cdef void open_overdue(Edge *edge, Request *request) noexcept nogil
 cdef void open_record(Edge *edge, Connection *conn, uint32_t seq) noexcept nogil
+cdef void joins_end(Edge *edge) noexcept nogil

@@ -15,7 +15,7 @@ from core.lifecycle cimport edge_fin, edge_timer_plan
 from core.mpack cimport (MpReader, MpWriter, mp_read_array, mp_read_str, mp_read_uint, mp_write_array, mp_write_map,
                          mp_write_raw, mp_write_str, mp_write_uint)
 from core.records cimport REC_CLOSE, REC_OPEN, RecSession, record_add
-from core.requests cimport request_done, request_open, request_peek
+from core.requests cimport request_done, request_open, request_peek, request_take
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_at, slab_release
 
@@ -415,3 +415,18 @@ cdef void open_overdue(Edge *edge, Request *request) noexcept nogil:
     if conn != NULL:
         edge_fin(edge, conn, UNAVAILABLE, b"the router did not answer in time",
                  RETRY_AFTER_MS + edge_random(edge, RETRY_AFTER_MS))
+
+
+cdef void joins_end(Edge *edge) noexcept nogil:
+    """The loop stops: let go of all that still waits for the router."""
+    cdef uint32_t seq = edge.requests.oldest
+    cdef uint32_t last = edge.requests.next
+    cdef Request taken
+    while seq != last:
+        if request_take(edge, seq, &taken):
+            if taken.kind == REQUEST_JOIN:
+                _pending_end(edge, _pending_at(edge, taken.index))
+            elif taken.kind == REQUEST_OPEN:
+                _opening_at(edge, taken.index).seq = 0      # it is closed by now
+                _opening_end(edge, _opening_at(edge, taken.index))
+        seq += 1

@@ -23,7 +23,7 @@ from core.edge cimport (FORM_COUNT, RECEIVE_BYTES, RETRY_AFTER_MS, RING_MS, RING
                         edge_random, edge_tick)
 from core.hash cimport index_free
 from core.intake cimport intake_read
-from core.joins cimport open_start
+from core.joins cimport joins_end, open_start
 from core.ledger cimport (COUNT_GIL_TAKES, COUNT_SLOW_CONSUMERS, COUNT_WAKEUPS, GAUGE_HANDSHAKES,
                           GAUGE_OPEN_CONNECTIONS, GAUGE_QUEUED_BYTES, KIND_FD, ledger_acquire, ledger_count,
                           ledger_gauge, ledger_turn)
@@ -310,6 +310,7 @@ cdef void edge_run(Edge *edge) noexcept nogil:
             _tell_stopped(edge)
         _control_ring(edge)
     drain_cut(edge)
+    joins_end(edge)
     link_hello(edge, REC_BYE)
     link_flush(edge)
     _flush(edge)

@@ -56,7 +56,7 @@ cdef inline void *pages_resize(void *memory, size_t size, size_t larger) noexcep
     if larger < PAGES_FROM:
         return realloc(memory, larger)
     moved = holdfast_map(larger)
-    if moved != NULL:
+    if moved != NULL and size:          # nothing is copied from NULL, not even nothing: C leaves that undefined
         memcpy(moved, memory, size)
         free(memory)
     return moved

@@ -146,3 +146,13 @@ def test_frames_before_welcome_wait_their_turn_or_are_refused(edge: Edge) -> Non
     edge.hello(alice, "alice")
     alice.send([JOIN, 2, "group:a"])
     assert alice.frame()[:2] == [FIN, Code.BAD_FRAME]
+
+
+def test_what_waits_for_the_router_ends_with_the_loop(edge: Edge) -> None:
+    member = edge.open("m")
+    member.request(JOIN, "group:a")
+    edge.router.expect(records.SUBSCRIBE)
+    edge.hello(edge.client(), "u")
+    assert (edge.live("pending"), edge.live("request")) == (3, 2)
+    edge.stop()
+    assert [edge.live(kind) for kind in ("pending", "request", "channel", "membership")] == [0, 0, 0, 0]
