@@ -45,7 +45,7 @@ def detail(pid: int) -> dict[str, Counter[str]]:
 
 
 def _descriptors(pid: int) -> Iterator[str]:
-    sockets: list[str] = []
+    sockets: set[str] = set()
     for fd in _names(f"/proc/{pid}/fd"):
         try:
             link = os.readlink(f"/proc/{pid}/fd/{fd}")
@@ -53,13 +53,16 @@ def _descriptors(pid: int) -> Iterator[str]:
             continue
         match = _SOCKET.fullmatch(link)
         if match:
-            sockets.append(match[1])
+            sockets.add(match[1])
         else:
             # Numbers in names tell one apart from the next, which is not wanted here: pipe:[17], part-17.log.
             yield _DIGITS.sub("N", link)
-    if sockets:
-        known = dict(_sockets(pid))
-        yield from (known.get(inode, "socket") for inode in sockets)
+    # Of the network's sockets, which may be a hundred times as many, only its own are kept in memory.
+    for inode, name in _sockets(pid) if sockets else ():
+        if inode in sockets:
+            sockets.remove(inode)
+            yield name
+    yield from ("socket" for _ in sockets)
 
 
 def _sockets(pid: int) -> Iterator[tuple[str, str]]:

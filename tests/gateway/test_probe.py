@@ -1,5 +1,6 @@
 """What /proc says of a process, against what the process did."""
 
+import mmap
 import os
 import socket
 import subprocess
@@ -29,7 +30,8 @@ def listener() -> Iterator[socket.socket]:
 def test_memory_and_descriptors_are_counted() -> None:
     before = probe.sample(os.getpid())
     assert before is not None
-    held = bytearray(os.urandom(1)) * (32 << 20)
+    held = mmap.mmap(-1, 32 << 20)  # from the kernel; an allocator may have had it already
+    held.write(bytes(1) * (32 << 20))
     with open(os.devnull) as _:
         after = probe.sample(os.getpid())
     assert after is not None
@@ -38,7 +40,7 @@ def test_memory_and_descriptors_are_counted() -> None:
     assert 30 << 20 < grown < 40 << 20
     assert after["resident_bytes"] >= after["pss_bytes"]
     assert after["threads"] >= 1
-    del held
+    held.close()
 
 
 def test_descriptors_are_named_by_what_they_lead_to(tmp_path: Path, listener: socket.socket) -> None:

@@ -87,8 +87,9 @@ class Member:
                 await self._come_back(frame)
 
     async def close(self) -> None:
-        assert self._client is not None
-        await self._client.close()
+        """Leave; nothing to do for one that is on its way back, whose old connection has ended in order."""
+        if self._client is not None:
+            await self._client.close()
 
     def _got(self, frame: list[Any]) -> None:
         if frame[2] > self._last:
@@ -103,6 +104,7 @@ class Member:
         await old.send(FIN_ACK)
         old.end()
         self.returns.append(time.monotonic() + fin[3].get("after", 0) / 1000)
+        self._client = None
         await old.ended()
         for frame in old.kept:
             assert frame[0] != MESSAGE, "nothing follows FIN"
@@ -110,7 +112,7 @@ class Member:
         await self._resume(old)
 
     async def _resume(self, old: TcpClient) -> None:
-        self._client = new = await TcpClient.dial(self.node.port)
+        new = await TcpClient.dial(self.node.port)
         held = {self.channel: [self._epoch, self._last]}
         await new.send(HELLO, 1, {"v": 1, "session": old.session, "token": old.resume_token, "resume": held})
         while (answer := await new.receive())[0] not in (WELCOME, ERROR):
@@ -123,6 +125,7 @@ class Member:
                 self._got(frame)
         else:
             new.session, new.resume_token = answer[2]["session"], answer[2]["resume_token"]
+        self._client = new
 
 
 class Connects:
