@@ -43,6 +43,19 @@ async def pair(
         await server.close()
 
 
+def slow_and_quick(release: asyncio.Event) -> dict[str, Handler]:
+    """Two commands: one that answers at once, and one that waits for `release`."""
+
+    async def slow() -> str:
+        await release.wait()
+        return "slow"
+
+    async def quick() -> str:
+        return "quick"
+
+    return {"slow": slow, "quick": quick}
+
+
 def test_an_answer_is_what_the_handler_returned_for_the_arguments() -> None:
     async def add(one: int, other: list[int]) -> dict[str, int]:
         return {"sum": one + sum(other)}
@@ -58,15 +71,7 @@ def test_an_answer_is_what_the_handler_returned_for_the_arguments() -> None:
 def test_a_slow_command_does_not_hold_up_a_quick_one() -> None:
     async def scenario() -> None:
         release = asyncio.Event()
-
-        async def slow() -> str:
-            await release.wait()
-            return "slow"
-
-        async def quick() -> str:
-            return "quick"
-
-        async with pair({"slow": slow, "quick": quick}) as (_, client):
+        async with pair(slow_and_quick(release)) as (_, client):
             waiting = asyncio.create_task(client.ask("slow", deadline_s=DEADLINE_S))
             assert await client.ask("quick", deadline_s=DEADLINE_S) == "quick"
             release.set()
@@ -120,15 +125,7 @@ def test_a_handler_that_fails_and_a_command_that_is_not_known_are_told_apart_fro
 def test_an_answer_after_the_deadline_is_nobodys() -> None:
     async def scenario() -> None:
         release = asyncio.Event()
-
-        async def slow() -> str:
-            await release.wait()
-            return "late"
-
-        async def quick() -> str:
-            return "quick"
-
-        async with pair({"slow": slow, "quick": quick}) as (_, client):
+        async with pair(slow_and_quick(release)) as (_, client):
             with pytest.raises(TimeoutError):
                 await client.ask("slow", deadline_s=0.01)
             release.set()
