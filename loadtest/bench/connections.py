@@ -39,13 +39,18 @@ def settled_memory(server: Server, deadline_s: float = SETTLE_DEADLINE_S) -> Mem
     return last
 
 
+def of_clients(server: Server) -> dict[str, float]:
+    """The ledger's live values, without the streams between the node's own processes: the admin's comes up later."""
+    return {kind: live for kind, live in ledger_live(server.metrics()).items() if kind != "peer"}
+
+
 def ledger_when_empty(server: Server, before: dict[str, float], deadline_s: float) -> dict[str, float]:
     """The ledger's live values once they are back to those of `before`, or at the deadline."""
     deadline = time.monotonic() + deadline_s
-    live = ledger_live(server.metrics())
+    live = of_clients(server)
     while live != before and time.monotonic() < deadline:
         time.sleep(0.2)
-        live = ledger_live(server.metrics())
+        live = of_clients(server)
     return live
 
 
@@ -77,7 +82,7 @@ def idle(server: Server, workload: Workload, seconds: float, warmup: float) -> l
     """
     connections = int(workload.options[workload.options.index("--members") + 1])
     has_ledger = server.admin_port is not None
-    ledger_before = ledger_live(server.metrics()) if has_ledger else {}
+    ledger_before = of_clients(server) if has_ledger else {}
     before = settled_memory(server)
     cpu_before = read_cpu(server.pids())
     text = ["--text"] if server.protocol == "socketio" else []
@@ -86,7 +91,7 @@ def idle(server: Server, workload: Workload, seconds: float, warmup: float) -> l
         swarm.expect("start", SLACK_S)
         cpu = read_cpu(server.pids()).since(cpu_before)
         joined = settled_memory(server)
-        ledger_joined = ledger_live(server.metrics()) if has_ledger else {}
+        ledger_joined = of_clients(server) if has_ledger else {}
         hold = held(server, connections, HOLD_S)
         swarm.stop()
         swarm.expect("drained", SLACK_S)
