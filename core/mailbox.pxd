@@ -36,6 +36,12 @@ cdef enum NoteKind:
     NOTE_TAKEN                  # first: drained sessions that were taken over elsewhere, second: workers to go to
     NOTE_SETTLE                 # to be answered by SETTLED behind everything that this connection asked for before
     NOTE_AUDITED                # request; text: an Audit, extra: what else its walk found (core/audit.pxd)
+    NOTE_LOG_BATCH              # router; request: number of the batch; text: log records (core/log_records.pxd)
+    NOTE_LOG_LOAD               # router; request, first: 1: with messages, 0: the position alone; text: channel
+    NOTE_LOG_KEPT               # router; answer to LOG_SIFT; first: records that were kept
+    NOTE_SESSION_OPEN           # router; request, flags: OpenFlag, session; text: what is stored of it
+    NOTE_SESSION_STATE          # router; text: STATE and CLOSE records of a turn
+    NOTE_CURSOR                 # router; request; text: channel whose user's last ACK is asked for
     # control -> data plane
     NOTE_OPEN                   # text: WELCOME up to its map of channels; extra: the channels with their positions
     NOTE_SEND                   # text: a frame
@@ -49,6 +55,12 @@ cdef enum NoteKind:
     NOTE_DRAIN_STEP             # first: FINs at most, request: us to the first return, second: to the next, third: pace
     NOTE_SETTLED                # conn: nothing of it is left with the control thread
     NOTE_AUDIT                  # request; walk the tables at the end of this turn
+    NOTE_LOG_COMMITTED          # router; request: number of the batch that is in the log, and all before it
+    NOTE_LOG_STATE              # router; first: 1: the log takes batches, 0: it is away
+    NOTE_LOG_LOADED             # router; request, first: epoch, second: offset, third: code; text: log records
+    NOTE_LOG_SIFT               # router; request; text: old log records, those still kept are to be logged again
+    NOTE_SESSION_OPENED         # router; request, first: code; text: channels, [[name, epoch, offset], ...]
+    NOTE_CURSOR_READ            # router; request, first: code, second: epoch, third: offset
 
 ctypedef struct Note:           # 72 bytes
     uint32_t size               # the whole note, a multiple of 8

@@ -12,7 +12,7 @@ from libc.string cimport memset
 from core.batch cimport Batch, batch_reserve
 
 cdef enum:
-    RECORDS_VERSION = 1
+    RECORDS_VERSION = 2
 
 cdef enum RecordKind:
     REC_LINK = 1                # w->r: heartbeat, and the first word
@@ -37,6 +37,9 @@ cdef enum RecordKind:
     REC_PRESENCE_PART           # w->r->w
     REC_MESSAGE                 # r->w
     REC_TAKEN                   # r->w: sessions that this draining worker gave up were claimed elsewhere
+    REC_STATE                   # w->r: a session joined, left, or acknowledged
+    REC_CATCHUP                 # w->r: what came after this position?
+    REC_CAUGHT                  # r->w: the next part of it
     REC_KIND_COUNT
 
 ctypedef struct Record:         # 8 bytes: the head of every record
@@ -56,12 +59,23 @@ ctypedef struct RecChannel:     # SUBSCRIBE, SUBSCRIBED, UNSUBSCRIBE; name follo
     uint64_t epoch              # SUBSCRIBE: the last position seen; SUBSCRIBED: the position now
     uint64_t offset
 
-ctypedef struct RecSession:     # OPEN, OPENED, CLOSE, EVICT
-    Record head                 # OPENED: aux 1 = another connection held the session; CLOSE: aux 1 = told to come back
+cdef enum OpenFlag:             # aux of OPEN
+    OPEN_RESUME = 1             # the session's stored state is wanted
+    OPEN_AGAIN = 2              # said again after a lost link: nothing is answered or stored
+
+cdef enum CloseFlag:            # aux of CLOSE
+    CLOSE_COMES_BACK = 1        # it was told to
+    CLOSE_OVER = 2              # the client said `bye`: the session is over, its state goes
+
+cdef enum:
+    OPENED_TAKEN = 1            # aux of OPENED: another connection held the session; above it: code of a refusal
+
+ctypedef struct RecSession:     # OPEN, OPENED, CLOSE, EVICT; body follows OPEN and OPENED
+    Record head                 # aux: OpenFlag, 0 or OPENED_TAKEN or a code, CloseFlag, 0
     uint64_t conn               # the worker's handle
     uint8_t session[16]
     uint32_t seq                # of the worker's request; OPEN and OPENED
-    uint32_t reserved
+    uint32_t body_size          # OPEN: what is stored of it; OPENED: its channels, [[name, epoch, offset], ...]
 
 ctypedef struct RecPublish:     # name, key, sender and data (MessagePack) follow
     Record head                 # aux: size of the name
@@ -69,7 +83,10 @@ ctypedef struct RecPublish:     # name, key, sender and data (MessagePack) follo
     uint32_t data_size
     uint16_t key_size
     uint16_t sender_size
-    uint32_t reserved
+    uint32_t flags              # PublishFlag
+
+cdef enum PublishFlag:
+    PUBLISH_AGAIN = 1           # sent before over a link that was lost: it may have been ordered already
 
 ctypedef struct RecPublished:
     Record head                 # aux: 0, or the code of the refusal
@@ -96,8 +113,12 @@ ctypedef struct RecBody:        # REPLY, PRESENCE_EXPECT, PRESENCE_ASK, PRESENCE
     uint32_t origin             # PRESENCE_ASK, PRESENCE_PART: the worker that asked, as the router numbers it
     uint32_t count              # PRESENCE_EXPECT: parts; PRESENCE_PART: members
 
+cdef enum MessageFlag:          # aux of MESSAGE
+    MESSAGE_GLOBAL = 1          # for every session
+    MESSAGE_EVENT = 2           # an EVENT frame: it has no position
+
 ctypedef struct RecMessage:     # the MESSAGE frame as MessagePack follows
-    Record head                 # aux 1: for every session (global)
+    Record head                 # MessageFlag
     uint64_t channel            # the worker's handle; 0 when global
     uint64_t epoch
     uint64_t offset
@@ -108,6 +129,68 @@ ctypedef struct RecTaken:
     Record head
     uint32_t count              # since the last one
     uint32_t others             # linked workers that do not drain
+
+cdef enum StateKind:
+    STATE_JOINED = 1            # at this position; it is stored
+    STATE_HERE                  # joined before: after a resume or a lost link; nothing is stored
+    STATE_LEFT                  # the session left the channel; what is stored goes
+    STATE_ACKED                 # everything up to this position was received
+
+ctypedef struct RecState:       # name and, but with ACKED, the user follow
+    Record head                 # aux: size of the name
+    uint8_t session[16]
+    uint64_t epoch
+    uint64_t offset
+    uint16_t what               # StateKind
+    uint16_t user_size
+    uint32_t reserved
+
+cdef enum CatchupFlag:
+    CATCHUP_OUTCOME = 1         # the outcome alone, no messages
+    CATCHUP_CURSOR = 2          # since is unknown: the last ACK of the channel's user counts
+    CATCHUP_START = 4           # since is unknown: from the oldest that is kept
+
+ctypedef struct RecCatchup:     # name follows
+    Record head                 # aux: size of the name
+    uint64_t channel            # the worker's handle
+    uint64_t since_epoch
+    uint64_t since_offset
+    uint32_t seq
+    uint32_t bytes_max          # of the messages in the answer; one is always given if there is any
+    uint32_t flags              # CatchupFlag
+    uint32_t reserved
+
+cdef enum Outcome:              # protocol, "Resuming"
+    OUTCOME_LIVE
+    OUTCOME_REPLAYED
+    OUTCOME_GAP
+    OUTCOME_RESET
+
+cdef enum GapReason:
+    GAP_NONE
+    GAP_TRIMMED                 # older than the channel's history
+    GAP_LOST                    # never reached the log
+
+ctypedef struct RecCaught:      # `count` times a Caught and its MESSAGE frame, padded to 8
+    Record head                 # aux: code of a refusal, or 0
+    uint64_t channel
+    uint64_t epoch              # the channel's position now
+    uint64_t offset
+    uint64_t last_epoch         # go on from here: of the last message of this part, or where the gap ends
+    uint64_t last_offset        # equal to `offset`: this was all, and what is routed next on this link follows it
+    uint64_t gap_from           # these offsets will not come; 0: there is no gap before this part
+    uint64_t gap_to
+    uint32_t seq
+    uint32_t body_size
+    uint32_t count
+    uint8_t outcome             # with CATCHUP_OUTCOME
+    uint8_t gap_reason
+    uint16_t reserved
+
+ctypedef struct Caught:         # 16 bytes: the head of a message in a CAUGHT
+    uint64_t offset
+    uint32_t size
+    uint32_t reserved
 
 
 cdef inline uint8_t *record_add(Batch *batch, int kind, int aux, uint32_t fixed, uint32_t variable) noexcept nogil:
@@ -138,6 +221,8 @@ cdef inline bint record_fits(const Record *head, size_t left) noexcept nogil:
             variable = head.aux
     elif head.kind <= REC_EVICT:
         fixed = sizeof(RecSession)
+        if head.size >= fixed:
+            variable = (<RecSession *> head).body_size
     elif head.kind == REC_PUBLISH:
         fixed = sizeof(RecPublish)
         if head.size >= fixed:
@@ -158,6 +243,17 @@ cdef inline bint record_fits(const Record *head, size_t left) noexcept nogil:
             variable = (<RecMessage *> head).body_size
     elif head.kind == REC_TAKEN:
         fixed = sizeof(RecTaken)
+    elif head.kind == REC_STATE:
+        fixed = sizeof(RecState)
+        if head.size >= fixed:
+            variable = <size_t> head.aux + (<RecState *> head).user_size
+    elif head.kind == REC_CATCHUP:
+        fixed = sizeof(RecCatchup)
+        variable = head.aux
+    elif head.kind == REC_CAUGHT:
+        fixed = sizeof(RecCaught)
+        if head.size >= fixed:
+            variable = (<RecCaught *> head).body_size
     else:
         return False
     return head.kind != 0 and head.size >= fixed + variable

@@ -22,6 +22,9 @@ PRESENCE_ASK: Final[int]
 PRESENCE_PART: Final[int]
 MESSAGE: Final[int]
 TAKEN: Final[int]
+STATE: Final[int]
+CATCHUP: Final[int]
+CAUGHT: Final[int]
 
 class BatchWriter:
     def link(self, kind: int, epoch: int, worker: int, aux: int = 0) -> None: ...

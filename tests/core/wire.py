@@ -21,7 +21,7 @@ def record(kind: int, aux: int, fixed: bytes, variable: bytes = b"") -> bytes:
 
 
 def linked(epoch: int, *, ask: bool) -> bytes:
-    return record(records.LINKED, int(ask), _LINK.pack(epoch, 1, 0))
+    return record(records.LINKED, int(ask), _LINK.pack(epoch, 2, 0))
 
 
 def subscribed(channel: int, epoch: int, offset: int) -> bytes:

@@ -1,0 +1,157 @@
+"""The log port: the promises that both sides keep, and the values that pass through it.
+
+One object a router process, used by its control thread's event loop alone. Whatever is awaited here ends within the
+deadline that the log was made with, by a result or by a LogError. `tests/contract/` holds both sides against this page.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+
+class LogError(Exception):
+    """The tree of what a log says when it cannot do what was asked."""
+
+
+class LogUnavailable(LogError):
+    """It is away, full, or too slow. What was asked may have happened; asking again is safe."""
+
+
+class LogDeposed(LogError):
+    """Another router took the next epoch: nothing that this one appends is taken any more. It has to end."""
+
+
+class LogBroken(LogError):
+    """What is stored cannot be read, and what to do about it is in the message."""
+
+
+class Position(NamedTuple):
+    """Where a channel or a reader stands."""
+
+    epoch: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What `open` found."""
+
+    epoch: int
+    """This router's own, higher than any before."""
+    seeds: bytes
+    """48 bytes: the keys of the hashes that name idempotency keys, the same for every router of this log."""
+    complete: bool
+    """Whether `recover` gives everything that is kept: then `load` is never needed."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What the log has of a channel."""
+
+    position: Position
+    """Of its last message, also when that is not kept any more; (0, 0): the channel is not known."""
+    records: bytes = b""
+    """Its kept messages as log records, oldest first; empty unless they were asked for."""
+
+
+@dataclass
+class SessionChange:
+    """What became of a session since the last save."""
+
+    opened: bytes | None = None
+    """MessagePack of what HELLO said of it; None: it was opened before."""
+    expires_ms: int | None = None
+    """Wall clock; after it the session may be forgotten. None: as before."""
+    channels: dict[str, Position | None] = field(default_factory=dict)
+    """Joined, or acknowledged up to there; None: left."""
+    ended: bool = False
+    """The session is over: whatever is stored of it goes."""
+
+
+@dataclass
+class Changes:
+    """What `save` writes, all of it or nothing of a session."""
+
+    sessions: dict[bytes, SessionChange] = field(default_factory=dict)
+    cursors: dict[str, Position] = field(default_factory=dict)
+    """Channel of a user's own (`user:alice`) to the highest position that any of the user's sessions acknowledged.
+    A position that is not higher than the stored one changes nothing."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """What is stored of a session."""
+
+    opened: bytes
+    expires_ms: int
+    channels: Mapping[str, Position]
+
+
+@dataclass(frozen=True)
+class Ban:
+    """A user who may not come in."""
+
+    user: str
+    until_ms: int
+    """Wall clock."""
+    reason: str = ""
+
+
+class Log(Protocol):
+    """A log: of messages by channel, of sessions, of cursors and of bans."""
+
+    async def open(self, epoch: int) -> Opened:
+        """Take the log over, once, before anything else. `epoch` is a wish; what was taken is higher than any before.
+
+        Raises:
+            LogUnavailable, LogBroken: see there.
+        """
+
+    def recover(self) -> AsyncIterator[bytes]:
+        """Batches that the router has to know before it serves, in the order in which they were appended.
+
+        All that is kept when `Opened.complete`; else what was appended within the window of the idempotency keys, as
+        far as it is still there, so that repeated keys are known.
+        """
+
+    async def append(self, batch: bytes) -> None:
+        """Append log records (core/log_records.pxd). Returns when all of them survive any process.
+
+        Calls are answered in order; several may be under way, and none is applied before one that came earlier. The
+        same batch again (after LogUnavailable) changes nothing that is there already.
+
+        Raises:
+            LogUnavailable: nothing is known of it; append the same batch again.
+            LogDeposed: see there.
+        """
+
+    async def load(self, channels: Sequence[bytes], *, messages: bool) -> list[Loaded]:
+        """What is kept of channels, in one round trip, in their order."""
+
+    async def sift(self, keep: "Sift") -> None:
+        """Called now and then: give back the place of what is not kept any more."""
+
+    async def save(self, changes: Changes) -> None:
+        """Store what became of sessions and cursors."""
+
+    async def sessions(self, ids: Sequence[bytes]) -> list[Session | None]:
+        """Sessions, in the order of their ids; None: not known, over, or expired."""
+
+    async def cursors(self, channels: Sequence[str]) -> list[Position | None]:
+        """Cursors, in the order of the channels."""
+
+    async def ban(self, ban: Ban) -> None:
+        """Store a ban; one until a time that is over ends it."""
+
+    async def bans(self) -> list[Ban]:
+        """The bans that hold now."""
+
+    async def close(self) -> None:
+        """Give up what is held; nothing that was answered is lost."""
+
+
+class Sift(Protocol):
+    """How a log asks the router which of some old records are still kept."""
+
+    async def __call__(self, records: bytes) -> int:
+        """Append those still kept again, and say when that is in the log: how many they were."""

@@ -1,0 +1,19 @@
+"""The values of the log port; what its two sides do with them is in tests/contract/."""
+
+import inspect
+
+from router.log import port
+
+
+def test_every_error_of_the_port_is_one_of_its_tree() -> None:
+    errors = [one for one in vars(port).values() if inspect.isclass(one) and issubclass(one, Exception)]
+    assert len(errors) > 1
+    assert all(issubclass(one, port.LogError) for one in errors)
+
+
+def test_changes_of_one_save_are_not_those_of_another() -> None:
+    one, other = port.Changes(), port.Changes()
+    one.sessions[b"s"] = port.SessionChange()
+    one.sessions[b"s"].channels["group:a"] = port.Position(1, 2)
+    assert other.sessions == {}
+    assert port.SessionChange().channels == {}
