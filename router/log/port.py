@@ -25,6 +25,10 @@ class LogBroken(LogError):
     """What is stored cannot be read, and what to do about it is in the message."""
 
 
+class LogInUse(LogBroken):
+    """Another process has it open: only one may. Who, is in the message."""
+
+
 class Position(NamedTuple):
     """Where a channel or a reader stands."""
 
@@ -59,9 +63,10 @@ class SessionChange:
     """What became of a session since the last save."""
 
     opened: bytes | None = None
-    """MessagePack of what HELLO said of it; None: it was opened before."""
+    """MessagePack of what HELLO said of it; None: it was opened before. Whatever else is told of a session that is not
+    stored (never opened, over, or expired) changes nothing: a late acknowledgement does not bring it back."""
     expires_ms: int | None = None
-    """Wall clock; after it the session may be forgotten. None: as before."""
+    """Wall clock; after it the session is as good as over. None: as before; of one that is new, never."""
     channels: dict[str, Position | None] = field(default_factory=dict)
     """Joined, or acknowledged up to there; None: left."""
     ended: bool = False
@@ -129,7 +134,10 @@ class Log(Protocol):
         """What is kept of channels, in one round trip, in their order."""
 
     async def sift(self, keep: "Sift") -> None:
-        """Called now and then: give back the place of what is not kept any more."""
+        """Called now and then: give back the place of what is not kept any more.
+
+        Most calls find nothing to do, and return without asking `keep`.
+        """
 
     async def save(self, changes: Changes) -> None:
         """Store what became of sessions and cursors."""
@@ -153,5 +161,10 @@ class Log(Protocol):
 class Sift(Protocol):
     """How a log asks the router which of some old records are still kept."""
 
-    async def __call__(self, records: bytes) -> int:
-        """Append those still kept again, and say when that is in the log: how many they were."""
+    async def __call__(self, records: bytes) -> bytes:
+        """Those of `records`, a batch of old ones, that have to stay, as a batch in the same order.
+
+        A message that is kept stays as it is; the last position of a channel whose message goes stands in the message's
+        place as LOG_POSITION; everything else is left out. The log puts the answer where the old records were, so that
+        `recover` still gives a channel's records in the order of their positions: nothing is to be appended again.
+        """
