@@ -1,0 +1,230 @@
+"""What the embedded log stores besides messages, in SQLite: the epoch, the seeds, sessions, cursors and bans.
+
+A session is one row; its channels are one MessagePack map in it, since they are read and written together and by the
+ten thousand. Epoch, seeds and bans are on disk when a call returns (synchronous=FULL). Sessions and cursors survive
+any process then, and a power loss but for its last moment (NORMAL): what that takes back makes a client hear something
+a second time after it resumed on its own positions, and waiting for the disk every 20 ms would slow the log, which
+waits for the same disk, for everybody.
+
+All of this is for one thread, the one that made it, and knows no event loop; errors are those of sqlite3 and Broken.
+"""
+
+import contextlib
+import os
+import secrets
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgpack
+
+from core import descriptors
+from core.owned import ACCOUNT, Held
+from router.log.port import Ban, Changes, Position, Session, SessionChange
+from router.log.segments import Broken
+
+VERSION = 1
+SEED_BYTES = 48
+NEVER_MS = 2**62
+# Beyond this many expired sessions the rest go with the next call.
+SWEPT_MAX = 10_000
+BUSY_TIMEOUT_S = 1.0
+
+_SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE sessions (id BLOB PRIMARY KEY, opened BLOB NOT NULL, expires_ms INTEGER NOT NULL, channels BLOB NOT NULL);
+CREATE INDEX sessions_by_end ON sessions (expires_ms);
+CREATE TABLE cursors (channel TEXT PRIMARY KEY, epoch INTEGER NOT NULL, offset INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE bans (user TEXT PRIMARY KEY, until_ms INTEGER NOT NULL, reason TEXT NOT NULL) WITHOUT ROWID;
+"""
+_SAVE_SESSION = """
+INSERT INTO sessions (id, opened, expires_ms, channels) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE
+SET opened = excluded.opened, expires_ms = excluded.expires_ms, channels = excluded.channels
+"""
+_SAVE_CURSOR = """
+INSERT INTO cursors (channel, epoch, offset) VALUES (?, ?, ?) ON CONFLICT (channel) DO UPDATE
+SET epoch = excluded.epoch, offset = excluded.offset WHERE (excluded.epoch, excluded.offset) > (epoch, offset)
+"""
+_SWEEP = "DELETE FROM sessions WHERE rowid IN (SELECT rowid FROM sessions WHERE expires_ms <= ? LIMIT ?)"
+
+
+class State:
+    """The database.
+
+    Args:
+        path: its file; its folder is there, and nobody else has it open.
+        sync: whether anything waits for the disk.
+
+    Raises:
+        sqlite3.Error: it cannot be opened now.
+        Broken: it is not ours, or of another version.
+
+    """
+
+    def __init__(self, path: Path, *, sync: bool = True) -> None:
+        self._path = path
+        self._sync = sync
+        self._held: list[Held] = []
+        # Transactions are begun by `_transaction` alone.
+        self._sqlite = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+        try:
+            self._prepare()
+        except BaseException:
+            self._sqlite.close()
+            raise
+        self._hold()
+
+    def _prepare(self) -> None:
+        self._sqlite.execute("PRAGMA journal_mode = WAL")
+        self._wait_for_disk(True)
+        (version,) = self._sqlite.execute("PRAGMA user_version").fetchone()
+        if version > VERSION:
+            raise Broken(
+                f"{self._path} is of version {version}, and this program reads up to version {VERSION}: start the "
+                f"version of Holdfast that wrote it, or give log.directory another folder"
+            )
+        with self._transaction():
+            if version == 0:
+                for statement in filter(str.strip, _SCHEMA.split(";")):
+                    self._sqlite.execute(statement)
+                self._sqlite.execute(f"PRAGMA user_version = {VERSION}")
+                self._set("seeds", secrets.token_bytes(SEED_BYTES))
+                self._set("epoch", 0)
+
+    def _hold(self) -> None:
+        """Note the descriptors that SQLite keeps: the file's, the journal's and the index's."""
+        folder = os.path.realpath(self._path)
+        for fd in descriptors.listed():
+            found = descriptors.look(fd)
+            if found is not None and found.link.startswith(folder):
+                self._held.append(ACCOUNT.hold("control_fd", f"the log's {Path(found.link).name}", fd=fd))
+
+    def _wait_for_disk(self, wanted: bool) -> None:
+        level = "OFF" if not self._sync else "FULL" if wanted else "NORMAL"
+        self._sqlite.execute(f"PRAGMA synchronous = {level}")
+
+    @contextlib.contextmanager
+    def _transaction(self, *, disk: bool = True) -> Iterator[None]:
+        """All of it or nothing; with `disk`, on disk at its end."""
+        self._wait_for_disk(disk)
+        self._sqlite.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._sqlite.execute("COMMIT")
+        except BaseException:
+            if self._sqlite.in_transaction:
+                self._sqlite.execute("ROLLBACK")
+            raise
+
+    # ------------------------------------------------------------------------------------------------ epoch and seeds
+
+    def _get(self, name: str) -> int | bytes:
+        row = self._sqlite.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        if row is None:
+            raise Broken(f"{self._path} has no {name}: restore it from a copy, or give log.directory another folder")
+        value: int | bytes = row[0]
+        return value
+
+    def _set(self, name: str, value: int | bytes) -> None:
+        self._sqlite.execute("INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", (name, value))
+
+    def seeds(self) -> bytes:
+        """The 48 bytes that were drawn when the database was made."""
+        found = self._get("seeds")
+        assert isinstance(found, bytes)
+        return found
+
+    def take_epoch(self, wish: int, known: int) -> int:
+        """The wished epoch, or the lowest that is higher than any before; `known` is one of those."""
+        with self._transaction():
+            stored = self._get("epoch")
+            assert isinstance(stored, int)
+            taken = max(wish, stored + 1, known + 1)
+            self._set("epoch", taken)
+        return taken
+
+    # ------------------------------------------------------------------------------------------- sessions and cursors
+
+    def save(self, changes: Changes, now_ms: int) -> None:
+        """Store changes, all or none of them."""
+        with self._transaction(disk=False):
+            ended = [(session,) for session, change in changes.sessions.items() if change.ended]
+            self._sqlite.executemany("DELETE FROM sessions WHERE id = ?", ended)
+            self._sqlite.executemany(_SAVE_SESSION, self._rows(changes, now_ms))
+            cursors = ((channel, *position) for channel, position in changes.cursors.items())
+            self._sqlite.executemany(_SAVE_CURSOR, cursors)
+
+    def _rows(self, changes: Changes, now_ms: int) -> list[tuple[bytes, bytes, int, bytes]]:
+        found = []
+        for session, change in changes.sessions.items():
+            stored = None if change.ended else self._session(session, now_ms)
+            if change.ended or (stored is None and change.opened is None):
+                continue
+            changed = _changed(stored or Session(b"", NEVER_MS, {}), change)
+            found.append((session, changed.opened, changed.expires_ms, msgpack.packb(changed.channels)))
+        return found
+
+    def _session(self, session: bytes, now_ms: int) -> Session | None:
+        wanted = "SELECT opened, expires_ms, channels FROM sessions WHERE id = ? AND expires_ms > ?"
+        row = self._sqlite.execute(wanted, (session, now_ms)).fetchone()
+        if row is None:
+            return None
+        channels = msgpack.unpackb(row[2], use_list=False)
+        return Session(row[0], row[1], {name: Position(*position) for name, position in channels.items()})
+
+    def sessions(self, ids: Sequence[bytes], now_ms: int) -> list[Session | None]:
+        """Sessions in the order of their ids."""
+        return [self._session(session, now_ms) for session in ids]
+
+    def cursors(self, channels: Sequence[str]) -> list[Position | None]:
+        """Cursors in the order of the channels."""
+        wanted = "SELECT epoch, offset FROM cursors WHERE channel = ?"
+        rows = [self._sqlite.execute(wanted, (channel,)).fetchone() for channel in channels]
+        return [None if row is None else Position(*row) for row in rows]
+
+    def sweep(self, now_ms: int) -> int:
+        """Forget sessions that expired, SWEPT_MAX at most, and bans that ended; the number of sessions."""
+        with self._transaction(disk=False):
+            swept = self._sqlite.execute(_SWEEP, (now_ms, SWEPT_MAX)).rowcount
+            self._sqlite.execute("DELETE FROM bans WHERE until_ms <= ?", (now_ms,))
+        return swept
+
+    # ----------------------------------------------------------------------------------------------------------- bans
+
+    def ban(self, ban: Ban, now_ms: int) -> None:
+        """Store a ban, or end it when its time is over."""
+        with self._transaction():
+            if ban.until_ms <= now_ms:
+                self._sqlite.execute("DELETE FROM bans WHERE user = ?", (ban.user,))
+                return
+            row = (ban.user, ban.until_ms, ban.reason)
+            self._sqlite.execute("INSERT OR REPLACE INTO bans (user, until_ms, reason) VALUES (?, ?, ?)", row)
+
+    def bans(self, now_ms: int) -> list[Ban]:
+        """Those that hold now, by user."""
+        rows = self._sqlite.execute(
+            "SELECT user, until_ms, reason FROM bans WHERE until_ms > ? ORDER BY user", (now_ms,)
+        )
+        return [Ban(*row) for row in rows]
+
+    def close(self) -> None:
+        """Close the database; what was stored stays."""
+        for held in self._held:
+            held.close()
+        self._held = []
+        self._sqlite.close()
+
+
+def _changed(stored: Session, change: SessionChange) -> Session:
+    """A session after a change."""
+    channels = dict(stored.channels)
+    for name, position in change.channels.items():
+        if position is None:
+            channels.pop(name, None)
+        else:
+            channels[name] = position
+    return Session(
+        stored.opened if change.opened is None else change.opened,
+        stored.expires_ms if change.expires_ms is None else change.expires_ms,
+        channels,
+    )
