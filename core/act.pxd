@@ -12,21 +12,22 @@ from core.answers cimport (TYPE_ACK, TYPE_CALL, TYPE_COUNT, TYPE_ERROR, TYPE_EVE
                            TYPE_HISTORY, TYPE_JOIN, TYPE_LEAVE, TYPE_MESSAGE, TYPE_PING, TYPE_PONG, TYPE_PRESENCE,
                            TYPE_PUBLISH, TYPE_REFRESH, TYPE_REPLY, TYPE_WELCOME, answer_error, answer_heartbeat)
 from core.codes cimport (BAD_FRAME, BAD_REQUEST, NOT_ALLOWED, NOT_JOINED, NO_SUCH_CHANNEL, OVERLOADED, RATE_LIMITED,
-                         TOO_LARGE, UNAVAILABLE)
+                         TOO_LARGE)
 from core.conn cimport (FLAG_ASKED, FLAG_ENCODED, FLAG_HELLO, FLAG_WEBSOCKET, FORM_TCP, FORM_WS_BINARY, FORM_WS_TEXT,
                         STATE_CLOSING, STATE_HANDSHAKING, STATE_OPEN, Aside, Connection, conn_aside, conn_handle,
                         conn_memberships)
-from core.edge cimport (DOMAIN_GLOBAL, DOMAIN_GROUP, DOMAIN_NONE, ENVELOPE_BYTES, KEY_BYTES_MAX, NAME_BYTES_MAX, NONE,
+from core.edge cimport (DOMAIN_GLOBAL, DOMAIN_GROUP, DOMAIN_NONE, ENVELOPE_BYTES, KEY_BYTES_MAX, NAME_BYTES_MAX,
                         REQUEST_PUBLISH, RETRY_AFTER_MS, UNDER_WAY_MAX, Channel, Edge, domain_of)
 from core.fanout cimport channel_at, channel_find, channel_name, member_joined
 from core.framing cimport FRAME_TEXT, FrameView
+from core.kept cimport kept_end, kept_say, kept_seq, kept_take
 from core.ledger cimport (COUNT_ACKS, COUNT_BAD_FRAMES, COUNT_FRAMES_IN, COUNT_PONGS_HEARD, COUNT_PUBLISHES,
                           ledger_count)
 from core.lifecycle cimport edge_break, edge_fin_acked, edge_peer_fin
 from core.link cimport LINK_PUBLISH_BYTES_MAX
 from core.mpack cimport (MP_NIL, MP_OK, MP_STR, MpReader, mp_peek, mp_read_array, mp_read_map, mp_read_str,
                          mp_read_uint, mp_skip)
-from core.records cimport REC_PUBLISH, RecPublish, record_add
+from core.records cimport REC_PUBLISH, RecPublish, record_add, record_init, record_size
 from core.requests cimport request_open
 from core.transcode cimport json_to_mpack
 from core.utf8 cimport utf8_valid
@@ -137,31 +138,18 @@ cdef inline const char *publish_check(Edge *edge, Connection *conn, PublishFrame
     if conn.under_way >= UNDER_WAY_MAX:
         code[0] = RATE_LIMITED
         return b"too many messages of this session wait for their answers"
-    if not edge.link.up:
-        code[0] = UNAVAILABLE
-        return b"the router is away: publish again under the same key"
     if edge.link.out.size > LINK_PUBLISH_BYTES_MAX:
         code[0] = OVERLOADED
         return b"too much waits for the router"
     return NULL
 
 
-cdef inline void publish_forward(Edge *edge, Connection *conn, PublishFrame *frame) noexcept nogil:
-    """Append the message to the router's batch of this turn."""
+cdef inline void publish_write(Edge *edge, Connection *conn, PublishFrame *frame, RecPublish *record,
+                               uint32_t seq) noexcept nogil:
+    """Fill a record that has room for all of the message."""
     cdef Channel *user = channel_at(edge, conn_memberships(conn)[0].channel)
     cdef uint32_t sender_size = user.name_size - 5
-    cdef uint32_t seq = 0
-    cdef RecPublish *record
     cdef uint8_t *place
-    if frame.id:
-        seq = request_open(edge, REQUEST_PUBLISH, conn_handle(conn), frame.id, NONE)
-        if seq == 0:
-            answer_error(edge, conn, frame.id, OVERLOADED, b"too many requests wait for the router", RETRY_AFTER_MS)
-            return
-    record = <RecPublish *> record_add(&edge.link.out, REC_PUBLISH, frame.name_size, sizeof(RecPublish),
-                                       frame.name_size + frame.key_size + sender_size + frame.data_size)
-    if record == NULL:                  # the request stays open and is answered when it is overdue
-        return
     record.seq = seq
     record.data_size = frame.data_size
     record.key_size = <unsigned short> frame.key_size
@@ -175,6 +163,48 @@ cdef inline void publish_forward(Edge *edge, Connection *conn, PublishFrame *fra
     memcpy(place, channel_name(edge, user) + 5, sender_size)
     memcpy(place + sender_size, frame.data, frame.data_size)
     ledger_count(edge.ledger, COUNT_PUBLISHES, 1)
+
+
+cdef inline uint32_t publish_bytes(Edge *edge, Connection *conn, PublishFrame *frame) noexcept nogil:
+    """What follows the fixed part of the record."""
+    return frame.name_size + frame.key_size + channel_at(edge, conn_memberships(conn)[0].channel).name_size - 5 \
+        + frame.data_size
+
+
+cdef inline void publish_kept(Edge *edge, Connection *conn, PublishFrame *frame) noexcept nogil:
+    """A message that is kept until the router has answered, and said to it now or when it is back."""
+    cdef uint32_t variable = publish_bytes(edge, conn, frame)
+    cdef uint32_t block = 0
+    cdef uint32_t seq = 0
+    cdef uint8_t *room = kept_take(edge, record_size(sizeof(RecPublish), variable), &block)
+    if room != NULL:
+        seq = request_open(edge, REQUEST_PUBLISH, conn_handle(conn), frame.id, block)
+        kept_seq(room, seq)
+        if seq == 0:
+            record_init(room, REC_PUBLISH, 0, sizeof(RecPublish), variable)     # walked, and waits for nothing
+            kept_end(edge, block)
+    if seq == 0:
+        answer_error(edge, conn, frame.id, OVERLOADED, b"too many messages wait for the router's answers",
+                     RETRY_AFTER_MS)
+        return
+    record_init(room, REC_PUBLISH, frame.name_size, sizeof(RecPublish), variable)
+    publish_write(edge, conn, frame, <RecPublish *> room, seq)
+    if edge.link.up:
+        kept_say(edge, room)            # without room it stays, and is answered when it is overdue
+
+
+cdef inline void publish_forward(Edge *edge, Connection *conn, PublishFrame *frame) noexcept nogil:
+    """Append the message to the router's batch of this turn. Without an answer it is kept only to await the router."""
+    cdef RecPublish *record
+    if frame.id or not edge.link.up:
+        publish_kept(edge, conn, frame)
+        return
+    record = <RecPublish *> record_add(&edge.link.out, REC_PUBLISH, frame.name_size, sizeof(RecPublish),
+                                       publish_bytes(edge, conn, frame))
+    if record == NULL:
+        answer_error(edge, conn, 0, OVERLOADED, b"out of memory", 0)
+        return
+    publish_write(edge, conn, frame, record, 0)
 
 
 cdef inline int act_publish(Edge *edge, Connection *conn, MpReader *reader, uint32_t count, const uint8_t *body,
@@ -194,7 +224,7 @@ cdef inline int act_publish(Edge *edge, Connection *conn, MpReader *reader, uint
     why = publish_check(edge, conn, &frame, &code)
     if why != NULL:
         answer_error(edge, conn, frame.id, code, why,
-                     RETRY_AFTER_MS if code in (RATE_LIMITED, UNAVAILABLE, OVERLOADED) else 0)
+                     RETRY_AFTER_MS if code in (RATE_LIMITED, OVERLOADED) else 0)
         return 0
     publish_forward(edge, conn, &frame)
     return 0

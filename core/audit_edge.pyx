@@ -11,9 +11,11 @@ from core.conn cimport (ASIDE_NONE, FLAG_SESSION, FORM_COUNT, STATE_CLOSED, STAT
 from core.edge cimport (NONE, OPENING_KEY, REQUEST_DONE, REQUEST_JOIN, REQUEST_OPEN, Channel, ChannelMember, Opening,
                         Pending, Request)
 from core.fanout cimport channel_at, channel_members, membership_key
-from core.ledger cimport (KIND_ASIDE, KIND_BUFFER, KIND_CHANNEL, KIND_CONNECTION, KIND_FD, KIND_MEMBERSHIP,
-                          KIND_PENDING, KIND_REQUEST, KIND_RING, KIND_SEGMENT, KIND_TIMER, KIND_TLS)
+from core.kept cimport kept_at
+from core.ledger cimport (KIND_ASIDE, KIND_BUFFER, KIND_CHANNEL, KIND_CONNECTION, KIND_FD, KIND_KEPT,
+                          KIND_MEMBERSHIP, KIND_PENDING, KIND_REQUEST, KIND_RING, KIND_SEGMENT, KIND_TIMER, KIND_TLS)
 from core.names cimport NAME_CLASSES
+from core.requests cimport request_kept
 from core.sites cimport Site, SiteEntry, site_find
 from core.slab cimport SLAB_NONE, Slab, slab_at
 from core.tls cimport TlsConn
@@ -31,6 +33,7 @@ ctypedef struct Walk:           # sums over the connections and channels, to be 
     uint64_t under_way
     uint64_t holds
     uint64_t pendings
+    uint64_t kept               # requests whose record is kept
 
 
 cdef inline bint _slot_used(Slab *slab, uint32_t index) noexcept nogil:
@@ -210,11 +213,29 @@ cdef void _requests(Walk *walk) noexcept nogil:
                 walk.pendings += 1
             elif request.kind == REQUEST_OPEN:
                 _opening(walk, request.index)
+            elif request_kept(request):
+                walk.kept += 1
         seq += 1
     audit_equal(&walk.audit, KIND_REQUEST, charged, walk.under_way,
                 b"requests (key) are charged to connections, but under way for them (value) are")
     audit_equal(&walk.audit, KIND_CHANNEL, walk.pendings, walk.holds,
                 b"holds (key) are counted by channels, but joins that wait (value) are")
+
+
+cdef void _kept(Walk *walk) noexcept nogil:
+    """The blocks of records that wait, from the oldest on."""
+    cdef uint32_t index = walk.edge.kept.first
+    cdef uint64_t waiting = 0
+    cdef uint32_t bytes = 0
+    while index != NONE and _slot_used(&walk.edge.kept.blocks, index):
+        audit_found(&walk.audit, KIND_KEPT, index)
+        waiting += kept_at(walk.edge, index).waiting
+        bytes += kept_at(walk.edge, index).capacity
+        index = kept_at(walk.edge, index).next
+    audit_equal(&walk.audit, KIND_KEPT, waiting, walk.kept,
+                b"requests (key) wait with their records, but records that wait in blocks (value) are")
+    audit_equal(&walk.audit, KIND_KEPT, bytes, walk.edge.kept.bytes,
+                b"bytes (key) are counted, but blocks have (value)")
 
 
 cdef int _by_address(const void *one, const void *other) noexcept nogil:
@@ -265,6 +286,7 @@ cdef void edge_audit(Edge *edge, uint64_t request) noexcept nogil:
     walk.edge = edge
     audit_begin(&walk.audit, edge.ledger)
     walk.holder_count = 0
+    walk.kept = 0
     walk.holders_max = edge.segments.live + FORM_COUNT
     walk.holders = <Shared **> malloc(walk.holders_max * sizeof(Shared *))
     if walk.holders == NULL:
@@ -274,6 +296,7 @@ cdef void edge_audit(Edge *edge, uint64_t request) noexcept nogil:
     _connections(walk)
     _channels(walk)
     _requests(walk)
+    _kept(walk)
     for form in range(FORM_COUNT):
         _holder(walk, edge.arenas[form].current)
     _buffers(walk)

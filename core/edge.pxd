@@ -53,6 +53,7 @@ ctypedef struct EdgeConfig:
     uint32_t request_timeout_ms
     uint32_t max_frame          # bytes of a client's frame
     uint32_t queue_bytes_max    # unsent bytes of one connection
+    uint32_t kept_bytes_max     # of what waits for the router's answers, over all connections
     uint32_t channels_max       # a session may join
     uint32_t publish_rate       # a second and session; 0: no limit
     uint32_t publish_burst
@@ -127,7 +128,7 @@ ctypedef struct Request:        # 32 bytes: something asked of the router, until
     uint64_t conn
     uint64_t request
     uint64_t sent_ms
-    uint32_t index              # of the pending or the opening
+    uint32_t index              # of the pending, the opening, or the block where its record is kept
     uint32_t kind
 
 ctypedef struct Requests:       # a ring: seq counts up, its low bits are the place
@@ -135,6 +136,22 @@ ctypedef struct Requests:       # a ring: seq counts up, its low bits are the pl
     uint32_t capacity           # a power of two
     uint32_t oldest             # seq of the oldest that may be open
     uint32_t next               # seq of the next; never 0
+
+ctypedef struct KeptBlock:      # 40 bytes: records of requests, one behind the other (core/kept.pxd)
+    uint8_t *data               # owned: `capacity` bytes
+    uint32_t capacity
+    uint32_t used
+    uint32_t waiting            # records whose requests are open
+    uint32_t index
+    uint32_t next               # list of all blocks, oldest first
+    uint32_t previous
+
+ctypedef struct Kept:
+    Slab blocks
+    uint32_t first              # NONE: there is none
+    uint32_t last               # where the next record is kept
+    uint32_t bytes              # of all blocks
+    uint32_t bytes_max
 
 ctypedef struct Link:
     Bus bus                     # owned
@@ -174,6 +191,7 @@ ctypedef struct Edge:
     Slab pendings
     Slab openings
     Requests requests
+    Kept kept
     Link link
     Mailbox to_control
     Mailbox from_control

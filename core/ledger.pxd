@@ -47,6 +47,7 @@ cdef enum Kind:
     KIND_TLS                    # TLS states of connections
     KIND_PEER                   # streams of the bus
     KIND_ASIDE                  # what connections hold that most need not
+    KIND_KEPT                   # blocks of records that wait for the router's answer
     KIND_TASK                   # from here on counted by the control thread: asyncio tasks
     KIND_HANDLE                 # Python objects that have to be closed
     KIND_HTTP_CLIENT            # connections to the admin server
@@ -97,6 +98,7 @@ cdef enum Counter:
     COUNT_FRAME_TIMEOUTS        # frames that were begun and not complete in time
     COUNT_HANDLES_LEAKED        # Python handles that were collected while open
     COUNT_TASKS_FAILED          # asyncio tasks that ended with an exception
+    COUNT_ASKED_AGAIN           # requests that were said again to the next router
     COUNT_COUNT
 
 cdef enum Gauge:
@@ -106,6 +108,7 @@ cdef enum Gauge:
     GAUGE_ROUTER_EPOCH
     GAUGE_HANDSHAKES            # connections that wait for their WELCOME
     GAUGE_DRAIN_PACE            # clients a second that a drain tells to come back
+    GAUGE_KEPT_BYTES            # of blocks that hold what waits for the router's answer
     GAUGE_COUNT
 
 cdef enum Time:

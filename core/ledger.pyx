@@ -13,8 +13,8 @@ from core.sites cimport sites_free
 CHECKED = bool(HOLDFAST_CHECKS)
 STATS_BYTES = LEDGER_WORDS * 8
 KINDS = ("fd", "connection", "ring", "buffer", "segment", "timer", "channel", "membership", "pending", "request",
-         "zmq_message", "session", "subscription", "history", "key", "tls", "peer", "aside", "task", "handle",
-         "http_client", "lease", "control_fd")
+         "zmq_message", "session", "subscription", "history", "key", "tls", "peer", "aside", "kept", "task",
+         "handle", "http_client", "lease", "control_fd")
 # Of these the control thread is the writer; the others are the data plane's.
 CONTROL_KINDS = KINDS[KIND_TASK:]
 # Checked builds: kinds of which the next release is to be forgotten, as "ring,fd"; how tests prove that audits find it.
@@ -25,9 +25,9 @@ COUNTERS = ("connections_refused", "frames_in", "bytes_in", "bytes_out", "sends"
             "router_links", "gaps", "acks", "repeated_keys", "messages_routed", "messages_sequenced", "workers_lost",
             "illegal_states", "tls_handshakes", "tls_resumed", "tls_failures", "round_trips", "round_trip_ms",
             "pings_lost", "heartbeats_strange", "replies_sent", "refused_unanswered", "drain_cut", "frame_timeouts",
-            "handles_leaked", "tasks_failed")
+            "handles_leaked", "tasks_failed", "asked_again")
 STATES = ("accepted", "handshaking", "open", "closing", "closed")
-GAUGES = ("open_connections", "linked", "queued_bytes", "router_epoch", "handshakes", "drain_pace")
+GAUGES = ("open_connections", "linked", "queued_bytes", "router_epoch", "handshakes", "drain_pace", "kept_bytes")
 TIMES = ("publish", "welcome")
 BOUNDS_MS = tuple([TIME_BOUNDS_MS[place] for place in range(TIME_BUCKETS - 1)])
 assert len(KINDS) == KIND_COUNT and len(COUNTERS) == COUNT_COUNT and len(GAUGES) == GAUGE_COUNT

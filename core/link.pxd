@@ -1,9 +1,10 @@
 # Link: this worker and its router, record by record.
 #
-# LINK goes out every second and is answered by LINKED; silence for LINK_SILENT_MS, and publishes are refused as
-# unavailable until the router is heard again. A router that does not know this worker (it is new, or gave the worker
-# up) asks for everything: BEGIN, the sessions, the channels with the last position seen of each, END. What was under
-# way when that happens is answered unavailable, except JOIN and HELLO, which the resynchronisation repeats.
+# LINK goes out every second and is answered by LINKED; after silence for LINK_SILENT_MS the router is away, and what is
+# asked of it is kept (core/kept.pxd) until it is heard again. A router that does not know this worker (it is new, or
+# gave the worker up) asks for everything: BEGIN, the sessions, the channels with the last position seen of each, END.
+# Behind it everything that was asked and not answered is asked again, in order and before anything new. Requests keep
+# their deadlines meanwhile.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 

@@ -8,11 +8,12 @@ from core.batch cimport batch_clear, batch_reserve
 from core.bus cimport BusBatch, bus_done, bus_lost, bus_receive, bus_send, bus_tick
 from core.codes cimport NOT_JOINED, OVERLOADED, RATE_LIMITED, RESUMED_ELSEWHERE, UNAVAILABLE
 from core.conn cimport FLAG_SESSION, STATE_OPEN, conn_get, conn_live, conn_memberships
-from core.edge cimport (ASKS_MAX, DOMAIN_GROUP, NONE, REQUEST_HISTORY, REQUEST_JOIN, REQUEST_OPEN, REQUEST_PRESENCE,
+from core.edge cimport (ASKS_MAX, DOMAIN_GROUP, REQUEST_HISTORY, REQUEST_JOIN, REQUEST_OPEN, REQUEST_PRESENCE,
                         RETRY_AFTER_MS, UNDER_WAY_MAX, Channel, domain_of)
 from core.fanout cimport (RUN_MAX, Body, channel_at, channel_find, channel_get, channel_members, channel_name,
                           channel_subscribe, fanout_all, fanout_event_gap, fanout_members, member_joined)
 from core.joins cimport channel_subscribed, join_overdue, open_claimed, open_overdue, open_record
+from core.kept cimport kept_end, kept_say, kept_say_all, kept_seq, kept_take
 from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_DELIVERED, COUNT_ROUTER_LINKS,
                           GAUGE_LINKED, GAUGE_ROUTER_EPOCH, ledger_count, ledger_gauge)
 from core.lifecycle cimport edge_fin
@@ -21,8 +22,9 @@ from core.mpack cimport MpWriter, mp_write_array, mp_write_raw, mp_write_str, mp
 from core.records cimport (REC_BEGIN, REC_END, REC_EVICT, REC_HISTORY, REC_LINK, REC_LINKED, REC_MESSAGE, REC_OPENED,
                            REC_PRESENCE, REC_PRESENCE_ASK, REC_PRESENCE_EXPECT, REC_PRESENCE_PART, REC_PUBLISHED,
                            REC_REPLY, REC_SUBSCRIBED, REC_TAKEN, RECORDS_VERSION, RecBody, RecChannel, RecHistory,
-                           RecLink, RecMessage, RecPublished, RecSession, RecTaken, Record, record_add, record_fits)
-from core.requests cimport request_done, request_open, request_peek, request_take
+                           RecLink, RecMessage, RecPublished, RecSession, RecTaken, Record, record_add, record_fits,
+                           record_init, record_size)
+from core.requests cimport request_open, request_peek, request_take
 from core.slab cimport slab_at
 from core.zmtp cimport ZMTP_IDENTITY_BYTES_MAX
 
@@ -74,20 +76,6 @@ cdef void _request_fail(Edge *edge, Request *request, const char *why) noexcept 
         conn = conn_get(&edge.connections, request.conn)
         if conn != NULL:
             answer_error(edge, conn, request.request, UNAVAILABLE, why, RETRY_AFTER_MS)
-
-
-cdef void _requests_lost(Edge *edge) noexcept nogil:
-    """A new router: what was asked of the old one and is not repeated by the resynchronisation is unavailable."""
-    cdef uint32_t seq = edge.requests.oldest
-    cdef uint32_t end = edge.requests.next
-    cdef Request *open_request
-    cdef Request request
-    while seq != end:
-        open_request = request_peek(edge, seq)
-        if open_request != NULL and open_request.kind != REQUEST_JOIN and open_request.kind != REQUEST_OPEN:
-            request_take(edge, seq, &request)
-            _request_fail(edge, &request, b"the router was restarted: publish again under the same key")
-        seq += 1
 
 
 cdef void _requests_overdue(Edge *edge) noexcept nogil:
@@ -143,14 +131,15 @@ cdef void _on_linked(Edge *edge, RecLink *record) noexcept nogil:
     if not record.head.aux:
         if not edge.link.up and edge.link.router_epoch == record.epoch:
             edge.link.up = True
+            kept_say_all(edge, False)
             ledger_gauge(edge.ledger, GAUGE_LINKED, 1)
         return
-    _requests_lost(edge)
     batch_clear(&edge.link.out)         # whatever stands there this router would pass over; all of it is said again
     link_hello(edge, REC_BEGIN)
     _again_sessions(edge)
     _again_channels(edge)
     link_hello(edge, REC_END)
+    kept_say_all(edge, True)            # before anything new: of one channel nothing overtakes
     edge.link.up = True
     edge.link.router_epoch = record.epoch
     ledger_count(edge.ledger, COUNT_ROUTER_LINKS, 1)
@@ -413,9 +402,10 @@ cdef void link_tick(Edge *edge) noexcept nogil:
 
 cdef RecHistory *_ask(Edge *edge, Connection *conn, const Note *note, const char *name, int record_kind,
                       int request_kind) noexcept nogil:
-    """Open a request and add its record; NULL after an answer was given."""
+    """Open a request and keep its record, to be completed and said; NULL after an answer was given."""
     cdef uint32_t seq = 0
-    cdef RecHistory *record = NULL
+    cdef uint32_t block = 0
+    cdef uint8_t *room
     cdef Channel *channel
     if conn.state != STATE_OPEN:
         return NULL
@@ -424,25 +414,23 @@ cdef RecHistory *_ask(Edge *edge, Connection *conn, const Note *note, const char
         if channel == NULL or not member_joined(conn, channel):
             answer_error(edge, conn, note.request, NOT_JOINED, b"join the group first", 0)
             return NULL
-    if not edge.link.up:
-        answer_error(edge, conn, note.request, UNAVAILABLE, b"the router is away", RETRY_AFTER_MS)
-        return NULL
     if conn.asks >= ASKS_MAX or conn.under_way >= UNDER_WAY_MAX:
         answer_error(edge, conn, note.request, RATE_LIMITED, b"too many requests of this session wait",
                      RETRY_AFTER_MS)
         return NULL
-    seq = request_open(edge, request_kind, note.conn, note.request, NONE)
-    if seq != 0:
-        record = <RecHistory *> record_add(&edge.link.out, record_kind, note.text_size, sizeof(RecHistory),
-                                           note.text_size)
-    if record == NULL:
-        if seq != 0:
-            request_done(edge, seq)
+    room = kept_take(edge, record_size(sizeof(RecHistory), note.text_size), &block)
+    if room != NULL:
+        record_init(room, record_kind, note.text_size, sizeof(RecHistory), note.text_size)
+        seq = request_open(edge, request_kind, note.conn, note.request, block)
+        kept_seq(room, seq)
+        if seq == 0:
+            kept_end(edge, block)
+    if seq == 0:
         answer_error(edge, conn, note.request, OVERLOADED, b"too much waits for the router", RETRY_AFTER_MS)
         return NULL
-    record.seq = seq
-    memcpy(<uint8_t *> record + sizeof(RecHistory), name, note.text_size)
-    return record
+    (<RecHistory *> room).seq = seq
+    memcpy(room + sizeof(RecHistory), name, note.text_size)
+    return <RecHistory *> room
 
 
 cdef void link_history(Edge *edge, Connection *conn, const Note *note, const char *name) noexcept nogil:
@@ -455,8 +443,12 @@ cdef void link_history(Edge *edge, Connection *conn, const Note *note, const cha
         record.since_epoch = note.second
         record.since_offset = note.third
         record.bytes_max = edge.config.max_frame - 64
+        if edge.link.up:
+            kept_say(edge, <uint8_t *> record)
 
 
 cdef void link_presence(Edge *edge, Connection *conn, const Note *note, const char *name) noexcept nogil:
     """PRESENCE, checked by the control thread."""
-    _ask(edge, conn, note, name, REC_PRESENCE, REQUEST_PRESENCE)
+    cdef RecHistory *record = _ask(edge, conn, note, name, REC_PRESENCE, REQUEST_PRESENCE)
+    if record != NULL and edge.link.up:
+        kept_say(edge, <uint8_t *> record)

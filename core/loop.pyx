@@ -24,6 +24,7 @@ from core.edge cimport (FORM_COUNT, RECEIVE_BYTES, RETRY_AFTER_MS, RING_MS, RING
 from core.hash cimport index_free
 from core.intake cimport intake_read
 from core.joins cimport joins_end, open_start
+from core.kept cimport kept_init
 from core.ledger cimport (COUNT_GIL_TAKES, COUNT_SLOW_CONSUMERS, COUNT_WAKEUPS, GAUGE_HANDSHAKES,
                           GAUGE_OPEN_CONNECTIONS, GAUGE_QUEUED_BYTES, KIND_FD, ledger_acquire, ledger_count,
                           ledger_gauge, ledger_turn)
@@ -331,6 +332,7 @@ cdef _config_set(Edge *edge, dict options):
     edge.config.request_timeout_ms = options["request_timeout_ms"]
     edge.config.max_frame = options["max_frame"]
     edge.config.queue_bytes_max = options["queue_bytes_max"]
+    edge.config.kept_bytes_max = options["kept_bytes_max"]
     edge.config.channels_max = options["channels_max"]
     edge.config.publish_rate = options["publish_rate"]
     edge.config.publish_burst = options["publish_burst"] or options["publish_rate"]
@@ -362,6 +364,7 @@ cdef _tables_init(Edge *edge, uint32_t connections_max):
     wheel_init(&edge.wheel, edge.ledger, &edge.connections, conn_timer_place(), edge.now_ms)
     edge.requests.oldest = 1
     edge.requests.next = 1
+    kept_init(&edge.kept, edge.config.kept_bytes_max)
     edge.link.out.bytes_max = LINK_OUT_BYTES_MAX
     edge.control.bytes_max = LINK_OUT_BYTES_MAX
     # An unfinished message keeps at most max_frame, a header and an unfinished control frame of 131 bytes; an HTTP
@@ -456,6 +459,7 @@ cdef class EdgeLoop:
         slab_free(&edge.pendings)
         slab_free(&edge.openings)
         slab_free(&edge.segments)
+        slab_free(&edge.kept.blocks)
         slab_free(&edge.rings.slab)
         index_free(&edge.channel_index)
         tls_context_free(<TlsContext *> edge.tls)

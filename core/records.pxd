@@ -193,18 +193,28 @@ ctypedef struct Caught:         # 16 bytes: the head of a message in a CAUGHT
     uint32_t reserved
 
 
-cdef inline uint8_t *record_add(Batch *batch, int kind, int aux, uint32_t fixed, uint32_t variable) noexcept nogil:
-    """Append a record of `fixed` + `variable` bytes, the fixed ones and the padding zeroed; NULL at the bound."""
-    cdef uint32_t size = (fixed + variable + 7) & ~(<uint32_t> 7)
-    cdef Record *head = <Record *> batch_reserve(batch, size)
-    if head == NULL:
-        return NULL
-    memset(<uint8_t *> head + size - 8, 0, 8)
-    memset(head, 0, fixed)
+cdef inline uint32_t record_size(uint32_t fixed, uint32_t variable) noexcept nogil:
+    """The bytes of a whole record."""
+    return (fixed + variable + 7) & ~(<uint32_t> 7)
+
+
+cdef inline void record_init(uint8_t *room, int kind, int aux, uint32_t fixed, uint32_t variable) noexcept nogil:
+    """Begin a record in its room: the fixed bytes and the padding zeroed."""
+    cdef Record *head = <Record *> room
+    cdef uint32_t size = record_size(fixed, variable)
+    memset(room + size - 8, 0, 8)
+    memset(room, 0, fixed)
     head.size = size
     head.kind = <uint16_t> kind
     head.aux = <uint16_t> aux
-    return <uint8_t *> head
+
+
+cdef inline uint8_t *record_add(Batch *batch, int kind, int aux, uint32_t fixed, uint32_t variable) noexcept nogil:
+    """Append a record of `fixed` + `variable` bytes, the fixed ones and the padding zeroed; NULL at the bound."""
+    cdef uint8_t *room = batch_reserve(batch, record_size(fixed, variable))
+    if room != NULL:
+        record_init(room, kind, aux, fixed, variable)
+    return room
 
 
 cdef inline bint record_fits(const Record *head, size_t left) noexcept nogil:

@@ -70,8 +70,8 @@ cdef class BatchWriter:
         record.seq = seq
         memcpy(record.session, <const char *> session, 16)
 
-    def publish(self, uint32_t seq, bytes name, bytes data, bytes sender, bytes key=b""):
-        """PUBLISH of MessagePack `data`; a seq of 0 asks for no answer."""
+    def publish(self, uint32_t seq, bytes name, bytes data, bytes sender, bytes key=b"", *, bint again=False):
+        """PUBLISH of MessagePack `data`; a seq of 0 asks for no answer; `again`: it may have been ordered already."""
         cdef RecPublish *record = <RecPublish *> self.add(
             REC_PUBLISH, len(name), sizeof(RecPublish), len(name) + len(key) + len(sender) + len(data))
         cdef uint8_t *place = <uint8_t *> record + sizeof(RecPublish)
@@ -79,6 +79,7 @@ cdef class BatchWriter:
         record.data_size = len(data)
         record.key_size = len(key)
         record.sender_size = len(sender)
+        record.flags = PUBLISH_AGAIN if again else 0
         for part in (name, key, sender, data):
             memcpy(place, <const char *> part, len(part))
             place += len(part)

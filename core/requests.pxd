@@ -8,6 +8,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from core.conn cimport Connection, conn_get
 from core.edge cimport REQUEST_HISTORY, REQUEST_PRESENCE, REQUEST_PUBLISH, NONE, REQUEST_DONE, Edge, Request
+from core.kept cimport kept_end
 from core.ledger cimport KIND_REQUEST, TIME_PUBLISH, ledger_acquire, ledger_leaks, ledger_release, ledger_time
 from core.sites cimport HERE
 
@@ -19,6 +20,12 @@ cdef inline Request *request_peek(Edge *edge, uint32_t seq) noexcept nogil:
         return NULL
     request = &edge.requests.ring[seq & (edge.requests.capacity - 1)]
     return request if request.kind != REQUEST_DONE else NULL
+
+
+cdef inline bint request_kept(const Request *request) noexcept nogil:
+    """Whether its record is kept, to be said again to the next router; JOIN and HELLO are made anew instead."""
+    return request.index != NONE and (request.kind == REQUEST_PUBLISH or request.kind == REQUEST_HISTORY
+                                      or request.kind == REQUEST_PRESENCE)
 
 
 cdef inline void request_charge(Edge *edge, Request *request, int by) noexcept nogil:
@@ -39,6 +46,8 @@ cdef inline void request_done(Edge *edge, uint32_t seq) noexcept nogil:
         ledger_release(edge.ledger, KIND_REQUEST, seq)
     if request.kind == REQUEST_PUBLISH:     # answered or overdue: a router that hangs shows in the times, too
         ledger_time(edge.ledger, TIME_PUBLISH, edge.now_ms - request.sent_ms)
+    if request_kept(request):
+        kept_end(edge, request.index)
     request.kind = REQUEST_DONE
     while edge.requests.oldest != edge.requests.next \
             and edge.requests.ring[edge.requests.oldest & mask].kind == REQUEST_DONE:

@@ -2,7 +2,7 @@
 #
 # Each message gets the next offset of its stream, is encoded once as the MESSAGE frame that clients see, and is added
 # to the batch of each worker that has members, and of no other. A worker is unknown until its END: what it sends before
-# is refused or passed over, and it is asked to say everything (LINKED, aux 1). A worker whose batch passes its bound is
+# is passed over, and it is asked to say everything (LINKED, aux 1). A worker whose batch passes its bound is
 # given up: it will be asked for everything when it is heard again, and finds the gap by itself; nothing is dropped in
 # silence. Invariant: every route and every session names a worker that is linking or linked.
 

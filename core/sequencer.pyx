@@ -3,7 +3,7 @@
 from libc.string cimport memcmp, memcpy
 
 from core.batch cimport batch_clear, batch_free
-from core.codes cimport BAD_REQUEST, OVERLOADED, UNAVAILABLE
+from core.codes cimport BAD_REQUEST, OVERLOADED
 from core.drained cimport DrainedSession, drained_keep, drained_take
 from core.edge cimport DOMAIN_GLOBAL, domain_of
 from core.hash cimport hash_bytes, index_find, index_put, index_remove
@@ -556,12 +556,6 @@ cdef void _on_presence_part(Sequencer *sequencer, RecBody *record) noexcept nogi
                sizeof(RecBody) - sizeof(Record) + record.body_size)
 
 
-cdef void _on_unlinked(Sequencer *sequencer, Worker *worker, Record *record) noexcept nogil:
-    """From a worker that has not said everything: only the words of the link count, and publishes are refused."""
-    if record.kind == REC_PUBLISH:
-        _published(worker, (<RecPublish *> record).seq, UNAVAILABLE, 0, 0)
-
-
 cdef void sequencer_record(Sequencer *sequencer, Worker *worker, Record *record) noexcept nogil:
     """One record of a worker, the hot one first."""
     if record.kind == REC_PUBLISH and worker.state == WORKER_LINKED:
@@ -576,8 +570,8 @@ cdef void sequencer_record(Sequencer *sequencer, Worker *worker, Record *record)
         worker.state = WORKER_LINKED
         sequencer.linked += 1
         ledger_gauge(sequencer.ledger, GAUGE_LINKED, sequencer.linked)
-    elif worker.state < WORKER_LINKING:
-        _on_unlinked(sequencer, worker, record)
+    elif worker.state < WORKER_LINKING or record.kind == REC_PUBLISH:
+        return                          # it was asked for everything, and asks for all this again behind its END
     elif record.kind == REC_SUBSCRIBE:
         _on_subscribe(sequencer, worker, <RecChannel *> record)
     elif record.kind == REC_UNSUBSCRIBE:
@@ -592,5 +586,3 @@ cdef void sequencer_record(Sequencer *sequencer, Worker *worker, Record *record)
         _on_presence(sequencer, worker, <RecHistory *> record)
     elif record.kind == REC_PRESENCE_PART:
         _on_presence_part(sequencer, <RecBody *> record)
-    elif record.kind == REC_PUBLISH:
-        _on_unlinked(sequencer, worker, record)

@@ -113,6 +113,15 @@ class GatewaySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             description="Bytes queued for one connection that reads too slowly; beyond it, FIN `slow_consumer`.",
         ),
     ] = 1_048_576
+    kept_bytes_max: Annotated[
+        int,
+        Meta(
+            ge=65_536,
+            le=1_073_741_824,
+            description="Bytes of requests that wait for the router's answers, in each worker, so that they are asked"
+            " again when the router was restarted; beyond them ERROR `overloaded`.",
+        ),
+    ] = 16_777_216
     channels_per_session_max: Annotated[
         int, Meta(ge=1, le=32_000, description="Groups that one session may be in; bounds its memory.")
     ] = 256
@@ -331,6 +340,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     request_timeout_ms: int = 5_000
     max_frame: int = 65_536
     queue_bytes_max: int = 1_048_576
+    kept_bytes_max: int = 16_777_216
     channels_per_session_max: int = 256
     publish_rate: int = 0
     publish_burst: int = 0

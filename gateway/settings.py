@@ -366,6 +366,7 @@ def _sizes(config: Config) -> Iterator[str]:
     gateway, router = config.gateway, config.router
     for key, size in (
         ("gateway.queue_bytes_max", gateway.queue_bytes_max),
+        ("gateway.kept_bytes_max", gateway.kept_bytes_max),
         ("router.spill_bytes_max", router.spill_bytes_max),
     ):
         if size < 2 * gateway.max_frame:

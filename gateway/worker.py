@@ -207,6 +207,7 @@ def open_plane(config: WorkerConfig, stats: Stats) -> EdgeLoop:
         request_timeout_ms=config.request_timeout_ms,
         max_frame=config.max_frame,
         queue_bytes_max=config.queue_bytes_max,
+        kept_bytes_max=config.kept_bytes_max,
         channels_max=config.channels_per_session_max,
         publish_rate=config.publish_rate,
         publish_burst=config.publish_burst,

@@ -1,7 +1,7 @@
 """A peer of the router that only publishes: what the admin API speaks through.
 
 It links like a worker that holds nothing. A publish is answered by its position or by a typed error; when the router
-is replaced, what was under way is unavailable at once.
+is replaced, what waits for its answer is said again to the next one, within its deadline.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ import functools
 import os
 import time
 
+import msgspec
 import zmq
 
 from core import codes, records
@@ -37,14 +38,28 @@ class Refused(RouterError):
         self.code_name = code_name
 
 
+class _Waiting(msgspec.Struct):
+    """A publish that has no answer yet."""
+
+    channel: bytes
+    data: bytes
+    sender: bytes
+    key: bytes
+    answer: "asyncio.Future[tuple[int, int]]"
+    said: bool = False
+    """It went to a router: said again, it may have been ordered already."""
+
+
 class RouterClient:
     """One link to a router, owned by the event loop that `start` runs in."""
 
     def __init__(self, endpoint: str, name: str) -> None:
         self._endpoint = endpoint
+        # A router knows a publish that is said again by its peer's start and its seq: no two peers may have the same.
+        self.start_number = int.from_bytes(os.urandom(7)) + 1
         self._identity = f"{name}-{os.urandom(6).hex()}/0/1".encode()
         self._writer = records.BatchWriter()
-        self._waiting: dict[int, asyncio.Future[tuple[int, int]]] = {}
+        self._waiting: dict[int, _Waiting] = {}  # by seq, in the order in which they were published
         self._seq = 0
         self._heard = 0.0
         self._linked = asyncio.Event()
@@ -83,7 +98,7 @@ class RouterClient:
         if self._beat is not None:
             self._beat.cancel()
         asyncio.get_running_loop().remove_reader(self._fd)
-        self._writer.link(records.BYE, 1, 0)
+        self._writer.link(records.BYE, self.start_number, 0)
         self._send()
         self._socket.close()
         self._context.term()
@@ -116,15 +131,24 @@ class RouterClient:
             async with asyncio.timeout(deadline_s):
                 await self._linked.wait()
                 seq = self._seq = self._seq % 0xFFFFFFFF + 1
-                future: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
-                self._waiting[seq] = future
-                self._writer.publish(seq, channel.encode(), data, sender.encode(), (key or "").encode())
+                one = self._waiting[seq] = _Waiting(
+                    channel.encode(),
+                    data,
+                    sender.encode(),
+                    (key or "").encode(),
+                    asyncio.get_running_loop().create_future(),
+                )
+                self._say(seq, one)
                 self._send()
-                return await future
+                return await one.answer
         except TimeoutError:
             raise Unavailable("the router did not answer in time") from None
         finally:
             self._waiting.pop(seq, None)
+
+    def _say(self, seq: int, one: _Waiting) -> None:
+        self._writer.publish(seq, one.channel, one.data, one.sender, one.key, again=one.said)
+        one.said = True
 
     def _send(self) -> None:
         if self._socket is None:
@@ -135,7 +159,7 @@ class RouterClient:
         asyncio.get_running_loop().call_soon(self._receive)
 
     def _heartbeat(self) -> None:
-        self._writer.link(records.LINK, 1, 0)
+        self._writer.link(records.LINK, self.start_number, 0)
         self._send()
         self._beat = asyncio.get_running_loop().call_later(LINK_PERIOD_S, self._heartbeat)
 
@@ -155,26 +179,28 @@ class RouterClient:
 
     def _on_record(self, record: dict[str, int]) -> None:
         if record["kind"] == records.LINKED and record["aux"]:
-            self._lose()
-            self._writer.link(records.BEGIN, 1, 0)
-            self._writer.link(records.END, 1, 0)
+            self._writer.link(records.BEGIN, self.start_number, 0)
+            self._writer.link(records.END, self.start_number, 0)
+            for seq, one in self._waiting.items():
+                if not one.answer.done():
+                    self._say(seq, one)
             self._send()
             self._linked.set()
         elif record["kind"] == records.PUBLISHED:
             self._answer(self._waiting.get(record["seq"]), record)
 
     @staticmethod
-    def _answer(future: asyncio.Future[tuple[int, int]] | None, record: dict[str, int]) -> None:
-        if future is None or future.done():
+    def _answer(one: _Waiting | None, record: dict[str, int]) -> None:
+        if one is None or one.answer.done():
             return
         if not record["aux"]:
-            future.set_result((record["epoch"], record["offset"]))
+            one.answer.set_result((record["epoch"], record["offset"]))
         elif record["aux"] == codes.Code.UNAVAILABLE:
-            future.set_exception(Unavailable("the router does not know this peer yet"))
+            one.answer.set_exception(Unavailable("the router cannot keep the message now"))
         else:
-            future.set_exception(Refused(codes.NAMES.get(record["aux"], "internal")))
+            one.answer.set_exception(Refused(codes.NAMES.get(record["aux"], "internal")))
 
     def _lose(self) -> None:
-        for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(Unavailable("the router was restarted"))
+        for one in self._waiting.values():
+            if not one.answer.done():
+                one.answer.set_exception(Unavailable("the link to the router was closed"))

@@ -23,7 +23,8 @@ DEADLINE_S = 10.0
 EPOCH = 5
 WELCOME, REPLY, ERROR, JOIN, LEAVE, PUBLISH, MESSAGE, EVENT, FIN, FIN_ACK = 1, 2, 3, 6, 7, 8, 9, 13, 14, 15
 # The ledger's kinds that only hold something while clients are there.
-CLIENTS_KINDS = ("connection", "ring", "buffer", "segment", "timer", "channel", "membership", "pending", "request")
+CLIENTS_KINDS = ("connection", "ring", "buffer", "segment", "timer", "channel", "membership", "pending", "request",
+                 "kept")
 OPTIONS: dict[str, int | str | bool] = {
     "handshakes_max": 1000,
     "ws_path": "/ws",
@@ -36,6 +37,7 @@ OPTIONS: dict[str, int | str | bool] = {
     "request_timeout_ms": 5000,
     "max_frame": 65_536,
     "queue_bytes_max": 1 << 20,
+    "kept_bytes_max": 1 << 24,
     "channels_max": 10,
     "publish_rate": 0,
     "publish_burst": 0,
@@ -99,6 +101,13 @@ class Router:
                 self.links += one["kind"] == records.LINK
                 if one["kind"] != records.LINK:
                     self._records.append(one)
+
+    def restart(self) -> None:
+        """End the stream to the worker, and listen again at the same place as another router would."""
+        self.socket.close()
+        self.socket = self._context.socket(zmq.ROUTER)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.bind(self.endpoint)
 
     def close(self) -> None:
         self.socket.close()

@@ -14,7 +14,7 @@ from tests.core.edge_harness import EPOCH, JOIN, PUBLISH, REPLY, Client, Edge, f
 # What a worker's data plane may leak.
 KINDS = (
     "fd", "connection", "ring", "buffer", "segment", "timer", "channel", "membership", "pending", "request",
-    "zmq_message", "tls", "peer", "aside",
+    "zmq_message", "tls", "peer", "aside", "kept",
 )  # fmt: skip
 
 
@@ -137,7 +137,7 @@ def _provoke(edge: Edge, kind: str) -> None:
         edge.router.send(wire.subscribed(one["channel"], EPOCH, 0))
         assert client.frame()[0] == REPLY
         return
-    if kind == "request":
+    if kind in ("request", "kept"):
         edge.join(client, "group:a")
         client.send([PUBLISH, 900, "group:a", "x"])
         one = edge.router.expect(records.PUBLISH)

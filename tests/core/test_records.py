@@ -17,16 +17,19 @@ def test_every_kind_has_a_number_of_its_own() -> None:
     assert sorted(KINDS.values()) == list(range(1, 26))
 
 
-@given(NAMES, st.binary(max_size=64), st.binary(max_size=255), st.binary(max_size=300), U32)
+@given(NAMES, st.binary(max_size=64), st.binary(max_size=255), st.binary(max_size=300), U32, st.booleans())
 @settings(deadline=None)
-def test_a_publish_is_read_as_it_was_written(name: bytes, key: bytes, sender: bytes, data: bytes, seq: int) -> None:
+def test_a_publish_is_read_as_it_was_written(
+    name: bytes, key: bytes, sender: bytes, data: bytes, seq: int, again: bool
+) -> None:
     writer = records.BatchWriter()
-    writer.publish(seq, name, data, sender, key)
+    writer.publish(seq, name, data, sender, key, again=again)
     assert wire.unpack(writer.take()) == [
         {
             "kind": records.PUBLISH,
             "aux": len(name),
             "seq": seq,
+            "again": again,
             "name": name,
             "key": key,
             "sender": sender,

@@ -63,12 +63,13 @@ def _fields(kind: int, aux: int, data: bytes) -> Record:
         conn, session, seq, _ = _SESSION.unpack_from(data)
         return {"conn": conn, "session": session, "seq": seq}
     if kind == records.PUBLISH:
-        seq, data_size, key_size, sender_size, _ = _PUBLISH.unpack_from(data)
+        seq, data_size, key_size, sender_size, flags = _PUBLISH.unpack_from(data)
         parts, place = [], _PUBLISH.size
         for size in (aux, key_size, sender_size, data_size):
             parts.append(data[place : place + size])
             place += size
-        return {"seq": seq, "name": parts[0], "key": parts[1], "sender": parts[2], "data": parts[3]}
+        said = {"name": parts[0], "key": parts[1], "sender": parts[2], "data": parts[3]}
+        return {"seq": seq, "again": bool(flags & 1), **said}
     if kind in (records.HISTORY, records.PRESENCE):
         seq, limit, reverse, has_since, bytes_max, epoch, offset = _HISTORY.unpack_from(data)
         since = (epoch, offset) if has_since else None

@@ -181,6 +181,7 @@ def test_secrets_are_never_shown(key: str, value: object) -> None:
         ({"gateway.connections_max": 19_745}, "needs 20001 open files in each worker, but the limit here is 20000"),
         ({"gateway.connections_max": 10, "gateway.handshakes_max": 11}, "gateway.handshakes_max = 11 must not be more"),
         ({"gateway.max_frame": 600_000}, "gateway.queue_bytes_max = 1048576 must be at least twice gateway.max_frame"),
+        ({"gateway.kept_bytes_max": 65_536}, "gateway.kept_bytes_max = 65536 must be at least twice gateway.max_frame"),
         ({"router.history_bytes": 65_535}, "router.history_bytes = 65535 is less than gateway.max_frame (65536)"),
         ({"gateway.publish_burst": 5}, "without gateway.publish_rate"),
         ({"gateway.ping_ms": 1_000, "gateway.misses": 1}, "hello_timeout_ms = 5000 is longer than"),

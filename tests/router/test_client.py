@@ -136,19 +136,30 @@ def test_a_router_that_is_replaced_is_found_again(endpoint: str) -> None:
             with router(endpoint, 3):
                 assert await publish(client) == (3, 1)
             with router(endpoint, 4):
-                async with asyncio.timeout(DEADLINE_S):
-                    while (position := await attempt(client)) is None:
-                        pass
-            assert position == (4, 1)
-
-    async def attempt(client: RouterClient) -> tuple[int, int] | None:
-        # What is under way when the router is replaced is unavailable; the same again finds the new one.
-        try:
-            return await publish(client, deadline_s=2.0, key="once")
-        except Unavailable:
-            return None
+                assert await publish(client) == (4, 1)
 
     run(body())
+
+
+def test_what_waits_is_said_again_in_order_to_the_next_router(endpoint: str) -> None:
+    async def body() -> None:
+        async with linked_client(endpoint) as client:
+            with router(endpoint, 3):
+                first = await publish(client, key="k0")
+            waiting = [asyncio.create_task(publish(client, key=f"k{number}")) for number in range(1, 4)]
+            short = asyncio.create_task(publish(client, deadline_s=0.05))
+            with pytest.raises(Unavailable):
+                await short
+            with router(endpoint, 4):
+                assert (first, await asyncio.gather(*waiting)) == ((3, 1), [(4, 1), (4, 2), (4, 3)])
+                assert await publish(client) == (4, 4)  # what was given up in time was not said
+
+    run(body())
+
+
+def test_two_peers_are_never_taken_for_one(endpoint: str) -> None:
+    """A publish that is said again is known by its peer's start: it must be another one for each."""
+    assert RouterClient(endpoint, "test").start_number != RouterClient(endpoint, "test").start_number
 
 
 def test_closing_ends_what_is_under_way_and_may_be_done_twice(endpoint: str) -> None:

@@ -1,0 +1,91 @@
+"""The router is killed under publishes, again and again: clients notice nothing but the time that it takes."""
+
+import asyncio
+import os
+import signal
+from typing import Any
+
+import pytest
+
+from tests.conftest import Node, wait_until
+from tests.process.clients import ERROR, KINDS, MESSAGE, PUBLISH, REPLY, Client, group, run
+from tests.process.places import one_on_each_worker
+
+IN_FLIGHT = 30
+ANSWER_DEADLINE_S = 12.0
+
+
+class Publisher:
+    """Keeps so many publishes in flight, and what each was answered with."""
+
+    def __init__(self, client: Client, channel: str, keyed: bool) -> None:
+        self.client, self.channel, self.keyed = client, channel, keyed
+        self.sent: list[int] = []
+        self.answers: dict[int, list[Any]] = {}
+        self.heard: list[list[Any]] = []
+        self._stop = False
+        self._task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        while not self._stop or len(self.answers) < len(self.sent):
+            while not self._stop and len(self.sent) - len(self.answers) < IN_FLIGHT:
+                id = 1000 + len(self.sent)
+                self.sent.append(id)
+                options = {"key": f"{self.client.session}-{id}"} if self.keyed else {}
+                await self.client.send(PUBLISH, id, self.channel, [self.client.session, id], options)
+            frame = await self.client.receive(ANSWER_DEADLINE_S)
+            if frame[0] in (REPLY, ERROR):
+                assert frame[1] not in self.answers, f"answered twice: {self.answers[frame[1]]}, {frame}"
+                self.answers[frame[1]] = frame
+            else:
+                self.heard.append(frame)
+
+    async def until(self, more: int) -> None:
+        """Until so many more were answered."""
+        goal = len(self.answers) + more
+        async with asyncio.timeout(30):
+            while len(self.answers) < goal:
+                done, _ = await asyncio.wait({self._task}, timeout=0.02)
+                if done:
+                    self._task.result()
+
+    async def stop(self) -> None:
+        self._stop = True
+        async with asyncio.timeout(ANSWER_DEADLINE_S):
+            await self._task
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keyed", [True, False])
+def test_every_publish_is_answered_once_however_often_the_router_is_killed(holdfast: Any, keyed: bool) -> None:
+    node: Node = holdfast("--workers", "3")
+    node.expect_lost()
+
+    async def body() -> None:
+        channel = group()
+        clients = await one_on_each_worker(node, KINDS)
+        for client in clients:
+            await client.join(channel)
+        publishers = [Publisher(client, channel, keyed) for client in clients]
+        for _ in range(3):
+            await asyncio.gather(*(one.until(300) for one in publishers))
+            (router,) = node.routers
+            os.kill(router, signal.SIGKILL)
+            await asyncio.to_thread(
+                wait_until, lambda router=router: node.routers not in ([], [router]), "the next router"
+            )
+        await asyncio.gather(*(one.until(300) for one in publishers))
+        await asyncio.gather(*(one.stop() for one in publishers))
+        answers = [answer for one in publishers for answer in one.answers.values()]
+        assert [answer for answer in answers if answer[0] == ERROR] == []
+        positions = [(answer[2]["epoch"], answer[2]["offset"]) for answer in answers]
+        assert len({offset for _, offset in positions}) == len(positions)
+        assert len({epoch for epoch, _ in positions}) == 4
+        assert node.metric("holdfast_asked_again_total") > 0
+        for one in publishers:
+            offsets = [frame[2] for frame in one.heard if frame[0] == MESSAGE]
+            assert offsets == sorted(set(offsets))
+        assert (await clients[0].ask(12, channel))["count"] == 3  # all of them are still there
+        await asyncio.gather(*(client.close() for client in clients))
+
+    run(body(), 90)
