@@ -1,0 +1,57 @@
+"""The lock of a log's directory."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from core.owned import ACCOUNT
+from router.log.lock import DirectoryLock
+from router.log.port import LogInUse
+
+DEADLINE_S = 30
+HOLD = """
+import sys
+from pathlib import Path
+from router.log.lock import DirectoryLock
+lock = DirectoryLock(Path(sys.argv[1]), 1.0)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_whoever_comes_second_hears_who_holds_it(tmp_path: Path) -> None:
+    before = len(ACCOUNT.held)
+    first = DirectoryLock(tmp_path / "lock", 0.0)
+    with pytest.raises(LogInUse, match=rf"{tmp_path} is in use by process {os.getpid()}: stop it, or .* log.directory"):
+        DirectoryLock(tmp_path / "lock", 0.0)
+    assert first.is_mine()
+    first.release()
+    first.release()
+    DirectoryLock(tmp_path / "lock", 0.0).release()
+    assert len(ACCOUNT.held) == before
+
+
+def test_another_process_holds_it_until_it_is_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        with pytest.raises(LogInUse, match=f"process {process.pid}"):
+            DirectoryLock(tmp_path / "lock", 0.1)
+        process.kill()
+        process.wait(DEADLINE_S)
+    DirectoryLock(tmp_path / "lock", 5.0).release()
+
+
+def test_one_whose_file_was_removed_and_locked_by_another_knows_it(tmp_path: Path) -> None:
+    first = DirectoryLock(tmp_path / "lock", 0.0)
+    (tmp_path / "lock").unlink()
+    assert not first.is_mine()
+    second = DirectoryLock(tmp_path / "lock", 0.0)
+    assert not first.is_mine()
+    assert second.is_mine()
+    first.release()
+    second.release()

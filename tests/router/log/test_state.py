@@ -1,0 +1,115 @@
+"""The embedded log's database: what survives, and what is said when it cannot be read."""
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from core.owned import ACCOUNT
+from router.log.port import Changes, Position, SessionChange
+from router.log.segments import Broken
+from router.log.state import SEED_BYTES, SWEPT_MAX, State
+
+NOW_MS = 1_000_000
+
+
+@contextlib.contextmanager
+def opened(path: Path, *, sync: bool = True) -> Iterator[State]:
+    state = State(path, sync=sync)
+    try:
+        yield state
+    finally:
+        state.close()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Iterator[Path]:
+    before = set(ACCOUNT.held)
+    yield tmp_path / "state.sqlite"
+    assert ACCOUNT.held - before == set()
+
+
+def test_its_descriptors_are_accounted_for(path: Path) -> None:
+    with opened(path):
+        names = sorted(held.name for held in ACCOUNT.held if "state.sqlite" in held.name)
+    assert names == ["the log's state.sqlite", "the log's state.sqlite-shm", "the log's state.sqlite-wal"]
+
+
+def test_epochs_rise_over_restarts_and_over_what_the_segments_know(path: Path) -> None:
+    with opened(path) as state:
+        seeds = state.seeds()
+        assert state.take_epoch(100, 0) == 100
+        assert state.take_epoch(100, 0) == 101
+    with opened(path) as state:
+        assert state.take_epoch(7, 500) == 501
+        assert state.take_epoch(7, 3) == 502
+        assert state.seeds() == seeds
+        assert len(seeds) == SEED_BYTES
+
+
+@pytest.mark.parametrize(("sync", "levels"), [(True, (2, 1)), (False, (0, 0))])
+def test_only_what_has_to_survive_a_power_loss_waits_for_the_disk(
+    path: Path, sync: bool, levels: tuple[int, int]
+) -> None:
+    def level() -> int:
+        return int(state._sqlite.execute("PRAGMA synchronous").fetchone()[0])
+
+    with opened(path, sync=sync) as state:
+        state.take_epoch(1, 0)
+        taken = level()
+        state.save(Changes(cursors={"user:alice": Position(1, 1)}), NOW_MS)
+        assert (taken, level()) == levels
+
+
+def test_a_failed_save_changes_nothing(path: Path) -> None:
+    good, bad = bytes(16), b"\1" * 16
+    with opened(path) as state:
+        state.save(Changes({good: SessionChange(opened=b"was")}), NOW_MS)
+        changes = Changes({good: SessionChange(opened=b"is"), bad: SessionChange(opened=b"x", expires_ms=2**70)})
+        with pytest.raises(OverflowError):
+            state.save(changes, NOW_MS)
+        found = state.sessions([good, bad], NOW_MS)
+        assert [one and one.opened for one in found] == [b"was", None]
+        state.save(Changes(cursors={"user:alice": Position(1, 1)}), NOW_MS)
+        assert state.cursors(["user:alice"]) == [Position(1, 1)]
+
+
+def test_expired_sessions_are_swept_a_bounded_number_at_a_time(path: Path) -> None:
+    ids = [number.to_bytes(16, "big") for number in range(SWEPT_MAX + 5)]
+    changes = Changes({one: SessionChange(opened=b"", expires_ms=NOW_MS + 1) for one in ids})
+    changes.sessions[b"\xff" * 16] = SessionChange(opened=b"", expires_ms=NOW_MS + 3)
+    with opened(path) as state:
+        state.save(changes, NOW_MS)
+        assert state.sweep(NOW_MS) == 0
+        assert [state.sweep(NOW_MS + 2) for _ in range(3)] == [SWEPT_MAX, 5, 0]
+        assert state.sessions([b"\xff" * 16], NOW_MS + 2) != [None]
+
+
+def test_a_newer_version_is_refused(path: Path) -> None:
+    with opened(path):
+        pass
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("PRAGMA user_version = 2")
+    with pytest.raises(
+        Broken, match=r"state.sqlite is of version 2, and this program reads up to version 1: start the"
+    ):
+        State(path)
+
+
+def test_without_its_seeds_it_is_broken(path: Path) -> None:
+    with opened(path):
+        pass
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("DELETE FROM meta")
+        other.commit()
+    with opened(path) as state, pytest.raises(Broken, match="has no seeds: restore it"):
+        state.seeds()
+
+
+def test_another_file_is_refused_and_left_as_it_is(path: Path) -> None:
+    path.write_bytes(b"not a database" * 100)
+    with pytest.raises(sqlite3.DatabaseError, match="not a database"):
+        State(path)
+    assert path.read_bytes() == b"not a database" * 100
