@@ -220,7 +220,7 @@ class Account:
     def audit(self) -> tuple[dict[str, dict[str, int]], list[dict[str, Any]]]:
         """Kinds with what is opened, closed and found; and what is wrong. To be called in the loop's thread."""
         ledger = self.read()["ledger"]
-        examined = {one: self._examine(one) for one in self.held}
+        examined = {one: self._examine(one) for one in tuple(self.held)}  # threads of ours hold files
         findings = [finding for finding in examined.values() if finding is not None]
         sound = [one for one, finding in examined.items() if finding is None]
         found = Counter(one.kind for one in sound)

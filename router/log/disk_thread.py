@@ -94,6 +94,7 @@ def _work(jobs: "queue.SimpleQueue[Callable[[], None] | None]") -> None:
     # no deadline: for as long as the log is open
     while (job := jobs.get()) is not None:
         job()
+        del job  # or its log could not be collected, and a leak of it be told, until the next one comes
 
 
 def _answer(answer: "asyncio.Future[_T]", result: _T) -> None:

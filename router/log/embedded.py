@@ -42,7 +42,7 @@ LOCK_DEADLINE_S = 2.0
 CHUNK_BYTES = 1024 * 1024
 GROUP_BYTES_MAX = 8 * 1024 * 1024
 GROUP_BATCHES_MAX = 64
-# A batch is known by its size and its first bytes: they hold a channel and a position that no other batch begins with.
+# A batch is known by its hash and its first bytes, which hold the first record's channel and position.
 KEY_BYTES = log_records.HEAD_BYTES + 255
 RECENT_MAX = 1024
 # SQLITE_CORRUPT and SQLITE_NOTADB.
@@ -160,7 +160,9 @@ class EmbeddedLog:
         self._held = None
         self._state_disk.put(self._close_state)
         self._disk.put(self._close_segments)
-        await asyncio.gather(self._state_disk.close(), self._disk.close())
+        ends = await asyncio.gather(self._state_disk.close(), self._disk.close(), return_exceptions=True)
+        for failed in filter(None, ends):
+            raise failed  # the lock stays: a write may still be under way, until the process ends
         if self._lock is not None:
             self._lock.release()
 
@@ -192,7 +194,7 @@ class EmbeddedLog:
         """See `Log.append`."""
         if not batch or len(batch) % 8:
             raise ValueError(f"{len(batch)} bytes are no batch of log records")
-        key = (len(batch), batch[:KEY_BYTES])
+        key = (hash(batch), batch[:KEY_BYTES])
         if key in self._recent:
             return  # it is there: asked again after an answer that came too late
         one = self._under_way.get(key)
@@ -289,8 +291,13 @@ class EmbeddedLog:
     async def _sift_one(self, segment: Segment, sifted: Sifted, keep: Sift) -> None:
         kept = []
         for records in await self._state_disk.run(self._records_of, segment):
-            async with asyncio.timeout(self._deadline_s):
-                kept.append(await keep(records))
+            try:
+                async with asyncio.timeout(self._deadline_s):
+                    kept.append(await keep(records))
+            except TimeoutError as error:
+                raise LogUnavailable(
+                    f"nobody said within {self._deadline_s:g} s what is kept of old records"
+                ) from error
         if any(kept) and not sifted.size:
             await self._state_disk.run(self._finish, sifted)  # of these nothing is kept: on a full disk, that helps
         sifted.add(segment, kept)

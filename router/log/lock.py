@@ -57,9 +57,12 @@ class DirectoryLock:
     def is_mine(self) -> bool:
         """Whether nobody took it since: somebody may have removed the file, and locked one of the same name."""
         try:
-            return self._path.read_bytes() == self._mine
-        except FileNotFoundError:
+            there = os.stat(self._path)
+            own = os.fstat(self._fd)
+        except OSError:
             return False
+        same = (there.st_dev, there.st_ino) == (own.st_dev, own.st_ino)
+        return same and os.pread(self._fd, len(self._mine) + 1, 0) == self._mine
 
     def release(self) -> None:
         """Give it up; again does nothing."""

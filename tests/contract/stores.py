@@ -1,6 +1,7 @@
 """Where a log under contract stores: one class a side. To add a side, write its class, and name it in conftest.py."""
 
 import asyncio
+import fcntl
 from collections import Counter
 from pathlib import Path
 from typing import Protocol
@@ -43,8 +44,8 @@ class EmbeddedStore:
 
     async def log(self) -> EmbeddedLog:
         for former in self._logs:
-            if former._lock is not None:
-                former._lock.release()
+            if former._lock is not None and former._lock.is_mine():
+                fcntl.flock(former._lock._fd, fcntl.LOCK_UN)
         log = EmbeddedLog(self.directory, sync=self._sync, segment_bytes=self._segment_bytes)
         self._logs.append(log)
         return log

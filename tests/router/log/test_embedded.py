@@ -297,6 +297,43 @@ def test_a_sift_asks_nothing_when_nothing_is_to_be_gained(tmp_path: Path) -> Non
     on(tmp_path, body)
 
 
+def test_a_sift_that_nobody_answers_ends_and_changes_nothing(tmp_path: Path) -> None:
+    async def keep(records: bytes) -> bytes:
+        await asyncio.Event().wait()
+        return records
+
+    async def body(store: EmbeddedStore) -> None:
+        log = EmbeddedLog(tmp_path, segment_bytes=4000, deadline_s=1.0)
+        await log.open(1)
+        for offset in range(1, 100):
+            await log.append(message(b"group:a", 1, offset))
+        with pytest.raises(LogUnavailable, match="nobody said within 1 s what is kept"):
+            await log.sift(keep)
+        assert await offsets(log) == list(range(1, 100))
+        await log.close()
+
+    on(tmp_path, body)
+
+
+def test_closing_while_the_disk_hangs_ends_and_keeps_the_lock(tmp_path: Path) -> None:
+    go = threading.Event()
+
+    async def body(store: EmbeddedStore) -> None:
+        log = EmbeddedLog(tmp_path, deadline_s=0.3)
+        await log.open(1)
+        log._disk.put(lambda: wait_for(go))
+        with pytest.raises(LogUnavailable, match="keeps the thread log for more than"):
+            await log.close()
+        with pytest.raises(LogInUse):
+            await EmbeddedLog(tmp_path, deadline_s=0.3).open(1)
+        go.set()
+        await asyncio.to_thread(log._disk._thread.join, DEADLINE_S)
+        assert log._lock is not None
+        log._lock.release()
+
+    on(tmp_path, body)
+
+
 def test_appends_go_on_while_a_sift_waits_for_its_answers(tmp_path: Path) -> None:
     asked, go = asyncio.Event(), asyncio.Event()
 
@@ -433,6 +470,7 @@ def _appender(directory: Path) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_what_was_answered_is_there_after_any_number_of_kills(tmp_path: Path) -> None:
     dice = random.Random(6)
     answered: dict[int, int] = {}
