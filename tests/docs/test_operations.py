@@ -14,6 +14,7 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_tex
 HEADINGS = (
     "Running",
     "Check the machine",
+    "The embedded log",
     "Deadlines",
     "Connections",
     "The ledger",
