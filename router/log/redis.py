@@ -1,0 +1,287 @@
+"""The log in Redis: a stream a channel, in shards that each take a batch by one script.
+
+Keys, with `hf:` as prefix, s0 to s15 for shards of channels, u0 to u255 for users' and sessions' own:
+
+    hf:log                     a hash: the epoch of the last router that opened the log, and the seeds
+    hf:{s7}:epoch             a hash: the epoch that may append to the shard, and its last batch
+    hf:{s7}:c:<channel>       a stream: id epoch-offset, field m: the log record (core/log_records.pxd)
+    hf:{s7}:keys, …:tail      streams: idempotency keys of the window, and origins of the last minute
+    hf:{u7}:s:<session>       a hash: what HELLO said of it, when it expires, and where it stands
+    hf:{u7}:cursor:<channel>  a string: where a user stands
+    hf:bans                    a hash
+
+Redis 7.0 or later (or a Valkey).
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+from core import log_records
+from core.namespace_spec import BUILT_IN, NamespaceSpec
+from core.owned import ACCOUNT
+from router.log.port import Ban, Changes, Loaded, LogBroken, LogError, LogUnavailable, Opened, Position, Session, Sift
+from router.log.redis_append import Appender
+from router.log.redis_keys import SHARDS, Keys
+from router.log.redis_link import Link, pack
+from router.log.redis_nodes import Nodes
+from router.log.redis_scripts import ALL, FENCE, LAST, TRIM
+from router.log.redis_sessions import Sessions, ask_all, position_of, wall_ms
+from router.log.redis_tail import unpacked
+from router.log.redis_url import Address, parse
+
+SEED_BYTES = 48
+VERSION_MIN = (7, 0)
+OPEN_ROUNDS_MAX = 8
+RECOVER_ENTRIES = 500
+SCAN_COUNT = 1_000
+HEAL_FIRST_S = 0.1
+HEAL_LAST_S = 2.0
+# From `flags` on: what means something only while a record waits.
+_WAITING_AT, _WAITING_BYTES = 68, 20
+_log = logging.getLogger("holdfast")
+
+
+class RedisLog:
+    """A log in Redis.
+
+    Args:
+        url: see redis_url.
+        namespaces: how long what is kept.
+        prefix: of every key.
+        replicas: how many replicas must have what is answered; None: one, where there is one.
+        deadline_s: for each command; what takes longer is LogUnavailable.
+        key_window_s: for how long idempotency keys are remembered.
+        clock_ms: the wall clock.
+
+    Raises:
+        ValueError: the URL or the prefix is none.
+
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        namespaces: Sequence[NamespaceSpec] = BUILT_IN,
+        prefix: str = "hf:",
+        replicas: int | None = None,
+        deadline_s: float = 2.0,
+        key_window_s: int = 300,
+        clock_ms: Callable[[], int] = wall_ms,
+    ) -> None:
+        self.keys = Keys(prefix, namespaces)
+        self._url = parse(url)
+        self._wanted_replicas = replicas
+        self._clock_ms = clock_ms
+        self._deadline_s = deadline_s
+        self._seeds = b""
+        self._epoch = 0
+        # Appends have connections of their own: a long answer to something else would hold them up.
+        self._append_nodes = Nodes(self._url, deadline_s, self._greet_append)
+        self._nodes = Nodes(self._url, deadline_s, self._greet)
+        self.appender = Appender(self._append_nodes, self.keys, key_window_s * 1000, deadline_s)
+        self._sessions = Sessions(self._nodes, self.keys, namespaces, clock_ms)
+        self._healing: asyncio.Task[None] | None = None
+        self._scans: dict[Address, bytes] = {}
+        self._closed = False
+
+    # --------------------------------------------------------------------------------------------------------- opening
+
+    async def open(self, epoch: int) -> Opened:
+        """See the port."""
+        for _ in range(OPEN_ROUNDS_MAX):
+            epoch, self._seeds = await self._take_root(epoch)
+            highest = await self._fence(epoch)
+            if highest < epoch:
+                self._epoch = self.appender.epoch = epoch
+                await self._wait_for_replicas()
+                return Opened(epoch, self._seeds, complete=False)
+            epoch = highest + 1
+        raise LogUnavailable("other routers open this log at the same time, again and again: stop all but one")
+
+    async def _take_root(self, wish: int) -> tuple[int, bytes]:
+        """Raise the log's epoch; what it is then, and the seeds."""
+        root, slot = self.keys.root, self.keys.root_slot
+        while True:
+            await ask_all(self._nodes, [(slot, pack("HSETNX", root, "seeds", os.urandom(SEED_BYTES)))])
+            [(stored, seeds)] = await ask_all(self._nodes, [(slot, pack("HMGET", root, "epoch", "seeds"))])
+            if len(seeds) != SEED_BYTES:
+                raise LogBroken(f"{root.decode()} in Redis has no seeds of ours: use another prefix")
+            epoch = max(wish, int(stored or 0) + 1)
+            script = pack("EVALSHA", FENCE.sha, 1, root, b"%020d" % epoch)
+            [higher] = await ask_all(self._nodes, [(slot, script)])
+            if not higher:
+                return epoch, seeds
+
+    async def _fence(self, epoch: int) -> int:
+        """Tell every shard; the highest epoch that was not below this one, or 0."""
+        commands = [
+            (slot, pack("EVALSHA", FENCE.sha, 1, start + b"epoch", b"%020d" % epoch))
+            for start, slot in zip(self.keys.shards, self.keys.shard_slots, strict=True)
+        ]
+        return max(int(answer or 0) for answer in await ask_all(self._nodes, commands))
+
+    async def _wait_for_replicas(self) -> None:
+        """Give the replicas time to know of it: a fail-over should not bring back those that were deposed."""
+        for link in {link for slot in self.keys.shard_slots if (link := self._nodes.up(slot)) is not None}:
+            count = await self._replicas(link)
+            if count:
+                await link.ask(["WAIT", count, int(self._deadline_s * 500)])
+
+    async def _greet(self, link: Link) -> None:
+        version = tuple(int(part) for part in link.version.split(".")[:2])
+        if version < VERSION_MIN:
+            raise LogBroken(f"{link.name} is version {link.version}, but 7.0 or later is needed: upgrade it")
+        await link.ask(*(("SCRIPT", "LOAD", script.text) for script in ALL))
+
+    async def _greet_append(self, link: Link) -> None:
+        await self._greet(link)
+        self.appender.on_link(link, await self._replicas(link))
+        if self._healing is None or self._healing.done():
+            self._healing = ACCOUNT.task(self._heal(), "what Redis may have lost is given to it again")
+
+    async def _replicas(self, link: Link) -> int:
+        if self._wanted_replicas is not None:
+            return self._wanted_replicas
+        [answer] = await link.ask(["INFO", "replication"])
+        text = answer if isinstance(answer, bytes) else bytes(str(answer), "ascii")
+        lines = dict(line.split(b":", 1) for line in text.splitlines() if b":" in line)
+        return min(1, int(lines.get(b"connected_slaves", 0)))
+
+    async def _heal(self) -> None:
+        pause_s = HEAL_FIRST_S
+        while not self._closed:
+            await asyncio.sleep(pause_s)
+            try:
+                await self._tell_again()
+                await self.appender.heal()
+                return
+            except LogUnavailable:
+                pause_s = min(2 * pause_s, HEAL_LAST_S)
+            except LogError as error:
+                _log.warning("what Redis may have lost was not given to it again: %s", error)
+                return
+
+    async def _tell_again(self) -> None:
+        """A server that has forgotten this router, or never knew it, is told of it."""
+        if self._epoch:
+            root, slot = self.keys.root, self.keys.root_slot
+            fence = pack("EVALSHA", FENCE.sha, 1, root, b"%020d" % self._epoch)
+            await ask_all(self._nodes, [(slot, pack("HSETNX", root, "seeds", self._seeds)), (slot, fence)])
+            await self._fence(self._epoch)
+
+    # -------------------------------------------------------------------------------------------------------- messages
+
+    async def append(self, batch: bytes) -> None:
+        """See the port."""
+        await self.appender.append(batch)
+
+    async def recover(self) -> AsyncIterator[bytes]:
+        """See the port. They are records without bodies, for their keys and origins."""
+        for name in (b"keys", b"tail"):
+            after = [b"-"] * SHARDS
+            left = list(range(SHARDS))
+            while left:
+                commands = [
+                    (
+                        self.keys.shard_slots[number],
+                        pack("XRANGE", self.keys.shards[number] + name, after[number], b"+", "COUNT", RECOVER_ENTRIES),
+                    )
+                    for number in left
+                ]
+                answers = await ask_all(self._nodes, commands)
+                for number, entries in zip(left, answers, strict=True):
+                    if entries:
+                        after[number] = b"(" + entries[-1][0]
+                        yield self._recovered(entries)
+                left = [number for number, got in zip(left, answers, strict=True) if len(got) == RECOVER_ENTRIES]
+
+    @staticmethod
+    def _recovered(entries: list[Any]) -> bytes:
+        try:
+            return b"".join(record for _, fields in entries for record in unpacked(fields[1]))
+        except ValueError as error:
+            raise LogBroken(
+                f"keys and origins in Redis cannot be read: {error}; remove them, or use another prefix"
+            ) from None
+
+    async def load(self, channels: Sequence[bytes], *, messages: bool) -> list[Loaded]:
+        """See the port."""
+        commands = []
+        for channel in channels:
+            key, slot = self.keys.channel(channel)
+            commands.append((slot, pack("EVALSHA", LAST.sha, 1, key)))
+            if messages:
+                # Newest first, since some that are trimmed may be there still.
+                count = self.keys.retention(channel).messages
+                commands.append((slot, pack("XREVRANGE", key, "+", "-", "COUNT", count)))
+        answers = iter(await ask_all(self._nodes, commands))
+        return [self._loaded(channel, next(answers), next(answers) if messages else []) for channel in channels]
+
+    def _loaded(self, channel: bytes, last: bytes, entries: list[Any]) -> Loaded:
+        if not last:
+            return Loaded(Position(0, 0))
+        oldest_ms = self._clock_ms() - self.keys.retention(channel).age_ms
+        try:
+            young = [entry for _, (_, record) in entries for entry in log_records.entries(record)]
+        except ValueError as error:
+            raise LogBroken(f"{channel!r} in Redis holds something else: {error}; remove it") from None
+        kept = [_rested(entry.record) for entry in reversed(young) if entry.time_ms > oldest_ms]
+        return Loaded(position_of(last), b"".join(kept))
+
+    async def sift(self, keep: Sift) -> None:
+        """See the port: trims by age, some keys each time. `keep` is not asked: a stream loses its oldest alone."""
+        links = {link.address: link for slot in self.keys.shard_slots if (link := await self._nodes.link(slot))}
+        for address, link in links.items():
+            pattern = self.keys.shards[0].replace(b"{s0}", b"{s*}") + b"c:*"
+            [(cursor, names)] = await link.ask(
+                ["SCAN", self._scans.get(address, b"0"), "MATCH", pattern, "COUNT", SCAN_COUNT]
+            )
+            self._scans[address] = cursor
+            now_ms = self._clock_ms()
+            commands = []
+            for name in names:
+                channel = name.partition(b"}:c:")[2]
+                slot = self.keys.shard_slots[self.keys.shard_of(channel)]
+                oldest_ms = now_ms - self.keys.retention(channel).age_ms
+                commands.append((slot, pack("EVALSHA", TRIM.sha, 1, name, oldest_ms)))
+            await ask_all(self._nodes, commands)
+
+    # -------------------------------------------------------------------------------------------------------- sessions
+
+    async def save(self, changes: Changes) -> None:
+        """See the port."""
+        await self._sessions.save(changes)
+
+    async def sessions(self, ids: Sequence[bytes]) -> list[Session | None]:
+        """See the port."""
+        return await self._sessions.sessions(ids)
+
+    async def cursors(self, channels: Sequence[str]) -> list[Position | None]:
+        """See the port."""
+        return await self._sessions.cursors(channels)
+
+    async def ban(self, ban: Ban) -> None:
+        """See the port."""
+        await self._sessions.ban(ban)
+
+    async def bans(self) -> list[Ban]:
+        """See the port."""
+        return await self._sessions.bans()
+
+    async def close(self) -> None:
+        """See the port."""
+        self._closed = True
+        if self._healing is not None:
+            self._healing.cancel()
+            await asyncio.wait([self._healing], timeout=1)
+        await self._append_nodes.close()
+        await self._nodes.close()
+
+
+def _rested(record: bytes) -> bytes:
+    """A record without what meant something only while it waited."""
+    return record[:_WAITING_AT] + bytes(_WAITING_BYTES) + record[_WAITING_AT + _WAITING_BYTES :]

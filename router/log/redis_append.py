@@ -1,0 +1,299 @@
+"""Appending to Redis: a batch is cut into its shards, and each shard takes its own in order, whatever happens.
+
+The batches of a shard are numbered. Redis takes one only when it has the one before, and says which it has: so a batch
+that was refused (out of memory, say) is never overtaken by a later one that is already on its way, which would leave a
+hole that nothing could fill, since ids in a stream only grow. The batches of the last seconds are kept here: what a
+server turns out not to have, after it was replaced or came back without its last second, it is given again.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+import hiredis
+
+from core import log_records
+from router.log.port import LogDeposed, LogError, LogUnavailable
+from router.log.redis_keys import Keys
+from router.log.redis_link import Link, error_of, is_stale, pack
+from router.log.redis_nodes import Nodes
+from router.log.redis_scripts import APPEND
+from router.log.redis_tail import HAS_KEY, packed
+
+KEPT_S = 10.0
+KEPT_BYTES_MAX = 64 * 1024 * 1024
+UNDER_WAY_BYTES_MAX = 256 * 1024 * 1024
+TAIL_MS = 60_000
+# Of a shard's keys and tail, each of one batch.
+TAIL_ENTRIES_MAX = 100_000
+ROUNDS_MAX = 8
+REFUSED = b"$1\r\n0\r\n"
+ACCEPTED = b"$1\r\n1\r\n"
+DEPOSED = -1
+_log = logging.getLogger("holdfast")
+
+
+class Command:
+    """What one batch has for one shard."""
+
+    __slots__ = ("data", "number", "shard")
+
+    def __init__(self, shard: "Shard", number: int, data: bytes) -> None:
+        self.shard = shard
+        self.number = number
+        self.data = data
+
+
+class Shard:
+    """What we know of a shard: numbers of its batches."""
+
+    __slots__ = ("kept", "last", "number", "sent", "slot", "stored")
+
+    def __init__(self, number: int, slot: int) -> None:
+        self.number = number
+        self.slot = slot
+        self.last = 0
+        """Given to a batch."""
+        self.sent = 0
+        """Sent on the connection that is there now, or known to be stored."""
+        self.stored = 0
+        """Known to be stored."""
+        self.kept: deque[Command] = deque()
+        """The last ones, all of those not stored among them."""
+
+    def doubt(self, number: int) -> None:
+        """What is stored from this batch on is not known."""
+        self.stored = min(self.stored, number - 1)
+        self.sent = min(self.sent, self.stored)
+
+
+class Batch:
+    """A batch that was appended lately, or is to be."""
+
+    __slots__ = ("commands", "made", "size")
+
+    def __init__(self, commands: list[Command], size: int, made: float) -> None:
+        self.commands = commands
+        self.size = size
+        self.made = made
+
+    def is_stored(self) -> bool:
+        return all(one.shard.stored >= one.number for one in self.commands)
+
+
+class Appender:
+    """The batches of one router.
+
+    Args:
+        nodes: the servers, through connections that nothing else uses.
+        keys: names.
+        key_window_ms: for how long idempotency keys are kept.
+        deadline_s: for replicas to follow.
+
+    """
+
+    def __init__(self, nodes: Nodes, keys: Keys, key_window_ms: int, deadline_s: float) -> None:
+        self.epoch = 0
+        self._nodes = nodes
+        self._keys = keys
+        self._key_window_ms = key_window_ms
+        self._deadline_s = deadline_s
+        self._shards = [Shard(number, slot) for number, slot in enumerate(keys.shard_slots)]
+        self._recent: dict[bytes, Batch] = {}
+        self.kept_bytes = 0
+        self._deposed = ""
+        self._given_up = 0
+        self._replicas: dict[Link, int] = {}
+
+    async def append(self, batch: bytes) -> None:
+        """Append a batch; see the port."""
+        if self._deposed:
+            raise LogDeposed(self._deposed)
+        found = self._recent.get(batch)
+        if found is None:
+            found = self._keep(batch)
+        else:
+            for one in found.commands:
+                one.shard.doubt(one.number)
+        await self._push({one.shard: one.number for one in found.commands})
+
+    async def heal(self) -> None:
+        """Give the servers what they turn out not to have of the last seconds."""
+        self._forget()
+        await self._push({shard: shard.last for shard in self._shards if shard.stored < shard.last})
+
+    def is_whole(self) -> bool:
+        return all(shard.stored >= shard.last for shard in self._shards)
+
+    def on_link(self, link: Link, replicas: int) -> None:
+        """A connection is about to be used, to a server with so many replicas to wait for; it may know less than was
+        stored, which the answer to the last batch of each shard will tell.
+        """
+        self._replicas = {one: count for one, count in self._replicas.items() if not one.why_lost}
+        self._replicas[link] = replicas
+        for shard in self._shards:
+            if shard.kept:
+                shard.doubt(shard.kept[-1].number)
+
+    # ------------------------------------------------------------------------------------------------------- preparing
+
+    def _keep(self, batch: bytes) -> Batch:
+        self._forget()
+        if self.kept_bytes > UNDER_WAY_BYTES_MAX:
+            raise LogUnavailable(f"more than {UNDER_WAY_BYTES_MAX} bytes wait for Redis")
+        commands = self._cut(batch)
+        made = Batch(commands, sum(len(one.data) for one in commands), time.monotonic())
+        self._recent[batch] = made
+        self.kept_bytes += made.size
+        return made
+
+    def _forget(self) -> None:
+        """What is stored and old, or too much, oldest first."""
+        limit = time.monotonic() - KEPT_S
+        while self._recent:
+            key = next(iter(self._recent))
+            oldest = self._recent[key]
+            if (oldest.made > limit and self.kept_bytes <= KEPT_BYTES_MAX) or not oldest.is_stored():
+                break
+            for one in oldest.commands:
+                one.shard.kept.popleft()
+            self.kept_bytes -= oldest.size
+            del self._recent[key]
+
+    def _cut(self, batch: bytes) -> list[Command]:
+        """Cut a batch into a command a shard, numbered."""
+        shards: dict[int, dict[bytes, list[bytes]]] = {}
+        tails: dict[int, tuple[list[bytes], list[bytes]]] = {}
+        for entry in log_records.entries(batch):
+            number = self._keys.shard_of(entry.channel)
+            channels = shards.get(number)
+            if channels is None:
+                channels = shards[number] = {}
+                tails[number] = ([], [])
+            record = entry.record if entry.kind == log_records.MESSAGE else b""
+            id_ = b"%d-%d" % (entry.epoch, entry.offset)
+            records = channels.get(entry.channel)
+            if records is None:
+                channels[entry.channel] = [id_, record]
+            else:
+                records += (id_, record)
+            tail = packed(entry)
+            if tail:
+                tails[number][0 if tail[0] & HAS_KEY else 1].append(tail)
+        return [self._command(number, channels, *tails[number]) for number, channels in shards.items()]
+
+    def _command(
+        self, number: int, channels: dict[bytes, list[bytes]], keys: list[bytes], tail: list[bytes]
+    ) -> Command:
+        shard = self._shards[number]
+        shard.last += 1
+        start = self._keys.shards[number]
+        names = [b"%sc:%s" % (start, name) for name in channels]
+        head: list[Any] = ["EVALSHA", APPEND.sha, 3 + len(names), start + b"epoch", start + b"keys", start + b"tail"]
+        rest: list[Any] = [b"%020d" % self.epoch, shard.last, self._key_window_ms, TAIL_MS, TAIL_ENTRIES_MAX]
+        rest += (b"".join(keys), b"".join(tail))
+        for name, records in channels.items():
+            retention = self._keys.retention(name)
+            rest += (retention.kept, retention.expire, len(records) >> 1)
+            rest += records
+        command = Command(shard, shard.last, pack(*head, *names, *rest, b"0"))
+        shard.kept.append(command)
+        return command
+
+    # --------------------------------------------------------------------------------------------------------- sending
+
+    async def _push(self, wanted: dict[Shard, int]) -> None:
+        """See to it that each of these shards has this batch and all before it."""
+        for _ in range(ROUNDS_MAX):
+            for shard in wanted:
+                if self._nodes.up(shard.slot) is None:
+                    await self._nodes.link(shard.slot)
+            if not await self._send(wanted):
+                return
+        raise LogUnavailable("Redis loses what was appended as fast as it is given again: see its log")
+
+    async def _send(self, wanted: dict[Shard, int]) -> bool:
+        """One round; whether another is needed."""
+        groups: dict[Link, list[Command]] = {}
+        for shard, number in wanted.items():
+            link = self._nodes.up(shard.slot)
+            if link is None:
+                raise LogUnavailable("the connection to Redis was lost at once")
+            groups.setdefault(link, []).extend(self._unsent(shard, number))
+        sent = []
+        for link, commands in groups.items():
+            data = [one.data for one in commands]
+            replicas = self._replicas.get(link, 0)
+            if replicas:
+                data.append(pack("WAIT", replicas, int(self._deadline_s * 500)))
+            sent.append((link, commands, replicas, link.send(b"".join(data), len(data))))
+        for *_, future in sent:
+            await asyncio.wait([future])  # deadline: the connection's, which is dropped then
+        errors = [self._judge(link, commands, replicas, future) for link, commands, replicas, future in sent]
+        if self._given_up:
+            _log.error(
+                "Redis lost %d batches that it had acknowledged, and they are too old to be given again: readers will "
+                "be told of a gap; see its persistence (appendonly) and its replicas",
+                self._given_up,
+            )
+            self._given_up = 0
+        for error in sorted(filter(None, errors), key=lambda one: not isinstance(one, LogDeposed)):
+            raise error
+        return any(shard.stored < number for shard, number in wanted.items())
+
+    def _unsent(self, shard: Shard, number: int) -> Iterable[Command]:
+        """The batches up to this one that have to be sent; of those that are under way already, the last again, since
+        its answer is what is waited for.
+        """
+        unsent = [one for one in shard.kept if shard.sent < one.number <= number]
+        if not unsent:
+            unsent = [one for one in shard.kept if one.number == number]
+        shard.sent = max(shard.sent, number)
+        return unsent
+
+    def _judge(
+        self, link: Link, commands: list[Command], replicas: int, future: asyncio.Future[list[Any]]
+    ) -> LogError | None:
+        """Note what was answered; what is wrong with it."""
+        if link.why_lost:  # whatever was answered: the next server may know less
+            return LogUnavailable(link.why_lost)
+        answers = future.result()
+        failed: hiredis.HiredisError | None = None
+        for command, answer in zip(commands, answers, strict=False):
+            if isinstance(answer, hiredis.HiredisError):
+                failed = failed or answer
+                command.shard.doubt(command.number)
+            elif answer == DEPOSED:
+                self._deposed = f"a router with an epoch above {self.epoch} has this log now: this one has to end"
+                return LogDeposed(self._deposed)
+            else:
+                self._note(command, answer)
+        if failed is None:
+            return self._judge_wait(link, replicas, answers[-1])
+        error = error_of(failed, link.name)
+        if is_stale(failed):
+            link.drop(str(error))
+        return error
+
+    def _judge_wait(self, link: Link, replicas: int, answer: Any) -> LogError | None:
+        if not replicas or (isinstance(answer, int) and answer >= replicas):
+            return None
+        error = LogUnavailable(f"{answer} of {replicas} replicas of {link.name} have it: see their logs")
+        link.drop(str(error))  # how many there are is asked again with the next connection
+        return error
+
+    def _note(self, command: Command, has: int) -> None:
+        """The server says which batch it has."""
+        shard = command.shard
+        if has >= command.number:
+            shard.stored = max(shard.stored, command.number)
+            return
+        # It misses some; they are sent again, from the first that is kept.
+        shard.stored = shard.sent = has
+        first = shard.kept[0]
+        if has + 1 < first.number:
+            self._given_up += first.number - 1 - has
+            first.data = first.data.removesuffix(REFUSED) + ACCEPTED

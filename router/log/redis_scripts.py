@@ -1,0 +1,127 @@
+"""The scripts that run inside Redis, where a batch of one shard is checked and appended as a whole.
+
+Epochs are compared as text of 20 digits, since Lua's numbers are exact only up to 2^53.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Script:
+    """A script and the name by which Redis knows it."""
+
+    text: bytes
+
+    @property
+    def sha(self) -> bytes:
+        return hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
+
+
+# KEYS: the shard's epoch, its keys, its tail, then channels.
+# ARGV: epoch, number of the batch in this shard, window of the keys in ms, window of the tail in ms, entries of those
+# two kept at most, the keys, the tail, for each channel how many messages are kept, ms until it is forgotten, number of
+# records, and for each record id and bytes; at last 1 to accept that batches before this one are missing.
+# Answers the number of the last batch that the shard has: the one given, unless an earlier one is missing; -1: deposed.
+APPEND = Script(b"""#!lua
+local state = redis.call('HMGET', KEYS[1], 'epoch', 'batch')
+local batch, have = tonumber(ARGV[2]), 0
+if state[1] then
+  if state[1] > ARGV[1] then return -1 end
+  if state[1] == ARGV[1] then have = tonumber(state[2]) end
+end
+if batch > have + 1 and ARGV[#ARGV] == '0' then return have end
+if batch <= have then
+  -- Written as it is, so that a WAIT after it waits for all that came before.
+  redis.call('HSET', KEYS[1], 'batch', string.format('%.0f', have))
+  return batch
+end
+local at = 8
+for channel = 4, #KEYS do
+  local kept, expire, records = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
+  at = at + 3
+  for _ = 1, records do
+    local done = redis.pcall('XADD', KEYS[channel], 'MAXLEN', '~', kept, ARGV[at], 'm', ARGV[at + 1])
+    if type(done) == 'table' then
+      -- An id that is not above the last one: the record is there already.
+      if not string.find(done['err'], 'equal or smaller', 1, true) then return done end
+    elseif ARGV[at + 1] == '' then
+      redis.call('XDEL', KEYS[channel], ARGV[at])
+    end
+    at = at + 2
+  end
+  redis.call('PEXPIRE', KEYS[channel], expire)
+end
+local time
+for index = 2, 3 do
+  local blob, window = ARGV[index + 4], ARGV[index + 1]
+  if blob ~= '' then
+    time = time or redis.call('TIME')
+    local oldest = tonumber(time[1]) * 1000 - tonumber(window)
+    redis.call('XADD', KEYS[index], 'MINID', '~', string.format('%.0f', oldest), '*', 'r', blob)
+    if batch % 64 == 0 then redis.call('XTRIM', KEYS[index], 'MAXLEN', '~', ARGV[5]) end
+    redis.call('PEXPIRE', KEYS[index], window)
+  end
+end
+redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'batch', ARGV[2])
+return batch
+""")
+
+# KEYS: an epoch. ARGV: a new one. Answers the epoch that is there then; the new one is taken only if it is higher.
+FENCE = Script(b"""#!lua
+local stored = redis.call('HGET', KEYS[1], 'epoch')
+if stored and stored >= ARGV[1] then return stored end
+redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'batch', '0')
+return ''
+""")
+
+# KEYS: a session. ARGV: 1 if it is over, what HELLO said or nothing, when it expires or nothing, number of fields to
+# set, fields and values, fields to remove. What is not known and not opened stays unknown.
+SESSION = Script(b"""#!lua
+if ARGV[1] == '1' then return redis.call('DEL', KEYS[1]) end
+if ARGV[2] ~= '' then
+  redis.call('DEL', KEYS[1])
+  redis.call('HSET', KEYS[1], 'opened', ARGV[2])
+elseif redis.call('EXISTS', KEYS[1]) == 0 then
+  return 0
+end
+local fields = tonumber(ARGV[4])
+for at = 5, 3 + 2 * fields, 2 do redis.call('HSET', KEYS[1], ARGV[at], ARGV[at + 1]) end
+for at = 5 + 2 * fields, #ARGV do redis.call('HDEL', KEYS[1], ARGV[at]) end
+if ARGV[3] ~= '' then
+  redis.call('HSET', KEYS[1], 'expires', ARGV[3])
+  redis.call('PEXPIREAT', KEYS[1], ARGV[3])
+end
+return 1
+""")
+
+# KEYS: a cursor. ARGV: the new one, 20 digits, a hyphen, 20 digits; ms until it is forgotten.
+CURSOR = Script(b"""#!lua
+local stored = redis.call('GET', KEYS[1])
+if not stored or stored < ARGV[1] then stored = ARGV[1] end
+redis.call('SET', KEYS[1], stored, 'PX', ARGV[2])
+return 1
+""")
+
+# KEYS: a channel. Answers its last id, also when that message is trimmed; nothing if the channel is not known.
+LAST = Script(b"""#!lua flags=no-writes
+if redis.call('EXISTS', KEYS[1]) == 0 then return '' end
+local said = redis.call('XINFO', 'STREAM', KEYS[1])
+for at = 1, #said, 2 do
+  if said[at] == 'last-generated-id' then return said[at + 1] end
+end
+""")
+
+# KEYS: a channel. ARGV: the wall clock's ms before which messages are too old. Reads when a record was made from its
+# bytes (core/log_records.pxd), oldest first, and trims up to the first that is young enough, at most 100 at a time.
+TRIM = Script(b"""#!lua
+local oldest = tonumber(ARGV[1])
+local trimmed = 0
+for _, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 100)) do
+  if struct.unpack('<I8', entry[2][2], 25) >= oldest then break end
+  trimmed = trimmed + redis.call('XDEL', KEYS[1], entry[1])
+end
+return trimmed
+""")
+
+ALL = (APPEND, FENCE, SESSION, CURSOR, LAST, TRIM)

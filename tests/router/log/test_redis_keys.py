@@ -1,0 +1,51 @@
+"""Names of keys: a script's keys share a slot, and a namespace says how long what is kept."""
+
+import pytest
+
+from core.namespace_spec import DAY_S, NamespaceSpec
+from router.log.redis_keys import SHARDS, Keys
+from router.log.redis_nodes import SLOTS, slot_of
+
+
+def tag(key: bytes) -> bytes:
+    """The part of a key that decides its slot (Redis Cluster specification)."""
+    return key[key.index(b"{") + 1 : key.index(b"}")]
+
+
+@pytest.mark.parametrize("channel", [b"group:a", b"user:al{i}ce", b"global:all", "group:\N{SNOWMAN}".encode()])
+def test_all_keys_of_a_channels_shard_have_its_slot(channel: bytes) -> None:
+    keys = Keys("hf:")
+    key, slot = keys.channel(channel)
+    assert slot_of(tag(key)) == slot
+    start = keys.shards[keys.shard_of(channel)]
+    assert key == start + b"c:" + channel
+    assert slot_of(tag(start)) == slot
+
+
+def test_sessions_and_cursors_have_their_slots() -> None:
+    keys = Keys("hf:")
+    for key, slot in (keys.session(bytes(range(16))), keys.cursor("user:{a}")):
+        assert slot_of(tag(key)) == slot
+
+
+def test_channels_spread_over_all_shards() -> None:
+    keys = Keys("hf:")
+    assert {keys.shard_of(b"group:%d" % number) for number in range(50 * SHARDS)} == set(range(SHARDS))
+
+
+def test_every_third_of_a_cluster_has_some_shards() -> None:
+    assert {slot * 3 // SLOTS for slot in Keys("hf:").shard_slots} == {0, 1, 2}
+
+
+def test_retention_is_the_namespaces_own() -> None:
+    keys = Keys("hf:", (NamespaceSpec(name="chat", domain="group", history_messages=7, history_age_s=60),))
+    found = keys.retention(b"chat:a")
+    assert (found.messages, found.age_ms, found.kept) == (7, 60_000, b"7")
+    assert int(found.expire) == (120 + DAY_S) * 1000
+    assert keys.retention(b"other:a").messages == NamespaceSpec(name="", domain="group").history_messages
+
+
+@pytest.mark.parametrize("prefix", ["", "a{b", "a b", "a*", "a\n"])
+def test_a_prefix_that_would_break_the_keys_is_refused(prefix: str) -> None:
+    with pytest.raises(ValueError, match="cannot begin keys"):
+        Keys(prefix)

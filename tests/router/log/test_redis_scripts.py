@@ -1,0 +1,157 @@
+"""The scripts, one by one, inside a real server."""
+
+from typing import Any
+
+import pytest
+import redis
+
+from router.log.redis_scripts import ALL, APPEND, CURSOR, FENCE, LAST, SESSION, TRIM, Script
+from tests.servers.redis import Server
+
+KEPT, EXPIRE_MS, WINDOW_MS = 10, 100_000, 50_000
+
+
+class Scripts:
+    """A shard, spoken to through its scripts."""
+
+    def __init__(self, server: Server, prefix: str) -> None:
+        self._server = server
+        self.state, self.keys, self.tail, self.channel = (f"{prefix}{name}" for name in ("e", "k", "t", "c"))
+
+    def do(self, script: Script, keys: list[str], *args: Any) -> Any:
+        return self._server.do("EVAL", script.text, len(keys), *keys, *args)
+
+    def append(
+        self, epoch: int, batch: int, *ids: str, force: int = 0, value: str = "v", key: str = "", tail: str = ""
+    ) -> Any:
+        records = [part for one in ids for part in (one, value)]
+        settings = (f"{epoch:020}", batch, WINDOW_MS, WINDOW_MS, 1000, key, tail, KEPT, EXPIRE_MS, len(ids))
+        return self.do(APPEND, [self.state, self.keys, self.tail, self.channel], *settings, *records, force)
+
+    def ids(self) -> list[str]:
+        return [entry[0].decode() for entry in self._server.do("XRANGE", self.channel, "-", "+")]
+
+
+@pytest.fixture
+def scripts(redis_server: Server, prefix: str) -> Scripts:
+    return Scripts(redis_server, prefix)
+
+
+def test_a_batch_is_there_as_a_whole(scripts: Scripts, redis_server: Server) -> None:
+    assert scripts.append(5, 1, "5-1", "5-2", key="some", tail="other") == 1
+    assert scripts.ids() == ["5-1", "5-2"]
+    assert EXPIRE_MS - 20_000 < redis_server.do("PTTL", scripts.channel) <= EXPIRE_MS
+    for name, blob in ((scripts.keys, b"some"), (scripts.tail, b"other")):
+        [[_, fields]] = redis_server.do("XRANGE", name, "-", "+")
+        assert list(fields.values() if isinstance(fields, dict) else fields)[-1] == blob
+        assert 0 < redis_server.do("PTTL", name) <= WINDOW_MS
+
+
+def test_the_same_batch_again_changes_nothing(scripts: Scripts, redis_server: Server) -> None:
+    scripts.append(5, 1, "5-1", key="some")
+    assert scripts.append(5, 1, "5-1", key="some") == 1
+    assert scripts.ids() == ["5-1"]
+    assert redis_server.do("XLEN", scripts.keys) == 1
+
+
+def test_records_that_are_there_already_are_passed_over(scripts: Scripts) -> None:
+    scripts.append(5, 1, "5-1", "5-2")
+    assert scripts.append(5, 2, "5-1", "5-2", "5-3") == 2
+    assert scripts.ids() == ["5-1", "5-2", "5-3"]
+
+
+def test_a_batch_whose_forerunner_is_missing_is_not_taken(scripts: Scripts) -> None:
+    scripts.append(5, 1, "5-1")
+    assert scripts.append(5, 3, "5-3") == 1
+    assert scripts.ids() == ["5-1"]
+    assert scripts.append(5, 2, "5-2") == 2
+    assert scripts.append(5, 3, "5-3") == 3
+    assert scripts.ids() == ["5-1", "5-2", "5-3"]
+
+
+def test_a_missing_forerunner_can_be_given_up(scripts: Scripts) -> None:
+    assert scripts.append(5, 3, "5-3", force=1) == 3
+    assert scripts.append(5, 4, "5-4") == 4
+    assert scripts.ids() == ["5-3", "5-4"]
+
+
+@pytest.mark.parametrize(("low", "high"), [(5, 6), (9, 10), (2**53, 2**53 + 1), (2**64 - 2, 2**64 - 1)])
+def test_a_lower_epoch_is_refused_once_a_higher_one_is_there(scripts: Scripts, low: int, high: int) -> None:
+    assert scripts.append(low, 1, f"{low}-1") == 1
+    assert scripts.do(FENCE, [scripts.state], f"{high:020}") == b""
+    assert scripts.append(low, 2, f"{low}-2") == -1
+    assert scripts.append(high, 1, f"{high}-2") == 1
+    assert scripts.ids() == [f"{low}-1", f"{high}-2"]
+
+
+def test_a_higher_epoch_raises_what_is_stored(scripts: Scripts) -> None:
+    scripts.append(5, 1, "5-1")
+    assert scripts.append(6, 1, "6-2") == 1
+    assert scripts.append(5, 2, "5-3") == -1
+
+
+def test_only_a_higher_epoch_fences(scripts: Scripts) -> None:
+    assert scripts.do(FENCE, [scripts.state], f"{7:020}") == b""
+    assert int(scripts.do(FENCE, [scripts.state], f"{7:020}")) == 7
+    assert int(scripts.do(FENCE, [scripts.state], f"{6:020}")) == 7
+    assert scripts.do(FENCE, [scripts.state], f"{8:020}") == b""
+
+
+def test_a_position_without_its_message_is_kept(scripts: Scripts) -> None:
+    scripts.append(5, 1, "5-7", value="")
+    assert scripts.ids() == []
+    assert scripts.do(LAST, [scripts.channel]) == b"5-7"
+
+
+def test_an_append_that_goes_wrong_says_so(scripts: Scripts, redis_server: Server) -> None:
+    redis_server.do("SET", scripts.channel, "somebody's")
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        scripts.append(5, 1, "5-1")
+    assert redis_server.do("EXISTS", scripts.state) == 0
+
+
+def test_the_last_id_outlives_its_message(scripts: Scripts, redis_server: Server) -> None:
+    assert scripts.do(LAST, [scripts.channel]) == b""
+    scripts.append(5, 1, "5-1", "5-2")
+    redis_server.do("XTRIM", scripts.channel, "MAXLEN", 0)
+    assert scripts.do(LAST, [scripts.channel]) == b"5-2"
+
+
+def test_a_cursor_only_grows(scripts: Scripts, redis_server: Server) -> None:
+    for epoch, offset in ((5, 9), (5, 10), (5, 3), (4, 99), (2**60, 1)):
+        scripts.do(CURSOR, [scripts.channel], f"{epoch:020}-{offset:020}", EXPIRE_MS)
+        if epoch == 4:
+            assert redis_server.do("GET", scripts.channel) == f"{5:020}-{10:020}".encode()
+    assert redis_server.do("GET", scripts.channel) == f"{2**60:020}-{1:020}".encode()
+    assert 0 < redis_server.do("PTTL", scripts.channel) <= EXPIRE_MS
+
+
+def test_a_session_that_is_not_known_is_only_made_by_opening_it(scripts: Scripts, redis_server: Server) -> None:
+    assert scripts.do(SESSION, [scripts.channel], 0, "", 10**15, 1, "c:a", "1-1") == 0
+    assert redis_server.do("EXISTS", scripts.channel) == 0
+    assert scripts.do(SESSION, [scripts.channel], 0, "o", 10**15, 1, "c:a", "1-1") == 1
+    assert scripts.do(SESSION, [scripts.channel], 0, "", "", 1, "c:b", "1-2", "c:a") == 1
+    assert redis_server.do("HGETALL", scripts.channel) == {
+        b"opened": b"o",
+        b"expires": b"1" + 15 * b"0",
+        b"c:b": b"1-2",
+    }
+    assert scripts.do(SESSION, [scripts.channel], 1, "", "", 0) == 1
+    assert redis_server.do("EXISTS", scripts.channel) == 0
+
+
+def test_what_is_too_old_is_trimmed_by_the_records_own_time(scripts: Scripts, redis_server: Server) -> None:
+    for number in range(1, 6):
+        record = bytes(24) + (1000 * number).to_bytes(8, "little") + bytes(56)
+        redis_server.do("XADD", scripts.channel, f"5-{number}", "m", record)
+    assert scripts.do(TRIM, [scripts.channel], 3000) == 2
+    assert scripts.ids() == ["5-3", "5-4", "5-5"]
+    assert scripts.do(TRIM, [scripts.channel], 3000) == 0
+    assert scripts.do(TRIM, [scripts.channel], 10**13) == 3
+    assert scripts.do(LAST, [scripts.channel]) == b"5-5"
+
+
+def test_names_of_scripts_are_what_redis_calls_them(redis_server: Server) -> None:
+    for script in ALL:
+        loaded = redis_server.do("SCRIPT", "LOAD", script.text)
+        assert (loaded if isinstance(loaded, bytes) else loaded.encode()) == script.sha

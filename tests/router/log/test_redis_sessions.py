@@ -1,0 +1,89 @@
+"""Sessions, cursors and bans in Redis; what every log promises of them is in tests/contract/."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from router.log.port import Ban, Changes, LogBroken, Position, SessionChange
+from router.log.redis import RedisLog
+from router.log.redis_keys import Keys
+from router.log.redis_sessions import CHUNK, wall_ms
+from tests.router.log.conftest import run
+from tests.servers.redis import Server
+
+ID = bytes(range(16))
+HOUR_MS = 3_600_000
+
+
+def test_a_session_goes_when_redis_forgets_it(
+    make_log: Callable[..., RedisLog], redis_server: Server, prefix: str
+) -> None:
+    async def work() -> None:
+        log = make_log()
+        await log.open(1)
+        expires_ms = wall_ms() + HOUR_MS
+        await log.save(Changes({ID: SessionChange(b"said", expires_ms, {"group:a": Position(1, 2)})}))
+        key, _ = Keys(prefix).session(ID)
+        assert abs(redis_server.do("PTTL", key) - HOUR_MS) < 60_000
+        redis_server.do("PEXPIRE", key, 1)
+        while (await log.sessions([ID]))[0] is not None:
+            assert wall_ms() < expires_ms
+        await log.close()
+
+    run(work())
+
+
+def test_what_is_over_by_our_clock_is_not_told_even_if_redis_still_has_it(make_log: Callable[..., RedisLog]) -> None:
+    now_ms = wall_ms()
+
+    async def work() -> None:
+        nonlocal now_ms
+        log = make_log(clock_ms=lambda: now_ms)
+        await log.open(1)
+        await log.save(Changes({ID: SessionChange(b"said", wall_ms() + HOUR_MS)}))
+        await log.ban(Ban("eve", now_ms + HOUR_MS))
+        assert (await log.sessions([ID]))[0] is not None
+        assert [one.user for one in await log.bans()] == ["eve"]
+        now_ms += 2 * HOUR_MS
+        assert await log.sessions([ID]) == [None]
+        assert await log.bans() == []
+        now_ms -= 2 * HOUR_MS
+        assert await log.bans() == []  # it went when it was seen to be over
+        await log.close()
+
+    run(work())
+
+
+def test_more_than_one_chunk_is_saved_and_read(make_log: Callable[..., RedisLog]) -> None:
+    ids = [number.to_bytes(16, "big") for number in range(CHUNK + 200)]
+
+    async def work() -> None:
+        log = make_log()
+        await log.open(1)
+        expires_ms = wall_ms() + HOUR_MS
+        changes = {id_: SessionChange(id_[-2:], expires_ms, {"group:a": Position(1, 2)}) for id_ in ids}
+        await log.save(Changes(changes, {f"user:{id_.hex()}": Position(1, id_[-1] + 1) for id_ in ids}))
+        found = await log.sessions(ids)
+        assert [one.opened for one in found if one] == [id_[-2:] for id_ in ids]
+        cursors = await log.cursors([f"user:{id_.hex()}" for id_ in ids])
+        assert cursors == [Position(1, id_[-1] + 1) for id_ in ids]
+        await log.close()
+
+    run(work())
+
+
+def test_a_position_that_is_none_is_named(make_log: Callable[..., RedisLog], redis_server: Server, prefix: str) -> None:
+    async def work() -> None:
+        log = make_log()
+        await log.open(1)
+        redis_server.do("SET", Keys(prefix).cursor("user:a")[0], "something")
+        with pytest.raises(LogBroken, match="`something` in Redis is no position"):
+            await log.cursors(["user:a"])
+        await log.close()
+
+    run(work())
+
+
+def test_the_wall_clock_is_in_milliseconds() -> None:
+    assert abs(wall_ms() - time.time() * 1000) < 1000

@@ -1,0 +1,270 @@
+"""Real Redis servers for tests: one, a primary with replicas and sentinels, or a cluster, on loopback.
+
+Each has a folder of its own and ends with its context; what was killed can be started again on its port.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from tests.conftest import free_ports, wait_until
+from tools import provision
+
+START_DEADLINE_S = 20.0
+COMMAND_DEADLINE_S = 5.0
+PRIMARY = "holdfast"
+# Writes reach the disk within a second, as Redis' own default has it.
+LASTING = ("--appendonly", "yes", "--appendfsync", "everysec", "--save", "")
+ALWAYS = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
+FLEETING = ("--appendonly", "no", "--save", "")
+
+
+def program(name: str = "redis-server") -> str:
+    """The path of a program of Redis; the test is skipped where there is none."""
+    found = provision.find_program(name)
+    if found is None:
+        pytest.skip(f"needs {name}: make provision")
+    return found
+
+
+class Server:
+    """One `redis-server`, or a sentinel.
+
+    Args:
+        options: as on its command line.
+        port: where it listens; 0 takes a free one.
+
+    """
+
+    def __init__(self, *options: str, port: int = 0, sentinel: bool = False) -> None:
+        self._program = program()
+        self.folder = Path(tempfile.mkdtemp(prefix="hf-redis-"))
+        self.port = port or free_ports(1)[0]
+        self._options = options
+        self._sentinel = sentinel
+        self._process: subprocess.Popen[bytes] | None = None
+        self.log = self.folder / "log"
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "not running"
+        return self._process.pid
+
+    def start(self, *, wait: bool = True) -> None:
+        """Start it, also after `kill`, with whatever is in its folder."""
+        where = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
+        if self._sentinel:
+            # It writes what it learns into its file.
+            config = self.folder / "sentinel.conf"
+            if not config.exists():
+                config.write_text("\n".join(self._options) + "\n")
+            command = [self._program, str(config), "--sentinel", *where]
+        else:
+            command = [self._program, *where, *self._options]
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env=provision.environment_for(self._program),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        if wait:
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until it answers."""
+        wait_until(self._answers, lambda: f"Redis answers\n{self.log.read_text()[-2000:]}", START_DEADLINE_S)
+
+    def _answers(self) -> bool:
+        process = self._process
+        assert process is not None
+        assert process.poll() is None, f"Redis ended\n{self.log.read_text()[-2000:]}"
+        try:
+            return self.do("PING") in (b"PONG", True)
+        except (redis.ConnectionError, redis.TimeoutError, redis.ResponseError):
+            return False
+
+    def do(self, *command: bytes | str | int) -> Any:
+        """What it answers to a command."""
+        with redis.Redis(
+            port=self.port, socket_timeout=COMMAND_DEADLINE_S, socket_connect_timeout=COMMAND_DEADLINE_S
+        ) as client:
+            return client.execute_command(*command)
+
+    def kill(self) -> None:
+        """SIGKILL: it has no time for anything."""
+        self.signal(signal.SIGKILL)
+        assert self._process is not None
+        self._process.wait(START_DEADLINE_S)
+
+    def signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def destroy(self) -> None:
+        """End it, whatever became of it, and remove its folder."""
+        if self._process is not None and self._process.poll() is None:
+            self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def running(*options: str, port: int = 0) -> Iterator[Server]:
+    """One server."""
+    server = Server(*(options or LASTING), port=port)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.destroy()
+
+
+class Sentinels:
+    """A primary, two replicas, three sentinels."""
+
+    def __init__(self, *options: str) -> None:
+        options = (*(options or LASTING), "--repl-diskless-sync-delay", "0", "--repl-timeout", "5")
+        first = Server(*options)
+        replica = (*options, "--replicaof", f"127.0.0.1 {first.port}")
+        self.servers = [first, Server(*replica), Server(*replica)]
+        self.sentinels = [
+            Server(
+                f"sentinel monitor {PRIMARY} 127.0.0.1 {first.port} 2",
+                f"sentinel down-after-milliseconds {PRIMARY} 500",
+                f"sentinel failover-timeout {PRIMARY} 3000",
+                sentinel=True,
+            )
+            for _ in range(3)
+        ]
+
+    @property
+    def url(self) -> str:
+        places = ",".join(f"127.0.0.1:{one.port}" for one in self.sentinels)
+        return f"redis+sentinel://{places}/{PRIMARY}"
+
+    def start(self) -> None:
+        for one in self.servers:
+            one.start()
+        wait_until(lambda: self._replicas(self.servers[0]) == 2, "both replicas follow", START_DEADLINE_S)
+        for one in self.sentinels:
+            one.start()
+        wait_until(lambda: all(self._knows(one) for one in self.sentinels), "the sentinels know all", START_DEADLINE_S)
+
+    @staticmethod
+    def _replicas(server: Server) -> int:
+        text = server.do("INFO", "replication")
+        fields = text if isinstance(text, dict) else {}
+        return sum(
+            1
+            for name, value in fields.items()
+            if name.startswith("slave") and isinstance(value, dict) and value.get("state") == "online"
+        )
+
+    def _knows(self, sentinel: Server) -> bool:
+        fields = sentinel.do("INFO", "sentinel")
+        known = fields.get("master0", {})
+        return bool(known.get("slaves") == 2 and known.get("sentinels") == 3 and known.get("status") == "ok")
+
+    @property
+    def primary(self) -> Server:
+        """Whom the sentinels name now."""
+        found = self.sentinels[0].do("SENTINEL", "GET-MASTER-ADDR-BY-NAME", PRIMARY)
+        port = int(found[1])
+        return next(one for one in self.servers if one.port == port)
+
+    def destroy(self) -> None:
+        for one in [*self.sentinels, *self.servers]:
+            one.destroy()
+
+
+@contextlib.contextmanager
+def running_sentinels(*options: str) -> Iterator[Sentinels]:
+    """A primary with replicas, and sentinels that replace it within about two seconds."""
+    made = Sentinels(*options)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.destroy()
+
+
+class Cluster:
+    """Three primaries without replicas."""
+
+    SIZE = 3
+    SLOTS = 16_384
+
+    def __init__(self, *options: str) -> None:
+        # The bus listens 10,000 above unless it is told otherwise, which may be above every port there is.
+        self.servers = []
+        for port, bus in zip(*[iter(free_ports(2 * self.SIZE))] * 2, strict=True):
+            extra = ("--cluster-enabled", "yes", "--cluster-port", str(bus), "--cluster-node-timeout", "2000")
+            self.servers.append(Server(*(options or LASTING), *extra, port=port))
+        self._buses: list[int] = [int(one._options[one._options.index("--cluster-port") + 1]) for one in self.servers]
+
+    @property
+    def url(self) -> str:
+        return "redis+cluster://" + ",".join(f"127.0.0.1:{one.port}" for one in self.servers)
+
+    def start(self) -> None:
+        for one in self.servers:
+            one.start()
+        bounds = [self.SLOTS * number // self.SIZE for number in range(self.SIZE + 1)]
+        for number, one in enumerate(self.servers):
+            one.do("CLUSTER", "ADDSLOTSRANGE", bounds[number], bounds[number + 1] - 1)
+            one.do("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+        for other, bus in zip(self.servers[1:], self._buses[1:], strict=True):
+            self.servers[0].do("CLUSTER", "MEET", "127.0.0.1", other.port, bus)
+        wait_until(lambda: all(self._is_whole(one) for one in self.servers), "the cluster is whole", START_DEADLINE_S)
+
+    def owner(self, slot: int) -> Server:
+        """Who has a slot, as the first node sees it."""
+        ranges = self.servers[0].do("CLUSTER", "SLOTS")
+        if isinstance(ranges, dict):
+            port = next(int(found["primary"][1]) for (first, last), found in ranges.items() if first <= slot <= last)
+        else:
+            port = next(int(found[2][1]) for found in ranges if found[0] <= slot <= found[1])
+        return next(one for one in self.servers if one.port == port)
+
+    def move(self, slot: int, away: Server, here: Server) -> None:
+        """Move a slot with its keys, as `redis-cli --cluster reshard` does."""
+        names = {one: one.do("CLUSTER", "MYID") for one in (away, here)}
+        here.do("CLUSTER", "SETSLOT", slot, "IMPORTING", names[away])
+        away.do("CLUSTER", "SETSLOT", slot, "MIGRATING", names[here])
+        while keys := away.do("CLUSTER", "GETKEYSINSLOT", slot, 100):
+            away.do("MIGRATE", "127.0.0.1", here.port, "", 0, 5_000, "KEYS", *keys)
+        for one in (here, away):
+            one.do("CLUSTER", "SETSLOT", slot, "NODE", names[here])
+
+    def _is_whole(self, server: Server) -> bool:
+        said = bytes(server.do("CLUSTER", "INFO"))
+        return b"cluster_state:ok" in said and b"cluster_known_nodes:%d" % self.SIZE in said
+
+    def destroy(self) -> None:
+        for one in self.servers:
+            one.destroy()
+
+
+@contextlib.contextmanager
+def running_cluster(*options: str) -> Iterator[Cluster]:
+    """A cluster of three primaries."""
+    made = Cluster(*options)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.destroy()
