@@ -5,13 +5,13 @@ when everybody has had time to hear everything. For channels whose namespace ans
 
 - An acknowledged message is delivered to each entitled member exactly once, after the receiver's own drop rule (an
   offset that it has already is dropped; those are counted as `raw_repetitions`).
-- In the order of offsets, without a hole. A hole is told as EVENT `gap` with exactly its first and last offset, and only
-  where the history may have been trimmed.
+- In the order of offsets, without a hole. A hole is told as EVENT `gap` with exactly its first and last offset, and
+  only where the history may have been trimmed.
 - One position holds one message for everybody: members, publishers' answers and HISTORY.
 - A `reset` never happens: the log survives everything that is done to it here.
 
-Positions are told apart by their offset alone, since offsets go on over epochs when the log survived; a message at one
-offset in two epochs is therefore found as a conflict. It knows nothing of sockets or clocks: `at` is whatever the caller
+Positions are told apart by their offset alone, since offsets go on over epochs when the log survived; what stands at one
+offset in two epochs is therefore found as a fault. It knows nothing of sockets or clocks: `at` is whatever the caller
 counts with, and serves the stories only.
 """
 
@@ -19,6 +19,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import pairwise
 from typing import NamedTuple
 
 NEIGHBOURS = 12
@@ -148,7 +149,7 @@ class Book:
             self.oracle.log(self.channel, by, f"reads in epoch {position.epoch}:", position.offset, content)
             self.place(by, position, content)
         offsets = [position.offset for position, _ in found]
-        for before, after in zip(offsets, offsets[1:], strict=False):
+        for before, after in pairwise(offsets):
             if after != before + 1:
                 self.fault(Kind.SILENT_GAP, by, before + 1, f"HISTORY goes from {before} to {after}")
         if complete:

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 import pytest
@@ -205,7 +206,7 @@ def pass_over(rng: random.Random, ops: list[Op]) -> list[Op] | None:
     # The next that it hears is the next one: before a gap, the gap may go further back and tell of it.
     places = first_deliveries(ops, "bob")
     own = [(index, op) for index, op in enumerate(ops) if op.who == "bob"]
-    followed = {a for (a, _), (_, op) in zip(own, own[1:], strict=False) if op.what == "received"}
+    followed = {a for (a, _), (_, op) in pairwise(own) if op.what == "received"}
     places = [index for index in places[:-1] if index in followed]
     return without(ops, "bob", ops[rng.choice(places)].offset) if places else None
 
@@ -213,9 +214,7 @@ def pass_over(rng: random.Random, ops: list[Op]) -> list[Op] | None:
 def swap(rng: random.Random, ops: list[Op]) -> list[Op] | None:
     places = first_deliveries(ops, "bob")
     pairs = [
-        (a, b)
-        for a, b in zip(places, places[1:], strict=False)
-        if not any(op.who == "bob" and op.what != "received" for op in ops[a:b])
+        (a, b) for a, b in pairwise(places) if not any(op.who == "bob" and op.what != "received" for op in ops[a:b])
     ]
     if not pairs:
         return None
