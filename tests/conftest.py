@@ -170,7 +170,7 @@ class Node:
         self._check_build()
 
     def crash(self) -> None:
-        """SIGKILL to every process of the node at once, as when its machine loses power (but the disk's cache stays)."""
+        """SIGKILL to every process of the node at once."""
         for pid in marked_processes(self.folder.name):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

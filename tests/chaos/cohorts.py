@@ -1,4 +1,4 @@
-"""Cohorts: a seed's own channels and talkers, that live on a node while faults are made to it, and the judgement on them.
+"""Cohorts: a seed's own channels and talkers, that live on a node while faults are made to it, and what was broken.
 
 Many cohorts live on one node side by side and share its faults; each meets them at another moment of its own life. What
 a cohort does by its own will is in its seed alone.

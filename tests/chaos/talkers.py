@@ -441,7 +441,7 @@ class Talker:
         def on_answer(link: Link, frame: list[Any]) -> None:
             if frame[0] == ERROR:
                 self._refused(frame[2])
-                self._after(_retry_s(frame), lambda: channel in self._wanted and self._join_again(channel))
+                self._after(_retry_s(frame), lambda: self._join_again(channel))
             elif not self.readers[channel].is_member:
                 self.readers[channel].joined(Position(frame[2]["epoch"], frame[2]["offset"]))
                 for say in list(self._says.values()):
@@ -451,7 +451,7 @@ class Talker:
         self._ask(link, on_answer, JOIN, channel, {})
 
     def _join_again(self, channel: str) -> None:
-        if self._link is not None and not self.readers[channel].is_member:
+        if self._link is not None and channel in self._wanted and not self.readers[channel].is_member:
             self._join(self._link, channel)
 
     def _leave(self, link: Link, channel: str) -> None:
@@ -492,9 +492,13 @@ class Talker:
             self._says.pop(say.content, None)
             book.refuse(say.content, code)
         elif say.keyed:
-            self._after(_retry_s(frame), lambda: say.content in self._says and self._send(say))
+            self._after(_retry_s(frame), lambda: self._send_again(say))
         else:
             self._says.pop(say.content, None)  # nobody will ever know
+
+    def _send_again(self, say: Say) -> None:
+        if say.content in self._says:
+            self._send(say)
 
     async def _page(self, channel: str, since: list[int] | None) -> list[tuple[Position, str]]:
         """One page of HISTORY; asked again until it is answered."""
@@ -504,7 +508,7 @@ class Talker:
                 answer: asyncio.Future[list[Any]] = loop.create_future()
                 options: dict[str, Any] = {"limit": PAGE} | ({} if since is None else {"since": since})
                 if self._link is not None:
-                    self._ask(self._link, lambda link, frame, to=answer: _settle(to, frame), HISTORY, channel, options)
+                    self._ask(self._link, _settles(answer), HISTORY, channel, options)
                     with contextlib.suppress(TimeoutError):
                         frame = await asyncio.wait_for(answer, DIAL_S)
                         if frame[0] == REPLY:
@@ -531,12 +535,16 @@ class Talker:
 
 def _retry_s(frame: list[Any]) -> float:
     options = frame[4] if len(frame) > 4 else {}
-    return max(AGAIN_S, min(options.get("retry_after", 0), 1_000) / 1000)
+    wait_ms: int = options.get("retry_after", 0)
+    return max(AGAIN_S, min(wait_ms, 1_000) / 1000)
 
 
-def _settle(answer: asyncio.Future[list[Any]], frame: list[Any]) -> None:
-    if not answer.done():
-        answer.set_result(frame)
+def _settles(answer: asyncio.Future[list[Any]]) -> Callable[[Link, list[Any]], None]:
+    def settle(link: Link, frame: list[Any]) -> None:
+        if not answer.done():
+            answer.set_result(frame)
+
+    return settle
 
 
 async def _within(wait: Awaitable[Any], deadline_s: float) -> bool:
