@@ -3,6 +3,7 @@
 Nothing here is meant for tests of one module; those need no node.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -168,12 +169,29 @@ class Node:
                 self._spawn()
         self._check_build()
 
+    def crash(self) -> None:
+        """SIGKILL to every process of the node at once."""
+        for pid in marked_processes(self.folder.name):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._process.wait(STOP_DEADLINE_S)
+        wait_until(lambda: not marked_processes(self.folder.name), "all its processes are gone")
+
+    def start_again(self) -> None:
+        """After `crash`: on the same ports and with what is left on its disk."""
+        self._launch()
+        wait_until(self._is_ready, lambda: f"/readyz is 200\n{self.log_tail()}", START_DEADLINE_S)
+
     def _spawn(self) -> None:
         self.port, self.ws_port, self.admin_port = free_ports(3)
+        self._launch()
+
+    def _launch(self) -> None:
         ports = ["--port", str(self.port), "--ws-port", str(self.ws_port), "--admin-port", str(self.admin_port)]
         program = Path(sys.executable).parent / "holdfast"
         environment = {**os.environ, **self._settings, MARK: self.folder.name}
         environment |= {"TMPDIR": str(self.temporary), "XDG_RUNTIME_DIR": str(self.temporary)}
+        environment |= {"XDG_STATE_HOME": str(self.folder / "state")}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [program, "run", *ports, *self._arguments],

@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 import pytest
+from holdfast_client import outputs
 from holdfast_client import protocol as core
 from holdfast_client.codec import Encoding
 from holdfast_client.codes import CloseClass, close_class
@@ -46,10 +47,10 @@ class Line:
         return [frame[0] for frame in self.sent()]
 
     def items(self) -> list[Message | Event]:
-        return [output.item for output in self.protocol.outputs() if isinstance(output, core.Delivered)]
+        return [output.item for output in self.protocol.outputs() if isinstance(output, outputs.Delivered)]
 
     def ended(self) -> Closed | None:
-        return next((o.closed for o in self.protocol.outputs() if isinstance(o, core.Ended)), None)
+        return next((o.closed for o in self.protocol.outputs() if isinstance(o, outputs.Ended)), None)
 
     def advance(self, seconds: float) -> None:
         """Let time pass as a caller does: tick at each deadline on the way."""
@@ -119,7 +120,7 @@ def test_anything_received_counts_as_life_and_silence_ends_it_on_time() -> None:
     assert line.ended() is None
     line.advance(0.2)
     assert line.ended() is not None
-    assert line.protocol.phase is core.Phase.ENDED
+    assert line.protocol.phase is outputs.Phase.ENDED
 
 
 def test_silence_while_not_reading_is_not_held_against_the_gateway() -> None:
@@ -139,7 +140,7 @@ def test_round_trip_is_by_our_own_clock() -> None:
     ping = line.sent()[0]
     line.advance(0.25)
     line.give([5, ping[1], "whatever"], [5, ping[1], "again"], [5, 77, 0])
-    measured = [o.rtt_ms for o in line.protocol.outputs() if isinstance(o, core.Measured)]
+    measured = [o.rtt_ms for o in line.protocol.outputs() if isinstance(o, outputs.Measured)]
     assert measured == [pytest.approx(250)]
 
 
@@ -174,7 +175,7 @@ def test_requests_wait_for_open_and_expire_on_time() -> None:
     line.protocol.flush_requests(line.now)
     assert line.sent_types() == [0]
     line.advance(2.1)
-    answers = [o for o in line.protocol.outputs() if isinstance(o, core.Answered)]
+    answers = [o for o in line.protocol.outputs() if isinstance(o, outputs.Answered)]
     assert answers[0].request_id == early
     assert isinstance(answers[0].result, RequestTimeout)
     assert line.protocol.request_count == 0
@@ -299,7 +300,7 @@ def test_channel_that_cannot_be_joined_again_is_reported_as_left() -> None:
         join = next(frame for frame in line.sent() if frame[0] == 6)
         line.give([3, join[1], 400, "not_allowed", {}])
     assert line.items() == [Event("group:x", "left", {"reason": "not_allowed"})]
-    assert line.protocol.phase is core.Phase.OPEN
+    assert line.protocol.phase is outputs.Phase.OPEN
     assert line.protocol.joined == frozenset()
 
 
@@ -328,7 +329,7 @@ def test_lost_connection_breaks_only_what_may_not_be_repeated() -> None:
     line.protocol.flush_requests(line.now)
     line.sent()
     line.protocol.connection_lost(LOST)
-    (broken,) = (o for o in line.protocol.outputs() if isinstance(o, core.Answered))
+    (broken,) = (o for o in line.protocol.outputs() if isinstance(o, outputs.Answered))
     assert broken.request_id == unkeyed
     assert isinstance(broken.result, RequestInterrupted)
     line.connect(resumed=True)
@@ -393,7 +394,7 @@ def test_fins_that_cross_confirm_each_other() -> None:
     line.sent()
     line.give([14, 1, "draining", {"class": "resume"}])
     assert line.sent() == []
-    assert line.protocol.phase is core.Phase.ENDED
+    assert line.protocol.phase is outputs.Phase.ENDED
 
 
 @pytest.mark.parametrize(
@@ -463,13 +464,13 @@ def test_any_walk_ends_with_every_request_answered(seed: int) -> None:
                 for frame in line.sent():
                     if frame[0] == 8:
                         line.give([2, frame[1], {"epoch": 1, "offset": 1}])
-            case 4 if line.protocol.phase is not core.Phase.IDLE:
+            case 4 if line.protocol.phase is not outputs.Phase.IDLE:
                 line.protocol.connection_lost(LOST)
                 line.connect(resumed=True)
-        answered += [o.request_id for o in line.protocol.outputs() if isinstance(o, core.Answered)]
+        answered += [o.request_id for o in line.protocol.outputs() if isinstance(o, outputs.Answered)]
     line.protocol.connection_lost(LOST)
     line.protocol.abandon(LOST)
-    answered += [o.request_id for o in line.protocol.outputs() if isinstance(o, core.Answered)]
+    answered += [o.request_id for o in line.protocol.outputs() if isinstance(o, outputs.Answered)]
     assert sorted(answered) == sorted(asked)
 
 
@@ -479,7 +480,7 @@ def test_history_is_read_in_each_form() -> None:
     entries = [[9, "group:x", 1, "a", {"epoch": 1, "from": "ann"}], [2, "b", {"time": 5}], {"offset": 3, "data": "c"}]
     line.protocol.flush_requests(line.now)
     line.give([2, request_id, {"messages": entries, "epoch": 2, "offset": 3}])
-    (answer,) = (o.result for o in line.protocol.outputs() if isinstance(o, core.Answered))
+    (answer,) = (o.result for o in line.protocol.outputs() if isinstance(o, outputs.Answered))
     assert isinstance(answer, History)
     assert answer.position == Position(2, 3)
     assert [(m.epoch, m.offset, m.data, m.sender, m.time) for m in answer.messages] == [

@@ -470,3 +470,37 @@ def test_messages_before_the_answer_to_join_count() -> None:
             assert [getattr(await take(session), "data", None) for _ in range(2)] == ["early", "late"]
 
     run(test)
+
+
+@wires
+def test_a_suspended_session_goes_on_in_another_process_where_the_application_was(
+    transport: str, encoding: str
+) -> None:
+    async def test(gateway: ScriptedGateway) -> None:
+        first = await connect(gateway.url(transport), user="ann", encoding=encoding)
+        await first.join("group:x")
+        for text in ("a", "b", "c"):
+            await first.publish("group:x", text)
+        assert [(await take(first)).data for _ in range(2)] == ["a", "b"]  # type: ignore[union-attr]
+        state = await first.suspend()
+        assert state is not None
+        assert first.state is State.CLOSED
+        assert FIN not in [frame[0] for frame in gateway.peers[0].frames]
+        hellos: list[Frame] = []
+
+        async def resume(peer: Peer, frame: Frame) -> bool:
+            hellos.append(frame)
+            welcome = {"session": frame[2]["session"], "user": "ann", "resume_token": "r2", "resumed": True}
+            await peer.send([WELCOME, frame[1], welcome | {"channels": {"group:x": [1, 3, "replayed"]}}])
+            await peer.send(gateway.log["group:x"][2])
+            return True
+
+        gateway.script[HELLO] = resume
+        second = await connect(gateway.url(transport), user="ann", encoding=encoding, state=state)
+        assert second.id == state.session
+        assert hellos[0][2]["token"] == state.resume_token
+        assert hellos[0][2]["resume"]["group:x"] == [1, 2]
+        assert (await take(second)).data == "c"  # type: ignore[union-attr]
+        await second.close()
+
+    run(test)

@@ -11,6 +11,7 @@ from .errors import (
     RequestRefused,
     RequestTimeout,
 )
+from .kept import SessionState
 from .messages import Event, History, Member, Message, Position, Presence
 from .reconnect import Backoff
 from .session import Options, Session, State, connect, connect_with, new_key
@@ -34,6 +35,7 @@ __all__ = [
     "RequestRefused",
     "RequestTimeout",
     "Session",
+    "SessionState",
     "State",
     "connect",
     "connect_with",

@@ -30,6 +30,10 @@ class Acks:
     def deadline(self) -> float | None:
         return self._due_at
 
+    def pending(self) -> dict[str, Position]:
+        """What was taken and is not acknowledged yet."""
+        return dict(self._taken)
+
     def forget(self, channel: str) -> None:
         """A channel that was left takes no more ACKs."""
         self._taken.pop(channel, None)

@@ -49,10 +49,10 @@ class Welcome:
     user: str
     resume_token: str | None
     node: str
-    ping_s: float
-    misses: int
-    max_frame_bytes: int
-    resumed: bool
+    ping_s: float = 30.0
+    misses: int = 3
+    max_frame_bytes: int = 65_536
+    resumed: bool = False
     channels: dict[str, Standing] = field(default_factory=dict)
 
 

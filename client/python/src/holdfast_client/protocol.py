@@ -13,7 +13,6 @@ is refused.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 from . import frames
@@ -31,7 +30,9 @@ from .errors import (
 )
 from .frames import FrameType
 from .heartbeat import Heartbeat
+from .kept import SessionState, Taken
 from .messages import Event, Message, Position
+from .outputs import LEGAL, Answered, Delivered, Ended, Measured, Opened, Output, Phase
 from .positions import Positions, reset_event
 from .requests import Request, Requests
 
@@ -41,67 +42,6 @@ FIN_TIMEOUT_S = 5.0
 REQUEST_TIMEOUT_S = 5.0
 # Room for everything in a HELLO but the positions: session, resume token, names.
 _HELLO_REST_BYTES = 8192
-
-
-class Phase(Enum):
-    """Where the current connection stands."""
-
-    IDLE = "idle"
-    GREETING = "greeting"
-    REJOINING = "rejoining"
-    OPEN = "open"
-    CLOSING = "closing"
-    ENDED = "ended"
-
-
-# From: to. Anything else is a fault of ours.
-LEGAL = {
-    Phase.IDLE: {Phase.GREETING},
-    Phase.GREETING: {Phase.REJOINING, Phase.CLOSING, Phase.ENDED, Phase.IDLE},
-    Phase.REJOINING: {Phase.OPEN, Phase.CLOSING, Phase.ENDED, Phase.IDLE},
-    Phase.OPEN: {Phase.CLOSING, Phase.ENDED, Phase.IDLE},
-    Phase.CLOSING: {Phase.ENDED, Phase.IDLE},
-    Phase.ENDED: {Phase.IDLE},
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """The session can be used; `resumed` says whether it is the one from before."""
-
-    resumed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Delivered:
-    """For the application, in this order."""
-
-    item: Message | Event
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """A request's answer, or why there is none."""
-
-    request_id: int
-    result: Any | HoldfastError
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """A round trip."""
-
-    rtt_ms: float
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """The connection is to be closed now, once what is still to be sent was sent."""
-
-    closed: Closed
-
-
-Output = Opened | Delivered | Answered | Measured | Ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +55,7 @@ class Identity:
 class Protocol:
     """See the module's text. After each call, take `sendable()` and `outputs()`, and come back at `deadline()`."""
 
-    def __init__(self, identity: Identity, encoding: Encoding) -> None:
+    def __init__(self, identity: Identity, encoding: Encoding, state: SessionState | None = None) -> None:
         self._identity = identity
         self._encoding = encoding
         self.phase = Phase.IDLE
@@ -123,6 +63,9 @@ class Protocol:
         self.welcome: frames.Welcome | None = None
         self._requests = Requests()
         self._joined: set[str] = set()
+        self._taken = Taken()
+        # Taken and not acknowledged when the connection went: it is said on the next one.
+        self._unacknowledged: dict[str, Position] = {}
         # Positions at the time of a JOIN: a message that came before its REPLY is further than the REPLY says.
         self._before_join: dict[int, Position | None] = {}
         # Of each JOIN of our own: where the channel stood before, and whether we asked for what came since.
@@ -136,8 +79,27 @@ class Protocol:
         self._acks: Acks | None = None
         self._sendable: list[bytes | str] = []
         self._outputs: list[Output] = []
+        if state is not None:
+            self._go_on(state)
+
+    def _go_on(self, state: SessionState) -> None:
+        """With a session from before: the first HELLO resumes it."""
+        self.welcome = frames.Welcome(0, state.session, state.user, state.resume_token, "")
+        self._may_resume = True
+        self._joined.update(state.joined)
+        for channel, position in state.positions.items():
+            self.positions.set(channel, position)
+            self._taken.stands(channel, position)
 
     # What the caller reads.
+
+    def state(self) -> SessionState | None:
+        """What a later process needs to go on; None without a session that could be resumed."""
+        welcome = self.welcome
+        if welcome is None or welcome.resume_token is None or not self._may_resume:
+            return None
+        positions = self._taken.over(self.positions.all())
+        return SessionState(welcome.session, welcome.resume_token, welcome.user, self.joined, positions)
 
     @property
     def can_resume(self) -> bool:
@@ -188,6 +150,8 @@ class Protocol:
         """The transport is gone. Requests that may be repeated wait for the next connection."""
         self._move(Phase.IDLE)
         self._sendable.clear()
+        if self._acks is not None:
+            self._unacknowledged = self._acks.pending()
         self._heartbeat = self._acks = self._phase_deadline = None
         self._rejoining.clear()
         for request in self._requests.connection_lost():
@@ -254,16 +218,20 @@ class Protocol:
         if self._heartbeat is not None and self.phase is Phase.OPEN:
             self._send(self._heartbeat.ping(now), now)
 
-    def taken(self, message: Message, now: float) -> bool:
-        """The application has this message: it will be acknowledged with the next batch.
+    def taken(self, item: Message | Event, now: float) -> bool:
+        """The application has this: a message will be acknowledged with the next batch.
 
         Returns:
             Whether `sendable` or `deadline` changed by it.
         """
+        self._taken.take(item)
+        if isinstance(item, Event):
+            return False
         if self._acks is None or self.phase in (Phase.CLOSING, Phase.ENDED):
+            self._unacknowledged[item.channel] = item.position
             return False
         before = self._acks.deadline()
-        self._acks.take(message.channel, message.position, now)
+        self._acks.take(item.channel, item.position, now)
         if self._acks.is_due(now):
             self._flush_acks(now)
         return self._acks.deadline() != before
@@ -339,6 +307,8 @@ class Protocol:
 
     def _end(self, closed: Closed) -> None:
         self._move(Phase.ENDED)
+        if self._acks is not None:
+            self._unacknowledged = self._acks.pending()
         self._heartbeat = self._acks = self._phase_deadline = None
         self._outputs.append(Ended(closed))
 
@@ -417,7 +387,9 @@ class Protocol:
         position, event = accepted
         if event is not None:
             self._deliver(event)
-        self._deliver(Message(frame.channel, position.epoch, frame.offset, frame.data, frame.sender, frame.time))
+        message = Message(frame.channel, position.epoch, frame.offset, frame.data, frame.sender, frame.time)
+        self._taken.queued(message)
+        self._deliver(message)
 
     def _on_control(self, frame: frames.Frame, now: float) -> None:
         match frame:
@@ -433,15 +405,27 @@ class Protocol:
                 if rtt_ms is not None:
                     self._outputs.append(Measured(rtt_ms))
             case Event():
-                if frame.kind == "gap":
-                    self.positions.announce_gap(frame.channel, frame.details.get("to"))
-                self._deliver(frame)
+                if frame.kind != "gap" or self._on_gap(frame):
+                    self._deliver(frame)
             case frames.Welcome():
                 self._on_welcome(frame, now)
             case frames.Fin():
                 self._on_fin(frame, now)
             case frames.FinAck():
                 self._on_fin_ack()
+
+    def _on_gap(self, event: Event) -> bool:
+        """Whether it is news: one that was told before is said again after a new connection."""
+        behind, held = self._taken.end_of_gap(event), self.positions.get(event.channel)
+        last = event.details.get("to")
+        if held is not None and isinstance(last, int) and last <= held.offset:
+            return False
+        if behind is not None and held is not None and held.offset < behind.offset:
+            # Nothing is kept behind it: this is where the channel stands now, and what a resume goes on from.
+            self.positions.set(event.channel, behind)
+        else:
+            self.positions.announce_gap(event.channel, last)
+        return True
 
     def _on_fin(self, frame: frames.Fin, now: float) -> None:
         # Two FINs that crossed confirm each other: nothing may be sent after ours.
@@ -498,12 +482,15 @@ class Protocol:
     def _on_left(self, channel: str) -> None:
         self._joined.discard(channel)
         self.positions.forget(channel)
+        self._taken.forget(channel)
+        self._unacknowledged.pop(channel, None)
         if self._acks is not None:
             self._acks.forget(channel)
 
     def _on_joined(self, request: Request, standing: frames.Standing, now: float) -> None:
         channel = request.channel
         self._joined.add(channel)
+        self._note(channel, standing)
         if request.own:
             self._rejoined(request, standing, now)
             return
@@ -511,6 +498,12 @@ class Protocol:
         overtaken = held != self._before_join.pop(request.id, held)
         if held is None or (standing.outcome == "reset" and not overtaken):
             self.positions.set(channel, standing.position)
+            self._taken.stands(channel, standing.position)
+
+    def _note(self, channel: str, standing: frames.Standing) -> None:
+        """Where a gap would end that reaches up to the channel's position."""
+        if standing.outcome == "gap":
+            self._taken.promised(channel, standing.position)
 
     # Coming back.
 
@@ -524,7 +517,10 @@ class Protocol:
         self._acks = Acks(frame.ping_s)
         self._move(Phase.REJOINING)
         held = self.positions.all()
-        if not (frame.resumed and self._resuming):
+        if frame.resumed and self._resuming:
+            for channel, position in self._unacknowledged.items():
+                self._acks.take(channel, position, now)
+        else:
             self.positions.clear()
             for channel in sorted(held.keys() - frame.channels.keys() - self._joined):
                 # Received without joining; in a new session it may count from anywhere.
@@ -540,10 +536,18 @@ class Protocol:
     def _restore(self, channel: str, standing: frames.Standing, held: Position | None) -> None:
         """Take a channel's position from WELCOME; a held one stays while what was missed follows it."""
         resumed = self._resuming and self.welcome is not None and self.welcome.resumed
-        if resumed and held is not None and standing.outcome != "reset":
+        follows = standing.outcome in ("replayed", "gap")
+        self._note(channel, standing)
+        if held is None and follows:
+            return  # it goes on from where the gateway knows it to be: the first that comes tells where
+        # In a new session what follows starts at the user's last ACK, which is never after what is held.
+        goes_on = held is not None and (resumed or (follows and held.offset <= standing.position.offset))
+        if held is not None and goes_on and standing.outcome != "reset":
             self.positions.set(channel, held)
             return
         self.positions.set(channel, standing.position)
+        if held is None:
+            self._taken.stands(channel, standing.position)
         if held is not None and held != standing.position:
             self._deliver(reset_event(channel, standing.position, held))
 

@@ -12,11 +12,13 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Any, Self
 
+from . import outputs
 from . import protocol as core
 from .codec import Encoding
 from .codes import CloseClass
 from .errors import Closed, ConnectFailed, HoldfastError, ProtocolViolation
 from .inbox import Inbox
+from .kept import SessionState
 from .messages import Event, History, Message, Position, Presence
 from .reconnect import Backoff, Plan, plan
 from .transport import Transport, address, is_acceptable_target, lost, open_transport
@@ -51,6 +53,7 @@ class Options:
     request_timeout_s: float = core.REQUEST_TIMEOUT_S
     open_timeout_s: float = 10.0
     queue_messages: int = 1024
+    state: SessionState | None = None
     clock: Callable[[], float] = time.monotonic
     randomness: random.Random = field(default_factory=random.SystemRandom)
 
@@ -67,6 +70,7 @@ async def connect(
     request_timeout_s: float = core.REQUEST_TIMEOUT_S,
     open_timeout_s: float = 10.0,
     queue_messages: int = 1024,
+    state: SessionState | None = None,
 ) -> "Session":
     """Connect, greet, and return a session that is open.
 
@@ -81,6 +85,8 @@ async def connect(
         request_timeout_s: the deadline of each request.
         open_timeout_s: for all of this call; with `reconnect` it covers several attempts.
         queue_messages: received and not taken; beyond it the connection is read no further.
+        state: what `Session.export` gave before, perhaps in another process: that session is resumed. If it is over,
+            its channels are joined afresh from their positions, as `user` or with `token`, when `reconnect` is set.
 
     Raises:
         ConnectFailed: the gateway cannot be reached in time.
@@ -98,6 +104,7 @@ async def connect(
         request_timeout_s=request_timeout_s,
         open_timeout_s=open_timeout_s,
         queue_messages=queue_messages,
+        state=state,
     )
     return await connect_with(options)
 
@@ -117,7 +124,7 @@ class Session:
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        self._protocol = core.Protocol(core.Identity(user=options.user), options.encoding)
+        self._protocol = core.Protocol(core.Identity(user=options.user), options.encoding, options.state)
         self._inbox = Inbox(options.queue_messages)
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -167,6 +174,13 @@ class Session:
     def position(self, channel: str) -> Position | None:
         """The last position received of a channel."""
         return self._protocol.positions.get(channel)
+
+    def export(self) -> SessionState | None:
+        """What is needed to go on with this session later, from where the application is now; None without one.
+
+        A session that was closed by `close` is over; `suspend` exports and lets the connection go.
+        """
+        return self._protocol.state()
 
     # What an application does. Each raises RequestRefused, RequestTimeout, RequestInterrupted, or Closed.
 
@@ -221,12 +235,20 @@ class Session:
         self._protocol.measure(self._now())
         self._wake()
 
+    async def suspend(self) -> SessionState | None:
+        """Let the connection go without a word and return what goes on with the session later; here it is over."""
+        state = self.export()
+        self._leaving.set()
+        if self._task is not None:
+            await self._cancel(self._task)
+        return state
+
     async def close(self) -> None:
         """Say FIN, wait for its confirmation within a deadline, and close; the session is over. May be called twice."""
         self._leaving.set()
         self._protocol.finish(self._now())
         self._wake()
-        if self._task is not None and self._protocol.phase is core.Phase.IDLE:
+        if self._task is not None and self._protocol.phase is outputs.Phase.IDLE:
             # No connection to say anything on: between two of them, or the session is over.
             await self._cancel(self._task)
         elif self._task is not None:
@@ -254,7 +276,7 @@ class Session:
             Closed: the session ended, and not by `close`.
         """
         item = await self._inbox.take()
-        if isinstance(item, Message) and self._protocol.taken(item, self._now()):
+        if item is not None and self._protocol.taken(item, self._now()):
             self._wake()
         if item is None and not self._leaving.is_set() and self._closed is not None:
             raise self._closed
@@ -489,21 +511,21 @@ class Session:
         """Hand out what the protocol has concluded."""
         for output in self._protocol.outputs():
             match output:
-                case core.Delivered():
+                case outputs.Delivered():
                     self._inbox.put(output.item)
-                case core.Answered():
+                case outputs.Answered():
                     self._settle_answer(output)
-                case core.Measured():
+                case outputs.Measured():
                     self.rtt_ms = output.rtt_ms
-                case core.Opened():
+                case outputs.Opened():
                     self.state = State.OPEN
                     if not self._opened.done():
                         self._opened.set_result(None)
-                case core.Ended():
+                case outputs.Ended():
                     if not self._ended.done():
                         self._ended.set_result(output.closed)
 
-    def _settle_answer(self, output: core.Answered) -> None:
+    def _settle_answer(self, output: outputs.Answered) -> None:
         answer = self._answers.get(output.request_id)
         if answer is None or answer.done():
             return

@@ -1,0 +1,51 @@
+"""Schedules of faults: which, when, and to whom, all from a seed. The same seed gives the same schedule.
+
+A schedule names no processes: `pick` is a number that whoever strikes takes modulo those that are there.
+"""
+
+import random
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Step(NamedTuple):
+    """Wait so long after the step before, then do this."""
+
+    after_s: float
+    act: str
+    pick: int = 0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The faults of one round."""
+
+    fault: str
+    seed: int
+    steps: tuple[Step, ...]
+
+    def __str__(self) -> str:
+        steps = ", ".join(f"{step.act} {step.pick} after {step.after_s:.3f} s" for step in self.steps)
+        return f"{self.fault} with seed {self.seed}: {steps}"
+
+
+# What each fault does, in order; each step comes after a random time within its bounds, in seconds.
+ACTS: dict[str, tuple[tuple[str, float, float], ...]] = {
+    "nothing": (("wait", 0.5, 0.8),),
+    "worker": (("kill worker", 0.2, 0.6), ("wait", 0.3, 0.6)),
+    "router": (("kill router", 0.2, 0.6), ("wait", 0.3, 0.8)),
+    "both": (("kill router", 0.2, 0.6), ("kill worker", 0.0, 0.05), ("wait", 0.3, 0.8)),
+    "node": (("kill node", 0.3, 0.8), ("start node", 0.0, 0.1), ("wait", 0.3, 0.6)),
+    "redis": (("kill redis", 0.2, 0.6), ("start redis", 0.0, 0.4), ("wait", 0.3, 0.6)),
+    "disk": (("fill disk", 0.2, 0.5), ("free disk", 0.2, 0.6), ("wait", 0.3, 0.5)),
+    "memory": (("fill redis", 0.2, 0.5), ("free redis", 0.2, 0.6), ("wait", 0.3, 0.5)),
+    "clock": (("step clock back", 0.2, 0.5), ("kill router", 0.0, 0.2), ("wait", 0.3, 0.6)),
+    "held": (("stop router", 0.2, 0.5), ("continue router", 0.1, 0.8), ("wait", 0.2, 0.5)),
+}
+
+
+def schedule(fault: str, seed: int) -> Schedule:
+    """The schedule of a fault's round."""
+    rng = random.Random(f"{fault}/{seed}")
+    steps = [Step(rng.uniform(least, most), act, rng.randrange(1 << 16)) for act, least, most in ACTS[fault]]
+    return Schedule(fault, seed, tuple(steps))

@@ -1,0 +1,556 @@
+"""Talkers: sessions written from the protocol page alone, as simple and as fast as Python allows, that tell the oracle
+all that they say and hear.
+
+TCP and MessagePack. A talker resumes with its positions, acknowledges, publishes again under its keys what was not
+answered, and comes back at once. On demand it does what clients do in bad networks: it breaks its connection without a
+word, comes back before the old connection is noticed, or resumes its session on two connections at once.
+"""
+
+import asyncio
+import contextlib
+import random
+import struct
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgpack
+
+from tests.chaos.oracle import Oracle, Position, Reader
+
+HELLO, WELCOME, REPLY, ERROR, PING, PONG, JOIN, LEAVE, PUBLISH, MESSAGE, ACK, HISTORY = range(12)
+EVENT, FIN, FIN_ACK = 13, 14, 15
+RATE_LIMITED, SESSION_EXPIRED, BAD_TOKEN, RESUMED_ELSEWHERE = 403, 201, 602, 605
+DIAL_S, WELCOME_S, ANSWER_S, SETTLE_S, LEAVE_S = 5.0, 15.0, 30.0, 30.0, 5.0
+AGAIN_S = 0.05
+PAGE = 100
+_LENGTH = struct.Struct(">I")
+
+Place = Callable[[], tuple[str, int]]
+
+
+@dataclass
+class Say:
+    """One message on its way."""
+
+    content: str
+    channel: str
+    keyed: bool
+    attempts: int = 0
+    request: int = 0
+
+
+class Link(asyncio.Protocol):
+    """One connection: cuts frames and hands them to its talker."""
+
+    def __init__(self, talker: "Talker") -> None:
+        self.talker = talker
+        self.transport: asyncio.Transport | None = None
+        self.ended = asyncio.Event()
+        self.answered = asyncio.Event()
+        """WELCOME came, or the end."""
+        self.fin: tuple[int, int] | None = None
+        """Code and `after` of the gateway's FIN."""
+        self.resuming = False
+        self.asked: dict[str, int] = {}
+        """Offset by channel, as HELLO named it."""
+        self.welcome: dict[str, Position] | None = None
+        self.last: dict[str, int] = {}
+        """Offset by channel of what came over this connection."""
+        self._buffer = bytearray()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        buffer = self._buffer
+        buffer += data
+        start = 0
+        while len(buffer) - start >= _LENGTH.size:
+            (size,) = _LENGTH.unpack_from(buffer, start)
+            if len(buffer) - start < _LENGTH.size + size:
+                break
+            body = bytes(buffer[start + _LENGTH.size : start + _LENGTH.size + size])
+            start += _LENGTH.size + size
+            self.talker.hear(self, msgpack.unpackb(body))
+        del buffer[:start]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.ended.set()
+        self.answered.set()
+        self.talker.lost(self)
+
+    def send(self, *frame: Any) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            body = msgpack.packb(frame)
+            self.transport.write(_LENGTH.pack(len(body)) + body)
+
+    def close(self) -> None:
+        if self.transport is not None:
+            self.transport.close()
+
+    def abort(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+
+    @property
+    def is_open(self) -> bool:
+        return self.welcome is not None and self.fin is None and not self.ended.is_set()
+
+
+@dataclass(frozen=True)
+class Habits:
+    """How often in a hundred acts a talker does what; the rest is publishing."""
+
+    pause_s: float = 0.01
+    unkeyed: int = 10
+    leaves: int = 2
+    breaks: int = 1
+    hurries: int = 0
+    doubles: int = 0
+    leaves_out: int = 15
+    """In a hundred returns and channels: the position is left out, so that the last ACK counts."""
+    acks_every: int = 20
+
+
+@dataclass
+class Counts:
+    """What a talker did."""
+
+    returns: int = 0
+    outcomes: dict[str, int] = field(default_factory=dict)
+    refusals: dict[int, int] = field(default_factory=dict)
+
+
+class Talker:
+    """One session of one user, and what it tells the oracle."""
+
+    def __init__(self, oracle: Oracle, place: Place, name: str, seed: str, habits: Habits) -> None:
+        self.name, self.habits = name, habits
+        self.counts = Counts()
+        self.readers: dict[str, Reader] = {}
+        self.news = asyncio.Event()
+        self.stopping = False
+        self._oracle, self._place = oracle, place
+        self._rng = random.Random(seed)
+        self._session = self._token = ""
+        self._link: Link | None = None
+        self._links: list[Link] = []
+        self._evicted: list[Link] = []
+        self._wanted: set[str] = set()
+        self._leaving: set[str] = set()
+        self._says: dict[str, Say] = {}
+        self._requests: dict[int, Callable[[Link, list[Any]], None]] = {}
+        self._last_request = self._said = self._unacknowledged = 0
+        self._task: asyncio.Task[None] | None = None
+        self._gone = asyncio.Event()
+        self._later: set[asyncio.TimerHandle] = set()
+
+    # ---- what a test asks of it
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._live())
+
+    def want(self, channel: str) -> None:
+        """Join as soon as possible, and be a member over all returns."""
+        self._wanted.add(channel)
+        self._leaving.discard(channel)
+        self._reader(channel)
+        if self._link is not None:
+            self._join(self._link, channel)
+
+    def leave(self, channel: str) -> None:
+        """Only with nothing under way there: it could not be published again."""
+        if channel not in self._wanted or any(say.channel == channel for say in self._says.values()):
+            return
+        self._wanted.discard(channel)
+        self._leaving.add(channel)
+        if self._link is not None:
+            self._leave(self._link, channel)
+
+    def say(self, channel: str, *, keyed: bool = True) -> str:
+        """Publish one more message; its content."""
+        self._said += 1
+        content = f"{self.name}-{self._said}"
+        self._oracle.book(channel).publish(content, self.name)
+        self._says[content] = say = Say(content, channel, keyed)
+        self._send(say)
+        return content
+
+    def snap(self) -> None:
+        """The connection breaks, without a word to either side's program."""
+        for link in self._links:
+            link.abort()
+
+    async def hurry(self, connections: int = 1) -> None:
+        """Come back while the old connection is still there; with two, on both at once."""
+        if not self._token:
+            return
+        links = [link for link in await asyncio.gather(*(self._dial() for _ in range(connections))) if link]
+        for link in links:
+            self._hello(link)
+        await asyncio.gather(*(_within(link.answered.wait(), WELCOME_S) for link in links))
+
+    async def act(self) -> None:
+        """One thing, by chance and habit."""
+        habits, dice = self.habits, self._rng.randrange(100)
+        channel = self._rng.choice(sorted(self.readers))
+        if dice < habits.leaves and channel.startswith("group:"):
+            if channel in self._wanted:
+                self.leave(channel)
+            else:
+                self.want(channel)
+        elif dice < habits.leaves + habits.breaks:
+            self.snap()
+        elif dice < habits.leaves + habits.breaks + habits.hurries:
+            await self.hurry()
+        elif dice < habits.leaves + habits.breaks + habits.hurries + habits.doubles:
+            await self.hurry(2)
+        elif channel in self._wanted and self.readers[channel].is_member:
+            self.say(channel, keyed=self._rng.randrange(100) >= habits.unkeyed)
+        await asyncio.sleep(self._rng.expovariate(1 / habits.pause_s))
+
+    @property
+    def is_settled(self) -> bool:
+        """All answered, all heard, and a member of what it wants."""
+        if self._says or self._link is None or len(self._links) != 1:
+            return False
+        here = all(self.readers[channel].is_member for channel in self._wanted)
+        return here and not self._leaving and not any(reader.misses() for reader in self.readers.values())
+
+    def complaint(self) -> str:
+        """Why it is not settled."""
+        missing = {channel: reader.misses() for channel, reader in self.readers.items() if reader.misses()}
+        absent = sorted(channel for channel in self._wanted if not self.readers[channel].is_member)
+        return (
+            f"{self.name}: {len(self._links)} connections, open: {self._link is not None}, unanswered"
+            f" {sorted(self._says)[:5]}, misses {missing}, no member of {absent}, leaves {sorted(self._leaving)}"
+        )
+
+    async def read(self, channel: str) -> None:
+        """The whole HISTORY of a channel, page by page."""
+        found: list[tuple[Position, str]] = []
+        since: list[int] | None = None
+        while True:
+            page = await self._page(channel, since)
+            found += page
+            if not page:
+                break
+            since = list(page[-1][0])
+        self._oracle.book(channel).history(self.name, found, complete=True)
+
+    async def stop(self, *, bye: bool = True) -> None:
+        """Say FIN and go; without `bye` it just goes."""
+        self.stopping = True
+        for handle in self._later:
+            handle.cancel()
+        link = self._link
+        if bye and link is not None:
+            link.send(FIN, 0, "bye", {})
+            await _within(link.ended.wait(), LEAVE_S)
+        self.snap()
+        self._gone.set()
+        if self._task is not None:
+            await asyncio.wait([self._task], timeout=DIAL_S + WELCOME_S)
+
+    # ---- its life
+
+    async def _live(self) -> None:
+        while not self.stopping:
+            link = await self._dial()
+            after_s = AGAIN_S
+            if link is not None:
+                self._hello(link)
+                if not await _within(link.answered.wait(), WELCOME_S):
+                    link.abort()
+                self._gone.clear()
+                while self._links and not self.stopping:
+                    await self._gone.wait()
+                    self._gone.clear()
+                after_s = max(AGAIN_S, (link.fin or (0, 0))[1] / 1000)
+            self.counts.returns += 1
+            if not self.stopping:
+                await asyncio.sleep(self._rng.uniform(0, after_s))
+
+    async def _dial(self) -> Link | None:
+        link = Link(self)
+        host, port = self._place()
+        try:
+            async with asyncio.timeout(DIAL_S):
+                await asyncio.get_running_loop().create_connection(lambda: link, host, port)
+        except OSError:
+            return None
+        self._links.append(link)
+        return link
+
+    def _hello(self, link: Link) -> None:
+        values: dict[str, Any] = {"v": 1, "user": self.name}
+        if self._token:
+            link.resuming = True
+            held = {channel: reader.held for channel, reader in self.readers.items() if reader.is_member}
+            named = {
+                channel: position
+                for channel, position in held.items()
+                if position is not None and self._rng.randrange(100) >= self.habits.leaves_out
+            }
+            link.asked = {channel: -1 for channel in held} | {channel: at.offset for channel, at in named.items()}
+            positions = {channel: list(position) for channel, position in named.items()}
+            values = {"v": 1, "session": self._session, "token": self._token, "resume": positions}
+        self._ask(link, self._on_not_welcome, HELLO, values)
+
+    def _on_not_welcome(self, link: Link, frame: list[Any]) -> None:
+        """HELLO answered by ERROR: for now, or for ever, which shows when it does not come to rest."""
+        self._refused(frame[2])
+        self._oracle.log("", self.name, f"is not welcome: {frame[2]} {frame[3]}", 0, "")
+        link.abort()
+
+    def lost(self, link: Link) -> None:
+        """The connection is gone."""
+        if link in self._links:
+            self._links.remove(link)
+        if self._link is link:
+            self._link = None
+            others = [other for other in self._links if other.is_open]
+            if others:
+                self._open_on(others[-1])
+        if not self._links:
+            self._gone.set()
+        self.news.set()
+
+    # ---- what it hears
+
+    def hear(self, link: Link, frame: list[Any]) -> None:
+        kind = frame[0]
+        if kind == MESSAGE:
+            self._on_message(link, frame)
+        elif kind in (REPLY, ERROR):
+            answer = self._requests.pop(frame[1], None)
+            if answer is not None:
+                answer(link, frame)
+            self.news.set()
+        elif kind == PING:
+            link.send(PONG, frame[1], frame[2])
+        elif kind == WELCOME:
+            self._on_welcome(link, frame[2])
+        elif kind == EVENT:
+            if frame[2] == "gap":
+                details = frame[3]
+                self._reader(frame[1]).gap(details.get("from"), details.get("to"), details.get("reason"))
+                self.news.set()
+        elif kind == FIN:
+            self._on_fin(link, frame)
+        elif kind == FIN_ACK:
+            link.close()
+
+    def _on_message(self, link: Link, frame: list[Any]) -> None:
+        _, channel, offset, content, options = frame
+        link.last[channel] = offset
+        if self._reader(channel).received(Position(options["epoch"], offset), content):
+            self.news.set()
+        self._unacknowledged += 1
+        if self._unacknowledged >= self.habits.acks_every:
+            self._unacknowledged = 0
+            held = {channel: reader.held for channel, reader in self.readers.items() if reader.is_member}
+            link.send(ACK, {channel: position.offset for channel, position in held.items() if position is not None})
+
+    def _on_fin(self, link: Link, frame: list[Any]) -> None:
+        options = frame[3] if len(frame) > 3 else {}
+        link.fin = (frame[1], options.get("after", 0))
+        self._oracle.log("", self.name, f"is told FIN {frame[1]}", 0, "")
+        if frame[1] == RESUMED_ELSEWHERE:
+            self._evicted.append(link)
+            self._look_for_zombies()
+        elif link.welcome is None and frame[1] in (SESSION_EXPIRED, BAD_TOKEN):
+            for reader in self.readers.values():
+                if reader.is_member:
+                    reader.forgotten()
+            self._session = self._token = ""
+        link.send(FIN_ACK)
+        link.close()
+
+    def _look_for_zombies(self) -> None:
+        """Who was evicted heard nothing that came after the claim: the new connection's WELCOME is later than that."""
+        for old in self._evicted:
+            for new in self._links:
+                for channel, position in (new.welcome or {}).items():
+                    if new is not old and new.fin is None and old.last.get(channel, 0) > position.offset:
+                        text = f"came over the older connection, after the newer was welcome at {position.offset}"
+                        self._reader(channel).zombie(old.last[channel], text)
+
+    def _on_welcome(self, link: Link, values: dict[str, Any]) -> None:
+        self._session, self._token = values["session"], values["resume_token"]
+        listed = values["channels"]
+        link.welcome = {channel: Position(*entry[:2]) for channel, entry in listed.items()}
+        if link.resuming and not values["resumed"]:
+            self._oracle.log("", self.name, "is welcome, but not resumed", 0, "")
+        for channel, (epoch, offset, outcome) in listed.items():
+            if channel in self.readers:
+                self.counts.outcomes[outcome] = self.counts.outcomes.get(outcome, 0) + 1
+                self._stands(channel, Position(epoch, offset), outcome, link)
+        for channel, reader in self.readers.items():
+            if reader.is_member and channel not in listed:
+                if channel in self._leaving:
+                    self._left(channel)
+                else:
+                    reader.forgotten()
+        self._look_for_zombies()
+        self._open_on(link)
+        link.answered.set()
+        self.news.set()
+
+    def _stands(self, channel: str, position: Position, outcome: str, link: Link) -> None:
+        """WELCOME lists the channel."""
+        reader = self.readers[channel]
+        if reader.is_member:
+            reader.resumed(position, outcome, link.asked.get(channel))
+        else:
+            # It joined, and the answer was lost: it is a member from a position that only the gateway knows.
+            reader.joined(position if outcome == "live" else None)
+
+    # ---- what it asks
+
+    def _number(self) -> int:
+        self._last_request += 1
+        return self._last_request
+
+    def _reader(self, channel: str) -> Reader:
+        if channel not in self.readers:
+            self.readers[channel] = self._oracle.book(channel).reader(self.name)
+        return self.readers[channel]
+
+    def _open_on(self, link: Link) -> None:
+        """From now on requests go here; what was not answered elsewhere is asked again."""
+        self._link = link
+        self._requests.clear()
+        for channel in sorted(self._wanted):
+            if not self.readers[channel].is_member:
+                self._join(link, channel)
+        for channel in sorted(self._leaving):
+            if self.readers[channel].is_member:
+                self._leave(link, channel)
+            else:
+                self._leaving.discard(channel)
+        for say in list(self._says.values()):
+            if say.attempts and not say.keyed:
+                del self._says[say.content]  # nobody will ever know
+            else:
+                self._send(say)
+
+    def _join(self, link: Link, channel: str) -> None:
+        def on_answer(link: Link, frame: list[Any]) -> None:
+            if frame[0] == ERROR:
+                self._refused(frame[2])
+                self._after(_retry_s(frame), lambda: self._join_again(channel))
+            elif not self.readers[channel].is_member:
+                self.readers[channel].joined(Position(frame[2]["epoch"], frame[2]["offset"]))
+                for say in list(self._says.values()):
+                    if say.channel == channel:
+                        self._send(say)
+
+        self._ask(link, on_answer, JOIN, channel, {})
+
+    def _join_again(self, channel: str) -> None:
+        if self._link is not None and channel in self._wanted and not self.readers[channel].is_member:
+            self._join(self._link, channel)
+
+    def _leave(self, link: Link, channel: str) -> None:
+        def on_answer(link: Link, frame: list[Any]) -> None:
+            if frame[0] == REPLY:
+                self._left(channel)
+            else:
+                self._refused(frame[2])
+                self._after(_retry_s(frame), lambda: self._leave_again(channel))
+
+        self._ask(link, on_answer, LEAVE, channel)
+
+    def _leave_again(self, channel: str) -> None:
+        if self._link is not None and channel in self._leaving:
+            self._leave(self._link, channel)
+
+    def _left(self, channel: str) -> None:
+        self._leaving.discard(channel)
+        self.readers[channel].left()
+        self.news.set()
+
+    def _send(self, say: Say) -> None:
+        if self._link is None or (say.channel.startswith("group:") and not self._reader(say.channel).is_member):
+            return
+        say.attempts += 1
+        options = {"key": say.content} if say.keyed else {}
+        self._ask(self._link, lambda link, frame: self._on_said(say, frame), PUBLISH, say.channel, say.content, options)
+
+    def _on_said(self, say: Say, frame: list[Any]) -> None:
+        book = self._oracle.book(say.channel)
+        if frame[0] == REPLY:
+            self._says.pop(say.content, None)
+            book.acknowledge(say.content, Position(frame[2]["epoch"], frame[2]["offset"]))
+            return
+        code = frame[2]
+        self._refused(code)
+        if 400 <= code < 600 and code != RATE_LIMITED and say.attempts == 1:
+            self._says.pop(say.content, None)
+            book.refuse(say.content, code)
+        elif say.keyed:
+            self._after(_retry_s(frame), lambda: self._send_again(say))
+        else:
+            self._says.pop(say.content, None)  # nobody will ever know
+
+    def _send_again(self, say: Say) -> None:
+        if say.content in self._says:
+            self._send(say)
+
+    async def _page(self, channel: str, since: list[int] | None) -> list[tuple[Position, str]]:
+        """One page of HISTORY; asked again until it is answered."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(ANSWER_S):
+            while True:
+                answer: asyncio.Future[list[Any]] = loop.create_future()
+                options: dict[str, Any] = {"limit": PAGE} | ({} if since is None else {"since": since})
+                if self._link is not None:
+                    self._ask(self._link, _settles(answer), HISTORY, channel, options)
+                    with contextlib.suppress(TimeoutError):
+                        frame = await asyncio.wait_for(answer, DIAL_S)
+                        if frame[0] == REPLY:
+                            return [(Position(one[4]["epoch"], one[2]), one[3]) for one in frame[2]["messages"]]
+                await asyncio.sleep(AGAIN_S)
+
+    def _ask(self, link: Link, answer: Callable[[Link, list[Any]], None], kind: int, *rest: Any) -> None:
+        """A request whose answer matters only while no other connection has taken over."""
+        number = self._number()
+        self._requests[number] = answer
+        link.send(kind, number, *rest)
+
+    def _refused(self, code: int) -> None:
+        self.counts.refusals[code] = self.counts.refusals.get(code, 0) + 1
+
+    def _after(self, delay_s: float, act: Callable[[], Any]) -> None:
+        def run() -> None:
+            self._later.discard(handle)
+            act()
+
+        handle = asyncio.get_running_loop().call_later(delay_s, run)
+        self._later.add(handle)
+
+
+def _retry_s(frame: list[Any]) -> float:
+    options = frame[4] if len(frame) > 4 else {}
+    wait_ms: int = options.get("retry_after", 0)
+    return max(AGAIN_S, min(wait_ms, 1_000) / 1000)
+
+
+def _settles(answer: asyncio.Future[list[Any]]) -> Callable[[Link, list[Any]], None]:
+    def settle(link: Link, frame: list[Any]) -> None:
+        if not answer.done():
+            answer.set_result(frame)
+
+    return settle
+
+
+async def _within(wait: Awaitable[Any], deadline_s: float) -> bool:
+    try:
+        async with asyncio.timeout(deadline_s):
+            await wait
+    except TimeoutError:
+        return False
+    return True

@@ -1,0 +1,102 @@
+"""The world of a chaos run: a node, what it stands on, and every fault that can be made to it.
+
+All doors are the operator's or the kernel's: signals, a full file system, Redis's own settings, the clock.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.chaos.schedule import Schedule
+from tests.conftest import Node, stand_still, wait_until
+
+READY_S = 60.0
+LEFT_BYTES = 4_096
+
+
+class World:
+    """Strikes as a schedule says. Everything is whole again when `heal` returns."""
+
+    def __init__(self, node: Node, *, disk: Path | None = None, redis: Any = None, clock: Path | None = None) -> None:
+        self.node, self.disk, self.redis, self.clock = node, disk, redis, clock
+        self.struck = 0
+        self._stopped: list[int] = []
+        self._back_s = 0
+        self._acts: dict[str, Callable[[int], None]] = {
+            "wait": lambda pick: None,
+            "kill worker": lambda pick: self._kill(self.node.workers, pick),
+            "kill router": lambda pick: self._kill(self.node.routers, pick),
+            "kill node": lambda pick: self.node.crash(),
+            "start node": lambda pick: self.node.start_again(),
+            "kill redis": lambda pick: self.redis.kill(),
+            "start redis": lambda pick: self.redis.start(),
+            "fill disk": lambda pick: self._fill_disk(),
+            "free disk": lambda pick: self._free_disk(),
+            "fill redis": lambda pick: self.redis.limit_memory(),
+            "free redis": lambda pick: self.redis.limit_memory(None),
+            "step clock back": self._step_back,
+            "stop router": self._stop_router,
+            "continue router": lambda pick: self._continue(),
+        }
+
+    def place(self) -> tuple[str, int]:
+        return "127.0.0.1", self.node.port
+
+    async def strike(self, schedule: Schedule, note: Callable[[str], None]) -> None:
+        """Step by step; `note` hears of each."""
+        for step in schedule.steps:
+            await asyncio.sleep(step.after_s)
+            note(step.act)
+            await asyncio.to_thread(self._acts[step.act], step.pick)
+        self.struck += 1
+        await asyncio.to_thread(self.heal)
+        note("all is whole again")
+
+    def heal(self) -> None:
+        self._continue()
+        wait_until(lambda: self._is_ready(), lambda: f"the node serves\n{self.node.log_tail()}", READY_S)
+
+    def _is_ready(self) -> bool:
+        try:
+            return self.node.get("/readyz")[0] == 200
+        except OSError:
+            return False
+
+    @staticmethod
+    def _kill(pids: list[int], pick: int) -> None:
+        if pids:
+            os.kill(pids[pick % len(pids)], signal.SIGKILL)
+
+    def _stop_router(self, pick: int) -> None:
+        pids = self.node.routers
+        if pids:
+            pid = pids[pick % len(pids)]
+            self._stopped.append(pid)
+            stand_still(pid)
+
+    def _continue(self) -> None:
+        while self._stopped:
+            os.kill(self._stopped.pop(), signal.SIGCONT)
+
+    def _fill_disk(self) -> None:
+        """Until the file system takes no more."""
+        assert self.disk is not None
+        with (self.disk / "ballast").open("ab", buffering=0) as ballast:
+            try:
+                while ballast.write(bytes(LEFT_BYTES)):
+                    pass
+            except OSError:
+                return
+
+    def _free_disk(self) -> None:
+        assert self.disk is not None
+        (self.disk / "ballast").unlink()
+
+    def _step_back(self, pick: int) -> None:
+        """The wall clock of all processes of the node, by up to an hour more each time."""
+        assert self.clock is not None
+        self._back_s += 60 + pick % 3_600
+        self.clock.write_text(f"-{self._back_s}\n")
