@@ -12,13 +12,14 @@ from core.batch cimport Batch, batch_free
 from core.buffer cimport Segment, arena_rest
 from core.conn cimport (FORM_COUNT, STATE_CLOSED, Connection, conn_acquire, conn_memberships, conn_release,
                         conn_set_state)
-from core.edge cimport DOMAIN_GROUP, NONE, REQUEST_PUBLISH, Channel, ChannelMember, Edge, Request
+from core.edge cimport NONE, REQUEST_PUBLISH, Channel, ChannelMember, Edge, Request
 from core.fanout cimport (channel_acquire, channel_at, channel_find, channel_members, channel_name, member_add,
                           member_remove, member_remove_all)
 from core.hash cimport HashKey, index_free
 from core.ledger cimport COUNT_ILLEGAL_STATES, COUNTER_FIRST, KIND_FD, Stats, ledger_error, ledger_release, ledger_time
 from core.mailbox cimport Mailbox, Note, mailbox_drain, mailbox_free, mailbox_init, mailbox_put, mailbox_ring
 from core.names cimport names_free, names_init
+from core.namespaces cimport DOMAIN_GROUP, Namespaces, namespaces_fill
 from core.outbox cimport outbox_drop, outbox_send, outbox_settle
 from core.requests cimport request_done, request_open, request_peek, requests_free
 from core.slab cimport SLAB_NONE, slab_at, slab_free, slab_init
@@ -27,6 +28,7 @@ from core.stream cimport (Stream, Streams, route_remove, route_set, routes_remov
                           streams_free, streams_init, streams_sweep)
 
 from core import conn as _conn
+from core.namespace_spec import BUILT_IN
 
 
 def change_state(str old, str new):
@@ -128,6 +130,7 @@ cdef class StreamTable:
     """A sequencer's streams; time is an argument."""
 
     cdef Streams streams
+    cdef Namespaces namespaces
     cdef Stats stats
 
     def __init__(self, Stats stats, *, int messages, int bytes_max, unsigned long long age_ms, int streams_max=1000,
@@ -135,10 +138,12 @@ cdef class StreamTable:
         cdef HashKey key
         key.k0 = key.k1 = 0
         self.stats = stats
-        streams_init(&self.streams, &stats.ledger, key, epoch)
-        self.streams.history_messages = messages
-        self.streams.history_bytes = bytes_max
-        self.streams.history_age_ms = age_ms
+        namespaces_fill(&self.namespaces, BUILT_IN)
+        for place in range(self.namespaces.count):      # all alike, and the age finer than an operator can say it
+            self.namespaces.entries[place].history_messages = messages
+            self.namespaces.entries[place].history_bytes = bytes_max
+            self.namespaces.entries[place].history_age_ms = age_ms
+        streams_init(&self.streams, &stats.ledger, &self.namespaces, key, epoch)
         self.streams.history_total_max = 1 << 30
         self.streams.streams_max = streams_max
 
@@ -153,7 +158,7 @@ cdef class StreamTable:
 
     def wanted(self, bytes name, unsigned long long now_ms):
         """(epoch, offset) of the stream, which is made if it is new; None at the bound."""
-        cdef Stream *stream = stream_wanted(&self.streams, name, len(name), DOMAIN_GROUP, now_ms)
+        cdef Stream *stream = stream_wanted(&self.streams, name, len(name), now_ms)
         return None if stream == NULL else (stream.epoch, stream.offset)
 
     def store(self, bytes name, bytes body, unsigned long long now_ms):

@@ -6,7 +6,7 @@
 # under its id.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from core.answers cimport (TYPE_ACK, TYPE_CALL, TYPE_COUNT, TYPE_ERROR, TYPE_EVENT, TYPE_FIN, TYPE_FIN_ACK, TYPE_HELLO,
                            TYPE_HISTORY, TYPE_JOIN, TYPE_LEAVE, TYPE_MESSAGE, TYPE_PING, TYPE_PONG, TYPE_PRESENCE,
@@ -16,9 +16,9 @@ from core.codes cimport (BAD_FRAME, BAD_REQUEST, NOT_ALLOWED, NOT_JOINED, NO_SUC
 from core.conn cimport (FLAG_ASKED, FLAG_ENCODED, FLAG_HELLO, FLAG_WEBSOCKET, FORM_TCP, FORM_WS_BINARY, FORM_WS_TEXT,
                         STATE_CLOSING, STATE_HANDSHAKING, STATE_OPEN, Aside, Connection, conn_aside, conn_handle,
                         conn_memberships)
-from core.edge cimport (DOMAIN_GLOBAL, DOMAIN_GROUP, DOMAIN_NONE, ENVELOPE_BYTES, KEY_BYTES_MAX, NAME_BYTES_MAX,
-                        REQUEST_PUBLISH, RETRY_AFTER_MS, UNDER_WAY_MAX, Channel, Edge, domain_of)
-from core.fanout cimport channel_at, channel_find, channel_name, member_joined
+from core.edge cimport (ENVELOPE_BYTES, KEY_BYTES_MAX, NAME_BYTES_MAX, REQUEST_PUBLISH, RETRY_AFTER_MS,
+                        UNDER_WAY_MAX, Channel, Edge)
+from core.fanout cimport channel_at, channel_find, conn_user, member_joined
 from core.framing cimport FRAME_TEXT, FrameView
 from core.kept cimport kept_end, kept_say, kept_seq, kept_take
 from core.ledger cimport (COUNT_ACKS, COUNT_BAD_FRAMES, COUNT_FRAMES_IN, COUNT_PONGS_HEARD, COUNT_PUBLISHES,
@@ -27,11 +27,20 @@ from core.lifecycle cimport edge_break, edge_fin_acked, edge_peer_fin
 from core.link cimport LINK_PUBLISH_BYTES_MAX
 from core.mpack cimport (MP_NIL, MP_OK, MP_STR, MpReader, mp_peek, mp_read_array, mp_read_map, mp_read_str,
                          mp_read_uint, mp_skip)
+from core.namespaces cimport (DOMAIN_GLOBAL, DOMAIN_GROUP, DOMAIN_USER, PUBLISH_MEMBERS, PUBLISH_SERVER, Namespace,
+                              namespace_of)
 from core.records cimport REC_PUBLISH, RecPublish, record_add, record_init, record_size
 from core.requests cimport request_open
+from core.rights cimport RIGHT_REFUSED, right_to
 from core.transcode cimport json_to_mpack
 from core.utf8 cimport utf8_valid
 from core.vitals cimport vital_pinged, vital_ponged
+
+cdef extern from *:
+    """
+    static const char NO_NAMESPACE[] = "a channel is <namespace>:<id>, of a namespace that the gateway has";
+    """
+    const char *NO_NAMESPACE
 
 ctypedef struct PublishFrame:   # views into the frame, until the call returns
     uint64_t id
@@ -108,30 +117,59 @@ cdef inline bint publish_rate_allows(Edge *edge, Connection *conn) noexcept nogi
     return True
 
 
+cdef inline bint channel_own(Edge *edge, Connection *conn, const Namespace *namespace, const char *name,
+                             uint32_t size) noexcept nogil:
+    """Whether a channel of domain session is that of the session's user."""
+    cdef uint32_t user_size = 0
+    cdef const char *user
+    if conn.membership_count == 0:
+        return False
+    user = conn_user(edge, conn, &user_size)
+    return size == namespace.name_size + 1 + user_size and memcmp(name + namespace.name_size + 1, user, user_size) == 0
+
+
+cdef inline const char *publish_allowed(Edge *edge, Connection *conn, const Namespace *namespace, PublishFrame *frame,
+                                        int *code) noexcept nogil:
+    """NULL when the namespace and the session's token let it publish to the channel; else why not, with its code."""
+    cdef Channel *channel
+    code[0] = NOT_ALLOWED
+    if namespace.publish == PUBLISH_MEMBERS and namespace.domain == DOMAIN_GROUP:
+        channel = channel_find(edge, frame.name, frame.name_size)
+        if channel == NULL or not member_joined(conn, channel):
+            code[0] = NOT_JOINED
+            return b"join the group before publishing to it"
+    elif namespace.publish == PUBLISH_MEMBERS and namespace.domain == DOMAIN_USER:
+        if not channel_own(edge, conn, namespace, frame.name, frame.name_size):
+            return b"only its own user publishes to this channel"
+    elif namespace.publish == PUBLISH_SERVER and not (namespace.domain == DOMAIN_GLOBAL and edge.config.development):
+        return b"channels of this namespace are published to through the admin API"
+    if right_to(edge, conn, False, frame.name, frame.name_size) == RIGHT_REFUSED:
+        return b"the session's token does not allow publishing to this channel"
+    return NULL
+
+
 cdef inline const char *publish_check(Edge *edge, Connection *conn, PublishFrame *frame, int *code) noexcept nogil:
     """NULL when the session may publish this; else why not, with its code."""
-    cdef int domain = domain_of(frame.name, frame.name_size)
-    cdef Channel *channel
+    cdef const Namespace *namespace = namespace_of(&edge.namespaces, frame.name, frame.name_size)
+    cdef const char *why
     if frame.name_size > NAME_BYTES_MAX or not utf8_valid(<const uint8_t *> frame.name, frame.name_size):
         code[0] = BAD_REQUEST
         return b"the channel is longer than 255 bytes or not UTF-8"
-    if domain == DOMAIN_NONE:
+    if namespace == NULL:
         code[0] = NO_SUCH_CHANNEL
-        return b"a channel is user:<id>, group:<id> or global:<name>"
+        return NO_NAMESPACE
     if frame.key_size > KEY_BYTES_MAX:
         code[0] = TOO_LARGE
         return b"the key is longer than 64 bytes"
     if frame.data_size + ENVELOPE_BYTES > edge.config.max_frame:
         code[0] = TOO_LARGE
         return b"the data is longer than max_frame allows"
-    if domain == DOMAIN_GROUP:
-        channel = channel_find(edge, frame.name, frame.name_size)
-        if channel == NULL or not member_joined(conn, channel):
-            code[0] = NOT_JOINED
-            return b"join the group before publishing to it"
-    elif domain == DOMAIN_GLOBAL and not edge.config.development:
-        code[0] = NOT_ALLOWED
-        return b"global channels are published to through the admin API"
+    if namespace.payload_bytes_max and frame.data_size > namespace.payload_bytes_max:
+        code[0] = TOO_LARGE
+        return b"the data is longer than the channel's namespace allows"
+    why = publish_allowed(edge, conn, namespace, frame, code)
+    if why != NULL:
+        return why
     if not publish_rate_allows(edge, conn):
         code[0] = RATE_LIMITED
         return b"too many messages from this session"
@@ -147,8 +185,8 @@ cdef inline const char *publish_check(Edge *edge, Connection *conn, PublishFrame
 cdef inline void publish_write(Edge *edge, Connection *conn, PublishFrame *frame, RecPublish *record,
                                uint32_t seq) noexcept nogil:
     """Fill a record that has room for all of the message."""
-    cdef Channel *user = channel_at(edge, conn_memberships(conn)[0].channel)
-    cdef uint32_t sender_size = user.name_size - 5
+    cdef uint32_t sender_size = 0
+    cdef const char *sender = conn_user(edge, conn, &sender_size)
     cdef uint8_t *place
     record.seq = seq
     record.data_size = frame.data_size
@@ -160,15 +198,16 @@ cdef inline void publish_write(Edge *edge, Connection *conn, PublishFrame *frame
     if frame.key_size:
         memcpy(place, frame.key, frame.key_size)
         place += frame.key_size
-    memcpy(place, channel_name(edge, user) + 5, sender_size)
+    memcpy(place, sender, sender_size)
     memcpy(place + sender_size, frame.data, frame.data_size)
     ledger_count(edge.ledger, COUNT_PUBLISHES, 1)
 
 
 cdef inline uint32_t publish_bytes(Edge *edge, Connection *conn, PublishFrame *frame) noexcept nogil:
     """What follows the fixed part of the record."""
-    return frame.name_size + frame.key_size + channel_at(edge, conn_memberships(conn)[0].channel).name_size - 5 \
-        + frame.data_size
+    cdef uint32_t sender_size = 0
+    conn_user(edge, conn, &sender_size)
+    return frame.name_size + frame.key_size + sender_size + frame.data_size
 
 
 cdef inline void publish_kept(Edge *edge, Connection *conn, PublishFrame *frame) noexcept nogil:

@@ -1,12 +1,12 @@
 """Act: the frames that are not on the path of a message."""
 
-from libc.string cimport memcmp
-
-from core.edge cimport CONTROL_AHEAD_MS, CONTROL_UNIT_BYTES, CONTROL_UNIT_MS, DOMAIN_USER
+from core.edge cimport CONTROL_AHEAD_MS, CONTROL_UNIT_BYTES, CONTROL_UNIT_MS
 from core.joins cimport join_leave, join_start
 from core.lifecycle cimport edge_fin
 from core.mailbox cimport NOTE_FRAME, Note, mailbox_put
 from core.mpack cimport MP_MAP
+from core.namespaces cimport JOIN_SERVER, JOIN_TOKEN
+from core.rights cimport RIGHT_GIVEN
 
 ctypedef struct ChannelFrame:   # a JOIN or LEAVE: views into the frame, until the call returns
     uint64_t id
@@ -115,39 +115,45 @@ cdef bint _since_read(MpReader *reader, ChannelFrame *frame) noexcept nogil:
     return sound
 
 
-cdef bint _own_channel(Edge *edge, Connection *conn, const char *name, uint32_t size) noexcept nogil:
-    """Whether it is the channel of the session's user."""
-    cdef Channel *user
-    if conn.membership_count == 0:
-        return False
-    user = channel_at(edge, conn_memberships(conn)[0].channel)
-    return user.name_size == size and memcmp(channel_name(edge, user), name, size) == 0
+cdef const char *_join_refused(Edge *edge, Connection *conn, const Namespace *namespace, const char *name,
+                               uint32_t size) noexcept nogil:
+    """NULL when the namespace and the session's token let it join the group; else why not."""
+    cdef int right = right_to(edge, conn, True, name, size)
+    if namespace.join == JOIN_SERVER:
+        return b"no client joins channels of this namespace"
+    if right == RIGHT_REFUSED or (namespace.join == JOIN_TOKEN and right != RIGHT_GIVEN
+                                  and not edge.config.development):
+        return b"the session's token does not allow joining this channel"
+    return NULL
 
 
 cdef const char *_channel_check(Edge *edge, Connection *conn, bint join, MpReader *reader, uint32_t count,
                                 ChannelFrame *frame, int *code) noexcept nogil:
     """Read JOIN or LEAVE behind its id: NULL when the session may do this; else why not, with its code."""
     cdef const char *shape = b"JOIN is [6, id, channel, {since}]" if join else b"LEAVE is [7, id, channel]"
-    cdef int domain
+    cdef const Namespace *namespace
     code[0] = BAD_REQUEST
     if count < 3 or count > (4 if join else 3):
         return shape
     if mp_read_str(reader, &frame.name, &frame.name_size) != MP_OK or frame.name_size > NAME_BYTES_MAX:
         return b"a channel is a string of at most 255 bytes"
-    domain = domain_of(frame.name, frame.name_size)
-    if domain == DOMAIN_NONE:
+    namespace = namespace_of(&edge.namespaces, frame.name, frame.name_size)
+    if namespace == NULL:
         code[0] = NO_SUCH_CHANNEL
-        return b"a channel is user:<id>, group:<id> or global:<name>"
+        return NO_NAMESPACE
     if count == 4 and mp_peek(reader) != MP_MAP:
         return shape
-    if domain == DOMAIN_USER and not _own_channel(edge, conn, frame.name, frame.name_size):
+    if namespace.domain == DOMAIN_USER and not channel_own(edge, conn, namespace, frame.name, frame.name_size):
         code[0] = NOT_ALLOWED
         return b"another user's channel can only be published to"
-    if not join and domain != DOMAIN_GROUP:
+    if not join and namespace.domain != DOMAIN_GROUP:
         code[0] = NOT_ALLOWED
         return b"user and global channels are joined as long as the session lives"
     if count == 4 and not _since_read(reader, frame):
         return b"since is [epoch, offset], both integers from 0"
+    if join and namespace.domain == DOMAIN_GROUP:
+        code[0] = NOT_ALLOWED
+        return _join_refused(edge, conn, namespace, frame.name, frame.name_size)
     return NULL
 
 
@@ -179,8 +185,7 @@ cdef int _act_channel(Edge *edge, Connection *conn, bint join, const uint8_t *bo
 cdef int act_control(Edge *edge, Connection *conn, uint64_t kind, const uint8_t *body, uint32_t size) noexcept nogil:
     """JOIN and LEAVE are done here, the others by the control thread; -1: not one, or not in this state."""
     cdef Note note
-    cdef Channel *user
-    cdef const uint8_t *user_name = NULL
+    cdef const uint8_t *user = NULL
     if conn.state == STATE_HANDSHAKING:
         if kind != TYPE_HELLO or conn.flags & FLAG_HELLO:
             return -1
@@ -200,10 +205,8 @@ cdef int act_control(Edge *edge, Connection *conn, uint64_t kind, const uint8_t 
     note.text_size = size
     memcpy(note.session, conn.session, 16)
     if conn.membership_count:
-        user = channel_at(edge, conn_memberships(conn)[0].channel)
-        user_name = <const uint8_t *> channel_name(edge, user) + 5
-        note.extra_size = user.name_size - 5
-    if mailbox_put(&edge.to_control, &note, body, user_name) < 0:
+        user = <const uint8_t *> conn_user(edge, conn, &note.extra_size)
+    if mailbox_put(&edge.to_control, &note, body, user) < 0:
         edge_fin(edge, conn, OVERLOADED, b"too many control frames wait", RETRY_AFTER_MS)
         return 0
     conn.flags |= FLAG_HELLO if conn.state == STATE_HANDSHAKING else FLAG_ASKED

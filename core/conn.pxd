@@ -88,6 +88,8 @@ ctypedef union Memberships:
 ctypedef struct Aside:          # what most connections never need; made by conn_aside, freed by conn_aside_rest
     Ring *input                 # owned: bytes of a partial frame, NULL while there are none
     void *tls                   # owned: the TLS state, NULL without TLS
+    uint8_t *rights             # owned: channels that its token allows (core/rights.pxd); NULL: no list
+    uint32_t rights_size
     uint32_t input_need         # bytes wanted before the next cut makes sense
     uint32_t frame_since        # tick: when the frame that is not complete yet began; 0: there is none
     WsDecoder ws                # of a WebSocket

@@ -1,6 +1,7 @@
 """Connection table: the cold verbs, and what the tests see of the table of states."""
 
 from core.slab cimport generation_next, slab_free, slab_init
+from libc.stdlib cimport free
 from libc.string cimport memset
 
 from core.ledger cimport KIND_FD, Stats
@@ -69,6 +70,7 @@ cdef void conn_aside_rest(Slab *asides, Ledger *ledger, Connection *conn) noexce
         return
     invariant(aside.input == NULL and aside.tls == NULL)
     if not ledger_leaks(ledger, KIND_ASIDE):
+        free(aside.rights)
         ledger_release(ledger, KIND_ASIDE, conn.aside - 1)
         slab_release(asides, conn.aside - 1)
     conn.aside = ASIDE_NONE

@@ -14,6 +14,7 @@ from core.hash cimport HashKey, Index
 from core.ledger cimport Ledger
 from core.mailbox cimport Mailbox
 from core.names cimport Names
+from core.namespaces cimport Namespaces
 from core.pace cimport Pace
 from core.ring cimport RingPool
 from core.slab cimport Slab
@@ -36,12 +37,6 @@ cdef enum:
     RINGS_MAX = 32              # and so many times at once when it was not
     NONE = 0xFFFFFFFF
     OPENING_KEY = 0x100000000   # what the ledger tells openings from pendings by, both KIND_PENDING
-
-cdef enum Domain:
-    DOMAIN_NONE
-    DOMAIN_USER
-    DOMAIN_GROUP
-    DOMAIN_GLOBAL
 
 ctypedef struct EdgeConfig:
     uint32_t ping_ms
@@ -85,7 +80,7 @@ ctypedef struct Channel:        # 56 bytes; most are a user's own channel with o
     uint32_t waiting            # first pending that waits for SUBSCRIBED, NONE
     uint32_t name               # owned: number in the edge's names; read through channel_name
     uint8_t name_size
-    uint8_t domain
+    uint8_t domain              # Domain of its namespace
     uint8_t live                # SUBSCRIBED arrived
     uint8_t reserved
 
@@ -187,6 +182,7 @@ ctypedef struct Edge:
     Slab channels
     Index channel_index
     Names names                 # of channels
+    Namespaces namespaces       # filled before the thread starts
     HashKey hash_key
     Slab pendings
     Slab openings
@@ -232,16 +228,3 @@ cdef inline uint32_t edge_random(Edge *edge, uint32_t below) noexcept nogil:
     x ^= x >> 27
     edge.random = x
     return <uint32_t> (((x * <uint64_t> 0x2545F4914F6CDD1DULL) >> 32) % below) if below else 0
-
-
-cdef inline int domain_of(const char *name, uint32_t size) noexcept nogil:
-    """The domain of a channel's name, DOMAIN_NONE for a namespace that is not known or an empty id."""
-    if size > 5 and name[0] == c'u' and name[1] == c's' and name[2] == c'e' and name[3] == c'r' and name[4] == c':':
-        return DOMAIN_USER
-    if size > 6 and name[0] == c'g' and name[1] == c'r' and name[2] == c'o' and name[3] == c'u' and name[4] == c'p' \
-            and name[5] == c':':
-        return DOMAIN_GROUP
-    if size > 7 and name[0] == c'g' and name[1] == c'l' and name[2] == c'o' and name[3] == c'b' and name[4] == c'a' \
-            and name[5] == c'l' and name[6] == c':':
-        return DOMAIN_GLOBAL
-    return DOMAIN_NONE

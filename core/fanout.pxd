@@ -13,6 +13,7 @@ from core.conn cimport FORM_COUNT, Connection, Membership, conn_memberships
 from core.edge cimport Channel, ChannelMember, Edge
 from core.hash cimport hash_bytes, index_find
 from core.names cimport name_text
+from core.namespaces cimport USER_PREFIX_BYTES
 from core.outbox cimport OUTBOX_SENT, outbox_append, outbox_overfull
 from core.slab cimport slab_at
 
@@ -64,6 +65,13 @@ cdef inline Channel *channel_get(Edge *edge, uint64_t handle) noexcept nogil:
         return NULL
     channel = channel_at(edge, index)
     return channel if channel.generation == <uint32_t> (handle >> 32) and channel.generation else NULL
+
+
+cdef inline const char *conn_user(Edge *edge, Connection *conn, uint32_t *size) noexcept nogil:
+    """The id of an open session's user, which its own channel is named after; valid until the session ends."""
+    cdef Channel *own = channel_at(edge, conn_memberships(conn)[0].channel)
+    size[0] = own.name_size - USER_PREFIX_BYTES
+    return channel_name(edge, own) + USER_PREFIX_BYTES
 
 
 cdef inline Channel *channel_find(Edge *edge, const char *name, uint32_t size) noexcept nogil:

@@ -7,12 +7,13 @@ from libc.stdint cimport uint16_t
 
 from core.answers cimport TYPE_EVENT, write_text
 from core.conn cimport MEMBERSHIPS_INLINE, STATE_OPEN, conn_live
-from core.edge cimport ANSWER_BYTES, DOMAIN_GLOBAL, NONE
+from core.edge cimport ANSWER_BYTES, NONE
 from core.hash cimport index_put, index_remove
 from core.ledger cimport (COUNT_GAPS, KIND_CHANNEL, KIND_MEMBERSHIP, ledger_acquire, ledger_count, ledger_leaks,
                           ledger_release)
 from core.mpack cimport MpWriter, mp_write_array, mp_write_map, mp_write_str, mp_write_uint
 from core.names cimport name_drop, name_keep
+from core.namespaces cimport DOMAIN_GLOBAL
 from core.pages cimport pages_give, pages_resize, pages_take
 from core.records cimport REC_SUBSCRIBE, REC_UNSUBSCRIBE, RecChannel, record_add
 from core.sites cimport HERE

@@ -6,16 +6,18 @@ from libc.string cimport memcpy, memset
 from core.answers cimport answer_empty, answer_error, answer_position, answer_reply, write_text
 from core.codes cimport BAD_REQUEST, NOT_JOINED, OVERLOADED, TOO_MANY_CHANNELS, UNAVAILABLE
 from core.conn cimport FLAG_HELLO, FLAG_SESSION, STATE_HANDSHAKING, STATE_OPEN, conn_get, conn_handle, conn_set_state
-from core.edge cimport (DOMAIN_GROUP, NAME_BYTES_MAX, NONE, OPENING_KEY, REQUEST_JOIN, REQUEST_OPEN, RETRY_AFTER_MS,
-                        Opening, Pending, domain_of, edge_random, edge_tick)
+from core.edge cimport (NAME_BYTES_MAX, NONE, OPENING_KEY, REQUEST_JOIN, REQUEST_OPEN, RETRY_AFTER_MS,
+                        Opening, Pending, edge_random, edge_tick)
 from core.fanout cimport (channel_acquire, channel_at, channel_find, channel_name, channel_rest, channel_subscribe,
                           fanout_event_gap, member_add, member_joined, member_remove)
 from core.ledger cimport KIND_PENDING, TIME_WELCOME, ledger_acquire, ledger_leaks, ledger_release, ledger_time
 from core.lifecycle cimport edge_fin, edge_timer_plan
 from core.mpack cimport (MpReader, MpWriter, mp_read_array, mp_read_str, mp_read_uint, mp_write_array, mp_write_map,
                          mp_write_raw, mp_write_str, mp_write_uint)
+from core.namespaces cimport DOMAIN_GROUP, domain_in
 from core.records cimport REC_CLOSE, REC_OPEN, RecSession, record_add
 from core.requests cimport request_done, request_open, request_peek, request_take
+from core.rights cimport rights_set
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_at, slab_release
 
@@ -33,11 +35,11 @@ cdef inline Opening *_opening_at(Edge *edge, uint32_t index) noexcept nogil:
     return <Opening *> slab_at(&edge.openings, index)
 
 
-cdef Channel *_channel_wanted(Edge *edge, const char *name, uint32_t size, int domain) noexcept nogil:
+cdef Channel *_channel_wanted(Edge *edge, const char *name, uint32_t size) noexcept nogil:
     """The channel of a name, made and subscribed to if this worker does not know it yet."""
     cdef Channel *channel = channel_find(edge, name, size)
     if channel == NULL:
-        channel = channel_acquire(edge, name, size, domain)
+        channel = channel_acquire(edge, name, size, domain_in(&edge.namespaces, name, size))
         if channel != NULL:
             channel_subscribe(edge, channel)
     return channel
@@ -113,8 +115,9 @@ cdef int _outcome(Pending *pending, Channel *channel) noexcept nogil:
 
 
 cdef bint _full(Edge *edge, Connection *conn, Channel *channel) noexcept nogil:
-    """Whether the session is in as many groups as it may be (its own channel does not count)."""
-    return channel.domain == DOMAIN_GROUP and conn.membership_count > edge.config.channels_max \
+    """Whether the session is in as many groups as it may be (its user's own channels do not count)."""
+    return channel.domain == DOMAIN_GROUP and \
+        conn.membership_count >= edge.config.channels_max + edge.namespaces.session_count \
         and not member_joined(conn, channel)
 
 
@@ -143,7 +146,7 @@ cdef void _join_finish(Edge *edge, Pending *pending) noexcept nogil:
 cdef void join_start(Edge *edge, Connection *conn, uint64_t request, const char *name, uint32_t name_size,
                      const uint64_t *since) noexcept nogil:
     """JOIN, allowed: answer at once if the channel is live here, else ask the router; `since` may be NULL."""
-    cdef Channel *channel = _channel_wanted(edge, name, name_size, domain_of(name, name_size))
+    cdef Channel *channel = _channel_wanted(edge, name, name_size)
     cdef Pending *pending = NULL
     if channel != NULL:
         pending = _pending_start(edge, conn_handle(conn), request, channel)
@@ -184,7 +187,7 @@ cdef void open_record(Edge *edge, Connection *conn, uint32_t seq) noexcept nogil
 cdef bint _open_channel(Edge *edge, Opening *opening, const char *name, uint32_t size,
                         const uint64_t *since) noexcept nogil:
     """Add one channel to an opening; False: out of memory."""
-    cdef Channel *channel = _channel_wanted(edge, name, size, domain_of(name, size))
+    cdef Channel *channel = _channel_wanted(edge, name, size)
     cdef Pending *pending
     if channel == NULL:
         return False
@@ -243,6 +246,7 @@ cdef void _opening_end(Edge *edge, Opening *opening) noexcept nogil:
 cdef void open_start(Edge *edge, Connection *conn, const Note *note, const uint8_t *welcome,
                      const uint8_t *extra) noexcept nogil:
     """HELLO, accepted by the control thread: claim the session and subscribe to its channels."""
+    cdef uint32_t rights = <uint32_t> note.first
     cdef uint32_t index
     cdef Opening *opening
     if conn.state != STATE_HANDSHAKING or not conn.flags & FLAG_HELLO:
@@ -261,7 +265,9 @@ cdef void open_start(Edge *edge, Connection *conn, const Note *note, const uint8
     opening.remaining = 1
     opening.welcome = <uint8_t *> malloc(note.text_size)
     opening.seq = request_open(edge, REQUEST_OPEN, opening.conn, note.request, index)
-    if opening.welcome == NULL or opening.seq == 0 or not _open_channels(edge, opening, extra, note.extra_size):
+    if opening.welcome == NULL or opening.seq == 0 or rights > note.extra_size \
+            or not _open_channels(edge, opening, extra, note.extra_size - rights) \
+            or rights_set(edge, conn, extra + (note.extra_size - rights), rights) < 0:
         _opening_end(edge, opening)
         edge_fin(edge, conn, OVERLOADED, b"too many sessions open at once",
                  RETRY_AFTER_MS + edge_random(edge, RETRY_AFTER_MS))

@@ -7,10 +7,10 @@ from core.answers cimport TYPE_REPLY, answer_error, answer_position, answer_repl
 from core.batch cimport batch_clear, batch_reserve
 from core.bus cimport BusBatch, bus_done, bus_lost, bus_receive, bus_send, bus_tick
 from core.codes cimport NOT_JOINED, OVERLOADED, RATE_LIMITED, RESUMED_ELSEWHERE, UNAVAILABLE
-from core.conn cimport FLAG_SESSION, STATE_OPEN, conn_get, conn_live, conn_memberships
-from core.edge cimport (ASKS_MAX, DOMAIN_GROUP, REQUEST_HISTORY, REQUEST_JOIN, REQUEST_OPEN, REQUEST_PRESENCE,
-                        RETRY_AFTER_MS, UNDER_WAY_MAX, Channel, domain_of)
-from core.fanout cimport (RUN_MAX, Body, channel_at, channel_find, channel_get, channel_members, channel_name,
+from core.conn cimport FLAG_SESSION, STATE_OPEN, conn_get, conn_live
+from core.edge cimport (ASKS_MAX, REQUEST_HISTORY, REQUEST_JOIN, REQUEST_OPEN, REQUEST_PRESENCE, RETRY_AFTER_MS,
+                        UNDER_WAY_MAX, Channel)
+from core.fanout cimport (RUN_MAX, Body, channel_at, channel_find, channel_get, channel_members, conn_user,
                           channel_subscribe, fanout_all, fanout_event_gap, fanout_members, member_joined)
 from core.joins cimport channel_subscribed, join_overdue, open_claimed, open_overdue, open_record
 from core.kept cimport kept_end, kept_say, kept_say_all, kept_seq, kept_take
@@ -19,6 +19,7 @@ from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, C
 from core.lifecycle cimport edge_fin
 from core.mailbox cimport NOTE_LINKED, NOTE_PRESENCE_EXPECT, NOTE_PRESENCE_PART, NOTE_TAKEN, mailbox_put
 from core.mpack cimport MpWriter, mp_write_array, mp_write_raw, mp_write_str, mp_write_uint
+from core.namespaces cimport DOMAIN_GROUP, domain_in
 from core.records cimport (REC_BEGIN, REC_END, REC_EVICT, REC_HISTORY, REC_LINK, REC_LINKED, REC_MESSAGE, REC_OPENED,
                            REC_PRESENCE, REC_PRESENCE_ASK, REC_PRESENCE_EXPECT, REC_PRESENCE_PART, REC_PUBLISHED,
                            REC_REPLY, REC_SUBSCRIBED, REC_TAKEN, RECORDS_VERSION, RecBody, RecChannel, RecHistory,
@@ -259,10 +260,11 @@ cdef void _on_presence_ask(Edge *edge, RecBody *record) noexcept nogil:
     cdef uint32_t count = 0 if channel == NULL else channel.count
     cdef RecBody *part
     cdef Connection *conn
-    cdef Channel *user
+    cdef const char *user
     cdef MpWriter writer
     cdef uint8_t *body
     cdef uint32_t place, digit
+    cdef uint32_t user_size = 0
     cdef char session[32]
     if edge.link.out.size > LINK_PUBLISH_BYTES_MAX:
         return                          # sessions and channels come first; whoever asked hears `unavailable`
@@ -277,12 +279,12 @@ cdef void _on_presence_ask(Edge *edge, RecBody *record) noexcept nogil:
     mp_write_array(&writer, count * 2)
     for place in range(count):
         conn = <Connection *> slab_at(&edge.connections, channel_members(channel)[place].conn)
-        user = channel_at(edge, conn_memberships(conn)[0].channel)
+        user = conn_user(edge, conn, &user_size)
         for digit in range(16):
             session[2 * digit] = HEX[conn.session[digit] >> 4]
             session[2 * digit + 1] = HEX[conn.session[digit] & 15]
         mp_write_str(&writer, session, 32)
-        mp_write_str(&writer, channel_name(edge, user) + 5, user.name_size - 5)
+        mp_write_str(&writer, user, user_size)
     part = <RecBody *> record_add(&edge.link.out, REC_PRESENCE_PART, 0, sizeof(RecBody),
                                   <uint32_t> (writer.p - body))
     if part != NULL:
@@ -409,7 +411,7 @@ cdef RecHistory *_ask(Edge *edge, Connection *conn, const Note *note, const char
     cdef Channel *channel
     if conn.state != STATE_OPEN:
         return NULL
-    if domain_of(name, note.text_size) == DOMAIN_GROUP:
+    if domain_in(&edge.namespaces, name, note.text_size) == DOMAIN_GROUP:
         channel = channel_find(edge, name, note.text_size)
         if channel == NULL or not member_joined(conn, channel):
             answer_error(edge, conn, note.request, NOT_JOINED, b"join the group first", 0)

@@ -8,11 +8,12 @@ from core.conn cimport (ASIDE_NONE, FLAG_ENCODED, FLAG_TLS, FLAG_WEBSOCKET, FORM
                         STATE_COUNT, Aside, Connection, conn_aside_at, conn_get, conn_handle, conn_live,
                         conn_memberships)
 from core.edge cimport NAME_BYTES_MAX, NONE, Channel, edge_random, edge_tick
-from core.fanout cimport channel_at, channel_find, channel_name
+from core.fanout cimport channel_find, conn_user
 from core.lifecycle cimport edge_fin_sized
 from core.mailbox cimport NOTE_LISTED, NOTE_RECLAIM, mailbox_put
 from core.mpack cimport (MpWriter, mp_write_array, mp_write_bin, mp_write_bool, mp_write_nil, mp_write_str,
                          mp_write_uint)
+from core.namespaces cimport USER_PREFIX_BYTES
 from core.slab cimport SlabChunk, invariant, slab_at
 from core.vitals cimport RTT_UNKNOWN, Vital, vital_of
 from core.wheel cimport WHEEL_TICK_MS
@@ -98,10 +99,11 @@ cdef bint _fits(Walk *walk, Connection *conn) noexcept nogil:
 cdef void _write_session(MpWriter *writer, Edge *edge, Connection *conn) noexcept nogil:
     """The user, while the session is open, and the session's id once it has one."""
     cdef uint8_t nothing[16]
-    cdef Channel *user
+    cdef const char *user
+    cdef uint32_t size = 0
     if conn.membership_count:
-        user = channel_at(edge, conn_memberships(conn)[0].channel)
-        mp_write_str(writer, channel_name(edge, user) + 5, user.name_size - 5)
+        user = conn_user(edge, conn, &size)
+        mp_write_str(writer, user, size)
     else:
         mp_write_nil(writer)
     memset(nothing, 0, 16)
@@ -185,11 +187,11 @@ cdef uint32_t _user_channel(Edge *edge, const uint8_t *user, uint32_t size) noex
     """The index of a user's own channel; NONE: nobody here is that user."""
     cdef char name[NAME_BYTES_MAX]
     cdef Channel *channel
-    if size > NAME_BYTES_MAX - 5:
+    if size > NAME_BYTES_MAX - USER_PREFIX_BYTES:
         return NONE
-    memcpy(name, b"user:", 5)
-    memcpy(name + 5, user, size)
-    channel = channel_find(edge, name, 5 + size)
+    memcpy(name, b"user:", USER_PREFIX_BYTES)
+    memcpy(name + USER_PREFIX_BYTES, user, size)
+    channel = channel_find(edge, name, USER_PREFIX_BYTES + size)
     return NONE if channel == NULL else channel.index
 
 

@@ -1,4 +1,7 @@
+from collections.abc import Iterable
+
 from core.ledger import Stats
+from core.namespace_spec import NamespaceSpec
 from core.notes import _Note
 
 class EdgeLoop:
@@ -11,6 +14,7 @@ class EdgeLoop:
         tcp_fd: int,
         ws_fd: int,
         connections_max: int,
+        namespaces: Iterable[NamespaceSpec] = ...,
         **options: int | str | bool | bytes | None,
     ) -> None: ...
     @property

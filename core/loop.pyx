@@ -2,6 +2,8 @@
 
 import os
 
+from core.namespace_spec import BUILT_IN
+
 cimport cython
 from libc.errno cimport errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -36,6 +38,7 @@ from core.mailbox cimport (NOTE_AUDIT, NOTE_DRAIN, NOTE_DRAIN_STEP, NOTE_FIN, NO
                            NOTE_PRESENCE, NOTE_RECLAIM, NOTE_SEND, NOTE_SETTLED, NOTE_STOP, NOTE_STOPPED, Note,
                            mailbox_drain, mailbox_free, mailbox_init, mailbox_put, mailbox_ring, note_init)
 from core.names cimport names_free, names_init
+from core.namespaces cimport namespaces_fill
 from core.notes cimport notes_put, notes_take
 from core.outbox cimport OUTBOX_BLOCKED, OUTBOX_BROKEN, outbox_send, outbox_settle, outbox_touch
 from core.pace cimport pace_wait
@@ -398,7 +401,8 @@ cdef class EdgeLoop:
         mailbox_init(&self.edge.from_control, eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC))
         self.edge.wake_fd = self.edge.from_control.event_fd
 
-    def __init__(self, Stats stats, *, endpoint, identity, tcp_fd, ws_fd, connections_max, **options):
+    def __init__(self, Stats stats, *, endpoint, identity, tcp_fd, ws_fd, connections_max, namespaces=BUILT_IN,
+                 **options):
         """Take over two listening sockets and connect to the router.
 
         Args:
@@ -408,6 +412,7 @@ cdef class EdgeLoop:
             tcp_fd: listening socket for TCP clients, or -1; owned by the loop from here on.
             ws_fd: listening socket for WebSocket clients, or -1; likewise.
             connections_max: bound of the connection table.
+            namespaces: what the namespaces of channels are, as core.namespace_spec.NamespaceSpec values.
             options: the numbers of EdgeConfig by name, and `ws_path`; for TLS the files `tls_certificate` and
                 `tls_key`, and `tls_ticket_key`, the same for all workers that clients may come back to.
 
@@ -416,6 +421,7 @@ cdef class EdgeLoop:
             TlsError: the certificate or its key cannot be used, or there is no libssl.
         """
         cdef Edge *edge = self.edge
+        namespaces_fill(&edge.namespaces, namespaces)
         _config_set(edge, options)
         _tables_init(edge, connections_max)
         edge.epoll_fd = epoll_create1(EPOLL_CLOEXEC)

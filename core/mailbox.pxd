@@ -43,7 +43,9 @@ cdef enum NoteKind:
     NOTE_SESSION_STATE          # router; text: STATE and CLOSE records of a turn
     NOTE_CURSOR                 # router; request; text: channel whose user's last ACK is asked for
     # control -> data plane
-    NOTE_OPEN                   # text: WELCOME up to its map of channels; extra: the channels with their positions
+    # OPEN: text: WELCOME up to its map of channels; extra: the channels with their positions, and behind them `first`
+    # bytes of rights (core/rights.pxd)
+    NOTE_OPEN
     NOTE_SEND                   # text: a frame
     NOTE_FIN                    # first: code, second number: after ms; text: reason
     NOTE_HISTORY                # text: channel, first: limit, flags 1 reverse, 2 since; second number, third number

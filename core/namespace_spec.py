@@ -1,9 +1,13 @@
 """What an operator says of a namespace: one frozen value that workers and routers are told alike."""
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
 
 NAMESPACES_MAX = 64
 NAME_BYTES_MAX = 31
+NAME_PATTERN = "^[a-z][a-z0-9_-]{0,30}$"
 DOMAINS = ("session", "group", "global")
 ACKS = ("sequenced", "logged")
 PUBLISHERS = ("members", "anyone", "server")
@@ -13,39 +17,95 @@ NEW_DEVICES = ("last_ack", "start", "live")
 DAY_S = 86_400
 
 
-class NamespaceSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One namespace. The values were checked by whoever read the configuration."""
+def _one_of(words: tuple[str, ...], description: str) -> Meta:
+    return Meta(pattern=f"^({'|'.join(words)})$", description=description)
 
-    name: str
-    """What stands before the colon of a channel, at most 31 bytes."""
-    domain: str
-    """Who receives: `session`, the sessions of one user; `group`, those that joined; `global`, all."""
-    ack: str = "logged"
-    """What an answer to PUBLISH promises: `sequenced`, ordered and on its way; `logged`, in the log."""
-    history_messages: int = 1_000
-    """Messages kept per channel; 0 keeps none."""
-    history_bytes: int = 1_048_576
-    """Bytes of MESSAGE frames kept per channel; the older ones go first."""
-    history_age_s: int = 7 * DAY_S
-    """Seconds for which a message is kept."""
-    payload_bytes_max: int = 0
-    """Bytes of the data of a PUBLISH; 0: what max_frame allows."""
-    publish: str = "members"
-    """Who may publish: `members`, `anyone` with a session, or the `server`'s admin API alone."""
-    join: str = "anyone"
-    """Who may join a group: `anyone`, whose `token` names the channel, or nobody (the `server` joins for them)."""
-    slow_consumer: str = "disconnect"
-    """What happens when a member's queue is full: `disconnect`, `drop_oldest` with EVENT gap, or `conflate`."""
-    presence: bool = True
-    """Whether PRESENCE is served."""
-    events: bool = False
-    """Whether members hear `joined` and `left`."""
-    new_device: str = "last_ack"
-    """Where a session without positions starts in its user's channel: `last_ack`, `start` or `live`."""
+
+class NamespaceSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One namespace. Each option is checked by its type; what does not fit together, `gateway.namespaces` finds."""
+
+    name: Annotated[
+        str,
+        Meta(
+            pattern=NAME_PATTERN,
+            description="What stands before the colon of a channel: a small letter, then up to 30 of small letters,"
+            " digits, - and _.",
+        ),
+    ]
+    domain: Annotated[
+        str,
+        _one_of(
+            DOMAINS,
+            "Who receives: `session`, the sessions of the user whose id follows the colon; `group`, those that joined;"
+            " `global`, all.",
+        ),
+    ]
+    ack: Annotated[
+        str,
+        _one_of(
+            ACKS,
+            "What an answer to PUBLISH promises: `sequenced`, the message has its position and is on its way;"
+            " `logged`, it is in the log, and no process's end takes it back.",
+        ),
+    ] = "logged"
+    history_messages: Annotated[
+        int, Meta(ge=0, le=1_000_000, description="Messages kept of one channel; the older ones go first. 0: none.")
+    ] = 1_000
+    history_bytes: Annotated[
+        int, Meta(ge=0, le=1_073_741_824, description="Bytes of messages kept of one channel, envelopes included.")
+    ] = 1_048_576
+    history_age_s: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=366 * DAY_S,
+            description="Seconds for which a message is kept: so long somebody may be away and miss nothing.",
+        ),
+    ] = 7 * DAY_S
+    payload_bytes_max: Annotated[
+        int,
+        Meta(ge=0, le=16_777_216, description="Bytes of the data of one PUBLISH. 0: what gateway.max_frame allows."),
+    ] = 0
+    publish: Annotated[
+        str,
+        _one_of(
+            PUBLISHERS,
+            "Who may publish: `members`, who joined the channel or whose own it is; `anyone` with a session; `server`,"
+            " nobody but the admin API.",
+        ),
+    ] = "members"
+    join: Annotated[
+        str,
+        _one_of(
+            JOINERS,
+            "Who may join a group: `anyone`; `token`, whose token names the channel (anybody in development mode);"
+            " `server`, no client.",
+        ),
+    ] = "anyone"
+    slow_consumer: Annotated[
+        str,
+        _one_of(
+            SLOW_CONSUMERS,
+            "What happens to a member whose queue is full: `disconnect`, FIN `slow_consumer`; `drop_oldest`, it hears"
+            " EVENT `gap`; `conflate`, it gets the newest message of the channel and hears of the gap.",
+        ),
+    ] = "disconnect"
+    presence: Annotated[bool, Meta(description="Whether PRESENCE tells who is there.")] = True
+    events: Annotated[bool, Meta(description="Whether members hear who `joined` and who `left`.")] = False
+    new_device: Annotated[
+        str,
+        _one_of(
+            NEW_DEVICES,
+            "Where a new session starts in a channel of its user: `last_ack`, after the last message that any of the"
+            " user's devices acknowledged; `start`, with the oldest that is kept; `live`, with the next one.",
+        ),
+    ] = "last_ack"
 
 
 BUILT_IN = (
+    # A direct message waits a month for a user who is away; anyone may write to anyone.
     NamespaceSpec(name="user", domain="session", publish="anyone", history_age_s=30 * DAY_S),
     NamespaceSpec(name="group", domain="group"),
+    # An announcement to all comes from the team itself, and who sees it is no secret to be asked for.
     NamespaceSpec(name="global", domain="global", publish="server", history_messages=100, presence=False),
 )

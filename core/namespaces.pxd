@@ -9,6 +9,7 @@ from libc.string cimport memchr, memcmp
 cdef enum:
     NAMESPACES_MAX = 64
     NAMESPACE_BYTES_MAX = 31
+    USER_PREFIX_BYTES = 5       # `user:`, which stands before the id in the name of a user's own channel
 
 cdef enum Domain:
     DOMAIN_NONE
@@ -58,6 +59,7 @@ ctypedef struct Namespace:      # 64 bytes
 
 ctypedef struct Namespaces:
     uint32_t count
+    uint32_t session_count      # of them, those of domain session: every session is in one channel of each
     Namespace entries[NAMESPACES_MAX]
 
 

@@ -30,6 +30,7 @@ cdef object namespaces_fill(Namespaces *table, object specs):
         memcpy(entry.name, <const char *> name, len(name))
         entry.name_size = <uint8_t> len(name)
         entry.domain = namespace_spec.DOMAINS.index(spec.domain) + 1
+        table.session_count += entry.domain == DOMAIN_USER
         entry.ack = namespace_spec.ACKS.index(spec.ack)
         entry.publish = namespace_spec.PUBLISHERS.index(spec.publish)
         entry.join = namespace_spec.JOINERS.index(spec.join)

@@ -1,4 +1,7 @@
+from collections.abc import Iterable
+
 from core.ledger import Stats
+from core.namespace_spec import NamespaceSpec
 from core.notes import _Note
 
 class RouterLoop:
@@ -8,12 +11,10 @@ class RouterLoop:
         *,
         endpoint: str,
         epoch: int,
-        history_messages: int,
-        history_bytes: int,
-        history_age_s: int,
         key_window_s: int,
         channels_max: int,
         spill_bytes_max: int,
+        namespaces: Iterable[NamespaceSpec] = ...,
         keys_max: int = 1 << 20,
         history_total_bytes: int = 1 << 28,
         message_bytes_max: int = 1 << 25,

@@ -6,6 +6,8 @@ again; past its bound the worker is given up (see sequencer.pxd).
 
 import os
 
+from core.namespace_spec import BUILT_IN
+
 from libc.errno cimport EAGAIN, errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
@@ -21,6 +23,7 @@ from core.keys cimport keys_expire, keys_free
 from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_WAKEUPS, GAUGE_ROUTER_EPOCH,
                           Stats, ledger_count, ledger_gauge, ledger_turn)
 from core.mailbox cimport (NOTE_AUDIT, Note, mailbox_drain, mailbox_free, mailbox_init, mailbox_ring, note_init)
+from core.namespaces cimport namespaces_fill
 from core.notes cimport notes_put, notes_take
 from core.pace cimport pace_wait
 from core.poller cimport (EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN, POLLER_EVENTS, TAG_BUS, TAG_WAKE, epoll_create1,
@@ -207,27 +210,25 @@ cdef class RouterLoop:
         mailbox_init(&self.sequencer.to_control, eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC))
         mailbox_init(&self.sequencer.from_control, eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC))
 
-    def __init__(self, Stats stats, *, endpoint, epoch, history_messages, history_bytes, history_age_s, key_window_s,
-                 channels_max, spill_bytes_max, keys_max=1 << 20, history_total_bytes=1 << 28,
-                 message_bytes_max=1 << 25):
+    def __init__(self, Stats stats, *, endpoint, epoch, key_window_s, channels_max, spill_bytes_max,
+                 namespaces=BUILT_IN, keys_max=1 << 20, history_total_bytes=1 << 28, message_bytes_max=1 << 25):
         """Bind to `endpoint`.
 
         Args:
             stats: this process's counters.
             endpoint: ZeroMQ endpoint to bind.
             epoch: of this start; higher than any before.
-            history_messages: most messages kept of one channel; 0 keeps none.
-            history_bytes: most bytes kept of one channel.
-            history_age_s: how long a message is kept.
             key_window_s: how long an idempotency key is remembered.
             channels_max: most channels at once.
             spill_bytes_max: most bytes that wait for one worker before it is given up.
+            namespaces: what the namespaces of channels are, as core.namespace_spec.NamespaceSpec values.
             keys_max: most idempotency keys remembered.
             history_total_bytes: most bytes kept of all channels together.
             message_bytes_max: longest MESSAGE frame; untouched memory costs nothing.
 
         Raises:
             OSError: the endpoint cannot be bound.
+            ValueError: a namespace is not usable.
         """
         cdef Sequencer *sequencer = self.sequencer
         cdef uint64_t seeds[6]
@@ -237,11 +238,9 @@ cdef class RouterLoop:
         sequencer.epoch = epoch
         sequencer.hash_key.k0 = seeds[0]
         sequencer.hash_key.k1 = seeds[1]
-        streams_init(&sequencer.streams, sequencer.ledger, sequencer.hash_key, epoch)
-        sequencer.streams.history_messages = history_messages
-        sequencer.streams.history_bytes = history_bytes
+        namespaces_fill(&sequencer.namespaces, namespaces)
+        streams_init(&sequencer.streams, sequencer.ledger, &sequencer.namespaces, sequencer.hash_key, epoch)
         sequencer.streams.history_total_max = history_total_bytes
-        sequencer.streams.history_age_ms = <uint64_t> history_age_s * 1000
         sequencer.streams.streams_max = channels_max
         sequencer.keys.first.k0 = seeds[2]
         sequencer.keys.first.k1 = seeds[3]

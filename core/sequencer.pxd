@@ -15,6 +15,7 @@ from core.hash cimport HashKey, Index
 from core.keys cimport Keys
 from core.ledger cimport Ledger
 from core.mailbox cimport Mailbox
+from core.namespaces cimport Namespaces
 from core.pace cimport Pace
 from core.records cimport Record
 from core.slab cimport Slab
@@ -64,6 +65,7 @@ ctypedef struct Sequencer:
     Bus bus                     # owned
     Worker workers[WORKERS_MAX]
     uint32_t worker_count       # slots ever used
+    Namespaces namespaces       # filled before the thread starts
     Streams streams
     Keys keys
     Drained drained

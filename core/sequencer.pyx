@@ -3,15 +3,15 @@
 from libc.string cimport memcmp, memcpy
 
 from core.batch cimport batch_clear, batch_free
-from core.codes cimport BAD_REQUEST, OVERLOADED
+from core.codes cimport BAD_REQUEST, NO_SUCH_CHANNEL, OVERLOADED
 from core.drained cimport DrainedSession, drained_keep, drained_take
-from core.edge cimport DOMAIN_GLOBAL, domain_of
 from core.hash cimport hash_bytes, index_find, index_put, index_remove
 from core.keys cimport Key, KeyName, key_find, key_keep, key_name
 from core.ledger cimport (COUNT_MESSAGES_ROUTED, COUNT_MESSAGES_SEQUENCED, COUNT_REPEATED_KEYS, COUNT_WORKERS_LOST,
                           GAUGE_LINKED, KIND_SESSION, ledger_acquire, ledger_count, ledger_gauge, ledger_leaks,
                           ledger_release)
 from core.mpack cimport MpWriter, mp_write_array, mp_write_map, mp_write_raw, mp_write_str, mp_write_uint
+from core.namespaces cimport DOMAIN_GLOBAL, namespace_of
 from core.records cimport (REC_BEGIN, REC_BYE, REC_CLOSE, REC_END, REC_EVICT, REC_HISTORY, REC_LINK, REC_LINKED,
                            REC_MESSAGE, REC_OPEN, REC_OPENED, REC_PRESENCE, REC_PRESENCE_ASK, REC_PRESENCE_EXPECT,
                            REC_PRESENCE_PART, REC_PUBLISH, REC_PUBLISHED, REC_REPLY, REC_SUBSCRIBE, REC_SUBSCRIBED,
@@ -20,8 +20,8 @@ from core.records cimport (REC_BEGIN, REC_BYE, REC_CLOSE, REC_END, REC_EVICT, RE
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_at, slab_release
 from core.stream cimport (Route, Stored, Stream, route_remove, route_set, routes_remove_worker, stream_advance,
-                          stream_base, stream_find, stream_kept, stream_name, stream_route, stream_store,
-                          stream_stored, stream_use, stream_wanted)
+                          stream_base, stream_find, stream_kept, stream_name, stream_namespace, stream_route,
+                          stream_store, stream_stored, stream_use, stream_wanted)
 
 assert sizeof(Owner) == 28 and WORKERS_MAX <= 256
 
@@ -216,8 +216,7 @@ cdef void _said_since(Sequencer *sequencer, Worker *worker, Stream *stream, RecC
 cdef void _on_subscribe(Sequencer *sequencer, Worker *worker, RecChannel *record) noexcept nogil:
     """A worker has members; a position of an older epoch that it saw is not given again."""
     cdef const char *name = <const char *> record + sizeof(RecChannel)
-    cdef Stream *stream = stream_wanted(&sequencer.streams, name, record.head.aux, domain_of(name, record.head.aux),
-                                        sequencer.wall_ms)
+    cdef Stream *stream = stream_wanted(&sequencer.streams, name, record.head.aux, sequencer.wall_ms)
     cdef RecChannel *answer
     if stream == NULL or route_set(&sequencer.streams, stream, _worker_index(sequencer, worker), record.channel) < 0:
         return                          # the worker's request becomes overdue and is answered unavailable
@@ -420,6 +419,11 @@ cdef void _message_route(Sequencer *sequencer, Stream *stream, uint32_t size) no
         _message_say(sequencer, _worker_at(sequencer, route.worker), stream, route.channel, size)
 
 
+cdef int _no_stream(Sequencer *sequencer, const char *name, uint32_t size) noexcept nogil:
+    """Why a message finds no stream."""
+    return NO_SUCH_CHANNEL if namespace_of(&sequencer.namespaces, name, size) == NULL else OVERLOADED
+
+
 cdef void _on_publish(Sequencer *sequencer, Worker *worker, RecPublish *record) noexcept nogil:
     """Order one message: repeated key?, next offset, encode once, route, keep, answer."""
     cdef const uint8_t *name = <const uint8_t *> record + sizeof(RecPublish)
@@ -440,10 +444,9 @@ cdef void _on_publish(Sequencer *sequencer, Worker *worker, RecPublish *record) 
             ledger_count(sequencer.ledger, COUNT_REPEATED_KEYS, 1)
             _published(worker, record.seq, 0, first.epoch, first.offset)
             return
-    stream = stream_wanted(&sequencer.streams, <const char *> name, record.head.aux,
-                           domain_of(<const char *> name, record.head.aux), sequencer.wall_ms)
+    stream = stream_wanted(&sequencer.streams, <const char *> name, record.head.aux, sequencer.wall_ms)
     if stream == NULL or not stream_advance(stream):
-        _published(worker, record.seq, OVERLOADED, 0, 0)
+        _published(worker, record.seq, _no_stream(sequencer, <const char *> name, record.head.aux), 0, 0)
         return
     size = _message_encode(sequencer, stream, sender, record.sender_size, data, record.data_size)
     if size == 0:
@@ -458,9 +461,9 @@ cdef void _on_publish(Sequencer *sequencer, Worker *worker, RecPublish *record) 
     _published(worker, record.seq, 0, stream.epoch, stream.offset)
 
 
-cdef bint _wanted(Sequencer *sequencer, Stored *stored, RecHistory *record) noexcept nogil:
+cdef bint _wanted(Sequencer *sequencer, Stream *stream, Stored *stored, RecHistory *record) noexcept nogil:
     """Whether a kept message belongs into the answer: young enough, and beyond `since` in the direction asked."""
-    if stored.time_ms + sequencer.streams.history_age_ms < sequencer.wall_ms:
+    if stored.time_ms + stream_namespace(&sequencer.streams, stream).history_age_ms < sequencer.wall_ms:
         return False
     if not record.has_since:
         return True
@@ -478,7 +481,7 @@ cdef uint32_t _history_pick(Sequencer *sequencer, Stream *stream, RecHistory *re
         place = stream_kept(stream) - 1 - at if record.reverse else at
         at += 1
         stored = stream_stored(stream, place)
-        if not _wanted(sequencer, stored, record):
+        if not _wanted(sequencer, stream, stored, record):
             continue
         if stored.size > bytes_left:
             break

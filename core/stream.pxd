@@ -12,6 +12,7 @@ from libc.string cimport memcmp
 from core.hash cimport HashKey, Index, hash_bytes, index_find
 from core.ledger cimport Ledger
 from core.names cimport Names, name_text
+from core.namespaces cimport Namespace, Namespaces
 from core.slab cimport Slab, slab_at
 
 ctypedef struct Route:          # 16 bytes: a worker that has members
@@ -49,9 +50,9 @@ ctypedef struct Stream:         # 48 bytes
     uint8_t route_worker
     uint8_t route_shift         # log2 of the routes there is room for
     uint8_t name_size
-    uint8_t domain
+    uint8_t domain              # Domain of its namespace
     uint8_t live                # 1 while the slot is in use
-    uint8_t reserved
+    uint8_t namespace           # place in the table
 
 ctypedef struct Streams:
     Slab slab
@@ -60,12 +61,10 @@ ctypedef struct Streams:
     HashKey key
     Ledger *ledger              # borrowed
     uint64_t epoch              # for streams made from now on
-    uint32_t history_messages   # most kept of one stream
-    uint32_t history_bytes
+    const Namespaces *namespaces    # borrowed: how much is kept of one stream
     uint64_t history_total      # bytes kept of all streams
     uint64_t history_total_max  # beyond it whatever the hand points at loses its oldest
     uint32_t hand               # slot, moves on with each stream it emptied
-    uint64_t history_age_ms
     uint32_t streams_max
     uint32_t sweep              # next slot to look at
 
@@ -93,6 +92,10 @@ cdef inline Route stream_route(const Stream *stream, uint32_t place) noexcept no
 cdef inline uint64_t route_key(const Stream *stream, uint32_t worker) noexcept nogil:
     """What the ledger tells subscriptions apart by: a user-space address has 47 bits."""
     return (<uint64_t> <size_t> stream << 8) | worker
+
+
+cdef inline const Namespace *stream_namespace(const Streams *streams, const Stream *stream) noexcept nogil:
+    return &streams.namespaces.entries[stream.namespace]
 
 
 cdef inline void stream_use(Stream *stream, uint64_t now_ms) noexcept nogil:
@@ -129,10 +132,10 @@ cdef inline Stored *stream_stored(Stream *stream, uint32_t place) noexcept nogil
     return stream.history.ring[(stream.history.first + place) & (stream.history.capacity - 1)]
 
 
-cdef void streams_init(Streams *streams, Ledger *ledger, HashKey key, uint64_t epoch) noexcept nogil
+cdef void streams_init(Streams *streams, Ledger *ledger, const Namespaces *namespaces, HashKey key,
+                       uint64_t epoch) noexcept nogil
 cdef void streams_free(Streams *streams) noexcept nogil
-cdef Stream *stream_wanted(Streams *streams, const char *name, uint32_t size, int domain,
-                           uint64_t now_ms) noexcept nogil
+cdef Stream *stream_wanted(Streams *streams, const char *name, uint32_t size, uint64_t now_ms) noexcept nogil
 cdef bint stream_advance(Stream *stream) noexcept nogil
 cdef void stream_store(Streams *streams, Stream *stream, const uint8_t *body, uint32_t size,
                        uint64_t now_ms) noexcept nogil

@@ -7,17 +7,20 @@ from core.hash cimport index_free, index_put, index_remove
 from core.ledger cimport (KIND_CHANNEL, KIND_HISTORY, KIND_SUBSCRIPTION, ledger_acquire, ledger_leaks,
                           ledger_release)
 from core.names cimport name_drop, name_keep, names_free, names_init
+from core.namespaces cimport Namespace, namespace_of
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, invariant, invariant_always, slab_acquire, slab_free, slab_init, slab_release
 
 assert sizeof(Stream) == 48
 
 
-cdef void streams_init(Streams *streams, Ledger *ledger, HashKey key, uint64_t epoch) noexcept nogil:
+cdef void streams_init(Streams *streams, Ledger *ledger, const Namespaces *namespaces, HashKey key,
+                       uint64_t epoch) noexcept nogil:
     """An empty table; the bounds are the caller's to set."""
     slab_init(&streams.slab, sizeof(Stream), 9, 0xFFFFFFFE)
     names_init(&streams.names)
     streams.ledger = ledger
+    streams.namespaces = namespaces
     streams.key = key
     streams.epoch = epoch
 
@@ -85,14 +88,15 @@ cdef void streams_free(Streams *streams) noexcept nogil:
     index_free(&streams.index)
 
 
-cdef Stream *stream_wanted(Streams *streams, const char *name, uint32_t size, int domain,
-                           uint64_t now_ms) noexcept nogil:
-    """The stream of a name, made at offset 0 if it is new; NULL at the bound or out of memory."""
+cdef Stream *stream_wanted(Streams *streams, const char *name, uint32_t size, uint64_t now_ms) noexcept nogil:
+    """The stream of a name, made at offset 0 if it is new; NULL without a namespace, at the bound or out of memory."""
     cdef Stream *stream = stream_find(streams, name, size)
+    cdef const Namespace *namespace
     cdef uint32_t index, text
     if stream != NULL:
         return stream
-    if streams.slab.live >= streams.streams_max:
+    namespace = namespace_of(streams.namespaces, name, size)
+    if namespace == NULL or streams.slab.live >= streams.streams_max:
         return NULL
     text = name_keep(&streams.names, name, size)
     if text == SLAB_NONE:
@@ -108,7 +112,8 @@ cdef Stream *stream_wanted(Streams *streams, const char *name, uint32_t size, in
     memset(stream, 0, sizeof(Stream))
     stream.name = text
     stream.name_size = <uint8_t> size
-    stream.domain = <uint8_t> domain
+    stream.domain = namespace.domain
+    stream.namespace = <uint8_t> (namespace - &streams.namespaces.entries[0])
     stream.live = 1
     stream.epoch = streams.epoch
     stream_use(stream, now_ms)
@@ -162,16 +167,17 @@ cdef bint stream_advance(Stream *stream) noexcept nogil:
 cdef void stream_store(Streams *streams, Stream *stream, const uint8_t *body, uint32_t size,
                        uint64_t now_ms) noexcept nogil:
     """Keep the message of the present position, and drop what passes the bounds; not kept without memory."""
+    cdef const Namespace *namespace = stream_namespace(streams, stream)
     cdef History *history = stream.history
     cdef Stored *stored
     stream_use(stream, now_ms)
-    if streams.history_messages == 0 or size > streams.history_bytes:
+    if namespace.history_messages == 0 or size > namespace.history_bytes:
         while history.count:
             _stored_drop_oldest(streams, stream)
         return
     while history.count and (
-            history.count >= streams.history_messages or history.bytes + size > streams.history_bytes
-            or stream_stored(stream, 0).time_ms + streams.history_age_ms < now_ms):
+            history.count >= namespace.history_messages or history.bytes + size > namespace.history_bytes
+            or stream_stored(stream, 0).time_ms + namespace.history_age_ms < now_ms):
         _stored_drop_oldest(streams, stream)
     if history.count == history.capacity and not _history_grow(stream):
         return
@@ -271,7 +277,7 @@ cdef void routes_remove_worker(Streams *streams, uint32_t worker) noexcept nogil
 cdef bint _aged(Streams *streams, Stream *stream, uint64_t now_ms) noexcept nogil:
     if stream.route_count:
         return False
-    if <uint64_t> stream.used_s * 1000 + streams.history_age_ms < now_ms:
+    if <uint64_t> stream.used_s * 1000 + stream_namespace(streams, stream).history_age_ms < now_ms:
         return True
     # Nearly as many as there may be: what nobody has goes before its time, so that new channels find room.
     return streams.slab.live > streams.streams_max - streams.streams_max // 8

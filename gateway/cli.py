@@ -16,6 +16,7 @@ import click
 
 from gateway import __version__, options, settings
 from gateway.cli_admin import admin_commands, admin_options, ask
+from gateway.cli_config import config
 from gateway.cli_growth import growth
 from gateway.cli_ledger import ledger
 from gateway.cli_supervision import supervision_commands
@@ -28,9 +29,9 @@ ENDPOINT = "tcp://127.0.0.1:7410"
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _SOURCES = """Settings come from, each overriding those before it: the defaults, the TOML file, the environment
-(HOLDFAST_<SECTION>_<KEY>, such as HOLDFAST_GATEWAY_PORT) and these options. `holdfast options` lists all of them, also
-those that have no option here. Without auth.secret (HOLDFAST_AUTH_SECRET) it runs in DEVELOPMENT MODE: on loopback
-only, and anybody may be any user."""
+(HOLDFAST_<SECTION>_<KEY>, such as HOLDFAST_GATEWAY_PORT) and these options. `holdfast config doc` lists all of them,
+also those that have no option here. Without auth.secret (HOLDFAST_AUTH_SECRET) it runs in DEVELOPMENT MODE: on
+loopback only, and anybody may be any user."""
 
 _CONFIG = [
     click.option(
@@ -218,6 +219,7 @@ def publish(
 
 
 admin_commands(cli)
+cli.add_command(config)
 cli.add_command(growth)
 supervision_commands(cli)
 cli.add_command(ledger)

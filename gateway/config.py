@@ -2,7 +2,8 @@
 
 Every option is a field below with its type, default, allowed range and, in its description, its unit and reason. The
 names are `section.key` everywhere: `[gateway] port = 7400` in the TOML file, `HOLDFAST_GATEWAY_PORT` in the
-environment, `--port` for the options that have a flag. `gateway.settings` reads and checks them.
+environment, `--port` for the options that have a flag. `gateway.settings` reads and checks them, `gateway.namespaces`
+those of namespaces.
 """
 
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from core.namespace_spec import BUILT_IN, NamespaceSpec
 from router.config import RouterConfig
 
 PORT_MAX = 65_535
@@ -174,13 +176,15 @@ class RouterSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             description="ZeroMQ endpoint of the router, ipc:///path or tcp://host:port. Empty: a socket in run_dir.",
         ),
     ] = ""
-    history_messages: Annotated[int, Meta(ge=0, le=1_000_000, description="Messages kept per channel, in memory.")] = (
-        256
-    )
-    history_bytes: Annotated[
-        int, Meta(ge=0, le=1_073_741_824, description="Bytes of data kept per channel, in memory.")
-    ] = 262_144
-    history_age_s: Annotated[int, Meta(ge=1, le=2_592_000, description="Seconds for which a message is kept.")] = 3_600
+    history_total_bytes: Annotated[
+        int,
+        Meta(
+            ge=1_048_576,
+            le=1_099_511_627_776,
+            description="Bytes of messages kept in memory, of all channels together; how much of one channel is kept"
+            " its namespace says.",
+        ),
+    ] = 256 * 1024 * 1024
     key_window_s: Annotated[
         int, Meta(ge=1, le=86_400, description="Seconds in which a repeated idempotency key publishes nothing anew.")
     ] = 300
@@ -306,6 +310,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     auth: AuthSection = AuthSection()
     log: LogSection = LogSection()
     growth: GrowthSection = GrowthSection()
+    namespaces: tuple[NamespaceSpec, ...] = BUILT_IN
 
     @property
     def development(self) -> bool:
@@ -329,6 +334,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ws_port: int
     ws_path: str = "/ws"
     router_endpoint: str
+    namespaces: tuple[NamespaceSpec, ...] = BUILT_IN
     secret: str | None
     """What tokens are checked with; None is development mode."""
     ping_ms: int = 30_000
@@ -366,6 +372,11 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     log_format: str = "console"
 
 
+SECTIONS: dict[str, type[msgspec.Struct]] = {
+    field.name: field.type for field in msgspec.structs.fields(Config) if field.name != "namespaces"
+}
+"""The sections by name; `[namespaces.<name>]` are read by `gateway.namespaces`."""
+
 # Fields of GatewaySection that a worker gets under the same name; the others are for the supervisor or renamed below.
 _SAME_IN_WORKER = frozenset(GatewaySection.__struct_fields__) & frozenset(WorkerConfig.__struct_fields__)
 _SAME_IN_ROUTER = frozenset(RouterSection.__struct_fields__) & frozenset(RouterConfig.__struct_fields__) - {"endpoint"}
@@ -396,6 +407,7 @@ def worker_config(
         tracemalloc_frames=config.growth.tracemalloc_frames,
         log_level=config.log.level,
         log_format=config.log.format,
+        namespaces=config.namespaces,
         **same,
         **more,
     )
@@ -415,5 +427,6 @@ def router_config(
         tracemalloc_frames=config.growth.tracemalloc_frames,
         log_level=config.log.level,
         log_format=config.log.format,
+        namespaces=config.namespaces,
         **same,
     )

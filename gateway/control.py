@@ -5,7 +5,7 @@ as notes. Nothing is kept per connection: what a decision needs (the user, the s
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -13,7 +13,9 @@ import msgpack
 
 from core import notes
 from core.codes import Code
+from core.namespace_spec import BUILT_IN, NamespaceSpec
 from gateway.auth import Authenticator, AuthError
+from gateway.rights import Rights
 
 STATE_HANDSHAKING = 1
 STATE_OPEN = 2
@@ -64,6 +66,7 @@ class Limits:
     max_frame: int
     channels_max: int
     request_timeout_s: float
+    development: bool = False
 
 
 class RequestRefused(Exception):
@@ -109,6 +112,7 @@ class Control:
         clock: Callable[[], float],
         later: Callable[[float, Callable[[], object]], object],
         random: Callable[[int], bytes] = os.urandom,
+        namespaces: Sequence[NamespaceSpec] = BUILT_IN,
     ) -> None:
         self._plane = plane
         self._auth = auth
@@ -117,6 +121,9 @@ class Control:
         self._later = later
         self._random = random
         self._gathering: dict[int, _Gathering] = {}
+        self._namespaces = {spec.name: spec for spec in namespaces}
+        self._own = [spec.name for spec in namespaces if spec.domain == "session"]
+        self._own.sort(key=lambda name: name != "user")  # the data plane tells a session's user by the first
 
     def on_frame(self, conn: int, state: int, user: str, body: bytes) -> None:
         """One control frame of a connection."""
@@ -142,13 +149,18 @@ class Control:
         shape, least, most = _SHAPES[kind]
         if not least <= len(frame) <= most:
             raise RequestRefused(Code.BAD_REQUEST, shape)
-        channel = _channel(frame[2])
+        channel, spec = self._channel(frame[2])
         options = frame[3] if len(frame) > 3 else {}
         if not isinstance(options, dict):
             raise RequestRefused(Code.BAD_REQUEST, shape)
-        if channel.startswith("user:") and channel != f"user:{user}":
+        if spec.domain == "session" and channel != f"{spec.name}:{user}":
             raise RequestRefused(Code.NOT_ALLOWED, "another user's channel can only be published to")
-        (self._history if kind == HISTORY else self._presence)(conn, request, channel, options)
+        if kind == HISTORY:
+            self._history(conn, request, channel, options)
+        elif spec.presence:
+            self._plane.put(notes.PRESENCE, conn, request, text=channel.encode())
+        else:
+            raise RequestRefused(Code.NOT_ALLOWED, f"the presence of {spec.name} channels is not kept")
 
     def _history(self, conn: int, request: int, channel: str, options: dict[Any, Any]) -> None:
         since = _position(options.get("since"), "since")
@@ -170,10 +182,22 @@ class Control:
             text=channel.encode(),
         )
 
-    def _presence(self, conn: int, request: int, channel: str, _options: dict[Any, Any]) -> None:
-        if channel.startswith("global:"):
-            raise RequestRefused(Code.NOT_ALLOWED, "everybody receives a global channel: its presence is not kept")
-        self._plane.put(notes.PRESENCE, conn, request, text=channel.encode())
+    def _channel(self, name: object) -> tuple[str, NamespaceSpec]:
+        """A channel's name, checked, and its namespace.
+
+        Raises:
+            RequestRefused: bad_request or no_such_channel.
+
+        """
+        if not isinstance(name, str) or len(name.encode()) > CHANNEL_BYTES_MAX:
+            raise RequestRefused(Code.BAD_REQUEST, f"a channel is a string of at most {CHANNEL_BYTES_MAX} bytes")
+        namespace, _, rest = name.partition(":")
+        spec = self._namespaces.get(namespace)
+        if spec is None or not rest:
+            raise RequestRefused(
+                Code.NO_SUCH_CHANNEL, f"a channel is <namespace>:<id>, of the namespaces {', '.join(self._namespaces)}"
+            )
+        return name, spec
 
     # ------------------------------------------------------------------------------------------------------- HELLO
 
@@ -202,9 +226,11 @@ class Control:
             session, user = held.session, held.user
         else:
             session, user = self._random(16), self._auth.user_of(options.get("token"), options.get("user"), now)
-        own = f"user:{user}"
-        positions = self._resume(options.get("resume") if resumes else None, own)
-        channels: list[list[Any]] = [[own, *positions.pop(own, ())]]
+        rights = Rights()
+        lists = rights.packed()
+        own = self._own_channels(user)
+        positions = self._resume(options.get("resume") if resumes else None, own, rights)
+        channels: list[list[Any]] = [[channel, *positions.pop(channel, ())] for channel in own]
         channels += [[channel, *position] for channel, position in positions.items()]
         self._plane.put(
             notes.OPEN,
@@ -212,24 +238,33 @@ class Control:
             request,
             session=session,
             text=self._welcome(request, session, user, resumes, now),
-            extra=msgpack.packb(channels),
+            first=len(lists),
+            extra=msgpack.packb(channels) + lists,
         )
 
-    def _resume(self, resume: object, own: str) -> dict[str, tuple[int, int]]:
-        """The positions of HELLO's resume map, checked."""
+    def _own_channels(self, user: str) -> list[str]:
+        """The channels of a user, one of each namespace of domain session; `user:` comes first."""
+        channels = [f"{name}:{user}" for name in self._own]
+        if max(len(channel.encode()) for channel in channels) > CHANNEL_BYTES_MAX:
+            raise AuthError(Code.BAD_TOKEN, "the user id is too long for the name of a channel of each namespace")
+        return channels
+
+    def _resume(self, resume: object, own: list[str], rights: Rights) -> dict[str, tuple[int, int]]:
+        """The positions of HELLO's resume map, checked; a group that may not be joined any more is left out."""
         if resume is None:
             return {}
-        if not isinstance(resume, dict) or len(resume) > self._limits.channels_max + 1:
+        if not isinstance(resume, dict) or len(resume) > self._limits.channels_max + len(own):
             raise RequestRefused(
                 Code.BAD_REQUEST, "resume is a map of channel to [epoch, offset], one a joined channel"
             )
         positions: dict[str, tuple[int, int]] = {}
         for name, value in resume.items():
-            channel = _channel(name)
+            channel, spec = self._channel(name)
             position = _position(value, "resume")
-            if position is None or (channel.startswith("user:") and channel != own):
+            if position is None or (spec.domain == "session" and channel not in own):
                 raise RequestRefused(Code.BAD_REQUEST, "resume names a channel that is not this session's")
-            positions[channel] = position
+            if spec.domain != "group" or rights.may_join(spec, channel, development=self._limits.development):
+                positions[channel] = position
         return positions
 
     def _welcome(self, request: int, session: bytes, user: str, resumed: bool, now: float) -> bytes:
@@ -303,21 +338,6 @@ def _unpacked(body: bytes) -> list[Any]:
         except ValueError:
             frame.append(None)
     return frame
-
-
-def _channel(name: object) -> str:
-    """A channel's name, checked.
-
-    Raises:
-        RequestRefused: bad_request or no_such_channel.
-
-    """
-    if not isinstance(name, str) or len(name.encode()) > CHANNEL_BYTES_MAX:
-        raise RequestRefused(Code.BAD_REQUEST, f"a channel is a string of at most {CHANNEL_BYTES_MAX} bytes")
-    namespace, colon, rest = name.partition(":")
-    if namespace not in ("user", "group", "global") or not colon or not rest:
-        raise RequestRefused(Code.NO_SUCH_CHANNEL, "a channel is user:<id>, group:<id> or global:<name>")
-    return name
 
 
 def _position(value: object, option: str) -> tuple[int, int] | None:

@@ -328,12 +328,18 @@ class Planner:
 def fixed_changes(old: Config, new: Config, *, router: bool) -> list[str]:
     """The settings that differ although a rolling restart cannot change them, as `section.key`.
 
-    The supervisor's own, those that all processes must agree on, and, unless it is restarted too, the router's.
+    The supervisor's own, those that all processes must agree on, and, unless it is restarted too, the router's and
+    those of namespaces, which the router and the workers must see alike.
     """
     keys = [f"{section}.{key}" for section, names in FIXED.items() for key in names or _keys(old, section)]
     if not router:
         keys += [f"router.{key}" for key in _keys(old, "router") if key != "endpoint"]
-    return [key for key in keys if _value(old, key) != _value(new, key)]
+    changed = [key for key in keys if _value(old, key) != _value(new, key)]
+    if not router:
+        was, will = ({spec.name: spec for spec in config.namespaces} for config in (old, new))
+        names = sorted(name for name in {*was, *will} if was.get(name) != will.get(name))
+        changed += [f"namespaces.{name}" for name in names]
+    return changed
 
 
 def _keys(config: Config, section: str) -> tuple[str, ...]:

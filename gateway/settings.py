@@ -16,11 +16,12 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
-from gateway.config import Config
+from gateway import namespaces
+from gateway.config import SECTIONS, Config
 from gateway.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "HOLDFAST_"
@@ -31,7 +32,7 @@ _OTHER_VARIABLES = re.compile(r"HOLDFAST_(CONFIG$|BUILD$|CHECKS$|CHAOS$|INJECT$|
 # HOLDFAST_GATEWAY_PORT=tcp://10.0.0.7:7400 would otherwise stop every pod beside such a service.
 _KUBERNETES_NAMES = re.compile(r".*_(SERVICE_(HOST|PORT(_.+)?)|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
 _KUBERNETES_VALUES = re.compile(r"(tcp|udp|sctp)://")
-_HIDDEN_KEYS = frozenset({"auth.secret", "admin.token"})
+HIDDEN_KEYS = frozenset({"auth.secret", "admin.token"})
 _TRUE, _FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off"})
 
 # Descriptors a worker needs beside its connections: listeners, epoll, event and timer fds, ZeroMQ's own, logs, and one
@@ -88,22 +89,41 @@ def load(
         ConfigError: with every complaint, one a line.
 
     """
+    return load_with_sources(path, environ, flags, machine)[0]
+
+
+def load_with_sources(
+    path: Path | None,
+    environ: Mapping[str, str],
+    flags: Mapping[str, object],
+    machine: Machine | None = None,
+) -> tuple[Config, dict[str, str]]:
+    """The same, and of each key that is set anywhere from where its value is, such as `in the environment (NAME)`."""
     complaints: list[str] = []
     given: dict[str, _Given] = {}
     file = path or (Path(environ[CONFIG_VARIABLE]) if environ.get(CONFIG_VARIABLE) else None)
-    for one in [*_from_file(file, complaints), *_from_environment(environ, complaints), *_from_flags(flags)]:
+    for one in _from_file(file, complaints):
         given[one.key] = one
-    values: dict[str, dict[str, object]] = {section: {} for section in Config.__struct_fields__}
+    names = {spec.name for spec in Config().namespaces} | {
+        namespaces.parts_of(key)[0] for key in given if _is_of_namespace(key)
+    }
+    for one in [*_from_environment(environ, names, complaints), *_from_flags(flags)]:
+        given[one.key] = one
+    values: dict[str, dict[str, object]] = {section: {} for section in SECTIONS}
+    specs: dict[str, dict[str, object]] = {}
     for one in given.values():
-        section, name = one.key.split(".")
+        section, _, name = one.key.rpartition(".")
+        into = specs.setdefault(section.partition(".")[2], {}) if _is_of_namespace(one.key) else values[section]
         try:
-            values[section][name] = _checked(one)
+            into[name] = _checked(one)
         except ConfigError as error:
             complaints.append(str(error))
+    built = namespaces.built(specs, complaints)
     _complain(complaints)
-    config = _with_choices(msgspec.convert(values, Config), machine or Machine.here())
+    config = msgspec.structs.replace(msgspec.convert(values, Config), namespaces=built)
+    config = _with_choices(config, machine or Machine.here())
     _complain(list(_misfits(config, machine or Machine.here())))
-    return config
+    return config, {key: one.source for key, one in given.items()}
 
 
 def _complain(complaints: list[str]) -> None:
@@ -114,21 +134,25 @@ def _complain(complaints: list[str]) -> None:
 # ---------------------------------------------------------------------------------------------------------- the keys
 
 
-def _sections() -> dict[str, type[msgspec.Struct]]:
-    return {field.name: cast(type[msgspec.Struct], field.type) for field in msgspec.structs.fields(Config)}
-
-
 def _keys() -> dict[str, Any]:
-    """Every `section.key` with its annotated type."""
+    """Every `section.key` with its annotated type; those of namespaces, whose names are free, are not among them."""
     return {
         f"{section}.{field.name}": field.type
-        for section, struct in _sections().items()
+        for section, struct in SECTIONS.items()
         for field in msgspec.structs.fields(struct)
     }
 
 
+def _is_of_namespace(key: str) -> bool:
+    return key.startswith(f"{namespaces.SECTION}.")
+
+
+def _type_of(key: str) -> Any:
+    return namespaces.OPTIONS[namespaces.parts_of(key)[1]] if _is_of_namespace(key) else _keys()[key]
+
+
 def _variable(key: str) -> str:
-    return ENVIRONMENT_PREFIX + key.replace(".", "_").upper()
+    return ENVIRONMENT_PREFIX + re.sub(r"[.-]", "_", key).upper()
 
 
 def _nearest(word: str, known: list[str]) -> str:
@@ -144,14 +168,15 @@ def _from_file(path: Path | None, complaints: list[str]) -> Iterator[_Given]:
     if path is None:
         return
     known = list(_keys())
+    sections = [*SECTIONS, namespaces.SECTION]
     for section, content in _read_toml(path).items():
-        if section not in _sections():
-            hint = (
-                _nearest(f"[{section}]", [f"[{name}]" for name in _sections()]) or f"; known: {', '.join(_sections())}"
-            )
+        if section not in sections:
+            hint = _nearest(f"[{section}]", [f"[{name}]" for name in sections]) or f"; known: {', '.join(sections)}"
             complaints.append(f"unknown section [{section}] in {path}{hint}")
         elif not isinstance(content, dict):
             complaints.append(f"{section} in {path} must be a section: write [{section}] above its keys")
+        elif section == namespaces.SECTION:
+            yield from _namespaces_from_file(content, path, complaints)
         else:
             for name, value in content.items():
                 key = f"{section}.{name}"
@@ -159,6 +184,30 @@ def _from_file(path: Path | None, complaints: list[str]) -> Iterator[_Given]:
                     yield _Given(key, value, f"in {path}", text=False)
                 else:
                     complaints.append(f"unknown key {key} in {path}{_nearest_key(section, name)}")
+
+
+def _namespaces_from_file(content: dict[str, Any], path: Path, complaints: list[str]) -> Iterator[_Given]:
+    for name, options in content.items():
+        section = f"{namespaces.SECTION}.{name}"
+        if not isinstance(options, dict):
+            complaints.append(
+                f"{section} in {path} must be a section: a namespace's options stand below"
+                f" [{namespaces.SECTION}.<name>]"
+            )
+        elif not namespaces.is_name(name):
+            complaints.append(
+                f'[{namespaces.SECTION}."{name}"] in {path}: a namespace is called by a small letter and up to 30 of'
+                " small letters, digits, - and _"
+            )
+        else:
+            for option, value in options.items():
+                if option in namespaces.OPTIONS:
+                    yield _Given(f"{section}.{option}", value, f"in {path}", text=False)
+                else:
+                    hint = _nearest(option, list(namespaces.OPTIONS)) or (
+                        f"; a namespace has {', '.join(namespaces.OPTIONS)}"
+                    )
+                    complaints.append(f"unknown key {section}.{option} in {path}{hint}")
 
 
 def _nearest_key(section: str, name: str) -> str:
@@ -182,15 +231,21 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
 
 
-def _from_environment(environ: Mapping[str, str], complaints: list[str]) -> Iterator[_Given]:
+def _from_environment(environ: Mapping[str, str], names: set[str], complaints: list[str]) -> Iterator[_Given]:
+    """Settings among the variables; `names`: the namespaces that are known so far."""
     known = {_variable(key): key for key in _keys()}
+    of_namespaces = _variable(namespaces.SECTION) + "_"
     for name, value in environ.items():
         if not name.startswith(ENVIRONMENT_PREFIX) or _OTHER_VARIABLES.match(name) or _set_by_kubernetes(name, value):
             continue
-        if name not in known:
-            complaints.append(f"unknown environment variable {name}{_nearest(name, list(known))}")
+        key = known.get(name)
+        if name.startswith(of_namespaces):
+            key = namespaces.key_of_variable(name.removeprefix(of_namespaces), names)
+        if key is None:
+            examples = [_variable(namespaces.key_of(one, option)) for one in names for option in namespaces.OPTIONS]
+            complaints.append(f"unknown environment variable {name}{_nearest(name, [*known, *examples])}")
         elif value:  # an empty variable is what compose files and manifests leave for "not set"
-            yield _Given(known[name], value, f"in the environment ({name})", text=True)
+            yield _Given(key, value, f"in the environment ({name})", text=True)
 
 
 def _set_by_kubernetes(name: str, value: str) -> bool:
@@ -208,8 +263,8 @@ def _from_flags(flags: Mapping[str, object]) -> Iterator[_Given]:
 
 def _checked(given: _Given) -> object:
     """The value as the key's type; a ConfigError names all that is needed to put it right."""
-    annotated = _keys()[given.key]
-    shown = "(hidden)" if given.key in _HIDDEN_KEYS else _shown(given.value)
+    annotated = _type_of(given.key)
+    shown = "(hidden)" if given.key in HIDDEN_KEYS else _shown(given.value)
     try:
         value = _read_text(str(given.value), annotated) if given.text else given.value
         return msgspec.convert(value, annotated)
@@ -248,6 +303,10 @@ def _allowed(annotated: Any) -> tuple[str, str]:
         return f"a number between {meta.ge} and {meta.le}", about
     if annotated.__origin__ is bool:
         return "true or false", about
+    words = namespaces.words_of(annotated)
+    if words:
+        *first, last = words
+        return f"{', '.join(first)} or {last}", about
     if meta.pattern:
         return f"text like {meta.pattern}", about
     if meta.max_length:
@@ -291,7 +350,7 @@ def is_loopback(host: str) -> bool:
 
 def _misfits(config: Config, machine: Machine) -> Iterator[str]:
     """What is wrong although each value by itself is allowed."""
-    rules: tuple[Callable[[Config], Iterator[str]], ...] = (_addresses, _access, _timeouts, _sizes, _tls)
+    rules: tuple[Callable[[Config], Iterator[str]], ...] = (_addresses, _access, _timeouts, _sizes, _tls, _namespaces)
     for rule in rules:
         yield from rule(config)
     needed = config.gateway.connections_max + FDS_BESIDE_CONNECTIONS
@@ -371,16 +430,15 @@ def _sizes(config: Config) -> Iterator[str]:
     ):
         if size < 2 * gateway.max_frame:
             yield f"{key} = {size} must be at least twice gateway.max_frame ({gateway.max_frame}): raise it"
-    if 0 < router.history_bytes < gateway.max_frame:
-        yield (
-            f"router.history_bytes = {router.history_bytes} is less than gateway.max_frame ({gateway.max_frame}), so"
-            " that the longest message would never be kept: raise it, or set 0 to keep none"
-        )
     if gateway.handshakes_max > gateway.connections_max:
         yield (
             f"gateway.handshakes_max = {gateway.handshakes_max} must not be more than gateway.connections_max"
             f" ({gateway.connections_max})"
         )
+
+
+def _namespaces(config: Config) -> Iterator[str]:
+    yield from namespaces.misfits(config.namespaces, config.gateway.max_frame)
 
 
 def _tls(config: Config) -> Iterator[str]:

@@ -66,9 +66,11 @@ class WorkerProcess:
                 max_frame=config.max_frame,
                 channels_max=config.channels_per_session_max,
                 request_timeout_s=config.request_timeout_ms / 1000,
+                development=config.secret is None,
             ),
             clock=time.time,
             later=running.call_later,
+            namespaces=config.namespaces,
         )
 
     async def serve(self) -> None:
@@ -196,6 +198,7 @@ def open_plane(config: WorkerConfig, stats: Stats) -> EdgeLoop:
         ws_fd=ws_fd,
         beside=config.beside,
         connections_max=config.connections_max,
+        namespaces=config.namespaces,
         handshakes_max=config.handshakes_max,
         ws_path=config.ws_path,
         ping_ms=config.ping_ms,

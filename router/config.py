@@ -6,6 +6,8 @@ is still refused here, so that two versions that do not fit each other stop at o
 
 import msgspec
 
+from core.namespace_spec import BUILT_IN, NamespaceSpec
+
 
 class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Configuration of one router process."""
@@ -16,12 +18,10 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """ZeroMQ endpoint to bind, such as `ipc:///run/x/router.sock` or `tcp://127.0.0.1:7410`."""
     epoch: int
     """Epoch of every channel that this start sequences; higher than that of any start before it."""
-    history_messages: int = 256
-    """Messages kept per channel, in memory: what HISTORY and a short absence can ask for."""
-    history_bytes: int = 262_144
-    """Bytes of data kept per channel; the older messages go first."""
-    history_age_s: int = 3600
-    """Seconds for which a message is kept."""
+    namespaces: tuple[NamespaceSpec, ...] = BUILT_IN
+    """What the part of a channel's name before its colon decides; the workers have the same."""
+    history_total_bytes: int = 268_435_456
+    """Bytes of messages kept in memory, of all channels together."""
     key_window_s: int = 300
     """Seconds for which an idempotency key is remembered (protocol: 5 minutes)."""
     channels_max: int = 1_000_000

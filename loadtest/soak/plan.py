@@ -62,6 +62,7 @@ class Plan:
         """The node's settings: the product's own but for what a short run cannot wait for."""
         keep_s = max(1, int(self.warmup_s / 2))
         history_age_s = 3600 if self.seconds >= FULL_LENGTH_S else max(AWAY_S_MAX, keep_s)
+        history_messages = max(64, min(256, int(keep_s / 2 * self.publishes / self.groups)))
         return {
             "HOLDFAST_GATEWAY_PING_MS": str(int(self.ping_s * 1000)),
             "HOLDFAST_GATEWAY_MISSES": str(self.misses),
@@ -70,8 +71,11 @@ class Plan:
             "HOLDFAST_ROUTER_KEY_WINDOW_S": str(min(300, keep_s)),
             # Full before the warm-up is over, by number in a long run and by age in a short one, and more than anybody
             # misses while away.
-            "HOLDFAST_ROUTER_HISTORY_MESSAGES": str(max(64, min(256, int(keep_s / 2 * self.publishes / self.groups)))),
-            "HOLDFAST_ROUTER_HISTORY_AGE_S": str(history_age_s),
+            **{
+                f"HOLDFAST_NAMESPACES_{name}_HISTORY_{bound}": str(value)
+                for name in ("USER", "GROUP", "GLOBAL")
+                for bound, value in (("MESSAGES", history_messages), ("AGE_S", history_age_s))
+            },
             "HOLDFAST_LOG_LEVEL": "warning",
             "HOLDFAST_LOG_FORMAT": "json",
         }

@@ -8,7 +8,7 @@ import struct
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgpack
@@ -17,6 +17,7 @@ import zmq
 from core import notes, records
 from core.ledger import Stats
 from core.loop import EdgeLoop
+from core.namespace_spec import BUILT_IN, NamespaceSpec
 from tests.core import wire
 
 DEADLINE_S = 10.0
@@ -25,7 +26,7 @@ WELCOME, REPLY, ERROR, JOIN, LEAVE, PUBLISH, MESSAGE, EVENT, FIN, FIN_ACK = 1, 2
 # The ledger's kinds that only hold something while clients are there.
 CLIENTS_KINDS = ("connection", "ring", "buffer", "segment", "timer", "channel", "membership", "pending", "request",
                  "kept")
-OPTIONS: dict[str, int | str | bool] = {
+OPTIONS: dict[str, Any] = {
     "handshakes_max": 1000,
     "ws_path": "/ws",
     "ping_ms": 30_000,
@@ -186,7 +187,13 @@ class Edge:
     """The data plane under test; `notes` are what it tells the control thread."""
 
     def __init__(
-        self, *, connections_max: int = 1000, link: bool = True, bus: str = "ipc", **options: int | str | bool
+        self,
+        *,
+        connections_max: int = 1000,
+        link: bool = True,
+        bus: str = "ipc",
+        namespaces: Sequence[NamespaceSpec] = BUILT_IN,
+        **options: int | str | bool,
     ) -> None:
         self.stats, self.router = Stats(), Router(bus)
         listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
@@ -201,6 +208,7 @@ class Edge:
             tcp_fd=tcp,
             ws_fd=websocket,
             connections_max=connections_max,
+            namespaces=namespaces,
             **{**OPTIONS, **options},
         )
         self.notes: collections.deque[tuple[Any, ...]] = collections.deque()

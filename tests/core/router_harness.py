@@ -3,29 +3,30 @@
 import collections
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgpack
+import msgspec
 import zmq
 
 from core import records
 from core.ledger import Stats
+from core.namespace_spec import BUILT_IN, NamespaceSpec
 from core.router_loop import RouterLoop
 from tests.conftest import free_ports
 from tests.core.edge_harness import wait_for
 
 DEADLINE_S = 10.0
 EPOCH = 7
-OPTIONS = {
+OPTIONS: dict[str, Any] = {
     "epoch": EPOCH,
-    "history_messages": 100,
-    "history_bytes": 1 << 20,
-    "history_age_s": 300,
     "key_window_s": 300,
     "channels_max": 1000,
     "spill_bytes_max": 1 << 22,
 }
+HISTORY = {"history_messages": 100, "history_bytes": 1 << 20, "history_age_s": 300}
 Record = dict[str, Any]
 
 
@@ -122,12 +123,19 @@ class Worker:
 class Sequencer:
     """The router's data plane under test."""
 
-    def __init__(self, *, bus: str = "ipc", **options: int) -> None:
+    def __init__(self, *, bus: str = "ipc", namespaces: Sequence[NamespaceSpec] = BUILT_IN, **options: int) -> None:
+        """`options`: those of the loop, and what all namespaces keep of a channel (see HISTORY)."""
+        history = {name: options.pop(name, default) for name, default in HISTORY.items()}
         self._folder = tempfile.TemporaryDirectory(prefix="hf-")
         self.path = Path(self._folder.name) / "router"
         self.endpoint = f"tcp://127.0.0.1:{free_ports(1)[0]}" if bus == "tcp" else f"ipc://{self.path}"
         self.stats = Stats()
-        self.loop: RouterLoop | None = RouterLoop(self.stats, endpoint=self.endpoint, **{**OPTIONS, **options})
+        self.loop: RouterLoop | None = RouterLoop(
+            self.stats,
+            endpoint=self.endpoint,
+            namespaces=[msgspec.structs.replace(spec, **history) for spec in namespaces],
+            **{**OPTIONS, **options},
+        )
         self.context: zmq.Context[Any] = zmq.Context(1)
         self.workers: list[Worker] = []
         self.leaks: set[str] = set()

@@ -232,7 +232,7 @@ def worker_loop(path: str) -> Iterator[Stats]:
     """A worker's data plane that speaks to whoever listens at `path`."""
     stats = Stats()
     options = {**OPTIONS, "tcp_fd": -1, "ws_fd": -1, "connections_max": 8}
-    loop = EdgeLoop(stats, endpoint=f"ipc://{path}", identity="test/0/1", **options)  # type: ignore[arg-type]
+    loop = EdgeLoop(stats, endpoint=f"ipc://{path}", identity="test/0/1", **options)
     thread = threading.Thread(target=loop.run, daemon=True)
     thread.start()
     try:

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.config import Config, GatewaySection, RouterSection, WorkerConfig, router_config, worker_config
+from gateway.config import SECTIONS, GatewaySection, RouterSection, WorkerConfig, router_config, worker_config
 from gateway.settings import Machine, load
 from router.config import RouterConfig
 
@@ -15,9 +15,9 @@ SECRET = "s" * 32
 
 def fields() -> list[Any]:
     found = []
-    for section in msgspec.structs.fields(Config):
-        for field in msgspec.structs.fields(section.type):
-            found.append(pytest.param(field, id=f"{section.name}.{field.name}"))
+    for name, section in SECTIONS.items():
+        for field in msgspec.structs.fields(section):
+            found.append(pytest.param(field, id=f"{name}.{field.name}"))
     return found
 
 
@@ -59,9 +59,9 @@ def test_every_option_of_the_gateway_reaches_the_worker() -> None:
 
 def test_every_option_of_the_router_reaches_it() -> None:
     assert set(RouterSection.__struct_fields__) <= set(RouterConfig.__struct_fields__)
-    config = load(None, {}, {"router.history_messages": 5, "router.endpoint": "tcp://127.0.0.1:1"}, MACHINE)
+    config = load(None, {}, {"router.channels_max": 5, "router.endpoint": "tcp://127.0.0.1:1"}, MACHINE)
     part = router_config(config, epoch=7, endpoint="ipc:///other")
-    assert (part.history_messages, part.endpoint, part.epoch) == (5, "ipc:///other", 7)
+    assert (part.channels_max, part.endpoint, part.epoch) == (5, "ipc:///other", 7)
 
 
 def test_process_parts_and_sections_have_the_same_defaults() -> None:

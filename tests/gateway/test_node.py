@@ -115,7 +115,7 @@ def test_a_rolling_restart_runs_what_is_configured_then() -> None:
         ({"gateway__port": 7500, "gateway__workers": 5}, "gateway.workers, gateway.port"),
         ({"admin__port": 7500}, "admin.port"),
         ({"auth__secret": "s" * 32}, "auth.secret, gateway.host"),
-        ({"router__history_messages": 5}, "router.history_messages"),
+        ({"router__channels_max": 5}, "router.channels_max"),
         ({"router__endpoint": "ipc:///other"}, "router.endpoint"),
     ],
 )
@@ -127,9 +127,9 @@ def test_what_a_rolling_restart_cannot_change_is_refused_by_name(changed: dict[s
 
 
 def test_the_routers_settings_change_with_the_router() -> None:
-    plan = planned(lambda: configured(router__history_messages=5), router=True)
+    plan = planned(lambda: configured(router__channels_max=5), router=True)
     assert plan.router is not None
-    assert msgspec.json.decode(plan.router.config(9, 3, 4), type=RouterConfig).history_messages == 5
+    assert msgspec.json.decode(plan.router.config(9, 3, 4), type=RouterConfig).channels_max == 5
 
 
 def test_a_certificate_may_change_but_not_whether_there_is_one(tmp_path: Path) -> None:

@@ -299,7 +299,7 @@ def test_history_of_the_users_own_channel_and_of_a_global_one(node: Node) -> Non
 
 
 def test_history_keeps_as_many_messages_as_configured(holdfast: Any) -> None:
-    node = holdfast("--workers", "1", HOLDFAST_ROUTER_HISTORY_MESSAGES="3")
+    node = holdfast("--workers", "1", HOLDFAST_NAMESPACES_GROUP_HISTORY_MESSAGES="3")
 
     async def body() -> None:
         client, channel, _ = await with_history(node, "tcp", 8)

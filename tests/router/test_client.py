@@ -12,6 +12,7 @@ import pytest
 import uvloop
 
 from core.ledger import Stats
+from core.namespace_spec import BUILT_IN
 from core.router_loop import RouterLoop
 from router.client import Refused, RouterClient, Unavailable
 
@@ -23,9 +24,8 @@ DATA = msgpack.packb({"text": "hello"})
 def router(endpoint: str, epoch: int, **options: int) -> Iterator[Stats]:
     """A sequencer that serves at `endpoint` inside the context."""
     stats = Stats()
-    bounds = {"history_messages": 8, "history_bytes": 65_536, "history_age_s": 60, "key_window_s": 60}
-    bounds |= {"channels_max": 100, "spill_bytes_max": 1 << 20, **options}
-    loop = RouterLoop(stats, endpoint=endpoint, epoch=epoch, **bounds)
+    bounds = {"key_window_s": 60, "channels_max": 100, "spill_bytes_max": 1 << 20, **options}
+    loop = RouterLoop(stats, endpoint=endpoint, epoch=epoch, namespaces=BUILT_IN, **bounds)
     thread = threading.Thread(target=loop.run, daemon=True)
     thread.start()
     try:

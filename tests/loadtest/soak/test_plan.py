@@ -33,12 +33,12 @@ def test_a_short_run_has_quicker_heartbeats_and_forgets_sooner() -> None:
     # The node refuses a silence that is shorter than the time for HELLO.
     assert plan.silence_s >= plan.hello_timeout_s
     assert int(plan.environment()["HOLDFAST_ROUTER_KEY_WINDOW_S"]) <= plan.warmup_s / 2
-    assert int(plan.environment()["HOLDFAST_ROUTER_HISTORY_AGE_S"]) <= plan.warmup_s / 2
+    assert int(plan.environment()["HOLDFAST_NAMESPACES_GROUP_HISTORY_AGE_S"]) <= plan.warmup_s / 2
 
 
 def test_history_is_kept_for_longer_than_anybody_is_away() -> None:
     for seconds in (1.0, 45.0, 180.0, FULL_LENGTH_S, 86_400.0):
-        assert int(plan_for(seconds).environment()["HOLDFAST_ROUTER_HISTORY_AGE_S"]) >= 2 * max(AWAY_S)
+        assert int(plan_for(seconds).environment()["HOLDFAST_NAMESPACES_GROUP_HISTORY_AGE_S"]) >= 2 * max(AWAY_S)
 
 
 def test_it_goes_to_the_load_processes_as_text() -> None:

@@ -1,0 +1,3 @@
+RIGHTS_MAX: int
+
+def find(rights: bytes, verb: str, channel: bytes) -> bool | None: ...
