@@ -23,9 +23,9 @@ from core.namespaces cimport DOMAIN_GROUP, Namespaces, namespaces_fill
 from core.outbox cimport outbox_drop, outbox_send, outbox_settle
 from core.requests cimport request_done, request_open, request_peek, requests_free
 from core.slab cimport SLAB_NONE, slab_at, slab_free, slab_init
-from core.stream cimport (Stream, Streams, route_remove, route_set, routes_remove_worker, stream_advance,
-                          stream_find, stream_kept, stream_route, stream_store, stream_stored, stream_wanted,
-                          streams_free, streams_init, streams_sweep)
+from core.stream cimport (Stored, Stream, Streams, route_remove, route_set, routes_remove_worker, stream_advance,
+                          stream_find, stream_kept, stream_reach, stream_route, stream_store, stream_stored,
+                          stream_use, stream_wanted, streams_free, streams_init, streams_sweep)
 
 from core import conn as _conn
 from core.namespace_spec import BUILT_IN
@@ -164,9 +164,16 @@ cdef class StreamTable:
     def store(self, bytes name, bytes body, unsigned long long now_ms):
         """The next message of a stream."""
         cdef Stream *stream = self.find(name)
-        if not stream_advance(stream):
+        cdef Stored head
+        stream_use(stream, now_ms)
+        if not stream_advance(&self.streams, stream):
             raise MemoryError
-        stream_store(&self.streams, stream, <const uint8_t *> <const char *> body, len(body), now_ms)
+        stream_reach(stream, stream.epoch, stream.history.given)
+        head.epoch = stream.epoch
+        head.offset = stream.offset
+        head.time_ms = now_ms
+        head.size = <uint32_t> len(body)
+        stream_store(&self.streams, stream, &head, <const uint8_t *> <const char *> body, now_ms)
 
     def history(self, bytes name):
         """[(offset, body), ...], oldest first."""

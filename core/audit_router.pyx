@@ -6,6 +6,7 @@ from libc.string cimport memcpy
 
 from core.audit cimport (Audit, AuditLink, SlabWalk, audit_begin, audit_end, audit_equal, audit_fd, audit_finding,
                          audit_found, audit_peers, audit_send, slab_walk, slab_walk_next)
+from core.keys cimport Keys
 from core.ledger cimport KIND_CHANNEL, KIND_HISTORY, KIND_KEY, KIND_SESSION, KIND_SUBSCRIPTION
 from core.names cimport NAME_CLASSES
 from core.sequencer cimport IDENTITY_BYTES_MAX, WORKER_LINKED, WORKER_LINKING, WORKERS_MAX, Owner, Worker
@@ -84,13 +85,13 @@ cdef void _owners(Walk *walk) noexcept nogil:
                 b"sessions (key), but by name (value)")
 
 
-cdef void _keys(Walk *walk) noexcept nogil:
-    cdef uint32_t at = walk.sequencer.keys.oldest
-    while at != walk.sequencer.keys.next:
-        audit_found(&walk.audit, KIND_KEY, at)
+cdef void _keys(Walk *walk, Keys *keys) noexcept nogil:
+    cdef uint32_t at = keys.oldest
+    while at != keys.next:
+        audit_found(&walk.audit, KIND_KEY, keys.named + at)
         at += 1
-    audit_equal(&walk.audit, KIND_KEY, walk.sequencer.keys.index.count,
-                walk.sequencer.keys.next - walk.sequencer.keys.oldest, b"keys (key), but by hash (value)")
+    audit_equal(&walk.audit, KIND_KEY, keys.index.count, keys.next - keys.oldest,
+                b"keys (key), but by hash (value)")
 
 
 cdef uint32_t _workers(Walk *walk) noexcept nogil:
@@ -125,7 +126,8 @@ cdef void sequencer_audit(Sequencer *sequencer, uint64_t request) noexcept nogil
     audit_begin(&walk.audit, sequencer.ledger)
     _streams(walk)
     _owners(walk)
-    _keys(walk)
+    _keys(walk, &walk.sequencer.keys)
+    _keys(walk, &walk.sequencer.origins)
     count = _workers(walk)
     audit_fd(&walk.audit, sequencer.epoll_fd)
     audit_fd(&walk.audit, sequencer.from_control.event_fd)

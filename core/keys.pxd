@@ -22,6 +22,7 @@ ctypedef struct Keys:
     uint32_t oldest             # counts up; the low bits are the place
     uint32_t next
     uint32_t keys_max           # beyond it the oldest goes before its time
+    uint64_t named              # added to a key's number in the ledger: tells two tables of one ledger apart
     uint64_t window_ms
     Index index
     HashKey first

@@ -43,7 +43,7 @@ cdef void _forget_oldest(Keys *keys) noexcept nogil:
     cdef uint32_t place = keys.oldest & (keys.capacity - 1)
     index_remove(&keys.index, keys.ring[place].high, place)
     if not ledger_leaks(keys.ledger, KIND_KEY):
-        ledger_release(keys.ledger, KIND_KEY, keys.oldest)
+        ledger_release(keys.ledger, KIND_KEY, keys.named + keys.oldest)
     keys.oldest += 1
 
 
@@ -69,7 +69,7 @@ cdef int _grow(Keys *keys) noexcept nogil:
         at += 1
     while keys.next != at:          # without memory for the index the newest are forgotten
         keys.next -= 1
-        ledger_release(keys.ledger, KIND_KEY, keys.next)
+        ledger_release(keys.ledger, KIND_KEY, keys.named + keys.next)
     free(keys.ring)
     keys.ring = ring
     keys.capacity = capacity
@@ -91,7 +91,7 @@ cdef int key_keep(Keys *keys, const KeyName *name, uint64_t epoch, uint64_t offs
     keys.ring[place].epoch = epoch
     keys.ring[place].offset = offset
     keys.ring[place].kept_ms = now_ms
-    ledger_acquire(keys.ledger, KIND_KEY, keys.next, HERE)
+    ledger_acquire(keys.ledger, KIND_KEY, keys.named + keys.next, HERE)
     keys.next += 1
     return 0
 

@@ -98,6 +98,9 @@ cdef enum Counter:
     COUNT_FRAME_TIMEOUTS        # frames that were begun and not complete in time
     COUNT_HANDLES_LEAKED        # Python handles that were collected while open
     COUNT_TASKS_FAILED          # asyncio tasks that ended with an exception
+    COUNT_NOT_LOGGED            # messages that were delivered without the log: it was away for too long
+    COUNT_LOG_RECORDS           # that the log has
+    COUNT_LOG_BATCHES
     COUNT_ASKED_AGAIN           # requests that were said again to the next router
     COUNT_COUNT
 
@@ -108,6 +111,8 @@ cdef enum Gauge:
     GAUGE_ROUTER_EPOCH
     GAUGE_HANDSHAKES            # connections that wait for their WELCOME
     GAUGE_DRAIN_PACE            # clients a second that a drain tells to come back
+    GAUGE_LOG_BYTES             # ordered, and not in the log yet
+    GAUGE_LOG_AWAY              # 1: the log does not take batches
     GAUGE_KEPT_BYTES            # of blocks that hold what waits for the router's answer
     GAUGE_COUNT
 

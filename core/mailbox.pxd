@@ -38,7 +38,7 @@ cdef enum NoteKind:
     NOTE_AUDITED                # request; text: an Audit, extra: what else its walk found (core/audit.pxd)
     NOTE_LOG_BATCH              # router; request: number of the batch; text: log records (core/log_records.pxd)
     NOTE_LOG_LOAD               # router; request, first: 1: with messages, 0: the position alone; text: channel
-    NOTE_LOG_KEPT               # router; answer to LOG_SIFT; first: records that were kept
+    NOTE_LOG_KEPT               # router; answer to LOG_SIFT; text: those of its records that have to stay
     NOTE_SESSION_OPEN           # router; request, flags: OpenFlag, session; text: what is stored of it
     NOTE_SESSION_STATE          # router; text: STATE and CLOSE records of a turn
     NOTE_CURSOR                 # router; request; text: channel whose user's last ACK is asked for
@@ -60,7 +60,7 @@ cdef enum NoteKind:
     NOTE_LOG_COMMITTED          # router; request: number of the batch that is in the log, and all before it
     NOTE_LOG_STATE              # router; first: 1: the log takes batches, 0: it is away
     NOTE_LOG_LOADED             # router; request, first: epoch, second: offset, third: code; text: log records
-    NOTE_LOG_SIFT               # router; request; text: old log records, those still kept are to be logged again
+    NOTE_LOG_SIFT               # router; request; text: old log records; which of them have to stay?
     NOTE_SESSION_OPENED         # router; request, first: code; text: channels, [[name, epoch, offset], ...]
     NOTE_CURSOR_READ            # router; request, first: code, second: epoch, third: offset
 

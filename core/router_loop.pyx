@@ -9,7 +9,7 @@ import os
 from core.namespace_spec import BUILT_IN
 
 from libc.errno cimport EAGAIN, errno
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
@@ -20,16 +20,20 @@ from core.bus cimport (ZMQ_ROUTER, BusBatch, bus_close, bus_done, bus_lost, bus_
 from core.drained cimport drained_free, drained_tick
 from core.hash cimport index_free
 from core.keys cimport keys_expire, keys_free
-from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_WAKEUPS, GAUGE_ROUTER_EPOCH,
+from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_WAKEUPS, GAUGE_LOG_AWAY, GAUGE_ROUTER_EPOCH,
                           Stats, ledger_count, ledger_gauge, ledger_turn)
-from core.mailbox cimport (NOTE_AUDIT, Note, mailbox_drain, mailbox_free, mailbox_init, mailbox_ring, note_init)
+from core.log_out cimport LOG_CHUNKS_MAX, log_free, log_init
+from core.mailbox cimport (NOTE_AUDIT, NOTE_LOG_COMMITTED, NOTE_LOG_SIFT, NOTE_LOG_STATE, Note, mailbox_drain,
+                           mailbox_free, mailbox_init, mailbox_ring, note_init)
 from core.namespaces cimport namespaces_fill
 from core.notes cimport notes_put, notes_take
+from core.ordering cimport log_committed, log_hand_over
 from core.pace cimport pace_wait
 from core.poller cimport (EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN, POLLER_EVENTS, TAG_BUS, TAG_WAKE, epoll_create1,
                           epoll_event, epoll_wait, poller_watch)
 from core.records cimport Record, record_fits
-from core.sequencer cimport (SEQUENCER_BATCHES_TURN, SWEEP_PERIOD_MS, SWEEP_SLOTS, WORKER_FREE, WORKER_SILENT_MS,
+from core.recovery cimport recover_records, sift_records
+from core.sequencer cimport (ORIGIN_WINDOW_MS, ORIGINS_MAX, SEQUENCER_BATCHES_TURN, SWEEP_PERIOD_MS, SWEEP_SLOTS, WORKER_FREE, WORKER_SILENT_MS,
                              Owner, Sequencer, Worker, sequencer_record, sequencer_tell_taken, worker_give_up,
                              worker_known, worker_of)
 from core.slab cimport slab_free, slab_init
@@ -133,6 +137,7 @@ cdef void _tick(Sequencer *sequencer) noexcept nogil:
             worker_give_up(sequencer, worker)
     streams_sweep(&sequencer.streams, sequencer.wall_ms, SWEEP_SLOTS + sequencer.streams.slab.live // 16)
     keys_expire(&sequencer.keys, sequencer.wall_ms)
+    keys_expire(&sequencer.origins, sequencer.wall_ms)
     drained_tick(&sequencer.drained, sequencer.now_ms)
 
 
@@ -151,7 +156,14 @@ cdef void _notes_take(Sequencer *sequencer) noexcept nogil:
     cdef Note *note
     while place < batch.size:
         note = <Note *> (batch.data + place)
-        if note.kind == NOTE_AUDIT:
+        if note.kind == NOTE_LOG_COMMITTED:
+            log_committed(sequencer, note.request)
+        elif note.kind == NOTE_LOG_STATE:
+            sequencer.log.available = note.first != 0
+            ledger_gauge(sequencer.ledger, GAUGE_LOG_AWAY, note.first == 0)
+        elif note.kind == NOTE_LOG_SIFT:
+            sift_records(sequencer, note.request, <uint8_t *> note + sizeof(Note), note.text_size)
+        elif note.kind == NOTE_AUDIT:
             sequencer.audit = note.request
         place += note.size
     batch_clear(batch)
@@ -182,12 +194,16 @@ cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
         _lost_forget(sequencer)
         _tick(sequencer)
         sequencer_tell_taken(sequencer)
+        log_hand_over(sequencer)            # before the sends: the log is at work meanwhile
+        mailbox_ring(&sequencer.to_control)
         _flush(sequencer)
         sequencer.again = bus_pending(&sequencer.bus)
         if sequencer.audit:
             sequencer_audit(sequencer, sequencer.audit)
             sequencer.audit = 0
         mailbox_ring(&sequencer.to_control)
+    sequencer.log.under_way_max = LOG_CHUNKS_MAX    # the control thread appends what is left
+    log_hand_over(sequencer)
 
 
 cdef class RouterLoop:
@@ -206,17 +222,19 @@ cdef class RouterLoop:
         self.sequencer.ledger = &stats.ledger
         self.sequencer.streams.ledger = &stats.ledger
         self.sequencer.keys.ledger = &stats.ledger
+        self.sequencer.origins.ledger = &stats.ledger
         self.sequencer.epoll_fd = -1
         mailbox_init(&self.sequencer.to_control, eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC))
         mailbox_init(&self.sequencer.from_control, eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC))
 
-    def __init__(self, Stats stats, *, endpoint, epoch, key_window_s, channels_max, spill_bytes_max,
-                 namespaces=BUILT_IN, keys_max=1 << 20, history_total_bytes=1 << 28, message_bytes_max=1 << 25):
+    def __init__(self, Stats stats, *, epoch, key_window_s, channels_max, spill_bytes_max, endpoint="",
+                 namespaces=BUILT_IN, keys_max=1 << 20, history_total_bytes=1 << 28, message_bytes_max=1 << 25,
+                 log_under_way_max=0, log_bytes_max=1 << 26, seeds=b""):
         """Bind to `endpoint`.
 
         Args:
             stats: this process's counters.
-            endpoint: ZeroMQ endpoint to bind.
+            endpoint: ZeroMQ endpoint to bind; empty: `bind` will be told.
             epoch: of this start; higher than any before.
             key_window_s: how long an idempotency key is remembered.
             channels_max: most channels at once.
@@ -225,29 +243,40 @@ cdef class RouterLoop:
             keys_max: most idempotency keys remembered.
             history_total_bytes: most bytes kept of all channels together.
             message_bytes_max: longest MESSAGE frame; untouched memory costs nothing.
+            log_under_way_max: batches that the control thread is given before it has told that they are in the log;
+                0: there is no log.
+            log_bytes_max: most bytes that wait for the log.
+            seeds: 48 bytes, the keys of the hashes that name idempotency keys; empty: drawn now.
 
         Raises:
             OSError: the endpoint cannot be bound.
             ValueError: a namespace is not usable.
         """
         cdef Sequencer *sequencer = self.sequencer
-        cdef uint64_t seeds[6]
+        cdef uint64_t words[6]
         cdef uint32_t index
-        random = os.urandom(sizeof(seeds))
-        memcpy(seeds, <const char *> random, sizeof(seeds))
+        cdef bytes drawn = seeds or os.urandom(sizeof(words))
+        if len(drawn) != sizeof(words):
+            raise ValueError(f"seeds are {sizeof(words)} bytes, not {len(drawn)}")
+        memcpy(words, <const char *> drawn, sizeof(words))
         sequencer.epoch = epoch
-        sequencer.hash_key.k0 = seeds[0]
-        sequencer.hash_key.k1 = seeds[1]
+        sequencer.hash_key.k0 = words[0]
+        sequencer.hash_key.k1 = words[1]
         namespaces_fill(&sequencer.namespaces, namespaces)
         streams_init(&sequencer.streams, sequencer.ledger, &sequencer.namespaces, sequencer.hash_key, epoch)
         sequencer.streams.history_total_max = history_total_bytes
         sequencer.streams.streams_max = channels_max
-        sequencer.keys.first.k0 = seeds[2]
-        sequencer.keys.first.k1 = seeds[3]
-        sequencer.keys.second.k0 = seeds[4]
-        sequencer.keys.second.k1 = seeds[5]
+        sequencer.keys.first.k0 = words[2]
+        sequencer.keys.first.k1 = words[3]
+        sequencer.keys.second.k0 = words[4]
+        sequencer.keys.second.k1 = words[5]
         sequencer.keys.keys_max = keys_max
         sequencer.keys.window_ms = <uint64_t> key_window_s * 1000
+        sequencer.origins.keys_max = ORIGINS_MAX
+        sequencer.origins.window_ms = ORIGIN_WINDOW_MS
+        sequencer.origins.named = <uint64_t> 1 << 32
+        if log_under_way_max and log_init(&sequencer.log, log_bytes_max, log_under_way_max) < 0:
+            raise MemoryError
         slab_init(&sequencer.owners, sizeof(Owner), 10, 0xFFFFFFFE)
         sequencer.scratch_bytes = message_bytes_max
         sequencer.scratch = <uint8_t *> malloc(message_bytes_max)
@@ -256,10 +285,11 @@ cdef class RouterLoop:
         for index in range(sizeof(sequencer.workers) // sizeof(Worker)):
             sequencer.workers[index].out.bytes_max = spill_bytes_max
         sequencer.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
-        bus_open(&sequencer.bus, sequencer.ledger, ZMQ_ROUTER, endpoint, b"", sequencer.epoll_fd)
         if poller_watch(sequencer.epoll_fd, sequencer.from_control.event_fd, TAG_WAKE, EPOLL_CTL_ADD, EPOLLIN) < 0:
             raise OSError(errno, "epoll_ctl failed")
         ledger_gauge(sequencer.ledger, GAUGE_ROUTER_EPOCH, epoch)
+        if endpoint:
+            self.bind(endpoint)
 
     def __dealloc__(self):
         cdef Sequencer *sequencer = self.sequencer
@@ -272,6 +302,8 @@ cdef class RouterLoop:
                 worker_give_up(sequencer, &sequencer.workers[index])
         streams_free(&sequencer.streams)
         keys_free(&sequencer.keys)
+        keys_free(&sequencer.origins)
+        log_free(&sequencer.log)
         drained_free(&sequencer.drained)
         slab_free(&sequencer.owners)
         index_free(&sequencer.owner_index)
@@ -282,6 +314,34 @@ cdef class RouterLoop:
         mailbox_free(&sequencer.from_control)
         free(sequencer.scratch)
         free(sequencer)
+
+    def bind(self, endpoint):
+        """Bind to a ZeroMQ endpoint, once, before `run`.
+
+        Raises:
+            OSError: the endpoint cannot be bound.
+        """
+        bus_open(&self.sequencer.bus, self.sequencer.ledger, ZMQ_ROUTER, endpoint, b"", self.sequencer.epoll_fd)
+
+    def recover(self, const unsigned char[::1] batch, *, bint complete):
+        """Take a batch that the log gave back, before `run`; gives how many of its records had no place: their
+        namespace is not known any more, or there are too many channels.
+
+        Args:
+            batch: log records.
+            complete: the log gives back all that is kept; else its keys alone count.
+
+        Raises:
+            ValueError: these are no log records.
+        """
+        cdef int64_t passed = 0
+        self.sequencer.wall_ms = holdfast_clock_ms(CLOCK_REALTIME)
+        if batch.shape[0]:
+            with nogil:
+                passed = recover_records(self.sequencer, &batch[0], batch.shape[0], complete)
+        if passed < 0:
+            raise ValueError("a batch of the log holds something else than log records")
+        return passed
 
     def run(self):
         """Serve until `stop`; the calling thread gives the GIL up for the whole time."""
@@ -303,7 +363,7 @@ cdef class RouterLoop:
         """All notes from the data plane, as `core.notes` gives them."""
         return notes_take(&self.sequencer.to_control)
 
-    def put(self, int kind, *, uint64_t request=0):
+    def put(self, int kind, *, uint64_t request=0, uint64_t first=0, bytes text=b""):
         """Say one note to the data plane, at once.
 
         Raises:
@@ -312,5 +372,6 @@ cdef class RouterLoop:
         cdef Note note
         note_init(&note, kind)
         note.request = request
-        notes_put(&self.sequencer.from_control, &note, b"", b"")
+        note.first = first
+        notes_put(&self.sequencer.from_control, &note, text, b"")
         mailbox_ring(&self.sequencer.from_control)

@@ -1,8 +1,9 @@
 # Sequencer: the router's data plane: the workers it knows, the streams it orders, the sessions it knows the owner of.
 #
 # Each message gets the next offset of its stream, is encoded once as the MESSAGE frame that clients see, and is added
-# to the batch of each worker that has members, and of no other. A worker is unknown until its END: what it sends before
-# is passed over, and it is asked to say everything (LINKED, aux 1). A worker whose batch passes its bound is
+# to the batch of each worker that has members, and of no other (core/ordering.pyx): at once, or when the log has it. A
+# worker is unknown until its END: what it sends before is passed over, and it is asked to say everything (LINKED,
+# aux 1). A worker whose batch passes its bound is
 # given up: it will be asked for everything when it is heard again, and finds the gap by itself; nothing is dropped in
 # silence. Invariant: every route and every session names a worker that is linking or linked.
 
@@ -14,10 +15,11 @@ from core.drained cimport Drained
 from core.hash cimport HashKey, Index
 from core.keys cimport Keys
 from core.ledger cimport Ledger
+from core.log_out cimport LogOut
 from core.mailbox cimport Mailbox
 from core.namespaces cimport Namespaces
 from core.pace cimport Pace
-from core.records cimport Record
+from core.records cimport REC_PUBLISHED, Record, RecPublished, record_add
 from core.slab cimport Slab
 from core.stream cimport Streams
 
@@ -30,6 +32,8 @@ cdef enum:
     SWEEP_PERIOD_MS = 1000
     SWEEP_SLOTS = 4096
     MESSAGE_ENVELOPE_BYTES = 640    # channel, sender, positions and keys around the data
+    ORIGIN_WINDOW_MS = 60000        # a publish that is sent again after that is taken for a new one
+    ORIGINS_MAX = 524288
 
 cdef enum WorkerState:
     WORKER_FREE
@@ -67,7 +71,9 @@ ctypedef struct Sequencer:
     uint32_t worker_count       # slots ever used
     Namespaces namespaces       # filled before the thread starts
     Streams streams
+    LogOut log
     Keys keys
+    Keys origins                # un-keyed publishes, by worker and request: those that are sent again are known by it
     Drained drained
     Slab owners
     Index owner_index
@@ -87,6 +93,35 @@ ctypedef struct Sequencer:
     uint64_t audit              # request of the audit that is due at the end of this turn; 0: none
     bint again
     bint stopping
+
+
+cdef inline Worker *worker_at(Sequencer *sequencer, uint32_t index) noexcept nogil:
+    return &sequencer.workers[index]
+
+
+cdef inline uint32_t worker_index(Sequencer *sequencer, Worker *worker) noexcept nogil:
+    return <uint32_t> (worker - &sequencer.workers[0])
+
+
+cdef inline uint8_t *worker_say(Worker *worker, int kind, int aux, uint32_t fixed, uint32_t variable) noexcept nogil:
+    """Room for a record to a worker; NULL: it is given up at the end of the turn."""
+    cdef uint8_t *record = record_add(&worker.out, kind, aux, fixed, variable)
+    if record == NULL:
+        worker.overfull = True
+    return record
+
+
+cdef inline void worker_published(Worker *worker, uint32_t seq, int code, uint64_t epoch,
+                                  uint64_t offset) noexcept nogil:
+    """Answer a PUBLISH that wants an answer."""
+    cdef RecPublished *answer
+    if seq == 0:
+        return
+    answer = <RecPublished *> worker_say(worker, REC_PUBLISHED, code, sizeof(RecPublished), 0)
+    if answer != NULL:
+        answer.seq = seq
+        answer.epoch = epoch
+        answer.offset = offset
 
 
 cdef Worker *worker_known(Sequencer *sequencer, const uint8_t *identity, uint32_t size) noexcept nogil

@@ -3,48 +3,31 @@
 from libc.string cimport memcmp, memcpy
 
 from core.batch cimport batch_clear, batch_free
-from core.codes cimport BAD_REQUEST, NO_SUCH_CHANNEL, OVERLOADED
+from core.codes cimport OVERLOADED
 from core.drained cimport DrainedSession, drained_keep, drained_take
 from core.hash cimport hash_bytes, index_find, index_put, index_remove
-from core.keys cimport Key, KeyName, key_find, key_keep, key_name
-from core.ledger cimport (COUNT_MESSAGES_ROUTED, COUNT_MESSAGES_SEQUENCED, COUNT_REPEATED_KEYS, COUNT_WORKERS_LOST,
-                          GAUGE_LINKED, KIND_SESSION, ledger_acquire, ledger_count, ledger_gauge, ledger_leaks,
-                          ledger_release)
+from core.ledger cimport (COUNT_MESSAGES_ROUTED, COUNT_WORKERS_LOST, GAUGE_LINKED, KIND_SESSION, ledger_acquire,
+                          ledger_count, ledger_gauge, ledger_leaks, ledger_release)
 from core.mpack cimport MpWriter, mp_write_array, mp_write_map, mp_write_raw, mp_write_str, mp_write_uint
-from core.namespaces cimport DOMAIN_GLOBAL, namespace_of
+from core.namespaces cimport DOMAIN_GLOBAL
+from core.ordering cimport publish_order
 from core.records cimport (REC_BEGIN, REC_BYE, REC_CLOSE, REC_END, REC_EVICT, REC_HISTORY, REC_LINK, REC_LINKED,
                            REC_MESSAGE, REC_OPEN, REC_OPENED, REC_PRESENCE, REC_PRESENCE_ASK, REC_PRESENCE_EXPECT,
-                           REC_PRESENCE_PART, REC_PUBLISH, REC_PUBLISHED, REC_REPLY, REC_SUBSCRIBE, REC_SUBSCRIBED,
-                           REC_TAKEN, REC_UNSUBSCRIBE, RECORDS_VERSION, RecBody, RecChannel, RecHistory, RecLink,
-                           RecMessage, RecPublish, RecPublished, RecSession, RecTaken, record_add)
+                           REC_PRESENCE_PART, REC_PUBLISH, REC_REPLY, REC_SUBSCRIBE, REC_SUBSCRIBED, REC_TAKEN,
+                           REC_UNSUBSCRIBE, RECORDS_VERSION, RecBody, RecChannel, RecHistory, RecLink, RecMessage,
+                           RecPublish, RecSession, RecTaken)
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_at, slab_release
-from core.stream cimport (Route, Stored, Stream, route_remove, route_set, routes_remove_worker, stream_advance,
-                          stream_base, stream_find, stream_kept, stream_name, stream_namespace, stream_route,
-                          stream_store, stream_stored, stream_use, stream_wanted)
+from core.stream cimport (Route, Stored, Stream, route_remove, route_set, routes_remove_worker, stream_adopt,
+                          stream_base, stream_find, stream_kept, stream_namespace, stream_route, stream_stored,
+                          stream_use, stream_wanted)
 
 assert sizeof(Owner) == 28 and WORKERS_MAX <= 256
 
 
-cdef uint8_t *_say(Worker *worker, int kind, int aux, uint32_t fixed, uint32_t variable) noexcept nogil:
-    """Room for a record to a worker; NULL: it is given up at the end of the turn."""
-    cdef uint8_t *record = record_add(&worker.out, kind, aux, fixed, variable)
-    if record == NULL:
-        worker.overfull = True
-    return record
-
-
-cdef inline Worker *_worker_at(Sequencer *sequencer, uint32_t index) noexcept nogil:
-    return &sequencer.workers[index]
-
-
-cdef inline uint32_t _worker_index(Sequencer *sequencer, Worker *worker) noexcept nogil:
-    return <uint32_t> (worker - &sequencer.workers[0])
-
-
 cdef void _linked(Sequencer *sequencer, Worker *worker, bint ask) noexcept nogil:
     """LINKED; with `ask` the worker is to say everything that it holds."""
-    cdef RecLink *answer = <RecLink *> _say(worker, REC_LINKED, 1 if ask else 0, sizeof(RecLink), 0)
+    cdef RecLink *answer = <RecLink *> worker_say(worker, REC_LINKED, 1 if ask else 0, sizeof(RecLink), 0)
     if ask:
         worker.asked_ms = sequencer.now_ms
     if answer != NULL:
@@ -57,7 +40,7 @@ cdef Worker *worker_known(Sequencer *sequencer, const uint8_t *identity, uint32_
     cdef uint32_t index
     cdef Worker *worker
     for index in range(sequencer.worker_count):
-        worker = _worker_at(sequencer, index)
+        worker = worker_at(sequencer, index)
         if worker.state != WORKER_FREE and worker.identity_size == size \
                 and memcmp(worker.identity, identity, size) == 0:
             return worker
@@ -72,13 +55,13 @@ cdef Worker *worker_of(Sequencer *sequencer, const uint8_t *identity, uint32_t s
         return unused
     if size == 0 or size > IDENTITY_BYTES_MAX:
         return NULL
-    while index < sequencer.worker_count and _worker_at(sequencer, index).state != WORKER_FREE:
+    while index < sequencer.worker_count and worker_at(sequencer, index).state != WORKER_FREE:
         index += 1
     if index == WORKERS_MAX:
         return NULL
     if index == sequencer.worker_count:
         sequencer.worker_count += 1
-    unused = _worker_at(sequencer, index)
+    unused = worker_at(sequencer, index)
     memcpy(unused.identity, identity, size)
     unused.identity_size = size
     unused.heard_ms = sequencer.now_ms
@@ -108,7 +91,7 @@ cdef uint32_t _owner_find(Sequencer *sequencer, const uint8_t *session, uint64_t
 
 cdef void _owner_end(Sequencer *sequencer, uint32_t index) noexcept nogil:
     cdef Owner *owner = _owner_at(sequencer, index)
-    _worker_at(sequencer, owner.worker).sessions -= 1
+    worker_at(sequencer, owner.worker).sessions -= 1
     index_remove(&sequencer.owner_index, hash_bytes(&sequencer.hash_key, owner.session, 16), index)
     owner.live = 0
     ledger_release(sequencer.ledger, KIND_SESSION, index)
@@ -138,8 +121,8 @@ cdef void _worker_forget(Sequencer *sequencer, Worker *worker) noexcept nogil:
         worker.taken = 0
         ledger_gauge(sequencer.ledger, GAUGE_LINKED, sequencer.linked)
     if worker.state >= WORKER_LINKING:
-        _owners_end_worker(sequencer, _worker_index(sequencer, worker))
-        routes_remove_worker(&sequencer.streams, _worker_index(sequencer, worker))
+        _owners_end_worker(sequencer, worker_index(sequencer, worker))
+        routes_remove_worker(&sequencer.streams, worker_index(sequencer, worker))
     batch_clear(&worker.out)
     worker.overfull = False
 
@@ -165,7 +148,7 @@ cdef void _on_begin(Sequencer *sequencer, Worker *worker, RecLink *record) noexc
     cdef uint32_t index
     cdef Worker *other
     for index in range(sequencer.worker_count):
-        other = _worker_at(sequencer, index)
+        other = worker_at(sequencer, index)
         if not record.head.aux and other != worker and other.state >= WORKER_LINKING and other.number == record.worker \
                 and other.epoch < record.epoch and _same_node(other, worker):
             worker_give_up(sequencer, other)
@@ -202,7 +185,7 @@ cdef void _said_since(Sequencer *sequencer, Worker *worker, Stream *stream, RecC
         stored = stream_stored(stream, place)
         if stored.offset <= record.offset:
             continue
-        say = <RecMessage *> _say(worker, REC_MESSAGE, 0, sizeof(RecMessage), stored.size)
+        say = <RecMessage *> worker_say(worker, REC_MESSAGE, 0, sizeof(RecMessage), stored.size)
         if say == NULL:
             return
         say.channel = record.channel
@@ -218,19 +201,20 @@ cdef void _on_subscribe(Sequencer *sequencer, Worker *worker, RecChannel *record
     cdef const char *name = <const char *> record + sizeof(RecChannel)
     cdef Stream *stream = stream_wanted(&sequencer.streams, name, record.head.aux, sequencer.wall_ms)
     cdef RecChannel *answer
-    if stream == NULL or route_set(&sequencer.streams, stream, _worker_index(sequencer, worker), record.channel) < 0:
+    if stream == NULL or route_set(&sequencer.streams, stream, worker_index(sequencer, worker), record.channel) < 0:
         return                          # the worker's request becomes overdue and is answered unavailable
     stream_use(stream, sequencer.wall_ms)
     if record.epoch < stream.epoch and record.offset >= stream.offset and record.offset:
-        if stream.offset > stream_base(stream):     # positions were given before this worker came with a later one:
-            stream.offset = record.offset + 1       # a hole, so that both sides tell their members of the gap
+        if stream.history != NULL and stream.history.given > stream.history.base:
+            # Positions were given before this worker came with a later one: a hole, so that both sides tell their
+            # members of the gap.
+            stream.offset = record.offset + 1
+            stream.history.given = max(stream.history.given, stream.offset)
         else:
-            stream.offset = record.offset
-            if stream.history != NULL:
-                stream.history.base = record.offset
+            stream_adopt(stream, record.epoch, record.offset)
     elif stream.domain != DOMAIN_GLOBAL:
         _said_since(sequencer, worker, stream, record)
-    answer = <RecChannel *> _say(worker, REC_SUBSCRIBED, 0, sizeof(RecChannel), 0)
+    answer = <RecChannel *> worker_say(worker, REC_SUBSCRIBED, 0, sizeof(RecChannel), 0)
     if answer != NULL:
         answer.channel = record.channel
         answer.epoch = stream.epoch
@@ -241,12 +225,12 @@ cdef void _on_unsubscribe(Sequencer *sequencer, Worker *worker, RecChannel *reco
     cdef Stream *stream = stream_find(&sequencer.streams, <const char *> record + sizeof(RecChannel), record.head.aux)
     if stream != NULL:
         stream_use(stream, sequencer.wall_ms)
-        route_remove(&sequencer.streams, stream, _worker_index(sequencer, worker), record.channel)
+        route_remove(&sequencer.streams, stream, worker_index(sequencer, worker), record.channel)
 
 
 cdef void _evict(Worker *worker, uint64_t conn, const uint8_t *session) noexcept nogil:
     """Tell a worker that its connection does not have the session any more."""
-    cdef RecSession *say = <RecSession *> _say(worker, REC_EVICT, 0, sizeof(RecSession), 0)
+    cdef RecSession *say = <RecSession *> worker_say(worker, REC_EVICT, 0, sizeof(RecSession), 0)
     if say != NULL:
         say.conn = conn
         memcpy(say.session, session, 16)
@@ -258,7 +242,7 @@ cdef bint _bulk_fits(Worker *worker, uint32_t seq, uint32_t size) noexcept nogil
     cdef RecBody *refusal
     if worker.out.size + size <= worker.out.bytes_max // 2:
         return True
-    refusal = <RecBody *> _say(worker, REC_REPLY, OVERLOADED, sizeof(RecBody), 0)
+    refusal = <RecBody *> worker_say(worker, REC_REPLY, OVERLOADED, sizeof(RecBody), 0)
     if refusal != NULL:
         refusal.seq = seq
     return False
@@ -270,7 +254,7 @@ cdef void _drained_claimed(Sequencer *sequencer, uint64_t hash, const uint8_t *s
     cdef Worker *worker
     if entry == NULL:
         return
-    worker = _worker_at(sequencer, entry.worker)
+    worker = worker_at(sequencer, entry.worker)
     if worker.drains and <uint32_t> worker.epoch == entry.start:
         worker.taken += 1
         worker.told = True
@@ -284,7 +268,7 @@ cdef void _drained_given_up(Sequencer *sequencer, Worker *worker, uint64_t hash,
         worker.drains = True
         sequencer.draining += 1
     worker.told = True
-    drained_keep(&sequencer.drained, hash, session, _worker_index(sequencer, worker), worker.epoch, sequencer.now_ms)
+    drained_keep(&sequencer.drained, hash, session, worker_index(sequencer, worker), worker.epoch, sequencer.now_ms)
 
 
 cdef void sequencer_tell_taken(Sequencer *sequencer) noexcept nogil:
@@ -295,10 +279,10 @@ cdef void sequencer_tell_taken(Sequencer *sequencer) noexcept nogil:
     if sequencer.draining == 0:
         return
     for index in range(sequencer.worker_count):
-        worker = _worker_at(sequencer, index)
+        worker = worker_at(sequencer, index)
         if worker.state != WORKER_LINKED or not worker.told:
             continue
-        say = <RecTaken *> _say(worker, REC_TAKEN, 0, sizeof(RecTaken), 0)
+        say = <RecTaken *> worker_say(worker, REC_TAKEN, 0, sizeof(RecTaken), 0)
         if say != NULL:
             say.count = worker.taken
             say.others = sequencer.linked - sequencer.draining
@@ -310,7 +294,7 @@ cdef void _on_open(Sequencer *sequencer, Worker *worker, RecSession *record) noe
     """A connection claims a session: whoever had it hears of it before the claim is answered."""
     cdef uint64_t hash = hash_bytes(&sequencer.hash_key, record.session, 16)
     cdef uint32_t index = _owner_find(sequencer, record.session, hash)
-    cdef uint32_t claimant = _worker_index(sequencer, worker)
+    cdef uint32_t claimant = worker_index(sequencer, worker)
     cdef bint evicted = False
     cdef RecSession *say
     cdef Owner *owner
@@ -322,7 +306,7 @@ cdef void _on_open(Sequencer *sequencer, Worker *worker, RecSession *record) noe
             _evict(worker, record.conn, record.session)
             return
         if evicted:
-            _evict(_worker_at(sequencer, owner.worker), _owner_conn(owner), record.session)
+            _evict(worker_at(sequencer, owner.worker), _owner_conn(owner), record.session)
         _owner_end(sequencer, index)
     index = slab_acquire(&sequencer.owners)
     if index == SLAB_NONE or index_put(&sequencer.owner_index, hash, index) < 0:
@@ -336,7 +320,7 @@ cdef void _on_open(Sequencer *sequencer, Worker *worker, RecSession *record) noe
     worker.sessions += 1
     ledger_acquire(sequencer.ledger, KIND_SESSION, index, HERE)
     if record.seq:
-        say = <RecSession *> _say(worker, REC_OPENED, 1 if evicted else 0, sizeof(RecSession), 0)
+        say = <RecSession *> worker_say(worker, REC_OPENED, 1 if evicted else 0, sizeof(RecSession), 0)
         if say != NULL:
             say.conn = record.conn
             say.seq = record.seq
@@ -352,113 +336,8 @@ cdef void _on_close(Sequencer *sequencer, Worker *worker, RecSession *record) no
     if index == SLAB_NONE or ledger_leaks(sequencer.ledger, KIND_SESSION):
         return
     owner = _owner_at(sequencer, index)
-    if _owner_conn(owner) == record.conn and owner.worker == _worker_index(sequencer, worker):
+    if _owner_conn(owner) == record.conn and owner.worker == worker_index(sequencer, worker):
         _owner_end(sequencer, index)
-
-
-cdef void _published(Worker *worker, uint32_t seq, int code, uint64_t epoch, uint64_t offset) noexcept nogil:
-    cdef RecPublished *answer
-    if seq == 0:
-        return
-    answer = <RecPublished *> _say(worker, REC_PUBLISHED, code, sizeof(RecPublished), 0)
-    if answer != NULL:
-        answer.seq = seq
-        answer.epoch = epoch
-        answer.offset = offset
-
-
-cdef uint32_t _message_encode(Sequencer *sequencer, Stream *stream, const uint8_t *sender, uint32_t sender_size,
-                              const uint8_t *data, uint32_t data_size) noexcept nogil:
-    """[9, channel, offset, data, {from, time, epoch}] into the scratch; its size, 0 when it does not fit."""
-    cdef MpWriter writer
-    writer.p = sequencer.scratch
-    writer.end = sequencer.scratch + sequencer.scratch_bytes
-    writer.overflow = False
-    mp_write_array(&writer, 5)
-    mp_write_uint(&writer, 9)
-    mp_write_str(&writer, stream_name(&sequencer.streams, stream), stream.name_size)
-    mp_write_uint(&writer, stream.offset)
-    mp_write_raw(&writer, data, data_size)
-    mp_write_map(&writer, 3)
-    mp_write_str(&writer, b"from", 4)
-    mp_write_str(&writer, <const char *> sender, sender_size)
-    mp_write_str(&writer, b"time", 4)
-    mp_write_uint(&writer, sequencer.wall_ms)
-    mp_write_str(&writer, b"epoch", 5)
-    mp_write_uint(&writer, stream.epoch)
-    return 0 if writer.overflow else <uint32_t> (writer.p - sequencer.scratch)
-
-
-cdef inline void _message_say(Sequencer *sequencer, Worker *worker, Stream *stream, uint64_t channel,
-                              uint32_t size) noexcept nogil:
-    """Add the encoded message to one worker's batch."""
-    cdef RecMessage *record = <RecMessage *> _say(worker, REC_MESSAGE, 0 if channel else 1, sizeof(RecMessage), size)
-    if record == NULL:
-        return
-    record.channel = channel
-    record.epoch = stream.epoch
-    record.offset = stream.offset
-    record.body_size = size
-    memcpy(<uint8_t *> record + sizeof(RecMessage), sequencer.scratch, size)
-    ledger_count(sequencer.ledger, COUNT_MESSAGES_ROUTED, 1)
-
-
-cdef void _message_route(Sequencer *sequencer, Stream *stream, uint32_t size) noexcept nogil:
-    """Once to each worker with members; a global message to each worker with sessions."""
-    cdef uint32_t place
-    cdef Worker *worker
-    cdef Route route
-    if stream.domain == DOMAIN_GLOBAL:
-        for place in range(sequencer.worker_count):
-            worker = _worker_at(sequencer, place)
-            if worker.state >= WORKER_LINKING and worker.sessions:
-                _message_say(sequencer, worker, stream, 0, size)
-        return
-    for place in range(stream.route_count):
-        route = stream_route(stream, place)
-        _message_say(sequencer, _worker_at(sequencer, route.worker), stream, route.channel, size)
-
-
-cdef int _no_stream(Sequencer *sequencer, const char *name, uint32_t size) noexcept nogil:
-    """Why a message finds no stream."""
-    return NO_SUCH_CHANNEL if namespace_of(&sequencer.namespaces, name, size) == NULL else OVERLOADED
-
-
-cdef void _on_publish(Sequencer *sequencer, Worker *worker, RecPublish *record) noexcept nogil:
-    """Order one message: repeated key?, next offset, encode once, route, keep, answer."""
-    cdef const uint8_t *name = <const uint8_t *> record + sizeof(RecPublish)
-    cdef const uint8_t *key = name + record.head.aux
-    cdef const uint8_t *sender = key + record.key_size
-    cdef const uint8_t *data = sender + record.sender_size
-    cdef KeyName keyed
-    cdef Key *first = NULL
-    cdef Stream *stream
-    cdef uint32_t size
-    if record.key_size:
-        if key_name(&sequencer.keys, name, record.head.aux, sender, record.sender_size, key, record.key_size,
-                    &keyed) < 0:
-            _published(worker, record.seq, BAD_REQUEST, 0, 0)
-            return
-        first = key_find(&sequencer.keys, &keyed, sequencer.wall_ms)
-        if first != NULL:
-            ledger_count(sequencer.ledger, COUNT_REPEATED_KEYS, 1)
-            _published(worker, record.seq, 0, first.epoch, first.offset)
-            return
-    stream = stream_wanted(&sequencer.streams, <const char *> name, record.head.aux, sequencer.wall_ms)
-    if stream == NULL or not stream_advance(stream):
-        _published(worker, record.seq, _no_stream(sequencer, <const char *> name, record.head.aux), 0, 0)
-        return
-    size = _message_encode(sequencer, stream, sender, record.sender_size, data, record.data_size)
-    if size == 0:
-        stream.offset -= 1
-        _published(worker, record.seq, BAD_REQUEST, 0, 0)
-        return
-    _message_route(sequencer, stream, size)
-    stream_store(&sequencer.streams, stream, sequencer.scratch, size, sequencer.wall_ms)
-    if record.key_size:
-        key_keep(&sequencer.keys, &keyed, stream.epoch, stream.offset, sequencer.wall_ms)
-    ledger_count(sequencer.ledger, COUNT_MESSAGES_SEQUENCED, 1)
-    _published(worker, record.seq, 0, stream.epoch, stream.offset)
 
 
 cdef bint _wanted(Sequencer *sequencer, Stream *stream, Stored *stored, RecHistory *record) noexcept nogil:
@@ -519,7 +398,7 @@ cdef void _on_history(Sequencer *sequencer, Worker *worker, RecHistory *record) 
     invariant(not writer.overflow)
     if not _bulk_fits(worker, record.seq, <uint32_t> (writer.p - sequencer.scratch)):
         return
-    answer = <RecBody *> _say(worker, REC_REPLY, 0, sizeof(RecBody), <uint32_t> (writer.p - sequencer.scratch))
+    answer = <RecBody *> worker_say(worker, REC_REPLY, 0, sizeof(RecBody), <uint32_t> (writer.p - sequencer.scratch))
     if answer != NULL:
         answer.seq = record.seq
         answer.body_size = <uint32_t> (writer.p - sequencer.scratch)
@@ -532,27 +411,27 @@ cdef void _on_presence(Sequencer *sequencer, Worker *worker, RecHistory *record)
     cdef uint32_t count = 0 if stream == NULL else stream.route_count
     cdef uint32_t place
     cdef Route route
-    cdef RecBody *say = <RecBody *> _say(worker, REC_PRESENCE_EXPECT, 0, sizeof(RecBody), 0)
+    cdef RecBody *say = <RecBody *> worker_say(worker, REC_PRESENCE_EXPECT, 0, sizeof(RecBody), 0)
     if say != NULL:
         say.seq = record.seq
         say.count = count
     for place in range(count):
         route = stream_route(stream, place)
-        say = <RecBody *> _say(_worker_at(sequencer, route.worker), REC_PRESENCE_ASK, 0, sizeof(RecBody), 0)
+        say = <RecBody *> worker_say(worker_at(sequencer, route.worker), REC_PRESENCE_ASK, 0, sizeof(RecBody), 0)
         if say != NULL:
             say.seq = record.seq
             say.channel = route.channel
-            say.origin = _worker_index(sequencer, worker)
+            say.origin = worker_index(sequencer, worker)
 
 
 cdef void _on_presence_part(Sequencer *sequencer, RecBody *record) noexcept nogil:
     """Pass a part on to the worker that asked."""
     cdef RecBody *say
-    if record.origin >= sequencer.worker_count or _worker_at(sequencer, record.origin).state != WORKER_LINKED:
+    if record.origin >= sequencer.worker_count or worker_at(sequencer, record.origin).state != WORKER_LINKED:
         return
-    if not _bulk_fits(_worker_at(sequencer, record.origin), record.seq, record.body_size):
+    if not _bulk_fits(worker_at(sequencer, record.origin), record.seq, record.body_size):
         return
-    say = <RecBody *> _say(_worker_at(sequencer, record.origin), REC_PRESENCE_PART, 0, sizeof(RecBody),
+    say = <RecBody *> worker_say(worker_at(sequencer, record.origin), REC_PRESENCE_PART, 0, sizeof(RecBody),
                            record.body_size)
     if say != NULL:
         memcpy(<uint8_t *> say + sizeof(Record), <uint8_t *> record + sizeof(Record),
@@ -562,7 +441,7 @@ cdef void _on_presence_part(Sequencer *sequencer, RecBody *record) noexcept nogi
 cdef void sequencer_record(Sequencer *sequencer, Worker *worker, Record *record) noexcept nogil:
     """One record of a worker, the hot one first."""
     if record.kind == REC_PUBLISH and worker.state == WORKER_LINKED:
-        _on_publish(sequencer, worker, <RecPublish *> record)
+        publish_order(sequencer, worker, <RecPublish *> record)
     elif record.kind == REC_LINK:
         _on_link(sequencer, worker, <RecLink *> record)
     elif record.kind == REC_BYE:

@@ -1,10 +1,12 @@
 # Stream: a channel as its sequencer sees it: its position, its recent messages, the workers that have members.
 #
-# The position grows by one a message, without a gap. History is a ring of stored MESSAGE frames, bounded in number,
-# bytes and age. A stream without workers whose history has aged away is dropped, and whatever is made later gets a
-# higher epoch, so that a position never means two messages. Most streams are a user's own, with one worker and without
+# The position grows by one a message, without a gap. It is what members were told: a message that waits for the log has
+# an offset beyond it (`given`), and moves it at its commit. History is a ring of stored MESSAGE frames, bounded in
+# number, bytes and age. A stream without workers whose history has aged away is dropped, unless the log still has to
+# answer for it, and whatever is made later gets a higher epoch, so that a position never means two messages. Most streams are a user's own, with one worker and without
 # a message so far: such a one is 48 bytes and its name (ADR 20). Invariant: routes name linked workers only; the stored
-# messages are the last `history.count` of the stream, in order; a stream has a History from its first position on.
+# messages are those of the last `history.count` of the stream, in order; a stream has a History from its first position
+# on; offset <= given.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp
@@ -29,6 +31,11 @@ ctypedef struct Stored:         # a message kept for HISTORY
 
 ctypedef struct History:        # what a stream has from the first position that it gave
     uint64_t base               # offset that this epoch began with
+    uint64_t given              # the last offset that a message got
+    uint64_t last_epoch         # of the message at the stream's offset
+    uint32_t under_way          # records of it on their way to the log: it may not be dropped
+    uint32_t slot               # of its stream
+    uint64_t sifted             # the sift that last wrote its position again
     Stored **ring               # owned: `capacity` places, NULL before the first message that is kept
     uint32_t first              # place of the oldest
     uint32_t count
@@ -43,7 +50,7 @@ ctypedef struct Stream:         # 48 bytes
     uint32_t name               # owned: number in the streams' names
     uint32_t used_s             # wall clock of the last message or subscription, rounded up
     uint64_t epoch
-    uint64_t offset             # of the last message; 0 before the first
+    uint64_t offset             # of the last message that members were told of; 0 before the first
     History *history            # owned: NULL while this epoch has given no position
     Routes routes               # read through stream_route
     uint16_t route_count
@@ -108,6 +115,23 @@ cdef inline uint64_t stream_base(const Stream *stream) noexcept nogil:
     return stream.offset if stream.history == NULL else stream.history.base
 
 
+cdef inline uint64_t stream_last_epoch(const Stream *stream) noexcept nogil:
+    """The epoch of the message at its offset, 0 when it is not known."""
+    return 0 if stream.history == NULL else stream.history.last_epoch
+
+
+cdef inline bint stream_waits(const Stream *stream, uint64_t epoch, uint64_t offset) noexcept nogil:
+    """Whether a message that got this position is still on its way to the log."""
+    return stream.history != NULL and epoch == stream.epoch and stream.offset < offset <= stream.history.given
+
+
+cdef inline void stream_reach(Stream *stream, uint64_t epoch, uint64_t offset) noexcept nogil:
+    """Members are told of this message now. A stream that went on beyond it meanwhile (core/sequencer.pyx) stays."""
+    if offset > stream.offset:
+        stream.offset = offset
+        stream.history.last_epoch = epoch
+
+
 cdef inline uint32_t stream_kept(const Stream *stream) noexcept nogil:
     """How many messages are kept."""
     return 0 if stream.history == NULL else stream.history.count
@@ -132,12 +156,38 @@ cdef inline Stored *stream_stored(Stream *stream, uint32_t place) noexcept nogil
     return stream.history.ring[(stream.history.first + place) & (stream.history.capacity - 1)]
 
 
+cdef inline bint stream_holds(Stream *stream, uint64_t epoch, uint64_t offset) noexcept nogil:
+    """Whether the message of this position is kept: O(log n)."""
+    cdef uint32_t low = 0
+    cdef uint32_t high = stream_kept(stream)
+    cdef uint32_t middle
+    while low < high:
+        middle = (low + high) // 2
+        if stream_stored(stream, middle).offset < offset:
+            low = middle + 1
+        else:
+            high = middle
+    return low < stream_kept(stream) and stream_stored(stream, low).offset == offset \
+        and stream_stored(stream, low).epoch == epoch
+
+
+cdef bint stream_open(Streams *streams, Stream *stream) noexcept nogil
+
+
+cdef inline bint stream_advance(Streams *streams, Stream *stream) noexcept nogil:
+    """Give the next position, (its epoch, history.given); False: out of memory."""
+    if stream.history == NULL and not stream_open(streams, stream):
+        return False
+    stream.history.given += 1
+    return True
+
+
 cdef void streams_init(Streams *streams, Ledger *ledger, const Namespaces *namespaces, HashKey key,
                        uint64_t epoch) noexcept nogil
 cdef void streams_free(Streams *streams) noexcept nogil
 cdef Stream *stream_wanted(Streams *streams, const char *name, uint32_t size, uint64_t now_ms) noexcept nogil
-cdef bint stream_advance(Stream *stream) noexcept nogil
-cdef void stream_store(Streams *streams, Stream *stream, const uint8_t *body, uint32_t size,
+cdef void stream_adopt(Stream *stream, uint64_t epoch, uint64_t offset) noexcept nogil
+cdef void stream_store(Streams *streams, Stream *stream, const Stored *head, const uint8_t *body,
                        uint64_t now_ms) noexcept nogil
 cdef int route_set(Streams *streams, Stream *stream, uint32_t worker, uint64_t channel) noexcept nogil
 cdef bint route_remove(Streams *streams, Stream *stream, uint32_t worker, uint64_t channel) noexcept nogil

@@ -153,46 +153,85 @@ cdef bint _history_grow(Stream *stream) noexcept nogil:
     return True
 
 
-cdef bint stream_advance(Stream *stream) noexcept nogil:
-    """Give the next position; False: out of memory."""
-    if stream.history == NULL:
-        stream.history = <History *> calloc(1, sizeof(History))
-        if stream.history == NULL:
-            return False
-        stream.history.base = stream.offset
-    stream.offset += 1
+cdef bint stream_open(Streams *streams, Stream *stream) noexcept nogil:
+    """Before its first position: give it its History; False: out of memory."""
+    cdef History *history = <History *> calloc(1, sizeof(History))
+    if history == NULL:
+        return False
+    history.base = stream.offset
+    history.given = stream.offset
+    history.slot = _stream_index(streams, stream, hash_bytes(
+        &streams.key, <const uint8_t *> stream_name(streams, stream), stream.name_size))
+    stream.history = history
     return True
 
 
-cdef void stream_store(Streams *streams, Stream *stream, const uint8_t *body, uint32_t size,
+cdef void stream_adopt(Stream *stream, uint64_t epoch, uint64_t offset) noexcept nogil:
+    """The position goes on behind one of an older epoch that others know and this stream does not."""
+    stream.offset = offset
+    if stream.history == NULL:
+        return
+    stream.history.base = offset
+    stream.history.given = max(stream.history.given, offset)
+    stream.history.last_epoch = epoch
+
+
+cdef bint _stored_place(Stream *stream, uint64_t offset, uint32_t *place) noexcept nogil:
+    """Where a message belongs into the ring, nearly always behind the newest; False: it is there already."""
+    cdef uint32_t at = stream.history.count
+    while at and stream_stored(stream, at - 1).offset >= offset:
+        at -= 1
+        if stream_stored(stream, at).offset == offset:
+            return False
+    place[0] = at
+    return True
+
+
+cdef void _ring_insert(Stream *stream, uint32_t place, Stored *stored) noexcept nogil:
+    """At `place`, the later ones move up: O(1) for a new message, and older ones come only from a log that is read."""
+    cdef History *history = stream.history
+    cdef uint32_t mask = history.capacity - 1
+    cdef uint32_t at = history.count
+    while at > place:
+        history.ring[(history.first + at) & mask] = history.ring[(history.first + at - 1) & mask]
+        at -= 1
+    history.ring[(history.first + place) & mask] = stored
+    history.count += 1
+    history.bytes += stored.size
+
+
+cdef void stream_store(Streams *streams, Stream *stream, const Stored *head, const uint8_t *body,
                        uint64_t now_ms) noexcept nogil:
-    """Keep the message of the present position, and drop what passes the bounds; not kept without memory."""
+    """Keep a message that the stream gave a position, and drop what passes the bounds; not kept without memory.
+
+    `head` tells its position, time and size.
+    """
     cdef const Namespace *namespace = stream_namespace(streams, stream)
     cdef History *history = stream.history
     cdef Stored *stored
-    stream_use(stream, now_ms)
-    if namespace.history_messages == 0 or size > namespace.history_bytes:
+    cdef uint32_t place
+    if namespace.history_messages == 0 or head.size > namespace.history_bytes:
         while history.count:
             _stored_drop_oldest(streams, stream)
         return
-    while history.count and (
-            history.count >= namespace.history_messages or history.bytes + size > namespace.history_bytes
-            or stream_stored(stream, 0).time_ms + namespace.history_age_ms < now_ms):
-        _stored_drop_oldest(streams, stream)
-    if history.count == history.capacity and not _history_grow(stream):
+    if head.time_ms + namespace.history_age_ms < now_ms:
         return
-    stored = <Stored *> malloc(sizeof(Stored) + size)
+    while history.count and (
+            history.count >= namespace.history_messages or history.bytes + head.size > namespace.history_bytes
+            or stream_stored(stream, 0).time_ms + namespace.history_age_ms < now_ms):
+        if stream_stored(stream, 0).offset > head.offset:
+            return                      # older than all that there is room for
+        _stored_drop_oldest(streams, stream)
+    if not _stored_place(stream, head.offset, &place) or (history.count == history.capacity
+                                                          and not _history_grow(stream)):
+        return
+    stored = <Stored *> malloc(sizeof(Stored) + head.size)
     if stored == NULL:
         return
-    stored.epoch = stream.epoch
-    stored.offset = stream.offset
-    stored.time_ms = now_ms
-    stored.size = size
-    memcpy(stored.body, body, size)
-    history.ring[(history.first + history.count) & (history.capacity - 1)] = stored
-    history.count += 1
-    history.bytes += size
-    streams.history_total += size
+    stored[0] = head[0]
+    memcpy(stored.body, body, head.size)
+    _ring_insert(stream, place, stored)
+    streams.history_total += head.size
     ledger_acquire(streams.ledger, KIND_HISTORY, <size_t> stored, HERE)
     if streams.history_total > streams.history_total_max:
         _history_squeeze(streams)
@@ -255,7 +294,7 @@ cdef bint route_remove(Streams *streams, Stream *stream, uint32_t worker, uint64
             stream.route_count -= 1
             _route_put(stream, place, stream_route(stream, stream.route_count))
             ledger_release(streams.ledger, KIND_SUBSCRIPTION, route_key(stream, worker))
-            if stream.route_count == 0 and stream.offset == 0:
+            if stream.route_count == 0 and stream.offset == 0 and stream.history == NULL:
                 _stream_end(streams, stream)        # nothing was ever said here: there is no position to keep
             return True
     return False
@@ -275,7 +314,7 @@ cdef void routes_remove_worker(Streams *streams, uint32_t worker) noexcept nogil
 
 
 cdef bint _aged(Streams *streams, Stream *stream, uint64_t now_ms) noexcept nogil:
-    if stream.route_count:
+    if stream.route_count or (stream.history != NULL and stream.history.under_way):
         return False
     if <uint64_t> stream.used_s * 1000 + stream_namespace(streams, stream).history_age_ms < now_ms:
         return True

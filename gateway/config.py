@@ -235,6 +235,57 @@ class LogSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         str,
         Meta(pattern="^(console|json)$", description="`console` for people, `json` (one object a line) for machines."),
     ] = "console"
+    backend: Annotated[
+        str,
+        Meta(
+            pattern="^(embedded|redis|none)$",
+            description="Where messages and sessions are kept: `embedded`, in files of this machine; `redis`; `none`, in"
+            " memory, for as long as the router lives.",
+        ),
+    ] = "embedded"
+    directory: Annotated[
+        str,
+        Meta(
+            description="Directory of the embedded log, one node's own. Empty: holdfast/<node.name> in the directory for"
+            " state (XDG_STATE_HOME, else ~/.local/state).",
+        ),
+    ] = ""
+    sync: Annotated[
+        str,
+        Meta(
+            pattern="^(always|never)$",
+            description="When an embedded log is written through to the disk: `always`, before a message is answered, so"
+            " that it outlives a power loss; `never`, so that it outlives the end of any process only.",
+        ),
+    ] = "always"
+    pending_bytes_max: Annotated[
+        int,
+        Meta(
+            ge=1_048_576,
+            le=536_870_912,
+            description="Bytes that wait for the log; beyond it messages that must be in it are refused, others are"
+            " delivered but not logged.",
+        ),
+    ] = 64 * 1024 * 1024
+    redis_url: Annotated[
+        str,
+        Meta(
+            pattern=r"^(rediss?(\+sentinel|\+cluster)?://.+)?$",
+            description="Redis of the log: redis://host:port/0, rediss:// with TLS, redis+sentinel://h1:p,h2:p/name or"
+            " redis+cluster://h1:p,h2:p.",
+        ),
+    ] = ""
+    redis_prefix: Annotated[
+        str, Meta(min_length=1, max_length=64, description="What the names of all keys in Redis begin with.")
+    ] = "hf:"
+    redis_replicas: Annotated[
+        int,
+        Meta(
+            ge=-1,
+            le=16,
+            description="Replicas that must have a message before it counts as logged. -1: one, where there are any.",
+        ),
+    ] = -1
 
 
 class GrowthSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -427,6 +478,13 @@ def router_config(
         tracemalloc_frames=config.growth.tracemalloc_frames,
         log_level=config.log.level,
         log_format=config.log.format,
+        log_backend=config.log.backend,
+        log_directory=config.log.directory,
+        log_sync=config.log.sync,
+        log_bytes_max=config.log.pending_bytes_max,
+        log_redis_url=config.log.redis_url,
+        log_redis_prefix=config.log.redis_prefix,
+        log_redis_replicas=config.log.redis_replicas,
         namespaces=config.namespaces,
         **same,
     )

@@ -334,6 +334,7 @@ def fixed_changes(old: Config, new: Config, *, router: bool) -> list[str]:
     keys = [f"{section}.{key}" for section, names in FIXED.items() for key in names or _keys(old, section)]
     if not router:
         keys += [f"router.{key}" for key in _keys(old, "router") if key != "endpoint"]
+        keys += [f"log.{key}" for key in _keys(old, "log") if key not in ("level", "format")]
     changed = [key for key in keys if _value(old, key) != _value(new, key)]
     if not router:
         was, will = ({spec.name: spec for spec in config.namespaces} for config in (old, new))

@@ -32,7 +32,7 @@ _OTHER_VARIABLES = re.compile(r"HOLDFAST_(CONFIG$|BUILD$|CHECKS$|CHAOS$|INJECT$|
 # HOLDFAST_GATEWAY_PORT=tcp://10.0.0.7:7400 would otherwise stop every pod beside such a service.
 _KUBERNETES_NAMES = re.compile(r".*_(SERVICE_(HOST|PORT(_.+)?)|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
 _KUBERNETES_VALUES = re.compile(r"(tcp|udp|sctp)://")
-HIDDEN_KEYS = frozenset({"auth.secret", "admin.token"})
+HIDDEN_KEYS = frozenset({"auth.secret", "admin.token", "log.redis_url"})
 _TRUE, _FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off"})
 
 # Descriptors a worker needs beside its connections: listeners, epoll, event and timer fds, ZeroMQ's own, logs, and one
@@ -121,7 +121,7 @@ def load_with_sources(
     built = namespaces.built(specs, complaints)
     _complain(complaints)
     config = msgspec.structs.replace(msgspec.convert(values, Config), namespaces=built)
-    config = _with_choices(config, machine or Machine.here())
+    config = _with_choices(config, machine or Machine.here(), environ)
     _complain(list(_misfits(config, machine or Machine.here())))
     return config, {key: one.source for key, one in given.items()}
 
@@ -317,7 +317,7 @@ def _allowed(annotated: Any) -> tuple[str, str]:
 # -------------------------------------------------------------------------------------------- choices and the whole
 
 
-def _with_choices(config: Config, machine: Machine) -> Config:
+def _with_choices(config: Config, machine: Machine, environ: Mapping[str, str]) -> Config:
     """Replaces each "empty: choose" by the choice, so that all who read the configuration see the same."""
     gateway, replace = config.gateway, msgspec.structs.replace
     connections_max = gateway.connections_max or min(
@@ -333,7 +333,16 @@ def _with_choices(config: Config, machine: Machine) -> Config:
     )
     name = config.node.name or re.sub(r"[^A-Za-z0-9._-]", "-", machine.hostname)[:63].lstrip("._-") or "node"
     admin = replace(config.admin, host=_numeric(config.admin.host))
-    return replace(config, gateway=gateway, node=replace(config.node, name=name), admin=admin)
+    log = replace(config.log, directory=config.log.directory or str(_state_home(environ) / "holdfast" / name))
+    return replace(config, gateway=gateway, node=replace(config.node, name=name), admin=admin, log=log)
+
+
+def _state_home(environ: Mapping[str, str]) -> Path:
+    """Where a user's programs keep their state (XDG Base Directory Specification); a service without a home has its
+    own."""
+    if environ.get("XDG_STATE_HOME"):
+        return Path(environ["XDG_STATE_HOME"])
+    return Path(environ["HOME"]) / ".local" / "state" if environ.get("HOME") else Path("/var/lib")
 
 
 def _numeric(host: str) -> str:
@@ -360,6 +369,11 @@ def _misfits(config: Config, machine: Machine) -> Iterator[str]:
             f" the limit here is {machine.open_files_max}: raise it (ulimit -Hn, LimitNOFILE=) or set at most"
             f" {machine.open_files_max - FDS_BESIDE_CONNECTIONS}"
         )
+
+
+def _log(config: Config) -> Iterator[str]:
+    if config.log.backend == "redis" and not config.log.redis_url:
+        yield "log.backend = redis needs log.redis_url: say where it is, such as redis://127.0.0.1:6379/0"
 
 
 def _addresses(config: Config) -> Iterator[str]:

@@ -242,9 +242,12 @@ class Server:
     process: subprocess.Popen[bytes] = field(init=False)
     output: IO[bytes] = field(init=False)
 
+    state: tempfile.TemporaryDirectory[str] = field(init=False)
+
     def __enter__(self) -> Self:
         self.output = tempfile.TemporaryFile()
-        settings = {**os.environ, **self.environment}
+        self.state = tempfile.TemporaryDirectory(prefix="holdfast-state-", ignore_cleanup_errors=True)
+        settings = {**os.environ, "XDG_STATE_HOME": self.state.name, **self.environment}
         self.process = subprocess.Popen(
             self.command, stdout=self.output, stderr=subprocess.STDOUT, cwd=ROOT, env=settings
         )
@@ -302,6 +305,7 @@ class Server:
             self.process.kill()
             self.process.wait(STOP_DEADLINE_S)
         self.output.close()
+        self.state.cleanup()
 
 
 def floor(mode: str) -> Server:

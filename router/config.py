@@ -28,6 +28,18 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Channels known at once; further ones are refused with `unavailable`."""
     spill_bytes_max: int = 64 * 1024 * 1024
     """Bytes kept for one worker while its ZeroMQ queue is full; beyond it the worker is told to start afresh."""
+    log_backend: str = "none"
+    """`embedded`, `redis`, or `none`: messages are kept in this process's memory alone."""
+    log_directory: str = ""
+    """Of the embedded log."""
+    log_sync: str = "always"
+    """Of the embedded log: `always` outlives a power loss, `never` only the end of any process."""
+    log_redis_url: str = ""
+    log_redis_prefix: str = "hf:"
+    log_redis_replicas: int = -1
+    """How many replicas must have a batch before it counts as logged; -1: as many as Redis says it has, 1 at most."""
+    log_bytes_max: int = 64 * 1024 * 1024
+    """Bytes that wait for the log; beyond it messages that have to be in it are refused, others are not logged."""
     stats_fd: int = -1
     """Inherited descriptor of the shared counters; -1 keeps them in the process's own memory."""
     commands_fd: int = -1

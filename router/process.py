@@ -20,9 +20,19 @@ from core.owned import ACCOUNT
 from core.process import die_with_parent
 from core.router_loop import RouterLoop
 from router.config import RouterConfig
+from router.log.opening import UNDER_WAY_MAX, make_log, open_log
+from router.log.port import LogDeposed, LogError, LogUnavailable, Opened
+from router.log.writer import LogWriter
 
 STOP_DEADLINE_S = 5.0
 EXIT_CONFIG = 78
+EXIT_DEPOSED = 70
+EXIT_UNAVAILABLE = 75
+PASSED_OVER = (
+    "router: {} records of the log are of namespaces that are not known any more, or of more channels than"
+    " router.channels_max allows: they are passed over"
+)
+LEFT_OVER = "router: the log did not take all that was left in time: of that, nothing was promised to anybody"
 
 
 def handlers(auditor: Auditor, tracemalloc_frames: int) -> dict[str, Handler]:
@@ -34,37 +44,128 @@ def handlers(auditor: Auditor, tracemalloc_frames: int) -> dict[str, Handler]:
     return {"ping": ping, "audit": auditor.audit, **introspect.handlers(tracemalloc_frames)}
 
 
-async def serve(loop: RouterLoop, commands_fd: int, endpoint: str, tracemalloc_frames: int = 0) -> None:
-    """Run the data plane in its thread until SIGTERM or SIGINT."""
+class Router:
+    """The control thread's parts of one router: its data plane, its log if it has one, and what goes between them."""
+
+    def __init__(self, config: RouterConfig, stats: Stats) -> None:
+        self.config = config
+        self.log = make_log(config)
+        self._stats = stats
+        self.writer: LogWriter | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def open(self) -> RouterLoop:
+        """Open the log, let the data plane know what it has, and bind.
+
+        Raises:
+            LogError: the log cannot be used.
+            OSError: the endpoint cannot be bound.
+        """
+        opened = await open_log(self.log, self.config.epoch) if self.log else None  # deadline: OPEN_DEADLINE_S
+        self.loop = data_plane(self.config, self._stats, opened)
+        if self.log is not None and opened is not None:
+            passed = 0
+            async for batch in self.log.recover():  # deadline: the log's own, of each batch
+                passed += self.loop.recover(batch, complete=opened.complete)
+            if passed:
+                print(PASSED_OVER.format(passed), file=sys.stderr)
+            self.writer = LogWriter(self.log, self.loop.put)
+        self.loop.bind(self.config.endpoint)
+        self._held = ACCOUNT.hold("handle", "the data plane", object_=self.loop)
+        self.auditor = Auditor(ACCOUNT, lambda request: self.loop.put(notes.AUDIT, request=request))
+        return self.loop
+
+    def take(self) -> None:
+        """What the data plane says."""
+        for kind, _, _, request, _, _, _, text, extra in self.loop.take():
+            if kind == notes.LOG_BATCH and self.writer is not None:
+                self.writer.on_batch(request, text)
+            elif kind == notes.LOG_KEPT and self.writer is not None:
+                self.writer.on_kept(request, text)
+            elif kind == notes.AUDITED:
+                self.auditor.on_note(request, text, extra)
+
+    def start(self) -> list["asyncio.Task[None]"]:
+        """What runs beside the data plane for as long as it does."""
+        if self.writer is not None:
+            self._tasks = [
+                ACCOUNT.task(self.writer.run(), "the log's writer"),
+                ACCOUNT.task(self.writer.sift_now_and_then(), "the log's sifts"),
+            ]
+        return self._tasks
+
+    def ended(self) -> BaseException | None:
+        """Why a part ended that should not have."""
+        done = [task for task in self._tasks if task.done()]
+        return next((task.exception() for task in done if not task.cancelled()), None)
+
+    async def close(self) -> None:
+        """Append what is left, unless another router took over, and close the log. The data plane has stopped."""
+        if self.writer is not None:
+            self.take()
+            if self.ended() is None and not await self.writer.drain(STOP_DEADLINE_S):
+                print(LEFT_OVER, file=sys.stderr)
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks, timeout=STOP_DEADLINE_S)
+            await self.writer.close()
+        if self.log is not None:
+            await self.log.close()
+        self._held.close()
+
+
+def data_plane(config: RouterConfig, stats: Stats, opened: Opened | None) -> RouterLoop:
+    """The data plane, not bound yet."""
+    return RouterLoop(
+        stats,
+        epoch=opened.epoch if opened else config.epoch,
+        key_window_s=config.key_window_s,
+        channels_max=config.channels_max,
+        spill_bytes_max=config.spill_bytes_max,
+        history_total_bytes=config.history_total_bytes,
+        namespaces=config.namespaces,
+        log_under_way_max=UNDER_WAY_MAX if opened else 0,
+        log_bytes_max=config.log_bytes_max,
+        seeds=opened.seeds if opened else b"",
+    )
+
+
+async def serve(config: RouterConfig, stats: Stats) -> None:
+    """Run the data plane in its thread until SIGTERM or SIGINT.
+
+    Raises:
+        LogError: the log cannot be used, or is another router's now.
+        OSError: the endpoint cannot be bound.
+    """
     ACCOUNT.own_loop()
-    ACCOUNT.explain(functools.partial(is_bus, endpoint=endpoint))
-    held = ACCOUNT.hold("handle", "the data plane", object_=loop)
-    auditor = Auditor(ACCOUNT, lambda request: loop.put(notes.AUDIT, request=request))
-
-    def take() -> None:
-        for kind, _, _, request, _, _, _, text, extra in loop.take():
-            if kind == notes.AUDITED:
-                auditor.on_note(request, text, extra)
-
+    ACCOUNT.explain(functools.partial(is_bus, endpoint=config.endpoint))
     stopped = asyncio.Event()
     running = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         running.add_signal_handler(number, stopped.set)
-    running.add_reader(loop.control_fd, take)
-    commands = CommandServer(commands_fd, handlers(auditor, tracemalloc_frames))
+    router = Router(config, stats)
+    loop = await router.open()
+    running.add_reader(loop.control_fd, router.take)
+    commands = CommandServer(config.commands_fd, handlers(router.auditor, config.tracemalloc_frames))
     await commands.start()
     await ACCOUNT.settle()  # deadline: SETTLE_DEADLINE_S
     thread = threading.Thread(target=loop.run, name="sequencer", daemon=True)
     thread.start()
+    tasks = router.start()
     commands.tell("ready")
-    await stopped.wait()  # no deadline: for as long as the process lives
+    waiting = ACCOUNT.task(stopped.wait(), "the end")
+    await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)  # no deadline: while the process lives
+    waiting.cancel()
     loop.stop()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(STOP_DEADLINE_S):
             await asyncio.to_thread(thread.join, STOP_DEADLINE_S)
+    error = router.ended()
+    await router.close()  # deadline: STOP_DEADLINE_S, several times
     running.remove_reader(loop.control_fd)
     await commands.close()
-    held.close()
+    if error is not None:
+        raise error
 
 
 def _remove_socket(endpoint: str) -> None:
@@ -87,24 +188,20 @@ def main(parent: int) -> int:
     ACCOUNT.count_in(stats)
     stacks.install(config.stats_fd, STATS_BYTES)
     try:
-        loop = RouterLoop(
-            stats,
-            endpoint=config.endpoint,
-            epoch=config.epoch,
-            namespaces=config.namespaces,
-            history_total_bytes=config.history_total_bytes,
-            key_window_s=config.key_window_s,
-            channels_max=config.channels_max,
-            spill_bytes_max=config.spill_bytes_max,
-        )
-    except OSError as error:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(config, stats))
+    except (OSError, LogError) as error:
         print(f"router: {error}", file=sys.stderr)
-        return EXIT_CONFIG
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(loop, config.commands_fd, config.endpoint, config.tracemalloc_frames))
-    del loop
+        return _exit_code(error)
     _remove_socket(config.endpoint)
     return 0
+
+
+def _exit_code(error: Exception) -> int:
+    """What the supervisor makes of it: 78 needs a change by the operator, the others may pass."""
+    if isinstance(error, LogDeposed):
+        return EXIT_DEPOSED
+    return EXIT_UNAVAILABLE if isinstance(error, LogUnavailable) else EXIT_CONFIG
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Fixtures of the core's own tests: data planes in threads of the test, their other sides scripted."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -40,7 +41,7 @@ def sequencers(bus: str) -> Iterator[Callable[..., Sequencer]]:
     """Make router data planes with options of their own; each must stop in order and leave an empty ledger."""
     made: list[Sequencer] = []
 
-    def make(**options: int) -> Sequencer:
+    def make(**options: Any) -> Sequencer:
         made.append(Sequencer(bus=bus, **options))
         return made[-1]
 

@@ -1,9 +1,10 @@
 """A router's data plane in a thread of the test; the test plays the workers over real ZeroMQ sockets."""
 
 import collections
+import select
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import msgpack
 import msgspec
 import zmq
 
-from core import records
+from core import log_records, notes, records
 from core.ledger import Stats
 from core.namespace_spec import BUILT_IN, NamespaceSpec
 from core.router_loop import RouterLoop
@@ -99,11 +100,17 @@ class Worker:
         assert one["channel"] == handle
         return one["epoch"], one["offset"]
 
+    def send(self, name: str, data: Any, *, key: str = "", sender: str = "alice", again: int = 0) -> int:
+        """Publish without waiting; the request's number. `again`: that of the request that is sent once more."""
+        self._seq += not again
+        seq = again or self._seq
+        self.say.publish(seq, name.encode(), msgpack.packb(data), sender.encode(), key.encode(), again=bool(again))
+        self.flush()
+        return seq
+
     def publish(self, name: str, data: Any, *, key: str = "", sender: str = "alice") -> Record:
         """Publish, and the answer; whatever else came before it stays for `take`."""
-        self._seq += 1
-        self.say.publish(self._seq, name.encode(), msgpack.packb(data), sender.encode(), key.encode())
-        self.flush()
+        self.send(name, data, key=key, sender=sender)
         kept = []
         while (one := self.take())["kind"] != records.PUBLISHED:
             kept.append(one)
@@ -121,21 +128,33 @@ class Worker:
 
 
 class Sequencer:
-    """The router's data plane under test."""
+    """The router's data plane under test; the test plays its log as well, where `log_under_way_max` says that it has
+    one.
+    """
 
-    def __init__(self, *, bus: str = "ipc", namespaces: Sequence[NamespaceSpec] = BUILT_IN, **options: int) -> None:
-        """`options`: those of the loop, and what all namespaces keep of a channel (see HISTORY)."""
+    def __init__(
+        self,
+        *,
+        bus: str = "ipc",
+        namespaces: Sequence[NamespaceSpec] | None = None,
+        recovered: Iterable[bytes] = (),
+        **options: Any,
+    ) -> None:
+        """`options`: those of the loop, and what the built-in namespaces keep of a channel (see HISTORY); `recovered`:
+        batches that the log gives back.
+        """
         history = {name: options.pop(name, default) for name, default in HISTORY.items()}
         self._folder = tempfile.TemporaryDirectory(prefix="hf-")
         self.path = Path(self._folder.name) / "router"
         self.endpoint = f"tcp://127.0.0.1:{free_ports(1)[0]}" if bus == "tcp" else f"ipc://{self.path}"
         self.stats = Stats()
-        self.loop: RouterLoop | None = RouterLoop(
-            self.stats,
-            endpoint=self.endpoint,
-            namespaces=[msgspec.structs.replace(spec, **history) for spec in namespaces],
-            **{**OPTIONS, **options},
-        )
+        specs = namespaces or [msgspec.structs.replace(spec, **history) for spec in BUILT_IN]
+        self.loop: RouterLoop | None = RouterLoop(self.stats, namespaces=specs, **{**OPTIONS, **options})
+        self.passed_over = sum(self.loop.recover(batch, complete=True) for batch in recovered)
+        self.loop.bind(self.endpoint)
+        self._notes: collections.deque[Any] = collections.deque()
+        self.sift = 1
+        """Number of the next sift."""
         self.context: zmq.Context[Any] = zmq.Context(1)
         self.workers: list[Worker] = []
         self.leaks: set[str] = set()
@@ -150,6 +169,32 @@ class Sequencer:
             one.link()
             wait_for(lambda: one.rest() == [], "the link")
         return one
+
+    def note(self, kind: int) -> tuple[int, bytes]:
+        """(request, text) of the data plane's next note, which has to be of this kind."""
+        assert self.loop is not None
+        while not self._notes:
+            poll = select.poll()
+            poll.register(self.loop.control_fd, select.POLLIN)
+            assert poll.poll(DEADLINE_S * 1000), "the data plane says nothing"
+            self._notes.extend(self.loop.take())
+        note = self._notes.popleft()
+        assert note[0] == kind, f"expected a note of kind {kind}, not {note}"
+        return note[3], note[7]
+
+    def batch(self) -> tuple[int, list[log_records.LogEntry]]:
+        """The next batch that the log gets: its number and records."""
+        number, batch = self.note(notes.LOG_BATCH)
+        return number, log_records.entries(batch)
+
+    def commit(self, number: int) -> None:
+        """The log has this batch and all before it."""
+        assert self.loop is not None
+        self.loop.put(notes.LOG_COMMITTED, request=number)
+
+    def log_is(self, available: bool) -> None:
+        assert self.loop is not None
+        self.loop.put(notes.LOG_STATE, first=int(available))
 
     def counter(self, name: str) -> int:
         return self.stats.read()["counters"][name]

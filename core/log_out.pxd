@@ -1,0 +1,78 @@
+# Log out: what a router ordered and the log does not have yet.
+#
+# Records gather in the newest chunk; a chunk is one batch of the log, numbered from 1, and stays in memory until the log
+# has it. Chunks are handed over and committed in their order, so the numbers of those under way are a range. What
+# waits is bounded in bytes: beyond the bound there is no room, and whoever asked says what becomes of the message.
+# Invariant: 1 <= first <= sent <= next, next - first <= LOG_CHUNKS_MAX; `bytes` is the sum of the chunks' records.
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from core.batch cimport Batch
+
+cdef enum:
+    LOG_CHUNKS_MAX = 1024       # a power of two
+    LOG_CHUNK_BYTES = 1048576   # what is beyond it goes into the next one
+    LOG_UNDER_WAY_MAX = 64
+
+ctypedef struct LateAnswer:     # 32 bytes: a publish that repeats one which is not in the log yet
+    uint64_t epoch              # the position that it is answered with
+    uint64_t offset
+    uint32_t worker             # as in LogRecord
+    uint32_t worker_start
+    uint32_t seq
+    uint32_t reserved
+
+ctypedef struct LogChunk:
+    Batch records               # LogRecords
+    Batch late                  # LateAnswers that this chunk's commit gives
+
+ctypedef struct LogOut:
+    LogChunk *chunks            # owned: LOG_CHUNKS_MAX of them; NULL: this router has no log
+    uint64_t first              # number of the oldest that is not committed
+    uint64_t sent               # of the first that was not handed over
+    uint64_t next               # of the first that was not begun
+    uint64_t bytes
+    uint64_t bytes_max
+    uint32_t under_way_max      # chunks handed over and not committed
+    bint available              # the log takes batches
+
+
+cdef inline bint log_is_there(const LogOut *out) noexcept nogil:
+    return out.chunks != NULL
+
+
+cdef inline LogChunk *log_chunk(LogOut *out, uint64_t number) noexcept nogil:
+    return &out.chunks[number & (LOG_CHUNKS_MAX - 1)]
+
+
+cdef inline bint log_has_room(const LogOut *out, uint32_t size) noexcept nogil:
+    """Whether a record of `size` bytes stays within the bound."""
+    return out.bytes + size <= out.bytes_max
+
+
+cdef inline void log_shrink(LogOut *out, uint32_t by) noexcept nogil:
+    """Give back the last bytes of what `log_reserve` gave last."""
+    log_chunk(out, out.next - 1).records.size -= by
+    out.bytes -= by
+
+
+cdef inline LogChunk *log_due(LogOut *out) noexcept nogil:
+    """The next chunk to hand over, number `sent`, or NULL: there is none, or enough are under way."""
+    if out.sent == out.next or out.sent - out.first >= out.under_way_max \
+            or log_chunk(out, out.sent).records.size == 0:      # begun without memory for its first record
+        return NULL
+    return log_chunk(out, out.sent)
+
+
+cdef inline LogChunk *log_under_way(LogOut *out, uint64_t number) noexcept nogil:
+    """The oldest chunk if it is handed over and its number is not beyond `number`, else NULL."""
+    if out.first == out.sent or out.first > number:
+        return NULL
+    return log_chunk(out, out.first)
+
+
+cdef int log_init(LogOut *out, uint64_t bytes_max, uint32_t under_way_max) noexcept nogil
+cdef void log_free(LogOut *out) noexcept nogil
+cdef uint8_t *log_reserve(LogOut *out, uint32_t size) noexcept nogil
+cdef LateAnswer *log_late(LogOut *out) noexcept nogil
+cdef void log_done(LogOut *out) noexcept nogil

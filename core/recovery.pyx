@@ -1,0 +1,154 @@
+"""Recovery: records of the log into streams and keys, and old records sifted."""
+
+from libc.stdint cimport uint32_t
+from libc.string cimport memcpy, memset
+
+from core.batch cimport Batch, batch_free, batch_reserve
+from core.keys cimport KeyName, Keys, key_find, key_keep
+from core.log_records cimport (LOG_MESSAGE, LOG_POSITION, LogRecord, log_record_body, log_record_fits,
+                               log_record_name)
+from core.mailbox cimport MAILBOX_BYTES_MAX, NOTE_LOG_KEPT, Note, mailbox_put, note_init
+from core.ordering cimport origin_name
+from core.stream cimport (Stored, Stream, stream_adopt, stream_find, stream_holds, stream_kept, stream_last_epoch,
+                          stream_open, stream_store, stream_stored, stream_use, stream_wanted)
+
+
+cdef void _key_again(Sequencer *sequencer, Keys *keys, const KeyName *name, const LogRecord *record) noexcept nogil:
+    """Know a key for what is left of its window; the first position under it counts."""
+    if record.time_ms + keys.window_ms >= sequencer.wall_ms and key_find(keys, name, sequencer.wall_ms) == NULL:
+        key_keep(keys, name, record.epoch, record.offset, record.time_ms)
+
+
+cdef void _keys_again(Sequencer *sequencer, const LogRecord *record) noexcept nogil:
+    cdef KeyName name
+    if record.key_high or record.key_low:
+        name.high = record.key_high
+        name.low = record.key_low
+        _key_again(sequencer, &sequencer.keys, &name, record)
+    elif record.origin_epoch:
+        origin_name(sequencer, record.origin_epoch, record.origin_worker, record.origin_seq, &name)
+        _key_again(sequencer, &sequencer.origins, &name, record)
+
+
+cdef bint _stream_again(Sequencer *sequencer, Stream *stream, const LogRecord *record) noexcept nogil:
+    """One record of a stream; False: out of memory."""
+    cdef Stored head
+    if stream.history == NULL and not stream_open(&sequencer.streams, stream):
+        return False
+    if record.epoch >= stream.epoch:    # a clock that stepped back: what comes must be above what was
+        stream.epoch = record.epoch + 1
+        sequencer.streams.epoch = max(sequencer.streams.epoch, stream.epoch)
+    if record.offset > stream.offset:
+        stream_adopt(stream, record.epoch, record.offset)
+    if record.offset == stream.offset:
+        stream_use(stream, record.time_ms)
+    if record.kind == LOG_MESSAGE:
+        head.epoch = record.epoch
+        head.offset = record.offset
+        head.time_ms = record.time_ms
+        head.size = record.body_size
+        stream_store(&sequencer.streams, stream, &head, log_record_body(record), sequencer.wall_ms)
+    return True
+
+
+cdef int64_t recover_records(Sequencer *sequencer, const uint8_t *data, size_t size, bint complete) noexcept nogil:
+    """Take a batch of the log; how many records had no place (an unknown namespace, too many channels), -1: no batch."""
+    cdef size_t place = 0
+    cdef int64_t passed = 0
+    cdef const LogRecord *record
+    cdef Stream *stream
+    while place < size:
+        record = <const LogRecord *> (data + place)
+        if not log_record_fits(record, size - place):
+            return -1
+        place += record.size
+        _keys_again(sequencer, record)
+        if not complete:
+            continue
+        stream = stream_wanted(&sequencer.streams, log_record_name(record), record.name_size, sequencer.wall_ms)
+        if stream == NULL or not _stream_again(sequencer, stream, record):
+            passed += 1
+    return passed
+
+
+# --------------------------------------------------------------------------------------------------------- the sift
+
+
+cdef bint _stays(Batch *kept, const LogRecord *record, bint whole) noexcept nogil:
+    """A record stays, whole or as its position alone; False: out of memory."""
+    cdef uint32_t used = <uint32_t> sizeof(LogRecord) + record.name_size + (record.body_size if whole else 0)
+    cdef uint32_t size = (used + 7) & ~(<uint32_t> 7)
+    cdef uint8_t *room = batch_reserve(kept, size)
+    if room == NULL:
+        return False
+    memcpy(room, record, used)
+    memset(room + used, 0, size - used)
+    (<LogRecord *> room).size = size
+    if not whole:
+        (<LogRecord *> room).kind = LOG_POSITION
+        (<LogRecord *> room).body_size = 0
+    return True
+
+
+cdef bint _position_stays(Batch *kept, Stream *stream, const LogRecord *old) noexcept nogil:
+    """The stream's present position, in place of an old record whose message nobody keeps."""
+    cdef uint32_t at = kept.size
+    cdef LogRecord *record
+    if not _stays(kept, old, False):
+        return False
+    record = <LogRecord *> (kept.data + at)
+    record.epoch = stream_last_epoch(stream) or stream.epoch
+    record.offset = stream.offset
+    record.time_ms = <uint64_t> stream.used_s * 1000
+    record.key_high = record.key_low = record.origin_epoch = 0
+    record.origin_worker = record.origin_seq = 0
+    return True
+
+
+cdef bint _key_counts(Sequencer *sequencer, const LogRecord *record) noexcept nogil:
+    """Whether the record's key or origin is inside its window."""
+    if record.key_high or record.key_low:
+        return record.time_ms + sequencer.keys.window_ms >= sequencer.wall_ms
+    return record.origin_epoch != 0 and record.time_ms + sequencer.origins.window_ms >= sequencer.wall_ms
+
+
+cdef bint _last_is_kept(Stream *stream) noexcept nogil:
+    """Whether a message tells the position."""
+    cdef uint32_t count = stream_kept(stream)
+    return stream.offset == 0 or (count != 0 and stream_stored(stream, count - 1).offset == stream.offset)
+
+
+cdef bint _sift(Sequencer *sequencer, Batch *kept, uint64_t request, const LogRecord *record) noexcept nogil:
+    """Keep one old record if anything needs it; False: out of memory."""
+    cdef Stream *stream = stream_find(&sequencer.streams, log_record_name(record), record.name_size)
+    if stream == NULL or stream.history == NULL:
+        return True
+    if record.kind == LOG_MESSAGE and stream_holds(stream, record.epoch, record.offset):
+        return _stays(kept, record, True)
+    if _key_counts(sequencer, record):
+        return _stays(kept, record, False)
+    if stream.history.sifted != request and not _last_is_kept(stream):
+        stream.history.sifted = request
+        return _position_stays(kept, stream, record)
+    return True
+
+
+cdef void sift_records(Sequencer *sequencer, uint64_t request, const uint8_t *data, size_t size) noexcept nogil:
+    """Tell the control thread which of some old records have to stay. Without memory they all do."""
+    cdef size_t place = 0
+    cdef Batch kept
+    cdef Note note
+    memset(&kept, 0, sizeof(kept))
+    kept.bytes_max = <uint32_t> (size + 64) if size < MAILBOX_BYTES_MAX else MAILBOX_BYTES_MAX
+    note_init(&note, NOTE_LOG_KEPT)
+    note.request = request
+    while place < size and log_record_fits(<const LogRecord *> (data + place), size - place):
+        if not _sift(sequencer, &kept, request, <const LogRecord *> (data + place)):
+            note.text_size = <uint32_t> size
+            mailbox_put(&sequencer.to_control, &note, data, NULL)
+            batch_free(&kept)
+            return
+        place += (<const LogRecord *> (data + place)).size
+    note.text_size = kept.size
+    mailbox_put(&sequencer.to_control, &note, kept.data, NULL)
+    batch_free(&kept)

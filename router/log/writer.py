@@ -1,0 +1,209 @@
+"""The control thread's side of the log: appends what the data plane ordered, and tells it what is in the log.
+
+Batches are appended in their order, several under way. When one fails, nothing later counts as appended: all of them
+are asked again from the failed one on, for ever, since nobody else can say what became of it. Meanwhile the data plane
+knows that the log is away.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from core import notes
+from core.owned import ACCOUNT
+from router.log.port import Log, LogDeposed, LogError, LogUnavailable
+
+RETRY_FIRST_S = 0.05
+RETRY_MOST_S = 2.0
+SIFT_PERIOD_S = 30.0
+SIFT_DEADLINE_S = 5.0
+# Away for so long, it is said again.
+SAY_AGAIN_S = 30.0
+
+_log = logging.getLogger("holdfast.log")
+
+
+class Put(Protocol):
+    """How the data plane is told something: `RouterLoop.put`."""
+
+    def __call__(self, kind: int, *, request: int = 0, first: int = 0, text: bytes = b"") -> None: ...
+
+
+class _Batch:
+    """One that is not known to be in the log."""
+
+    __slots__ = ("data", "number", "task")
+
+    def __init__(self, number: int, data: bytes) -> None:
+        self.number = number
+        self.data = data
+        self.task: asyncio.Task[LogError | None] | None = None
+
+
+class LogWriter:
+    """Appends the data plane's batches to a log.
+
+    Args:
+        log: an open one.
+        put: tells the data plane.
+        pause: waits so many seconds before it is tried again.
+
+    """
+
+    def __init__(self, log: Log, put: Put, pause: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+        self._log = log
+        self._put = put
+        self._pause = pause
+        self._batches: deque[_Batch] = deque()
+        self._is_away = False
+        self._something = asyncio.Event()
+        self._nothing = asyncio.Event()
+        self._nothing.set()
+        self._sifts: dict[int, asyncio.Future[bytes]] = {}
+        self._sift_count = 0
+        self._held = ACCOUNT.hold("handle", "the log's writer", object_=self)
+
+    # -------------------------------------------------------------------------------------------- from the data plane
+
+    def on_batch(self, number: int, data: bytes) -> None:
+        """The data plane handed over the batch `number`."""
+        batch = _Batch(number, data)
+        self._batches.append(batch)
+        self._something.set()
+        self._nothing.clear()
+        if not self._is_away:
+            self._start(batch)
+
+    def on_kept(self, request: int, records: bytes) -> None:
+        """The data plane says which records have to stay."""
+        future = self._sifts.pop(request, None)
+        if future is not None and not future.done():
+            future.set_result(records)
+
+    # ------------------------------------------------------------------------------------------------------- appending
+
+    def _start(self, batch: _Batch) -> None:
+        batch.task = ACCOUNT.task(self._append(batch.data), "append to the log", owner=self._held)
+
+    async def _append(self, data: bytes) -> LogError | None:
+        """An error is for `run` to see: the task has not failed."""
+        try:
+            await self._log.append(data)  # deadline: the log's own
+        except LogError as error:
+            return error
+        return None
+
+    async def run(self) -> None:
+        """Append until this is cancelled.
+
+        Raises:
+            LogDeposed: another router took over.
+        """
+        while True:
+            await self._something.wait()  # no deadline: for as long as nothing is published
+            head = self._batches[0]
+            assert head.task is not None
+            await asyncio.wait([head.task])  # deadline: the log's own
+            error = head.task.result()
+            if error is None:
+                self._committed()
+            elif isinstance(error, LogUnavailable):
+                await self._again(error)
+            else:
+                raise error
+
+    def _committed(self) -> None:
+        """Tell of the batches that are in the log, once for all of them."""
+        number = 0
+        while self._batches:
+            task = self._batches[0].task
+            if task is None or not task.done() or task.result() is not None:
+                break
+            number = self._batches.popleft().number
+        if not self._batches:
+            self._something.clear()
+            self._nothing.set()
+        self._put(notes.LOG_COMMITTED, request=number)
+
+    async def _again(self, error: LogUnavailable) -> None:
+        """The oldest batch failed: ask again until it is in the log, then for all that came after it."""
+        self._away(error)
+        later = [batch.task for batch in self._batches if batch.task is not None]
+        await asyncio.wait(later)  # deadline: the log's own, of each
+        delay_s, said_s = RETRY_FIRST_S, 0.0
+        while True:
+            await self._pause(delay_s)  # deadline: RETRY_MOST_S
+            try:
+                await self._log.append(self._batches[0].data)  # deadline: the log's own
+                break
+            except LogUnavailable as again:
+                said_s += delay_s
+                delay_s = min(2 * delay_s, RETRY_MOST_S)
+                if said_s >= SAY_AGAIN_S:
+                    said_s = 0.0
+                    _log.warning("the log is still away: %s", again)
+        self._back()
+
+    def _away(self, error: LogUnavailable) -> None:
+        self._is_away = True
+        self._put(notes.LOG_STATE, first=0)
+        _log.warning("the log is away, messages that have to be in it are refused until it is back: %s", error)
+
+    def _back(self) -> None:
+        first = self._batches.popleft()
+        self._put(notes.LOG_COMMITTED, request=first.number)
+        self._is_away = False
+        self._put(notes.LOG_STATE, first=1)
+        _log.warning("the log is back")
+        for batch in self._batches:
+            self._start(batch)
+        if not self._batches:
+            self._something.clear()
+            self._nothing.set()
+
+    async def drain(self, deadline_s: float) -> bool:
+        """Wait until all that was handed over is in the log; False: it is not, and is given up."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(deadline_s):
+                await self._nothing.wait()
+        return not self._batches
+
+    # --------------------------------------------------------------------------------------------------------- sifting
+
+    async def sift_now_and_then(self) -> None:
+        """Let the log give back the place of what is not kept any more, until this is cancelled."""
+        while True:
+            await asyncio.sleep(SIFT_PERIOD_S)
+            try:
+                await self._log.sift(self.keep)  # deadline: the log's own
+            except (LogError, TimeoutError) as error:
+                if isinstance(error, LogDeposed):
+                    raise
+                _log.warning("the log could not be sifted and grows until it can: %s", error)
+
+    async def keep(self, records: bytes) -> bytes:
+        """See `router.log.port.Sift`: the data plane knows."""
+        self._sift_count += 1
+        request = self._sift_count
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._sifts[request] = future
+        try:
+            self._put(notes.LOG_SIFT, request=request, text=records)
+            async with asyncio.timeout(SIFT_DEADLINE_S):
+                return await future
+        except BufferError:
+            raise LogUnavailable("the data plane has no room for what is to be sifted") from None
+        finally:
+            self._sifts.pop(request, None)
+
+    async def close(self) -> None:
+        """Let go of what is still under way."""
+        tasks = [batch.task for batch in self._batches if batch.task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=SIFT_DEADLINE_S)
+        self._held.close()

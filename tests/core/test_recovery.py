@@ -1,0 +1,184 @@
+"""Recovery: what the log gives back is known as it was before, and a sift keeps what is still needed of old records."""
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core import log_records, notes, records
+from core.log_records import LogEntry
+from tests.core.router_harness import EPOCH, Sequencer
+
+Make = Callable[..., Sequencer]
+SEEDS = bytes(range(48))
+NOW_MS = int(time.time() * 1000)
+
+
+def message(channel: str, epoch: int, offset: int, **more: Any) -> bytes:
+    body = msgpack.packb([9, channel, offset, f"{channel} {offset}", {"from": "bob", "time": 1, "epoch": epoch}])
+    return log_records.pack(
+        log_records.MESSAGE, channel.encode(), epoch, offset, **{"time_ms": NOW_MS, "body": body, **more}
+    )
+
+
+def aged(channel: str, count: int) -> bytes:
+    """Messages that are too old to be kept, and a position that is not."""
+    old = b"".join(message(channel, 5, offset, time_ms=NOW_MS - 1_000_000) for offset in range(1, count + 1))
+    return old + log_records.pack(log_records.POSITION, channel.encode(), 5, count, time_ms=NOW_MS)
+
+
+def kept(router: Sequencer, channel: str) -> list[int]:
+    return [one[2] for one in router.worker(9).history(channel)["messages"]]
+
+
+def test_positions_history_and_members_go_on_where_the_log_ends(sequencers: Make) -> None:
+    router = sequencers(recovered=[message("group:a", 5, 1) + message("group:a", 5, 2), message("group:a", 6, 3)])
+    worker = router.worker()
+    assert worker.history("group:a")["offset"] == 3
+    assert kept(router, "group:a") == [1, 2, 3]
+    assert worker.subscribe("group:a", 1) == (EPOCH, 3)
+    answer = worker.publish("group:a", "next")
+    assert (answer["epoch"], answer["offset"]) == (EPOCH, 4)
+    assert kept(router, "group:a") == [1, 2, 3, 4]
+
+
+def test_a_position_without_its_message_counts(sequencers: Make) -> None:
+    router = sequencers(recovered=[log_records.pack(log_records.POSITION, b"group:a", 5, 17, time_ms=NOW_MS)])
+    assert router.worker().publish("group:a", "x")["offset"] == 18
+
+
+def test_epochs_stay_above_what_the_log_has(sequencers: Make) -> None:
+    """A clock that stepped back, or an epoch that went up while the router ran."""
+    router = sequencers(recovered=[message("group:a", EPOCH + 3, 1)])
+    answer = router.worker().publish("group:a", "x")
+    assert (answer["epoch"], answer["offset"]) == (EPOCH + 4, 2)
+
+
+def test_records_that_come_twice_or_late_change_nothing(sequencers: Make) -> None:
+    batch = b"".join(message("group:a", 5, offset) for offset in (1, 2, 4, 5))
+    router = sequencers(recovered=[batch, batch, message("group:a", 5, 3), message("group:a", 5, 2)])
+    assert kept(router, "group:a") == [1, 2, 3, 4, 5]
+    assert router.worker().history("group:a")["offset"] == 5
+
+
+def test_what_is_older_than_the_history_is_not_kept(sequencers: Make) -> None:
+    old = NOW_MS - 1_000_000
+    batch = message("group:a", 5, 1, time_ms=old) + message("group:a", 5, 2) + aged("group:b", 7)
+    router = sequencers(recovered=[batch], history_age_s=500)
+    assert kept(router, "group:a") == [2]
+    assert kept(router, "group:b") == []
+    assert router.worker().history("group:b")["offset"] == 7
+
+
+def test_unknown_namespaces_and_too_many_channels_are_counted(sequencers: Make) -> None:
+    batch = message("gone:a", 5, 1) + message("group:a", 5, 1) + message("group:b", 5, 1)
+    assert sequencers(recovered=[batch], channels_max=1).passed_over == 2
+
+
+def test_bytes_that_are_no_records_are_refused(sequencers: Make) -> None:
+    router = sequencers()
+    assert router.loop is not None
+    for batch in (b"x" * 8, message("group:a", 5, 1)[:-8], b"\0" * 96):
+        try:
+            router.loop.recover(batch, complete=True)
+        except ValueError as error:
+            assert "something else than log records" in str(error)
+        else:
+            raise AssertionError("taken")
+
+
+def test_keys_and_origins_are_known_to_the_next_router(sequencers: Make) -> None:
+    options = {"seeds": SEEDS, "log_under_way_max": 1}
+    first = sequencers(**options)
+    worker = first.worker(2, epoch=8)
+    log = []
+    for key in ("k", ""):
+        seq = worker.send("group:a", "x", key=key)
+        number, entries = first.batch()
+        log += [entry.record for entry in entries]
+        first.commit(number)
+        assert worker.take()["seq"] == seq
+    second = sequencers(**options, epoch=EPOCH + 1, recovered=log)
+    worker = second.worker(2, epoch=8)
+    worker.subscribe("group:a", 1)
+    again = worker.publish("group:a", "x", key="k")
+    assert (again["epoch"], again["offset"]) == (EPOCH, 1)
+    worker.send("group:a", "x", again=2)
+    answer = worker.take()
+    assert (answer["kind"], answer["epoch"], answer["offset"]) == (records.PUBLISHED, EPOCH, 2)
+    assert worker.rest() == []
+
+
+def test_a_key_whose_window_is_over_is_not_known(sequencers: Make) -> None:
+    options = {"seeds": SEEDS, "key_window_s": 10}
+    first = sequencers(**options, log_under_way_max=1)
+    worker = first.worker()
+    worker.send("group:a", "x", key="k")
+    number, (entry,) = first.batch()
+    first.commit(number)
+    late = message("group:a", EPOCH, 1, key=entry.key, time_ms=NOW_MS - 11_000)
+    worker = sequencers(**options, recovered=[late]).worker()
+    assert worker.publish("group:a", "x", key="k")["offset"] == 2
+
+
+def test_a_log_that_is_not_complete_gives_keys_alone(sequencers: Make) -> None:
+    router = sequencers()
+    assert router.loop is not None
+    assert router.loop.recover(message("group:a", 5, 9), complete=False) == 0
+    assert router.live("channel") == 0
+
+
+# ------------------------------------------------------------------------------------------------------------- the sift
+
+
+def sift(router: Sequencer, old: bytes) -> list[LogEntry]:
+    assert router.loop is not None
+    router.loop.put(notes.LOG_SIFT, request=router.sift, text=old)
+    request, stays = router.note(notes.LOG_KEPT)
+    assert request == router.sift
+    router.sift += 1
+    return log_records.entries(stays)
+
+
+def test_a_sift_keeps_what_is_kept_and_one_position_of_what_is_not(sequencers: Make) -> None:
+    old, young = aged("group:old", 3), message("group:young", 5, 1) + message("group:young", 5, 2)
+    router = sequencers(recovered=[old + young], history_age_s=500)
+    found = [(one.kind, one.channel, one.offset, bool(one.body)) for one in sift(router, old + young)]
+    assert found == [
+        (log_records.POSITION, b"group:old", 3, False),
+        (log_records.MESSAGE, b"group:young", 1, True),
+        (log_records.MESSAGE, b"group:young", 2, True),
+    ]
+    assert sift(router, message("group:nobody", 5, 1)) == []
+
+
+def test_a_sift_keeps_keys_inside_their_window(sequencers: Make) -> None:
+    batch = message("group:a", 5, 1, key=(3, 4)) + message("group:a", 5, 2) + message("group:a", 5, 3)
+    router = sequencers(recovered=[batch], history_messages=1)
+    found = [(one.kind, one.offset, one.key) for one in sift(router, batch)]
+    assert found == [(log_records.POSITION, 1, (3, 4)), (log_records.MESSAGE, 3, (0, 0))]
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.booleans()), min_size=1, max_size=30), st.integers(1, 5))
+@settings(max_examples=25, deadline=None)
+def test_what_a_sift_keeps_recovers_to_the_same(said: list[tuple[str, bool]], most: int) -> None:
+    last = {"a": 0, "b": 0}
+    batch = b""
+    for name, is_young in said:
+        last[name] += 1
+        batch += message(f"group:{name}", 5, last[name], time_ms=NOW_MS if is_young else NOW_MS - 1_000_000)
+    for name, offset in last.items():
+        if offset:
+            batch += log_records.pack(log_records.POSITION, f"group:{name}".encode(), 5, offset, time_ms=NOW_MS)
+    options = {"history_messages": most, "history_age_s": 500}
+    with contextlib.closing(Sequencer(recovered=[batch], **options)) as before:
+        stays = b"".join(one.record for one in sift(before, batch))
+        with contextlib.closing(Sequencer(recovered=[stays], **options)) as after:
+            for name, offset in last.items():
+                if offset:
+                    assert kept(after, f"group:{name}") == kept(before, f"group:{name}")
+                    assert after.worker(8).history(f"group:{name}")["offset"] == offset

@@ -1,0 +1,58 @@
+"""Which log a router has by its configuration, and how long one that is away is asked."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router.config import RouterConfig
+from router.log import opening
+from router.log.embedded import EmbeddedLog
+from router.log.port import LogBroken, LogUnavailable, Opened
+from router.log.redis import RedisLog
+
+OPENED = Opened(7, bytes(48), complete=True)
+
+
+def config(**more: Any) -> RouterConfig:
+    return RouterConfig(node="n", endpoint="ipc:///run/x", epoch=1, **more)
+
+
+def test_each_backend_is_made_from_its_own_settings(tmp_path: Path) -> None:
+    assert opening.make_log(config(log_backend="none")) is None
+    assert isinstance(opening.make_log(config(log_backend="embedded", log_directory=str(tmp_path))), EmbeddedLog)
+    redis = config(log_backend="redis", log_redis_url="redis://127.0.0.1:1/0")
+    assert isinstance(opening.make_log(redis), RedisLog)
+
+
+class Away:
+    """A log that is away for some calls of `open`."""
+
+    def __init__(self, calls: int, error: Exception) -> None:
+        self.calls = calls
+        self.error = error
+        self.asked = 0
+
+    async def open(self, epoch: int) -> Opened:
+        self.asked += 1
+        if self.asked <= self.calls:
+            raise self.error
+        return OPENED
+
+
+def test_a_log_that_is_away_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "OPEN_RETRY_S", 0.001)
+    log = Away(3, LogUnavailable("away"))
+    assert asyncio.run(opening.open_log(log, 1)) == OPENED  # type: ignore[arg-type]
+    assert log.asked == 4
+    monkeypatch.setattr(opening, "OPEN_DEADLINE_S", 0.0)
+    with pytest.raises(LogUnavailable):
+        asyncio.run(opening.open_log(Away(1000, LogUnavailable("away")), 1))  # type: ignore[arg-type]
+
+
+def test_a_broken_log_is_not_asked_again() -> None:
+    log = Away(1, LogBroken("broken"))
+    with pytest.raises(LogBroken):
+        asyncio.run(opening.open_log(log, 1))  # type: ignore[arg-type]
+    assert log.asked == 1
