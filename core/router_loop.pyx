@@ -14,15 +14,17 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
 from core.audit_router cimport sequencer_audit
-from core.batch cimport Batch, batch_clear
+from core.batch cimport Batch, batch_clear, batch_free
 from core.bus cimport (ZMQ_ROUTER, BusBatch, bus_close, bus_done, bus_lost, bus_on_event, bus_open, bus_pending,
                        bus_receive, bus_send, bus_tick)
+from core.catchup cimport CATCHUPS_BYTES_MAX, catchups_serve
 from core.drained cimport drained_free, drained_tick
 from core.hash cimport index_free
 from core.keys cimport keys_expire, keys_free
 from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_WAKEUPS, GAUGE_ROUTER_EPOCH,
                           Stats, ledger_count, ledger_gauge, ledger_turn)
-from core.mailbox cimport (NOTE_AUDIT, Note, mailbox_drain, mailbox_free, mailbox_init, mailbox_ring, note_init)
+from core.mailbox cimport (NOTE_AUDIT, NOTE_CURSOR_READ, NOTE_SESSION_OPENED, Note, mailbox_drain, mailbox_free,
+                           mailbox_init, mailbox_ring, note_init)
 from core.namespaces cimport namespaces_fill
 from core.notes cimport notes_put, notes_take
 from core.pace cimport pace_wait
@@ -32,6 +34,7 @@ from core.records cimport Record, record_fits
 from core.sequencer cimport (SEQUENCER_BATCHES_TURN, SWEEP_PERIOD_MS, SWEEP_SLOTS, WORKER_FREE, WORKER_SILENT_MS,
                              Owner, Sequencer, Worker, sequencer_record, sequencer_tell_taken, worker_give_up,
                              worker_known, worker_of)
+from core.sessions cimport (STATES_BYTES_MAX, cursor_read, session_opened, sessions_alive, sessions_flush)
 from core.slab cimport slab_free, slab_init
 from core.stream cimport streams_free, streams_init, streams_sweep
 from core.zmtp cimport ZMTP_IDENTITY_BYTES_MAX
@@ -125,6 +128,8 @@ cdef void _tick(Sequencer *sequencer) noexcept nogil:
     cdef Worker *worker
     if sequencer.now_ms - sequencer.swept_ms < SWEEP_PERIOD_MS:
         return
+    if sequencer.swept_ms:
+        sessions_alive(sequencer, <uint32_t> ((sequencer.now_ms - sequencer.swept_ms) // 1000))
     sequencer.swept_ms = sequencer.now_ms
     bus_tick(&sequencer.bus, sequencer.now_ms)
     for index in range(sequencer.worker_count):
@@ -151,7 +156,11 @@ cdef void _notes_take(Sequencer *sequencer) noexcept nogil:
     cdef Note *note
     while place < batch.size:
         note = <Note *> (batch.data + place)
-        if note.kind == NOTE_AUDIT:
+        if note.kind == NOTE_SESSION_OPENED:
+            session_opened(sequencer, note)
+        elif note.kind == NOTE_CURSOR_READ:
+            cursor_read(sequencer, note)
+        elif note.kind == NOTE_AUDIT:
             sequencer.audit = note.request
         place += note.size
     batch_clear(batch)
@@ -182,8 +191,10 @@ cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
         _lost_forget(sequencer)
         _tick(sequencer)
         sequencer_tell_taken(sequencer)
+        catchups_serve(sequencer)
+        sessions_flush(sequencer)
         _flush(sequencer)
-        sequencer.again = bus_pending(&sequencer.bus)
+        sequencer.again = bus_pending(&sequencer.bus) or sequencer.catchups_due
         if sequencer.audit:
             sequencer_audit(sequencer, sequencer.audit)
             sequencer.audit = 0
@@ -211,7 +222,8 @@ cdef class RouterLoop:
         mailbox_init(&self.sequencer.from_control, eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC))
 
     def __init__(self, Stats stats, *, endpoint, epoch, key_window_s, channels_max, spill_bytes_max,
-                 namespaces=BUILT_IN, keys_max=1 << 20, history_total_bytes=1 << 28, message_bytes_max=1 << 25):
+                 namespaces=BUILT_IN, keys_max=1 << 20, history_total_bytes=1 << 28, message_bytes_max=1 << 25,
+                 bint sessions_kept=False):
         """Bind to `endpoint`.
 
         Args:
@@ -225,6 +237,7 @@ cdef class RouterLoop:
             keys_max: most idempotency keys remembered.
             history_total_bytes: most bytes kept of all channels together.
             message_bytes_max: longest MESSAGE frame; untouched memory costs nothing.
+            sessions_kept: the control thread stores sessions and cursors.
 
         Raises:
             OSError: the endpoint cannot be bound.
@@ -248,6 +261,9 @@ cdef class RouterLoop:
         sequencer.keys.second.k1 = seeds[5]
         sequencer.keys.keys_max = keys_max
         sequencer.keys.window_ms = <uint64_t> key_window_s * 1000
+        sequencer.catchups.bytes_max = CATCHUPS_BYTES_MAX
+        sequencer.states.bytes_max = STATES_BYTES_MAX
+        sequencer.sessions_kept = sessions_kept
         slab_init(&sequencer.owners, sizeof(Owner), 10, 0xFFFFFFFE)
         sequencer.scratch_bytes = message_bytes_max
         sequencer.scratch = <uint8_t *> malloc(message_bytes_max)
@@ -273,6 +289,8 @@ cdef class RouterLoop:
         streams_free(&sequencer.streams)
         keys_free(&sequencer.keys)
         drained_free(&sequencer.drained)
+        batch_free(&sequencer.catchups)
+        batch_free(&sequencer.states)
         slab_free(&sequencer.owners)
         index_free(&sequencer.owner_index)
         for fd in (sequencer.epoll_fd, sequencer.to_control.event_fd, sequencer.from_control.event_fd):
@@ -303,7 +321,8 @@ cdef class RouterLoop:
         """All notes from the data plane, as `core.notes` gives them."""
         return notes_take(&self.sequencer.to_control)
 
-    def put(self, int kind, *, uint64_t request=0):
+    def put(self, int kind, *, uint64_t request=0, uint64_t conn=0, uint64_t first=0, uint64_t second=0,
+            uint64_t third=0, bytes text=b""):
         """Say one note to the data plane, at once.
 
         Raises:
@@ -312,5 +331,9 @@ cdef class RouterLoop:
         cdef Note note
         note_init(&note, kind)
         note.request = request
-        notes_put(&self.sequencer.from_control, &note, b"", b"")
+        note.conn = conn
+        note.first = first
+        note.second = second
+        note.third = third
+        notes_put(&self.sequencer.from_control, &note, text, b"")
         mailbox_ring(&self.sequencer.from_control)
