@@ -285,18 +285,25 @@ cdef inline int act_heartbeat(Edge *edge, Connection *conn, MpReader *reader, ui
 
 
 cdef inline int act_ack(Edge *edge, Connection *conn, MpReader *reader, uint32_t count) noexcept nogil:
-    """ACK: the cursors become part of the session when sessions are kept; here they are checked and counted."""
+    """ACK: positions that become part of the session's state; -1: malformed."""
     cdef uint32_t pairs, size
     cdef uint64_t offset
     cdef const char *name
+    cdef MpReader again
+    cdef uint32_t left
     if count != 2 or mp_read_map(reader, &pairs) != MP_OK:
         return -1
-    while pairs:
-        pairs -= 1
+    again = reader[0]
+    left = pairs
+    while left:
+        left -= 1
         if mp_read_str(reader, &name, &size) != MP_OK or mp_read_uint(reader, &offset) != MP_OK:
             return -1
+    if reader.p != reader.end:
+        return -1
     ledger_count(edge.ledger, COUNT_ACKS, 1)
-    return 0 if reader.p == reader.end else -1
+    act_acked(edge, conn, &again, pairs)
+    return 0
 
 
 cdef inline int act_body(Edge *edge, Connection *conn, const uint8_t *body, uint32_t size) noexcept nogil:
@@ -353,4 +360,7 @@ cdef inline const char *act_frame(Edge *edge, Connection *conn, FrameView *view)
 
 cdef bint act_well_formed(const uint8_t *body, uint32_t size) noexcept nogil
 cdef int act_control(Edge *edge, Connection *conn, uint64_t kind, const uint8_t *body, uint32_t size) noexcept nogil
+cdef void act_acked(Edge *edge, Connection *conn, MpReader *reader, uint32_t pairs) noexcept nogil
+cdef const char *join_refused(Edge *edge, Connection *conn, const Namespace *namespace, const char *name,
+                              uint32_t size) noexcept nogil
 cdef int act_fin(Edge *edge, Connection *conn, MpReader *reader, uint32_t count) noexcept nogil

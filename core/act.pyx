@@ -1,11 +1,15 @@
 """Act: the frames that are not on the path of a message."""
 
+from core.codes cimport BYE
+from core.conn cimport PLACE_REPLAY, Membership, conn_memberships
 from core.edge cimport CONTROL_AHEAD_MS, CONTROL_UNIT_BYTES, CONTROL_UNIT_MS
-from core.joins cimport join_leave, join_start
+from core.joins cimport join_leave, join_start, state_say, state_say_named
 from core.lifecycle cimport edge_fin
 from core.mailbox cimport NOTE_FRAME, Note, mailbox_put
 from core.mpack cimport MP_MAP
-from core.namespaces cimport JOIN_SERVER, JOIN_TOKEN
+from core.namespaces cimport DOMAIN_GLOBAL, domain_in, JOIN_SERVER, JOIN_TOKEN
+from core.records cimport STATE_ACKED
+from core.replay cimport replay_reached
 from core.rights cimport RIGHT_GIVEN
 
 ctypedef struct ChannelFrame:   # a JOIN or LEAVE: views into the frame, until the call returns
@@ -27,7 +31,7 @@ cdef int act_fin(Edge *edge, Connection *conn, MpReader *reader, uint32_t count)
             return -1
     if reader.p != reader.end:
         return -1
-    edge_peer_fin(edge, conn)
+    edge_peer_fin(edge, conn, code == BYE)
     return 0
 
 
@@ -75,6 +79,42 @@ cdef bint _credit_allows(Edge *edge, Connection *conn, uint32_t size) noexcept n
     return True
 
 
+cdef bint _acknowledge(Edge *edge, Connection *conn, const char *name, uint32_t size, uint64_t offset) noexcept nogil:
+    """One position of an ACK, as far as the session was given the messages. False: it is no channel of the session."""
+    cdef Channel *channel = channel_find(edge, name, size)
+    cdef Membership *memberships = conn_memberships(conn)
+    cdef uint32_t slot = 0
+    if channel == NULL:
+        return False
+    while slot < conn.membership_count and memberships[slot].channel != channel.index:
+        slot += 1
+    if slot == conn.membership_count:
+        return False
+    if memberships[slot].place & PLACE_REPLAY:
+        offset = min(offset, replay_reached(edge, memberships[slot].place & ~(<uint32_t> PLACE_REPLAY)))
+    else:
+        offset = min(offset, channel.offset)
+    state_say(edge, conn, channel, STATE_ACKED, channel.epoch, offset)
+    return True
+
+
+cdef void act_acked(Edge *edge, Connection *conn, MpReader *reader, uint32_t pairs) noexcept nogil:
+    """Tell the router of a well-formed ACK's map. A client that sends too many of them is passed over: the next one says
+    what this one said, and more."""
+    cdef uint32_t size
+    cdef uint64_t offset
+    cdef const char *name
+    if not _credit_allows(edge, conn, pairs * CONTROL_UNIT_BYTES):
+        return
+    while pairs:
+        pairs -= 1
+        mp_read_str(reader, &name, &size)
+        mp_read_uint(reader, &offset)
+        if offset and size <= NAME_BYTES_MAX and not _acknowledge(edge, conn, name, size, offset) \
+                and domain_in(&edge.namespaces, name, size) == DOMAIN_GLOBAL and utf8_valid(<const uint8_t *> name, size):
+            state_say_named(edge, conn, name, size, offset)
+
+
 cdef void _refuse_rate(Edge *edge, Connection *conn, const uint8_t *body, uint32_t size) noexcept nogil:
     """ERROR rate_limited under the request's number; HELLO, which has no ERROR of that kind, ends the connection."""
     cdef MpReader reader
@@ -115,7 +155,7 @@ cdef bint _since_read(MpReader *reader, ChannelFrame *frame) noexcept nogil:
     return sound
 
 
-cdef const char *_join_refused(Edge *edge, Connection *conn, const Namespace *namespace, const char *name,
+cdef const char *join_refused(Edge *edge, Connection *conn, const Namespace *namespace, const char *name,
                                uint32_t size) noexcept nogil:
     """NULL when the namespace and the session's token let it join the group; else why not."""
     cdef int right = right_to(edge, conn, True, name, size)
@@ -153,7 +193,7 @@ cdef const char *_channel_check(Edge *edge, Connection *conn, bint join, MpReade
         return b"since is [epoch, offset], both integers from 0"
     if join and namespace.domain == DOMAIN_GROUP:
         code[0] = NOT_ALLOWED
-        return _join_refused(edge, conn, namespace, frame.name, frame.name_size)
+        return join_refused(edge, conn, namespace, frame.name, frame.name_size)
     return NULL
 
 

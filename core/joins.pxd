@@ -1,25 +1,52 @@
-# Joins: JOIN and HELLO from the decision to the answer, across the router's SUBSCRIBED and OPENED.
+# Joins: JOIN from the decision to the answer, across the router's SUBSCRIBED.
 #
 # A join of a channel that is live here needs no router: its position is the last one seen, and membership starts with
-# the next message. Otherwise a pending waits in the channel's list. A HELLO is an opening: one pending for each of its
-# channels, and the claim of the session; positions and outcomes are taken when the last answer is there, in the same
-# turn in which the memberships start, so that nothing falls between. Invariant: each pending holds its channel.
+# the next message. Otherwise a pending waits in the channel's list. A client that holds another position than the
+# channel's has its outcome told by the router (CATCHUP with CATCHUP_OUTCOME), and its membership is caught up first
+# (core/replay.pxd). A HELLO has one pending for each of its channels (core/opening.pxd). Invariant: each pending holds its
+# channel.
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from core.conn cimport Connection
-from core.edge cimport Channel, Edge, Request
-from core.mailbox cimport Note
+from core.edge cimport Channel, Edge, Opening, Pending, Request
+from core.records cimport RecCaught
+from core.slab cimport slab_at
+
+
+cdef inline Pending *pending_at(Edge *edge, uint32_t index) noexcept nogil:
+    return <Pending *> slab_at(&edge.pendings, index)
+
+
+cdef inline Opening *opening_at(Edge *edge, uint32_t index) noexcept nogil:
+    return <Opening *> slab_at(&edge.openings, index)
+
+
+cdef inline void pending_since(Pending *pending, const uint64_t *since) noexcept nogil:
+    """The position (epoch, offset) that the client holds; NULL: none."""
+    if since != NULL:
+        pending.has_since = 1
+        pending.since_epoch = since[0]
+        pending.since_offset = since[1]
+
 
 cdef void join_start(Edge *edge, Connection *conn, uint64_t request, const char *name, uint32_t name_size,
                      const uint64_t *since) noexcept nogil
 cdef void join_leave(Edge *edge, Connection *conn, uint64_t request, const char *name,
                      uint32_t name_size) noexcept nogil
-cdef void open_start(Edge *edge, Connection *conn, const Note *note, const uint8_t *welcome,
-                     const uint8_t *extra) noexcept nogil
-cdef void open_claimed(Edge *edge, uint32_t seq) noexcept nogil
 cdef void channel_subscribed(Edge *edge, Channel *channel, uint64_t epoch, uint64_t offset) noexcept nogil
+cdef void outcome_told(Edge *edge, Request *request, RecCaught *record) noexcept nogil
 cdef void join_overdue(Edge *edge, Request *request) noexcept nogil
-cdef void open_overdue(Edge *edge, Request *request) noexcept nogil
-cdef void open_record(Edge *edge, Connection *conn, uint32_t seq) noexcept nogil
+cdef void joins_again(Edge *edge) noexcept nogil
 cdef void joins_end(Edge *edge) noexcept nogil
+cdef Channel *channel_wanted(Edge *edge, const char *name, uint32_t size) noexcept nogil
+cdef Pending *pending_start(Edge *edge, uint64_t conn, uint64_t request, Channel *channel) noexcept nogil
+cdef void pending_end(Edge *edge, Pending *pending) noexcept nogil
+cdef bint pending_settled(Edge *edge, Pending *pending, Channel *channel, uint32_t seq) noexcept nogil
+cdef const char *pending_outcome(Pending *pending, Channel *channel) noexcept nogil
+cdef int member_start(Edge *edge, Connection *conn, Pending *pending, Channel *channel) noexcept nogil
+cdef void joined_say(Edge *edge, Connection *conn, Pending *pending, Channel *channel, int what) noexcept nogil
+cdef void state_say(Edge *edge, Connection *conn, Channel *channel, int what, uint64_t epoch,
+                    uint64_t offset) noexcept nogil
+cdef void state_say_named(Edge *edge, Connection *conn, const char *name, uint32_t size,
+                          uint64_t offset) noexcept nogil

@@ -1,41 +1,28 @@
-"""Joins: what waits for the router before a JOIN or a HELLO is answered."""
+"""Joins: what waits for the router before a JOIN is answered, and the channels of those that say HELLO."""
 
-from libc.stdlib cimport free, malloc
+from libc.stdint cimport uint8_t
 from libc.string cimport memcpy, memset
 
-from core.answers cimport answer_empty, answer_error, answer_position, answer_reply, write_text
-from core.codes cimport BAD_REQUEST, NOT_JOINED, OVERLOADED, TOO_MANY_CHANNELS, UNAVAILABLE
-from core.conn cimport FLAG_HELLO, FLAG_SESSION, STATE_HANDSHAKING, STATE_OPEN, conn_get, conn_handle, conn_set_state
-from core.edge cimport (NAME_BYTES_MAX, NONE, OPENING_KEY, REQUEST_JOIN, REQUEST_OPEN, RETRY_AFTER_MS,
-                        Opening, Pending, edge_random, edge_tick)
-from core.fanout cimport (channel_acquire, channel_at, channel_find, channel_name, channel_rest, channel_subscribe,
-                          fanout_event_gap, member_add, member_joined, member_remove)
-from core.ledger cimport KIND_PENDING, TIME_WELCOME, ledger_acquire, ledger_leaks, ledger_release, ledger_time
-from core.lifecycle cimport edge_fin, edge_timer_plan
-from core.mpack cimport (MpReader, MpWriter, mp_read_array, mp_read_str, mp_read_uint, mp_write_array, mp_write_map,
-                         mp_write_raw, mp_write_str, mp_write_uint)
+from core.answers cimport answer_empty, answer_error, answer_position
+from core.codes cimport NOT_JOINED, OVERLOADED, TOO_MANY_CHANNELS, UNAVAILABLE
+from core.conn cimport STATE_OPEN, conn_get, conn_handle
+from core.edge cimport NONE, REQUEST_JOIN, REQUEST_OPEN, RETRY_AFTER_MS
+from core.fanout cimport (channel_acquire, channel_at, channel_find, channel_handle, channel_name, channel_rest,
+                          channel_subscribe, conn_user, fanout_event_gap, member_add, member_catch, member_joined,
+                          member_remove)
+from core.ledger cimport KIND_PENDING, ledger_acquire, ledger_leaks, ledger_release
 from core.namespaces cimport DOMAIN_GROUP, domain_in
-from core.records cimport REC_CLOSE, REC_OPEN, RecSession, record_add
+from core.opening cimport opening_answered, opening_end
+from core.records cimport (CATCHUP_OUTCOME, OUTCOME_GAP, OUTCOME_LIVE, OUTCOME_RESET, REC_STATE, STATE_ACKED,
+                           STATE_JOINED, STATE_LEFT, RecState, record_add)
+from core.replay cimport catchup_ask
 from core.requests cimport request_done, request_open, request_peek, request_take
-from core.rights cimport rights_set
 from core.sites cimport HERE
-from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_at, slab_release
-
-cdef enum Outcome:
-    OUTCOME_LIVE
-    OUTCOME_RESET
-    OUTCOME_MISSED              # messages were missed: replay is not served by this version
+from core.slab cimport SLAB_NONE, slab_acquire, slab_release
 
 
-cdef inline Pending *_pending_at(Edge *edge, uint32_t index) noexcept nogil:
-    return <Pending *> slab_at(&edge.pendings, index)
 
-
-cdef inline Opening *_opening_at(Edge *edge, uint32_t index) noexcept nogil:
-    return <Opening *> slab_at(&edge.openings, index)
-
-
-cdef Channel *_channel_wanted(Edge *edge, const char *name, uint32_t size) noexcept nogil:
+cdef Channel *channel_wanted(Edge *edge, const char *name, uint32_t size) noexcept nogil:
     """The channel of a name, made and subscribed to if this worker does not know it yet."""
     cdef Channel *channel = channel_find(edge, name, size)
     if channel == NULL:
@@ -45,13 +32,13 @@ cdef Channel *_channel_wanted(Edge *edge, const char *name, uint32_t size) noexc
     return channel
 
 
-cdef Pending *_pending_start(Edge *edge, uint64_t conn, uint64_t request, Channel *channel) noexcept nogil:
+cdef Pending *pending_start(Edge *edge, uint64_t conn, uint64_t request, Channel *channel) noexcept nogil:
     """A pending that holds the channel, in its waiting list while it is not live; NULL: out of memory."""
     cdef uint32_t index = slab_acquire(&edge.pendings)
     cdef Pending *pending
     if index == SLAB_NONE:
         return NULL
-    pending = _pending_at(edge, index)
+    pending = pending_at(edge, index)
     memset(pending, 0, sizeof(Pending))
     pending.index = index
     pending.conn = conn
@@ -66,18 +53,10 @@ cdef Pending *_pending_start(Edge *edge, uint64_t conn, uint64_t request, Channe
         pending.waits = 1
         pending.next = channel.waiting
         if channel.waiting != NONE:
-            _pending_at(edge, channel.waiting).previous = index
+            pending_at(edge, channel.waiting).previous = index
         channel.waiting = index
     ledger_acquire(edge.ledger, KIND_PENDING, index, HERE)
     return pending
-
-
-cdef inline void _pending_since(Pending *pending, const uint64_t *since) noexcept nogil:
-    """The position (epoch, offset) that the client holds; NULL: none."""
-    if since != NULL:
-        pending.has_since = 1
-        pending.since_epoch = since[0]
-        pending.since_offset = since[1]
 
 
 cdef void _pending_unlink(Edge *edge, Pending *pending) noexcept nogil:
@@ -86,14 +65,14 @@ cdef void _pending_unlink(Edge *edge, Pending *pending) noexcept nogil:
         return
     pending.waits = 0
     if pending.previous != NONE:
-        _pending_at(edge, pending.previous).next = pending.next
+        pending_at(edge, pending.previous).next = pending.next
     else:
         channel_at(edge, pending.channel).waiting = pending.next
     if pending.next != NONE:
-        _pending_at(edge, pending.next).previous = pending.previous
+        pending_at(edge, pending.next).previous = pending.previous
 
 
-cdef void _pending_end(Edge *edge, Pending *pending) noexcept nogil:
+cdef void pending_end(Edge *edge, Pending *pending) noexcept nogil:
     """Free it, and let go of its channel."""
     cdef Channel *channel = channel_at(edge, pending.channel)
     _pending_unlink(edge, pending)
@@ -105,19 +84,86 @@ cdef void _pending_end(Edge *edge, Pending *pending) noexcept nogil:
     channel_rest(edge, channel)
 
 
-cdef int _outcome(Pending *pending, Channel *channel) noexcept nogil:
-    """What a client that holds `since` has to hear (protocol, "Resuming")."""
-    if not pending.has_since or (pending.since_epoch == channel.epoch and pending.since_offset == channel.offset):
-        return OUTCOME_LIVE
-    if pending.since_epoch == channel.epoch and pending.since_offset < channel.offset:
-        return OUTCOME_MISSED
-    return OUTCOME_RESET
+cdef bint pending_settled(Edge *edge, Pending *pending, Channel *channel, uint32_t seq) noexcept nogil:
+    """The channel is live: whether the outcome is known now. Otherwise the router is asked for it, under `seq`."""
+    if pending.told or not pending.has_since:
+        return True
+    if pending.fresh and channel.offset == 0:
+        pending.since_offset = 0
+        pending.told = 1
+        return True
+    if not pending.fresh and pending.since_epoch == channel.epoch and pending.since_offset == channel.offset:
+        pending.told = 1
+        pending.outcome = OUTCOME_LIVE
+        return True
+    pending.asked = 1
+    catchup_ask(edge, channel, seq, pending.since_epoch, pending.since_offset,
+                <uint32_t> CATCHUP_OUTCOME | pending.fresh)
+    return False
+
+
+cdef const char *pending_outcome(Pending *pending, Channel *channel) noexcept nogil:
+    """What the client hears now (protocol, "Resuming"): the channel may have moved on since the outcome was found."""
+    if not pending.has_since:
+        return b"live"
+    if pending.outcome == OUTCOME_RESET:
+        return b"reset"
+    if pending.outcome == OUTCOME_GAP:
+        return b"gap"
+    return b"live" if pending.since_offset == channel.offset else b"replayed"
+
+
+cdef void state_say_named(Edge *edge, Connection *conn, const char *name, uint32_t size,
+                          uint64_t offset) noexcept nogil:
+    """An ACK in a channel that this worker has not subscribed to: a global one, of which the router knows the position."""
+    cdef RecState *record = <RecState *> record_add(&edge.link.out, REC_STATE, size, sizeof(RecState), size)
+    if record != NULL:
+        record.what = STATE_ACKED
+        record.offset = offset
+        memcpy(record.session, conn.session, 16)
+        memcpy(<uint8_t *> record + sizeof(RecState), name, size)
+
+
+cdef void state_say(Edge *edge, Connection *conn, Channel *channel, int what, uint64_t epoch,
+                    uint64_t offset) noexcept nogil:
+    """Tell the router what the session did; the user comes with it, but with ACKED."""
+    cdef uint32_t size = channel.name_size
+    cdef uint32_t user_size = 0
+    cdef const char *user = conn_user(edge, conn, &user_size)
+    cdef RecState *record
+    if what == STATE_ACKED:
+        user_size = 0
+    record = <RecState *> record_add(&edge.link.out, REC_STATE, size, sizeof(RecState), size + user_size)
+    if record == NULL:
+        return                          # the link is far behind; what the client says when it resumes counts
+    record.what = <unsigned short> what
+    record.user_size = <unsigned short> user_size
+    record.epoch = epoch
+    record.offset = offset
+    memcpy(record.session, conn.session, 16)
+    memcpy(<uint8_t *> record + sizeof(RecState), channel_name(edge, channel), size)
+    memcpy(<uint8_t *> record + sizeof(RecState) + size, user, user_size)
+
+
+cdef void joined_say(Edge *edge, Connection *conn, Pending *pending, Channel *channel, int what) noexcept nogil:
+    """Where the membership began: a client that is caught up stands where it said."""
+    if pending.has_since and pending.outcome != OUTCOME_RESET:
+        state_say(edge, conn, channel, what, pending.since_epoch, pending.since_offset)
+    else:
+        state_say(edge, conn, channel, what, channel.epoch, channel.offset)
+
+
+cdef int member_start(Edge *edge, Connection *conn, Pending *pending, Channel *channel) noexcept nogil:
+    """Begin the membership where the client stands; -1: out of memory."""
+    if pending.has_since and pending.outcome != OUTCOME_RESET and pending.since_offset != channel.offset:
+        return member_catch(edge, conn, channel, pending.since_epoch, pending.since_offset)
+    return member_add(edge, conn, channel)
 
 
 cdef bint _full(Edge *edge, Connection *conn, Channel *channel) noexcept nogil:
     """Whether the session is in as many groups as it may be (its user's own channels do not count)."""
-    return channel.domain == DOMAIN_GROUP and \
-        conn.membership_count >= edge.config.channels_max + edge.namespaces.session_count \
+    return channel.domain == DOMAIN_GROUP \
+        and conn.membership_count >= edge.config.channels_max + edge.namespaces.session_count \
         and not member_joined(conn, channel)
 
 
@@ -125,257 +171,108 @@ cdef void _join_finish(Edge *edge, Pending *pending) noexcept nogil:
     """The channel is live: add the member, answer, and free the pending."""
     cdef Channel *channel = channel_at(edge, pending.channel)
     cdef Connection *conn = conn_get(&edge.connections, pending.conn)
-    cdef int outcome = _outcome(pending, channel)
+    cdef bint joined
     if pending.seq:
         request_done(edge, pending.seq)
     if conn != NULL and conn.state == STATE_OPEN:
-        if outcome == OUTCOME_MISSED:
-            answer_error(edge, conn, pending.request, BAD_REQUEST,
-                         b"replay of missed messages is not served by this version: join without since, or use HISTORY",
-                         0)
-        elif _full(edge, conn, channel):
+        joined = member_joined(conn, channel)
+        if _full(edge, conn, channel):
             answer_error(edge, conn, pending.request, TOO_MANY_CHANNELS, b"leave a channel before joining another", 0)
-        elif member_add(edge, conn, channel) < 0:
+        elif member_start(edge, conn, pending, channel) < 0:
             answer_error(edge, conn, pending.request, OVERLOADED, b"out of memory", RETRY_AFTER_MS)
         else:
-            answer_position(edge, conn, pending.request, channel.epoch, channel.offset,
-                            b"live" if outcome == OUTCOME_LIVE else b"reset")
-    _pending_end(edge, pending)
+            if pending.has_since or not joined:
+                joined_say(edge, conn, pending, channel, STATE_JOINED)
+            answer_position(edge, conn, pending.request, channel.epoch, channel.offset, pending_outcome(pending, channel))
+    pending_end(edge, pending)
 
 
 cdef void join_start(Edge *edge, Connection *conn, uint64_t request, const char *name, uint32_t name_size,
                      const uint64_t *since) noexcept nogil:
     """JOIN, allowed: answer at once if the channel is live here, else ask the router; `since` may be NULL."""
-    cdef Channel *channel = _channel_wanted(edge, name, name_size)
+    cdef Channel *channel = channel_wanted(edge, name, name_size)
     cdef Pending *pending = NULL
     if channel != NULL:
-        pending = _pending_start(edge, conn_handle(conn), request, channel)
+        pending = pending_start(edge, conn_handle(conn), request, channel)
     if pending == NULL:
         if channel != NULL:
             channel_rest(edge, channel)
         answer_error(edge, conn, request, OVERLOADED, b"out of memory", RETRY_AFTER_MS)
         return
-    _pending_since(pending, since)
-    if channel.live:
+    pending_since(pending, since)
+    if channel.live and (since == NULL or (since[0] == channel.epoch and since[1] == channel.offset)):
         _join_finish(edge, pending)
         return
     pending.seq = request_open(edge, REQUEST_JOIN, pending.conn, request, pending.index)
     if pending.seq == 0:
-        _pending_end(edge, pending)
+        pending_end(edge, pending)
         answer_error(edge, conn, request, OVERLOADED, b"too many requests wait for the router", RETRY_AFTER_MS)
+    elif channel.live:
+        pending_settled(edge, pending, channel, pending.seq)
 
 
 cdef void join_leave(Edge *edge, Connection *conn, uint64_t request, const char *name,
                      uint32_t name_size) noexcept nogil:
     """LEAVE."""
     cdef Channel *channel = channel_find(edge, name, name_size)
-    if channel != NULL and channel.domain == DOMAIN_GROUP and member_remove(edge, conn, channel):
+    if channel != NULL and channel.domain == DOMAIN_GROUP and member_joined(conn, channel):
+        state_say(edge, conn, channel, STATE_LEFT, channel.epoch, channel.offset)
+        member_remove(edge, conn, channel)
         answer_empty(edge, conn, request)
     else:
         answer_error(edge, conn, request, NOT_JOINED, b"this session has not joined the channel", 0)
 
 
-cdef void open_record(Edge *edge, Connection *conn, uint32_t seq) noexcept nogil:
-    """Tell the router that this connection has the session."""
-    cdef RecSession *record = <RecSession *> record_add(&edge.link.out, REC_OPEN, 0, sizeof(RecSession), 0)
-    if record != NULL:
-        record.conn = conn_handle(conn)
-        record.seq = seq
-        memcpy(record.session, conn.session, 16)
-
-
-cdef bint _open_channel(Edge *edge, Opening *opening, const char *name, uint32_t size,
-                        const uint64_t *since) noexcept nogil:
-    """Add one channel to an opening; False: out of memory."""
-    cdef Channel *channel = _channel_wanted(edge, name, size)
+cdef void outcome_told(Edge *edge, Request *request, RecCaught *record) noexcept nogil:
+    """CAUGHT for a JOIN or a channel of a HELLO. A refusal is left to the request's deadline."""
+    cdef uint32_t index = request.index
     cdef Pending *pending
-    if channel == NULL:
-        return False
-    pending = _pending_start(edge, opening.conn, opening.request, channel)
-    if pending == NULL:
-        channel_rest(edge, channel)
-        return False
-    pending.opening = opening.index
-    pending.sibling = opening.first
-    opening.first = pending.index
-    opening.count += 1
-    _pending_since(pending, since)
-    if pending.waits:
-        opening.remaining += 1
-    return True
-
-
-cdef bint _open_channels(Edge *edge, Opening *opening, const uint8_t *extra, uint32_t size) noexcept nogil:
-    """All channels of a HELLO: MessagePack [[name, epoch, offset], ...] from the control thread; offset -1 as nil."""
-    cdef MpReader reader
-    cdef uint32_t count = 0
-    cdef uint32_t parts = 0
-    cdef uint32_t name_size = 0
-    cdef uint64_t since[2]
-    cdef const char *name
-    reader.p = extra
-    reader.end = extra + size
-    if mp_read_array(&reader, &count) != 0:
-        return False
-    while count:
-        count -= 1
-        if mp_read_array(&reader, &parts) != 0 or mp_read_str(&reader, &name, &name_size) != 0:
-            return False
-        if parts == 3 and (mp_read_uint(&reader, &since[0]) != 0 or mp_read_uint(&reader, &since[1]) != 0):
-            return False
-        if not _open_channel(edge, opening, name, name_size, since if parts == 3 else NULL):
-            return False
-    return True
-
-
-cdef void _opening_end(Edge *edge, Opening *opening) noexcept nogil:
-    """Free an opening and its pendings."""
-    cdef uint32_t index = opening.first
-    cdef Pending *pending
+    cdef Opening *opening = NULL
+    if record.head.aux:
+        return
+    if request.kind == REQUEST_OPEN:
+        opening = opening_at(edge, request.index)
+        index = opening.first
     while index != NONE:
-        pending = _pending_at(edge, index)
+        pending = pending_at(edge, index)
+        if pending.asked and not pending.told and channel_handle(channel_at(edge, pending.channel)) == record.channel:
+            pending.told = 1
+            pending.outcome = record.outcome
+            if pending.fresh:
+                pending.since_epoch = record.last_epoch
+                pending.since_offset = record.last_offset
+            if pending.fresh and opening != NULL and pending.sibling == NONE:
+                opening.cursor = record.last_offset
+                opening.cursor_known = 1
+            if opening == NULL:
+                _join_finish(edge, pending)
+            else:
+                opening_answered(edge, opening)
+            return
         index = pending.sibling
-        _pending_end(edge, pending)
-    if opening.seq:
-        request_done(edge, opening.seq)
-    free(opening.welcome)
-    ledger_release(edge.ledger, KIND_PENDING, OPENING_KEY | opening.index)
-    slab_release(&edge.openings, opening.index)
 
 
-cdef void open_start(Edge *edge, Connection *conn, const Note *note, const uint8_t *welcome,
-                     const uint8_t *extra) noexcept nogil:
-    """HELLO, accepted by the control thread: claim the session and subscribe to its channels."""
-    cdef uint32_t rights = <uint32_t> note.first
+cdef void _outcome_again(Edge *edge, Pending *pending, uint32_t seq) noexcept nogil:
+    if pending.asked and not pending.told:
+        catchup_ask(edge, channel_at(edge, pending.channel), seq, pending.since_epoch, pending.since_offset,
+                    <uint32_t> CATCHUP_OUTCOME | pending.fresh)
+
+
+cdef void joins_again(Edge *edge) noexcept nogil:
+    """The router does not know this worker: the outcomes that were asked for are asked for again."""
+    cdef uint32_t seq = edge.requests.oldest
     cdef uint32_t index
-    cdef Opening *opening
-    if conn.state != STATE_HANDSHAKING or not conn.flags & FLAG_HELLO:
-        return
-    index = slab_acquire(&edge.openings)
-    if index == SLAB_NONE:
-        edge_fin(edge, conn, OVERLOADED, b"out of memory", RETRY_AFTER_MS + edge_random(edge, RETRY_AFTER_MS))
-        return
-    opening = _opening_at(edge, index)
-    memset(opening, 0, sizeof(Opening))
-    ledger_acquire(edge.ledger, KIND_PENDING, OPENING_KEY | index, HERE)
-    opening.index = index
-    opening.conn = conn_handle(conn)
-    opening.request = note.request
-    opening.first = NONE
-    opening.remaining = 1
-    opening.welcome = <uint8_t *> malloc(note.text_size)
-    opening.seq = request_open(edge, REQUEST_OPEN, opening.conn, note.request, index)
-    if opening.welcome == NULL or opening.seq == 0 or rights > note.extra_size \
-            or not _open_channels(edge, opening, extra, note.extra_size - rights) \
-            or rights_set(edge, conn, extra + (note.extra_size - rights), rights) < 0:
-        _opening_end(edge, opening)
-        edge_fin(edge, conn, OVERLOADED, b"too many sessions open at once",
-                 RETRY_AFTER_MS + edge_random(edge, RETRY_AFTER_MS))
-        return
-    memcpy(opening.welcome, welcome, note.text_size)
-    opening.welcome_size = note.text_size
-    memcpy(conn.session, note.session, 16)
-    conn.flags |= FLAG_SESSION
-    open_record(edge, conn, opening.seq)
-
-
-cdef void _welcome_send(Edge *edge, Connection *conn, Opening *opening) noexcept nogil:
-    """WELCOME: what the control thread wrote, completed by the map of channels, written backwards from the list."""
-    cdef uint32_t bytes_max = opening.welcome_size + 16 + opening.count * (NAME_BYTES_MAX + 32)
-    cdef uint8_t *body = <uint8_t *> malloc(bytes_max)
-    cdef uint32_t index = opening.first
-    cdef MpWriter writer
-    cdef Pending *pending
-    cdef Channel *channel
-    if body == NULL:
-        edge_fin(edge, conn, OVERLOADED, b"out of memory", RETRY_AFTER_MS)
-        return
-    writer.p = body
-    writer.end = body + bytes_max
-    writer.overflow = False
-    mp_write_raw(&writer, opening.welcome, opening.welcome_size)
-    mp_write_map(&writer, opening.count)
-    while index != NONE:
-        pending = _pending_at(edge, index)
-        channel = channel_at(edge, pending.channel)
-        mp_write_str(&writer, channel_name(edge, channel), channel.name_size)
-        mp_write_array(&writer, 3)
-        mp_write_uint(&writer, channel.epoch)
-        mp_write_uint(&writer, channel.offset)
-        write_text(&writer, b"live" if _outcome(pending, channel) == OUTCOME_LIVE else b"reset")
-        index = pending.sibling
-    invariant(not writer.overflow)
-    answer_reply(edge, conn, body, <uint32_t> (writer.p - body))
-    free(body)
-
-
-cdef bint _missed_any(Edge *edge, Opening *opening) noexcept nogil:
-    cdef uint32_t index = opening.first
-    while index != NONE:
-        if _outcome(_pending_at(edge, index), channel_at(edge, _pending_at(edge, index).channel)) == OUTCOME_MISSED:
-            return True
-        index = _pending_at(edge, index).sibling
-    return False
-
-
-cdef void _open_members(Edge *edge, Connection *conn, Opening *opening) noexcept nogil:
-    """Start the memberships, the user's own channel first: it was added first, so it stands last in the list."""
-    cdef uint32_t index = opening.first
-    cdef uint32_t last = NONE
-    while index != NONE:
-        last = index
-        index = _pending_at(edge, index).sibling
-    if last != NONE:
-        member_add(edge, conn, channel_at(edge, _pending_at(edge, last).channel))
-    index = opening.first
-    while index != NONE:
-        member_add(edge, conn, channel_at(edge, _pending_at(edge, index).channel))
-        index = _pending_at(edge, index).sibling
-
-
-cdef void _session_unclaim(Edge *edge, Connection *conn) noexcept nogil:
-    cdef RecSession *record
-    conn.flags &= ~(FLAG_SESSION | FLAG_HELLO)
-    record = <RecSession *> record_add(&edge.link.out, REC_CLOSE, 0, sizeof(RecSession), 0)
-    if record != NULL:
-        record.conn = conn_handle(conn)
-        memcpy(record.session, conn.session, 16)
-
-
-cdef void _open_finish(Edge *edge, Opening *opening) noexcept nogil:
-    """The router answered everything: the session is open, or cannot be resumed by this version."""
-    cdef Connection *conn = conn_get(&edge.connections, opening.conn)
-    if conn != NULL and conn.state == STATE_HANDSHAKING:
-        if _missed_any(edge, opening):
-            _session_unclaim(edge, conn)
-            answer_error(edge, conn, opening.request, BAD_REQUEST,
-                         b"messages were missed and replay is not served by this version: "
-                         b"say HELLO afresh and use HISTORY", 0)
-        else:
-            conn_set_state(conn, edge.ledger, STATE_OPEN)
-            edge.handshakes -= 1
-            conn.flags &= ~FLAG_HELLO
-            ledger_time(edge.ledger, TIME_WELCOME, <uint32_t> (<uint32_t> edge.now_ms - conn.ping_seq))
-            conn.ping_seq = 0
-            _welcome_send(edge, conn, opening)
-        if conn.state == STATE_OPEN:
-            _open_members(edge, conn, opening)
-            # A random phase, so that the heartbeats of connections that came together do not stay together.
-            conn.last_sent = edge_tick(edge) - edge_random(edge, edge.config.ping_ms // 200 + 1)
-            edge_timer_plan(edge, conn)
-    _opening_end(edge, opening)
-
-
-cdef void open_claimed(Edge *edge, uint32_t seq) noexcept nogil:
-    """OPENED: the session is this connection's, and whoever had it before was told."""
-    cdef Request *request = request_peek(edge, seq)
-    cdef Opening *opening
-    if request == NULL or request.kind != REQUEST_OPEN:
-        return
-    opening = _opening_at(edge, request.index)
-    opening.remaining -= 1
-    if opening.remaining == 0:
-        _open_finish(edge, opening)
+    cdef Request *request
+    while seq != edge.requests.next:
+        request = request_peek(edge, seq)
+        if request != NULL and request.kind == REQUEST_JOIN:
+            _outcome_again(edge, pending_at(edge, request.index), seq)
+        elif request != NULL and request.kind == REQUEST_OPEN:
+            index = opening_at(edge, request.index).first
+            while index != NONE:
+                _outcome_again(edge, pending_at(edge, index), seq)
+                index = pending_at(edge, index).sibling
+        seq += 1
 
 
 cdef void channel_subscribed(Edge *edge, Channel *channel, uint64_t epoch, uint64_t offset) noexcept nogil:
@@ -390,16 +287,14 @@ cdef void channel_subscribed(Edge *edge, Channel *channel, uint64_t epoch, uint6
     channel.offset = offset
     channel.holds += 1                  # the list below may hold the last reference
     while index != NONE:
-        pending = _pending_at(edge, index)
+        pending = pending_at(edge, index)
         index = pending.next
         _pending_unlink(edge, pending)
         if pending.opening == NONE:
-            _join_finish(edge, pending)
-            continue
-        opening = _opening_at(edge, pending.opening)
-        opening.remaining -= 1
-        if opening.remaining == 0:
-            _open_finish(edge, opening)
+            if pending_settled(edge, pending, channel, pending.seq):
+                _join_finish(edge, pending)
+        elif pending_settled(edge, pending, channel, opening_at(edge, pending.opening).seq):
+            opening_answered(edge, opening_at(edge, pending.opening))
     channel.holds -= 1
     channel_rest(edge, channel)
 
@@ -409,18 +304,7 @@ cdef void join_overdue(Edge *edge, Request *request) noexcept nogil:
     cdef Connection *conn = conn_get(&edge.connections, request.conn)
     if conn != NULL:
         answer_error(edge, conn, request.request, UNAVAILABLE, b"the router did not answer in time", RETRY_AFTER_MS)
-    _pending_end(edge, _pending_at(edge, request.index))
-
-
-cdef void open_overdue(Edge *edge, Request *request) noexcept nogil:
-    """The router did not answer a HELLO in time."""
-    cdef Connection *conn = conn_get(&edge.connections, request.conn)
-    cdef Opening *opening = _opening_at(edge, request.index)
-    opening.seq = 0                     # the caller has closed the request
-    _opening_end(edge, opening)
-    if conn != NULL:
-        edge_fin(edge, conn, UNAVAILABLE, b"the router did not answer in time",
-                 RETRY_AFTER_MS + edge_random(edge, RETRY_AFTER_MS))
+    pending_end(edge, pending_at(edge, request.index))
 
 
 cdef void joins_end(Edge *edge) noexcept nogil:
@@ -431,8 +315,8 @@ cdef void joins_end(Edge *edge) noexcept nogil:
     while seq != last:
         if request_take(edge, seq, &taken):
             if taken.kind == REQUEST_JOIN:
-                _pending_end(edge, _pending_at(edge, taken.index))
+                pending_end(edge, pending_at(edge, taken.index))
             elif taken.kind == REQUEST_OPEN:
-                _opening_at(edge, taken.index).seq = 0      # it is closed by now
-                _opening_end(edge, _opening_at(edge, taken.index))
+                opening_at(edge, taken.index).seq = 0      # it is closed by now
+                opening_end(edge, opening_at(edge, taken.index))
         seq += 1

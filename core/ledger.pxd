@@ -102,6 +102,8 @@ cdef enum Counter:
     COUNT_LOG_RECORDS           # that the log has
     COUNT_LOG_BATCHES
     COUNT_ASKED_AGAIN           # requests that were said again to the next router
+    COUNT_REPLAYED              # messages that were missed and delivered later
+    COUNT_STATES_LOST           # changes of sessions' state that found no room on their way to the store
     COUNT_COUNT
 
 cdef enum Gauge:

@@ -18,7 +18,7 @@ cdef void edge_fin_sized(Edge *edge, Connection *conn, int code, const char *rea
 cdef void edge_break(Edge *edge, Connection *conn, int code, const char *reason) noexcept nogil
 cdef void edge_discard(Edge *edge, Connection *conn) noexcept nogil
 cdef void edge_fin_acked(Edge *edge, Connection *conn) noexcept nogil
-cdef void edge_peer_fin(Edge *edge, Connection *conn) noexcept nogil
+cdef void edge_peer_fin(Edge *edge, Connection *conn, bint over) noexcept nogil
 cdef void edge_peer_shut(Edge *edge, Connection *conn, bint closed) noexcept nogil
 cdef void edge_peer_closed_ws(Edge *edge, Connection *conn) noexcept nogil
 cdef void edge_half_step(Edge *edge, Connection *conn) noexcept nogil

@@ -19,7 +19,7 @@ from core.ledger cimport (COUNT_FINS_SENT, COUNT_FRAME_TIMEOUTS, COUNT_HEARTBEAT
 from core.mailbox cimport NOTE_SETTLE, Note, mailbox_put
 from core.outbox cimport outbox_append, outbox_drop, outbox_send, outbox_touch
 from core.poller cimport EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, poller_watch
-from core.records cimport REC_CLOSE, RecSession, record_add
+from core.records cimport CLOSE_COMES_BACK, CLOSE_OVER, REC_CLOSE, RecSession, record_add
 from core.ring cimport ring_release
 from core.sockets cimport sockets_abort, sockets_unacked
 from core.tls cimport tls_conn_free
@@ -35,13 +35,15 @@ cdef enum:
     WS_CLOSE_MS = 2500
 
 
-cdef void _session_leave(Edge *edge, Connection *conn) noexcept nogil:
-    """Give up what the session holds here and at the router."""
+cdef void _session_leave(Edge *edge, Connection *conn, bint over) noexcept nogil:
+    """Give up what the session holds here and at the router; `over`: its client will not come back to it."""
     cdef RecSession *record
     member_remove_all(edge, conn)
     if conn.flags & FLAG_SESSION:
         conn.flags &= ~FLAG_SESSION
-        record = <RecSession *> record_add(&edge.link.out, REC_CLOSE, edge.drain_telling, sizeof(RecSession), 0)
+        record = <RecSession *> record_add(&edge.link.out, REC_CLOSE,
+                                           (CLOSE_COMES_BACK if edge.drain_telling else 0)
+                                           | (CLOSE_OVER if over else 0), sizeof(RecSession), 0)
         if record != NULL:
             record.conn = conn_handle(conn)
             memcpy(record.session, conn.session, 16)
@@ -73,7 +75,7 @@ cdef void edge_fin_sized(Edge *edge, Connection *conn, int code, const char *rea
     """Queue FIN, give up the session, and wait for FIN_ACK. Nothing happens to a connection that is ending already."""
     if conn.state >= STATE_CLOSING:
         return
-    _session_leave(edge, conn)
+    _session_leave(edge, conn, False)
     if conn.stage != STAGE_FRAMES:
         edge_close(edge, conn, code)
         return
@@ -141,7 +143,7 @@ cdef void edge_finish(Edge *edge, Connection *conn) noexcept nogil:
 cdef void edge_refuse(Edge *edge, Connection *conn, int code) noexcept nogil:
     """End without FIN: an HTTP error or a WebSocket close frame is queued already and says it all."""
     if conn.state < STATE_CLOSING:
-        _session_leave(edge, conn)
+        _session_leave(edge, conn, False)
         _enter_closing(edge, conn, code)
     conn.stage = STAGE_DISCARD
     conn.flags |= FLAG_FINISHED | FLAG_FIRST
@@ -161,8 +163,9 @@ cdef void edge_fin_acked(Edge *edge, Connection *conn) noexcept nogil:
         _await_close(edge, conn)
 
 
-cdef void edge_peer_fin(Edge *edge, Connection *conn) noexcept nogil:
-    """The client's FIN: answer FIN_ACK, and give up the session. Crossing ours, it also acknowledges it."""
+cdef void edge_peer_fin(Edge *edge, Connection *conn, bint over) noexcept nogil:
+    """The client's FIN: answer FIN_ACK, and give up the session, for good if it is `over`. Crossing ours, it also
+    acknowledges it."""
     cdef uint8_t body[2]
     cdef WireView view
     if conn.flags & FLAG_FINISHED:
@@ -173,7 +176,7 @@ cdef void edge_peer_fin(Edge *edge, Connection *conn) noexcept nogil:
     if frame_encode(edge, conn.form, body, 2, &view) == 0:
         outbox_append(edge, conn, view.shared, view.offset, view.length)
     if conn.state < STATE_CLOSING:
-        _session_leave(edge, conn)
+        _session_leave(edge, conn, over)
         _enter_closing(edge, conn, BYE)
     _await_close(edge, conn)
 
@@ -245,7 +248,7 @@ cdef void edge_half_step(Edge *edge, Connection *conn) noexcept nogil:
     """Once everything is answered, nothing holds a connection any more whose peer sends nothing."""
     if conn.state != STATE_OPEN or conn.under_way or conn.flags & FLAG_ASKED:
         return
-    _session_leave(edge, conn)
+    _session_leave(edge, conn, False)
     _enter_closing(edge, conn, BYE)
     edge_finish(edge, conn)
 
@@ -260,7 +263,7 @@ cdef void edge_close(Edge *edge, Connection *conn, int reason) noexcept nogil:
     """Release everything the connection holds, now. The struct is freed at the end of the turn."""
     if conn.state == STATE_CLOSED:
         return
-    _session_leave(edge, conn)
+    _session_leave(edge, conn, False)
     if conn.reason == 0:
         conn.reason = <uint16_t> reason
     wheel_cancel(&edge.wheel, conn.index)

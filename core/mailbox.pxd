@@ -43,8 +43,8 @@ cdef enum NoteKind:
     NOTE_SESSION_STATE          # router; text: STATE and CLOSE records of a turn
     NOTE_CURSOR                 # router; request; text: channel whose user's last ACK is asked for
     # control -> data plane
-    # OPEN: text: WELCOME up to its map of channels; extra: the channels with their positions, and behind them `first`
-    # bytes of rights (core/rights.pxd)
+    # OPEN: text: WELCOME up to its map of channels; flags: OpenNote; extra: the channels with their positions, behind them
+    # `first` bytes of rights (core/rights.pxd), and behind those `second` bytes that are stored of the session
     NOTE_OPEN
     NOTE_SEND                   # text: a frame
     NOTE_FIN                    # first: code, second number: after ms; text: reason
@@ -63,6 +63,10 @@ cdef enum NoteKind:
     NOTE_LOG_SIFT               # router; request; text: old log records; which of them have to stay?
     NOTE_SESSION_OPENED         # router; request, first: code; text: channels, [[name, epoch, offset], ...]
     NOTE_CURSOR_READ            # router; request, first: code, second: epoch, third: offset
+
+cdef enum OpenNote:             # flags of OPEN
+    OPEN_RESUMES = 1            # the session's stored state is wanted
+    OPEN_TELLS_UNREAD = 2       # WELCOME has room for one entry more: `unread`
 
 ctypedef struct Note:           # 72 bytes
     uint32_t size               # the whole note, a multiple of 8

@@ -41,6 +41,9 @@ LOG_SIFT = mailbox.NOTE_LOG_SIFT
 SESSION_OPENED = mailbox.NOTE_SESSION_OPENED
 CURSOR_READ = mailbox.NOTE_CURSOR_READ
 
+OPEN_RESUMES = mailbox.OPEN_RESUMES
+OPEN_TELLS_UNREAD = mailbox.OPEN_TELLS_UNREAD
+
 
 cdef list notes_take(Mailbox *box):
     """All notes so far: [(kind, flags, conn, request, first, second, session, text, extra), ...]."""

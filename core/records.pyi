@@ -25,11 +25,22 @@ TAKEN: Final[int]
 STATE: Final[int]
 CATCHUP: Final[int]
 CAUGHT: Final[int]
+JOINED: Final[int]
+HERE: Final[int]
+LEFT: Final[int]
+ACKED: Final[int]
+RESUMES: Final[int]
+AGAIN: Final[int]
+OVER: Final[int]
+OUTCOMES: Final[tuple[str, ...]]
 
 class BatchWriter:
     def link(self, kind: int, epoch: int, worker: int, aux: int = 0) -> None: ...
     def channel(self, kind: int, name: bytes, channel: int, epoch: int = 0, offset: int = 0) -> None: ...
-    def session(self, kind: int, session: bytes, conn: int, seq: int = 0, aux: int = 0) -> None: ...
+    def session(self, kind: int, session: bytes, conn: int, seq: int = 0, aux: int = 0, body: bytes = b"") -> None: ...
+    def state(
+        self, session: bytes, what: int, name: bytes, epoch: int, offset: int, user: bytes = b""
+    ) -> None: ...
     def publish(
         self, seq: int, name: bytes, data: bytes, sender: bytes, key: bytes = b"", *, again: bool = False
     ) -> None: ...
@@ -43,6 +54,17 @@ class BatchWriter:
         reverse: bool = False,
         since: tuple[int, int] | None = None,
         bytes_max: int = 65536,
+    ) -> None: ...
+    def catchup(
+        self,
+        seq: int,
+        name: bytes,
+        channel: int,
+        epoch: int,
+        offset: int,
+        *,
+        flags: int = 0,
+        bytes_max: int = 32768,
     ) -> None: ...
     def take(self) -> bytes: ...
 

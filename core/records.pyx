@@ -29,6 +29,14 @@ TAKEN = REC_TAKEN
 STATE = REC_STATE
 CATCHUP = REC_CATCHUP
 CAUGHT = REC_CAUGHT
+JOINED = STATE_JOINED
+HERE = STATE_HERE
+LEFT = STATE_LEFT
+ACKED = STATE_ACKED
+RESUMES = OPEN_RESUME
+AGAIN = OPEN_AGAIN
+OVER = CLOSE_OVER
+OUTCOMES = ("live", "replayed", "gap", "reset")
 
 
 cdef class BatchWriter:
@@ -63,12 +71,25 @@ cdef class BatchWriter:
         record.offset = offset
         memcpy(<uint8_t *> record + sizeof(RecChannel), <const char *> name, len(name))
 
-    def session(self, int kind, bytes session, uint64_t conn, uint32_t seq=0, int aux=0):
+    def session(self, int kind, bytes session, uint64_t conn, uint32_t seq=0, int aux=0, bytes body=b""):
         """OPEN or CLOSE."""
-        cdef RecSession *record = <RecSession *> self.add(kind, aux, sizeof(RecSession), 0)
+        cdef RecSession *record = <RecSession *> self.add(kind, aux, sizeof(RecSession), len(body))
         record.conn = conn
         record.seq = seq
+        record.body_size = len(body)
         memcpy(record.session, <const char *> session, 16)
+        memcpy(<uint8_t *> record + sizeof(RecSession), <const char *> body, len(body))
+
+    def state(self, bytes session, int what, bytes name, uint64_t epoch, uint64_t offset, bytes user=b""):
+        """STATE: what a session did in a channel."""
+        cdef RecState *record = <RecState *> self.add(REC_STATE, len(name), sizeof(RecState), len(name) + len(user))
+        record.what = what
+        record.user_size = len(user)
+        record.epoch = epoch
+        record.offset = offset
+        memcpy(record.session, <const char *> session, 16)
+        memcpy(<uint8_t *> record + sizeof(RecState), <const char *> name, len(name))
+        memcpy(<uint8_t *> record + sizeof(RecState) + len(name), <const char *> user, len(user))
 
     def publish(self, uint32_t seq, bytes name, bytes data, bytes sender, bytes key=b"", *, bint again=False):
         """PUBLISH of MessagePack `data`; a seq of 0 asks for no answer; `again`: it may have been ordered already."""
@@ -97,11 +118,36 @@ cdef class BatchWriter:
             record.since_epoch, record.since_offset = since
         memcpy(<uint8_t *> record + sizeof(RecHistory), <const char *> name, len(name))
 
+    def catchup(self, uint32_t seq, bytes name, uint64_t channel, uint64_t epoch, uint64_t offset, *,
+                uint32_t flags=0, uint32_t bytes_max=32768):
+        """CATCHUP from a position."""
+        cdef RecCatchup *record = <RecCatchup *> self.add(REC_CATCHUP, len(name), sizeof(RecCatchup), len(name))
+        record.seq = seq
+        record.channel = channel
+        record.since_epoch = epoch
+        record.since_offset = offset
+        record.flags = flags
+        record.bytes_max = bytes_max
+        memcpy(<uint8_t *> record + sizeof(RecCatchup), <const char *> name, len(name))
+
     def take(self):
         """The batch so far, as bytes."""
         taken = (<char *> self.batch.data)[:self.batch.size] if self.batch.size else b""
         self.batch.size = 0
         return taken
+
+
+cdef _caught(const RecCaught *record):
+    cdef const char *place = <const char *> record + sizeof(RecCaught)
+    cdef const Caught *caught
+    messages = []
+    for _ in range(record.count):
+        caught = <const Caught *> place
+        messages.append((caught.offset, (place + sizeof(Caught))[:caught.size]))
+        place += sizeof(Caught) + ((caught.size + 7) & ~(<uint32_t> 7))
+    return {"channel": record.channel, "seq": record.seq, "position": (record.epoch, record.offset),
+            "last": (record.last_epoch, record.last_offset), "gap": (record.gap_from, record.gap_to),
+            "outcome": record.outcome, "gap_reason": record.gap_reason, "messages": messages}
 
 
 cdef _unpack(const Record *head):
@@ -113,8 +159,9 @@ cdef _unpack(const Record *head):
         fields.update(channel=(<RecChannel *> head).channel, epoch=(<RecChannel *> head).epoch,
                       offset=(<RecChannel *> head).offset)
     elif head.kind <= REC_EVICT:
+        rest = <const char *> head + sizeof(RecSession)
         fields.update(conn=(<RecSession *> head).conn, seq=(<RecSession *> head).seq,
-                      session=(<RecSession *> head).session[:16])
+                      session=(<RecSession *> head).session[:16], body=rest[:(<RecSession *> head).body_size])
     elif head.kind == REC_PUBLISHED:
         fields.update(seq=(<RecPublished *> head).seq, epoch=(<RecPublished *> head).epoch,
                       offset=(<RecPublished *> head).offset)
@@ -126,6 +173,8 @@ cdef _unpack(const Record *head):
         rest = <const char *> head + sizeof(RecMessage)
         fields.update(channel=(<RecMessage *> head).channel, epoch=(<RecMessage *> head).epoch,
                       offset=(<RecMessage *> head).offset, body=rest[:(<RecMessage *> head).body_size])
+    elif head.kind == REC_CAUGHT:
+        fields.update(_caught(<RecCaught *> head))
     elif head.kind == REC_TAKEN:
         fields.update(count=(<RecTaken *> head).count, others=(<RecTaken *> head).others)
     return fields

@@ -21,6 +21,7 @@ class RouterLoop:
         log_under_way_max: int = 0,
         log_bytes_max: int = 1 << 26,
         seeds: bytes = b"",
+        sessions_kept: bool = False,
     ) -> None: ...
     def bind(self, endpoint: str) -> None: ...
     def recover(self, batch: bytes, *, complete: bool) -> int: ...
@@ -29,4 +30,14 @@ class RouterLoop:
     @property
     def control_fd(self) -> int: ...
     def take(self) -> list[_Note]: ...
-    def put(self, kind: int, *, request: int = 0, first: int = 0, text: bytes = b"") -> None: ...
+    def put(
+        self,
+        kind: int,
+        *,
+        request: int = 0,
+        conn: int = 0,
+        first: int = 0,
+        second: int = 0,
+        third: int = 0,
+        text: bytes = b"",
+    ) -> None: ...

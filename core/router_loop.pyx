@@ -14,17 +14,19 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
 from core.audit_router cimport sequencer_audit
-from core.batch cimport Batch, batch_clear
+from core.batch cimport Batch, batch_clear, batch_free
 from core.bus cimport (ZMQ_ROUTER, BusBatch, bus_close, bus_done, bus_lost, bus_on_event, bus_open, bus_pending,
                        bus_receive, bus_send, bus_tick)
+from core.catchup cimport CATCHUPS_BYTES_MAX, catchups_serve
 from core.drained cimport drained_free, drained_tick
 from core.hash cimport index_free
 from core.keys cimport keys_expire, keys_free
 from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_WAKEUPS, GAUGE_LOG_AWAY, GAUGE_ROUTER_EPOCH,
                           Stats, ledger_count, ledger_gauge, ledger_turn)
 from core.log_out cimport LOG_CHUNKS_MAX, log_free, log_init
-from core.mailbox cimport (NOTE_AUDIT, NOTE_LOG_COMMITTED, NOTE_LOG_SIFT, NOTE_LOG_STATE, Note, mailbox_drain,
-                           mailbox_free, mailbox_init, mailbox_ring, note_init)
+from core.mailbox cimport (NOTE_AUDIT, NOTE_CURSOR_READ, NOTE_LOG_COMMITTED, NOTE_LOG_SIFT, NOTE_LOG_STATE,
+                           NOTE_SESSION_OPENED, Note, mailbox_drain, mailbox_free, mailbox_init, mailbox_ring,
+                           note_init)
 from core.namespaces cimport namespaces_fill
 from core.notes cimport notes_put, notes_take
 from core.ordering cimport log_committed, log_hand_over
@@ -36,6 +38,7 @@ from core.recovery cimport recover_records, sift_records
 from core.sequencer cimport (ORIGIN_WINDOW_MS, ORIGINS_MAX, SEQUENCER_BATCHES_TURN, SWEEP_PERIOD_MS, SWEEP_SLOTS, WORKER_FREE, WORKER_SILENT_MS,
                              Owner, Sequencer, Worker, sequencer_record, sequencer_tell_taken, worker_give_up,
                              worker_known, worker_of)
+from core.sessions cimport (STATES_BYTES_MAX, cursor_read, session_opened, sessions_alive, sessions_flush)
 from core.slab cimport slab_free, slab_init
 from core.stream cimport streams_free, streams_init, streams_sweep
 from core.zmtp cimport ZMTP_IDENTITY_BYTES_MAX
@@ -129,6 +132,8 @@ cdef void _tick(Sequencer *sequencer) noexcept nogil:
     cdef Worker *worker
     if sequencer.now_ms - sequencer.swept_ms < SWEEP_PERIOD_MS:
         return
+    if sequencer.swept_ms:
+        sessions_alive(sequencer, <uint32_t> ((sequencer.now_ms - sequencer.swept_ms) // 1000))
     sequencer.swept_ms = sequencer.now_ms
     bus_tick(&sequencer.bus, sequencer.now_ms)
     for index in range(sequencer.worker_count):
@@ -163,6 +168,10 @@ cdef void _notes_take(Sequencer *sequencer) noexcept nogil:
             ledger_gauge(sequencer.ledger, GAUGE_LOG_AWAY, note.first == 0)
         elif note.kind == NOTE_LOG_SIFT:
             sift_records(sequencer, note.request, <uint8_t *> note + sizeof(Note), note.text_size)
+        elif note.kind == NOTE_SESSION_OPENED:
+            session_opened(sequencer, note)
+        elif note.kind == NOTE_CURSOR_READ:
+            cursor_read(sequencer, note)
         elif note.kind == NOTE_AUDIT:
             sequencer.audit = note.request
         place += note.size
@@ -195,9 +204,11 @@ cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
         _tick(sequencer)
         sequencer_tell_taken(sequencer)
         log_hand_over(sequencer)            # before the sends: the log is at work meanwhile
+        catchups_serve(sequencer)
+        sessions_flush(sequencer)
         mailbox_ring(&sequencer.to_control)
         _flush(sequencer)
-        sequencer.again = bus_pending(&sequencer.bus)
+        sequencer.again = bus_pending(&sequencer.bus) or sequencer.catchups_due
         if sequencer.audit:
             sequencer_audit(sequencer, sequencer.audit)
             sequencer.audit = 0
@@ -229,7 +240,7 @@ cdef class RouterLoop:
 
     def __init__(self, Stats stats, *, epoch, key_window_s, channels_max, spill_bytes_max, endpoint="",
                  namespaces=BUILT_IN, keys_max=1 << 20, history_total_bytes=1 << 28, message_bytes_max=1 << 25,
-                 log_under_way_max=0, log_bytes_max=1 << 26, seeds=b""):
+                 log_under_way_max=0, log_bytes_max=1 << 26, seeds=b"", bint sessions_kept=False):
         """Bind to `endpoint`.
 
         Args:
@@ -247,6 +258,7 @@ cdef class RouterLoop:
                 0: there is no log.
             log_bytes_max: most bytes that wait for the log.
             seeds: 48 bytes, the keys of the hashes that name idempotency keys; empty: drawn now.
+            sessions_kept: the control thread stores sessions and cursors.
 
         Raises:
             OSError: the endpoint cannot be bound.
@@ -277,6 +289,9 @@ cdef class RouterLoop:
         sequencer.origins.named = <uint64_t> 1 << 32
         if log_under_way_max and log_init(&sequencer.log, log_bytes_max, log_under_way_max) < 0:
             raise MemoryError
+        sequencer.catchups.bytes_max = CATCHUPS_BYTES_MAX
+        sequencer.states.bytes_max = STATES_BYTES_MAX
+        sequencer.sessions_kept = sessions_kept
         slab_init(&sequencer.owners, sizeof(Owner), 10, 0xFFFFFFFE)
         sequencer.scratch_bytes = message_bytes_max
         sequencer.scratch = <uint8_t *> malloc(message_bytes_max)
@@ -305,6 +320,8 @@ cdef class RouterLoop:
         keys_free(&sequencer.origins)
         log_free(&sequencer.log)
         drained_free(&sequencer.drained)
+        batch_free(&sequencer.catchups)
+        batch_free(&sequencer.states)
         slab_free(&sequencer.owners)
         index_free(&sequencer.owner_index)
         for fd in (sequencer.epoll_fd, sequencer.to_control.event_fd, sequencer.from_control.event_fd):
@@ -363,7 +380,8 @@ cdef class RouterLoop:
         """All notes from the data plane, as `core.notes` gives them."""
         return notes_take(&self.sequencer.to_control)
 
-    def put(self, int kind, *, uint64_t request=0, uint64_t first=0, bytes text=b""):
+    def put(self, int kind, *, uint64_t request=0, uint64_t conn=0, uint64_t first=0, uint64_t second=0,
+            uint64_t third=0, bytes text=b""):
         """Say one note to the data plane, at once.
 
         Raises:
@@ -372,6 +390,9 @@ cdef class RouterLoop:
         cdef Note note
         note_init(&note, kind)
         note.request = request
+        note.conn = conn
         note.first = first
+        note.second = second
+        note.third = third
         notes_put(&self.sequencer.from_control, &note, text, b"")
         mailbox_ring(&self.sequencer.from_control)

@@ -75,6 +75,13 @@ ctypedef struct Sequencer:
     Keys keys
     Keys origins                # un-keyed publishes, by worker and request: those that are sent again are known by it
     Drained drained
+    Batch catchups              # CATCHUPs that wait for their turn (core/catchup.pxd)
+    uint32_t catchups_place     # what stands before it is answered
+    bint catchups_due           # some can be answered in the next turn
+    Batch states                # what sessions did in this turn (core/sessions.pxd)
+    bint sessions_kept          # there is a store for them
+    uint32_t alive_next         # slot of the owner that was last told of as alive
+    uint64_t alive_due          # slots times seconds that passed since
     Slab owners
     Index owner_index
     HashKey hash_key

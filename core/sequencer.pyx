@@ -3,6 +3,7 @@
 from libc.string cimport memcmp, memcpy
 
 from core.batch cimport batch_clear, batch_free
+from core.catchup cimport catchup_take
 from core.codes cimport OVERLOADED
 from core.drained cimport DrainedSession, drained_keep, drained_take
 from core.hash cimport hash_bytes, index_find, index_put, index_remove
@@ -11,11 +12,12 @@ from core.ledger cimport (COUNT_MESSAGES_ROUTED, COUNT_WORKERS_LOST, GAUGE_LINKE
 from core.mpack cimport MpWriter, mp_write_array, mp_write_map, mp_write_raw, mp_write_str, mp_write_uint
 from core.namespaces cimport DOMAIN_GLOBAL
 from core.ordering cimport publish_order
-from core.records cimport (REC_BEGIN, REC_BYE, REC_CLOSE, REC_END, REC_EVICT, REC_HISTORY, REC_LINK, REC_LINKED,
-                           REC_MESSAGE, REC_OPEN, REC_OPENED, REC_PRESENCE, REC_PRESENCE_ASK, REC_PRESENCE_EXPECT,
-                           REC_PRESENCE_PART, REC_PUBLISH, REC_REPLY, REC_SUBSCRIBE, REC_SUBSCRIBED, REC_TAKEN,
-                           REC_UNSUBSCRIBE, RECORDS_VERSION, RecBody, RecChannel, RecHistory, RecLink, RecMessage,
-                           RecPublish, RecSession, RecTaken)
+from core.records cimport (CLOSE_COMES_BACK, REC_BEGIN, REC_BYE, REC_CATCHUP, REC_CLOSE, REC_END, REC_EVICT,
+                           REC_HISTORY, REC_LINK, REC_LINKED, REC_MESSAGE, REC_OPEN, REC_PRESENCE, REC_PRESENCE_ASK,
+                           REC_PRESENCE_EXPECT, REC_PRESENCE_PART, REC_PUBLISH, REC_REPLY, REC_STATE, REC_SUBSCRIBE,
+                           REC_SUBSCRIBED, REC_TAKEN, REC_UNSUBSCRIBE, RECORDS_VERSION, RecBody, RecCatchup,
+                           RecChannel, RecHistory, RecLink, RecMessage, RecPublish, RecSession, RecState, RecTaken)
+from core.sessions cimport session_close, session_open, session_state
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_at, slab_release
 from core.stream cimport (Route, Stored, Stream, route_remove, route_set, routes_remove_worker, stream_adopt,
@@ -296,7 +298,6 @@ cdef void _on_open(Sequencer *sequencer, Worker *worker, RecSession *record) noe
     cdef uint32_t index = _owner_find(sequencer, record.session, hash)
     cdef uint32_t claimant = worker_index(sequencer, worker)
     cdef bint evicted = False
-    cdef RecSession *say
     cdef Owner *owner
     _drained_claimed(sequencer, hash, record.session)
     if index != SLAB_NONE:
@@ -319,11 +320,7 @@ cdef void _on_open(Sequencer *sequencer, Worker *worker, RecSession *record) noe
     owner.live = 1
     worker.sessions += 1
     ledger_acquire(sequencer.ledger, KIND_SESSION, index, HERE)
-    if record.seq:
-        say = <RecSession *> worker_say(worker, REC_OPENED, 1 if evicted else 0, sizeof(RecSession), 0)
-        if say != NULL:
-            say.conn = record.conn
-            say.seq = record.seq
+    session_open(sequencer, worker, record, evicted)
 
 
 cdef void _on_close(Sequencer *sequencer, Worker *worker, RecSession *record) noexcept nogil:
@@ -331,13 +328,22 @@ cdef void _on_close(Sequencer *sequencer, Worker *worker, RecSession *record) no
     cdef uint64_t hash = hash_bytes(&sequencer.hash_key, record.session, 16)
     cdef uint32_t index = _owner_find(sequencer, record.session, hash)
     cdef Owner *owner
-    if record.head.aux:
+    if record.head.aux & CLOSE_COMES_BACK:
         _drained_given_up(sequencer, worker, hash, record.session)
     if index == SLAB_NONE or ledger_leaks(sequencer.ledger, KIND_SESSION):
         return
     owner = _owner_at(sequencer, index)
     if _owner_conn(owner) == record.conn and owner.worker == worker_index(sequencer, worker):
+        session_close(sequencer, record)
         _owner_end(sequencer, index)
+
+
+cdef void _on_state(Sequencer *sequencer, Worker *worker, RecState *record) noexcept nogil:
+    """What a session did counts as long as this worker has it."""
+    cdef uint32_t index = _owner_find(sequencer, record.session,
+                                      hash_bytes(&sequencer.hash_key, record.session, 16))
+    if index != SLAB_NONE and _owner_at(sequencer, index).worker == worker_index(sequencer, worker):
+        session_state(sequencer, record)
 
 
 cdef bint _wanted(Sequencer *sequencer, Stream *stream, Stored *stored, RecHistory *record) noexcept nogil:
@@ -462,6 +468,10 @@ cdef void sequencer_record(Sequencer *sequencer, Worker *worker, Record *record)
         _on_open(sequencer, worker, <RecSession *> record)
     elif record.kind == REC_CLOSE:
         _on_close(sequencer, worker, <RecSession *> record)
+    elif record.kind == REC_STATE:
+        _on_state(sequencer, worker, <RecState *> record)
+    elif record.kind == REC_CATCHUP:
+        catchup_take(sequencer, worker, <RecCatchup *> record)
     elif record.kind == REC_HISTORY:
         _on_history(sequencer, worker, <RecHistory *> record)
     elif record.kind == REC_PRESENCE:

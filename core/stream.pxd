@@ -180,8 +180,6 @@ cdef inline bint stream_advance(Streams *streams, Stream *stream) noexcept nogil
         return False
     stream.history.given += 1
     return True
-
-
 cdef void streams_init(Streams *streams, Ledger *ledger, const Namespaces *namespaces, HashKey key,
                        uint64_t epoch) noexcept nogil
 cdef void streams_free(Streams *streams) noexcept nogil

@@ -26,6 +26,9 @@ PRESENCE_SESSIONS_MAX = 500
 PRESENCE_BYTES_MAX = 32_768
 UINT64_MAX = 2**64 - 1
 
+# What the data plane writes of WELCOME: it follows the key of its map of channels.
+_DATA_PLANES = msgpack.packb(None) + msgpack.packb("unread") + msgpack.packb(None)
+
 HELLO, WELCOME, REPLY, ERROR, HISTORY, PRESENCE, REFRESH, CALL = 0, 1, 2, 3, 11, 12, 16, 17
 _SHAPES = {
     HISTORY: ("HISTORY is [11, id, channel, {since, limit, reverse}]", 3, 4),
@@ -232,14 +235,17 @@ class Control:
         positions = self._resume(options.get("resume") if resumes else None, own, rights)
         channels: list[list[Any]] = [[channel, *positions.pop(channel, ())] for channel in own]
         channels += [[channel, *position] for channel, position in positions.items()]
+        stored: bytes = msgpack.packb({"user": user})
         self._plane.put(
             notes.OPEN,
             conn,
             request,
+            flags=notes.OPEN_TELLS_UNREAD | (notes.OPEN_RESUMES if resumes else 0),
+            second=len(stored),
             session=session,
             text=self._welcome(request, session, user, resumes, now),
             first=len(lists),
-            extra=msgpack.packb(channels) + lists,
+            extra=msgpack.packb(channels) + lists + stored,
         )
 
     def _own_channels(self, user: str) -> list[str]:
@@ -279,10 +285,11 @@ class Control:
             "misses": limits.misses,
             "max_frame": limits.max_frame,
             "resumed": resumed,
-            "channels": None,  # one byte, cut off: here the data plane goes on
+            "channels": None,  # here the data plane goes on
+            "unread": None,
         }
         packed: bytes = msgpack.packb([WELCOME, request, told])
-        return packed[:-1]
+        return packed.removesuffix(_DATA_PLANES)
 
     # ---------------------------------------------------------------------------------------------------- presence
 

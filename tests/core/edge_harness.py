@@ -70,6 +70,7 @@ class Router:
         self.identity = b""
         self.links = 0
         self._records: collections.deque[wire.Record] = collections.deque()
+        self.states: collections.deque[wire.Record] = collections.deque()
 
     def send(self, *said: bytes) -> None:
         """One batch."""
@@ -80,12 +81,25 @@ class Router:
         while not self._records:
             assert self.socket.poll(int(deadline_s * 1000)), "the worker says nothing"
             self.identity, batch = self.socket.recv_multipart()
-            for one in wire.unpack(batch):
-                if one["kind"] == records.LINK:
-                    self.links += 1
-                else:
-                    self._records.append(one)
+            self._keep(batch)
         return self._records.popleft()
+
+    def _keep(self, batch: bytes) -> None:
+        for one in wire.unpack(batch):
+            if one["kind"] == records.LINK:
+                self.links += 1
+            elif one["kind"] == records.STATE:
+                self.states.append(one)
+            else:
+                self._records.append(one)
+
+    def state(self) -> wire.Record:
+        """What a session did, as it is told the store: it stands apart from what the router is asked."""
+        while not self.states:
+            assert self.socket.poll(int(DEADLINE_S * 1000)), "the worker says nothing"
+            self.identity, batch = self.socket.recv_multipart()
+            self._keep(batch)
+        return self.states.popleft()
 
     def expect(self, kind: int) -> wire.Record:
         one = self.take()
@@ -98,10 +112,7 @@ class Router:
         while self.links == before:
             assert self.socket.poll(int(DEADLINE_S * 1000)), "the worker says nothing"
             self.identity, batch = self.socket.recv_multipart()
-            for one in wire.unpack(batch):
-                self.links += one["kind"] == records.LINK
-                if one["kind"] != records.LINK:
-                    self._records.append(one)
+            self._keep(batch)
 
     def restart(self) -> None:
         """End the stream to the worker, and listen again at the same place as another router would."""

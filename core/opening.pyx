@@ -1,0 +1,341 @@
+"""Opening: HELLO from the control thread's decision to WELCOME."""
+
+from libc.stdint cimport uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
+
+from core.act cimport join_refused
+from core.answers cimport answer_reply, write_text
+from core.codes cimport OVERLOADED, UNAVAILABLE
+from core.conn cimport (FLAG_HELLO, FLAG_SESSION, STATE_HANDSHAKING, STATE_OPEN, conn_get, conn_handle,
+                        conn_memberships, conn_set_state)
+from core.edge cimport (NAME_BYTES_MAX, NONE, OPENING_KEY, REQUEST_OPEN, RETRY_AFTER_MS, Channel, Pending,
+                        edge_random, edge_tick)
+from core.fanout cimport channel_at, channel_find, channel_name, channel_rest
+from core.joins cimport (channel_wanted, joined_say, member_start, opening_at, pending_at, pending_end,
+                         pending_outcome, pending_settled, pending_since, pending_start, state_say)
+from core.ledger cimport KIND_PENDING, TIME_WELCOME, ledger_acquire, ledger_release, ledger_time
+from core.lifecycle cimport edge_fin, edge_timer_plan
+from core.mailbox cimport OPEN_RESUMES, OPEN_TELLS_UNREAD
+from core.mpack cimport (MpReader, MpWriter, mp_read_array, mp_read_str, mp_read_uint, mp_write_array, mp_write_map,
+                         mp_write_nil, mp_write_raw, mp_write_str, mp_write_uint)
+from core.namespaces cimport (DOMAIN_GROUP, DOMAIN_USER, JOIN_SERVER, NEW_LAST_ACK, NEW_LIVE, Namespace,
+                              namespace_of)
+from core.records cimport (CATCHUP_CURSOR, CATCHUP_START, OPEN_AGAIN, OPEN_RESUME, REC_OPEN, STATE_HERE, STATE_JOINED, record_add)
+from core.requests cimport request_done, request_open, request_peek
+from core.rights cimport rights_set
+from core.sites cimport HERE
+from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_release
+
+
+cdef void _open_say(Edge *edge, Connection *conn, uint32_t seq, int flags, const uint8_t *stored,
+                    uint32_t size) noexcept nogil:
+    """Tell the router that this connection has the session."""
+    cdef RecSession *record = <RecSession *> record_add(&edge.link.out, REC_OPEN, flags, sizeof(RecSession), size)
+    if record == NULL:
+        return
+    record.conn = conn_handle(conn)
+    record.seq = seq
+    record.body_size = size
+    memcpy(record.session, conn.session, 16)
+    if size:
+        memcpy(<uint8_t *> record + sizeof(RecSession), stored, size)
+
+
+cdef void open_again(Edge *edge, Connection *conn) noexcept nogil:
+    """After a lost link: the session that a connection has, and where it is a member."""
+    cdef uint32_t slot
+    cdef Channel *channel
+    _open_say(edge, conn, 0, OPEN_AGAIN, NULL, 0)
+    for slot in range(conn.membership_count):
+        channel = channel_at(edge, conn_memberships(conn)[slot].channel)
+        state_say(edge, conn, channel, STATE_HERE, channel.epoch, channel.offset)
+
+
+cdef void opening_again(Edge *edge, Request *request, uint32_t seq) noexcept nogil:
+    """After a lost link: a session whose claim was not answered, or whose channels still wait."""
+    cdef Connection *conn = conn_get(&edge.connections, request.conn)
+    cdef Opening *opening = opening_at(edge, request.index)
+    if conn != NULL and conn.flags & FLAG_SESSION:
+        _open_say(edge, conn, 0 if opening.claimed else seq, OPEN_RESUME if opening.resumed else 0,
+                  opening.welcome + opening.welcome_size, opening.stored_size)
+
+
+cdef bint _open_channel(Edge *edge, Opening *opening, const char *name, uint32_t size,
+                        const uint64_t *since) noexcept nogil:
+    """Add one channel to an opening; False: out of memory."""
+    cdef Channel *channel = channel_wanted(edge, name, size)
+    cdef int device
+    cdef Pending *pending
+    if channel == NULL:
+        return False
+    pending = pending_start(edge, opening.conn, opening.request, channel)
+    if pending == NULL:
+        channel_rest(edge, channel)
+        return False
+    pending.opening = opening.index
+    pending.sibling = opening.first
+    opening.first = pending.index
+    opening.count += 1
+    pending_since(pending, since)
+    if since == NULL and not opening.resumed and channel.domain == DOMAIN_USER:
+        device = namespace_of(&edge.namespaces, name, size).new_device
+        pending.has_since = device != NEW_LIVE
+        if pending.has_since:
+            pending.fresh = CATCHUP_CURSOR if device == NEW_LAST_ACK else CATCHUP_START
+    if pending.waits or not pending_settled(edge, pending, channel, opening.seq):
+        opening.remaining += 1
+    return True
+
+
+cdef Pending *_opening_find(Edge *edge, Opening *opening, Channel *channel) noexcept nogil:
+    """The pending of a channel, or NULL."""
+    cdef uint32_t index = opening.first
+    while index != NONE and pending_at(edge, index).channel != channel.index:
+        index = pending_at(edge, index).sibling
+    return NULL if index == NONE else pending_at(edge, index)
+
+
+cdef void _stored_channel(Edge *edge, Connection *conn, Opening *opening, const char *name, uint32_t size,
+                          const uint64_t *since) noexcept nogil:
+    """A channel of the session as it is stored: what the client itself says of it counts more."""
+    cdef Channel *channel = channel_find(edge, name, size)
+    cdef Pending *pending = NULL if channel == NULL else _opening_find(edge, opening, channel)
+    cdef const Namespace *namespace
+    if pending != NULL:
+        pending.stored = 1
+        if not pending.has_since:
+            pending_since(pending, since)
+            if not pending.waits and not pending_settled(edge, pending, channel, opening.seq):
+                opening.remaining += 1
+        return
+    namespace = namespace_of(&edge.namespaces, name, size)
+    if namespace == NULL or namespace.domain == DOMAIN_USER \
+            or opening.count >= edge.config.channels_max + edge.namespaces.session_count \
+            or (namespace.domain == DOMAIN_GROUP and namespace.join != JOIN_SERVER
+                and join_refused(edge, conn, namespace, name, size) != NULL):
+        return                          # what the session may not join any more it is not in any more
+    if _open_channel(edge, opening, name, size, since):
+        pending_at(edge, opening.first).stored = 1
+
+
+cdef void _stored_channels(Edge *edge, Connection *conn, Opening *opening, const uint8_t *body, uint32_t size) noexcept nogil:
+    """MessagePack [[name, epoch, offset], ...] from the store; a user's own channel also has the user's cursor."""
+    cdef MpReader reader
+    cdef uint32_t count = 0
+    cdef uint32_t parts = 0
+    cdef uint32_t name_size = 0
+    cdef uint64_t since[2]
+    cdef const char *name
+    reader.p = body
+    reader.end = body + size
+    if mp_read_array(&reader, &count) != 0:
+        return
+    while count:
+        count -= 1
+        if mp_read_array(&reader, &parts) != 0 or parts < 3 or mp_read_str(&reader, &name, &name_size) != 0 \
+                or mp_read_uint(&reader, &since[0]) != 0 or mp_read_uint(&reader, &since[1]) != 0:
+            return
+        if parts == 4:
+            if mp_read_uint(&reader, &opening.cursor) != 0:
+                return
+            opening.cursor_known = 1
+        _stored_channel(edge, conn, opening, name, name_size, since)
+
+
+cdef bint _open_channels(Edge *edge, Opening *opening, const uint8_t *extra, uint32_t size) noexcept nogil:
+    """All channels of a HELLO: MessagePack [[name, epoch, offset], ...] from the control thread; offset -1 as nil."""
+    cdef MpReader reader
+    cdef uint32_t count = 0
+    cdef uint32_t parts = 0
+    cdef uint32_t name_size = 0
+    cdef uint64_t since[2]
+    cdef const char *name
+    reader.p = extra
+    reader.end = extra + size
+    if mp_read_array(&reader, &count) != 0:
+        return False
+    while count:
+        count -= 1
+        if mp_read_array(&reader, &parts) != 0 or mp_read_str(&reader, &name, &name_size) != 0:
+            return False
+        if parts == 3 and (mp_read_uint(&reader, &since[0]) != 0 or mp_read_uint(&reader, &since[1]) != 0):
+            return False
+        if not _open_channel(edge, opening, name, name_size, since if parts == 3 else NULL):
+            return False
+    return True
+
+
+cdef void opening_end(Edge *edge, Opening *opening) noexcept nogil:
+    """Free an opening and its pendings."""
+    cdef uint32_t index = opening.first
+    cdef Pending *pending
+    while index != NONE:
+        pending = pending_at(edge, index)
+        index = pending.sibling
+        pending_end(edge, pending)
+    if opening.seq:
+        request_done(edge, opening.seq)
+    free(opening.welcome)
+    ledger_release(edge.ledger, KIND_PENDING, OPENING_KEY | opening.index)
+    slab_release(&edge.openings, opening.index)
+
+
+cdef void open_start(Edge *edge, Connection *conn, const Note *note, const uint8_t *welcome,
+                     const uint8_t *extra) noexcept nogil:
+    """HELLO, accepted by the control thread: claim the session and subscribe to its channels."""
+    cdef uint32_t index, rights, channels
+    cdef Opening *opening
+    if conn.state != STATE_HANDSHAKING or not conn.flags & FLAG_HELLO:
+        return
+    index = slab_acquire(&edge.openings)
+    if index == SLAB_NONE:
+        edge_fin(edge, conn, OVERLOADED, b"out of memory", RETRY_AFTER_MS + edge_random(edge, RETRY_AFTER_MS))
+        return
+    opening = opening_at(edge, index)
+    memset(opening, 0, sizeof(Opening))
+    ledger_acquire(edge.ledger, KIND_PENDING, OPENING_KEY | index, HERE)
+    opening.index = index
+    opening.conn = conn_handle(conn)
+    opening.request = note.request
+    opening.first = NONE
+    opening.remaining = 1
+    opening.resumed = note.flags & OPEN_RESUMES != 0
+    opening.tells_unread = note.flags & OPEN_TELLS_UNREAD != 0
+    opening.welcome_size = note.text_size
+    opening.stored_size = <uint32_t> min(note.second, <uint64_t> note.extra_size)
+    rights = <uint32_t> min(note.first, <uint64_t> (note.extra_size - opening.stored_size))
+    channels = note.extra_size - opening.stored_size - rights
+    opening.welcome = <uint8_t *> malloc(note.text_size + opening.stored_size)
+    opening.seq = request_open(edge, REQUEST_OPEN, opening.conn, note.request, index)
+    if opening.welcome == NULL or opening.seq == 0 \
+            or not _open_channels(edge, opening, extra, channels) \
+            or rights_set(edge, conn, extra + channels, rights) < 0:
+        opening_end(edge, opening)
+        edge_fin(edge, conn, OVERLOADED, b"too many sessions open at once",
+                 RETRY_AFTER_MS + edge_random(edge, RETRY_AFTER_MS))
+        return
+    memcpy(opening.welcome, welcome, note.text_size)
+    memcpy(opening.welcome + note.text_size, extra + note.extra_size - opening.stored_size, opening.stored_size)
+    memcpy(conn.session, note.session, 16)
+    conn.flags |= FLAG_SESSION
+    _open_say(edge, conn, opening.seq, OPEN_RESUME if opening.resumed else 0, opening.welcome + opening.welcome_size,
+              opening.stored_size)
+
+
+cdef void _welcome_send(Edge *edge, Connection *conn, Opening *opening) noexcept nogil:
+    """WELCOME: what the control thread wrote, completed by the map of channels, written backwards from the list."""
+    cdef uint32_t bytes_max = opening.welcome_size + 32 + opening.count * (NAME_BYTES_MAX + 32)
+    cdef uint8_t *body = <uint8_t *> malloc(bytes_max)
+    cdef uint32_t index = opening.first
+    cdef MpWriter writer
+    cdef Pending *pending
+    cdef Channel *channel = NULL
+    if body == NULL:
+        edge_fin(edge, conn, OVERLOADED, b"out of memory", RETRY_AFTER_MS)
+        return
+    writer.p = body
+    writer.end = body + bytes_max
+    writer.overflow = False
+    mp_write_raw(&writer, opening.welcome, opening.welcome_size)
+    mp_write_map(&writer, opening.count)
+    while index != NONE:
+        pending = pending_at(edge, index)
+        channel = channel_at(edge, pending.channel)
+        mp_write_str(&writer, channel_name(edge, channel), channel.name_size)
+        mp_write_array(&writer, 3)
+        mp_write_uint(&writer, channel.epoch)
+        mp_write_uint(&writer, channel.offset)
+        write_text(&writer, pending_outcome(pending, channel))
+        index = pending.sibling
+    if opening.tells_unread:            # the channel written last was added first: the user's own
+        write_text(&writer, b"unread")
+        if opening.cursor_known or channel.offset == 0:
+            mp_write_uint(&writer, channel.offset - opening.cursor if opening.cursor < channel.offset else 0)
+        else:
+            mp_write_nil(&writer)
+    invariant(not writer.overflow)
+    answer_reply(edge, conn, body, <uint32_t> (writer.p - body))
+    free(body)
+
+
+cdef bint _open_member(Edge *edge, Connection *conn, Pending *pending) noexcept nogil:
+    cdef Channel *channel = channel_at(edge, pending.channel)
+    if member_start(edge, conn, pending, channel) < 0:
+        return False
+    joined_say(edge, conn, pending, channel, STATE_HERE if pending.stored else STATE_JOINED)
+    return True
+
+
+cdef bint _open_members(Edge *edge, Connection *conn, Opening *opening) noexcept nogil:
+    """Start the memberships; False: out of memory.
+
+    The user's own channel is the first of them: it was added first, so it stands last in the list.
+    """
+    cdef uint32_t index = opening.first
+    cdef Pending *own = NULL
+    while index != NONE:
+        own = pending_at(edge, index)
+        index = own.sibling
+    if own == NULL or not _open_member(edge, conn, own):
+        return False
+    index = opening.first
+    while index != own.index:
+        if not _open_member(edge, conn, pending_at(edge, index)):
+            return False
+        index = pending_at(edge, index).sibling
+    return True
+
+
+cdef void _open_finish(Edge *edge, Opening *opening) noexcept nogil:
+    """The router answered everything: the session is open."""
+    cdef Connection *conn = conn_get(&edge.connections, opening.conn)
+    if conn != NULL and conn.state == STATE_HANDSHAKING:
+        conn_set_state(conn, edge.ledger, STATE_OPEN)
+        edge.handshakes -= 1
+        conn.flags &= ~FLAG_HELLO
+        ledger_time(edge.ledger, TIME_WELCOME, <uint32_t> (<uint32_t> edge.now_ms - conn.ping_seq))
+        conn.ping_seq = 0
+        _welcome_send(edge, conn, opening)
+        if conn.state == STATE_OPEN and not _open_members(edge, conn, opening):
+            edge_fin(edge, conn, OVERLOADED, b"out of memory", RETRY_AFTER_MS + edge_random(edge, RETRY_AFTER_MS))
+        elif conn.state == STATE_OPEN:
+            # A random phase, so that the heartbeats of connections that came together do not stay together.
+            conn.last_sent = edge_tick(edge) - edge_random(edge, edge.config.ping_ms // 200 + 1)
+            edge_timer_plan(edge, conn)
+    opening_end(edge, opening)
+
+
+cdef void opening_answered(Edge *edge, Opening *opening) noexcept nogil:
+    """One of the answers that an opening waits for is there."""
+    opening.remaining -= 1
+    if opening.remaining == 0:
+        _open_finish(edge, opening)
+
+
+cdef void open_claimed(Edge *edge, RecSession *record) noexcept nogil:
+    """OPENED: the session is this connection's, and whoever had it before was told."""
+    cdef Request *request = request_peek(edge, record.seq)
+    cdef Opening *opening
+    cdef Connection *conn
+    if request == NULL or request.kind != REQUEST_OPEN:
+        return
+    opening = opening_at(edge, request.index)
+    if opening.claimed:
+        return
+    opening.claimed = 1
+    conn = conn_get(&edge.connections, opening.conn)
+    if record.body_size and conn != NULL:
+        _stored_channels(edge, conn, opening, <const uint8_t *> record + sizeof(RecSession), record.body_size)
+    opening_answered(edge, opening)
+
+
+cdef void open_overdue(Edge *edge, Request *request) noexcept nogil:
+    """The router did not answer a HELLO in time."""
+    cdef Connection *conn = conn_get(&edge.connections, request.conn)
+    cdef Opening *opening = opening_at(edge, request.index)
+    opening.seq = 0                     # the caller has closed the request
+    opening_end(edge, opening)
+    if conn != NULL:
+        edge_fin(edge, conn, UNAVAILABLE, b"the router did not answer in time",
+                 RETRY_AFTER_MS + edge_random(edge, RETRY_AFTER_MS))

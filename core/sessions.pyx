@@ -1,0 +1,173 @@
+"""Sessions: claims, what sessions did, and cursors, between workers and the control thread."""
+
+from libc.stdint cimport uint8_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from core.batch cimport batch_clear, batch_write
+from core.catchup cimport catchup_answer, catchup_epoch
+from core.ledger cimport COUNT_STATES_LOST, ledger_count
+from core.mailbox cimport NOTE_CURSOR, NOTE_SESSION_OPEN, NOTE_SESSION_STATE, mailbox_put, note_init
+from core.records cimport (CATCHUP_CURSOR, CATCHUP_OUTCOME, OPEN_AGAIN, OPEN_RESUME, OPENED_TAKEN, REC_CATCHUP,
+                           REC_OPENED, REC_STATE, STATE_ACKED, STATE_HERE, Record, record_add)
+from core.sequencer cimport WORKER_LINKED, WORKER_LINKING, Owner, worker_say
+from core.slab cimport slab_at
+from core.stream cimport Stream, stream_find
+
+cdef enum:
+    START_BITS = 0x7FFFFF       # of a worker's epoch in the number of a question: its index may be another's by then
+    NAME_BYTES_MAX = 255
+
+cdef union CatchupRoom:
+    RecCatchup record
+    uint8_t bytes[320]
+
+
+cdef inline uint64_t _question(Sequencer *sequencer, Worker *worker, uint32_t seq, bint taken) noexcept nogil:
+    """The number of a question to the control thread: whom the answer goes to, and whether a claim took it over."""
+    return <uint64_t> (worker - &sequencer.workers[0]) << 56 | <uint64_t> taken << 55 \
+        | (worker.epoch & START_BITS) << 32 | seq
+
+
+cdef inline Worker *_asker(Sequencer *sequencer, uint64_t question, int state) noexcept nogil:
+    """The worker that asked, or NULL when it is gone, or not so far any more."""
+    cdef Worker *worker = &sequencer.workers[question >> 56]
+    if worker.state < state or (worker.epoch & START_BITS) != (question >> 32 & START_BITS):
+        return NULL
+    return worker
+
+
+cdef void _opened(Worker *worker, uint64_t conn, uint32_t seq, bint taken, const uint8_t *body,
+                  uint32_t size) noexcept nogil:
+    cdef RecSession *say = <RecSession *> worker_say(worker, REC_OPENED, OPENED_TAKEN if taken else 0,
+                                                     sizeof(RecSession), size)
+    if say != NULL:
+        say.conn = conn
+        say.seq = seq
+        say.body_size = size
+        if size:
+            memcpy(<uint8_t *> say + sizeof(RecSession), body, size)
+
+
+cdef void session_open(Sequencer *sequencer, Worker *worker, RecSession *record, bint evicted) noexcept nogil:
+    """A session was claimed: have it stored, and answer, behind what is stored of it if that is wanted."""
+    cdef bint resumes = record.head.aux & OPEN_RESUME != 0
+    cdef bint told = False
+    cdef Note note
+    if record.seq == 0 or record.head.aux & OPEN_AGAIN:
+        return
+    if sequencer.sessions_kept:
+        note_init(&note, NOTE_SESSION_OPEN)
+        note.request = _question(sequencer, worker, record.seq, evicted)
+        note.flags = record.head.aux
+        note.conn = record.conn
+        note.text_size = record.body_size
+        memcpy(note.session, record.session, 16)
+        told = mailbox_put(&sequencer.to_control, &note, <uint8_t *> record + sizeof(RecSession), NULL) == 0
+    if not (told and resumes):          # a resume goes on with the client's own positions rather than not at all
+        _opened(worker, record.conn, record.seq, evicted, NULL, 0)
+
+
+cdef void session_opened(Sequencer *sequencer, Note *note) noexcept nogil:
+    """NOTE_SESSION_OPENED: what is stored of a session."""
+    cdef Worker *worker = _asker(sequencer, note.request, WORKER_LINKING)
+    if worker != NULL:
+        _opened(worker, note.conn, <uint32_t> note.request, note.request >> 55 & 1,
+                <uint8_t *> note + sizeof(Note), note.text_size)
+
+
+cdef void _gather(Sequencer *sequencer, const Record *record) noexcept nogil:
+    if sequencer.sessions_kept and batch_write(&sequencer.states, record, record.size) < 0:
+        ledger_count(sequencer.ledger, COUNT_STATES_LOST, 1)
+
+
+cdef void session_close(Sequencer *sequencer, RecSession *record) noexcept nogil:
+    """The connection that had a session ended."""
+    _gather(sequencer, &record.head)
+
+
+cdef void session_state(Sequencer *sequencer, RecState *record) noexcept nogil:
+    """What a session did, told by the worker that has it."""
+    cdef Stream *stream
+    if record.what == STATE_HERE:
+        return
+    if record.what == STATE_ACKED:
+        stream = stream_find(&sequencer.streams, <const char *> record + sizeof(RecState), record.head.aux)
+        if stream == NULL or stream.offset == 0:
+            return                      # there is nothing to acknowledge
+        record.offset = min(record.offset, stream.offset)
+        record.epoch = catchup_epoch(stream, record.offset)
+    _gather(sequencer, &record.head)
+
+
+cdef void sessions_alive(Sequencer *sequencer, uint32_t seconds) noexcept nogil:
+    """So many seconds passed: tell of the next sessions that are open, all of them once a period."""
+    cdef uint32_t total = sequencer.owners.chunk_count << sequencer.owners.chunk_shift
+    cdef uint32_t count
+    cdef uint64_t due
+    cdef Owner *owner
+    cdef RecState *say
+    if not sequencer.sessions_kept or total == 0:
+        return
+    sequencer.alive_due += <uint64_t> total * seconds
+    due = sequencer.alive_due // <uint64_t> ALIVE_PERIOD_S
+    sequencer.alive_due -= due * <uint64_t> ALIVE_PERIOD_S
+    count = <uint32_t> min(due, <uint64_t> total)
+    while count:
+        count -= 1
+        sequencer.alive_next = sequencer.alive_next + 1 if sequencer.alive_next + 1 < total else 0
+        if sequencer.owners.chunks[sequencer.alive_next >> sequencer.owners.chunk_shift].memory == NULL:
+            continue
+        owner = <Owner *> slab_at(&sequencer.owners, sequencer.alive_next)
+        if owner.live != 1:
+            continue
+        say = <RecState *> record_add(&sequencer.states, REC_STATE, 0, sizeof(RecState), 0)
+        if say != NULL:
+            say.what = STATE_HERE
+            memcpy(say.session, owner.session, 16)
+
+
+cdef void sessions_flush(Sequencer *sequencer) noexcept nogil:
+    """Hand this turn's over; a full mailbox keeps them for the next one."""
+    cdef Note note
+    if sequencer.states.size == 0:
+        return
+    note_init(&note, NOTE_SESSION_STATE)
+    note.text_size = sequencer.states.size
+    if mailbox_put(&sequencer.to_control, &note, sequencer.states.data, NULL) == 0:
+        batch_clear(&sequencer.states)
+
+
+cdef void cursor_ask(Sequencer *sequencer, Worker *worker, RecCatchup *record) noexcept nogil:
+    """CATCHUP from the last ACK of the channel's user: asked for only where there is anything to catch up on."""
+    cdef Stream *stream = stream_find(&sequencer.streams, <const char *> record + sizeof(RecCatchup), record.head.aux)
+    cdef Note note
+    record.since_epoch = record.since_offset = 0
+    if stream != NULL and stream.offset and sequencer.sessions_kept:
+        note_init(&note, NOTE_CURSOR)
+        note.request = _question(sequencer, worker, record.seq, False)
+        note.conn = record.channel
+        note.text_size = record.head.aux
+        if mailbox_put(&sequencer.to_control, &note, <uint8_t *> record + sizeof(RecCatchup), NULL) == 0:
+            return
+    if stream != NULL:                  # there is no cursor: it starts live
+        record.since_epoch = stream.epoch
+        record.since_offset = stream.offset
+    catchup_answer(sequencer, worker, record)
+
+
+cdef void cursor_read(Sequencer *sequencer, Note *note) noexcept nogil:
+    """NOTE_CURSOR_READ: the outcome for a new device that starts at its user's cursor."""
+    cdef Worker *worker = _asker(sequencer, note.request, WORKER_LINKED)
+    cdef CatchupRoom room
+    if worker == NULL or note.text_size > NAME_BYTES_MAX:
+        return
+    memset(&room, 0, sizeof(room))
+    room.record.head.kind = REC_CATCHUP
+    room.record.head.aux = <unsigned short> note.text_size
+    room.record.channel = note.conn
+    room.record.seq = <uint32_t> note.request
+    room.record.flags = CATCHUP_OUTCOME | CATCHUP_CURSOR
+    room.record.since_epoch = note.second
+    room.record.since_offset = note.third
+    memcpy(room.bytes + sizeof(RecCatchup), <uint8_t *> note + sizeof(Note), note.text_size)
+    catchup_answer(sequencer, worker, &room.record)

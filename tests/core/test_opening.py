@@ -1,0 +1,195 @@
+"""HELLO up to WELCOME: channels of the client and of the store, the cursor of a new device, what is told to the store."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+import pytest
+
+from core import notes, records
+from core.codes import Code
+from tests.core import wire
+from tests.core.edge_harness import EPOCH, FIN, JOIN, LEAVE, WELCOME, Client, Edge, frame_of
+
+STORED = msgpack.packb({"user": "alice"})
+OUTCOME, CURSOR = 1, 2
+
+
+def hello(edge: Edge, channels: list[list[Any]], *, resumes: bool = False, unread: bool = True) -> Client:
+    """A client whose HELLO the control thread let in."""
+    client = edge.client()
+    client.send([0, 1, {}])
+    client.conn = edge.note(notes.FRAME)[2]
+    client.session = b"s" * 16
+    edge.put(
+        notes.OPEN,
+        client.conn,
+        1,
+        flags=(notes.OPEN_RESUMES if resumes else 0) | (notes.OPEN_TELLS_UNREAD if unread else 0),
+        second=len(STORED),
+        session=client.session,
+        text=b"\x93\x01\x01" + (b"\x82" if unread else b"\x81") + msgpack.packb("channels"),
+        extra=msgpack.packb(channels) + STORED,
+    )
+    return client
+
+
+def subscribe(edge: Edge, positions: dict[str, int]) -> dict[str, int]:
+    """Answer SUBSCRIBE for each channel; their handles."""
+    handles = {}
+    for _ in positions:
+        one = edge.router.expect(records.SUBSCRIBE)
+        name = one["name"].decode()
+        handles[name] = one["channel"]
+        edge.router.send(wire.subscribed(one["channel"], EPOCH, positions[name]))
+    return handles
+
+
+def test_the_claim_carries_what_is_stored_and_whether_stored_state_is_wanted(edge: Edge) -> None:
+    for resumes in (False, True):
+        client = hello(edge, [["user:alice", EPOCH, 0]], resumes=resumes)
+        subscribe(edge, {"user:alice": 0})
+        one = edge.router.expect(records.OPEN)
+        assert (one["aux"], one["body"], one["session"]) == (records.RESUMES * resumes, STORED, client.session)
+        edge.router.send(wire.opened(client.conn, one["seq"]))
+        assert client.frame()[0] == WELCOME
+        client.reset()
+        edge.wait_empty()
+        edge.router.expect(records.UNSUBSCRIBE)
+        edge.router.expect(records.CLOSE)
+
+
+def test_a_channel_that_the_client_left_out_stands_where_the_store_says(edge: Edge) -> None:
+    client = hello(edge, [["user:alice"], ["group:a", EPOCH, 5]], resumes=True)
+    handles = subscribe(edge, {"user:alice": 7, "group:a": 5})
+    one = edge.router.expect(records.OPEN)
+    stored = [["group:a", EPOCH, 3], ["group:b", EPOCH, 2], ["user:alice", EPOCH, 6, 4], ["user:eve", EPOCH, 1]]
+    edge.router.send(wire.opened(client.conn, one["seq"], stored))
+    own = edge.router.expect(records.CATCHUP)
+    assert (own["since"], own["flags"]) == ((EPOCH, 6), OUTCOME)
+    handles |= subscribe(edge, {"group:b": 2})
+    edge.router.send(wire.caught(own, (EPOCH, 7)))
+    _, _, told = client.frame()
+    assert told == {
+        "channels": {
+            "user:alice": [EPOCH, 7, "replayed"],
+            "group:a": [EPOCH, 5, "live"],  # the client's own position counts more
+            "group:b": [EPOCH, 2, "live"],
+        },
+        "unread": 3,
+    }
+    said = {each["name"].decode(): each["what"] for each in (edge.router.state() for _ in range(3))}
+    assert said == {"user:alice": records.HERE, "group:a": records.HERE, "group:b": records.HERE}
+    catchup = edge.router.expect(records.CATCHUP)
+    assert catchup["channel"] == handles["user:alice"]
+
+
+def test_a_channel_that_the_store_has_no_more_room_for_is_left_out(edges: Callable[..., Edge]) -> None:
+    edge = edges(channels_max=2)
+    client = hello(edge, [["user:alice", EPOCH, 0]], resumes=True)
+    subscribe(edge, {"user:alice": 0})
+    one = edge.router.expect(records.OPEN)
+    edge.router.send(wire.opened(client.conn, one["seq"], [[f"group:{n}", EPOCH, 0] for n in range(4)]))
+    subscribe(edge, {"group:0": 0, "group:1": 0})
+    assert set(client.frame()[2]["channels"]) == {"user:alice", "group:0", "group:1"}
+
+
+@pytest.mark.parametrize("answers", [b"", b"\xc1", msgpack.packb([["group:b"]]), msgpack.packb(5)])
+def test_stored_state_that_is_missing_or_broken_leaves_the_clients_own_positions(edge: Edge, answers: bytes) -> None:
+    client = hello(edge, [["user:alice", EPOCH, 0], ["group:a", EPOCH, 5]], resumes=True)
+    subscribe(edge, {"user:alice": 0, "group:a": 5})
+    one = edge.router.expect(records.OPEN)
+    fixed = client.conn.to_bytes(8, "little") + bytes(16) + one["seq"].to_bytes(4, "little")
+    edge.router.send(wire.record(records.OPENED, 0, fixed + len(answers).to_bytes(4, "little"), answers))
+    assert set(client.frame()[2]["channels"]) == {"user:alice", "group:a"}
+    said = [edge.router.state() for _ in range(2)]
+    assert [(each["name"], each["what"], each["position"]) for each in said] == [
+        (b"user:alice", records.JOINED, (EPOCH, 0)),
+        (b"group:a", records.JOINED, (EPOCH, 5)),
+    ]
+    assert said[1]["user"] == b"alice"
+
+
+def test_a_new_device_starts_at_the_last_ack_of_its_user(edge: Edge) -> None:
+    client = hello(edge, [["user:alice"]])
+    handles = subscribe(edge, {"user:alice": 9})
+    one = edge.router.expect(records.OPEN)
+    edge.router.send(wire.opened(client.conn, one["seq"]))
+    asked = edge.router.expect(records.CATCHUP)
+    assert asked["flags"] == OUTCOME | CURSOR
+    edge.router.send(wire.caught({**asked, "since": (EPOCH - 1, 6)}, (EPOCH, 9)))
+    assert client.frame()[2] == {"channels": {"user:alice": [EPOCH, 9, "replayed"]}, "unread": 3}
+    assert edge.router.state()["position"] == (EPOCH - 1, 6)
+    catchup = edge.router.expect(records.CATCHUP)
+    assert (catchup["since"], catchup["flags"]) == ((EPOCH - 1, 6), 0)
+    frames = [(EPOCH, n, frame_of("user:alice", n, n)) for n in (7, 8, 9)]
+    edge.router.send(wire.caught(catchup, (EPOCH, 9), frames))
+    assert [frame[2] for frame in client.frames(3)] == [7, 8, 9]
+    client.send([10, {"user:alice": 9}])
+    assert edge.router.state()["position"] == (EPOCH, 9)
+    assert handles
+
+
+def test_nothing_is_unread_where_nothing_was_said(edge: Edge) -> None:
+    client = hello(edge, [["user:alice"]])
+    subscribe(edge, {"user:alice": 0})
+    edge.router.send(wire.opened(client.conn, edge.router.expect(records.OPEN)["seq"]))
+    assert client.frame()[2] == {"channels": {"user:alice": [EPOCH, 0, "live"]}, "unread": 0}
+
+
+def test_what_a_session_does_is_told_as_it_happens(edge: Edge) -> None:
+    alice = edge.open("alice")
+    first = edge.router.state()
+    assert (first["what"], first["name"], first["user"]) == (records.JOINED, b"user:alice", b"alice")
+    edge.join(alice, "group:a", offset=4)
+    alice.send([JOIN, 5, "group:a", {}], [10, {"group:a": 3, "group:strange": 8, "global:news": 2, "user:alice": 0}])
+    alice.send([10, {"group:a": 99}], [LEAVE, 6, "group:a"])
+    said = [(one["what"], one["name"], one["position"]) for one in (edge.router.state() for _ in range(5))]
+    assert said == [
+        (records.JOINED, b"group:a", (EPOCH, 4)),
+        (records.ACKED, b"group:a", (EPOCH, 3)),
+        (records.ACKED, b"global:news", (0, 2)),
+        (records.ACKED, b"group:a", (EPOCH, 4)),  # no more than it was given
+        (records.LEFT, b"group:a", (EPOCH, 4)),
+    ]
+
+
+def test_acks_beyond_the_rate_are_passed_over_and_the_session_goes_on(edge: Edge) -> None:
+    alice = edge.open("alice")
+    edge.join(alice, "group:a", offset=4)
+    for _ in range(100):
+        alice.send(*[[10, {"group:a": 2}]] * 100)
+    alice.send([JOIN, 5, "group:a", {}])
+    answer = alice.frame()
+    assert edge.counter("acks") == 10_000
+    assert answer[:2] in ([2, 5], [3, 5])  # answered, be it by rate_limited
+    edge.router.heartbeat()
+    assert len(edge.router.states) < 5_000
+
+
+def test_bye_ends_the_session_and_a_lost_connection_does_not(edge: Edge) -> None:
+    for frames, flags in (([[FIN, int(Code.BYE), "", {}]], records.OVER), ([], 0), ([[FIN, 1, "", {}]], 0)):
+        alice = edge.open("alice")
+        if frames:
+            alice.send(*frames)
+        else:
+            alice.reset()
+        edge.router.expect(records.UNSUBSCRIBE)
+        assert edge.router.expect(records.CLOSE)["aux"] == flags
+
+
+def test_a_new_router_is_told_of_sessions_and_memberships_again(edge: Edge) -> None:
+    alice = edge.open("alice")
+    edge.join(alice, "group:a", offset=4)
+    waiting = hello(edge, [["user:alice", EPOCH, 0]], resumes=True)
+    before = edge.router.expect(records.OPEN)
+    assert [edge.router.state()["what"] for _ in range(2)] == [records.JOINED] * 2
+    said = edge.link(EPOCH + 1)
+    opens = {one["conn"]: one for one in said if one["kind"] == records.OPEN}
+    assert (opens[alice.conn]["aux"], opens[alice.conn]["seq"]) == (records.AGAIN, 0)
+    again = opens[waiting.conn]
+    assert (again["aux"], again["seq"], again["body"]) == (records.RESUMES, before["seq"], STORED)
+    assert [(one["what"], one["name"]) for one in edge.router.states] == [
+        (records.HERE, b"user:alice"),
+        (records.HERE, b"group:a"),
+    ]

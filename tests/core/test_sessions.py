@@ -1,0 +1,185 @@
+"""The router's data plane between workers and the store of sessions: claims that wait, what sessions did, cursors."""
+
+import select
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+import pytest
+
+from core import notes, records
+from core.router_loop import RouterLoop
+from tests.core.edge_harness import wait_for
+from tests.core.router_harness import DEADLINE_S, EPOCH, Sequencer, Worker
+
+ALICE, BOB = b"a" * 16, b"b" * 16
+STATE = struct.Struct("=IHH16sQQHHI")
+
+
+class Store:
+    """The control thread's side: hands out what the data plane asks and tells."""
+
+    def __init__(self, sequencer: Sequencer) -> None:
+        self._sequencer = sequencer
+        self._kept: list[tuple[Any, ...]] = []
+
+    @property
+    def loop(self) -> RouterLoop:
+        """Not kept here: the harness frees it at the end."""
+        assert self._sequencer.loop is not None
+        return self._sequencer.loop
+
+    def note(self, kind: int) -> tuple[Any, ...]:
+        while not self._kept:
+            assert select.select([self.loop.control_fd], [], [], DEADLINE_S)[0], "no note in time"
+            self._kept += self.loop.take()
+        found = self._kept.pop(0)
+        assert found[0] == kind, f"expected a note of kind {kind}, not {found}"
+        return found
+
+    def states(self) -> list[tuple[int, str, tuple[int, int]]]:
+        """(what, channel, position) of one turn; a CLOSE is (-flags, "", (0, 0))."""
+        said, place, found = self.note(notes.SESSION_STATE)[7], 0, []
+        while place < len(said):
+            size, kind, aux = struct.unpack_from("=IHH", said, place)
+            if kind == records.CLOSE:
+                found.append((-aux, "", (0, 0)))
+            else:
+                _, _, _, _, epoch, offset, what, _, _ = STATE.unpack_from(said, place)
+                found.append((what, said[place + STATE.size :][:aux].decode(), (epoch, offset)))
+            place += size
+        return found
+
+
+@pytest.fixture
+def kept(sequencers: Callable[..., Sequencer]) -> tuple[Store, Worker]:
+    """A router whose control thread keeps sessions, and a worker of it."""
+    sequencer = sequencers(sessions_kept=True)
+    return Store(sequencer), sequencer.worker()
+
+
+def claim(worker: Worker, session: bytes, flags: int = 0, *, conn: int = 5, body: bytes = b"what is stored") -> None:
+    worker.say.session(records.OPEN, session, conn, 3, flags, body)
+    worker.flush()
+
+
+def test_a_fresh_claim_is_stored_and_answered_at_once(kept: tuple[Store, Worker]) -> None:
+    store, worker = kept
+    claim(worker, ALICE)
+    assert worker.expect(records.OPENED)["seq"] == 3
+    note = store.note(notes.SESSION_OPEN)
+    assert (note[1], note[2], note[6], note[7]) == (0, 5, ALICE, b"what is stored")
+
+
+def test_a_resume_waits_for_what_is_stored(kept: tuple[Store, Worker]) -> None:
+    store, worker = kept
+    claim(worker, ALICE, records.RESUMES)
+    note = store.note(notes.SESSION_OPEN)
+    assert (note[1], note[6]) == (records.RESUMES, ALICE)
+    assert worker.rest() == []
+    told = msgpack.packb([["group:a", 1, 2]])
+    store.loop.put(notes.SESSION_OPENED, request=note[3], conn=note[2], text=told)
+    one = worker.expect(records.OPENED)
+    assert (one["seq"], one["conn"], one["body"], one["aux"]) == (3, 5, told, 0)
+
+
+def test_the_former_owner_is_told_before_the_claim_waits(sequencers: Callable[..., Sequencer]) -> None:
+    sequencer = sequencers(sessions_kept=True)
+    store, old, new = Store(sequencer), sequencer.worker(0), sequencer.worker(1)
+    claim(old, ALICE)
+    old.expect(records.OPENED)
+    store.note(notes.SESSION_OPEN)
+    claim(new, ALICE, records.RESUMES)
+    assert old.expect(records.EVICT)["conn"] == 5
+    note = store.note(notes.SESSION_OPEN)
+    # What the old connection still says does not count any more.
+    old.say.state(ALICE, records.JOINED, b"group:late", 1, 1, b"alice")
+    old.say.session(records.CLOSE, ALICE, 5)
+    old.flush()
+    old.rest()
+    store.loop.put(notes.SESSION_OPENED, request=note[3], conn=note[2])
+    assert new.expect(records.OPENED)["aux"] == 1
+    new.say.state(ALICE, records.JOINED, b"group:a", EPOCH, 0, b"alice")
+    new.flush()
+    assert store.states() == [(records.JOINED, "group:a", (EPOCH, 0))]
+
+
+def test_an_answer_for_a_worker_that_is_gone_reaches_nobody(kept: tuple[Store, Worker]) -> None:
+    store, worker = kept
+    claim(worker, ALICE, records.RESUMES)
+    note = store.note(notes.SESSION_OPEN)
+    worker.say.link(records.BYE, worker.epoch, worker.number)
+    worker.flush()
+    wait_for(lambda: store.loop is not None and True, "the end")
+    worker.link()
+    worker.epoch += 1
+    worker.tell([])
+    store.loop.put(notes.SESSION_OPENED, request=note[3], conn=note[2])
+    assert worker.rest() == []
+
+
+def test_a_claim_that_is_said_again_is_neither_stored_nor_answered(kept: tuple[Store, Worker]) -> None:
+    store, worker = kept
+    worker.say.session(records.OPEN, ALICE, 5, 0, records.AGAIN)
+    worker.say.session(records.CLOSE, ALICE, 5, 0, records.OVER)
+    worker.flush()
+    assert store.states() == [(-records.OVER, "", (0, 0))]
+    assert worker.rest() == []
+
+
+def test_an_ack_gets_the_epoch_of_its_message_and_is_held_to_what_was_said(kept: tuple[Store, Worker]) -> None:
+    store, worker = kept
+    claim(worker, ALICE)
+    worker.expect(records.OPENED)
+    store.note(notes.SESSION_OPEN)
+    for number in range(3):
+        worker.publish("group:a", number)
+    for name, offset in ((b"group:a", 2), (b"group:a", 99), (b"group:silent", 1)):
+        worker.say.state(ALICE, records.ACKED, name, EPOCH + 5, offset)
+    worker.flush()
+    assert store.states() == [(records.ACKED, "group:a", (EPOCH, 2)), (records.ACKED, "group:a", (EPOCH, 3))]
+
+
+def test_a_new_device_starts_at_its_users_cursor(kept: tuple[Store, Worker]) -> None:
+    store, worker = kept
+    for number in range(3):
+        worker.publish("user:alice", number)
+    worker.say.catchup(9, b"user:alice", 5, 0, 0, flags=1 | 2)
+    worker.flush()
+    note = store.note(notes.CURSOR)
+    assert (note[2], note[7]) == (5, b"user:alice")
+    store.loop.put(notes.CURSOR_READ, request=note[3], conn=note[2], second=EPOCH, third=1, text=note[7])
+    one = worker.expect(records.CAUGHT)
+    assert (one["seq"], one["channel"], one["last"], one["position"]) == (9, 5, (EPOCH, 1), (EPOCH, 3))
+    assert (records.OUTCOMES[one["outcome"]], one["messages"]) == ("replayed", [])
+
+
+def test_a_channel_without_messages_needs_no_cursor(kept: tuple[Store, Worker]) -> None:
+    _, worker = kept
+    worker.say.catchup(9, b"user:alice", 5, 0, 0, flags=1 | 2)
+    worker.flush()
+    one = worker.expect(records.CAUGHT)
+    assert (records.OUTCOMES[one["outcome"]], one["position"][1]) == ("live", 0)
+
+
+def test_a_new_device_may_start_at_the_oldest_message(sequencers: Callable[..., Sequencer]) -> None:
+    worker = sequencers(history_messages=2).worker()
+    for number in range(5):
+        worker.publish("user:alice", number)
+    worker.say.catchup(9, b"user:alice", 5, 0, 0, flags=1 | 4)
+    worker.flush()
+    one = worker.expect(records.CAUGHT)
+    assert (records.OUTCOMES[one["outcome"]], one["last"], one["gap"]) == ("replayed", (EPOCH, 3), (0, 0))
+
+
+def test_without_a_store_every_claim_is_answered_and_a_new_device_starts_live(sequencer: Sequencer) -> None:
+    worker = sequencer.worker()
+    claim(worker, ALICE, records.RESUMES)
+    assert worker.expect(records.OPENED)["body"] == b""
+    worker.publish("user:alice", 1)
+    worker.say.catchup(9, b"user:alice", 5, 0, 0, flags=1 | 2)
+    worker.say.state(ALICE, records.ACKED, b"user:alice", EPOCH, 1)
+    worker.flush()
+    assert records.OUTCOMES[worker.expect(records.CAUGHT)["outcome"]] == "live"
+    assert sequencer.counter("states_lost") == 0

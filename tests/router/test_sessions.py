@@ -1,0 +1,341 @@
+"""Sessions are written behind and read back, also when the store is slow, away, or a change is still on its way to it."""
+
+import asyncio
+import struct
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core import notes, records
+from router.log.embedded import EmbeddedLog
+from router.log.port import Changes, LogDeposed, LogUnavailable, Position, Session, SessionChange
+from router.sessions import OPEN_GRACE_MS, Sessions
+
+DEADLINE_S = 10.0
+NOW_S, TTL_S = 1_000_000.0, 60
+NOW_MS, TTL_MS = int(NOW_S * 1000), TTL_S * 1000
+ALICE, BOB = b"a" * 16, b"b" * 16
+
+
+def record(kind: int, aux: int, fixed: bytes, variable: bytes = b"") -> bytes:
+    size = (8 + len(fixed) + len(variable) + 7) & ~7
+    return (struct.pack("=IHH", size, kind, aux) + fixed + variable).ljust(size, b"\0")
+
+
+def state(session: bytes, what: int, name: str, epoch: int = 0, offset: int = 0, user: str = "") -> bytes:
+    fixed = struct.pack("=16sQQHHI", session, epoch, offset, what, len(user), 0)
+    return record(records.STATE, len(name), fixed, name.encode() + user.encode())
+
+
+def closed(session: bytes, flags: int = 0) -> bytes:
+    return record(records.CLOSE, flags, struct.pack("=Q16sII", 5, session, 0, 0))
+
+
+def body_of(user: str) -> bytes:
+    packed: bytes = msgpack.packb({"user": user})
+    return packed
+
+
+class Store:
+    """What of a log sessions need, in memory; `gate` holds it up, `fails` makes it refuse."""
+
+    def __init__(self) -> None:
+        self.stored: dict[bytes, Session] = {}
+        self.marks: dict[str, Position] = {}
+        self.saves: list[Changes] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.fails: Exception | None = None
+        self.asked = asyncio.Event()
+
+    async def _pass(self) -> None:
+        self.asked.set()
+        await self.gate.wait()
+        if self.fails is not None:
+            raise self.fails
+
+    async def save(self, changes: Changes) -> None:
+        await self._pass()
+        self.saves.append(changes)
+        for session, change in changes.sessions.items():
+            if change.ended:
+                self.stored.pop(session, None)
+                continue
+            before = self.stored.get(session)
+            if before is None and change.opened is None:
+                continue
+            before = before or Session(b"", 0, {})
+            channels = {**before.channels, **change.channels}
+            self.stored[session] = Session(
+                change.opened or before.opened,
+                change.expires_ms or before.expires_ms,
+                {name: position for name, position in channels.items() if position is not None},
+            )
+        for name, position in changes.cursors.items():
+            self.marks[name] = max(self.marks.get(name, position), position)
+
+    async def sessions(self, ids: Sequence[bytes]) -> list[Session | None]:
+        await self._pass()
+        return [self.stored.get(one) for one in ids]
+
+    async def cursors(self, channels: Sequence[str]) -> list[Position | None]:
+        await self._pass()
+        return [self.marks.get(one) for one in channels]
+
+
+class Desk:
+    """Sessions over a store, with what they tell the data plane."""
+
+    def __init__(self, log: Any) -> None:
+        self.store = log
+        self.told: asyncio.Queue[tuple[int, dict[str, Any]]] = asyncio.Queue()
+        self.sessions = Sessions(log, self._put, ttl_s=TTL_S, clock=lambda: NOW_S)
+        self.tasks = [asyncio.create_task(self.sessions.write()), asyncio.create_task(self.sessions.read())]
+
+    def _put(self, kind: int, **fields: Any) -> None:
+        self.told.put_nowait((kind, fields))
+
+    async def resumed(self, session: bytes, user: str) -> dict[str, list[int]]:
+        """What a resume is told of a session's channels."""
+        self.sessions.on_open(7, records.RESUMES, 3, session, body_of(user))
+        kind, fields = await self.told.get()
+        assert (kind, fields["request"], fields["conn"]) == (notes.SESSION_OPENED, 7, 3)
+        return {name: rest for name, *rest in msgpack.unpackb(fields["text"])}
+
+    async def cursor(self, channel: str) -> tuple[int, int]:
+        self.sessions.on_cursor(8, 4, channel.encode())
+        kind, fields = await self.told.get()
+        assert (kind, fields["request"], fields["conn"], fields["text"]) == (notes.CURSOR_READ, 8, 4, channel.encode())
+        return fields["second"], fields["third"]
+
+    async def stored(self) -> None:
+        assert await self.sessions.flush(DEADLINE_S)
+
+    async def close(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+
+def run(body: Callable[[Desk], Awaitable[None]]) -> None:
+    async def whole() -> None:
+        desk = Desk(Store())
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                await body(desk)
+        finally:
+            await desk.close()
+
+    asyncio.run(whole())
+
+
+def test_a_session_is_stored_at_hello_and_kept_current() -> None:
+    async def body(desk: Desk) -> None:
+        desk.sessions.on_open(1, 0, 2, ALICE, body_of("alice"))
+        await desk.stored()
+        assert desk.store.stored[ALICE] == Session(body_of("alice"), NOW_MS + TTL_MS + OPEN_GRACE_MS, {})
+        desk.sessions.on_state(
+            state(ALICE, records.JOINED, "group:a", 1, 5, "alice")
+            + state(ALICE, records.JOINED, "group:b", 1, 0, "alice")
+            + state(ALICE, records.ACKED, "group:a", 2, 9)
+            + state(ALICE, records.LEFT, "group:b", 1, 1, "alice")
+            + state(ALICE, records.ACKED, "user:alice", 1, 3)
+        )
+        await desk.stored()
+        assert desk.store.stored[ALICE].channels == {"group:a": (2, 9), "user:alice": (1, 3)}
+        assert desk.store.marks == {"user:alice": (1, 3)}
+        desk.sessions.on_state(closed(ALICE))
+        await desk.stored()
+        assert desk.store.stored[ALICE].expires_ms == NOW_MS + TTL_MS
+        desk.sessions.on_state(state(ALICE, records.HERE, ""))
+        await desk.stored()
+        assert desk.store.stored[ALICE].expires_ms == NOW_MS + TTL_MS + OPEN_GRACE_MS
+        desk.sessions.on_state(closed(ALICE, records.OVER))
+        await desk.stored()
+        assert desk.store.stored == {}
+
+    run(body)
+
+
+def test_many_changes_are_one_write() -> None:
+    async def body(desk: Desk) -> None:
+        for number in range(100):
+            desk.sessions.on_open(1, 0, 2, bytes([number]) * 16, body_of("u"))
+            desk.sessions.on_state(state(bytes([number]) * 16, records.JOINED, "group:a", 1, number, "u"))
+        await desk.stored()
+        assert len(desk.store.saves) == 1
+        assert len(desk.store.stored) == 100
+
+    run(body)
+
+
+def test_a_resume_is_told_the_channels_and_the_users_cursor() -> None:
+    async def body(desk: Desk) -> None:
+        desk.store.stored[ALICE] = Session(body_of("alice"), 1, {"group:a": Position(1, 5), "user:alice": Position(1, 2)})
+        desk.store.marks["user:alice"] = Position(1, 4)
+        assert await desk.resumed(ALICE, "alice") == {"group:a": [1, 5], "user:alice": [1, 2, 4]}
+        # Another session without stored state: its own channel stands at the user's cursor.
+        assert await desk.resumed(BOB, "alice") == {"user:alice": [1, 4, 4]}
+        assert await desk.resumed(b"c" * 16, "carol") == {}
+
+    run(body)
+
+
+def test_a_read_sees_what_is_not_written_yet() -> None:
+    async def body(desk: Desk) -> None:
+        desk.store.stored[ALICE] = Session(body_of("alice"), 1, {"group:a": Position(1, 5), "group:b": Position(1, 1)})
+        desk.store.gate.clear()
+        desk.sessions.on_state(state(ALICE, records.ACKED, "group:a", 1, 6) + state(ALICE, records.LEFT, "group:b"))
+        await desk.store.asked.wait()  # this much is being written
+        desk.sessions.on_state(
+            state(ALICE, records.JOINED, "group:c", 1, 7, "alice") + state(ALICE, records.ACKED, "user:alice", 1, 8)
+        )
+        asked = asyncio.create_task(desk.resumed(ALICE, "alice"))
+        await asyncio.sleep(0)
+        desk.store.gate.set()
+        assert await asked == {"group:a": [1, 6], "group:c": [1, 7], "user:alice": [1, 8, 8]}
+        assert await desk.cursor("user:alice") == (1, 8)
+
+    run(body)
+
+
+def test_a_session_that_was_over_starts_again_empty() -> None:
+    async def body(desk: Desk) -> None:
+        desk.store.stored[ALICE] = Session(body_of("alice"), 1, {"group:a": Position(1, 5)})
+        desk.sessions.on_state(closed(ALICE, records.OVER))
+        assert await desk.resumed(ALICE, "alice") == {}  # before the end was written
+        await desk.stored()
+        assert desk.store.stored[ALICE].channels == {}
+
+    run(body)
+
+
+def test_a_store_that_is_away_delays_writes_and_no_resume(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.sessions.SAVE_RETRY_S", 0.01)
+
+    async def body(desk: Desk) -> None:
+        desk.store.fails = LogUnavailable("away")
+        desk.sessions.on_open(1, 0, 2, ALICE, body_of("alice"))
+        desk.sessions.on_state(state(ALICE, records.JOINED, "group:a", 1, 5, "alice"))
+        await desk.store.asked.wait()
+        assert await desk.resumed(ALICE, "alice") == {"group:a": [1, 5]}
+        assert await desk.cursor("user:alice") == (0, 0)
+        desk.sessions.on_state(state(ALICE, records.ACKED, "group:a", 1, 6))
+        desk.store.fails = None
+        await desk.stored()
+        assert desk.store.stored[ALICE].channels == {"group:a": (1, 6)}
+
+    run(body)
+
+
+def test_a_store_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.sessions.READ_DEADLINE_S", 0.05)
+
+    async def body(desk: Desk) -> None:
+        desk.store.stored[ALICE] = Session(body_of("alice"), 1, {"group:a": Position(1, 5)})
+        desk.store.gate.clear()
+        assert await desk.resumed(ALICE, "alice") == {}
+        desk.store.gate.set()
+
+    run(body)
+
+
+def test_another_router_ends_the_writing() -> None:
+    async def body(desk: Desk) -> None:
+        desk.store.fails = LogDeposed("another one")
+        desk.sessions.on_open(1, 0, 2, ALICE, body_of("alice"))
+        with pytest.raises(LogDeposed):
+            await desk.tasks[0]
+
+    run(body)
+
+
+def test_more_changes_than_may_wait_are_counted_and_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.sessions.CHANGED_MAX", 1)
+
+    async def body(desk: Desk) -> None:
+        desk.sessions.on_open(1, 0, 2, ALICE, body_of("alice"))
+        desk.sessions.on_open(1, 0, 2, BOB, body_of("bob"))
+        await desk.stored()
+        assert set(desk.store.stored) == {ALICE}
+
+    run(body)
+
+
+def test_sessions_survive_in_the_embedded_log(tmp_path: Path) -> None:
+    async def once(first: bool) -> dict[str, list[int]]:
+        log = EmbeddedLog(tmp_path, sync="never")
+        await log.open(1)
+        desk = Desk(log)
+        desk.sessions._clock = __import__("time").time
+        try:
+            if first:
+                desk.sessions.on_open(1, 0, 2, ALICE, body_of("alice"))
+                desk.sessions.on_state(
+                    state(ALICE, records.JOINED, "group:a", 1, 5, "alice")
+                    + state(ALICE, records.ACKED, "user:alice", 1, 3)
+                )
+                await desk.stored()
+                return {}
+            return await desk.resumed(ALICE, "alice")
+        finally:
+            await desk.close()
+            await log.close()
+
+    assert asyncio.run(once(True)) == {}
+    assert asyncio.run(once(False)) == {"group:a": [1, 5], "user:alice": [1, 3, 3]}
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["open", "join", "leave", "ack", "over", "store", "fail"]),
+        st.sampled_from([ALICE, BOB]),
+        st.sampled_from(["group:a", "group:b"]),
+        st.integers(1, 9),
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(steps=STEPS)
+def test_whatever_happens_a_resume_is_told_what_a_plain_model_knows(steps: list[tuple[str, bytes, str, int]]) -> None:
+    async def body(desk: Desk) -> None:
+        model: dict[bytes, dict[str, list[int]] | None] = {ALICE: None, BOB: None}
+        for what, session, name, offset in steps:
+            if what == "store":
+                desk.store.fails = None
+                await desk.stored()
+            elif what == "fail":
+                desk.store.fails = LogUnavailable("away")
+            elif what == "open" and model[session] is None:
+                model[session] = {}
+                desk.sessions.on_open(1, 0, 2, session, body_of("u"))
+            elif model[session] is None:
+                continue  # the data plane tells of open sessions alone
+            elif what == "over":
+                desk.sessions.on_state(closed(session, records.OVER))
+                model = {**model, session: None}
+                desk.store.fails = None
+                await desk.stored()
+            elif what == "leave":
+                model[session].pop(name, None)  # type: ignore[union-attr]
+                desk.sessions.on_state(state(session, records.LEFT, name))
+            else:
+                model[session][name] = [1, offset]  # type: ignore[index]
+                desk.sessions.on_state(state(session, records.JOINED if what == "join" else records.ACKED, name, 1, offset))
+        desk.store.fails = None
+        for session, channels in model.items():
+            told = await desk.resumed(session, "u")
+            assert told == (channels or {})
+
+    run(body)
+
+
+def test_a_change_of_nothing_that_is_stored_is_no_session() -> None:
+    assert SessionChange() == SessionChange(opened=None, expires_ms=None, channels={}, ended=False)
