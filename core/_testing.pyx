@@ -10,6 +10,7 @@ from core.answers cimport answer_raw
 from core.audit cimport SlabWalk, slab_walk, slab_walk_next
 from core.batch cimport Batch, batch_free
 from core.buffer cimport Segment, arena_rest
+from core.catchup cimport Found, catchup_find
 from core.conn cimport (FORM_COUNT, STATE_CLOSED, Connection, conn_acquire, conn_memberships, conn_release,
                         conn_set_state)
 from core.edge cimport NONE, REQUEST_PUBLISH, Channel, ChannelMember, Edge, Request
@@ -23,12 +24,13 @@ from core.namespaces cimport DOMAIN_GROUP, Namespaces, namespaces_fill
 from core.outbox cimport outbox_drop, outbox_send, outbox_settle
 from core.requests cimport request_done, request_open, request_peek, requests_free
 from core.slab cimport SLAB_NONE, slab_at, slab_free, slab_init
-from core.stream cimport (Stream, Streams, route_remove, route_set, routes_remove_worker, stream_advance,
+from core.stream cimport (History, Stored, Stream, Streams, route_remove, route_set, routes_remove_worker, stream_advance,
                           stream_find, stream_kept, stream_route, stream_store, stream_stored, stream_wanted,
                           streams_free, streams_init, streams_sweep)
 
 from core import conn as _conn
 from core.namespace_spec import BUILT_IN
+from core.records import OUTCOMES
 
 
 def change_state(str old, str new):
@@ -196,6 +198,43 @@ cdef class StreamTable:
 
     def sweep(self, unsigned long long now_ms, uint32_t slots=100000):
         streams_sweep(&self.streams, now_ms, slots)
+
+
+cdef class StreamModel:
+    """A stream as it stands, for the rules of catch-up: its position, and the messages that are kept."""
+
+    cdef Stream stream
+    cdef History history
+
+    def __init__(self, uint64_t epoch, uint64_t offset, uint64_t base, list messages):
+        """`messages`: the kept ones, oldest first, as (epoch, offset)."""
+        cdef Stored *stored
+        self.stream.epoch = epoch
+        self.stream.offset = offset
+        self.stream.history = &self.history
+        self.history.base = base
+        self.history.capacity = 1
+        while self.history.capacity < len(messages):
+            self.history.capacity *= 2
+        self.history.ring = <Stored **> calloc(self.history.capacity, sizeof(Stored *))
+        for of_epoch, at in messages:
+            stored = <Stored *> calloc(1, sizeof(Stored))
+            stored.epoch, stored.offset, stored.time_ms = of_epoch, at, 1
+            self.history.ring[self.history.count] = stored
+            self.history.count += 1
+
+    def __dealloc__(self):
+        for place in range(self.history.count):
+            free(self.history.ring[place])
+        free(self.history.ring)
+
+    def find(self, uint64_t epoch, uint64_t offset):
+        """(outcome, reason of the gap, (from, to), offsets of the messages that follow)."""
+        cdef Found found
+        catchup_find(&self.stream, 0, epoch, offset, &found)
+        rest = [self.history.ring[place].offset for place in range(found.place, self.history.count)]
+        return (OUTCOMES[found.outcome], ("none", "trimmed", "lost")[found.reason], (found.gap_from, found.gap_to),
+                rest)
 
 
 cdef class Members:

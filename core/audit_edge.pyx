@@ -6,10 +6,10 @@ from libc.stdlib cimport free, malloc, qsort
 from core.audit cimport (Audit, SlabWalk, audit_begin, audit_end, audit_equal, audit_fd, audit_finding, audit_found,
                          audit_peers, audit_send, audit_tell, slab_walk, slab_walk_next)
 from core.buffer cimport Segment, Shared
-from core.conn cimport (ASIDE_NONE, FLAG_SESSION, FORM_COUNT, STATE_CLOSED, STATE_OPEN, Aside, Connection, Membership,
-                        conn_aside_at, conn_get, conn_memberships)
-from core.edge cimport (NONE, OPENING_KEY, REQUEST_DONE, REQUEST_JOIN, REQUEST_OPEN, Channel, ChannelMember, Opening,
-                        Pending, Request)
+from core.conn cimport (ASIDE_NONE, FLAG_SESSION, FORM_COUNT, PLACE_REPLAY, STATE_CLOSED, STATE_OPEN, Aside, Connection,
+                        Membership, conn_aside_at, conn_get, conn_handle, conn_memberships)
+from core.edge cimport (NONE, OPENING_KEY, REPLAY_KEY, REQUEST_DONE, REQUEST_JOIN, REQUEST_OPEN, Channel,
+                        ChannelMember, Opening, Pending, Replay, Request)
 from core.fanout cimport channel_at, channel_members, membership_key
 from core.kept cimport kept_at
 from core.ledger cimport (KIND_ASIDE, KIND_BUFFER, KIND_CHANNEL, KIND_CONNECTION, KIND_FD, KIND_KEPT,
@@ -66,6 +66,21 @@ cdef void _queue(Walk *walk, Connection *conn) noexcept nogil:
     walk.queued_bytes += bytes
 
 
+cdef void _replay(Walk *walk, Connection *conn, Membership *membership) noexcept nogil:
+    """A membership that is being caught up: its replay must be the connection's, and of that channel."""
+    cdef uint32_t index = membership.place & ~(<uint32_t> PLACE_REPLAY)
+    cdef Replay *replay
+    if _slot_used(&walk.edge.replays, index):
+        replay = <Replay *> slab_at(&walk.edge.replays, index)
+        if replay.index == index and replay.conn == conn_handle(conn) and replay.channel == membership.channel:
+            audit_found(&walk.audit, KIND_MEMBERSHIP, membership_key(conn, channel_at(walk.edge, replay.channel)))
+            audit_found(&walk.audit, KIND_PENDING, REPLAY_KEY | index)
+            walk.pendings += 1
+            return
+    audit_finding(&walk.audit, KIND_MEMBERSHIP, (<uint64_t> conn.index << 32) | membership.channel, index,
+                  b"is being caught up (key: connection and channel), but its replay (value) is another's")
+
+
 cdef void _memberships(Walk *walk, Connection *conn) noexcept nogil:
     """Each membership of a connection must be its channel's as well."""
     cdef Membership *memberships = conn_memberships(conn)
@@ -73,6 +88,9 @@ cdef void _memberships(Walk *walk, Connection *conn) noexcept nogil:
     cdef ChannelMember member
     cdef uint32_t slot
     for slot in range(conn.membership_count):
+        if memberships[slot].place & PLACE_REPLAY:
+            _replay(walk, conn, &memberships[slot])
+            continue
         if _slot_used(&walk.edge.channels, memberships[slot].channel):
             channel = channel_at(walk.edge, memberships[slot].channel)
             if _given(channel.generation) and memberships[slot].place < channel.count:

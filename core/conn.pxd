@@ -69,6 +69,7 @@ cdef enum ConnFlag:
     FLAG_OVERFULL = 256         # something found no room in its queue this turn: nothing more is queued but FIN
     FLAG_ENDING = 1024          # FIN is being queued: it and what ends the transport may pass the queue's bound
     FLAG_TLS = 2048             # the aside has a TLS state
+    FLAG_CATCHING = 4096        # some of its memberships are being caught up; its aside says how many
     FLAG_FIRST = 8192           # we close first: shut down for writing once the queue is empty
     FLAG_HALF = 16384           # the peer sends no more; what it asked for is answered, then it is closed
     FLAG_ASKED = 32768          # the control thread may still owe this connection an answer
@@ -76,10 +77,11 @@ cdef enum ConnFlag:
 cdef enum:
     MEMBERSHIPS_INLINE = 2      # the user's own channel and one more need no memory of their own
     ASIDE_NONE = 0
+    PLACE_REPLAY = 0x80000000   # in a membership's place: it is being caught up, and the rest is its replay's index
 
 ctypedef struct Membership:     # 8 bytes: one side of a membership, at the connection
     uint32_t channel            # index in the channel table
-    uint32_t place              # where the channel's list of members holds this connection
+    uint32_t place              # where the channel's list of members holds this connection, or PLACE_REPLAY
 
 ctypedef union Memberships:
     Membership own[2]           # while the capacity is MEMBERSHIPS_INLINE
@@ -99,6 +101,10 @@ ctypedef struct Aside:          # what most connections never need; made by conn
     uint8_t address[16]         # the client's as the PROXY header told it, IPv6, or IPv4 mapped
     uint16_t port               # 0: there was no such header, and the socket's own peer is the client
     uint8_t kept                # 1: something here lasts as long as the connection
+    uint8_t asking              # its replays that wait for the router, or for their turn to ask it
+    uint16_t replays            # all of them; the flag is set as long as there are any
+    uint32_t parked_first       # list of those that wait for room in its queue, index + 1
+    uint32_t parked_last
 
 ctypedef struct Connection:
     # first cache line: what fan-out and flush touch

@@ -37,6 +37,7 @@ cdef enum:
     RINGS_MAX = 32              # and so many times at once when it was not
     NONE = 0xFFFFFFFF
     OPENING_KEY = 0x100000000   # what the ledger tells openings from pendings by, both KIND_PENDING
+    REPLAY_KEY = 0x200000000    # and replays
 
 ctypedef struct EdgeConfig:
     uint32_t ping_ms
@@ -98,6 +99,31 @@ ctypedef struct Pending:        # a JOIN, or one channel of a HELLO, that waits 
     uint32_t previous
     uint8_t has_since
     uint8_t waits               # in the channel's list
+    uint8_t asked               # the router was asked for the outcome
+    uint8_t told                # the outcome below is known
+    uint8_t outcome             # Outcome of core/records
+    uint8_t stored              # the session's stored state has the channel
+
+cdef enum ReplayState:
+    REPLAY_PARKED               # in its connection's list: waits for room there
+    REPLAY_WAITING              # in the edge's list: waits for its turn to ask
+    REPLAY_ASKED                # CATCHUP is with the router
+
+ctypedef struct ReplayList:     # places are index + 1; 0: none
+    uint32_t first
+    uint32_t last
+
+ctypedef struct Replay:         # a membership that is being caught up, until it has all that was missed
+    uint64_t conn               # handle
+    uint64_t epoch              # everything up to here is queued or with the client
+    uint64_t offset
+    uint32_t index
+    uint32_t channel            # index; held
+    uint32_t seq                # of the request for the next part; 0: none is under way
+    uint32_t next               # of the list it stands in, index + 1
+    uint32_t previous
+    uint8_t state               # ReplayState
+    uint8_t strayed             # parts that ended at another position than the channel's
 
 ctypedef struct Opening:        # a HELLO that waits for the router
     uint64_t conn
@@ -118,6 +144,7 @@ cdef enum RequestKind:
     REQUEST_PRESENCE
     REQUEST_JOIN
     REQUEST_OPEN
+    REQUEST_CATCHUP
 
 ctypedef struct Request:        # 32 bytes: something asked of the router, until answered or overdue
     uint64_t conn
@@ -186,6 +213,10 @@ ctypedef struct Edge:
     HashKey hash_key
     Slab pendings
     Slab openings
+    Slab replays
+    ReplayList replays_waiting  # those whose connection has room, first come first
+    uint32_t replays_asked      # parts under way from the router
+    uint32_t globals            # channels of the global domain that this worker subscribed to
     Requests requests
     Kept kept
     Link link

@@ -2,7 +2,8 @@
 #
 # A worker subscribes to a channel at the router while it has members or pendings there, once, however many members it
 # has. A membership is 8 bytes at each side, each naming the other's place, so that it is added and removed in O(1).
-# Invariant: channel.members[m.place] names the connection whose memberships[slot] is m, and the other way round.
+# Invariant: channel.members[m.place] names the connection whose memberships[slot] is m, and the other way round, but for
+# a membership that is being caught up (core/replay.pxd): the channel does not know it yet, and its place names the replay.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp
@@ -94,7 +95,7 @@ cdef inline uint64_t membership_key(const Connection *conn, const Channel *chann
 
 
 cdef inline bint member_joined(Connection *conn, Channel *channel) noexcept nogil:
-    """Whether the connection is a member; O(memberships of the connection), at most channels_max."""
+    """Whether the connection is a member, be it one that is caught up; O(its memberships), at most channels_max."""
     cdef Membership *memberships = conn_memberships(conn)
     cdef uint32_t slot
     for slot in range(conn.membership_count):
@@ -190,12 +191,17 @@ cdef inline uint64_t fanout_members(Edge *edge, Channel *channel, const Body *bo
     return delivered
 
 
-cdef uint64_t fanout_all(Edge *edge, const Body *bodies, uint32_t count) noexcept nogil
+cdef uint64_t fanout_all(Edge *edge, const Body *bodies, uint32_t count, Channel *channel) noexcept nogil
+cdef Channel *channel_of_message(Edge *edge, const Body *body) noexcept nogil
+cdef void event_gap_told(Edge *edge, Connection *conn, Channel *channel, uint64_t first, uint64_t last,
+                         const char *reason) noexcept nogil
 cdef void fanout_event_gap(Edge *edge, Channel *channel, uint64_t first, uint64_t last,
                            const char *reason) noexcept nogil
 cdef Channel *channel_acquire(Edge *edge, const char *name, uint32_t size, int domain) noexcept nogil
 cdef void channel_rest(Edge *edge, Channel *channel) noexcept nogil
 cdef void channel_subscribe(Edge *edge, Channel *channel) noexcept nogil
 cdef int member_add(Edge *edge, Connection *conn, Channel *channel) noexcept nogil
+cdef int member_catch(Edge *edge, Connection *conn, Channel *channel, uint64_t epoch, uint64_t offset) noexcept nogil
+cdef void member_caught(Edge *edge, Connection *conn, Channel *channel) noexcept nogil
 cdef bint member_remove(Edge *edge, Connection *conn, Channel *channel) noexcept nogil
 cdef void member_remove_all(Edge *edge, Connection *conn) noexcept nogil

@@ -5,23 +5,43 @@ from libc.string cimport memcpy, memset
 
 from libc.stdint cimport uint16_t
 
-from core.answers cimport TYPE_EVENT, write_text
-from core.conn cimport MEMBERSHIPS_INLINE, STATE_OPEN, conn_live
+from core.answers cimport TYPE_EVENT, answer_frame, write_text
+from core.conn cimport FLAG_CATCHING, MEMBERSHIPS_INLINE, PLACE_REPLAY, STATE_OPEN, conn_live
 from core.edge cimport ANSWER_BYTES, NONE
 from core.hash cimport index_put, index_remove
 from core.ledger cimport (COUNT_GAPS, KIND_CHANNEL, KIND_MEMBERSHIP, ledger_acquire, ledger_count, ledger_leaks,
                           ledger_release)
-from core.mpack cimport MpWriter, mp_write_array, mp_write_map, mp_write_str, mp_write_uint
+from core.mpack cimport (MP_OK, MpReader, MpWriter, mp_read_array, mp_read_str, mp_read_uint, mp_write_array,
+                         mp_write_map, mp_write_str, mp_write_uint)
 from core.names cimport name_drop, name_keep
 from core.namespaces cimport DOMAIN_GLOBAL
 from core.pages cimport pages_give, pages_resize, pages_take
 from core.records cimport REC_SUBSCRIBE, REC_UNSUBSCRIBE, RecChannel, record_add
+from core.replay cimport replay_end, replay_start
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, generation_next, invariant, invariant_always, slab_acquire, slab_release
 
 
-cdef uint64_t fanout_all(Edge *edge, const Body *bodies, uint32_t count) noexcept nogil:
-    """Queue global MESSAGE frames for every open connection of this worker; how many deliveries found room."""
+cdef Channel *channel_of_message(Edge *edge, const Body *body) noexcept nogil:
+    """The channel that a MESSAGE frame names, NULL when this worker has not subscribed to it."""
+    cdef MpReader reader
+    cdef uint32_t count = 0
+    cdef uint32_t size = 0
+    cdef uint64_t kind = 0
+    cdef const char *name
+    reader.p = body.data
+    reader.end = body.data + body.size
+    if mp_read_array(&reader, &count) != MP_OK or mp_read_uint(&reader, &kind) != MP_OK \
+            or mp_read_str(&reader, &name, &size) != MP_OK:
+        return NULL
+    return channel_find(edge, name, size)
+
+
+cdef uint64_t fanout_all(Edge *edge, const Body *bodies, uint32_t count, Channel *channel) noexcept nogil:
+    """Queue global MESSAGE frames for every open connection of this worker; how many deliveries found room.
+
+    Who is being caught up on `channel` gets these frames by that; NULL: nobody is.
+    """
     cdef RunForm runs[FORM_COUNT]
     cdef uint32_t chunk, number
     cdef uint64_t delivered = 0
@@ -33,20 +53,19 @@ cdef uint64_t fanout_all(Edge *edge, const Body *bodies, uint32_t count) noexcep
             continue
         for number in range(per_chunk):
             conn = <Connection *> slab_at(&edge.connections, (chunk << edge.connections.chunk_shift) | number)
-            if conn_live(conn) and conn.state == STATE_OPEN:
+            if conn_live(conn) and conn.state == STATE_OPEN \
+                    and not (channel != NULL and conn.flags & FLAG_CATCHING and member_joined(conn, channel)):
                 delivered += deliver_local(edge, conn, bodies, count, runs)
     runs_release(edge, runs)
     return delivered
 
 
-cdef void fanout_event_gap(Edge *edge, Channel *channel, uint64_t first, uint64_t last,
-                           const char *reason) noexcept nogil:
-    """Tell every member that the messages first..last of the channel will not come: EVENT gap."""
-    cdef uint8_t body[ANSWER_BYTES]
+cdef uint32_t _event_gap_write(Edge *edge, Channel *channel, uint64_t first, uint64_t last, const char *reason,
+                               uint8_t *body) noexcept nogil:
+    """EVENT gap into ANSWER_BYTES of room; its size."""
     cdef MpWriter writer
-    cdef Body said
     writer.p = body
-    writer.end = body + sizeof(body)
+    writer.end = body + ANSWER_BYTES
     writer.overflow = False
     mp_write_array(&writer, 4)
     mp_write_uint(&writer, TYPE_EVENT)
@@ -59,9 +78,26 @@ cdef void fanout_event_gap(Edge *edge, Channel *channel, uint64_t first, uint64_
     mp_write_uint(&writer, last)
     write_text(&writer, b"reason")
     write_text(&writer, reason)
+    return <uint32_t> (writer.p - body)
+
+
+cdef void event_gap_told(Edge *edge, Connection *conn, Channel *channel, uint64_t first, uint64_t last,
+                         const char *reason) noexcept nogil:
+    """Tell one connection that the messages first..last of the channel will not come."""
+    cdef uint8_t body[ANSWER_BYTES]
+    cdef uint32_t size = _event_gap_write(edge, channel, first, last, reason, body)
     ledger_count(edge.ledger, COUNT_GAPS, 1)
+    answer_frame(edge, conn, body, size)
+
+
+cdef void fanout_event_gap(Edge *edge, Channel *channel, uint64_t first, uint64_t last,
+                           const char *reason) noexcept nogil:
+    """Tell every member that the messages first..last of the channel will not come: EVENT gap."""
+    cdef uint8_t body[ANSWER_BYTES]
+    cdef Body said
     said.data = body
-    said.size = <uint32_t> (writer.p - body)
+    said.size = _event_gap_write(edge, channel, first, last, reason, body)
+    ledger_count(edge.ledger, COUNT_GAPS, 1)
     fanout_members(edge, channel, &said, 1)
 
 
@@ -87,6 +123,7 @@ cdef Channel *channel_acquire(Edge *edge, const char *name, uint32_t size, int d
     channel.domain = <uint8_t> domain
     channel.capacity = 1
     channel.waiting = NONE
+    edge.globals += domain == DOMAIN_GLOBAL
     ledger_acquire(edge.ledger, KIND_CHANNEL, index, HERE)
     return channel
 
@@ -119,6 +156,7 @@ cdef void channel_rest(Edge *edge, Channel *channel) noexcept nogil:
     if channel.capacity > 1:
         pages_give(channel.members.many, channel.capacity * sizeof(ChannelMember))
     name_drop(&edge.names, channel.name, channel.name_size)
+    edge.globals -= channel.domain == DOMAIN_GLOBAL
     channel.generation = 0
     ledger_release(edge.ledger, KIND_CHANNEL, channel.index)
     slab_release(&edge.channels, channel.index)
@@ -162,44 +200,105 @@ cdef int member_add(Edge *edge, Connection *conn, Channel *channel) noexcept nog
     """Make the connection a member; joining twice is one membership. -1: out of memory."""
     if channel.domain == DOMAIN_GLOBAL or member_joined(conn, channel):
         return 0
-    if channel.count == channel.capacity and not _channel_grow(channel):
-        return -1
     if conn.membership_count == conn.membership_capacity and not _conn_grow(conn):
         return -1
+    if not _member_known(conn, channel, conn.membership_count):
+        return -1
     conn_memberships(conn)[conn.membership_count].channel = channel.index
-    conn_memberships(conn)[conn.membership_count].place = channel.count
-    channel_members(channel)[channel.count].conn = conn.index
-    channel_members(channel)[channel.count].slot = conn.membership_count
     conn.membership_count += 1
-    channel.count += 1
     ledger_acquire(edge.ledger, KIND_MEMBERSHIP, membership_key(conn, channel), HERE)
     return 0
+
+
+cdef bint _member_known(Connection *conn, Channel *channel, uint32_t slot) noexcept nogil:
+    """Make a connection's membership known to the channel, at its list's end; False: out of memory."""
+    if channel.count == channel.capacity and not _channel_grow(channel):
+        return False
+    conn_memberships(conn)[slot].place = channel.count
+    channel_members(channel)[channel.count].conn = conn.index
+    channel_members(channel)[channel.count].slot = slot
+    channel.count += 1
+    return True
+
+
+cdef void _member_unknown(Edge *edge, Channel *channel, uint32_t place) noexcept nogil:
+    """Take a member out of the channel's list; the last one takes its place."""
+    cdef ChannelMember *members = channel_members(channel)
+    cdef ChannelMember moved
+    channel.count -= 1
+    if place != channel.count:
+        moved = members[channel.count]
+        members[place] = moved
+        conn_memberships(<Connection *> slab_at(&edge.connections, moved.conn))[moved.slot].place = place
+
+
+cdef uint32_t _slot_of(Connection *conn, Channel *channel) noexcept nogil:
+    """Where the connection's memberships hold a channel; their count: nowhere."""
+    cdef uint32_t slot = 0
+    while slot < conn.membership_count and conn_memberships(conn)[slot].channel != channel.index:
+        slot += 1
+    return slot
+
+
+cdef int member_catch(Edge *edge, Connection *conn, Channel *channel, uint64_t epoch, uint64_t offset) noexcept nogil:
+    """Make the connection a member that is caught up from a position first, whatever it was. -1: out of memory."""
+    cdef uint32_t slot = _slot_of(conn, channel)
+    cdef uint32_t replay
+    cdef Membership *membership
+    if slot == conn.membership_count and slot == conn.membership_capacity and not _conn_grow(conn):
+        return -1
+    replay = replay_start(edge, conn, channel, epoch, offset)
+    if replay == SLAB_NONE:
+        return -1
+    membership = &conn_memberships(conn)[slot]
+    if slot == conn.membership_count:
+        membership.channel = channel.index
+        conn.membership_count += 1
+        ledger_acquire(edge.ledger, KIND_MEMBERSHIP, membership_key(conn, channel), HERE)
+    elif membership.place & PLACE_REPLAY:
+        replay_end(edge, conn, membership.place & ~(<uint32_t> PLACE_REPLAY))
+    else:
+        _member_unknown(edge, channel, membership.place)
+    membership.place = <uint32_t> PLACE_REPLAY | replay
+    return 0
+
+
+cdef void member_caught(Edge *edge, Connection *conn, Channel *channel) noexcept nogil:
+    """A member has all up to the channel's position: from here on it gets what comes. Nobody joins a global channel."""
+    cdef uint32_t slot = _slot_of(conn, channel)
+    cdef uint32_t replay = conn_memberships(conn)[slot].place & ~(<uint32_t> PLACE_REPLAY)
+    if channel.domain == DOMAIN_GLOBAL:
+        _member_cut(edge, conn, slot)
+    elif _member_known(conn, channel, slot):
+        replay_end(edge, conn, replay)
+    # else it stays in its replay, which asks again: without memory for a member there is none to be lost for it
 
 
 cdef void _member_cut(Edge *edge, Connection *conn, uint32_t slot) noexcept nogil:
     """Remove one membership from both sides; the last of each list takes the free place."""
     cdef Membership *memberships = conn_memberships(conn)
     cdef Channel *channel = channel_at(edge, memberships[slot].channel)
-    cdef ChannelMember *members = channel_members(channel)
     cdef uint32_t place = memberships[slot].place
-    cdef ChannelMember moved
+    cdef bint caught = not place & PLACE_REPLAY
     cdef Membership last
-    invariant(members[place].conn == conn.index and members[place].slot == slot)
-    if ledger_leaks(edge.ledger, KIND_MEMBERSHIP):
+    invariant(not caught or (channel_members(channel)[place].conn == conn.index
+                             and channel_members(channel)[place].slot == slot))
+    if caught and ledger_leaks(edge.ledger, KIND_MEMBERSHIP):
         conn.membership_count -= 1      # only the last one of a connection is ever cut so
         return
-    channel.count -= 1
-    if place != channel.count:
-        moved = members[channel.count]
-        members[place] = moved
-        conn_memberships(<Connection *> slab_at(&edge.connections, moved.conn))[moved.slot].place = place
+    if caught:
+        _member_unknown(edge, channel, place)
     conn.membership_count -= 1
     if slot != conn.membership_count:
         last = memberships[conn.membership_count]
         memberships[slot] = last
-        channel_members(channel_at(edge, last.channel))[last.place].slot = slot
+        if not last.place & PLACE_REPLAY:
+            channel_members(channel_at(edge, last.channel))[last.place].slot = slot
     ledger_release(edge.ledger, KIND_MEMBERSHIP, membership_key(conn, channel))
-    channel_rest(edge, channel)
+    if caught:
+        channel_rest(edge, channel)
+    else:
+        replay_end(edge, conn, place & ~(<uint32_t> PLACE_REPLAY))      # it holds the channel
 
 
 cdef bint member_remove(Edge *edge, Connection *conn, Channel *channel) noexcept nogil:

@@ -9,22 +9,19 @@ from core.conn cimport FLAG_HELLO, FLAG_SESSION, STATE_HANDSHAKING, STATE_OPEN, 
 from core.edge cimport (NAME_BYTES_MAX, NONE, OPENING_KEY, REQUEST_JOIN, REQUEST_OPEN, RETRY_AFTER_MS,
                         Opening, Pending, edge_random, edge_tick)
 from core.fanout cimport (channel_acquire, channel_at, channel_find, channel_name, channel_rest, channel_subscribe,
-                          fanout_event_gap, member_add, member_joined, member_remove)
+                          channel_handle, fanout_event_gap, member_add, member_catch, member_joined, member_remove)
 from core.ledger cimport KIND_PENDING, TIME_WELCOME, ledger_acquire, ledger_leaks, ledger_release, ledger_time
 from core.lifecycle cimport edge_fin, edge_timer_plan
 from core.mpack cimport (MpReader, MpWriter, mp_read_array, mp_read_str, mp_read_uint, mp_write_array, mp_write_map,
                          mp_write_raw, mp_write_str, mp_write_uint)
 from core.namespaces cimport DOMAIN_GROUP, domain_in
-from core.records cimport REC_CLOSE, REC_OPEN, RecSession, record_add
+from core.records cimport (CATCHUP_OUTCOME, OUTCOME_GAP, OUTCOME_LIVE, OUTCOME_REPLAYED, OUTCOME_RESET, REC_CLOSE,
+                           REC_OPEN, RecSession, record_add)
+from core.replay cimport catchup_ask
 from core.requests cimport request_done, request_open, request_peek, request_take
 from core.rights cimport rights_set
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_at, slab_release
-
-cdef enum Outcome:
-    OUTCOME_LIVE
-    OUTCOME_RESET
-    OUTCOME_MISSED              # messages were missed: replay is not served by this version
 
 
 cdef inline Pending *_pending_at(Edge *edge, uint32_t index) noexcept nogil:
@@ -105,13 +102,35 @@ cdef void _pending_end(Edge *edge, Pending *pending) noexcept nogil:
     channel_rest(edge, channel)
 
 
-cdef int _outcome(Pending *pending, Channel *channel) noexcept nogil:
-    """What a client that holds `since` has to hear (protocol, "Resuming")."""
-    if not pending.has_since or (pending.since_epoch == channel.epoch and pending.since_offset == channel.offset):
-        return OUTCOME_LIVE
-    if pending.since_epoch == channel.epoch and pending.since_offset < channel.offset:
-        return OUTCOME_MISSED
-    return OUTCOME_RESET
+cdef bint _settled(Edge *edge, Pending *pending, Channel *channel, uint32_t seq) noexcept nogil:
+    """The channel is live: whether the outcome is known now. Otherwise the router is asked for it, under `seq`."""
+    if pending.told or not pending.has_since:
+        return True
+    if pending.since_epoch == channel.epoch and pending.since_offset == channel.offset:
+        pending.told = 1
+        pending.outcome = OUTCOME_LIVE
+        return True
+    pending.asked = 1
+    catchup_ask(edge, channel, seq, pending.since_epoch, pending.since_offset, CATCHUP_OUTCOME)
+    return False
+
+
+cdef const char *_outcome(Pending *pending, Channel *channel) noexcept nogil:
+    """What the client hears now (protocol, "Resuming"): the channel may have moved on since the outcome was found."""
+    if not pending.has_since:
+        return b"live"
+    if pending.outcome == OUTCOME_RESET:
+        return b"reset"
+    if pending.outcome == OUTCOME_GAP:
+        return b"gap"
+    return b"live" if pending.since_offset == channel.offset else b"replayed"
+
+
+cdef int _member_start(Edge *edge, Connection *conn, Pending *pending, Channel *channel) noexcept nogil:
+    """Begin the membership where the client stands; -1: out of memory."""
+    if pending.has_since and pending.outcome != OUTCOME_RESET and pending.since_offset != channel.offset:
+        return member_catch(edge, conn, channel, pending.since_epoch, pending.since_offset)
+    return member_add(edge, conn, channel)
 
 
 cdef bint _full(Edge *edge, Connection *conn, Channel *channel) noexcept nogil:
@@ -125,21 +144,15 @@ cdef void _join_finish(Edge *edge, Pending *pending) noexcept nogil:
     """The channel is live: add the member, answer, and free the pending."""
     cdef Channel *channel = channel_at(edge, pending.channel)
     cdef Connection *conn = conn_get(&edge.connections, pending.conn)
-    cdef int outcome = _outcome(pending, channel)
     if pending.seq:
         request_done(edge, pending.seq)
     if conn != NULL and conn.state == STATE_OPEN:
-        if outcome == OUTCOME_MISSED:
-            answer_error(edge, conn, pending.request, BAD_REQUEST,
-                         b"replay of missed messages is not served by this version: join without since, or use HISTORY",
-                         0)
-        elif _full(edge, conn, channel):
+        if _full(edge, conn, channel):
             answer_error(edge, conn, pending.request, TOO_MANY_CHANNELS, b"leave a channel before joining another", 0)
-        elif member_add(edge, conn, channel) < 0:
+        elif _member_start(edge, conn, pending, channel) < 0:
             answer_error(edge, conn, pending.request, OVERLOADED, b"out of memory", RETRY_AFTER_MS)
         else:
-            answer_position(edge, conn, pending.request, channel.epoch, channel.offset,
-                            b"live" if outcome == OUTCOME_LIVE else b"reset")
+            answer_position(edge, conn, pending.request, channel.epoch, channel.offset, _outcome(pending, channel))
     _pending_end(edge, pending)
 
 
@@ -156,13 +169,15 @@ cdef void join_start(Edge *edge, Connection *conn, uint64_t request, const char 
         answer_error(edge, conn, request, OVERLOADED, b"out of memory", RETRY_AFTER_MS)
         return
     _pending_since(pending, since)
-    if channel.live:
+    if channel.live and (since == NULL or (since[0] == channel.epoch and since[1] == channel.offset)):
         _join_finish(edge, pending)
         return
     pending.seq = request_open(edge, REQUEST_JOIN, pending.conn, request, pending.index)
     if pending.seq == 0:
         _pending_end(edge, pending)
         answer_error(edge, conn, request, OVERLOADED, b"too many requests wait for the router", RETRY_AFTER_MS)
+    elif channel.live:
+        _settled(edge, pending, channel, pending.seq)
 
 
 cdef void join_leave(Edge *edge, Connection *conn, uint64_t request, const char *name,
@@ -200,7 +215,7 @@ cdef bint _open_channel(Edge *edge, Opening *opening, const char *name, uint32_t
     opening.first = pending.index
     opening.count += 1
     _pending_since(pending, since)
-    if pending.waits:
+    if pending.waits or not _settled(edge, pending, channel, opening.seq):
         opening.remaining += 1
     return True
 
@@ -302,80 +317,111 @@ cdef void _welcome_send(Edge *edge, Connection *conn, Opening *opening) noexcept
         mp_write_array(&writer, 3)
         mp_write_uint(&writer, channel.epoch)
         mp_write_uint(&writer, channel.offset)
-        write_text(&writer, b"live" if _outcome(pending, channel) == OUTCOME_LIVE else b"reset")
+        write_text(&writer, _outcome(pending, channel))
         index = pending.sibling
     invariant(not writer.overflow)
     answer_reply(edge, conn, body, <uint32_t> (writer.p - body))
     free(body)
 
 
-cdef bint _missed_any(Edge *edge, Opening *opening) noexcept nogil:
-    cdef uint32_t index = opening.first
-    while index != NONE:
-        if _outcome(_pending_at(edge, index), channel_at(edge, _pending_at(edge, index).channel)) == OUTCOME_MISSED:
-            return True
-        index = _pending_at(edge, index).sibling
-    return False
+cdef bint _open_members(Edge *edge, Connection *conn, Opening *opening) noexcept nogil:
+    """Start the memberships; False: out of memory.
 
-
-cdef void _open_members(Edge *edge, Connection *conn, Opening *opening) noexcept nogil:
-    """Start the memberships, the user's own channel first: it was added first, so it stands last in the list."""
+    The user's own channel is the first of them: it was added first, so it stands last in the list.
+    """
     cdef uint32_t index = opening.first
-    cdef uint32_t last = NONE
+    cdef Pending *own = NULL
     while index != NONE:
-        last = index
-        index = _pending_at(edge, index).sibling
-    if last != NONE:
-        member_add(edge, conn, channel_at(edge, _pending_at(edge, last).channel))
+        own = _pending_at(edge, index)
+        index = own.sibling
+    if own == NULL or _member_start(edge, conn, own, channel_at(edge, own.channel)) < 0:
+        return False
     index = opening.first
-    while index != NONE:
-        member_add(edge, conn, channel_at(edge, _pending_at(edge, index).channel))
+    while index != own.index:
+        if _member_start(edge, conn, _pending_at(edge, index),
+                         channel_at(edge, _pending_at(edge, index).channel)) < 0:
+            return False
         index = _pending_at(edge, index).sibling
-
-
-cdef void _session_unclaim(Edge *edge, Connection *conn) noexcept nogil:
-    cdef RecSession *record
-    conn.flags &= ~(FLAG_SESSION | FLAG_HELLO)
-    record = <RecSession *> record_add(&edge.link.out, REC_CLOSE, 0, sizeof(RecSession), 0)
-    if record != NULL:
-        record.conn = conn_handle(conn)
-        memcpy(record.session, conn.session, 16)
+    return True
 
 
 cdef void _open_finish(Edge *edge, Opening *opening) noexcept nogil:
-    """The router answered everything: the session is open, or cannot be resumed by this version."""
+    """The router answered everything: the session is open."""
     cdef Connection *conn = conn_get(&edge.connections, opening.conn)
     if conn != NULL and conn.state == STATE_HANDSHAKING:
-        if _missed_any(edge, opening):
-            _session_unclaim(edge, conn)
-            answer_error(edge, conn, opening.request, BAD_REQUEST,
-                         b"messages were missed and replay is not served by this version: "
-                         b"say HELLO afresh and use HISTORY", 0)
-        else:
-            conn_set_state(conn, edge.ledger, STATE_OPEN)
-            edge.handshakes -= 1
-            conn.flags &= ~FLAG_HELLO
-            ledger_time(edge.ledger, TIME_WELCOME, <uint32_t> (<uint32_t> edge.now_ms - conn.ping_seq))
-            conn.ping_seq = 0
-            _welcome_send(edge, conn, opening)
-        if conn.state == STATE_OPEN:
-            _open_members(edge, conn, opening)
+        conn_set_state(conn, edge.ledger, STATE_OPEN)
+        edge.handshakes -= 1
+        conn.flags &= ~FLAG_HELLO
+        ledger_time(edge.ledger, TIME_WELCOME, <uint32_t> (<uint32_t> edge.now_ms - conn.ping_seq))
+        conn.ping_seq = 0
+        _welcome_send(edge, conn, opening)
+        if conn.state == STATE_OPEN and not _open_members(edge, conn, opening):
+            edge_fin(edge, conn, OVERLOADED, b"out of memory", RETRY_AFTER_MS + edge_random(edge, RETRY_AFTER_MS))
+        elif conn.state == STATE_OPEN:
             # A random phase, so that the heartbeats of connections that came together do not stay together.
             conn.last_sent = edge_tick(edge) - edge_random(edge, edge.config.ping_ms // 200 + 1)
             edge_timer_plan(edge, conn)
     _opening_end(edge, opening)
 
 
-cdef void open_claimed(Edge *edge, uint32_t seq) noexcept nogil:
-    """OPENED: the session is this connection's, and whoever had it before was told."""
-    cdef Request *request = request_peek(edge, seq)
-    cdef Opening *opening
-    if request == NULL or request.kind != REQUEST_OPEN:
-        return
-    opening = _opening_at(edge, request.index)
+cdef void _opening_answered(Edge *edge, Opening *opening) noexcept nogil:
+    """One of the answers that an opening waits for is there."""
     opening.remaining -= 1
     if opening.remaining == 0:
         _open_finish(edge, opening)
+
+
+cdef void open_claimed(Edge *edge, RecSession *record) noexcept nogil:
+    """OPENED: the session is this connection's, and whoever had it before was told."""
+    cdef Request *request = request_peek(edge, record.seq)
+    if request != NULL and request.kind == REQUEST_OPEN:
+        _opening_answered(edge, _opening_at(edge, request.index))
+
+
+cdef void outcome_told(Edge *edge, Request *request, RecCaught *record) noexcept nogil:
+    """CAUGHT for a JOIN or a channel of a HELLO. A refusal is left to the request's deadline."""
+    cdef uint32_t index = request.index
+    cdef Pending *pending
+    cdef Opening *opening = NULL
+    if record.head.aux:
+        return
+    if request.kind == REQUEST_OPEN:
+        opening = _opening_at(edge, request.index)
+        index = opening.first
+    while index != NONE:
+        pending = _pending_at(edge, index)
+        if pending.asked and not pending.told and channel_handle(channel_at(edge, pending.channel)) == record.channel:
+            pending.told = 1
+            pending.outcome = record.outcome
+            if opening == NULL:
+                _join_finish(edge, pending)
+            else:
+                _opening_answered(edge, opening)
+            return
+        index = pending.sibling
+
+
+cdef void _outcome_again(Edge *edge, Pending *pending, uint32_t seq) noexcept nogil:
+    if pending.asked and not pending.told:
+        catchup_ask(edge, channel_at(edge, pending.channel), seq, pending.since_epoch, pending.since_offset,
+                    CATCHUP_OUTCOME)
+
+
+cdef void joins_again(Edge *edge) noexcept nogil:
+    """The router does not know this worker: the outcomes that were asked for are asked for again."""
+    cdef uint32_t seq = edge.requests.oldest
+    cdef uint32_t index
+    cdef Request *request
+    while seq != edge.requests.next:
+        request = request_peek(edge, seq)
+        if request != NULL and request.kind == REQUEST_JOIN:
+            _outcome_again(edge, _pending_at(edge, request.index), seq)
+        elif request != NULL and request.kind == REQUEST_OPEN:
+            index = _opening_at(edge, request.index).first
+            while index != NONE:
+                _outcome_again(edge, _pending_at(edge, index), seq)
+                index = _pending_at(edge, index).sibling
+        seq += 1
 
 
 cdef void channel_subscribed(Edge *edge, Channel *channel, uint64_t epoch, uint64_t offset) noexcept nogil:
@@ -394,12 +440,10 @@ cdef void channel_subscribed(Edge *edge, Channel *channel, uint64_t epoch, uint6
         index = pending.next
         _pending_unlink(edge, pending)
         if pending.opening == NONE:
-            _join_finish(edge, pending)
-            continue
-        opening = _opening_at(edge, pending.opening)
-        opening.remaining -= 1
-        if opening.remaining == 0:
-            _open_finish(edge, opening)
+            if _settled(edge, pending, channel, pending.seq):
+                _join_finish(edge, pending)
+        elif _settled(edge, pending, channel, _opening_at(edge, pending.opening).seq):
+            _opening_answered(edge, _opening_at(edge, pending.opening))
     channel.holds -= 1
     channel_rest(edge, channel)
 

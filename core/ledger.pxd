@@ -99,6 +99,7 @@ cdef enum Counter:
     COUNT_HANDLES_LEAKED        # Python handles that were collected while open
     COUNT_TASKS_FAILED          # asyncio tasks that ended with an exception
     COUNT_ASKED_AGAIN           # requests that were said again to the next router
+    COUNT_REPLAYED              # messages that were missed and delivered later
     COUNT_COUNT
 
 cdef enum Gauge:

@@ -25,7 +25,7 @@ COUNTERS = ("connections_refused", "frames_in", "bytes_in", "bytes_out", "sends"
             "router_links", "gaps", "acks", "repeated_keys", "messages_routed", "messages_sequenced", "workers_lost",
             "illegal_states", "tls_handshakes", "tls_resumed", "tls_failures", "round_trips", "round_trip_ms",
             "pings_lost", "heartbeats_strange", "replies_sent", "refused_unanswered", "drain_cut", "frame_timeouts",
-            "handles_leaked", "tasks_failed", "asked_again")
+            "handles_leaked", "tasks_failed", "asked_again", "replayed")
 STATES = ("accepted", "handshaking", "open", "closing", "closed")
 GAUGES = ("open_connections", "linked", "queued_bytes", "router_epoch", "handshakes", "drain_pace", "kept_bytes")
 TIMES = ("publish", "welcome")

@@ -8,11 +8,12 @@ from core.batch cimport batch_clear, batch_reserve
 from core.bus cimport BusBatch, bus_done, bus_lost, bus_receive, bus_send, bus_tick
 from core.codes cimport NOT_JOINED, OVERLOADED, RATE_LIMITED, RESUMED_ELSEWHERE, UNAVAILABLE
 from core.conn cimport FLAG_SESSION, STATE_OPEN, conn_get, conn_live
-from core.edge cimport (ASKS_MAX, REQUEST_HISTORY, REQUEST_JOIN, REQUEST_OPEN, REQUEST_PRESENCE, RETRY_AFTER_MS,
-                        UNDER_WAY_MAX, Channel)
-from core.fanout cimport (RUN_MAX, Body, channel_at, channel_find, channel_get, channel_members, conn_user,
-                          channel_subscribe, fanout_all, fanout_event_gap, fanout_members, member_joined)
-from core.joins cimport channel_subscribed, join_overdue, open_claimed, open_overdue, open_record
+from core.edge cimport (ASKS_MAX, REQUEST_CATCHUP, REQUEST_HISTORY, REQUEST_JOIN, REQUEST_OPEN, REQUEST_PRESENCE,
+                        RETRY_AFTER_MS, UNDER_WAY_MAX, Channel)
+from core.fanout cimport (RUN_MAX, Body, channel_at, channel_find, channel_get, channel_members, channel_of_message,
+                          channel_subscribe, conn_user, fanout_all, fanout_event_gap, fanout_members, member_joined)
+from core.joins cimport (channel_subscribed, join_overdue, joins_again, open_claimed, open_overdue, open_record,
+                         outcome_told)
 from core.kept cimport kept_end, kept_say, kept_say_all, kept_seq, kept_take
 from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_DELIVERED, COUNT_ROUTER_LINKS,
                           GAUGE_LINKED, GAUGE_ROUTER_EPOCH, ledger_count, ledger_gauge)
@@ -20,11 +21,12 @@ from core.lifecycle cimport edge_fin
 from core.mailbox cimport NOTE_LINKED, NOTE_PRESENCE_EXPECT, NOTE_PRESENCE_PART, NOTE_TAKEN, mailbox_put
 from core.mpack cimport MpWriter, mp_write_array, mp_write_raw, mp_write_str, mp_write_uint
 from core.namespaces cimport DOMAIN_GROUP, domain_in
-from core.records cimport (REC_BEGIN, REC_END, REC_EVICT, REC_HISTORY, REC_LINK, REC_LINKED, REC_MESSAGE, REC_OPENED,
-                           REC_PRESENCE, REC_PRESENCE_ASK, REC_PRESENCE_EXPECT, REC_PRESENCE_PART, REC_PUBLISHED,
-                           REC_REPLY, REC_SUBSCRIBED, REC_TAKEN, RECORDS_VERSION, RecBody, RecChannel, RecHistory,
-                           RecLink, RecMessage, RecPublished, RecSession, RecTaken, Record, record_add, record_fits,
-                           record_init, record_size)
+from core.records cimport (REC_BEGIN, REC_CAUGHT, REC_END, REC_EVICT, REC_HISTORY, REC_LINK, REC_LINKED, REC_MESSAGE,
+                           REC_OPENED, REC_PRESENCE, REC_PRESENCE_ASK, REC_PRESENCE_EXPECT, REC_PRESENCE_PART,
+                           REC_PUBLISHED, REC_REPLY, REC_SUBSCRIBED, REC_TAKEN, RECORDS_VERSION, RecBody, RecCaught,
+                           RecChannel, RecHistory, RecLink, RecMessage, RecPublished, RecSession, RecTaken, Record,
+                           record_add, record_fits, record_init, record_size)
+from core.replay cimport replay_caught, replay_overdue, replays_again
 from core.requests cimport request_open, request_peek, request_take
 from core.slab cimport slab_at
 from core.zmtp cimport ZMTP_IDENTITY_BYTES_MAX
@@ -73,6 +75,8 @@ cdef void _request_fail(Edge *edge, Request *request, const char *why) noexcept 
         join_overdue(edge, request)
     elif request.kind == REQUEST_OPEN:
         open_overdue(edge, request)
+    elif request.kind == REQUEST_CATCHUP:
+        replay_overdue(edge, request)
     else:
         conn = conn_get(&edge.connections, request.conn)
         if conn != NULL:
@@ -141,6 +145,8 @@ cdef void _on_linked(Edge *edge, RecLink *record) noexcept nogil:
     _again_channels(edge)
     link_hello(edge, REC_END)
     kept_say_all(edge, True)            # before anything new: of one channel nothing overtakes
+    joins_again(edge)
+    replays_again(edge)
     edge.link.up = True
     edge.link.router_epoch = record.epoch
     ledger_count(edge.ledger, COUNT_ROUTER_LINKS, 1)
@@ -159,7 +165,7 @@ cdef void _run_deliver(Edge *edge, Run *run) noexcept nogil:
     if run.count == 0:
         return
     if run.channel == 0:
-        delivered = fanout_all(edge, run.bodies, run.count)
+        delivered = fanout_all(edge, run.bodies, run.count, NULL)
     else:
         channel = channel_get(edge, run.channel)
         if channel != NULL:
@@ -181,12 +187,32 @@ cdef void _run_add(Edge *edge, Run *run, RecMessage *record) noexcept nogil:
     run.count += 1
 
 
+cdef void _on_global(Edge *edge, Run *run, RecMessage *record) noexcept nogil:
+    """A global message while some of the global channels have a position here: theirs moves, and who is being caught up
+    on it gets it by that alone."""
+    cdef Body body
+    cdef Channel *channel
+    body.data = <const uint8_t *> record + sizeof(RecMessage)
+    body.size = record.body_size
+    channel = channel_of_message(edge, &body)
+    if channel != NULL and channel.live:
+        if record.offset <= channel.offset and record.epoch <= channel.epoch:
+            return
+        channel.epoch = record.epoch
+        channel.offset = record.offset
+    _run_deliver(edge, run)
+    ledger_count(edge.ledger, COUNT_DELIVERED, fanout_all(edge, &body, 1, channel))
+
+
 cdef void _on_message(Edge *edge, Run *run, RecMessage *record) noexcept nogil:
     """MESSAGE: gather for fan-out; a jump in the offsets is told to the members before the message."""
     cdef Channel *channel
     if record.head.aux:
         record.channel = 0
-        _run_add(edge, run, record)
+        if edge.globals:
+            _on_global(edge, run, record)
+        else:
+            _run_add(edge, run, record)
         return
     channel = channel_get(edge, record.channel)
     if channel == NULL:
@@ -321,6 +347,17 @@ cdef void _on_taken(Edge *edge, RecTaken *record) noexcept nogil:
     mailbox_put(&edge.to_control, &note, NULL, NULL)
 
 
+cdef void _on_caught(Edge *edge, RecCaught *record) noexcept nogil:
+    """CAUGHT: a part of a replay, or the outcome that a JOIN or a HELLO waits for."""
+    cdef Request *request = request_peek(edge, record.seq)
+    if request == NULL:
+        return
+    if request.kind == REQUEST_CATCHUP:
+        replay_caught(edge, request, record)
+    elif request.kind == REQUEST_JOIN or request.kind == REQUEST_OPEN:
+        outcome_told(edge, request, record)
+
+
 cdef void _on_record(Edge *edge, Run *run, Record *record) noexcept nogil:
     """One record from the router. Whatever may change who is a member comes behind the messages before it."""
     cdef Channel *channel
@@ -337,7 +374,9 @@ cdef void _on_record(Edge *edge, Run *run, Record *record) noexcept nogil:
         if channel != NULL:
             channel_subscribed(edge, channel, (<RecChannel *> record).epoch, (<RecChannel *> record).offset)
     elif record.kind == REC_OPENED:
-        open_claimed(edge, (<RecSession *> record).seq)
+        open_claimed(edge, <RecSession *> record)
+    elif record.kind == REC_CAUGHT:
+        _on_caught(edge, <RecCaught *> record)
     elif record.kind == REC_EVICT:
         conn = conn_get(&edge.connections, (<RecSession *> record).conn)
         if conn != NULL and conn.flags & FLAG_SESSION:

@@ -17,12 +17,12 @@ from core.batch cimport Batch, batch_clear, batch_free
 from core.buffer cimport Segment, arena_rest
 from core.bus cimport ZMQ_DEALER, bus_close, bus_on_event, bus_open, bus_pending
 from core.codes cimport BAD_FRAME, BYE, SLOW_CONSUMER
-from core.conn cimport (FLAG_ASKED, FLAG_BLOCKED, FLAG_FINISHED, FLAG_FIRST, FLAG_HALF, FLAG_OVERFULL, FLAG_SHUT,
+from core.conn cimport (FLAG_ASKED, FLAG_BLOCKED, FLAG_CATCHING, FLAG_FINISHED, FLAG_FIRST, FLAG_HALF, FLAG_OVERFULL, FLAG_SHUT,
                         FLAG_TOUCHED, FLAG_WATCHED, STATE_CLOSED, STATE_OPEN, Aside, Connection, conn_get,
                         conn_release, conn_timer_place)
 from core.drain cimport drain_begin, drain_cut, drain_listeners_close, drain_step
 from core.edge cimport (FORM_COUNT, RECEIVE_BYTES, RETRY_AFTER_MS, RING_MS, RINGS_MAX, Channel, Opening, Pending,
-                        edge_random, edge_tick)
+                        Replay, edge_random, edge_tick)
 from core.hash cimport index_free
 from core.intake cimport intake_read
 from core.joins cimport joins_end, open_start
@@ -46,6 +46,7 @@ from core.poller cimport (EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLERR, EPOLLHUP, EPOL
                           POLLER_EVENTS, TAG_BUS, TAG_BUS_LAST, TAG_TCP, TAG_WAKE, TAG_WS, epoll_create1, epoll_event,
                           epoll_wait, poller_watch)
 from core.records cimport REC_BYE
+from core.replay cimport replays_ask, replays_pump
 from core.requests cimport request_done, request_peek, requests_free
 from core.ring cimport ring_pool_init
 from core.sites cimport HERE
@@ -200,6 +201,8 @@ cdef void _flush_one(Edge *edge, Connection *conn) noexcept nogil:
     if status == OUTBOX_BLOCKED:
         outbox_settle(edge, conn)
         conn.flags |= FLAG_BLOCKED
+        if conn.flags & FLAG_CATCHING:
+            replays_pump(edge, conn)
         if not conn.flags & FLAG_WATCHED:
             conn.blocked_since = edge_tick(edge)
             _watch_writing(edge, conn, True)
@@ -207,6 +210,8 @@ cdef void _flush_one(Edge *edge, Connection *conn) noexcept nogil:
         return
     if conn.flags & FLAG_WATCHED:
         _watch_writing(edge, conn, False)
+    if conn.flags & FLAG_CATCHING:
+        replays_pump(edge, conn)
     if conn.flags & FLAG_FINISHED and conn.flags & FLAG_FIRST and conn.out_head == NULL:
         _drained(edge, conn)
 
@@ -303,6 +308,7 @@ cdef void edge_run(Edge *edge) noexcept nogil:
         link_tick(edge)
         link_flush(edge)
         _flush(edge)
+        replays_ask(edge)
         link_flush(edge)
         if bus_pending(&edge.link.bus):
             edge.link.again = True
@@ -362,6 +368,7 @@ cdef _tables_init(Edge *edge, uint32_t connections_max):
     names_init(&edge.names)
     slab_init(&edge.pendings, sizeof(Pending), 8, 0xFFFFFFFE)
     slab_init(&edge.openings, sizeof(Opening), 8, 0xFFFFFFFE)
+    slab_init(&edge.replays, sizeof(Replay), 8, 0xFFFFFFFE)
     slab_init(&edge.segments, sizeof(Segment), 9, 0xFFFFFFFE)
     ring_pool_init(&edge.rings, edge.ledger, 0xFFFFFFFE)
     wheel_init(&edge.wheel, edge.ledger, &edge.connections, conn_timer_place(), edge.now_ms)
@@ -464,6 +471,7 @@ cdef class EdgeLoop:
         names_free(&edge.names)
         slab_free(&edge.pendings)
         slab_free(&edge.openings)
+        slab_free(&edge.replays)
         slab_free(&edge.segments)
         slab_free(&edge.kept.blocks)
         slab_free(&edge.rings.slab)

@@ -25,6 +25,7 @@ TAKEN: Final[int]
 STATE: Final[int]
 CATCHUP: Final[int]
 CAUGHT: Final[int]
+OUTCOMES: Final[tuple[str, ...]]
 
 class BatchWriter:
     def link(self, kind: int, epoch: int, worker: int, aux: int = 0) -> None: ...
@@ -43,6 +44,17 @@ class BatchWriter:
         reverse: bool = False,
         since: tuple[int, int] | None = None,
         bytes_max: int = 65536,
+    ) -> None: ...
+    def catchup(
+        self,
+        seq: int,
+        name: bytes,
+        channel: int,
+        epoch: int,
+        offset: int,
+        *,
+        flags: int = 0,
+        bytes_max: int = 32768,
     ) -> None: ...
     def take(self) -> bytes: ...
 

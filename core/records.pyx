@@ -29,6 +29,7 @@ TAKEN = REC_TAKEN
 STATE = REC_STATE
 CATCHUP = REC_CATCHUP
 CAUGHT = REC_CAUGHT
+OUTCOMES = ("live", "replayed", "gap", "reset")
 
 
 cdef class BatchWriter:
@@ -97,11 +98,36 @@ cdef class BatchWriter:
             record.since_epoch, record.since_offset = since
         memcpy(<uint8_t *> record + sizeof(RecHistory), <const char *> name, len(name))
 
+    def catchup(self, uint32_t seq, bytes name, uint64_t channel, uint64_t epoch, uint64_t offset, *,
+                uint32_t flags=0, uint32_t bytes_max=32768):
+        """CATCHUP from a position."""
+        cdef RecCatchup *record = <RecCatchup *> self.add(REC_CATCHUP, len(name), sizeof(RecCatchup), len(name))
+        record.seq = seq
+        record.channel = channel
+        record.since_epoch = epoch
+        record.since_offset = offset
+        record.flags = flags
+        record.bytes_max = bytes_max
+        memcpy(<uint8_t *> record + sizeof(RecCatchup), <const char *> name, len(name))
+
     def take(self):
         """The batch so far, as bytes."""
         taken = (<char *> self.batch.data)[:self.batch.size] if self.batch.size else b""
         self.batch.size = 0
         return taken
+
+
+cdef _caught(const RecCaught *record):
+    cdef const char *place = <const char *> record + sizeof(RecCaught)
+    cdef const Caught *caught
+    messages = []
+    for _ in range(record.count):
+        caught = <const Caught *> place
+        messages.append((caught.offset, (place + sizeof(Caught))[:caught.size]))
+        place += sizeof(Caught) + ((caught.size + 7) & ~(<uint32_t> 7))
+    return {"channel": record.channel, "seq": record.seq, "position": (record.epoch, record.offset),
+            "last": (record.last_epoch, record.last_offset), "gap": (record.gap_from, record.gap_to),
+            "outcome": record.outcome, "gap_reason": record.gap_reason, "messages": messages}
 
 
 cdef _unpack(const Record *head):
@@ -126,6 +152,8 @@ cdef _unpack(const Record *head):
         rest = <const char *> head + sizeof(RecMessage)
         fields.update(channel=(<RecMessage *> head).channel, epoch=(<RecMessage *> head).epoch,
                       offset=(<RecMessage *> head).offset, body=rest[:(<RecMessage *> head).body_size])
+    elif head.kind == REC_CAUGHT:
+        fields.update(_caught(<RecCaught *> head))
     elif head.kind == REC_TAKEN:
         fields.update(count=(<RecTaken *> head).count, others=(<RecTaken *> head).others)
     return fields

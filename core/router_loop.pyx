@@ -14,9 +14,10 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
 from core.audit_router cimport sequencer_audit
-from core.batch cimport Batch, batch_clear
+from core.batch cimport Batch, batch_clear, batch_free
 from core.bus cimport (ZMQ_ROUTER, BusBatch, bus_close, bus_done, bus_lost, bus_on_event, bus_open, bus_pending,
                        bus_receive, bus_send, bus_tick)
+from core.catchup cimport CATCHUPS_BYTES_MAX, catchups_serve
 from core.drained cimport drained_free, drained_tick
 from core.hash cimport index_free
 from core.keys cimport keys_expire, keys_free
@@ -182,8 +183,9 @@ cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
         _lost_forget(sequencer)
         _tick(sequencer)
         sequencer_tell_taken(sequencer)
+        catchups_serve(sequencer)
         _flush(sequencer)
-        sequencer.again = bus_pending(&sequencer.bus)
+        sequencer.again = bus_pending(&sequencer.bus) or sequencer.catchups_due
         if sequencer.audit:
             sequencer_audit(sequencer, sequencer.audit)
             sequencer.audit = 0
@@ -248,6 +250,7 @@ cdef class RouterLoop:
         sequencer.keys.second.k1 = seeds[5]
         sequencer.keys.keys_max = keys_max
         sequencer.keys.window_ms = <uint64_t> key_window_s * 1000
+        sequencer.catchups.bytes_max = CATCHUPS_BYTES_MAX
         slab_init(&sequencer.owners, sizeof(Owner), 10, 0xFFFFFFFE)
         sequencer.scratch_bytes = message_bytes_max
         sequencer.scratch = <uint8_t *> malloc(message_bytes_max)
@@ -273,6 +276,7 @@ cdef class RouterLoop:
         streams_free(&sequencer.streams)
         keys_free(&sequencer.keys)
         drained_free(&sequencer.drained)
+        batch_free(&sequencer.catchups)
         slab_free(&sequencer.owners)
         index_free(&sequencer.owner_index)
         for fd in (sequencer.epoll_fd, sequencer.to_control.event_fd, sequencer.from_control.event_fd):

@@ -69,6 +69,9 @@ ctypedef struct Sequencer:
     Streams streams
     Keys keys
     Drained drained
+    Batch catchups              # CATCHUPs that wait for their turn (core/catchup.pxd)
+    uint32_t catchups_place     # what stands before it is answered
+    bint catchups_due           # some can be answered in the next turn
     Slab owners
     Index owner_index
     HashKey hash_key
@@ -89,6 +92,7 @@ ctypedef struct Sequencer:
     bint stopping
 
 
+cdef uint8_t *worker_say(Worker *worker, int kind, int aux, uint32_t fixed, uint32_t variable) noexcept nogil
 cdef Worker *worker_known(Sequencer *sequencer, const uint8_t *identity, uint32_t size) noexcept nogil
 cdef Worker *worker_of(Sequencer *sequencer, const uint8_t *identity, uint32_t size) noexcept nogil
 cdef void sequencer_tell_taken(Sequencer *sequencer) noexcept nogil

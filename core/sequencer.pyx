@@ -3,6 +3,7 @@
 from libc.string cimport memcmp, memcpy
 
 from core.batch cimport batch_clear, batch_free
+from core.catchup cimport catchup_take
 from core.codes cimport BAD_REQUEST, NO_SUCH_CHANNEL, OVERLOADED
 from core.drained cimport DrainedSession, drained_keep, drained_take
 from core.hash cimport hash_bytes, index_find, index_put, index_remove
@@ -12,10 +13,11 @@ from core.ledger cimport (COUNT_MESSAGES_ROUTED, COUNT_MESSAGES_SEQUENCED, COUNT
                           ledger_release)
 from core.mpack cimport MpWriter, mp_write_array, mp_write_map, mp_write_raw, mp_write_str, mp_write_uint
 from core.namespaces cimport DOMAIN_GLOBAL, namespace_of
-from core.records cimport (REC_BEGIN, REC_BYE, REC_CLOSE, REC_END, REC_EVICT, REC_HISTORY, REC_LINK, REC_LINKED,
+from core.records cimport (REC_BEGIN, REC_BYE, REC_CATCHUP, REC_CLOSE, REC_END, REC_EVICT, REC_HISTORY, REC_LINK,
+                           REC_LINKED,
                            REC_MESSAGE, REC_OPEN, REC_OPENED, REC_PRESENCE, REC_PRESENCE_ASK, REC_PRESENCE_EXPECT,
                            REC_PRESENCE_PART, REC_PUBLISH, REC_PUBLISHED, REC_REPLY, REC_SUBSCRIBE, REC_SUBSCRIBED,
-                           REC_TAKEN, REC_UNSUBSCRIBE, RECORDS_VERSION, RecBody, RecChannel, RecHistory, RecLink,
+                           REC_TAKEN, REC_UNSUBSCRIBE, RECORDS_VERSION, RecBody, RecCatchup, RecChannel, RecHistory, RecLink,
                            RecMessage, RecPublish, RecPublished, RecSession, RecTaken, record_add)
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_at, slab_release
@@ -26,7 +28,7 @@ from core.stream cimport (Route, Stored, Stream, route_remove, route_set, routes
 assert sizeof(Owner) == 28 and WORKERS_MAX <= 256
 
 
-cdef uint8_t *_say(Worker *worker, int kind, int aux, uint32_t fixed, uint32_t variable) noexcept nogil:
+cdef uint8_t *worker_say(Worker *worker, int kind, int aux, uint32_t fixed, uint32_t variable) noexcept nogil:
     """Room for a record to a worker; NULL: it is given up at the end of the turn."""
     cdef uint8_t *record = record_add(&worker.out, kind, aux, fixed, variable)
     if record == NULL:
@@ -44,7 +46,7 @@ cdef inline uint32_t _worker_index(Sequencer *sequencer, Worker *worker) noexcep
 
 cdef void _linked(Sequencer *sequencer, Worker *worker, bint ask) noexcept nogil:
     """LINKED; with `ask` the worker is to say everything that it holds."""
-    cdef RecLink *answer = <RecLink *> _say(worker, REC_LINKED, 1 if ask else 0, sizeof(RecLink), 0)
+    cdef RecLink *answer = <RecLink *> worker_say(worker, REC_LINKED, 1 if ask else 0, sizeof(RecLink), 0)
     if ask:
         worker.asked_ms = sequencer.now_ms
     if answer != NULL:
@@ -202,7 +204,7 @@ cdef void _said_since(Sequencer *sequencer, Worker *worker, Stream *stream, RecC
         stored = stream_stored(stream, place)
         if stored.offset <= record.offset:
             continue
-        say = <RecMessage *> _say(worker, REC_MESSAGE, 0, sizeof(RecMessage), stored.size)
+        say = <RecMessage *> worker_say(worker, REC_MESSAGE, 0, sizeof(RecMessage), stored.size)
         if say == NULL:
             return
         say.channel = record.channel
@@ -230,7 +232,7 @@ cdef void _on_subscribe(Sequencer *sequencer, Worker *worker, RecChannel *record
                 stream.history.base = record.offset
     elif stream.domain != DOMAIN_GLOBAL:
         _said_since(sequencer, worker, stream, record)
-    answer = <RecChannel *> _say(worker, REC_SUBSCRIBED, 0, sizeof(RecChannel), 0)
+    answer = <RecChannel *> worker_say(worker, REC_SUBSCRIBED, 0, sizeof(RecChannel), 0)
     if answer != NULL:
         answer.channel = record.channel
         answer.epoch = stream.epoch
@@ -246,7 +248,7 @@ cdef void _on_unsubscribe(Sequencer *sequencer, Worker *worker, RecChannel *reco
 
 cdef void _evict(Worker *worker, uint64_t conn, const uint8_t *session) noexcept nogil:
     """Tell a worker that its connection does not have the session any more."""
-    cdef RecSession *say = <RecSession *> _say(worker, REC_EVICT, 0, sizeof(RecSession), 0)
+    cdef RecSession *say = <RecSession *> worker_say(worker, REC_EVICT, 0, sizeof(RecSession), 0)
     if say != NULL:
         say.conn = conn
         memcpy(say.session, session, 16)
@@ -258,7 +260,7 @@ cdef bint _bulk_fits(Worker *worker, uint32_t seq, uint32_t size) noexcept nogil
     cdef RecBody *refusal
     if worker.out.size + size <= worker.out.bytes_max // 2:
         return True
-    refusal = <RecBody *> _say(worker, REC_REPLY, OVERLOADED, sizeof(RecBody), 0)
+    refusal = <RecBody *> worker_say(worker, REC_REPLY, OVERLOADED, sizeof(RecBody), 0)
     if refusal != NULL:
         refusal.seq = seq
     return False
@@ -298,7 +300,7 @@ cdef void sequencer_tell_taken(Sequencer *sequencer) noexcept nogil:
         worker = _worker_at(sequencer, index)
         if worker.state != WORKER_LINKED or not worker.told:
             continue
-        say = <RecTaken *> _say(worker, REC_TAKEN, 0, sizeof(RecTaken), 0)
+        say = <RecTaken *> worker_say(worker, REC_TAKEN, 0, sizeof(RecTaken), 0)
         if say != NULL:
             say.count = worker.taken
             say.others = sequencer.linked - sequencer.draining
@@ -336,7 +338,7 @@ cdef void _on_open(Sequencer *sequencer, Worker *worker, RecSession *record) noe
     worker.sessions += 1
     ledger_acquire(sequencer.ledger, KIND_SESSION, index, HERE)
     if record.seq:
-        say = <RecSession *> _say(worker, REC_OPENED, 1 if evicted else 0, sizeof(RecSession), 0)
+        say = <RecSession *> worker_say(worker, REC_OPENED, 1 if evicted else 0, sizeof(RecSession), 0)
         if say != NULL:
             say.conn = record.conn
             say.seq = record.seq
@@ -360,7 +362,7 @@ cdef void _published(Worker *worker, uint32_t seq, int code, uint64_t epoch, uin
     cdef RecPublished *answer
     if seq == 0:
         return
-    answer = <RecPublished *> _say(worker, REC_PUBLISHED, code, sizeof(RecPublished), 0)
+    answer = <RecPublished *> worker_say(worker, REC_PUBLISHED, code, sizeof(RecPublished), 0)
     if answer != NULL:
         answer.seq = seq
         answer.epoch = epoch
@@ -392,7 +394,7 @@ cdef uint32_t _message_encode(Sequencer *sequencer, Stream *stream, const uint8_
 cdef inline void _message_say(Sequencer *sequencer, Worker *worker, Stream *stream, uint64_t channel,
                               uint32_t size) noexcept nogil:
     """Add the encoded message to one worker's batch."""
-    cdef RecMessage *record = <RecMessage *> _say(worker, REC_MESSAGE, 0 if channel else 1, sizeof(RecMessage), size)
+    cdef RecMessage *record = <RecMessage *> worker_say(worker, REC_MESSAGE, 0 if channel else 1, sizeof(RecMessage), size)
     if record == NULL:
         return
     record.channel = channel
@@ -519,7 +521,7 @@ cdef void _on_history(Sequencer *sequencer, Worker *worker, RecHistory *record) 
     invariant(not writer.overflow)
     if not _bulk_fits(worker, record.seq, <uint32_t> (writer.p - sequencer.scratch)):
         return
-    answer = <RecBody *> _say(worker, REC_REPLY, 0, sizeof(RecBody), <uint32_t> (writer.p - sequencer.scratch))
+    answer = <RecBody *> worker_say(worker, REC_REPLY, 0, sizeof(RecBody), <uint32_t> (writer.p - sequencer.scratch))
     if answer != NULL:
         answer.seq = record.seq
         answer.body_size = <uint32_t> (writer.p - sequencer.scratch)
@@ -532,13 +534,13 @@ cdef void _on_presence(Sequencer *sequencer, Worker *worker, RecHistory *record)
     cdef uint32_t count = 0 if stream == NULL else stream.route_count
     cdef uint32_t place
     cdef Route route
-    cdef RecBody *say = <RecBody *> _say(worker, REC_PRESENCE_EXPECT, 0, sizeof(RecBody), 0)
+    cdef RecBody *say = <RecBody *> worker_say(worker, REC_PRESENCE_EXPECT, 0, sizeof(RecBody), 0)
     if say != NULL:
         say.seq = record.seq
         say.count = count
     for place in range(count):
         route = stream_route(stream, place)
-        say = <RecBody *> _say(_worker_at(sequencer, route.worker), REC_PRESENCE_ASK, 0, sizeof(RecBody), 0)
+        say = <RecBody *> worker_say(_worker_at(sequencer, route.worker), REC_PRESENCE_ASK, 0, sizeof(RecBody), 0)
         if say != NULL:
             say.seq = record.seq
             say.channel = route.channel
@@ -552,7 +554,7 @@ cdef void _on_presence_part(Sequencer *sequencer, RecBody *record) noexcept nogi
         return
     if not _bulk_fits(_worker_at(sequencer, record.origin), record.seq, record.body_size):
         return
-    say = <RecBody *> _say(_worker_at(sequencer, record.origin), REC_PRESENCE_PART, 0, sizeof(RecBody),
+    say = <RecBody *> worker_say(_worker_at(sequencer, record.origin), REC_PRESENCE_PART, 0, sizeof(RecBody),
                            record.body_size)
     if say != NULL:
         memcpy(<uint8_t *> say + sizeof(Record), <uint8_t *> record + sizeof(Record),
@@ -583,6 +585,8 @@ cdef void sequencer_record(Sequencer *sequencer, Worker *worker, Record *record)
         _on_open(sequencer, worker, <RecSession *> record)
     elif record.kind == REC_CLOSE:
         _on_close(sequencer, worker, <RecSession *> record)
+    elif record.kind == REC_CATCHUP:
+        catchup_take(sequencer, worker, <RecCatchup *> record)
     elif record.kind == REC_HISTORY:
         _on_history(sequencer, worker, <RecHistory *> record)
     elif record.kind == REC_PRESENCE:

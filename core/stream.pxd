@@ -132,6 +132,15 @@ cdef inline Stored *stream_stored(Stream *stream, uint32_t place) noexcept nogil
     return stream.history.ring[(stream.history.first + place) & (stream.history.capacity - 1)]
 
 
+cdef inline uint64_t stream_last_epoch(Stream *stream) noexcept nogil:
+    """The epoch of the last message, 0 when it is not known."""
+    cdef Stored *last
+    if stream.history == NULL or stream.history.count == 0:
+        return 0
+    last = stream_stored(stream, stream.history.count - 1)
+    return last.epoch if last.offset == stream.offset else 0
+
+
 cdef void streams_init(Streams *streams, Ledger *ledger, const Namespaces *namespaces, HashKey key,
                        uint64_t epoch) noexcept nogil
 cdef void streams_free(Streams *streams) noexcept nogil

@@ -187,6 +187,8 @@ def test_join_and_leave_are_done_without_the_control_thread(edge: Edge, options:
     alice.send([JOIN, 5, "group:ä", options])
     one = edge.router.expect(records.SUBSCRIBE)
     edge.router.send(wire.subscribed(one["channel"], EPOCH, 7))
+    if outcome == "reset":  # the router alone knows what the position is worth
+        edge.router.send(wire.caught(edge.router.expect(records.CATCHUP), (EPOCH, 7), outcome=outcome))
     assert alice.frame() == [REPLY, 5, {"epoch": EPOCH, "offset": 7, "outcome": outcome}]
     alice.send([JOIN, 6, "user:alice", {}], [LEAVE, 7, "group:ä"], [LEAVE, 8, "group:ä"])
     assert [frame[:2] for frame in alice.frames(3)] == [[REPLY, 6], [REPLY, 7], [ERROR, 8]]

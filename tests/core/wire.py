@@ -7,12 +7,21 @@ implementation as well.
 import struct
 from typing import Any
 
+import msgpack
+
 from core import records
 
 _LINK, _CHANNEL, _SESSION = struct.Struct("=QII"), struct.Struct("=QQQ"), struct.Struct("=Q16sII")
 _PUBLISH, _HISTORY, _BODY = struct.Struct("=IIHHI"), struct.Struct("=IIHHIQQ"), struct.Struct("=IIQII")
+_CATCHUP, _CAUGHT = struct.Struct("=QQQIIII"), struct.Struct("=QQQQQQQIIIBBH")
+_STATE = struct.Struct("=16sQQHHI")
 _PUBLISHED, _MESSAGE, _HEAD = struct.Struct("=IIQQ"), struct.Struct("=QQQII"), struct.Struct("=IHH")
 Record = dict[str, Any]
+
+
+def packed(value: Any) -> bytes:
+    body: bytes = msgpack.packb(value)
+    return body
 
 
 def record(kind: int, aux: int, fixed: bytes, variable: bytes = b"") -> bytes:
@@ -52,6 +61,37 @@ def message(channel: int, epoch: int, offset: int, body: bytes, *, everybody: bo
     return record(records.MESSAGE, int(everybody), _MESSAGE.pack(channel, epoch, offset, len(body), 0), body)
 
 
+def caught(
+    one: Record,
+    position: tuple[int, int],
+    messages: list[tuple[int, int, bytes]] = [],  # noqa: B006 - never changed
+    *,
+    outcome: str = "replayed",
+    gap: tuple[int, int] = (0, 0),
+    reason: int = 0,
+    code: int = 0,
+) -> bytes:
+    """The answer to a CATCHUP `one`: messages are (epoch, offset, frame)."""
+    body = b"".join(
+        struct.pack("=QII", offset, len(frame), 0) + frame + bytes(-len(frame) % 8) for _, offset, frame in messages
+    )
+    last = (position[0], gap[1]) if gap[0] else one["since"]
+    last = messages[-1][:2] if messages else last
+    fixed = _CAUGHT.pack(
+        one["channel"],
+        *position,
+        *last,
+        *gap,
+        one["seq"],
+        len(body),
+        len(messages),
+        records.OUTCOMES.index(outcome),
+        reason,
+        0,
+    )
+    return record(records.CAUGHT, code, fixed, body)
+
+
 def _fields(kind: int, aux: int, data: bytes) -> Record:
     if kind in (records.LINK, records.BEGIN, records.END, records.BYE):
         epoch, version, worker = _LINK.unpack_from(data)
@@ -75,6 +115,15 @@ def _fields(kind: int, aux: int, data: bytes) -> Record:
         since = (epoch, offset) if has_since else None
         asked = {"seq": seq, "limit": limit, "reverse": reverse, "since": since, "bytes_max": bytes_max}
         return {**asked, "name": data[_HISTORY.size :][:aux]}
+    if kind == records.CATCHUP:
+        channel, epoch, offset, seq, bytes_max, flags, _ = _CATCHUP.unpack_from(data)
+        asked = {"channel": channel, "since": (epoch, offset), "seq": seq, "bytes_max": bytes_max, "flags": flags}
+        return {**asked, "name": data[_CATCHUP.size :][:aux]}
+    if kind == records.STATE:
+        session, epoch, offset, what, user_size, _ = _STATE.unpack_from(data)
+        names = data[_STATE.size :]
+        told = {"session": session, "position": (epoch, offset), "what": what}
+        return {**told, "name": names[:aux], "user": names[aux:][:user_size]}
     assert kind == records.PRESENCE_PART, f"a worker says no record of kind {kind}"
     seq, size, _, origin, count = _BODY.unpack_from(data)
     return {"seq": seq, "origin": origin, "count": count, "body": data[_BODY.size :][:size]}

@@ -7,8 +7,8 @@ import pytest
 
 from tests.conftest import Node
 from tests.process.clients import (
-    ERROR,
     HELLO,
+    JOIN,
     KINDS,
     MESSAGE,
     PRESENCE,
@@ -21,7 +21,7 @@ from tests.process.clients import (
 )
 from tests.process.places import one_on_each_worker, worker_of
 
-BAD_TOKEN, RESUMED_ELSEWHERE, BAD_REQUEST = 602, 605, 406
+BAD_TOKEN, RESUMED_ELSEWHERE = 602, 605
 
 
 async def resume(node: Node, old: Client, positions: dict[str, list[int]] | None = None, kind: str = "tcp") -> Client:
@@ -80,22 +80,41 @@ def test_a_position_without_common_history_is_reset(node: Node) -> None:
     run(body())
 
 
-def test_missed_messages_are_refused_and_a_fresh_hello_may_follow(node: Node) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_missed_messages_come_before_live_ones_and_none_comes_twice(node: Node, kind: str) -> None:
     async def body() -> None:
-        old, other, channel = await open_session(node, "tcp"), await open_session(node, "tcp"), group()
+        old, other, channel = await open_session(node, kind), await open_session(node, "tcp"), group()
+        own = f"user:{old.user}"
         joined = await old.join(channel)
         await other.join(channel)
         await old.abort()
-        await other.publish(channel, "missed")
-        client = await dial(node, "text")
-        positions = {channel: [joined["epoch"], joined["offset"]]}
-        await client.send(HELLO, 9, {"session": old.session, "token": old.resume_token, "resume": positions})
-        kind, request, code, message, _ = await client.expect(ERROR)
-        assert (kind, request, code) == (ERROR, 9, BAD_REQUEST)
-        assert "not served by this version" in message
-        await client.hello(user="afresh")
-        assert client.session != old.session
+        for number in range(200):
+            await other.publish(channel, number)
+        await other.publish(own, "for it alone")
+        client = await resume(node, old, {channel: [joined["epoch"], joined["offset"]], own: [0, 0]}, kind)
+        at = joined["offset"] + 200
+        assert client.welcome["channels"][channel] == [joined["epoch"], at, "replayed"]
+        assert client.welcome["channels"][own][2] == "replayed"
+        await other.publish(channel, 200)
+        got = [await client.message() for _ in range(202)]
+        assert [(frame[2], frame[3]) for frame in got if frame[1] == channel] == [
+            (joined["offset"] + 1 + number, number) for number in range(201)
+        ]
+        assert [frame[3] for frame in got if frame[1] == own] == ["for it alone"]
         await asyncio.gather(client.close(), other.close())
+
+    run(body())
+
+
+def test_a_join_since_a_position_replays_what_came_after_it(node: Node) -> None:
+    async def body() -> None:
+        speaker, reader, channel = await open_session(node, "tcp"), await open_session(node, "tcp"), group()
+        await speaker.join(channel)
+        told = [await speaker.publish(channel, number) for number in range(5)]
+        joined = await reader.ask(JOIN, channel, {"since": [told[1]["epoch"], told[1]["offset"]]})
+        assert (joined["offset"], joined["outcome"]) == (told[4]["offset"], "replayed")
+        assert [(await reader.message())[3] for _ in range(3)] == [2, 3, 4]
+        await asyncio.gather(speaker.close(), reader.close())
 
     run(body())
 
