@@ -15,6 +15,7 @@ import pytest
 
 from router.log.embedded import EmbeddedLog
 from router.log.port import Changes, LogBroken, LogInUse, LogUnavailable, Position, SessionChange
+from router.log.segments import Sifted
 from tests.contract.running import message, messages, recovered, run
 from tests.contract.stores import EmbeddedStore, Keep
 
@@ -258,19 +259,19 @@ def test_a_log_that_is_written_for_ever_stays_small(tmp_path: Path) -> None:
         log = await store.log()
         await log.open(1)
         sizes, written = [], 0
-        for offset in range(1, 2001):
+        for offset in range(1, 601):
             batch = message(b"group:%d" % (offset % 10), 1, offset)
             written += len(batch)
             await log.append(batch)
-            if offset % 50 == 0:
+            if offset % 30 == 0:
                 await store.trim(log)
                 sizes.append(_sizes(tmp_path))
-        assert written > 200_000
-        assert max(map(sum, sizes)) < 30_000
+        assert written > 70_000
+        assert max(map(sum, sizes)) < 20_000
         assert max(map(len, sizes)) < 16
         for number in range(10):
             found = await offsets(log, b"group:%d" % number)
-            assert found[-4:] == [offset for offset in range(1, 2001) if offset % 10 == number][-4:]
+            assert found[-4:] == [offset for offset in range(1, 601) if offset % 10 == number][-4:]
             assert found == sorted(set(found))
 
     on(tmp_path, body, segment_bytes=4000)
@@ -332,6 +333,52 @@ def test_closing_while_the_disk_hangs_ends_and_keeps_the_lock(tmp_path: Path) ->
         log._lock.release()
 
     on(tmp_path, body)
+
+
+def test_sifting_costs_a_bounded_share_of_writing(tmp_path: Path) -> None:
+    """Even when everything is kept, and sift is called all the time."""
+    asked = 0
+
+    async def keep(records: bytes) -> bytes:
+        nonlocal asked
+        asked += len(records)
+        return records
+
+    async def body(store: EmbeddedStore) -> None:
+        log = await store.log()
+        await log.open(1)
+        written = 0
+        for offset in range(1, 151):
+            batch = message(b"group:a", 1, offset, body=b"x" * 2700)
+            written += len(batch)
+            await log.append(batch)
+            await log.sift(keep)
+        assert written / 2 < asked < written * 2
+        assert await offsets(log) == list(range(1, 151))
+
+    on(tmp_path, body)
+
+
+def test_on_a_disk_without_room_what_is_not_kept_at_all_goes_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(store: EmbeddedStore) -> None:
+        log = await store.log()
+        await log.open(1)
+        for offset in range(1, 100):
+            await log.append(message(b"group:a", 1, offset))
+        monkeypatch.setattr(Sifted, "_write", _no_room)
+        with pytest.raises(LogUnavailable, match="no room left"):
+            await log.sift(Keep({b"group:a": (1, 99)}, {b"group:a": (1, 60)}))
+        found = await offsets(log)
+        assert 30 < found[0] <= 60
+        assert found == list(range(found[0], 100))
+
+    on(tmp_path, body)
+
+
+def _no_room(*_: object) -> None:
+    raise OSError(28, "No space left on device")
 
 
 def test_appends_go_on_while_a_sift_waits_for_its_answers(tmp_path: Path) -> None:
