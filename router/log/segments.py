@@ -417,9 +417,9 @@ class Sifted:
         path = self._directory / _SIFTED
         try:
             with opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as fd:
-                write(fd, [file_head(first.number, last, self._epoch, sifted=True)])
-                for records in self._parts:
-                    write(fd, [batch_head(records, self._epoch, 0), records])
+                end = write(fd, [file_head(first.number, last, self._epoch, sifted=True)])
+                for records in self._parts:  # all of it is on disk before the file has its name
+                    end += write(fd, [batch_head(records, self._epoch, end), records])
                 os.fdatasync(fd)
         except OSError:
             with contextlib.suppress(OSError):

@@ -80,6 +80,7 @@ def test_whoever_waits_too_long_is_told_and_the_job_goes_on() -> None:
             assert "did not answer within 0.05 s" in str(answer)
         go.set()
         assert await asyncio.to_thread(done.wait, DEADLINE_S)
+        thread._deadline_s = DEADLINE_S
         await thread.close()
 
     run(body)

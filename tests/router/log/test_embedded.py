@@ -1,6 +1,7 @@
 """The embedded log: what the contract (tests/contract/) does not ask of the other side."""
 
 import asyncio
+import fcntl
 import os
 import random
 import resource
@@ -13,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from router.log import embedded
 from router.log.embedded import EmbeddedLog
 from router.log.port import Changes, LogBroken, LogInUse, LogUnavailable, Position, SessionChange
+from router.log.segments import Sifted
 from tests.contract.running import message, messages, recovered, run
 from tests.contract.stores import EmbeddedStore, Keep
 
@@ -28,6 +31,12 @@ def on(directory: Path, body: Callable[[EmbeddedStore], Awaitable[None]], **opti
     run(store, lambda: body(store))
 
 
+@pytest.fixture(autouse=True)
+def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who finds a directory in use does not wait for long."""
+    monkeypatch.setattr(embedded, "LOCK_DEADLINE_S", 0.1)
+
+
 async def offsets(log: EmbeddedLog, channel: bytes = b"group:a") -> list[int]:
     return [entry.offset for entry in await recovered(log) if entry.channel == channel]
 
@@ -39,7 +48,7 @@ def test_a_directory_in_use_is_refused_with_who_holds_it(tmp_path: Path) -> None
     async def body(store: EmbeddedStore) -> None:
         log = await store.log()
         await log.open(1)
-        other = EmbeddedLog(tmp_path / "log", deadline_s=0.5)
+        other = EmbeddedLog(tmp_path / "log")
         with pytest.raises(LogInUse, match=f"is in use by process {os.getpid()}: stop it, or give this node another"):
             await other.open(1)
         await log.append(message(b"group:a", 1, 1))
@@ -54,7 +63,7 @@ def test_two_processes_on_one_directory(tmp_path: Path) -> None:
         process.stdout.readline()
 
         async def body(store: EmbeddedStore) -> None:
-            other = EmbeddedLog(tmp_path / "log", deadline_s=0.5)
+            other = EmbeddedLog(tmp_path / "log")
             with pytest.raises(LogInUse, match=f"process {process.pid}"):
                 await other.open(1)
             process.kill()
@@ -116,6 +125,31 @@ def _remove_database(directory: Path) -> None:
         path.unlink()
 
 
+@pytest.mark.parametrize("name", ["fsync", "flock"])
+def test_one_that_could_not_be_opened_may_be_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    async def body(store: EmbeddedStore) -> None:
+        log = await store.log()
+        await log.open(1)
+        await log.append(message(b"group:a", 1, 1))
+        await log.close()
+        again = await store.log()
+        with monkeypatch.context() as patch:
+            patch.setattr(os if name == "fsync" else fcntl, name, _fail)
+            with pytest.raises(LogUnavailable, match=r"cannot be written or read: .*Input/output error"):
+                await again.open(1)
+        epoch = (await again.open(1)).epoch
+        await again.append(message(b"group:a", epoch, 2))
+        assert await offsets(again) == [1, 2]
+
+    on(tmp_path, body)
+
+
+def _fail(*_: object) -> None:
+    raise OSError(5, "Input/output error")
+
+
 def test_an_unknown_sync_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"log.sync is 'often', and may be one of always, never"):
         EmbeddedLog(tmp_path, sync="often")
@@ -167,14 +201,16 @@ def test_a_late_answer_is_not_written_twice_when_asked_again(tmp_path: Path) -> 
     go = threading.Event()
 
     async def body(store: EmbeddedStore) -> None:
-        log = EmbeddedLog(tmp_path, deadline_s=0.3)
+        log = EmbeddedLog(tmp_path)
         await log.open(1)
+        log._disk._deadline_s = 0.3
         log._disk.put(lambda: wait_for(go))
         batch = message(b"group:a", 1, 1)
         for _ in range(2):
             with pytest.raises(LogUnavailable, match=r"did not answer within 0.3 s"):
                 await log.append(batch)
         go.set()
+        log._disk._deadline_s = DEADLINE_S
         await _until_taken(log, batch)
         await log.append(batch)
         await log.append(message(b"group:a", 1, 2))
@@ -258,19 +294,19 @@ def test_a_log_that_is_written_for_ever_stays_small(tmp_path: Path) -> None:
         log = await store.log()
         await log.open(1)
         sizes, written = [], 0
-        for offset in range(1, 2001):
+        for offset in range(1, 601):
             batch = message(b"group:%d" % (offset % 10), 1, offset)
             written += len(batch)
             await log.append(batch)
-            if offset % 50 == 0:
+            if offset % 30 == 0:
                 await store.trim(log)
                 sizes.append(_sizes(tmp_path))
-        assert written > 200_000
-        assert max(map(sum, sizes)) < 30_000
+        assert written > 60_000
+        assert max(map(sum, sizes)) < 20_000
         assert max(map(len, sizes)) < 16
         for number in range(10):
             found = await offsets(log, b"group:%d" % number)
-            assert found[-4:] == [offset for offset in range(1, 2001) if offset % 10 == number][-4:]
+            assert found[-4:] == [offset for offset in range(1, 601) if offset % 10 == number][-4:]
             assert found == sorted(set(found))
 
     on(tmp_path, body, segment_bytes=4000)
@@ -303,11 +339,12 @@ def test_a_sift_that_nobody_answers_ends_and_changes_nothing(tmp_path: Path) -> 
         return records
 
     async def body(store: EmbeddedStore) -> None:
-        log = EmbeddedLog(tmp_path, segment_bytes=4000, deadline_s=1.0)
+        log = EmbeddedLog(tmp_path, segment_bytes=4000)
         await log.open(1)
         for offset in range(1, 100):
             await log.append(message(b"group:a", 1, offset))
-        with pytest.raises(LogUnavailable, match="nobody said within 1 s what is kept"):
+        log._deadline_s = 0.1
+        with pytest.raises(LogUnavailable, match=r"nobody said within 0.1 s what is kept"):
             await log.sift(keep)
         assert await offsets(log) == list(range(1, 100))
         await log.close()
@@ -319,19 +356,66 @@ def test_closing_while_the_disk_hangs_ends_and_keeps_the_lock(tmp_path: Path) ->
     go = threading.Event()
 
     async def body(store: EmbeddedStore) -> None:
-        log = EmbeddedLog(tmp_path, deadline_s=0.3)
+        log = EmbeddedLog(tmp_path)
         await log.open(1)
+        log._disk._deadline_s = 0.3
         log._disk.put(lambda: wait_for(go))
         with pytest.raises(LogUnavailable, match="keeps the thread log for more than"):
             await log.close()
         with pytest.raises(LogInUse):
-            await EmbeddedLog(tmp_path, deadline_s=0.3).open(1)
+            await EmbeddedLog(tmp_path).open(1)
         go.set()
         await asyncio.to_thread(log._disk._thread.join, DEADLINE_S)
         assert log._lock is not None
         log._lock.release()
 
     on(tmp_path, body)
+
+
+def test_sifting_costs_a_bounded_share_of_writing(tmp_path: Path) -> None:
+    """Even when everything is kept, and sift is called all the time."""
+    asked = 0
+
+    async def keep(records: bytes) -> bytes:
+        nonlocal asked
+        asked += len(records)
+        return records
+
+    async def body(store: EmbeddedStore) -> None:
+        log = await store.log()
+        await log.open(1)
+        written = 0
+        for offset in range(1, 151):
+            batch = message(b"group:a", 1, offset, body=b"x" * 2700)
+            written += len(batch)
+            await log.append(batch)
+            await log.sift(keep)
+        assert written / 2 < asked < written * 2
+        assert await offsets(log) == list(range(1, 151))
+
+    on(tmp_path, body)
+
+
+def test_on_a_disk_without_room_what_is_not_kept_at_all_goes_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(store: EmbeddedStore) -> None:
+        log = await store.log()
+        await log.open(1)
+        for offset in range(1, 100):
+            await log.append(message(b"group:a", 1, offset))
+        monkeypatch.setattr(Sifted, "_write", _no_room)
+        with pytest.raises(LogUnavailable, match="no room left"):
+            await log.sift(Keep({b"group:a": (1, 99)}, {b"group:a": (1, 60)}))
+        found = await offsets(log)
+        assert 30 < found[0] <= 60
+        assert found == list(range(found[0], 100))
+
+    on(tmp_path, body)
+
+
+def _no_room(*_: object) -> None:
+    raise OSError(28, "No space left on device")
 
 
 def test_appends_go_on_while_a_sift_waits_for_its_answers(tmp_path: Path) -> None:

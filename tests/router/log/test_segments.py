@@ -344,3 +344,20 @@ def test_a_sift_that_was_broken_off_loses_and_repeats_nothing(
     assert reopened(tmp_path) == (after if name == "unlink" else before)
     assert segments.replaced(tmp_path) == []
     assert not (tmp_path / "sifted.tmp").exists()
+
+
+def test_a_log_that_ends_in_a_sifted_segment_goes_on_after_all_that_it_stands_for(tmp_path: Path) -> None:
+    sift(tmp_path, [[records(1)], [records(2)], [records(3)], [], []], five_segments(tmp_path))
+    kept = records(1) + records(2) + records(3)
+    fill(tmp_path, *([records(20, number)] for number in range(7)), segment_bytes=100)
+    assert content(tmp_path) == kept + b"".join(records(20, number) for number in range(7))
+    assert [segment.number for segment in segments.listed(tmp_path)] == [1, *range(6, 6 + 7)]
+
+
+def test_a_flipped_bit_in_a_sifted_segment_costs_its_own_batch_alone(tmp_path: Path) -> None:
+    sift(tmp_path, [[records(1)], [records(2)], [records(3)], [], []], five_segments(tmp_path))
+    path = only_file(tmp_path)
+    data = bytearray(path.read_bytes())
+    data[FILE_HEAD + BATCH_HEAD] ^= 1
+    path.write_bytes(data)
+    assert reopened(tmp_path, records(9)) == records(2) + records(3) + records(9)
