@@ -22,6 +22,7 @@ from typing import Any
 from core import log_records
 from core.namespace_spec import BUILT_IN, NamespaceSpec
 from core.owned import ACCOUNT
+from core.redis_batch import tail_records
 from router.log.port import Ban, Changes, Loaded, LogBroken, LogError, LogUnavailable, Opened, Position, Session, Sift
 from router.log.redis_append import Appender
 from router.log.redis_keys import SHARDS, Keys
@@ -29,7 +30,6 @@ from router.log.redis_link import Link, pack
 from router.log.redis_nodes import Nodes
 from router.log.redis_scripts import ALL, FENCE, LAST, TRIM
 from router.log.redis_sessions import Sessions, ask_all, position_of, wall_ms
-from router.log.redis_tail import unpacked
 from router.log.redis_url import Address, parse
 
 SEED_BYTES = 48
@@ -39,8 +39,6 @@ RECOVER_ENTRIES = 500
 SCAN_COUNT = 1_000
 HEAL_FIRST_S = 0.1
 HEAL_LAST_S = 2.0
-# From `flags` on: what means something only while a record waits.
-_WAITING_AT, _WAITING_BYTES = 68, 20
 _log = logging.getLogger("holdfast")
 
 
@@ -202,7 +200,7 @@ class RedisLog:
     @staticmethod
     def _recovered(entries: list[Any]) -> bytes:
         try:
-            return b"".join(record for _, fields in entries for record in unpacked(fields[1]))
+            return b"".join(tail_records(fields[1]) for _, fields in entries)
         except ValueError as error:
             raise LogBroken(
                 f"keys and origins in Redis cannot be read: {error}; remove them, or use another prefix"
@@ -226,10 +224,10 @@ class RedisLog:
             return Loaded(Position(0, 0))
         oldest_ms = self._clock_ms() - self.keys.retention(channel).age_ms
         try:
-            young = [entry for _, (_, record) in entries for entry in log_records.entries(record)]
+            found = [entry for _, (_, record) in entries for entry in log_records.entries(record)]
         except ValueError as error:
             raise LogBroken(f"{channel!r} in Redis holds something else: {error}; remove it") from None
-        kept = [_rested(entry.record) for entry in reversed(young) if entry.time_ms > oldest_ms]
+        kept = [entry.record for entry in reversed(found) if entry.time_ms > oldest_ms]
         return Loaded(position_of(last), b"".join(kept))
 
     async def sift(self, keep: Sift) -> None:
@@ -280,8 +278,3 @@ class RedisLog:
             await asyncio.wait([self._healing], timeout=1)
         await self._append_nodes.close()
         await self._nodes.close()
-
-
-def _rested(record: bytes) -> bytes:
-    """A record without what meant something only while it waited."""
-    return record[:_WAITING_AT] + bytes(_WAITING_BYTES) + record[_WAITING_AT + _WAITING_BYTES :]

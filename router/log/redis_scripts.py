@@ -80,7 +80,6 @@ return ''
 SESSION = Script(b"""#!lua
 if ARGV[1] == '1' then return redis.call('DEL', KEYS[1]) end
 if ARGV[2] ~= '' then
-  redis.call('DEL', KEYS[1])
   redis.call('HSET', KEYS[1], 'opened', ARGV[2])
 elseif redis.call('EXISTS', KEYS[1]) == 0 then
   return 0

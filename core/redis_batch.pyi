@@ -1,0 +1,12 @@
+class Cutter:
+    def __init__(
+        self,
+        evalsha: bytes,
+        starts: list[bytes],
+        keys: list[bytes],
+        settings: bytes,
+        retentions: list[tuple[bytes, bytes]],
+    ) -> None: ...
+    def cut(self, batch: bytes, epoch: int, numbers: list[int]) -> list[tuple[int, bytes]]: ...
+
+def tail_records(tail: bytes) -> bytes: ...
