@@ -40,4 +40,12 @@ cdef struct Cut:                # what one shard has of the batch
     uint32_t tail_bytes         # and of those without
     uint64_t room               # bytes that the command needs at most
 
+cdef struct Refreshed:          # a channel whose key was told lately when to expire
+    uint64_t hash               # FNV-1a of its name
+    uint64_t minute             # since 1970, of the record with which it was told
+
+cdef enum:
+    REFRESH_SLOTS = 65536       # 1 MiB: one place a hash, so that two channels may push each other out, no more
+    REFRESH_MINUTES = 60        # to be small beside the day by which a key outlives its messages (redis_keys.py)
+
 cdef uint32_t crc32(const uint8_t *data, uint32_t size) noexcept nogil

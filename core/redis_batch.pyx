@@ -43,6 +43,27 @@ cdef uint32_t crc32(const uint8_t *data, uint32_t size) noexcept nogil:
     return value ^ <uint32_t> 0xFFFFFFFF
 
 
+cdef inline uint64_t _fnv1a(const char *data, uint32_t size) noexcept nogil:
+    """FNV-1a of 64 bits (Fowler, Noll, Vo)."""
+    cdef uint64_t value = <uint64_t> 0xCBF29CE484222325
+    cdef uint32_t at
+    for at in range(size):
+        value = (value ^ <uint8_t> data[at]) * <uint64_t> 0x100000001B3
+    return value
+
+
+cdef bint _is_fresh(Refreshed *places, const LogRecord *record) noexcept nogil:
+    """Whether the channel's key was told within the last hour when to expire; if not, it is to be told now."""
+    cdef uint64_t hash = _fnv1a(log_record_name(record), record.name_size)
+    cdef uint64_t minute = record.time_ms // 60000
+    cdef Refreshed *place = &places[hash % REFRESH_SLOTS]
+    if place.hash == hash and place.minute <= minute and minute - place.minute < REFRESH_MINUTES:
+        return True
+    place.hash = hash
+    place.minute = minute
+    return False
+
+
 cdef inline bint _same_channel(const LogRecord *one, const LogRecord *other) noexcept nogil:
     return one.name_size == other.name_size \
         and memcmp(log_record_name(one), log_record_name(other), one.name_size) == 0
@@ -137,25 +158,33 @@ cdef class Cutter:
         starts: how the keys of each shard begin.
         keys: the keys of each shard that come before its channels, three of them, packed.
         settings: three arguments after epoch and number, packed.
-        retentions: a namespace, and two packed arguments for its channels; the last one is for all others.
+        retentions: a namespace, how many messages are kept of its channels, and after how many ms without one a
+            channel is forgotten, both packed; the last one is for all others. The latter is only sent if it was not
+            sent for that channel within the last hour, since it costs as much as a sixth of all else; else it is 0.
     """
 
     cdef bytes _evalsha, _settings
-    cdef list _starts, _keys, _names, _retentions
-    cdef bytearray _cuts, _parts, _room
+    cdef list _starts, _keys, _names, _retentions, _expiries
+    cdef bytearray _cuts, _parts, _room, _refreshed
     cdef uint32_t _shards
     cdef uint32_t _retention_bytes
 
     def __init__(self, bytes evalsha, list starts, list keys, bytes settings, list retentions):
         self._evalsha, self._settings = evalsha, settings
         self._starts, self._keys = starts, keys
-        self._names = [name for name, _ in retentions]
-        self._retentions = [packed for _, packed in retentions]
-        self._retention_bytes = max(len(packed) for packed in self._retentions)
+        self._names = [name for name, _, _ in retentions]
+        self._retentions = [kept for _, kept, _ in retentions]
+        self._expiries = [expiry for _, _, expiry in retentions]
+        self._retention_bytes = max(len(kept) + len(expiry) for _, kept, expiry in retentions)
         self._shards = len(starts)
         self._cuts = bytearray(self._shards * sizeof(Cut))
         self._parts = bytearray()
         self._room = bytearray()
+        self._refreshed = bytearray(REFRESH_SLOTS * sizeof(Refreshed))
+
+    def forget(self):
+        """Another server may be there: it is to be told anew when keys expire."""
+        memset(PyByteArray_AS_STRING(self._refreshed), 0, REFRESH_SLOTS * sizeof(Refreshed))
 
     def cut(self, bytes batch, uint64_t epoch, list numbers):
         """The commands of a batch: shard, command.
@@ -195,8 +224,8 @@ cdef class Cutter:
                       <uint32_t> at, count)
             at += record.size
 
-    cdef bytes _retention(self, const LogRecord *record):
-        """How long the record's channel is kept."""
+    cdef int _retention(self, const LogRecord *record):
+        """Which namespace's retention the record's channel has."""
         cdef const char *name = log_record_name(record)
         cdef bytes known
         cdef int index
@@ -204,8 +233,8 @@ cdef class Cutter:
             known = <bytes> self._names[index]
             if len(known) < record.name_size and name[len(known)] == b":" \
                     and memcmp(PyBytes_AS_STRING(known), name, len(known)) == 0:
-                return <bytes> self._retentions[index]
-        return <bytes> self._retentions[len(self._names) - 1]
+                return index
+        return <int> len(self._names) - 1
 
     cdef bytes _command(self, bytes batch, uint64_t epoch, uint32_t shard, uint64_t number):
         cdef Cut *cut = <Cut *> PyByteArray_AS_STRING(self._cuts) + shard
@@ -239,11 +268,18 @@ cdef class Cutter:
         """The records, with what is said of each run of one channel before it."""
         cdef uint32_t index = cut.first, next_run
         cdef const LogRecord *record
-        cdef bytes retention
+        cdef Refreshed *refreshed = <Refreshed *> PyByteArray_AS_STRING(self._refreshed)
+        cdef bytes kept, expiry
+        cdef int retention
         while index:
             record = <const LogRecord *> (data + parts[index - 1].at)
             retention = self._retention(record)
-            to = _put(to, PyBytes_AS_STRING(retention), len(retention))
+            kept, expiry = <bytes> self._retentions[retention], <bytes> self._expiries[retention]
+            to = _put(to, PyBytes_AS_STRING(kept), len(kept))
+            if _is_fresh(refreshed, record):
+                to = _put_bulk(to, b"0", 1)
+            else:
+                to = _put(to, PyBytes_AS_STRING(expiry), len(expiry))
             to = _put_number(to, _run_size(data, parts, index, &next_run))
             while index != next_run:
                 to = _put_record(to, <const LogRecord *> (data + parts[index - 1].at))

@@ -104,7 +104,7 @@ class Appender:
             keys.shards,
             [words(start + b"epoch", start + b"keys", start + b"tail") for start in keys.shards],
             words(key_window_ms, TAIL_MS, TAIL_ENTRIES_MAX),
-            [(name, words(one.messages, one.expire_ms)) for name, one in keys.retentions],
+            [(name, words(one.messages), words(one.expire_ms)) for name, one in keys.retentions],
         )
         self._shards = [Shard(number, slot) for number, slot in enumerate(keys.shard_slots)]
         self._recent: dict[bytes, Batch] = {}
@@ -139,6 +139,7 @@ class Appender:
         """
         self._replicas = {one: count for one, count in self._replicas.items() if not one.why_lost}
         self._replicas[link] = replicas
+        self._cutter.forget()
         for shard in self._shards:
             if shard.kept:
                 shard.doubt(shard.kept[-1].number)
@@ -150,7 +151,7 @@ class Appender:
         if self.kept_bytes > UNDER_WAY_BYTES_MAX:
             raise LogUnavailable(f"more than {UNDER_WAY_BYTES_MAX} bytes wait for Redis")
         commands = self._cut(batch)
-        made = Batch(commands, sum(len(one.data) for one in commands), time.monotonic())
+        made = Batch(commands, len(batch) + sum(len(one.data) for one in commands), time.monotonic())
         self._recent[batch] = made
         self.kept_bytes += made.size
         return made

@@ -20,10 +20,11 @@ _OTHERS = NamespaceSpec(name="", domain="group")
 class Retention:
     """What is kept of the channels of one namespace."""
 
-    __slots__ = ("age_ms", "expire_ms", "messages")
+    __slots__ = ("age_ms", "bytes", "expire_ms", "messages")
 
     def __init__(self, spec: NamespaceSpec) -> None:
         self.messages = spec.history_messages
+        self.bytes = spec.history_bytes
         self.age_ms = spec.history_age_s * 1000
         # Well after its messages, so that a channel's last position outlives them.
         self.expire_ms = 2 * self.age_ms + DAY_S * 1000

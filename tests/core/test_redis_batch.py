@@ -27,7 +27,7 @@ def packed(*args: bytes) -> bytes:
 
 def make_cutter() -> Cutter:
     keys = [packed(start + b"e", start + b"k", start + b"t") for start in STARTS]
-    retentions = [(name, packed(*args)) for name, args in RETENTIONS.items()]
+    retentions = [(name, packed(kept), packed(expiry)) for name, (kept, expiry) in RETENTIONS.items()]
     return Cutter(packed(b"EVALSHA", b"f" * 40), STARTS, keys, packed(*SETTINGS), retentions)
 
 
@@ -61,7 +61,25 @@ def at_rest(entry: log_records.LogEntry) -> bytes:
     return entry.record[: end - AT_REST] + bytes(AT_REST) + entry.record[end:]
 
 
-def expected(batch: bytes, epoch: int, numbers: list[int]) -> list[tuple[int, list[bytes]]]:
+class Told:
+    """Which channels were told lately when to expire, in a table as small as the real one."""
+
+    def __init__(self) -> None:
+        self._places: dict[int, tuple[int, int]] = {}
+
+    def expiry(self, entry: log_records.LogEntry, expiry: bytes) -> bytes:
+        value = 0xCBF29CE484222325
+        for byte in entry.channel:
+            value = (value ^ byte) * 0x100000001B3 % 2**64
+        minute = entry.time_ms // 60_000
+        known, before = self._places.get(value % 65_536, (0, 0))
+        if known == value and before <= minute < before + 60:
+            return b"0"
+        self._places[value % 65_536] = (value, minute)
+        return expiry
+
+
+def expected(batch: bytes, epoch: int, numbers: list[int], told: Told) -> list[tuple[int, list[bytes]]]:
     entries = log_records.entries(batch)
     found = []
     for shard, start in enumerate(STARTS):
@@ -74,8 +92,8 @@ def expected(batch: bytes, epoch: int, numbers: list[int]) -> list[tuple[int, li
         args += [b"%020d" % epoch, b"%d" % numbers[shard], *SETTINGS]
         args += [b"".join(tail_of(one) for one in mine if (one.key != (0, 0)) == keyed) for keyed in (True, False)]
         for name, group in runs:
-            args += RETENTIONS.get(name.partition(b":")[0] if b":" in name else b"", RETENTIONS[b""])
-            args.append(b"%d" % len(group))
+            kept, expiry = RETENTIONS.get(name.partition(b":")[0] if b":" in name else b"", RETENTIONS[b""])
+            args += (kept, told.expiry(group[0], expiry), b"%d" % len(group))
             for one in group:
                 args += (b"%d-%d" % (one.epoch, one.offset), at_rest(one))
         found.append((shard, [*args, b"0"]))
@@ -104,12 +122,31 @@ RECORDS = st.builds(
 
 @given(st.lists(st.lists(RECORDS, min_size=1, max_size=30), min_size=1, max_size=4), NUMBERS, st.data())
 def test_a_batch_is_cut_as_the_slow_way_does(batches: list[list[bytes]], epoch: int, data: st.DataObject) -> None:
-    cutter = make_cutter()  # one for all batches: what is left of one may not show in the next
+    cutter, told = make_cutter(), Told()  # one for all batches: what is left of one may not show in the next
     for records in batches:
         numbers = data.draw(st.lists(NUMBERS, min_size=SHARDS, max_size=SHARDS))
         batch = b"".join(records)
         got = [(shard, read(command)) for shard, command in cutter.cut(batch, epoch, numbers)]
-        assert got == expected(batch, epoch, numbers)
+        assert got == expected(batch, epoch, numbers, told)
+
+
+def test_when_a_channel_expires_is_told_once_an_hour_and_after_another_server_came() -> None:
+    cutter = make_cutter()
+    hour_ms = 3_600_000
+
+    def told_at(time_ms: int) -> bool:
+        record = log_records.pack(log_records.MESSAGE, b"group:a", 1, 1, time_ms=time_ms)
+        [(_, command)] = cutter.cut(record, 1, [1] * SHARDS)
+        expiry = read(command)[15]
+        assert expiry in (b"0", RETENTIONS[b"group"][1])
+        return expiry != b"0"
+
+    start = 1000 * hour_ms
+    assert [told_at(start), told_at(start), told_at(start + hour_ms - 1)] == [True, False, False]
+    assert [told_at(start + hour_ms), told_at(start + hour_ms)] == [True, False]
+    assert [told_at(start), told_at(start)] == [True, False]  # the clock stepped back
+    cutter.forget()
+    assert told_at(start)
 
 
 def test_a_batch_of_one_channel_has_one_key() -> None:
@@ -137,9 +174,8 @@ def test_bytes_that_are_no_batch_are_refused_and_change_nothing() -> None:
     for wrong in (record[:-1], record + b"x", bytes(88)):
         with pytest.raises(ValueError, match="no whole log record"):
             cutter.cut(wrong, 1, [1] * SHARDS)
-    assert [(shard, read(one)) for shard, one in cutter.cut(record, 1, [1] * SHARDS)] == expected(
-        record, 1, [1] * SHARDS
-    )
+    got = [(shard, read(one)) for shard, one in cutter.cut(record, 1, [1] * SHARDS)]
+    assert got == expected(record, 1, [1] * SHARDS, Told())
 
 
 @given(st.lists(RECORDS, max_size=20))
