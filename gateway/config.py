@@ -276,7 +276,11 @@ class LogSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         ),
     ] = ""
     redis_prefix: Annotated[
-        str, Meta(min_length=1, max_length=64, description="What the names of all keys in Redis begin with.")
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9:._-]{1,64}$",
+            description="What the names of all keys in Redis begin with: letters, digits, colons, dots, _ and -.",
+        ),
     ] = "hf:"
     redis_replicas: Annotated[
         int,

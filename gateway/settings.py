@@ -23,6 +23,7 @@ import msgspec
 from gateway import namespaces
 from gateway.config import SECTIONS, Config
 from gateway.errors import ConfigError
+from router.log import redis_url
 
 ENVIRONMENT_PREFIX = "HOLDFAST_"
 CONFIG_VARIABLE = "HOLDFAST_CONFIG"
@@ -359,7 +360,15 @@ def is_loopback(host: str) -> bool:
 
 def _misfits(config: Config, machine: Machine) -> Iterator[str]:
     """What is wrong although each value by itself is allowed."""
-    rules: tuple[Callable[[Config], Iterator[str]], ...] = (_addresses, _access, _timeouts, _sizes, _tls, _namespaces)
+    rules: tuple[Callable[[Config], Iterator[str]], ...] = (
+        _addresses,
+        _access,
+        _timeouts,
+        _sizes,
+        _tls,
+        _namespaces,
+        _log,
+    )
     for rule in rules:
         yield from rule(config)
     needed = config.gateway.connections_max + FDS_BESIDE_CONNECTIONS
@@ -372,7 +381,12 @@ def _misfits(config: Config, machine: Machine) -> Iterator[str]:
 
 
 def _log(config: Config) -> Iterator[str]:
-    if config.log.backend == "redis" and not config.log.redis_url:
+    if config.log.redis_url:
+        try:
+            redis_url.parse(config.log.redis_url)
+        except ValueError as error:
+            yield f"log.redis_url: {error}"
+    elif config.log.backend == "redis":
         yield "log.backend = redis needs log.redis_url: say where it is, such as redis://127.0.0.1:6379/0"
 
 

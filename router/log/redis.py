@@ -16,31 +16,36 @@ Redis 7.0 or later (or a Valkey).
 import asyncio
 import logging
 import os
+import struct
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from core import log_records
 from core.namespace_spec import BUILT_IN, NamespaceSpec
 from core.owned import ACCOUNT
+from core.redis_batch import tail_records
 from router.log.port import Ban, Changes, Loaded, LogBroken, LogError, LogUnavailable, Opened, Position, Session, Sift
 from router.log.redis_append import Appender
 from router.log.redis_keys import SHARDS, Keys
 from router.log.redis_link import Link, pack
 from router.log.redis_nodes import Nodes
-from router.log.redis_scripts import ALL, FENCE, LAST, TRIM
+from router.log.redis_scripts import ALL, FENCE, LOAD, TRIM
 from router.log.redis_sessions import Sessions, ask_all, position_of, wall_ms
-from router.log.redis_tail import unpacked
 from router.log.redis_url import Address, parse
 
+DEADLINE_S = 2.0
 SEED_BYTES = 48
 VERSION_MIN = (7, 0)
 OPEN_ROUNDS_MAX = 8
 RECOVER_ENTRIES = 500
-SCAN_COUNT = 1_000
+SCAN_COUNT = 500
+# Of each call of `sift`; the next one goes on where it ended.
+SIFT_S = 0.5
 HEAL_FIRST_S = 0.1
 HEAL_LAST_S = 2.0
-# From `flags` on: what means something only while a record waits.
-_WAITING_AT, _WAITING_BYTES = 68, 20
+# So that no answer is of more than some dozen megabytes.
+LOAD_CHANNELS = 32
+_SIZE_TIME = struct.Struct("<I20xQ")  # of a log record: its size, and when it was made
 _log = logging.getLogger("holdfast")
 
 
@@ -68,7 +73,7 @@ class RedisLog:
         namespaces: Sequence[NamespaceSpec] = BUILT_IN,
         prefix: str = "hf:",
         replicas: int | None = None,
-        deadline_s: float = 2.0,
+        deadline_s: float = DEADLINE_S,
         key_window_s: int = 300,
         clock_ms: Callable[[], int] = wall_ms,
     ) -> None:
@@ -84,6 +89,7 @@ class RedisLog:
         self._nodes = Nodes(self._url, deadline_s, self._greet)
         self.appender = Appender(self._append_nodes, self.keys, key_window_s * 1000, deadline_s)
         self._sessions = Sessions(self._nodes, self.keys, namespaces, clock_ms)
+        self._links = 0
         self._healing: asyncio.Task[None] | None = None
         self._scans: dict[Address, bytes] = {}
         self._closed = False
@@ -140,6 +146,7 @@ class RedisLog:
     async def _greet_append(self, link: Link) -> None:
         await self._greet(link)
         self.appender.on_link(link, await self._replicas(link))
+        self._links += 1
         if self._healing is None or self._healing.done():
             self._healing = ACCOUNT.task(self._heal(), "what Redis may have lost is given to it again")
 
@@ -155,10 +162,12 @@ class RedisLog:
         pause_s = HEAL_FIRST_S
         while not self._closed:
             await asyncio.sleep(pause_s)
+            links = self._links
             try:
                 await self._tell_again()
                 await self.appender.heal()
-                return
+                if links == self._links:
+                    return
             except LogUnavailable:
                 pause_s = min(2 * pause_s, HEAL_LAST_S)
             except LogError as error:
@@ -202,7 +211,7 @@ class RedisLog:
     @staticmethod
     def _recovered(entries: list[Any]) -> bytes:
         try:
-            return b"".join(record for _, fields in entries for record in unpacked(fields[1]))
+            return b"".join(tail_records(fields[1]) for _, fields in entries)
         except ValueError as error:
             raise LogBroken(
                 f"keys and origins in Redis cannot be read: {error}; remove them, or use another prefix"
@@ -210,45 +219,63 @@ class RedisLog:
 
     async def load(self, channels: Sequence[bytes], *, messages: bool) -> list[Loaded]:
         """See the port."""
-        commands = []
-        for channel in channels:
-            key, slot = self.keys.channel(channel)
-            commands.append((slot, pack("EVALSHA", LAST.sha, 1, key)))
-            if messages:
-                # Newest first, since some that are trimmed may be there still.
-                count = self.keys.retention(channel).messages
-                commands.append((slot, pack("XREVRANGE", key, "+", "-", "COUNT", count)))
-        answers = iter(await ask_all(self._nodes, commands))
-        return [self._loaded(channel, next(answers), next(answers) if messages else []) for channel in channels]
+        loaded: list[Loaded] = []
+        step = LOAD_CHANNELS if messages else max(len(channels), 1)
+        for at in range(0, len(channels), step):
+            piece = channels[at : at + step]
+            answers = await ask_all(self._nodes, [self._load(channel, messages) for channel in piece])
+            loaded += map(self._loaded, piece, answers)
+        return loaded
 
-    def _loaded(self, channel: bytes, last: bytes, entries: list[Any]) -> Loaded:
-        if not last:
+    def _load(self, channel: bytes, messages: bool) -> tuple[int, bytes]:
+        """The command for a channel."""
+        key, slot = self.keys.channel(channel)
+        retention = self.keys.retention(channel)
+        head_bytes = log_records.HEAD_BYTES + len(channel) + 7  # up to so many stand behind a record's body
+        count = retention.messages if messages else 0
+        return slot, pack("EVALSHA", LOAD.sha, 1, key, count, retention.bytes, head_bytes)
+
+    def _loaded(self, channel: bytes, answer: list[bytes]) -> Loaded:
+        if not answer:
             return Loaded(Position(0, 0))
+        last, *newest_first = answer
         oldest_ms = self._clock_ms() - self.keys.retention(channel).age_ms
-        try:
-            young = [entry for _, (_, record) in entries for entry in log_records.entries(record)]
-        except ValueError as error:
-            raise LogBroken(f"{channel!r} in Redis holds something else: {error}; remove it") from None
-        kept = [_rested(entry.record) for entry in reversed(young) if entry.time_ms > oldest_ms]
+        kept = []
+        for record in reversed(newest_first):
+            if len(record) < log_records.HEAD_BYTES or len(record) != (head := _SIZE_TIME.unpack_from(record))[0]:
+                raise LogBroken(f"{channel!r} in Redis holds something that is no record of ours: remove it")
+            if head[1] > oldest_ms:
+                kept.append(record)
         return Loaded(position_of(last), b"".join(kept))
 
     async def sift(self, keep: Sift) -> None:
         """See the port: trims by age, some keys each time. `keep` is not asked: a stream loses its oldest alone."""
+        until = asyncio.get_running_loop().time() + SIFT_S
         links = {link.address: link for slot in self.keys.shard_slots if (link := await self._nodes.link(slot))}
+        pattern = self.keys.shards[0].replace(b"{s0}", b"{s*}") + b"c:*"
         for address, link in links.items():
-            pattern = self.keys.shards[0].replace(b"{s0}", b"{s*}") + b"c:*"
-            [(cursor, names)] = await link.ask(
-                ["SCAN", self._scans.get(address, b"0"), "MATCH", pattern, "COUNT", SCAN_COUNT]
-            )
-            self._scans[address] = cursor
-            now_ms = self._clock_ms()
-            commands = []
-            for name in names:
-                channel = name.partition(b"}:c:")[2]
-                slot = self.keys.shard_slots[self.keys.shard_of(channel)]
-                oldest_ms = now_ms - self.keys.retention(channel).age_ms
-                commands.append((slot, pack("EVALSHA", TRIM.sha, 1, name, oldest_ms)))
-            await ask_all(self._nodes, commands)
+            while True:
+                asked: list[bytes | str | int] = [
+                    "SCAN",
+                    self._scans.get(address, b"0"),
+                    "MATCH",
+                    pattern,
+                    "COUNT",
+                    SCAN_COUNT,
+                ]
+                [(cursor, names)] = await link.ask(asked)
+                self._scans[address] = cursor
+                await ask_all(self._nodes, [self._trim(name) for name in names])
+                if cursor == b"0" or asyncio.get_running_loop().time() > until:
+                    break
+
+    def _trim(self, name: bytes) -> tuple[int, bytes]:
+        """The command for the channel with this key."""
+        channel = name.partition(b"}:c:")[2]
+        retention = self.keys.retention(channel)
+        oldest_ms = self._clock_ms() - retention.age_ms
+        slot = self.keys.shard_slots[self.keys.shard_of(channel)]
+        return slot, pack("EVALSHA", TRIM.sha, 1, name, oldest_ms, retention.expire_ms)
 
     # -------------------------------------------------------------------------------------------------------- sessions
 
@@ -280,8 +307,3 @@ class RedisLog:
             await asyncio.wait([self._healing], timeout=1)
         await self._append_nodes.close()
         await self._nodes.close()
-
-
-def _rested(record: bytes) -> bytes:
-    """A record without what meant something only while it waited."""
-    return record[:_WAITING_AT] + bytes(_WAITING_BYTES) + record[_WAITING_AT + _WAITING_BYTES :]

@@ -15,13 +15,12 @@ from typing import Any
 
 import hiredis
 
-from core import log_records
+from core.redis_batch import Cutter
 from router.log.port import LogDeposed, LogError, LogUnavailable
 from router.log.redis_keys import Keys
-from router.log.redis_link import Link, error_of, is_stale, pack
+from router.log.redis_link import Link, error_of, is_stale, pack, words
 from router.log.redis_nodes import Nodes
 from router.log.redis_scripts import APPEND
-from router.log.redis_tail import HAS_KEY, packed
 
 KEPT_S = 10.0
 KEPT_BYTES_MAX = 64 * 1024 * 1024
@@ -99,8 +98,14 @@ class Appender:
         self.epoch = 0
         self._nodes = nodes
         self._keys = keys
-        self._key_window_ms = key_window_ms
         self._deadline_s = deadline_s
+        self._cutter = Cutter(
+            words("EVALSHA", APPEND.sha),
+            keys.shards,
+            [words(start + b"epoch", start + b"keys", start + b"tail") for start in keys.shards],
+            words(key_window_ms, TAIL_MS, TAIL_ENTRIES_MAX),
+            [(name, words(one.messages), words(one.expire_ms)) for name, one in keys.retentions],
+        )
         self._shards = [Shard(number, slot) for number, slot in enumerate(keys.shard_slots)]
         self._recent: dict[bytes, Batch] = {}
         self.kept_bytes = 0
@@ -134,6 +139,7 @@ class Appender:
         """
         self._replicas = {one: count for one, count in self._replicas.items() if not one.why_lost}
         self._replicas[link] = replicas
+        self._cutter.forget()
         for shard in self._shards:
             if shard.kept:
                 shard.doubt(shard.kept[-1].number)
@@ -145,7 +151,7 @@ class Appender:
         if self.kept_bytes > UNDER_WAY_BYTES_MAX:
             raise LogUnavailable(f"more than {UNDER_WAY_BYTES_MAX} bytes wait for Redis")
         commands = self._cut(batch)
-        made = Batch(commands, sum(len(one.data) for one in commands), time.monotonic())
+        made = Batch(commands, len(batch) + sum(len(one.data) for one in commands), time.monotonic())
         self._recent[batch] = made
         self.kept_bytes += made.size
         return made
@@ -165,43 +171,15 @@ class Appender:
 
     def _cut(self, batch: bytes) -> list[Command]:
         """Cut a batch into a command a shard, numbered."""
-        shards: dict[int, dict[bytes, list[bytes]]] = {}
-        tails: dict[int, tuple[list[bytes], list[bytes]]] = {}
-        for entry in log_records.entries(batch):
-            number = self._keys.shard_of(entry.channel)
-            channels = shards.get(number)
-            if channels is None:
-                channels = shards[number] = {}
-                tails[number] = ([], [])
-            record = entry.record if entry.kind == log_records.MESSAGE else b""
-            id_ = b"%d-%d" % (entry.epoch, entry.offset)
-            records = channels.get(entry.channel)
-            if records is None:
-                channels[entry.channel] = [id_, record]
-            else:
-                records += (id_, record)
-            tail = packed(entry)
-            if tail:
-                tails[number][0 if tail[0] & HAS_KEY else 1].append(tail)
-        return [self._command(number, channels, *tails[number]) for number, channels in shards.items()]
-
-    def _command(
-        self, number: int, channels: dict[bytes, list[bytes]], keys: list[bytes], tail: list[bytes]
-    ) -> Command:
-        shard = self._shards[number]
-        shard.last += 1
-        start = self._keys.shards[number]
-        names = [b"%sc:%s" % (start, name) for name in channels]
-        head: list[Any] = ["EVALSHA", APPEND.sha, 3 + len(names), start + b"epoch", start + b"keys", start + b"tail"]
-        rest: list[Any] = [b"%020d" % self.epoch, shard.last, self._key_window_ms, TAIL_MS, TAIL_ENTRIES_MAX]
-        rest += (b"".join(keys), b"".join(tail))
-        for name, records in channels.items():
-            retention = self._keys.retention(name)
-            rest += (retention.kept, retention.expire, len(records) >> 1)
-            rest += records
-        command = Command(shard, shard.last, pack(*head, *names, *rest, b"0"))
-        shard.kept.append(command)
-        return command
+        numbers = [shard.last + 1 for shard in self._shards]
+        commands = []
+        for number, data in self._cutter.cut(batch, self.epoch, numbers):
+            shard = self._shards[number]
+            shard.last += 1
+            command = Command(shard, shard.last, data)
+            shard.kept.append(command)
+            commands.append(command)
+        return commands
 
     # --------------------------------------------------------------------------------------------------------- sending
 

@@ -20,14 +20,14 @@ _OTHERS = NamespaceSpec(name="", domain="group")
 class Retention:
     """What is kept of the channels of one namespace."""
 
-    __slots__ = ("age_ms", "expire", "kept", "messages")
+    __slots__ = ("age_ms", "bytes", "expire_ms", "messages")
 
     def __init__(self, spec: NamespaceSpec) -> None:
         self.messages = spec.history_messages
+        self.bytes = spec.history_bytes
         self.age_ms = spec.history_age_s * 1000
-        self.kept = b"%d" % spec.history_messages
         # Well after its messages, so that a channel's last position outlives them.
-        self.expire = b"%d" % (2 * self.age_ms + DAY_S * 1000)
+        self.expire_ms = 2 * self.age_ms + DAY_S * 1000
 
 
 class Keys:
@@ -53,6 +53,11 @@ class Keys:
         self.bans_slot = slot_of(self.bans)
         self._retentions = {spec.name.encode(): Retention(spec) for spec in namespaces}
         self._others = Retention(_OTHERS)
+
+    @property
+    def retentions(self) -> list[tuple[bytes, Retention]]:
+        """Of each namespace, and at last of all others."""
+        return [*self._retentions.items(), (b"", self._others)]
 
     def shard_of(self, channel: bytes) -> int:
         return zlib.crc32(channel) % SHARDS

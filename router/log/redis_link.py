@@ -72,6 +72,11 @@ def _fail(future: asyncio.Future[list[Any]], why: str) -> None:
         future.exception()  # retrieved: whoever waited may be gone
 
 
+def words(*args: bytes | str | int) -> bytes:
+    """Some arguments of a command as the server reads them, to be put together with others."""
+    return pack(*args).partition(b"\r\n")[2]
+
+
 class _Asked:
     __slots__ = ("answers", "ends", "future", "left")
 

@@ -20,8 +20,8 @@ class Script:
 
 # KEYS: the shard's epoch, its keys, its tail, then channels.
 # ARGV: epoch, number of the batch in this shard, window of the keys in ms, window of the tail in ms, entries of those
-# two kept at most, the keys, the tail, for each channel how many messages are kept, ms until it is forgotten, number of
-# records, and for each record id and bytes; at last 1 to accept that batches before this one are missing.
+# two kept at most, the keys, the tail, for each channel how many messages are kept, ms until it is forgotten (0: as it
+# is), number of records, and for each record id and bytes; at last 1 to accept that batches before it are missing.
 # Answers the number of the last batch that the shard has: the one given, unless an earlier one is missing; -1: deposed.
 APPEND = Script(b"""#!lua
 local state = redis.call('HMGET', KEYS[1], 'epoch', 'batch')
@@ -50,7 +50,7 @@ for channel = 4, #KEYS do
     end
     at = at + 2
   end
-  redis.call('PEXPIRE', KEYS[channel], expire)
+  if expire ~= '0' then redis.call('PEXPIRE', KEYS[channel], expire) end
 end
 local time
 for index = 2, 3 do
@@ -80,7 +80,6 @@ return ''
 SESSION = Script(b"""#!lua
 if ARGV[1] == '1' then return redis.call('DEL', KEYS[1]) end
 if ARGV[2] ~= '' then
-  redis.call('DEL', KEYS[1])
   redis.call('HSET', KEYS[1], 'opened', ARGV[2])
 elseif redis.call('EXISTS', KEYS[1]) == 0 then
   return 0
@@ -103,17 +102,34 @@ redis.call('SET', KEYS[1], stored, 'PX', ARGV[2])
 return 1
 """)
 
-# KEYS: a channel. Answers its last id, also when that message is trimmed; nothing if the channel is not known.
-LAST = Script(b"""#!lua flags=no-writes
-if redis.call('EXISTS', KEYS[1]) == 0 then return '' end
+# KEYS: a channel. ARGV: how many messages to read at most, how many bytes of them, how many bytes of each do not count.
+# Answers its last id, also when that message is trimmed, and its newest messages, newest first; nothing if the channel
+# is not known.
+LOAD = Script(b"""#!lua flags=no-writes
+if redis.call('EXISTS', KEYS[1]) == 0 then return {} end
+local found = {}
 local said = redis.call('XINFO', 'STREAM', KEYS[1])
 for at = 1, #said, 2 do
-  if said[at] == 'last-generated-id' then return said[at + 1] end
+  if said[at] == 'last-generated-id' then found[1] = said[at + 1] end
 end
+local messages, bytes, from = tonumber(ARGV[1]), tonumber(ARGV[2]), '+'
+while messages > 0 do
+  local entries = redis.call('XREVRANGE', KEYS[1], from, '-', 'COUNT', math.min(messages, 100))
+  for _, entry in ipairs(entries) do
+    bytes = bytes - (#entry[2][2] - ARGV[3])
+    if bytes < 0 then return found end
+    found[#found + 1] = entry[2][2]
+  end
+  if #entries < 100 then return found end
+  messages = messages - #entries
+  from = '(' .. entries[#entries][1]
+end
+return found
 """)
 
 # KEYS: a channel. ARGV: the wall clock's ms before which messages are too old. Reads when a record was made from its
-# bytes (core/log_records.pxd), oldest first, and trims up to the first that is young enough, at most 100 at a time.
+# bytes (core/log_records.pxd), oldest first, and trims up to the first that is young enough, at most 100 at a time. A
+# channel that would never be forgotten (it came back after its server was replaced) is, after the ms of the second.
 TRIM = Script(b"""#!lua
 local oldest = tonumber(ARGV[1])
 local trimmed = 0
@@ -121,7 +137,8 @@ for _, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 100)) do
   if struct.unpack('<I8', entry[2][2], 25) >= oldest then break end
   trimmed = trimmed + redis.call('XDEL', KEYS[1], entry[1])
 end
+if redis.call('PTTL', KEYS[1]) == -1 then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 return trimmed
 """)
 
-ALL = (APPEND, FENCE, SESSION, CURSOR, LAST, TRIM)
+ALL = (APPEND, FENCE, SESSION, CURSOR, LOAD, TRIM)

@@ -1,13 +1,16 @@
 """The sides of each port, and how a contract's tests run on them."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.contract.stores import EmbeddedStore, Store
+from tests.contract.stores import EmbeddedStore, RedisStore, Store
+from tests.servers.redis import FLEETING, running, running_cluster, running_sentinels
 
 MakeStore = Callable[[], Store]
+_prefixes = itertools.count(1)
 
 
 def embedded(tmp_path: Path) -> MakeStore:
@@ -15,10 +18,35 @@ def embedded(tmp_path: Path) -> MakeStore:
     return lambda: EmbeddedStore(tmp_path / f"log-{next(counter)}")
 
 
+def in_redis(url: str) -> MakeStore:
+    return lambda: RedisStore(url, prefix=f"contract{next(_prefixes)}:")
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    with running(*FLEETING) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def sentinel_url() -> Iterator[str]:
+    with running_sentinels(*FLEETING) as servers:
+        yield servers.url
+
+
+@pytest.fixture(scope="session")
+def cluster_url() -> Iterator[str]:
+    with running_cluster(*FLEETING) as cluster:
+        yield cluster.url
+
+
 # Side: what makes fresh stores for a test. The fixture below gives it the test's own folder; a side that needs servers
 # asks `request.getfixturevalue` for them.
 SIDES: dict[str, Callable[[pytest.FixtureRequest, Path], MakeStore]] = {
     "embedded": lambda _, tmp_path: embedded(tmp_path),
+    "redis": lambda request, _: in_redis(request.getfixturevalue("redis_url")),
+    "sentinel": lambda request, _: in_redis(request.getfixturevalue("sentinel_url")),
+    "cluster": lambda request, _: in_redis(request.getfixturevalue("cluster_url")),
 }
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Protocol
 
 from core import log_records
+from core.namespace_spec import BUILT_IN, NamespaceSpec
 from router.log.embedded import EmbeddedLog
 from router.log.port import Log
+from router.log.redis import RedisLog
 
 
 class Store(Protocol):
@@ -47,6 +49,31 @@ class EmbeddedStore:
             if former._lock is not None and former._lock.is_mine():
                 fcntl.flock(former._lock._fd, fcntl.LOCK_UN)
         log = EmbeddedLog(self.directory, sync=self._sync, segment_bytes=self._segment_bytes)
+        self._logs.append(log)
+        return log
+
+    async def trim(self, log: Log) -> None:
+        await log.sift(await kept_of(log, self.history))
+
+    async def end(self) -> None:
+        await asyncio.gather(*(log.close() for log in self._logs))
+
+
+class RedisStore:
+    """Keys of a prefix in Redis, of which each test has its own."""
+
+    name = "redis"
+    history = 8
+
+    def __init__(self, url: str, prefix: str) -> None:
+        self._url = url
+        self._prefix = prefix
+        self._logs: list[RedisLog] = []
+
+    async def log(self) -> RedisLog:
+        kept = NamespaceSpec(name="group", domain="group", history_messages=self.history)
+        namespaces = (*(one for one in BUILT_IN if one.name != kept.name), kept)
+        log = RedisLog(self._url, prefix=self._prefix, namespaces=namespaces)
         self._logs.append(log)
         return log
 

@@ -16,6 +16,7 @@ HEADINGS = (
     "Running",
     "Check the machine",
     "The embedded log",
+    "The log in Redis",
     "Deadlines",
     "Connections",
     "The ledger",

@@ -154,7 +154,14 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("auth.secret", "hunter2"), ("auth.secret", 12345678), ("admin.token", "hunter2")]
+    ("key", "value"),
+    [
+        ("auth.secret", "hunter2"),
+        ("auth.secret", 12345678),
+        ("admin.token", "hunter2"),
+        ("log.redis_url", "redis+sentinel://:hunter2@one"),
+        ("log.redis_url", "http://:hunter2@one"),
+    ],
 )
 def test_secrets_are_never_shown(key: str, value: object) -> None:
     said = complaints(flags={key: value})
@@ -186,6 +193,12 @@ def test_secrets_are_never_shown(key: str, value: object) -> None:
         ({"gateway.ping_ms": 1_000, "gateway.misses": 1}, "hello_timeout_ms = 5000 is longer than"),
         ({"gateway.tls_key": "/etc/passwd"}, "belong together"),
         ({"gateway.tls_key": "/none", "gateway.tls_certificate": "/none"}, 'gateway.tls_key = "/none": no such file'),
+        ({"log.backend": "redis"}, "needs log.redis_url: say where it is"),
+        (
+            {"log.redis_url": "redis+sentinel://:hunter2@one"},
+            "log.redis_url: redis+sentinel:// needs the primary's name",
+        ),
+        ({"log.redis_url": "redis://one:0"}, "log.redis_url: `0` is no port"),
     ],
 )
 def test_values_that_do_not_fit_each_other_are_refused(flags: dict[str, object], said: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 from core import log_records
 from core.namespace_spec import NamespaceSpec
 from router.log.port import Changes, LogBroken, LogUnavailable, Position, SessionChange
-from router.log.redis import RedisLog
+from router.log.redis import LOAD_CHANNELS, RedisLog
 from router.log.redis_keys import SHARDS
 from router.log.redis_sessions import wall_ms
 from tests.router.log.conftest import run, until
@@ -32,7 +32,7 @@ PAUSE_S = 0.05
 CHANNELS = [f"group:{number}" for number in range(4 * SHARDS)]
 
 
-async def no_sift(records: bytes) -> int:
+async def no_sift(records: bytes) -> bytes:
     """Nothing is ever asked of it."""
     raise AssertionError("a stream trims itself")
 
@@ -113,7 +113,6 @@ def test_keys_and_origins_are_known_to_the_next_router_and_bodies_are_not(make_l
             key, origin = ((offset, 7), (0, 0, 0)) if offset % 2 else ((0, 0), (epoch, 3, offset))
             waiting.append(log.append(message("group:a", epoch, offset, key=key, origin=origin)))
         await asyncio.gather(*waiting)
-        await log.append(message("group:a", epoch, count + 1))  # neither
         await log.close()
         log = make_log()
         await log.open(1)
@@ -199,6 +198,47 @@ def test_messages_that_are_too_old_are_not_loaded_and_their_position_is(
             await log.sift(no_sift)
         [loaded] = await log.load([b"group:a"], messages=True)
         assert (loaded.position, loaded.records) == (Position(epoch, 3), b"")
+        await log.close()
+
+    run(work())
+
+
+def test_more_channels_than_are_read_at_once_are_loaded_in_their_order(make_log: Callable[..., RedisLog]) -> None:
+    async def work() -> None:
+        log = make_log(clock_ms=now_ms)
+        epoch = (await log.open(1)).epoch
+        channels = [f"group:{number}" for number in range(3 * LOAD_CHANNELS + 5)]
+        await log.append(b"".join(message(channel, epoch, 1, channel.encode()) for channel in channels))
+        loaded = await log.load([one.encode() for one in channels], messages=True)
+        assert [bodies(one) for one in loaded] == [[one.encode()] for one in channels]
+        assert await log.load([], messages=True) == [] == await log.load([], messages=False)
+        await log.close()
+
+    run(work())
+
+
+def test_no_more_bytes_are_loaded_than_the_namespace_keeps(make_log: Callable[..., RedisLog]) -> None:
+    kept = (NamespaceSpec(name="group", domain="group", history_bytes=1_000),)
+
+    async def work() -> None:
+        log = make_log(namespaces=kept, clock_ms=now_ms)
+        epoch = (await log.open(1)).epoch
+        for offset in range(1, 21):
+            await log.append(message("group:a", epoch, offset, bytes(100)))
+        [loaded] = await log.load([b"group:a"], messages=True)
+        assert offsets(loaded) == list(range(11, 21))
+        await log.close()
+
+    run(work())
+
+
+def test_what_is_no_record_of_ours_is_named(make_log: Callable[..., RedisLog], redis_server: Server) -> None:
+    async def work() -> None:
+        log = make_log(clock_ms=now_ms)
+        await log.open(1)
+        redis_server.do("XADD", log.keys.channel(b"group:a")[0], "1-1", "m", "something")
+        with pytest.raises(LogBroken, match="no record of ours"):
+            await log.load([b"group:a"], messages=True)
         await log.close()
 
     run(work())

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import redis
 
-from router.log.redis_scripts import ALL, APPEND, CURSOR, FENCE, LAST, SESSION, TRIM, Script
+from router.log.redis_scripts import ALL, APPEND, CURSOR, FENCE, LOAD, SESSION, TRIM, Script
 from tests.servers.redis import Server
 
 KEPT, EXPIRE_MS, WINDOW_MS = 10, 100_000, 50_000
@@ -21,12 +21,14 @@ class Scripts:
     def do(self, script: Script, keys: list[str], *args: Any) -> Any:
         return self._server.do("EVAL", script.text, len(keys), *keys, *args)
 
-    def append(
-        self, epoch: int, batch: int, *ids: str, force: int = 0, value: str = "v", key: str = "", tail: str = ""
-    ) -> Any:
-        records = [part for one in ids for part in (one, value)]
-        settings = (f"{epoch:020}", batch, WINDOW_MS, WINDOW_MS, 1000, key, tail, KEPT, EXPIRE_MS, len(ids))
+    def append(self, epoch: int, batch: int, *ids: str, expire: int = EXPIRE_MS, force: int = 0, **more: str) -> Any:
+        records = [part for one in ids for part in (one, more.get("value", "v"))]
+        tails = more.get("key", ""), more.get("tail", "")
+        settings = (f"{epoch:020}", batch, WINDOW_MS, WINDOW_MS, 1000, *tails, KEPT, expire, len(ids))
         return self.do(APPEND, [self.state, self.keys, self.tail, self.channel], *settings, *records, force)
+
+    def load(self, messages: int = 1000, size: int = 10**6, head: int = 0) -> list[bytes]:
+        return list(self.do(LOAD, [self.channel], messages, size, head))
 
     def ids(self) -> list[str]:
         return [entry[0].decode() for entry in self._server.do("XRANGE", self.channel, "-", "+")]
@@ -45,6 +47,15 @@ def test_a_batch_is_there_as_a_whole(scripts: Scripts, redis_server: Server) -> 
         [[_, fields]] = redis_server.do("XRANGE", name, "-", "+")
         assert list(fields.values() if isinstance(fields, dict) else fields)[-1] == blob
         assert 0 < redis_server.do("PTTL", name) <= WINDOW_MS
+
+
+def test_a_batch_may_leave_the_time_at_which_a_channel_is_forgotten(scripts: Scripts, redis_server: Server) -> None:
+    scripts.append(5, 1, "5-1")
+    redis_server.do("PEXPIRE", scripts.channel, 10 * EXPIRE_MS)
+    scripts.append(5, 2, "5-2", expire=0)
+    assert redis_server.do("PTTL", scripts.channel) > EXPIRE_MS
+    scripts.append(5, 3, "5-3")
+    assert redis_server.do("PTTL", scripts.channel) <= EXPIRE_MS
 
 
 def test_the_same_batch_again_changes_nothing(scripts: Scripts, redis_server: Server) -> None:
@@ -100,7 +111,7 @@ def test_only_a_higher_epoch_fences(scripts: Scripts) -> None:
 def test_a_position_without_its_message_is_kept(scripts: Scripts) -> None:
     scripts.append(5, 1, "5-7", value="")
     assert scripts.ids() == []
-    assert scripts.do(LAST, [scripts.channel]) == b"5-7"
+    assert scripts.load() == [b"5-7"]
 
 
 def test_an_append_that_goes_wrong_says_so(scripts: Scripts, redis_server: Server) -> None:
@@ -111,10 +122,28 @@ def test_an_append_that_goes_wrong_says_so(scripts: Scripts, redis_server: Serve
 
 
 def test_the_last_id_outlives_its_message(scripts: Scripts, redis_server: Server) -> None:
-    assert scripts.do(LAST, [scripts.channel]) == b""
+    assert scripts.load() == []
     scripts.append(5, 1, "5-1", "5-2")
     redis_server.do("XTRIM", scripts.channel, "MAXLEN", 0)
-    assert scripts.do(LAST, [scripts.channel]) == b"5-2"
+    assert scripts.load() == [b"5-2"]
+
+
+@pytest.mark.parametrize("there", [0, 1, 99, 100, 101, 200, 250])
+@pytest.mark.parametrize("wanted", [0, 1, 99, 100, 101, 250])
+def test_the_newest_are_read_newest_first(scripts: Scripts, redis_server: Server, there: int, wanted: int) -> None:
+    values = [f"{number}" for number in range(1, there + 1)]
+    fill = "for number = 1, ARGV[1] do redis.call('XADD', KEYS[1], '5-' .. number, 'm', number) end"
+    redis_server.do("EVAL", fill, 1, scripts.channel, there)
+    found = scripts.load(wanted)
+    assert [one.decode() for one in found] == [*([f"5-{there}"] if there else []), *[*reversed(values)][:wanted]]
+
+
+def test_no_more_bytes_are_read_than_asked_for(scripts: Scripts) -> None:
+    scripts.append(5, 1, "5-1", "5-2", "5-3", value="x" * 100)
+    for size, expected in ((299, 2), (300, 3), (99, 0)):
+        assert len(scripts.load(size=size)) == 1 + expected
+    assert len(scripts.load(size=30, head=90)) == 1 + 3
+    assert len(scripts.load(size=29, head=90)) == 1 + 2
 
 
 def test_a_cursor_only_grows(scripts: Scripts, redis_server: Server) -> None:
@@ -144,11 +173,13 @@ def test_what_is_too_old_is_trimmed_by_the_records_own_time(scripts: Scripts, re
     for number in range(1, 6):
         record = bytes(24) + (1000 * number).to_bytes(8, "little") + bytes(56)
         redis_server.do("XADD", scripts.channel, f"5-{number}", "m", record)
-    assert scripts.do(TRIM, [scripts.channel], 3000) == 2
+    assert scripts.do(TRIM, [scripts.channel], 3000, EXPIRE_MS) == 2
     assert scripts.ids() == ["5-3", "5-4", "5-5"]
-    assert scripts.do(TRIM, [scripts.channel], 3000) == 0
-    assert scripts.do(TRIM, [scripts.channel], 10**13) == 3
-    assert scripts.do(LAST, [scripts.channel]) == b"5-5"
+    assert scripts.do(TRIM, [scripts.channel], 3000, 7) == 0
+    assert scripts.do(TRIM, [scripts.channel], 10**13, 7) == 3
+    # It had no time to be forgotten at: it was given one, which stays.
+    assert EXPIRE_MS - 20_000 < redis_server.do("PTTL", scripts.channel) <= EXPIRE_MS
+    assert scripts.load() == [b"5-5"]
 
 
 def test_names_of_scripts_are_what_redis_calls_them(redis_server: Server) -> None:
