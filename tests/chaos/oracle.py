@@ -10,8 +10,8 @@ when everybody has had time to hear everything. For channels whose namespace ans
 - One position holds one message for everybody: members, publishers' answers and HISTORY.
 - A `reset` never happens: the log survives everything that is done to it here.
 
-Positions are told apart by their offset alone, since offsets go on over epochs when the log survived; what stands
-at one offset in two epochs is therefore found as a fault. It knows nothing of sockets or clocks: `at` is what the caller
+Positions are told apart by their offset alone, since offsets go on over epochs when the log survived; what
+stands at one offset in two epochs is a fault. It knows nothing of sockets or clocks: `at` is what the caller
 counts with, and serves the stories only.
 """
 
