@@ -109,6 +109,10 @@ class Habits:
     breaks: int = 1
     hurries: int = 0
     doubles: int = 0
+    whispers: int = 10
+    """To the user's channel of one of its mates."""
+    away_s: float = 0.0
+    """It stays away for up to so long."""
     leaves_out: int = 15
     """In a hundred returns and channels: the position is left out, so that the last ACK counts."""
     acks_every: int = 20
@@ -129,7 +133,10 @@ class Talker:
     def __init__(self, oracle: Oracle, place: Place, name: str, seed: str, habits: Habits) -> None:
         self.name, self.habits = name, habits
         self.counts = Counts()
-        self.readers: dict[str, Reader] = {}
+        self.own = f"user:{name}"
+        self.mates: list[str] = []
+        """Channels of users to whom it whispers."""
+        self.readers: dict[str, Reader] = {self.own: oracle.book(self.own).reader(name)}
         self.news = asyncio.Event()
         self.stopping = False
         self._oracle, self._place = oracle, place
@@ -195,8 +202,8 @@ class Talker:
     async def act(self) -> None:
         """One thing, by chance and habit."""
         habits, dice = self.habits, self._rng.randrange(100)
-        channel = self._rng.choice(sorted(self.readers))
-        if dice < habits.leaves and channel.startswith("group:"):
+        channel = self._rng.choice(sorted(self.readers.keys() - {self.own}))
+        if dice < habits.leaves:
             if channel in self._wanted:
                 self.leave(channel)
             else:
@@ -207,6 +214,8 @@ class Talker:
             await self.hurry()
         elif dice < habits.leaves + habits.breaks + habits.hurries + habits.doubles:
             await self.hurry(2)
+        elif self.mates and self._rng.randrange(100) < habits.whispers:
+            self.say(self._rng.choice(self.mates))
         elif channel in self._wanted and self.readers[channel].is_member:
             self.say(channel, keyed=self._rng.randrange(100) >= habits.unkeyed)
         await asyncio.sleep(self._rng.expovariate(1 / habits.pause_s))
@@ -268,7 +277,7 @@ class Talker:
                 while self._links and not self.stopping:
                     await self._gone.wait()
                     self._gone.clear()
-                after_s = max(AGAIN_S, (link.fin or (0, 0))[1] / 1000)
+                after_s = max(AGAIN_S, self.habits.away_s, (link.fin or (0, 0))[1] / 1000)
             self.counts.returns += 1
             if not self.stopping:
                 await asyncio.sleep(self._rng.uniform(0, after_s))
@@ -474,7 +483,7 @@ class Talker:
         self.news.set()
 
     def _send(self, say: Say) -> None:
-        if self._link is None or (say.channel.startswith("group:") and not self._reader(say.channel).is_member):
+        if self._link is None or (not say.channel.startswith("user:") and not self._reader(say.channel).is_member):
             return
         say.attempts += 1
         options = {"key": say.content} if say.keyed else {}
