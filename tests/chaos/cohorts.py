@@ -40,6 +40,7 @@ class Cohort:
             self.talkers.append(Talker(self.oracle, place, name, name, own))
         for talker in self.talkers:
             talker.mates = [mate.own for mate in self.talkers]
+        self._silent = False
         self._acting: list[asyncio.Task[None]] = []
 
     async def come(self) -> None:
@@ -58,13 +59,12 @@ class Cohort:
         self._acting = [asyncio.create_task(self._act(talker)) for talker in self.talkers]
 
     async def _act(self, talker: Talker) -> None:
-        while True:
+        while not self._silent:
             await talker.act()
 
     async def settle(self, *, history: bool = True) -> None:
         """Fall silent, wait until all that is due has come, judge, and go."""
-        for task in self._acting:
-            task.cancel()
+        self._silent = True
         found = await asyncio.gather(*self._acting, return_exceptions=True)
         broken = [one for one in found if isinstance(one, Exception)]
         for talker in self.talkers:
