@@ -207,13 +207,14 @@ cdef void _on_subscribe(Sequencer *sequencer, Worker *worker, RecChannel *record
         return                          # the worker's request becomes overdue and is answered unavailable
     stream_use(stream, sequencer.wall_ms)
     if record.epoch < stream.epoch and record.offset >= stream.offset and record.offset:
-        if stream.history != NULL and stream.history.given > stream.history.base:
+        if stream.history == NULL or stream.history.given == stream.history.base:
+            stream_adopt(stream, record.epoch, record.offset)
+        elif record.offset > stream.offset:
             # Positions were given before this worker came with a later one: a hole, so that both sides tell their
-            # members of the gap.
+            # members of the gap. One that stands where the others stand misses nothing: what was given since, under a
+            # publish of another worker that came first, waits for its commit.
             stream.offset = record.offset + 1
             stream.history.given = max(stream.history.given, stream.offset)
-        else:
-            stream_adopt(stream, record.epoch, record.offset)
     elif stream.domain != DOMAIN_GLOBAL:
         _said_since(sequencer, worker, stream, record)
     answer = <RecChannel *> worker_say(worker, REC_SUBSCRIBED, 0, sizeof(RecChannel), 0)

@@ -1,11 +1,11 @@
 /**
  * Everything about time and queues: a connection's pulse (heartbeat, round trip, acknowledgements), the wait before the
- * next connection, and what an iteration has not taken yet. Times are given by the caller.
+ * next connection, requests under way, and what an iteration has not taken yet. Times are given by the caller.
  *
  * @typedef {import("./holdfast.mjs").Clock} Clock
  */
 
-import { ACK, HoldfastError, PING } from "./holdfast-wire.mjs";
+import { ACK, HoldfastError, PING, RequestInterrupted, RequestTimeout } from "./holdfast-wire.mjs";
 
 const REMEMBERED_PINGS = 8;
 // Beyond this, setTimeout fires at once.
@@ -87,6 +87,11 @@ export class Pulse {
     return true;
   }
 
+  /** Offsets that reached the application over the connection before and were not acknowledged there. */
+  carry(offsets, now) {
+    for (const [channel, offset] of Object.entries(offsets)) this.take(channel, offset, now);
+  }
+
   /** A channel that was left takes no more ACKs. */
   forget(channel) {
     delete this.#taken[channel];
@@ -99,6 +104,53 @@ export class Pulse {
     this.#takenCount = 0;
     this.#ackAt = null;
     return Object.keys(offsets).length ? [ACK, offsets] : null;
+  }
+}
+
+/** Requests under way: numbered, each with a deadline, kept over a reconnect when repeating them does no harm. */
+export class Requests {
+  #clock; #byId = new Map(); #lastId = 0;
+
+  constructor(clock) {
+    this.#clock = clock;
+  }
+
+  nextId() {
+    this.#lastId += 1;
+    return this.#lastId;
+  }
+
+  add(id, request, timeoutMs, channel) {
+    const expired = () => this.pop(id)?.fail(new RequestTimeout(`${channel}: no answer in time`));
+    this.#byId.set(id, { ...request, timer: this.#clock.setTimeout(expired, timeoutMs) });
+  }
+
+  /** The request, which is over now; undefined if it was over before. */
+  pop(id) {
+    const request = this.#byId.get(id);
+    if (request) this.#clock.clearTimeout(request.timer);
+    this.#byId.delete(id);
+    return request;
+  }
+
+  /** The bodies that wait, in order; they count as sent from now on. */
+  takeUnsent() {
+    const waiting = [...this.#byId.values()].filter((request) => !request.sent);
+    for (const request of waiting) request.sent = true;
+    return waiting.map((request) => request.body);
+  }
+
+  /** What may not be sent twice fails, the rest waits for the next connection. */
+  interrupt(closed) {
+    for (const [id, request] of [...this.#byId]) {
+      if (request.own) this.pop(id);
+      else if (request.sent && !request.repeatable) this.pop(id).fail(new RequestInterrupted(closed.message));
+      else request.sent = false;
+    }
+  }
+
+  failAll(error) {
+    for (const id of [...this.#byId.keys()]) this.pop(id).fail(error);
   }
 }
 

@@ -140,15 +140,56 @@ export const same = (a, b) => a?.epoch === b?.epoch && a?.offset === b?.offset;
  * from an earlier point: `reset`, since what was held beyond it is not this channel's history any more.
  */
 export class Positions {
+  #promised = new Map();
+
   constructor() {
     /** @type {Map<string, Position & {announcedTo?: number}>} */
     this.held = new Map();
     this.droppedCount = 0;
   }
 
+  /** Where a gap would end that reaches up to the channel's position. */
+  note(channel, { epoch, offset, outcome }) {
+    if (outcome === "gap") this.#promised.set(channel, { epoch, offset });
+  }
+
+  /** The gateway tells of a gap; false when it told before, as after a new connection. */
   announceGap(channel, lastMissing) {
-    const held = this.held.get(channel);
-    if (held && isWhole(lastMissing)) held.announcedTo = Math.max(held.announcedTo ?? 0, lastMissing);
+    const [held, promised] = [this.held.get(channel), this.#promised.get(channel)];
+    if (!held || !isWhole(lastMissing)) return true;
+    if (lastMissing <= held.offset) return false;
+    // Nothing is kept behind it: this is where the channel stands now, and what a resume goes on from.
+    if (promised?.offset === lastMissing) this.held.set(channel, { ...promised });
+    else held.announcedTo = Math.max(held.announcedTo ?? 0, lastMissing);
+    return true;
+  }
+
+  /** Take what WELCOME says of each channel. @returns {ChannelEvent[]} what to tell of it */
+  restore(channels, resumed) {
+    const before = new Map(this.held);
+    const events = [];
+    if (!resumed) this.held.clear();
+    for (const [channel, position] of channels) {
+      const held = before.get(channel);
+      const follows = position.outcome === "replayed" || position.outcome === "gap";
+      this.note(channel, position);
+      // It goes on from where the gateway knows it to be: the first that comes tells where.
+      if (!held && follows) continue;
+      // In a new session what follows starts at the user's last ACK, which is never after what is held.
+      const goesOn = held && (resumed || (follows && held.offset <= position.offset));
+      if (goesOn && position.outcome !== "reset") {
+        this.held.set(channel, held);
+        continue;
+      }
+      this.held.set(channel, { epoch: position.epoch, offset: position.offset });
+      if (held && !same(held, position)) events.push(resetEvent(channel, position, held));
+    }
+    return events;
+  }
+
+  /** As a HELLO and an export have them. @returns {Object<string, [number, number]>} */
+  all() {
+    return Object.fromEntries([...this.held].map(([channel, { epoch, offset }]) => [channel, [epoch, offset]]));
   }
 
   /** @returns {?{epoch: number, event: ?ChannelEvent}} null: to be dropped */
@@ -169,6 +210,20 @@ export class Positions {
     if (offset <= first) return null;
     return { channel, kind: "gap", details: { from: first, to: offset - 1, reason: "unannounced" } };
   }
+}
+
+/**
+ * A session from before, as `Session.export` gave it: a secret, since it holds the resume token.
+ *
+ * @typedef {{session: string, resume_token: string, user: string, joined: string[],
+ *   positions: Object<string, [number, number]>}} SessionState
+ * @param {SessionState} state @param {Positions} positions @returns what a WELCOME would have said of it
+ */
+export function readState({ session, resume_token: resumeToken, user, joined, positions: given }, positions) {
+  const isGood = [session, resumeToken, user].every((text) => typeof text === "string") && Array.isArray(joined);
+  if (!isGood || !isMap(given)) throw new TypeError("options.state is no exported session");
+  for (const [channel, [epoch, offset]] of Object.entries(given)) positions.held.set(channel, { epoch, offset });
+  return { session, resumeToken, user, node: "", maxFrame: 65536 };
 }
 
 export function readWelcome(value) {

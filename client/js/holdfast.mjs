@@ -23,16 +23,17 @@
  * @property {number} [openTimeoutMs] for all of `connect`, 10000
  * @property {number} [backoffBaseMs] the first wait is a random time up to this, 500; doubles each time
  * @property {number} [backoffCapMs] no wait of ours is longer, 30000
+ * @property {import("./holdfast-wire.mjs").SessionState} [state] resume this session, from `export` or `suspend`
  * @property {number} [queueMessages] received and not taken by an iteration, 10000
  * @property {Clock} [clock]
  */
 
-import { ItemQueue, Pulse, backoffDelay, systemClock } from "./holdfast-pulse.mjs";
+import { ItemQueue, Pulse, Requests, backoffDelay, systemClock } from "./holdfast-pulse.mjs";
 import {
   Closed, ERROR, EVENT, FIN, FIN_ACK, HELLO, HISTORY, HoldfastError, JOIN, LEAVE, MESSAGE, PING, PONG, PRESENCE,
-  PUBLISH, Positions, ProtocolViolation, REPLY, RequestInterrupted, RequestRefused, RequestTimeout, WELCOME, acceptable,
+  PUBLISH, Positions, ProtocolViolation, REPLY, RequestRefused, WELCOME, acceptable,
   byteLength, check, closeClass, closeSocket, closedByStatus, gone, isMap, isRequestOnly, isWhole, json, readHistory,
-  readMessage, readPosition, readPresence, readWelcome, resetEvent, same,
+  readMessage, readPosition, readPresence, readState, readWelcome, resetEvent, same,
 } from "./holdfast-wire.mjs";
 
 export {
@@ -56,9 +57,9 @@ export function connect(url, options = {}) {
  */
 export class Session {
   #url; #options; #clock; #codec; #socket = null; #listeners = new Map(); #queues = new Set();
-  #requests = new Map(); #lastId = 0; #joined = new Set(); #rejoining = new Map(); #positions = new Positions();
+  #requests; #joined = new Set(); #rejoining = new Map(); #positions = new Positions();
   #welcome = null; #mayResume = false; #resuming = false; #helloId = 0; #phase = "idle"; #attempt = 0; #leaving = false;
-  #timer = null; #phaseTimer = null; #opening = null; #ended = null;
+  #timer = null; #phaseTimer = null; #opening = null; #ended = null; #unacknowledged = {};
   /** @type {?Pulse} */
   #pulse = null;
 
@@ -71,6 +72,7 @@ export class Session {
     };
     if (!this.#options.WebSocket) throw new TypeError("no WebSocket here: give one as options.WebSocket");
     this.#clock = this.#options.clock ?? systemClock;
+    this.#requests = new Requests(this.#clock);
     this.#codec = this.#options.codec ?? json;
     /** @type {State} */
     this.state = "connecting";
@@ -79,6 +81,11 @@ export class Session {
     /** @type {?Closed} Why the session ended. */
     this.closed = null;
     this.reconnectCount = 0;
+    if (options.state) {
+      this.#welcome = readState(options.state, this.#positions);
+      this.#mayResume = true;
+      this.#joined = new Set(options.state.joined);
+    }
   }
 
   static connect(url, options) {
@@ -176,6 +183,21 @@ export class Session {
     if (this.#phase === "open") this.#send(this.#pulse.ping(this.#clock.now()));
   }
 
+  /** What `connect({ state })` goes on with, elsewhere too, from what was delivered here; null without a session. */
+  export() {
+    if (!this.#mayResume) return null;
+    const { session, resumeToken, user } = this.#welcome;
+    return { session, resume_token: resumeToken, user, joined: [...this.#joined], positions: this.#positions.all() };
+  }
+
+  /** Let the connection go without a word; the session is over here, and `connect({ state })` goes on with it. */
+  suspend() {
+    const state = this.export();
+    this.#leaving = true;
+    this.#stop(new Closed(null, "suspended", "stop"));
+    return state;
+  }
+
   /** Say FIN, wait for its confirmation within a deadline, and close; the session is over. May be called twice. */
   close() {
     this.#leaving = true;
@@ -243,15 +265,14 @@ export class Session {
     }
     this.#phase = "greeting";
     this.#resuming = resume;
-    this.#helloId = ++this.#lastId;
+    this.#helloId = this.#requests.nextId();
     this.#after(HELLO_TIMEOUT_MS, () => this.#end(gone("no WELCOME in time")));
     this.#send([HELLO, this.#helloId, { v: 1, client: `holdfast-js/${VERSION}`, ...this.#credentials(resume, token) }]);
   }
 
   #credentials(resume, token) {
     if (!resume) return token !== undefined ? { token } : { user: this.#options.user };
-    const positions = {};
-    for (const [channel, { epoch, offset }] of this.#positions.held) positions[channel] = [epoch, offset];
+    const positions = this.#positions.all();
     // Without positions every channel stands at its last ACK; what comes twice then is dropped here.
     const fits = byteLength(this.#codec.encode([positions])) <= this.#welcome.maxFrame - HELLO_REST_BYTES;
     return { session: this.#welcome.session, token: this.#welcome.resumeToken, resume: fits ? positions : {} };
@@ -300,7 +321,7 @@ export class Session {
 
   #onEvent([, channel, kind, details = {}]) {
     check(typeof channel === "string" && typeof kind === "string" && isMap(details), "EVENT");
-    if (kind === "gap") this.#positions.announceGap(channel, details.to);
+    if (kind === "gap" && !this.#positions.announceGap(channel, details.to)) return;
     this.#deliver("event", { channel, kind, details });
   }
 
@@ -312,7 +333,7 @@ export class Session {
   }
 
   #onReply([, id, value = {}]) {
-    const request = this.#pop(id);
+    const request = this.#requests.pop(id);
     if (!request) return;
     try {
       check(isMap(value), "REPLY without a map");
@@ -327,7 +348,7 @@ export class Session {
     check(isWhole(id) && isWhole(code) && isMap(options), "ERROR");
     const after = options.retry_after ?? null;
     if (this.#phase !== "greeting" || id !== this.#helloId) {
-      this.#pop(id)?.fail(new RequestRefused(code, String(message), after));
+      this.#requests.pop(id)?.fail(new RequestRefused(code, String(message), after));
     } else if (this.#resuming && isRequestOnly(code)) {
       // A resume that is not served is asked for afresh, on the same connection.
       this.#greet(this.#socket, false);
@@ -364,46 +385,25 @@ export class Session {
   }
 
   #request(type, channel, rest, timeoutMs = this.#options.requestTimeoutMs, { done, fail, repeatable, own = false }) {
-    const id = ++this.#lastId;
+    const id = this.#requests.nextId();
     const body = this.#codec.encode([type, id, channel, ...rest]);
     const most = this.#welcome?.maxFrame ?? Infinity;
     if (byteLength(body) > most) throw new HoldfastError(`a request longer than ${most} bytes, the gateway's bound`);
-    const expired = () => this.#pop(id)?.fail(new RequestTimeout(`${channel}: no answer in time`));
-    const timer = this.#clock.setTimeout(expired, timeoutMs);
-    this.#requests.set(id, { body, done, fail, repeatable, own, timer, sent: own });
+    this.#requests.add(id, { body, done, fail, repeatable, own, sent: own }, timeoutMs, channel);
     return body;
-  }
-
-  #pop(id) {
-    const request = this.#requests.get(id);
-    if (request) this.#clock.clearTimeout(request.timer);
-    this.#requests.delete(id);
-    return request;
   }
 
   /** Requests wait for `open`: a PUBLISH that overtakes its channel's JOIN is refused. */
   #flushRequests() {
     if (this.#phase !== "open") return;
-    for (const request of this.#requests.values()) {
-      if (request.sent) continue;
-      request.sent = true;
-      this.#sendBody(request.body);
-    }
-  }
-
-  /** What may not be sent twice fails, the rest waits for the next connection. */
-  #interruptRequests(closed) {
-    for (const [id, request] of [...this.#requests]) {
-      if (request.own) this.#pop(id);
-      else if (request.sent && !request.repeatable) this.#pop(id).fail(new RequestInterrupted(closed.message));
-      else request.sent = false;
-    }
+    for (const body of this.#requests.takeUnsent()) this.#sendBody(body);
   }
 
   #onJoined(channel, value, before) {
     const position = readPosition(value, "JOIN");
     const held = this.#positions.held.get(channel);
     this.#joined.add(channel);
+    this.#positions.note(channel, { ...position, outcome: value.outcome });
     // A message that came before this REPLY is further than the REPLY says.
     if (!held || (value.outcome === "reset" && held === before)) this.#positions.held.set(channel, { ...position });
     return position;
@@ -413,6 +413,7 @@ export class Session {
     this.#joined.delete(channel);
     this.#positions.held.delete(channel);
     this.#pulse?.forget(channel);
+    delete this.#unacknowledged[channel];
   }
 
   // Coming back.
@@ -427,6 +428,7 @@ export class Session {
     this.#clock.clearTimeout(this.#phaseTimer);
     this.#restore(resumed);
     this.#pulse = new Pulse(this.#clock.now(), this.#welcome.pingMs, this.#welcome.misses);
+    this.#pulse.carry(resumed ? this.#unacknowledged : {}, this.#clock.now());
     // The first round trip is measured at once rather than after a heartbeat.
     this.#send(this.#pulse.ping(this.#clock.now()));
     this.#arm();
@@ -436,13 +438,7 @@ export class Session {
   #restore(resumed) {
     const { channels } = this.#welcome;
     const before = new Map(this.#positions.held);
-    if (!resumed) this.#positions.held.clear();
-    for (const [channel, position] of channels) {
-      const held = before.get(channel);
-      if (resumed && held && position.outcome !== "reset") continue;
-      this.#positions.held.set(channel, { epoch: position.epoch, offset: position.offset });
-      if (held && !same(held, position)) this.#deliver("event", resetEvent(channel, position, held));
-    }
+    for (const event of this.#positions.restore(channels, resumed)) this.#deliver("event", event);
     for (const [channel, held] of resumed ? [] : before) {
       // Received without joining; in a new session it may count from anywhere.
       if (!channels.has(channel) && !this.#joined.has(channel)) this.#deliver("event", resetEvent(channel, null, held));
@@ -501,7 +497,7 @@ export class Session {
 
   #lost(closed) {
     this.#disconnect();
-    this.#interruptRequests(closed);
+    this.#requests.interrupt(closed);
     this.#ended = closed;
     if (this.#leaving || !this.#options.reconnect || closed.class === "stop") {
       this.#stop(closed);
@@ -521,6 +517,7 @@ export class Session {
     this.#phase = "idle";
     this.#clock.clearTimeout(this.#timer);
     this.#clock.clearTimeout(this.#phaseTimer);
+    if (this.#pulse) this.#unacknowledged = this.#pulse.ack()?.[1] ?? {};
     this.#pulse = null;
     this.#rejoining.clear();
   }
@@ -531,7 +528,7 @@ export class Session {
     this.#disconnect();
     if (socket) closeSocket(socket, closed.code);
     this.closed = closed;
-    for (const id of [...this.#requests.keys()]) this.#pop(id).fail(closed);
+    this.#requests.failAll(closed);
     this.#setState("closed");
     this.#opening?.(closed);
     this.#emit("close", closed);

@@ -238,8 +238,15 @@ function addHistory(channel, messages) {
   const isEvent = (line) => Boolean(line.kind);
   const held = group.lines.filter((line) => !isEvent(line) && !messages.some((message) => isSame(line, message)));
   const merged = [...messages, ...held].sort((a, b) => a.epoch - b.epoch || a.offset - b.offset);
-  group.lines = [...merged, ...group.lines.filter(isEvent)].slice(-MESSAGES_SHOWN_MAX);
+  for (const line of group.lines.filter(isEvent)) merged.splice(placeOf(line, merged), 0, line);
+  group.lines = merged.slice(-MESSAGES_SHOWN_MAX);
   if (channel === selected) showMessages();
+}
+
+/** A gap stands where its messages would; other events come last. */
+function placeOf({ kind, details }, lines) {
+  const next = kind === "gap" ? lines.findIndex((line) => !line.kind && line.offset > details.to) : -1;
+  return next < 0 ? lines.length : next;
 }
 
 function showMessages() {
@@ -264,6 +271,11 @@ function lineItem(line) {
 }
 
 function eventItem({ kind, details }) {
+  if (kind === "gap") {
+    const { from, to, reason = "no reason given" } = details;
+    const which = from === to ? `Message ${from} is` : `Messages ${from} to ${to} are`;
+    return element("li", "event", `${which} not kept any more (${reason})`);
+  }
   const words = (value) => (typeof value === "string" ? value : JSON.stringify(value));
   const told = Object.entries(details).map(([name, value]) => `${name} ${words(value)}`);
   return element("li", "event", [kind, ...told].join(" · "));

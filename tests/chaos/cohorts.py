@@ -21,13 +21,15 @@ CHANNELS, TALKERS = (1, 2), (3, 4)
 class Cohort:
     """One seed's talkers and channels, with an oracle of their own."""
 
-    def __init__(self, seed: str, place: Place, habits: Habits, retained: int = 1_000) -> None:
+    def __init__(
+        self, seed: str, place: Place, habits: Habits, *, namespace: str = "group", retained: int = 1_000
+    ) -> None:
         self.seed = seed
         self.faults: list[Fault] = []
         rng = random.Random(seed)
         began = time.monotonic()
         self.oracle = Oracle(clock=lambda: time.monotonic() - began)
-        self.channels = [f"group:{seed}-{number}" for number in range(rng.randint(*CHANNELS))]
+        self.channels = [f"{namespace}:{seed}-{number}" for number in range(rng.randint(*CHANNELS))]
         for channel in self.channels:
             self.oracle.book(channel, retained)
         self.talkers: list[Talker] = []
@@ -36,6 +38,9 @@ class Cohort:
             # The first never leaves: what its channels hold in full is known through it.
             own = replace(habits, leaves=0 if number == 0 else habits.leaves)
             self.talkers.append(Talker(self.oracle, place, name, name, own))
+        for talker in self.talkers:
+            talker.mates = [mate.own for mate in self.talkers]
+        self._silent = False
         self._acting: list[asyncio.Task[None]] = []
 
     async def come(self) -> None:
@@ -54,25 +59,26 @@ class Cohort:
         self._acting = [asyncio.create_task(self._act(talker)) for talker in self.talkers]
 
     async def _act(self, talker: Talker) -> None:
-        while True:
+        while not self._silent:
             await talker.act()
 
     async def settle(self, *, history: bool = True) -> None:
         """Fall silent, wait until all that is due has come, judge, and go."""
-        for task in self._acting:
-            task.cancel()
+        self._silent = True
         found = await asyncio.gather(*self._acting, return_exceptions=True)
         broken = [one for one in found if isinstance(one, Exception)]
         for talker in self.talkers:
             for channel in self.channels:
                 talker.want(channel)
         text = await self._until_settled(SETTLE_S)
-        for channel in self.channels if not text else ():
+        for channel in [*self.channels, *self.talkers[0].mates] if not text else ():
             self.talkers[0].say(channel)
         text = text or await self._until_settled(SETTLE_S)
         if history and not text:
             for channel in self.channels:
                 await self.talkers[0].read(channel)
+            for talker in self.talkers:
+                await talker.read(talker.own)
         self.faults = self.oracle.verdict()
         await asyncio.gather(*(talker.stop() for talker in self.talkers))
         assert not broken, broken

@@ -10,8 +10,8 @@ when everybody has had time to hear everything. For channels whose namespace ans
 - One position holds one message for everybody: members, publishers' answers and HISTORY.
 - A `reset` never happens: the log survives everything that is done to it here.
 
-Positions are told apart by their offset alone, since offsets go on over epochs when the log survived; what stands
-at one offset in two epochs is therefore found as a fault. It knows nothing of sockets or clocks: `at` is what the caller
+Positions are told apart by their offset alone, since offsets go on over epochs when the log survived; what
+stands at one offset in two epochs is a fault. It knows nothing of sockets or clocks: `at` is what the caller
 counts with, and serves the stories only.
 """
 
@@ -95,6 +95,8 @@ class Publish:
     content: str
     channel: str
     by: str
+    tick: int = 0
+    """The oracle's time when it was about to be sent."""
     answer: Position | None = None
     refused: bool = False
 
@@ -120,7 +122,7 @@ class Book:
     def publish(self, content: str, by: str) -> None:
         """About to be sent; sending it again under its key is no news to the oracle."""
         assert content not in self.oracle.contents, f"{content} is published twice"
-        self.published[content] = self.oracle.contents[content] = Publish(content, self.channel, by)
+        self.published[content] = self.oracle.contents[content] = Publish(content, self.channel, by, self.oracle.tick)
         self.oracle.log(self.channel, by, "publishes", 0, content)
 
     def acknowledge(self, content: str, position: Position) -> None:
@@ -380,6 +382,11 @@ class Oracle:
         self._books: dict[str, Book] = {}
         self._lines: list[Line] = []
         self._clock = clock
+
+    @property
+    def tick(self) -> int:
+        """Its own time: how much was reported to it."""
+        return len(self._lines)
 
     def book(self, channel: str, retained: int = 1_000) -> Book:
         return self._books.setdefault(channel, Book(self, channel, retained))

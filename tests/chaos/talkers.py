@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import random
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,8 +55,10 @@ class Link(asyncio.Protocol):
         self.asked: dict[str, int] = {}
         """Offset by channel, as HELLO named it."""
         self.welcome: dict[str, Position] | None = None
-        self.last: dict[str, int] = {}
-        """Offset by channel of what came over this connection."""
+        self.hello_tick = self.welcome_tick = 0
+        """The oracle's times of HELLO and WELCOME."""
+        self.latest: tuple[int, str, int] = (0, "", 0)
+        """Of what came over this connection the message that was published last: when, its channel and offset."""
         self._buffer = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -109,6 +111,10 @@ class Habits:
     breaks: int = 1
     hurries: int = 0
     doubles: int = 0
+    whispers: int = 10
+    """To the user's channel of one of its mates."""
+    away_s: float = 0.0
+    """It stays away for up to so long."""
     leaves_out: int = 15
     """In a hundred returns and channels: the position is left out, so that the last ACK counts."""
     acks_every: int = 20
@@ -129,7 +135,10 @@ class Talker:
     def __init__(self, oracle: Oracle, place: Place, name: str, seed: str, habits: Habits) -> None:
         self.name, self.habits = name, habits
         self.counts = Counts()
-        self.readers: dict[str, Reader] = {}
+        self.own = f"user:{name}"
+        self.mates: list[str] = []
+        """Channels of users to whom it whispers."""
+        self.readers: dict[str, Reader] = {self.own: oracle.book(self.own).reader(name)}
         self.news = asyncio.Event()
         self.stopping = False
         self._oracle, self._place = oracle, place
@@ -190,13 +199,13 @@ class Talker:
         links = [link for link in await asyncio.gather(*(self._dial() for _ in range(connections))) if link]
         for link in links:
             self._hello(link)
-        await asyncio.gather(*(_within(link.answered.wait(), WELCOME_S) for link in links))
+        await asyncio.gather(*(_within(link.answered, WELCOME_S) for link in links))
 
     async def act(self) -> None:
         """One thing, by chance and habit."""
         habits, dice = self.habits, self._rng.randrange(100)
-        channel = self._rng.choice(sorted(self.readers))
-        if dice < habits.leaves and channel.startswith("group:"):
+        channel = self._rng.choice(sorted(self.readers.keys() - {self.own}))
+        if dice < habits.leaves:
             if channel in self._wanted:
                 self.leave(channel)
             else:
@@ -207,6 +216,8 @@ class Talker:
             await self.hurry()
         elif dice < habits.leaves + habits.breaks + habits.hurries + habits.doubles:
             await self.hurry(2)
+        elif self.mates and self._rng.randrange(100) < habits.whispers:
+            self.say(self._rng.choice(self.mates))
         elif channel in self._wanted and self.readers[channel].is_member:
             self.say(channel, keyed=self._rng.randrange(100) >= habits.unkeyed)
         await asyncio.sleep(self._rng.expovariate(1 / habits.pause_s))
@@ -248,7 +259,7 @@ class Talker:
         link = self._link
         if bye and link is not None:
             link.send(FIN, 0, "bye", {})
-            await _within(link.ended.wait(), LEAVE_S)
+            await _within(link.ended, LEAVE_S)
         self.snap()
         self._gone.set()
         if self._task is not None:
@@ -262,13 +273,13 @@ class Talker:
             after_s = AGAIN_S
             if link is not None:
                 self._hello(link)
-                if not await _within(link.answered.wait(), WELCOME_S):
+                if not await _within(link.answered, WELCOME_S):
                     link.abort()
                 self._gone.clear()
                 while self._links and not self.stopping:
                     await self._gone.wait()
                     self._gone.clear()
-                after_s = max(AGAIN_S, (link.fin or (0, 0))[1] / 1000)
+                after_s = max(AGAIN_S, self.habits.away_s, (link.fin or (0, 0))[1] / 1000)
             self.counts.returns += 1
             if not self.stopping:
                 await asyncio.sleep(self._rng.uniform(0, after_s))
@@ -297,6 +308,7 @@ class Talker:
             link.asked = {channel: -1 for channel in held} | {channel: at.offset for channel, at in named.items()}
             positions = {channel: list(position) for channel, position in named.items()}
             values = {"v": 1, "session": self._session, "token": self._token, "resume": positions}
+        link.hello_tick = self._oracle.tick
         self._ask(link, self._on_not_welcome, HELLO, values)
 
     def _on_not_welcome(self, link: Link, frame: list[Any]) -> None:
@@ -345,7 +357,9 @@ class Talker:
 
     def _on_message(self, link: Link, frame: list[Any]) -> None:
         _, channel, offset, content, options = frame
-        link.last[channel] = offset
+        publish = self._oracle.contents.get(content)
+        if publish is not None:
+            link.latest = max(link.latest, (publish.tick, channel, offset))
         if self._reader(channel).received(Position(options["epoch"], offset), content):
             self.news.set()
         self._unacknowledged += 1
@@ -370,17 +384,21 @@ class Talker:
         link.close()
 
     def _look_for_zombies(self) -> None:
-        """Who was evicted heard nothing that came after the claim: the new connection's WELCOME is later than that."""
+        """Who was evicted heard nothing that was not even published when the newer connection was welcome. Newer is
+        only what said HELLO after the older one's WELCOME: of two at once nobody here knows who came first.
+        """
         for old in self._evicted:
+            tick, channel, offset = old.latest
             for new in self._links:
-                for channel, position in (new.welcome or {}).items():
-                    if new is not old and new.fin is None and old.last.get(channel, 0) > position.offset:
-                        text = f"came over the older connection, after the newer was welcome at {position.offset}"
-                        self._reader(channel).zombie(old.last[channel], text)
+                if new.is_open and new.hello_tick > old.welcome_tick > 0 and tick > new.welcome_tick:
+                    self._reader(channel).zombie(
+                        offset, "came over the older connection, published after the newer's WELCOME"
+                    )
 
     def _on_welcome(self, link: Link, values: dict[str, Any]) -> None:
         self._session, self._token = values["session"], values["resume_token"]
         listed = values["channels"]
+        link.welcome_tick = self._oracle.tick
         link.welcome = {channel: Position(*entry[:2]) for channel, entry in listed.items()}
         if link.resuming and not values["resumed"]:
             self._oracle.log("", self.name, "is welcome, but not resumed", 0, "")
@@ -474,7 +492,7 @@ class Talker:
         self.news.set()
 
     def _send(self, say: Say) -> None:
-        if self._link is None or (say.channel.startswith("group:") and not self._reader(say.channel).is_member):
+        if self._link is None or (not say.channel.startswith("user:") and not self._reader(say.channel).is_member):
             return
         say.attempts += 1
         options = {"key": say.content} if say.keyed else {}
@@ -547,10 +565,10 @@ def _settles(answer: asyncio.Future[list[Any]]) -> Callable[[Link, list[Any]], N
     return settle
 
 
-async def _within(wait: Awaitable[Any], deadline_s: float) -> bool:
+async def _within(event: asyncio.Event, deadline_s: float) -> bool:
     try:
         async with asyncio.timeout(deadline_s):
-            await wait
+            await event.wait()
     except TimeoutError:
         return False
     return True

@@ -8,35 +8,39 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from tests.chaos.schedule import Schedule
 from tests.conftest import Node, stand_still, wait_until
+from tests.servers.redis import Server
 
 READY_S = 60.0
+# Above what it has now: the next batch or the one after it does not fit.
+MEMORY_LEFT_BYTES = 32_768
 LEFT_BYTES = 4_096
 
 
 class World:
     """Strikes as a schedule says. Everything is whole again when `heal` returns."""
 
-    def __init__(self, node: Node, *, disk: Path | None = None, redis: Any = None, clock: Path | None = None) -> None:
+    def __init__(
+        self, node: Node, *, disk: Path | None = None, redis: Server | None = None, clock: Path | None = None
+    ) -> None:
         self.node, self.disk, self.redis, self.clock = node, disk, redis, clock
         self.struck = 0
         self._stopped: list[int] = []
         self._back_s = 0
-        self._acts: dict[str, Callable[[int], None]] = {
+        self._acts: dict[str, Callable[[int], object]] = {
             "wait": lambda pick: None,
             "kill worker": lambda pick: self._kill(self.node.workers, pick),
             "kill router": lambda pick: self._kill(self.node.routers, pick),
             "kill node": lambda pick: self.node.crash(),
             "start node": lambda pick: self.node.start_again(),
-            "kill redis": lambda pick: self.redis.kill(),
-            "start redis": lambda pick: self.redis.start(),
+            "kill redis": lambda pick: self._server.kill(),
+            "start redis": lambda pick: self._server.start(),
             "fill disk": lambda pick: self._fill_disk(),
             "free disk": lambda pick: self._free_disk(),
-            "fill redis": lambda pick: self.redis.limit_memory(),
-            "free redis": lambda pick: self.redis.limit_memory(None),
+            "fill redis": lambda pick: self._limit_memory(),
+            "free redis": lambda pick: self._server.do("CONFIG", "SET", "maxmemory", 0),
             "step clock back": self._step_back,
             "stop router": self._stop_router,
             "continue router": lambda pick: self._continue(),
@@ -94,6 +98,17 @@ class World:
     def _free_disk(self) -> None:
         assert self.disk is not None
         (self.disk / "ballast").unlink()
+
+    @property
+    def _server(self) -> Server:
+        assert self.redis is not None
+        return self.redis
+
+    def _limit_memory(self) -> None:
+        """No more than Redis has now, and nothing is thrown out for it."""
+        self._server.do("CONFIG", "SET", "maxmemory-policy", "noeviction")
+        used = self._server.do("INFO", "memory")["used_memory"]
+        self._server.do("CONFIG", "SET", "maxmemory", used + MEMORY_LEFT_BYTES)
 
     def _step_back(self, pick: int) -> None:
         """The wall clock of all processes of the node, by up to an hour more each time."""

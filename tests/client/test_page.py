@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, Page, async_playwright, expect
 
-from tests.client.scripted_gateway import ScriptedGateway
+from tests.client.scripted_gateway import EVENT, MESSAGE, ScriptedGateway
 from tools.provision import environment_for, find_program
 
 PAGE = Path(__file__).parents[2] / "gateway" / "page"
@@ -161,6 +161,21 @@ def test_lost_connection_is_shown_and_comes_back() -> None:
         # What was said meanwhile comes from the history, with a line saying why.
         await expect(ann.locator("#messages .text")).to_have_text(["meanwhile", "still here"])
         await expect(ann.locator("#messages .event")).to_have_count(1)
+
+    run(test)
+
+
+def test_a_gap_is_told_where_its_messages_would_stand() -> None:
+    async def test(gateway: ScriptedGateway, windows: Windows) -> None:
+        ann = await windows.talking("ann")
+        await gateway.broadcast("group:lobby", {"text": "one"}, "bob")
+        await gateway.peers[0].send([EVENT, "group:lobby", "gap", {"from": 2, "to": 3, "reason": "trimmed"}])
+        fourth = [MESSAGE, "group:lobby", 4, {"text": "four"}, {"from": "bob", "epoch": gateway.epoch}]
+        gateway.log["group:lobby"].append(fourth)
+        await gateway.peers[0].send(fourth)
+        told = ["one", "Messages 2 to 3 are not kept any more (trimmed)", "four"]
+        for number, text in enumerate(told):
+            await expect(ann.locator("#messages li").nth(number)).to_contain_text(text)
 
     run(test)
 

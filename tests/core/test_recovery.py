@@ -46,6 +46,23 @@ def test_positions_history_and_members_go_on_where_the_log_ends(sequencers: Make
     assert kept(router, "group:a") == [1, 2, 3, 4]
 
 
+def test_a_worker_that_comes_after_another_ones_publish_misses_nothing_of_it(sequencers: Make) -> None:
+    """Both saw the log's last message of the epoch before; the message of the one that linked first waits for its
+    commit, and stands after the position that the other is told.
+    """
+    router = sequencers(recovered=[message("group:a", 5, 1)], log_under_way_max=1)
+    first, second = router.worker(0), router.worker(1)
+    first.subscribe("group:a", 1)
+    first.send("group:a", "next")
+    number, _ = router.batch()
+    second.tell([("group:a", 2, 5, 1)])
+    said = second.expect(records.SUBSCRIBED)
+    assert (said["epoch"], said["offset"]) == (EPOCH, 1)
+    router.commit(number)
+    told = second.take()
+    assert (told["kind"], told["channel"], told["offset"]) == (records.MESSAGE, 2, 2)
+
+
 def test_a_position_without_its_message_counts(sequencers: Make) -> None:
     router = sequencers(recovered=[log_records.pack(log_records.POSITION, b"group:a", 5, 17, time_ms=NOW_MS)])
     assert router.worker().publish("group:a", "x")["offset"] == 18

@@ -15,7 +15,7 @@ import pytest
 from holdfast_client import connect
 
 from tests.client.integration.cable import Cable
-from tests.client.integration.test_python import UNAVAILABLE, in_thread, run
+from tests.client.integration.test_python import in_thread, run
 from tests.conftest import Node, stand_still
 from tools.provision import environment_for, find_program
 
