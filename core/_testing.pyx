@@ -28,7 +28,7 @@ from core.stream cimport (Stored, Stream, Streams, route_remove, route_set, rout
                           stream_use, stream_wanted, streams_free, streams_init, streams_sweep)
 
 from core import conn as _conn
-from core.namespace_spec import BUILT_IN
+from core.namespace_spec import BUILT_IN as _BUILT_IN
 
 
 def change_state(str old, str new):
@@ -138,7 +138,7 @@ cdef class StreamTable:
         cdef HashKey key
         key.k0 = key.k1 = 0
         self.stats = stats
-        namespaces_fill(&self.namespaces, BUILT_IN)
+        namespaces_fill(&self.namespaces, _BUILT_IN)
         for place in range(self.namespaces.count):      # all alike, and the age finer than an operator can say it
             self.namespaces.entries[place].history_messages = messages
             self.namespaces.entries[place].history_bytes = bytes_max
