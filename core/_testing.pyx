@@ -19,7 +19,7 @@ from core.hash cimport HashKey, index_free
 from core.ledger cimport COUNT_ILLEGAL_STATES, COUNTER_FIRST, KIND_FD, Stats, ledger_error, ledger_release, ledger_time
 from core.mailbox cimport Mailbox, Note, mailbox_drain, mailbox_free, mailbox_init, mailbox_put, mailbox_ring
 from core.names cimport names_free, names_init
-from core.namespaces cimport DOMAIN_GROUP, Namespaces, namespaces_fill
+from core.namespaces cimport DOMAIN_GROUP, Namespace, Namespaces, namespace_of, namespaces_fill
 from core.outbox cimport outbox_drop, outbox_send, outbox_settle
 from core.requests cimport request_done, request_open, request_peek, requests_free
 from core.slab cimport SLAB_NONE, slab_at, slab_free, slab_init
@@ -149,6 +149,10 @@ cdef class StreamTable:
 
     def __dealloc__(self):
         streams_free(&self.streams)
+
+    def keep_for(self, bytes name, unsigned long long age_ms):
+        """Change how long the namespace of a name keeps its messages."""
+        (<Namespace *> namespace_of(&self.namespaces, name, len(name))).history_age_ms = age_ms
 
     cdef Stream *find(self, bytes name) except NULL:
         cdef Stream *stream = stream_find(&self.streams, name, len(name))
