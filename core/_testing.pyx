@@ -20,7 +20,7 @@ from core.hash cimport HashKey, index_free
 from core.ledger cimport COUNT_ILLEGAL_STATES, COUNTER_FIRST, KIND_FD, Stats, ledger_error, ledger_release, ledger_time
 from core.mailbox cimport Mailbox, Note, mailbox_drain, mailbox_free, mailbox_init, mailbox_put, mailbox_ring
 from core.names cimport names_free, names_init
-from core.namespaces cimport DOMAIN_GROUP, Namespaces, namespaces_fill
+from core.namespaces cimport DOMAIN_GROUP, Namespace, Namespaces, namespace_of, namespaces_fill
 from core.outbox cimport outbox_drop, outbox_send, outbox_settle
 from core.requests cimport request_done, request_open, request_peek, requests_free
 from core.slab cimport SLAB_NONE, slab_at, slab_free, slab_init
@@ -29,8 +29,8 @@ from core.stream cimport (History, Stored, Stream, Streams, route_remove, route_
                           stream_stored, stream_use, stream_wanted, streams_free, streams_init, streams_sweep)
 
 from core import conn as _conn
-from core.namespace_spec import BUILT_IN
-from core.records import OUTCOMES
+from core.namespace_spec import BUILT_IN as _BUILT_IN
+from core.records import OUTCOMES as _OUTCOMES
 
 
 def change_state(str old, str new):
@@ -140,7 +140,7 @@ cdef class StreamTable:
         cdef HashKey key
         key.k0 = key.k1 = 0
         self.stats = stats
-        namespaces_fill(&self.namespaces, BUILT_IN)
+        namespaces_fill(&self.namespaces, _BUILT_IN)
         for place in range(self.namespaces.count):      # all alike, and the age finer than an operator can say it
             self.namespaces.entries[place].history_messages = messages
             self.namespaces.entries[place].history_bytes = bytes_max
@@ -151,6 +151,10 @@ cdef class StreamTable:
 
     def __dealloc__(self):
         streams_free(&self.streams)
+
+    def keep_for(self, bytes name, unsigned long long age_ms):
+        """Change how long the namespace of a name keeps its messages."""
+        (<Namespace *> namespace_of(&self.namespaces, name, len(name))).history_age_ms = age_ms
 
     cdef Stream *find(self, bytes name) except NULL:
         cdef Stream *stream = stream_find(&self.streams, name, len(name))
@@ -240,7 +244,7 @@ cdef class StreamModel:
         cdef Found found
         catchup_find(&self.stream, 0, epoch, offset, &found)
         rest = [self.history.ring[place].offset for place in range(found.place, self.history.count)]
-        return (OUTCOMES[found.outcome], ("none", "trimmed", "lost")[found.reason], (found.gap_from, found.gap_to),
+        return (_OUTCOMES[found.outcome], ("none", "trimmed", "lost")[found.reason], (found.gap_from, found.gap_to),
                 rest)
 
 

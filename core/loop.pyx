@@ -2,7 +2,7 @@
 
 import os
 
-from core.namespace_spec import BUILT_IN
+from core.namespace_spec import BUILT_IN as _BUILT_IN
 
 cimport cython
 from libc.errno cimport errno
@@ -409,7 +409,7 @@ cdef class EdgeLoop:
         mailbox_init(&self.edge.from_control, eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC))
         self.edge.wake_fd = self.edge.from_control.event_fd
 
-    def __init__(self, Stats stats, *, endpoint, identity, tcp_fd, ws_fd, connections_max, namespaces=BUILT_IN,
+    def __init__(self, Stats stats, *, endpoint, identity, tcp_fd, ws_fd, connections_max, namespaces=_BUILT_IN,
                  **options):
         """Take over two listening sockets and connect to the router.
 

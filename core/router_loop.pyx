@@ -6,7 +6,7 @@ again; past its bound the worker is given up (see sequencer.pxd).
 
 import os
 
-from core.namespace_spec import BUILT_IN
+from core.namespace_spec import BUILT_IN as _BUILT_IN
 
 from libc.errno cimport EAGAIN, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -239,7 +239,7 @@ cdef class RouterLoop:
         mailbox_init(&self.sequencer.from_control, eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC))
 
     def __init__(self, Stats stats, *, epoch, key_window_s, channels_max, spill_bytes_max, endpoint="",
-                 namespaces=BUILT_IN, keys_max=1 << 20, history_total_bytes=1 << 28, message_bytes_max=1 << 25,
+                 namespaces=_BUILT_IN, keys_max=1 << 20, history_total_bytes=1 << 28, message_bytes_max=1 << 25,
                  log_under_way_max=0, log_bytes_max=1 << 26, seeds=b"", bint sessions_kept=False):
         """Bind to `endpoint`.
 

@@ -31,7 +31,7 @@ BODY_BYTES_MAX = 1_048_576
 CHANNEL_BYTES_MAX = 255
 KEY_BYTES_MAX = 64
 SENDER_BYTES_MAX = 255
-_CHANNEL = re.compile(r"(user|group|global):.+", re.DOTALL)
+_CHANNEL = re.compile(r"[^:]+:.+", re.DOTALL)  # whether there is such a namespace, the router knows
 
 
 class Publisher(Protocol):
@@ -149,7 +149,7 @@ def _parse(body: bytes) -> _PublishRequest:
             400, "bad_request", f"{error}; expected {{channel, data}} and optionally key and from"
         ) from error
     if not _CHANNEL.fullmatch(asked.channel):
-        raise RequestError(400, "no_such_channel", "channel must be user:<id>, group:<id> or global:<name>")
+        raise RequestError(400, "no_such_channel", "channel must be <namespace>:<id>, such as group:lobby")
     for name, value, bytes_max in (
         ("channel", asked.channel, CHANNEL_BYTES_MAX),
         ("key", asked.key or "", KEY_BYTES_MAX),

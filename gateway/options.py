@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from core.namespace_spec import BUILT_IN, NamespaceSpec
+from core.namespace_spec import BUILT_IN, NAMESPACES_MAX, NamespaceSpec
 from gateway import namespaces
 from gateway.config import SECTIONS
 from gateway.settings import CONFIG_VARIABLE, ENVIRONMENT_PREFIX
@@ -29,7 +29,7 @@ _NAMESPACES_HEAD = f"""
 ## [namespaces.*name*]
 What stands before the colon of a channel is its namespace. `[namespaces.group]` changes one that is built in
 ({", ".join(f"`{spec.name}`" for spec in BUILT_IN)}); `[namespaces.chat]` makes a new one, which must say its `domain`
-and starts from the built-in namespace of that domain. There may be {namespaces.NAMESPACES_MAX}. In the environment:
+and starts from the built-in namespace of that domain. There may be {NAMESPACES_MAX}. In the environment:
 `{ENVIRONMENT_PREFIX}NAMESPACES_CHAT_HISTORY_AGE_S`. A user has a channel of its own in each namespace of domain
 session, all of them joined with HELLO.
 

@@ -24,8 +24,18 @@ DEADLINE_S = 10.0
 EPOCH = 5
 WELCOME, REPLY, ERROR, JOIN, LEAVE, PUBLISH, MESSAGE, EVENT, FIN, FIN_ACK = 1, 2, 3, 6, 7, 8, 9, 13, 14, 15
 # The ledger's kinds that only hold something while clients are there.
-CLIENTS_KINDS = ("connection", "ring", "buffer", "segment", "timer", "channel", "membership", "pending", "request",
-                 "kept")
+CLIENTS_KINDS = (
+    "connection",
+    "ring",
+    "buffer",
+    "segment",
+    "timer",
+    "channel",
+    "membership",
+    "pending",
+    "request",
+    "kept",
+)
 OPTIONS: dict[str, Any] = {
     "handshakes_max": 1000,
     "ws_path": "/ws",
@@ -259,7 +269,9 @@ class Edge:
         self.clients.append(kind(self.ws_port if kind.websocket else self.port, **options))
         return self.clients[-1]
 
-    def hello(self, client: Client, user: str, channels: list[list[Any]] | None = None) -> wire.Record:
+    def hello(
+        self, client: Client, user: str, channels: list[list[Any]] | None = None, rights: bytes = b""
+    ) -> wire.Record:
         """Up to where the router is asked for the session; the OPEN record. Channels new here are in the backlog."""
         client.send([0, 1, {}])
         client.conn = self.note(notes.FRAME)[2]
@@ -270,7 +282,8 @@ class Edge:
             1,
             session=client.session,
             text=b"\x93\x01\x01\x81" + msgpack.packb("channels"),
-            extra=msgpack.packb([[f"user:{user}"], *(channels or [])]),
+            first=len(rights),
+            extra=msgpack.packb([[f"user:{user}"], *(channels or [])]) + rights,
         )
         while (one := self.router.take())["kind"] != records.OPEN:
             # Connections that ended before may still be giving up what they had.
@@ -280,10 +293,10 @@ class Edge:
         assert (one["conn"], one["session"]) == (client.conn, client.session)
         return one
 
-    def open(self, user: str, kind: type[Client] = Client, **options: int) -> Client:
-        """A client whose session is open."""
+    def open(self, user: str, kind: type[Client] = Client, *, rights: bytes = b"", **options: int) -> Client:
+        """A client whose session is open, with the lists of a token (core/rights.pxd)."""
         client = self.client(kind, **options)
-        one = self.hello(client, user)
+        one = self.hello(client, user, rights=rights)
         self.router.send(wire.opened(client.conn, one["seq"]))
         assert client.frame() == [WELCOME, 1, {"channels": {f"user:{user}": [EPOCH, 0, "live"]}}]
         return client

@@ -4,12 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 import msgpack
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from core import notes, records
 from core.codes import Code
+from core.namespace_spec import BUILT_IN, NamespaceSpec
 from tests.core import wire
 from tests.core.edge_harness import EPOCH, ERROR, FIN, FIN_ACK, JOIN, LEAVE, PUBLISH, REPLY, Edge
 
@@ -96,6 +98,143 @@ def test_global_channels_are_published_to_in_development_only(edges: Callable[..
     bob = production.open("bob")
     bob.request(PUBLISH, "global:news", "x")
     assert bob.frame()[2] == Code.NOT_ALLOWED
+
+
+def namespaced(**options: Any) -> list[NamespaceSpec]:
+    """The built-in namespaces, and `mine` with these options."""
+    base = next(spec for spec in BUILT_IN if spec.domain == options.get("domain", "group"))
+    return [*BUILT_IN, msgspec.structs.replace(base, name="mine", **options)]
+
+
+def listed(**lists: list[str]) -> bytes:
+    """The lists of a token."""
+    packed: bytes = msgpack.packb(lists)
+    return packed
+
+
+@pytest.mark.parametrize(
+    ("options", "channel", "code"),
+    [
+        ({}, "mine:x", Code.NOT_JOINED),
+        ({"publish": "anyone"}, "mine:x", None),
+        ({"publish": "server"}, "mine:x", Code.NOT_ALLOWED),
+        ({"domain": "session"}, "mine:bob", None),
+        ({"domain": "session", "publish": "members"}, "mine:alice", None),
+        ({"domain": "session", "publish": "members"}, "mine:alice2", Code.NOT_ALLOWED),
+        ({"domain": "session", "publish": "members"}, "mine:alic", Code.NOT_ALLOWED),
+        ({"domain": "session", "publish": "server"}, "mine:alice", Code.NOT_ALLOWED),
+        ({"domain": "global"}, "mine:x", Code.NOT_ALLOWED),
+        ({"domain": "global", "publish": "anyone"}, "mine:x", None),
+    ],
+)
+def test_a_namespace_says_who_may_publish(
+    edges: Callable[..., Edge], options: dict[str, Any], channel: str, code: Code | None
+) -> None:
+    edge = edges(development=False, namespaces=namespaced(**options))
+    alice = edge.open("alice")
+    number = alice.request(PUBLISH, channel, "x")
+    if code is None:
+        assert edge.router.expect(records.PUBLISH)["name"] == channel.encode()
+    else:
+        assert alice.frame()[:3] == [ERROR, number, code]
+
+
+def test_a_member_publishes_where_members_may(edges: Callable[..., Edge]) -> None:
+    edge = edges(namespaces=namespaced())
+    alice = edge.open("alice")
+    edge.join(alice, "mine:x")
+    alice.request(PUBLISH, "mine:x", "y")
+    assert edge.router.expect(records.PUBLISH)["name"] == b"mine:x"
+
+
+def test_a_namespace_bounds_the_data(edges: Callable[..., Edge]) -> None:
+    edge = edges(namespaces=namespaced(publish="anyone", payload_bytes_max=100))
+    alice = edge.open("alice")
+    alice.request(PUBLISH, "mine:x", "d" * 98)  # two bytes of MessagePack before them
+    assert len(edge.router.expect(records.PUBLISH)["data"]) == 100
+    number = alice.request(PUBLISH, "mine:x", "d" * 99)
+    assert alice.frame()[:3] == [ERROR, number, Code.TOO_LARGE]
+    alice.request(PUBLISH, "user:bob", "d" * 99)
+    edge.router.expect(records.PUBLISH)
+
+
+def test_a_tokens_list_is_a_limit_to_publishing(edges: Callable[..., Edge]) -> None:
+    edge = edges(namespaces=namespaced(publish="anyone"))
+    alice = edge.open("alice", rights=listed(publish=["user:bob", "mine:team-*"]))
+    for channel in ("user:bob", "mine:team-7", "mine:team-"):
+        alice.request(PUBLISH, channel, "x")
+        assert edge.router.expect(records.PUBLISH)["name"] == channel.encode()
+    for channel in ("user:bobby", "mine:tea", "mine:x", "global:news"):
+        number = alice.request(PUBLISH, channel, "x")
+        assert alice.frame()[:3] == [ERROR, number, Code.NOT_ALLOWED]
+    bob = edge.open("bob", rights=listed(join=["mine:a"]))  # says nothing of publishing
+    bob.request(PUBLISH, "mine:x", "x")
+    edge.router.expect(records.PUBLISH)
+
+
+@pytest.mark.parametrize(
+    ("join", "rights", "development", "allowed"),
+    [
+        ("anyone", b"", False, True),
+        ("anyone", listed(join=["mine:x"]), False, True),
+        ("anyone", listed(join=["mine:y"]), False, False),
+        ("anyone", listed(publish=[]), False, True),
+        ("token", b"", False, False),
+        ("token", b"", True, True),
+        ("token", listed(publish=["mine:x"]), False, False),
+        ("token", listed(join=["user:*", "mine:*"]), False, True),
+        ("token", listed(join=["mine:xy"]), False, False),
+        ("token", listed(join=[]), True, False),
+        ("server", b"", True, False),
+        ("server", listed(join=["mine:x"]), False, False),
+    ],
+)
+def test_a_namespace_and_the_token_say_who_may_join(
+    edges: Callable[..., Edge], join: str, rights: bytes, development: bool, allowed: bool
+) -> None:
+    edge = edges(development=development, namespaces=namespaced(join=join))
+    alice = edge.open("alice", rights=rights)
+    if allowed:
+        edge.join(alice, "mine:x")
+    else:
+        number = alice.request(JOIN, "mine:x")
+        assert alice.frame()[:3] == [ERROR, number, Code.NOT_ALLOWED]
+    alice.close()
+    edge.wait_empty()
+
+
+def test_a_user_has_a_channel_in_each_namespace_of_its_domain(edges: Callable[..., Edge]) -> None:
+    edge = edges(namespaces=namespaced(domain="session"), channels_max=1)
+    alice = edge.client()
+    opening = edge.hello(alice, "alice", [["mine:alice"]])
+    edge.router.send(wire.opened(alice.conn, opening["seq"]))
+    welcome = alice.frame()[2]["channels"]
+    assert set(welcome) == {"user:alice", "mine:alice"}
+    edge.join_known(alice, "mine:alice")  # it is in already
+    for channel in ("mine:bob", "mine:alic", "user:bob"):
+        number = alice.request(JOIN, channel)
+        assert alice.frame()[:3] == [ERROR, number, Code.NOT_ALLOWED]
+    number = alice.request(LEAVE, "mine:alice")
+    assert alice.frame()[:3] == [ERROR, number, Code.NOT_ALLOWED]
+    edge.join(alice, "group:a")  # own channels do not count into the bound
+    number = alice.request(JOIN, "group:b")
+    subscribed = edge.router.expect(records.SUBSCRIBE)
+    edge.router.send(wire.subscribed(subscribed["channel"], 5, 0))
+    assert alice.frame()[:3] == [ERROR, number, Code.TOO_MANY_CHANNELS]
+    edge.router.expect(records.UNSUBSCRIBE)
+    alice.request(PUBLISH, "user:bob", "x")
+    assert edge.router.expect(records.PUBLISH)["sender"] == b"alice"
+
+
+@pytest.mark.parametrize("kind", [JOIN, PUBLISH])
+def test_a_channel_without_a_namespace_is_none(edges: Callable[..., Edge], kind: int) -> None:
+    edge = edges(namespaces=namespaced())
+    alice = edge.open("alice")
+    for channel in ("yours:x", "mine:", "mine", ":x", "MINE:x"):
+        number = alice.request(kind, channel, *(["x"] if kind == PUBLISH else []))
+        answer = alice.frame()
+        assert answer[:3] == [ERROR, number, Code.NO_SUCH_CHANNEL]
+        assert "namespace" in answer[3]
 
 
 def test_a_session_publishes_no_faster_than_its_bucket(edges: Callable[..., Edge]) -> None:

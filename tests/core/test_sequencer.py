@@ -4,10 +4,12 @@ import random
 from collections.abc import Callable
 
 import msgpack
+import msgspec
 import pytest
 
 from core import records
 from core.codes import Code
+from core.namespace_spec import BUILT_IN
 from tests.core.edge_harness import wait_for
 from tests.core.router_harness import EPOCH, Sequencer, Worker
 
@@ -103,6 +105,37 @@ def test_history_since_limit_and_reverse(sequencers: Callable[..., Sequencer]) -
     assert offsets(worker.history("group:a", limit=3, since=(EPOCH, 8), reverse=True)) == [7, 6, 5]
     assert offsets(worker.history("group:a", since=(EPOCH, 12))) == []
     assert offsets(worker.history("group:a", limit=0)) == []
+
+
+def test_each_namespace_says_how_much_is_kept(sequencers: Callable[..., Sequencer]) -> None:
+    kept = {"many": 5, "few": 2, "none": 0}
+    specs = [msgspec.structs.replace(BUILT_IN[1], name=name, history_messages=most) for name, most in kept.items()]
+    small = msgspec.structs.replace(BUILT_IN[1], name="small", history_bytes=300)
+    worker = sequencers(namespaces=[*specs, small]).worker()
+    for number in range(1, 9):
+        for name in (*kept, "small"):
+            assert worker.publish(f"{name}:a", "x" * 20 + str(number))["offset"] == number
+    assert {name: offsets(worker.history(f"{name}:a")) for name in kept} == {
+        "many": [4, 5, 6, 7, 8],
+        "few": [7, 8],
+        "none": [],
+    }
+    frames = worker.history("small:a")["messages"]
+    assert 1 < len(frames) < 8
+    size = sum(len(msgpack.packb(frame)) for frame in frames)
+    assert size <= 300 < size + len(msgpack.packb(frames[0]))
+
+
+def test_a_channel_without_a_namespace_has_no_stream(sequencers: Callable[..., Sequencer]) -> None:
+    sequencer = sequencers(namespaces=[msgspec.structs.replace(BUILT_IN[1], name="chat")])
+    worker = sequencer.worker()
+    for name in ("group:a", "chat", "chat:", ""):
+        assert worker.publish(name, "x")["aux"] == Code.NO_SUCH_CHANNEL
+        assert worker.history(name)["messages"] == []
+    worker.say.channel(records.SUBSCRIBE, b"group:a", 1)
+    assert worker.rest() == []  # the worker's request becomes overdue
+    assert worker.publish("chat:a", "x")["aux"] == 0
+    assert sequencer.live("channel") == 1
 
 
 def test_history_holds_whole_messages_within_the_bytes_asked_for(sequencer: Sequencer) -> None:

@@ -97,6 +97,20 @@ def test_an_aged_stream_is_dropped_and_what_comes_later_has_a_higher_epoch() -> 
     assert table.wanted(b"group:5", AGE + 1) == (7, 1)
 
 
+def test_a_stream_ages_as_its_namespace_says() -> None:
+    table = StreamTable(Stats(), messages=10, bytes_max=1000, age_ms=AGE)
+    table.keep_for(b"user:a", 5 * AGE)
+    for name in (b"user:a", b"group:a"):
+        table.wanted(name, 0)
+        table.store(name, b"x", 0)
+    table.sweep(3 * AGE)
+    assert (table.routes(b"user:a"), table.routes(b"group:a")) == ({}, None)
+    table.store(b"user:a", b"y", 4 * AGE)
+    assert [offset for offset, _ in table.history(b"user:a")] == [1, 2]
+    table.store(b"user:a", b"z", 6 * AGE)
+    assert [offset for offset, _ in table.history(b"user:a")] == [2, 3]
+
+
 @pytest.mark.parametrize("slots", [1, 7, 256, 1000])
 def test_sweeping_a_few_slots_at_a_time_reaches_them_all(slots: int) -> None:
     stats = Stats()

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -22,7 +22,7 @@ from tests.core.tls_client import TlsClient, TlsSocket
 
 DEADLINE_S = 10.0
 P256 = ["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
-NUMBERS = {
+NUMBERS: dict[str, Any] = {
     "ping_ms": 30000, "misses": 3, "hello_timeout_ms": 1000, "fin_timeout_ms": 1000, "write_timeout_ms": 5000,
     "request_timeout_ms": 5000, "max_frame": 65536, "queue_bytes_max": 1 << 20, "kept_bytes_max": 1 << 24, "channels_max": 16, "publish_rate": 0,
     "publish_burst": 0, "worker": 0, "epoch": 1, "handshakes_max": 64, "frame_timeout_ms": 5000,

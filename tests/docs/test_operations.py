@@ -35,7 +35,7 @@ def rows() -> dict[str, str]:
 
 def settings() -> dict[str, object]:
     """Every setting that is a time, and those that multiply one."""
-    structs = {**SECTIONS, "namespaces.group": NamespaceSpec}
+    structs: dict[str, type[msgspec.Struct]] = {**SECTIONS, "namespaces.group": NamespaceSpec}
     return {
         f"{name}.{field.name}": field.default
         for name, struct in structs.items()

@@ -1,13 +1,16 @@
 """What the control thread decides about each control frame, on a data plane that only notes what it is told."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgpack
+import msgspec
 import pytest
 
 from core import notes
 from core.codes import Code
+from core.namespace_spec import BUILT_IN, NamespaceSpec
 from gateway.auth import Authenticator
 from gateway.control import (
     CALL,
@@ -61,11 +64,17 @@ class Later:
 class Bench:
     """A Control with everything around it replaced."""
 
-    def __init__(self, limits: Limits = LIMITS) -> None:
+    def __init__(self, limits: Limits = LIMITS, namespaces: Sequence[NamespaceSpec] = BUILT_IN) -> None:
         self.plane, self.later, self.now = Plane(), Later(), NOW
         self.auth = Authenticator(None, node_key=b"node", resume_ttl_s=60)
         self.control = Control(
-            self.plane, self.auth, limits, clock=lambda: self.now, later=self.later, random=lambda size: SESSION[:size]
+            self.plane,
+            self.auth,
+            limits,
+            clock=lambda: self.now,
+            later=self.later,
+            random=lambda size: SESSION[:size],
+            namespaces=namespaces,
         )
 
     def frame(self, *frame: Any, state: int = STATE_OPEN, user: str = "alice") -> dict[str, Any]:
@@ -194,6 +203,70 @@ def test_a_hello_that_is_none_is_a_bad_frame(bench: Bench, frame: tuple[Any, ...
 
 def test_a_user_that_is_none_is_refused(bench: Bench) -> None:
     assert bench.fin(HELLO, 1, {"user": ""}) == Code.BAD_TOKEN
+
+
+# ---- namespaces ----
+
+USER, GROUP, _ = BUILT_IN
+INBOX = msgspec.structs.replace(USER, name="inbox", presence=False)
+CLOSED = msgspec.structs.replace(GROUP, name="closed", join="token")
+SERVED = msgspec.structs.replace(GROUP, name="served", join="server")
+SPECS = (INBOX, *BUILT_IN, CLOSED, SERVED)
+
+
+def test_hello_joins_the_users_channel_of_each_namespace_of_domain_session() -> None:
+    bench = Bench(namespaces=SPECS)
+    # `user:` comes first wherever it stands in the table: the data plane relies on it.
+    assert hello(bench, {"user": "bob"})[2] == [["user:bob"], ["inbox:bob"]]
+    token = hello(bench, {"user": "bob"})[1]["resume_token"]
+    positions = {"group:a": [1, 5], "inbox:bob": [1, 2]}
+    resumed = hello(bench, {"session": SESSION.hex(), "token": token, "resume": positions})
+    assert resumed[2] == [["user:bob"], ["inbox:bob", 1, 2], ["group:a", 1, 5]]
+    positions = {"inbox:eve": [1, 2]}
+    assert bench.fin(HELLO, 1, {"session": SESSION.hex(), "token": token, "resume": positions}) == Code.BAD_FRAME
+
+
+def test_as_many_groups_as_allowed_are_resumed_beside_the_users_own() -> None:
+    bench = Bench(namespaces=SPECS)
+    token = hello(bench, {"user": "bob"})[1]["resume_token"]
+    positions = {f"group:{number}": [1, 1] for number in range(LIMITS.channels_max)}
+    positions |= {"user:bob": [1, 1], "inbox:bob": [1, 1]}
+    options = {"session": SESSION.hex(), "token": token, "resume": positions}
+    assert len(hello(bench, options)[2]) == LIMITS.channels_max + 2
+    positions["group:more"] = [1, 1]
+    assert bench.fin(HELLO, 1, options) == Code.BAD_FRAME
+
+
+@pytest.mark.parametrize(("development", "joined"), [(False, ["group:a"]), (True, ["group:a", "closed:a"])])
+def test_groups_that_may_not_be_joined_are_not_resumed_either(development: bool, joined: list[str]) -> None:
+    bench = Bench(dataclasses.replace(LIMITS, development=development), SPECS)
+    token = hello(bench, {"user": "bob"})[1]["resume_token"]
+    positions = {"group:a": [1, 1], "closed:a": [1, 1], "served:a": [1, 1]}
+    resumed = hello(bench, {"session": SESSION.hex(), "token": token, "resume": positions})[2]
+    assert [channel[0] for channel in resumed[2:]] == joined
+
+
+def test_a_user_whose_channel_would_be_too_long_is_refused() -> None:
+    bench = Bench(namespaces=SPECS)
+    assert hello(bench, {"user": "u" * 249})[2][1] == ["inbox:" + "u" * 249]
+    assert bench.fin(HELLO, 1, {"user": "u" * 250}) == Code.BAD_TOKEN
+
+
+@pytest.mark.parametrize(
+    ("frame", "code"),
+    [
+        ((HISTORY, 1, "inbox:eve"), Code.NOT_ALLOWED),
+        ((PRESENCE, 1, "inbox:alice"), Code.NOT_ALLOWED),
+        ((HISTORY, 1, "outbox:alice"), Code.NO_SUCH_CHANNEL),
+        ((HISTORY, 1, "inbox"), Code.NO_SUCH_CHANNEL),
+    ],
+)
+def test_a_namespace_says_what_may_be_asked(frame: tuple[Any, ...], code: Code) -> None:
+    assert Bench(namespaces=SPECS).refusal(*frame) == code
+
+
+def test_the_history_of_an_own_channel_is_asked_for() -> None:
+    assert Bench(namespaces=SPECS).frame(HISTORY, 1, "inbox:alice")["text"] == b"inbox:alice"
 
 
 # ---- requests ----

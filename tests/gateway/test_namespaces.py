@@ -110,7 +110,7 @@ def test_the_words_of_an_option() -> None:
         ("[namespaces.group]\nhistory_age_s = 0", "must be a whole number between 1 and"),
         ("[namespaces.group]\nevents = 1", "namespaces.group.events = 1 in {}: must be true or false"),
         (
-            "[namespaces.grup]\nack = 'logged'",
+            "[namespaces.groups]\nack = 'logged'",
             "says who receives, session, group or global; or did you mean [namespaces.group]?",
         ),
         ("[namespaces.chat]\nack = 'logged'", "namespaces.chat.domain is missing"),

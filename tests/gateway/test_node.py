@@ -126,6 +126,22 @@ def test_what_a_rolling_restart_cannot_change_is_refused_by_name(changed: dict[s
     assert all(name in str(caught.value) for name in names.split(", "))
 
 
+def test_namespaces_change_with_the_router_alone() -> None:
+    def again() -> Config:
+        environ = {"HOLDFAST_NAMESPACES_CHAT_DOMAIN": "group", "HOLDFAST_NAMESPACES_USER_EVENTS": "yes"}
+        return load(None, environ, {}, MACHINE)
+
+    with pytest.raises(ReloadError, match=r"namespaces\.chat, namespaces\.user cannot change"):
+        planned(again)
+    plan = planned(again, router=True)
+    assert plan.router is not None
+    parts = [
+        msgspec.json.decode(plan.router.config(9, 3, 4), type=RouterConfig).namespaces,
+        msgspec.json.decode(plan.workers[0][1].config(9, 3, 4), type=WorkerConfig).namespaces,
+    ]
+    assert parts == [again().namespaces, again().namespaces]
+
+
 def test_the_routers_settings_change_with_the_router() -> None:
     plan = planned(lambda: configured(router__channels_max=5), router=True)
     assert plan.router is not None

@@ -24,7 +24,7 @@ DATA = msgpack.packb({"text": "hello"})
 def router(endpoint: str, epoch: int, **options: int) -> Iterator[Stats]:
     """A sequencer that serves at `endpoint` inside the context."""
     stats = Stats()
-    bounds = {"key_window_s": 60, "channels_max": 100, "spill_bytes_max": 1 << 20, **options}
+    bounds: dict[str, Any] = {"key_window_s": 60, "channels_max": 100, "spill_bytes_max": 1 << 20, **options}
     loop = RouterLoop(stats, endpoint=endpoint, epoch=epoch, namespaces=BUILT_IN, **bounds)
     thread = threading.Thread(target=loop.run, daemon=True)
     thread.start()
