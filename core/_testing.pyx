@@ -233,6 +233,7 @@ cdef class StreamModel:
             stored.epoch, stored.offset, stored.time_ms = of_epoch, at, 1
             self.history.ring[self.history.count] = stored
             self.history.count += 1
+            self.history.last_epoch = of_epoch if at == offset else 0
 
     def __dealloc__(self):
         for place in range(self.history.count):

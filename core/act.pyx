@@ -99,8 +99,8 @@ cdef bint _acknowledge(Edge *edge, Connection *conn, const char *name, uint32_t 
 
 
 cdef void act_acked(Edge *edge, Connection *conn, MpReader *reader, uint32_t pairs) noexcept nogil:
-    """Tell the router of a well-formed ACK's map. A client that sends too many of them is passed over: the next one says
-    what this one said, and more."""
+    """Tell the router of a well-formed ACK's map. A client that sends too many of them is passed over: the next one
+    says what this one said, and more."""
     cdef uint32_t size
     cdef uint64_t offset
     cdef const char *name
@@ -111,7 +111,8 @@ cdef void act_acked(Edge *edge, Connection *conn, MpReader *reader, uint32_t pai
         mp_read_str(reader, &name, &size)
         mp_read_uint(reader, &offset)
         if offset and size <= NAME_BYTES_MAX and not _acknowledge(edge, conn, name, size, offset) \
-                and domain_in(&edge.namespaces, name, size) == DOMAIN_GLOBAL and utf8_valid(<const uint8_t *> name, size):
+                and domain_in(&edge.namespaces, name, size) == DOMAIN_GLOBAL \
+                and utf8_valid(<const uint8_t *> name, size):
             state_say_named(edge, conn, name, size, offset)
 
 
@@ -156,7 +157,7 @@ cdef bint _since_read(MpReader *reader, ChannelFrame *frame) noexcept nogil:
 
 
 cdef const char *join_refused(Edge *edge, Connection *conn, const Namespace *namespace, const char *name,
-                               uint32_t size) noexcept nogil:
+                              uint32_t size) noexcept nogil:
     """NULL when the namespace and the session's token let it join the group; else why not."""
     cdef int right = right_to(edge, conn, True, name, size)
     if namespace.join == JOIN_SERVER:

@@ -1,13 +1,13 @@
 # Catch-up: what the router answers to a worker whose client missed messages.
 #
-# The outcome is found by holding the client's position against the stream's and against the messages that are kept. The
-# answer names where to go on; the worker asks again until an answer ends at the stream's position. It goes into the
-# worker's batch, in which the messages themselves are: whatever is routed after it follows it. Messages are served from a
-# queue, a budget of bytes a turn, so that live traffic is not held up by those who come back; outcomes alone are
-# answered at once.
+# The outcome is found by holding the client's position against the stream's and against the messages that are kept.
+# The answer names where to go on; the worker asks again until an answer ends at the stream's position. It goes into
+# the worker's batch, in which the messages themselves are: whatever is routed after it follows it. Messages are served
+# from a queue, a budget of bytes a turn, so that live traffic is not held up by those who come back; outcomes alone
+# are answered at once.
 #
-# A position (e, n) was told by this log if message n has an epoch <= e and message n + 1, or the stream as it stands when
-# there is none, one >= e: a stream's position also carries the epoch of a router that has given no offset yet.
+# A position (e, n) was told by this log if message n has an epoch <= e and message n + 1, or the stream as it stands
+# when there is none, one >= e: a stream's position also carries the epoch of a router that has given no offset yet.
 
 from libc.stdint cimport uint32_t, uint64_t
 

@@ -6,8 +6,8 @@ from libc.string cimport memcpy, memmove
 from core.batch cimport batch_clear, batch_write
 from core.codes cimport BAD_REQUEST, OVERLOADED
 from core.ledger cimport COUNT_MESSAGES_ROUTED, ledger_count
-from core.records cimport (CATCHUP_CURSOR, CATCHUP_OUTCOME, CATCHUP_START, GAP_LOST, GAP_NONE, GAP_TRIMMED, OUTCOME_GAP, OUTCOME_LIVE,
-                           OUTCOME_REPLAYED, OUTCOME_RESET, REC_CAUGHT, Caught, RecCaught)
+from core.records cimport (CATCHUP_CURSOR, CATCHUP_OUTCOME, CATCHUP_START, GAP_LOST, GAP_NONE, GAP_TRIMMED,
+                           OUTCOME_GAP, OUTCOME_LIVE, OUTCOME_REPLAYED, OUTCOME_RESET, REC_CAUGHT, Caught, RecCaught)
 from core.sequencer cimport WORKER_LINKED, worker_say
 from core.sessions cimport cursor_ask
 from core.stream cimport (Stored, stream_base, stream_find, stream_kept, stream_last_epoch, stream_namespace,
@@ -102,7 +102,7 @@ cdef void _from_start(Sequencer *sequencer, RecCatchup *record) noexcept nogil:
 
 
 cdef uint32_t _part_size(Stream *stream, uint32_t place, uint32_t bytes_max, uint32_t *count) noexcept nogil:
-    """How many messages from a place on, without a hole between them, are in the next part, one at least; their bytes."""
+    """How many messages from a place on, without a hole between them, are in the next part, one at least; its size."""
     cdef uint64_t size = 0
     cdef uint64_t one
     cdef Stored *stored

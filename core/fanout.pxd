@@ -2,8 +2,9 @@
 #
 # A worker subscribes to a channel at the router while it has members or pendings there, once, however many members it
 # has. A membership is 8 bytes at each side, each naming the other's place, so that it is added and removed in O(1).
-# Invariant: channel.members[m.place] names the connection whose memberships[slot] is m, and the other way round, but for
-# a membership that is being caught up (core/replay.pxd): the channel does not know it yet, and its place names the replay.
+# Invariant: channel.members[m.place] names the connection whose memberships[slot] is m, and the other way round, but
+# for a membership that is being caught up (core/replay.pxd): the channel does not know it yet, and its place names the
+# replay.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp

@@ -3,8 +3,8 @@
 # A join of a channel that is live here needs no router: its position is the last one seen, and membership starts with
 # the next message. Otherwise a pending waits in the channel's list. A client that holds another position than the
 # channel's has its outcome told by the router (CATCHUP with CATCHUP_OUTCOME), and its membership is caught up first
-# (core/replay.pxd). A HELLO has one pending for each of its channels (core/opening.pxd). Invariant: each pending holds its
-# channel.
+# (core/replay.pxd). A HELLO has one pending for each of its channels (core/opening.pxd). Invariant: each pending holds
+# its channel.
 
 from libc.stdint cimport uint32_t, uint64_t
 

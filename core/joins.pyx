@@ -21,7 +21,6 @@ from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, slab_acquire, slab_release
 
 
-
 cdef Channel *channel_wanted(Edge *edge, const char *name, uint32_t size) noexcept nogil:
     """The channel of a name, made and subscribed to if this worker does not know it yet."""
     cdef Channel *channel = channel_find(edge, name, size)
@@ -115,7 +114,7 @@ cdef const char *pending_outcome(Pending *pending, Channel *channel) noexcept no
 
 cdef void state_say_named(Edge *edge, Connection *conn, const char *name, uint32_t size,
                           uint64_t offset) noexcept nogil:
-    """An ACK in a channel that this worker has not subscribed to: a global one, of which the router knows the position."""
+    """An ACK in a channel that this worker has not subscribed to: a global one, whose position the router knows."""
     cdef RecState *record = <RecState *> record_add(&edge.link.out, REC_STATE, size, sizeof(RecState), size)
     if record != NULL:
         record.what = STATE_ACKED
@@ -183,7 +182,8 @@ cdef void _join_finish(Edge *edge, Pending *pending) noexcept nogil:
         else:
             if pending.has_since or not joined:
                 joined_say(edge, conn, pending, channel, STATE_JOINED)
-            answer_position(edge, conn, pending.request, channel.epoch, channel.offset, pending_outcome(pending, channel))
+            answer_position(edge, conn, pending.request, channel.epoch, channel.offset,
+                            pending_outcome(pending, channel))
     pending_end(edge, pending)
 
 
@@ -279,7 +279,6 @@ cdef void channel_subscribed(Edge *edge, Channel *channel, uint64_t epoch, uint6
     """SUBSCRIBED: the channel is live from this position on; after a new link it may tell of lost messages."""
     cdef uint32_t index = channel.waiting
     cdef Pending *pending
-    cdef Opening *opening
     if channel.live and offset > channel.offset and channel.count:
         fanout_event_gap(edge, channel, channel.offset + 1, offset, b"router_lost")
     channel.live = 1

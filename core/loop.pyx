@@ -17,8 +17,8 @@ from core.batch cimport Batch, batch_clear, batch_free
 from core.buffer cimport Segment, arena_rest
 from core.bus cimport ZMQ_DEALER, bus_close, bus_on_event, bus_open, bus_pending
 from core.codes cimport BAD_FRAME, BYE, SLOW_CONSUMER
-from core.conn cimport (FLAG_ASKED, FLAG_BLOCKED, FLAG_CATCHING, FLAG_FINISHED, FLAG_FIRST, FLAG_HALF, FLAG_OVERFULL, FLAG_SHUT,
-                        FLAG_TOUCHED, FLAG_WATCHED, STATE_CLOSED, STATE_OPEN, Aside, Connection, conn_get,
+from core.conn cimport (FLAG_ASKED, FLAG_BLOCKED, FLAG_CATCHING, FLAG_FINISHED, FLAG_FIRST, FLAG_HALF, FLAG_OVERFULL,
+                        FLAG_SHUT, FLAG_TOUCHED, FLAG_WATCHED, STATE_CLOSED, STATE_OPEN, Aside, Connection, conn_get,
                         conn_release, conn_timer_place)
 from core.drain cimport drain_begin, drain_cut, drain_listeners_close, drain_step
 from core.edge cimport (FORM_COUNT, RECEIVE_BYTES, RETRY_AFTER_MS, RING_MS, RINGS_MAX, Channel, Opening, Pending,

@@ -43,8 +43,8 @@ cdef enum NoteKind:
     NOTE_SESSION_STATE          # router; text: STATE and CLOSE records of a turn
     NOTE_CURSOR                 # router; request; text: channel whose user's last ACK is asked for
     # control -> data plane
-    # OPEN: text: WELCOME up to its map of channels; flags: OpenNote; extra: the channels with their positions, behind them
-    # `first` bytes of rights (core/rights.pxd), and behind those `second` bytes that are stored of the session
+    # OPEN: text: WELCOME up to its map of channels; flags: OpenNote; extra: the channels with their positions, behind
+    # them `first` bytes of rights (core/rights.pxd), and behind those `second` bytes that are stored of the session
     NOTE_OPEN
     NOTE_SEND                   # text: a frame
     NOTE_FIN                    # first: code, second number: after ms; text: reason

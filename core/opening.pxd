@@ -1,9 +1,10 @@
 # Opening: HELLO from the control thread's decision to WELCOME, across the router's OPENED and SUBSCRIBED.
 #
-# The session is claimed, and each of its channels is a pending (core/joins.pxd): those that the client names, and those
-# that the store has, which come with OPENED. When the last answer is there, positions are taken and WELCOME is written in
-# the same turn in which the memberships start, as live ones or as such that are caught up first (core/replay.pxd), so
-# that nothing falls between. Invariant: an opening has a request, whose deadline ends it, and holds its pendings.
+# The session is claimed, and each of its channels is a pending (core/joins.pxd): those that the client names, and
+# those that the store has, which come with OPENED. When the last answer is there, positions are taken and WELCOME is
+# written in the same turn in which the memberships start, as live ones or as such that are caught up first
+# (core/replay.pxd), so that nothing falls between. Invariant: an opening has a request, whose deadline ends it, and
+# holds its pendings.
 
 from libc.stdint cimport uint8_t, uint32_t
 

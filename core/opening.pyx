@@ -21,7 +21,8 @@ from core.mpack cimport (MpReader, MpWriter, mp_read_array, mp_read_str, mp_read
                          mp_write_nil, mp_write_raw, mp_write_str, mp_write_uint)
 from core.namespaces cimport (DOMAIN_GROUP, DOMAIN_USER, JOIN_SERVER, NEW_LAST_ACK, NEW_LIVE, Namespace,
                               namespace_of)
-from core.records cimport (CATCHUP_CURSOR, CATCHUP_START, OPEN_AGAIN, OPEN_RESUME, REC_OPEN, STATE_HERE, STATE_JOINED, record_add)
+from core.records cimport (CATCHUP_CURSOR, CATCHUP_START, OPEN_AGAIN, OPEN_RESUME, REC_OPEN, STATE_HERE,
+                           STATE_JOINED, record_add)
 from core.requests cimport request_done, request_open, request_peek
 from core.rights cimport rights_set
 from core.sites cimport HERE
@@ -119,7 +120,8 @@ cdef void _stored_channel(Edge *edge, Connection *conn, Opening *opening, const 
         pending_at(edge, opening.first).stored = 1
 
 
-cdef void _stored_channels(Edge *edge, Connection *conn, Opening *opening, const uint8_t *body, uint32_t size) noexcept nogil:
+cdef void _stored_channels(Edge *edge, Connection *conn, Opening *opening, const uint8_t *body,
+                           uint32_t size) noexcept nogil:
     """MessagePack [[name, epoch, offset], ...] from the store; a user's own channel also has the user's cursor."""
     cdef MpReader reader
     cdef uint32_t count = 0

@@ -2,11 +2,11 @@
 #
 # While it is caught up a membership stands with its connection alone: fan-out does not know it. CATCHUP asks for what
 # came after the last message that the connection has; the CAUGHT that ends at the channel's position stands in the
-# router's stream behind the message of that position and before the next one, so its messages are queued and the member
-# is added to the channel in the same step: no gap, nothing twice, nothing buffered here. The next part is asked for when
-# the connection's queue has room, so that a slow reader waits in its replay; of each connection and of all of them only
-# so many parts are under way. Invariant: each replay is named by one membership of its connection and holds its
-# channel; it stands in exactly the list of its state, or has a request.
+# router's stream behind the message of that position and before the next one, so its messages are queued and the
+# member is added to the channel in the same step: no gap, nothing twice, nothing buffered here. The next part is asked
+# for when the connection's queue has room, so that a slow reader waits in its replay; of each connection and of all of
+# them only so many parts are under way. Invariant: each replay is named by one membership of its connection and holds
+# its channel; it stands in exactly the list of its state, or has a request.
 
 from libc.stdint cimport uint32_t, uint64_t
 

@@ -182,7 +182,7 @@ cdef void replays_again(Edge *edge) noexcept nogil:
 
 
 cdef void replay_overdue(Edge *edge, Request *request) noexcept nogil:
-    """The router did not answer in time; the caller has closed the request. The connection waits, and it is asked again."""
+    """The router did not answer in time; the caller has closed the request. It is asked again, the connection waits."""
     cdef Replay *replay = _replay_at(edge, request.index)
     replay.seq = 0
     edge.replays_asked -= 1
@@ -194,8 +194,8 @@ cdef bint _messages_queue(Edge *edge, Connection *conn, RecCaught *record) noexc
     cdef const uint8_t *place = <const uint8_t *> record + sizeof(RecCaught)
     cdef const uint8_t *end = place + record.body_size
     cdef const Caught *caught
-    cdef uint32_t number
-    for number in range(record.count):
+    cdef uint32_t _number
+    for _number in range(record.count):
         caught = <const Caught *> place
         if <size_t> (end - place) < sizeof(Caught) or <size_t> (end - place) - sizeof(Caught) < caught.size:
             return False

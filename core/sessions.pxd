@@ -1,9 +1,9 @@
 # Sessions: what the router's data plane passes between workers and whoever stores sessions.
 #
-# The control thread stores what a session is (router/sessions.py). Here the claims that want stored state wait for it as
-# notes that carry all that the answer needs, so nothing is kept meanwhile; what sessions did (STATE, CLOSE) is gathered
-# over a turn and handed over in one note. A position that a client acknowledged gets the epoch of its message here, where
-# the messages are. Without a store every claim is answered at once, and nothing is gathered.
+# The control thread stores what a session is (router/sessions.py). Here the claims that want stored state wait for it
+# as notes that carry all that the answer needs, so nothing is kept meanwhile; what sessions did (STATE, CLOSE) is
+# gathered over a turn and handed over in one note. A position that a client acknowledged gets the epoch of its message
+# here, where the messages are. Without a store every claim is answered at once, and nothing is gathered.
 
 from libc.stdint cimport uint32_t
 

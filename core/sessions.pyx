@@ -56,6 +56,7 @@ cdef void session_open(Sequencer *sequencer, Worker *worker, RecSession *record,
     if record.seq == 0 or record.head.aux & OPEN_AGAIN:
         return
     if sequencer.sessions_kept:
+        sessions_flush(sequencer)       # what this session did before it was claimed again comes first
         note_init(&note, NOTE_SESSION_OPEN)
         note.request = _question(sequencer, worker, record.seq, evicted)
         note.flags = record.head.aux

@@ -489,6 +489,7 @@ def router_config(
         log_redis_url=config.log.redis_url,
         log_redis_prefix=config.log.redis_prefix,
         log_redis_replicas=config.log.redis_replicas,
+        session_ttl_s=config.gateway.resume_token_ttl_s,
         namespaces=config.namespaces,
         **same,
     )

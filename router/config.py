@@ -40,6 +40,8 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """How many replicas must have a batch before it counts as logged; -1: as many as Redis says it has, 1 at most."""
     log_bytes_max: int = 64 * 1024 * 1024
     """Bytes that wait for the log; beyond it messages that have to be in it are refused, others are not logged."""
+    session_ttl_s: int = 3_600
+    """Seconds for which what is stored of a session is kept after its last sign of life: as long as resume tokens."""
     stats_fd: int = -1
     """Inherited descriptor of the shared counters; -1 keeps them in the process's own memory."""
     commands_fd: int = -1

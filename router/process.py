@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 
 import msgspec
 import uvloop
@@ -23,6 +24,7 @@ from router.config import RouterConfig
 from router.log.opening import UNDER_WAY_MAX, make_log, open_log
 from router.log.port import LogDeposed, LogError, LogUnavailable, Opened
 from router.log.writer import LogWriter
+from router.sessions import Sessions
 
 STOP_DEADLINE_S = 5.0
 EXIT_CONFIG = 78
@@ -33,6 +35,8 @@ PASSED_OVER = (
     " router.channels_max allows: they are passed over"
 )
 LEFT_OVER = "router: the log did not take all that was left in time: of that, nothing was promised to anybody"
+
+STATES_LEFT_OVER = "router: the store did not take the last changes of sessions in time: clients' own positions count"
 
 
 def handlers(auditor: Auditor, tracemalloc_frames: int) -> dict[str, Handler]:
@@ -52,6 +56,7 @@ class Router:
         self.log = make_log(config)
         self._stats = stats
         self.writer: LogWriter | None = None
+        self.sessions: Sessions | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self) -> RouterLoop:
@@ -70,6 +75,7 @@ class Router:
             if passed:
                 print(PASSED_OVER.format(passed), file=sys.stderr)
             self.writer = LogWriter(self.log, self.loop.put)
+            self.sessions = Sessions(self.log, self.loop.put, ttl_s=self.config.session_ttl_s, clock=time.time)
         self.loop.bind(self.config.endpoint)
         self._held = ACCOUNT.hold("handle", "the data plane", object_=self.loop)
         self.auditor = Auditor(ACCOUNT, lambda request: self.loop.put(notes.AUDIT, request=request))
@@ -77,20 +83,28 @@ class Router:
 
     def take(self) -> None:
         """What the data plane says."""
-        for kind, _, _, request, _, _, _, text, extra in self.loop.take():
+        for kind, flags, conn, request, _, _, session, text, extra in self.loop.take():
             if kind == notes.LOG_BATCH and self.writer is not None:
                 self.writer.on_batch(request, text)
             elif kind == notes.LOG_KEPT and self.writer is not None:
                 self.writer.on_kept(request, text)
+            elif kind == notes.SESSION_OPEN and self.sessions is not None:
+                self.sessions.on_open(request, flags, conn, session, text)
+            elif kind == notes.SESSION_STATE and self.sessions is not None:
+                self.sessions.on_state(text)
+            elif kind == notes.CURSOR and self.sessions is not None:
+                self.sessions.on_cursor(request, conn, text)
             elif kind == notes.AUDITED:
                 self.auditor.on_note(request, text, extra)
 
     def start(self) -> list["asyncio.Task[None]"]:
         """What runs beside the data plane for as long as it does."""
-        if self.writer is not None:
+        if self.writer is not None and self.sessions is not None:
             self._tasks = [
                 ACCOUNT.task(self.writer.run(), "the log's writer"),
                 ACCOUNT.task(self.writer.sift_now_and_then(), "the log's sifts"),
+                ACCOUNT.task(self.sessions.write(), "the sessions' writer"),
+                ACCOUNT.task(self.sessions.read(), "the sessions' reader"),
             ]
         return self._tasks
 
@@ -105,6 +119,8 @@ class Router:
             self.take()
             if self.ended() is None and not await self.writer.drain(STOP_DEADLINE_S):
                 print(LEFT_OVER, file=sys.stderr)
+            if self.ended() is None and self.sessions is not None and not await self.sessions.flush(STOP_DEADLINE_S):
+                print(STATES_LEFT_OVER, file=sys.stderr)
             for task in self._tasks:
                 task.cancel()
             await asyncio.wait(self._tasks, timeout=STOP_DEADLINE_S)
@@ -127,6 +143,7 @@ def data_plane(config: RouterConfig, stats: Stats, opened: Opened | None) -> Rou
         log_under_way_max=UNDER_WAY_MAX if opened else 0,
         log_bytes_max=config.log_bytes_max,
         seeds=opened.seeds if opened else b"",
+        sessions_kept=opened is not None,
     )
 
 

@@ -1,16 +1,17 @@
 """What sessions are, kept in the log's store: written behind the data plane, read when one is resumed.
 
-A session is stored when its HELLO is claimed and kept current by what its worker says of it (joined, left,
-acknowledged, ended), never only at its end: whoever resumes it after a kill finds it. Changes gather for SAVE_EVERY_S and
-go in one write; a read sees those that are not written yet. A store that is away delays writes, and a resume goes on
-without it after READ_DEADLINE_S: the client's own positions count then.
+A session is stored when its HELLO is claimed and kept current by what its worker says of it (joined, left, acknowledged,
+ended), never only at its end: whoever resumes it after a kill finds it. Changes gather for SAVE_EVERY_S and go in one
+write; a read sees those that are not written yet. A store that is away delays writes, and a resume goes on without it
+after READ_DEADLINE_S: the client's own positions count then.
 """
 
 import asyncio
+import contextlib
 import logging
 import struct
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgpack
 
@@ -137,6 +138,7 @@ class Sessions:
                 return None
             change = self._changes.sessions[session] = SessionChange()
         self._changed.set()
+        self._saved.clear()
         return change
 
     def _expires(self, *, open_still: bool) -> int:
@@ -159,7 +161,6 @@ class Sessions:
         """One write, again until it is done: what came meanwhile goes with it."""
         self._saving, self._changes = self._changes, Changes()
         self._changed.clear()
-        self._saved.clear()
         told = False
         while True:
             try:
@@ -178,17 +179,17 @@ class Sessions:
             _log.warning("sessions are stored again; changes of %d found no room meanwhile", self._lost)
             self._lost = 0
         self._saving = Changes()
+        if self._changes.sessions or self._changes.cursors:
+            return  # more came meanwhile
+        self._changed.clear()
         self._saved.set()
 
     async def flush(self, deadline_s: float) -> bool:
         """Wait until everything so far is stored; False: it is not in time."""
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(deadline_s):
-                while self._changed.is_set() or not self._saved.is_set():
-                    await asyncio.sleep(SAVE_EVERY_S / 2)
-        except TimeoutError:
-            return False
-        return True
+                await self._saved.wait()
+        return self._saved.is_set()
 
     # --------------------------------------------------------------------------------------------------------- reading
 
@@ -221,7 +222,7 @@ class Sessions:
                 self._start_again(session, one)
             channels = self._overlaid(session, one)
             text = msgpack.packb(_told(channels, f"user:{user}", self._newest(f"user:{user}", cursor)))
-            self._put(notes.SESSION_OPENED, request=request, conn=conn, text=text)
+            self._tell(notes.SESSION_OPENED, request=request, conn=conn, text=text)
 
     async def _answer_cursors(self, asked: list[tuple[int, int, str]]) -> None:
         found: list[Position | None] = [None] * len(asked)
@@ -232,9 +233,13 @@ class Sessions:
             _log.warning("%d new devices start at the oldest message that is kept: %s", len(asked), _said(error))
         for (request, conn, channel), one in zip(asked, found, strict=True):
             epoch, offset = self._newest(channel, one) or (0, 0)
-            self._put(
-                notes.CURSOR_READ, request=request, conn=conn, second=epoch, third=offset, text=channel.encode()
-            )
+            self._tell(notes.CURSOR_READ, request=request, conn=conn, second=epoch, third=offset, text=channel.encode())
+
+    def _tell(self, kind: int, **fields: Any) -> None:
+        try:
+            self._put(kind, **fields)
+        except BufferError:  # the data plane hangs; the deadline of who asked sees to it
+            _log.warning("an answer about a session found no room on its way to the data plane")
 
     def _start_again(self, session: bytes, stored: Session | None) -> None:
         self._over.discard(session)

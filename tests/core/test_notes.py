@@ -2,7 +2,12 @@
 
 from core import notes
 
-KINDS = {name: value for name, value in vars(notes).items() if name.isupper() and isinstance(value, int)}
+FLAGS = {"OPEN_RESUMES", "OPEN_TELLS_UNREAD"}
+KINDS = {
+    name: value
+    for name, value in vars(notes).items()
+    if name.isupper() and isinstance(value, int) and name not in FLAGS
+}
 
 
 def test_every_kind_has_a_number_of_its_own_from_one_on() -> None:

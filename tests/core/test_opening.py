@@ -65,9 +65,9 @@ def test_a_channel_that_the_client_left_out_stands_where_the_store_says(edge: Ed
     one = edge.router.expect(records.OPEN)
     stored = [["group:a", EPOCH, 3], ["group:b", EPOCH, 2], ["user:alice", EPOCH, 6, 4], ["user:eve", EPOCH, 1]]
     edge.router.send(wire.opened(client.conn, one["seq"], stored))
+    handles |= subscribe(edge, {"group:b": 2})
     own = edge.router.expect(records.CATCHUP)
     assert (own["since"], own["flags"]) == ((EPOCH, 6), OUTCOME)
-    handles |= subscribe(edge, {"group:b": 2})
     edge.router.send(wire.caught(own, (EPOCH, 7)))
     _, _, told = client.frame()
     assert told == {

@@ -227,9 +227,7 @@ def test_the_own_channel_stays_the_first_membership_while_it_is_caught_up(edge: 
     edge.join(alice, "group:a")
     alice.send([PUBLISH, 0, "group:a", 1])
     assert edge.router.expect(records.PUBLISH)["sender"] == b"alice"
-    edge.router.send(
-        wire.caught(catchup, (EPOCH, 2), of("user:alice", 2)), live(catchup["channel"], "user:alice", 3)
-    )
+    edge.router.send(wire.caught(catchup, (EPOCH, 2), of("user:alice", 2)), live(catchup["channel"], "user:alice", 3))
     assert offsets(alice.frames(2)) == [2, 3]
 
 
@@ -300,7 +298,9 @@ def test_a_new_router_is_asked_again_and_a_silent_one_later(edges: Callable[...,
     asked = [edge.router.expect(records.CATCHUP) for _ in range(2)]
     assert {(each["seq"], each["flags"]) for each in asked} == {(one["seq"], 0), (outcome["seq"], 1)}
     edge.router.send(wire.subscribed(handles[b"group:a"], EPOCH + 1, 5))
-    edge.router.send(*(wire.caught(each, (EPOCH + 1, 5), of("group:a", 4, 5)[: 2 * (not each["flags"])]) for each in asked))
+    edge.router.send(
+        *(wire.caught(each, (EPOCH + 1, 5), of("group:a", 4, 5)[: 2 * (not each["flags"])]) for each in asked)
+    )
     assert offsets(alice.frames(3)) == [3, 4, 5]
     assert bob.frame()[2]["outcome"] == "replayed"
 

@@ -113,10 +113,16 @@ def hello(bench: Bench, options: dict[str, Any]) -> tuple[dict[str, Any], dict[s
     """The OPEN note, the map of WELCOME so far, and the channels."""
     note = bench.frame(HELLO, 3, options, state=STATE_HANDSHAKING, user="")
     assert (note["kind"], note["request"]) == (notes.OPEN, 3)
-    # What the data plane adds is the map of channels.
-    kind, request, told = msgpack.unpackb(note["text"] + msgpack.packb({}))
-    assert (kind, request) == (WELCOME, 3)
-    return note, told, msgpack.unpackb(note["extra"])
+    # What the data plane adds is the map of channels, and how much is unread.
+    rest = msgpack.packb({}) + msgpack.packb("unread") + msgpack.packb(None)
+    kind, request, told = msgpack.unpackb(note["text"] + rest)
+    assert (kind, request, told.pop("unread")) == (WELCOME, 3, None)
+    assert note["flags"] == notes.OPEN_TELLS_UNREAD | (notes.OPEN_RESUMES if told["resumed"] else 0)
+    stored = note["extra"][len(note["extra"]) - note["second"] :]
+    assert msgpack.unpackb(stored) == {"user": told["user"]}
+    unpacker = msgpack.Unpacker()
+    unpacker.feed(note["extra"])
+    return note, told, unpacker.unpack()
 
 
 def test_hello_opens_a_session_with_the_users_channel(bench: Bench) -> None:

@@ -85,7 +85,7 @@ def test_welcome_tells_everything_that_a_client_has_to_know(node: Node, kind: st
         client = await open_session(node, kind, "alice", client="test/1", unknown={"ignored": [1]})
         welcome = client.welcome
         assert set(welcome) == {
-            *("session", "user", "resume_token", "node", "ping", "misses", "max_frame", "resumed", "channels")
+            *("session", "user", "resume_token", "node", "ping", "misses", "max_frame", "resumed", "channels", "unread")
         }
         assert re.fullmatch("[0-9a-f]{32}", welcome["session"])
         assert welcome["user"] == "alice"

@@ -1,7 +1,8 @@
-"""Sessions are written behind and read back, also when the store is slow, away, or a change is still on its way to it."""
+"""Sessions are written behind and read back, also when the store is slow or away, or a change is still on its way."""
 
 import asyncio
 import struct
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from core import notes, records
 from router.log.embedded import EmbeddedLog
-from router.log.port import Changes, LogDeposed, LogUnavailable, Position, Session, SessionChange
+from router.log.port import Changes, LogDeposed, LogUnavailable, Position, Session
 from router.sessions import OPEN_GRACE_MS, Sessions
 
 DEADLINE_S = 10.0
@@ -176,7 +177,9 @@ def test_many_changes_are_one_write() -> None:
 
 def test_a_resume_is_told_the_channels_and_the_users_cursor() -> None:
     async def body(desk: Desk) -> None:
-        desk.store.stored[ALICE] = Session(body_of("alice"), 1, {"group:a": Position(1, 5), "user:alice": Position(1, 2)})
+        desk.store.stored[ALICE] = Session(
+            body_of("alice"), 1, {"group:a": Position(1, 5), "user:alice": Position(1, 2)}
+        )
         desk.store.marks["user:alice"] = Position(1, 4)
         assert await desk.resumed(ALICE, "alice") == {"group:a": [1, 5], "user:alice": [1, 2, 4]}
         # Another session without stored state: its own channel stands at the user's cursor.
@@ -272,7 +275,7 @@ def test_sessions_survive_in_the_embedded_log(tmp_path: Path) -> None:
         log = EmbeddedLog(tmp_path, sync="never")
         await log.open(1)
         desk = Desk(log)
-        desk.sessions._clock = __import__("time").time
+        desk.sessions._clock = time.time
         try:
             if first:
                 desk.sessions.on_open(1, 0, 2, ALICE, body_of("alice"))
@@ -328,14 +331,12 @@ def test_whatever_happens_a_resume_is_told_what_a_plain_model_knows(steps: list[
                 desk.sessions.on_state(state(session, records.LEFT, name))
             else:
                 model[session][name] = [1, offset]  # type: ignore[index]
-                desk.sessions.on_state(state(session, records.JOINED if what == "join" else records.ACKED, name, 1, offset))
+                desk.sessions.on_state(
+                    state(session, records.JOINED if what == "join" else records.ACKED, name, 1, offset)
+                )
         desk.store.fails = None
         for session, channels in model.items():
             told = await desk.resumed(session, "u")
             assert told == (channels or {})
 
     run(body)
-
-
-def test_a_change_of_nothing_that_is_stored_is_no_session() -> None:
-    assert SessionChange() == SessionChange(opened=None, expires_ms=None, channels={}, ended=False)

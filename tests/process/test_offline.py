@@ -1,0 +1,206 @@
+"""Sessions outlive whatever had them: kills, a crash of the whole node, another device, two that come at once."""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import os
+import signal
+import sqlite3
+from typing import Any
+
+import msgpack
+import pytest
+
+from tests.conftest import Node, wait_until
+from tests.process.clients import ACK, MESSAGE, Client, Gone, dial, group, open_session, run
+from tests.process.places import worker_of
+
+SECRET = "a secret that is long enough for HS256, as these go"
+RESUMED_ELSEWHERE = 605
+
+
+async def resume(node: Node, old: Client, positions: dict[str, list[int]] | None = None, kind: str = "tcp") -> Client:
+    client = await dial(node, kind)
+    named = {} if positions is None else {"resume": positions}
+    return await client.hello(session=old.session, token=old.resume_token, **named)
+
+
+def token_of(user: str) -> str:
+    """A JWT under SECRET (RFC 7515, section 3.1)."""
+
+    def part(value: bytes) -> bytes:
+        return base64.urlsafe_b64encode(value).rstrip(b"=")
+
+    signed = part(b'{"alg":"HS256","typ":"JWT"}') + b"." + part(json.dumps({"sub": user}).encode())
+    return (signed + b"." + part(hmac.digest(SECRET.encode(), signed, hashlib.sha256))).decode()
+
+
+async def data_of(client: Client, count: int) -> list[Any]:
+    return [(frame[1], frame[2], frame[3]) for frame in await client.messages(count)]
+
+
+def test_a_session_is_resumed_from_its_acks_after_its_worker_was_killed(holdfast: Any) -> None:
+    node: Node = holdfast("--workers", "2")
+    node.expect_lost()
+
+    async def body() -> None:
+        channel = group()
+        alice, speaker = await open_session(node, "tcp"), await open_session(node, "tcp")
+        while worker_of(node, speaker) == worker_of(node, alice):
+            await speaker.close()
+            speaker = await open_session(node, "tcp")
+        for client in (alice, speaker):
+            await client.join(channel)
+        for number in range(1, 4):
+            await speaker.publish(channel, number)
+        await data_of(alice, 3)
+        await alice.send(ACK, {channel: 2})
+        await alice.settle()
+        os.kill(worker_of(node, alice), signal.SIGKILL)
+        await speaker.publish(channel, 4)
+        await speaker.publish(f"user:{alice.user}", "hello")
+        new = await resume(node, alice)
+        assert new.welcome["resumed"] is True
+        assert new.welcome["channels"][channel][1:] == [4, "replayed"]
+        assert new.welcome["channels"][f"user:{alice.user}"][1:] == [1, "replayed"]
+        assert new.welcome["unread"] == 1
+        assert sorted(await data_of(new, 3)) == [(channel, 3, 3), (channel, 4, 4), (f"user:{alice.user}", 1, "hello")]
+        await speaker.publish(channel, 5)
+        assert await data_of(new, 1) == [(channel, 5, 5)]
+        await asyncio.gather(new.close(), speaker.close())
+
+    run(body(), 60)
+
+
+def test_a_session_is_resumed_after_its_router_was_killed(holdfast: Any) -> None:
+    node: Node = holdfast("--workers", "1")
+    node.expect_lost()
+
+    async def body() -> None:
+        channel = group()
+        alice, speaker = await open_session(node, "tcp"), await open_session(node, "tcp")
+        for client in (alice, speaker):
+            await client.join(channel)
+        first = await speaker.publish(channel, 1)
+        await data_of(alice, 1)
+        await alice.abort()
+        await speaker.publish(channel, 2)
+        (victim,) = node.routers
+        os.kill(victim, signal.SIGKILL)
+        third = await speaker.publish(channel, 3)
+        assert third["epoch"] > first["epoch"]
+        new = await resume(node, alice, {channel: [first["epoch"], first["offset"]]})
+        assert new.welcome["channels"][channel] == [third["epoch"], 3, "replayed"]
+        assert await data_of(new, 2) == [(channel, 2, 2), (channel, 3, 3)]
+        await asyncio.gather(new.close(), speaker.close())
+
+    run(body(), 60)
+
+
+def stored(node: Node) -> dict[bytes, dict[str, Any]]:
+    """The sessions in the store, with their channels."""
+    (path,) = (node.folder / "state").rglob("state.sqlite")
+    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as database:
+        return {row[0]: msgpack.unpackb(row[1]) for row in database.execute("SELECT id, channels FROM sessions")}
+
+
+def test_a_session_and_its_messages_outlive_the_whole_node(holdfast: Any) -> None:
+    node: Node = holdfast("--workers", "1", HOLDFAST_AUTH_SECRET=SECRET)
+    node.expect_lost()
+    token = token_of("alice")
+
+    async def before() -> tuple[Client, str]:
+        channel = group()
+        alice, speaker = await open_session(node, "tcp", token=token), await open_session(node, "tcp", token=token)
+        for client in (alice, speaker):
+            await client.join(channel)
+        for number in range(1, 4):
+            await speaker.publish(channel, number)
+        await data_of(alice, 3)
+        await alice.send(ACK, {channel: 1})
+        session = bytes.fromhex(alice.session)
+        wait_until(lambda: stored(node).get(session, {}).get(channel, [0, 0])[1] == 1, "the ACK is stored")
+        return alice, channel
+
+    async def after() -> None:
+        new = await resume(node, alice)
+        assert new.welcome["channels"][channel][1:] == [3, "replayed"]
+        assert await data_of(new, 2) == [(channel, 2, 2), (channel, 3, 3)]
+        await new.close()
+        session = bytes.fromhex(new.session)
+        wait_until(lambda: session not in stored(node), "bye ends what is stored")
+
+    alice: Client
+    channel: str
+    found: list[tuple[Client, str]] = []
+
+    async def first() -> None:
+        found.append(await before())
+
+    run(first(), 60)
+    alice, channel = found[0]
+    node.crash()
+    node.start_again()
+    run(after(), 60)
+
+
+def test_a_new_device_gets_what_no_session_of_its_user_acknowledged(node: Node) -> None:
+    async def body() -> None:
+        user = group("u").replace(":", "-")
+        own = f"user:{user}"
+        speaker = await open_session(node, "tcp")
+        for number in range(1, 6):
+            await speaker.publish(own, number)
+        # Nobody was there: all of it waits.
+        phone = await open_session(node, "tcp", user)
+        assert (phone.welcome["channels"][own][1:], phone.welcome["unread"]) == ([5, "replayed"], 5)
+        assert [one[2] for one in await data_of(phone, 5)] == [1, 2, 3, 4, 5]
+        await phone.send(ACK, {own: 3})
+        await phone.settle()
+        desktop = await open_session(node, "text", user)
+        assert (desktop.welcome["channels"][own][1:], desktop.welcome["unread"]) == ([5, "replayed"], 2)
+        assert [one[2] for one in await data_of(desktop, 2)] == [4, 5]
+        await speaker.publish(own, 6)
+        assert [one[2] for one in [*await data_of(phone, 1), *await data_of(desktop, 1)]] == [6, 6]
+        await asyncio.gather(phone.close(), desktop.close(), speaker.close())
+
+    run(body())
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_of_connections_that_resume_one_session_at_once_exactly_one_is_left(node: Node, count: int) -> None:
+    async def body() -> None:
+        channel = group()
+        alice, speaker = await open_session(node, "tcp"), await open_session(node, "tcp")
+        joined = await alice.join(channel)
+        await speaker.join(channel)
+        at = {channel: [joined["epoch"], joined["offset"]]}
+        await alice.abort()
+        rivals = [await dial(node, "tcp") for _ in range(count)]
+        for rival in rivals:
+            await rival.send(0, 1, {"session": alice.session, "token": alice.resume_token, "resume": at})
+        left: list[Client] = []
+
+        async def outcome(rival: Client) -> None:
+            """Welcomed or not, all but the last are told."""
+            try:
+                while True:
+                    frame = await rival.receive(1.0)
+                    if frame[0] == 14:
+                        assert frame[1] == RESUMED_ELSEWHERE
+                        return
+            except TimeoutError:
+                left.append(rival)
+            except Gone:
+                return
+
+        await asyncio.gather(*(outcome(rival) for rival in rivals))
+        assert len(left) == 1
+        await speaker.publish(channel, "once")
+        frames = [frame for frame in await left[0].settle() if frame[0] == MESSAGE]
+        assert [frame[3] for frame in frames] == ["once"]
+        await asyncio.gather(speaker.close(), left[0].close())
+
+    run(body())
