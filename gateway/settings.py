@@ -340,7 +340,8 @@ def _with_choices(config: Config, machine: Machine, environ: Mapping[str, str]) 
 
 def _state_home(environ: Mapping[str, str]) -> Path:
     """Where a user's programs keep their state (XDG Base Directory Specification); a service without a home has its
-    own."""
+    own.
+    """
     if environ.get("XDG_STATE_HOME"):
         return Path(environ["XDG_STATE_HOME"])
     return Path(environ["HOME"]) / ".local" / "state" if environ.get("HOME") else Path("/var/lib")
@@ -363,6 +364,7 @@ def _misfits(config: Config, machine: Machine) -> Iterator[str]:
     rules: tuple[Callable[[Config], Iterator[str]], ...] = (
         _addresses,
         _access,
+        _tokens,
         _timeouts,
         _sizes,
         _tls,
@@ -436,6 +438,30 @@ def _access(config: Config) -> Iterator[str]:
             f"router.endpoint = {endpoint} without auth.secret: development mode keeps to this machine. Set"
             " auth.secret (HOLDFAST_AUTH_SECRET), or use a loopback address"
         )
+
+
+def _tokens(config: Config) -> Iterator[str]:
+    """What tokens are checked with."""
+    auth = config.auth
+    algorithms = set(auth.algorithms.split(",")) - {""}
+    if auth.secret.lstrip().startswith(("-----BEGIN", "ssh-")):
+        yield "auth.secret is a key for another algorithm than HS256: public keys belong into auth.keys_file"
+    if not auth.secret:
+        for key, value in (("keys_file", auth.keys_file), ("algorithms", auth.algorithms)):
+            if value:
+                yield f"auth.{key} without auth.secret, which signs resume tokens: set both (openssl rand -hex 32)"
+    elif algorithms & {"RS256", "ES256"} and not auth.keys_file:
+        yield f"auth.algorithms = {auth.algorithms} needs auth.keys_file, with the public keys"
+    if auth.keys_file:
+        from gateway.token_keys import KeyFile  # here: with the library of keys a command starts 0.1 s later
+
+        try:
+            kinds = {key.algorithm for key in KeyFile(auth.keys_file).read()}
+        except ConfigError as error:
+            yield str(error)
+            return
+        for algorithm in sorted(algorithms - {"HS256"} - kinds):
+            yield f"auth.algorithms has {algorithm}, but auth.keys_file {auth.keys_file} has no key for it"
 
 
 def _timeouts(config: Config) -> Iterator[str]:

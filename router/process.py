@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 
 import msgspec
 import uvloop
@@ -19,6 +20,7 @@ from core.ledger import STATS_BYTES, Stats
 from core.owned import ACCOUNT
 from core.process import die_with_parent
 from core.router_loop import RouterLoop
+from router.bans import BanKeeper, MemoryStore
 from router.config import RouterConfig
 from router.log.opening import UNDER_WAY_MAX, make_log, open_log
 from router.log.port import LogDeposed, LogError, LogUnavailable, Opened
@@ -52,6 +54,10 @@ class Router:
         self.log = make_log(config)
         self._stats = stats
         self.writer: LogWriter | None = None
+        store = self.log or MemoryStore()
+        self.bans = BanKeeper(
+            store, lambda change, all_: self.loop.put(notes.BANS_SAY, text=change, extra=all_), clock=time.time
+        )
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self) -> RouterLoop:
@@ -70,6 +76,7 @@ class Router:
             if passed:
                 print(PASSED_OVER.format(passed), file=sys.stderr)
             self.writer = LogWriter(self.log, self.loop.put)
+        await self.bans.load()
         self.loop.bind(self.config.endpoint)
         self._held = ACCOUNT.hold("handle", "the data plane", object_=self.loop)
         self.auditor = Auditor(ACCOUNT, lambda request: self.loop.put(notes.AUDIT, request=request))
@@ -82,11 +89,14 @@ class Router:
                 self.writer.on_batch(request, text)
             elif kind == notes.LOG_KEPT and self.writer is not None:
                 self.writer.on_kept(request, text)
+            elif kind == notes.BAN:
+                self.bans.on_wish(text)
             elif kind == notes.AUDITED:
                 self.auditor.on_note(request, text, extra)
 
     def start(self) -> list["asyncio.Task[None]"]:
         """What runs beside the data plane for as long as it does."""
+        self.bans.start()
         if self.writer is not None:
             self._tasks = [
                 ACCOUNT.task(self.writer.run(), "the log's writer"),
@@ -109,6 +119,7 @@ class Router:
                 task.cancel()
             await asyncio.wait(self._tasks, timeout=STOP_DEADLINE_S)
             await self.writer.close()
+        await self.bans.close()
         if self.log is not None:
             await self.log.close()
         self._held.close()
