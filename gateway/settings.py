@@ -119,7 +119,8 @@ def load_with_sources(
             into[name] = _checked(one)
         except ConfigError as error:
             complaints.append(str(error))
-    built = namespaces.built(specs, complaints)
+    logs = values["log"].get("backend") != "none"
+    built = namespaces.built(specs, complaints, logs=logs)
     _complain(complaints)
     config = msgspec.structs.replace(msgspec.convert(values, Config), namespaces=built)
     config = _with_choices(config, machine or Machine.here(), environ)
@@ -492,7 +493,7 @@ def _sizes(config: Config) -> Iterator[str]:
 
 
 def _namespaces(config: Config) -> Iterator[str]:
-    yield from namespaces.misfits(config.namespaces, config.gateway.max_frame)
+    yield from namespaces.misfits(config.namespaces, config.gateway.max_frame, logs=config.log.backend != "none")
 
 
 def _tls(config: Config) -> Iterator[str]:
