@@ -21,8 +21,8 @@ from core.catchup cimport CATCHUPS_BYTES_MAX, catchups_serve
 from core.drained cimport drained_free, drained_tick
 from core.hash cimport index_free
 from core.keys cimport keys_expire, keys_free
-from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_WAKEUPS, GAUGE_LOG_AWAY, GAUGE_ROUTER_EPOCH,
-                          Stats, ledger_count, ledger_gauge, ledger_turn)
+from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_WAKEUPS, GAUGE_LOG_AWAY,
+                          GAUGE_ROUTER_EPOCH, Stats, ledger_count, ledger_gauge, ledger_turn)
 from core.log_out cimport LOG_CHUNKS_MAX, log_free, log_init
 from core.mailbox cimport (NOTE_AUDIT, NOTE_CURSOR_READ, NOTE_LOG_COMMITTED, NOTE_LOG_SIFT, NOTE_LOG_STATE,
                            NOTE_SESSION_OPENED, Note, mailbox_drain, mailbox_free, mailbox_init, mailbox_ring,
@@ -35,9 +35,9 @@ from core.poller cimport (EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN, POLLER_EVENTS, 
                           epoll_event, epoll_wait, poller_watch)
 from core.records cimport Record, record_fits
 from core.recovery cimport recover_records, sift_records
-from core.sequencer cimport (ORIGIN_WINDOW_MS, ORIGINS_MAX, SEQUENCER_BATCHES_TURN, SWEEP_PERIOD_MS, SWEEP_SLOTS, WORKER_FREE, WORKER_SILENT_MS,
-                             Owner, Sequencer, Worker, sequencer_record, sequencer_tell_taken, worker_give_up,
-                             worker_known, worker_of)
+from core.sequencer cimport (ORIGIN_WINDOW_MS, ORIGINS_MAX, SEQUENCER_BATCHES_TURN, SWEEP_PERIOD_MS, SWEEP_SLOTS,
+                             WORKER_FREE, WORKER_SILENT_MS, Owner, Sequencer, Worker, sequencer_record,
+                             sequencer_tell_taken, worker_give_up, worker_known, worker_of)
 from core.sessions cimport (STATES_BYTES_MAX, cursor_read, session_opened, sessions_alive, sessions_flush)
 from core.slab cimport slab_free, slab_init
 from core.stream cimport streams_free, streams_init, streams_sweep

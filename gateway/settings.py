@@ -340,7 +340,8 @@ def _with_choices(config: Config, machine: Machine, environ: Mapping[str, str]) 
 
 def _state_home(environ: Mapping[str, str]) -> Path:
     """Where a user's programs keep their state (XDG Base Directory Specification); a service without a home has its
-    own."""
+    own.
+    """
     if environ.get("XDG_STATE_HOME"):
         return Path(environ["XDG_STATE_HOME"])
     return Path(environ["HOME"]) / ".local" / "state" if environ.get("HOME") else Path("/var/lib")
