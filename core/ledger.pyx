@@ -28,8 +28,8 @@ COUNTERS = ("connections_refused", "frames_in", "bytes_in", "bytes_out", "sends"
             "handles_leaked", "tasks_failed", "messages_not_logged", "log_records", "log_batches", "asked_again",
             "replayed", "states_lost")
 STATES = ("accepted", "handshaking", "open", "closing", "closed")
-GAUGES = ("open_connections", "linked", "queued_bytes", "router_epoch", "handshakes", "drain_pace", "log_bytes", "log_away",
-          "kept_bytes")
+GAUGES = ("open_connections", "linked", "queued_bytes", "router_epoch", "handshakes", "drain_pace", "log_bytes",
+          "log_away", "kept_bytes")
 TIMES = ("publish", "welcome")
 BOUNDS_MS = tuple([TIME_BOUNDS_MS[place] for place in range(TIME_BUCKETS - 1)])
 assert len(KINDS) == KIND_COUNT and len(COUNTERS) == COUNT_COUNT and len(GAUGES) == GAUGE_COUNT

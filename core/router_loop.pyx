@@ -36,9 +36,9 @@ from core.poller cimport (EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN, POLLER_EVENTS, 
                           epoll_event, epoll_wait, poller_watch)
 from core.records cimport Record, record_fits
 from core.recovery cimport recover_records, sift_records
-from core.sequencer cimport (ORIGIN_WINDOW_MS, ORIGINS_MAX, SEQUENCER_BATCHES_TURN, SWEEP_PERIOD_MS, SWEEP_SLOTS, WORKER_FREE, WORKER_SILENT_MS,
-                             Owner, Sequencer, Worker, sequencer_record, sequencer_tell_taken, worker_give_up,
-                             worker_known, worker_of)
+from core.sequencer cimport (ORIGIN_WINDOW_MS, ORIGINS_MAX, SEQUENCER_BATCHES_TURN, SWEEP_PERIOD_MS, SWEEP_SLOTS,
+                             WORKER_FREE, WORKER_SILENT_MS, Owner, Sequencer, Worker, sequencer_record,
+                             sequencer_tell_taken, worker_give_up, worker_known, worker_of)
 from core.sessions cimport (STATES_BYTES_MAX, cursor_read, session_opened, sessions_alive, sessions_flush)
 from core.slab cimport slab_free, slab_init
 from core.stream cimport streams_free, streams_init, streams_sweep

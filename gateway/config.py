@@ -267,23 +267,23 @@ class LogSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         str,
         Meta(
             pattern="^(embedded|redis|none)$",
-            description="Where messages and sessions are kept: `embedded`, in files of this machine; `redis`; `none`, in"
-            " memory, for as long as the router lives.",
+            description="Where messages and sessions are kept: `embedded`, in files of this machine; `redis`; `none`,"
+            " in memory, for as long as the router lives.",
         ),
     ] = "embedded"
     directory: Annotated[
         str,
         Meta(
-            description="Directory of the embedded log, one node's own. Empty: holdfast/<node.name> in the directory for"
-            " state (XDG_STATE_HOME, else ~/.local/state).",
+            description="Directory of the embedded log, one node's own. Empty: holdfast/<node.name> in the directory"
+            " for state (XDG_STATE_HOME, else ~/.local/state).",
         ),
     ] = ""
     sync: Annotated[
         str,
         Meta(
             pattern="^(always|never)$",
-            description="When an embedded log is written through to the disk: `always`, before a message is answered, so"
-            " that it outlives a power loss; `never`, so that it outlives the end of any process only.",
+            description="When an embedded log is written through to the disk: `always`, before a message is answered,"
+            " so that it outlives a power loss; `never`, so that it outlives the end of any process only.",
         ),
     ] = "always"
     pending_bytes_max: Annotated[

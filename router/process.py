@@ -172,7 +172,7 @@ async def serve(config: RouterConfig, stats: Stats) -> None:
         async with asyncio.timeout(STOP_DEADLINE_S):
             await asyncio.to_thread(thread.join, STOP_DEADLINE_S)
     error = router.ended()
-    await router.close()  # deadline: STOP_DEADLINE_S, several times
+    await router.close()
     running.remove_reader(loop.control_fd)
     await commands.close()
     if error is not None:
