@@ -340,6 +340,27 @@ def test_nothing_that_was_answered_is_lost_when_sentinel_replaces_the_primary(se
     run(work())
 
 
+@pytest.mark.slow
+def test_one_primary_after_another_is_killed_and_comes_back_as_a_replica(sentinels: Sentinels) -> None:
+    async def work() -> None:
+        log = RedisLog(sentinels.url, clock_ms=now_ms, deadline_s=1.0)
+        epoch = (await log.open(1)).epoch
+        last = 0
+        for _ in range(2):
+            await asyncio.to_thread(sentinels.wait_whole)
+            primary = sentinels.primary
+            tasks = [asyncio.create_task(append(log, everywhere(epoch, last + one))) for one in range(1, 31)]
+            await tasks[4]
+            primary.kill()
+            await asyncio.gather(*tasks)
+            last += len(tasks)
+            primary.start(wait=False)
+        await all_have(log, last)
+        await log.close()
+
+    run(work())
+
+
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
     with running_cluster() as made:
