@@ -5,7 +5,9 @@ What every log promises is in tests/contract/; here is what is Redis' own.
 
 import asyncio
 import contextlib
+import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -15,10 +17,12 @@ from router.log.port import Changes, LogBroken, LogUnavailable, Position, Sessio
 from router.log.redis import LOAD_CHANNELS, RedisLog
 from router.log.redis_keys import SHARDS
 from router.log.redis_sessions import wall_ms
+from tests.conftest import free_ports
 from tests.router.log.conftest import run, until
 from tests.router.log.redis_records import NOW_MS, bodies, message, now_ms, offsets
 from tests.servers.redis import (
     ALWAYS,
+    FLEETING,
     LASTING,
     Cluster,
     Sentinels,
@@ -279,6 +283,46 @@ def test_an_old_redis_is_refused(make_log: Callable[..., RedisLog], monkeypatch:
         await log.close()
 
     run(work())
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A self-signed P-256 certificate for 127.0.0.1, and its key."""
+    folder = tmp_path_factory.mktemp("certificate")
+    chain, key = folder / "cert.pem", folder / "key.pem"
+    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    name = ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*make, *name, "-keyout", key, "-out", chain], check=True, capture_output=True, timeout=30)
+    return chain, key
+
+
+def test_over_tls_with_a_password_and_only_with_a_certificate_that_is_trusted(
+    certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain, key = map(str, certificate)
+    [port] = free_ports(1)
+    files = ("--tls-cert-file", chain, "--tls-key-file", key, "--tls-ca-cert-file", chain, "--tls-auth-clients", "no")
+    with running(*FLEETING, "--tls-port", str(port), *files) as server:
+        server.do("ACL", "SETUSER", "hold", "on", ">secret", "~hf:*", "+@all")
+        url = f"rediss://hold:secret@127.0.0.1:{port}/0"
+
+        async def refused(url: str, said: str) -> None:
+            log = RedisLog(url, deadline_s=1.0)
+            with pytest.raises(LogUnavailable, match=said):
+                await log.open(1)
+            await log.close()
+
+        async def work() -> None:
+            await refused(url, "SSL_CERT_FILE")
+            monkeypatch.setenv("SSL_CERT_FILE", chain)
+            await refused(f"rediss://hold:secret@127.0.0.1:{server.port}/0", "look whether it speaks TLS")
+            log = RedisLog(url, clock_ms=now_ms)
+            epoch = (await log.open(1)).epoch
+            await log.append(everywhere(epoch, 1))
+            await all_have(log, 1)
+            await log.close()
+
+        run(work())
 
 
 @pytest.mark.slow
