@@ -176,7 +176,9 @@ def test_many_changes_are_one_write() -> None:
 
 def test_a_resume_is_told_the_channels_and_the_users_cursor() -> None:
     async def body(desk: Desk) -> None:
-        desk.store.stored[ALICE] = Session(body_of("alice"), 1, {"group:a": Position(1, 5), "user:alice": Position(1, 2)})
+        desk.store.stored[ALICE] = Session(
+            body_of("alice"), 1, {"group:a": Position(1, 5), "user:alice": Position(1, 2)}
+        )
         desk.store.marks["user:alice"] = Position(1, 4)
         assert await desk.resumed(ALICE, "alice") == {"group:a": [1, 5], "user:alice": [1, 2, 4]}
         # Another session without stored state: its own channel stands at the user's cursor.
@@ -328,7 +330,9 @@ def test_whatever_happens_a_resume_is_told_what_a_plain_model_knows(steps: list[
                 desk.sessions.on_state(state(session, records.LEFT, name))
             else:
                 model[session][name] = [1, offset]  # type: ignore[index]
-                desk.sessions.on_state(state(session, records.JOINED if what == "join" else records.ACKED, name, 1, offset))
+                desk.sessions.on_state(
+                    state(session, records.JOINED if what == "join" else records.ACKED, name, 1, offset)
+                )
         desk.store.fails = None
         for session, channels in model.items():
             told = await desk.resumed(session, "u")
