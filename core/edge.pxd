@@ -56,6 +56,7 @@ ctypedef struct EdgeConfig:
     uint32_t worker             # number on its node
     uint64_t epoch              # of this start of the worker
     uint32_t handshakes_max     # connections that have not been welcomed yet
+    uint32_t expiry_notice_ms   # before the end of a session's credentials, in which it may give new ones
     bint beside                 # an earlier start of the same worker runs on for a while
     bint proxy_protocol
     bint development

@@ -4,12 +4,13 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset, strlen
 
 from core.answers cimport (TYPE_FIN_ACK, TYPE_PING, WireView, answer_fin, answer_heartbeat, answer_raw, frame_encode)
-from core.codes cimport BYE, HEARTBEAT_LOST, HELLO_TIMEOUT, SLOW_CONSUMER, UNAVAILABLE, code_name
+from core.codes cimport BYE, HEARTBEAT_LOST, HELLO_TIMEOUT, SLOW_CONSUMER, TOKEN_EXPIRED, UNAVAILABLE, code_name
 from core.conn cimport (ASIDE_NONE, FLAG_ASKED, FLAG_BLOCKED, FLAG_ENDING, FLAG_FINISHED, FLAG_FIRST, FLAG_HALF,
                         FLAG_HELLO, FLAG_OVERFULL, FLAG_SESSION, FLAG_TLS, FLAG_TOUCHED, FLAG_WATCHED, FLAG_WEBSOCKET,
                         STAGE_DISCARD, STAGE_FRAMES, STATE_ACCEPTED, STATE_CLOSED, STATE_CLOSING, STATE_HANDSHAKING,
                         STATE_OPEN, Aside, conn_aside_at, conn_aside_rest, conn_handle, conn_set_state)
 from core.edge cimport RETRY_AFTER_MS, edge_random, edge_tick, edge_ticks
+from core.expiry cimport expiry_due, expiry_near, expiry_over, expiry_tell
 from core.fanout cimport member_remove_all
 from core.framing_tcp cimport tcp_decoder_init
 from core.framing_ws cimport ws_decoder_init, ws_header_write
@@ -307,6 +308,7 @@ cdef void edge_timer_plan(Edge *edge, Connection *conn) noexcept nogil:
     if conn.state == STATE_OPEN and not conn.flags & FLAG_HALF:
         due = min(conn.last_sent + _ping_ticks(edge, conn),
                   conn.last_heard + edge_ticks(edge.config.ping_ms * edge.config.misses))
+        due = expiry_due(edge, conn, due)
         if since:
             due = min(due, since + edge_ticks(edge.config.frame_timeout_ms))
     if conn.flags & FLAG_BLOCKED:
@@ -326,14 +328,20 @@ cdef void _silent(Edge *edge, Connection *conn) noexcept nogil:
 
 
 cdef void _open_fired(Edge *edge, Connection *conn, uint32_t tick) noexcept nogil:
-    """Silence for ping x misses ends the connection, as does a frame that does not end; silence of ours is a PING."""
+    """Silence for ping x misses ends the connection, as does a frame that does not end, and the end of its credentials;
+    silence of ours is a PING."""
     cdef uint32_t since = _frame_since(edge, conn)
     if tick - conn.last_heard >= edge_ticks(edge.config.ping_ms * edge.config.misses):
         _silent(edge, conn)
+    elif expiry_over(edge, conn, tick):
+        edge_fin(edge, conn, TOKEN_EXPIRED, b"the token's time is over: come back with a new one",
+                 edge_random(edge, RETRY_AFTER_MS))
     elif since and tick - since >= edge_ticks(edge.config.frame_timeout_ms):
         ledger_count(edge.ledger, COUNT_FRAME_TIMEOUTS, 1)
         edge_fin(edge, conn, HEARTBEAT_LOST, b"a frame was not complete in time", edge_random(edge, RETRY_AFTER_MS))
         edge_discard(edge, conn)
+    elif expiry_near(edge, conn, tick):
+        expiry_tell(edge, conn)
     elif tick - conn.last_sent >= _ping_ticks(edge, conn):
         conn.ping_seq += 1
         conn.last_sent = tick

@@ -17,15 +17,16 @@ from core.kept cimport kept_end, kept_say, kept_say_all, kept_seq, kept_take
 from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_DELIVERED, COUNT_ROUTER_LINKS,
                           GAUGE_LINKED, GAUGE_ROUTER_EPOCH, ledger_count, ledger_gauge)
 from core.lifecycle cimport edge_fin
-from core.mailbox cimport NOTE_LINKED, NOTE_PRESENCE_EXPECT, NOTE_PRESENCE_PART, NOTE_TAKEN, mailbox_put
+from core.mailbox cimport (NOTE_BANS, NOTE_LINKED, NOTE_PRESENCE_EXPECT, NOTE_PRESENCE_PART, NOTE_TAKEN, mailbox_put,
+                           note_init)
 from core.mpack cimport MpWriter, mp_write_array, mp_write_raw, mp_write_str, mp_write_uint
 from core.namespaces cimport DOMAIN_GROUP, domain_in
 from core.opening cimport open_again, open_claimed, open_overdue, opening_again
-from core.records cimport (REC_BEGIN, REC_CAUGHT, REC_END, REC_EVICT, REC_HISTORY, REC_LINK, REC_LINKED, REC_MESSAGE,
-                           REC_OPENED, REC_PRESENCE, REC_PRESENCE_ASK, REC_PRESENCE_EXPECT, REC_PRESENCE_PART,
-                           REC_PUBLISHED, REC_REPLY, REC_SUBSCRIBED, REC_TAKEN, RECORDS_VERSION, RecBody, RecCaught,
-                           RecChannel, RecHistory, RecLink, RecMessage, RecPublished, RecSession, RecTaken, Record,
-                           record_add, record_fits, record_init, record_size)
+from core.records cimport (REC_BANS, REC_BEGIN, REC_CAUGHT, REC_END, REC_EVICT, REC_HISTORY, REC_LINK, REC_LINKED,
+                           REC_MESSAGE, REC_OPENED, REC_PRESENCE, REC_PRESENCE_ASK, REC_PRESENCE_EXPECT,
+                           REC_PRESENCE_PART, REC_PUBLISHED, REC_REPLY, REC_SUBSCRIBED, REC_TAKEN, RECORDS_VERSION,
+                           RecBody, RecCaught, RecChannel, RecHistory, RecLink, RecMessage, RecPublished, RecSession,
+                           RecTaken, Record, record_add, record_fits, record_init, record_size)
 from core.replay cimport replay_caught, replay_overdue, replays_again
 from core.requests cimport request_open, request_peek, request_take
 from core.slab cimport slab_at
@@ -356,6 +357,15 @@ cdef void _on_caught(Edge *edge, RecCaught *record) noexcept nogil:
         outcome_told(edge, request, record)
 
 
+cdef void _on_bans(Edge *edge, RecBody *record) noexcept nogil:
+    """The control thread keeps them, and ends the sessions of who was banned just now."""
+    cdef Note note
+    note_init(&note, NOTE_BANS)
+    note.flags = record.head.aux
+    note.text_size = record.body_size
+    mailbox_put(&edge.to_control, &note, <uint8_t *> record + sizeof(RecBody), NULL)
+
+
 cdef void _on_record(Edge *edge, Run *run, Record *record) noexcept nogil:
     """One record from the router. Whatever may change who is a member comes behind the messages before it."""
     cdef Channel *channel
@@ -389,6 +399,8 @@ cdef void _on_record(Edge *edge, Run *run, Record *record) noexcept nogil:
         _to_control(edge, NOTE_PRESENCE_PART, <RecBody *> record)
     elif record.kind == REC_TAKEN:
         _on_taken(edge, <RecTaken *> record)
+    elif record.kind == REC_BANS:
+        _on_bans(edge, <RecBody *> record)
     elif record.kind == REC_LINKED:
         _on_linked(edge, <RecLink *> record)
 

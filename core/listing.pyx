@@ -57,7 +57,8 @@ ctypedef struct Walk:           # one turn's part of a listing
     uint32_t reason_size
 
 FIELDS = ("conn", "was", "user", "session", "address", "port", "websocket", "json", "encoded", "tls", "created",
-          "heard", "sent", "rtt_ms", "lost_heartbeats", "queued_bytes", "memberships", "requests", "state", "reason")
+          "heard", "sent", "rtt_ms", "lost_heartbeats", "queued_bytes", "memberships", "requests", "state", "reason",
+          "device")
 SLOTS_A_TURN = SLOTS_MAX
 RECORDS_A_TURN = RECORDS_MAX
 PEERS_A_TURN = PEERS_MAX
@@ -136,7 +137,7 @@ cdef void _take(Walk *walk, Connection *conn) noexcept nogil:
     writer.p = body
     writer.end = body + sizeof(body)
     writer.overflow = False
-    mp_write_array(&writer, 20)
+    mp_write_array(&writer, 21)
     mp_write_uint(&writer, conn_handle(conn))
     mp_write_uint(&writer, conn.state)
     _write_session(&writer, edge, conn)
@@ -155,6 +156,7 @@ cdef void _take(Walk *walk, Connection *conn) noexcept nogil:
                        walk.after_ms + edge_random(edge, walk.after_ms // 2 + 1))
     mp_write_uint(&writer, conn.state)
     mp_write_uint(&writer, conn.reason)
+    mp_write_uint(&writer, vital_of(edge, conn).device)
     invariant(not writer.overflow)
     if batch_write(&edge.control, body, <uint32_t> (writer.p - body)) == 0:
         walk.records += 1

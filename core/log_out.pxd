@@ -1,7 +1,7 @@
 # Log out: what a router ordered and the log does not have yet.
 #
-# Records gather in the newest chunk; a chunk is one batch of the log, numbered from 1, and stays in memory until the log
-# has it. Chunks are handed over and committed in their order, so the numbers of those under way are a range. What
+# Records gather in the newest chunk; a chunk is one batch of the log, numbered from 1, and stays in memory until the
+# log has it. Chunks are handed over and committed in their order, so the numbers of those under way are a range. What
 # waits is bounded in bytes: beyond the bound there is no room, and whoever asked says what becomes of the message.
 # Invariant: 1 <= first <= sent <= next, next - first <= LOG_CHUNKS_MAX; `bytes` is the sum of the chunks' records.
 

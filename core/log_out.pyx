@@ -83,7 +83,7 @@ cdef class LogQueue:
 
     cdef LogOut out
 
-    def __init__(self, *, uint64_t bytes_max, uint32_t under_way_max):
+    def __init__(self, uint64_t bytes_max, uint32_t under_way_max):
         if log_init(&self.out, bytes_max, under_way_max) < 0:
             raise MemoryError
 

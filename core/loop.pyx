@@ -16,13 +16,14 @@ from core.audit_edge cimport edge_audit
 from core.batch cimport Batch, batch_clear, batch_free
 from core.buffer cimport Segment, arena_rest
 from core.bus cimport ZMQ_DEALER, bus_close, bus_on_event, bus_open, bus_pending
-from core.codes cimport BAD_FRAME, BYE, SLOW_CONSUMER
+from core.codes cimport BAD_FRAME, BYE, OVERLOADED, SLOW_CONSUMER
 from core.conn cimport (FLAG_ASKED, FLAG_BLOCKED, FLAG_CATCHING, FLAG_FINISHED, FLAG_FIRST, FLAG_HALF, FLAG_OVERFULL,
                         FLAG_SHUT, FLAG_TOUCHED, FLAG_WATCHED, STATE_CLOSED, STATE_OPEN, Aside, Connection, conn_get,
                         conn_release, conn_timer_place)
 from core.drain cimport drain_begin, drain_cut, drain_listeners_close, drain_step
 from core.edge cimport (FORM_COUNT, RECEIVE_BYTES, RETRY_AFTER_MS, RING_MS, RINGS_MAX, Channel, Opening, Pending,
                         Replay, edge_random, edge_tick)
+from core.expiry cimport expiry_set
 from core.hash cimport index_free
 from core.intake cimport intake_read
 from core.joins cimport joins_end
@@ -34,9 +35,10 @@ from core.lifecycle cimport (edge_close, edge_discard, edge_fin, edge_fin_sized,
                              edge_timer_plan, edge_watch)
 from core.link cimport LINK_OUT_BYTES_MAX, link_flush, link_hello, link_history, link_presence, link_receive, link_tick
 from core.listing cimport listing_turn
-from core.mailbox cimport (NOTE_AUDIT, NOTE_DRAIN, NOTE_DRAIN_STEP, NOTE_FIN, NOTE_HISTORY, NOTE_LIST, NOTE_OPEN,
-                           NOTE_PRESENCE, NOTE_RECLAIM, NOTE_SEND, NOTE_SETTLED, NOTE_STOP, NOTE_STOPPED, Note,
-                           mailbox_drain, mailbox_free, mailbox_init, mailbox_put, mailbox_ring, note_init)
+from core.mailbox cimport (OPEN_DEVICE, NOTE_AUDIT, NOTE_DRAIN, NOTE_DRAIN_STEP, NOTE_FIN, NOTE_HISTORY, NOTE_LIST,
+                           NOTE_OPEN, NOTE_PRESENCE, NOTE_RECLAIM, NOTE_REFRESH, NOTE_SEND, NOTE_SETTLED, NOTE_STOP,
+                           NOTE_STOPPED, Note, mailbox_drain, mailbox_free, mailbox_init, mailbox_put, mailbox_ring,
+                           note_init)
 from core.names cimport names_free, names_init
 from core.namespaces cimport namespaces_fill
 from core.notes cimport notes_put, notes_take
@@ -49,12 +51,13 @@ from core.poller cimport (EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLERR, EPOLLHUP, EPOL
 from core.records cimport REC_BYE
 from core.replay cimport replays_ask, replays_pump
 from core.requests cimport request_done, request_peek, requests_free
+from core.rights cimport rights_set
 from core.ring cimport ring_pool_init
 from core.sites cimport HERE
 from core.slab cimport slab_at, slab_free, slab_init
 from core.tls cimport TlsContext, tls_context_free, tls_context_open
 from core.transcode cimport json_bound, mpack_bound
-from core.vitals cimport vitals_init
+from core.vitals cimport vital_of, vitals_init
 from core.wheel cimport TIMER_NONE, WHEEL_TICK_MS, wheel_expire, wheel_init
 
 cdef extern from "invariant.h":
@@ -94,6 +97,20 @@ cdef void _on_send(Edge *edge, Connection *conn, Note *note, const uint8_t *text
         answer_written(edge, conn, text, note.text_size)
 
 
+cdef void _on_refresh(Edge *edge, Connection *conn, Note *note, const uint8_t *text) noexcept nogil:
+    """REFRESH, checked by the control thread: the session goes on under new credentials."""
+    if conn.state != STATE_OPEN:
+        return
+    if rights_set(edge, conn, text + note.text_size, note.extra_size) < 0:
+        edge_fin(edge, conn, OVERLOADED, b"out of memory", RETRY_AFTER_MS)
+        return
+    expiry_set(edge, conn, note.third)
+    vital_of(edge, conn).device = <uint8_t> (note.flags // OPEN_DEVICE)
+    edge_timer_plan(edge, conn)
+    if note.text_size:                  # nothing is sent to a request that asked for no answer
+        answer_written(edge, conn, text, note.text_size)
+
+
 cdef void _on_note(Edge *edge, Note *note) noexcept nogil:
     """One note from the control thread. A connection that is gone by now is passed over."""
     cdef Connection *conn = conn_get(&edge.connections, note.conn)
@@ -126,6 +143,8 @@ cdef void _on_note(Edge *edge, Note *note) noexcept nogil:
         edge_fin_sized(edge, conn, <int> note.first, <const char *> text, note.text_size, <uint32_t> note.second)
         if refused:
             edge_discard(edge, conn)
+    elif note.kind == NOTE_REFRESH:
+        _on_refresh(edge, conn, note, text)
     elif note.kind == NOTE_SETTLED:
         conn.flags &= ~FLAG_ASKED
         outbox_touch(edge, conn)
@@ -349,6 +368,7 @@ cdef _config_set(Edge *edge, dict options):
     edge.config.worker = options["worker"]
     edge.config.epoch = options["epoch"]
     edge.config.handshakes_max = options["handshakes_max"]
+    edge.config.expiry_notice_ms = options.get("expiry_notice_ms", 30000)
     edge.config.beside = options.get("beside", False)
     edge.config.proxy_protocol = options["proxy_protocol"]
     edge.config.development = options["development"]

@@ -42,9 +42,12 @@ cdef enum NoteKind:
     NOTE_SESSION_OPEN           # router; request, flags: OpenFlag, session; text: what is stored of it
     NOTE_SESSION_STATE          # router; text: STATE and CLOSE records of a turn
     NOTE_CURSOR                 # router; request; text: channel whose user's last ACK is asked for
+    NOTE_BAN                    # router; text: what is asked for (core/ban_list.py)
+    NOTE_BANS                   # flags: 0 or BANS_ALL; text: a change of the bans (core/ban_list.py)
     # control -> data plane
-    # OPEN: text: WELCOME up to its map of channels; flags: OpenNote; extra: the channels with their positions, behind
-    # them `first` bytes of rights (core/rights.pxd), and behind those `second` bytes that are stored of the session
+    # OPEN: text: WELCOME up to its map of channels; flags: OpenNote, and from OPEN_DEVICE on the number of the device's
+    # class, 0: none; extra: the channels with their positions, behind them `first` bytes of rights (core/rights.pxd),
+    # and behind those `second` bytes that are stored of the session; third: ms until the credentials end, 0: never
     NOTE_OPEN
     NOTE_SEND                   # text: a frame
     NOTE_FIN                    # first: code, second number: after ms; text: reason
@@ -63,10 +66,13 @@ cdef enum NoteKind:
     NOTE_LOG_SIFT               # router; request; text: old log records; which of them have to stay?
     NOTE_SESSION_OPENED         # router; request, first: code; text: channels, [[name, epoch, offset], ...]
     NOTE_CURSOR_READ            # router; request, first: code, second: epoch, third: offset
+    NOTE_REFRESH                # text: REPLY; extra: rights; device and third as in OPEN
+    NOTE_BANS_SAY               # router; text: a change of the bans, extra: all of them
 
 cdef enum OpenNote:             # flags of OPEN
     OPEN_RESUMES = 1            # the session's stored state is wanted
     OPEN_TELLS_UNREAD = 2       # WELCOME has room for one entry more: `unread`
+    OPEN_DEVICE = 256           # times the number of the device's class
 
 ctypedef struct Note:           # 72 bytes
     uint32_t size               # the whole note, a multiple of 8

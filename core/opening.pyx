@@ -1,6 +1,6 @@
 """Opening: HELLO from the control thread's decision to WELCOME."""
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
@@ -11,12 +11,13 @@ from core.conn cimport (FLAG_HELLO, FLAG_SESSION, STATE_HANDSHAKING, STATE_OPEN,
                         conn_memberships, conn_set_state)
 from core.edge cimport (NAME_BYTES_MAX, NONE, OPENING_KEY, REQUEST_OPEN, RETRY_AFTER_MS, Channel, Pending,
                         edge_random, edge_tick)
+from core.expiry cimport expiry_set
 from core.fanout cimport channel_at, channel_find, channel_name, channel_rest
 from core.joins cimport (channel_wanted, joined_say, member_start, opening_at, pending_at, pending_end,
                          pending_outcome, pending_settled, pending_since, pending_start, state_say)
 from core.ledger cimport KIND_PENDING, TIME_WELCOME, ledger_acquire, ledger_release, ledger_time
 from core.lifecycle cimport edge_fin, edge_timer_plan
-from core.mailbox cimport OPEN_RESUMES, OPEN_TELLS_UNREAD
+from core.mailbox cimport OPEN_DEVICE, OPEN_RESUMES, OPEN_TELLS_UNREAD
 from core.mpack cimport (MpReader, MpWriter, mp_read_array, mp_read_str, mp_read_uint, mp_write_array, mp_write_map,
                          mp_write_nil, mp_write_raw, mp_write_str, mp_write_uint)
 from core.namespaces cimport (DOMAIN_GROUP, DOMAIN_USER, JOIN_SERVER, NEW_LAST_ACK, NEW_LIVE, Namespace,
@@ -27,6 +28,7 @@ from core.requests cimport request_done, request_open, request_peek
 from core.rights cimport rights_set
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_release
+from core.vitals cimport vital_of
 
 
 cdef void _open_say(Edge *edge, Connection *conn, uint32_t seq, int flags, const uint8_t *stored,
@@ -221,6 +223,8 @@ cdef void open_start(Edge *edge, Connection *conn, const Note *note, const uint8
     memcpy(opening.welcome + note.text_size, extra + note.extra_size - opening.stored_size, opening.stored_size)
     memcpy(conn.session, note.session, 16)
     conn.flags |= FLAG_SESSION
+    expiry_set(edge, conn, note.third)
+    vital_of(edge, conn).device = <uint8_t> (note.flags // OPEN_DEVICE)
     _open_say(edge, conn, opening.seq, OPEN_RESUME if opening.resumed else 0, opening.welcome + opening.welcome_size,
               opening.stored_size)
 

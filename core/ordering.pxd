@@ -1,8 +1,8 @@
 # Ordering: a PUBLISH becomes a message with a position, in two halves.
 #
 # `publish_order` gives the position. Where the namespace does not wait for the log, the message is delivered and
-# answered in the same step, and logged behind; where it does, `log_committed` does that when its batch is in the log, in
-# the order of the log. So nothing is delivered that a crash could take back (docs/adr/0085-delivery-at-commit.md).
+# answered in the same step, and logged behind; where it does, `log_committed` does that when its batch is in the log,
+# in the order of the log. So nothing is delivered that a crash could take back (docs/adr/0085-delivery-at-commit.md).
 # Who repeats a publish is answered with its first position, at the commit if that is still to come.
 
 from libc.stdint cimport uint32_t, uint64_t

@@ -8,14 +8,14 @@ from core.hash cimport hash_bytes
 from core.keys cimport Key, KeyName, key_find, key_keep, key_name
 from core.ledger cimport (COUNT_LOG_BATCHES, COUNT_LOG_RECORDS, COUNT_MESSAGES_ROUTED, COUNT_MESSAGES_SEQUENCED,
                           COUNT_NOT_LOGGED, COUNT_REPEATED_KEYS, GAUGE_LOG_BYTES, ledger_count, ledger_gauge)
-from core.log_out cimport (LateAnswer, LogChunk, log_chunk, log_done, log_due, log_has_room, log_is_there, log_late,
+from core.log_out cimport (LateAnswer, LogChunk, log_done, log_due, log_has_room, log_is_there, log_late,
                            log_reserve, log_shrink, log_under_way)
 from core.log_records cimport LOG_MESSAGE, LOG_WAITS, log_record_body
 from core.mailbox cimport NOTE_LOG_BATCH, Note, mailbox_put, note_init
 from core.mpack cimport MpWriter, mp_write_array, mp_write_map, mp_write_raw, mp_write_str, mp_write_uint
 from core.namespaces cimport ACK_LOGGED, DOMAIN_GLOBAL, Namespace, namespace_of
 from core.records cimport PUBLISH_AGAIN, REC_MESSAGE, RecMessage
-from core.sequencer cimport (MESSAGE_ENVELOPE_BYTES, WORKER_LINKED, WORKER_LINKING, worker_at, worker_index,
+from core.sequencer cimport (MESSAGE_ENVELOPE_BYTES, WORKER_LINKING, worker_at, worker_index,
                              worker_published, worker_say)
 from core.slab cimport invariant
 from core.stream cimport (Route, stream_advance, stream_at, stream_find, stream_name, stream_reach, stream_route,
@@ -236,7 +236,7 @@ cdef void _order(Sequencer *sequencer, Worker *worker, const Publish *publish, S
 
 
 cdef void publish_order(Sequencer *sequencer, Worker *worker, RecPublish *record) noexcept nogil:
-    """Order one message: repeated?, next position, encode once, log, and unless it waits for the log route and answer."""
+    """Order one message: repeated?, next position, encode once, log; and route and answer unless it waits."""
     cdef Publish publish
     cdef Stream *stream
     cdef const Namespace *namespace
@@ -274,7 +274,7 @@ cdef void publish_order(Sequencer *sequencer, Worker *worker, RecPublish *record
 
 
 cdef void log_hand_over(Sequencer *sequencer) noexcept nogil:
-    """At the end of a turn: give the control thread the batches that it may have. What its mailbox does not take waits."""
+    """At a turn's end: give the control thread the batches that it may have. What its mailbox does not take waits."""
     cdef LogChunk *chunk
     cdef Note note
     if not log_is_there(&sequencer.log):

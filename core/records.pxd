@@ -40,6 +40,8 @@ cdef enum RecordKind:
     REC_STATE                   # w->r: a session joined, left, or acknowledged
     REC_CATCHUP                 # w->r: what came after this position?
     REC_CAUGHT                  # r->w: the next part of it
+    REC_BAN                     # w->r: ban a user, or end a ban (core/ban_list.py)
+    REC_BANS                    # r->w: the bans, or what has changed
     REC_KIND_COUNT
 
 ctypedef struct Record:         # 8 bytes: the head of every record
@@ -105,8 +107,11 @@ ctypedef struct RecHistory:     # HISTORY, PRESENCE; name follows
     uint64_t since_epoch
     uint64_t since_offset
 
-ctypedef struct RecBody:        # REPLY, PRESENCE_EXPECT, PRESENCE_ASK, PRESENCE_PART; body follows
-    Record head                 # REPLY: aux = code of a refusal
+cdef enum:
+    BANS_ALL = 1                # aux of BANS: these are all, forget any other
+
+ctypedef struct RecBody:        # REPLY, PRESENCE_EXPECT, PRESENCE_ASK, PRESENCE_PART, BAN, BANS; body follows
+    Record head                 # REPLY: aux = code of a refusal; BANS: 0 or BANS_ALL
     uint32_t seq
     uint32_t body_size
     uint64_t channel            # PRESENCE_ASK: the asked worker's handle
@@ -264,6 +269,10 @@ cdef inline bint record_fits(const Record *head, size_t left) noexcept nogil:
         fixed = sizeof(RecCaught)
         if head.size >= fixed:
             variable = (<RecCaught *> head).body_size
+    elif head.kind <= REC_BANS:
+        fixed = sizeof(RecBody)
+        if head.size >= fixed:
+            variable = (<RecBody *> head).body_size
     else:
         return False
     return head.kind != 0 and head.size >= fixed + variable

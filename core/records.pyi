@@ -25,6 +25,8 @@ TAKEN: Final[int]
 STATE: Final[int]
 CATCHUP: Final[int]
 CAUGHT: Final[int]
+BAN: Final[int]
+BANS: Final[int]
 JOINED: Final[int]
 HERE: Final[int]
 LEFT: Final[int]
@@ -42,6 +44,7 @@ class BatchWriter:
     def publish(
         self, seq: int, name: bytes, data: bytes, sender: bytes, key: bytes = b"", *, again: bool = False
     ) -> None: ...
+    def body(self, kind: int, body: bytes) -> None: ...
     def history(
         self,
         kind: int,

@@ -29,6 +29,8 @@ TAKEN = REC_TAKEN
 STATE = REC_STATE
 CATCHUP = REC_CATCHUP
 CAUGHT = REC_CAUGHT
+BAN = REC_BAN
+BANS = REC_BANS
 JOINED = STATE_JOINED
 HERE = STATE_HERE
 LEFT = STATE_LEFT
@@ -130,6 +132,12 @@ cdef class BatchWriter:
         record.bytes_max = bytes_max
         memcpy(<uint8_t *> record + sizeof(RecCatchup), <const char *> name, len(name))
 
+    def body(self, int kind, bytes body):
+        """BAN."""
+        cdef RecBody *record = <RecBody *> self.add(kind, 0, sizeof(RecBody), len(body))
+        record.body_size = len(body)
+        memcpy(<uint8_t *> record + sizeof(RecBody), <const char *> body, len(body))
+
     def take(self):
         """The batch so far, as bytes."""
         taken = (<char *> self.batch.data)[:self.batch.size] if self.batch.size else b""
@@ -165,7 +173,7 @@ cdef _unpack(const Record *head):
     elif head.kind == REC_PUBLISHED:
         fields.update(seq=(<RecPublished *> head).seq, epoch=(<RecPublished *> head).epoch,
                       offset=(<RecPublished *> head).offset)
-    elif REC_REPLY <= head.kind <= REC_PRESENCE_PART:
+    elif REC_REPLY <= head.kind <= REC_PRESENCE_PART or head.kind == REC_BAN or head.kind == REC_BANS:
         rest = <const char *> head + sizeof(RecBody)
         fields.update(seq=(<RecBody *> head).seq, count=(<RecBody *> head).count, channel=(<RecBody *> head).channel,
                       body=rest[:(<RecBody *> head).body_size])

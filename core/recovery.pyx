@@ -52,7 +52,7 @@ cdef bint _stream_again(Sequencer *sequencer, Stream *stream, const LogRecord *r
 
 
 cdef int64_t recover_records(Sequencer *sequencer, const uint8_t *data, size_t size, bint complete) noexcept nogil:
-    """Take a batch of the log; how many records had no place (an unknown namespace, too many channels), -1: no batch."""
+    """Take a batch of the log; how many records had no place (unknown namespace, too many channels), -1: no batch."""
     cdef size_t place = 0
     cdef int64_t passed = 0
     cdef const LogRecord *record

@@ -40,4 +40,5 @@ class RouterLoop:
         second: int = 0,
         third: int = 0,
         text: bytes = b"",
+        extra: bytes = b"",
     ) -> None: ...

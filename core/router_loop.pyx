@@ -14,6 +14,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
 from core.audit_router cimport sequencer_audit
+from core.bans cimport BANS_BYTES_MAX, bans_take
 from core.batch cimport Batch, batch_clear, batch_free
 from core.bus cimport (ZMQ_ROUTER, BusBatch, bus_close, bus_done, bus_lost, bus_on_event, bus_open, bus_pending,
                        bus_receive, bus_send, bus_tick)
@@ -24,9 +25,9 @@ from core.keys cimport keys_expire, keys_free
 from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_WAKEUPS, GAUGE_LOG_AWAY,
                           GAUGE_ROUTER_EPOCH, Stats, ledger_count, ledger_gauge, ledger_turn)
 from core.log_out cimport LOG_CHUNKS_MAX, log_free, log_init
-from core.mailbox cimport (NOTE_AUDIT, NOTE_CURSOR_READ, NOTE_LOG_COMMITTED, NOTE_LOG_SIFT, NOTE_LOG_STATE,
-                           NOTE_SESSION_OPENED, Note, mailbox_drain, mailbox_free, mailbox_init, mailbox_ring,
-                           note_init)
+from core.mailbox cimport (NOTE_BANS_SAY, NOTE_AUDIT, NOTE_CURSOR_READ, NOTE_LOG_COMMITTED, NOTE_LOG_SIFT,
+                           NOTE_LOG_STATE, NOTE_SESSION_OPENED, Note, mailbox_drain, mailbox_free, mailbox_init,
+                           mailbox_ring, note_init)
 from core.namespaces cimport namespaces_fill
 from core.notes cimport notes_put, notes_take
 from core.ordering cimport log_committed, log_hand_over
@@ -174,6 +175,9 @@ cdef void _notes_take(Sequencer *sequencer) noexcept nogil:
             cursor_read(sequencer, note)
         elif note.kind == NOTE_AUDIT:
             sequencer.audit = note.request
+        elif note.kind == NOTE_BANS_SAY:
+            bans_take(sequencer, note, <uint8_t *> note + sizeof(Note),
+                      <uint8_t *> note + sizeof(Note) + note.text_size)
         place += note.size
     batch_clear(batch)
 
@@ -295,6 +299,7 @@ cdef class RouterLoop:
         sequencer.sessions_kept = sessions_kept
         slab_init(&sequencer.owners, sizeof(Owner), 10, 0xFFFFFFFE)
         sequencer.scratch_bytes = message_bytes_max
+        sequencer.bans.bytes_max = BANS_BYTES_MAX
         sequencer.scratch = <uint8_t *> malloc(message_bytes_max)
         if sequencer.scratch == NULL:
             raise MemoryError
@@ -328,6 +333,7 @@ cdef class RouterLoop:
         for fd in (sequencer.epoll_fd, sequencer.to_control.event_fd, sequencer.from_control.event_fd):
             if fd >= 0:
                 c_close(fd)
+        batch_free(&sequencer.bans)
         mailbox_free(&sequencer.to_control)
         mailbox_free(&sequencer.from_control)
         free(sequencer.scratch)
@@ -382,7 +388,7 @@ cdef class RouterLoop:
         return notes_take(&self.sequencer.to_control)
 
     def put(self, int kind, *, uint64_t request=0, uint64_t conn=0, uint64_t first=0, uint64_t second=0,
-            uint64_t third=0, bytes text=b""):
+            uint64_t third=0, bytes text=b"", bytes extra=b""):
         """Say one note to the data plane, at once.
 
         Raises:
@@ -395,5 +401,5 @@ cdef class RouterLoop:
         note.first = first
         note.second = second
         note.third = third
-        notes_put(&self.sequencer.from_control, &note, text, b"")
+        notes_put(&self.sequencer.from_control, &note, text, extra)
         mailbox_ring(&self.sequencer.from_control)

@@ -97,6 +97,7 @@ ctypedef struct Sequencer:
     int32_t epoll_fd            # owned
     Mailbox to_control
     Mailbox from_control        # its descriptor also says that `stopping` was set
+    Batch bans                  # owned: all of them, as the control thread said last (core/bans)
     uint64_t audit              # request of the audit that is due at the end of this turn; 0: none
     bint again
     bint stopping

@@ -2,6 +2,7 @@
 
 from libc.string cimport memcmp, memcpy
 
+from core.bans cimport bans_asked, bans_say_all
 from core.batch cimport batch_clear, batch_free
 from core.catchup cimport catchup_take
 from core.codes cimport OVERLOADED
@@ -12,7 +13,7 @@ from core.ledger cimport (COUNT_MESSAGES_ROUTED, COUNT_WORKERS_LOST, GAUGE_LINKE
 from core.mpack cimport MpWriter, mp_write_array, mp_write_map, mp_write_raw, mp_write_str, mp_write_uint
 from core.namespaces cimport DOMAIN_GLOBAL
 from core.ordering cimport publish_order
-from core.records cimport (CLOSE_COMES_BACK, REC_BEGIN, REC_BYE, REC_CATCHUP, REC_CLOSE, REC_END, REC_EVICT,
+from core.records cimport (REC_BAN, CLOSE_COMES_BACK, REC_BEGIN, REC_BYE, REC_CATCHUP, REC_CLOSE, REC_END, REC_EVICT,
                            REC_HISTORY, REC_LINK, REC_LINKED, REC_MESSAGE, REC_OPEN, REC_PRESENCE, REC_PRESENCE_ASK,
                            REC_PRESENCE_EXPECT, REC_PRESENCE_PART, REC_PUBLISH, REC_REPLY, REC_STATE, REC_SUBSCRIBE,
                            REC_SUBSCRIBED, REC_TAKEN, REC_UNSUBSCRIBE, RECORDS_VERSION, RecBody, RecCatchup,
@@ -439,7 +440,7 @@ cdef void _on_presence_part(Sequencer *sequencer, RecBody *record) noexcept nogi
     if not _bulk_fits(worker_at(sequencer, record.origin), record.seq, record.body_size):
         return
     say = <RecBody *> worker_say(worker_at(sequencer, record.origin), REC_PRESENCE_PART, 0, sizeof(RecBody),
-                           record.body_size)
+                                record.body_size)
     if say != NULL:
         memcpy(<uint8_t *> say + sizeof(Record), <uint8_t *> record + sizeof(Record),
                sizeof(RecBody) - sizeof(Record) + record.body_size)
@@ -457,6 +458,7 @@ cdef void sequencer_record(Sequencer *sequencer, Worker *worker, Record *record)
         _on_begin(sequencer, worker, <RecLink *> record)
     elif record.kind == REC_END and worker.state == WORKER_LINKING:
         worker.state = WORKER_LINKED
+        bans_say_all(sequencer, worker)
         sequencer.linked += 1
         ledger_gauge(sequencer.ledger, GAUGE_LINKED, sequencer.linked)
     elif worker.state < WORKER_LINKING or record.kind == REC_PUBLISH:
@@ -479,3 +481,5 @@ cdef void sequencer_record(Sequencer *sequencer, Worker *worker, Record *record)
         _on_presence(sequencer, worker, <RecHistory *> record)
     elif record.kind == REC_PRESENCE_PART:
         _on_presence_part(sequencer, <RecBody *> record)
+    elif record.kind == REC_BAN:
+        bans_asked(sequencer, <RecBody *> record)

@@ -3,10 +3,10 @@
 # The position grows by one a message, without a gap. It is what members were told: a message that waits for the log has
 # an offset beyond it (`given`), and moves it at its commit. History is a ring of stored MESSAGE frames, bounded in
 # number, bytes and age. A stream without workers whose history has aged away is dropped, unless the log still has to
-# answer for it, and whatever is made later gets a higher epoch, so that a position never means two messages. Most streams are a user's own, with one worker and without
-# a message so far: such a one is 48 bytes and its name (ADR 20). Invariant: routes name linked workers only; the stored
-# messages are those of the last `history.count` of the stream, in order; a stream has a History from its first position
-# on; offset <= given.
+# answer for it, and whatever is made later gets a higher epoch, so that a position never means two messages. Most
+# streams are a user's own, with one worker and without a message so far: such a one is 48 bytes and its name (ADR 20).
+# Invariant: routes name linked workers only; the stored messages are in the order of their offsets, and none is beyond
+# the stream's; a stream has a History from its first position on; offset <= given.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp

@@ -1,13 +1,15 @@
-# Vitals: what the registry shows of a connection and nothing else needs: its age, its round trip, its lost heartbeats.
+# Vitals: what the registry shows of a connection and no delivery needs: its age, its round trip, its lost heartbeats,
+# the class of its device, and when its credentials end.
 #
 # They stand beside the connections in the table's chunks and not in the struct: no delivery touches them, 256 of them
-# are one page, and a connection stays two cache lines (ADR 50). They are written by accept, PING and PONG only.
+# are one page and a half, and a connection stays two cache lines (ADR 50). They are written by accept, HELLO, REFRESH,
+# PING and PONG only.
 #
 # A round trip is measured from the one PING that waits for its PONG. A PONG is believed when it has that PING's number
 # and clock; what else comes as an echo changes nothing. A PING still unanswered when the next one is due is lost, and
 # so are the numbers that the peer's PINGs leave out.
 
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from core.conn cimport Connection
 from core.edge cimport Edge, edge_tick
@@ -20,12 +22,16 @@ cdef enum:
     LOST_MAX = 0xFFFF           # counted no further
     GAP_MAX = 1000              # a peer's number that jumps by more, or back, says nothing about what was lost
 
-ctypedef struct Vital:          # 16 bytes
+ctypedef struct Vital:          # 24 bytes
     uint32_t created            # tick of the accept
     uint32_t ping_ms            # low half of the clock in the PING that waits for its PONG; 0: none waits
     uint32_t next_seq           # low half of the number that the peer's next PING has to have; 0: none was heard yet
     uint16_t rtt_ms             # the last round trip, RTT_UNKNOWN before the first
     uint16_t lost               # heartbeats, both directions
+    uint32_t expires            # tick when the session's credentials end, 0: never (core/expiry)
+    uint8_t warned              # the client was told that it will come
+    uint8_t device              # class of its device, as the control thread numbers them; 0: not told
+    uint16_t reserved
 
 
 cdef inline Vital *vital_of(Edge *edge, const Connection *conn) noexcept nogil:
@@ -40,6 +46,9 @@ cdef inline void vital_begin(Edge *edge, const Connection *conn) noexcept nogil:
     vital.next_seq = 0
     vital.rtt_ms = RTT_UNKNOWN
     vital.lost = 0
+    vital.expires = 0
+    vital.warned = 0
+    vital.device = 0
 
 
 cdef inline void vital_lost(Edge *edge, Vital *vital, uint32_t count) noexcept nogil:

@@ -16,6 +16,7 @@ import click
 
 from gateway import __version__, options, settings
 from gateway.cli_admin import admin_commands, admin_options, ask
+from gateway.cli_bans import ban_commands
 from gateway.cli_config import config
 from gateway.cli_growth import growth
 from gateway.cli_ledger import ledger
@@ -219,6 +220,7 @@ def publish(
 
 
 admin_commands(cli)
+ban_commands(cli)
 cli.add_command(config)
 cli.add_command(growth)
 supervision_commands(cli)

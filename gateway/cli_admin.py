@@ -105,7 +105,7 @@ def kick(
             click.echo(_ended(ask("DELETE", url.rstrip("/") + path, token=token, parameters=said)))
         except RefusedError as error:  # most often it is gone already: no reason to let the others stay
             missed = True
-            click.secho(f"{_printable(connection)}: {error.message}", fg="yellow", err=True)
+            click.secho(f"{printable(connection)}: {error.message}", fg="yellow", err=True)
     more = bool(chosen)
     while more:
         answer = ask("DELETE", f"{url.rstrip('/')}/api/connections", token=token, parameters=chosen + said)
@@ -207,7 +207,7 @@ def _row(one: dict[str, Any], now: datetime) -> tuple[str, ...]:
     address = "" if one["address"] is None else f"{_bracketed(one['address'])}:{one['port']}"
     return (
         one["id"],
-        _printable(one["user"] or "-"),
+        printable(one["user"] or "-"),
         one["state"] if one["reason"] is None else f"{one['state']} ({one['reason']})",
         f"{one['transport']}{encoding}{'+tls' if one['tls'] else ''}",
         address or "-",
@@ -220,7 +220,7 @@ def _row(one: dict[str, Any], now: datetime) -> tuple[str, ...]:
     )
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """A name that a client chose, as a terminal may be given it."""
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
@@ -245,7 +245,7 @@ def _table(rows: list[tuple[str, ...]]) -> str:
 
 
 def _ended(one: dict[str, Any]) -> str:
-    whose = f" of {_printable(one['user'])}" if one["user"] else ""
+    whose = f" of {printable(one['user'])}" if one["user"] else ""
     if one["was"] == one["state"]:
         return f"{one['id']}{whose}: ends already ({one['reason']})"
     return f"{one['id']}{whose}: {one['was']} -> {one['state']} ({one['reason']})"

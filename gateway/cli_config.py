@@ -86,8 +86,9 @@ def _entries(config: Config, sources: dict[str, str]) -> Iterator[_Entry]:
     for spec in config.namespaces:
         for option in namespaces.OPTIONS:
             key = namespaces.key_of(spec.name, option)
-            built_in = namespaces.built_in_of(spec)
-            yield _Entry(key, getattr(spec, option), sources.get(key, f"default of {built_in}"))
+            base, value = namespaces.built_in_of(spec), getattr(spec, option)
+            origin = f"default of {base.name}" if value == getattr(base, option) else "chosen to fit the rest"
+            yield _Entry(key, value, sources.get(key, origin))
 
 
 def _lines(entries: list[_Entry], origin: bool) -> Iterator[str]:

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from core.namespace_spec import BUILT_IN, NamespaceSpec
+from gateway.token_policy import Policy
 from router.config import RouterConfig
 
 PORT_MAX = 65_535
@@ -221,9 +222,36 @@ class AuthSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         str,
         Meta(
             description="Secret that signs and checks tokens (HS256), 32 bytes or more (RFC 7518 §3.2). Empty:"
-            " development mode, in which HELLO may name any user."
+            " development mode, in which HELLO may name any user. It signs resume tokens, too."
         ),
     ] = ""
+    keys_file: Annotated[
+        str,
+        Meta(
+            description="File with the public keys that check tokens: PEM, or a JWKS. RSA keys serve RS256, P-256 keys"
+            " ES256. Read again when it changes. Empty: none; needs auth.secret."
+        ),
+    ] = ""
+    algorithms: Annotated[
+        str,
+        Meta(
+            pattern=r"^((HS256|RS256|ES256)(,(HS256|RS256|ES256))*)?$",
+            description="Algorithms that a token may be signed with, separated by commas. Empty: HS256, or with"
+            " auth.keys_file RS256,ES256.",
+        ),
+    ] = ""
+    issuer: Annotated[str, Meta(description="What a token's iss must be. Empty: anything.")] = ""
+    audience: Annotated[
+        str, Meta(description="What a token's aud must be or hold. Empty: a token must have no aud.")
+    ] = ""
+    leeway_s: Annotated[
+        int,
+        Meta(ge=0, le=300, description="Seconds by which the clocks of the tokens' issuer and of this machine differ."),
+    ] = 0
+    expiry_notice_s: Annotated[
+        int,
+        Meta(ge=1, le=3_600, description="Seconds before the end of a session's token at which its client is told."),
+    ] = 30
 
 
 class LogSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -239,23 +267,23 @@ class LogSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         str,
         Meta(
             pattern="^(embedded|redis|none)$",
-            description="Where messages and sessions are kept: `embedded`, in files of this machine; `redis`; `none`, in"
-            " memory, for as long as the router lives.",
+            description="Where messages and sessions are kept: `embedded`, in files of this machine; `redis`; `none`,"
+            " in memory, for as long as the router lives.",
         ),
     ] = "embedded"
     directory: Annotated[
         str,
         Meta(
-            description="Directory of the embedded log, one node's own. Empty: holdfast/<node.name> in the directory for"
-            " state (XDG_STATE_HOME, else ~/.local/state).",
+            description="Directory of the embedded log, one node's own. Empty: holdfast/<node.name> in the directory"
+            " for state (XDG_STATE_HOME, else ~/.local/state).",
         ),
     ] = ""
     sync: Annotated[
         str,
         Meta(
             pattern="^(always|never)$",
-            description="When an embedded log is written through to the disk: `always`, before a message is answered, so"
-            " that it outlives a power loss; `never`, so that it outlives the end of any process only.",
+            description="When an embedded log is written through to the disk: `always`, before a message is answered,"
+            " so that it outlives a power loss; `never`, so that it outlives the end of any process only.",
         ),
     ] = "always"
     pending_bytes_max: Annotated[
@@ -376,7 +404,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a worker process is told at its start, as JSON on its standard input.
 
-    The fields that GatewaySection or GrowthSection has too mean the same and hold checked values.
+    The fields that GatewaySection, AuthSection or GrowthSection has too mean the same and hold checked values.
     """
 
     node: str
@@ -392,6 +420,12 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     namespaces: tuple[NamespaceSpec, ...] = BUILT_IN
     secret: str | None
     """What tokens are checked with; None is development mode."""
+    keys_file: str = ""
+    algorithms: str = ""
+    issuer: str = ""
+    audience: str = ""
+    leeway_s: int = 0
+    expiry_notice_s: int = 30
     ping_ms: int = 30_000
     misses: int = 3
     hello_timeout_ms: int = 5_000
@@ -434,6 +468,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
 
 # Fields of GatewaySection that a worker gets under the same name; the others are for the supervisor or renamed below.
 _SAME_IN_WORKER = frozenset(GatewaySection.__struct_fields__) & frozenset(WorkerConfig.__struct_fields__)
+_AUTH_IN_WORKER = frozenset(AuthSection.__struct_fields__) - {"secret"}
 _SAME_IN_ROUTER = frozenset(RouterSection.__struct_fields__) & frozenset(RouterConfig.__struct_fields__) - {"endpoint"}
 
 
@@ -451,6 +486,7 @@ def worker_config(
     same = {name: getattr(config.gateway, name) for name in _SAME_IN_WORKER}
     same["tls_certificate"] = config.gateway.tls_certificate or None
     same["tls_key"] = config.gateway.tls_key or None
+    same |= {name: getattr(config.auth, name) for name in _AUTH_IN_WORKER}
     return WorkerConfig(
         node=config.node.name,
         index=index,
@@ -466,6 +502,12 @@ def worker_config(
         **same,
         **more,
     )
+
+
+def token_policy(config: WorkerConfig | AuthSection) -> Policy:
+    """What HELLO tokens must be."""
+    chosen = config.algorithms or ("RS256,ES256" if config.keys_file else "HS256")
+    return Policy(tuple(chosen.split(",")), config.issuer, config.audience, config.leeway_s)
 
 
 def router_config(

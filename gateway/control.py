@@ -15,6 +15,8 @@ from core import notes
 from core.codes import Code
 from core.namespace_spec import BUILT_IN, NamespaceSpec
 from gateway.auth import Authenticator, AuthError
+from gateway.devices import Devices
+from gateway.identity import Identity
 from gateway.rights import Rights
 
 STATE_HANDSHAKING = 1
@@ -24,6 +26,7 @@ HISTORY_LIMIT = 100
 HISTORY_LIMIT_MAX = 1000
 PRESENCE_SESSIONS_MAX = 500
 PRESENCE_BYTES_MAX = 32_768
+HELD_BYTES_MAX = 16_777_216  # of HELLOs that wait for the bans
 UINT64_MAX = 2**64 - 1
 
 # What the data plane writes of WELCOME: it follows the key of its map of channels.
@@ -33,9 +36,9 @@ HELLO, WELCOME, REPLY, ERROR, HISTORY, PRESENCE, REFRESH, CALL = 0, 1, 2, 3, 11,
 _SHAPES = {
     HISTORY: ("HISTORY is [11, id, channel, {since, limit, reverse}]", 3, 4),
     PRESENCE: ("PRESENCE is [12, id, channel]", 3, 3),
+    REFRESH: ("REFRESH is [16, id, token]", 3, 3),
 }
 _LATER = {
-    REFRESH: "REFRESH is not served by this version: reconnect with the new token",
     CALL: "CALL is not served by this version",
 }
 
@@ -116,19 +119,25 @@ class Control:
         later: Callable[[float, Callable[[], object]], object],
         random: Callable[[int], bytes] = os.urandom,
         namespaces: Sequence[NamespaceSpec] = BUILT_IN,
+        devices: Devices | None = None,
+        holds: bool = False,
     ) -> None:
+        """Set up; with `holds`, HELLOs wait for `release`, which is called once it is known who is banned."""
         self._plane = plane
         self._auth = auth
         self._limits = limits
         self._clock = clock
         self._later = later
         self._random = random
+        self._devices = devices or Devices()
+        self._held: list[tuple[int, int, list[Any]]] | None = [] if holds else None
+        self._held_bytes = 0
         self._gathering: dict[int, _Gathering] = {}
         self._namespaces = {spec.name: spec for spec in namespaces}
         self._own = [spec.name for spec in namespaces if spec.domain == "session"]
         self._own.sort(key=lambda name: name != "user")  # the data plane tells a session's user by the first
 
-    def on_frame(self, conn: int, state: int, user: str, body: bytes) -> None:
+    def on_frame(self, conn: int, state: int, user: str, body: bytes, session: bytes = b"") -> None:
         """One control frame of a connection."""
         frame = _unpacked(body)
         kind, request = frame[0], frame[1] if len(frame) > 1 else None
@@ -136,14 +145,14 @@ class Control:
             self._fin(conn, Code.BAD_FRAME, "a request starts with [type, id, …], id an integer from 0")
             return
         if kind == HELLO and state == STATE_HANDSHAKING:
-            self._hello(conn, request, frame)
+            self._hello(conn, request, frame, len(body))
             return
         try:
-            self._request(conn, request, user, frame)
+            self._request(conn, request, user, frame, session)
         except RequestRefused as refused:
             self._error(conn, request, refused.code, str(refused))
 
-    def _request(self, conn: int, request: int, user: str, frame: list[Any]) -> None:
+    def _request(self, conn: int, request: int, user: str, frame: list[Any], session: bytes) -> None:
         kind = frame[0]
         if kind == HELLO:
             raise RequestRefused(Code.BAD_REQUEST, "this connection has said HELLO already")
@@ -152,6 +161,9 @@ class Control:
         shape, least, most = _SHAPES[kind]
         if not least <= len(frame) <= most:
             raise RequestRefused(Code.BAD_REQUEST, shape)
+        if kind == REFRESH:
+            self._refresh(conn, request, user, frame[2], session)
+            return
         channel, spec = self._channel(frame[2])
         options = frame[3] if len(frame) > 3 else {}
         if not isinstance(options, dict):
@@ -202,10 +214,42 @@ class Control:
             )
         return name, spec
 
+    def _refresh(self, conn: int, request: int, user: str, token: object, session: bytes) -> None:
+        """REFRESH: the session goes on under a new token of the same user."""
+        now = self._clock()
+        try:
+            identity = self._auth.refreshed(token, user, now)
+        except AuthError as error:
+            raise RequestRefused(error.code, str(error)) from error
+        told: dict[str, Any] = {"resume_token": self._auth.resume_token(session, identity, now)}
+        if identity.expires_s is not None:
+            told["expires"] = int(min(identity.expires_s, 2**53))
+        self._plane.put(
+            notes.REFRESH,
+            conn,
+            flags=notes.OPEN_DEVICE * self._devices.number(identity.device),
+            third=identity.left_ms(now),
+            text=msgpack.packb([REPLY, request, told]) if request else b"",
+            extra=identity.rights.packed(),
+        )
+
     # ------------------------------------------------------------------------------------------------------- HELLO
 
-    def _hello(self, conn: int, request: int, frame: list[Any]) -> None:
+    def release(self) -> None:
+        """Who is banned is known: decide about the HELLOs that came before."""
+        held, self._held = self._held or [], None
+        for conn, request, frame in held:
+            self._hello(conn, request, frame, 0)
+
+    def _hello(self, conn: int, request: int, frame: list[Any], size: int) -> None:
         """Answer HELLO: the data plane completes WELCOME when the router knows the session, or FIN."""
+        if self._held is not None:  # not for long: the data plane's own deadline for the router's answer runs
+            self._held_bytes += size
+            if self._held_bytes > HELD_BYTES_MAX:
+                self._fin(conn, Code.OVERLOADED, "too many sessions open at once")
+            else:
+                self._held.append((conn, request, frame))
+            return
         options = frame[2] if len(frame) > 2 else {}
         if len(frame) > 3 or not isinstance(options, dict):
             self._fin(conn, Code.BAD_FRAME, "HELLO is [0, id, {v, token, client, session, resume}]")
@@ -226,25 +270,27 @@ class Control:
         resumes = options.get("session") is not None
         if resumes:
             held = self._auth.resumed(options["session"], options.get("token"), now)
-            session, user = held.session, held.user
+            session, identity = held.session, held.identity
         else:
-            session, user = self._random(16), self._auth.user_of(options.get("token"), options.get("user"), now)
-        rights = Rights()
-        lists = rights.packed()
-        own = self._own_channels(user)
-        positions = self._resume(options.get("resume") if resumes else None, own, rights)
+            session, identity = self._random(16), self._auth.identify(options.get("token"), options.get("user"), now)
+        lists = identity.rights.packed()
+        own = self._own_channels(identity.user)
+        positions = self._resume(options.get("resume") if resumes else None, own, identity.rights)
         channels: list[list[Any]] = [[channel, *positions.pop(channel, ())] for channel in own]
         channels += [[channel, *position] for channel, position in positions.items()]
-        stored: bytes = msgpack.packb({"user": user})
+        stored: bytes = msgpack.packb({"user": identity.user, "device": identity.device})
         self._plane.put(
             notes.OPEN,
             conn,
             request,
-            flags=notes.OPEN_TELLS_UNREAD | (notes.OPEN_RESUMES if resumes else 0),
-            second=len(stored),
-            session=session,
-            text=self._welcome(request, session, user, resumes, now),
+            flags=notes.OPEN_TELLS_UNREAD
+            | (notes.OPEN_RESUMES if resumes else 0)
+            | notes.OPEN_DEVICE * self._devices.number(identity.device),
             first=len(lists),
+            second=len(stored),
+            third=identity.left_ms(now),
+            session=session,
+            text=self._welcome(request, session, identity, resumes, now),
             extra=msgpack.packb(channels) + lists + stored,
         )
 
@@ -273,13 +319,13 @@ class Control:
                 positions[channel] = position
         return positions
 
-    def _welcome(self, request: int, session: bytes, user: str, resumed: bool, now: float) -> bytes:
+    def _welcome(self, request: int, session: bytes, identity: Identity, resumed: bool, now: float) -> bytes:
         """WELCOME up to its map of channels, which only the data plane can write."""
         limits = self._limits
         told: dict[str, Any] = {
             "session": session.hex(),
-            "user": user,
-            "resume_token": self._auth.resume_token(session, user, now),
+            "user": identity.user,
+            "resume_token": self._auth.resume_token(session, identity, now),
             "node": limits.node,
             "ping": limits.ping_ms // 1000 if limits.ping_ms % 1000 == 0 else limits.ping_ms / 1000,
             "misses": limits.misses,

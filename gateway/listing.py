@@ -18,6 +18,7 @@ from core import conn as connections
 from core import listing, notes
 from core.codes import NAMES
 from gateway.connection_id import ConnectionId
+from gateway.devices import Devices
 
 LIMIT_MAX = 1000
 REASON_BYTES_MAX = 500
@@ -53,14 +54,18 @@ class Listing:
         worker: place of the worker on its node.
         epoch: of this start of the worker.
         wall_offset_s: the wall clock's time when the monotonic clock stood at 0.
+        devices: what the classes of devices are called.
 
     """
 
-    def __init__(self, plane: Plane, *, worker: int, epoch: int, wall_offset_s: float) -> None:
+    def __init__(
+        self, plane: Plane, *, worker: int, epoch: int, wall_offset_s: float, devices: Devices | None = None
+    ) -> None:
         self._plane = plane
         self._worker = worker
         self._epoch = epoch
         self._wall_offset_s = wall_offset_s
+        self._devices = devices or Devices()
         self._numbers = itertools.count(1)
         self._one_at_a_time = asyncio.Lock()
         self._waiting: dict[int, asyncio.Future[tuple[int, bytes]]] = {}
@@ -177,6 +182,7 @@ class Listing:
             "id": str(ConnectionId(self._worker, self._epoch, record["conn"])),
             "worker": f"worker-{self._worker}",
             "user": record["user"],
+            "device": self._devices.name(record["device"]),
             "session": record["session"].hex() if record["session"] else None,
             "state": connections.STATES[record["state"]],
             "was": connections.STATES[record["was"]],

@@ -55,14 +55,23 @@ def key_of_variable(rest: str, known: Collection[str]) -> str | None:
     return None
 
 
-def built_in_of(spec: NamespaceSpec) -> str:
+def built_in_of(spec: NamespaceSpec) -> NamespaceSpec:
     """The built-in namespace that one started from."""
-    return spec.name if spec.name in _BUILT_IN else _OF_DOMAIN[spec.domain].name
+    return _BUILT_IN.get(spec.name, _OF_DOMAIN[spec.domain])
 
 
-def built(given: Mapping[str, Mapping[str, object]], complaints: list[str]) -> tuple[NamespaceSpec, ...]:
-    """All namespaces, the built-in ones first; `given`: name to option to checked value."""
-    specs = [msgspec.structs.replace(spec, **given.get(spec.name, {})) for spec in BUILT_IN]
+def built(
+    given: Mapping[str, Mapping[str, object]], complaints: list[str], *, logs: bool = True
+) -> tuple[NamespaceSpec, ...]:
+    """All namespaces, the built-in ones first.
+
+    Args:
+        given: name to option to checked value.
+        complaints: grows by what is wrong.
+        logs: whether there is a log (log.backend).
+
+    """
+    specs = [_made(spec, given.get(spec.name, {}), logs) for spec in BUILT_IN]
     for name, options in given.items():
         if name in _BUILT_IN:
             continue
@@ -73,8 +82,18 @@ def built(given: Mapping[str, Mapping[str, object]], complaints: list[str]) -> t
                 f" {DOMAINS[-1]}{_perhaps(name)}"
             )
         else:
-            specs.append(msgspec.structs.replace(base, name=name, **options))
+            specs.append(_made(msgspec.structs.replace(base, name=name), options, logs))
     return tuple(specs)
+
+
+def _made(base: NamespaceSpec, options: Mapping[str, object], logs: bool) -> NamespaceSpec:
+    """A namespace with these options; what nobody said and cannot hold beside them is chosen so that it can."""
+    spec = msgspec.structs.replace(base, **options)
+    if not spec.history_messages or not spec.history_bytes:
+        spec = msgspec.structs.replace(spec, **{"history_messages": 0, "history_bytes": 0, **options})
+    if not spec.history_messages or not logs:
+        spec = msgspec.structs.replace(spec, **{"ack": "sequenced", **options})
+    return spec
 
 
 def _perhaps(name: str) -> str:
@@ -82,17 +101,17 @@ def _perhaps(name: str) -> str:
     return f"; or did you mean [{SECTION}.{found[0]}]?" if found else ""
 
 
-def misfits(specs: Collection[NamespaceSpec], max_frame: int) -> Iterator[str]:
-    """What is wrong with the namespaces although each value by itself is allowed."""
+def misfits(specs: Collection[NamespaceSpec], max_frame: int, *, logs: bool = True) -> Iterator[str]:
+    """What is wrong with the namespaces although each value by itself is allowed; `logs`: whether there is a log."""
     if len(specs) > NAMESPACES_MAX:
         yield f"there are {len(specs)} namespaces, {len(BUILT_IN)} of them built in: there may be {NAMESPACES_MAX}"
     for spec in specs:
-        for option, why in (*_kept(spec, max_frame), *_of_domain(spec)):
+        for option, why in (*_kept(spec, max_frame, logs), *_of_domain(spec)):
             value: object = getattr(spec, option)
             yield f"{key_of(spec.name, option)} = {msgspec.json.encode(value).decode()}: {why}"
 
 
-def _kept(spec: NamespaceSpec, max_frame: int) -> Iterator[tuple[str, str]]:
+def _kept(spec: NamespaceSpec, max_frame: int, logs: bool) -> Iterator[tuple[str, str]]:
     """How long a message may be, and what becomes of it."""
     longest = max_frame - ENVELOPE_BYTES
     if spec.payload_bytes_max > longest:
@@ -110,6 +129,8 @@ def _kept(spec: NamespaceSpec, max_frame: int) -> Iterator[tuple[str, str]]:
             "ack",
             'nothing is kept here (history_messages = 0), so no log holds what is published: set ack = "sequenced"',
         )
+    elif spec.ack == "logged" and not logs:
+        yield "ack", 'log.backend = none keeps nothing that outlives the router: set ack = "sequenced", or use a log'
     whole = (spec.payload_bytes_max or longest) + ENVELOPE_BYTES
     if 0 < spec.history_bytes < whole:
         yield (

@@ -8,7 +8,8 @@ import contextlib
 import os
 import resource
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +19,13 @@ from prometheus_client import CollectorRegistry
 
 from core import introspect
 from core.auditor import Auditor
+from core.ban_list import BANS_MAX, Standing
 from core.owned import ACCOUNT
 from core.transcode import mpack_from_json
 from gateway import __version__, logs
 from gateway.admin import AdminContext, create_app
 from gateway.admin_server import AdminServer
+from gateway.bans_api import routes as ban_routes
 from gateway.child import Child, ChildSpec, Totals
 from gateway.config import Config, router_config, worker_config
 from gateway.elsewhere import Elsewhere
@@ -40,7 +43,7 @@ from gateway.supervisor import Supervisor, Timing
 from gateway.watch import Watch
 from gateway.watcher import Place, Watcher
 from gateway.zygote import TCP_FD, WS_FD
-from router.client import Refused, RouterClient, Unavailable
+from router.client import BanRefused, Refused, RouterClient, Unavailable
 
 SUPERVISOR = "supervisor"
 EXIT_KILLED = 130  # 128 + SIGINT, as shells say it
@@ -48,6 +51,12 @@ _LINK_TIMEOUT_S = 5.0
 _RETRY_AFTER_S = 1
 # The router's refusals as HTTP says them; the others are the request's own fault.
 _STATUS = {"too_large": 413, "rate_limited": 429, "overloaded": 503, "unavailable": 503}
+_BAN_REFUSALS = {
+    "not_banned": (404, "this user is not banned"),
+    "too_many_bans": (409, f"there are {BANS_MAX} bans, with those that are remembered for their resume tokens"),
+    "unavailable": (503, "the log is away: nothing has changed"),
+    "overloaded": (503, "too many bans are under way: nothing has changed"),
+}
 # Modules that the zygote imports and forks.
 WORKER_COMMAND: tuple[str, ...] = ("gateway.worker",)
 ROUTER_COMMAND: tuple[str, ...] = ("router.process",)
@@ -369,6 +378,7 @@ async def _admin(
 ) -> AsyncIterator[None]:
     """The admin server, for as long as the context lasts: from before the children start until they have ended."""
     client = RouterClient(reachable(endpoint), f"{config.node.name}-admin")
+    publisher = RouterPublisher(client, config.gateway.request_timeout_ms / 1000)
     registry = CollectorRegistry(auto_describe=False)
     registry.register(NodeCollector(lambda: views(supervisor), node=config.node.name, version=__version__))
     registry.register(GrowthCollector(watcher, hook))
@@ -377,13 +387,13 @@ async def _admin(
         info=told,
         missing=supervisor.missing,
         registry=registry,
-        publisher=RouterPublisher(client),
+        publisher=publisher,
         to_mpack=mpack_from_json,
         token=config.admin.token,
         deadline_s=config.gateway.request_timeout_ms / 1000,
         workers=lambda: [(*child.leaving, child) for child in supervisor.workers],
         growth=watcher,
-        routes=routes(config.admin.token, supervision),
+        routes=[*routes(config.admin.token, supervision), *ban_routes(config.admin.token, publisher, time.time)],
         audit=audit,
     )
     server = AdminServer(config.admin.host, config.admin.port, create_app(context))
@@ -425,10 +435,11 @@ def _view(child: Child) -> ProcessView:
 
 
 class RouterPublisher:
-    """Publishes over the link to the router, and says in HTTP's words why it could not."""
+    """Publishes and bans over the link to the router, and says in HTTP's words why it could not."""
 
-    def __init__(self, client: RouterClient) -> None:
+    def __init__(self, client: RouterClient, deadline_s: float) -> None:
         self._client = client
+        self._deadline_s = deadline_s
 
     async def publish(
         self, channel: str, data: bytes, *, key: str | None, sender: str, deadline_s: float
@@ -443,3 +454,20 @@ class RouterPublisher:
             status = _STATUS.get(error.code_name, 400)
             retry_after_s = _RETRY_AFTER_S if status in (429, 503) else None
             raise RequestError(status, error.code_name, str(error), retry_after_s) from error
+
+    async def ban(self, user: str, until_ms: int, reason: str) -> Standing:
+        """See `gateway.bans_api.BanBook`."""
+        try:
+            return await self._client.ban(user, until_ms, reason, deadline_s=self._deadline_s)
+        except Unavailable as error:
+            raise RequestError(503, "unavailable", str(error), _RETRY_AFTER_S) from error
+        except BanRefused as error:
+            status, message = _BAN_REFUSALS.get(error.why, (400, str(error)))
+            raise RequestError(status, error.why, message, _RETRY_AFTER_S if status == 503 else None) from error
+
+    def bans(self) -> Mapping[str, Standing]:
+        """See `gateway.bans_api.BanBook`."""
+        try:
+            return self._client.bans()
+        except Unavailable as error:
+            raise RequestError(503, "unavailable", str(error), _RETRY_AFTER_S) from error

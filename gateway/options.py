@@ -31,7 +31,7 @@ What stands before the colon of a channel is its namespace. `[namespaces.group]`
 ({", ".join(f"`{spec.name}`" for spec in BUILT_IN)}); `[namespaces.chat]` makes a new one, which must say its `domain`
 and starts from the built-in namespace of that domain. There may be {NAMESPACES_MAX}. In the environment:
 `{ENVIRONMENT_PREFIX}NAMESPACES_CHAT_HISTORY_AGE_S`. A user has a channel of its own in each namespace of domain
-session, all of them joined with HELLO.
+session, all of them joined with HELLO. Where nothing is kept, or `log.backend` is `none`, `ack` is `sequenced`.
 
 ```toml
 [namespaces.team]          # as group, but whoever joins needs a token that names the channel
@@ -41,8 +41,6 @@ join = "token"
 [namespaces.typing]        # what is stale after a moment: nothing is kept, nothing waits
 domain = "group"
 history_messages = 0
-history_bytes = 0
-ack = "sequenced"
 ```
 """
 

@@ -34,6 +34,12 @@ class Rights:
             raise ValueError(f"the lists of channels have more than {RIGHTS_MAX} bytes: use patterns that end in *")
         return rights
 
+    @classmethod
+    def unpacked(cls, packed: bytes) -> "Rights":
+        """From what `packed` gave."""
+        lists = msgpack.unpackb(packed) if packed else {}
+        return cls(**{verb: tuple(patterns) for verb, patterns in lists.items()})
+
     def packed(self) -> bytes:
         """For the data plane (core/rights.pxd); empty when there is no list."""
         lists = {verb: patterns for verb, patterns in (("join", self.join), ("publish", self.publish))}

@@ -119,7 +119,8 @@ def load_with_sources(
             into[name] = _checked(one)
         except ConfigError as error:
             complaints.append(str(error))
-    built = namespaces.built(specs, complaints)
+    logs = values["log"].get("backend") != "none"
+    built = namespaces.built(specs, complaints, logs=logs)
     _complain(complaints)
     config = msgspec.structs.replace(msgspec.convert(values, Config), namespaces=built)
     config = _with_choices(config, machine or Machine.here(), environ)
@@ -340,7 +341,8 @@ def _with_choices(config: Config, machine: Machine, environ: Mapping[str, str]) 
 
 def _state_home(environ: Mapping[str, str]) -> Path:
     """Where a user's programs keep their state (XDG Base Directory Specification); a service without a home has its
-    own."""
+    own.
+    """
     if environ.get("XDG_STATE_HOME"):
         return Path(environ["XDG_STATE_HOME"])
     return Path(environ["HOME"]) / ".local" / "state" if environ.get("HOME") else Path("/var/lib")
@@ -363,6 +365,7 @@ def _misfits(config: Config, machine: Machine) -> Iterator[str]:
     rules: tuple[Callable[[Config], Iterator[str]], ...] = (
         _addresses,
         _access,
+        _tokens,
         _timeouts,
         _sizes,
         _tls,
@@ -438,6 +441,30 @@ def _access(config: Config) -> Iterator[str]:
         )
 
 
+def _tokens(config: Config) -> Iterator[str]:
+    """What tokens are checked with."""
+    auth = config.auth
+    algorithms = set(auth.algorithms.split(",")) - {""}
+    if auth.secret.lstrip().startswith(("-----BEGIN", "ssh-")):
+        yield "auth.secret is a key for another algorithm than HS256: public keys belong into auth.keys_file"
+    if not auth.secret:
+        for key, value in (("keys_file", auth.keys_file), ("algorithms", auth.algorithms)):
+            if value:
+                yield f"auth.{key} without auth.secret, which signs resume tokens: set both (openssl rand -hex 32)"
+    elif algorithms & {"RS256", "ES256"} and not auth.keys_file:
+        yield f"auth.algorithms = {auth.algorithms} needs auth.keys_file, with the public keys"
+    if auth.keys_file:
+        from gateway.token_keys import KeyFile  # here: with the library of keys a command starts 0.1 s later
+
+        try:
+            kinds = {key.algorithm for key in KeyFile(auth.keys_file).read()}
+        except ConfigError as error:
+            yield str(error)
+            return
+        for algorithm in sorted(algorithms - {"HS256"} - kinds):
+            yield f"auth.algorithms has {algorithm}, but auth.keys_file {auth.keys_file} has no key for it"
+
+
 def _timeouts(config: Config) -> Iterator[str]:
     gateway = config.gateway
     if gateway.hello_timeout_ms > gateway.ping_ms * gateway.misses:
@@ -466,7 +493,7 @@ def _sizes(config: Config) -> Iterator[str]:
 
 
 def _namespaces(config: Config) -> Iterator[str]:
-    yield from namespaces.misfits(config.namespaces, config.gateway.max_frame)
+    yield from namespaces.misfits(config.namespaces, config.gateway.max_frame, logs=config.log.backend != "none")
 
 
 def _tls(config: Config) -> Iterator[str]:

@@ -285,11 +285,8 @@ class Supervisor:
         if child.was_ready:
             return False
         if code == EXIT_PORT_TAKEN:
-            self._fail(
-                PortTakenError(
-                    f"{child.name} cannot listen or use its log: its own message is above. Stopped all of it"
-                )
-            )
+            message = f"{child.name} cannot listen or use its log: its own message is above. Stopped all of it"
+            self._fail(PortTakenError(message))
             return True
         if child.starts >= self.timing.start_attempts_max:
             self._fail(

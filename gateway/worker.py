@@ -26,11 +26,15 @@ from core.process import LEAVE, die_with_parent
 from core.tls import TICKET_KEY_BYTES
 from gateway import logs
 from gateway.auth import Authenticator, node_key
-from gateway.config import WorkerConfig
+from gateway.config import WorkerConfig, token_policy
 from gateway.control import Control, Limits
+from gateway.devices import Devices
 from gateway.drain import Drain
+from gateway.errors import ConfigError
+from gateway.guard import Guard
 from gateway.listing import Listing
 from gateway.ports import listening
+from gateway.token_keys import Key, KeyFile
 
 EXIT_CONFIG = 78  # what the supervisor takes for "starting again will not help"
 STOP_DEADLINE_S = 5.0
@@ -39,7 +43,14 @@ STOP_DEADLINE_S = 5.0
 class WorkerProcess:
     """One worker's control thread; owns the data-plane thread."""
 
-    def __init__(self, config: WorkerConfig, plane: EdgeLoop, stats: Stats) -> None:
+    def __init__(
+        self,
+        config: WorkerConfig,
+        plane: EdgeLoop,
+        stats: Stats,
+        key_file: KeyFile | None = None,
+        keys: tuple[Key, ...] = (),
+    ) -> None:
         self._config = config
         self._plane = plane
         self._stats = stats
@@ -48,17 +59,30 @@ class WorkerProcess:
         self._stop = asyncio.Event()
         self._leaves = False
         self._log = logs.get("worker")
+        devices = Devices()
         self._listing = Listing(
-            plane, worker=config.index, epoch=config.epoch, wall_offset_s=time.time() - time.monotonic()
+            plane,
+            worker=config.index,
+            epoch=config.epoch,
+            wall_offset_s=time.time() - time.monotonic(),
+            devices=devices,
         )
         self._auditor = Auditor(ACCOUNT, self._ask_audit)
         self._commands = CommandServer(config.commands_fd, self._handlers())
         running = asyncio.get_running_loop()
+        auth = Authenticator(
+            config.secret,
+            node_key=node_key(config.router_endpoint),
+            resume_ttl_s=config.resume_token_ttl_s,
+            policy=token_policy(config),
+            keys=keys,
+        )
+        self._guard = Guard(
+            auth, self._listing, key_file, clock=time.time, request_timeout_s=config.request_timeout_ms / 1000
+        )
         self._control = Control(
             plane,
-            Authenticator(
-                config.secret, node_key=node_key(config.router_endpoint), resume_ttl_s=config.resume_token_ttl_s
-            ),
+            auth,
             Limits(
                 node=config.node,
                 ping_ms=config.ping_ms,
@@ -71,6 +95,8 @@ class WorkerProcess:
             clock=time.time,
             later=running.call_later,
             namespaces=config.namespaces,
+            devices=devices,
+            holds=True,
         )
 
     async def serve(self) -> None:
@@ -82,6 +108,7 @@ class WorkerProcess:
         running.add_signal_handler(LEAVE, self._leave)
         running.add_reader(self._plane.control_fd, self._take)
         await self._commands.start()
+        self._guard.start()
         await ACCOUNT.settle()  # deadline: SETTLE_DEADLINE_S
         thread = threading.Thread(target=self._plane.run, name="data-plane", daemon=True)
         thread.start()
@@ -90,6 +117,7 @@ class WorkerProcess:
         ready.cancel()
         await self._drain(thread)
         running.remove_reader(self._plane.control_fd)
+        await self._guard.close()
         await self._commands.close()
         held.close()
 
@@ -142,14 +170,17 @@ class WorkerProcess:
 
     def _take(self) -> None:
         """Everything that the data plane has for this thread, in one go; the answers leave in one go too."""
-        for kind, state, conn, request, first, second, _session, text, extra in self._plane.take():
+        for kind, state, conn, request, first, second, session, text, extra in self._plane.take():
             try:
                 if kind == notes.FRAME:
-                    self._control.on_frame(conn, state, extra.decode(), text)
+                    self._control.on_frame(conn, state, extra.decode(), text, session)
                 elif kind == notes.PRESENCE_EXPECT:
                     self._control.on_presence_expect(conn, request, second, first)
                 elif kind == notes.PRESENCE_PART:
                     self._control.on_presence_part(second, text)
+                elif kind == notes.BANS:
+                    self._guard.on_bans(text, all_=bool(state))
+                    self._control.release()
                 elif kind == notes.LINKED:
                     self._linked.set()
                 elif kind == notes.LISTED:
@@ -218,16 +249,19 @@ def open_plane(config: WorkerConfig, stats: Stats) -> EdgeLoop:
         epoch=config.epoch,
         proxy_protocol=config.proxy_protocol,
         development=config.secret is None,
+        expiry_notice_ms=config.expiry_notice_s * 1000,
         tls_certificate=config.tls_certificate,
         tls_key=config.tls_key,
         tls_ticket_key=ticket_key(config),
     )
 
 
-async def _serve(config: WorkerConfig, plane: EdgeLoop, stats: Stats) -> None:
+async def _serve(
+    config: WorkerConfig, plane: EdgeLoop, stats: Stats, key_file: KeyFile | None, keys: tuple[Key, ...]
+) -> None:
     ACCOUNT.own_loop()
     ACCOUNT.explain(functools.partial(is_bus, endpoint=config.router_endpoint))
-    await WorkerProcess(config, plane, stats).serve()
+    await WorkerProcess(config, plane, stats, key_file, keys).serve()
 
 
 def preload() -> None:
@@ -244,14 +278,19 @@ def main(parent: int) -> int:
     stats = Stats(config.stats_fd)
     ACCOUNT.count_in(stats)
     stacks.install(config.stats_fd, STATS_BYTES)
+    key_file = KeyFile(config.keys_file) if config.keys_file else None
     try:
+        keys = key_file.read() if key_file is not None else ()
         plane = open_plane(config, stats)
+    except ConfigError as error:
+        print(f"worker {config.index}: {error}", file=sys.stderr)
+        return EXIT_CONFIG
     except OSError as error:
         print(f"worker {config.index}: {error.strerror or error}", file=sys.stderr)
         return EXIT_CONFIG
     gc.freeze()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(config, plane, stats))
+        runner.run(_serve(config, plane, stats, key_file, keys))
     return 0
 
 

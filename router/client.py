@@ -9,11 +9,14 @@ import contextlib
 import functools
 import os
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 import zmq
 
 from core import codes, records
+from core.ban_list import Standing, Wish, told_unpacked, wish_packed
 from core.descriptors import is_bus
 from core.owned import ACCOUNT, Held
 
@@ -36,6 +39,14 @@ class Refused(RouterError):
     def __init__(self, code_name: str) -> None:
         super().__init__(f"the router refused the message: {code_name}")
         self.code_name = code_name
+
+
+class BanRefused(RouterError):
+    """The router does not ban, or ends no ban; `why` is one word of `router.bans`."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the router refused the ban: {why}")
+        self.why = why
 
 
 class _Waiting(msgspec.Struct):
@@ -61,6 +72,8 @@ class RouterClient:
         self._writer = records.BatchWriter()
         self._waiting: dict[int, _Waiting] = {}  # by seq, in the order in which they were published
         self._seq = 0
+        self._bans: dict[str, Standing] | None = None
+        self._banning: dict[int, asyncio.Future[Standing]] = {}
         self._heard = 0.0
         self._linked = asyncio.Event()
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
@@ -150,6 +163,50 @@ class RouterClient:
         self._writer.publish(seq, one.channel, one.data, one.sender, one.key, again=one.said)
         one.said = True
 
+    async def ban(self, user: str, until_ms: int, reason: str, *, deadline_s: float) -> Standing:
+        """Ban a user, or with a time that is over end the ban; it is stored when this returns.
+
+        Raises:
+            Unavailable: the router is away or silent; what was asked may have happened, and may be asked again.
+            BanRefused: it does not do that.
+        """
+        number = int.from_bytes(os.urandom(6))
+        try:
+            async with asyncio.timeout(deadline_s):
+                await self._linked.wait()
+                future: asyncio.Future[Standing] = asyncio.get_running_loop().create_future()
+                self._banning[number] = future
+                self._writer.body(records.BAN, wish_packed(Wish(number, user, until_ms, reason)))
+                self._send()
+                return await future
+        except TimeoutError:
+            raise Unavailable("the router did not answer in time") from None
+        finally:
+            self._banning.pop(number, None)
+
+    def bans(self) -> Mapping[str, Standing]:
+        """The bans, as the router told them.
+
+        Raises:
+            Unavailable: it has not yet, or is away.
+        """
+        if self._bans is None or not self.linked:
+            raise Unavailable("there is no link to the router")
+        return self._bans
+
+    def _on_bans(self, record: dict[str, Any]) -> None:
+        told = told_unpacked(record["body"])
+        if record["aux"] or self._bans is None:
+            self._bans = {}
+        self._bans |= {one.user: one for one in told.standings}
+        future = self._banning.get(told.ask)
+        if future is None or future.done():
+            return
+        if told.refusal:
+            future.set_exception(BanRefused(told.refusal))
+        else:
+            future.set_result(told.standings[0])
+
     def _send(self) -> None:
         if self._socket is None:
             return
@@ -177,8 +234,9 @@ class RouterClient:
                 self._on_record(record)
         asyncio.get_running_loop().call_soon(self._receive)
 
-    def _on_record(self, record: dict[str, int]) -> None:
+    def _on_record(self, record: dict[str, Any]) -> None:
         if record["kind"] == records.LINKED and record["aux"]:
+            self._lose_bans()
             self._writer.link(records.BEGIN, self.start_number, 0)
             self._writer.link(records.END, self.start_number, 0)
             for seq, one in self._waiting.items():
@@ -188,6 +246,8 @@ class RouterClient:
             self._linked.set()
         elif record["kind"] == records.PUBLISHED:
             self._answer(self._waiting.get(record["seq"]), record)
+        elif record["kind"] == records.BANS:
+            self._on_bans(record)
 
     @staticmethod
     def _answer(one: _Waiting | None, record: dict[str, int]) -> None:
@@ -201,6 +261,14 @@ class RouterClient:
             one.answer.set_exception(Refused(codes.NAMES.get(record["aux"], "internal")))
 
     def _lose(self) -> None:
-        for one in self._waiting.values():
-            if not one.answer.done():
-                one.answer.set_exception(Unavailable("the link to the router was closed"))
+        waiting: list[asyncio.Future[Any]] = [one.answer for one in self._waiting.values()]
+        self._lose_bans()
+        for answer in waiting:
+            if not answer.done():
+                answer.set_exception(Unavailable("the link to the router was closed"))
+
+    def _lose_bans(self) -> None:
+        """Bans that were asked for may have happened or not; whoever asked asks again."""
+        for future in self._banning.values():
+            if not future.done():
+                future.set_exception(Unavailable("the router was restarted"))

@@ -20,6 +20,7 @@ from core.ledger import STATS_BYTES, Stats
 from core.owned import ACCOUNT
 from core.process import die_with_parent
 from core.router_loop import RouterLoop
+from router.bans import BanKeeper, MemoryStore
 from router.config import RouterConfig
 from router.log.opening import UNDER_WAY_MAX, make_log, open_log
 from router.log.port import LogDeposed, LogError, LogUnavailable, Opened
@@ -57,6 +58,10 @@ class Router:
         self._stats = stats
         self.writer: LogWriter | None = None
         self.sessions: Sessions | None = None
+        store = self.log or MemoryStore()
+        self.bans = BanKeeper(
+            store, lambda change, all_: self.loop.put(notes.BANS_SAY, text=change, extra=all_), clock=time.time
+        )
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self) -> RouterLoop:
@@ -76,6 +81,7 @@ class Router:
                 print(PASSED_OVER.format(passed), file=sys.stderr)
             self.writer = LogWriter(self.log, self.loop.put)
             self.sessions = Sessions(self.log, self.loop.put, ttl_s=self.config.session_ttl_s, clock=time.time)
+        await self.bans.load()
         self.loop.bind(self.config.endpoint)
         self._held = ACCOUNT.hold("handle", "the data plane", object_=self.loop)
         self.auditor = Auditor(ACCOUNT, lambda request: self.loop.put(notes.AUDIT, request=request))
@@ -94,11 +100,14 @@ class Router:
                 self.sessions.on_state(text)
             elif kind == notes.CURSOR and self.sessions is not None:
                 self.sessions.on_cursor(request, conn, text)
+            elif kind == notes.BAN:
+                self.bans.on_wish(text)
             elif kind == notes.AUDITED:
                 self.auditor.on_note(request, text, extra)
 
     def start(self) -> list["asyncio.Task[None]"]:
         """What runs beside the data plane for as long as it does."""
+        self.bans.start()
         if self.writer is not None and self.sessions is not None:
             self._tasks = [
                 ACCOUNT.task(self.writer.run(), "the log's writer"),
@@ -125,6 +134,7 @@ class Router:
                 task.cancel()
             await asyncio.wait(self._tasks, timeout=STOP_DEADLINE_S)
             await self.writer.close()
+        await self.bans.close()
         if self.log is not None:
             await self.log.close()
         self._held.close()
@@ -178,7 +188,7 @@ async def serve(config: RouterConfig, stats: Stats) -> None:
         async with asyncio.timeout(STOP_DEADLINE_S):
             await asyncio.to_thread(thread.join, STOP_DEADLINE_S)
     error = router.ended()
-    await router.close()  # deadline: STOP_DEADLINE_S, several times
+    await router.close()
     running.remove_reader(loop.control_fd)
     await commands.close()
     if error is not None:

@@ -5,10 +5,27 @@
  * @typedef {import("./holdfast.mjs").Position} Position
  * @typedef {import("./holdfast.mjs").ChannelEvent} ChannelEvent
  * @typedef {import("./holdfast.mjs").Presence} Presence
+ * @typedef {import("./holdfast.mjs").Clock} Clock
+ * @typedef {import("./holdfast.mjs").Codec} Codec
+ * @typedef {Object} Options
+ * @property {string} [user] who to be, where the gateway runs in development mode
+ * @property {string | (() => string | Promise<string>)} [token] asked for again before each fresh start, and when the
+ *   token is about to end
+ * @property {any} [WebSocket] the class to use in place of the global one
+ * @property {Codec} [codec] in place of JSON
+ * @property {boolean} [reconnect] come back on its own as the gateway says; true unless told otherwise
+ * @property {number} [requestTimeoutMs] each request's deadline, 5000
+ * @property {number} [openTimeoutMs] for all of `connect`, 10000
+ * @property {number} [backoffBaseMs] the first wait is a random time up to this, 500; doubles each time
+ * @property {number} [backoffCapMs] no wait of ours is longer, 30000
+ * @property {SessionState} [state] resume this session, from `export` or `suspend`
+ * @property {number} [queueMessages] received and not taken by an iteration, 10000
+ * @property {Clock} [clock]
  */
 
 export const HELLO = 0, WELCOME = 1, REPLY = 2, ERROR = 3, PING = 4, PONG = 5, JOIN = 6, LEAVE = 7, PUBLISH = 8;
 export const MESSAGE = 9, ACK = 10, HISTORY = 11, PRESENCE = 12, EVENT = 13, FIN = 14, FIN_ACK = 15;
+export const REFRESH = 16;
 
 const STATUS_BASE = 4000;
 
@@ -239,6 +256,13 @@ export function readWelcome(value) {
   const resumed = value.resumed === true;
   const maxFrame = value.max_frame ?? 65536;
   return { session, user, resumeToken, node, pingMs: ping * 1000, misses, maxFrame, resumed, channels };
+}
+
+/** What REFRESH changes of WELCOME. */
+export function readRefreshed({ expires = null, resume_token: resumeToken }) {
+  check(expires === null || Number.isFinite(expires), "REFRESH without the time when the token ends");
+  check(resumeToken === undefined || typeof resumeToken === "string", "REFRESH with a resume token that is none");
+  return resumeToken === undefined ? {} : { resumeToken };
 }
 
 /** An end without a word of the protocol: come back and resume. */

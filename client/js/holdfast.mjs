@@ -13,27 +13,15 @@
  * @typedef {"connecting" | "open" | "reconnecting" | "closed"} State
  * @typedef {{now: () => number, setTimeout: Function, clearTimeout: Function, random: () => number}} Clock
  * @typedef {{encode: (frame: any[]) => any, decode: (body: any) => any}} Codec
- * @typedef {Object} Options
- * @property {string} [user] who to be, where the gateway runs in development mode
- * @property {string | (() => string | Promise<string>)} [token] asked for again before each fresh start
- * @property {any} [WebSocket] the class to use in place of the global one
- * @property {Codec} [codec] in place of JSON
- * @property {boolean} [reconnect] come back on its own as the gateway says; true unless told otherwise
- * @property {number} [requestTimeoutMs] each request's deadline, 5000
- * @property {number} [openTimeoutMs] for all of `connect`, 10000
- * @property {number} [backoffBaseMs] the first wait is a random time up to this, 500; doubles each time
- * @property {number} [backoffCapMs] no wait of ours is longer, 30000
- * @property {import("./holdfast-wire.mjs").SessionState} [state] resume this session, from `export` or `suspend`
- * @property {number} [queueMessages] received and not taken by an iteration, 10000
- * @property {Clock} [clock]
+ * @typedef {import("./holdfast-wire.mjs").Options} Options
  */
 
 import { ItemQueue, Pulse, Requests, backoffDelay, systemClock } from "./holdfast-pulse.mjs";
 import {
   Closed, ERROR, EVENT, FIN, FIN_ACK, HELLO, HISTORY, HoldfastError, JOIN, LEAVE, MESSAGE, PING, PONG, PRESENCE,
-  PUBLISH, Positions, ProtocolViolation, REPLY, RequestRefused, WELCOME, acceptable,
+  PUBLISH, Positions, ProtocolViolation, REFRESH, REPLY, RequestRefused, WELCOME, acceptable,
   byteLength, check, closeClass, closeSocket, closedByStatus, gone, isMap, isRequestOnly, isWhole, json, readHistory,
-  readMessage, readPosition, readPresence, readState, readWelcome, resetEvent, same,
+  readMessage, readPosition, readPresence, readRefreshed, readState, readWelcome, resetEvent, same,
 } from "./holdfast-wire.mjs";
 
 export {
@@ -176,6 +164,12 @@ export class Session {
   /** Who is in a channel now. @returns {Promise<Presence>} */
   presence(channel, { timeoutMs } = {}) {
     return this.#ask(PRESENCE, channel, [], timeoutMs, { read: readPresence });
+  }
+
+  /** Give the live session a new token of the same user; resolves to when that ends, seconds since 1970, or null. */
+  refresh(token, { timeoutMs } = {}) {
+    const read = (value) => Object.assign(this.#welcome, readRefreshed(value)) && (value.expires ?? null);
+    return this.#ask(REFRESH, token, [], timeoutMs, { read, repeatable: false });
   }
 
   /** Measure the round trip now rather than with the next heartbeat; the result comes as `rtt`. */
@@ -322,7 +316,12 @@ export class Session {
   #onEvent([, channel, kind, details = {}]) {
     check(typeof channel === "string" && typeof kind === "string" && isMap(details), "EVENT");
     if (kind === "gap" && !this.#positions.announceGap(channel, details.to)) return;
+    if (kind === "expired" && typeof this.#options.token === "function") this.#renew();
     this.#deliver("event", { channel, kind, details });
+  }
+
+  async #renew() {
+    try { await this.refresh(await this.#options.token()); } catch { /* FIN follows, and a fresh start asks again */ }
   }
 
   #onPong(seq) {
@@ -389,7 +388,7 @@ export class Session {
     const body = this.#codec.encode([type, id, channel, ...rest]);
     const most = this.#welcome?.maxFrame ?? Infinity;
     if (byteLength(body) > most) throw new HoldfastError(`a request longer than ${most} bytes, the gateway's bound`);
-    this.#requests.add(id, { body, done, fail, repeatable, own, sent: own }, timeoutMs, channel);
+    this.#requests.add(id, { body, done, fail, repeatable, own, sent: own }, timeoutMs, type === REFRESH ? "REFRESH" : channel);
     return body;
   }
 

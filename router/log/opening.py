@@ -41,7 +41,7 @@ async def open_log(log: Log, epoch: int) -> Opened:
     until = time.monotonic() + OPEN_DEADLINE_S
     while True:
         try:
-            return await log.open(epoch)  # deadline: the log's own
+            return await log.open(epoch)
         except LogUnavailable:
             if time.monotonic() > until:
                 raise

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from core.ban_list import RESUME_AGE_MAX_MS
+
 
 class LogError(Exception):
     """The tree of what a log says when it cannot do what was asked."""
@@ -94,12 +96,19 @@ class Session:
 
 @dataclass(frozen=True)
 class Ban:
-    """A user who may not come in."""
+    """A user who may not come in, and whose sessions of before cannot be resumed after it either."""
 
     user: str
     until_ms: int
     """Wall clock."""
     reason: str = ""
+    since_ms: int = 0
+    """When it was made: a resume token that was issued until then is dead for good."""
+
+    @property
+    def kept_ms(self) -> int:
+        """Wall clock until which it is kept: as long as it holds, and as there may be tokens that it killed."""
+        return max(self.until_ms, self.since_ms + RESUME_AGE_MAX_MS if self.since_ms else 0)
 
 
 class Log(Protocol):
@@ -149,10 +158,10 @@ class Log(Protocol):
         """Cursors, in the order of the channels."""
 
     async def ban(self, ban: Ban) -> None:
-        """Store a ban; one until a time that is over ends it."""
+        """Store a ban in place of the user's last one; a time that is over ends it."""
 
     async def bans(self) -> list[Ban]:
-        """The bans that hold now."""
+        """The bans that are kept (`Ban.kept_ms`), with those that are over but are kept still."""
 
     async def close(self) -> None:
         """Give up what is held; nothing that was answered is lost."""

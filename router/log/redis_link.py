@@ -123,8 +123,15 @@ class Link(asyncio.Protocol):
                 await self._open(url.tls)
                 await self._greet(url, credentials)
         except TimeoutError:
-            self.drop(f"{self.name} did not answer within {self._deadline_s} s")
+            doubt = ": look whether it speaks TLS on this port" if url.tls and self._transport is None else ""
+            self.drop(f"{self.name} did not answer within {self._deadline_s} s{doubt}")
             raise LogUnavailable(self.why_lost) from None
+        except ssl.SSLError as error:
+            self.drop(
+                f"{self.name} and we do not agree on TLS: name the authority of its certificate in SSL_CERT_FILE, and "
+                f"look whether it speaks TLS on this port ({error})"
+            )
+            raise LogUnavailable(self.why_lost) from error
         except OSError as error:
             self.drop(f"{self.name} cannot be reached: {error.strerror or error}")
             raise LogUnavailable(self.why_lost) from error

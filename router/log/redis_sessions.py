@@ -151,23 +151,24 @@ class Sessions:
     async def ban(self, ban: Ban) -> None:
         """See the port."""
         user = ban.user.encode()
-        if ban.until_ms <= self._clock_ms():
+        if ban.kept_ms <= self._clock_ms():
             command = pack("HDEL", self._keys.bans, user)
         else:
-            command = pack("HSET", self._keys.bans, user, msgspec.msgpack.encode((ban.until_ms, ban.reason)))
+            said = msgspec.msgpack.encode((ban.until_ms, ban.reason, ban.since_ms))
+            command = pack("HSET", self._keys.bans, user, said)
         await ask_all(self._nodes, [(self._keys.bans_slot, command)])
 
     async def bans(self) -> list[Ban]:
         """See the port."""
         [fields] = await ask_all(self._nodes, [(self._keys.bans_slot, pack("HGETALL", self._keys.bans))])
-        now, holding, over = self._clock_ms(), [], []
+        now, kept, over = self._clock_ms(), [], []
         for user, said in fields.items():
-            until_ms, reason = msgspec.msgpack.decode(said, type=tuple[int, str])
-            if until_ms > now:
-                holding.append(Ban(user.decode(), until_ms, reason))
+            ban = Ban(user.decode(), *msgspec.msgpack.decode(said, type=tuple[int, str, int]))
+            if ban.kept_ms > now:
+                kept.append(ban)
             else:
                 over.append(user)
         if over:
             command = pack("HDEL", self._keys.bans, *over)
             await ask_all(self._nodes, [(self._keys.bans_slot, command)])
-        return sorted(holding, key=lambda one: one.user)
+        return sorted(kept, key=lambda one: one.user)

@@ -35,7 +35,10 @@ CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE sessions (id BLOB PRIMARY KEY, opened BLOB NOT NULL, expires_ms INTEGER NOT NULL, channels BLOB NOT NULL);
 CREATE INDEX sessions_by_end ON sessions (expires_ms);
 CREATE TABLE cursors (channel TEXT PRIMARY KEY, epoch INTEGER NOT NULL, offset INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE bans (user TEXT PRIMARY KEY, until_ms INTEGER NOT NULL, reason TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE bans (
+    user TEXT PRIMARY KEY, until_ms INTEGER NOT NULL, reason TEXT NOT NULL, since_ms INTEGER NOT NULL,
+    kept_ms INTEGER NOT NULL
+) WITHOUT ROWID;
 """
 _SAVE_SESSION = """
 INSERT INTO sessions (id, opened, expires_ms, channels) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE
@@ -186,24 +189,26 @@ class State:
         """Forget sessions that expired, SWEPT_MAX at most, and bans that ended; the number of sessions."""
         with self._transaction(disk=False):
             swept = self._sqlite.execute(_SWEEP, (now_ms, SWEPT_MAX)).rowcount
-            self._sqlite.execute("DELETE FROM bans WHERE until_ms <= ?", (now_ms,))
+            self._sqlite.execute("DELETE FROM bans WHERE kept_ms <= ?", (now_ms,))
         return swept
 
     # ----------------------------------------------------------------------------------------------------------- bans
 
     def ban(self, ban: Ban, now_ms: int) -> None:
-        """Store a ban, or end it when its time is over."""
+        """Store a ban, or forget it when nothing of it is to be kept."""
         with self._transaction():
-            if ban.until_ms <= now_ms:
+            if ban.kept_ms <= now_ms:
                 self._sqlite.execute("DELETE FROM bans WHERE user = ?", (ban.user,))
                 return
-            row = (ban.user, ban.until_ms, ban.reason)
-            self._sqlite.execute("INSERT OR REPLACE INTO bans (user, until_ms, reason) VALUES (?, ?, ?)", row)
+            row = (ban.user, ban.until_ms, ban.reason, ban.since_ms, ban.kept_ms)
+            self._sqlite.execute(
+                "INSERT OR REPLACE INTO bans (user, until_ms, reason, since_ms, kept_ms) VALUES (?, ?, ?, ?, ?)", row
+            )
 
     def bans(self, now_ms: int) -> list[Ban]:
-        """Those that hold now, by user."""
+        """Those that are kept, by user."""
         rows = self._sqlite.execute(
-            "SELECT user, until_ms, reason FROM bans WHERE until_ms > ? ORDER BY user", (now_ms,)
+            "SELECT user, until_ms, reason, since_ms FROM bans WHERE kept_ms > ? ORDER BY user", (now_ms,)
         )
         return [Ban(*row) for row in rows]
 

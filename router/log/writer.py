@@ -91,7 +91,7 @@ class LogWriter:
     async def _append(self, data: bytes) -> LogError | None:
         """An error is for `run` to see: the task has not failed."""
         try:
-            await self._log.append(data)  # deadline: the log's own
+            await self._log.append(data)
         except LogError as error:
             return error
         return None
@@ -135,9 +135,9 @@ class LogWriter:
         await asyncio.wait(later)  # deadline: the log's own, of each
         delay_s, said_s = RETRY_FIRST_S, 0.0
         while True:
-            await self._pause(delay_s)  # deadline: RETRY_MOST_S
+            await self._pause(delay_s)  # deadline: RETRY_MOST_S at most
             try:
-                await self._log.append(self._batches[0].data)  # deadline: the log's own
+                await self._log.append(self._batches[0].data)
                 break
             except LogUnavailable as again:
                 said_s += delay_s
@@ -178,7 +178,7 @@ class LogWriter:
         while True:
             await asyncio.sleep(SIFT_PERIOD_S)
             try:
-                await self._log.sift(self.keep)  # deadline: the log's own
+                await self._log.sift(self.keep)
             except (LogError, TimeoutError) as error:
                 if isinstance(error, LogDeposed):
                     raise

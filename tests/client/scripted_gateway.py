@@ -20,6 +20,7 @@ from websockets.exceptions import ConnectionClosed
 HELLO, WELCOME, REPLY, ERROR, PING, PONG, JOIN, LEAVE, PUBLISH, MESSAGE, ACK, HISTORY, PRESENCE, EVENT, FIN, FIN_ACK = (
     range(16)
 )
+REFRESH = 16
 DEADLINE_S = 5.0
 
 Frame = list[Any]

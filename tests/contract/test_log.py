@@ -339,6 +339,16 @@ async def test_bans_hold_until_their_time_is_over_or_they_are_ended(store: Store
     assert await log.bans() == [Ban("eve", FUTURE_MS + 7, "worse")]
 
 
+@on_a_loop
+async def test_a_ban_that_is_over_is_kept_as_long_as_it_kills_resume_tokens(store: Store) -> None:
+    log, _ = await opened(store)
+    over = Ban("eve", 1, "spam", since_ms=FUTURE_MS)
+    await log.ban(over)
+    await log.ban(Ban("past", 1, since_ms=1))
+    log, _ = await opened(store)
+    assert await log.bans() == [over]
+
+
 # -------------------------------------------------------------------------------------------------------------- errors
 
 

@@ -58,6 +58,10 @@ def presence(kind: int, seq: int, *, channel: int = 0, count: int = 0, body: byt
     return record(kind, 0, _BODY.pack(seq, len(body), channel, 0, count), body)
 
 
+def bans(body: bytes, aux: int = 0) -> bytes:
+    return record(records.BANS, aux, _BODY.pack(0, len(body), 0, 0, 0), body)
+
+
 def message(channel: int, epoch: int, offset: int, body: bytes, *, everybody: bool = False) -> bytes:
     return record(records.MESSAGE, int(everybody), _MESSAGE.pack(channel, epoch, offset, len(body), 0), body)
 

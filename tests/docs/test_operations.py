@@ -19,6 +19,7 @@ HEADINGS = (
     "The log in Redis",
     "Deadlines",
     "Connections",
+    "Tokens and bans",
     "The ledger",
     "Growth",
     "Drain and restart",

@@ -61,6 +61,8 @@ def test_each_value_is_shown_with_where_it_came_from(file: Path) -> None:
     chat = lines[lines.index("[namespaces.chat]") :]
     assert chat[1] == f'domain = "group" # in {file}'
     assert 'ack = "logged" # default of group' in chat
+    none = asked("show", "--origin", HOLDFAST_LOG_BACKEND="none").stdout.splitlines()
+    assert ["ack", "=", '"sequenced"', "#", "chosen", "to", "fit", "the", "rest"] in [line.split() for line in none]
     user = lines[lines.index("[namespaces.user]") : lines.index("[namespaces.group]")]
     assert 'ack = "sequenced" # in the environment (HOLDFAST_NAMESPACES_USER_ACK)' in user
 
@@ -81,7 +83,8 @@ def test_machines_get_json(file: Path) -> None:
 
 def test_secrets_are_hidden() -> None:
     for more in ((), ("--json",), ("--origin",)):
-        result = asked("show", *more, HOLDFAST_AUTH_SECRET=SECRET)
+        url = {"HOLDFAST_LOG_REDIS_URL": f"redis://:{SECRET}@127.0.0.1/0"}
+        result = asked("show", *more, HOLDFAST_AUTH_SECRET=SECRET, **url)
         assert SECRET not in result.stdout
         assert "(hidden)" in result.stdout
 

@@ -9,9 +9,11 @@ import msgspec
 import pytest
 
 from core import notes
+from core.ban_list import FOREVER_MS, Standing, told_packed
 from core.codes import Code
 from core.namespace_spec import BUILT_IN, NamespaceSpec
 from gateway.auth import Authenticator
+from gateway.bans import Bans
 from gateway.control import (
     CALL,
     ERROR,
@@ -29,6 +31,7 @@ from gateway.control import (
     Control,
     Limits,
 )
+from tests.gateway.token_makers import SECRET, token
 
 NOW = 1_793_491_200.0
 CONN = 0x1_0000_0007
@@ -275,6 +278,109 @@ def test_the_history_of_an_own_channel_is_asked_for() -> None:
     assert Bench(namespaces=SPECS).frame(HISTORY, 1, "inbox:alice")["text"] == b"inbox:alice"
 
 
+# ---- credentials ----
+
+
+def secured(**more: Any) -> Bench:
+    """Not in development mode: tokens are checked."""
+    bench = Bench()
+    bench.auth = Authenticator(SECRET, node_key=b"node", resume_ttl_s=60, **more)
+    bench.control = Control(
+        bench.plane, bench.auth, LIMITS, clock=lambda: bench.now, later=bench.later, random=lambda size: SESSION[:size]
+    )
+    return bench
+
+
+def opened(bench: Bench, options: dict[str, Any]) -> dict[str, Any]:
+    return bench.frame(HELLO, 3, options, state=STATE_HANDSHAKING, user="")
+
+
+def test_the_data_plane_is_told_of_the_end_of_the_credentials_of_rights_and_of_the_device() -> None:
+    bench = secured()
+    claims = {"sub": "bob", "exp": NOW + 1.5, "dev": "phone", "channels": ["group:a"], "publish": ["group:*"]}
+    note = opened(bench, {"token": token(claims)})
+    rights = msgpack.packb({"join": ["group:a"], "publish": ["group:*"]})
+    assert (note["third"], note["first"], note["flags"]) == (1500, len(rights), 1)
+    assert note["extra"] == msgpack.packb([["user:bob"]]) + rights
+    plain = opened(bench, {"token": token({"sub": "bob"})})
+    assert (plain["third"], plain["first"], plain["flags"]) == (0, 0, 0)
+
+
+def test_a_resumed_session_has_the_rights_and_the_end_that_its_token_gave() -> None:
+    bench = secured()
+    note = opened(bench, {"token": token({"sub": "bob", "exp": NOW + 50, "dev": "pad", "channels": []})})
+    welcome = msgpack.unpackb(note["text"] + msgpack.packb({}))[2]
+    bench.now += 30
+    again = opened(bench, {"session": SESSION.hex(), "token": welcome["resume_token"]})
+    assert again["third"] == 20_000
+    assert [again[name] for name in ("first", "flags")] == [note[name] for name in ("first", "flags")]
+    assert again["extra"] == note["extra"]
+    bench.now += 20
+    assert bench.fin(HELLO, 1, {"session": SESSION.hex(), "token": welcome["resume_token"]}) == Code.TOKEN_EXPIRED
+
+
+def refresh(bench: Bench, given: Any, request: int = 5) -> dict[str, Any]:
+    bench.control.on_frame(CONN, STATE_OPEN, "bob", msgpack.packb([REFRESH, request, given]), SESSION)
+    return bench.plane.take()
+
+
+def test_refresh_gives_a_live_session_a_new_end_and_new_rights() -> None:
+    bench = secured()
+    note = refresh(bench, token({"sub": "bob", "exp": NOW + 90, "channels": ["group:b"]}))
+    assert (note["kind"], note["conn"], note["third"]) == (notes.REFRESH, CONN, 90_000)
+    assert note["extra"] == msgpack.packb({"join": ["group:b"]})
+    kind, request, told = msgpack.unpackb(note["text"])
+    assert (kind, request, told["expires"]) == (REPLY, 5, NOW + 90)
+    held = bench.auth.resumed(SESSION.hex(), told["resume_token"], NOW)
+    assert (held.user, held.identity.expires_s) == ("bob", NOW + 90)
+    assert refresh(bench, token({"sub": "bob"}), 0)["text"] == b""
+    assert "expires" not in msgpack.unpackb(refresh(bench, token({"sub": "bob"}))["text"])[2]
+
+
+def test_a_refresh_that_is_refused_leaves_the_session_as_it_is() -> None:
+    bench = secured()
+    for given, code in (
+        (token({"sub": "eve"}), Code.NOT_ALLOWED),
+        (token({"sub": "bob", "exp": NOW}), Code.TOKEN_EXPIRED),
+        ("token", Code.BAD_TOKEN),
+        (5, Code.BAD_TOKEN),
+    ):
+        note = refresh(bench, given)
+        assert note["kind"] == notes.SEND
+        assert msgpack.unpackb(note["text"])[:3] == [ERROR, 5, code]
+
+
+def test_in_development_mode_a_refresh_changes_nothing(bench: Bench) -> None:
+    note = refresh(bench, "anything")
+    assert (note["kind"], note["third"], note["extra"]) == (notes.REFRESH, 0, b"")
+
+
+def test_a_banned_user_is_told_so_at_hello_and_at_refresh() -> None:
+    bans = Bans()
+    bans.take(told_packed(0, "", [Standing("bob", 0, FOREVER_MS, "spam")]), NOW, all_=True)
+    bench = secured(bans=bans)
+    assert bench.fin(HELLO, 1, {"token": token({"sub": "bob"})}) == Code.BANNED
+    assert msgpack.unpackb(refresh(bench, token({"sub": "bob"}))["text"])[2] == Code.BANNED
+
+
+def test_hellos_wait_until_it_is_known_who_is_banned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.control.HELD_BYTES_MAX", 40)
+    bench = Bench()
+    bench.control = Control(bench.plane, bench.auth, LIMITS, clock=lambda: NOW, later=bench.later, holds=True)
+    for conn, user in ((1, "eve"), (2, "alice")):
+        bench.control.on_frame(conn, STATE_HANDSHAKING, "", msgpack.packb([HELLO, 1, {"user": user}]))
+        assert bench.plane.notes == []
+    bench.control.on_frame(3, STATE_HANDSHAKING, "", msgpack.packb([HELLO, 1, {"user": "one too many"}]))
+    assert (bench.plane.notes[0]["conn"], bench.plane.take()["first"]) == (3, Code.OVERLOADED)
+    bench.auth.bans.take(told_packed(0, "", [Standing("eve", 0, FOREVER_MS, "")]), NOW, all_=True)
+    bench.control.release()
+    assert [(note["conn"], note["kind"]) for note in bench.plane.notes] == [(1, notes.FIN), (2, notes.OPEN)]
+    bench.plane.notes.clear()
+    bench.control.release()
+    bench.control.on_frame(4, STATE_HANDSHAKING, "", msgpack.packb([HELLO, 1, {"user": "bob"}]))
+    assert bench.plane.take()["kind"] == notes.OPEN
+
+
 # ---- requests ----
 
 
@@ -295,7 +401,8 @@ def test_presence(bench: Bench) -> None:
     ("frame", "code"),
     [
         ((HELLO, 1, {}), Code.BAD_REQUEST),
-        ((REFRESH, 1, "token"), Code.BAD_REQUEST),
+        ((REFRESH, 1), Code.BAD_REQUEST),
+        ((REFRESH, 1, "token", {}), Code.BAD_REQUEST),
         ((CALL, 1, "method", None), Code.BAD_REQUEST),
         ((HISTORY, 1), Code.BAD_REQUEST),
         ((HISTORY, 1, "group:a", {}, {}), Code.BAD_REQUEST),

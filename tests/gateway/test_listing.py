@@ -10,6 +10,7 @@ import pytest
 from core import listing, notes
 from core.codes import Code
 from gateway import listing as gateway_listing
+from gateway.devices import Devices
 from gateway.listing import Listing, packed_address, shown_address
 
 EPOCH = 1_764_139_200
@@ -34,6 +35,7 @@ RECORD: dict[str, Any] = {
     "requests": 2,
     "state": 2,
     "reason": 0,
+    "device": 1,
 }
 
 
@@ -74,7 +76,9 @@ class Plane:
 
 def made(*turns: tuple[int, bytes]) -> tuple[Listing, Plane]:
     plane = Plane(*turns)
-    plane.listing = Listing(plane, worker=3, epoch=EPOCH, wall_offset_s=1000.0)
+    devices = Devices()
+    devices.number("phone")
+    plane.listing = Listing(plane, worker=3, epoch=EPOCH, wall_offset_s=1000.0, devices=devices)
     return plane.listing, plane
 
 
@@ -90,6 +94,7 @@ def test_a_record_is_told_in_words(run_in_loop: Run) -> None:
                 "id": f"3-{EPOCH}-7-5",
                 "worker": "worker-3",
                 "user": "alice",
+                "device": "phone",
                 "session": "000102030405060708090a0b0c0d0e0f",
                 "state": "open",
                 "was": "open",
@@ -226,7 +231,7 @@ class LatePlane(Plane):
 
 
 def test_listings_take_turns(run_in_loop: Run) -> None:
-    plane = LatePlane(*[(5, record())] * 6, *[(listing.END, record())] * 3)
+    plane = LatePlane(*[(5, record(device=0))] * 6, *[(listing.END, record(device=0))] * 3)
     plane.listing = one = Listing(plane, worker=3, epoch=EPOCH, wall_offset_s=0.0)
 
     async def all_at_once() -> list[Any]:

@@ -54,7 +54,7 @@ def test_a_section_changes_a_built_in_namespace_and_leaves_the_rest(tmp_path: Pa
 def test_a_new_one_starts_from_the_built_in_one_of_its_domain(domain: str, like: NamespaceSpec, tmp_path: Path) -> None:
     made = loaded(f"[namespaces.mine]\ndomain = '{domain}'\nhistory_messages = 5", tmp_path)["mine"]
     assert made == msgspec.structs.replace(like, name="mine", history_messages=5)
-    assert built_in_of(made) == like.name
+    assert built_in_of(made) == like
 
 
 def test_the_environment_overrides_the_file_and_may_make_namespaces(tmp_path: Path) -> None:
@@ -119,15 +119,15 @@ def test_the_words_of_an_option() -> None:
             'namespaces.group.domain = "global": the protocol says that group is group: take another name',
         ),
         (
-            "[namespaces.group]\nhistory_messages = 0\nhistory_bytes = 0",
+            "[namespaces.group]\nhistory_messages = 0\nack = 'logged'",
             'namespaces.group.ack = "logged": nothing is kept here',
         ),
         (
-            "[namespaces.group]\nhistory_messages = 0",
+            "[namespaces.group]\nhistory_messages = 0\nhistory_bytes = 70000",
             "namespaces.group.history_messages = 0: no message would be kept, although history_bytes says so",
         ),
         (
-            "[namespaces.group]\nhistory_bytes = 0",
+            "[namespaces.group]\nhistory_bytes = 0\nhistory_messages = 5",
             "namespaces.group.history_bytes = 0: no message would be kept, although history_messages says so",
         ),
         (
@@ -139,6 +139,7 @@ def test_the_words_of_an_option() -> None:
             "[namespaces.group]\npayload_bytes_max = 64513",
             "namespaces.group.payload_bytes_max = 64513: gateway.max_frame = 65536 leaves 64512 for data",
         ),
+        ("[namespaces.user]\nack = 'logged'\n[log]\nbackend = 'none'", "log.backend = none keeps nothing"),
         (
             "[namespaces.user]\njoin = 'token'",
             'namespaces.user.join = "token": channels of domain session are joined with HELLO',
@@ -177,6 +178,18 @@ def test_what_cannot_be_is_refused_with_what_to_do(toml: str, said: str, tmp_pat
 )
 def test_what_just_fits_is_taken(toml: str, tmp_path: Path) -> None:
     loaded(toml, tmp_path)
+
+
+@pytest.mark.parametrize("option", ["history_messages", "history_bytes"])
+def test_without_history_the_rest_is_chosen_to_fit(option: str, tmp_path: Path) -> None:
+    made = loaded(f"[namespaces.typing]\ndomain = 'group'\n{option} = 0", tmp_path)["typing"]
+    assert (made.history_messages, made.history_bytes, made.ack) == (0, 0, "sequenced")
+
+
+def test_without_a_log_nothing_is_promised_to_be_in_it(tmp_path: Path) -> None:
+    specs = loaded("[log]\nbackend = 'none'\n[namespaces.chat]\ndomain = 'group'", tmp_path)
+    assert {spec.ack for spec in specs.values()} == {"sequenced"}
+    assert {spec.ack for spec in loaded("", tmp_path).values()} == {"logged"}
 
 
 def test_all_complaints_come_together(tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ class Link:
 def test_the_routers_refusals_in_the_words_of_http(
     run_in_loop: Any, failure: Exception, status: int, code: str, retry_after_s: int | None
 ) -> None:
-    publisher = node.RouterPublisher(Link(failure))  # type: ignore[arg-type]
+    publisher = node.RouterPublisher(Link(failure), 1.0)  # type: ignore[arg-type]
     with pytest.raises(RequestError) as caught:
         run_in_loop(publisher.publish("group:a", b"\x01", key=None, sender="x", deadline_s=1))
     assert (caught.value.status, caught.value.code, caught.value.retry_after_s) == (status, code, retry_after_s)

@@ -10,9 +10,8 @@ from base64 import urlsafe_b64encode
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
-from joserfc import jwt
-from joserfc.jwk import OctKey
 
 from tests.conftest import Node, free_ports
 from tests.process.clients import (
@@ -37,7 +36,7 @@ NAMES = {TOKEN_EXPIRED: "token_expired", BAD_TOKEN: "bad_token"}
 
 
 def token(secret: str = SECRET, **claims: Any) -> str:
-    return jwt.encode({"alg": "HS256"}, claims, OctKey.import_key(secret))
+    return jwt.encode(claims, secret, algorithm="HS256")
 
 
 def unsigned(**claims: Any) -> str:

@@ -15,7 +15,6 @@ from tests.process.clients import (
     MESSAGE,
     PRESENCE,
     PUBLISH,
-    REFRESH,
     Client,
     Refused,
     group,
@@ -365,7 +364,7 @@ def test_presence_of_the_users_own_channel_lists_the_users_sessions(node: Node) 
 # ---- what this version does not serve, and malformed requests ----
 
 
-@pytest.mark.parametrize("request_", [(REFRESH, "token"), (CALL, "profile.get", {"user": "bob"})])
+@pytest.mark.parametrize("request_", [(CALL, "profile.get", {"user": "bob"})])
 def test_what_later_versions_serve_is_refused_with_a_message_that_says_so(node: Node, request_: Any) -> None:
     async def body() -> None:
         for kind in KINDS:

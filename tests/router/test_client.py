@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -11,10 +12,13 @@ import msgpack
 import pytest
 import uvloop
 
+from core import notes
+from core.ban_list import FOREVER_MS
 from core.ledger import Stats
 from core.namespace_spec import BUILT_IN
 from core.router_loop import RouterLoop
-from router.client import Refused, RouterClient, Unavailable
+from router.bans import BanKeeper, MemoryStore
+from router.client import BanRefused, Refused, RouterClient, Unavailable
 
 DEADLINE_S = 10.0
 DATA = msgpack.packb({"text": "hello"})
@@ -171,5 +175,91 @@ def test_closing_ends_what_is_under_way_and_may_be_done_twice(endpoint: str) -> 
         await client.close()
         with pytest.raises(Unavailable):
             await waiting
+
+    run(body())
+
+
+# ---- bans ----
+
+
+@contextmanager
+def keeping(endpoint: str, epoch: int, store: MemoryStore) -> Iterator[None]:
+    """A sequencer whose control thread keeps bans in `store`, inside the context."""
+    bounds: dict[str, Any] = {"key_window_s": 60, "channels_max": 100, "spill_bytes_max": 1 << 20}
+    loops = [RouterLoop(Stats(), endpoint=endpoint, epoch=epoch, namespaces=BUILT_IN, **bounds)]
+    stop = threading.Event()
+
+    async def control() -> None:
+        keeper = BanKeeper(store, lambda one, all_: loops[0].put(notes.BANS_SAY, text=one, extra=all_), clock=time.time)
+        await keeper.load()
+        keeper.start()
+        while not stop.is_set():
+            for note in loops[0].take():
+                keeper.on_wish(note[7])
+            await asyncio.sleep(0.001)
+        await keeper.close()
+
+    threads = [
+        threading.Thread(target=loops[0].run, daemon=True),
+        threading.Thread(target=asyncio.run, args=(control(),)),
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        threads[1].join(DEADLINE_S)
+        loops[0].stop()
+        threads[0].join(DEADLINE_S)
+        loops.clear()  # frees it, and its place on the bus
+
+
+async def known(client: RouterClient, users: set[str]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            try:
+                if set(client.bans()) == users:
+                    return
+            except Unavailable:
+                pass
+            await asyncio.sleep(0.001)
+
+
+def test_a_ban_is_known_to_every_peer_and_to_those_that_link_later(endpoint: str) -> None:
+    async def body() -> None:
+        async with linked_client(endpoint) as one, linked_client(endpoint) as other:
+            with pytest.raises(BanRefused, match="not_banned"):
+                await one.ban("eve", 0, "", deadline_s=DEADLINE_S)
+            found = await one.ban("eve", FOREVER_MS, "spam", deadline_s=DEADLINE_S)
+            assert (found.user, found.until_ms, found.reason) == ("eve", FOREVER_MS, "spam")
+            await known(other, {"eve"})
+            async with linked_client(endpoint) as third:
+                await known(third, {"eve"})
+                assert third.bans()["eve"] == found
+
+    with keeping(endpoint, 7, MemoryStore()):
+        run(body())
+
+
+def test_the_next_routers_bans_take_the_place_of_the_last_ones(endpoint: str) -> None:
+    async def body() -> None:
+        async with linked_client(endpoint) as client:
+            with keeping(endpoint, 7, MemoryStore()):
+                await client.ban("eve", FOREVER_MS, "", deadline_s=DEADLINE_S)
+                await known(client, {"eve"})
+            with keeping(endpoint, 8, MemoryStore()):
+                await known(client, set())
+
+    run(body())
+
+
+def test_a_router_that_is_away_bans_nobody(endpoint: str) -> None:
+    async def body() -> None:
+        async with linked_client(endpoint) as client:
+            with pytest.raises(Unavailable):
+                client.bans()
+            with pytest.raises(Unavailable):
+                await client.ban("eve", FOREVER_MS, "", deadline_s=0.05)
 
     run(body())

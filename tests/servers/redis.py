@@ -20,6 +20,7 @@ from tests.conftest import free_ports, wait_until
 from tools import provision
 
 START_DEADLINE_S = 20.0
+WHOLE_DEADLINE_S = 40.0
 COMMAND_DEADLINE_S = 5.0
 PRIMARY = "holdfast"
 # Writes reach the disk within a second, as Redis' own default has it.
@@ -185,6 +186,17 @@ class Sentinels:
         found = self.sentinels[0].do("SENTINEL", "GET-MASTER-ADDR-BY-NAME", PRIMARY)
         port = int(found[1])
         return next(one for one in self.servers if one.port == port)
+
+    def wait_whole(self) -> None:
+        """Wait until the sentinels agree on a primary that two replicas follow."""
+        wait_until(self._is_whole, "two replicas follow the primary again", WHOLE_DEADLINE_S)
+
+    def _is_whole(self) -> bool:
+        try:
+            primaries = {one.do("SENTINEL", "GET-MASTER-ADDR-BY-NAME", PRIMARY)[1] for one in self.sentinels}
+            return len(primaries) == 1 and self._replicas(self.primary) == 2
+        except (redis.ConnectionError, redis.TimeoutError, redis.ResponseError):
+            return False
 
     def destroy(self) -> None:
         for one in [*self.sentinels, *self.servers]:

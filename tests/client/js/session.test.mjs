@@ -202,6 +202,30 @@ test("a FIN is confirmed and obeyed; a token is asked for before each fresh star
   assert.deepEqual([line.socket.of(0)[0][2].token, line.socket.of(0)[0][2].session], ["token-2", undefined]);
 });
 
+test("a token that is about to end is refreshed, and what resumes is the new one", async () => {
+  let tokens = 0;
+  const line = new Line({ token: async () => `token-${(tokens += 1)}` });
+  line.socket.onopen({});
+  await new Promise(setImmediate);
+  line.socket.give([1, 1, { session: "s1", user: "ann", resume_token: "r1" }]);
+  const session = await line.connecting;
+  line.socket.give([13, "user:ann", "expired", { after: 30000 }]);
+  await new Promise(setImmediate);
+  assert.deepEqual(line.socket.of(16).map((frame) => frame.slice(2)), [["token-2"]]);
+  line.refuse(16, 602, "bad_token");
+  const refreshing = session.refresh("token-3");
+  line.answer(16, { expires: 1793494800, resume_token: "r2" });
+  assert.equal(await refreshing, 1793494800);
+  const late = session.refresh("a secret token");
+  line.clock.advance(5000);
+  await assert.rejects(late, (error) => error instanceof RequestTimeout && !/secret/.test(error.message));
+  line.socket.drop();
+  line.clock.advance(250);
+  line.socket.onopen({});
+  await new Promise(setImmediate);
+  assert.equal(line.socket.of(0)[0][2].token, "r2");
+});
+
 test("stop is stop, and the close status says as much as a FIN", async () => {
   const byFin = (socket) => socket.give([14, 603, "banned", {}]);
   const byStatus = (socket) => socket.onclose({ code: 4603, reason: "banned" });

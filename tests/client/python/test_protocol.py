@@ -488,3 +488,29 @@ def test_history_is_read_in_each_form() -> None:
         (2, 2, "b", None, 5),
         (2, 3, "c", None, None),
     ]
+
+
+def test_a_refresh_gives_the_next_resume_token_and_its_own_is_in_no_message() -> None:
+    line = opened()
+    request_id = line.protocol.refresh("a secret token", line.now, 5.0)
+    line.protocol.flush_requests(line.now)
+    assert line.sent() == [[16, request_id, "a secret token"]]
+    line.give([2, request_id, {"resume_token": "r2"}])
+    assert [output.result for output in line.protocol.outputs() if isinstance(output, outputs.Answered)] == [None]
+    state = line.protocol.state()
+    assert state is not None
+    assert state.resume_token == "r2"
+    late = line.protocol.refresh("a secret token", line.now, 5.0)
+    line.advance(5.0)
+    [timeout] = [output for output in line.protocol.outputs() if isinstance(output, outputs.Answered)]
+    assert timeout.request_id == late
+    assert "secret" not in str(timeout.result)
+
+
+@pytest.mark.parametrize("value", [{"expires": "soon"}, {"resume_token": 5}])
+def test_an_answer_to_refresh_that_is_none_is_a_violation(value: Any) -> None:
+    line = opened()
+    request_id = line.protocol.refresh("token", line.now, 5.0)
+    line.protocol.flush_requests(line.now)
+    with pytest.raises(ProtocolViolation):
+        line.give([2, request_id, value])

@@ -30,6 +30,7 @@ from holdfast_client.transport import is_acceptable_target
 from tests.client.scripted_gateway import (
     ACK,
     ERROR,
+    EVENT,
     FIN,
     FIN_ACK,
     HELLO,
@@ -38,6 +39,7 @@ from tests.client.scripted_gateway import (
     PING,
     PONG,
     PUBLISH,
+    REFRESH,
     REPLY,
     WELCOME,
     Frame,
@@ -370,6 +372,54 @@ def test_token_is_asked_for_again_before_a_fresh_start() -> None:
             details = {"epoch": None, "offset": None, "held": [1, 0]}
             assert await take(session) == Event("user:token-1", "reset", details)
             assert session.user == "token-2"
+
+    run(test)
+
+
+async def refreshed(peer: Peer, frame: Frame) -> bool:
+    await peer.send([REPLY, frame[1], {"expires": 1_793_494_800, "resume_token": f"of-{frame[2]}"}])
+    return True
+
+
+def test_a_token_that_is_about_to_end_is_refreshed_and_what_resumes_is_the_new_one() -> None:
+    async def test(gateway: ScriptedGateway) -> None:
+        given: list[str] = []
+
+        async def token() -> str:
+            given.append(f"token-{len(given) + 1}")
+            return given[-1]
+
+        gateway.script[REFRESH] = refreshed
+        async with await connect(gateway.url("tcp"), token=token, reconnect=True, backoff=QUICK) as session:
+            peer = await gateway.peer()
+            await peer.send([EVENT, "user:token-1", "expired", {"after": 30_000}])
+            assert await take(session) == Event("user:token-1", "expired", {"after": 30_000})
+            assert (await peer.expect(REFRESH))[2] == "token-2"
+            assert await session.refresh("token-3") == 1_793_494_800
+            peer.drop()
+            assert (await (await gateway.peer(2)).expect(HELLO))[2]["token"] == "of-token-3"
+
+    run(test)
+
+
+def test_a_refresh_that_comes_to_nothing_leaves_the_session_to_its_end() -> None:
+    async def test(gateway: ScriptedGateway) -> None:
+        asked = asyncio.Event()
+
+        async def token() -> str:
+            if asked.is_set():
+                raise RuntimeError("the issuer is away")
+            asked.set()
+            return "token-1"
+
+        gateway.script[REFRESH] = refuse(602, "bad_token")
+        async with await connect(gateway.url("tcp"), token=token) as session:
+            await (await gateway.peer()).send([EVENT, "user:token-1", "expired", {"after": 1}])
+            await take(session)
+            with pytest.raises(RequestRefused, match="bad_token"):
+                await session.refresh("token-2")
+            assert session.state is State.OPEN
+            assert (await (await gateway.peer()).expect(REFRESH))[2] == "token-2"
 
     run(test)
 

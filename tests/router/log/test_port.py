@@ -2,6 +2,7 @@
 
 import inspect
 
+from core.ban_list import RESUME_AGE_MAX_MS
 from router.log import port
 
 
@@ -17,3 +18,10 @@ def test_changes_of_one_save_are_not_those_of_another() -> None:
     one.sessions[b"s"].channels["group:a"] = port.Position(1, 2)
     assert other.sessions == {}
     assert port.SessionChange().channels == {}
+
+
+def test_a_ban_is_kept_as_long_as_it_holds_and_as_there_may_be_tokens_that_it_killed() -> None:
+    made_ms = 1_793_491_200_000
+    assert port.Ban("eve", made_ms + 1, since_ms=made_ms).kept_ms == made_ms + RESUME_AGE_MAX_MS
+    long_ms = made_ms + 2 * RESUME_AGE_MAX_MS
+    assert port.Ban("eve", long_ms, since_ms=made_ms).kept_ms == long_ms

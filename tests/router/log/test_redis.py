@@ -5,7 +5,9 @@ What every log promises is in tests/contract/; here is what is Redis' own.
 
 import asyncio
 import contextlib
+import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -15,10 +17,12 @@ from router.log.port import Changes, LogBroken, LogUnavailable, Position, Sessio
 from router.log.redis import LOAD_CHANNELS, RedisLog
 from router.log.redis_keys import SHARDS
 from router.log.redis_sessions import wall_ms
+from tests.conftest import free_ports
 from tests.router.log.conftest import run, until
 from tests.router.log.redis_records import NOW_MS, bodies, message, now_ms, offsets
 from tests.servers.redis import (
     ALWAYS,
+    FLEETING,
     LASTING,
     Cluster,
     Sentinels,
@@ -281,6 +285,46 @@ def test_an_old_redis_is_refused(make_log: Callable[..., RedisLog], monkeypatch:
     run(work())
 
 
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A self-signed P-256 certificate for 127.0.0.1, and its key."""
+    folder = tmp_path_factory.mktemp("certificate")
+    chain, key = folder / "cert.pem", folder / "key.pem"
+    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    name = ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*make, *name, "-keyout", key, "-out", chain], check=True, capture_output=True, timeout=30)
+    return chain, key
+
+
+def test_over_tls_with_a_password_and_only_with_a_certificate_that_is_trusted(
+    certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain, key = map(str, certificate)
+    [port] = free_ports(1)
+    files = ("--tls-cert-file", chain, "--tls-key-file", key, "--tls-ca-cert-file", chain, "--tls-auth-clients", "no")
+    with running(*FLEETING, "--tls-port", str(port), *files) as server:
+        server.do("ACL", "SETUSER", "hold", "on", ">secret", "~hf:*", "+@all")
+        url = f"rediss://hold:secret@127.0.0.1:{port}/0"
+
+        async def refused(url: str, said: str) -> None:
+            log = RedisLog(url, deadline_s=1.0)
+            with pytest.raises(LogUnavailable, match=said):
+                await log.open(1)
+            await log.close()
+
+        async def work() -> None:
+            await refused(url, "SSL_CERT_FILE")
+            monkeypatch.setenv("SSL_CERT_FILE", chain)
+            await refused(f"rediss://hold:secret@127.0.0.1:{server.port}/0", "look whether it speaks TLS")
+            log = RedisLog(url, clock_ms=now_ms)
+            epoch = (await log.open(1)).epoch
+            await log.append(everywhere(epoch, 1))
+            await all_have(log, 1)
+            await log.close()
+
+        run(work())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [LASTING, ALWAYS], ids=["everysec", "always"])
 def test_killed_again_and_again_nothing_that_was_answered_is_lost(options: tuple[str, ...]) -> None:
@@ -335,6 +379,27 @@ def test_nothing_that_was_answered_is_lost_when_sentinel_replaces_the_primary(se
         log = RedisLog(sentinels.url, clock_ms=now_ms)
         assert (await log.open(1)).epoch > epoch
         await all_have(log, len(tasks) + 1)
+        await log.close()
+
+    run(work())
+
+
+@pytest.mark.slow
+def test_one_primary_after_another_is_killed_and_comes_back_as_a_replica(sentinels: Sentinels) -> None:
+    async def work() -> None:
+        log = RedisLog(sentinels.url, clock_ms=now_ms, deadline_s=1.0)
+        epoch = (await log.open(1)).epoch
+        last = 0
+        for _ in range(2):
+            await asyncio.to_thread(sentinels.wait_whole)
+            primary = sentinels.primary
+            tasks = [asyncio.create_task(append(log, everywhere(epoch, last + one))) for one in range(1, 31)]
+            await tasks[4]
+            primary.kill()
+            await asyncio.gather(*tasks)
+            last += len(tasks)
+            primary.start(wait=False)
+        await all_have(log, last)
         await log.close()
 
     run(work())

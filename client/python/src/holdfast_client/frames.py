@@ -1,7 +1,7 @@
 """The gateway's frames, read from arrays of unknown content into typed values; whatever does not fit is refused."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any, TypeVar
 
@@ -111,6 +111,10 @@ class FinAck:
 Frame = Welcome | Reply | Error | Ping | Pong | Delivery | Event | Fin | FinAck
 
 
+WHILE_GREETING = (Welcome, Error, Fin, Ping, Pong, FinAck)
+"""What may come before WELCOME, and WELCOME."""
+
+
 def parse(array: object) -> Frame:
     """The frame that an array is.
 
@@ -183,6 +187,16 @@ def read_history(channel: str, value: dict[str, Any]) -> History:
     if not isinstance(listed, list):
         raise ProtocolViolation("HISTORY messages that are no array")
     return History([_read_past_message(channel, entry, position.epoch) for entry in listed], position)
+
+
+def read_refreshed(welcome: Welcome | None, value: dict[str, Any]) -> tuple[Welcome, int | None]:
+    """The answer to REFRESH: WELCOME with the new resume token, and when the new token ends."""
+    if welcome is None:
+        raise ProtocolViolation("REFRESH answered before WELCOME")
+    expires, resume_token = value.get("expires"), value.get("resume_token", welcome.resume_token)
+    if not (expires is None or isinstance(expires, int)) or not (resume_token is None or isinstance(resume_token, str)):
+        raise ProtocolViolation("REFRESH answered by something else than {expires, resume_token}")
+    return replace(welcome, resume_token=resume_token), expires
 
 
 def read_presence(value: dict[str, Any]) -> Presence:

@@ -13,6 +13,7 @@ is refused.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from . import frames
@@ -28,7 +29,7 @@ from .errors import (
     RequestRefused,
     RequestTimeout,
 )
-from .frames import FrameType
+from .frames import FrameType, read_history
 from .heartbeat import Heartbeat
 from .kept import SessionState, Taken
 from .messages import Event, Message, Position
@@ -184,7 +185,7 @@ class Protocol:
         frame = frames.parse(decode(body))
         if self._heartbeat is not None:
             self._heartbeat.heard(now)
-        if self.phase is Phase.GREETING and not isinstance(frame, _WHILE_GREETING):
+        if self.phase is Phase.GREETING and not isinstance(frame, frames.WHILE_GREETING):
             raise ProtocolViolation(f"{type(frame).__name__} before WELCOME")
         # One table would be shorter, but messages are nearly all there is: they come first.
         if isinstance(frame, frames.Delivery):
@@ -264,12 +265,21 @@ class Protocol:
 
     def history(self, channel: str, values: dict[str, Any], now: float, timeout_s: float) -> int:
         """HISTORY; answered by `History`."""
-        read = _reader_for(frames.read_history, channel)
-        return self._request(FrameType.HISTORY, channel, [values], read, now + timeout_s).id
+        return self._request(FrameType.HISTORY, channel, [values], partial(read_history, channel), now + timeout_s).id
 
     def presence(self, channel: str, now: float, timeout_s: float) -> int:
         """PRESENCE; answered by `Presence`."""
         return self._request(FrameType.PRESENCE, channel, [], frames.read_presence, now + timeout_s).id
+
+    def refresh(self, token: str, now: float, timeout_s: float) -> int:
+        """REFRESH; answered by when the token ends, seconds since 1970, or None."""
+        request = self._request(FrameType.REFRESH, token, [], self._on_refreshed, now + timeout_s, repeatable=False)
+        request.channel = "the session's token"  # in messages, where the token itself must not be
+        return request.id
+
+    def _on_refreshed(self, value: dict[str, Any]) -> int | None:
+        self.welcome, expires = frames.read_refreshed(self.welcome, value)
+        return expires
 
     def withdraw(self, request_id: int) -> None:
         """Nobody waits for this answer any more."""
@@ -587,10 +597,3 @@ class Protocol:
             self._move(Phase.OPEN)
             self._outputs.append(Opened(self._resuming and self.welcome is not None and self.welcome.resumed))
             self.flush_requests(now)
-
-
-_WHILE_GREETING = (frames.Welcome, frames.Error, frames.Fin, frames.Ping, frames.Pong, frames.FinAck)
-
-
-def _reader_for(read: Callable[[str, dict[str, Any]], Any], channel: str) -> Callable[[dict[str, Any]], Any]:
-    return lambda value: read(channel, value)

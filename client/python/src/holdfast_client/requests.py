@@ -15,7 +15,7 @@ class Request:
     Attributes:
         id: its number, > 0.
         body: the encoded frame.
-        frame_type: JOIN, LEAVE, PUBLISH, HISTORY or PRESENCE.
+        frame_type: JOIN, LEAVE, PUBLISH, HISTORY, PRESENCE or REFRESH.
         channel: what it is about.
         read: turns the REPLY's map into the answer.
         deadline: seconds of the session's clock.

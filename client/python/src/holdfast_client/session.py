@@ -77,7 +77,8 @@ async def connect(
     Args:
         url: `ws://host:7401/ws`, `wss://…`, `tcp://host:7400` or `tls://…`.
         user: who to be, where the gateway runs in development mode.
-        token: the token, or a coroutine function that gives one, called again before each fresh start.
+        token: the token, or a coroutine function that gives one, called again before each fresh start and whenever the
+            token is about to end.
         encoding: `msgpack`, or `json` (WebSocket only).
         reconnect: come back on its own after a connection ends, as the gateway says; else the end is raised.
         ssl: in place of the system's default trust.
@@ -136,6 +137,7 @@ class Session:
         self._last_end: Closed | None = None
         self._ended: asyncio.Future[Closed] = asyncio.get_running_loop().create_future()
         self._task: asyncio.Task[None] | None = None
+        self._refreshing: asyncio.Task[None] | None = None
         self.state = State.CONNECTING
         self.rtt_ms: float | None = None
         self.reconnect_count = 0
@@ -234,6 +236,14 @@ class Session:
         """Measure the round trip now rather than with the next heartbeat; `rtt_ms` changes when the answer is there."""
         self._protocol.measure(self._now())
         self._wake()
+
+    async def refresh(self, token: str, *, timeout_s: float | None = None) -> int | None:
+        """Give the live session a new token of the same user; when that ends, seconds since 1970, or None.
+
+        With a function as `token` this happens by itself whenever the gateway says that the token is about to end.
+        """
+        answer: int | None = await self._ask(lambda now, limit: self._protocol.refresh(token, now, limit), timeout_s)
+        return answer
 
     async def suspend(self) -> SessionState | None:
         """Let the connection go without a word and return what goes on with the session later; here it is over."""
@@ -362,6 +372,8 @@ class Session:
             closed = Closed(None, f"a fault of the client: {error!r}", CloseClass.STOP)
         finally:
             timer.cancel()
+            if self._refreshing is not None:
+                self._refreshing.cancel()
             self._finish(closed)
 
     def _next_step(self, closed: Closed, attempt: int) -> Plan | None:
@@ -513,6 +525,8 @@ class Session:
             match output:
                 case outputs.Delivered():
                     self._inbox.put(output.item)
+                    if isinstance(output.item, Event) and output.item.kind == "expired":
+                        self._refresh_soon()
                 case outputs.Answered():
                     self._settle_answer(output)
                 case outputs.Measured():
@@ -524,6 +538,21 @@ class Session:
                 case outputs.Ended():
                     if not self._ended.done():
                         self._ended.set_result(output.closed)
+
+    def _refresh_soon(self) -> None:
+        """The token is about to end: ask the application for another, if it gave a way to."""
+        token = self._options.token
+        if callable(token) and (self._refreshing is None or self._refreshing.done()):
+            self._refreshing = asyncio.create_task(self._refresh(token), name="holdfast refresh")
+
+    async def _refresh(self, token: Callable[[], Awaitable[str]]) -> None:
+        """What fails here ends the session in order: FIN token_expired, after which a fresh start asks again."""
+        try:
+            async with asyncio.timeout(self._options.open_timeout_s):
+                given = await token()
+            await self.refresh(given)
+        except Exception as error:
+            log.warning("the session's token was not refreshed: %r", error)
 
     def _settle_answer(self, output: outputs.Answered) -> None:
         answer = self._answers.get(output.request_id)

@@ -1,0 +1,76 @@
+"""Resume tokens: signed by the gateway, short-lived, good on every worker that has the same secret.
+
+One carries all that the session's credentials said, and when they end: nobody gets more by resuming than the token of
+the HELLO gave. It carries when it was issued, too, so that a ban kills it for good (`gateway.bans`).
+"""
+
+import base64
+import hmac
+from dataclasses import dataclass
+
+import msgpack
+
+from core.codes import Code
+from gateway.identity import AuthError, Identity
+from gateway.mac import Mac
+from gateway.rights import Rights
+
+_MAC_BYTES = 16
+_FIELDS = 7
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """What a resume token proves."""
+
+    session: bytes
+    identity: Identity
+    issued_ms: int
+
+    @property
+    def user(self) -> str:
+        """Of the session."""
+        return self.identity.user
+
+
+class ResumeTokens:
+    """Makes and checks them; `mac` is under the gateway's secret, `ttl_s` how long one is good."""
+
+    def __init__(self, mac: Mac, ttl_s: int) -> None:
+        self._mac = Mac(mac(b"holdfast resume token"))
+        self._ttl_s = ttl_s
+
+    def make(self, session: bytes, of: Identity, now_s: float) -> str:
+        """A token that resumes `session`."""
+        body: bytes = msgpack.packb(
+            [session, of.user, int(now_s) + self._ttl_s, int(now_s * 1000), of.device, of.rights.packed(), of.expires_s]
+        )
+        return base64.urlsafe_b64encode(self._mac(body)[:_MAC_BYTES] + body).decode()
+
+    def check(self, session: object, token: object, now_s: float) -> Resumed:
+        """What a HELLO with `session` and `token` resumes.
+
+        Raises:
+            AuthError: bad_token; token_expired when the credentials have ended, session_expired when the token has.
+
+        """
+        if not isinstance(session, str) or not isinstance(token, str):
+            raise AuthError(Code.BAD_TOKEN, "resuming needs the session and its resume token")
+        try:
+            whole = base64.urlsafe_b64decode(token.encode())
+        except ValueError as error:
+            raise AuthError(Code.BAD_TOKEN, "the resume token is malformed") from error
+        mac, body = whole[:_MAC_BYTES], whole[_MAC_BYTES:]
+        if not hmac.compare_digest(mac, self._mac(body)[:_MAC_BYTES]):
+            raise AuthError(Code.BAD_TOKEN, "the resume token is not signed by this gateway")
+        fields = msgpack.unpackb(body)
+        if len(fields) != _FIELDS:
+            raise AuthError(Code.SESSION_EXPIRED, "the resume token is of another version of the gateway")
+        held, user, until_s, issued_ms, device, rights, expires_s = fields
+        if held.hex() != session:
+            raise AuthError(Code.BAD_TOKEN, "the resume token is another session's")
+        if expires_s is not None and expires_s <= now_s:
+            raise AuthError(Code.TOKEN_EXPIRED, "the time of the token that began the session is over")
+        if until_s <= now_s:
+            raise AuthError(Code.SESSION_EXPIRED, "the resume token's time is over")
+        return Resumed(held, Identity(user, device, Rights.unpacked(rights), expires_s), issued_ms)

@@ -1,0 +1,145 @@
+"""Bans: the router's control thread decides, stores and tells; its data plane passes on (core/bans.pxd).
+
+A ban is told when the log has it and not before, so that none is believed in that a restart would forget. What cannot
+be stored is answered to whoever asked, and changes nothing. Wishes are taken one after the other.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from core.ban_list import BANS_MAX, REASON_BYTES_MAX, USER_BYTES_MAX, Standing, Wish, told_packed, wish_unpacked
+from core.owned import ACCOUNT, Held
+from router.log.port import Ban, LogError
+
+WISHES_MAX = 256
+UNAVAILABLE, OVERLOADED, TOO_MANY, NOT_BANNED, BAD_REQUEST = (
+    "unavailable",
+    "overloaded",
+    "too_many_bans",
+    "not_banned",
+    "bad_request",
+)
+
+
+class BanStore(Protocol):
+    """What is needed of the log; see `router.log.port.Log` for what these raise."""
+
+    async def ban(self, ban: Ban) -> None:
+        """Stores one."""
+
+    async def bans(self) -> list[Ban]:
+        """All that are kept."""
+        ...
+
+
+class MemoryStore:
+    """Bans that last as long as the router: for one without a log."""
+
+    def __init__(self) -> None:
+        self._bans: dict[str, Ban] = {}
+
+    async def ban(self, ban: Ban) -> None:
+        """Stores one."""
+        self._bans[ban.user] = ban
+
+    async def bans(self) -> list[Ban]:
+        """All that are kept."""
+        return list(self._bans.values())
+
+
+class BanKeeper:
+    """The bans of one router.
+
+    Args:
+        store: where they survive.
+        say: tells the data plane a change (may be empty) and all of them.
+        clock: wall clock, in seconds.
+
+    """
+
+    def __init__(self, store: BanStore, say: Callable[[bytes, bytes], None], *, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._say = say
+        self._clock = clock
+        self._standings: dict[str, Standing] = {}
+        self._wishes: asyncio.Queue[Wish] = asyncio.Queue(WISHES_MAX)
+        self._held: Held | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def load(self) -> None:
+        """Read what is stored, before workers link.
+
+        Raises:
+            LogError: it cannot be read.
+
+        """
+        self._standings = {one.user: _standing(one) for one in await self._store.bans()}
+        self._tell(b"")
+
+    def start(self) -> None:
+        """Take wishes from now on."""
+        self._held = ACCOUNT.hold("handle", "the keeper of bans", object_=self)
+        self._task = ACCOUNT.task(self._run(), "bans", owner=self._held)
+
+    async def close(self) -> None:
+        """Give up what is under way."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task}, timeout=1.0)
+        if self._held is not None:
+            self._held.close()
+
+    def on_wish(self, body: bytes) -> None:
+        """A worker's or the admin API's wish."""
+        try:
+            wish = wish_unpacked(body)
+            sound = type(wish.ask) is int and type(wish.until_ms) is int and 0 <= wish.until_ms < 2**63
+            sound = sound and 0 < len(wish.user.encode()) <= USER_BYTES_MAX
+            sound = sound and len(wish.reason.encode()) <= REASON_BYTES_MAX
+        except (ValueError, TypeError, AttributeError):
+            return  # no peer of this version says this, and there is nobody to answer
+        if not sound:
+            self._refuse(wish, BAD_REQUEST)
+            return
+        try:
+            self._wishes.put_nowait(wish)
+        except asyncio.QueueFull:
+            self._refuse(wish, OVERLOADED)
+
+    async def _run(self) -> None:
+        while True:
+            wish = await self._wishes.get()  # no deadline: until somebody has a wish
+            await self._fulfil(wish)
+
+    async def _fulfil(self, wish: Wish) -> None:
+        now_ms = int(self._clock() * 1000)
+        self._standings = {user: one for user, one in self._standings.items() if one.kept_ms > now_ms}
+        known = self._standings.get(wish.user)
+        if wish.until_ms <= now_ms:
+            if known is None or known.until_ms <= now_ms:
+                self._refuse(wish, NOT_BANNED)
+                return
+            standing = known._replace(until_ms=now_ms)
+        else:
+            standing = Standing(wish.user, now_ms, wish.until_ms, wish.reason)
+        if known is None and len(self._standings) >= BANS_MAX:
+            self._refuse(wish, TOO_MANY)
+            return
+        try:
+            await self._store.ban(Ban(standing.user, standing.until_ms, standing.reason, standing.since_ms))
+        except LogError:
+            self._refuse(wish, UNAVAILABLE)
+            return
+        self._standings[wish.user] = standing
+        self._tell(told_packed(wish.ask, "", [standing]))
+
+    def _refuse(self, wish: Wish, why: str) -> None:
+        self._tell(told_packed(wish.ask, why, []))
+
+    def _tell(self, change: bytes) -> None:
+        self._say(change, told_packed(0, "", self._standings.values()))
+
+
+def _standing(ban: Ban) -> Standing:
+    return Standing(ban.user, ban.since_ms, ban.until_ms, ban.reason)

@@ -1,0 +1,128 @@
+"""The Redis log under seeded faults: whatever happens to the server, each batch is in the log once and in its order.
+
+Four batches are under way at any time, as with a router. One seed makes one schedule; a failure names it. There are 25
+of them, and 200 with HOLDFAST_CHAOS=full.
+"""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from router.log.port import LogUnavailable
+from router.log.redis import RedisLog
+from tests.router.log.conftest import run
+from tests.router.log.redis_records import message, now_ms, offsets
+from tests.servers.redis import ALWAYS, LASTING, Server, running
+
+SEEDS = 200 if os.environ.get("HOLDFAST_CHAOS") == "full" else 25
+FAULTS = 6
+BATCHES_PER_FAULT = 12
+UNDER_WAY = 4
+CHANNELS = [f"group:{number}" for number in range(40)]
+DEADLINE_S = 0.5
+RETRY_S = 0.01
+
+
+class Router:
+    """Appends random batches of a few channels, each again and again until it is in the log."""
+
+    def __init__(self, log: RedisLog, epoch: int, dice: random.Random) -> None:
+        self.offsets = dict.fromkeys(CHANNELS, 0)
+        self.failures = 0
+        self._log, self._epoch, self._dice = log, epoch, dice
+        self._room = asyncio.Semaphore(UNDER_WAY)
+
+    def batch(self) -> bytes:
+        parts = []
+        for channel in self._dice.choices(CHANNELS, k=self._dice.randint(1, 30)):
+            self.offsets[channel] += 1
+            offset = self.offsets[channel]
+            parts.append(message(channel, self._epoch, offset, b"%d" % offset, key=(offset, 1)))
+        return b"".join(parts)
+
+    async def publish(self, count: int, group: asyncio.TaskGroup) -> None:
+        """So many batches; returns when all are at least on their way."""
+        for _ in range(count):
+            await self._room.acquire()
+            group.create_task(self._append(self.batch()))
+
+    async def _append(self, batch: bytes) -> None:
+        while True:
+            with contextlib.suppress(LogUnavailable):
+                await self._log.append(batch)
+                break
+            self.failures += 1
+            await asyncio.sleep(RETRY_S)
+        self._room.release()
+
+
+class Faults:
+    """What may happen to a server. Each leaves it running."""
+
+    def __init__(self, server: Server, dice: random.Random) -> None:
+        self._server, self._dice = server, dice
+
+    async def any(self) -> None:
+        fault = self._dice.choice([self.kill, self.kill, self.stand_still, self.no_memory, self.forget, self.cut])
+        await fault()
+
+    async def kill(self) -> None:
+        self._server.kill()
+        self._server.start(wait=False)
+        await asyncio.to_thread(self._server.wait)
+
+    async def stand_still(self) -> None:
+        """For longer than anybody waits, or for less."""
+        self._server.signal(signal.SIGSTOP)
+        await asyncio.sleep(DEADLINE_S * self._dice.choice([0.1, 1.5]))
+        self._server.signal(signal.SIGCONT)
+
+    async def no_memory(self) -> None:
+        for size in (1, 0) * self._dice.randint(1, 4):
+            self._server.do("CONFIG", "SET", "maxmemory", size)
+            await asyncio.sleep(self._dice.uniform(0, 0.03))
+
+    async def forget(self) -> None:
+        self._server.do("SCRIPT", "FLUSH")
+
+    async def cut(self) -> None:
+        self._server.do("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+
+@pytest.fixture(params=[LASTING, ALWAYS], ids=["everysec", "always"], scope="module")
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    with running(*request.param) as made:
+        yield made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_each_batch_is_in_the_log_once_and_in_order(server: Server, seed: int) -> None:
+    dice = random.Random(seed)
+
+    async def work() -> None:
+        log = RedisLog(server.url, prefix=f"chaos{seed}:", clock_ms=now_ms, deadline_s=DEADLINE_S)
+        router = Router(log, (await log.open(1)).epoch, dice)
+        faults = Faults(server, dice)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(FAULTS):
+                publishing = group.create_task(router.publish(BATCHES_PER_FAULT, group))
+                await asyncio.sleep(dice.uniform(0, 0.02))
+                await faults.any()
+                await publishing
+        await log.close()
+        # A router that comes after it finds all of it.
+        log = RedisLog(server.url, prefix=f"chaos{seed}:", clock_ms=now_ms)
+        await log.open(1)
+        for channel, loaded in zip(
+            CHANNELS, await log.load([c.encode() for c in CHANNELS], messages=True), strict=True
+        ):
+            assert offsets(loaded) == list(range(1, router.offsets[channel] + 1)), channel
+        await log.close()
+
+    run(work())
