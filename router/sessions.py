@@ -1,9 +1,9 @@
 """What sessions are, kept in the log's store: written behind the data plane, read when one is resumed.
 
-A session is stored when its HELLO is claimed and kept current by what its worker says of it (joined, left, acknowledged,
-ended), never only at its end: whoever resumes it after a kill finds it. Changes gather for SAVE_EVERY_S and go in one
-write; a read sees those that are not written yet. A store that is away delays writes, and a resume goes on without it
-after READ_DEADLINE_S: the client's own positions count then.
+A session is stored when its HELLO is claimed and kept current by what its worker says of it (joined, left,
+acknowledged, over), never only at its end: whoever resumes it after a kill finds it. Changes gather for SAVE_EVERY_S and
+go in one write; a read sees those that are not written yet. A store that is away delays writes, and a resume goes on
+without it after READ_DEADLINE_S: the client's own positions count then.
 """
 
 import asyncio
@@ -91,6 +91,8 @@ class Sessions:
         saving = self._saving.sessions.get(session)
         if change.ended or (saving is not None and saving.ended):
             self._over.add(session)
+            if saving is not None:
+                change.channels = {**dict.fromkeys(saving.channels), **change.channels}
         change.ended = False
         change.opened = body or msgpack.packb({})
         change.expires_ms = self._expires(open_still=True)
@@ -115,6 +117,7 @@ class Sessions:
                     change.expires_ms = self._expires(open_still=False)
                     if aux & records.OVER:
                         change.ended = True
+                        change.channels.clear()
 
     def _state(self, session: bytes, what: int, name: str, position: Position, _user: bytes) -> None:
         change = self._change(session)

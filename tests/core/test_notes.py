@@ -2,7 +2,7 @@
 
 from core import notes
 
-FLAGS = {"OPEN_RESUMES", "OPEN_TELLS_UNREAD"}
+FLAGS = {"OPEN_RESUMES", "OPEN_TELLS_UNREAD", "OPEN_DEVICE"}
 KINDS = {
     name: value
     for name, value in vars(notes).items()

@@ -178,8 +178,6 @@ def test_tokens_that_do_not_resume_this_session_are_refused(node: Node, kind: st
 
 
 def test_after_fin_the_session_is_over_and_its_token_starts_it_again_empty(node: Node) -> None:
-    """Sessions are not kept by this version: resuming gives what the positions name, nothing else."""
-
     async def body() -> None:
         old, channel = await open_session(node, "tcp"), group()
         await old.join(channel)
