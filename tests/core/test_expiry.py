@@ -114,7 +114,7 @@ def edge_is_empty(edge: Edge) -> None:
 
 
 def test_the_class_of_the_device_is_kept_and_changes_with_a_refresh(edge: Edge) -> None:
-    client = opened(edge, 0, flags=7)
+    client = opened(edge, 0, flags=7 * notes.OPEN_DEVICE)
     assert registry_views.vitals(edge, client.conn)["device"] == 7
-    edge.put(notes.REFRESH, client.conn, flags=8)
+    edge.put(notes.REFRESH, client.conn, flags=8 * notes.OPEN_DEVICE)
     assert registry_views.vitals(edge, client.conn)["device"] == 8
