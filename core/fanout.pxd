@@ -209,11 +209,6 @@ cdef inline uint64_t fanout_run(Edge *edge, Channel *channel, const Body *bodies
     return delivered
 
 
-cdef inline uint64_t fanout_members(Edge *edge, Channel *channel, const Body *bodies, uint32_t count) noexcept nogil:
-    """Queue frames without a position for every member of a channel."""
-    return fanout_run(edge, channel, bodies, count, 0, 0)
-
-
 cdef uint64_t fanout_all(Edge *edge, const Body *bodies, uint32_t count, Channel *channel) noexcept nogil
 cdef Channel *channel_of_message(Edge *edge, const Body *body) noexcept nogil
 cdef void event_gap_told(Edge *edge, Connection *conn, Channel *channel, uint64_t first, uint64_t last,
