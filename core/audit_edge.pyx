@@ -9,10 +9,10 @@ from core.buffer cimport Segment, Shared
 from core.conn cimport (ASIDE_NONE, FLAG_SESSION, FORM_COUNT, PLACE_REPLAY, STATE_CLOSED, STATE_OPEN, Aside, Connection,
                         Membership, conn_aside_at, conn_get, conn_handle, conn_memberships)
 from core.edge cimport (NONE, OPENING_KEY, REPLAY_KEY, REQUEST_DONE, REQUEST_JOIN, REQUEST_OPEN, Channel,
-                        ChannelMember, Opening, Pending, Replay, Request)
-from core.fanout cimport channel_at, channel_members, membership_key
+                        ChannelMember, Lag, Opening, Pending, Replay, Request)
+from core.fanout cimport channel_at, channel_members, member_joined, membership_key
 from core.kept cimport kept_at
-from core.ledger cimport (KIND_ASIDE, KIND_BUFFER, KIND_CHANNEL, KIND_CONNECTION, KIND_FD, KIND_KEPT,
+from core.ledger cimport (KIND_ASIDE, KIND_BUFFER, KIND_CHANNEL, KIND_CONNECTION, KIND_FD, KIND_KEPT, KIND_LAG,
                           KIND_MEMBERSHIP, KIND_PENDING, KIND_REQUEST, KIND_RING, KIND_SEGMENT, KIND_TIMER, KIND_TLS)
 from core.names cimport NAME_CLASSES
 from core.requests cimport request_kept
@@ -33,6 +33,7 @@ ctypedef struct Walk:           # sums over the connections and channels, to be 
     uint64_t under_way
     uint64_t holds
     uint64_t pendings
+    uint64_t held_bytes
     uint64_t kept               # requests whose record is kept
 
 
@@ -102,6 +103,23 @@ cdef void _memberships(Walk *walk, Connection *conn) noexcept nogil:
                       b"is a connection's (key, high half), but not its channel's (low half)")
 
 
+cdef void _lags(Walk *walk, Connection *conn, Aside *aside) noexcept nogil:
+    """Where a connection is behind, it must be a member."""
+    cdef uint32_t number = aside.lags
+    cdef uint64_t held = 0
+    cdef Lag *lag
+    while number:
+        lag = <Lag *> slab_at(&walk.edge.lags, number - 1)
+        audit_found(&walk.audit, KIND_LAG, number - 1)
+        if lag.conn != conn.index or not member_joined(conn, channel_at(walk.edge, lag.channel)):
+            audit_finding(&walk.audit, KIND_LAG, number - 1, conn.index, b"holds messages for no member (value)")
+        held += lag.held.size - lag.start
+        number = lag.next
+    if held != aside.held_bytes or conn.behind != (aside.lags != 0):
+        audit_finding(&walk.audit, KIND_CONNECTION, conn.index, held, b"does not count the bytes (value) held aside")
+    walk.held_bytes += held
+
+
 cdef void _aside(Walk *walk, Connection *conn) noexcept nogil:
     cdef Aside *aside
     cdef TlsConn *tls
@@ -109,6 +127,7 @@ cdef void _aside(Walk *walk, Connection *conn) noexcept nogil:
         return
     aside = conn_aside_at(&walk.edge.asides, conn)
     audit_found(&walk.audit, KIND_ASIDE, conn.aside - 1)
+    _lags(walk, conn, aside)
     if aside.input != NULL:
         audit_found(&walk.audit, KIND_RING, <size_t> aside.input)
     if aside.tls != NULL:
@@ -152,6 +171,8 @@ cdef void _connections(Walk *walk) noexcept nogil:
         index = slab_walk_next(&walk.slab)
     audit_equal(&walk.audit, KIND_CONNECTION, walk.queued_bytes, walk.edge.queued_bytes,
                 b"queued bytes (key) are counted, but in the queues (value) are")
+    audit_equal(&walk.audit, KIND_LAG, walk.held_bytes, walk.edge.held_bytes,
+                b"bytes held aside (key) are counted, but members that are behind have (value)")
     audit_equal(&walk.audit, KIND_CONNECTION, walk.handshakes, walk.edge.handshakes,
                 b"handshakes (key) are counted, but under way (value) are")
     audit_equal(&walk.audit, KIND_TIMER, walk.audit.found[<int> KIND_TIMER], walk.edge.wheel.count,
@@ -304,7 +325,7 @@ cdef void edge_audit(Edge *edge, uint64_t request) noexcept nogil:
     walk.edge = edge
     audit_begin(&walk.audit, edge.ledger)
     walk.holder_count = 0
-    walk.kept = 0
+    walk.kept = walk.held_bytes = 0
     walk.holders_max = edge.segments.live + FORM_COUNT
     walk.holders = <Shared **> malloc(walk.holders_max * sizeof(Shared *))
     if walk.holders == NULL:

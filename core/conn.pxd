@@ -92,6 +92,8 @@ ctypedef struct Aside:          # what most connections never need; made by conn
     void *tls                   # owned: the TLS state, NULL without TLS
     uint8_t *rights             # owned: channels that its token allows (core/rights.pxd); NULL: no list
     uint32_t rights_size
+    uint32_t lags               # owned: number of its first lag + 1 (core/slow.pxd); 0: none
+    uint32_t held_bytes         # of all its lags
     uint32_t input_need         # bytes wanted before the next cut makes sense
     uint32_t frame_since        # tick: when the frame that is not complete yet began; 0: there is none
     WsDecoder ws                # of a WebSocket
@@ -122,7 +124,8 @@ ctypedef struct Connection:
     uint32_t last_heard         # tick
     uint32_t blocked_since      # tick of the last write progress while blocked
     uint32_t state_deadline     # tick: end of the handshake, of the wait for FIN_ACK, or for the peer's close
-    uint16_t stage
+    uint8_t stage
+    uint8_t behind              # 1: messages are held aside for it (core/slow.pxd)
     uint16_t reason             # code of the end, once known
     # second: the session, heartbeat, and what is under way
     Memberships memberships     # the first is the user's own channel

@@ -66,10 +66,10 @@ cdef void conn_aside_rest(Slab *asides, Ledger *ledger, Connection *conn) noexce
     if conn.aside == ASIDE_NONE:
         return
     aside = conn_aside_at(asides, conn)
-    if conn.state != STATE_CLOSED and (aside.kept or aside.replays or aside.input != NULL or aside.ws.opcode
-                                       or aside.tcp.body_size):
+    if conn.state != STATE_CLOSED and (aside.kept or aside.replays or aside.lags or aside.input != NULL
+                                       or aside.ws.opcode or aside.tcp.body_size):
         return
-    invariant(aside.input == NULL and aside.tls == NULL and aside.replays == 0)
+    invariant(aside.input == NULL and aside.tls == NULL and aside.replays == 0 and aside.lags == 0)
     if not ledger_leaks(ledger, KIND_ASIDE):
         free(aside.rights)
         ledger_release(ledger, KIND_ASIDE, conn.aside - 1)

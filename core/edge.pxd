@@ -84,7 +84,7 @@ ctypedef struct Channel:        # 56 bytes; most are a user's own channel with o
     uint8_t name_size
     uint8_t domain              # Domain of its namespace
     uint8_t live                # SUBSCRIBED arrived
-    uint8_t reserved
+    uint8_t slow                # SlowConsumer of its namespace
 
 ctypedef struct Pending:        # a JOIN, or one channel of a HELLO, that waits for the router
     uint64_t conn               # handle
@@ -166,6 +166,19 @@ ctypedef struct Requests:       # a ring: seq counts up, its low bits are the pl
     uint32_t oldest             # seq of the oldest that may be open
     uint32_t next               # seq of the next; never 0
 
+ctypedef struct Body:           # one frame as MessagePack; borrowed until the call returns
+    const uint8_t *data
+    uint32_t size
+
+ctypedef struct Lag:            # a member that is behind in a channel (core/slow.pxd)
+    Batch held                  # owned: frames that wait, oldest first, from `start` on
+    uint32_t start
+    uint32_t conn               # index
+    uint32_t channel            # index
+    uint32_t next               # number of the connection's next lag + 1; 0: none
+    uint64_t told               # last offset that the member was queued or told of
+    uint64_t seen               # last offset that came
+
 ctypedef struct KeptBlock:      # 40 bytes: records of requests, one behind the other (core/kept.pxd)
     uint8_t *data               # owned: `capacity` bytes
     uint32_t capacity
@@ -218,6 +231,7 @@ ctypedef struct Edge:
     Names names                 # of channels
     Namespaces namespaces       # filled before the thread starts
     HashKey hash_key
+    Slab lags
     Slab pendings
     Slab openings
     Slab replays
@@ -232,6 +246,7 @@ ctypedef struct Edge:
     uint64_t ring_ms            # when the credit below last grew
     uint32_t ring_credit        # times that the control thread may be woken
     uint64_t queued_bytes       # over all connections
+    uint64_t held_bytes         # over all lags
     uint8_t *input              # owned: where recv puts bytes; RECEIVE_BYTES + what a partial frame may hold
     uint32_t input_bytes
     uint8_t *scratch            # owned: server frames as JSON

@@ -11,23 +11,20 @@ from libc.string cimport memcmp
 
 from core.answers cimport WS_HEADER_BYTES_MAX, WireView, frame_encode
 from core.buffer cimport arena_reserve, shared_release
-from core.conn cimport FORM_COUNT, Connection, Membership, conn_memberships
-from core.edge cimport Channel, ChannelMember, Edge
+from core.conn cimport FLAG_BLOCKED, FLAG_OVERFULL, FORM_COUNT, Connection, Membership, conn_memberships
+from core.edge cimport Body, Channel, ChannelMember, Edge
 from core.hash cimport hash_bytes, index_find
 from core.names cimport name_text
-from core.namespaces cimport USER_PREFIX_BYTES
+from core.namespaces cimport SLOW_DISCONNECT, USER_PREFIX_BYTES
 from core.outbox cimport OUTBOX_SENT, outbox_append, outbox_overfull
 from core.slab cimport slab_at
+from core.slow cimport slow_hold, slow_lags
 
 cdef extern from *:
     void __builtin_prefetch(const void *) nogil
 
 cdef enum:
     RUN_MAX = 64                # messages fanned out together
-
-ctypedef struct Body:           # one frame as MessagePack; borrowed until the call returns
-    const uint8_t *data
-    uint32_t size
 
 ctypedef struct RunPart:        # neighbours of a run that are one piece of the arena
     WireView view               # shared: the part's own reference, until run_release
@@ -172,12 +169,30 @@ cdef inline uint32_t deliver_local(Edge *edge, Connection *conn, const Body *bod
     return delivered
 
 
-cdef inline uint64_t fanout_members(Edge *edge, Channel *channel, const Body *bodies, uint32_t count) noexcept nogil:
+cdef inline uint32_t deliver_slow(Edge *edge, Connection *conn, Channel *channel, const Body *bodies, uint32_t count,
+                                  uint64_t first, uint64_t last, RunForm *runs) noexcept nogil:
+    """Queue messages for a member whose namespace leaves some out rather than end the connection; how many."""
+    cdef uint32_t delivered = 0
+    if conn.flags & FLAG_OVERFULL:
+        return 0
+    if not conn.flags & FLAG_BLOCKED and not (conn.behind and slow_lags(edge, conn, channel)):
+        delivered = deliver_local(edge, conn, bodies, count, runs)
+        if delivered == count or runs[conn.form].failed:
+            return delivered
+        conn.flags &= ~FLAG_OVERFULL    # it was the queue's bound: here it ends nothing
+    slow_hold(edge, conn, channel, bodies + delivered, count - delivered, first + delivered if first else 0, last)
+    return delivered
+
+
+cdef inline uint64_t fanout_run(Edge *edge, Channel *channel, const Body *bodies, uint32_t count, uint64_t first,
+                                uint64_t last) noexcept nogil:
     """Queue frames (MessagePack) for every member of a channel: a pointer each, encoded once per wire form.
 
-    At most RUN_MAX of them. Returns how many deliveries found room.
+    At most RUN_MAX of them. `first` is the offset of the first of messages that follow each other; with `last` it is
+    the range that one frame tells of; 0: they have no position. Returns how many deliveries found room.
     """
     cdef uint64_t delivered = 0
+    cdef bint slow = channel.slow != SLOW_DISCONNECT
     cdef RunForm runs[FORM_COUNT]
     cdef ChannelMember *members = channel_members(channel)
     cdef uint32_t place
@@ -187,7 +202,10 @@ cdef inline uint64_t fanout_members(Edge *edge, Channel *channel, const Body *bo
         if place + 4 < channel.count:
             __builtin_prefetch(slab_at(&edge.connections, members[place + 4].conn))
         conn = <Connection *> slab_at(&edge.connections, members[place].conn)
-        delivered += deliver_local(edge, conn, bodies, count, runs)
+        if slow:
+            delivered += deliver_slow(edge, conn, channel, bodies, count, first, last, runs)
+        else:
+            delivered += deliver_local(edge, conn, bodies, count, runs)
     runs_release(edge, runs)
     return delivered
 
@@ -196,6 +214,8 @@ cdef uint64_t fanout_all(Edge *edge, const Body *bodies, uint32_t count, Channel
 cdef Channel *channel_of_message(Edge *edge, const Body *body) noexcept nogil
 cdef void event_gap_told(Edge *edge, Connection *conn, Channel *channel, uint64_t first, uint64_t last,
                          const char *reason) noexcept nogil
+cdef uint32_t event_gap_write(Edge *edge, Channel *channel, uint64_t first, uint64_t last, const char *reason,
+                              uint8_t *body) noexcept nogil
 cdef void fanout_event_gap(Edge *edge, Channel *channel, uint64_t first, uint64_t last,
                            const char *reason) noexcept nogil
 cdef Channel *channel_acquire(Edge *edge, const char *name, uint32_t size, int domain) noexcept nogil

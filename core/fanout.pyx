@@ -14,12 +14,13 @@ from core.ledger cimport (COUNT_GAPS, KIND_CHANNEL, KIND_MEMBERSHIP, ledger_acqu
 from core.mpack cimport (MP_OK, MpReader, MpWriter, mp_read_array, mp_read_str, mp_read_uint, mp_write_array,
                          mp_write_map, mp_write_str, mp_write_uint)
 from core.names cimport name_drop, name_keep
-from core.namespaces cimport DOMAIN_GLOBAL
+from core.namespaces cimport DOMAIN_GLOBAL, SLOW_DISCONNECT, Namespace, namespace_of
 from core.pages cimport pages_give, pages_resize, pages_take
 from core.records cimport REC_SUBSCRIBE, REC_UNSUBSCRIBE, RecChannel, record_add
 from core.replay cimport replay_end, replay_start
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, generation_next, invariant, invariant_always, slab_acquire, slab_release
+from core.slow cimport slow_end
 
 
 cdef Channel *channel_of_message(Edge *edge, const Body *body) noexcept nogil:
@@ -60,9 +61,9 @@ cdef uint64_t fanout_all(Edge *edge, const Body *bodies, uint32_t count, Channel
     return delivered
 
 
-cdef uint32_t _event_gap_write(Edge *edge, Channel *channel, uint64_t first, uint64_t last, const char *reason,
-                               uint8_t *body) noexcept nogil:
-    """EVENT gap into ANSWER_BYTES of room; its size."""
+cdef uint32_t event_gap_write(Edge *edge, Channel *channel, uint64_t first, uint64_t last, const char *reason,
+                              uint8_t *body) noexcept nogil:
+    """EVENT gap into ANSWER_BYTES bytes: the messages first..last of the channel will not come; its size."""
     cdef MpWriter writer
     writer.p = body
     writer.end = body + ANSWER_BYTES
@@ -85,7 +86,7 @@ cdef void event_gap_told(Edge *edge, Connection *conn, Channel *channel, uint64_
                          const char *reason) noexcept nogil:
     """Tell one connection that the messages first..last of the channel will not come."""
     cdef uint8_t body[ANSWER_BYTES]
-    cdef uint32_t size = _event_gap_write(edge, channel, first, last, reason, body)
+    cdef uint32_t size = event_gap_write(edge, channel, first, last, reason, body)
     ledger_count(edge.ledger, COUNT_GAPS, 1)
     answer_frame(edge, conn, body, size)
 
@@ -96,14 +97,15 @@ cdef void fanout_event_gap(Edge *edge, Channel *channel, uint64_t first, uint64_
     cdef uint8_t body[ANSWER_BYTES]
     cdef Body said
     said.data = body
-    said.size = _event_gap_write(edge, channel, first, last, reason, body)
+    said.size = event_gap_write(edge, channel, first, last, reason, body)
     ledger_count(edge.ledger, COUNT_GAPS, 1)
-    fanout_members(edge, channel, &said, 1)
+    fanout_run(edge, channel, &said, 1, first, last)
 
 
 cdef Channel *channel_acquire(Edge *edge, const char *name, uint32_t size, int domain) noexcept nogil:
     """A new channel without members, known by its name, not subscribed yet; NULL: out of memory."""
     cdef uint32_t index = slab_acquire(&edge.channels)
+    cdef const Namespace *namespace
     cdef Channel *channel
     if index == SLAB_NONE:
         return NULL
@@ -121,6 +123,8 @@ cdef Channel *channel_acquire(Edge *edge, const char *name, uint32_t size, int d
     channel.index = index
     channel.generation = generation_next(&edge.generation)
     channel.domain = <uint8_t> domain
+    namespace = namespace_of(&edge.namespaces, name, size)
+    channel.slow = SLOW_DISCONNECT if namespace == NULL else namespace.slow_consumer
     channel.capacity = 1
     channel.waiting = NONE
     edge.globals += domain == DOMAIN_GLOBAL
@@ -258,6 +262,8 @@ cdef int member_catch(Edge *edge, Connection *conn, Channel *channel, uint64_t e
     elif membership.place & PLACE_REPLAY:
         replay_end(edge, conn, membership.place & ~(<uint32_t> PLACE_REPLAY))
     else:
+        if conn.behind:
+            slow_end(edge, conn, channel.index)
         _member_unknown(edge, channel, membership.place)
     membership.place = <uint32_t> PLACE_REPLAY | replay
     return 0
@@ -287,6 +293,8 @@ cdef void _member_cut(Edge *edge, Connection *conn, uint32_t slot) noexcept nogi
         conn.membership_count -= 1      # only the last one of a connection is ever cut so
         return
     if caught:
+        if conn.behind:
+            slow_end(edge, conn, channel.index)
         _member_unknown(edge, channel, place)
     conn.membership_count -= 1
     if slot != conn.membership_count:

@@ -57,8 +57,6 @@ cdef uint32_t kept_block_add(Edge *edge, uint32_t whole) noexcept nogil:
 cdef void kept_block_end(Edge *edge, KeptBlock *block) noexcept nogil:
     """The last record that waited in a block is answered."""
     cdef Kept *kept = &edge.kept
-    if ledger_leaks(edge.ledger, KIND_KEPT):
-        return
     if block.previous == NONE:
         kept.first = block.next
     else:
@@ -69,6 +67,8 @@ cdef void kept_block_end(Edge *edge, KeptBlock *block) noexcept nogil:
         kept_at(edge, block.next).previous = block.previous
     kept.bytes -= block.capacity
     ledger_gauge(edge.ledger, GAUGE_KEPT_BYTES, kept.bytes)
+    if ledger_leaks(edge.ledger, KIND_KEPT):
+        return
     ledger_release(edge.ledger, KIND_KEPT, block.index)
     free(block.data)
     slab_release(&kept.blocks, block.index)

@@ -47,6 +47,7 @@ cdef enum Kind:
     KIND_TLS                    # TLS states of connections
     KIND_PEER                   # streams of the bus
     KIND_ASIDE                  # what connections hold that most need not
+    KIND_LAG                    # members that are behind in a channel
     KIND_KEPT                   # blocks of records that wait for the router's answer
     KIND_TASK                   # from here on counted by the control thread: asyncio tasks
     KIND_HANDLE                 # Python objects that have to be closed
@@ -101,6 +102,7 @@ cdef enum Counter:
     COUNT_NOT_LOGGED            # messages that were delivered without the log: it was away for too long
     COUNT_LOG_RECORDS           # that the log has
     COUNT_LOG_BATCHES
+    COUNT_PASSED_OVER           # messages that were left out for members that take too little
     COUNT_ASKED_AGAIN           # requests that were said again to the next router
     COUNT_REPLAYED              # messages that were missed and delivered later
     COUNT_STATES_LOST           # changes of sessions' state that found no room on their way to the store
@@ -115,6 +117,7 @@ cdef enum Gauge:
     GAUGE_DRAIN_PACE            # clients a second that a drain tells to come back
     GAUGE_LOG_BYTES             # ordered, and not in the log yet
     GAUGE_LOG_AWAY              # 1: the log does not take batches
+    GAUGE_HELD_BYTES            # held aside for members that take too little
     GAUGE_KEPT_BYTES            # of blocks that hold what waits for the router's answer
     GAUGE_COUNT
 

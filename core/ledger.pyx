@@ -13,7 +13,7 @@ from core.sites cimport sites_free
 CHECKED = bool(HOLDFAST_CHECKS)
 STATS_BYTES = LEDGER_WORDS * 8
 KINDS = ("fd", "connection", "ring", "buffer", "segment", "timer", "channel", "membership", "pending", "request",
-         "zmq_message", "session", "subscription", "history", "key", "tls", "peer", "aside", "kept", "task",
+         "zmq_message", "session", "subscription", "history", "key", "tls", "peer", "aside", "lag", "kept", "task",
          "handle", "http_client", "lease", "control_fd")
 # Of these the control thread is the writer; the others are the data plane's.
 CONTROL_KINDS = KINDS[KIND_TASK:]
@@ -25,11 +25,11 @@ COUNTERS = ("connections_refused", "frames_in", "bytes_in", "bytes_out", "sends"
             "router_links", "gaps", "acks", "repeated_keys", "messages_routed", "messages_sequenced", "workers_lost",
             "illegal_states", "tls_handshakes", "tls_resumed", "tls_failures", "round_trips", "round_trip_ms",
             "pings_lost", "heartbeats_strange", "replies_sent", "refused_unanswered", "drain_cut", "frame_timeouts",
-            "handles_leaked", "tasks_failed", "messages_not_logged", "log_records", "log_batches", "asked_again",
-            "replayed", "states_lost")
+            "handles_leaked", "tasks_failed", "messages_not_logged", "log_records", "log_batches", "passed_over",
+            "asked_again", "replayed", "states_lost")
 STATES = ("accepted", "handshaking", "open", "closing", "closed")
 GAUGES = ("open_connections", "linked", "queued_bytes", "router_epoch", "handshakes", "drain_pace", "log_bytes",
-          "log_away", "kept_bytes")
+          "log_away", "held_bytes", "kept_bytes")
 TIMES = ("publish", "welcome")
 BOUNDS_MS = tuple([TIME_BOUNDS_MS[place] for place in range(TIME_BUCKETS - 1)])
 assert len(KINDS) == KIND_COUNT and len(COUNTERS) == COUNT_COUNT and len(GAUGES) == GAUGE_COUNT

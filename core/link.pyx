@@ -11,7 +11,7 @@ from core.conn cimport FLAG_SESSION, STATE_OPEN, conn_get, conn_live
 from core.edge cimport (ASKS_MAX, REQUEST_CATCHUP, REQUEST_HISTORY, REQUEST_JOIN, REQUEST_OPEN, REQUEST_PRESENCE,
                         RETRY_AFTER_MS, UNDER_WAY_MAX, Channel)
 from core.fanout cimport (RUN_MAX, Body, channel_at, channel_find, channel_get, channel_members, channel_of_message,
-                          channel_subscribe, conn_user, fanout_all, fanout_event_gap, fanout_members, member_joined)
+                          channel_subscribe, conn_user, fanout_all, fanout_event_gap, fanout_run, member_joined)
 from core.joins cimport channel_subscribed, join_overdue, joins_again, outcome_told
 from core.kept cimport kept_end, kept_say, kept_say_all, kept_seq, kept_take
 from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_DELIVERED, COUNT_ROUTER_LINKS,
@@ -45,6 +45,7 @@ ctypedef struct Run:            # messages of one channel that follow each other
     uint64_t channel            # the worker's handle; 0: global
     uint32_t count
     uint32_t size               # bytes of the bodies
+    uint64_t first              # offset of the first; the others follow it without a gap
     Body bodies[RUN_MAX]        # borrowed from the batch
 
 
@@ -168,7 +169,7 @@ cdef void _run_deliver(Edge *edge, Run *run) noexcept nogil:
     else:
         channel = channel_get(edge, run.channel)
         if channel != NULL:
-            delivered = fanout_members(edge, channel, run.bodies, run.count)
+            delivered = fanout_run(edge, channel, run.bodies, run.count, run.first, 0)
     ledger_count(edge.ledger, COUNT_DELIVERED, delivered)
     run.count = 0
     run.size = 0
@@ -179,7 +180,9 @@ cdef void _run_add(Edge *edge, Run *run, RecMessage *record) noexcept nogil:
     if run.channel != record.channel or run.count == RUN_MAX \
             or run.size + record.body_size > min(<uint32_t> RUN_BYTES_MAX, edge.config.queue_bytes_max // 4):
         _run_deliver(edge, run)
-    run.channel = record.channel
+    if run.count == 0:
+        run.channel = record.channel
+        run.first = record.offset
     run.bodies[run.count].data = <const uint8_t *> record + sizeof(RecMessage)
     run.bodies[run.count].size = record.body_size
     run.size += record.body_size

@@ -21,8 +21,8 @@ from core.conn cimport (FLAG_ASKED, FLAG_BLOCKED, FLAG_CATCHING, FLAG_FINISHED, 
                         FLAG_SHUT, FLAG_TOUCHED, FLAG_WATCHED, STATE_CLOSED, STATE_OPEN, Aside, Connection, conn_get,
                         conn_release, conn_timer_place)
 from core.drain cimport drain_begin, drain_cut, drain_listeners_close, drain_step
-from core.edge cimport (FORM_COUNT, RECEIVE_BYTES, RETRY_AFTER_MS, RING_MS, RINGS_MAX, Channel, Opening, Pending,
-                        Replay, edge_random, edge_tick)
+from core.edge cimport (FORM_COUNT, RECEIVE_BYTES, RETRY_AFTER_MS, RING_MS, RINGS_MAX, Channel, Lag, Opening,
+                        Pending, Replay, edge_random, edge_tick)
 from core.expiry cimport expiry_set
 from core.hash cimport index_free
 from core.intake cimport intake_read
@@ -43,7 +43,7 @@ from core.names cimport names_free, names_init
 from core.namespaces cimport namespaces_fill
 from core.notes cimport notes_put, notes_take
 from core.opening cimport open_start
-from core.outbox cimport OUTBOX_BLOCKED, OUTBOX_BROKEN, outbox_send, outbox_settle, outbox_touch
+from core.outbox cimport OUTBOX_BLOCKED, OUTBOX_BROKEN, OUTBOX_SENT, outbox_send, outbox_settle, outbox_touch
 from core.pace cimport pace_wait
 from core.poller cimport (EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT,
                           POLLER_EVENTS, TAG_BUS, TAG_BUS_LAST, TAG_TCP, TAG_WAKE, TAG_WS, epoll_create1, epoll_event,
@@ -55,6 +55,7 @@ from core.rights cimport rights_set
 from core.ring cimport ring_pool_init
 from core.sites cimport HERE
 from core.slab cimport slab_at, slab_free, slab_init
+from core.slow cimport slow_release
 from core.tls cimport TlsContext, tls_context_free, tls_context_open
 from core.transcode cimport json_bound, mpack_bound
 from core.vitals cimport vital_of, vitals_init
@@ -209,6 +210,9 @@ cdef void _flush_one(Edge *edge, Connection *conn) noexcept nogil:
     if conn.flags & FLAG_HALF:
         edge_half_step(edge, conn)
     if not conn.flags & FLAG_BLOCKED:
+        status = outbox_send(edge, conn)
+    while status == OUTBOX_SENT and conn.behind and not conn.flags & FLAG_OVERFULL:
+        slow_release(edge, conn)
         status = outbox_send(edge, conn)
     if status == OUTBOX_BROKEN:
         edge_close(edge, conn, BYE)
@@ -387,6 +391,7 @@ cdef _tables_init(Edge *edge, uint32_t connections_max):
     slab_init(&edge.asides, sizeof(Aside), 6, 0xFFFFFFFE)
     slab_init(&edge.channels, sizeof(Channel), 9, 0xFFFFFFFE)
     names_init(&edge.names)
+    slab_init(&edge.lags, sizeof(Lag), 6, 0xFFFFFFFE)
     slab_init(&edge.pendings, sizeof(Pending), 8, 0xFFFFFFFE)
     slab_init(&edge.openings, sizeof(Opening), 8, 0xFFFFFFFE)
     slab_init(&edge.replays, sizeof(Replay), 8, 0xFFFFFFFE)
@@ -490,6 +495,7 @@ cdef class EdgeLoop:
         slab_free(&edge.asides)
         slab_free(&edge.channels)
         names_free(&edge.names)
+        slab_free(&edge.lags)
         slab_free(&edge.pendings)
         slab_free(&edge.openings)
         slab_free(&edge.replays)

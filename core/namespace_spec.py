@@ -86,8 +86,9 @@ class NamespaceSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         str,
         _one_of(
             SLOW_CONSUMERS,
-            "What happens to a member whose queue is full: `disconnect`, FIN `slow_consumer`; `drop_oldest`, it hears"
-            " EVENT `gap`; `conflate`, it gets the newest message of the channel and hears of the gap.",
+            "What happens to a member that takes too little: `disconnect`, FIN `slow_consumer` when its queue is full;"
+            " `drop_oldest`, the oldest of what waits is left out then; `conflate`, it gets the newest message alone as"
+            " soon as it can take one. EVENT `gap` tells what was left out.",
         ),
     ] = "disconnect"
     presence: Annotated[bool, Meta(description="Whether PRESENCE tells who is there.")] = True

@@ -285,7 +285,7 @@ cdef void log_hand_over(Sequencer *sequencer) noexcept nogil:
         note_init(&note, NOTE_LOG_BATCH)
         note.request = sequencer.log.sent
         note.text_size = chunk.records.size
-        if mailbox_put(&sequencer.to_control, &note, chunk.records.data, NULL) < 0:
+        if mailbox_put(&sequencer.to_control, &note, chunk.records.data, chunk.records.data) < 0:
             return
         sequencer.log.sent += 1
         chunk = log_due(&sequencer.log)

@@ -145,10 +145,10 @@ cdef void sift_records(Sequencer *sequencer, uint64_t request, const uint8_t *da
     while place < size and log_record_fits(<const LogRecord *> (data + place), size - place):
         if not _sift(sequencer, &kept, request, <const LogRecord *> (data + place)):
             note.text_size = <uint32_t> size
-            mailbox_put(&sequencer.to_control, &note, data, NULL)
+            mailbox_put(&sequencer.to_control, &note, data, data)
             batch_free(&kept)
             return
         place += (<const LogRecord *> (data + place)).size
     note.text_size = kept.size
-    mailbox_put(&sequencer.to_control, &note, kept.data, NULL)
+    mailbox_put(&sequencer.to_control, &note, kept.data, data)
     batch_free(&kept)

@@ -24,10 +24,11 @@ from core.hash cimport index_free
 from core.keys cimport keys_expire, keys_free
 from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_WAKEUPS, GAUGE_LOG_AWAY,
                           GAUGE_ROUTER_EPOCH, Stats, ledger_count, ledger_gauge, ledger_turn)
+from core.loading cimport loading_done
 from core.log_out cimport LOG_CHUNKS_MAX, log_free, log_init
-from core.mailbox cimport (NOTE_BANS_SAY, NOTE_AUDIT, NOTE_CURSOR_READ, NOTE_LOG_COMMITTED, NOTE_LOG_SIFT,
-                           NOTE_LOG_STATE, NOTE_SESSION_OPENED, Note, mailbox_drain, mailbox_free, mailbox_init,
-                           mailbox_ring, note_init)
+from core.mailbox cimport (NOTE_AUDIT, NOTE_BANS_SAY, NOTE_CURSOR_READ, NOTE_LOG_COMMITTED, NOTE_LOG_LOADED,
+                           NOTE_LOG_SIFT, NOTE_LOG_STATE, NOTE_SESSION_OPENED, Note, mailbox_drain, mailbox_free,
+                           mailbox_init, mailbox_ring, note_init)
 from core.namespaces cimport namespaces_fill
 from core.notes cimport notes_put, notes_take
 from core.ordering cimport log_committed, log_hand_over
@@ -167,6 +168,8 @@ cdef void _notes_take(Sequencer *sequencer) noexcept nogil:
         elif note.kind == NOTE_LOG_STATE:
             sequencer.log.available = note.first != 0
             ledger_gauge(sequencer.ledger, GAUGE_LOG_AWAY, note.first == 0)
+        elif note.kind == NOTE_LOG_LOADED:
+            loading_done(sequencer, note, sequencer_record)
         elif note.kind == NOTE_LOG_SIFT:
             sift_records(sequencer, note.request, <uint8_t *> note + sizeof(Note), note.text_size)
         elif note.kind == NOTE_SESSION_OPENED:
@@ -245,7 +248,8 @@ cdef class RouterLoop:
 
     def __init__(self, Stats stats, *, epoch, key_window_s, channels_max, spill_bytes_max, endpoint="",
                  namespaces=_BUILT_IN, keys_max=1 << 20, history_total_bytes=1 << 28, message_bytes_max=1 << 25,
-                 log_under_way_max=0, log_bytes_max=1 << 26, seeds=b"", bint sessions_kept=False):
+                 log_under_way_max=0, log_bytes_max=1 << 26, seeds=b"", bint log_complete=True,
+                 bint sessions_kept=False):
         """Bind to `endpoint`.
 
         Args:
@@ -262,6 +266,7 @@ cdef class RouterLoop:
             log_under_way_max: batches that the control thread is given before it has told that they are in the log;
                 0: there is no log.
             log_bytes_max: most bytes that wait for the log.
+            log_complete: `recover` is given all that the log keeps; else streams are loaded when they are wanted.
             seeds: 48 bytes, the keys of the hashes that name idempotency keys; empty: drawn now.
             sessions_kept: the control thread stores sessions and cursors.
 
@@ -292,6 +297,7 @@ cdef class RouterLoop:
         sequencer.origins.keys_max = ORIGINS_MAX
         sequencer.origins.window_ms = ORIGIN_WINDOW_MS
         sequencer.origins.named = <uint64_t> 1 << 32
+        sequencer.streams.cold = not log_complete
         if log_under_way_max and log_init(&sequencer.log, log_bytes_max, log_under_way_max) < 0:
             raise MemoryError
         sequencer.catchups.bytes_max = CATCHUPS_BYTES_MAX
@@ -347,13 +353,12 @@ cdef class RouterLoop:
         """
         bus_open(&self.sequencer.bus, self.sequencer.ledger, ZMQ_ROUTER, endpoint, b"", self.sequencer.epoll_fd)
 
-    def recover(self, const unsigned char[::1] batch, *, bint complete):
+    def recover(self, const unsigned char[::1] batch):
         """Take a batch that the log gave back, before `run`; gives how many of its records had no place: their
         namespace is not known any more, or there are too many channels.
 
         Args:
-            batch: log records.
-            complete: the log gives back all that is kept; else its keys alone count.
+            batch: log records. Where the log is not complete, their keys alone count.
 
         Raises:
             ValueError: these are no log records.
@@ -362,7 +367,8 @@ cdef class RouterLoop:
         self.sequencer.wall_ms = holdfast_clock_ms(CLOCK_REALTIME)
         if batch.shape[0]:
             with nogil:
-                passed = recover_records(self.sequencer, &batch[0], batch.shape[0], complete)
+                passed = recover_records(self.sequencer, &batch[0], batch.shape[0],
+                                         not self.sequencer.streams.cold)
         if passed < 0:
             raise ValueError("a batch of the log holds something else than log records")
         return passed

@@ -102,6 +102,8 @@ ctypedef struct Sequencer:
     bint again
     bint stopping
 
+ctypedef void (*RunRecord)(Sequencer *, Worker *, Record *) noexcept nogil
+
 
 cdef inline Worker *worker_at(Sequencer *sequencer, uint32_t index) noexcept nogil:
     return &sequencer.workers[index]

@@ -8,6 +8,7 @@ from core.catchup cimport catchup_take
 from core.codes cimport OVERLOADED
 from core.drained cimport DrainedSession, drained_keep, drained_take
 from core.hash cimport hash_bytes, index_find, index_put, index_remove
+from core.loading cimport loading_takes
 from core.ledger cimport (COUNT_MESSAGES_ROUTED, COUNT_WORKERS_LOST, GAUGE_LINKED, KIND_SESSION, ledger_acquire,
                           ledger_count, ledger_gauge, ledger_leaks, ledger_release)
 from core.mpack cimport MpWriter, mp_write_array, mp_write_map, mp_write_raw, mp_write_str, mp_write_uint
@@ -448,6 +449,10 @@ cdef void _on_presence_part(Sequencer *sequencer, RecBody *record) noexcept nogi
 
 cdef void sequencer_record(Sequencer *sequencer, Worker *worker, Record *record) noexcept nogil:
     """One record of a worker, the hot one first."""
+    if sequencer.streams.cold and worker.state >= WORKER_LINKING \
+            and (record.kind != REC_PUBLISH or worker.state == WORKER_LINKED) \
+            and loading_takes(sequencer, worker, record):
+        return
     if record.kind == REC_PUBLISH and worker.state == WORKER_LINKED:
         publish_order(sequencer, worker, <RecPublish *> record)
     elif record.kind == REC_LINK:

@@ -29,6 +29,13 @@ ctypedef struct Stored:         # a message kept for HISTORY
     uint32_t size
     uint8_t body[4]             # `size` bytes: the MESSAGE frame as MessagePack
 
+ctypedef struct StreamWaiting:  # a worker's record that waits for a load (core/loading.pxd); the record follows
+    StreamWaiting *next         # owned
+    uint32_t worker             # index
+    uint32_t worker_start       # low half of its epoch: the index may be another's by then
+    uint32_t size
+    uint32_t reserved
+
 ctypedef struct History:        # what a stream has from the first position that it gave
     uint64_t base               # offset that this epoch began with
     uint64_t given              # the last offset that a message got
@@ -36,6 +43,10 @@ ctypedef struct History:        # what a stream has from the first position that
     uint32_t under_way          # records of it on their way to the log: it may not be dropped
     uint32_t slot               # of its stream
     uint64_t sifted             # the sift that last wrote its position again
+    StreamWaiting *waiting      # owned: oldest first, while it is loading
+    StreamWaiting *waiting_last
+    uint8_t loading             # Loading
+    bint filled                 # the ring has all that is retained
     Stored **ring               # owned: `capacity` places, NULL before the first message that is kept
     uint32_t first              # place of the oldest
     uint32_t count
@@ -49,7 +60,7 @@ ctypedef union Routes:
 ctypedef struct Stream:         # 48 bytes
     uint32_t name               # owned: number in the streams' names
     uint32_t used_s             # wall clock of the last message or subscription, rounded up
-    uint64_t epoch
+    uint64_t epoch              # 0: cold
     uint64_t offset             # of the last message that members were told of; 0 before the first
     History *history            # owned: NULL while this epoch has given no position
     Routes routes               # read through stream_route
@@ -68,6 +79,8 @@ ctypedef struct Streams:
     HashKey key
     Ledger *ledger              # borrowed
     uint64_t epoch              # for streams made from now on
+    bint cold                   # these have to be loaded first (core/loading.pxd)
+    uint64_t waiting_bytes      # of all streams
     const Namespaces *namespaces    # borrowed: how much is kept of one stream
     uint64_t history_total      # bytes kept of all streams
     uint64_t history_total_max  # beyond it whatever the hand points at loses its oldest
@@ -184,6 +197,7 @@ cdef void streams_init(Streams *streams, Ledger *ledger, const Namespaces *names
                        uint64_t epoch) noexcept nogil
 cdef void streams_free(Streams *streams) noexcept nogil
 cdef Stream *stream_wanted(Streams *streams, const char *name, uint32_t size, uint64_t now_ms) noexcept nogil
+cdef void stream_shut(Stream *stream) noexcept nogil
 cdef void stream_adopt(Stream *stream, uint64_t epoch, uint64_t offset) noexcept nogil
 cdef void stream_store(Streams *streams, Stream *stream, const Stored *head, const uint8_t *body,
                        uint64_t now_ms) noexcept nogil

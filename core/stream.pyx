@@ -52,6 +52,24 @@ cdef uint32_t _stream_index(Streams *streams, Stream *stream, uint64_t hash) noe
     return found - 1
 
 
+cdef void _waiting_free(Streams *streams, History *history) noexcept nogil:
+    """A router that ends: nobody waits any more."""
+    cdef StreamWaiting *waiting = history.waiting
+    while waiting != NULL:
+        history.waiting = waiting.next
+        streams.waiting_bytes -= waiting.size
+        free(waiting)
+        waiting = history.waiting
+    history.waiting_last = NULL
+
+
+cdef void stream_shut(Stream *stream) noexcept nogil:
+    """Give its History up: nothing is kept, and nothing waits."""
+    free(stream.history.ring)
+    free(stream.history)
+    stream.history = NULL
+
+
 cdef void _stream_end(Streams *streams, Stream *stream) noexcept nogil:
     cdef uint64_t hash = hash_bytes(&streams.key, <const uint8_t *> stream_name(streams, stream), stream.name_size)
     cdef uint32_t index = _stream_index(streams, stream, hash)
@@ -64,8 +82,8 @@ cdef void _stream_end(Streams *streams, Stream *stream) noexcept nogil:
     if stream.route_shift:
         free(stream.routes.many)
     if stream.history != NULL:
-        free(stream.history.ring)
-        free(stream.history)
+        _waiting_free(streams, stream.history)
+        stream_shut(stream)
     name_drop(&streams.names, stream.name, stream.name_size)
     index_remove(&streams.index, hash, index)
     stream.live = 0
@@ -115,7 +133,7 @@ cdef Stream *stream_wanted(Streams *streams, const char *name, uint32_t size, ui
     stream.domain = namespace.domain
     stream.namespace = <uint8_t> (namespace - &streams.namespaces.entries[0])
     stream.live = 1
-    stream.epoch = streams.epoch
+    stream.epoch = 0 if streams.cold and namespace.history_messages else streams.epoch
     stream_use(stream, now_ms)
     ledger_acquire(streams.ledger, KIND_CHANNEL, index, HERE)
     return stream
@@ -134,6 +152,7 @@ cdef void _history_squeeze(Streams *streams) noexcept nogil:
         stream = stream_at(streams, streams.hand)
         while _stream_live(stream) and stream_kept(stream) and streams.history_total > streams.history_total_max:
             _stored_drop_oldest(streams, stream)
+            stream.history.filled = False       # it is still in the log
 
 
 cdef bint _history_grow(Stream *stream) noexcept nogil:
@@ -160,6 +179,7 @@ cdef bint stream_open(Streams *streams, Stream *stream) noexcept nogil:
         return False
     history.base = stream.offset
     history.given = stream.offset
+    history.filled = stream.epoch != 0 and stream.offset == 0
     history.slot = _stream_index(streams, stream, hash_bytes(
         &streams.key, <const uint8_t *> stream_name(streams, stream), stream.name_size))
     stream.history = history
@@ -314,7 +334,7 @@ cdef void routes_remove_worker(Streams *streams, uint32_t worker) noexcept nogil
 
 
 cdef bint _aged(Streams *streams, Stream *stream, uint64_t now_ms) noexcept nogil:
-    if stream.route_count or (stream.history != NULL and stream.history.under_way):
+    if stream.route_count or (stream.history != NULL and (stream.history.under_way or stream.history.loading)):
         return False
     if <uint64_t> stream.used_s * 1000 + stream_namespace(streams, stream).history_age_ms < now_ms:
         return True

@@ -153,5 +153,7 @@ def _of_domain(spec: NamespaceSpec) -> Iterator[tuple[str, str]]:
             yield "publish", 'everybody is a member: say "anyone", or "server" for the admin API alone'
         if spec.presence:
             yield "presence", "everybody receives a global channel, so that nobody's presence is kept: leave it out"
+        if spec.slow_consumer != "disconnect":
+            yield "slow_consumer", "a global channel has no members of its own to be held aside for: leave it out"
     if spec.events and not spec.presence:
         yield "events", "who joined and who left is known from presence: set presence = true, or events = false"

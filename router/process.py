@@ -22,6 +22,7 @@ from core.process import die_with_parent
 from core.router_loop import RouterLoop
 from router.bans import BanKeeper, MemoryStore
 from router.config import RouterConfig
+from router.log.loader import Loader
 from router.log.opening import UNDER_WAY_MAX, make_log, open_log
 from router.log.port import LogDeposed, LogError, LogUnavailable, Opened
 from router.log.writer import LogWriter
@@ -62,6 +63,7 @@ class Router:
         self.bans = BanKeeper(
             store, lambda change, all_: self.loop.put(notes.BANS_SAY, text=change, extra=all_), clock=time.time
         )
+        self.loader: Loader | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self) -> RouterLoop:
@@ -76,11 +78,12 @@ class Router:
         if self.log is not None and opened is not None:
             passed = 0
             async for batch in self.log.recover():  # deadline: the log's own, of each batch
-                passed += self.loop.recover(batch, complete=opened.complete)
+                passed += self.loop.recover(batch)
             if passed:
                 print(PASSED_OVER.format(passed), file=sys.stderr)
             self.writer = LogWriter(self.log, self.loop.put)
             self.sessions = Sessions(self.log, self.loop.put, ttl_s=self.config.session_ttl_s, clock=time.time)
+            self.loader = Loader(self.log, self.loop.put)
         await self.bans.load()
         self.loop.bind(self.config.endpoint)
         self._held = ACCOUNT.hold("handle", "the data plane", object_=self.loop)
@@ -89,7 +92,7 @@ class Router:
 
     def take(self) -> None:
         """What the data plane says."""
-        for kind, flags, conn, request, _, _, session, text, extra in self.loop.take():
+        for kind, flags, conn, request, first, _, session, text, extra in self.loop.take():
             if kind == notes.LOG_BATCH and self.writer is not None:
                 self.writer.on_batch(request, text)
             elif kind == notes.LOG_KEPT and self.writer is not None:
@@ -102,15 +105,19 @@ class Router:
                 self.sessions.on_cursor(request, conn, text)
             elif kind == notes.BAN:
                 self.bans.on_wish(text)
+            elif kind == notes.LOG_LOAD and self.loader is not None:
+                self.loader.on_load(request, text, messages=bool(first))
             elif kind == notes.AUDITED:
                 self.auditor.on_note(request, text, extra)
 
     def start(self) -> list["asyncio.Task[None]"]:
         """What runs beside the data plane for as long as it does."""
         self.bans.start()
-        if self.writer is not None and self.sessions is not None:
+        if self.writer is not None and self.loader is not None and self.sessions is not None:
             self._tasks = [
                 ACCOUNT.task(self.writer.run(), "the log's writer"),
+                ACCOUNT.task(self.loader.run(messages=False), "loads of positions"),
+                ACCOUNT.task(self.loader.run(messages=True), "loads of messages"),
                 ACCOUNT.task(self.writer.sift_now_and_then(), "the log's sifts"),
                 ACCOUNT.task(self.sessions.write(), "the sessions' writer"),
                 ACCOUNT.task(self.sessions.read(), "the sessions' reader"),
@@ -154,6 +161,7 @@ def data_plane(config: RouterConfig, stats: Stats, opened: Opened | None) -> Rou
         log_bytes_max=config.log_bytes_max,
         seeds=opened.seeds if opened else b"",
         sessions_kept=opened is not None,
+        log_complete=opened.complete if opened else True,
     )
 
 

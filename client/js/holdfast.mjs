@@ -388,7 +388,8 @@ export class Session {
     const body = this.#codec.encode([type, id, channel, ...rest]);
     const most = this.#welcome?.maxFrame ?? Infinity;
     if (byteLength(body) > most) throw new HoldfastError(`a request longer than ${most} bytes, the gateway's bound`);
-    this.#requests.add(id, { body, done, fail, repeatable, own, sent: own }, timeoutMs, type === REFRESH ? "REFRESH" : channel);
+    const about = type === REFRESH ? "REFRESH" : channel; // a token stands in no message
+    this.#requests.add(id, { body, done, fail, repeatable, own, sent: own }, timeoutMs, about);
     return body;
   }
 

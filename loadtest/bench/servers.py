@@ -2,8 +2,11 @@
 
 import getpass
 import os
+import socket
+import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -14,9 +17,19 @@ from tools import provision
 SECRET = "only-for-the-benchmark-on-loopback-0123456789"
 Make = Callable[[], AbstractContextManager[Server]]
 
+# No message of a group is kept: what history costs is the difference to this.
+WITHOUT_HISTORY = {
+    "HOLDFAST_NAMESPACES_GROUP_HISTORY_MESSAGES": "0",
+    "HOLDFAST_NAMESPACES_GROUP_HISTORY_BYTES": "0",
+    "HOLDFAST_NAMESPACES_GROUP_ACK": "sequenced",
+}
+REDIS_DEADLINE_S = 10.0
+
 # What a figure must not be read without.
 DOES_NOT = {
     "floor-per-delivery": "no sessions, rights, limits, heartbeats or history; one process and one thread",
+    "holdfast-no-history": "nothing of a group is kept or logged; answers are sequenced",
+    "holdfast-redis": "the log is a Redis of this machine, append-only file written through once a second",
     "floor-coalesce": "the same; what one wake-up brought leaves in one call a connection",
     "nats": "no order over publishers' connections, no positions, no answer to a publish, no sessions; at most once",
     "mosquitto": "QoS 0: at most once, no answer to a publish, no positions; one thread",
@@ -94,11 +107,60 @@ def module(name: str) -> Make:
     return on_port(name, PYTHON, "-m", f"loadtest.bench.peers.{name}_server")
 
 
+@contextmanager
+def logged(name: str, workers: int = 1, environment: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """Holdfast with an embedded log of its own, which is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="holdfast-bench-") as folder:
+        settings = {"HOLDFAST_LOG_DIRECTORY": f"{folder}/log", **(environment or {})}
+        with holdfast(workers, name, settings) as server:
+            yield server
+
+
+@contextmanager
+def redis() -> Iterator[int]:
+    """A Redis that keeps what it is told as an operator would; its port."""
+    program = provision.find_program("redis-server")
+    if program is None:
+        raise BenchError("redis-server is not installed")
+    (port,) = free_ports(1)
+    with tempfile.TemporaryDirectory(prefix="holdfast-bench-") as folder:
+        words = ["--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--save", "", "--appendonly", "yes"]
+        process = subprocess.Popen([program, *words], stdout=subprocess.DEVNULL, env=provision.environment_for(program))
+        try:
+            end = time.monotonic() + REDIS_DEADLINE_S
+            while not _answers(port):
+                if process.poll() is not None or time.monotonic() > end:
+                    raise BenchError("redis-server does not start")
+                time.sleep(0.02)
+            yield port
+        finally:
+            process.terminate()
+            process.wait(REDIS_DEADLINE_S)
+
+
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), REDIS_DEADLINE_S).close()
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def over_redis() -> Iterator[Server]:
+    with redis() as port:
+        settings = {"HOLDFAST_LOG_BACKEND": "redis", "HOLDFAST_LOG_REDIS_URL": f"redis://127.0.0.1:{port}/0"}
+        with logged("holdfast-redis", environment=settings) as server:
+            yield server
+
+
 MAKE: dict[str, Make] = {
     "floor-per-delivery": lambda: floor("per-delivery"),
     "floor-coalesce": lambda: floor("coalesce"),
-    "holdfast": lambda: holdfast(1),
-    "holdfast-2": lambda: holdfast(2, "holdfast-2"),
+    "holdfast": lambda: logged("holdfast"),
+    "holdfast-2": lambda: logged("holdfast-2", 2),
+    "holdfast-no-history": lambda: logged("holdfast-no-history", environment=WITHOUT_HISTORY),
+    "holdfast-redis": over_redis,
     "nats": nats,
     "mosquitto": mosquitto,
     "picows": module("picows"),
@@ -113,5 +175,5 @@ MAKE: dict[str, Make] = {
 def with_tokens(name: str) -> AbstractContextManager[Server]:
     """The server as a storm meets it: Holdfast asks for tokens then."""
     if name.startswith("holdfast"):
-        return holdfast(1, name, {"HOLDFAST_AUTH_SECRET": SECRET})
+        return logged(name, environment={"HOLDFAST_AUTH_SECRET": SECRET})
     return MAKE[name]()

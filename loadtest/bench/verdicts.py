@@ -23,6 +23,9 @@ STORM_US_MAX = 150.0
 STORM_P95_MS_MAX = 1_000.0
 SLOW_P99_RATIO_MAX = 1.10
 GIL_TAKES_PER_1000_MAX = 1.0
+HISTORY_RATIO_MAX = 1.3
+LOGGED_PER_S_MIN = 40_000
+LOGGED_P99_MS_MAX = 100.0
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,24 @@ def judge_slow(runs: list[Run]) -> list[Verdict]:
     return [at_most("slow", what, found, SLOW_P99_RATIO_MAX, "{:.2f}")]
 
 
+def judge_publish(runs: list[Run]) -> list[Verdict]:
+    """A message is delivered, to its publisher as well, when it is in the log, and answered right before."""
+    found = []
+    for name in servers_in(runs):
+        reached = statistics.median(rate(run) for run in of(runs, name))
+        found.append(at_least("publish", f"{name}: logged messages a second", reached, LOGGED_PER_S_MIN, "{:,.0f}"))
+    return found
+
+
+def judge_publish_half(runs: list[Run]) -> list[Verdict]:
+    found = []
+    for name in servers_in(runs):
+        late = statistics.median(latency_ms("p99")(run) for run in of(runs, name))
+        what = f"{name}: p99 from the intended time to the logged message"
+        found.append(at_most("publish-half", what, late, LOGGED_P99_MS_MAX, "{:.1f}", " ms"))
+    return found
+
+
 def judge_idle(runs: list[Run]) -> list[Verdict]:
     own = of(runs, "holdfast")
     if not own:
@@ -191,6 +212,10 @@ JUDGES: dict[str, Callable[[list[Run]], list[Verdict]]] = {
     "pairs": lambda runs: below_every_peer("pairs", runs),
     "one": judge_one,
     "big": lambda runs: [],
+    "history": lambda runs: ratio_to("history", runs, "holdfast-no-history", HISTORY_RATIO_MAX),
+    "history-rooms": lambda runs: ratio_to("history-rooms", runs, "holdfast-no-history", HISTORY_RATIO_MAX),
+    "publish": judge_publish,
+    "publish-half": judge_publish_half,
     "slow": judge_slow,
     "idle": judge_idle,
     "storm": judge_storm,

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 FLOORS = ("floor-per-delivery", "floor-coalesce")
 HOLDFAST = ("holdfast", "holdfast-2")
+# With and without what a restart keeps; and the two logs.
+HISTORY = ("holdfast", "holdfast-no-history")
+LOGGED = ("holdfast", "holdfast-redis")
 PEERS = ("nats", "mosquitto", "picows", "websockets", "ws", "socketio", "gws", "nbio")
 SLOW_SHARE = 0.01
 SLOW_MEMBERS = 200
@@ -70,6 +73,34 @@ WORKLOADS = {
             FEW,
             16 * 1024,
         ),
+        _load(
+            "history",
+            "the same load as max, with history and log, and without",
+            "max",
+            "--members 500 --publishers 4 --under-way 8",
+            HISTORY,
+        ),
+        _load(
+            "history-rooms",
+            "the same load as rooms, with history and log, and without",
+            "rooms",
+            "--groups 400 --members 25 --publishers 5 --rate 2000 --connect-rate 8000",
+            HISTORY,
+        ),
+        _load(
+            "publish",
+            "one publisher alone in its group, 4,000 logged messages under way (closed loop)",
+            "max",
+            "--members 1 --publishers 1 --under-way 4000",
+            LOGGED,
+        ),
+        _load(
+            "publish-half",
+            "100 publishers alone in their groups, 20,000 logged messages a second in all",
+            "rooms",
+            "--groups 100 --members 1 --publishers 1 --rate 20000",
+            LOGGED,
+        ),
         Workload(
             "slow",
             f"one group of {SLOW_MEMBERS} members, 250 messages of 8 KiB a second; all read, then 1 % read nothing",
@@ -106,7 +137,7 @@ def expand(wanted: list[str]) -> list[str]:
     Raises:
         ValueError: there is no such server.
     """
-    known = (*ALL, "holdfast-tcp")
+    known = (*ALL, "holdfast-tcp", "holdfast-no-history", "holdfast-redis")
     found: list[str] = []
     for word in wanted:
         matching = [name for name in known if name == word or name.startswith(word + "-")]

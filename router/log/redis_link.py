@@ -123,7 +123,7 @@ class Link(asyncio.Protocol):
                 await self._open(url.tls)
                 await self._greet(url, credentials)
         except TimeoutError:
-            doubt = ": look whether it speaks TLS on this port" if url.tls and self._transport is None else ""
+            doubt = ": look whether it speaks TLS on this port" if url.tls and not self.version else ""
             self.drop(f"{self.name} did not answer within {self._deadline_s} s{doubt}")
             raise LogUnavailable(self.why_lost) from None
         except ssl.SSLError as error:

@@ -150,9 +150,11 @@ class Sequencer:
         self.stats = Stats()
         specs = namespaces or [msgspec.structs.replace(spec, **history) for spec in BUILT_IN]
         self.loop: RouterLoop | None = RouterLoop(self.stats, namespaces=specs, **{**OPTIONS, **options})
-        self.passed_over = sum(self.loop.recover(batch, complete=True) for batch in recovered)
+        self.passed_over = sum(self.loop.recover(batch) for batch in recovered)
         self.loop.bind(self.endpoint)
         self._notes: collections.deque[Any] = collections.deque()
+        self.last_first = 0
+        """`first` of the note that `note` gave last."""
         self.sift = 1
         """Number of the next sift."""
         self.context: zmq.Context[Any] = zmq.Context(1)
@@ -180,6 +182,7 @@ class Sequencer:
             self._notes.extend(self.loop.take())
         note = self._notes.popleft()
         assert note[0] == kind, f"expected a note of kind {kind}, not {note}"
+        self.last_first = note[4]
         return note[3], note[7]
 
     def batch(self) -> tuple[int, list[log_records.LogEntry]]:

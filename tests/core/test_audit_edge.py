@@ -8,14 +8,16 @@ from typing import Any
 import pytest
 
 from core import audit, ledger, notes, records
+from core.namespace_spec import BUILT_IN, NamespaceSpec
 from tests.core import wire
 from tests.core.edge_harness import EPOCH, JOIN, PUBLISH, REPLY, Client, Edge, frame_of, wait_for
 
 # What a worker's data plane may leak.
 KINDS = (
     "fd", "connection", "ring", "buffer", "segment", "timer", "channel", "membership", "pending", "request",
-    "zmq_message", "tls", "peer", "aside", "kept",
+    "zmq_message", "tls", "peer", "aside", "kept", "lag",
 )  # fmt: skip
+NAMESPACES = (*BUILT_IN, NamespaceSpec(name="drop", domain="group", slow_consumer="drop_oldest"))
 
 
 def look(edge: Edge) -> dict[str, Any]:
@@ -122,7 +124,7 @@ def _provoke(edge: Edge, kind: str) -> None:
         edge.stats.leak(kind)
         _leave(edge, client)
         return
-    client = edge.open("u")
+    client = edge.open("u", receive_bytes=4096)
     if kind == "timer":
         edge.stats.leak(kind)
         edge.put(notes.FIN, client.conn, first=100, text=b"end")  # the wait for FIN_ACK gets no deadline
@@ -145,6 +147,11 @@ def _provoke(edge: Edge, kind: str) -> None:
         edge.router.send(wire.published(one["seq"], EPOCH, 1))
         client.frame()
         return
+    if kind == "lag":
+        handle = edge.join(client, "drop:a")
+        for offset in range(1, 400):
+            edge.router.send(wire.message(handle, EPOCH, offset, frame_of("drop:a", offset, "x" * 10_000)))
+        wait_for(lambda: edge.live("lag") == 1, "the member is behind")
     edge.stats.leak(kind)
     if kind == "zmq_message":
         edge.router.send(wire.linked(EPOCH, ask=False))
@@ -160,7 +167,7 @@ def _provoke(edge: Edge, kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_leak_of_each_kind_is_found_and_named(edges: Callable[..., Edge], tls_files: Path, kind: str) -> None:
     files = {"tls_certificate": str(tls_files / "cert.pem"), "tls_key": str(tls_files / "key.pem")}
-    edge = edges(**files) if kind == "tls" else edges()
+    edge = edges(namespaces=NAMESPACES, **(files if kind == "tls" else {}))
     if not ledger.CHECKED:
         refuses(edge.stats, kind)
         return

@@ -1,4 +1,4 @@
-"""What waits for the router's answer: kept within a bound, and said again to the next router, in order and once each."""
+"""What waits for the router's answer: kept within a bound, and said again to the next router, in order, each once."""
 
 import random
 from collections.abc import Callable

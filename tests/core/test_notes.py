@@ -3,11 +3,8 @@
 from core import notes
 
 FLAGS = {"OPEN_RESUMES", "OPEN_TELLS_UNREAD", "OPEN_DEVICE"}
-KINDS = {
-    name: value
-    for name, value in vars(notes).items()
-    if name.isupper() and isinstance(value, int) and name not in FLAGS
-}
+KINDS = {name: value for name, value in vars(notes).items() if name.isupper() and isinstance(value, int)}
+KINDS = {name: value for name, value in KINDS.items() if name not in FLAGS}
 
 
 def test_every_kind_has_a_number_of_its_own_from_one_on() -> None:

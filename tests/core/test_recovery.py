@@ -102,7 +102,7 @@ def test_bytes_that_are_no_records_are_refused(sequencers: Make) -> None:
     assert router.loop is not None
     for batch in (b"x" * 8, message("group:a", 5, 1)[:-8], b"\0" * 96):
         with pytest.raises(ValueError, match="something else than log records"):
-            router.loop.recover(batch, complete=True)
+            router.loop.recover(batch)
 
 
 def test_keys_and_origins_are_known_to_the_next_router(sequencers: Make) -> None:
@@ -140,10 +140,8 @@ def test_a_key_whose_window_is_over_is_not_known(sequencers: Make) -> None:
 
 
 def test_a_log_that_is_not_complete_gives_keys_alone(sequencers: Make) -> None:
-    router = sequencers()
-    assert router.loop is not None
-    assert router.loop.recover(message("group:a", 5, 9), complete=False) == 0
-    assert router.live("channel") == 0
+    router = sequencers(log_complete=False, recovered=[message("group:a", 5, 9)])
+    assert (router.passed_over, router.live("channel")) == (0, 0)
 
 
 # ------------------------------------------------------------------------------------------------------------- the sift

@@ -1,5 +1,6 @@
 """A WebSocket client that does one thing at a time, written from RFC 6455: frames and ends by hand."""
 
+import json
 import os
 import struct
 from typing import Any
@@ -8,7 +9,7 @@ import msgpack
 
 from tests.core.edge_harness import Client
 
-CONTINUATION, BINARY, CLOSE, PING, PONG = 0, 2, 8, 9, 10
+CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 UPGRADE = (
     b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
@@ -79,3 +80,20 @@ class WsClient(Client):
             self._held += data
         data, self._held = self._held[:size], self._held[size:]
         return data
+
+
+class TextClient(WsClient):
+    """The same with text messages, which are JSON."""
+
+    def pack(self, frame: list[Any]) -> bytes:
+        return masked(TEXT, json.dumps(frame).encode())
+
+    def frame(self) -> Any:
+        while (one := self._next()) is not None:
+            opcode, payload = one
+            if opcode == CLOSE:
+                self.status = struct.unpack(">H", payload[:2])[0]
+                return None
+            if opcode == TEXT:
+                return json.loads(payload)
+        return None

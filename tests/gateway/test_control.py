@@ -120,8 +120,8 @@ def hello(bench: Bench, options: dict[str, Any]) -> tuple[dict[str, Any], dict[s
     rest = msgpack.packb({}) + msgpack.packb("unread") + msgpack.packb(None)
     kind, request, told = msgpack.unpackb(note["text"] + rest)
     assert (kind, request, told.pop("unread")) == (WELCOME, 3, None)
-    flags = note["flags"] % notes.OPEN_DEVICE
-    assert flags == notes.OPEN_TELLS_UNREAD | (notes.OPEN_RESUMES if told["resumed"] else 0)
+    flags = notes.OPEN_TELLS_UNREAD | (notes.OPEN_RESUMES if told["resumed"] else 0)
+    assert note["flags"] % notes.OPEN_DEVICE == flags
     stored = note["extra"][len(note["extra"]) - note["second"] :]
     assert msgpack.unpackb(stored)["user"] == told["user"]
     unpacker = msgpack.Unpacker()
@@ -293,7 +293,7 @@ def secured(**more: Any) -> Bench:
 
 
 def opened(bench: Bench, options: dict[str, Any]) -> dict[str, Any]:
-    return bench.frame(HELLO, 3, options, state=STATE_HANDSHAKING, user="")
+    return hello(bench, options)[0]
 
 
 def test_the_data_plane_is_told_of_the_end_of_the_credentials_of_rights_and_of_the_device() -> None:
@@ -301,21 +301,21 @@ def test_the_data_plane_is_told_of_the_end_of_the_credentials_of_rights_and_of_t
     claims = {"sub": "bob", "exp": NOW + 1.5, "dev": "phone", "channels": ["group:a"], "publish": ["group:*"]}
     note = opened(bench, {"token": token(claims)})
     rights = msgpack.packb({"join": ["group:a"], "publish": ["group:*"]})
-    assert (note["third"], note["first"], note["flags"] // notes.OPEN_DEVICE) == (1500, len(rights), 1)
+    device = notes.OPEN_DEVICE
     stored = msgpack.packb({"user": "bob", "device": "phone"})
+    assert (note["third"], note["first"], note["flags"] // device) == (1500, len(rights), 1)
     assert (note["extra"], note["second"]) == (msgpack.packb([["user:bob"]]) + rights + stored, len(stored))
     plain = opened(bench, {"token": token({"sub": "bob"})})
-    assert (plain["third"], plain["first"], plain["flags"] // notes.OPEN_DEVICE) == (0, 0, 0)
+    assert (plain["third"], plain["first"], plain["flags"] // device) == (0, 0, 0)
 
 
 def test_a_resumed_session_has_the_rights_and_the_end_that_its_token_gave() -> None:
     bench = secured()
-    note = opened(bench, {"token": token({"sub": "bob", "exp": NOW + 50, "dev": "pad", "channels": []})})
-    welcome = msgpack.unpackb(note["text"] + msgpack.packb({}) + msgpack.packb("unread") + msgpack.packb(None))[2]
+    note, welcome, _ = hello(bench, {"token": token({"sub": "bob", "exp": NOW + 50, "dev": "pad", "channels": []})})
     bench.now += 30
     again = opened(bench, {"session": SESSION.hex(), "token": welcome["resume_token"]})
     assert again["third"] == 20_000
-    assert (again["first"], again["flags"]) == (note["first"], note["flags"] | notes.OPEN_RESUMES)
+    assert (again["first"], again["flags"] // notes.OPEN_DEVICE) == (note["first"], 1)
     assert again["extra"] == note["extra"]
     bench.now += 20
     assert bench.fin(HELLO, 1, {"session": SESSION.hex(), "token": welcome["resume_token"]}) == Code.TOKEN_EXPIRED

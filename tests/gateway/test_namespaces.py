@@ -158,6 +158,10 @@ def test_the_words_of_an_option() -> None:
             "[namespaces.global]\nevents = true",
             "namespaces.global.events = true: who joined and who left is known from presence",
         ),
+        (
+            "[namespaces.global]\nslow_consumer = 'conflate'",
+            'namespaces.global.slow_consumer = "conflate": a global channel has no members of its own',
+        ),
         ("[namespaces.group]\nevents = true\npresence = false", "namespaces.group.events = true: who joined"),
     ],
 )

@@ -49,6 +49,25 @@ def test_one_is_held_against_nats_and_picows() -> None:
     assert not the(verdicts, "p50").kept  # 0.5 ms are more than 0.1 + 0.3 ms
 
 
+@pytest.mark.parametrize("workload", ["history", "history-rooms"])
+@pytest.mark.parametrize(("us", "kept"), [(1.3, True), (1.31, False)])
+def test_history_is_held_against_the_same_load_without_it(workload: str, us: float, kept: bool) -> None:
+    runs = [a_run("holdfast", us), a_run("holdfast-no-history", 1.0)]
+    assert the(judge(workload, runs), "multiple").kept is kept
+
+
+def test_logged_messages_must_reach_their_rate_in_each_log() -> None:
+    runs = [a_run("holdfast", deliveries_per_s=40_000.0), a_run("holdfast-redis", deliveries_per_s=39_999.0)]
+    assert the(judge("publish", runs), "holdfast: ").kept
+    assert not the(judge("publish", runs), "holdfast-redis: ").kept
+
+
+def test_logged_messages_must_be_quick_at_half_of_the_rate() -> None:
+    runs = [a_run("holdfast", latency_us={"p99": 100_000.0}), a_run("holdfast-redis", latency_us={"p99": 100_001.0})]
+    assert the(judge("publish-half", runs), "holdfast: ").kept
+    assert not the(judge("publish-half", runs), "holdfast-redis: ").kept
+
+
 @pytest.mark.parametrize(("p99", "kept"), [(2200.0, True), (2201.0, False)])
 def test_slow_members_may_cost_the_others_a_tenth(p99: float, kept: bool) -> None:
     runs = [{**a_run("holdfast"), "variant": ALL_READ}]

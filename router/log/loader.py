@@ -1,0 +1,93 @@
+"""The control thread's side of loads: reads what the data plane wants of streams, many in one round trip.
+
+What is asked while a read is under way goes into the next one. A log that is away is asked again until LOAD_DEADLINE_S
+has passed; then what waits for it is refused, and whoever still wants it asks anew.
+"""
+
+import asyncio
+import time
+from typing import NamedTuple
+
+from core import notes
+from core.codes import Code
+from router.log.port import Loaded, Log, LogDeposed, LogError
+from router.sessions import Put
+
+CHANNELS_MAX = 512
+# Their messages may be a megabyte each.
+CHANNELS_WITH_MESSAGES_MAX = 32
+LOAD_DEADLINE_S = 5.0
+RETRY_S = 0.1
+ROOM_S = 0.01
+
+
+class _Wanted(NamedTuple):
+    request: int
+    channel: bytes
+
+
+class Loader:
+    """Answers the data plane's loads.
+
+    Args:
+        log: an open one.
+        put: tells the data plane.
+
+    """
+
+    def __init__(self, log: Log, put: Put) -> None:
+        self._log = log
+        self._put = put
+        self._wanted: dict[bool, list[_Wanted]] = {False: [], True: []}
+        self._something = {False: asyncio.Event(), True: asyncio.Event()}
+
+    def on_load(self, request: int, channel: bytes, *, messages: bool) -> None:
+        """The data plane wants a stream's position, or its messages as well."""
+        self._wanted[messages].append(_Wanted(request, channel))
+        self._something[messages].set()
+
+    async def run(self, *, messages: bool) -> None:
+        """Load positions, or messages as well, until this is cancelled.
+
+        Raises:
+            LogDeposed: another router took over.
+        """
+        most = CHANNELS_WITH_MESSAGES_MAX if messages else CHANNELS_MAX
+        while True:
+            await self._something[messages].wait()  # no deadline: for as long as nothing is wanted
+            now = self._wanted[messages][:most]
+            del self._wanted[messages][:most]
+            if not self._wanted[messages]:
+                self._something[messages].clear()
+            await self._load(now, messages=messages)
+
+    async def _load(self, wanted: list[_Wanted], *, messages: bool) -> None:
+        loaded = await self._ask([one.channel for one in wanted], messages=messages)
+        for place, one in enumerate(wanted):
+            await self._tell(one.request, loaded[place] if loaded is not None else None)
+
+    async def _ask(self, channels: list[bytes], *, messages: bool) -> list[Loaded] | None:
+        """What the log has; None: it is away."""
+        until = time.monotonic() + LOAD_DEADLINE_S
+        while True:
+            try:
+                return await self._log.load(channels, messages=messages)
+            except LogDeposed:
+                raise
+            except LogError:
+                if time.monotonic() > until:
+                    return None
+            await asyncio.sleep(RETRY_S)
+
+    async def _tell(self, request: int, loaded: Loaded | None) -> None:
+        """Put the answer as soon as the mailbox has room, which the data plane makes in each of its turns."""
+        while True:
+            try:
+                if loaded is None:
+                    self._put(notes.LOG_LOADED, request=request, third=Code.UNAVAILABLE)
+                else:
+                    epoch, offset = loaded.position
+                    self._put(notes.LOG_LOADED, request=request, first=epoch, second=offset, text=loaded.records)
+                return
+            except BufferError:
+                await asyncio.sleep(ROOM_S)

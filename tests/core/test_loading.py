@@ -1,0 +1,193 @@
+"""Loading: with a log that does not give back everything, what is said of a stream waits until it was read."""
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core import log_records, notes, records
+from core.codes import Code
+from tests.core.router_harness import EPOCH, Sequencer
+
+Make = Callable[..., Sequencer]
+NOW_MS = int(time.time() * 1000)
+OPTIONS: dict[str, Any] = {"log_under_way_max": 1, "log_complete": False}
+
+
+@pytest.fixture
+def cold(sequencers: Make) -> Sequencer:
+    return sequencers(**OPTIONS)
+
+
+def message(offset: int, epoch: int = 5) -> bytes:
+    body = msgpack.packb([9, "group:a", offset, offset, {"from": "bob", "time": 1, "epoch": epoch}])
+    return log_records.pack(log_records.MESSAGE, b"group:a", epoch, offset, time_ms=NOW_MS, body=body)
+
+
+def wanted(router: Sequencer) -> tuple[int, bytes, bool]:
+    """(request, channel, with messages?) of the next load."""
+    request, channel = router.note(notes.LOG_LOAD)
+    return request, channel, router.last_first == 1
+
+
+def loaded(router: Sequencer, request: int, epoch: int, offset: int, *kept: bytes, code: int = 0) -> None:
+    assert router.loop is not None
+    router.loop.put(notes.LOG_LOADED, request=request, first=epoch, second=offset, third=code, text=b"".join(kept))
+
+
+def test_a_publish_waits_for_the_position_and_goes_on_behind_it(cold: Sequencer) -> None:
+    worker = cold.worker()
+    seqs = [worker.send("group:a", number) for number in range(2)]
+    request, channel, with_messages = wanted(cold)
+    assert (channel, with_messages) == (b"group:a", False)
+    assert worker.rest() == []
+    loaded(cold, request, 5, 41)
+    number, batch = cold.batch()
+    assert [(one.epoch, one.offset) for one in batch] == [(EPOCH, 42), (EPOCH, 43)]
+    cold.commit(number)
+    assert [(one["seq"], one["offset"]) for one in (worker.take(), worker.take())] == [(seqs[0], 42), (seqs[1], 43)]
+
+
+def test_a_subscription_is_told_the_position_that_the_log_has(cold: Sequencer) -> None:
+    worker = cold.worker()
+    worker.say.channel(records.SUBSCRIBE, b"group:a", 3)
+    worker.flush()
+    loaded(cold, wanted(cold)[0], 5, 41)
+    told = worker.expect(records.SUBSCRIBED)
+    assert (told["epoch"], told["offset"]) == (EPOCH, 41)
+    assert worker.subscribe("group:a", 4) == (EPOCH, 41)
+
+
+def test_a_channel_that_the_log_does_not_know_is_new_and_is_not_read_again(cold: Sequencer) -> None:
+    worker = cold.worker()
+    worker.say.channel(records.SUBSCRIBE, b"group:a", 3)
+    worker.flush()
+    loaded(cold, wanted(cold)[0], 0, 0)
+    assert worker.expect(records.SUBSCRIBED)["offset"] == 0
+    assert worker.history("group:a") == {"messages": [], "epoch": EPOCH, "offset": 0}
+    worker.send("group:a", "x")
+    number, _ = cold.batch()
+    cold.commit(number)
+    assert [worker.take()["offset"] for _ in range(2)] == [1, 1]
+    assert len(worker.history("group:a")["messages"]) == 1
+
+
+def test_history_reads_the_messages_once(cold: Sequencer) -> None:
+    worker = cold.worker()
+    worker.say.channel(records.SUBSCRIBE, b"group:a", 3)
+    worker.flush()
+    loaded(cold, wanted(cold)[0], 5, 3)
+    worker.expect(records.SUBSCRIBED)
+    worker.say.history(records.HISTORY, 9, b"group:a")
+    worker.flush()
+    request, _, with_messages = wanted(cold)
+    assert with_messages
+    loaded(cold, request, 5, 3, message(2), message(3))
+    assert [one[2] for one in msgpack.unpackb(worker.expect(records.REPLY)["body"])["messages"]] == [2, 3]
+    assert [one[2] for one in worker.history("group:a")["messages"]] == [2, 3]
+
+
+def test_what_is_read_while_a_message_waits_is_not_told_before_its_commit(cold: Sequencer) -> None:
+    worker = cold.worker()
+    worker.send("group:a", "x")
+    loaded(cold, wanted(cold)[0], 5, 3)
+    number, (record,) = cold.batch()
+    worker.say.history(records.HISTORY, 9, b"group:a")
+    worker.flush()
+    request, _, _ = wanted(cold)
+    loaded(cold, request, EPOCH, 4, message(3), record.record)
+    assert [one[2] for one in msgpack.unpackb(worker.expect(records.REPLY)["body"])["messages"]] == [3]
+    cold.commit(number)
+    worker.expect(records.PUBLISHED)
+    assert [one[2] for one in worker.history("group:a")["messages"]] == [3, 4]
+
+
+def test_a_failed_load_refuses_what_waits_and_asks_again_for_subscriptions(cold: Sequencer) -> None:
+    worker = cold.worker()
+    worker.say.channel(records.SUBSCRIBE, b"group:a", 3)
+    seq = worker.send("group:a", "x")
+    worker.say.history(records.HISTORY, 9, b"group:a")
+    worker.flush()
+    request, _, _ = wanted(cold)
+    worker.rest()
+    loaded(cold, request, 0, 0, code=Code.UNAVAILABLE)
+    request, _, _ = wanted(cold)
+    said = [worker.take(), worker.take()]
+    assert [(one["kind"], one["seq"], one["aux"]) for one in said] == [
+        (records.PUBLISHED, seq, Code.UNAVAILABLE),
+        (records.REPLY, 9, Code.UNAVAILABLE),
+    ]
+    loaded(cold, request, 5, 8)
+    assert worker.expect(records.SUBSCRIBED)["offset"] == 8
+
+
+def test_what_a_lost_worker_said_is_not_done(cold: Sequencer) -> None:
+    worker, other = cold.worker(0), cold.worker(1)
+    worker.send("group:a", "x")
+    request, _, _ = wanted(cold)
+    worker.say.link(records.BYE, worker.epoch, 0)
+    worker.flush()
+    other.rest()
+    loaded(cold, request, 5, 8)
+    other.rest()
+    assert cold.counter("messages_sequenced") == 0
+
+
+def test_an_epoch_in_the_log_that_is_not_below_ours_is_passed(cold: Sequencer) -> None:
+    worker = cold.worker()
+    worker.say.channel(records.SUBSCRIBE, b"group:a", 3)
+    worker.flush()
+    loaded(cold, wanted(cold)[0], EPOCH + 4, 2)
+    assert worker.expect(records.SUBSCRIBED)["epoch"] == EPOCH + 5
+
+
+def test_it_ends_while_loads_are_under_way(cold: Sequencer) -> None:
+    worker = cold.worker()
+    for number in range(50):
+        worker.send(f"group:{number}", "x")
+    worker.rest()
+
+
+def test_a_channel_without_history_is_not_loaded(sequencers: Make) -> None:
+    worker = sequencers(**OPTIONS, history_messages=0).worker()
+    assert worker.publish("group:a", "x")["offset"] == 1
+
+
+@given(st.data())
+@settings(max_examples=20, deadline=None)
+def test_at_any_pace_of_the_loads_everything_is_answered_once_in_order(data: st.DataObject) -> None:
+    with contextlib.closing(Sequencer(**OPTIONS)) as router:
+        worker = router.worker()
+        sent: dict[str, list[int]] = {"group:a": [], "group:b": []}
+        answered: dict[int, int] = {}
+        for _ in range(data.draw(st.integers(1, 12))):
+            if data.draw(st.booleans()):
+                channel = data.draw(st.sampled_from(sorted(sent)))
+                sent[channel].append(worker.send(channel, "x"))
+            else:
+                _serve(router, worker, answered)
+        while len(answered) < sum(map(len, sent.values())):
+            _serve(router, worker, answered)
+        for seqs in sent.values():
+            assert [answered[seq] for seq in seqs] == list(range(8, 8 + len(seqs)))
+
+
+def _serve(router: Sequencer, worker: Any, answered: dict[int, int]) -> None:
+    """Do what the control thread is asked for now, and take the answers."""
+    said = worker.rest()
+    assert router.loop is not None
+    for note in router.loop.take():
+        if note[0] == notes.LOG_LOAD:
+            loaded(router, note[3], 5, 7)
+        else:
+            router.commit(note[3])
+    said += worker.rest()
+    for one in said:
+        assert (one["kind"], one["aux"]) == (records.PUBLISHED, 0)
+        assert one["seq"] not in answered
+        answered[one["seq"]] = one["offset"]

@@ -1,0 +1,118 @@
+"""The log's loader: many streams in one read, and a word to the data plane for each, whatever becomes of it."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import pytest
+
+from core import notes
+from core.codes import Code
+from router.log import loader
+from router.log.loader import Loader
+from router.log.port import Loaded, LogDeposed, LogUnavailable, Position
+
+DEADLINE_S = 10.0
+
+
+class FakeLog:
+    """Knows one channel; its first reads fail."""
+
+    def __init__(self, failures: Sequence[Exception] = ()) -> None:
+        self.failures = list(failures)
+        self.reads: list[tuple[int, bool]] = []
+
+    async def load(self, channels: Sequence[bytes], *, messages: bool) -> list[Loaded]:
+        self.reads.append((len(channels), messages))
+        await asyncio.sleep(0)
+        if self.failures:
+            raise self.failures.pop(0)
+        known = Loaded(Position(7, 3), b"records" if messages else b"")
+        return [known if channel == b"group:known" else Loaded(Position(0, 0)) for channel in channels]
+
+
+class Heard:
+    """What the data plane hears; at first it has no room."""
+
+    def __init__(self, refusals: int = 0) -> None:
+        self.refusals = refusals
+        self.heard = asyncio.Event()
+        self.said: list[tuple[int, int, int, int, bytes]] = []
+
+    def put(
+        self,
+        kind: int,
+        *,
+        request: int = 0,
+        first: int = 0,
+        second: int = 0,
+        third: int = 0,
+        text: bytes = b"",
+    ) -> None:
+        if self.refusals:
+            self.refusals -= 1
+            raise BufferError
+        assert kind == notes.LOG_LOADED
+        self.said.append((request, first, second, third, text))
+        self.heard.set()
+
+
+def play(log: FakeLog, heard: Heard, ask: Callable[[Loader], None], count: int) -> None:
+    async def run() -> None:
+        one = Loader(log, heard.put)  # type: ignore[arg-type]
+        tasks = [asyncio.create_task(one.run(messages=messages)) for messages in (False, True)]
+        ask(one)
+        while len(heard.said) < count and not any(task.done() for task in tasks):
+            heard.heard.clear()
+            word = asyncio.create_task(heard.heard.wait())
+            await asyncio.wait([word, *tasks], timeout=DEADLINE_S, return_when=asyncio.FIRST_COMPLETED)
+            word.cancel()
+        for task in tasks:
+            task.cancel()
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(result, Exception):
+                raise result
+
+    work: Coroutine[Any, Any, None] = run()
+    asyncio.run(work)
+
+
+def test_positions_and_messages_are_read_apart_and_together() -> None:
+    log, heard = FakeLog(), Heard()
+
+    def ask(one: Loader) -> None:
+        one.on_load(1, b"group:known", messages=False)
+        one.on_load(2, b"group:other", messages=False)
+        one.on_load(3, b"group:known", messages=True)
+
+    play(log, heard, ask, 3)
+    assert sorted(log.reads) == [(1, True), (2, False)]
+    assert sorted(heard.said) == [(1, 7, 3, 0, b""), (2, 0, 0, 0, b""), (3, 7, 3, 0, b"records")]
+
+
+def test_a_rush_is_read_in_parts() -> None:
+    log, heard = FakeLog(), Heard(refusals=3)
+
+    def ask(one: Loader) -> None:
+        for number in range(1200):
+            one.on_load(number, b"group:%d" % number, messages=False)
+
+    play(log, heard, ask, 1200)
+    assert [count for count, _ in log.reads] == [512, 512, 176]
+    assert [one[0] for one in heard.said] == list(range(1200))
+
+
+def test_a_log_that_is_away_is_asked_again_and_then_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "RETRY_S", 0.001)
+    log, heard = FakeLog([LogUnavailable("away")] * 3), Heard()
+    play(log, heard, lambda one: one.on_load(1, b"group:known", messages=False), 1)
+    assert heard.said == [(1, 7, 3, 0, b"")]
+    monkeypatch.setattr(loader, "LOAD_DEADLINE_S", 0.0)
+    log, heard = FakeLog([LogUnavailable("away")] * 1000), Heard()
+    play(log, heard, lambda one: one.on_load(1, b"group:known", messages=False), 1)
+    assert heard.said == [(1, 0, 0, Code.UNAVAILABLE, b"")]
+
+
+def test_a_deposed_router_ends() -> None:
+    with pytest.raises(LogDeposed):
+        play(FakeLog([LogDeposed("another")]), Heard(), lambda one: one.on_load(1, b"x", messages=True), 1)
