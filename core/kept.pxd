@@ -1,4 +1,4 @@
-# Kept: what a worker asked of the router and has no answer to, as the very records, to be said again to the next router.
+# Kept: what a worker asked of the router and has no answer to, as the very records, to be said to the next one again.
 #
 # A record is kept from when it is made until its request is closed: by the answer or at its deadline, no later. Records
 # stand behind each other in blocks, in the order of their seqs; the request's `index` names the block. A block counts

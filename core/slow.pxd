@@ -2,14 +2,14 @@
 #
 # In most namespaces they are queued until the connection's bound ends it (`disconnect`). In the others a member whose
 # socket is blocked, or whose queue is full, falls behind: from then on this channel's messages are held aside for it,
-# not queued, and so can still be left out. `drop_oldest` leaves out the oldest when the bound is reached, `conflate` all
-# but the newest. As soon as the socket has taken the whole queue, what is held is queued, and before a message that
-# follows others which were left out EVENT `gap` tells exactly these. What stands in the queue already is never touched, so
-# no frame is cut. A member that is not behind costs one comparison of bytes in its connection.
+# not queued, and so can still be left out. `drop_oldest` leaves out the oldest when the bound is reached, `conflate`
+# all but the newest. As soon as the socket has taken the whole queue, what is held is queued, and before a message that
+# follows others which were left out EVENT `gap` tells exactly these. What stands in the queue already is never touched,
+# so no frame is cut. A member that is not behind costs one comparison of bytes in its connection.
 #
-# What is held is the frame as MessagePack: those left out are never translated to JSON. Bound: `queue_bytes_max` for all
-# channels of a connection together, beside its queue. Invariant: a lag belongs to a membership, and ends with it; while
-# there is one, no message of its channel is queued but from it; told <= first of the held <= seen.
+# What is held is the frame as MessagePack: those left out are never translated to JSON. Bound: `queue_bytes_max` for
+# all channels of a connection together, beside its queue. Invariant: a lag belongs to a membership, and ends with it;
+# while there is one, no message of its channel is queued but from it; told <= first of the held <= seen.
 
 from libc.stdint cimport uint32_t, uint64_t
 

@@ -189,8 +189,7 @@ class Node:
     def _launch(self) -> None:
         ports = ["--port", str(self.port), "--ws-port", str(self.ws_port), "--admin-port", str(self.admin_port)]
         program = Path(sys.executable).parent / "holdfast"
-        state = {"XDG_STATE_HOME": str(self.folder / "state")}
-        environment = {**os.environ, **state, **self._settings, MARK: self.folder.name}
+        environment = {**os.environ, **self._settings, MARK: self.folder.name}
         environment |= {"TMPDIR": str(self.temporary), "XDG_RUNTIME_DIR": str(self.temporary)}
         environment |= {"XDG_STATE_HOME": str(self.folder / "state")}
         with self.log.open("ab") as log:

@@ -154,3 +154,45 @@ def test_a_worker_that_starts_later_knows_the_bans(holdfast: Start) -> None:
         assert await refused(node, "tcp", user="eve") == (BANNED, "stop")
 
     run(body())
+
+
+def test_a_ban_outlives_the_router(holdfast: Start) -> None:
+    node = holdfast("--workers", "1")
+    node.expect_lost()
+
+    async def body() -> None:
+        assert (await api(node, "POST", "", json={"user": "eve", "reason": "spam"})).status_code == 200
+        before = node.routers
+        os.kill(before[0], signal.SIGKILL)
+        await asyncio.to_thread(wait_until, lambda: node.routers not in (before, []), "the next router")
+        for _ in range(200):  # until the admin server is linked again
+            answer = await api(node, "GET", "")
+            if answer.status_code == 200 and answer.json()["bans"]:
+                break
+            await asyncio.sleep(0.1)
+        assert [(one["user"], one["reason"]) for one in answer.json()["bans"]] == [("eve", "spam")]
+        assert await refused(node, "tcp", user="eve") == (BANNED, "stop")
+
+    run(body())
+
+
+def test_a_refresh_changes_what_a_live_session_may_do(holdfast: Start) -> None:
+    node = holdfast("--workers", "1", HOLDFAST_AUTH_SECRET=SECRET)
+
+    async def body() -> None:
+        room, other = unique("group:room"), unique("group:other")
+        client = await (await dial(node, "tcp")).hello(token=token({"sub": "alice", "channels": [room]}))
+        await client.join(room)
+        with pytest.raises(Refused) as refusal:
+            await client.join(other)
+        assert refusal.value.code == NOT_ALLOWED
+        await client.ask(REFRESH, token({"sub": "alice", "channels": [other], "publish": []}))
+        await client.join(other)
+        with pytest.raises(Refused) as refusal:
+            await client.publish(other, "hello")
+        assert refusal.value.code == NOT_ALLOWED
+        await client.ask(REFRESH, token({"sub": "alice"}))
+        await client.publish(other, "hello")
+        await client.close()
+
+    run(body())
