@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core import notes, records
+from core import audit, notes, records
 from core.codes import Code
 from tests.core import wire
 from tests.core.edge_harness import (
@@ -324,6 +324,22 @@ def test_a_replay_ends_with_its_connection(edge: Edge) -> None:
     missed(edge, bob, "group:a", 2, 5)
     edge.stop()
     assert [edge.live(kind) for kind in ("pending", "request", "channel", "membership", "aside")] == [0] * 5
+
+
+def test_an_audit_finds_replays_where_their_memberships_name_them(edge: Edge) -> None:
+    alice = edge.open("alice")
+    for name in ("group:a", "global:news"):
+        missed(edge, alice, name, 2, 5)
+    alice.request(JOIN, "group:b", {"since": [EPOCH, 2]})
+    edge.router.send(wire.subscribed(edge.router.expect(records.SUBSCRIBE)["channel"], EPOCH, 5))
+    edge.router.expect(records.CATCHUP)  # its outcome waits
+    edge.put(notes.AUDIT, request=7)
+    note = edge.note(notes.AUDITED)
+    report = audit.unpack(note[7], note[8])
+    assert report["findings"] == []
+    found = {kind: one["found"] for kind, one in report["kinds"].items()}
+    assert (found["membership"], found["pending"], found["channel"]) == (3, 3, 4)
+    assert all(one["opened"] - one["closed"] == one["found"] for one in report["kinds"].values())
 
 
 def test_a_replay_reaches_a_json_session_as_json(edge: Edge) -> None:
