@@ -30,6 +30,8 @@ COHORTS = 25
 ROUNDS = 4
 NODES = 10 if FULL else 1
 HABITS = Habits(pause_s=0.06)
+NAMED = replace(HABITS, leaves_out=0)
+"""While the store of sessions is away, what a client names at its return is all that is known of its channels."""
 SHORT = 12
 """Messages that a namespace keeps of which much is to be trimmed."""
 SECRET = "a secret of thirty-two bytes or so"
@@ -91,13 +93,13 @@ def test_nothing_acknowledged_is_lost_or_repeated(holdfast: Start, fault: str) -
 def test_redis_is_killed(holdfast: Start, durability: tuple[str, ...]) -> None:
     with running(*durability) as server:
         settings = {"HOLDFAST_LOG_BACKEND": "redis", "HOLDFAST_LOG_REDIS_URL": server.url}
-        run(lambda: World(holdfast("--workers", "2", **settings), redis=server), "redis")
+        run(lambda: World(holdfast("--workers", "2", **settings), redis=server), "redis", NAMED)
 
 
 def test_redis_is_out_of_memory(holdfast: Start) -> None:
     with running(*LASTING) as server:
         settings = {"HOLDFAST_LOG_BACKEND": "redis", "HOLDFAST_LOG_REDIS_URL": server.url}
-        run(lambda: World(holdfast("--workers", "2", **settings), redis=server), "memory")
+        run(lambda: World(holdfast("--workers", "2", **settings), redis=server), "memory", NAMED)
 
 
 @pytest.mark.parametrize("fault", ["router", "both", "node"])
