@@ -22,7 +22,7 @@ from core.mpack cimport (MpReader, MpWriter, mp_read_array, mp_read_str, mp_read
                          mp_write_nil, mp_write_raw, mp_write_str, mp_write_uint)
 from core.namespaces cimport (DOMAIN_GROUP, DOMAIN_USER, JOIN_SERVER, NEW_LAST_ACK, NEW_LIVE, Namespace,
                               namespace_of)
-from core.records cimport (CATCHUP_CURSOR, CATCHUP_START, OPEN_AGAIN, OPEN_RESUME, REC_OPEN, STATE_HERE,
+from core.records cimport (CATCHUP_CURSOR, CATCHUP_START, OPEN_AGAIN, OPEN_RESUME, OPENED_TAKEN, REC_OPEN, STATE_HERE,
                            STATE_JOINED, record_add)
 from core.requests cimport request_done, request_open, request_peek
 from core.rights cimport rights_set
@@ -319,6 +319,16 @@ cdef void opening_answered(Edge *edge, Opening *opening) noexcept nogil:
         _open_finish(edge, opening)
 
 
+cdef bint _named_by_client(Edge *edge, Opening *opening) noexcept nogil:
+    """Whether HELLO named positions of the session."""
+    cdef uint32_t index = opening.first
+    while index != NONE:
+        if pending_at(edge, index).has_since and not pending_at(edge, index).fresh:
+            return True
+        index = pending_at(edge, index).sibling
+    return False
+
+
 cdef void open_claimed(Edge *edge, RecSession *record) noexcept nogil:
     """OPENED: the session is this connection's, and whoever had it before was told."""
     cdef Request *request = request_peek(edge, record.seq)
@@ -331,6 +341,12 @@ cdef void open_claimed(Edge *edge, RecSession *record) noexcept nogil:
         return
     opening.claimed = 1
     conn = conn_get(&edge.connections, opening.conn)
+    if record.head.aux > OPENED_TAKEN and conn != NULL and not _named_by_client(edge, opening):
+        # Nobody knows where the session stood: a resume would pass over what it missed, in silence.
+        opening_end(edge, opening)
+        edge_fin(edge, conn, record.head.aux, b"what is stored of the session cannot be read now: come back, or name"
+                 b" the channels' positions", RETRY_AFTER_MS + edge_random(edge, RETRY_AFTER_MS))
+        return
     if record.body_size and conn != NULL:
         _stored_channels(edge, conn, opening, <const uint8_t *> record + sizeof(RecSession), record.body_size)
     opening_answered(edge, opening)

@@ -5,6 +5,7 @@ from libc.string cimport memcpy, memset
 
 from core.batch cimport batch_clear, batch_write
 from core.catchup cimport catchup_answer, catchup_epoch
+from core.codes cimport UNAVAILABLE
 from core.ledger cimport COUNT_STATES_LOST, ledger_count
 from core.mailbox cimport NOTE_CURSOR, NOTE_SESSION_OPEN, NOTE_SESSION_STATE, mailbox_put, note_init
 from core.records cimport (CATCHUP_CURSOR, CATCHUP_OUTCOME, OPEN_AGAIN, OPEN_RESUME, OPENED_TAKEN, REC_CATCHUP,
@@ -36,10 +37,10 @@ cdef inline Worker *_asker(Sequencer *sequencer, uint64_t question, int state) n
     return worker
 
 
-cdef void _opened(Worker *worker, uint64_t conn, uint32_t seq, bint taken, const uint8_t *body,
+cdef void _opened(Worker *worker, uint64_t conn, uint32_t seq, int how, const uint8_t *body,
                   uint32_t size) noexcept nogil:
-    cdef RecSession *say = <RecSession *> worker_say(worker, REC_OPENED, OPENED_TAKEN if taken else 0,
-                                                     sizeof(RecSession), size)
+    """OPENED; `how`: 0, OPENED_TAKEN, or a code: what is stored could not be read."""
+    cdef RecSession *say = <RecSession *> worker_say(worker, REC_OPENED, how, sizeof(RecSession), size)
     if say != NULL:
         say.conn = conn
         say.seq = seq
@@ -64,15 +65,17 @@ cdef void session_open(Sequencer *sequencer, Worker *worker, RecSession *record,
         note.text_size = record.body_size
         memcpy(note.session, record.session, 16)
         told = mailbox_put(&sequencer.to_control, &note, <uint8_t *> record + sizeof(RecSession), NULL) == 0
-    if not (told and resumes):          # a resume goes on with the client's own positions rather than not at all
-        _opened(worker, record.conn, record.seq, evicted, NULL, 0)
+    if not resumes or not sequencer.sessions_kept:
+        _opened(worker, record.conn, record.seq, OPENED_TAKEN if evicted else 0, NULL, 0)
+    elif not told:                      # it goes on with the client's own positions, if it has any
+        _opened(worker, record.conn, record.seq, UNAVAILABLE, NULL, 0)
 
 
 cdef void session_opened(Sequencer *sequencer, Note *note) noexcept nogil:
     """NOTE_SESSION_OPENED: what is stored of a session."""
     cdef Worker *worker = _asker(sequencer, note.request, WORKER_LINKING)
     if worker != NULL:
-        _opened(worker, note.conn, <uint32_t> note.request, note.request >> 55 & 1,
+        _opened(worker, note.conn, <uint32_t> note.request, <int> (note.first or note.request >> 55 & 1),
                 <uint8_t *> note + sizeof(Note), note.text_size)
 
 

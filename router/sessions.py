@@ -3,7 +3,7 @@
 A session is stored when its HELLO is claimed and kept current by what its worker says of it (joined, left,
 acknowledged, over), never only at its end: whoever resumes it after a kill finds it. Changes gather for SAVE_EVERY_S and
 go in one write; a read sees those that are not written yet. A store that is away delays writes, and a resume goes on
-without it after READ_DEADLINE_S: the client's own positions count then.
+without it after READ_DEADLINE_S, by the client's own positions; a client that names none is told to come back.
 """
 
 import asyncio
@@ -16,11 +16,12 @@ from typing import Any, Protocol
 import msgpack
 
 from core import notes, records
+from core.codes import Code
 from router.log.port import Changes, Log, LogDeposed, LogError, Position, Session, SessionChange
 
 SAVE_EVERY_S = 0.02
 SAVE_RETRY_S = 0.5
-READ_DEADLINE_S = 1.0
+READ_DEADLINE_S = 2.0
 READ_BATCH_MAX = 2_000
 # Changed sessions that wait for a store that is away; of those beyond it only what was stored before is known.
 CHANGED_MAX = 1_000_000
@@ -214,18 +215,20 @@ class Sessions:
         ids = [session for _, _, session, _ in claims]
         stored: list[Session | None] = [None] * len(claims)
         found: list[Position | None] = [None] * len(claims)
+        code = 0
         try:
             async with asyncio.timeout(READ_DEADLINE_S):
                 stored = await self._log.sessions(ids)
                 found = await self._log.cursors([f"user:{user}" for user in users])
         except (LogError, TimeoutError) as error:
+            code = Code.UNAVAILABLE
             _log.warning("%d sessions are resumed by their clients' positions alone: %s", len(claims), _said(error))
         for (request, conn, session, user), one, cursor in zip(claims, stored, found, strict=True):
             if session in self._over:
                 self._start_again(session, one)
             channels = self._overlaid(session, one)
             text = msgpack.packb(_told(channels, f"user:{user}", self._newest(f"user:{user}", cursor)))
-            self._tell(notes.SESSION_OPENED, request=request, conn=conn, text=text)
+            self._tell(notes.SESSION_OPENED, request=request, conn=conn, first=code, text=text)
 
     async def _answer_cursors(self, asked: list[tuple[int, int, str]]) -> None:
         found: list[Position | None] = [None] * len(asked)

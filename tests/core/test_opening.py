@@ -84,6 +84,22 @@ def test_a_channel_that_the_client_left_out_stands_where_the_store_says(edge: Ed
     assert catchup["channel"] == handles["user:alice"]
 
 
+def test_without_the_store_a_resume_goes_on_by_positions_of_the_clients_own(edge: Edge) -> None:
+    client = hello(edge, [["user:alice"], ["group:a", EPOCH, 5]], resumes=True)
+    subscribe(edge, {"user:alice": 0, "group:a": 5})
+    edge.router.send(wire.opened(client.conn, edge.router.expect(records.OPEN)["seq"], code=Code.UNAVAILABLE))
+    assert set(client.frame()[2]["channels"]) == {"user:alice", "group:a"}
+
+
+def test_without_the_store_a_resume_that_names_no_positions_is_told_to_come_back(edge: Edge) -> None:
+    client = hello(edge, [["user:alice"]], resumes=True)
+    subscribe(edge, {"user:alice": 0})
+    edge.router.send(wire.opened(client.conn, edge.router.expect(records.OPEN)["seq"], code=Code.UNAVAILABLE))
+    kind, code, reason, options = client.frame()
+    assert (kind, code, options["class"]) == (FIN, Code.UNAVAILABLE, "resume")
+    assert reason.startswith("what is stored of the session cannot be read now") and options["after"] >= 1000
+
+
 def test_a_channel_that_the_store_has_no_more_room_for_is_left_out(edges: Callable[..., Edge]) -> None:
     edge = edges(channels_max=2)
     client = hello(edge, [["user:alice", EPOCH, 0]], resumes=True)

@@ -37,9 +37,9 @@ def subscribed(channel: int, epoch: int, offset: int) -> bytes:
     return record(records.SUBSCRIBED, 0, _CHANNEL.pack(channel, epoch, offset))
 
 
-def opened(conn: int, seq: int, stored: list[Any] | None = None) -> bytes:
+def opened(conn: int, seq: int, stored: list[Any] | None = None, code: int = 0) -> bytes:
     body = b"" if stored is None else packed(stored)
-    return record(records.OPENED, 0, _SESSION.pack(conn, bytes(16), seq, len(body)), body)
+    return record(records.OPENED, code, _SESSION.pack(conn, bytes(16), seq, len(body)), body)
 
 
 def evict(conn: int) -> bytes:
