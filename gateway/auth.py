@@ -100,6 +100,8 @@ class Authenticator:
             self._tokens.forget(user)
 
 
-def node_key(router_endpoint: str) -> bytes:
-    """The development-mode key: the run directory in the endpoint has a random name that only its owner can read."""
-    return hashlib.sha256(router_endpoint.encode()).digest()
+def node_key(known: str) -> bytes:
+    """The development-mode key, from what only this node knows: its development key, or else the router's endpoint,
+    whose run directory has a random name that only its owner can read.
+    """
+    return hashlib.sha256(known.encode()).digest()

@@ -420,6 +420,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     namespaces: tuple[NamespaceSpec, ...] = BUILT_IN
     secret: str | None
     """What tokens are checked with; None is development mode."""
+    development_key: str = ""
+    """What signs resume tokens in development mode; empty: what only those can know who can reach the router."""
     keys_file: str = ""
     algorithms: str = ""
     issuer: str = ""

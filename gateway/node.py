@@ -28,6 +28,7 @@ from gateway.admin_server import AdminServer
 from gateway.bans_api import routes as ban_routes
 from gateway.child import Child, ChildSpec, Totals
 from gateway.config import Config, router_config, worker_config
+from gateway.development_key import development_key
 from gateway.elsewhere import Elsewhere
 from gateway.errors import PortTakenError, ReloadError, RequestError
 from gateway.growth_api import GrowthCollector
@@ -235,6 +236,7 @@ def worker_spec(config: Config, endpoint: str, index: int, listeners: Listeners,
                 tcp_fd=TCP_FD,
                 ws_fd=WS_FD,
                 beside=beside,
+                development_key=development_key(config),
             )
         )
 

@@ -72,7 +72,7 @@ class WorkerProcess:
         running = asyncio.get_running_loop()
         auth = Authenticator(
             config.secret,
-            node_key=node_key(config.router_endpoint),
+            node_key=node_key(config.development_key or config.router_endpoint),
             resume_ttl_s=config.resume_token_ttl_s,
             policy=token_policy(config),
             keys=keys,
@@ -200,7 +200,9 @@ class WorkerProcess:
 
 def ticket_key(config: WorkerConfig) -> bytes:
     """The key of TLS session tickets: one for all workers, as a client that comes back cannot choose its worker."""
-    secret = node_key(config.router_endpoint) if config.secret is None else config.secret.encode()
+    secret = (
+        node_key(config.development_key or config.router_endpoint) if config.secret is None else config.secret.encode()
+    )
     return hashlib.shake_256(b"holdfast tls tickets" + hashlib.sha256(secret).digest()).digest(TICKET_KEY_BYTES)
 
 
