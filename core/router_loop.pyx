@@ -276,7 +276,6 @@ cdef class RouterLoop:
         """
         cdef Sequencer *sequencer = self.sequencer
         cdef uint64_t words[6]
-        cdef uint32_t index
         cdef bytes drawn = seeds or os.urandom(sizeof(words))
         if len(drawn) != sizeof(words):
             raise ValueError(f"seeds are {sizeof(words)} bytes, not {len(drawn)}")
@@ -309,8 +308,8 @@ cdef class RouterLoop:
         sequencer.scratch = <uint8_t *> malloc(message_bytes_max)
         if sequencer.scratch == NULL:
             raise MemoryError
-        for index in range(sizeof(sequencer.workers) // sizeof(Worker)):
-            sequencer.workers[index].out.bytes_max = spill_bytes_max
+        for place in range(sizeof(sequencer.workers) // sizeof(Worker)):
+            sequencer.workers[<int> place].out.bytes_max = spill_bytes_max
         sequencer.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
         if poller_watch(sequencer.epoll_fd, sequencer.from_control.event_fd, TAG_WAKE, EPOLL_CTL_ADD, EPOLLIN) < 0:
             raise OSError(errno, "epoll_ctl failed")

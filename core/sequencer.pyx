@@ -441,7 +441,7 @@ cdef void _on_presence_part(Sequencer *sequencer, RecBody *record) noexcept nogi
     if not _bulk_fits(worker_at(sequencer, record.origin), record.seq, record.body_size):
         return
     say = <RecBody *> worker_say(worker_at(sequencer, record.origin), REC_PRESENCE_PART, 0, sizeof(RecBody),
-                                record.body_size)
+                                 record.body_size)
     if say != NULL:
         memcpy(<uint8_t *> say + sizeof(Record), <uint8_t *> record + sizeof(Record),
                sizeof(RecBody) - sizeof(Record) + record.body_size)

@@ -1,9 +1,9 @@
 """What sessions are, kept in the log's store: written behind the data plane, read when one is resumed.
 
 A session is stored when its HELLO is claimed and kept current by what its worker says of it (joined, left,
-acknowledged, over), never only at its end: whoever resumes it after a kill finds it. Changes gather for SAVE_EVERY_S and
-go in one write; a read sees those that are not written yet. A store that is away delays writes, and a resume goes on
-without it after READ_DEADLINE_S: the client's own positions count then.
+acknowledged, over), never only at its end: whoever resumes it after a kill finds it. Changes gather for
+SAVE_EVERY_S and go in one write; a read sees those that are not written yet. A store that is away delays writes,
+and a resume goes on without it after READ_DEADLINE_S: the client's own positions count then.
 """
 
 import asyncio
@@ -167,7 +167,7 @@ class Sessions:
         told = False
         while True:
             try:
-                await self._log.save(self._saving)  # deadline: the log's own
+                await self._log.save(self._saving)
                 break
             except LogDeposed:
                 raise
