@@ -275,27 +275,13 @@ cdef class RouterLoop:
             ValueError: a namespace is not usable.
         """
         cdef Sequencer *sequencer = self.sequencer
-        cdef uint64_t words[6]
-        cdef bytes drawn = seeds or os.urandom(sizeof(words))
-        if len(drawn) != sizeof(words):
-            raise ValueError(f"seeds are {sizeof(words)} bytes, not {len(drawn)}")
-        memcpy(words, <const char *> drawn, sizeof(words))
+        cdef uint32_t index
+        self._seed(seeds, keys_max, <uint64_t> key_window_s * 1000)
         sequencer.epoch = epoch
-        sequencer.hash_key.k0 = words[0]
-        sequencer.hash_key.k1 = words[1]
         namespaces_fill(&sequencer.namespaces, namespaces)
         streams_init(&sequencer.streams, sequencer.ledger, &sequencer.namespaces, sequencer.hash_key, epoch)
         sequencer.streams.history_total_max = history_total_bytes
         sequencer.streams.streams_max = channels_max
-        sequencer.keys.first.k0 = words[2]
-        sequencer.keys.first.k1 = words[3]
-        sequencer.keys.second.k0 = words[4]
-        sequencer.keys.second.k1 = words[5]
-        sequencer.keys.keys_max = keys_max
-        sequencer.keys.window_ms = <uint64_t> key_window_s * 1000
-        sequencer.origins.keys_max = ORIGINS_MAX
-        sequencer.origins.window_ms = ORIGIN_WINDOW_MS
-        sequencer.origins.named = <uint64_t> 1 << 32
         sequencer.streams.cold = not log_complete
         if log_under_way_max and log_init(&sequencer.log, log_bytes_max, log_under_way_max) < 0:
             raise MemoryError
@@ -308,14 +294,34 @@ cdef class RouterLoop:
         sequencer.scratch = <uint8_t *> malloc(message_bytes_max)
         if sequencer.scratch == NULL:
             raise MemoryError
-        for place in range(sizeof(sequencer.workers) // sizeof(Worker)):
-            sequencer.workers[<int> place].out.bytes_max = spill_bytes_max
+        for index in range(sizeof(sequencer.workers) // sizeof(Worker)):
+            sequencer.workers[index].out.bytes_max = spill_bytes_max
         sequencer.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
         if poller_watch(sequencer.epoll_fd, sequencer.from_control.event_fd, TAG_WAKE, EPOLL_CTL_ADD, EPOLLIN) < 0:
             raise OSError(errno, "epoll_ctl failed")
         ledger_gauge(sequencer.ledger, GAUGE_ROUTER_EPOCH, epoch)
         if endpoint:
             self.bind(endpoint)
+
+    cdef _seed(self, bytes seeds, uint32_t keys_max, uint64_t window_ms):
+        """The keys of the hashes, and the tables that remember what was published."""
+        cdef Sequencer *sequencer = self.sequencer
+        cdef uint64_t words[6]
+        cdef bytes drawn = seeds or os.urandom(sizeof(words))
+        if len(drawn) != sizeof(words):
+            raise ValueError(f"seeds are {sizeof(words)} bytes, not {len(drawn)}")
+        memcpy(words, <const char *> drawn, sizeof(words))
+        sequencer.hash_key.k0 = words[0]
+        sequencer.hash_key.k1 = words[1]
+        sequencer.keys.first.k0 = words[2]
+        sequencer.keys.first.k1 = words[3]
+        sequencer.keys.second.k0 = words[4]
+        sequencer.keys.second.k1 = words[5]
+        sequencer.keys.keys_max = keys_max
+        sequencer.keys.window_ms = window_ms
+        sequencer.origins.keys_max = ORIGINS_MAX
+        sequencer.origins.window_ms = ORIGIN_WINDOW_MS
+        sequencer.origins.named = <uint64_t> 1 << 32
 
     def __dealloc__(self):
         cdef Sequencer *sequencer = self.sequencer

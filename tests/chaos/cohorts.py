@@ -22,7 +22,14 @@ class Cohort:
     """One seed's talkers and channels, with an oracle of their own."""
 
     def __init__(
-        self, seed: str, place: Place, habits: Habits, *, namespace: str = "group", retained: int = 1_000
+        self,
+        seed: str,
+        place: Place,
+        habits: Habits,
+        *,
+        namespace: str = "group",
+        retained: int = 1_000,
+        secret: str = "",
     ) -> None:
         self.seed = seed
         self.faults: list[Fault] = []
@@ -37,7 +44,7 @@ class Cohort:
             name = f"{seed}.{number}"
             # The first never leaves: what its channels hold in full is known through it.
             own = replace(habits, leaves=0 if number == 0 else habits.leaves)
-            self.talkers.append(Talker(self.oracle, place, name, name, own))
+            self.talkers.append(Talker(self.oracle, place, name, name, own, secret))
         for talker in self.talkers:
             talker.mates = [mate.own for mate in self.talkers]
         self._silent = False

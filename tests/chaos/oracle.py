@@ -292,7 +292,9 @@ class Reader:
             return  # said again, like a message
         if last < first or not self._goes_on_at(first):
             self._fault(Kind.FALSE_GAP, first, f"from {first} to {last}, after {self.held}, asked for {self._asked}")
-        elif reason != "trimmed":
+        elif reason not in ("trimmed", "router_lost"):
+            # The second is a worker's that linked anew: it cannot know that the history was trimmed meanwhile, which
+            # is judged in the end.
             self._fault(Kind.FALSE_GAP, first, f"from {first} to {last}, {reason}")
         self._gaps.append((first, last, self.book.positions_at_most()))
         self._told.update(range(first, last + 1))

@@ -10,10 +10,12 @@ import asyncio
 import contextlib
 import random
 import struct
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import jwt
 import msgpack
 
 from tests.chaos.oracle import Oracle, Position, Reader
@@ -23,6 +25,7 @@ EVENT, FIN, FIN_ACK = 13, 14, 15
 RATE_LIMITED, SESSION_EXPIRED, BAD_TOKEN, RESUMED_ELSEWHERE = 403, 201, 602, 605
 DIAL_S, WELCOME_S, ANSWER_S, SETTLE_S, LEAVE_S = 5.0, 15.0, 30.0, 30.0, 5.0
 AGAIN_S = 0.05
+TOKEN_S = 86_400
 PAGE = 100
 _LENGTH = struct.Struct(">I")
 
@@ -132,7 +135,7 @@ class Counts:
 class Talker:
     """One session of one user, and what it tells the oracle."""
 
-    def __init__(self, oracle: Oracle, place: Place, name: str, seed: str, habits: Habits) -> None:
+    def __init__(self, oracle: Oracle, place: Place, name: str, seed: str, habits: Habits, secret: str = "") -> None:
         self.name, self.habits = name, habits
         self.counts = Counts()
         self.own = f"user:{name}"
@@ -144,6 +147,8 @@ class Talker:
         self._oracle, self._place = oracle, place
         self._rng = random.Random(seed)
         self._session = self._token = ""
+        claims = {"sub": name, "exp": int(time.time()) + TOKEN_S}
+        self._fresh_token = jwt.encode(claims, secret, algorithm="HS256") if secret else ""
         self._link: Link | None = None
         self._links: list[Link] = []
         self._evicted: list[Link] = []
@@ -296,7 +301,9 @@ class Talker:
         return link
 
     def _hello(self, link: Link) -> None:
-        values: dict[str, Any] = {"v": 1, "user": self.name}
+        values: dict[str, Any] = (
+            {"v": 1, "token": self._fresh_token} if self._fresh_token else {"v": 1, "user": self.name}
+        )
         if self._token:
             link.resuming = True
             held = {channel: reader.held for channel, reader in self.readers.items() if reader.is_member}
