@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ TALKERS = 60
 LIVE_RATE = 100
 LIVE_BEFORE_S = 3.0
 PAYLOAD_BYTES = 100
+SUMS = ("cut", "back", "resumed", "delivered", "lost", "repeated", "out_of_order", "told_gaps", "corrupt")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -104,17 +105,17 @@ def sessions(pipe: Connection, port: int, first: int, count: int, channels: int,
         if pipe.poll(0) is False and cut and back == cut:
             pipe.send(("so far", cut, back, delivered))
             time.sleep(0.02)
-    pipe.recv()
+    heard(pipe, 0.0)
     told = {"cut": cut, "back": back, "first_cut": first_cut, "last_back": last_back, "last_delivery": last_delivery}
     pipe.send({**told, **crowd.loop.counts()})
     crowd.close()
 
 
-def place_of(server: Server, user: str) -> tuple[int, str]:
+def place_of(server: Server, user: str) -> int:
     """The worker that has a user's connection."""
     listed = json.loads(get(f"http://127.0.0.1:{server.admin_port}/api/connections?user={user}"))
     (one,) = listed["connections"]
-    return int(one["id"].partition("-")[0]), one["id"]
+    return int(one["id"].partition("-")[0])
 
 
 def worker_pid(server: Server, number: int) -> int:
@@ -140,71 +141,90 @@ def percentile(times: Iterable[tuple[int, int]], share: float) -> float:
     return 0.0
 
 
-def measure(server: Server, total: int, channels: int, processes: int) -> dict[str, Any]:
-    """One run on a server that is ready."""
-    groups = max(channels, total * channels // (2 * GROUPS_PER_CHANNEL))
+def heard(pipe: Connection, deadline_s: float) -> Any:
+    """What the other side says next.
+
+    Raises:
+        BenchError: nothing, in that time.
+    """
+    if not pipe.poll(deadline_s):
+        raise BenchError(f"a client process says nothing for {deadline_s:g} s")
+    return pipe.recv()  # deadline: it is there
+
+
+def crowd_of(port: int, total: int, channels: int, groups: int, processes: int) -> list[Connection]:
+    """Client processes with their sessions, on their way in."""
     context = multiprocessing.get_context("spawn")
-    pipes, children = [], []
+    pipes = []
     for number in range(processes):
         mine, theirs = context.Pipe()
         share = total // processes
-        child = context.Process(target=sessions, args=(theirs, server.ws_port, number * share, share, channels, groups))
-        child.start()
+        arguments = (theirs, port, number * share, share, channels, groups)
+        context.Process(target=sessions, args=arguments, daemon=True).start()
         pipes.append(mine)
-        children.append(child)
-    talk = Loop(server.ws_port, TALKERS + 1)
+    return pipes
+
+
+def talkers(talk: Loop, server: Server, groups: int) -> list[tuple[int, range]]:
+    """Members of the groups on the worker that stays: (handle, the groups that it talks in)."""
     handles = {f"t{number}": talk.loop.open(user=f"t{number}") for number in range(TALKERS)}
     talk.loop.flush()
     talk.until("connected", TALKERS, 30.0)
-    places = {user: place_of(server, user)[0] for user in handles}
-    staying = [handles[user] for user, place in places.items() if place == 1]
-    per_talker = -(-groups // len(staying))
-    for number, handle in enumerate(staying):
+    staying = [handle for user, handle in handles.items() if place_of(server, user) == 1]
+    each = -(-groups // len(staying))
+    parts = [range(number * each, min(groups, (number + 1) * each)) for number in range(len(staying))]
+    for handle, part in zip(staying, parts, strict=True):
         talk.loop.join(handle, "group:live")
-        for group in range(number * per_talker, min(groups, (number + 1) * per_talker)):
+        for group in part:
             talk.loop.join(handle, f"group:r{group}")
     talk.loop.flush()
     talk.until("joined", len(staying) + groups, JOIN_DEADLINE_S)
-    for pipe in pipes:
-        if not pipe.poll(JOIN_DEADLINE_S) or pipe.recv() != "joined":
-            raise BenchError("the sessions have not joined in time")
-    live_until = time.monotonic() + LIVE_BEFORE_S
-    _live(talk, staying, lambda: time.monotonic() < live_until)
-    before = talk.loop.times()["delivery"]
-    os.kill(worker_pid(server, 0), signal.SIGKILL)
-    for number, handle in enumerate(staying):
-        for group in range(number * per_talker, min(groups, (number + 1) * per_talker)):
-            talk.loop.publish(handle, f"group:r{group}", PAYLOAD_BYTES)
-    state: dict[int, tuple[int, int, int]] = {}
-    end = time.monotonic() + RESUME_DEADLINE_S
-    settled = [0.0, -1.0]
+    return list(zip(staying, parts, strict=True))
+
+
+def settled(pipes: list[Connection]) -> Callable[[], bool]:
+    """Whether anything still comes, or may: False once all are back and nothing came for two seconds."""
+    state: dict[int, Any] = {}
+    end, last, since = time.monotonic() + RESUME_DEADLINE_S, -1, 0.0
 
     def goes_on() -> bool:
+        nonlocal last, since
         for number, pipe in enumerate(pipes):
             while pipe.poll():
-                state[number] = pipe.recv()[1:]
-        received = float(sum(one[2] for one in state.values()))
-        if len(state) < processes or received != settled[1]:
-            settled[:] = [time.monotonic(), received]
-        return time.monotonic() < end and time.monotonic() - settled[0] < 2.0
+                state[number] = heard(pipe, 0.0)
+        received = sum(one[3] for one in state.values())
+        if len(state) < len(pipes) or received != last:
+            last, since = received, time.monotonic()
+        return time.monotonic() < end and time.monotonic() - since < 2.0
 
-    _live(talk, staying, goes_on)
-    during = talk.loop.times()["delivery"]
+    return goes_on
+
+
+def measure(server: Server, total: int, channels: int, processes: int) -> dict[str, Any]:
+    """One run on a server that is ready."""
+    groups = max(channels, total * channels // (2 * GROUPS_PER_CHANNEL))
+    pipes = crowd_of(server.ws_port, total, channels, groups, processes)
+    talk = Loop(server.ws_port, TALKERS + 1)
+    staying = talkers(talk, server, groups)
     for pipe in pipes:
-        pipe.send("stop")
+        heard(pipe, JOIN_DEADLINE_S)
+    live_until = time.monotonic() + LIVE_BEFORE_S
+    _live(talk, staying[0][0], lambda: time.monotonic() < live_until)
+    before = talk.loop.times()["delivery"]
+    os.kill(worker_pid(server, 0), signal.SIGKILL)
+    for handle, part in staying:
+        for group in part:
+            talk.loop.publish(handle, f"group:r{group}", PAYLOAD_BYTES)
+    _live(talk, staying[0][0], settled(pipes))
+    during = talk.loop.times()["delivery"]
     told = []
     for pipe in pipes:
-        while isinstance(one := pipe.recv(), tuple):
-            pass
+        pipe.send("stop")
+        while isinstance(one := heard(pipe, RESUME_DEADLINE_S), tuple):
+            continue
         told.append(one)
-    for child in children:
-        child.join(30.0)
     talk.close()
     first = min(one["first_cut"] for one in told if one["cut"])
-    sums = {
-        name: sum(one[name] for one in told)
-        for name in ("cut", "back", "resumed", "delivered", "lost", "repeated", "out_of_order", "told_gaps", "corrupt")
-    }
     return {
         "sessions": total,
         "channels": channels,
@@ -215,17 +235,17 @@ def measure(server: Server, total: int, channels: int, processes: int) -> dict[s
         "live_p99_ms_before": percentile(before, 0.99),
         "live_p99_ms_during": percentile(during, 0.99),
         "live_p50_ms_during": percentile(during, 0.5),
-        **sums,
+        **{name: sum(one[name] for one in told) for name in SUMS},
     }
 
 
-def _live(talk: Loop, staying: list[int], goes_on: Any) -> None:
+def _live(talk: Loop, handle: int, goes_on: Callable[[], bool]) -> None:
     """Open-loop traffic in one group of sessions that stay, as long as it is to go on."""
     due = time.time_ns()
     while goes_on():
         now = time.time_ns()
         while due <= now:
-            talk.loop.publish(staying[0], "group:live", PAYLOAD_BYTES, due)
+            talk.loop.publish(handle, "group:live", PAYLOAD_BYTES, due)
             due += 1_000_000_000 // LIVE_RATE
         talk.loop.flush()
         talk.take(0.005)

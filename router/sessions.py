@@ -1,9 +1,10 @@
 """What sessions are, kept in the log's store: written behind the data plane, read when one is resumed.
 
 A session is stored when its HELLO is claimed and kept current by what its worker says of it (joined, left,
-acknowledged, over), never only at its end: whoever resumes it after a kill finds it. Changes gather for SAVE_EVERY_S and
-go in one write; a read sees those that are not written yet. A store that is away delays writes, and a resume goes on
-without it after READ_DEADLINE_S, by the client's own positions; a client that names none is told to come back.
+acknowledged, over), never only at its end: whoever resumes it after a kill finds it. Changes gather for
+SAVE_EVERY_S and go in one write; a read sees those that are not written yet. A store that is away delays writes,
+and a resume goes on without it after READ_DEADLINE_S, by the client's own positions; a client that names none is told
+to come back.
 """
 
 import asyncio
@@ -168,7 +169,7 @@ class Sessions:
         told = False
         while True:
             try:
-                await self._log.save(self._saving)  # deadline: the log's own
+                await self._log.save(self._saving)
                 break
             except LogDeposed:
                 raise

@@ -1,4 +1,4 @@
-"""HELLO up to WELCOME: channels of the client and of the store, the cursor of a new device, what is told to the store."""
+"""HELLO up to WELCOME: channels of the client and of the store, the cursor of a new device, what the store is told."""
 
 from collections.abc import Callable
 from typing import Any
