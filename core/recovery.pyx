@@ -9,8 +9,8 @@ from core.log_records cimport (LOG_MESSAGE, LOG_POSITION, LogRecord, log_record_
                                log_record_name)
 from core.mailbox cimport MAILBOX_BYTES_MAX, NOTE_LOG_KEPT, Note, mailbox_put, note_init
 from core.ordering cimport origin_name
-from core.stream cimport (Stored, Stream, stream_adopt, stream_find, stream_holds, stream_kept, stream_last_epoch,
-                          stream_open, stream_store, stream_stored, stream_use, stream_wanted)
+from core.stream cimport (Stored, Stream, stream_adopt, stream_find, stream_forget, stream_holds, stream_kept,
+                          stream_last_epoch, stream_open, stream_store, stream_stored, stream_use, stream_wanted)
 
 
 cdef void _key_again(Sequencer *sequencer, Keys *keys, const KeyName *name, const LogRecord *record) noexcept nogil:
@@ -30,6 +30,27 @@ cdef void _keys_again(Sequencer *sequencer, const LogRecord *record) noexcept no
         _key_again(sequencer, &sequencer.origins, &name, record)
 
 
+cdef bint _is_of_before(Sequencer *sequencer, Stream *stream, const LogRecord *record) noexcept nogil:
+    """Whether a record is of a stream of this name that was swept before this one was made.
+
+    One that is made anew begins at offset 0 of a higher epoch: in one stream neither ever goes down, so where the epoch
+    is above and the offset not, what came before is another's. A sift may have written its position into an old
+    record's place, so that it comes first.
+    """
+    cdef uint64_t last = stream_last_epoch(stream)
+    cdef uint32_t kept = stream_kept(stream)
+    if record.offset > stream.offset:
+        return record.epoch < last
+    if last and record.epoch > last:
+        stream_forget(&sequencer.streams, stream, record.epoch)
+        stream_adopt(stream, record.epoch, record.offset)
+        stream.history.given = record.offset
+    elif kept and stream_stored(stream, kept - 1).offset >= record.offset \
+            and stream_stored(stream, kept - 1).epoch < record.epoch:
+        stream_forget(&sequencer.streams, stream, record.epoch)
+    return False
+
+
 cdef bint _stream_again(Sequencer *sequencer, Stream *stream, const LogRecord *record) noexcept nogil:
     """One record of a stream; False: out of memory."""
     cdef Stored head
@@ -38,6 +59,8 @@ cdef bint _stream_again(Sequencer *sequencer, Stream *stream, const LogRecord *r
     if record.epoch >= stream.epoch:    # a clock that stepped back: what comes must be above what was
         stream.epoch = record.epoch + 1
         sequencer.streams.epoch = max(sequencer.streams.epoch, stream.epoch)
+    if _is_of_before(sequencer, stream, record):
+        return True
     if record.offset > stream.offset:
         stream_adopt(stream, record.epoch, record.offset)
     if record.offset == stream.offset:

@@ -201,6 +201,7 @@ cdef void stream_shut(Stream *stream) noexcept nogil
 cdef void stream_adopt(Stream *stream, uint64_t epoch, uint64_t offset) noexcept nogil
 cdef void stream_store(Streams *streams, Stream *stream, const Stored *head, const uint8_t *body,
                        uint64_t now_ms) noexcept nogil
+cdef void stream_forget(Streams *streams, Stream *stream, uint64_t epoch) noexcept nogil
 cdef int route_set(Streams *streams, Stream *stream, uint32_t worker, uint64_t channel) noexcept nogil
 cdef bint route_remove(Streams *streams, Stream *stream, uint32_t worker, uint64_t channel) noexcept nogil
 cdef void routes_remove_worker(Streams *streams, uint32_t worker) noexcept nogil

@@ -257,6 +257,12 @@ cdef void stream_store(Streams *streams, Stream *stream, const Stored *head, con
         _history_squeeze(streams)
 
 
+cdef void stream_forget(Streams *streams, Stream *stream, uint64_t epoch) noexcept nogil:
+    """Drop what is kept of epochs below this one."""
+    while stream_kept(stream) and stream_stored(stream, 0).epoch < epoch:
+        _stored_drop_oldest(streams, stream)
+
+
 cdef bint _routes_grow(Stream *stream) noexcept nogil:
     """Room for twice as many routes; False: out of memory."""
     cdef Route one = stream_route(stream, 0)

@@ -194,3 +194,25 @@ def test_what_a_sift_keeps_recovers_to_the_same(said: list[tuple[str, bool]], mo
                 if offset:
                     assert kept(after, f"group:{name}") == kept(before, f"group:{name}")
                     assert after.worker(8).history(f"group:{name}")["offset"] == offset
+
+
+def test_a_stream_that_was_made_anew_goes_on_where_it_stood_itself(sequencers: Make) -> None:
+    """The sweep dropped it, and it began again in a higher epoch at a lower offset: what the log still has of the one
+    before it does not hide its messages, nor count as its position.
+    """
+    before = b"".join(message("group:a", 5, offset, time_ms=NOW_MS - 1_000) for offset in range(1, 5))
+    router = sequencers(recovered=[before, message("group:a", 6, 1) + message("group:a", 6, 2)])
+    answer = router.worker().history("group:a")
+    assert [one[4]["epoch"] for one in answer["messages"]] == [6, 6]
+    assert answer["offset"] == 2
+    assert router.worker(1).publish("group:a", "x")["offset"] == 3
+
+
+def test_what_a_stream_was_before_it_was_made_anew_may_come_behind_its_position(sequencers: Make) -> None:
+    """A sift puts the position into the place of an old record, in front of what the log has besides."""
+    position = log_records.pack(log_records.POSITION, b"group:a", 6, 2, time_ms=NOW_MS)
+    before = b"".join(message("group:a", 5, offset) for offset in range(1, 5))
+    router = sequencers(recovered=[position + before, message("group:a", 6, 1) + message("group:a", 6, 2)])
+    answer = router.worker().history("group:a")
+    assert [one[4]["epoch"] for one in answer["messages"]] == [6, 6]
+    assert answer["offset"] == 2
