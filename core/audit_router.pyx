@@ -7,8 +7,11 @@ from libc.string cimport memcpy
 from core.audit cimport (Audit, AuditLink, SlabWalk, audit_begin, audit_end, audit_equal, audit_fd, audit_finding,
                          audit_found, audit_peers, audit_send, slab_walk, slab_walk_next)
 from core.keys cimport Keys
-from core.ledger cimport KIND_CHANNEL, KIND_HISTORY, KIND_KEY, KIND_SESSION, KIND_SUBSCRIPTION
+from core.leaving cimport leaving_at
+from core.ledger cimport (KIND_CHANNEL, KIND_HISTORY, KIND_KEY, KIND_MEMBERSHIP, KIND_SESSION, KIND_SUBSCRIPTION,
+                          KIND_TIMER)
 from core.names cimport NAME_CLASSES
+from core.rooms cimport NOBODY, Member, Room, attender_at, member_at, room_at
 from core.sequencer cimport IDENTITY_BYTES_MAX, WORKER_LINKED, WORKER_LINKING, WORKERS_MAX, Owner, Worker
 from core.slab cimport SLAB_NONE, slab_at
 from core.stream cimport Route, Stream, route_key, stream_at, stream_kept, stream_route, stream_stored
@@ -85,6 +88,63 @@ cdef void _owners(Walk *walk) noexcept nogil:
                 b"sessions (key), but by name (value)")
 
 
+cdef uint64_t _room(Walk *walk, uint32_t index) noexcept nogil:
+    """Its members, each of which has to be its session's, too; how many are leaving it."""
+    cdef Sequencer *sequencer = walk.sequencer
+    cdef Room *room = room_at(&sequencer.rooms, index)
+    cdef uint64_t count = 0
+    cdef uint32_t at = room.first
+    cdef uint32_t own
+    cdef Member *member
+    while at != NOBODY:
+        member = member_at(&sequencer.rooms, at)
+        if member.owner_previous == NOBODY:
+            own = attender_at(&sequencer.rooms, member.owner).first
+        else:
+            own = member_at(&sequencer.rooms, member.owner_previous).owner_next
+        if member.room == index and own == at:
+            audit_found(&walk.audit, KIND_MEMBERSHIP, at)
+        else:
+            audit_finding(&walk.audit, KIND_MEMBERSHIP, at, index, b"is in a room (value), but not its session's")
+        count += 1
+        at = member.next
+    audit_equal(&walk.audit, KIND_MEMBERSHIP, room.count, count,
+                b"members (key) are counted in a room, but in it (value) are")
+    return room.leaving
+
+
+cdef void _rooms(Walk *walk) noexcept nogil:
+    """Who is in which room, and who left one a moment ago."""
+    cdef Sequencer *sequencer = walk.sequencer
+    cdef uint64_t names = 0
+    cdef uint64_t leaving = 0
+    cdef uint64_t kept = 0
+    cdef uint32_t index
+    cdef int part
+    slab_walk(&walk.slab, &sequencer.rooms.rooms)
+    index = slab_walk_next(&walk.slab)
+    while index != SLAB_NONE:
+        leaving += _room(walk, index)
+        index = slab_walk_next(&walk.slab)
+    index = sequencer.leavings.oldest
+    while index != NOBODY:
+        audit_found(&walk.audit, KIND_TIMER, index)
+        kept += 1
+        index = leaving_at(&sequencer.leavings, index).next
+    for part in range(NAME_CLASSES):
+        names += sequencer.rooms.names.slabs[part].live
+    audit_equal(&walk.audit, KIND_TIMER, leaving, kept,
+                b"sessions (key) leave rooms, but wait to be told of (value) are")
+    audit_equal(&walk.audit, KIND_TIMER, sequencer.leavings.index.count, kept,
+                b"sessions (key) that left are known by name, but kept (value) are")
+    audit_equal(&walk.audit, KIND_MEMBERSHIP, names, sequencer.rooms.rooms.live + sequencer.rooms.users.live,
+                b"names of rooms and users (key), but rooms and users (value)")
+    audit_equal(&walk.audit, KIND_MEMBERSHIP, sequencer.rooms.room_index.count, sequencer.rooms.rooms.live,
+                b"rooms (value), but by name (key)")
+    audit_equal(&walk.audit, KIND_MEMBERSHIP, sequencer.rooms.user_index.count, sequencer.rooms.users.live,
+                b"users (value), but by name (key)")
+
+
 cdef void _keys(Walk *walk, Keys *keys) noexcept nogil:
     cdef uint32_t at = keys.oldest
     while at != keys.next:
@@ -126,6 +186,7 @@ cdef void sequencer_audit(Sequencer *sequencer, uint64_t request) noexcept nogil
     audit_begin(&walk.audit, sequencer.ledger)
     _streams(walk)
     _owners(walk)
+    _rooms(walk)
     _keys(walk, &walk.sequencer.keys)
     _keys(walk, &walk.sequencer.origins)
     count = _workers(walk)

@@ -118,6 +118,7 @@ cdef void state_say_named(Edge *edge, Connection *conn, const char *name, uint32
     cdef RecState *record = <RecState *> record_add(&edge.link.out, REC_STATE, size, sizeof(RecState), size)
     if record != NULL:
         record.what = STATE_ACKED
+        record.conn = <uint32_t> conn_handle(conn)
         record.offset = offset
         memcpy(record.session, conn.session, 16)
         memcpy(<uint8_t *> record + sizeof(RecState), name, size)
@@ -137,6 +138,7 @@ cdef void state_say(Edge *edge, Connection *conn, Channel *channel, int what, ui
         return                          # the link is far behind; what the client says when it resumes counts
     record.what = <unsigned short> what
     record.user_size = <unsigned short> user_size
+    record.conn = <uint32_t> conn_handle(conn)
     record.epoch = epoch
     record.offset = offset
     memcpy(record.session, conn.session, 16)

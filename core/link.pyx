@@ -10,33 +10,26 @@ from core.codes cimport NOT_JOINED, OVERLOADED, RATE_LIMITED, RESUMED_ELSEWHERE,
 from core.conn cimport FLAG_SESSION, STATE_OPEN, conn_get, conn_live
 from core.edge cimport (ASKS_MAX, REQUEST_CATCHUP, REQUEST_HISTORY, REQUEST_JOIN, REQUEST_OPEN, REQUEST_PRESENCE,
                         RETRY_AFTER_MS, UNDER_WAY_MAX, Channel)
-from core.fanout cimport (RUN_MAX, Body, channel_at, channel_find, channel_get, channel_members, channel_of_message,
-                          channel_subscribe, conn_user, fanout_all, fanout_event_gap, fanout_run, member_joined)
+from core.fanout cimport (RUN_MAX, Body, channel_at, channel_find, channel_get, channel_of_message, channel_subscribe,
+                          fanout_all, fanout_event_gap, fanout_run, member_joined)
 from core.joins cimport channel_subscribed, join_overdue, joins_again, outcome_told
 from core.kept cimport kept_end, kept_say, kept_say_all, kept_seq, kept_take
 from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_DELIVERED, COUNT_ROUTER_LINKS,
                           GAUGE_LINKED, GAUGE_ROUTER_EPOCH, ledger_count, ledger_gauge)
 from core.lifecycle cimport edge_fin
-from core.mailbox cimport (NOTE_BANS, NOTE_LINKED, NOTE_PRESENCE_EXPECT, NOTE_PRESENCE_PART, NOTE_TAKEN, mailbox_put,
-                           note_init)
-from core.mpack cimport MpWriter, mp_write_array, mp_write_raw, mp_write_str, mp_write_uint
+from core.mailbox cimport NOTE_BANS, NOTE_LINKED, NOTE_TAKEN, mailbox_put, note_init
+from core.mpack cimport MpWriter, mp_write_array, mp_write_raw, mp_write_uint
 from core.namespaces cimport DOMAIN_GROUP, domain_in
 from core.opening cimport open_again, open_claimed, open_overdue, opening_again
-from core.records cimport (REC_BANS, REC_BEGIN, REC_CAUGHT, REC_END, REC_EVICT, REC_HISTORY, REC_LINK, REC_LINKED,
-                           REC_MESSAGE, REC_OPENED, REC_PRESENCE, REC_PRESENCE_ASK, REC_PRESENCE_EXPECT,
-                           REC_PRESENCE_PART, REC_PUBLISHED, REC_REPLY, REC_SUBSCRIBED, REC_TAKEN, RECORDS_VERSION,
-                           RecBody, RecCaught, RecChannel, RecHistory, RecLink, RecMessage, RecPublished, RecSession,
-                           RecTaken, Record, record_add, record_fits, record_init, record_size)
+from core.records cimport (MESSAGE_EVENT, REC_BANS, REC_BEGIN, REC_CAUGHT, REC_END, REC_EVICT, REC_HISTORY, REC_LINK,
+                           REC_LINKED, REC_MESSAGE, REC_OPENED, REC_PRESENCE, REC_PUBLISHED, REC_REPLY,
+                           REC_SUBSCRIBED, REC_TAKEN, RECORDS_VERSION, RecBody, RecCaught, RecChannel, RecHistory,
+                           RecLink, RecMessage, RecPublished, RecSession, RecTaken, Record, record_add, record_fits,
+                           record_init, record_size)
 from core.replay cimport replay_caught, replay_overdue, replays_again
 from core.requests cimport request_open, request_peek, request_take
 from core.slab cimport slab_at
 from core.zmtp cimport ZMTP_IDENTITY_BYTES_MAX
-
-cdef extern from *:
-    """
-    static const char HEX[] = "0123456789abcdef";
-    """
-    const char *HEX
 
 cdef enum:
     RUN_BYTES_MAX = 32768       # of messages fanned out together: they fit in an arena
@@ -206,9 +199,24 @@ cdef void _on_global(Edge *edge, Run *run, RecMessage *record) noexcept nogil:
     ledger_count(edge.ledger, COUNT_DELIVERED, fanout_all(edge, &body, 1, channel))
 
 
+cdef void _on_event(Edge *edge, Run *run, RecMessage *record) noexcept nogil:
+    """An EVENT that the router wrote, for the members: it has no position, and so is not held against the last one."""
+    cdef Body body
+    cdef Channel *channel = channel_get(edge, record.channel)
+    if channel == NULL:
+        return
+    _run_deliver(edge, run)
+    body.data = <const uint8_t *> record + sizeof(RecMessage)
+    body.size = record.body_size
+    ledger_count(edge.ledger, COUNT_DELIVERED, fanout_run(edge, channel, &body, 1, 0, 0))
+
+
 cdef void _on_message(Edge *edge, Run *run, RecMessage *record) noexcept nogil:
     """MESSAGE: gather for fan-out; a jump in the offsets is told to the members before the message."""
     cdef Channel *channel
+    if record.head.aux & MESSAGE_EVENT:
+        _on_event(edge, run, record)
+        return
     if record.head.aux:
         record.channel = 0
         if edge.globals:
@@ -282,63 +290,6 @@ cdef void _on_reply(Edge *edge, RecBody *record) noexcept nogil:
     answer_reply(edge, conn, body, <uint32_t> (writer.p - body))
 
 
-cdef void _on_presence_ask(Edge *edge, RecBody *record) noexcept nogil:
-    """List this worker's members of a channel: MessagePack [session, user, session, user, ...]."""
-    cdef Channel *channel = channel_get(edge, record.channel)
-    cdef uint32_t count = 0 if channel == NULL else channel.count
-    cdef RecBody *part
-    cdef Connection *conn
-    cdef const char *user
-    cdef MpWriter writer
-    cdef uint8_t *body
-    cdef uint32_t place, digit
-    cdef uint32_t user_size = 0
-    cdef char session[32]
-    if edge.link.out.size > LINK_PUBLISH_BYTES_MAX:
-        return                          # sessions and channels come first; whoever asked hears `unavailable`
-    batch_clear(&edge.control)
-    body = batch_reserve(&edge.control, 16 + count * (34 + 260))
-    if body == NULL:
-        count = 0
-        body = batch_reserve(&edge.control, 16)
-    writer.p = body
-    writer.end = edge.control.data + edge.control.size
-    writer.overflow = False
-    mp_write_array(&writer, count * 2)
-    for place in range(count):
-        conn = <Connection *> slab_at(&edge.connections, channel_members(channel)[place].conn)
-        user = conn_user(edge, conn, &user_size)
-        for digit in range(16):
-            session[2 * digit] = HEX[conn.session[digit] >> 4]
-            session[2 * digit + 1] = HEX[conn.session[digit] & 15]
-        mp_write_str(&writer, session, 32)
-        mp_write_str(&writer, user, user_size)
-    part = <RecBody *> record_add(&edge.link.out, REC_PRESENCE_PART, 0, sizeof(RecBody),
-                                  <uint32_t> (writer.p - body))
-    if part != NULL:
-        part.seq = record.seq
-        part.origin = record.origin
-        part.count = count
-        part.body_size = <uint32_t> (writer.p - body)
-        memcpy(<uint8_t *> part + sizeof(RecBody), body, part.body_size)
-
-
-cdef void _to_control(Edge *edge, int kind, RecBody *record) noexcept nogil:
-    """Presence is put together by the control thread; the request stays open until it answers or is overdue."""
-    cdef Request *request = request_peek(edge, record.seq)
-    cdef Note note
-    if request == NULL or request.kind != REQUEST_PRESENCE:
-        return
-    memset(&note, 0, sizeof(note))
-    note.kind = <uint16_t> kind
-    note.conn = request.conn
-    note.request = request.request
-    note.first = record.count
-    note.second = record.seq
-    note.text_size = record.body_size
-    mailbox_put(&edge.to_control, &note, <uint8_t *> record + sizeof(RecBody), NULL)
-
-
 cdef void _on_taken(Edge *edge, RecTaken *record) noexcept nogil:
     """Clients that this draining worker sent away are back elsewhere: the control thread keeps the pace."""
     cdef Note note
@@ -394,12 +345,6 @@ cdef void _on_record(Edge *edge, Run *run, Record *record) noexcept nogil:
             edge_fin(edge, conn, RESUMED_ELSEWHERE, b"the session was resumed on another connection", 0)
     elif record.kind == REC_REPLY:
         _on_reply(edge, <RecBody *> record)
-    elif record.kind == REC_PRESENCE_ASK:
-        _on_presence_ask(edge, <RecBody *> record)
-    elif record.kind == REC_PRESENCE_EXPECT:
-        _to_control(edge, NOTE_PRESENCE_EXPECT, <RecBody *> record)
-    elif record.kind == REC_PRESENCE_PART:
-        _to_control(edge, NOTE_PRESENCE_PART, <RecBody *> record)
     elif record.kind == REC_TAKEN:
         _on_taken(edge, <RecTaken *> record)
     elif record.kind == REC_BANS:

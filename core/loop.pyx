@@ -50,7 +50,7 @@ from core.poller cimport (EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLERR, EPOLLHUP, EPOL
                           epoll_wait, poller_watch)
 from core.records cimport REC_BYE
 from core.replay cimport replays_ask, replays_pump
-from core.requests cimport request_done, request_peek, requests_free
+from core.requests cimport requests_free
 from core.rights cimport rights_set
 from core.ring cimport ring_pool_init
 from core.sites cimport HERE
@@ -89,12 +89,8 @@ cdef extern from * nogil:
 
 
 cdef void _on_send(Edge *edge, Connection *conn, Note *note, const uint8_t *text) noexcept nogil:
-    """A frame from the control thread; with a seq it answers a request that may be overdue by now."""
-    if note.second:
-        if request_peek(edge, <uint32_t> note.second) == NULL:
-            return
-        request_done(edge, <uint32_t> note.second)
-    if conn != NULL and note.text_size:     # nothing is sent to a request that asked for no answer
+    """A frame from the control thread."""
+    if conn != NULL and note.text_size:
         answer_written(edge, conn, text, note.text_size)
 
 

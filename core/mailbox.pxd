@@ -27,8 +27,6 @@ cdef enum:
 cdef enum NoteKind:
     # data plane -> control
     NOTE_FRAME = 1              # a control frame; text: the frame, second: the user ("" before HELLO)
-    NOTE_PRESENCE_EXPECT        # request, first: parts to come
-    NOTE_PRESENCE_PART          # request, first: members, text: the list
     NOTE_LINKED                 # the router knows this worker; first: its epoch
     NOTE_STOPPED                # every connection is gone
     NOTE_LISTED                 # request, first: slot to go on with, LIST_END: that was all; second: records, in text

@@ -3,8 +3,6 @@ from typing import Final, TypeAlias
 _Note: TypeAlias = tuple[int, int, int, int, int, int, bytes, bytes, bytes]
 
 FRAME: Final[int]
-PRESENCE_EXPECT: Final[int]
-PRESENCE_PART: Final[int]
 LINKED: Final[int]
 STOPPED: Final[int]
 LISTED: Final[int]

@@ -7,8 +7,6 @@ from core.batch cimport Batch, batch_clear
 from core.mailbox cimport mailbox_drain, mailbox_put
 
 FRAME = mailbox.NOTE_FRAME
-PRESENCE_EXPECT = mailbox.NOTE_PRESENCE_EXPECT
-PRESENCE_PART = mailbox.NOTE_PRESENCE_PART
 LINKED = mailbox.NOTE_LINKED
 STOPPED = mailbox.NOTE_STOPPED
 LISTED = mailbox.NOTE_LISTED

@@ -12,7 +12,7 @@ from libc.string cimport memset
 from core.batch cimport Batch, batch_reserve
 
 cdef enum:
-    RECORDS_VERSION = 2
+    RECORDS_VERSION = 3
 
 cdef enum RecordKind:
     REC_LINK = 1                # w->r: heartbeat, and the first word
@@ -32,9 +32,6 @@ cdef enum RecordKind:
     REC_HISTORY                 # w->r
     REC_PRESENCE                # w->r
     REC_REPLY                   # r->w: the body of a REPLY
-    REC_PRESENCE_EXPECT         # r->w: so many parts will come
-    REC_PRESENCE_ASK            # r->w: list your members of this channel
-    REC_PRESENCE_PART           # w->r->w
     REC_MESSAGE                 # r->w
     REC_TAKEN                   # r->w: sessions that this draining worker gave up were claimed elsewhere
     REC_STATE                   # w->r: a session joined, left, or acknowledged
@@ -97,10 +94,13 @@ ctypedef struct RecPublished:
     uint64_t epoch
     uint64_t offset
 
+cdef enum:
+    PRESENCE_WORKERS = 1        # limit of PRESENCE: the answer also tells how many workers have members
+
 ctypedef struct RecHistory:     # HISTORY, PRESENCE; name follows
     Record head                 # aux: size of the name
     uint32_t seq
-    uint32_t limit
+    uint32_t limit              # PRESENCE: 0 or PRESENCE_WORKERS
     uint16_t reverse
     uint16_t has_since
     uint32_t bytes_max          # the reply's bound
@@ -110,13 +110,10 @@ ctypedef struct RecHistory:     # HISTORY, PRESENCE; name follows
 cdef enum:
     BANS_ALL = 1                # aux of BANS: these are all, forget any other
 
-ctypedef struct RecBody:        # REPLY, PRESENCE_EXPECT, PRESENCE_ASK, PRESENCE_PART, BAN, BANS; body follows
+ctypedef struct RecBody:        # REPLY, BAN, BANS; body follows
     Record head                 # REPLY: aux = code of a refusal; BANS: 0 or BANS_ALL
     uint32_t seq
     uint32_t body_size
-    uint64_t channel            # PRESENCE_ASK: the asked worker's handle
-    uint32_t origin             # PRESENCE_ASK, PRESENCE_PART: the worker that asked, as the router numbers it
-    uint32_t count              # PRESENCE_EXPECT: parts; PRESENCE_PART: members
 
 cdef enum MessageFlag:          # aux of MESSAGE
     MESSAGE_GLOBAL = 1          # for every session
@@ -148,7 +145,7 @@ ctypedef struct RecState:       # name and, but with ACKED, the user follow
     uint64_t offset
     uint16_t what               # StateKind
     uint16_t user_size
-    uint32_t reserved
+    uint32_t conn               # low half of the worker's handle: a session that was taken over is another's
 
 cdef enum CatchupFlag:
     CATCHUP_OUTCOME = 1         # the outcome alone, no messages
@@ -248,7 +245,7 @@ cdef inline bint record_fits(const Record *head, size_t left) noexcept nogil:
     elif head.kind <= REC_PRESENCE:
         fixed = sizeof(RecHistory)
         variable = head.aux
-    elif head.kind <= REC_PRESENCE_PART:
+    elif head.kind == REC_REPLY:
         fixed = sizeof(RecBody)
         if head.size >= fixed:
             variable = (<RecBody *> head).body_size

@@ -17,9 +17,6 @@ PUBLISHED: Final[int]
 HISTORY: Final[int]
 PRESENCE: Final[int]
 REPLY: Final[int]
-PRESENCE_EXPECT: Final[int]
-PRESENCE_ASK: Final[int]
-PRESENCE_PART: Final[int]
 MESSAGE: Final[int]
 TAKEN: Final[int]
 STATE: Final[int]
@@ -40,7 +37,9 @@ class BatchWriter:
     def link(self, kind: int, epoch: int, worker: int, aux: int = 0) -> None: ...
     def channel(self, kind: int, name: bytes, channel: int, epoch: int = 0, offset: int = 0) -> None: ...
     def session(self, kind: int, session: bytes, conn: int, seq: int = 0, aux: int = 0, body: bytes = b"") -> None: ...
-    def state(self, session: bytes, what: int, name: bytes, epoch: int, offset: int, user: bytes = b"") -> None: ...
+    def state(
+        self, session: bytes, what: int, name: bytes, epoch: int, offset: int, user: bytes = b"", conn: int = 0
+    ) -> None: ...
     def publish(
         self, seq: int, name: bytes, data: bytes, sender: bytes, key: bytes = b"", *, again: bool = False
     ) -> None: ...

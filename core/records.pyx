@@ -21,9 +21,6 @@ PUBLISHED = REC_PUBLISHED
 HISTORY = REC_HISTORY
 PRESENCE = REC_PRESENCE
 REPLY = REC_REPLY
-PRESENCE_EXPECT = REC_PRESENCE_EXPECT
-PRESENCE_ASK = REC_PRESENCE_ASK
-PRESENCE_PART = REC_PRESENCE_PART
 MESSAGE = REC_MESSAGE
 TAKEN = REC_TAKEN
 STATE = REC_STATE
@@ -82,11 +79,13 @@ cdef class BatchWriter:
         memcpy(record.session, <const char *> session, 16)
         memcpy(<uint8_t *> record + sizeof(RecSession), <const char *> body, len(body))
 
-    def state(self, bytes session, int what, bytes name, uint64_t epoch, uint64_t offset, bytes user=b""):
+    def state(self, bytes session, int what, bytes name, uint64_t epoch, uint64_t offset, bytes user=b"",
+              uint32_t conn=0):
         """STATE: what a session did in a channel."""
         cdef RecState *record = <RecState *> self.add(REC_STATE, len(name), sizeof(RecState), len(name) + len(user))
         record.what = what
         record.user_size = len(user)
+        record.conn = conn
         record.epoch = epoch
         record.offset = offset
         memcpy(record.session, <const char *> session, 16)
@@ -173,10 +172,9 @@ cdef _unpack(const Record *head):
     elif head.kind == REC_PUBLISHED:
         fields.update(seq=(<RecPublished *> head).seq, epoch=(<RecPublished *> head).epoch,
                       offset=(<RecPublished *> head).offset)
-    elif REC_REPLY <= head.kind <= REC_PRESENCE_PART or head.kind == REC_BAN or head.kind == REC_BANS:
+    elif head.kind == REC_REPLY or head.kind == REC_BAN or head.kind == REC_BANS:
         rest = <const char *> head + sizeof(RecBody)
-        fields.update(seq=(<RecBody *> head).seq, count=(<RecBody *> head).count, channel=(<RecBody *> head).channel,
-                      body=rest[:(<RecBody *> head).body_size])
+        fields.update(seq=(<RecBody *> head).seq, body=rest[:(<RecBody *> head).body_size])
     elif head.kind == REC_MESSAGE:
         rest = <const char *> head + sizeof(RecMessage)
         fields.update(channel=(<RecMessage *> head).channel, epoch=(<RecMessage *> head).epoch,

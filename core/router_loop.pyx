@@ -32,11 +32,14 @@ from core.mailbox cimport (NOTE_AUDIT, NOTE_BANS_SAY, NOTE_CURSOR_READ, NOTE_LOG
 from core.namespaces cimport namespaces_fill
 from core.notes cimport notes_put, notes_take
 from core.ordering cimport log_committed, log_hand_over
+from core.leaving cimport leaving_wait_ms, leavings_free, leavings_init
 from core.pace cimport pace_wait
 from core.poller cimport (EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN, POLLER_EVENTS, TAG_BUS, TAG_WAKE, epoll_create1,
                           epoll_event, epoll_wait, poller_watch)
+from core.presence cimport presence_due
 from core.records cimport Record, record_fits
 from core.recovery cimport recover_records, sift_records
+from core.rooms cimport rooms_free, rooms_init
 from core.sequencer cimport (ORIGIN_WINDOW_MS, ORIGINS_MAX, SEQUENCER_BATCHES_TURN, SWEEP_PERIOD_MS, SWEEP_SLOTS,
                              WORKER_FREE, WORKER_SILENT_MS, Owner, Sequencer, Worker, sequencer_record,
                              sequencer_tell_taken, worker_give_up, worker_known, worker_of)
@@ -185,15 +188,23 @@ cdef void _notes_take(Sequencer *sequencer) noexcept nogil:
     batch_clear(batch)
 
 
+cdef int _wait_ms(Sequencer *sequencer) noexcept nogil:
+    """How long the next turn may wait for events."""
+    if sequencer.again:
+        return 0
+    return 5 if _waiting(sequencer) else <int> leaving_wait_ms(&sequencer.leavings, sequencer.now_ms, SWEEP_PERIOD_MS)
+
+
 cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
     """Turn after turn until `stopping`."""
     cdef epoll_event events[POLLER_EVENTS]
     cdef int place, taken
     cdef int count = 0
+    sequencer.now_ms = holdfast_clock_ms(CLOCK_MONOTONIC)
+    sequencer.quiet_until_ms += sequencer.now_ms
     while not sequencer.stopping:
         pace_wait(&sequencer.pace, count)
-        count = epoll_wait(sequencer.epoll_fd, events, POLLER_EVENTS,
-                           0 if sequencer.again else (5 if _waiting(sequencer) else <int> SWEEP_PERIOD_MS))
+        count = epoll_wait(sequencer.epoll_fd, events, POLLER_EVENTS, _wait_ms(sequencer))
         count = max(count, 0)
         sequencer.now_ms = holdfast_clock_ms(CLOCK_MONOTONIC)
         sequencer.wall_ms = holdfast_clock_ms(CLOCK_REALTIME)
@@ -209,6 +220,7 @@ cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
             taken += 1
         _lost_forget(sequencer)
         _tick(sequencer)
+        presence_due(sequencer)
         sequencer_tell_taken(sequencer)
         log_hand_over(sequencer)            # before the sends: the log is at work meanwhile
         catchups_serve(sequencer)
@@ -249,7 +261,8 @@ cdef class RouterLoop:
     def __init__(self, Stats stats, *, epoch, key_window_s, channels_max, spill_bytes_max, endpoint="",
                  namespaces=_BUILT_IN, keys_max=1 << 20, history_total_bytes=1 << 28, message_bytes_max=1 << 25,
                  log_under_way_max=0, log_bytes_max=1 << 26, seeds=b"", bint log_complete=True,
-                 bint sessions_kept=False):
+                 bint sessions_kept=False, uint32_t presence_damping_ms=3000, uint32_t events_members_max=200,
+                 presence_quiet_ms=30000):
         """Bind to `endpoint`.
 
         Args:
@@ -269,6 +282,10 @@ cdef class RouterLoop:
             log_complete: `recover` is given all that the log keeps; else streams are loaded when they are wanted.
             seeds: 48 bytes, the keys of the hashes that name idempotency keys; empty: drawn now.
             sessions_kept: the control thread stores sessions and cursors.
+            presence_damping_ms: how long a session may be away from a channel before its members are told that it
+                left.
+            events_members_max: in channels with more members nobody is told who joined and who left.
+            presence_quiet_ms: so long from `run` on, sessions that were in a channel before are not told of.
 
         Raises:
             OSError: the endpoint cannot be bound.
@@ -289,6 +306,11 @@ cdef class RouterLoop:
         sequencer.states.bytes_max = STATES_BYTES_MAX
         sequencer.sessions_kept = sessions_kept
         slab_init(&sequencer.owners, sizeof(Owner), 10, 0xFFFFFFFE)
+        rooms_init(&sequencer.rooms, sequencer.ledger, sequencer.hash_key, &sequencer.owners)
+        leavings_init(&sequencer.leavings, &sequencer.rooms, sequencer.hash_key)
+        sequencer.damping_ms = presence_damping_ms
+        sequencer.events_members_max = events_members_max
+        sequencer.quiet_until_ms = presence_quiet_ms
         sequencer.scratch_bytes = message_bytes_max
         sequencer.bans.bytes_max = BANS_BYTES_MAX
         sequencer.scratch = <uint8_t *> malloc(message_bytes_max)
@@ -339,6 +361,9 @@ cdef class RouterLoop:
         drained_free(&sequencer.drained)
         batch_free(&sequencer.catchups)
         batch_free(&sequencer.states)
+        if sequencer.rooms.ledger != NULL:
+            leavings_free(&sequencer.leavings)
+            rooms_free(&sequencer.rooms)
         slab_free(&sequencer.owners)
         index_free(&sequencer.owner_index)
         for fd in (sequencer.epoll_fd, sequencer.to_control.event_fd, sequencer.from_control.event_fd):

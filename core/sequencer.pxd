@@ -14,12 +14,14 @@ from core.bus cimport Bus
 from core.drained cimport Drained
 from core.hash cimport HashKey, Index
 from core.keys cimport Keys
+from core.leaving cimport Leavings
 from core.ledger cimport Ledger
 from core.log_out cimport LogOut
 from core.mailbox cimport Mailbox
 from core.namespaces cimport Namespaces
 from core.pace cimport Pace
 from core.records cimport REC_PUBLISHED, Record, RecPublished, record_add
+from core.rooms cimport Rooms
 from core.slab cimport Slab
 from core.stream cimport Streams
 
@@ -82,8 +84,13 @@ ctypedef struct Sequencer:
     bint sessions_kept          # there is a store for them
     uint32_t alive_next         # slot of the owner that was last told of as alive
     uint64_t alive_due          # slots times seconds that passed since
-    Slab owners
+    Slab owners                 # an Attender beside each
     Index owner_index
+    Rooms rooms                 # who is where (core/presence.pxd)
+    Leavings leavings
+    uint32_t damping_ms         # how long a session may be away from a room before its members are told
+    uint32_t events_members_max     # in larger rooms nobody is told
+    uint64_t quiet_until_ms     # before that, who is somewhere already is taken for known
     HashKey hash_key
     uint64_t epoch
     Pace pace
@@ -138,4 +145,5 @@ cdef Worker *worker_known(Sequencer *sequencer, const uint8_t *identity, uint32_
 cdef Worker *worker_of(Sequencer *sequencer, const uint8_t *identity, uint32_t size) noexcept nogil
 cdef void sequencer_tell_taken(Sequencer *sequencer) noexcept nogil
 cdef void worker_give_up(Sequencer *sequencer, Worker *worker) noexcept nogil
+cdef bint bulk_fits(Worker *worker, uint32_t seq, uint32_t size) noexcept nogil
 cdef void sequencer_record(Sequencer *sequencer, Worker *worker, Record *record) noexcept nogil

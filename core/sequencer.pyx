@@ -14,17 +14,18 @@ from core.ledger cimport (COUNT_MESSAGES_ROUTED, COUNT_WORKERS_LOST, GAUGE_LINKE
 from core.mpack cimport MpWriter, mp_write_array, mp_write_map, mp_write_raw, mp_write_str, mp_write_uint
 from core.namespaces cimport DOMAIN_GLOBAL
 from core.ordering cimport publish_order
-from core.records cimport (REC_BAN, CLOSE_COMES_BACK, REC_BEGIN, REC_BYE, REC_CATCHUP, REC_CLOSE, REC_END, REC_EVICT,
-                           REC_HISTORY, REC_LINK, REC_LINKED, REC_MESSAGE, REC_OPEN, REC_PRESENCE, REC_PRESENCE_ASK,
-                           REC_PRESENCE_EXPECT, REC_PRESENCE_PART, REC_PUBLISH, REC_REPLY, REC_STATE, REC_SUBSCRIBE,
-                           REC_SUBSCRIBED, REC_TAKEN, REC_UNSUBSCRIBE, RECORDS_VERSION, RecBody, RecCatchup,
-                           RecChannel, RecHistory, RecLink, RecMessage, RecPublish, RecSession, RecState, RecTaken)
+from core.presence cimport presence_answer, presence_end, presence_state
+from core.records cimport (CLOSE_COMES_BACK, REC_BAN, REC_BEGIN, REC_BYE, REC_CATCHUP, REC_CLOSE, REC_END, REC_EVICT,
+                           REC_HISTORY, REC_LINK, REC_LINKED, REC_MESSAGE, REC_OPEN, REC_PRESENCE, REC_PUBLISH,
+                           REC_REPLY, REC_STATE, REC_SUBSCRIBE, REC_SUBSCRIBED, REC_TAKEN, REC_UNSUBSCRIBE,
+                           RECORDS_VERSION, STATE_ACKED, RecBody, RecCatchup, RecChannel, RecHistory, RecLink,
+                           RecMessage, RecPublish, RecSession, RecState, RecTaken)
+from core.rooms cimport attender_start
 from core.sessions cimport session_close, session_open, session_state
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_at, slab_release
-from core.stream cimport (Route, Stored, Stream, route_remove, route_set, routes_remove_worker, stream_adopt,
-                          stream_base, stream_find, stream_kept, stream_namespace, stream_route, stream_stored,
-                          stream_use, stream_wanted)
+from core.stream cimport (Stored, Stream, route_remove, route_set, routes_remove_worker, stream_adopt, stream_base,
+                          stream_find, stream_kept, stream_namespace, stream_stored, stream_use, stream_wanted)
 
 assert sizeof(Owner) == 28 and WORKERS_MAX <= 256
 
@@ -95,6 +96,7 @@ cdef uint32_t _owner_find(Sequencer *sequencer, const uint8_t *session, uint64_t
 
 cdef void _owner_end(Sequencer *sequencer, uint32_t index) noexcept nogil:
     cdef Owner *owner = _owner_at(sequencer, index)
+    presence_end(sequencer, index)
     worker_at(sequencer, owner.worker).sessions -= 1
     index_remove(&sequencer.owner_index, hash_bytes(&sequencer.hash_key, owner.session, 16), index)
     owner.live = 0
@@ -241,7 +243,7 @@ cdef void _evict(Worker *worker, uint64_t conn, const uint8_t *session) noexcept
         memcpy(say.session, session, 16)
 
 
-cdef bint _bulk_fits(Worker *worker, uint32_t seq, uint32_t size) noexcept nogil:
+cdef bint bulk_fits(Worker *worker, uint32_t seq, uint32_t size) noexcept nogil:
     """Whether a large answer may be added to a worker's batch: beyond half of its bound it is refused, so that answers
     never make the router give a worker up."""
     cdef RecBody *refusal
@@ -321,6 +323,7 @@ cdef void _on_open(Sequencer *sequencer, Worker *worker, RecSession *record) noe
     owner.conn[1] = <uint32_t> (record.conn >> 32)
     owner.worker = <uint8_t> claimant
     owner.live = 1
+    attender_start(&sequencer.rooms, index)
     worker.sessions += 1
     ledger_acquire(sequencer.ledger, KIND_SESSION, index, HERE)
     session_open(sequencer, worker, record, evicted)
@@ -345,8 +348,15 @@ cdef void _on_state(Sequencer *sequencer, Worker *worker, RecState *record) noex
     """What a session did counts as long as this worker has it."""
     cdef uint32_t index = _owner_find(sequencer, record.session,
                                       hash_bytes(&sequencer.hash_key, record.session, 16))
-    if index != SLAB_NONE and _owner_at(sequencer, index).worker == worker_index(sequencer, worker):
-        session_state(sequencer, record)
+    cdef Owner *owner
+    if index == SLAB_NONE:
+        return
+    owner = _owner_at(sequencer, index)
+    if owner.worker != worker_index(sequencer, worker):
+        return
+    session_state(sequencer, record)
+    if record.what != STATE_ACKED and owner.conn[0] == record.conn:
+        presence_state(sequencer, index, record)
 
 
 cdef bint _wanted(Sequencer *sequencer, Stream *stream, Stored *stored, RecHistory *record) noexcept nogil:
@@ -405,46 +415,13 @@ cdef void _on_history(Sequencer *sequencer, Worker *worker, RecHistory *record) 
     mp_write_str(&writer, b"offset", 6)
     mp_write_uint(&writer, 0 if stream == NULL else stream.offset)
     invariant(not writer.overflow)
-    if not _bulk_fits(worker, record.seq, <uint32_t> (writer.p - sequencer.scratch)):
+    if not bulk_fits(worker, record.seq, <uint32_t> (writer.p - sequencer.scratch)):
         return
     answer = <RecBody *> worker_say(worker, REC_REPLY, 0, sizeof(RecBody), <uint32_t> (writer.p - sequencer.scratch))
     if answer != NULL:
         answer.seq = record.seq
         answer.body_size = <uint32_t> (writer.p - sequencer.scratch)
         memcpy(<uint8_t *> answer + sizeof(RecBody), sequencer.scratch, answer.body_size)
-
-
-cdef void _on_presence(Sequencer *sequencer, Worker *worker, RecHistory *record) noexcept nogil:
-    """Ask each worker with members; tell the asker how many answers will come."""
-    cdef Stream *stream = stream_find(&sequencer.streams, <const char *> record + sizeof(RecHistory), record.head.aux)
-    cdef uint32_t count = 0 if stream == NULL else stream.route_count
-    cdef uint32_t place
-    cdef Route route
-    cdef RecBody *say = <RecBody *> worker_say(worker, REC_PRESENCE_EXPECT, 0, sizeof(RecBody), 0)
-    if say != NULL:
-        say.seq = record.seq
-        say.count = count
-    for place in range(count):
-        route = stream_route(stream, place)
-        say = <RecBody *> worker_say(worker_at(sequencer, route.worker), REC_PRESENCE_ASK, 0, sizeof(RecBody), 0)
-        if say != NULL:
-            say.seq = record.seq
-            say.channel = route.channel
-            say.origin = worker_index(sequencer, worker)
-
-
-cdef void _on_presence_part(Sequencer *sequencer, RecBody *record) noexcept nogil:
-    """Pass a part on to the worker that asked."""
-    cdef RecBody *say
-    if record.origin >= sequencer.worker_count or worker_at(sequencer, record.origin).state != WORKER_LINKED:
-        return
-    if not _bulk_fits(worker_at(sequencer, record.origin), record.seq, record.body_size):
-        return
-    say = <RecBody *> worker_say(worker_at(sequencer, record.origin), REC_PRESENCE_PART, 0, sizeof(RecBody),
-                                 record.body_size)
-    if say != NULL:
-        memcpy(<uint8_t *> say + sizeof(Record), <uint8_t *> record + sizeof(Record),
-               sizeof(RecBody) - sizeof(Record) + record.body_size)
 
 
 cdef void sequencer_record(Sequencer *sequencer, Worker *worker, Record *record) noexcept nogil:
@@ -483,8 +460,6 @@ cdef void sequencer_record(Sequencer *sequencer, Worker *worker, Record *record)
     elif record.kind == REC_HISTORY:
         _on_history(sequencer, worker, <RecHistory *> record)
     elif record.kind == REC_PRESENCE:
-        _on_presence(sequencer, worker, <RecHistory *> record)
-    elif record.kind == REC_PRESENCE_PART:
-        _on_presence_part(sequencer, <RecBody *> record)
+        presence_answer(sequencer, worker, <RecHistory *> record)
     elif record.kind == REC_BAN:
         bans_asked(sequencer, <RecBody *> record)

@@ -6,7 +6,7 @@ as notes. Nothing is kept per connection: what a decision needs (the user, the s
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgpack
@@ -24,8 +24,6 @@ STATE_OPEN = 2
 CHANNEL_BYTES_MAX = 255
 HISTORY_LIMIT = 100
 HISTORY_LIMIT_MAX = 1000
-PRESENCE_SESSIONS_MAX = 500
-PRESENCE_BYTES_MAX = 32_768
 HELD_BYTES_MAX = 16_777_216  # of HELLOs that wait for the bans
 UINT64_MAX = 2**64 - 1
 
@@ -71,7 +69,6 @@ class Limits:
     misses: int
     max_frame: int
     channels_max: int
-    request_timeout_s: float
     development: bool = False
 
 
@@ -83,31 +80,8 @@ class RequestRefused(Exception):
         self.code = code
 
 
-@dataclass
-class _Gathering:
-    """A PRESENCE whose parts are coming in."""
-
-    conn: int
-    request: int
-    missing: int
-    sessions: list[dict[str, str]] = field(default_factory=list)
-    session_bytes: int = 0
-    users: set[str] = field(default_factory=set)
-    count: int = 0
-
-    def add(self, members: list[str]) -> None:
-        """Add one worker's members, [session, user, session, user, ...]; the list is bounded, the counts are whole."""
-        self.missing -= 1
-        for session, user in zip(members[::2], members[1::2], strict=True):
-            self.count += 1
-            self.users.add(user)
-            self.session_bytes += len(session) + len(user.encode()) + 24
-            if len(self.sessions) < PRESENCE_SESSIONS_MAX and self.session_bytes < PRESENCE_BYTES_MAX:
-                self.sessions.append({"session": session, "user": user})
-
-
 class Control:
-    """Decides about control frames; `later` schedules a call (seconds, function) for deadlines."""
+    """Decides about control frames."""
 
     def __init__(
         self,
@@ -116,7 +90,6 @@ class Control:
         limits: Limits,
         *,
         clock: Callable[[], float],
-        later: Callable[[float, Callable[[], object]], object],
         random: Callable[[int], bytes] = os.urandom,
         namespaces: Sequence[NamespaceSpec] = BUILT_IN,
         devices: Devices | None = None,
@@ -127,12 +100,10 @@ class Control:
         self._auth = auth
         self._limits = limits
         self._clock = clock
-        self._later = later
         self._random = random
         self._devices = devices or Devices()
         self._held: list[tuple[int, int, list[Any]]] | None = [] if holds else None
         self._held_bytes = 0
-        self._gathering: dict[int, _Gathering] = {}
         self._namespaces = {spec.name: spec for spec in namespaces}
         self._own = [spec.name for spec in namespaces if spec.domain == "session"]
         self._own.sort(key=lambda name: name != "user")  # the data plane tells a session's user by the first
@@ -175,7 +146,10 @@ class Control:
         elif spec.presence:
             self._plane.put(notes.PRESENCE, conn, request, text=channel.encode())
         else:
-            raise RequestRefused(Code.NOT_ALLOWED, f"the presence of {spec.name} channels is not kept")
+            raise RequestRefused(
+                Code.NOT_ALLOWED,
+                f"the presence of {spec.name} channels is not kept: it needs namespaces.{spec.name}.presence = true",
+            )
 
     def _history(self, conn: int, request: int, channel: str, options: dict[Any, Any]) -> None:
         since = _position(options.get("since"), "since")
@@ -336,33 +310,6 @@ class Control:
         }
         packed: bytes = msgpack.packb([WELCOME, request, told])
         return packed.removesuffix(_DATA_PLANES)
-
-    # ---------------------------------------------------------------------------------------------------- presence
-
-    def on_presence_expect(self, conn: int, request: int, seq: int, parts: int) -> None:
-        """The router asked `parts` workers for their members."""
-        gathering = _Gathering(conn, request, parts)
-        if parts == 0:
-            self._presence_answer(seq, gathering)
-            return
-        self._gathering[seq] = gathering
-        # The data plane answers `unavailable` when the request is overdue; here only the memory is given back.
-        self._later(self._limits.request_timeout_s, lambda: self._gathering.pop(seq, None))
-
-    def on_presence_part(self, seq: int, members: bytes) -> None:
-        """One worker's members."""
-        gathering = self._gathering.get(seq)
-        if gathering is None:
-            return
-        gathering.add(msgpack.unpackb(members))
-        if gathering.missing == 0:
-            del self._gathering[seq]
-            self._presence_answer(seq, gathering)
-
-    def _presence_answer(self, seq: int, gathering: _Gathering) -> None:
-        answer = {"sessions": gathering.sessions, "users": len(gathering.users), "count": gathering.count}
-        body = msgpack.packb([REPLY, gathering.request, answer]) if gathering.request else b""
-        self._plane.put(notes.SEND, gathering.conn, second=seq, text=body)
 
     # ----------------------------------------------------------------------------------------------------- answers
 

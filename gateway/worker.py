@@ -89,11 +89,9 @@ class WorkerProcess:
                 misses=config.misses,
                 max_frame=config.max_frame,
                 channels_max=config.channels_per_session_max,
-                request_timeout_s=config.request_timeout_ms / 1000,
                 development=config.secret is None,
             ),
             clock=time.time,
-            later=running.call_later,
             namespaces=config.namespaces,
             devices=devices,
             holds=True,
@@ -174,10 +172,6 @@ class WorkerProcess:
             try:
                 if kind == notes.FRAME:
                     self._control.on_frame(conn, state, extra.decode(), text, session)
-                elif kind == notes.PRESENCE_EXPECT:
-                    self._control.on_presence_expect(conn, request, second, first)
-                elif kind == notes.PRESENCE_PART:
-                    self._control.on_presence_part(second, text)
                 elif kind == notes.BANS:
                     self._guard.on_bans(text, all_=bool(state))
                     self._control.release()

@@ -194,7 +194,7 @@ def test_an_evicted_session_ends_and_gets_nothing_more(edge: Edge) -> None:
 
 def test_history_and_presence_pass_the_numbers_on(edge: Edge) -> None:
     alice = edge.open("alice")
-    handle = edge.join(alice, "group:a")
+    edge.join(alice, "group:a")
     number = edge.ask(alice, 11, notes.HISTORY, "group:a", flags=3, first=10, second=EPOCH, third=6)
     one = edge.router.expect(records.HISTORY)
     assert (one["name"], one["limit"], one["reverse"], one["since"]) == (b"group:a", 10, 1, (EPOCH, 6))
@@ -202,15 +202,24 @@ def test_history_and_presence_pass_the_numbers_on(edge: Edge) -> None:
     assert alice.frame() == [REPLY, number, {"offset": 9}]
     number = edge.ask(alice, 12, notes.PRESENCE, "group:a")
     seq = edge.router.expect(records.PRESENCE)["seq"]
-    edge.router.send(
-        wire.presence(records.PRESENCE_EXPECT, seq, count=1), wire.presence(records.PRESENCE_ASK, seq, channel=handle)
-    )
-    assert edge.note(notes.PRESENCE_EXPECT)[3:6] == (number, 1, seq)
-    part = edge.router.expect(records.PRESENCE_PART)
-    assert (part["seq"], part["count"]) == (seq, 1)
-    assert msgpack.unpackb(part["body"]) == [alice.session.hex(), "alice"]
-    edge.put(notes.SEND, alice.conn, second=seq, text=msgpack.packb([REPLY, number, {"count": 1}]))
+    edge.router.send(wire.reply(seq, msgpack.packb({"count": 1})))
     assert alice.frame() == [REPLY, number, {"count": 1}]
+
+
+def test_an_event_reaches_the_members_and_moves_no_position(edge: Edge) -> None:
+    alice, bob = edge.open("alice"), edge.open("bob")
+    handle, other = edge.join(alice, "group:a"), edge.join(bob, "group:b")
+    told = [EVENT, "group:a", "joined", {"session": "5e", "user": "carol"}]
+    edge.router.send(
+        wire.message(handle, EPOCH, 1, frame_of("group:a", 1, "x")),
+        wire.event(handle, msgpack.packb(told)),
+        wire.event(2**64 - 1, msgpack.packb(told)),
+        wire.message(handle, EPOCH, 2, frame_of("group:a", 2, "y")),
+        wire.message(other, EPOCH, 1, frame_of("group:b", 1, "z")),
+    )
+    assert [frame[:3] for frame in alice.frames(3)] == [[9, "group:a", 1], told[:3], [9, "group:a", 2]]
+    assert bob.frame()[:3] == [9, "group:b", 1]
+    assert edge.counter("gaps") == 0
 
 
 @pytest.mark.parametrize("junk", [b"", b"x", b"\xff" * 64, wire.linked(1, ask=False)[:-8], b"\0" * 32])

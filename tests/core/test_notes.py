@@ -12,7 +12,7 @@ def test_every_kind_has_a_number_of_its_own_from_one_on() -> None:
 
 
 def test_every_kind_that_the_threads_use_is_there() -> None:
-    to_control = {"FRAME", "PRESENCE_EXPECT", "PRESENCE_PART", "LINKED", "STOPPED", "LISTED"}
+    to_control = {"FRAME", "LINKED", "STOPPED", "LISTED"}
     to_control |= {"DRAIN_SENT", "TAKEN", "SETTLE", "AUDITED"}
     to_control |= {"LOG_BATCH", "LOG_LOAD", "LOG_KEPT", "SESSION_OPEN", "SESSION_STATE", "CURSOR", "BAN", "BANS"}
     from_control = {"OPEN", "SEND", "FIN", "HISTORY", "PRESENCE", "DRAIN", "STOP", "LIST", "RECLAIM"}

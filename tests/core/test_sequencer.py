@@ -320,20 +320,3 @@ def test_a_silent_worker_is_given_up(sequencer: Sequencer) -> None:
 def test_no_more_channels_than_the_bound(sequencers: Callable[..., Sequencer]) -> None:
     worker = sequencers(channels_max=2).worker()
     assert [worker.publish(f"group:{number}", 1)["aux"] for number in range(3)] == [0, 0, Code.OVERLOADED]
-
-
-def test_presence_asks_each_worker_with_members_and_passes_their_parts_on(sequencer: Sequencer) -> None:
-    asker, one, two = (sequencer.worker(number) for number in range(3))
-    one.subscribe("group:a", 11)
-    two.subscribe("group:a", 22)
-    asker.say.history(records.PRESENCE, 5, b"group:a")
-    (expect,) = asker.rest()
-    assert (expect["kind"], expect["seq"], expect["count"]) == (records.PRESENCE_EXPECT, 5, 2)
-    questions = [worker.rest()[0] for worker in (one, two)]
-    assert [(said["kind"], said["channel"], said["seq"]) for said in questions] == [
-        (records.PRESENCE_ASK, 11, 5),
-        (records.PRESENCE_ASK, 22, 5),
-    ]
-    asker.say.history(records.PRESENCE, 6, b"group:nobody")
-    (expect,) = asker.rest()
-    assert (expect["seq"], expect["count"]) == (6, 0)

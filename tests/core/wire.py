@@ -12,7 +12,7 @@ import msgpack
 from core import records
 
 _LINK, _CHANNEL, _SESSION = struct.Struct("=QII"), struct.Struct("=QQQ"), struct.Struct("=Q16sII")
-_PUBLISH, _HISTORY, _BODY = struct.Struct("=IIHHI"), struct.Struct("=IIHHIQQ"), struct.Struct("=IIQII")
+_PUBLISH, _HISTORY, _BODY = struct.Struct("=IIHHI"), struct.Struct("=IIHHIQQ"), struct.Struct("=II")
 _CATCHUP, _CAUGHT = struct.Struct("=QQQIIII"), struct.Struct("=QQQQQQQIIIBBH")
 _STATE = struct.Struct("=16sQQHHI")
 _PUBLISHED, _MESSAGE, _HEAD = struct.Struct("=IIQQ"), struct.Struct("=QQQII"), struct.Struct("=IHH")
@@ -30,7 +30,7 @@ def record(kind: int, aux: int, fixed: bytes, variable: bytes = b"") -> bytes:
 
 
 def linked(epoch: int, *, ask: bool) -> bytes:
-    return record(records.LINKED, int(ask), _LINK.pack(epoch, 2, 0))
+    return record(records.LINKED, int(ask), _LINK.pack(epoch, 3, 0))
 
 
 def subscribed(channel: int, epoch: int, offset: int) -> bytes:
@@ -51,15 +51,15 @@ def published(seq: int, epoch: int, offset: int, code: int = 0) -> bytes:
 
 
 def reply(seq: int, body: bytes, code: int = 0) -> bytes:
-    return record(records.REPLY, code, _BODY.pack(seq, len(body), 0, 0, 0), body)
-
-
-def presence(kind: int, seq: int, *, channel: int = 0, count: int = 0, body: bytes = b"") -> bytes:
-    return record(kind, 0, _BODY.pack(seq, len(body), channel, 0, count), body)
+    return record(records.REPLY, code, _BODY.pack(seq, len(body)), body)
 
 
 def bans(body: bytes, aux: int = 0) -> bytes:
-    return record(records.BANS, aux, _BODY.pack(0, len(body), 0, 0, 0), body)
+    return record(records.BANS, aux, _BODY.pack(0, len(body)), body)
+
+
+def event(channel: int, body: bytes) -> bytes:
+    return record(records.MESSAGE, 2, _MESSAGE.pack(channel, 0, 0, len(body), 0), body)
 
 
 def message(channel: int, epoch: int, offset: int, body: bytes, *, everybody: bool = False) -> bytes:
@@ -124,14 +124,11 @@ def _fields(kind: int, aux: int, data: bytes) -> Record:
         channel, epoch, offset, seq, bytes_max, flags, _ = _CATCHUP.unpack_from(data)
         asked = {"channel": channel, "since": (epoch, offset), "seq": seq, "bytes_max": bytes_max, "flags": flags}
         return {**asked, "name": data[_CATCHUP.size :][:aux]}
-    if kind == records.STATE:
-        session, epoch, offset, what, user_size, _ = _STATE.unpack_from(data)
-        names = data[_STATE.size :]
-        told = {"session": session, "position": (epoch, offset), "what": what}
-        return {**told, "name": names[:aux], "user": names[aux:][:user_size]}
-    assert kind == records.PRESENCE_PART, f"a worker says no record of kind {kind}"
-    seq, size, _, origin, count = _BODY.unpack_from(data)
-    return {"seq": seq, "origin": origin, "count": count, "body": data[_BODY.size :][:size]}
+    assert kind == records.STATE, f"a worker says no record of kind {kind}"
+    session, epoch, offset, what, user_size, conn = _STATE.unpack_from(data)
+    names = data[_STATE.size :]
+    told = {"session": session, "position": (epoch, offset), "what": what, "conn": conn}
+    return {**told, "name": names[:aux], "user": names[aux:][:user_size]}
 
 
 def unpack(batch: bytes) -> list[Record]:

@@ -22,7 +22,6 @@ from gateway.control import (
     HISTORY_LIMIT,
     HISTORY_LIMIT_MAX,
     PRESENCE,
-    PRESENCE_SESSIONS_MAX,
     REFRESH,
     REPLY,
     STATE_HANDSHAKING,
@@ -36,7 +35,7 @@ from tests.gateway.token_makers import SECRET, token
 NOW = 1_793_491_200.0
 CONN = 0x1_0000_0007
 SESSION = bytes(range(16))
-LIMITS = Limits(node="n1", ping_ms=30_000, misses=3, max_frame=65_536, channels_max=4, request_timeout_s=5.0)
+LIMITS = Limits(node="n1", ping_ms=30_000, misses=3, max_frame=65_536, channels_max=4)
 
 
 class Plane:
@@ -54,28 +53,17 @@ class Plane:
         return self.notes.pop()
 
 
-class Later:
-    """Timers that a test fires itself."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[float, Callable[[], object]]] = []
-
-    def __call__(self, delay_s: float, call: Callable[[], object]) -> None:
-        self.calls.append((delay_s, call))
-
-
 class Bench:
     """A Control with everything around it replaced."""
 
     def __init__(self, limits: Limits = LIMITS, namespaces: Sequence[NamespaceSpec] = BUILT_IN) -> None:
-        self.plane, self.later, self.now = Plane(), Later(), NOW
+        self.plane, self.now = Plane(), NOW
         self.auth = Authenticator(None, node_key=b"node", resume_ttl_s=60)
         self.control = Control(
             self.plane,
             self.auth,
             limits,
             clock=lambda: self.now,
-            later=self.later,
             random=lambda size: SESSION[:size],
             namespaces=namespaces,
         )
@@ -148,7 +136,7 @@ def test_hello_opens_a_session_with_the_users_channel(bench: Bench) -> None:
 
 
 def test_a_heartbeat_that_is_no_whole_number_of_seconds_is_told_as_a_fraction() -> None:
-    limits = Limits(node="n", ping_ms=1500, misses=3, max_frame=65_536, channels_max=4, request_timeout_s=5.0)
+    limits = Limits(node="n", ping_ms=1500, misses=3, max_frame=65_536, channels_max=4)
     assert hello(Bench(limits), {})[1]["ping"] == 1.5
 
 
@@ -287,7 +275,7 @@ def secured(**more: Any) -> Bench:
     bench = Bench()
     bench.auth = Authenticator(SECRET, node_key=b"node", resume_ttl_s=60, **more)
     bench.control = Control(
-        bench.plane, bench.auth, LIMITS, clock=lambda: bench.now, later=bench.later, random=lambda size: SESSION[:size]
+        bench.plane, bench.auth, LIMITS, clock=lambda: bench.now, random=lambda size: SESSION[:size]
     )
     return bench
 
@@ -368,7 +356,7 @@ def test_a_banned_user_is_told_so_at_hello_and_at_refresh() -> None:
 def test_hellos_wait_until_it_is_known_who_is_banned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.control.HELD_BYTES_MAX", 40)
     bench = Bench()
-    bench.control = Control(bench.plane, bench.auth, LIMITS, clock=lambda: NOW, later=bench.later, holds=True)
+    bench.control = Control(bench.plane, bench.auth, LIMITS, clock=lambda: NOW, holds=True)
     for conn, user in ((1, "eve"), (2, "alice")):
         bench.control.on_frame(conn, STATE_HANDSHAKING, "", msgpack.packb([HELLO, 1, {"user": user}]))
         assert bench.plane.notes == []
@@ -439,62 +427,3 @@ def test_a_refused_request_with_id_0_is_not_answered(bench: Bench) -> None:
 def test_a_request_without_a_usable_number_is_a_bad_frame(bench: Bench, request_: Any) -> None:
     note = bench.frame(PRESENCE, request_, "group:a")
     assert (note["kind"], note["first"]) == (notes.FIN, Code.BAD_FRAME)
-
-
-# ---- presence, put together from the workers' parts ----
-
-
-def members(*pairs: tuple[str, str]) -> bytes:
-    packed: bytes = msgpack.packb([part for pair in pairs for part in pair])
-    return packed
-
-
-def test_presence_is_answered_when_the_last_part_came(bench: Bench) -> None:
-    bench.control.on_presence_expect(CONN, 5, 77, 2)
-    bench.control.on_presence_part(77, members(("s1", "alice"), ("s2", "bob")))
-    assert bench.plane.notes == []
-    bench.control.on_presence_part(77, members(("s3", "alice")))
-    note = bench.plane.take()
-    assert (note["kind"], note["conn"], note["second"]) == (notes.SEND, CONN, 77)
-    assert msgpack.unpackb(note["text"]) == [
-        REPLY,
-        5,
-        {
-            "sessions": [{"session": f"s{n}", "user": u} for n, u in ((1, "alice"), (2, "bob"), (3, "alice"))],
-            "users": 2,
-            "count": 3,
-        },
-    ]
-    # A part that comes twice or too late changes nothing.
-    bench.control.on_presence_part(77, members(("s4", "eve")))
-    assert bench.plane.notes == []
-
-
-def test_presence_of_nobody_is_answered_at_once(bench: Bench) -> None:
-    bench.control.on_presence_expect(CONN, 5, 77, 0)
-    assert msgpack.unpackb(bench.plane.take()["text"])[2] == {"sessions": [], "users": 0, "count": 0}
-
-
-def test_a_presence_that_is_never_complete_is_forgotten_at_its_deadline(bench: Bench) -> None:
-    bench.control.on_presence_expect(CONN, 5, 77, 1)
-    ((delay_s, expire),) = bench.later.calls
-    assert delay_s == LIMITS.request_timeout_s
-    expire()
-    bench.control.on_presence_part(77, members(("s1", "alice")))
-    assert bench.plane.notes == []
-
-
-def test_the_list_of_sessions_is_bounded_and_the_counts_are_whole(bench: Bench) -> None:
-    bench.control.on_presence_expect(CONN, 5, 77, 1)
-    count = PRESENCE_SESSIONS_MAX * 3
-    bench.control.on_presence_part(77, members(*((f"s{n}", f"u{n}") for n in range(count))))
-    answer = msgpack.unpackb(bench.plane.take()["text"])[2]
-    assert (answer["users"], answer["count"]) == (count, count)
-    assert 0 < len(answer["sessions"]) <= PRESENCE_SESSIONS_MAX
-    assert len(msgpack.packb(answer)) < LIMITS.max_frame
-
-
-def test_presence_with_id_0_closes_the_request_without_an_answer(bench: Bench) -> None:
-    bench.control.on_presence_expect(CONN, 0, 77, 0)
-    note = bench.plane.take()
-    assert (note["second"], note["text"]) == (77, b"")
