@@ -7,7 +7,7 @@ from libc.string cimport memcpy
 from core.audit cimport (Audit, AuditLink, SlabWalk, audit_begin, audit_end, audit_equal, audit_fd, audit_finding,
                          audit_found, audit_peers, audit_send, slab_walk, slab_walk_next)
 from core.keys cimport Keys
-from core.leaving cimport leaving_at
+from core.leaving cimport Leavings, leaving_at
 from core.ledger cimport (KIND_CHANNEL, KIND_HISTORY, KIND_KEY, KIND_MEMBERSHIP, KIND_SESSION, KIND_SUBSCRIPTION,
                           KIND_TIMER)
 from core.names cimport NAME_CLASSES
@@ -113,12 +113,25 @@ cdef uint64_t _room(Walk *walk, uint32_t index) noexcept nogil:
     return room.leaving
 
 
+cdef uint64_t _leavings(Walk *walk, Leavings *leavings) noexcept nogil:
+    """Who left a room a moment ago; how many there are."""
+    cdef uint64_t count = 0
+    cdef uint32_t index = leavings.oldest
+    while index != NOBODY:
+        audit_found(&walk.audit, KIND_TIMER, leavings.named + index)
+        count += 1
+        index = leaving_at(leavings, index).next
+    audit_equal(&walk.audit, KIND_TIMER, leavings.index.count, count,
+                b"sessions (key) that left are known by name, but kept (value) are")
+    return count
+
+
 cdef void _rooms(Walk *walk) noexcept nogil:
     """Who is in which room, and who left one a moment ago."""
     cdef Sequencer *sequencer = walk.sequencer
     cdef uint64_t names = 0
     cdef uint64_t leaving = 0
-    cdef uint64_t kept = 0
+    cdef uint64_t kept
     cdef uint32_t index
     cdef int part
     slab_walk(&walk.slab, &sequencer.rooms.rooms)
@@ -126,17 +139,11 @@ cdef void _rooms(Walk *walk) noexcept nogil:
     while index != SLAB_NONE:
         leaving += _room(walk, index)
         index = slab_walk_next(&walk.slab)
-    index = sequencer.leavings.oldest
-    while index != NOBODY:
-        audit_found(&walk.audit, KIND_TIMER, index)
-        kept += 1
-        index = leaving_at(&sequencer.leavings, index).next
+    kept = _leavings(walk, &sequencer.leavings) + _leavings(walk, &sequencer.gone)
     for part in range(NAME_CLASSES):
         names += sequencer.rooms.names.slabs[part].live
     audit_equal(&walk.audit, KIND_TIMER, leaving, kept,
                 b"sessions (key) leave rooms, but wait to be told of (value) are")
-    audit_equal(&walk.audit, KIND_TIMER, sequencer.leavings.index.count, kept,
-                b"sessions (key) that left are known by name, but kept (value) are")
     audit_equal(&walk.audit, KIND_MEMBERSHIP, names, sequencer.rooms.rooms.live + sequencer.rooms.users.live,
                 b"names of rooms and users (key), but rooms and users (value)")
     audit_equal(&walk.audit, KIND_MEMBERSHIP, sequencer.rooms.room_index.count, sequencer.rooms.rooms.live,

@@ -24,6 +24,7 @@ ctypedef struct Leavings:
     Slab slab
     Index index                 # by session and room
     HashKey key
+    uint64_t named              # added to an entry's number in the ledger: tells two lists of one ledger apart
     uint32_t oldest             # NOBODY: none
     uint32_t newest
 
@@ -41,7 +42,7 @@ cdef inline uint64_t leaving_wait_ms(Leavings *leavings, uint64_t now_ms, uint64
     return 0 if due <= now_ms else min(due - now_ms, most_ms)
 
 
-cdef void leavings_init(Leavings *leavings, Rooms *rooms, HashKey key) noexcept nogil
+cdef void leavings_init(Leavings *leavings, Rooms *rooms, HashKey key, uint64_t named) noexcept nogil
 cdef void leavings_free(Leavings *leavings) noexcept nogil
 cdef bint leaving_keep(Leavings *leavings, const uint8_t *session, uint32_t room, uint32_t user,
                        uint64_t due_ms) noexcept nogil

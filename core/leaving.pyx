@@ -11,10 +11,11 @@ from core.slab cimport SLAB_NONE, slab_acquire, slab_free, slab_init, slab_relea
 assert sizeof(Leaving) == 40
 
 
-cdef void leavings_init(Leavings *leavings, Rooms *rooms, HashKey key) noexcept nogil:
+cdef void leavings_init(Leavings *leavings, Rooms *rooms, HashKey key, uint64_t named) noexcept nogil:
     slab_init(&leavings.slab, sizeof(Leaving), 10, 0xFFFFFFFE)
     leavings.rooms = rooms
     leavings.key = key
+    leavings.named = named
     leavings.oldest = leavings.newest = NOBODY
 
 
@@ -56,7 +57,7 @@ cdef bint leaving_keep(Leavings *leavings, const uint8_t *session, uint32_t room
     leavings.newest = index
     room_at(leavings.rooms, room).leaving += 1
     user_at(leavings.rooms, user).references += 1
-    ledger_acquire(leavings.rooms.ledger, KIND_TIMER, index, HERE)
+    ledger_acquire(leavings.rooms.ledger, KIND_TIMER, leavings.named + index, HERE)
     return True
 
 
@@ -94,7 +95,7 @@ cdef void leaving_end(Leavings *leavings, uint32_t index) noexcept nogil:
     else:
         leavings.newest = leaving.previous
     if not ledger_leaks(leavings.rooms.ledger, KIND_TIMER):
-        ledger_release(leavings.rooms.ledger, KIND_TIMER, index)
+        ledger_release(leavings.rooms.ledger, KIND_TIMER, leavings.named + index)
         slab_release(&leavings.slab, index)
     room_at(leavings.rooms, room).leaving -= 1
     room_rest(leavings.rooms, room)

@@ -7,8 +7,9 @@
 # EVENT `joined` and `left` go the way of messages, without a position, to the members in channels of at most
 # `events_members_max`. A `left` waits for `damping_ms`: a session that is back by then (a connection that broke, a
 # worker that died, a link that was lost) was never gone for anybody. One that comes back later has been told of as
-# left, so it is told of as joined. A router that has just started does not know who was told of before: within
-# `quiet_ms` it takes whoever was somewhere already (HERE) for known.
+# left, so it is told of as joined. A router that has just started does not know who was told of before: until
+# `quiet_until_ms` it takes whoever was somewhere already (HERE) for known, but for those of whom it said itself that
+# they left.
 
 from libc.stdint cimport uint32_t, uint64_t
 

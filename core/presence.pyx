@@ -87,6 +87,8 @@ cdef void _left_tell(Sequencer *sequencer, uint32_t index) noexcept nogil:
     """It did not come back."""
     cdef Leaving *leaving = leaving_at(&sequencer.leavings, index)
     _tell(sequencer, leaving.room, leaving.user, leaving.session, b"left", 4)
+    if sequencer.now_ms < sequencer.quiet_until_ms and sequencer.gone.slab.live < LEAVINGS_MAX:
+        leaving_keep(&sequencer.gone, leaving.session, leaving.room, leaving.user, sequencer.quiet_until_ms)
     leaving_end(&sequencer.leavings, index)
 
 
@@ -95,6 +97,9 @@ cdef void presence_due(Sequencer *sequencer) noexcept nogil:
     while sequencer.leavings.oldest != NOBODY \
             and leaving_at(&sequencer.leavings, sequencer.leavings.oldest).due_ms <= sequencer.now_ms:
         _left_tell(sequencer, sequencer.leavings.oldest)
+    if sequencer.now_ms >= sequencer.quiet_until_ms:
+        while sequencer.gone.oldest != NOBODY:
+            leaving_end(&sequencer.gone, sequencer.gone.oldest)
 
 
 cdef void _leave(Sequencer *sequencer, uint32_t index) noexcept nogil:
@@ -115,9 +120,11 @@ cdef void _came(Sequencer *sequencer, uint32_t index, bint here) noexcept nogil:
     """A session is in a room in which it was not before."""
     cdef Member *member = member_at(&sequencer.rooms, index)
     cdef const uint8_t *session = _session(sequencer, member.owner)
+    cdef bint known = here and sequencer.now_ms < sequencer.quiet_until_ms
     room_at(&sequencer.rooms, member.room).events = 1
-    if leaving_back(&sequencer.leavings, session, member.room) \
-            or (here and sequencer.now_ms < sequencer.quiet_until_ms):
+    if leaving_back(&sequencer.gone, session, member.room):
+        known = False
+    if leaving_back(&sequencer.leavings, session, member.room) or known:
         return
     _tell(sequencer, member.room, attender_at(&sequencer.rooms, member.owner).user, session, b"joined", 6)
 

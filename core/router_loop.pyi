@@ -23,6 +23,9 @@ class RouterLoop:
         seeds: bytes = b"",
         log_complete: bool = True,
         sessions_kept: bool = False,
+        presence_damping_ms: int = 3000,
+        events_members_max: int = 200,
+        presence_quiet_ms: int = 30000,
     ) -> None: ...
     def bind(self, endpoint: str) -> None: ...
     def recover(self, batch: bytes) -> int: ...

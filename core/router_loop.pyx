@@ -307,7 +307,8 @@ cdef class RouterLoop:
         sequencer.sessions_kept = sessions_kept
         slab_init(&sequencer.owners, sizeof(Owner), 10, 0xFFFFFFFE)
         rooms_init(&sequencer.rooms, sequencer.ledger, sequencer.hash_key, &sequencer.owners)
-        leavings_init(&sequencer.leavings, &sequencer.rooms, sequencer.hash_key)
+        leavings_init(&sequencer.leavings, &sequencer.rooms, sequencer.hash_key, 0)
+        leavings_init(&sequencer.gone, &sequencer.rooms, sequencer.hash_key, <uint64_t> 1 << 32)
         sequencer.damping_ms = presence_damping_ms
         sequencer.events_members_max = events_members_max
         sequencer.quiet_until_ms = presence_quiet_ms
@@ -363,6 +364,7 @@ cdef class RouterLoop:
         batch_free(&sequencer.states)
         if sequencer.rooms.ledger != NULL:
             leavings_free(&sequencer.leavings)
+            leavings_free(&sequencer.gone)
             rooms_free(&sequencer.rooms)
         slab_free(&sequencer.owners)
         index_free(&sequencer.owner_index)

@@ -87,7 +87,8 @@ ctypedef struct Sequencer:
     Slab owners                 # an Attender beside each
     Index owner_index
     Rooms rooms                 # who is where (core/presence.pxd)
-    Leavings leavings
+    Leavings leavings           # who is told of as left unless they are back in time
+    Leavings gone               # who was told of as left, while `quiet_until_ms` is to come
     uint32_t damping_ms         # how long a session may be away from a room before its members are told
     uint32_t events_members_max     # in larger rooms nobody is told
     uint64_t quiet_until_ms     # before that, who is somewhere already is taken for known

@@ -196,6 +196,23 @@ class RouterSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             ge=1_048_576, le=17_179_869_184, description="Bytes kept for one worker whose link to the router is full."
         ),
     ] = 64 * 1024 * 1024
+    presence_damping_ms: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=60_000,
+            description="Where members are told who comes and goes: how long a session may be away before they are told"
+            " that it left.",
+        ),
+    ] = 3_000
+    events_members_max: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000_000,
+            description="In channels with more sessions than this nobody is told who joined and who left.",
+        ),
+    ] = 200
 
 
 class AdminSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -28,6 +28,10 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Channels known at once; further ones are refused with `unavailable`."""
     spill_bytes_max: int = 64 * 1024 * 1024
     """Bytes kept for one worker while its ZeroMQ queue is full; beyond it the worker is told to start afresh."""
+    presence_damping_ms: int = 3_000
+    """How long a session may be away from a channel before its members are told that it left."""
+    events_members_max: int = 200
+    """In channels with more sessions nobody is told who joined and who left."""
     log_backend: str = "none"
     """`embedded`, `redis`, or `none`: messages are kept in this process's memory alone."""
     log_directory: str = ""

@@ -162,6 +162,8 @@ def data_plane(config: RouterConfig, stats: Stats, opened: Opened | None) -> Rou
         seeds=opened.seeds if opened else b"",
         sessions_kept=opened is not None,
         log_complete=opened.complete if opened else True,
+        presence_damping_ms=config.presence_damping_ms,
+        events_members_max=config.events_members_max,
     )
 
 

@@ -141,8 +141,12 @@ def test_who_comes_back_in_time_was_never_gone(router: Sequencer, how: str) -> N
     assert router.live("timer") == 0
 
 
-def test_who_stays_away_is_told_of_as_left_and_then_as_joined(sequencers: Callable[..., Sequencer]) -> None:
-    router = sequencers(namespaces=NAMESPACES, presence_damping_ms=30, presence_quiet_ms=0)
+@pytest.mark.parametrize("quiet_ms", [0, LONG_MS])
+def test_who_stays_away_is_told_of_as_left_and_then_as_joined(
+    sequencers: Callable[..., Sequencer], quiet_ms: int
+) -> None:
+    """Also by a router that has just started: it told of the leaving itself."""
+    router = sequencers(namespaces=NAMESPACES, presence_damping_ms=30, presence_quiet_ms=quiet_ms)
     there, one = router.worker(0), router.worker(1)
     here(there, BOB, "held:a", "bob", handle=33)
     here(one, ALICE, "held:a", "alice", handle=11)
@@ -152,10 +156,11 @@ def test_who_stays_away_is_told_of_as_left_and_then_as_joined(sequencers: Callab
     while not (told := events([there.take()])) or told[0][2] != "left":
         pass
     assert told == [(33, "held:a", "left", ALICE, "alice")]
-    assert router.live("timer") == 0
+    assert router.live("timer") == (1 if quiet_ms else 0)
     here(one, ALICE, "held:a", "alice", handle=11, what=records.HERE)
     one.rest()
     assert events(there.rest()) == [(33, "held:a", "joined", ALICE, "alice")]
+    assert router.live("timer") == 0
 
 
 def test_a_router_that_just_started_takes_who_was_there_for_known(sequencers: Callable[..., Sequencer]) -> None:
