@@ -1,6 +1,7 @@
 """Which log a router has, by its configuration, and how it is opened."""
 
 import asyncio
+import logging
 import time
 from pathlib import Path
 
@@ -14,6 +15,8 @@ OPEN_DEADLINE_S = 15.0
 OPEN_RETRY_S = 0.5
 # Batches under way at once: the embedded log writes together whatever comes while it writes.
 UNDER_WAY_MAX = 4
+
+_log = logging.getLogger("holdfast.log")
 
 
 def make_log(config: RouterConfig) -> Log | None:
@@ -39,10 +42,14 @@ async def open_log(log: Log, epoch: int) -> Opened:
         LogBroken: see `router.log.port`.
     """
     until = time.monotonic() + OPEN_DEADLINE_S
+    said = False
     while True:
         try:
             return await log.open(epoch)
-        except LogUnavailable:
+        except LogUnavailable as error:
             if time.monotonic() > until:
                 raise
+            if not said:
+                _log.warning("the log is away, and is asked again for %g s: %s", OPEN_DEADLINE_S, error)
+                said = True
         await asyncio.sleep(OPEN_RETRY_S)

@@ -41,11 +41,14 @@ class Away:
         return OPENED
 
 
-def test_a_log_that_is_away_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_that_is_away_is_asked_again_and_named_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(opening, "OPEN_RETRY_S", 0.001)
     log = Away(3, LogUnavailable("away"))
     assert asyncio.run(opening.open_log(log, 1)) == OPENED  # type: ignore[arg-type]
     assert log.asked == 4
+    assert caplog.messages == ["the log is away, and is asked again for 15 s: away"]
     monkeypatch.setattr(opening, "OPEN_DEADLINE_S", 0.0)
     with pytest.raises(LogUnavailable):
         asyncio.run(opening.open_log(Away(1000, LogUnavailable("away")), 1))  # type: ignore[arg-type]

@@ -1,0 +1,359 @@
+"""A log in Redis, where streams are cold: whatever ended, the next router gives what was, and exactly what was missed."""
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tests.conftest import Node, wait_until
+from tests.process.clients import (
+    ACK,
+    EVENT,
+    HELLO,
+    HISTORY,
+    LEAVE,
+    MESSAGE,
+    Client,
+    Refused,
+    dial,
+    group,
+    open_session,
+    run,
+)
+from tests.process.test_log_in_redis import kill_router
+from tests.process.test_offline import SECRET, token_of
+from tests.servers.redis import Server, running
+
+UNAVAILABLE = 5
+BEFORE, MISSED = 12, 8
+AWAY_S = 3.0
+RUSH_SESSIONS, RUSH_CHANNELS = 200, 2_000
+RUSH_DEADLINE_S = 15.0
+ENDS = ("router", "node", "other node")
+
+Start = Callable[..., Node]
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """Named before `holdfast`, so that nodes can store what is left when they stop."""
+    with running() as one:
+        yield one
+
+
+def start(holdfast: Start, server: Server, *arguments: str, **more: str) -> Node:
+    settings = {"HOLDFAST_LOG_BACKEND": "redis", "HOLDFAST_LOG_REDIS_URL": server.url, "HOLDFAST_AUTH_SECRET": SECRET}
+    node = holdfast("--workers", "1", *arguments, **settings, **more)
+    node.expect_lost()
+    return node
+
+
+def end(holdfast: Start, server: Server, node: Node, what: str) -> Node:
+    """Whom to ask next."""
+    if what == "router":
+        kill_router(node)
+        return node
+    if what == "node":
+        node.crash()
+        node.start_again()
+        return node
+    node.stop()
+    return start(holdfast, server)
+
+
+async def user(node: Node, name: str) -> Client:
+    return await open_session(node, "tcp", token=token_of(name))
+
+
+async def resume(node: Node, old: Client, positions: dict[str, list[int]]) -> Client:
+    return await (await dial(node, "tcp")).hello(session=old.session, token=old.resume_token, resume=positions)
+
+
+async def said(client: Client) -> list[tuple[str, int, Any]]:
+    """The messages that were on their way to it, and nothing else."""
+    frames = await client.settle()
+    assert {frame[0] for frame in frames} <= {MESSAGE}, frames
+    return [(frame[1], frame[2], frame[3]) for frame in frames]
+
+
+def is_stored(server: Server, session: str, channel: str, offset: int) -> bool:
+    [key] = server.do("KEYS", f"hf:*:s:{session}") or [b""]
+    text: bytes | None = server.do("HGET", key, f"c:{channel}")
+    return text is not None and text.endswith(b"-%d" % offset)
+
+
+@dataclass
+class Left:
+    """What a test knows of what was before the end."""
+
+    alice: Client
+    named: str
+    """A channel whose position she names."""
+    acked: str
+    """One that she leaves out, and of which she acknowledged some."""
+    since: str
+    """One that is joined since a position."""
+    first: dict[str, tuple[int, int]]
+    """The position of each one's first message."""
+
+    @property
+    def channels(self) -> tuple[str, str, str]:
+        return (self.named, self.acked, self.since)
+
+
+async def before(node: Node, server: Server) -> Left:
+    alice, speaker = await user(node, "alice"), await user(node, "speaker")
+    named, acked, since = group("named"), group("acked"), group("since")
+    first = {}
+    for channel in (named, acked, since):
+        await speaker.join(channel)
+        answers = [await speaker.publish(channel, at, key=f"{channel}-{at}") for at in range(1, BEFORE + 1)]
+        assert [answer["offset"] for answer in answers] == list(range(1, BEFORE + 1))
+        first[channel] = (answers[0]["epoch"], answers[0]["offset"])
+    await alice.join(named)
+    await alice.join(acked)
+    await alice.send(ACK, {acked: BEFORE})
+    await alice.settle()
+    await asyncio.to_thread(
+        wait_until, lambda: is_stored(server, alice.session, acked, BEFORE), "what alice acknowledged is stored"
+    )
+    await alice.abort()
+    for channel in (named, acked, since):
+        for at in range(BEFORE + 1, BEFORE + MISSED + 1):
+            await speaker.publish(channel, at, key=f"{channel}-{at}")
+    await speaker.close()
+    return Left(alice, named, acked, since, first)
+
+
+async def check_resume(node: Node, left: Left, epoch: int) -> None:
+    """She gets what she missed, once, in its order, and then what is said now."""
+    last = BEFORE + MISSED
+    alice, speaker = await resume(node, left.alice, {left.named: [epoch, BEFORE]}), await user(node, "speaker")
+    assert alice.welcome["resumed"] is True
+    for channel in (left.named, left.acked):
+        assert alice.welcome["channels"][channel][1:] == [last, "replayed"]
+    joined = await alice.join(left.since, since=[epoch, BEFORE + 3])
+    assert (joined["offset"], joined["outcome"]) == (last, "replayed")
+    got: list[tuple[str, int, Any]] = []
+    while len(got) < 2 * MISSED + MISSED - 3:
+        got += [(frame[1], frame[2], frame[3]) for frame in [await alice.message()]]
+    for channel in left.channels:
+        await speaker.join(channel)
+        told = await speaker.publish(channel, last + 1)
+        assert (told["offset"], told["epoch"] > epoch) == (last + 1, True)
+    got += [(frame[1], frame[2], frame[3]) for frame in await alice.messages(3)]
+    for channel, after in zip(left.channels, (BEFORE, BEFORE, BEFORE + 3), strict=True):
+        mine = [(offset, data) for name, offset, data in got if name == channel]
+        assert mine == [(at, at) for at in range(after + 1, last + 2)]
+    assert await said(alice) == []
+    await asyncio.gather(alice.close(), speaker.close())
+
+
+async def check_log(node: Node, left: Left) -> None:
+    """All that was is read, and known by the keys of who said it."""
+    reader = await user(node, "speaker")
+    for channel in left.channels:
+        await reader.join(channel)
+        answer = await reader.ask(HISTORY, channel, {})
+        assert [(one[2], one[3]) for one in answer["messages"]] == [(at, at) for at in range(1, BEFORE + MISSED + 1)]
+        again = await reader.publish(channel, 1, key=f"{channel}-1")
+        assert (again["epoch"], again["offset"]) == left.first[channel]
+    assert await said(reader) == []
+    await reader.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("history_first", [False, True], ids=["cold", "read before"])
+@pytest.mark.parametrize("what", ENDS)
+def test_whatever_ended_a_session_gets_exactly_what_it_missed(
+    server: Server, holdfast: Start, what: str, history_first: bool
+) -> None:
+    node = start(holdfast, server)
+
+    async def body() -> None:
+        left = await before(node, server)
+        epoch = left.first[left.named][0]
+        after = await asyncio.to_thread(end, holdfast, server, node, what)
+        if history_first:
+            await check_log(after, left)
+        await check_resume(after, left, epoch)
+
+    run(body())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ENDS)
+def test_a_session_that_comes_back_behind_what_is_kept_is_told_which_messages_are_gone(
+    server: Server, holdfast: Start, what: str
+) -> None:
+    node = start(holdfast, server, HOLDFAST_NAMESPACES_GROUP_HISTORY_MESSAGES="5")
+
+    async def body() -> None:
+        left = await before(node, server)
+        epoch, last = left.first[left.named][0], BEFORE + MISSED
+        if what == "other node":
+            await asyncio.to_thread(node.stop)
+            after = await asyncio.to_thread(start, holdfast, server, HOLDFAST_NAMESPACES_GROUP_HISTORY_MESSAGES="5")
+        else:
+            after = await asyncio.to_thread(end, holdfast, server, node, what)
+        alice = await resume(after, left.alice, {left.named: [epoch, BEFORE]})
+        assert [alice.welcome["channels"][one][1:] for one in (left.named, left.acked)] == [[last, "gap"]] * 2
+        joined = await alice.join(left.since, since=[epoch, 2])
+        assert joined["outcome"] == "gap"
+        heard = [(await alice.expect(EVENT))[1:] for _ in left.channels]
+        told = {"to": last - 5, "reason": "trimmed"}
+        assert sorted(heard, key=str) == sorted(
+            [
+                [left.named, "gap", {"from": BEFORE + 1, **told}],
+                [left.acked, "gap", {"from": BEFORE + 1, **told}],
+                [left.since, "gap", {"from": 3, **told}],
+            ],
+            key=str,
+        )
+        got = [(frame[1], frame[2]) for frame in await alice.messages(3 * 5)]
+        assert sorted(got) == sorted((one, at) for one in left.channels for at in range(last - 4, last + 1))
+        assert await said(alice) == []
+        await alice.close()
+
+    run(body())
+
+
+async def insist(client: Client, channel: str, data: int) -> dict[str, Any]:
+    """Publish until it is answered, under one key, as a client that was refused for a moment does."""
+    while True:
+        try:
+            return await client.publish(channel, data, key=f"{channel}-{data}")
+        except Refused as refused:
+            assert refused.code == UNAVAILABLE
+            await asyncio.sleep(refused.options["retry_after"] / 1000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("router_too", [False, True], ids=["redis", "redis and router"])
+@pytest.mark.parametrize("how", ["stopped", "restarted"])
+def test_publishes_go_on_in_order_and_once_when_redis_is_back(
+    server: Server, holdfast: Start, how: str, router_too: bool
+) -> None:
+    node = start(holdfast, server)
+    count = 20
+
+    def fault() -> None:
+        if how == "stopped":
+            server.signal(signal.SIGSTOP)
+        else:
+            server.kill()
+        if router_too:
+            [router] = node.routers
+            os.kill(router, signal.SIGKILL)
+
+    def back() -> None:
+        if how == "stopped":
+            server.signal(signal.SIGCONT)
+        else:
+            server.start()
+
+    async def body() -> None:
+        channel = group()
+        speaker, member = await user(node, "speaker"), await user(node, "member")
+        for client in (speaker, member):
+            await client.join(channel)
+        for at in range(1, count + 1):
+            await speaker.publish(channel, at, key=f"{channel}-{at}")
+        others = [await user(node, f"other-{at}") for at in range(count)]
+        for other in others:
+            await other.join(channel)
+        await asyncio.to_thread(fault)
+        began = time.monotonic()
+        saying = [
+            asyncio.create_task(insist(client, channel, count + at)) for at, client in enumerate([speaker, *others], 1)
+        ]
+        # Who comes in meanwhile waits: nobody knows where the channel of a new session stands.
+        newcomer = await dial(node, "tcp")
+        await newcomer.send(HELLO, 1, {"v": 1, "token": token_of("newcomer")})
+        await asyncio.sleep(AWAY_S)
+        assert all(not one.done() for one in saying)
+        await asyncio.to_thread(back)
+        answers = await asyncio.gather(*saying)
+        print(f"{how}: answered {time.monotonic() - began - AWAY_S:.2f} s after it was back")
+        await newcomer.welcomed()
+        total = count + len(answers)
+        assert sorted(one["offset"] for one in answers) == list(range(count + 1, total + 1))
+        for client in (speaker, member):
+            heard = await client.messages(total)
+            assert [frame[2] for frame in heard] == list(range(1, total + 1))
+            assert sorted(frame[3] for frame in heard) == list(range(1, total + 1))
+            assert await said(client) == []
+        history = await member.ask(HISTORY, channel, {})
+        assert [one[2] for one in history["messages"]] == list(range(1, total + 1))
+        for client in (speaker, member, newcomer, *others):
+            await client.close()
+
+    run(body())
+
+
+@pytest.mark.slow
+def test_a_node_waits_for_a_redis_that_comes_late_and_says_so(server: Server, holdfast: Start) -> None:
+    server.kill()
+    late = threading.Timer(AWAY_S, server.start)
+    late.start()
+    try:
+        node = start(holdfast, server)
+    finally:
+        late.join()
+    said_ = node.log.read_text()
+    assert f"Redis at 127.0.0.1:{server.port} cannot be reached" in said_
+    assert len(node.routers) == 1
+
+
+@pytest.mark.slow
+def test_many_cold_channels_are_resumed_at_once(server: Server, holdfast: Start) -> None:
+    node = start(holdfast, server)
+    each = RUSH_CHANNELS // RUSH_SESSIONS
+
+    async def come(number: int, channels: list[str]) -> tuple[Client, int]:
+        client = await user(node, f"user-{number}")
+        for channel in channels:
+            joined = await client.join(channel)
+        return client, joined["epoch"]
+
+    async def back(old: Client, channels: list[str], epoch: int, took: list[float]) -> Client:
+        began = time.monotonic()
+        client = await resume(node, old, {channel: [epoch, 0] for channel in channels})
+        assert [client.welcome["channels"][channel][1:] for channel in channels] == [[3, "replayed"]] * each
+        got = [(frame[1], frame[2]) for frame in await client.messages(3 * each)]
+        took.append(time.monotonic() - began)
+        assert sorted(got) == sorted((channel, at) for channel in channels for at in (1, 2, 3))
+        return client
+
+    async def body() -> None:
+        names = [[group(f"rush-{number}") for _ in range(each)] for number in range(RUSH_SESSIONS)]
+        speaker = await user(node, "speaker")
+        came = await asyncio.gather(*(come(number, mine) for number, mine in enumerate(names)))
+        for client, _ in came:
+            await client.abort()
+        for channel in (one for mine in names for one in mine):
+            await speaker.join(channel)
+            for at in range(3):
+                await speaker.publish(channel, at)
+            await speaker.ask(LEAVE, channel)
+        await asyncio.to_thread(kill_router, node)
+        took: list[float] = []
+        began = time.monotonic()
+        clients = await asyncio.gather(
+            *(back(old, mine, epoch, took) for (old, epoch), mine in zip(came, names, strict=True))
+        )
+        print(f"{RUSH_CHANNELS} channels of {RUSH_SESSIONS} sessions: all after {time.monotonic() - began:.2f} s,", end="")
+        print(f" half of the sessions within {sorted(took)[len(took) // 2]:.2f} s")
+        assert time.monotonic() - began < RUSH_DEADLINE_S
+        for client in clients:
+            assert await said(client) == []
+            await client.close()
+        await speaker.close()
+
+    run(body(), 120)
