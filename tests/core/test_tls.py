@@ -25,7 +25,8 @@ P256 = ["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
 NUMBERS: dict[str, Any] = {
     "ping_ms": 30000, "misses": 3, "hello_timeout_ms": 1000, "fin_timeout_ms": 1000, "write_timeout_ms": 5000,
     "request_timeout_ms": 5000, "max_frame": 65536, "queue_bytes_max": 1 << 20, "channels_max": 16, "publish_rate": 0,
-    "kept_bytes_max": 1 << 24, "publish_burst": 0, "worker": 0, "epoch": 1, "handshakes_max": 64, "frame_timeout_ms": 5000,
+    "kept_bytes_max": 1 << 24, "publish_burst": 0, "worker": 0, "epoch": 1, "handshakes_max": 64,
+    "frame_timeout_ms": 5000,
 }  # fmt: skip
 
 
