@@ -223,6 +223,7 @@ cdef void channel_rest(Edge *edge, Channel *channel) noexcept nogil
 cdef void channel_subscribe(Edge *edge, Channel *channel) noexcept nogil
 cdef int member_add(Edge *edge, Connection *conn, Channel *channel) noexcept nogil
 cdef int member_catch(Edge *edge, Connection *conn, Channel *channel, uint64_t epoch, uint64_t offset) noexcept nogil
+cdef bint member_catches(Connection *conn, Channel *channel) noexcept nogil
 cdef void member_caught(Edge *edge, Connection *conn, Channel *channel) noexcept nogil
 cdef bint member_remove(Edge *edge, Connection *conn, Channel *channel) noexcept nogil
 cdef void member_remove_all(Edge *edge, Connection *conn) noexcept nogil

@@ -269,6 +269,12 @@ cdef int member_catch(Edge *edge, Connection *conn, Channel *channel, uint64_t e
     return 0
 
 
+cdef bint member_catches(Connection *conn, Channel *channel) noexcept nogil:
+    """Whether it is a member that is being caught up."""
+    cdef uint32_t slot = _slot_of(conn, channel)
+    return slot != conn.membership_count and conn_memberships(conn)[slot].place & <uint32_t> PLACE_REPLAY != 0
+
+
 cdef void member_caught(Edge *edge, Connection *conn, Channel *channel) noexcept nogil:
     """A member has all up to the channel's position: from here on it gets what comes. Nobody joins a global channel."""
     cdef uint32_t slot = _slot_of(conn, channel)

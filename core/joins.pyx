@@ -8,8 +8,8 @@ from core.codes cimport NOT_JOINED, OVERLOADED, TOO_MANY_CHANNELS, UNAVAILABLE
 from core.conn cimport STATE_OPEN, conn_get, conn_handle
 from core.edge cimport NONE, REQUEST_JOIN, REQUEST_OPEN, RETRY_AFTER_MS
 from core.fanout cimport (channel_acquire, channel_at, channel_find, channel_handle, channel_name, channel_rest,
-                          channel_subscribe, conn_user, fanout_event_gap, member_add, member_catch, member_joined,
-                          member_remove)
+                          channel_subscribe, conn_user, fanout_event_gap, member_add, member_catch, member_catches,
+                          member_caught, member_joined, member_remove)
 from core.ledger cimport KIND_PENDING, ledger_acquire, ledger_leaks, ledger_release
 from core.namespaces cimport DOMAIN_GROUP, domain_in
 from core.opening cimport opening_answered, opening_end
@@ -158,6 +158,9 @@ cdef int member_start(Edge *edge, Connection *conn, Pending *pending, Channel *c
     """Begin the membership where the client stands; -1: out of memory."""
     if pending.has_since and pending.outcome != OUTCOME_RESET and pending.since_offset != channel.offset:
         return member_catch(edge, conn, channel, pending.since_epoch, pending.since_offset)
+    if pending.has_since and member_catches(conn, channel):     # what it was being caught up on it has, or gave up
+        member_caught(edge, conn, channel)
+        return 0
     return member_add(edge, conn, channel)
 
 

@@ -82,7 +82,10 @@ class Router:
             if passed:
                 print(PASSED_OVER.format(passed), file=sys.stderr)
             self.writer = LogWriter(self.log, self.loop.put)
-            self.sessions = Sessions(self.log, self.loop.put, ttl_s=self.config.session_ttl_s, clock=time.time)
+            own = [spec.name for spec in self.config.namespaces if spec.domain == "session"]
+            self.sessions = Sessions(
+                self.log, self.loop.put, ttl_s=self.config.session_ttl_s, clock=time.time, own=own
+            )
             self.loader = Loader(self.log, self.loop.put)
         await self.bans.load()
         self.loop.bind(self.config.endpoint)

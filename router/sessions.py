@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Protocol
 
 import msgpack
@@ -60,14 +60,18 @@ class Sessions:
         put: tells the data plane.
         ttl_s: how long a session is kept after its last sign of life: as long as its resume token is good.
         clock: wall clock, seconds.
+        own: the namespaces of domain session, whose channels have cursors.
 
     """
 
-    def __init__(self, log: Log, put: Put, *, ttl_s: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, log: Log, put: Put, *, ttl_s: int, clock: Callable[[], float], own: Collection[str] = ("user",)
+    ) -> None:
         self._log = log
         self._put = put
         self._ttl_ms = ttl_s * 1000
         self._clock = clock
+        self._own = frozenset(own)
         self._changes = Changes()
         self._saving = Changes()
         self._changed = asyncio.Event()
@@ -131,7 +135,7 @@ class Sessions:
             change.channels[name] = None
         else:
             change.channels[name] = position
-        if what == records.ACKED and name.startswith("user:"):
+        if what == records.ACKED and name.partition(":")[0] in self._own:
             self._changes.cursors[name] = max(self._changes.cursors.get(name, position), position)
 
     def _change(self, session: bytes) -> SessionChange | None:

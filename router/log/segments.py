@@ -309,12 +309,23 @@ class SegmentWriter:
             if not self._is_clean:
                 os.ftruncate(self._fd, self._end)
                 self._is_clean = True
-            if self._fd < 0 or self._end >= self._segment_bytes:
+            if self._fd < 0 or self._end >= self._segment_bytes or self._is_removed():
                 self._roll()
             self._write(batches)
         except OSError:
             self._take_back()
             raise
+
+    def _is_removed(self) -> bool:
+        """Whether somebody removed the file: what is written there would be gone with this process."""
+        if os.fstat(self._fd).st_nlink:
+            return False
+        _log.error(
+            "%s: somebody removed %s while it was being written: what it held is lost, and the log goes on in the next",
+            self._directory,
+            name_of(self.number),
+        )
+        return True
 
     def _write(self, batches: Sequence[bytes]) -> None:
         synced = self._end if self._sync else 0

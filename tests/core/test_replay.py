@@ -212,6 +212,24 @@ def test_a_session_that_is_caught_up_may_publish_leave_and_join_again(edge: Edge
     assert edge.live("membership") == 2
 
 
+def test_joining_again_from_the_end_gives_up_what_was_being_replayed(edge: Edge) -> None:
+    """Its answer is a position, and what follows is everything after that: nothing from before it."""
+    alice = edge.open("alice")
+    for since, outcome in (((EPOCH, 5), "live"), ((EPOCH + 9, 9), "reset")):
+        handle, one = missed(edge, alice, "group:a", 2, 5)
+        number = alice.request(JOIN, "group:a", {"since": list(since)})
+        if outcome == "reset":
+            asked = edge.router.expect(records.CATCHUP)
+            edge.router.send(wire.caught(asked, (EPOCH, 5), outcome="reset"))
+        assert alice.frame() == [REPLY, number, {"epoch": EPOCH, "offset": 5, "outcome": outcome}]
+        edge.router.send(wire.caught(one, (EPOCH, 5), of("group:a", 3, 4, 5)), live(handle, "group:a", 6))
+        assert alice.frame()[2] == 6
+        assert edge.live("pending") == 0
+        number = alice.request(LEAVE, "group:a")
+        assert alice.frame() == [REPLY, number, {}]
+        edge.router.expect(records.UNSUBSCRIBE)
+
+
 def test_the_own_channel_stays_the_first_membership_while_it_is_caught_up(edge: Edge) -> None:
     alice = edge.client()
     alice.send([0, 1, {}])

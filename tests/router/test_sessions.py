@@ -95,7 +95,7 @@ class Desk:
     def __init__(self, log: Any) -> None:
         self.store = log
         self.told: asyncio.Queue[tuple[int, dict[str, Any]]] = asyncio.Queue()
-        self.sessions = Sessions(log, self._put, ttl_s=TTL_S, clock=lambda: NOW_S)
+        self.sessions = Sessions(log, self._put, ttl_s=TTL_S, clock=lambda: NOW_S, own=["user", "inbox"])
         self.tasks = [asyncio.create_task(self.sessions.write()), asyncio.create_task(self.sessions.read())]
 
     def _put(self, kind: int, **fields: Any) -> None:
@@ -203,6 +203,17 @@ def test_a_read_sees_what_is_not_written_yet() -> None:
         desk.store.gate.set()
         assert await asked == {"group:a": [1, 6], "group:c": [1, 7], "user:alice": [1, 8, 8]}
         assert await desk.cursor("user:alice") == (1, 8)
+
+    run(body)
+
+
+def test_each_channel_of_a_user_has_its_cursor_and_groups_have_none() -> None:
+    async def body(desk: Desk) -> None:
+        for channel in ("user:alice", "inbox:alice", "group:a"):
+            desk.sessions.on_state(state(ALICE, records.ACKED, channel, 1, 5))
+        await desk.stored()
+        assert await desk.cursor("inbox:alice") == (1, 5)
+        assert set(desk.store.marks) == {"user:alice", "inbox:alice"}
 
     run(body)
 

@@ -284,6 +284,21 @@ def test_a_segment_that_cannot_be_begun_does_not_stay(
     assert content(tmp_path) == records(30) + records(4)
 
 
+def test_what_comes_after_somebody_removed_the_segment_is_in_the_next_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = SegmentWriter(tmp_path)
+    writer.open()
+    writer.append([records(1)])
+    only_file(tmp_path).unlink()
+    writer.append([records(2)])
+    writer.append([records(3)])
+    writer.close()
+    assert only_file(tmp_path).name == segments.name_of(2)
+    assert content(tmp_path) == records(2) + records(3)
+    assert f"somebody removed {segments.name_of(1)}" in caplog.text
+
+
 def test_what_the_kernel_takes_in_parts_is_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "writev", lambda fd, parts: os.write(fd, b"".join(parts)[:7]))
     fill(tmp_path, [records(30), records(31)], [records(32)])
