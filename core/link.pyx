@@ -1,6 +1,5 @@
 """Link: what a worker says to its router and hears from it."""
 
-from libc.stdint cimport uint16_t
 from libc.string cimport memcpy, memset
 
 from core.answers cimport TYPE_REPLY, answer_error, answer_position, answer_reply

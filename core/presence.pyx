@@ -6,7 +6,7 @@ from libc.string cimport memcpy
 from core.codes cimport NOT_ALLOWED
 from core.leaving cimport Leaving, leaving_at, leaving_back, leaving_end, leaving_keep
 from core.ledger cimport COUNT_STATES_LOST, ledger_count
-from core.mpack cimport MpWriter, mp_write_array, mp_write_map, mp_write_raw, mp_write_str, mp_write_uint
+from core.mpack cimport MpWriter, mp_write_array, mp_write_map, mp_write_str, mp_write_uint
 from core.namespaces cimport Namespace, namespace_of
 from core.records cimport (MESSAGE_EVENT, PRESENCE_WORKERS, REC_MESSAGE, REC_REPLY, STATE_HERE, STATE_LEFT, RecBody,
                            RecMessage)
