@@ -69,7 +69,6 @@ class WorkerProcess:
         )
         self._auditor = Auditor(ACCOUNT, self._ask_audit)
         self._commands = CommandServer(config.commands_fd, self._handlers())
-        running = asyncio.get_running_loop()
         auth = Authenticator(
             config.secret,
             node_key=node_key(config.development_key or config.router_endpoint),

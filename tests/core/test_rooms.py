@@ -81,7 +81,7 @@ class Model:
             self.workers[worker].say.session(records.CLOSE, session_of(session), self._conn(session, worker))
 
     def stranger(self) -> None:
-        """A worker, and a connection, that do not have the session (any more) say something of it: it does not count."""
+        """A worker and a connection that do not have the session (any more) say something of it: it does not count."""
         session = self._one()
         if session is not None:
             worker = self.where[session][0]
@@ -122,9 +122,9 @@ class Model:
             worker.rest()
         for channel in CHANNELS:
             there = [one for one, (_, channels) in self.where.items() if channel in channels]
-            assert present(self.workers[0], channel) == expected(
-                *((session_of(one), user_of(one)) for one in there)
-            ), channel
+            assert present(self.workers[0], channel) == expected(*((session_of(one), user_of(one)) for one in there)), (
+                channel
+            )
 
 
 STEPS: tuple[Callable[[Model], None], ...] = (
