@@ -34,9 +34,8 @@ def test_presence_names_sessions_and_counts_users_once(sequencers: Callable[...,
     third = session_of(3)
     claim(two, third)
     say(two, records.HERE, third, "group:a", "alice")
-    assert (
-        present(two, "group:a") == present(one, "group:a") == expected((ALICE, "alice"), (BOB, "bob"), (third, "alice"))
-    )
+    there = expected((ALICE, "alice"), (BOB, "bob"), (third, "alice"))
+    assert present(two, "group:a") == present(one, "group:a") == there
     assert present(one, "group:a")[1:] == (2, 3)
     assert present(one, "group:b") == expected()
     one.say.session(records.CLOSE, BOB, 6)
@@ -50,14 +49,8 @@ def test_the_list_is_bounded_and_the_counts_are_whole(sequencers: Callable[..., 
         claim(worker, session_of(number), number + 1)
         for channel in ("group:short", "group:long"):
             # A session has one user; the long names come first for it to count.
-            say(
-                worker,
-                records.JOINED,
-                session_of(number),
-                channel,
-                f"u{number}" if number % 2 else "x" * 200,
-                number + 1,
-            )
+            user = f"u{number}" if number % 2 else "x" * 200
+            say(worker, records.JOINED, session_of(number), channel, user, number + 1)
     sessions, users, count = present(worker, "group:short")
     assert (users, count) == (351, 700)
     assert 100 < len(sessions) <= 500

@@ -81,7 +81,7 @@ class Model:
             self.workers[worker].say.session(records.CLOSE, session_of(session), self._conn(session, worker))
 
     def stranger(self) -> None:
-        """A worker, and a connection, that do not have the session say something of it: it does not count."""
+        """A worker and a connection that do not have the session (any more) say something of it: it does not count."""
         session = self._one()
         if session is not None:
             worker = self.where[session][0]

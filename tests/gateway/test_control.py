@@ -1,7 +1,7 @@
 """What the control thread decides about each control frame, on a data plane that only notes what it is told."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgpack

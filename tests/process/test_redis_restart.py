@@ -1,4 +1,4 @@
-"""A log in Redis, where streams are cold: whatever ended, the next router gives what was, and exactly what was missed."""
+"""A log in Redis, where streams are cold: whatever ended, the next router gives exactly what was, and was missed."""
 
 import asyncio
 import os
@@ -230,7 +230,8 @@ async def insist(client: Client, channel: str, data: int) -> dict[str, Any]:
         try:
             return await client.publish(channel, data, key=f"{channel}-{data}")
         except Refused as refused:
-            assert refused.code == UNAVAILABLE
+            if refused.code != UNAVAILABLE:
+                raise
             await asyncio.sleep(refused.options["retry_after"] / 1000)
 
 
@@ -348,9 +349,9 @@ def test_many_cold_channels_are_resumed_at_once(server: Server, holdfast: Start)
         clients = await asyncio.gather(
             *(back(old, mine, epoch, took) for (old, epoch), mine in zip(came, names, strict=True))
         )
-        print(f"{RUSH_CHANNELS} channels of {RUSH_SESSIONS} sessions: all after {time.monotonic() - began:.2f} s,", end="")
-        print(f" half of the sessions within {sorted(took)[len(took) // 2]:.2f} s")
-        assert time.monotonic() - began < RUSH_DEADLINE_S
+        all_took, half_took = time.monotonic() - began, sorted(took)[len(took) // 2]
+        print(f"{RUSH_CHANNELS} channels of {RUSH_SESSIONS} sessions: all {all_took:.2f} s, half {half_took:.2f} s")
+        assert all_took < RUSH_DEADLINE_S
         for client in clients:
             assert await said(client) == []
             await client.close()
