@@ -150,7 +150,8 @@ cdef void _history_squeeze(Streams *streams) noexcept nogil:
         if streams.slab.chunks[streams.hand >> streams.slab.chunk_shift].memory == NULL:
             continue
         stream = stream_at(streams, streams.hand)
-        while _stream_live(stream) and stream_kept(stream) and streams.history_total > streams.history_total_max:
+        while _stream_live(stream) and stream_kept(stream) and not stream.history.loading \
+                and streams.history_total > streams.history_total_max:
             _stored_drop_oldest(streams, stream)
             stream.history.filled = False       # it is still in the log
 
