@@ -129,7 +129,7 @@ cdef bint loading_takes(Sequencer *sequencer, Worker *worker, Record *record) no
     return True
 
 
-cdef void _know(Sequencer *sequencer, Stream *stream, const Note *note, bint with_messages) noexcept nogil:
+cdef void _know(Sequencer *sequencer, Stream *stream, const Note *note) noexcept nogil:
     """The log's answer: the position of a cold stream, and messages that are in its past."""
     cdef const uint8_t *data = <const uint8_t *> note + sizeof(Note)
     cdef size_t place = 0
@@ -149,9 +149,6 @@ cdef void _know(Sequencer *sequencer, Stream *stream, const Note *note, bint wit
             head.time_ms = record.time_ms
             head.size = record.body_size
             stream_store(&sequencer.streams, stream, &head, log_record_body(record), sequencer.wall_ms)
-    stream.history.filled = with_messages or stream.offset == 0
-    if stream.history.given == 0:
-        stream_shut(stream)             # nothing was ever said there
 
 
 cdef void _run(Sequencer *sequencer, Stream *stream, StreamWaiting *waiting, int code, RunRecord run) noexcept nogil:
@@ -181,12 +178,16 @@ cdef void loading_done(Sequencer *sequencer, const Note *note, RunRecord run) no
     cdef StreamWaiting *waiting
     cdef bint with_messages
     invariant(stream.live == 1 and stream.history != NULL and stream.history.loading)
+    if note.third == 0:
+        _know(sequencer, stream, note)
+    if note.conn:
+        return                          # the next part of its messages comes behind this one
     waiting = stream.history.waiting
     with_messages = stream.history.loading == LOADING_MESSAGES
     stream.history.waiting = stream.history.waiting_last = NULL
     stream.history.loading = LOADING_NOT
     if note.third == 0:
-        _know(sequencer, stream, note, with_messages)
-    elif stream.epoch == 0:
-        stream_shut(stream)
+        stream.history.filled = with_messages or stream.offset == 0
+    if stream.history.given == 0:
+        stream_shut(stream)             # nothing was ever said there, as far as is known
     _run(sequencer, stream, waiting, <int> note.third, run)

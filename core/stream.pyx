@@ -13,6 +13,9 @@ from core.slab cimport SLAB_NONE, invariant, invariant_always, slab_acquire, sla
 
 assert sizeof(Stream) == 48
 
+cdef enum:
+    ROOM_SLOTS = 4096           # looked at for one that may go when a new stream finds no room
+
 
 cdef void streams_init(Streams *streams, Ledger *ledger, const Namespaces *namespaces, HashKey key,
                        uint64_t epoch) noexcept nogil:
@@ -114,7 +117,11 @@ cdef Stream *stream_wanted(Streams *streams, const char *name, uint32_t size, ui
     if stream != NULL:
         return stream
     namespace = namespace_of(streams.namespaces, name, size)
-    if namespace == NULL or streams.slab.live >= streams.streams_max:
+    if namespace == NULL:
+        return NULL
+    if streams.slab.live >= streams.streams_max:    # what nobody has makes room now: a member would wait unheard
+        streams_sweep(streams, now_ms, ROOM_SLOTS)
+    if streams.slab.live >= streams.streams_max:
         return NULL
     text = name_keep(&streams.names, name, size)
     if text == SLAB_NONE:
@@ -150,7 +157,8 @@ cdef void _history_squeeze(Streams *streams) noexcept nogil:
         if streams.slab.chunks[streams.hand >> streams.slab.chunk_shift].memory == NULL:
             continue
         stream = stream_at(streams, streams.hand)
-        while _stream_live(stream) and stream_kept(stream) and streams.history_total > streams.history_total_max:
+        while _stream_live(stream) and stream_kept(stream) and not stream.history.loading \
+                and streams.history_total > streams.history_total_max:
             _stored_drop_oldest(streams, stream)
             stream.history.filled = False       # it is still in the log
 

@@ -5,8 +5,10 @@ has passed; then what waits for it is refused, and whoever still wants it asks a
 """
 
 import asyncio
+import struct
 import time
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from core import notes
 from core.codes import Code
@@ -19,6 +21,9 @@ CHANNELS_WITH_MESSAGES_MAX = 32
 LOAD_DEADLINE_S = 5.0
 RETRY_S = 0.1
 ROOM_S = 0.01
+# Of one stream in one note: a mailbox has room for several, and a stream may have more than a whole mailbox.
+PART_BYTES = 4 * 1024 * 1024
+_SIZE = struct.Struct("=I")
 
 
 class _Wanted(NamedTuple):
@@ -81,13 +86,29 @@ class Loader:
 
     async def _tell(self, request: int, loaded: Loaded | None) -> None:
         """Put the answer as soon as the mailbox has room, which the data plane makes in each of its turns."""
+        if loaded is None:
+            await self._say(request=request, third=Code.UNAVAILABLE)
+            return
+        epoch, offset = loaded.position
+        for text, more in _parts(loaded.records):
+            await self._say(request=request, conn=int(more), first=epoch, second=offset, text=text)
+
+    async def _say(self, **fields: Any) -> None:
         while True:
             try:
-                if loaded is None:
-                    self._put(notes.LOG_LOADED, request=request, third=Code.UNAVAILABLE)
-                else:
-                    epoch, offset = loaded.position
-                    self._put(notes.LOG_LOADED, request=request, first=epoch, second=offset, text=loaded.records)
+                self._put(notes.LOG_LOADED, **fields)
                 return
             except BufferError:
                 await asyncio.sleep(ROOM_S)
+
+
+def _parts(records: bytes) -> Iterator[tuple[bytes, bool]]:
+    """Log records in parts of whole ones, and whether more of them come."""
+    start = end = 0
+    while end < len(records):
+        (size,) = _SIZE.unpack_from(records, end)
+        if end > start and end + size - start > PART_BYTES:
+            yield records[start:end], True
+            start = end
+        end += size
+    yield records[start:], False

@@ -18,6 +18,7 @@ from router.log.port import Log, LogDeposed, LogError, LogUnavailable
 
 RETRY_FIRST_S = 0.05
 RETRY_MOST_S = 2.0
+ROOM_S = 0.01
 SIFT_PERIOD_S = 30.0
 SIFT_DEADLINE_S = 5.0
 # Away for so long, it is said again.
@@ -109,13 +110,13 @@ class LogWriter:
             await asyncio.wait([head.task])  # deadline: the log's own
             error = head.task.result()
             if error is None:
-                self._committed()
+                await self._committed()
             elif isinstance(error, LogUnavailable):
                 await self._again(error)
             else:
                 raise error
 
-    def _committed(self) -> None:
+    async def _committed(self) -> None:
         """Tell of the batches that are in the log, once for all of them."""
         number = 0
         while self._batches:
@@ -126,11 +127,20 @@ class LogWriter:
         if not self._batches:
             self._something.clear()
             self._nothing.set()
-        self._put(notes.LOG_COMMITTED, request=number)
+        await self._tell(notes.LOG_COMMITTED, request=number)
+
+    async def _tell(self, kind: int, *, request: int = 0, first: int = 0) -> None:
+        """Put a note as soon as the mailbox has room, which the data plane makes in each of its turns."""
+        while True:
+            try:
+                self._put(kind, request=request, first=first)
+                return
+            except BufferError:
+                await asyncio.sleep(ROOM_S)
 
     async def _again(self, error: LogUnavailable) -> None:
         """The oldest batch failed: ask again until it is in the log, then for all that came after it."""
-        self._away(error)
+        await self._away(error)
         later = [batch.task for batch in self._batches if batch.task is not None]
         await asyncio.wait(later)  # deadline: the log's own, of each
         delay_s, said_s = RETRY_FIRST_S, 0.0
@@ -145,18 +155,18 @@ class LogWriter:
                 if said_s >= SAY_AGAIN_S:
                     said_s = 0.0
                     _log.warning("the log is still away: %s", again)
-        self._back()
+        await self._back()
 
-    def _away(self, error: LogUnavailable) -> None:
+    async def _away(self, error: LogUnavailable) -> None:
         self._is_away = True
-        self._put(notes.LOG_STATE, first=0)
+        await self._tell(notes.LOG_STATE, first=0)
         _log.warning("the log is away, messages that have to be in it are refused until it is back: %s", error)
 
-    def _back(self) -> None:
+    async def _back(self) -> None:
         first = self._batches.popleft()
-        self._put(notes.LOG_COMMITTED, request=first.number)
-        self._is_away = False
-        self._put(notes.LOG_STATE, first=1)
+        await self._tell(notes.LOG_COMMITTED, request=first.number)
+        await self._tell(notes.LOG_STATE, first=1)
+        self._is_away = False           # from here on batches are started as they come
         _log.warning("the log is back")
         for batch in self._batches:
             self._start(batch)

@@ -92,6 +92,20 @@ def test_history_reads_the_messages_once(cold: Sequencer) -> None:
     assert [one[2] for one in worker.history("group:a")["messages"]] == [2, 3]
 
 
+def test_messages_that_come_in_parts_are_told_when_all_are_there(cold: Sequencer) -> None:
+    worker = cold.worker()
+    worker.say.history(records.HISTORY, 9, b"group:a")
+    worker.flush()
+    request, _, _ = wanted(cold)
+    assert cold.loop is not None
+    for part in (message(1) + message(2), message(3)):
+        cold.loop.put(notes.LOG_LOADED, request=request, conn=1, first=5, second=4, text=part)
+    worker.rest()
+    assert worker.rest() == []
+    loaded(cold, request, 5, 4, message(4))
+    assert [one[2] for one in msgpack.unpackb(worker.expect(records.REPLY)["body"])["messages"]] == [1, 2, 3, 4]
+
+
 def test_what_is_read_while_a_message_waits_is_not_told_before_its_commit(cold: Sequencer) -> None:
     worker = cold.worker()
     worker.send("group:a", "x")

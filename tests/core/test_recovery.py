@@ -216,3 +216,15 @@ def test_what_a_stream_was_before_it_was_made_anew_may_come_behind_its_position(
     answer = router.worker().history("group:a")
     assert [one[4]["epoch"] for one in answer["messages"]] == [6, 6]
     assert answer["offset"] == 2
+
+
+def test_members_are_heard_though_the_log_has_more_channels_than_there_may_be(sequencers: Make) -> None:
+    """They were members before the router was restarted, and their worker says so to the next one."""
+    router = sequencers(recovered=[message(f"group:{number}", 5, 1) for number in range(40)], channels_max=16)
+    worker = router.worker()
+    for number in range(10):
+        worker.subscribe(f"group:member-{number}", number + 1)
+    for number in range(10):
+        worker.send(f"group:member-{number}", "x")
+    told = [worker.take() for _ in range(20)]
+    assert [one["channel"] for one in told if one["kind"] == records.MESSAGE] == list(range(1, 11))

@@ -123,6 +123,21 @@ def test_sweeping_a_few_slots_at_a_time_reaches_them_all(slots: int) -> None:
     assert live(stats, "channel") == 0
 
 
+def test_at_the_bound_what_nobody_has_makes_room_at_once() -> None:
+    table = StreamTable(Stats(), messages=1, bytes_max=10, age_ms=AGE, streams_max=16)
+    for number in range(16):
+        table.wanted(b"group:%d" % number, 0)
+        table.store(b"group:%d" % number, b"x", 0)
+    table.route_set(b"group:3", 1, 1)
+    assert table.wanted(b"group:new", 0) is not None
+    assert table.routes(b"group:3") == {1: 1}
+    members = 1
+    while table.wanted(b"group:member-%d" % members, 0) is not None:
+        table.route_set(b"group:member-%d" % members, 1, 1)
+        members += 1
+    assert members == 16        # all that there may be, and none of them went for another
+
+
 def test_no_more_streams_than_the_bound() -> None:
     table = StreamTable(Stats(), messages=1, bytes_max=10, age_ms=AGE, streams_max=2)
     assert table.wanted(b"group:1", 0) == table.wanted(b"group:2", 0) == (1, 0)

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from core import notes
+from core import log_records, notes
 from core.codes import Code
 from router.log import loader
 from router.log.loader import Loader
 from router.log.port import Loaded, LogDeposed, LogUnavailable, Position
 
 DEADLINE_S = 10.0
+RECORDS = b"".join(log_records.pack(log_records.MESSAGE, b"group:known", 7, at, body=b"x" * 999) for at in (1, 2, 3))
 
 
 class FakeLog:
@@ -27,7 +28,7 @@ class FakeLog:
         await asyncio.sleep(0)
         if self.failures:
             raise self.failures.pop(0)
-        known = Loaded(Position(7, 3), b"records" if messages else b"")
+        known = Loaded(Position(7, 3), RECORDS if messages else b"")
         return [known if channel == b"group:known" else Loaded(Position(0, 0)) for channel in channels]
 
 
@@ -38,12 +39,14 @@ class Heard:
         self.refusals = refusals
         self.heard = asyncio.Event()
         self.said: list[tuple[int, int, int, int, bytes]] = []
+        self.parts: list[bytes] = []
 
     def put(
         self,
         kind: int,
         *,
         request: int = 0,
+        conn: int = 0,
         first: int = 0,
         second: int = 0,
         third: int = 0,
@@ -53,7 +56,11 @@ class Heard:
             self.refusals -= 1
             raise BufferError
         assert kind == notes.LOG_LOADED
-        self.said.append((request, first, second, third, text))
+        if conn:
+            self.parts.append(text)
+            return
+        self.said.append((request, first, second, third, b"".join(self.parts) + text))
+        self.parts = []
         self.heard.set()
 
 
@@ -87,7 +94,7 @@ def test_positions_and_messages_are_read_apart_and_together() -> None:
 
     play(log, heard, ask, 3)
     assert sorted(log.reads) == [(1, True), (2, False)]
-    assert sorted(heard.said) == [(1, 7, 3, 0, b""), (2, 0, 0, 0, b""), (3, 7, 3, 0, b"records")]
+    assert sorted(heard.said) == [(1, 7, 3, 0, b""), (2, 0, 0, 0, b""), (3, 7, 3, 0, RECORDS)]
 
 
 def test_a_rush_is_read_in_parts() -> None:
@@ -116,3 +123,20 @@ def test_a_log_that_is_away_is_asked_again_and_then_it_is_said(monkeypatch: pyte
 def test_a_deposed_router_ends() -> None:
     with pytest.raises(LogDeposed):
         play(FakeLog([LogDeposed("another")]), Heard(), lambda one: one.on_load(1, b"x", messages=True), 1)
+
+
+def test_what_is_more_than_a_mailbox_has_room_for_is_told_in_parts_of_whole_records(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loader, "PART_BYTES", 2500)
+    told: list[tuple[int, bytes]] = []
+
+    class Narrow(Heard):
+        def put(self, kind: int, **fields: Any) -> None:
+            super().put(kind, **fields)
+            told.append((fields.get("conn", 0), fields["text"]))
+
+    heard = Narrow(refusals=1)
+    play(FakeLog(), heard, lambda one: one.on_load(1, b"group:known", messages=True), 1)
+    assert heard.said == [(1, 7, 3, 0, RECORDS)]
+    assert [(more, len(log_records.entries(text))) for more, text in told] == [(1, 2), (0, 1)]

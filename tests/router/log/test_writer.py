@@ -149,3 +149,29 @@ def test_a_sift_is_answered_by_the_data_plane() -> None:
         await plane.close()
 
     play(run())
+
+
+def test_a_data_plane_without_room_hears_it_when_there_is_some() -> None:
+    """Its mailbox is full of what was loaded: that ends no router."""
+
+    class Full(Plane):
+        refusals = 3
+
+        def put(self, kind: int, *, request: int = 0, first: int = 0, text: bytes = b"") -> None:
+            if self.refusals:
+                self.refusals -= 1
+                raise BufferError
+            super().put(kind, request=request, first=first, text=text)
+
+    async def run() -> None:
+        plane = Full()
+        plane.writer.on_batch(1, b"one")
+        await plane.settle()
+        await plane.answer(b"one")
+        while not plane.heard:
+            assert not plane.running.done()
+            await asyncio.sleep(0)
+        assert plane.heard == [(notes.LOG_COMMITTED, 1, 0)]
+        await plane.close()
+
+    play(run())
