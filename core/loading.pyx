@@ -162,10 +162,8 @@ cdef void _run(Sequencer *sequencer, Stream *stream, StreamWaiting *waiting, int
         record = <Record *> (<uint8_t *> waiting + sizeof(StreamWaiting))
         sequencer.streams.waiting_bytes -= waiting.size
         if worker.state >= WORKER_LINKING and <uint32_t> worker.epoch == waiting.worker_start:
-            if code == 0:
-                run(sequencer, worker, record)
-            elif record.kind == REC_SUBSCRIBE:
-                loading_takes(sequencer, worker, record)
+            if code == 0 or record.kind == REC_SUBSCRIBE or record.kind == REC_UNSUBSCRIBE:
+                run(sequencer, worker, record)      # after a failure it asks anew, and an end waits behind its start
             else:
                 _refuse(worker, record, code)
         free(waiting)

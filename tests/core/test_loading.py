@@ -92,6 +92,22 @@ def test_history_reads_the_messages_once(cold: Sequencer) -> None:
     assert [one[2] for one in worker.history("group:a")["messages"]] == [2, 3]
 
 
+def test_a_subscription_that_ended_while_the_log_was_away_leaves_no_route(cold: Sequencer) -> None:
+    worker = cold.worker()
+    worker.say.channel(records.SUBSCRIBE, b"group:a", 3)
+    worker.say.channel(records.UNSUBSCRIBE, b"group:a", 3)
+    worker.flush()
+    loaded(cold, wanted(cold)[0], 0, 0, code=Code.UNAVAILABLE)
+    loaded(cold, wanted(cold)[0], 5, 1)
+    worker.expect(records.SUBSCRIBED)
+    other = cold.worker(1)
+    seq = other.send("group:a", "x")
+    number, _ = cold.batch()
+    cold.commit(number)
+    assert other.expect(records.PUBLISHED)["seq"] == seq
+    assert worker.rest() == []
+
+
 def test_messages_that_come_in_parts_are_told_when_all_are_there(cold: Sequencer) -> None:
     worker = cold.worker()
     worker.say.history(records.HISTORY, 9, b"group:a")
