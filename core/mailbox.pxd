@@ -60,8 +60,7 @@ cdef enum NoteKind:
     NOTE_AUDIT                  # request; walk the tables at the end of this turn
     NOTE_LOG_COMMITTED          # router; request: number of the batch that is in the log, and all before it
     NOTE_LOG_STATE              # router; first: 1: the log takes batches, 0: it is away
-    NOTE_LOG_LOADED             # router; request, first: epoch, second: offset, third: code; text: log records; conn:
-                                # 1: more of them come
+    NOTE_LOG_LOADED             # router; request, conn: 1: more comes, first: epoch, second: offset, third: code; text
     NOTE_LOG_SIFT               # router; request; text: old log records; which of them have to stay?
     NOTE_SESSION_OPENED         # router; request, first: code; text: channels, [[name, epoch, offset], ...]
     NOTE_CURSOR_READ            # router; request, first: code, second: epoch, third: offset

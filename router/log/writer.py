@@ -166,7 +166,7 @@ class LogWriter:
         first = self._batches.popleft()
         await self._tell(notes.LOG_COMMITTED, request=first.number)
         await self._tell(notes.LOG_STATE, first=1)
-        self._is_away = False           # from here on batches are started as they come
+        self._is_away = False  # from here on batches are started as they come
         _log.warning("the log is back")
         for batch in self._batches:
             self._start(batch)

@@ -135,7 +135,7 @@ def test_at_the_bound_what_nobody_has_makes_room_at_once() -> None:
     while table.wanted(b"group:member-%d" % members, 0) is not None:
         table.route_set(b"group:member-%d" % members, 1, 1)
         members += 1
-    assert members == 16        # all that there may be, and none of them went for another
+    assert members == 16  # all that there may be, and none of them went for another
 
 
 def test_no_more_streams_than_the_bound() -> None:
