@@ -48,8 +48,13 @@ cdef int _needs(const Stream *stream, const Record *record) noexcept nogil:
     return LOADING_NOT
 
 
+cdef inline bint _is_refused(const Record *record) noexcept nogil:
+    """Whether it may be refused. Routes may not: a worker says once where it has members, and where it has none."""
+    return record.kind != REC_SUBSCRIBE and record.kind != REC_UNSUBSCRIBE
+
+
 cdef void _refuse(Worker *worker, const Record *record, int code) noexcept nogil:
-    """Answer what will not be done. A SUBSCRIBE has no refusal: its requests become overdue."""
+    """Answer what will not be done."""
     cdef RecBody *reply
     cdef RecCaught *caught
     if record.kind == REC_PUBLISH:
@@ -77,7 +82,7 @@ cdef void _append(Stream *stream, StreamWaiting *waiting) noexcept nogil:
 cdef void _wait(Sequencer *sequencer, Stream *stream, Worker *worker, const Record *record) noexcept nogil:
     """Keep a copy of the record until the load is done."""
     cdef StreamWaiting *waiting = NULL
-    if sequencer.streams.waiting_bytes + record.size <= LOADING_BYTES_MAX:
+    if sequencer.streams.waiting_bytes + record.size <= LOADING_BYTES_MAX or not _is_refused(record):
         waiting = <StreamWaiting *> malloc(sizeof(StreamWaiting) + record.size)
     if waiting == NULL:
         _refuse(worker, record, OVERLOADED)
@@ -91,17 +96,36 @@ cdef void _wait(Sequencer *sequencer, Stream *stream, Worker *worker, const Reco
 
 
 cdef bint _ask(Sequencer *sequencer, Stream *stream, int what) noexcept nogil:
-    """Let the control thread load; False: there is no room to ask."""
+    """Let the control thread load; False: its mailbox has no room, and `loads_ask` asks later."""
     cdef const uint8_t *name = <const uint8_t *> stream_name(&sequencer.streams, stream)
     cdef Note note
     note_init(&note, NOTE_LOG_LOAD)
     note.request = stream.history.slot
     note.first = what == LOADING_MESSAGES
     note.text_size = stream.name_size
-    if mailbox_put(&sequencer.to_control, &note, name, name) < 0:
-        return False
     stream.history.loading = <uint8_t> what
+    if mailbox_put(&sequencer.to_control, &note, name, name) < 0:
+        stream.history.loading = <uint8_t> (what | LOADING_UNASKED)
+        sequencer.streams.unasked += 1
+        return False
     return True
+
+
+cdef void loads_ask(Sequencer *sequencer) noexcept nogil:
+    """Ask for what there was no room to ask for: O(streams), and only after a mailbox was full."""
+    cdef uint32_t chunk, number
+    cdef Stream *stream
+    for chunk in range(sequencer.streams.slab.chunk_count):
+        number = 0
+        while number < (1u << sequencer.streams.slab.chunk_shift) and sequencer.streams.unasked \
+                and sequencer.streams.slab.chunks[chunk].memory != NULL:
+            stream = stream_at(&sequencer.streams, (chunk << sequencer.streams.slab.chunk_shift) | number)
+            number += 1
+            if stream.live != 1 or stream.history == NULL or not stream.history.loading & LOADING_UNASKED:
+                continue
+            sequencer.streams.unasked -= 1
+            if not _ask(sequencer, stream, stream.history.loading & ~LOADING_UNASKED):
+                return
 
 
 cdef bint loading_takes(Sequencer *sequencer, Worker *worker, Record *record) noexcept nogil:
@@ -122,10 +146,11 @@ cdef bint loading_takes(Sequencer *sequencer, Worker *worker, Record *record) no
     what = _needs(stream, record)
     if what == LOADING_NOT:
         return False
-    if (stream.history == NULL and not stream_open(&sequencer.streams, stream)) or not _ask(sequencer, stream, what):
+    if stream.history == NULL and not stream_open(&sequencer.streams, stream):
         _refuse(worker, record, OVERLOADED)
-    else:
-        _wait(sequencer, stream, worker, record)
+        return True
+    _ask(sequencer, stream, what)
+    _wait(sequencer, stream, worker, record)
     return True
 
 
@@ -162,10 +187,12 @@ cdef void _run(Sequencer *sequencer, Stream *stream, StreamWaiting *waiting, int
         record = <Record *> (<uint8_t *> waiting + sizeof(StreamWaiting))
         sequencer.streams.waiting_bytes -= waiting.size
         if worker.state >= WORKER_LINKING and <uint32_t> worker.epoch == waiting.worker_start:
-            if code == 0 or record.kind == REC_SUBSCRIBE or record.kind == REC_UNSUBSCRIBE:
-                run(sequencer, worker, record)      # after a failure it asks anew, and an end waits behind its start
-            else:
+            if code == 0:
+                run(sequencer, worker, record)
+            elif _is_refused(record):
                 _refuse(worker, record, code)
+            elif not loading_takes(sequencer, worker, record):
+                run(sequencer, worker, record)
         free(waiting)
         waiting = next
 
@@ -175,7 +202,8 @@ cdef void loading_done(Sequencer *sequencer, const Note *note, RunRecord run) no
     cdef Stream *stream = stream_at(&sequencer.streams, <uint32_t> note.request)
     cdef StreamWaiting *waiting
     cdef bint with_messages
-    invariant(stream.live == 1 and stream.history != NULL and stream.history.loading)
+    invariant(stream.live == 1 and stream.history != NULL and stream.history.loading
+              and not stream.history.loading & LOADING_UNASKED)
     if note.third == 0:
         _know(sequencer, stream, note)
     if note.conn:

@@ -12,7 +12,6 @@ cdef enum LogKind:
 
 cdef enum LogFlag:
     LOG_WAITS = 1               # to be delivered and answered when the batch is in the log
-    LOG_MOVED = 2               # was in the log before: it is written again so that its old place may go
 
 ctypedef struct LogRecord:      # 88 bytes; name and body (the MESSAGE frame as MessagePack) follow
     uint32_t size               # the whole record, a multiple of 8

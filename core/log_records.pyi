@@ -3,7 +3,6 @@ from typing import Final
 MESSAGE: Final[int]
 POSITION: Final[int]
 WAITS: Final[int]
-MOVED: Final[int]
 HEAD_BYTES: Final[int]
 
 class LogEntry:

@@ -5,7 +5,6 @@ from libc.string cimport memcpy, memset
 MESSAGE = LOG_MESSAGE
 POSITION = LOG_POSITION
 WAITS = LOG_WAITS
-MOVED = LOG_MOVED
 HEAD_BYTES = sizeof(LogRecord)
 
 assert HEAD_BYTES == 88

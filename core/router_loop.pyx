@@ -24,7 +24,7 @@ from core.hash cimport index_free
 from core.keys cimport keys_expire, keys_free
 from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_WAKEUPS, GAUGE_LOG_AWAY,
                           GAUGE_ROUTER_EPOCH, Stats, ledger_count, ledger_gauge, ledger_turn)
-from core.loading cimport loading_done
+from core.loading cimport loading_done, loads_ask
 from core.log_out cimport LOG_CHUNKS_MAX, log_free, log_init
 from core.mailbox cimport (NOTE_AUDIT, NOTE_BANS_SAY, NOTE_CURSOR_READ, NOTE_LOG_COMMITTED, NOTE_LOG_LOADED,
                            NOTE_LOG_SIFT, NOTE_LOG_STATE, NOTE_SESSION_OPENED, Note, mailbox_drain, mailbox_free,
@@ -215,6 +215,8 @@ cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
                 bus_on_event(&sequencer.bus, events[place].data.u64, events[place].events)
             else:
                 _notes_take(sequencer)
+        if sequencer.streams.unasked:
+            loads_ask(sequencer)
         taken = 0
         while taken < SEQUENCER_BATCHES_TURN and _batch_receive(sequencer):
             taken += 1

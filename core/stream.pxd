@@ -81,6 +81,7 @@ ctypedef struct Streams:
     uint64_t epoch              # for streams made from now on
     bint cold                   # these have to be loaded first (core/loading.pxd)
     uint64_t waiting_bytes      # of all streams
+    uint32_t unasked            # streams whose load is still to be asked for
     const Namespaces *namespaces    # borrowed: how much is kept of one stream
     uint64_t history_total      # bytes kept of all streams
     uint64_t history_total_max  # beyond it whatever the hand points at loses its oldest

@@ -202,22 +202,20 @@ class Supervisor:
             await self._until_ready(step)
 
     async def _until_ready(self, step: Sequence[Child]) -> None:
-        waiting = asyncio.gather(*(child.ready.wait() for child in step))
         while True:
             try:
                 async with asyncio.timeout(self.timing.start_s):
-                    await asyncio.shield(waiting)
+                    for child in step:
+                        await child.ready.wait()
                 return
             except TimeoutError:
                 late = [child.name for child in step if not child.ready.is_set()]
                 if self._must_be_ready:
-                    waiting.cancel()
-                    self._fail(StartError(f"not ready after {self.timing.start_s:g} s: {', '.join(late)}"))
+                    names = ", ".join(late)
+                    message = f"not ready after {self.timing.start_s:g} s: {names}. What it said is above; stopped all"
+                    self._fail(StartError(message))
                     return
                 _log.warning("not_ready_yet", children=late)
-            except asyncio.CancelledError:
-                waiting.cancel()
-                raise
 
     async def _or_end(self, work: Awaitable[None]) -> None:
         """Awaits `work`, but not beyond the node's end."""

@@ -156,6 +156,59 @@ def test_a_failed_load_refuses_what_waits_and_asks_again_for_subscriptions(cold:
     assert worker.expect(records.SUBSCRIBED)["offset"] == 8
 
 
+def test_members_that_left_while_a_load_failed_are_not_sent_to(cold: Sequencer) -> None:
+    worker = cold.worker()
+    worker.say.channel(records.SUBSCRIBE, b"group:a", 3)
+    worker.say.channel(records.UNSUBSCRIBE, b"group:a", 3)
+    worker.flush()
+    loaded(cold, wanted(cold)[0], 0, 0, code=Code.UNAVAILABLE)
+    loaded(cold, wanted(cold)[0], 5, 8)
+    assert worker.expect(records.SUBSCRIBED)["offset"] == 8
+    assert worker.rest() == []
+    seq = worker.send("group:a", "x")
+    number, _ = cold.batch()
+    cold.commit(number)
+    assert [(one["kind"], one["seq"]) for one in [worker.take(), *worker.rest()]] == [(records.PUBLISHED, seq)]
+
+
+def test_members_are_known_however_much_waits(cold: Sequencer) -> None:
+    """Publishes are refused beyond the bound; a subscription is never said again, and so is never refused."""
+    worker = cold.worker()
+    name = "group:" + "a" * 200
+    seqs = [worker.send("group:full", "x" * size) for size in [1 << 20] * 63 + [1 << 10] * 1_100 + [8] * 20]
+    worker.say.channel(records.SUBSCRIBE, name.encode(), 3)
+    worker.flush()
+    assert [wanted(cold)[1], (other := wanted(cold))[1]] == [b"group:full", name.encode()]
+    loaded(cold, other[0], 5, 8)
+    refused = []
+    while (one := worker.take())["kind"] == records.PUBLISHED:
+        assert one["aux"] == Code.OVERLOADED
+        refused.append(one["seq"])
+    assert refused == sorted(refused)
+    assert refused[-1] == seqs[-1]
+    assert (one["kind"], one["offset"]) == (records.SUBSCRIBED, 8)
+
+
+def test_loads_that_the_control_thread_has_no_room_for_are_asked_for_later(sequencers: Make) -> None:
+    count, name = 260_000, "group:{:06}" + "x" * 200
+    cold = sequencers(**OPTIONS, channels_max=1 << 20, spill_bytes_max=1 << 26)
+    worker = cold.worker()
+    for first in range(0, count, 10_000):
+        for number in range(first, first + 10_000):
+            worker.say.channel(records.SUBSCRIBE, name.format(number).encode(), number + 1)
+        worker.flush()
+    assert worker.rest() == []          # all of them were taken in, more than a mailbox holds
+    asked = 0
+    while asked < count:
+        request, _, _ = wanted(cold)
+        loaded(cold, request, 5, 8)
+        asked += 1
+    told = set()
+    while len(told) < count:
+        told.add(worker.expect(records.SUBSCRIBED)["channel"])
+    assert told == set(range(1, count + 1))
+
+
 def test_what_a_lost_worker_said_is_not_done(cold: Sequencer) -> None:
     worker, other = cold.worker(0), cold.worker(1)
     worker.send("group:a", "x")

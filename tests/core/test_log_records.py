@@ -16,7 +16,7 @@ RECORDS = st.tuples(
     U64,
     st.tuples(U64, U64),
     st.tuples(U64, U32, U32),
-    st.sampled_from([0, log_records.WAITS, log_records.MOVED]),
+    st.sampled_from([0, log_records.WAITS]),
     st.binary(max_size=300),
 )
 

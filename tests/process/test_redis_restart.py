@@ -313,6 +313,46 @@ def test_a_node_waits_for_a_redis_that_comes_late_and_says_so(server: Server, ho
 
 
 @pytest.mark.slow
+def test_a_channel_whose_key_is_somebody_elses_is_refused_alone(server: Server, holdfast: Start) -> None:
+    node = start(holdfast, server)
+
+    async def body() -> None:
+        broken, whole = group("broken"), group("whole")
+        client, other = await user(node, "alice"), await user(node, "bob")
+        for channel in (broken, whole):
+            await client.join(channel)
+            await client.publish(channel, 1)
+            await client.ask(LEAVE, channel)
+        await client.messages(2)
+        await asyncio.to_thread(kill_router, node)
+        [key] = await asyncio.to_thread(server.do, "KEYS", f"hf:*:c:{broken}")
+        await asyncio.to_thread(server.do, "SET", key, "not a stream")
+        refused = asyncio.create_task(other.join(broken))
+        began = time.monotonic()
+        assert (await client.join(whole))["offset"] == 1
+        assert time.monotonic() - began < AWAY_S
+        with pytest.raises(Refused) as error:
+            await refused
+        assert error.value.code == UNAVAILABLE
+        assert f"'{broken}' is refused" in node.log_tail()
+        await asyncio.to_thread(server.do, "DEL", key)
+        assert (await insist_join(other, broken))["offset"] == 0
+        await asyncio.gather(client.close(), other.close())
+
+    run(body())
+
+
+async def insist_join(client: Client, channel: str) -> dict[str, Any]:
+    """Join again for as long as it is refused, as a client does."""
+    while True:
+        try:
+            return await client.join(channel)
+        except Refused as refused:
+            assert refused.code == UNAVAILABLE
+            await asyncio.sleep(refused.options["retry_after"] / 1000)
+
+
+@pytest.mark.slow
 def test_many_cold_channels_are_resumed_at_once(server: Server, holdfast: Start) -> None:
     node = start(holdfast, server)
     each = RUSH_CHANNELS // RUSH_SESSIONS

@@ -10,7 +10,7 @@ from core import log_records, notes
 from core.codes import Code
 from router.log import loader
 from router.log.loader import Loader
-from router.log.port import Loaded, LogDeposed, LogUnavailable, Position
+from router.log.port import Loaded, LogBroken, LogDeposed, LogUnavailable, Position
 
 DEADLINE_S = 10.0
 RECORDS = b"".join(log_records.pack(log_records.MESSAGE, b"group:known", 7, at, body=b"x" * 999) for at in (1, 2, 3))
@@ -28,6 +28,8 @@ class FakeLog:
         await asyncio.sleep(0)
         if self.failures:
             raise self.failures.pop(0)
+        if b"group:broken" in channels:
+            raise LogBroken("no record of ours: remove it")
         known = Loaded(Position(7, 3), RECORDS if messages else b"")
         return [known if channel == b"group:known" else Loaded(Position(0, 0)) for channel in channels]
 
@@ -109,11 +111,44 @@ def test_a_rush_is_read_in_parts() -> None:
     assert [one[0] for one in heard.said] == list(range(1200))
 
 
-def test_a_log_that_is_away_is_asked_again_and_then_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_that_cannot_be_read_is_named_and_refused_alone_and_late(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(loader, "LOAD_DEADLINE_S", 0.1)
+    log, heard = FakeLog(), Heard(refusals=1)
+
+    def ask(one: Loader) -> None:
+        for request, channel in enumerate((b"group:known", b"group:broken", b"group:other")):
+            one.on_load(request, channel, messages=False)
+
+    play(log, heard, ask, 3)
+    assert heard.said == [(0, 7, 3, 0, b""), (2, 0, 0, 0, b""), (1, 0, 0, Code.UNAVAILABLE, b"")]
+    assert caplog.messages == ["'group:broken' is refused: no record of ours: remove it"]
+
+
+def test_the_others_are_refused_once_when_the_log_goes_away_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "LOAD_DEADLINE_S", 0.0)
+    log, heard = FakeLog([LogBroken("somewhere"), *[LogUnavailable("away")] * 10]), Heard()
+
+    def ask(one: Loader) -> None:
+        for request in range(100):
+            one.on_load(request, b"group:known", messages=False)
+
+    play(log, heard, ask, 100)
+    assert {one[3] for one in heard.said} == {Code.UNAVAILABLE}
+    assert len(log.reads) == 2
+
+
+def test_a_log_that_is_away_is_asked_again_and_then_it_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(loader, "RETRY_S", 0.001)
     log, heard = FakeLog([LogUnavailable("away")] * 3), Heard()
     play(log, heard, lambda one: one.on_load(1, b"group:known", messages=False), 1)
     assert heard.said == [(1, 7, 3, 0, b"")]
+    assert caplog.messages == [
+        "the log is away, channels that have to be read from it wait and are refused: away"
+    ]
     monkeypatch.setattr(loader, "LOAD_DEADLINE_S", 0.0)
     log, heard = FakeLog([LogUnavailable("away")] * 1000), Heard()
     play(log, heard, lambda one: one.on_load(1, b"group:known", messages=False), 1)
