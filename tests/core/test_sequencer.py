@@ -227,9 +227,9 @@ def test_positions_go_on_under_a_new_epoch_behind_what_workers_saw(sequencer: Se
     one, two = sequencer.worker(0, link=False), sequencer.worker(1, link=False)
     assert asked(one) == asked(two) == 1
     one.tell([("group:a", 1, EPOCH - 1, 10), ("group:b", 2, 0, 0)], [(SESSION, 4)])
-    two.tell([("group:a", 3, EPOCH - 1, 8)])
     positions = {said["channel"]: (said["epoch"], said["offset"]) for said in one.rest()}
     assert positions == {1: (EPOCH, 10), 2: (EPOCH, 0)}
+    two.tell([("group:a", 3, EPOCH - 1, 8)])
     assert [(said["epoch"], said["offset"]) for said in two.rest()] == [(EPOCH, 10)]
     answer = two.publish("group:a", "next")
     assert (answer["epoch"], answer["offset"]) == (EPOCH, 11)
