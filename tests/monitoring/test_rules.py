@@ -20,6 +20,8 @@ SAMPLE_S_MAX = 300
 Series = dict[str, str]
 NODE = {"job": "holdfast", "instance": "n1"}
 WORKER = {**NODE, "process": "worker-0"}
+ROUTER = {**NODE, "process": "router"}
+LOG_BEHIND_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,30 @@ CASES = (
         (one("holdfast_linked", "1x100"), one("holdfast_linked", "0x100", process="router")),
     ),
     Case("HoldfastGaps", 75, one("holdfast_gaps_total", "2x4 3x95"), (one("holdfast_gaps_total", "2x100"),), NODE),
+    Case(
+        "HoldfastLogAway",
+        60,
+        one("holdfast_log_away", "1x100", process="router"),
+        tuple(one("holdfast_log_away", values, process="router") for values in ("0x100", "1x3 0x96")),
+        ROUTER,
+    ),
+    Case(
+        "HoldfastLogBehind",
+        120,
+        one("holdfast_log_bytes", f"{LOG_BEHIND_BYTES + 1}x100", process="router"),
+        tuple(
+            one("holdfast_log_bytes", values, process="router")
+            for values in (f"{LOG_BEHIND_BYTES}x100", f"{4 * LOG_BEHIND_BYTES}x7 0x92")
+        ),
+        ROUTER,
+    ),
+    Case(
+        "HoldfastNotLogged",
+        75,
+        one("holdfast_messages_not_logged_total", "2x4 3x95", process="router"),
+        (one("holdfast_messages_not_logged_total", "2x100", process="router"),),
+        NODE,
+    ),
     Case(
         "HoldfastHeartbeatLosses",
         255 + 120,
