@@ -464,8 +464,10 @@ class Model:
             self.finish(BAD_FRAME)
             return
         outcomes: set[Outcome] = {OVERLOADED, UNAVAILABLE}
-        if frame[0] in (HELLO, REFRESH, CALL):
+        if frame[0] in (HELLO, CALL) or (frame[0] == REFRESH and len(frame) != 3):
             outcomes.add(BAD_REQUEST)
+        elif frame[0] == REFRESH:
+            outcomes |= {REPLY, BAD_TOKEN}
         elif frame[0] == PUBLISH:
             outcomes |= self.publish(frame, size)
         else:
