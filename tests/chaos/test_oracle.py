@@ -183,8 +183,10 @@ def first_deliveries(ops: list[Op], who: str) -> list[int]:
         if op.who == who and op.what == "received" and op.offset > held:
             held = op.offset
             found.append(index)
-        elif op.who == who and op.what in ("joined", "gap"):
+        elif op.who == who and op.what == "joined":
             held = op.offset
+        elif op.who == who and op.what == "gap":
+            held = max(held, op.offset)  # told again to one who asked for what it had, it takes nothing back
     return found
 
 
