@@ -83,10 +83,10 @@ def losses(per_second: float, connections: int) -> Series:
     }
 
 
-def held(rings: int, connections: int, kind: str = "ring") -> Series:
+def held(rings: int, connections: int, kind: str = "ring", process: str = "worker-0") -> Series:
     return {
-        of("holdfast_ledger_live", kind=kind): f"{rings}x100",
-        of("holdfast_open_connections"): f"{connections}x100",
+        of("holdfast_ledger_live", kind=kind, process=process): f"{rings}x100",
+        of("holdfast_open_connections", process=process): f"{connections}x100",
     }
 
 
@@ -247,7 +247,17 @@ CASES = (
         one("holdfast_ledger_audit_differences", "1x100"),
         (one("holdfast_ledger_audit_differences", "0x100"), one("holdfast_ledger_audit_differences", "1x6 0x94")),
     ),
-    Case("HoldfastLedgerNotClosing", 600, held(1, 0), (held(0, 0), held(1, 1), held(1, 0, kind="fd"))),
+    Case(
+        "HoldfastLedgerNotClosing",
+        600,
+        held(1, 0),
+        (
+            held(0, 0),
+            held(1, 1),
+            held(1, 0, kind="fd"),
+            held(1, 0, kind="membership", process="router"),  # who is where, for presence
+        ),
+    ),
 )
 
 
