@@ -178,7 +178,8 @@ def test_members_are_known_however_much_waits(cold: Sequencer) -> None:
     seqs = [worker.send("group:full", "x" * size) for size in [1 << 20] * 63 + [1 << 10] * 1_100 + [8] * 20]
     worker.say.channel(records.SUBSCRIBE, name.encode(), 3)
     worker.flush()
-    assert [wanted(cold)[1], (other := wanted(cold))[1]] == [b"group:full", name.encode()]
+    first, other = wanted(cold), wanted(cold)
+    assert [first[1], other[1]] == [b"group:full", name.encode()]
     loaded(cold, other[0], 5, 8)
     refused = []
     while (one := worker.take())["kind"] == records.PUBLISHED:
@@ -197,13 +198,13 @@ def test_loads_that_the_control_thread_has_no_room_for_are_asked_for_later(seque
         for number in range(first, first + 10_000):
             worker.say.channel(records.SUBSCRIBE, name.format(number).encode(), number + 1)
         worker.flush()
-    assert worker.rest() == []          # all of them were taken in, more than a mailbox holds
+    assert worker.rest() == []  # all of them were taken in, more than a mailbox holds
     asked = 0
     while asked < count:
         request, _, _ = wanted(cold)
         loaded(cold, request, 5, 8)
         asked += 1
-    told = set()
+    told: set[int] = set()
     while len(told) < count:
         told.add(worker.expect(records.SUBSCRIBED)["channel"])
     assert told == set(range(1, count + 1))

@@ -348,7 +348,8 @@ async def insist_join(client: Client, channel: str) -> dict[str, Any]:
         try:
             return await client.join(channel)
         except Refused as refused:
-            assert refused.code == UNAVAILABLE
+            if refused.code != UNAVAILABLE:
+                raise
             await asyncio.sleep(refused.options["retry_after"] / 1000)
 
 

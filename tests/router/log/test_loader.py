@@ -146,9 +146,7 @@ def test_a_log_that_is_away_is_asked_again_and_then_it_is_said(
     log, heard = FakeLog([LogUnavailable("away")] * 3), Heard()
     play(log, heard, lambda one: one.on_load(1, b"group:known", messages=False), 1)
     assert heard.said == [(1, 7, 3, 0, b"")]
-    assert caplog.messages == [
-        "the log is away, channels that have to be read from it wait and are refused: away"
-    ]
+    assert caplog.messages == ["the log is away, channels that have to be read from it wait and are refused: away"]
     monkeypatch.setattr(loader, "LOAD_DEADLINE_S", 0.0)
     log, heard = FakeLog([LogUnavailable("away")] * 1000), Heard()
     play(log, heard, lambda one: one.on_load(1, b"group:known", messages=False), 1)
