@@ -116,7 +116,7 @@ def test_mixed_users_agree_with_the_server_to_the_message(holdfast: Callable[...
     ("fault", "counted"), [("drop", "lost: 1"), ("repeat", "repeated: 1"), ("swap", "out_of_order: 1")]
 )
 def test_a_fault_made_on_purpose_is_reported(start_floor: StartFloor, tmp_path: Path, fault: str, counted: str) -> None:
-    host = start_floor("--inject", fault, "--inject-at", "50")
+    host = start_floor("--inject", fault, "--inject-at", "10")
     code, said, entries = locust(tmp_path, *FLOOR, "--host", host, "--run-time", "1s")
     assert code == 3, said
     assert re.findall(r"WRONG: (.*)", said) == [counted]
