@@ -1,6 +1,6 @@
 """Catch-up: outcomes, and the parts of a replay."""
 
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint16_t
 from libc.string cimport memcpy, memmove
 
 from core.batch cimport batch_clear, batch_write
@@ -173,6 +173,7 @@ cdef uint32_t catchup_answer(Sequencer *sequencer, Worker *worker, RecCatchup *r
     answer.offset = stream.offset
     answer.outcome = <uint8_t> found.outcome
     answer.gap_reason = <uint8_t> found.reason
+    answer.cursor = <uint16_t> record.cursor
     answer.gap_from = found.gap_from
     answer.gap_to = found.gap_to
     answer.body_size = size

@@ -63,7 +63,7 @@ cdef enum NoteKind:
     NOTE_LOG_LOADED             # router; request, conn: 1: more comes, first: epoch, second: offset, third: code; text
     NOTE_LOG_SIFT               # router; request; text: old log records; which of them have to stay?
     NOTE_SESSION_OPENED         # router; request, first: code; text: channels, [[name, epoch, offset], ...]
-    NOTE_CURSOR_READ            # router; request, first: code, second: epoch, third: offset
+    NOTE_CURSOR_READ            # router; request, first: CursorState, second: epoch, third: offset
     NOTE_REFRESH                # text: REPLY; extra: rights; device and third as in OPEN
     NOTE_BANS_SAY               # router; text: a change of the bans, extra: all of them
 

@@ -160,7 +160,12 @@ ctypedef struct RecCatchup:     # name follows
     uint32_t seq
     uint32_t bytes_max          # of the messages in the answer; one is always given if there is any
     uint32_t flags              # CatchupFlag
-    uint32_t reserved
+    uint32_t cursor             # the router's own: CursorState
+
+cdef enum CursorState:          # what `since` of a CATCHUP_CURSOR is
+    CURSOR_READ                 # the user's cursor; 0: nothing was ever acknowledged
+    CURSOR_NOT_KEPT             # this router keeps none: the channel's position
+    CURSOR_AWAY                 # it could not be read in time
 
 cdef enum Outcome:              # protocol, "Resuming"
     OUTCOME_LIVE
@@ -187,7 +192,7 @@ ctypedef struct RecCaught:      # `count` times a Caught and its MESSAGE frame, 
     uint32_t count
     uint8_t outcome             # with CATCHUP_OUTCOME
     uint8_t gap_reason
-    uint16_t reserved
+    uint16_t cursor             # CursorState, with CATCHUP_CURSOR
 
 ctypedef struct Caught:         # 16 bytes: the head of a message in a CAUGHT
     uint64_t offset

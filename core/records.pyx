@@ -25,6 +25,8 @@ MESSAGE = REC_MESSAGE
 TAKEN = REC_TAKEN
 STATE = REC_STATE
 CATCHUP = REC_CATCHUP
+OUTCOME_ALONE = CATCHUP_OUTCOME
+FROM_CURSOR = CATCHUP_CURSOR
 CAUGHT = REC_CAUGHT
 BAN = REC_BAN
 BANS = REC_BANS
@@ -35,6 +37,7 @@ ACKED = STATE_ACKED
 RESUMES = OPEN_RESUME
 AGAIN = OPEN_AGAIN
 OVER = CLOSE_OVER
+CURSORS = ("read", "not_kept", "away")  # by CursorState
 OUTCOMES = ("live", "replayed", "gap", "reset")
 
 
@@ -154,7 +157,8 @@ cdef _caught(const RecCaught *record):
         place += sizeof(Caught) + ((caught.size + 7) & ~(<uint32_t> 7))
     return {"channel": record.channel, "seq": record.seq, "position": (record.epoch, record.offset),
             "last": (record.last_epoch, record.last_offset), "gap": (record.gap_from, record.gap_to),
-            "outcome": record.outcome, "gap_reason": record.gap_reason, "messages": messages}
+            "outcome": record.outcome, "cursor": record.cursor, "gap_reason": record.gap_reason,
+            "messages": messages}
 
 
 cdef _unpack(const Record *head):

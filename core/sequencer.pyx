@@ -369,7 +369,10 @@ cdef bint _wanted(Sequencer *sequencer, Stream *stream, Stored *stored, RecHisto
 
 
 cdef uint32_t _history_pick(Sequencer *sequencer, Stream *stream, RecHistory *record, uint32_t *picked) noexcept nogil:
-    """Places of the messages of the answer, in its order, as many as fit; `picked` has room for `limit`."""
+    """Places of the messages of the answer, in its order, as many as fit; `picked` has room for `limit`.
+
+    One is given however long it is: without it nobody could page beyond it.
+    """
     cdef uint32_t count = 0
     cdef uint32_t bytes_left = record.bytes_max
     cdef uint32_t at = 0
@@ -381,9 +384,9 @@ cdef uint32_t _history_pick(Sequencer *sequencer, Stream *stream, RecHistory *re
         stored = stream_stored(stream, place)
         if not _wanted(sequencer, stream, stored, record):
             continue
-        if stored.size > bytes_left:
+        if stored.size > bytes_left and count:
             break
-        bytes_left -= stored.size
+        bytes_left -= min(bytes_left, stored.size)
         picked[count] = place
         count += 1
     return count

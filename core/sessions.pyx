@@ -8,8 +8,9 @@ from core.catchup cimport catchup_answer, catchup_epoch
 from core.codes cimport UNAVAILABLE
 from core.ledger cimport COUNT_STATES_LOST, ledger_count
 from core.mailbox cimport NOTE_CURSOR, NOTE_SESSION_OPEN, NOTE_SESSION_STATE, mailbox_put, note_init
-from core.records cimport (CATCHUP_CURSOR, CATCHUP_OUTCOME, OPEN_AGAIN, OPEN_RESUME, OPENED_TAKEN, REC_CATCHUP,
-                           REC_OPENED, REC_STATE, STATE_ACKED, STATE_HERE, Record, record_add)
+from core.records cimport (CATCHUP_CURSOR, CATCHUP_OUTCOME, CURSOR_AWAY, CURSOR_NOT_KEPT, CURSOR_READ, OPEN_AGAIN,
+                           OPEN_RESUME, OPENED_TAKEN, REC_CATCHUP, REC_OPENED, REC_STATE, STATE_ACKED, STATE_HERE,
+                           Record, record_add)
 from core.sequencer cimport WORKER_LINKED, WORKER_LINKING, Owner, worker_say
 from core.slab cimport slab_at
 from core.stream cimport Stream, stream_find
@@ -146,6 +147,7 @@ cdef void cursor_ask(Sequencer *sequencer, Worker *worker, RecCatchup *record) n
     cdef Stream *stream = stream_find(&sequencer.streams, <const char *> record + sizeof(RecCatchup), record.head.aux)
     cdef Note note
     record.since_epoch = record.since_offset = 0
+    record.cursor = CURSOR_READ
     if stream != NULL and stream.offset and sequencer.sessions_kept:
         note_init(&note, NOTE_CURSOR)
         note.request = _question(sequencer, worker, record.seq, False)
@@ -153,6 +155,9 @@ cdef void cursor_ask(Sequencer *sequencer, Worker *worker, RecCatchup *record) n
         note.text_size = record.head.aux
         if mailbox_put(&sequencer.to_control, &note, <uint8_t *> record + sizeof(RecCatchup), NULL) == 0:
             return
+        record.cursor = CURSOR_AWAY
+    elif not sequencer.sessions_kept:
+        record.cursor = CURSOR_NOT_KEPT
     if stream != NULL:                  # there is no cursor: it starts live
         record.since_epoch = stream.epoch
         record.since_offset = stream.offset
@@ -171,6 +176,7 @@ cdef void cursor_read(Sequencer *sequencer, Note *note) noexcept nogil:
     room.record.channel = note.conn
     room.record.seq = <uint32_t> note.request
     room.record.flags = CATCHUP_OUTCOME | CATCHUP_CURSOR
+    room.record.cursor = <uint32_t> note.first
     room.record.since_epoch = note.second
     room.record.since_offset = note.third
     memcpy(room.bytes + sizeof(RecCatchup), <uint8_t *> note + sizeof(Note), note.text_size)

@@ -5,7 +5,7 @@ It listens on loopback unless `admin.token` is set. Who may ask for what under /
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import connections_api, growth_api, ledger_api, metrics
 from gateway.access import body_of, check_access, check_is_json, host_name
-from gateway.connections_api import Places
+from gateway.connections_api import Places, Walks
 from gateway.errors import RequestError
 from gateway.node_audit import NodeAudit
 from gateway.watcher import Watcher
@@ -62,6 +62,8 @@ class AdminContext:
     """How long a publish may take."""
     workers: Callable[[], Places] = tuple
     """Who is asked about connections."""
+    walks: Walks = field(default_factory=Walks)
+    """How many times they are being asked."""
     growth: Watcher | None = None
     """What is asked about growth."""
     routes: Sequence[Route] = ()

@@ -21,6 +21,7 @@ from gateway.cli_config import config
 from gateway.cli_growth import growth
 from gateway.cli_ledger import ledger
 from gateway.cli_supervision import supervision_commands
+from gateway.cli_user import user
 from gateway.config import Config
 from gateway.errors import ConfigError, HoldfastError
 
@@ -223,6 +224,7 @@ admin_commands(cli)
 ban_commands(cli)
 cli.add_command(config)
 cli.add_command(growth)
+cli.add_command(user)
 supervision_commands(cli)
 cli.add_command(ledger)
 

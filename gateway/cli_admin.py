@@ -7,7 +7,7 @@ import json
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from http.client import HTTPException
 from typing import Any, TypeVar
@@ -71,7 +71,7 @@ def connections(limit: int, as_json: bool, url: str, token: str | None, **filter
         else:
             rows.append(_row(one, now))
     if not as_json:
-        click.echo(_table([COLUMNS, *rows]))
+        click.echo(table([COLUMNS, *rows]))
 
 
 @click.command()
@@ -111,7 +111,7 @@ def kick(
         answer = ask("DELETE", f"{url.rstrip('/')}/api/connections", token=token, parameters=chosen + said)
         for one in answer["connections"]:
             click.echo(_ended(one))
-        _say_missing(answer["missing"])
+        say_missing(answer["missing"])
         missed = missed or bool(answer["missing"])
         more = answer["more"] and answer["reclaimed"] > 0
     if missed:
@@ -189,7 +189,7 @@ def _pages(url: str, token: str | None, filters: dict[str, Any], limit: int) -> 
         parameters = [*_given(filters), ("limit", str(min(limit, PAGE))), *after]
         answer = ask("GET", f"{url.rstrip('/')}/api/connections", token=token, parameters=parameters)
         yield from answer["connections"]
-        _say_missing(set(answer["missing"]) - missing)
+        say_missing(set(answer["missing"]) - missing)
         missing |= set(answer["missing"])
         limit -= len(answer["connections"])
         if answer["next"] is None:
@@ -197,22 +197,21 @@ def _pages(url: str, token: str | None, filters: dict[str, Any], limit: int) -> 
         after = [("after", answer["next"])]
 
 
-def _say_missing(names: Any) -> None:
+def say_missing(names: Any) -> None:
     for name in sorted(names):
         click.secho(f"{name} did not answer: its connections are not among these", fg="yellow", err=True)
 
 
 def _row(one: dict[str, Any], now: datetime) -> tuple[str, ...]:
     encoding = f"/{one['encoding']}" if one["encoding"] else ""
-    address = "" if one["address"] is None else f"{_bracketed(one['address'])}:{one['port']}"
     return (
         one["id"],
         printable(one["user"] or "-"),
         one["state"] if one["reason"] is None else f"{one['state']} ({one['reason']})",
         f"{one['transport']}{encoding}{'+tls' if one['tls'] else ''}",
-        address or "-",
-        _ago(one["created"], now),
-        _ago(one["last_heard"], now),
+        shown_address(one) or "-",
+        ago(one["created"], now),
+        ago(one["last_heard"], now),
         "-" if one["rtt_ms"] is None else f"{one['rtt_ms']}ms",
         str(one["lost_heartbeats"]),
         str(one["queued_bytes"]),
@@ -225,11 +224,16 @@ def printable(text: str) -> str:
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
+def shown_address(one: dict[str, Any]) -> str:
+    """Address and port of a connection, or nothing."""
+    return "" if one["address"] is None else f"{_bracketed(one['address'])}:{one['port']}"
+
+
 def _bracketed(address: str) -> str:
     return f"[{address}]" if ":" in address else address
 
 
-def _ago(time: str, now: datetime) -> str:
+def ago(time: str, now: datetime) -> str:
     """How long ago, in the largest unit that says it well."""
     seconds = max(0.0, (now - datetime.fromisoformat(time)).total_seconds())
     for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
@@ -238,8 +242,9 @@ def _ago(time: str, now: datetime) -> str:
     return f"{seconds:.0f}s"
 
 
-def _table(rows: list[tuple[str, ...]]) -> str:
-    widths = [max(len(row[place]) for row in rows) for place in range(len(COLUMNS))]
+def table(rows: Sequence[tuple[str, ...]]) -> str:
+    """Rows, the first of them the head, in columns."""
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
 

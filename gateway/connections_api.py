@@ -59,21 +59,27 @@ Places = Sequence[Sequence[Asked]]
 """For each worker's place its processes: those that leave it, in the order of their starts, and the present one."""
 
 
-def routes(context: "AdminContext") -> list[Route]:
-    """The routes under /api/connections."""
-    walks = 0
+class Walks:
+    """Walks over all tables that are under way: beyond WALKS_MAX, all would be so slow that none is done in time."""
+
+    def __init__(self) -> None:
+        self._count = 0
 
     @contextlib.contextmanager
-    def walk() -> Iterator[None]:
-        """A walk over all tables: beyond WALKS_MAX at once, all would be so slow that none is done in time."""
-        nonlocal walks
-        if walks >= WALKS_MAX:
-            raise RequestError(503, "unavailable", f"{walks} other listings are under way", _RETRY_AFTER_S)
-        walks += 1
+    def one(self) -> Iterator[None]:
+        """Counts as one inside; raises RequestError when there are too many."""
+        if self._count >= WALKS_MAX:
+            raise RequestError(503, "unavailable", f"{self._count} other listings are under way", _RETRY_AFTER_S)
+        self._count += 1
         try:
             yield
         finally:
-            walks -= 1
+            self._count -= 1
+
+
+def routes(context: "AdminContext") -> list[Route]:
+    """The routes under /api/connections."""
+    walk = context.walks.one
 
     async def listed(request: Request) -> Response:
         check_access(context.token, request)
@@ -199,6 +205,18 @@ async def _ask_one(workers: Places, text: str, method: str, deadline_s: float, *
 
 def _unavailable(names: list[str]) -> RequestError:
     return RequestError(503, "unavailable", f"no answer in time from {', '.join(names)}", _RETRY_AFTER_S)
+
+
+async def of_user(workers: Places, user: str, limit: int) -> tuple[list[dict[str, Any]], bool, list[str]]:
+    """The connections of a user that are open, at most `limit`; whether there are more; who did not answer in time.
+
+    Raises:
+        RequestError: nobody did.
+
+    """
+    asked = dict.fromkeys(itertools.chain(*workers), {"user": user, "states": ["open"], "limit": limit})
+    answers = await _ask(asked, "connections", LIST_DEADLINE_S)
+    return answers.found[:limit], answers.more or len(answers.found) > limit, answers.missing
 
 
 # ------------------------------------------------------------------------------------------------- reading parameters

@@ -9,7 +9,7 @@ import os
 import resource
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from gateway.admin_server import AdminServer
 from gateway.bans_api import routes as ban_routes
 from gateway.child import Child, ChildSpec, Totals
 from gateway.config import Config, router_config, worker_config
+from gateway.connections_api import Places, Walks
 from gateway.development_key import development_key
 from gateway.elsewhere import Elsewhere
 from gateway.errors import PortTakenError, ReloadError, RequestError
@@ -42,9 +43,11 @@ from gateway.run_directory import RunDirectory
 from gateway.supervision_api import Supervision, routes
 from gateway.supervisor import Supervisor, Timing
 from gateway.watch import Watch
+from gateway.users_api import Users
+from gateway.users_api import routes as user_routes
 from gateway.watcher import Place, Watcher
 from gateway.zygote import TCP_FD, WS_FD
-from router.client import BanRefused, Refused, RouterClient, Unavailable
+from router.client import BanRefused, ChannelState, Refused, RouterClient, Unavailable
 
 SUPERVISOR = "supervisor"
 EXIT_KILLED = 130  # 128 + SIGINT, as shells say it
@@ -385,6 +388,13 @@ async def _admin(
     registry.register(NodeCollector(lambda: views(supervisor), node=config.node.name, version=__version__))
     registry.register(GrowthCollector(watcher, hook))
     registry.register(AuditCollector(lambda: audit.last))
+    walks = Walks()
+
+    def workers() -> Places:
+        return [(*child.leaving, child) for child in supervisor.workers]
+
+    own = [spec.name for spec in config.namespaces if spec.domain == "session"]
+    users = Users(publisher, own, workers, walks)
     context = AdminContext(
         info=told,
         missing=supervisor.missing,
@@ -393,9 +403,14 @@ async def _admin(
         to_mpack=mpack_from_json,
         token=config.admin.token,
         deadline_s=config.gateway.request_timeout_ms / 1000,
-        workers=lambda: [(*child.leaving, child) for child in supervisor.workers],
+        workers=workers,
+        walks=walks,
         growth=watcher,
-        routes=[*routes(config.admin.token, supervision), *ban_routes(config.admin.token, publisher, time.time)],
+        routes=[
+            *routes(config.admin.token, supervision),
+            *ban_routes(config.admin.token, publisher, time.time),
+            *user_routes(config.admin.token, users),
+        ],
         audit=audit,
     )
     server = AdminServer(config.admin.host, config.admin.port, create_app(context))
@@ -436,8 +451,13 @@ def _view(child: Child) -> ProcessView:
     return ProcessView(child.name, child.pid, child.ready.is_set(), child.restarts, child.totals(), child.stuck)
 
 
+def _refusal(error: Refused) -> RequestError:
+    status = _STATUS.get(error.code_name, 400)
+    return RequestError(status, error.code_name, str(error), _RETRY_AFTER_S if status in (429, 503) else None)
+
+
 class RouterPublisher:
-    """Publishes and bans over the link to the router, and says in HTTP's words why it could not."""
+    """Publishes, bans and asks over the link to the router, and says in HTTP's words why it could not."""
 
     def __init__(self, client: RouterClient, deadline_s: float) -> None:
         self._client = client
@@ -453,9 +473,7 @@ class RouterPublisher:
             message = str(error) or "the router does not answer"
             raise RequestError(503, "unavailable", message, _RETRY_AFTER_S) from error
         except Refused as error:
-            status = _STATUS.get(error.code_name, 400)
-            retry_after_s = _RETRY_AFTER_S if status in (429, 503) else None
-            raise RequestError(status, error.code_name, str(error), retry_after_s) from error
+            raise _refusal(error) from error
 
     async def ban(self, user: str, until_ms: int, reason: str) -> Standing:
         """See `gateway.bans_api.BanBook`."""
@@ -473,3 +491,12 @@ class RouterPublisher:
             return self._client.bans()
         except Unavailable as error:
             raise RequestError(503, "unavailable", str(error), _RETRY_AFTER_S) from error
+
+    async def channels(self, names: Sequence[str]) -> list[ChannelState]:
+        """See `gateway.users_api.Standings`."""
+        try:
+            return await self._client.channels(names, deadline_s=self._deadline_s)
+        except Unavailable as error:
+            raise RequestError(503, "unavailable", str(error), _RETRY_AFTER_S) from error
+        except Refused as error:
+            raise _refusal(error) from error

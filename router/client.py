@@ -1,4 +1,4 @@
-"""A peer of the router that only publishes: what the admin API speaks through.
+"""A peer of the router that publishes, bans and asks, and has no members: what the admin API speaks through.
 
 It links like a worker that holds nothing. A publish is answered by its position or by a typed error; when the router
 is replaced, what waits for its answer is said again to the next one, within its deadline.
@@ -9,8 +9,8 @@ import contextlib
 import functools
 import os
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 import zmq
@@ -26,7 +26,7 @@ DRAIN_MAX = 128
 
 
 class RouterError(Exception):
-    """A publish that was not ordered."""
+    """The router did not do what was asked."""
 
 
 class Unavailable(RouterError):
@@ -34,10 +34,10 @@ class Unavailable(RouterError):
 
 
 class Refused(RouterError):
-    """The router refused the message; `code_name` is from the table of codes."""
+    """The router refused what was asked; `code_name` is from the table of codes."""
 
     def __init__(self, code_name: str) -> None:
-        super().__init__(f"the router refused the message: {code_name}")
+        super().__init__(f"the router refused: {code_name}")
         self.code_name = code_name
 
 
@@ -47,6 +47,14 @@ class BanRefused(RouterError):
     def __init__(self, why: str) -> None:
         super().__init__(f"the router refused the ban: {why}")
         self.why = why
+
+
+class ChannelState(NamedTuple):
+    """Where a channel stands, and its user in it."""
+
+    position: tuple[int, int]
+    cursor: tuple[int, int] | None
+    """The highest that any session of the user acknowledged, (0, 0): nothing; None: the router keeps no cursors."""
 
 
 class _Waiting(msgspec.Struct):
@@ -71,6 +79,7 @@ class RouterClient:
         self._identity = f"{name}-{os.urandom(6).hex()}/0/1".encode()
         self._writer = records.BatchWriter()
         self._waiting: dict[int, _Waiting] = {}  # by seq, in the order in which they were published
+        self._asking: dict[int, tuple[bytes, asyncio.Future[ChannelState]]] = {}  # by seq, of CATCHUP
         self._seq = 0
         self._bans: dict[str, Standing] | None = None
         self._banning: dict[int, asyncio.Future[Standing]] = {}
@@ -184,6 +193,48 @@ class RouterClient:
         finally:
             self._banning.pop(number, None)
 
+    async def channels(self, names: Sequence[str], *, deadline_s: float) -> list[ChannelState]:
+        """Where channels of a user stand, and the user in them.
+
+        Raises:
+            Unavailable: the router is away or silent, or cannot read the cursors now.
+            Refused: it has too much to do.
+        """
+        asked: list[int] = []
+        try:
+            async with asyncio.timeout(deadline_s):
+                await self._linked.wait()
+                futures: list[asyncio.Future[ChannelState]] = []
+                for name in names:
+                    seq = self._seq = self._seq % 0xFFFFFFFF + 1
+                    asked.append(seq)
+                    futures.append(asyncio.get_running_loop().create_future())
+                    self._asking[seq] = (name.encode(), futures[-1])
+                    self._ask(seq)
+                self._send()
+                return await asyncio.gather(*futures)
+        except TimeoutError:
+            raise Unavailable("the router did not answer in time") from None
+        finally:
+            for seq in asked:
+                del self._asking[seq]
+
+    def _ask(self, seq: int) -> None:
+        name, _ = self._asking[seq]
+        self._writer.catchup(seq, name, 0, 0, 0, flags=records.OUTCOME_ALONE | records.FROM_CURSOR)
+
+    def _on_caught(self, record: dict[str, Any]) -> None:
+        _, future = self._asking.get(record["seq"], (b"", None))
+        if future is None or future.done():
+            return
+        cursor = records.CURSORS[record["cursor"]]
+        if cursor == "away" or record["aux"] == codes.Code.UNAVAILABLE:
+            future.set_exception(Unavailable("the router cannot read the cursors now"))
+        elif record["aux"]:
+            future.set_exception(Refused(codes.NAMES.get(record["aux"], "internal")))
+        else:
+            future.set_result(ChannelState(record["position"], record["last"] if cursor == "read" else None))
+
     def bans(self) -> Mapping[str, Standing]:
         """The bans, as the router told them.
 
@@ -242,12 +293,17 @@ class RouterClient:
             for seq, one in self._waiting.items():
                 if not one.answer.done():
                     self._say(seq, one)
+            for seq, (_, future) in self._asking.items():
+                if not future.done():
+                    self._ask(seq)
             self._send()
             self._linked.set()
         elif record["kind"] == records.PUBLISHED:
             self._answer(self._waiting.get(record["seq"]), record)
         elif record["kind"] == records.BANS:
             self._on_bans(record)
+        elif record["kind"] == records.CAUGHT:
+            self._on_caught(record)
 
     @staticmethod
     def _answer(one: _Waiting | None, record: dict[str, int]) -> None:
@@ -262,6 +318,7 @@ class RouterClient:
 
     def _lose(self) -> None:
         waiting: list[asyncio.Future[Any]] = [one.answer for one in self._waiting.values()]
+        waiting += [future for _, future in self._asking.values()]
         self._lose_bans()
         for answer in waiting:
             if not answer.done():

@@ -237,14 +237,24 @@ class Sessions:
 
     async def _answer_cursors(self, asked: list[tuple[int, int, str]]) -> None:
         found: list[Position | None] = [None] * len(asked)
+        known = "read"
         try:
             async with asyncio.timeout(READ_DEADLINE_S):
                 found = await self._log.cursors([channel for _, _, channel in asked])
         except (LogError, TimeoutError) as error:
+            known = "away"
             _log.warning("%d new devices start at the oldest message that is kept: %s", len(asked), _said(error))
         for (request, conn, channel), one in zip(asked, found, strict=True):
             epoch, offset = self._newest(channel, one) or (0, 0)
-            self._tell(notes.CURSOR_READ, request=request, conn=conn, second=epoch, third=offset, text=channel.encode())
+            self._tell(
+                notes.CURSOR_READ,
+                request=request,
+                conn=conn,
+                first=records.CURSORS.index(known),
+                second=epoch,
+                third=offset,
+                text=channel.encode(),
+            )
 
     def _tell(self, kind: int, **fields: Any) -> None:
         try:

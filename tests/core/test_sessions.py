@@ -162,6 +162,20 @@ def test_a_new_device_starts_at_its_users_cursor(kept: tuple[Store, Worker]) -> 
     one = worker.expect(records.CAUGHT)
     assert (one["seq"], one["channel"], one["last"], one["position"]) == (9, 5, (EPOCH, 1), (EPOCH, 3))
     assert (records.OUTCOMES[one["outcome"]], one["messages"]) == ("replayed", [])
+    assert records.CURSORS[one["cursor"]] == "read"
+
+
+def test_a_cursor_that_could_not_be_read_is_told_apart_from_none(kept: tuple[Store, Worker]) -> None:
+    store, worker = kept
+    worker.publish("user:alice", 1)
+    for known in ("read", "away"):
+        worker.say.catchup(9, b"user:alice", 5, 0, 0, flags=1 | 2)
+        worker.flush()
+        note = store.note(notes.CURSOR)
+        first = records.CURSORS.index(known)
+        store.loop.put(notes.CURSOR_READ, request=note[3], conn=note[2], first=first, text=note[7])
+        one = worker.expect(records.CAUGHT)
+        assert (records.CURSORS[one["cursor"]], one["last"]) == (known, (0, 0))
 
 
 def test_a_channel_without_messages_needs_no_cursor(kept: tuple[Store, Worker]) -> None:
@@ -190,5 +204,6 @@ def test_without_a_store_every_claim_is_answered_and_a_new_device_starts_live(se
     worker.say.catchup(9, b"user:alice", 5, 0, 0, flags=1 | 2)
     worker.say.state(ALICE, records.ACKED, b"user:alice", EPOCH, 1)
     worker.flush()
-    assert records.OUTCOMES[worker.expect(records.CAUGHT)["outcome"]] == "live"
+    one = worker.expect(records.CAUGHT)
+    assert (records.OUTCOMES[one["outcome"]], records.CURSORS[one["cursor"]]) == ("live", "not_kept")
     assert sequencer.counter("states_lost") == 0

@@ -12,7 +12,7 @@ import msgpack
 import pytest
 import uvloop
 
-from core import notes
+from core import notes, records
 from core.ban_list import FOREVER_MS
 from core.ledger import Stats
 from core.namespace_spec import BUILT_IN
@@ -22,6 +22,7 @@ from router.client import BanRefused, Refused, RouterClient, Unavailable
 
 DEADLINE_S = 10.0
 DATA = msgpack.packb({"text": "hello"})
+BOUNDS: dict[str, Any] = {"key_window_s": 60, "channels_max": 100, "spill_bytes_max": 1 << 20}
 
 
 @contextmanager
@@ -261,5 +262,94 @@ def test_a_router_that_is_away_bans_nobody(endpoint: str) -> None:
                 client.bans()
             with pytest.raises(Unavailable):
                 await client.ban("eve", FOREVER_MS, "", deadline_s=0.05)
+
+    run(body())
+
+
+# ---- where a user stands ----
+
+
+@contextmanager
+def knowing(endpoint: str, epoch: int, answers: dict[bytes, tuple[int, int] | str | None]) -> Iterator[None]:
+    """A sequencer whose control thread reads cursors: a position, a word of `CURSORS`, or nothing at all."""
+    loop = RouterLoop(Stats(), endpoint=endpoint, epoch=epoch, namespaces=BUILT_IN, sessions_kept=True, **BOUNDS)
+    stop = threading.Event()
+
+    def control() -> None:
+        while not stop.wait(0.001):
+            for note in loop.take():
+                answer = answers[note[7]] if note[0] == notes.CURSOR else None
+                if isinstance(answer, str):
+                    first = records.CURSORS.index(answer)
+                    loop.put(notes.CURSOR_READ, request=note[3], conn=note[2], first=first, text=note[7])
+                elif answer is not None:
+                    second, third = answer
+                    loop.put(
+                        notes.CURSOR_READ, request=note[3], conn=note[2], second=second, third=third, text=note[7]
+                    )
+
+    threads = [threading.Thread(target=loop.run, daemon=True), threading.Thread(target=control)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        threads[1].join(DEADLINE_S)
+        loop.stop()
+        threads[0].join(DEADLINE_S)
+
+
+def test_each_channel_is_told_with_its_position_and_its_cursor(endpoint: str) -> None:
+    async def body() -> None:
+        async with linked_client(endpoint) as client:
+            for _ in range(3):
+                await publish(client, "user:bob")
+            await publish(client, "user:eve")
+            names = ["user:bob", "user:nobody", "user:eve"]
+            assert await client.channels(names, deadline_s=DEADLINE_S) == [
+                ((7, 3), (7, 2)),
+                ((7, 0), (0, 0)),
+                ((7, 1), (0, 0)),
+            ]
+            assert await client.channels([], deadline_s=DEADLINE_S) == []
+
+    with knowing(endpoint, 7, {b"user:bob": (7, 2), b"user:eve": (0, 0)}):
+        run(body())
+
+
+def test_a_router_that_keeps_no_cursors_says_so(endpoint: str) -> None:
+    async def body() -> None:
+        async with linked_client(endpoint) as client:
+            await publish(client, "user:bob")
+            assert await client.channels(["user:bob"], deadline_s=DEADLINE_S) == [((7, 1), None)]
+
+    with router(endpoint, 7):
+        run(body())
+
+
+def test_a_cursor_that_cannot_be_read_is_no_answer(endpoint: str) -> None:
+    async def body() -> None:
+        async with linked_client(endpoint) as client:
+            await publish(client, "user:bob")
+            with pytest.raises(Unavailable, match="cannot read"):
+                await client.channels(["user:bob", "user:eve"], deadline_s=DEADLINE_S)
+            await publish(client, "user:late")
+            with pytest.raises(Unavailable, match="in time"):
+                await client.channels(["user:late"], deadline_s=0.05)
+
+    with knowing(endpoint, 7, {b"user:bob": "away", b"user:late": None}):
+        run(body())
+
+
+def test_what_is_asked_is_asked_again_of_the_next_router(endpoint: str) -> None:
+    async def body() -> None:
+        async with linked_client(endpoint) as client:
+            with knowing(endpoint, 3, {b"user:bob": None}):
+                await publish(client, "user:bob")
+                asked = asyncio.create_task(client.channels(["user:bob"], deadline_s=DEADLINE_S))
+                await publish(client, "user:bob")  # behind what was asked
+            with router(endpoint, 4):
+                assert await asked == [((4, 0), None)]
 
     run(body())

@@ -108,10 +108,11 @@ class Desk:
         assert (kind, fields["request"], fields["conn"]) == (notes.SESSION_OPENED, 7, 3)
         return {name: rest for name, *rest in msgpack.unpackb(fields["text"])}
 
-    async def cursor(self, channel: str) -> tuple[int, int]:
+    async def cursor(self, channel: str, known: str = "read") -> tuple[int, int]:
         self.sessions.on_cursor(8, 4, channel.encode())
         kind, fields = await self.told.get()
         assert (kind, fields["request"], fields["conn"], fields["text"]) == (notes.CURSOR_READ, 8, 4, channel.encode())
+        assert records.CURSORS[fields["first"]] == known
         return fields["second"], fields["third"]
 
     async def stored(self) -> None:
@@ -238,7 +239,7 @@ def test_a_store_that_is_away_delays_writes_and_no_resume(monkeypatch: pytest.Mo
         desk.sessions.on_state(state(ALICE, records.JOINED, "group:a", 1, 5, "alice"))
         await desk.store.asked.wait()
         assert await desk.resumed(ALICE, "alice") == {"group:a": [1, 5]}
-        assert await desk.cursor("user:alice") == (0, 0)
+        assert await desk.cursor("user:alice", "away") == (0, 0)
         desk.sessions.on_state(state(ALICE, records.ACKED, "group:a", 1, 6))
         desk.store.fails = None
         await desk.stored()

@@ -1,0 +1,87 @@
+"""One user over HTTP: `GET /api/users/{user}` tells what waits for the user, and which sessions are here.
+
+A user is whoever has that name: nobody has to have come in yet, so there is none that is not found. Positions and
+cursors are the router's, sessions those of this node's workers.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from core.ban_list import USER_BYTES_MAX
+from gateway.access import check_access
+from gateway.connections_api import Places, Walks, of_user
+from gateway.errors import RequestError
+from router.client import ChannelState
+
+CHANNEL_BYTES_MAX = 255
+SESSIONS_MAX = 100
+_OF_SESSION = ("session", "device", "id", "worker", "transport", "address", "port", "created", "last_heard")
+
+
+class Standings(Protocol):
+    """What is needed of the link to the router."""
+
+    async def channels(self, names: Sequence[str]) -> list[ChannelState]:
+        """Where channels of a user stand. Raises RequestError when that cannot be told within a deadline."""
+        ...
+
+
+@dataclass(frozen=True)
+class Users:
+    """What is asked about users."""
+
+    standings: Standings
+    own: Sequence[str]
+    """The namespaces of domain session: each user has one channel in each of them."""
+    workers: Callable[[], Places]
+    walks: Walks
+
+
+def routes(token: str, users: Users) -> list[Route]:
+    """The route; `token` as in `gateway.access.check_access`."""
+
+    async def shown(request: Request) -> Response:
+        check_access(token, request)
+        user = request.path_params["user"]
+        if not 0 < len(user.encode()) <= USER_BYTES_MAX:
+            raise RequestError(400, "bad_request", f"the name of a user has 1 to {USER_BYTES_MAX} bytes")
+        for name in request.query_params:
+            raise RequestError(400, "bad_request", f"there is no parameter {name}; this takes none")
+        with users.walks.one():
+            return JSONResponse(await _told(users, user))
+
+    return [Route("/api/users/{user:path}", shown, methods=["GET"])]
+
+
+async def _told(users: Users, user: str) -> dict[str, Any]:
+    names = [name for name in (f"{namespace}:{user}" for namespace in users.own) if _is_channel(name)]
+    states = await users.standings.channels(names)
+    sessions, more, missing = await of_user(users.workers(), user, SESSIONS_MAX)
+    channels = {name: _shown(state) for name, state in zip(names, states, strict=True)}
+    counts = [one["unread"] for one in channels.values()]
+    return {
+        "user": user,
+        "unread": None if None in counts else sum(counts),
+        "channels": channels,
+        "sessions": [{name: one[name] for name in _OF_SESSION} for one in sessions],
+        "more": more,
+        "missing": missing,
+    }
+
+
+def _is_channel(name: str) -> bool:
+    """A long name of a user has no channel in a namespace with a long one."""
+    return len(name.encode()) <= CHANNEL_BYTES_MAX
+
+
+def _shown(state: ChannelState) -> dict[str, Any]:
+    """Positions as [epoch, offset]; nothing acknowledged is [0, 0]."""
+    if state.cursor is None:
+        return {"position": state.position, "cursor": None, "unread": None}
+    unread = max(0, state.position[1] - state.cursor[1])
+    return {"position": state.position, "cursor": state.cursor, "unread": unread}
