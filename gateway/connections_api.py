@@ -214,7 +214,7 @@ async def of_user(workers: Places, user: str, limit: int) -> tuple[list[dict[str
         RequestError: nobody did.
 
     """
-    asked = dict.fromkeys(itertools.chain(*workers), {"user": user, "states": ["open"], "limit": limit})
+    asked = {key: {"user": user, "states": ["open"], "limit": limit} for key in itertools.chain(*workers)}
     answers = await _ask(asked, "connections", LIST_DEADLINE_S)
     return answers.found[:limit], answers.more or len(answers.found) > limit, answers.missing
 

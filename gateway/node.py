@@ -42,9 +42,9 @@ from gateway.reload import Plan, Reload
 from gateway.run_directory import RunDirectory
 from gateway.supervision_api import Supervision, routes
 from gateway.supervisor import Supervisor, Timing
-from gateway.watch import Watch
 from gateway.users_api import Users
 from gateway.users_api import routes as user_routes
+from gateway.watch import Watch
 from gateway.watcher import Place, Watcher
 from gateway.zygote import TCP_FD, WS_FD
 from router.client import BanRefused, ChannelState, Refused, RouterClient, Unavailable

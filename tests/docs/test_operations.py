@@ -20,6 +20,7 @@ HEADINGS = (
     "Deadlines",
     "Connections",
     "Tokens and bans",
+    "What waits for a user",
     "The ledger",
     "Growth",
     "Drain and restart",

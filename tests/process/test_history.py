@@ -71,9 +71,9 @@ def test_pages_meet_over_the_epochs_of_routers_that_were_killed(holdfast: Any, k
             assert joined(await pages(client, channel, limit=limit)) == sent
             assert joined(await pages(client, channel, limit=limit, reverse=True)) == sent[::-1]
         # From any message on, both ways: what lies before it and what follows it are all the others.
-        for place, (at, _) in enumerate(sent):
-            assert joined(await pages(client, channel, since=at, limit=5)) == sent[place + 1 :]
-            assert joined(await pages(client, channel, since=at, limit=5, reverse=True)) == sent[:place][::-1]
+        for place, (known, _) in enumerate(sent):
+            assert joined(await pages(client, channel, since=known, limit=5)) == sent[place + 1 :]
+            assert joined(await pages(client, channel, since=known, limit=5, reverse=True)) == sent[:place][::-1]
         await client.close()
 
     run(body())

@@ -199,7 +199,8 @@ def test_a_ticket_of_one_worker_is_good_at_the_others(holdfast: Start, certifica
         with tls.wrap_socket(raw, server_hostname="127.0.0.1", session=session) as client:
             assert client.session_reused is (session is not None)
             session = session or client.session
-    assert node.metric("holdfast_tls_resumed_total") == 15
+    # The client ends an abbreviated handshake: the server may still have its last words to read.
+    wait_until(lambda: node.metric("holdfast_tls_resumed_total") == 15, "each but the first is resumed")
     by_worker = [value for _, value in node.metrics()["holdfast_tls_handshakes_total"] if value]
     assert len(by_worker) == 2
 

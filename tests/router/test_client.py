@@ -284,9 +284,7 @@ def knowing(endpoint: str, epoch: int, answers: dict[bytes, tuple[int, int] | st
                     loop.put(notes.CURSOR_READ, request=note[3], conn=note[2], first=first, text=note[7])
                 elif answer is not None:
                     second, third = answer
-                    loop.put(
-                        notes.CURSOR_READ, request=note[3], conn=note[2], second=second, third=third, text=note[7]
-                    )
+                    loop.put(notes.CURSOR_READ, request=note[3], conn=note[2], second=second, third=third, text=note[7])
 
     threads = [threading.Thread(target=loop.run, daemon=True), threading.Thread(target=control)]
     for thread in threads:
