@@ -167,12 +167,16 @@ class Sentinels:
 
     @staticmethod
     def _replicas(server: Server) -> int:
+        """How many acknowledged all that the primary has: one is called online before it said that it has anything."""
         text = server.do("INFO", "replication")
         fields = text if isinstance(text, dict) else {}
         return sum(
             1
             for name, value in fields.items()
-            if name.startswith("slave") and isinstance(value, dict) and value.get("state") == "online"
+            if name.startswith("slave")
+            and isinstance(value, dict)
+            and value.get("state") == "online"
+            and value.get("offset") == fields.get("master_repl_offset")
         )
 
     def _knows(self, sentinel: Server) -> bool:
