@@ -122,6 +122,14 @@ cdef void _stored_channel(Edge *edge, Connection *conn, Opening *opening, const 
         pending_at(edge, opening.first).stored = 1
 
 
+cdef bint _channel_read(MpReader *reader, const char **name, uint32_t *size, uint64_t *since,
+                        uint32_t *parts) noexcept nogil:
+    """The next [name] or [name, epoch, offset, ...] up to its position; `parts`: how many it has. False: malformed."""
+    if mp_read_array(reader, parts) != 0 or mp_read_str(reader, name, size) != 0:
+        return False
+    return parts[0] < 3 or (mp_read_uint(reader, &since[0]) == 0 and mp_read_uint(reader, &since[1]) == 0)
+
+
 cdef void _stored_channels(Edge *edge, Connection *conn, Opening *opening, const uint8_t *body,
                            uint32_t size) noexcept nogil:
     """MessagePack [[name, epoch, offset], ...] from the store; a user's own channel also has the user's cursor."""
@@ -137,8 +145,7 @@ cdef void _stored_channels(Edge *edge, Connection *conn, Opening *opening, const
         return
     while count:
         count -= 1
-        if mp_read_array(&reader, &parts) != 0 or parts < 3 or mp_read_str(&reader, &name, &name_size) != 0 \
-                or mp_read_uint(&reader, &since[0]) != 0 or mp_read_uint(&reader, &since[1]) != 0:
+        if not _channel_read(&reader, &name, &name_size, since, &parts) or parts < 3:
             return
         if parts == 4:
             if mp_read_uint(&reader, &opening.cursor) != 0:
@@ -148,7 +155,7 @@ cdef void _stored_channels(Edge *edge, Connection *conn, Opening *opening, const
 
 
 cdef bint _open_channels(Edge *edge, Opening *opening, const uint8_t *extra, uint32_t size) noexcept nogil:
-    """All channels of a HELLO: MessagePack [[name, epoch, offset], ...] from the control thread; offset -1 as nil."""
+    """All channels of a HELLO: MessagePack [[name, epoch, offset], ...] by the control thread; [name]: no position."""
     cdef MpReader reader
     cdef uint32_t count = 0
     cdef uint32_t parts = 0
@@ -161,9 +168,7 @@ cdef bint _open_channels(Edge *edge, Opening *opening, const uint8_t *extra, uin
         return False
     while count:
         count -= 1
-        if mp_read_array(&reader, &parts) != 0 or mp_read_str(&reader, &name, &name_size) != 0:
-            return False
-        if parts == 3 and (mp_read_uint(&reader, &since[0]) != 0 or mp_read_uint(&reader, &since[1]) != 0):
+        if not _channel_read(&reader, &name, &name_size, since, &parts):
             return False
         if not _open_channel(edge, opening, name, name_size, since if parts == 3 else NULL):
             return False

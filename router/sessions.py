@@ -12,13 +12,14 @@ import contextlib
 import logging
 import struct
 from collections.abc import Callable, Collection, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import msgpack
 
 from core import notes, records
 from core.codes import Code
 from router.log.port import Changes, Log, LogDeposed, LogError, Position, Session, SessionChange
+from router.plane import Put
 
 SAVE_EVERY_S = 0.02
 SAVE_RETRY_S = 0.5
@@ -34,22 +35,6 @@ _CLOSE = struct.Struct("=IHHQ16sII")
 _HEAD = struct.Struct("=IHH")
 
 _log = logging.getLogger("holdfast.sessions")
-
-
-class Put(Protocol):
-    """How the data plane is told something: `RouterLoop.put`."""
-
-    def __call__(
-        self,
-        kind: int,
-        *,
-        request: int = 0,
-        conn: int = 0,
-        first: int = 0,
-        second: int = 0,
-        third: int = 0,
-        text: bytes = b"",
-    ) -> None: ...
 
 
 class Sessions:
@@ -112,10 +97,9 @@ class Sessions:
         """What sessions did: STATE and CLOSE records."""
         for kind, aux, place in _walk(said):
             if kind == records.STATE:
-                _, _, _, session, epoch, offset, what, user_size, _ = _STATE.unpack_from(said, place)
+                _, _, _, session, epoch, offset, what, _, _ = _STATE.unpack_from(said, place)
                 name = said[place + _STATE.size :][:aux].decode()
-                user = said[place + _STATE.size + aux :][:user_size]
-                self._state(session, what, name, Position(epoch, offset), user)
+                self._state(session, what, name, Position(epoch, offset))
             elif kind == records.CLOSE:
                 session = _CLOSE.unpack_from(said, place)[4]
                 change = self._change(session)
@@ -125,7 +109,7 @@ class Sessions:
                         change.ended = True
                         change.channels.clear()
 
-    def _state(self, session: bytes, what: int, name: str, position: Position, _user: bytes) -> None:
+    def _state(self, session: bytes, what: int, name: str, position: Position) -> None:
         change = self._change(session)
         if change is None:
             return

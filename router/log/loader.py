@@ -11,19 +11,18 @@ import struct
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from core import notes
 from core.codes import Code
 from router.log.port import Loaded, Log, LogBroken, LogDeposed, LogError
-from router.sessions import Put
+from router.plane import ROOM_S, Put, put_when_room
 
 CHANNELS_MAX = 512
 # Their messages may be a megabyte each.
 CHANNELS_WITH_MESSAGES_MAX = 32
 LOAD_DEADLINE_S = 5.0
 RETRY_S = 0.1
-ROOM_S = 0.01
 # Of one stream in one note: a mailbox has room for several, and a stream may have more than a whole mailbox.
 PART_BYTES = 4 * 1024 * 1024
 _SIZE = struct.Struct("=I")
@@ -121,19 +120,13 @@ class Loader:
     async def _tell(self, request: int, loaded: Loaded | None) -> None:
         """Put the answer as soon as the mailbox has room, which the data plane makes in each of its turns."""
         if loaded is None:
-            await self._say(request=request, third=Code.UNAVAILABLE)
+            await put_when_room(self._put, notes.LOG_LOADED, request=request, third=Code.UNAVAILABLE)
             return
         epoch, offset = loaded.position
         for text, more in _parts(loaded.records):
-            await self._say(request=request, conn=int(more), first=epoch, second=offset, text=text)
-
-    async def _say(self, **fields: Any) -> None:
-        while True:
-            try:
-                self._put(notes.LOG_LOADED, **fields)
-                return
-            except BufferError:
-                await asyncio.sleep(ROOM_S)
+            await put_when_room(
+                self._put, notes.LOG_LOADED, request=request, conn=int(more), first=epoch, second=offset, text=text
+            )
 
 
 def _parts(records: bytes) -> Iterator[tuple[bytes, bool]]:

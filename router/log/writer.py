@@ -10,27 +10,20 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Protocol
 
 from core import notes
 from core.owned import ACCOUNT
 from router.log.port import Log, LogDeposed, LogError, LogUnavailable
+from router.plane import Put, put_when_room
 
 RETRY_FIRST_S = 0.05
 RETRY_MOST_S = 2.0
-ROOM_S = 0.01
 SIFT_PERIOD_S = 30.0
 SIFT_DEADLINE_S = 5.0
 # Away for so long, it is said again.
 SAY_AGAIN_S = 30.0
 
 _log = logging.getLogger("holdfast.log")
-
-
-class Put(Protocol):
-    """How the data plane is told something: `RouterLoop.put`."""
-
-    def __call__(self, kind: int, *, request: int = 0, first: int = 0, text: bytes = b"") -> None: ...
 
 
 class _Batch:
@@ -127,16 +120,7 @@ class LogWriter:
         if not self._batches:
             self._something.clear()
             self._nothing.set()
-        await self._tell(notes.LOG_COMMITTED, request=number)
-
-    async def _tell(self, kind: int, *, request: int = 0, first: int = 0) -> None:
-        """Put a note as soon as the mailbox has room, which the data plane makes in each of its turns."""
-        while True:
-            try:
-                self._put(kind, request=request, first=first)
-                return
-            except BufferError:
-                await asyncio.sleep(ROOM_S)
+        await put_when_room(self._put, notes.LOG_COMMITTED, request=number)
 
     async def _again(self, error: LogUnavailable) -> None:
         """The oldest batch failed: ask again until it is in the log, then for all that came after it."""
@@ -159,13 +143,13 @@ class LogWriter:
 
     async def _away(self, error: LogUnavailable) -> None:
         self._is_away = True
-        await self._tell(notes.LOG_STATE, first=0)
+        await put_when_room(self._put, notes.LOG_STATE, first=0)
         _log.warning("the log is away, messages that have to be in it are refused until it is back: %s", error)
 
     async def _back(self) -> None:
         first = self._batches.popleft()
-        await self._tell(notes.LOG_COMMITTED, request=first.number)
-        await self._tell(notes.LOG_STATE, first=1)
+        await put_when_room(self._put, notes.LOG_COMMITTED, request=first.number)
+        await put_when_room(self._put, notes.LOG_STATE, first=1)
         self._is_away = False  # from here on batches are started as they come
         _log.warning("the log is back")
         for batch in self._batches:

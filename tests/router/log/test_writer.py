@@ -40,7 +40,7 @@ class Plane:
         self.writer = LogWriter(self.log, self.put, self.pause)  # type: ignore[arg-type]
         self.running = asyncio.create_task(self.writer.run())
 
-    def put(self, kind: int, *, request: int = 0, first: int = 0, text: bytes = b"") -> None:
+    def put(self, kind: int, *, request: int = 0, first: int = 0, text: bytes = b"", **_: int) -> None:
         self.heard.append((kind, request, first))
         if kind == notes.LOG_SIFT:
             self.writer.on_kept(request, text[:4])
@@ -157,7 +157,7 @@ def test_a_data_plane_without_room_hears_it_when_there_is_some() -> None:
     class Full(Plane):
         refusals = 3
 
-        def put(self, kind: int, *, request: int = 0, first: int = 0, text: bytes = b"") -> None:
+        def put(self, kind: int, *, request: int = 0, first: int = 0, text: bytes = b"", **_: int) -> None:
             if self.refusals:
                 self.refusals -= 1
                 raise BufferError
