@@ -22,19 +22,19 @@ def in_redis(url: str) -> MakeStore:
     return lambda: RedisStore(url, prefix=f"contract{next(_prefixes)}:")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def redis_url() -> Iterator[str]:
     with running(*FLEETING) as server:
         yield server.url
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def sentinel_url() -> Iterator[str]:
     with running_sentinels(*FLEETING) as servers:
         yield servers.url
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster_url() -> Iterator[str]:
     with running_cluster(*FLEETING) as cluster:
         yield cluster.url

@@ -1,5 +1,6 @@
 """A router's data plane in a thread of the test; the test plays the workers over real ZeroMQ sockets."""
 
+import time
 import collections
 import select
 import tempfile
@@ -29,6 +30,11 @@ OPTIONS: dict[str, Any] = {
 }
 HISTORY = {"history_messages": 100, "history_bytes": 1 << 20, "history_age_s": 300}
 Record = dict[str, Any]
+
+
+def now_ms() -> int:
+    """The wall clock, as records carry it: asked when a record is made, since a run may outlast a history's age."""
+    return int(time.time() * 1000)
 
 
 class Worker:

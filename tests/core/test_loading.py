@@ -1,7 +1,6 @@
 """Loading: with a log that does not give back everything, what is said of a stream waits until it was read."""
 
 import contextlib
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,10 +11,9 @@ from hypothesis import strategies as st
 
 from core import log_records, notes, records
 from core.codes import Code
-from tests.core.router_harness import EPOCH, Sequencer
+from tests.core.router_harness import EPOCH, Sequencer, now_ms
 
 Make = Callable[..., Sequencer]
-NOW_MS = int(time.time() * 1000)
 OPTIONS: dict[str, Any] = {"log_under_way_max": 1, "log_complete": False}
 
 
@@ -26,7 +24,7 @@ def cold(sequencers: Make) -> Sequencer:
 
 def message(offset: int, epoch: int = 5) -> bytes:
     body = msgpack.packb([9, "group:a", offset, offset, {"from": "bob", "time": 1, "epoch": epoch}])
-    return log_records.pack(log_records.MESSAGE, b"group:a", epoch, offset, time_ms=NOW_MS, body=body)
+    return log_records.pack(log_records.MESSAGE, b"group:a", epoch, offset, time_ms=now_ms(), body=body)
 
 
 def wanted(router: Sequencer) -> tuple[int, bytes, bool]:

@@ -1,7 +1,6 @@
 """Recovery: what the log gives back is known as it was before, and a sift keeps what is still needed of old records."""
 
 import contextlib
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,24 +11,23 @@ from hypothesis import strategies as st
 
 from core import log_records, notes, records
 from core.log_records import LogEntry
-from tests.core.router_harness import EPOCH, Sequencer
+from tests.core.router_harness import EPOCH, Sequencer, now_ms
 
 Make = Callable[..., Sequencer]
 SEEDS = bytes(range(48))
-NOW_MS = int(time.time() * 1000)
 
 
 def message(channel: str, epoch: int, offset: int, **more: Any) -> bytes:
     body = msgpack.packb([9, channel, offset, f"{channel} {offset}", {"from": "bob", "time": 1, "epoch": epoch}])
     return log_records.pack(
-        log_records.MESSAGE, channel.encode(), epoch, offset, **{"time_ms": NOW_MS, "body": body, **more}
+        log_records.MESSAGE, channel.encode(), epoch, offset, **{"time_ms": now_ms(), "body": body, **more}
     )
 
 
 def aged(channel: str, count: int) -> bytes:
     """Messages that are too old to be kept, and a position that is not."""
-    old = b"".join(message(channel, 5, offset, time_ms=NOW_MS - 1_000_000) for offset in range(1, count + 1))
-    return old + log_records.pack(log_records.POSITION, channel.encode(), 5, count, time_ms=NOW_MS)
+    old = b"".join(message(channel, 5, offset, time_ms=now_ms() - 1_000_000) for offset in range(1, count + 1))
+    return old + log_records.pack(log_records.POSITION, channel.encode(), 5, count, time_ms=now_ms())
 
 
 def kept(router: Sequencer, channel: str) -> list[int]:
@@ -65,7 +63,7 @@ def test_a_worker_that_comes_after_another_ones_publish_misses_nothing_of_it(seq
 
 
 def test_a_position_without_its_message_counts(sequencers: Make) -> None:
-    router = sequencers(recovered=[log_records.pack(log_records.POSITION, b"group:a", 5, 17, time_ms=NOW_MS)])
+    router = sequencers(recovered=[log_records.pack(log_records.POSITION, b"group:a", 5, 17, time_ms=now_ms())])
     assert router.worker().publish("group:a", "x")["offset"] == 18
 
 
@@ -84,7 +82,7 @@ def test_records_that_come_twice_or_late_change_nothing(sequencers: Make) -> Non
 
 
 def test_what_is_older_than_the_history_is_not_kept(sequencers: Make) -> None:
-    old = NOW_MS - 1_000_000
+    old = now_ms() - 1_000_000
     batch = message("group:a", 5, 1, time_ms=old) + message("group:a", 5, 2) + aged("group:b", 7)
     router = sequencers(recovered=[batch], history_age_s=500)
     assert kept(router, "group:a") == [2]
@@ -134,7 +132,7 @@ def test_a_key_whose_window_is_over_is_not_known(sequencers: Make) -> None:
     worker.send("group:a", "x", key="k")
     number, (entry,) = first.batch()
     first.commit(number)
-    late = message("group:a", EPOCH, 1, key=entry.key, time_ms=NOW_MS - 11_000)
+    late = message("group:a", EPOCH, 1, key=entry.key, time_ms=now_ms() - 11_000)
     worker = sequencers(**options, recovered=[late]).worker()
     assert worker.publish("group:a", "x", key="k")["offset"] == 2
 
@@ -182,10 +180,10 @@ def test_what_a_sift_keeps_recovers_to_the_same(said: list[tuple[str, bool]], mo
     batch = b""
     for name, is_young in said:
         last[name] += 1
-        batch += message(f"group:{name}", 5, last[name], time_ms=NOW_MS if is_young else NOW_MS - 1_000_000)
+        batch += message(f"group:{name}", 5, last[name], time_ms=now_ms() if is_young else now_ms() - 1_000_000)
     for name, offset in last.items():
         if offset:
-            batch += log_records.pack(log_records.POSITION, f"group:{name}".encode(), 5, offset, time_ms=NOW_MS)
+            batch += log_records.pack(log_records.POSITION, f"group:{name}".encode(), 5, offset, time_ms=now_ms())
     options: dict[str, Any] = {"history_messages": most, "history_age_s": 500}
     with contextlib.closing(Sequencer(recovered=[batch], **options)) as before:
         stays = b"".join(one.record for one in sift(before, batch))
@@ -200,7 +198,7 @@ def test_a_stream_that_was_made_anew_goes_on_where_it_stood_itself(sequencers: M
     """The sweep dropped it, and it began again in a higher epoch at a lower offset: what the log still has of the one
     before it does not hide its messages, nor count as its position.
     """
-    before = b"".join(message("group:a", 5, offset, time_ms=NOW_MS - 1_000) for offset in range(1, 5))
+    before = b"".join(message("group:a", 5, offset, time_ms=now_ms() - 1_000) for offset in range(1, 5))
     router = sequencers(recovered=[before, message("group:a", 6, 1) + message("group:a", 6, 2)])
     answer = router.worker().history("group:a")
     assert [one[4]["epoch"] for one in answer["messages"]] == [6, 6]
@@ -210,7 +208,7 @@ def test_a_stream_that_was_made_anew_goes_on_where_it_stood_itself(sequencers: M
 
 def test_what_a_stream_was_before_it_was_made_anew_may_come_behind_its_position(sequencers: Make) -> None:
     """A sift puts the position into the place of an old record, in front of what the log has besides."""
-    position = log_records.pack(log_records.POSITION, b"group:a", 6, 2, time_ms=NOW_MS)
+    position = log_records.pack(log_records.POSITION, b"group:a", 6, 2, time_ms=now_ms())
     before = b"".join(message("group:a", 5, offset) for offset in range(1, 5))
     router = sequencers(recovered=[position + before, message("group:a", 6, 1) + message("group:a", 6, 2)])
     answer = router.worker().history("group:a")

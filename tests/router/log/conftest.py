@@ -1,4 +1,4 @@
-"""Servers for the tests of the Redis log: started once for all tests, of which each has a prefix of its own."""
+"""Servers for the tests of the Redis log: started once for these tests, of which each has a prefix of its own."""
 
 import asyncio
 import itertools
@@ -41,7 +41,7 @@ async def until(is_so: Callable[[], Coroutine[Any, Any, bool]]) -> None:
         await asyncio.sleep(POLL_S)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def redis_server() -> Iterator[Server]:
     """A server for all; nobody may kill or reconfigure it."""
     with running() as server:
