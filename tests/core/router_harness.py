@@ -1,10 +1,10 @@
 """A router's data plane in a thread of the test; the test plays the workers over real ZeroMQ sockets."""
 
-import time
 import collections
 import select
 import tempfile
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
