@@ -23,6 +23,8 @@ SOURCES := setup.py $(wildcard core/*.pyx core/*.pxd core/*.h)
 # A clone without one of these still builds: they are parts of the product with metadata of their own.
 METADATA := pyproject.toml $(wildcard client/python/pyproject.toml)
 TESTS ?= tests
+# Tests mostly wait for something; files run beside each other, longest folders first, and each in one process.
+TOGETHER ?= -n $(JOBS) --dist loadfile --no-loadscope-reorder
 SOAK ?= 20m
 
 .PHONY: help run test bench million soak soak-120k chaos locust check replay asan valgrind fuzz build build-checked debug docs \
@@ -98,12 +100,12 @@ provision: $(PLACED)/base
 # front of the module path, where it would hide build/checked.
 test-release: $(PLACED)/dev build
 	@mkdir -p build/tests
-	@$(BIN) HOLDFAST_BUILD=release PYTHONSAFEPATH=1 pytest $(TESTS) $(ARGS) 2>&1 | tee build/tests/release.log
+	@$(BIN) HOLDFAST_BUILD=release PYTHONSAFEPATH=1 pytest $(TOGETHER) $(TESTS) $(ARGS) 2>&1 | tee build/tests/release.log
 
 test-checked: $(PLACED)/dev build build-checked
 	@mkdir -p build/tests
 	@$(BIN) HOLDFAST_BUILD=checked $(CHECKED) \
-		pytest $(TESTS) $(ARGS) 2>&1 | tee build/tests/checked.log
+		pytest $(TOGETHER) $(TESTS) $(ARGS) 2>&1 | tee build/tests/checked.log
 
 $(PLACED)/base: pyproject.toml tools/environment.py
 	@$(PYTHON) tools/environment.py base
