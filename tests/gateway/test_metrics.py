@@ -53,9 +53,9 @@ def test_gaps_are_told_by_their_reasons() -> None:
     one = Totals(Counter(), Counter(), Counter(), Counter(), Counter(gaps_trimmed=3, gaps_router_lost=1), {})
     two = Totals(Counter(), Counter(), Counter(), Counter(), Counter(gaps_reset=2), {})
     samples = scraped(view("worker-0", one), view("router", two))
-    assert samples["holdfast_gaps_total", "worker-0", "trimmed"] == 3
-    assert samples["holdfast_gaps_total", "worker-0", "router_lost"] == 1
-    assert samples["holdfast_gaps_total", "router", "reset"] == 2
+    assert samples["holdfast_gaps_total", "trimmed", "worker-0"] == 3
+    assert samples["holdfast_gaps_total", "router_lost", "worker-0"] == 1
+    assert samples["holdfast_gaps_total", "reset", "router"] == 2
     assert not any(name.startswith("holdfast_gaps_") and name != "holdfast_gaps_total" for name, *_ in samples)
 
 
@@ -66,7 +66,7 @@ def test_every_word_of_a_real_ledger_is_exported() -> None:
         assert samples["holdfast_ledger_live", "worker-0", kind] == 0
     for counter in ledger.COUNTERS:
         name, _, reason = counter.partition("_") if counter.startswith("gaps_") else (counter, "", "")
-        assert samples[(f"holdfast_{name}_total", "worker-0", *([reason] if reason else []))] == 0
+        assert samples[(f"holdfast_{name}_total", *([reason] if reason else []), "worker-0")] == 0
     for gauge in ledger.GAUGES:
         assert samples[f"holdfast_{gauge}", "worker-0"] == 0
 
