@@ -5,13 +5,15 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from tests.conftest import HTTP_DEADLINE_S, Node, wait_until
-from tests.process.clients import group, open_session, run, unique
+from tests.gateway.token_makers import SECRET, token
+from tests.process.clients import LEAVE, dial, group, open_session, run, unique
 from tests.process.places import one_on_each_worker
 
 
@@ -88,11 +90,15 @@ def test_of_no_channel_there_is_nothing(node: Node) -> None:
         assert json.loads(text)["message"]
 
 
-def test_members_are_listed_and_ended_by_device_and_channel(node: Node) -> None:
+def test_members_are_listed_and_ended_by_device_and_channel(holdfast: Callable[..., Node]) -> None:
+    node = holdfast("--workers", "2", HOLDFAST_AUTH_SECRET=SECRET)
+
     async def body() -> None:
         channel, user = group(), unique("bob")
-        phone = await open_session(node, "tcp", user, device="phone")
-        desktop = await open_session(node, "tcp", user, device="desktop")
+        phone, desktop = [
+            await (await dial(node, "tcp")).hello(token=token({"sub": user, "dev": device, "exp": time.time() + 600}))
+            for device in ("phone", "desktop")
+        ]
         for client in (phone, desktop):
             await client.join(channel)
         table = holdfast_program(node, "connections", "--user", user).splitlines()
@@ -123,7 +129,7 @@ def test_what_is_kept_is_told_by_the_next_router_as_well(
         await client.publish(quiet, "x")
         before = told(node, channel)
         assert before["history"]["messages"] == 5
-        await client.leave(quiet)
+        await client.ask(LEAVE, quiet)
         (router,) = node.routers
         os.kill(router, signal.SIGKILL)
         after = await client.publish(channel, 8)
