@@ -5,7 +5,7 @@ from libc.string cimport memcpy, memmove
 
 from core.batch cimport batch_clear, batch_write
 from core.codes cimport BAD_REQUEST, OVERLOADED
-from core.ledger cimport COUNT_MESSAGES_ROUTED, ledger_count
+from core.ledger cimport COUNT_GAPS_RESET, COUNT_MESSAGES_ROUTED, ledger_count
 from core.records cimport (CATCHUP_CURSOR, CATCHUP_OUTCOME, CATCHUP_START, GAP_LOST, GAP_NONE, GAP_TRIMMED,
                            OUTCOME_GAP, OUTCOME_LIVE, OUTCOME_REPLAYED, OUTCOME_RESET, REC_CAUGHT, Caught, RecCaught)
 from core.sequencer cimport WORKER_LINKED, worker_say
@@ -181,6 +181,7 @@ cdef uint32_t catchup_answer(Sequencer *sequencer, Worker *worker, RecCatchup *r
     answer.last_epoch = record.since_epoch
     answer.last_offset = record.since_offset
     if record.flags & CATCHUP_OUTCOME:
+        ledger_count(sequencer.ledger, COUNT_GAPS_RESET, found.outcome == OUTCOME_RESET)
         return 0
     if found.gap_from:
         answer.last_epoch = stream.epoch

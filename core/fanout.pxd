@@ -213,11 +213,10 @@ cdef inline uint64_t fanout_run(Edge *edge, Channel *channel, const Body *bodies
 cdef uint64_t fanout_all(Edge *edge, const Body *bodies, uint32_t count, Channel *channel) noexcept nogil
 cdef Channel *channel_of_message(Edge *edge, const Body *body) noexcept nogil
 cdef void event_gap_told(Edge *edge, Connection *conn, Channel *channel, uint64_t first, uint64_t last,
-                         const char *reason) noexcept nogil
-cdef uint32_t event_gap_write(Edge *edge, Channel *channel, uint64_t first, uint64_t last, const char *reason,
+                         int reason) noexcept nogil
+cdef uint32_t event_gap_write(Edge *edge, Channel *channel, uint64_t first, uint64_t last, int reason,
                               uint8_t *body) noexcept nogil
-cdef void fanout_event_gap(Edge *edge, Channel *channel, uint64_t first, uint64_t last,
-                           const char *reason) noexcept nogil
+cdef void fanout_event_gap(Edge *edge, Channel *channel, uint64_t first, uint64_t last, int reason) noexcept nogil
 cdef Channel *channel_acquire(Edge *edge, const char *name, uint32_t size, int domain) noexcept nogil
 cdef void channel_rest(Edge *edge, Channel *channel) noexcept nogil
 cdef void channel_subscribe(Edge *edge, Channel *channel) noexcept nogil

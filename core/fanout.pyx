@@ -9,14 +9,15 @@ from core.answers cimport TYPE_EVENT, answer_frame, write_text
 from core.conn cimport FLAG_CATCHING, MEMBERSHIPS_INLINE, PLACE_REPLAY, STATE_OPEN, conn_live
 from core.edge cimport ANSWER_BYTES, NONE
 from core.hash cimport index_put, index_remove
-from core.ledger cimport (COUNT_GAPS, KIND_CHANNEL, KIND_MEMBERSHIP, ledger_acquire, ledger_count, ledger_leaks,
+from core.ledger cimport (COUNT_GAPS_TRIMMED, KIND_CHANNEL, KIND_MEMBERSHIP, ledger_acquire, ledger_count, ledger_leaks,
                           ledger_release)
 from core.mpack cimport (MP_OK, MpReader, MpWriter, mp_read_array, mp_read_str, mp_read_uint, mp_write_array,
                          mp_write_map, mp_write_str, mp_write_uint)
 from core.names cimport name_drop, name_keep
 from core.namespaces cimport DOMAIN_GLOBAL, SLOW_DISCONNECT, Namespace, namespace_of
 from core.pages cimport pages_give, pages_resize, pages_take
-from core.records cimport REC_SUBSCRIBE, REC_UNSUBSCRIBE, RecChannel, record_add
+from core.records cimport (GAP_LOST, GAP_SLOW_CONSUMER, GAP_TRIMMED, REC_SUBSCRIBE, REC_UNSUBSCRIBE, RecChannel,
+                           record_add)
 from core.replay cimport replay_end, replay_start
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, generation_next, invariant, invariant_always, slab_acquire, slab_release
@@ -61,10 +62,22 @@ cdef uint64_t fanout_all(Edge *edge, const Body *bodies, uint32_t count, Channel
     return delivered
 
 
-cdef uint32_t event_gap_write(Edge *edge, Channel *channel, uint64_t first, uint64_t last, const char *reason,
+cdef inline const char *_reason_text(int reason) noexcept nogil:
+    if reason == GAP_TRIMMED:
+        return b"trimmed"
+    if reason == GAP_LOST:
+        return b"lost"
+    return b"slow_consumer" if reason == GAP_SLOW_CONSUMER else b"router_lost"
+
+
+cdef uint32_t event_gap_write(Edge *edge, Channel *channel, uint64_t first, uint64_t last, int reason,
                               uint8_t *body) noexcept nogil:
-    """EVENT gap into ANSWER_BYTES bytes: the messages first..last of the channel will not come; its size."""
+    """EVENT gap into ANSWER_BYTES bytes, counted: the messages first..last of the channel will not come; its size.
+
+    `reason`: GapReason, not GAP_NONE.
+    """
     cdef MpWriter writer
+    ledger_count(edge.ledger, COUNT_GAPS_TRIMMED + reason - GAP_TRIMMED, 1)
     writer.p = body
     writer.end = body + ANSWER_BYTES
     writer.overflow = False
@@ -78,27 +91,24 @@ cdef uint32_t event_gap_write(Edge *edge, Channel *channel, uint64_t first, uint
     write_text(&writer, b"to")
     mp_write_uint(&writer, last)
     write_text(&writer, b"reason")
-    write_text(&writer, reason)
+    write_text(&writer, _reason_text(reason))
     return <uint32_t> (writer.p - body)
 
 
 cdef void event_gap_told(Edge *edge, Connection *conn, Channel *channel, uint64_t first, uint64_t last,
-                         const char *reason) noexcept nogil:
+                         int reason) noexcept nogil:
     """Tell one connection that the messages first..last of the channel will not come."""
     cdef uint8_t body[ANSWER_BYTES]
     cdef uint32_t size = event_gap_write(edge, channel, first, last, reason, body)
-    ledger_count(edge.ledger, COUNT_GAPS, 1)
     answer_frame(edge, conn, body, size)
 
 
-cdef void fanout_event_gap(Edge *edge, Channel *channel, uint64_t first, uint64_t last,
-                           const char *reason) noexcept nogil:
+cdef void fanout_event_gap(Edge *edge, Channel *channel, uint64_t first, uint64_t last, int reason) noexcept nogil:
     """Tell every member that the messages first..last of the channel will not come: EVENT gap."""
     cdef uint8_t body[ANSWER_BYTES]
     cdef Body said
     said.data = body
     said.size = event_gap_write(edge, channel, first, last, reason, body)
-    ledger_count(edge.ledger, COUNT_GAPS, 1)
     fanout_run(edge, channel, &said, 1, first, last)
 
 

@@ -13,8 +13,8 @@ from core.fanout cimport (channel_acquire, channel_at, channel_find, channel_han
 from core.ledger cimport KIND_PENDING, ledger_acquire, ledger_leaks, ledger_release
 from core.namespaces cimport DOMAIN_GROUP, domain_in
 from core.opening cimport opening_answered, opening_end
-from core.records cimport (CATCHUP_OUTCOME, OUTCOME_GAP, OUTCOME_LIVE, OUTCOME_RESET, REC_STATE, STATE_ACKED,
-                           STATE_JOINED, STATE_LEFT, RecState, record_add)
+from core.records cimport (CATCHUP_OUTCOME, GAP_ROUTER_LOST, OUTCOME_GAP, OUTCOME_LIVE, OUTCOME_RESET, REC_STATE,
+                           STATE_ACKED, STATE_JOINED, STATE_LEFT, RecState, record_add)
 from core.replay cimport catchup_ask
 from core.requests cimport request_done, request_open, request_peek, request_take
 from core.sites cimport HERE
@@ -285,7 +285,7 @@ cdef void channel_subscribed(Edge *edge, Channel *channel, uint64_t epoch, uint6
     cdef uint32_t index = channel.waiting
     cdef Pending *pending
     if channel.live and offset > channel.offset and channel.count:
-        fanout_event_gap(edge, channel, channel.offset + 1, offset, b"router_lost")
+        fanout_event_gap(edge, channel, channel.offset + 1, offset, GAP_ROUTER_LOST)
     channel.live = 1
     channel.epoch = epoch
     channel.offset = offset

@@ -79,7 +79,11 @@ cdef enum Counter:
     COUNT_BATCHES_OUT
     COUNT_BUS_FULL
     COUNT_ROUTER_LINKS
-    COUNT_GAPS
+    COUNT_GAPS_TRIMMED          # members told of messages that will not come, in the order of GapReason
+    COUNT_GAPS_LOST
+    COUNT_GAPS_ROUTER_LOST
+    COUNT_GAPS_SLOW_CONSUMER
+    COUNT_GAPS_RESET            # positions that have no history in common with their channel's
     COUNT_ACKS
     COUNT_REPEATED_KEYS
     COUNT_MESSAGES_ROUTED
@@ -116,6 +120,7 @@ cdef enum Gauge:
     GAUGE_HANDSHAKES            # connections that wait for their WELCOME
     GAUGE_DRAIN_PACE            # clients a second that a drain tells to come back
     GAUGE_LOG_BYTES             # ordered, and not in the log yet
+    GAUGE_LOG_BYTES_MAX         # at most; 0: there is no log
     GAUGE_LOG_AWAY              # 1: the log does not take batches
     GAUGE_HELD_BYTES            # held aside for members that take too little
     GAUGE_KEPT_BYTES            # of blocks that hold what waits for the router's answer

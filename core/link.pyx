@@ -20,10 +20,10 @@ from core.mailbox cimport NOTE_BANS, NOTE_LINKED, NOTE_TAKEN, mailbox_put, note_
 from core.mpack cimport MpWriter, mp_write_array, mp_write_raw, mp_write_uint
 from core.namespaces cimport DOMAIN_GROUP, domain_in
 from core.opening cimport open_again, open_claimed, open_overdue, opening_again
-from core.records cimport (MESSAGE_EVENT, REC_BANS, REC_BEGIN, REC_CAUGHT, REC_END, REC_EVICT, REC_HISTORY, REC_LINK,
-                           REC_LINKED, REC_MESSAGE, REC_OPENED, REC_PRESENCE, REC_PUBLISHED, REC_REPLY,
-                           REC_SUBSCRIBED, REC_TAKEN, RECORDS_VERSION, RecBody, RecCaught, RecChannel, RecHistory,
-                           RecLink, RecMessage, RecPublished, RecSession, RecTaken, Record, record_add, record_fits,
+from core.records cimport (GAP_ROUTER_LOST, MESSAGE_EVENT, REC_BANS, REC_BEGIN, REC_CAUGHT, REC_END, REC_EVICT,
+                           REC_HISTORY, REC_LINK, REC_LINKED, REC_MESSAGE, REC_OPENED, REC_PRESENCE, REC_PUBLISHED,
+                           REC_REPLY, REC_SUBSCRIBED, REC_TAKEN, RECORDS_VERSION, RecBody, RecCaught, RecChannel,
+                           RecHistory, RecLink, RecMessage, RecPublished, RecSession, RecTaken, Record, record_add, record_fits,
                            record_init, record_size)
 from core.replay cimport replay_caught, replay_overdue, replays_again
 from core.requests cimport request_open, request_peek, request_take
@@ -231,7 +231,7 @@ cdef void _on_message(Edge *edge, Run *run, RecMessage *record) noexcept nogil:
             return
         if record.offset > channel.offset + 1:
             _run_deliver(edge, run)
-            fanout_event_gap(edge, channel, channel.offset + 1, record.offset - 1, b"router_lost")
+            fanout_event_gap(edge, channel, channel.offset + 1, record.offset - 1, GAP_ROUTER_LOST)
     channel.epoch = record.epoch
     channel.offset = record.offset
     _run_add(edge, run, record)

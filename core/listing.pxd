@@ -17,7 +17,7 @@ cdef enum:
     RECORD_BYTES_MAX = 512      # a record is below: the user has 250 bytes, the rest 200
     LIST_END = 0xFFFFFFFF
 
-ctypedef struct ListQuery:      # 64 bytes, as `query` packs it; in a note the user's name follows it
+ctypedef struct ListQuery:      # 72 bytes, as `query` packs it; in a note the names of user and channel follow it
     uint64_t conn               # handle of the only one that is asked for; 0: whoever fits the rest
     uint32_t slot               # to begin with
     uint32_t limit              # records
@@ -30,5 +30,10 @@ ctypedef struct ListQuery:      # 64 bytes, as `query` packs it; in a note the u
     uint8_t by_address
     uint8_t session[16]
     uint8_t address[16]         # IPv6, or IPv4 mapped
+    uint8_t by_channel          # 1: only members of the channel
+    uint8_t by_device           # 1: only those whose device is of the class
+    uint8_t device              # its number, 0: those that told none
+    uint8_t reserved
+    uint32_t user_size          # of the user's name
 
 cdef void listing_turn(Edge *edge, Note *note, const uint8_t *text, const uint8_t *reason) noexcept nogil

@@ -20,4 +20,6 @@ def query(
     user: str | None = None,
     session: bytes | None = None,
     address: bytes | None = None,
+    channel: str | None = None,
+    device: int | None = None,
 ) -> bytes: ...

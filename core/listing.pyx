@@ -8,12 +8,12 @@ from core.conn cimport (ASIDE_NONE, FLAG_ENCODED, FLAG_TLS, FLAG_WEBSOCKET, FORM
                         STATE_COUNT, Aside, Connection, conn_aside_at, conn_get, conn_handle, conn_live,
                         conn_memberships)
 from core.edge cimport NAME_BYTES_MAX, NONE, Channel, edge_random, edge_tick
-from core.fanout cimport channel_find, conn_user
+from core.fanout cimport channel_at, channel_find, conn_user
 from core.lifecycle cimport edge_fin_sized
 from core.mailbox cimport NOTE_LISTED, NOTE_RECLAIM, mailbox_put
 from core.mpack cimport (MpWriter, mp_write_array, mp_write_bin, mp_write_bool, mp_write_nil, mp_write_str,
                          mp_write_uint)
-from core.namespaces cimport USER_PREFIX_BYTES
+from core.namespaces cimport DOMAIN_GLOBAL, USER_PREFIX_BYTES, domain_in
 from core.slab cimport SlabChunk, invariant, slab_at
 from core.vitals cimport RTT_UNKNOWN, Vital, vital_of
 from core.wheel cimport WHEEL_TICK_MS
@@ -47,6 +47,9 @@ ctypedef struct Walk:           # one turn's part of a listing
     Edge *edge
     ListQuery query
     uint32_t user               # index of the user's channel, NONE: there is none here
+    uint32_t channel            # index, NONE: it has no members here, or every session is one
+    bint everybody              # the channel is one of the global domain
+    uint64_t members            # of the channel that is asked for
     uint32_t tick
     uint32_t records
     uint32_t peers              # that the kernel was asked for
@@ -65,7 +68,7 @@ PEERS_A_TURN = PEERS_MAX
 END = <uint32_t> LIST_END
 TICK_MS = WHEEL_TICK_MS
 ANY_STATE = (1 << STATE_CLOSED) - 1
-assert sizeof(ListQuery) == 64 and STATE_COUNT <= 8
+assert sizeof(ListQuery) == 72 and STATE_COUNT <= 8
 
 
 cdef uint16_t _peer(Walk *walk, Connection *conn, uint8_t *address) noexcept nogil:
@@ -80,6 +83,17 @@ cdef uint16_t _peer(Walk *walk, Connection *conn, uint8_t *address) noexcept nog
     return <uint16_t> holdfast_peer(conn.fd, address)
 
 
+cdef bint _is_member(Walk *walk, Connection *conn) noexcept nogil:
+    """By the channel's index alone: RECLAIM may have ended its last member, and the channel with it."""
+    cdef uint32_t slot
+    if walk.everybody:
+        return conn.membership_count != 0
+    for slot in range(conn.membership_count):
+        if conn_memberships(conn)[slot].channel == walk.channel:
+            return True
+    return False
+
+
 cdef bint _fits(Walk *walk, Connection *conn) noexcept nogil:
     """Whether a live connection is one of those asked for; the dearest question comes last."""
     cdef ListQuery *query = &walk.query
@@ -90,6 +104,10 @@ cdef bint _fits(Walk *walk, Connection *conn) noexcept nogil:
     if query.by_session and memcmp(conn.session, query.session, 16) != 0:
         return False
     if query.by_user and (conn.membership_count == 0 or conn_memberships(conn)[0].channel != walk.user):
+        return False
+    if query.by_channel and not _is_member(walk, conn):
+        return False
+    if query.by_device and vital_of(walk.edge, conn).device != query.device:
         return False
     if query.older and walk.tick - vital_of(walk.edge, conn).created < query.older:
         return False
@@ -185,25 +203,47 @@ cdef uint32_t _walk(Walk *walk) noexcept nogil:
     return LIST_END
 
 
+cdef uint32_t _channel(Edge *edge, const char *name, uint32_t size) noexcept nogil:
+    """The index of a channel; NONE: nobody here is in it."""
+    cdef Channel *channel = channel_find(edge, name, size)
+    return NONE if channel == NULL else channel.index
+
+
 cdef uint32_t _user_channel(Edge *edge, const uint8_t *user, uint32_t size) noexcept nogil:
     """The index of a user's own channel; NONE: nobody here is that user."""
     cdef char name[NAME_BYTES_MAX]
-    cdef Channel *channel
     if size > NAME_BYTES_MAX - USER_PREFIX_BYTES:
         return NONE
     memcpy(name, b"user:", USER_PREFIX_BYTES)
     memcpy(name + USER_PREFIX_BYTES, user, size)
-    channel = channel_find(edge, name, USER_PREFIX_BYTES + size)
-    return NONE if channel == NULL else channel.index
+    return _channel(edge, name, USER_PREFIX_BYTES + size)
+
+
+cdef uint64_t _members(Walk *walk) noexcept nogil:
+    """How many members the channel that was asked for has here; whoever is being caught up is none yet."""
+    if walk.everybody:
+        return walk.edge.connections.live - walk.edge.handshakes
+    return 0 if walk.channel == NONE else channel_at(walk.edge, walk.channel).count
 
 
 cdef void _begin(Walk *walk, Edge *edge, const Note *note, const uint8_t *text, const uint8_t *reason) noexcept nogil:
+    cdef const uint8_t *names = text + sizeof(ListQuery)
+    cdef uint32_t size = note.text_size - <uint32_t> sizeof(ListQuery)
     walk.edge = edge
     memcpy(&walk.query, text, sizeof(ListQuery))
     walk.query.limit = min(walk.query.limit, <uint32_t> RECORDS_MAX)
-    walk.user = NONE
+    walk.query.user_size = min(walk.query.user_size, size)
+    walk.user = walk.channel = NONE
+    walk.everybody = False
+    walk.members = 0
     if walk.query.by_user:
-        walk.user = _user_channel(edge, text + sizeof(ListQuery), note.text_size - <uint32_t> sizeof(ListQuery))
+        walk.user = _user_channel(edge, names, walk.query.user_size)
+    if walk.query.by_channel:
+        names += walk.query.user_size
+        size -= walk.query.user_size
+        walk.everybody = domain_in(&edge.namespaces, <const char *> names, size) == DOMAIN_GLOBAL
+        walk.channel = _channel(edge, <const char *> names, size)
+        walk.members = _members(walk)
     walk.tick = edge_tick(edge)
     walk.records = 0
     walk.peers = 0
@@ -228,20 +268,23 @@ cdef void listing_turn(Edge *edge, Note *note, const uint8_t *text, const uint8_
         conn = conn_get(&edge.connections, walk.query.conn)
         if conn != NULL:
             _take(&walk, conn)
-    elif not walk.query.by_user or walk.user != NONE:
+    elif (not walk.query.by_user or walk.user != NONE) \
+            and (not walk.query.by_channel or walk.everybody or walk.channel != NONE):
         goes_on = _walk(&walk)
     memset(&answer, 0, sizeof(answer))
     answer.kind = NOTE_LISTED
     answer.request = note.request
     answer.first = goes_on
     answer.second = walk.records
+    answer.conn = walk.members
     answer.text_size = edge.control.size
     mailbox_put(&edge.to_control, &answer, edge.control.data, NULL)
     batch_clear(&edge.control)
 
 
 def query(*, uint64_t conn=0, uint32_t slot=0, uint32_t limit=RECORDS_MAX, uint32_t older=0, uint32_t idle=0,
-          uint32_t queued_bytes=0, uint8_t states=ANY_STATE, str user=None, bytes session=None, bytes address=None):
+          uint32_t queued_bytes=0, uint8_t states=ANY_STATE, str user=None, bytes session=None, bytes address=None,
+          str channel=None, device=None):
     """Pack a query, as LIST and RECLAIM want it in their text.
 
     Args:
@@ -252,6 +295,8 @@ def query(*, uint64_t conn=0, uint32_t slot=0, uint32_t limit=RECORDS_MAX, uint3
         queued_bytes: at least so many wait to be sent.
         states: one bit for each state that fits.
         user, session, address: of this user, with this session id (16 bytes), from this IPv6 or mapped IPv4 address.
+        channel: members of this channel; the answer's `conn` says how many it has.
+        device: with a device of the class with this number.
     """
     cdef ListQuery packed
     memset(&packed, 0, sizeof(packed))
@@ -272,4 +317,9 @@ def query(*, uint64_t conn=0, uint32_t slot=0, uint32_t limit=RECORDS_MAX, uint3
     if address is not None:
         packed.by_address = 1
         memcpy(packed.address, <const char *> address, 16)
-    return (<char *> &packed)[:sizeof(packed)] + (user or "").encode()
+    packed.by_channel = channel is not None
+    packed.by_device = device is not None
+    packed.device = device or 0
+    names = ((user or "").encode(), (channel or "").encode())
+    packed.user_size = len(names[0])
+    return (<char *> &packed)[:sizeof(packed)] + names[0] + names[1]

@@ -8,12 +8,21 @@ from core.codes cimport OVERLOADED
 from core.log_records cimport LOG_MESSAGE, LogRecord, log_record_body, log_record_fits
 from core.mailbox cimport NOTE_LOG_LOAD, mailbox_put, note_init
 from core.records cimport (CATCHUP_CURSOR, CATCHUP_START, REC_CATCHUP, REC_CAUGHT, REC_HISTORY, REC_PUBLISH, REC_REPLY,
-                           REC_SUBSCRIBE, REC_UNSUBSCRIBE, RecBody, RecCatchup, RecCaught, RecChannel, RecHistory,
-                           RecPublish)
+                           REC_SUBSCRIBE, REC_SURVEY, REC_UNSUBSCRIBE, SURVEY_AS_IS, SURVEY_MESSAGES, RecBody,
+                           RecCatchup, RecCaught, RecChannel, RecHistory, RecPublish)
 from core.sequencer cimport WORKER_LINKING, worker_at, worker_index, worker_published, worker_say
 from core.slab cimport invariant
 from core.stream cimport (Stored, Stream, StreamWaiting, stream_adopt, stream_at, stream_name, stream_open, stream_shut,
                           stream_store, stream_wanted)
+
+
+cdef inline uint32_t _surveyed(const Record *record) noexcept nogil:
+    return (<const RecHistory *> record).limit
+
+
+cdef inline bint _reads(const Record *record) noexcept nogil:
+    """Whether it is about messages of the channel, wherever its position is."""
+    return record.kind == REC_HISTORY or record.kind == REC_SURVEY and _surveyed(record) == SURVEY_MESSAGES
 
 
 cdef const char *_name_of(const Record *record, uint32_t *size) noexcept nogil:
@@ -25,7 +34,7 @@ cdef const char *_name_of(const Record *record, uint32_t *size) noexcept nogil:
         return <const char *> record + sizeof(RecChannel)
     if record.kind == REC_CATCHUP:
         return <const char *> record + sizeof(RecCatchup)
-    if record.kind == REC_HISTORY:
+    if record.kind == REC_HISTORY or record.kind == REC_SURVEY and _surveyed(record) != SURVEY_AS_IS:
         return <const char *> record + sizeof(RecHistory)
     return NULL
 
@@ -34,10 +43,10 @@ cdef int _needs(const Stream *stream, const Record *record) noexcept nogil:
     """What of the stream has to be read before this can be done."""
     cdef const RecCatchup *catchup = <const RecCatchup *> record
     if stream.epoch == 0:
-        return LOADING_MESSAGES if record.kind == REC_HISTORY or record.kind == REC_CATCHUP else LOADING_POSITION
+        return LOADING_MESSAGES if _reads(record) or record.kind == REC_CATCHUP else LOADING_POSITION
     if stream.history == NULL or stream.history.filled:
         return LOADING_NOT
-    if record.kind == REC_HISTORY:
+    if _reads(record):
         return LOADING_MESSAGES
     if record.kind == REC_CATCHUP:
         return LOADING_NOT if catchup.since_offset == stream.offset \
@@ -59,7 +68,7 @@ cdef void _refuse(Worker *worker, const Record *record, int code) noexcept nogil
     cdef RecCaught *caught
     if record.kind == REC_PUBLISH:
         worker_published(worker, (<const RecPublish *> record).seq, code, 0, 0)
-    elif record.kind == REC_HISTORY:
+    elif record.kind == REC_HISTORY or record.kind == REC_SURVEY:
         reply = <RecBody *> worker_say(worker, REC_REPLY, code, sizeof(RecBody), 0)
         if reply != NULL:
             reply.seq = (<const RecHistory *> record).seq

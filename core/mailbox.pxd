@@ -29,7 +29,9 @@ cdef enum NoteKind:
     NOTE_FRAME = 1              # a control frame; text: the frame, second: the user ("" before HELLO)
     NOTE_LINKED                 # the router knows this worker; first: its epoch
     NOTE_STOPPED                # every connection is gone
-    NOTE_LISTED                 # request, first: slot to go on with, LIST_END: that was all; second: records, in text
+    # LISTED: request, first: slot to go on with, LIST_END: that was all; second: records, in text; conn: members of the
+    # channel that was asked for
+    NOTE_LISTED
     NOTE_DRAIN_SENT             # answer to a step; first: FINs queued, second: 1: all were told, request: live ones
     NOTE_TAKEN                  # first: drained sessions that were taken over elsewhere, second: workers to go to
     NOTE_SETTLE                 # to be answered by SETTLED behind everything that this connection asked for before
@@ -40,6 +42,7 @@ cdef enum NoteKind:
     NOTE_SESSION_OPEN           # router; request, flags: OpenFlag, session; text: what is stored of it
     NOTE_SESSION_STATE          # router; text: STATE and CLOSE records of a turn
     NOTE_CURSOR                 # router; request; text: channel whose user's last ACK is asked for
+    NOTE_SESSIONS               # router; request; text: ids of sessions whose stored channels are asked for
     NOTE_BAN                    # router; text: what is asked for (core/ban_list.py)
     NOTE_BANS                   # flags: 0 or BANS_ALL; text: a change of the bans (core/ban_list.py)
     # control -> data plane
@@ -53,7 +56,7 @@ cdef enum NoteKind:
     NOTE_PRESENCE               # text: channel
     NOTE_DRAIN                  # accept nothing more; flags 1: leave what waits to be accepted to the successor
     NOTE_STOP
-    NOTE_LIST                   # request; text: ListQuery and the user; see core/listing.pxd
+    NOTE_LIST                   # request; text: ListQuery, user and channel; see core/listing.pxd
     NOTE_RECLAIM                # the same, and first: code, second: after ms; extra: reason
     NOTE_DRAIN_STEP             # first: FINs at most, request: us to the first return, second: to the next, third: pace
     NOTE_SETTLED                # conn: nothing of it is left with the control thread
@@ -64,6 +67,7 @@ cdef enum NoteKind:
     NOTE_LOG_SIFT               # router; request; text: old log records; which of them have to stay?
     NOTE_SESSION_OPENED         # router; request, first: code; text: channels, [[name, epoch, offset], ...]
     NOTE_CURSOR_READ            # router; request, first: CursorState, second: epoch, third: offset
+    NOTE_SESSIONS_READ          # router; request, first: code; text: body of the REPLY
     NOTE_REFRESH                # text: REPLY; extra: rights; device and third as in OPEN
     NOTE_BANS_SAY               # router; text: a change of the bans, extra: all of them
 

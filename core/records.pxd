@@ -39,6 +39,8 @@ cdef enum RecordKind:
     REC_CAUGHT                  # r->w: the next part of it
     REC_BAN                     # w->r: ban a user, or end a ban (core/ban_list.py)
     REC_BANS                    # r->w: the bans, or what has changed
+    REC_SESSIONS                # w->r: which channels have these sessions?
+    REC_SURVEY                  # w->r: how does this channel stand? (core/survey.pxd)
     REC_KIND_COUNT
 
 ctypedef struct Record:         # 8 bytes: the head of every record
@@ -97,10 +99,15 @@ ctypedef struct RecPublished:
 cdef enum:
     PRESENCE_WORKERS = 1        # limit of PRESENCE: the answer also tells how many workers have members
 
-ctypedef struct RecHistory:     # HISTORY, PRESENCE; name follows
+cdef enum Survey:               # limit of SURVEY: what of the stream has to be read before it is answered
+    SURVEY_AS_IS                # nothing: what the router knows now
+    SURVEY_POSITION
+    SURVEY_MESSAGES
+
+ctypedef struct RecHistory:     # HISTORY, PRESENCE, SURVEY; name follows
     Record head                 # aux: size of the name
     uint32_t seq
-    uint32_t limit              # PRESENCE: 0 or PRESENCE_WORKERS
+    uint32_t limit              # PRESENCE: 0 or PRESENCE_WORKERS; SURVEY: Survey
     uint16_t reverse
     uint16_t has_since
     uint32_t bytes_max          # the reply's bound
@@ -110,7 +117,7 @@ ctypedef struct RecHistory:     # HISTORY, PRESENCE; name follows
 cdef enum:
     BANS_ALL = 1                # aux of BANS: these are all, forget any other
 
-ctypedef struct RecBody:        # REPLY, BAN, BANS; body follows
+ctypedef struct RecBody:        # REPLY, BAN, BANS, SESSIONS; body follows
     Record head                 # REPLY: aux = code of a refusal; BANS: 0 or BANS_ALL
     uint32_t seq
     uint32_t body_size
@@ -177,6 +184,8 @@ cdef enum GapReason:
     GAP_NONE
     GAP_TRIMMED                 # older than the channel's history
     GAP_LOST                    # never reached the log
+    GAP_ROUTER_LOST             # a worker's own: the router was lost, or gave the worker up
+    GAP_SLOW_CONSUMER           # a worker's own: the member takes too little
 
 ctypedef struct RecCaught:      # `count` times a Caught and its MESSAGE frame, padded to 8
     Record head                 # aux: code of a refusal, or 0
@@ -271,10 +280,13 @@ cdef inline bint record_fits(const Record *head, size_t left) noexcept nogil:
         fixed = sizeof(RecCaught)
         if head.size >= fixed:
             variable = (<RecCaught *> head).body_size
-    elif head.kind <= REC_BANS:
+    elif head.kind <= REC_SESSIONS:
         fixed = sizeof(RecBody)
         if head.size >= fixed:
             variable = (<RecBody *> head).body_size
+    elif head.kind == REC_SURVEY:
+        fixed = sizeof(RecHistory)
+        variable = head.aux
     else:
         return False
     return head.kind != 0 and head.size >= fixed + variable

@@ -26,6 +26,11 @@ FROM_CURSOR: Final[int]
 CAUGHT: Final[int]
 BAN: Final[int]
 BANS: Final[int]
+SESSIONS: Final[int]
+SURVEY: Final[int]
+AS_IS: Final[int]
+POSITION: Final[int]
+MESSAGES: Final[int]
 JOINED: Final[int]
 HERE: Final[int]
 LEFT: Final[int]
@@ -46,7 +51,7 @@ class BatchWriter:
     def publish(
         self, seq: int, name: bytes, data: bytes, sender: bytes, key: bytes = b"", *, again: bool = False
     ) -> None: ...
-    def body(self, kind: int, body: bytes) -> None: ...
+    def body(self, kind: int, body: bytes, seq: int = 0) -> None: ...
     def history(
         self,
         kind: int,

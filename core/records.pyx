@@ -30,6 +30,11 @@ FROM_CURSOR = CATCHUP_CURSOR
 CAUGHT = REC_CAUGHT
 BAN = REC_BAN
 BANS = REC_BANS
+SESSIONS = REC_SESSIONS
+SURVEY = REC_SURVEY
+AS_IS = SURVEY_AS_IS
+POSITION = SURVEY_POSITION
+MESSAGES = SURVEY_MESSAGES
 JOINED = STATE_JOINED
 HERE = STATE_HERE
 LEFT = STATE_LEFT
@@ -111,7 +116,7 @@ cdef class BatchWriter:
 
     def history(self, int kind, uint32_t seq, bytes name, *, int limit=100, bint reverse=False, since=None,
                 uint32_t bytes_max=65536):
-        """HISTORY or PRESENCE."""
+        """HISTORY, PRESENCE or SURVEY."""
         cdef RecHistory *record = <RecHistory *> self.add(kind, len(name), sizeof(RecHistory), len(name))
         record.seq = seq
         record.limit = limit
@@ -134,9 +139,10 @@ cdef class BatchWriter:
         record.bytes_max = bytes_max
         memcpy(<uint8_t *> record + sizeof(RecCatchup), <const char *> name, len(name))
 
-    def body(self, int kind, bytes body):
-        """BAN."""
+    def body(self, int kind, bytes body, uint32_t seq=0):
+        """BAN or SESSIONS."""
         cdef RecBody *record = <RecBody *> self.add(kind, 0, sizeof(RecBody), len(body))
+        record.seq = seq
         record.body_size = len(body)
         memcpy(<uint8_t *> record + sizeof(RecBody), <const char *> body, len(body))
 

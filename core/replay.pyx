@@ -14,7 +14,7 @@ from core.ledger cimport (COUNT_DELIVERED, COUNT_REPLAYED, KIND_PENDING, ledger_
                           ledger_leaks, ledger_release)
 from core.lifecycle cimport edge_fin
 from core.outbox cimport outbox_touch
-from core.records cimport (GAP_LOST, OUTCOME_RESET, REC_CATCHUP, Caught, RecCatchup, record_add)
+from core.records cimport (GAP_LOST, GAP_TRIMMED, OUTCOME_RESET, REC_CATCHUP, Caught, RecCatchup, record_add)
 from core.requests cimport request_done, request_open, request_peek
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_at, slab_release
@@ -211,7 +211,7 @@ cdef void _part_queue(Edge *edge, Connection *conn, Replay *replay, RecCaught *r
     cdef Channel *channel = channel_at(edge, replay.channel)
     if record.gap_from:
         event_gap_told(edge, conn, channel, record.gap_from, record.gap_to,
-                       b"lost" if record.gap_reason == GAP_LOST else b"trimmed")
+                       GAP_LOST if record.gap_reason == GAP_LOST else GAP_TRIMMED)
     if not _messages_queue(edge, conn, record):
         edge_fin(edge, conn, INTERNAL, b"a fault of the gateway's own", edge_random(edge, RETRY_AFTER_MS))
         return

@@ -23,12 +23,12 @@ from core.drained cimport drained_free, drained_tick
 from core.hash cimport index_free
 from core.keys cimport keys_expire, keys_free
 from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_WAKEUPS, GAUGE_LOG_AWAY,
-                          GAUGE_ROUTER_EPOCH, Stats, ledger_count, ledger_gauge, ledger_turn)
+                          GAUGE_LOG_BYTES_MAX, GAUGE_ROUTER_EPOCH, Stats, ledger_count, ledger_gauge, ledger_turn)
 from core.loading cimport loading_done, loads_ask
 from core.log_out cimport LOG_CHUNKS_MAX, log_free, log_init
 from core.mailbox cimport (NOTE_AUDIT, NOTE_BANS_SAY, NOTE_CURSOR_READ, NOTE_LOG_COMMITTED, NOTE_LOG_LOADED,
-                           NOTE_LOG_SIFT, NOTE_LOG_STATE, NOTE_SESSION_OPENED, Note, mailbox_drain, mailbox_free,
-                           mailbox_init, mailbox_ring, note_init)
+                           NOTE_LOG_SIFT, NOTE_LOG_STATE, NOTE_SESSION_OPENED, NOTE_SESSIONS_READ, Note, mailbox_drain,
+                           mailbox_free, mailbox_init, mailbox_ring, note_init)
 from core.namespaces cimport namespaces_fill
 from core.notes cimport notes_put, notes_take
 from core.ordering cimport log_committed, log_hand_over
@@ -43,7 +43,8 @@ from core.rooms cimport rooms_free, rooms_init
 from core.sequencer cimport (ORIGIN_WINDOW_MS, ORIGINS_MAX, SEQUENCER_BATCHES_TURN, SWEEP_PERIOD_MS, SWEEP_SLOTS,
                              WORKER_FREE, WORKER_SILENT_MS, Owner, Sequencer, Worker, sequencer_record,
                              sequencer_tell_taken, worker_give_up, worker_known, worker_of)
-from core.sessions cimport (STATES_BYTES_MAX, cursor_read, session_opened, sessions_alive, sessions_flush)
+from core.sessions cimport (STATES_BYTES_MAX, cursor_read, session_opened, sessions_alive, sessions_flush,
+                            sessions_read)
 from core.slab cimport slab_free, slab_init
 from core.stream cimport streams_free, streams_init, streams_sweep
 from core.zmtp cimport ZMTP_IDENTITY_BYTES_MAX
@@ -179,6 +180,8 @@ cdef void _notes_take(Sequencer *sequencer) noexcept nogil:
             session_opened(sequencer, note)
         elif note.kind == NOTE_CURSOR_READ:
             cursor_read(sequencer, note)
+        elif note.kind == NOTE_SESSIONS_READ:
+            sessions_read(sequencer, note)
         elif note.kind == NOTE_AUDIT:
             sequencer.audit = note.request
         elif note.kind == NOTE_BANS_SAY:
@@ -304,6 +307,7 @@ cdef class RouterLoop:
         sequencer.streams.cold = not log_complete
         if log_under_way_max and log_init(&sequencer.log, log_bytes_max, log_under_way_max) < 0:
             raise MemoryError
+        ledger_gauge(sequencer.ledger, GAUGE_LOG_BYTES_MAX, log_bytes_max if log_under_way_max else 0)
         sequencer.catchups.bytes_max = CATCHUPS_BYTES_MAX
         sequencer.states.bytes_max = STATES_BYTES_MAX
         sequencer.sessions_kept = sessions_kept

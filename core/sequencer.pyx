@@ -17,15 +17,16 @@ from core.ordering cimport publish_order
 from core.presence cimport presence_answer, presence_end, presence_state
 from core.records cimport (CLOSE_COMES_BACK, REC_BAN, REC_BEGIN, REC_BYE, REC_CATCHUP, REC_CLOSE, REC_END, REC_EVICT,
                            REC_HISTORY, REC_LINK, REC_LINKED, REC_MESSAGE, REC_OPEN, REC_PRESENCE, REC_PUBLISH,
-                           REC_REPLY, REC_STATE, REC_SUBSCRIBE, REC_SUBSCRIBED, REC_TAKEN, REC_UNSUBSCRIBE,
-                           RECORDS_VERSION, STATE_ACKED, RecBody, RecCatchup, RecChannel, RecHistory, RecLink,
-                           RecMessage, RecPublish, RecSession, RecState, RecTaken)
+                           REC_REPLY, REC_SESSIONS, REC_STATE, REC_SUBSCRIBE, REC_SUBSCRIBED, REC_SURVEY, REC_TAKEN,
+                           REC_UNSUBSCRIBE, RECORDS_VERSION, STATE_ACKED, RecBody, RecCatchup, RecChannel, RecHistory,
+                           RecLink, RecMessage, RecPublish, RecSession, RecState, RecTaken)
 from core.rooms cimport attender_start
-from core.sessions cimport session_close, session_open, session_state
+from core.sessions cimport session_close, session_open, session_state, sessions_ask
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_at, slab_release
 from core.stream cimport (Stored, Stream, route_remove, route_set, routes_remove_worker, stream_adopt, stream_base,
                           stream_find, stream_kept, stream_namespace, stream_stored, stream_use, stream_wanted)
+from core.survey cimport survey_answer
 
 assert sizeof(Owner) == 28 and WORKERS_MAX <= 256
 
@@ -466,3 +467,7 @@ cdef void sequencer_record(Sequencer *sequencer, Worker *worker, Record *record)
         presence_answer(sequencer, worker, <RecHistory *> record)
     elif record.kind == REC_BAN:
         bans_asked(sequencer, <RecBody *> record)
+    elif record.kind == REC_SURVEY:
+        survey_answer(sequencer, worker, <RecHistory *> record)
+    elif record.kind == REC_SESSIONS:
+        sessions_ask(sequencer, worker, <RecBody *> record)

@@ -8,7 +8,7 @@
 from libc.stdint cimport uint32_t
 
 from core.mailbox cimport Note
-from core.records cimport RecCatchup, RecSession, RecState
+from core.records cimport RecBody, RecCatchup, RecSession, RecState
 from core.sequencer cimport Sequencer, Worker
 
 cdef enum:
@@ -23,3 +23,5 @@ cdef void sessions_alive(Sequencer *sequencer, uint32_t seconds) noexcept nogil
 cdef void sessions_flush(Sequencer *sequencer) noexcept nogil
 cdef void cursor_ask(Sequencer *sequencer, Worker *worker, RecCatchup *record) noexcept nogil
 cdef void cursor_read(Sequencer *sequencer, Note *note) noexcept nogil
+cdef void sessions_ask(Sequencer *sequencer, Worker *worker, const RecBody *record) noexcept nogil
+cdef void sessions_read(Sequencer *sequencer, const Note *note) noexcept nogil

@@ -5,13 +5,14 @@ from libc.string cimport memcpy, memset
 
 from core.batch cimport batch_clear, batch_write
 from core.catchup cimport catchup_answer, catchup_epoch
-from core.codes cimport UNAVAILABLE
+from core.codes cimport NOT_ALLOWED, UNAVAILABLE
 from core.ledger cimport COUNT_STATES_LOST, ledger_count
-from core.mailbox cimport NOTE_CURSOR, NOTE_SESSION_OPEN, NOTE_SESSION_STATE, mailbox_put, note_init
+from core.mailbox cimport (NOTE_CURSOR, NOTE_SESSION_OPEN, NOTE_SESSION_STATE, NOTE_SESSIONS, mailbox_put,
+                           note_init)
 from core.records cimport (CATCHUP_CURSOR, CATCHUP_OUTCOME, CURSOR_AWAY, CURSOR_NOT_KEPT, CURSOR_READ, OPEN_AGAIN,
-                           OPEN_RESUME, OPENED_TAKEN, REC_CATCHUP, REC_OPENED, REC_STATE, STATE_ACKED, STATE_HERE,
-                           Record, record_add)
-from core.sequencer cimport WORKER_LINKED, WORKER_LINKING, Owner, worker_say
+                           OPEN_RESUME, OPENED_TAKEN, REC_CATCHUP, REC_OPENED, REC_REPLY, REC_STATE, STATE_ACKED,
+                           STATE_HERE, Record, record_add)
+from core.sequencer cimport WORKER_LINKED, WORKER_LINKING, Owner, bulk_fits, worker_say
 from core.slab cimport slab_at
 from core.stream cimport Stream, stream_find
 
@@ -181,3 +182,35 @@ cdef void cursor_read(Sequencer *sequencer, Note *note) noexcept nogil:
     room.record.since_offset = note.third
     memcpy(room.bytes + sizeof(RecCatchup), <uint8_t *> note + sizeof(Note), note.text_size)
     catchup_answer(sequencer, worker, &room.record)
+
+
+# ------------------------------------------------------------------------------------------ what operators ask for
+
+
+cdef void _reply(Worker *worker, uint32_t seq, int code, const uint8_t *body, uint32_t size) noexcept nogil:
+    cdef RecBody *answer = <RecBody *> worker_say(worker, REC_REPLY, code, sizeof(RecBody), size)
+    if answer != NULL:
+        answer.seq = seq
+        answer.body_size = size
+        if size:
+            memcpy(<uint8_t *> answer + sizeof(RecBody), body, size)
+
+
+cdef void sessions_ask(Sequencer *sequencer, Worker *worker, const RecBody *record) noexcept nogil:
+    """SESSIONS: what is stored of sessions, which the control thread reads."""
+    cdef Note note
+    sessions_flush(sequencer)           # what they did before this was asked counts
+    note_init(&note, NOTE_SESSIONS)
+    note.request = _question(sequencer, worker, record.seq, False)
+    note.text_size = record.body_size
+    if not sequencer.sessions_kept:
+        _reply(worker, record.seq, NOT_ALLOWED, NULL, 0)
+    elif mailbox_put(&sequencer.to_control, &note, <const uint8_t *> record + sizeof(RecBody), NULL) < 0:
+        _reply(worker, record.seq, UNAVAILABLE, NULL, 0)
+
+
+cdef void sessions_read(Sequencer *sequencer, const Note *note) noexcept nogil:
+    """NOTE_SESSIONS_READ: the answer."""
+    cdef Worker *worker = _asker(sequencer, note.request, WORKER_LINKED)
+    if worker != NULL and bulk_fits(worker, <uint32_t> note.request, note.text_size):
+        _reply(worker, <uint32_t> note.request, <int> note.first, <const uint8_t *> note + sizeof(Note), note.text_size)

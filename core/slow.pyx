@@ -8,10 +8,11 @@ from core.batch cimport batch_free, batch_reserve
 from core.conn cimport STATE_OPEN, Aside, conn_aside, conn_aside_at, conn_aside_rest
 from core.edge cimport ANSWER_BYTES
 from core.fanout cimport channel_at, event_gap_write
-from core.ledger cimport (COUNT_DELIVERED, COUNT_GAPS, COUNT_PASSED_OVER, GAUGE_HELD_BYTES, KIND_LAG, ledger_acquire,
+from core.ledger cimport (COUNT_DELIVERED, COUNT_PASSED_OVER, GAUGE_HELD_BYTES, KIND_LAG, ledger_acquire,
                           ledger_count, ledger_gauge, ledger_leaks, ledger_release)
 from core.namespaces cimport SLOW_CONFLATE
 from core.outbox cimport OUTBOX_SENT, outbox_overfull
+from core.records cimport GAP_SLOW_CONSUMER
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_at, slab_release
 
@@ -177,9 +178,8 @@ cdef bint _tell_gap(Edge *edge, Connection *conn, Lag *lag, uint64_t last) noexc
     cdef uint32_t size
     if lag.told >= last:
         return True
-    size = event_gap_write(edge, channel_at(edge, lag.channel), lag.told + 1, last, b"slow_consumer", body)
+    size = event_gap_write(edge, channel_at(edge, lag.channel), lag.told + 1, last, GAP_SLOW_CONSUMER, body)
     lag.told = last
-    ledger_count(edge.ledger, COUNT_GAPS, 1)
     return answer_frame(edge, conn, body, size) == OUTBOX_SENT
 
 

@@ -242,7 +242,8 @@ cdef void stream_store(Streams *streams, Stream *stream, const Stored *head, con
         while history.count:
             _stored_drop_oldest(streams, stream)
         return
-    if head.time_ms + namespace.history_age_ms < now_ms:
+    # One that is there already must not cost the oldest its place.
+    if head.time_ms + namespace.history_age_ms < now_ms or not _stored_place(stream, head.offset, &place):
         return
     while history.count and (
             history.count >= namespace.history_messages or history.bytes + head.size > namespace.history_bytes
@@ -250,8 +251,8 @@ cdef void stream_store(Streams *streams, Stream *stream, const Stored *head, con
         if stream_stored(stream, 0).offset > head.offset:
             return                      # older than all that there is room for
         _stored_drop_oldest(streams, stream)
-    if not _stored_place(stream, head.offset, &place) or (history.count == history.capacity
-                                                          and not _history_grow(stream)):
+        place -= 1
+    if history.count == history.capacity and not _history_grow(stream):
         return
     stored = <Stored *> malloc(sizeof(Stored) + head.size)
     if stored == NULL:

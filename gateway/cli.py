@@ -17,6 +17,7 @@ import click
 from gateway import __version__, options, settings
 from gateway.cli_admin import admin_commands, admin_options, ask
 from gateway.cli_bans import ban_commands
+from gateway.cli_channel import channel
 from gateway.cli_config import config
 from gateway.cli_growth import growth
 from gateway.cli_ledger import ledger
@@ -224,6 +225,7 @@ admin_commands(cli)
 ban_commands(cli)
 cli.add_command(config)
 cli.add_command(growth)
+cli.add_command(channel)
 cli.add_command(user)
 supervision_commands(cli)
 cli.add_command(ledger)

@@ -18,7 +18,7 @@ import click
 ADMIN_URL = "http://127.0.0.1:7402"
 HTTP_TIMEOUT_S = 15.0
 PAGE = 1000
-COLUMNS = ("ID", "USER", "STATE", "TRANSPORT", "ADDRESS", "AGE", "IDLE", "RTT", "LOST", "QUEUED", "GROUPS")
+COLUMNS = ("ID", "USER", "DEVICE", "STATE", "TRANSPORT", "ADDRESS", "AGE", "IDLE", "RTT", "LOST", "QUEUED", "GROUPS")
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -43,6 +43,8 @@ def _filters(command: _Command) -> _Command:
     options = [
         click.option("--user", help="Of this user."),
         click.option("--session", metavar="ID", help="With this session id."),
+        click.option("--device", metavar="CLASS", help="With a device of this class, such as phone; '': of none."),
+        click.option("--channel", metavar="NAME", help="Members of this channel."),
         click.option("--address", metavar="IP", help="From this address."),
         click.option(
             "--state", multiple=True, type=click.Choice(["accepted", "handshaking", "open", "closing"]), help="In it."
@@ -207,6 +209,7 @@ def _row(one: dict[str, Any], now: datetime) -> tuple[str, ...]:
     return (
         one["id"],
         printable(one["user"] or "-"),
+        printable(one["device"] or "-"),
         one["state"] if one["reason"] is None else f"{one['state']} ({one['reason']})",
         f"{one['transport']}{encoding}{'+tls' if one['tls'] else ''}",
         shown_address(one) or "-",

@@ -11,6 +11,7 @@ from gateway.cli_admin import admin_options, ago, ask, printable, say_missing, s
 
 CHANNELS = ("CHANNEL", "EPOCH", "OFFSET", "ACKNOWLEDGED", "UNREAD")
 SESSIONS = ("SESSION", "DEVICE", "CONNECTION", "WORKER", "TRANSPORT", "ADDRESS", "AGE", "IDLE")
+STORED = ("SESSION", "CHANNEL", "EPOCH", "OFFSET", "BEHIND")
 
 
 @click.command()
@@ -35,6 +36,8 @@ def _said(found: dict[str, Any], now: datetime) -> str:
         parts.append(table([CHANNELS, *(_channel(*one) for one in found["channels"].items())]))
     if found["sessions"]:
         parts.append(table([SESSIONS, *(_session(one, now) for one in found["sessions"])]))
+        stored = [row for one in found["sessions"] for row in _stored(one)]
+        parts += [table([STORED, *stored])] if stored else []
     else:
         parts.append("no sessions here")
     if found["more"]:
@@ -46,6 +49,17 @@ def _channel(name: str, state: dict[str, Any]) -> tuple[str, ...]:
     cursor = "-" if state["cursor"] is None else str(state["cursor"][1])
     unread = "-" if state["unread"] is None else str(state["unread"])
     return printable(name), *map(str, state["position"]), cursor, unread
+
+
+def _stored(one: dict[str, Any]) -> list[tuple[str, ...]]:
+    """A row for each channel that is stored of a session, and one that says how many are left out."""
+    channels = one["channels"] or {}
+    rows = [
+        (one["session"], printable(name), *map(str, at["position"]), "-" if at["behind"] is None else str(at["behind"]))
+        for name, at in channels.items()
+    ]
+    left = (one["channel_count"] or 0) - len(rows)
+    return [*rows, (one["session"], f"and {left} more", "", "", "")] if left else rows
 
 
 def _session(one: dict[str, Any], now: datetime) -> tuple[str, ...]:

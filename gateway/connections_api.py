@@ -39,7 +39,7 @@ _DURATION = re.compile(r"(?P<count>[0-9]{1,9}(\.[0-9]{1,3})?)(?P<unit>ms|s|m|h|d
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 # What a FIN may say: the codes that do not answer a request.
 _FIN_CODES = {info.name: info.number for info in TABLE if info.kind != "request"}
-_FILTERS = ("user", "session", "address", "state", "older", "idle", "queued")
+_FILTERS = ("user", "session", "device", "channel", "address", "state", "older", "idle", "queued")
 
 _log = logs.get("supervisor")
 
@@ -111,7 +111,7 @@ def routes(context: "AdminContext") -> list[Route]:
 
 
 async def _list(workers: Places, given: QueryParams) -> Response:
-    """`?user=&session=&address=&state=&older=&idle=&queued=` and `limit`, `after` (the id that a page ended with)."""
+    """The filters of _FILTERS, as in `?user=&older=`, and `limit`, `after` (the id that a page ended with)."""
     _check_names(given, (*_FILTERS, "limit", "after"))
     filters, limit = _filters(given), _limit(given)
     after = _id(given["after"]) if "after" in given else None
@@ -165,6 +165,7 @@ class _Answers:
 
     found: list[dict[str, Any]] = field(default_factory=list)
     more: bool = False
+    members: int = 0
     missing: list[str] = field(default_factory=list)
 
 
@@ -185,6 +186,7 @@ async def _ask(asked: Mapping[Asked, dict[str, Any]], method: str, deadline_s: f
         else:
             answers.found += answer["connections"]
             answers.more = answers.more or answer["more"]
+            answers.members += answer.get("members", 0)
     if asked and all(isinstance(answer, Exception) for answer in said):
         raise _unavailable(answers.missing)
     return answers
@@ -207,16 +209,30 @@ def _unavailable(names: list[str]) -> RequestError:
     return RequestError(503, "unavailable", f"no answer in time from {', '.join(names)}", _RETRY_AFTER_S)
 
 
-async def of_user(workers: Places, user: str, limit: int) -> tuple[list[dict[str, Any]], bool, list[str]]:
-    """The connections of a user that are open, at most `limit`; whether there are more; who did not answer in time.
+@dataclass(frozen=True)
+class Found:
+    """Connections that were looked for."""
+
+    found: list[dict[str, Any]]
+    next_: str | None
+    """The id to go on behind; None: these are all."""
+    members: int
+    """Of the channel, if they were looked for there."""
+    missing: list[str]
+    """Who did not answer in time."""
+
+
+async def open_ones(workers: Places, limit: int, **filters: str) -> Found:
+    """The connections that are open and fit, at most `limit`.
 
     Raises:
-        RequestError: nobody did.
+        RequestError: no worker answers.
 
     """
-    asked = {key: {"user": user, "states": ["open"], "limit": limit} for key in itertools.chain(*workers)}
+    asked = {key: {**filters, "states": ["open"], "limit": limit} for key in itertools.chain(*workers)}
     answers = await _ask(asked, "connections", LIST_DEADLINE_S)
-    return answers.found[:limit], answers.more or len(answers.found) > limit, answers.missing
+    found, more = answers.found[:limit], answers.more or len(answers.found) > limit
+    return Found(found, found[-1]["id"] if found and more else None, answers.members, answers.missing)
 
 
 # ------------------------------------------------------------------------------------------------- reading parameters
@@ -234,8 +250,9 @@ def _check_names(given: QueryParams, known: tuple[str, ...]) -> None:
 def _filters(given: QueryParams) -> dict[str, Any]:
     """What the workers are asked, from the parameters; see `gateway.listing.Listing`."""
     filters: dict[str, Any] = {}
-    if "user" in given:
-        filters["user"] = given["user"]
+    for name in ("user", "device", "channel"):
+        if name in given:
+            filters[name] = given[name]
     if "session" in given:
         filters["session"] = _session(given["session"])
     if "address" in given:

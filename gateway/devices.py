@@ -21,6 +21,10 @@ class Devices:
             self._names.append(name)
         return number
 
+    def known(self, name: str) -> int | None:
+        """The number of a class that was heard of; None: nobody here has it, or it has none of its own."""
+        return NUMBERS_MAX if name == OTHER else self._numbers.get(name)
+
     def name(self, number: int) -> str | None:
         """The class of a number; None: none was told."""
         if number == NUMBERS_MAX:

@@ -68,7 +68,7 @@ class Listing:
         self._devices = devices or Devices()
         self._numbers = itertools.count(1)
         self._one_at_a_time = asyncio.Lock()
-        self._waiting: dict[int, asyncio.Future[tuple[int, bytes]]] = {}
+        self._waiting: dict[int, asyncio.Future[tuple[int, bytes, int]]] = {}
 
     async def connections(self, *, limit: int = LIMIT_MAX, after: str | None = None, **filters: Any) -> dict[str, Any]:
         """The connections that fit, at most `limit`, in the order of the table's slots.
@@ -79,7 +79,7 @@ class Listing:
             filters: see `_conditions`.
 
         Returns:
-            {"connections": [...], "more": whether others may follow}.
+            {"connections": [...], "more": whether others may follow}; with `channel` also "members": how many it has.
 
         """
         return await self._gather(notes.LIST, limit, self._slot_behind(after), filters)
@@ -97,11 +97,11 @@ class Listing:
         named = {"first": code, "second": after_ms, "extra": _cut(reason)}
         return await self._gather(notes.RECLAIM, limit, 0, filters, **named)
 
-    def on_listed(self, request: int, goes_on: int, records: bytes) -> None:
-        """One turn's answer of the data plane."""
+    def on_listed(self, request: int, goes_on: int, records: bytes, members: int) -> None:
+        """One turn's answer of the data plane; `members`: of the channel that was asked for."""
         future = self._waiting.get(request)
         if future is not None and not future.done():
-            future.set_result((goes_on, records))
+            future.set_result((goes_on, records, members))
 
     @property
     def waiting(self) -> int:
@@ -112,15 +112,17 @@ class Listing:
         """Turn after turn until the limit or the table's end."""
         conditions = self._conditions(**filters)
         found: list[dict[str, Any]] = []
+        members = 0
         while conditions is not None and slot != listing.END and len(found) < limit:
             query = listing.query(slot=slot, limit=limit - len(found), **conditions)
-            slot, records = await self._ask(kind, query, named)
+            slot, records, members = await self._ask(kind, query, named)
             found += map(self._shown, _unpacked(records))
-        return {"connections": found, "more": conditions is not None and slot != listing.END}
+        answer = {"connections": found, "more": conditions is not None and slot != listing.END}
+        return {**answer, "members": members} if "channel" in filters else answer
 
-    async def _ask(self, kind: int, query: bytes, named: dict[str, Any]) -> tuple[int, bytes]:
+    async def _ask(self, kind: int, query: bytes, named: dict[str, Any]) -> tuple[int, bytes, int]:
         number = next(self._numbers)
-        future: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[tuple[int, bytes, int]] = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
         try:
             # However many listings there are, one turn of the data plane has a part of one of them.
@@ -147,6 +149,7 @@ class Listing:
         address: str | None = None,
         older_s: float = 0,
         idle_s: float = 0,
+        device: str | None = None,
         **same: Any,
     ) -> dict[str, Any] | None:
         """The arguments of `core.listing.query`; None: nothing can fit.
@@ -158,7 +161,8 @@ class Listing:
             address: without port.
             older_s: at least so many seconds since it was accepted.
             idle_s: at least so many since anything was heard of it.
-            same: `user` and `queued_bytes`.
+            device: class of the device; empty: it told none.
+            same: `user`, `channel` and `queued_bytes`.
 
         """
         if id is not None:
@@ -166,6 +170,10 @@ class Listing:
             ours = wanted is not None and (wanted.worker, wanted.epoch) == (self._worker, self._epoch)
             return {"conn": wanted.handle} if wanted is not None and ours else None
         same |= {"older": _ticks(older_s), "idle": _ticks(idle_s)}
+        if device is not None:
+            same["device"] = self._devices.known(device)
+            if same["device"] is None:
+                return None
         if states is not None:
             same["states"] = sum(1 << connections.STATES.index(state) for state in set(states))
         if session is not None:

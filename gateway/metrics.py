@@ -26,6 +26,7 @@ from gateway.child import Totals
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+_GAPS = "gaps_"
 _TIME_HELP = {
     "publish": "From a PUBLISH to the router's answer, or to the end of the wait for it, at the worker.",
     "welcome": "From the accept of a connection to its WELCOME.",
@@ -187,11 +188,21 @@ def _ledger_families(counted: list[tuple[str, Totals]]) -> Iterator[Metric]:
 
 
 def _counter_families(counted: list[tuple[str, Totals]]) -> Iterator[Metric]:
+    gaps = CounterMetricFamily(
+        "holdfast_gaps",
+        "Gaps that members were told of, and positions without a history in common (reset), by reason.",
+        labels=["process", "reason"],
+    )
     for name in dict.fromkeys(name for _, totals in counted for name in totals.counters):
+        if name.startswith(_GAPS):
+            for process, totals in counted:
+                gaps.add_metric([process, name.removeprefix(_GAPS)], totals.counters[name])
+            continue
         family = CounterMetricFamily(f"holdfast_{name}", f"Count of {name.replace('_', ' ')}.", labels=["process"])
         for process, totals in counted:
             family.add_metric([process], totals.counters[name])
         yield family
+    yield gaps
 
 
 def _gauge_families(counted: list[tuple[str, Totals]]) -> Iterator[Metric]:

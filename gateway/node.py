@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import uvloop
@@ -26,6 +27,8 @@ from gateway import __version__, logs
 from gateway.admin import AdminContext, create_app
 from gateway.admin_server import AdminServer
 from gateway.bans_api import routes as ban_routes
+from gateway.channels_api import Channels
+from gateway.channels_api import routes as channel_routes
 from gateway.child import Child, ChildSpec, Totals
 from gateway.config import Config, router_config, worker_config
 from gateway.connections_api import Places, Walks
@@ -47,7 +50,7 @@ from gateway.users_api import routes as user_routes
 from gateway.watch import Watch
 from gateway.watcher import Place, Watcher
 from gateway.zygote import TCP_FD, WS_FD
-from router.client import BanRefused, ChannelState, Refused, RouterClient, Unavailable
+from router.client import BanRefused, ChannelState, Refused, RouterClient, StoredSession, Survey, Unavailable
 
 SUPERVISOR = "supervisor"
 EXIT_KILLED = 130  # 128 + SIGINT, as shells say it
@@ -64,6 +67,7 @@ _BAN_REFUSALS = {
 # Modules that the zygote imports and forks.
 WORKER_COMMAND: tuple[str, ...] = ("gateway.worker",)
 ROUTER_COMMAND: tuple[str, ...] = ("router.process",)
+_Answer = TypeVar("_Answer")
 # What a rolling restart cannot change, by section; None: nothing of it. Of TLS, whether there is any.
 FIXED: dict[str, tuple[str, ...] | None] = {
     "node": None,
@@ -394,7 +398,8 @@ async def _admin(
         return [(*child.leaving, child) for child in supervisor.workers]
 
     own = [spec.name for spec in config.namespaces if spec.domain == "session"]
-    users = Users(publisher, own, workers, walks)
+    users = Users(publisher, own, workers, walks, [spec.name for spec in config.namespaces])
+    channels = Channels(publisher, config.namespaces, workers, walks)
     context = AdminContext(
         info=told,
         missing=supervisor.missing,
@@ -410,6 +415,7 @@ async def _admin(
             *routes(config.admin.token, supervision),
             *ban_routes(config.admin.token, publisher, time.time),
             *user_routes(config.admin.token, users),
+            *channel_routes(config.admin.token, channels),
         ],
         audit=audit,
     )
@@ -494,8 +500,21 @@ class RouterPublisher:
 
     async def channels(self, names: Sequence[str]) -> list[ChannelState]:
         """See `gateway.users_api.Standings`."""
+        return await self._answer(self._client.channels(names, deadline_s=self._deadline_s))
+
+    async def sessions(self, ids: Sequence[bytes]) -> list[StoredSession | None] | None:
+        """See `gateway.users_api.Standings`."""
+        return await self._answer(self._client.sessions(ids, deadline_s=self._deadline_s))
+
+    async def survey(self, names: Sequence[str], depth: int) -> list[Survey]:
+        """See `gateway.channels_api.Surveys`."""
+        return await self._answer(self._client.survey(names, depth, deadline_s=self._deadline_s))
+
+    @staticmethod
+    async def _answer(asked: Awaitable[_Answer]) -> _Answer:
+        """What the router says to a question; its deadline is in the question."""
         try:
-            return await self._client.channels(names, deadline_s=self._deadline_s)
+            return await asked
         except Unavailable as error:
             raise RequestError(503, "unavailable", str(error), _RETRY_AFTER_S) from error
         except Refused as error:

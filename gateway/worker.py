@@ -177,7 +177,7 @@ class WorkerProcess:
                 elif kind == notes.LINKED:
                     self._linked.set()
                 elif kind == notes.LISTED:
-                    self._listing.on_listed(request, first, text)
+                    self._listing.on_listed(request, first, text, conn)
                 elif kind == notes.SETTLE:  # behind the decisions about all that this connection asked for
                     self._plane.put(notes.SETTLED, conn)
                 elif kind == notes.AUDITED:

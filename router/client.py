@@ -9,9 +9,10 @@ import contextlib
 import functools
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import msgpack
 import msgspec
 import zmq
 
@@ -57,6 +58,59 @@ class ChannelState(NamedTuple):
     """The highest that any session of the user acknowledged, (0, 0): nothing; None: the router keeps no cursors."""
 
 
+class Presence(NamedTuple):
+    """How many are in a channel, as the router knows it."""
+
+    users: int
+    sessions: int
+
+
+class Oldest(NamedTuple):
+    """The oldest message that is kept."""
+
+    position: tuple[int, int]
+    time_ms: int
+    """Wall clock."""
+
+
+class Survey(NamedTuple):
+    """How a channel stands."""
+
+    known: bool
+    """Whether the router knows its position without asking the log; without it, all that follows is of no meaning."""
+    loaded: bool
+    """Whether it has all that the log keeps of it in memory, or knows that there is nothing more."""
+    position: tuple[int, int]
+    waiting: int
+    """Messages that have a position beyond this one and are on their way to the log."""
+    kept: int
+    kept_bytes: int
+    oldest: Oldest | None
+    workers: int
+    """How many workers have members."""
+    presence: Presence | None
+    """None: its namespace keeps none."""
+
+
+class StoredSession(NamedTuple):
+    """What is stored of a session."""
+
+    count: int
+    """Of its channels."""
+    channels: dict[str, tuple[int, int]]
+    """The first of them, each with the position that the client acknowledged or joined at."""
+
+
+class _Asked(msgspec.Struct):
+    """A question that has no answer yet."""
+
+    say: Callable[[int], None]
+    """Writes it under its number, as often as it has to be said."""
+    told: Callable[[dict[str, Any]], Any]
+    """What the record of the answer tells; raises RouterError."""
+    answer: asyncio.Future[Any]
+
+
 class _Waiting(msgspec.Struct):
     """A publish that has no answer yet."""
 
@@ -79,7 +133,7 @@ class RouterClient:
         self._identity = f"{name}-{os.urandom(6).hex()}/0/1".encode()
         self._writer = records.BatchWriter()
         self._waiting: dict[int, _Waiting] = {}  # by seq, in the order in which they were published
-        self._asking: dict[int, tuple[bytes, asyncio.Future[ChannelState]]] = {}  # by seq, of CATCHUP
+        self._asking: dict[int, _Asked] = {}  # by seq
         self._seq = 0
         self._bans: dict[str, Standing] | None = None
         self._banning: dict[int, asyncio.Future[Standing]] = {}
@@ -200,17 +254,64 @@ class RouterClient:
             Unavailable: the router is away or silent, or cannot read the cursors now.
             Refused: it has too much to do.
         """
+        flags = records.OUTCOME_ALONE | records.FROM_CURSOR
+
+        def say(name: bytes) -> Callable[[int], None]:
+            return lambda seq: self._writer.catchup(seq, name, 0, 0, 0, flags=flags)
+
+        return await self._ask([say(name.encode()) for name in names], _state, deadline_s)
+
+    async def survey(self, names: Sequence[str], depth: int, *, deadline_s: float) -> list[Survey]:
+        """How channels stand.
+
+        Args:
+            names: of the channels.
+            depth: what is read of the log before: `records.AS_IS` (nothing), `POSITION` or `MESSAGES`.
+            deadline_s: how long to wait for the link and the answers.
+
+        Raises:
+            Unavailable: the router is away or silent, or cannot read its log now.
+            Refused: a channel's namespace is not known, or the router has too much to do.
+        """
+
+        def say(name: bytes) -> Callable[[int], None]:
+            return lambda seq: self._writer.history(records.SURVEY, seq, name, limit=depth)
+
+        return await self._ask([say(name.encode()) for name in names], _survey, deadline_s)
+
+    async def sessions(self, ids: Sequence[bytes], *, deadline_s: float) -> list[StoredSession | None] | None:
+        """What is stored of sessions; None of one: nothing is. None at all: this router stores none.
+
+        Raises:
+            Unavailable: the router is away or silent, or cannot read its store now.
+            Refused: it has too much to do.
+        """
+        body = b"".join(ids)
+        try:
+            (found,) = await self._ask(
+                [lambda seq: self._writer.body(records.SESSIONS, body, seq)], _stored, deadline_s
+            )
+        except Refused as error:
+            if error.code_name == "not_allowed":
+                return None
+            raise
+        return list(found)
+
+    async def _ask(
+        self, says: Sequence[Callable[[int], None]], told: Callable[[dict[str, Any]], Any], deadline_s: float
+    ) -> list[Any]:
+        """Ask all together; the answers in the same order."""
         asked: list[int] = []
         try:
             async with asyncio.timeout(deadline_s):
                 await self._linked.wait()
-                futures: list[asyncio.Future[ChannelState]] = []
-                for name in names:
+                futures = []
+                for say in says:
                     seq = self._seq = self._seq % 0xFFFFFFFF + 1
                     asked.append(seq)
                     futures.append(asyncio.get_running_loop().create_future())
-                    self._asking[seq] = (name.encode(), futures[-1])
-                    self._ask(seq)
+                    self._asking[seq] = _Asked(say, told, futures[-1])
+                    say(seq)
                 self._send()
                 return await asyncio.gather(*futures)
         except TimeoutError:
@@ -219,21 +320,14 @@ class RouterClient:
             for seq in asked:
                 del self._asking[seq]
 
-    def _ask(self, seq: int) -> None:
-        name, _ = self._asking[seq]
-        self._writer.catchup(seq, name, 0, 0, 0, flags=records.OUTCOME_ALONE | records.FROM_CURSOR)
-
-    def _on_caught(self, record: dict[str, Any]) -> None:
-        _, future = self._asking.get(record["seq"], (b"", None))
-        if future is None or future.done():
+    def _on_answer(self, record: dict[str, Any]) -> None:
+        asked = self._asking.get(record["seq"])
+        if asked is None or asked.answer.done():
             return
-        cursor = records.CURSORS[record["cursor"]]
-        if cursor == "away" or record["aux"] == codes.Code.UNAVAILABLE:
-            future.set_exception(Unavailable("the router cannot read the cursors now"))
-        elif record["aux"]:
-            future.set_exception(Refused(codes.NAMES.get(record["aux"], "internal")))
-        else:
-            future.set_result(ChannelState(record["position"], record["last"] if cursor == "read" else None))
+        try:
+            asked.answer.set_result(asked.told(record))
+        except RouterError as error:
+            asked.answer.set_exception(error)
 
     def bans(self) -> Mapping[str, Standing]:
         """The bans, as the router told them.
@@ -293,17 +387,17 @@ class RouterClient:
             for seq, one in self._waiting.items():
                 if not one.answer.done():
                     self._say(seq, one)
-            for seq, (_, future) in self._asking.items():
-                if not future.done():
-                    self._ask(seq)
+            for seq, asked in self._asking.items():
+                if not asked.answer.done():
+                    asked.say(seq)
             self._send()
             self._linked.set()
         elif record["kind"] == records.PUBLISHED:
             self._answer(self._waiting.get(record["seq"]), record)
         elif record["kind"] == records.BANS:
             self._on_bans(record)
-        elif record["kind"] == records.CAUGHT:
-            self._on_caught(record)
+        elif record["kind"] in (records.CAUGHT, records.REPLY):
+            self._on_answer(record)
 
     @staticmethod
     def _answer(one: _Waiting | None, record: dict[str, int]) -> None:
@@ -318,7 +412,7 @@ class RouterClient:
 
     def _lose(self) -> None:
         waiting: list[asyncio.Future[Any]] = [one.answer for one in self._waiting.values()]
-        waiting += [future for _, future in self._asking.values()]
+        waiting += [asked.answer for asked in self._asking.values()]
         self._lose_bans()
         for answer in waiting:
             if not answer.done():
@@ -329,3 +423,45 @@ class RouterClient:
         for future in self._banning.values():
             if not future.done():
                 future.set_exception(Unavailable("the router was restarted"))
+
+
+def _check(record: dict[str, Any], unavailable: str) -> None:
+    """Raises RouterError when the answer is a refusal."""
+    if record["aux"] == codes.Code.UNAVAILABLE:
+        raise Unavailable(unavailable)
+    if record["aux"]:
+        raise Refused(codes.NAMES.get(record["aux"], "internal"))
+
+
+def _state(record: dict[str, Any]) -> ChannelState:
+    unavailable = "the router cannot read the cursors now"
+    cursor = records.CURSORS[record["cursor"]]
+    if cursor == "away":
+        raise Unavailable(unavailable)
+    _check(record, unavailable)
+    return ChannelState(record["position"], record["last"] if cursor == "read" else None)
+
+
+def _survey(record: dict[str, Any]) -> Survey:
+    _check(record, "the router cannot read its log now")
+    told = msgpack.unpackb(record["body"])
+    oldest, presence = told["oldest"], told["presence"]
+    return Survey(
+        known=told["known"],
+        loaded=told["loaded"],
+        position=(told["epoch"], told["offset"]),
+        waiting=told["waiting"],
+        kept=told["kept"],
+        kept_bytes=told["bytes"],
+        oldest=None if oldest is None else Oldest((oldest[0], oldest[1]), oldest[2]),
+        workers=told["workers"],
+        presence=None if presence is None else Presence(*presence),
+    )
+
+
+def _stored(record: dict[str, Any]) -> list[StoredSession | None]:
+    _check(record, "the router cannot read its store now")
+    return [
+        None if one is None else StoredSession(one[0], {name: (epoch, offset) for name, epoch, offset in one[1]})
+        for one in msgpack.unpackb(record["body"])
+    ]

@@ -104,6 +104,8 @@ class Router:
                 self.sessions.on_state(text)
             elif kind == notes.CURSOR and self.sessions is not None:
                 self.sessions.on_cursor(request, conn, text)
+            elif kind == notes.SESSIONS and self.sessions is not None:
+                self.sessions.on_question(request, text)
             elif kind == notes.BAN:
                 self.bans.on_wish(text)
             elif kind == notes.LOG_LOAD and self.loader is not None:

@@ -29,6 +29,8 @@ READ_BATCH_MAX = 2_000
 CHANGED_MAX = 1_000_000
 # An open session is told of once in six hours (core/sessions.pxd): twice that, and it is nobody's any more.
 OPEN_GRACE_MS = 12 * 3_600_000
+# Told to whoever asks what is stored of sessions, of all of them together.
+CHANNELS_TOLD_MAX = 200
 
 _STATE = struct.Struct("=IHH16sQQHHI")
 _CLOSE = struct.Struct("=IHHQ16sII")
@@ -64,6 +66,7 @@ class Sessions:
         self._saved.set()
         self._claims: list[tuple[int, int, bytes, str]] = []
         self._cursors: list[tuple[int, int, str]] = []
+        self._questions: list[tuple[int, list[bytes]]] = []
         self._asked = asyncio.Event()
         self._lost = 0
         self._over: set[bytes] = set()
@@ -91,6 +94,11 @@ class Sessions:
     def on_cursor(self, request: int, conn: int, channel: bytes) -> None:
         """A new device asks where its user stands."""
         self._cursors.append((request, conn, channel.decode()))
+        self._asked.set()
+
+    def on_question(self, request: int, ids: bytes) -> None:
+        """An operator asks what is stored of these sessions, 16 bytes each."""
+        self._questions.append((request, [ids[place : place + 16] for place in range(0, len(ids), 16)]))
         self._asked.set()
 
     def on_state(self, said: bytes) -> None:
@@ -192,12 +200,15 @@ class Sessions:
             await self._asked.wait()  # no deadline: for as long as nobody asks
             claims, self._claims = self._claims[:READ_BATCH_MAX], self._claims[READ_BATCH_MAX:]
             cursors, self._cursors = self._cursors[:READ_BATCH_MAX], self._cursors[READ_BATCH_MAX:]
-            if not self._claims and not self._cursors:
+            question = self._questions.pop(0) if self._questions else None
+            if not self._claims and not self._cursors and not self._questions:
                 self._asked.clear()
             if claims:
                 await self._answer_claims(claims)
             if cursors:
                 await self._answer_cursors(cursors)
+            if question:
+                await self._answer_question(*question)
 
     async def _answer_claims(self, claims: list[tuple[int, int, bytes, str]]) -> None:
         users = [user for _, _, _, user in claims]
@@ -239,6 +250,25 @@ class Sessions:
                 third=offset,
                 text=channel.encode(),
             )
+
+    async def _answer_question(self, request: int, ids: list[bytes]) -> None:
+        """[count, [[channel, epoch, offset], ...]] of each session, nil of one of which nothing is stored."""
+        told: list[Any] = []
+        left = CHANNELS_TOLD_MAX
+        code = 0
+        try:
+            async with asyncio.timeout(READ_DEADLINE_S):
+                stored = await self._log.sessions(ids)
+        except (LogError, TimeoutError) as error:
+            code, stored = Code.UNAVAILABLE, []
+            _log.warning("what is stored of %d sessions cannot be told: %s", len(ids), _said(error))
+        for session, one in zip(ids, stored, strict=False):
+            channels = self._overlaid(session, one)
+            first = sorted(channels.items())[:left]
+            left -= len(first)
+            known = one is not None or channels
+            told.append([len(channels), [[name, *position] for name, position in first]] if known else None)
+        self._tell(notes.SESSIONS_READ, request=request, first=code, text=msgpack.packb(told))
 
     def _tell(self, kind: int, **fields: Any) -> None:
         try:

@@ -233,8 +233,9 @@ class EmbeddedLog:
             return self._failure
         try:
             with _Translated(self._directory):
-                if self._lock is None or not self._lock.is_mine():
-                    raise LogDeposed(f"another process took {self._directory / 'lock'}")
+                lost = "the log was closed" if self._lock is None else self._lock.lost()
+                if lost:
+                    raise LogDeposed(lost)
                 self._writer.append([one.batch for one in group])
         except LogError as error:
             self._refused_below = group[0].generation + 1

@@ -54,15 +54,40 @@ class DirectoryLock:
         words = os.pread(self._fd, 100, 0).split()
         return words[0].decode(errors="replace") if words else "unknown"
 
-    def is_mine(self) -> bool:
-        """Whether nobody took it since: somebody may have removed the file, and locked one of the same name."""
+    def lost(self) -> str:
+        """Why it counts for nothing any more, or nothing while it does.
+
+        Somebody may have removed the file, alone or with its folder, and another may have locked one of the same name.
+        """
+        if self._fd < 0:
+            return f"{self._path} was given up"
+        own = os.fstat(self._fd)
         try:
             there = os.stat(self._path)
-            own = os.fstat(self._fd)
-        except OSError:
-            return False
+        except FileNotFoundError:
+            what = self._path if self._path.parent.exists() else self._path.parent
+            return (
+                f"{what} was removed while this process used it: what is written now would not be found again. "
+                f"What is missing has to come from a backup; the next start begins with what is there then"
+            )
+        except OSError as error:
+            return f"{self._path} cannot be read any more: {error.strerror}"
         same = (there.st_dev, there.st_ino) == (own.st_dev, own.st_ino)
-        return same and os.pread(self._fd, len(self._mine) + 1, 0) == self._mine
+        if same and os.pread(self._fd, len(self._mine) + 1, 0) == self._mine:
+            return ""
+        return f"another process took {self._path}{self._taker()}"
+
+    def _taker(self) -> str:
+        """Who that is, as far as the file says."""
+        try:
+            words = self._path.read_bytes().split()
+        except OSError:
+            words = []
+        return f": process {words[0].decode(errors='replace')}" if words else ""
+
+    def is_mine(self) -> bool:
+        """Whether it still counts."""
+        return not self.lost()
 
     def release(self) -> None:
         """Give it up; again does nothing."""

@@ -26,7 +26,7 @@ def test_messages_between_arrive_once_and_in_order(edge: Edge) -> None:
     edge.router.send(*said[5:15])  # some again, as after a lost answer
     edge.router.send(*said[15:])
     assert [frame[2] for frame in alice.frames(20)] == list(range(5, 25))
-    assert edge.counter("gaps") == 0
+    assert edge.counter("gaps_router_lost") == 0
     number = alice.request(PUBLISH, "group:a", "x")
     one = edge.router.expect(records.PUBLISH)
     edge.router.send(wire.published(one["seq"], EPOCH, 25))
@@ -41,7 +41,7 @@ def test_a_jump_in_the_offsets_is_told_exactly_before_the_message(edge: Edge) ->
     for client in (alice, bob):
         assert client.frame() == [EVENT, "group:a", "gap", {"from": 11, "to": 13, "reason": "router_lost"}]
         assert client.frame()[2] == 14
-    assert edge.counter("gaps") == 1
+    assert edge.counter("gaps_router_lost") == 1
 
 
 def test_a_message_of_a_channel_that_is_gone_reaches_nobody(edge: Edge) -> None:
@@ -219,7 +219,7 @@ def test_an_event_reaches_the_members_and_moves_no_position(edge: Edge) -> None:
     )
     assert [frame[:3] for frame in alice.frames(3)] == [[9, "group:a", 1], told[:3], [9, "group:a", 2]]
     assert bob.frame()[:3] == [9, "group:b", 1]
-    assert edge.counter("gaps") == 0
+    assert edge.counter("gaps_router_lost") == 0
 
 
 @pytest.mark.parametrize("junk", [b"", b"x", b"\xff" * 64, wire.linked(1, ask=False)[:-8], b"\0" * 32])

@@ -263,9 +263,10 @@ def test_those_that_may_come_back_are_told_when_each_at_its_own_time(edge: Edge)
 
 def test_queries_hold_what_they_say() -> None:
     plain = listing.query()
-    assert len(plain) == 64
-    assert listing.query(user="grün")[64:] == "grün".encode()
-    assert listing.query(user="")[:64] != plain
+    assert len(plain) == 72
+    assert listing.query(user="grün", channel="ü")[72:] == "grünü".encode()
+    for asked in ({"user": ""}, {"channel": ""}, {"device": 0}):
+        assert listing.query(**asked)[:72] != plain  # type: ignore[arg-type]
     assert (1 << len(conn.STATES) - 1) - 1 == listing.ANY_STATE
 
 
@@ -273,3 +274,54 @@ def test_queries_hold_what_they_say() -> None:
 def test_queries_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises((ValueError, OverflowError)):
         listing.query(**wrong)
+
+
+def test_members_of_a_channel_are_found_and_counted(edge: Edge) -> None:
+    alice, bob = edge.open("alice"), edge.open("bob")
+    edge.open("carol")
+    edge.join(alice, "group:a")
+    edge.join_known(bob, "group:a")
+    assert users(listed(edge, channel="group:a")) == ["alice", "bob"]
+    assert users(listed(edge, channel="group:a", user="bob")) == ["bob"]
+    assert users(listed(edge, channel="user:bob", user="bob")) == ["bob"]
+    assert users(listed(edge, channel="user:bob", user="alice")) == []
+    for channel in ("group:b", "group:", "group", "", "x" * 300):
+        assert listed(edge, channel=channel) == []
+
+
+def test_everybody_is_a_member_of_a_global_channel(edge: Edge) -> None:
+    edge.open("alice")
+    edge.client()
+    wait_for(lambda: edge.live("connection") == 2, "both are there")
+    assert users(listed(edge, channel="global:news")) == ["alice"]
+
+
+@pytest.mark.parametrize(("channel", "count"), [("group:a", 2), ("group:b", 0), ("global:news", 3), ("user:bob", 1)])
+def test_how_many_members_there_are_is_told_on_every_turn(edge: Edge, channel: str, count: int) -> None:
+    edge.open("carol")
+    edge.join(edge.open("alice"), "group:a")
+    edge.join_known(edge.open("bob"), "group:a")
+    edge.put(notes.LIST, request=99, text=listing.query(channel=channel, limit=1))
+    assert edge.note(notes.LISTED)[2] == count
+
+
+def test_the_class_of_the_device_is_a_filter(edge: Edge) -> None:
+    alice = edge.open("alice")
+    edge.put(notes.REFRESH, alice.conn, flags=3 * notes.OPEN_DEVICE)
+    edge.open("bob")
+    assert users(listed(edge, device=3)) == ["alice"]
+    assert users(listed(edge, device=0)) == ["bob"]
+    assert listed(edge, device=4) == []
+
+
+def test_ending_all_members_of_a_channel_ends_nobody_else(edge: Edge) -> None:
+    clients = {user: edge.open(user) for user in ("alice", "bob", "carol")}
+    edge.join(clients["alice"], "group:a")
+    edge.join_known(clients["bob"], "group:a")
+    edge.join(clients["carol"], "group:b")
+    _, found = turn(edge, notes.RECLAIM, KICKED, channel="group:a")
+    assert users(found) == ["alice", "bob"]
+    for user in ("alice", "bob"):
+        assert clients[user].frame()[:2] == [FIN, Code.KICKED]
+    assert users(listed(edge, channel="group:b")) == ["carol"]
+    assert listed(edge, channel="group:a") == []

@@ -90,6 +90,20 @@ def test_history_reads_the_messages_once(cold: Sequencer) -> None:
     assert [one[2] for one in worker.history("group:a")["messages"]] == [2, 3]
 
 
+def test_messages_that_are_there_already_cost_no_older_one_its_place(sequencers: Make) -> None:
+    router = sequencers(**OPTIONS, history_messages=3)
+    worker = router.worker()
+    worker.send("group:a", "new")
+    loaded(router, wanted(router)[0], 5, 3)
+    number, _ = router.batch()
+    router.commit(number)
+    assert worker.expect(records.PUBLISHED)["offset"] == 4
+    worker.say.history(records.HISTORY, 9, b"group:a")
+    worker.flush()
+    loaded(router, wanted(router)[0], EPOCH, 4, message(2), message(3), message(4, EPOCH))
+    assert [one[2] for one in msgpack.unpackb(worker.expect(records.REPLY)["body"])["messages"]] == [2, 3, 4]
+
+
 def test_a_subscription_that_ended_while_the_log_was_away_leaves_no_route(cold: Sequencer) -> None:
     worker = cold.worker()
     worker.say.channel(records.SUBSCRIBE, b"group:a", 3)

@@ -9,6 +9,7 @@ import msgpack
 import pytest
 
 from core import notes, records
+from core.codes import Code
 from core.router_loop import RouterLoop
 from tests.core.router_harness import DEADLINE_S, EPOCH, Sequencer, Worker
 
@@ -207,3 +208,48 @@ def test_without_a_store_every_claim_is_answered_and_a_new_device_starts_live(se
     one = worker.expect(records.CAUGHT)
     assert (records.OUTCOMES[one["outcome"]], records.CURSORS[one["cursor"]]) == ("live", "not_kept")
     assert sequencer.counter("states_lost") == 0
+
+
+# ---- what operators ask for ----
+
+
+def test_what_is_stored_of_sessions_is_asked_behind_what_they_did(kept: tuple[Store, Worker]) -> None:
+    store, worker = kept
+    worker.say.session(records.OPEN, ALICE, 5, 1)
+    worker.say.state(ALICE, records.JOINED, b"group:a", EPOCH, 0, b"alice", 5)
+    worker.say.body(records.SESSIONS, ALICE + BOB, 9)
+    worker.flush()
+    store.note(notes.SESSION_OPEN)
+    assert store.states() == [(records.JOINED, "group:a", (EPOCH, 0))]
+    note = store.note(notes.SESSIONS)
+    assert note[7] == ALICE + BOB
+    store.loop.put(notes.SESSIONS_READ, request=note[3], text=b"the answer")
+    worker.expect(records.OPENED)
+    assert worker.expect(records.REPLY) == {"kind": records.REPLY, "aux": 0, "seq": 9, "body": b"the answer"}
+
+
+def test_a_store_that_cannot_be_read_is_told_with_its_code(kept: tuple[Store, Worker]) -> None:
+    store, worker = kept
+    worker.say.body(records.SESSIONS, ALICE, 9)
+    worker.flush()
+    store.loop.put(notes.SESSIONS_READ, request=store.note(notes.SESSIONS)[3], first=Code.UNAVAILABLE)
+    assert worker.expect(records.REPLY)["aux"] == Code.UNAVAILABLE
+
+
+def test_a_router_that_stores_no_sessions_refuses(sequencers: Callable[..., Sequencer]) -> None:
+    worker = sequencers().worker()
+    worker.say.body(records.SESSIONS, ALICE, 9)
+    (one,) = worker.rest()
+    assert (one["kind"], one["seq"], one["aux"]) == (records.REPLY, 9, Code.NOT_ALLOWED)
+
+
+def test_an_answer_for_a_worker_that_is_gone_is_for_nobody(kept: tuple[Store, Worker]) -> None:
+    store, worker = kept
+    worker.say.body(records.SESSIONS, ALICE, 9)
+    worker.flush()
+    request = store.note(notes.SESSIONS)[3]
+    worker.epoch += 1
+    worker.tell([])  # another start, in the same place
+    worker.rest()
+    store.loop.put(notes.SESSIONS_READ, request=request, text=b"the answer")
+    assert worker.rest() == []

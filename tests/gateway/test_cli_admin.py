@@ -16,6 +16,7 @@ ONE: dict[str, Any] = {
     "id": "0-17-1-0",
     "worker": "worker-0",
     "user": "alice",
+    "device": "phone",
     "session": "ab" * 16,
     "state": "open",
     "reason": None,
@@ -34,7 +35,7 @@ ONE: dict[str, Any] = {
     "requests": 0,
 }
 TWO = {**ONE, "id": "1-17-2-9", "user": None, "address": None, "port": None, "encoding": None, "rtt_ms": None}
-TWO |= {"transport": "tcp", "tls": False, "memberships": 0, "state": "closing", "reason": "kicked"}
+TWO |= {"device": None, "transport": "tcp", "tls": False, "memberships": 0, "state": "closing", "reason": "kicked"}
 
 
 @pytest.fixture
@@ -70,19 +71,19 @@ def test_connections_prints_a_table(admin: FakeAdmin, call: Call) -> None:
     assert done.exit_code == 0, done.output
     head, one, two = done.stdout.splitlines()
     assert head.split() == list(COLUMNS)
-    assert one.split()[:5] == ["0-17-1-0", "alice", "open", "websocket/json+tls", "[2001:db8::7]:4711"]
-    age, idle, *rest = one.split()[5:]
+    assert one.split()[:6] == ["0-17-1-0", "alice", "phone", "open", "websocket/json+tls", "[2001:db8::7]:4711"]
+    age, idle, *rest = one.split()[6:]
     assert age.endswith("d")
     assert int(age[:-1]) > 365
     assert [idle, *rest] == ["0s", "12ms", "1", "3", "3"]
-    assert two.split()[:6] == ["1-17-2-9", "-", "closing", "(kicked)", "tcp", "-"]
+    assert two.split()[:7] == ["1-17-2-9", "-", "-", "closing", "(kicked)", "tcp", "-"]
     assert head.index("ADDRESS") == one.index("[2001")
     assert admin.requests == [("GET", "/api/connections?limit=100", None, None)]
 
 
 def test_connections_passes_its_filters_on(admin: FakeAdmin, call: Call) -> None:
     admin.answers = [page()]
-    flags = "--user a&b --session ab --address ::1 --state open --state closing --older 5m --idle 2h --queued 7"
+    flags = "--user a&b --session ab --device phone --channel group:a --address ::1 --state open --state closing --older 5m --idle 2h --queued 7"
     done = call("connections", *flags.split(), "--limit", "5000", env={"HOLDFAST_ADMIN_TOKEN": "tok"})
     assert done.exit_code == 0, done.output
     assert done.stdout.startswith("ID ")
@@ -91,6 +92,8 @@ def test_connections_passes_its_filters_on(admin: FakeAdmin, call: Call) -> None
     assert query(path) == [
         ("user", "a&b"),
         ("session", "ab"),
+        ("device", "phone"),
+        ("channel", "group:a"),
         ("address", "::1"),
         ("state", "open"),
         ("state", "closing"),

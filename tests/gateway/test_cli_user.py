@@ -20,6 +20,8 @@ SESSION = {
     "transport": "tcp",
     "address": "::1",
     "port": 5000,
+    "channel_count": None,
+    "channels": None,
     "created": "2026-11-01T00:00:00.000Z",
     "last_heard": "2026-11-01T00:00:00.000Z",
 }
@@ -65,6 +67,15 @@ def test_a_user_without_sessions_and_cursors_is_shown(call: Call) -> None:
     assert done.stdout.startswith("alice: no cursors are kept\n")
     assert done.stdout.splitlines()[3].split() == ["user:alice", "7", "5", "-", "-"]
     assert done.stdout.endswith("\nno sessions here\n")
+
+
+def test_what_is_stored_of_sessions_is_shown(call: Call) -> None:
+    stored = {"group:a": {"position": [7, 5], "behind": 3}, "gone:b": {"position": [7, 1], "behind": None}}
+    done = call({**ALICE, "sessions": [{**SESSION, "channel_count": 5, "channels": stored}]}, "alice")
+    rows = [line.split() for line in done.stdout.splitlines()[-4:]]
+    id_ = "0f" * 16
+    assert rows[0] == ["SESSION", "CHANNEL", "EPOCH", "OFFSET", "BEHIND"]
+    assert rows[1:] == [[id_, "group:a", "7", "5", "3"], [id_, "gone:b", "7", "1", "-"], [id_, "and", "3", "more"]]
 
 
 def test_what_is_not_told_is_said(call: Call) -> None:

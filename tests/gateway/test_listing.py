@@ -10,7 +10,7 @@ import pytest
 from core import listing, notes
 from core.codes import Code
 from gateway import listing as gateway_listing
-from gateway.devices import Devices
+from gateway.devices import NUMBERS_MAX, OTHER, Devices
 from gateway.listing import Listing, packed_address, shown_address
 
 EPOCH = 1_764_139_200
@@ -48,6 +48,7 @@ class Plane:
     """Answers each LIST with the next of its turns; keeps what it was asked."""
 
     def __init__(self, *turns: tuple[int, bytes]) -> None:
+        self.members = 0
         self.turns = list(turns)
         self.put_: list[tuple[int, int, dict[str, Any]]] = []
         self.listing: Listing | None = None
@@ -71,7 +72,7 @@ class Plane:
     def flush(self) -> None:
         if self.turns:
             assert self.listing is not None
-            self.listing.on_listed(self.put_[-1][1], *self.turns.pop(0))
+            self.listing.on_listed(self.put_[-1][1], *self.turns.pop(0), self.members)
 
 
 def made(*turns: tuple[int, bytes]) -> tuple[Listing, Plane]:
@@ -170,6 +171,27 @@ def test_filters_become_a_query(run_in_loop: Run) -> None:
     )
 
 
+def test_members_of_a_channel_are_asked_for_and_counted(run_in_loop: Run) -> None:
+    one, plane = made((listing.END, record()))
+    plane.members = 17
+    answer = run_in_loop(one.connections(channel="group:a", limit=9))
+    assert (len(answer["connections"]), answer["members"]) == (1, 17)
+    assert plane.put_[0][2]["text"] == listing.query(limit=9, channel="group:a")
+
+
+@pytest.mark.parametrize(("name", "number"), [("phone", 1), ("", 0), (OTHER, NUMBERS_MAX)])
+def test_a_class_of_devices_is_asked_for_by_its_number(run_in_loop: Run, name: str, number: int) -> None:
+    one, plane = made((listing.END, b""))
+    run_in_loop(one.connections(device=name, limit=9))
+    assert plane.put_[0][2]["text"] == listing.query(limit=9, device=number)
+
+
+def test_a_class_of_devices_that_nobody_named_has_none(run_in_loop: Run) -> None:
+    one, plane = made()
+    assert run_in_loop(one.connections(device="fridge", channel="group:a"))["connections"] == []
+    assert plane.put_ == []
+
+
 @pytest.mark.parametrize("id_", [f"2-{EPOCH}-7-5", f"3-{EPOCH + 1}-7-5", f"3-{EPOCH}-0-0", "nonsense"])
 def test_an_id_of_another_worker_or_another_start_finds_nothing(run_in_loop: Run, id_: str) -> None:
     one, plane = made()
@@ -201,7 +223,7 @@ def test_a_long_reason_is_cut_between_two_characters(run_in_loop: Run) -> None:
 
 def test_an_answer_that_nobody_waits_for_is_passed_over() -> None:
     one, _ = made()
-    one.on_listed(77, listing.END, b"")
+    one.on_listed(77, listing.END, b"", 0)
 
 
 def test_a_data_plane_that_does_not_answer_is_not_waited_for_for_ever(
@@ -212,7 +234,7 @@ def test_a_data_plane_that_does_not_answer_is_not_waited_for_for_ever(
     with pytest.raises(TimeoutError):
         run_in_loop(one.connections())
     assert one.waiting == 0
-    one.on_listed(plane.put_[0][1], listing.END, b"")  # late
+    one.on_listed(plane.put_[0][1], listing.END, b"", 0)  # late
 
 
 class LatePlane(Plane):
@@ -239,7 +261,7 @@ def test_listings_take_turns(run_in_loop: Run) -> None:
         return answers
 
     assert sum(len(answer["connections"]) for answer in run_in_loop(all_at_once())) == 9
-    assert [named["text"][64:] for _, _, named in plane.put_[:6]] == [b"a", b"b", b"c"] * 2
+    assert [named["text"][72:] for _, _, named in plane.put_[:6]] == [b"a", b"b", b"c"] * 2
 
 
 def test_whoever_gives_up_leaves_nothing_behind(run_in_loop: Run) -> None:

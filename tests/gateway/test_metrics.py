@@ -49,13 +49,24 @@ def test_the_ledger_of_each_process_is_shown_kind_by_kind() -> None:
     assert ("holdfast_acks_total", "router") not in samples
 
 
+def test_gaps_are_told_by_their_reasons() -> None:
+    one = Totals(Counter(), Counter(), Counter(), Counter(), Counter(gaps_trimmed=3, gaps_router_lost=1), {})
+    two = Totals(Counter(), Counter(), Counter(), Counter(), Counter(gaps_reset=2), {})
+    samples = scraped(view("worker-0", one), view("router", two))
+    assert samples["holdfast_gaps_total", "trimmed", "worker-0"] == 3
+    assert samples["holdfast_gaps_total", "router_lost", "worker-0"] == 1
+    assert samples["holdfast_gaps_total", "reset", "router"] == 2
+    assert not any(name.startswith("holdfast_gaps_") and name != "holdfast_gaps_total" for name, *_ in samples)
+
+
 def test_every_word_of_a_real_ledger_is_exported() -> None:
     samples = scraped(view("worker-0", totals_of_nothing()))
     for kind in ledger.KINDS:
         assert samples["holdfast_ledger_opened_total", "worker-0", kind] == 0
         assert samples["holdfast_ledger_live", "worker-0", kind] == 0
     for counter in ledger.COUNTERS:
-        assert samples[f"holdfast_{counter}_total", "worker-0"] == 0
+        name, _, reason = counter.partition("_") if counter.startswith("gaps_") else (counter, "", "")
+        assert samples[(f"holdfast_{name}_total", *([reason] if reason else []), "worker-0")] == 0
     for gauge in ledger.GAUGES:
         assert samples[f"holdfast_{gauge}", "worker-0"] == 0
 

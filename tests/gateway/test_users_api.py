@@ -10,15 +10,19 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from core import records
 from gateway.connections_api import WALKS_MAX, Walks
 from gateway.errors import RequestError
 from gateway.users_api import Users, routes
-from router.client import ChannelState
+from router.client import ChannelState, StoredSession, Survey
 
 TOKEN = "t" * 16
 ADDRESS = {"address": "127.0.0.1", "port": 5000, "transport": "tcp"}
 TIMES = {"created": "2026-11-01T00:00:00.000Z", "last_heard": "2026-11-01T00:00:00.000Z"}
 SESSION = {"session": "0f" * 16, "device": "phone", "id": "0-1-2", "worker": "worker-0", **ADDRESS, **TIMES}
+
+UNKNOWN = {"channel_count": None, "channels": None}
+"""Of a session of which nothing is stored."""
 
 
 class Link:
@@ -28,6 +32,17 @@ class Link:
         self.states: dict[str, ChannelState] = {}
         self.failure: RequestError | None = None
         self.asked: list[str] = []
+        self.stored: list[StoredSession | None] | None = [None]
+        self.ends: dict[str, tuple[int, int]] = {}
+        self.ids: list[bytes] = []
+
+    async def sessions(self, ids: Sequence[bytes]) -> list[StoredSession | None] | None:
+        self.ids += ids
+        return self.stored
+
+    async def survey(self, names: Sequence[str], depth: int) -> list[Survey]:
+        assert depth == records.POSITION
+        return [Survey(True, False, self.ends[name], 0, 0, 0, None, 0, None) for name in names]
 
     async def channels(self, names: Sequence[str]) -> list[ChannelState]:
         self.asked += names
@@ -79,7 +94,7 @@ def ask(link: Link, workers: list[Worker], walks: Walks, run_in_loop: Any) -> As
         return JSONResponse({"code": error.code, "message": error.message}, error.status)
 
     async def once(path: str, token: str) -> httpx.Response:
-        users = Users(link, ["user", "inbox", "n" * 31], lambda: [workers], walks)
+        users = Users(link, ["user", "inbox", "n" * 31], lambda: [workers], walks, ["user", "group"])
         app = Starlette(routes=routes(TOKEN, users), exception_handlers={RequestError: refuse})
         transport, headers = httpx.ASGITransport(app=app), {"Authorization": f"Bearer {token}"}
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=headers) as client:
@@ -101,11 +116,33 @@ def test_each_channel_of_the_user_and_each_session_is_told(link: Link, workers: 
             "inbox:bob": {"position": [7, 1], "cursor": [0, 0], "unread": 1},
             f"{'n' * 31}:bob": {"position": [7, 0], "cursor": [7, 0], "unread": 0},
         },
-        "sessions": [SESSION],
+        "sessions": [{**SESSION, **UNKNOWN}],
         "more": False,
         "missing": [],
     }
     assert workers[0].asked == [{"user": "bob", "states": ["open"], "limit": 100}]
+
+
+def test_the_stored_positions_of_a_session_are_told_and_how_far_behind_they_are(link: Link, ask: Ask) -> None:
+    channels = {"group:a": (6, 2), "group:b": (7, 9), "gone:c": (1, 1)}
+    link.stored = [StoredSession(5, channels)]
+    link.ends = {"group:a": (7, 12), "group:b": (8, 3)}
+    (one,) = ask("/api/users/bob").json()["sessions"]
+    assert one == {
+        **SESSION,
+        "channel_count": 5,
+        "channels": {
+            "group:a": {"position": [6, 2], "behind": 10},
+            "group:b": {"position": [7, 9], "behind": 0},  # another history: the session will hear `reset`
+            "gone:c": {"position": [1, 1], "behind": None},  # a namespace that is not known any more
+        },
+    }
+    assert link.ids == [b"\x0f" * 16]
+
+
+def test_a_router_that_stores_no_sessions_is_no_fault(link: Link, ask: Ask) -> None:
+    link.stored = None
+    assert ask("/api/users/bob").json()["sessions"] == [{**SESSION, **UNKNOWN}]
 
 
 def test_without_cursors_nothing_is_said_of_what_is_unread(link: Link, ask: Ask) -> None:
@@ -150,7 +187,7 @@ def test_a_worker_that_does_not_answer_is_named(workers: list[Worker], ask: Ask)
     workers[1].failure = TimeoutError()
     workers[1].name = "worker-1"
     told = ask("/api/users/bob").json()
-    assert (told["sessions"], told["missing"]) == ([SESSION], ["worker-1"])
+    assert (told["sessions"], told["missing"]) == ([{**SESSION, **UNKNOWN}], ["worker-1"])
     workers[0].failure = ConnectionError()
     assert ask("/api/users/bob").status_code == 503
 

@@ -113,6 +113,14 @@ def one(name: str, values: str, **labels: str) -> Series:
     return {of(name, **labels): values}
 
 
+def behind(waiting: str, of: int = 4 * LOG_BEHIND_BYTES) -> Series:
+    """What waits for a log, of so much that may."""
+    return {
+        **one("holdfast_log_bytes", waiting, process="router"),
+        **one("holdfast_log_bytes_max", f"{of}x100", process="router"),
+    }
+
+
 CASES = (
     Case("HoldfastNodeDown", 60, {node("up"): "0x100"}, (UP, {'up{job="other",instance="n1"}': "0x100"}), NODE),
     Case("HoldfastAbsent", 300, {'up{job="other",instance="n1"}': "1x100"}, (UP, {node("up"): "0x100"}), JOB),
@@ -201,7 +209,20 @@ CASES = (
         one("holdfast_linked", "0x100"),
         (one("holdfast_linked", "1x100"), one("holdfast_linked", "0x100", process="router")),
     ),
-    Case("HoldfastGaps", 75, one("holdfast_gaps_total", "2x4 3x95"), (one("holdfast_gaps_total", "2x100"),), NODE),
+    *(
+        Case(
+            "HoldfastGaps",
+            75,
+            one("holdfast_gaps_total", "2x4 3x95", reason=reason),
+            (
+                one("holdfast_gaps_total", "2x100", reason=reason),
+                one("holdfast_gaps_total", "2x4 3x95", reason="trimmed"),
+                one("holdfast_gaps_total", "2x4 99x95", reason="slow_consumer"),
+            ),
+            {**NODE, "reason": reason},
+        )
+        for reason in ("router_lost", "lost", "reset")
+    ),
     Case(
         "HoldfastLogAway",
         60,
@@ -212,10 +233,12 @@ CASES = (
     Case(
         "HoldfastLogBehind",
         120,
-        one("holdfast_log_bytes", f"{LOG_BEHIND_BYTES + 1}x100", process="router"),
-        tuple(
-            one("holdfast_log_bytes", values, process="router")
-            for values in (f"{LOG_BEHIND_BYTES}x100", f"{4 * LOG_BEHIND_BYTES}x7 0x92")
+        behind(f"{LOG_BEHIND_BYTES + 1}x100"),
+        (
+            behind(f"{LOG_BEHIND_BYTES}x100"),
+            behind(f"{4 * LOG_BEHIND_BYTES}x7 0x92"),
+            behind(f"{4 * LOG_BEHIND_BYTES}x100", of=16 * LOG_BEHIND_BYTES),
+            behind("0x100", of=0),  # there is no log
         ),
         ROUTER,
     ),
@@ -224,6 +247,13 @@ CASES = (
         75,
         one("holdfast_messages_not_logged_total", "2x4 3x95", process="router"),
         (one("holdfast_messages_not_logged_total", "2x100", process="router"),),
+        NODE,
+    ),
+    Case(
+        "HoldfastStatesLost",
+        75,
+        one("holdfast_states_lost_total", "2x4 3x95", process="router"),
+        (one("holdfast_states_lost_total", "2x100", process="router"),),
         NODE,
     ),
     Case(

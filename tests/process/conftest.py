@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conftest import Node
+from tests.servers.redis import running
 
 
 @pytest.fixture(scope="module")
@@ -17,6 +18,16 @@ def shared_node() -> Iterator[Node]:
         node.stop()
     finally:
         node.destroy()
+
+
+@pytest.fixture(params=["embedded", "redis"])
+def kept_in(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
+    """Settings of a node with each side of the log; for those that are killed and go on with what they had."""
+    if request.param == "embedded":
+        yield {}
+        return
+    with running() as server:
+        yield {"HOLDFAST_LOG_BACKEND": "redis", "HOLDFAST_LOG_REDIS_URL": server.url}
 
 
 @pytest.fixture

@@ -1,13 +1,15 @@
 """What the admin API and the command line say of a user: what waits, up to where it was read, and who is here."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from tests.conftest import HTTP_DEADLINE_S, Node, wait_until
-from tests.process.clients import ACK, open_session, run, unique
+from tests.process.clients import ACK, group, open_session, run, unique
 
 
 def told(node: Node, user: str) -> dict[str, Any]:
@@ -57,8 +59,8 @@ def test_what_waits_for_a_user_who_is_away_is_counted_until_a_device_acknowledge
     run(body())
 
 
-def test_cursors_outlive_the_node(holdfast: Any) -> None:
-    node: Node = holdfast("--workers", "1", HOLDFAST_NAMESPACES_INBOX_DOMAIN="session")
+def test_cursors_outlive_the_node(holdfast: Any, kept_in: dict[str, str]) -> None:
+    node: Node = holdfast("--workers", "1", HOLDFAST_NAMESPACES_INBOX_DOMAIN="session", **kept_in)
     node.expect_lost()
     user = unique("bob")
     own, inbox = f"user:{user}", f"inbox:{user}"
@@ -77,6 +79,44 @@ def test_cursors_outlive_the_node(holdfast: Any) -> None:
     node.stop()
     node.start_again()
     assert (of_channel(node, own), of_channel(node, inbox)) == ((3, 1, 2), (3, 2, 1))
+
+
+def test_how_far_behind_each_session_is_is_told_also_by_the_next_router(
+    holdfast: Any, kept_in: dict[str, str]
+) -> None:
+    node: Node = holdfast("--workers", "1", **kept_in)
+    node.expect_lost()
+    user, channel = unique("bob"), group()
+    own = f"user:{user}"
+
+    def behind() -> dict[str, dict[str, int]]:
+        """How far behind each session is, by channel."""
+        found = told(node, user)["sessions"]
+        assert all(one["channel_count"] == (one["channels"] and len(one["channels"])) for one in found)
+        return {
+            one["session"]: {name: at["behind"] for name, at in (one["channels"] or {}).items()} for one in found
+        }
+
+    async def body() -> None:
+        phone, desktop = await open_session(node, "tcp", user), await open_session(node, "tcp", user)
+        for client in (phone, desktop):
+            await client.join(channel)
+        for number in range(4):
+            await phone.publish(channel, number)
+        await phone.publish(own, "note")
+        await phone.send(ACK, {channel: 3, own: 1})
+        expected = {phone.session: {channel: 1, own: 0}, desktop.session: {channel: 4, own: 1}}
+        wait_until(lambda: behind() == expected, "the ACK is stored")
+        (router,) = node.routers
+        os.kill(router, signal.SIGKILL)
+        await phone.publish(channel, 4)  # by the next router
+        await phone.send(ACK, {channel: 3, own: 1})  # again: the first one may not have been written yet
+        expected[phone.session][channel], expected[desktop.session][channel] = 2, 5
+        wait_until(lambda: behind() == expected, "the next router knows")
+        await phone.close()
+        await desktop.close()
+
+    run(body())
 
 
 def test_the_command_shows_what_the_api_tells(node: Node) -> None:

@@ -14,11 +14,12 @@ import uvloop
 
 from core import notes, records
 from core.ban_list import FOREVER_MS
+from core.codes import Code
 from core.ledger import Stats
 from core.namespace_spec import BUILT_IN
 from core.router_loop import RouterLoop
 from router.bans import BanKeeper, MemoryStore
-from router.client import BanRefused, Refused, RouterClient, Unavailable
+from router.client import BanRefused, Presence, Refused, RouterClient, StoredSession, Unavailable
 
 DEADLINE_S = 10.0
 DATA = msgpack.packb({"text": "hello"})
@@ -351,3 +352,91 @@ def test_what_is_asked_is_asked_again_of_the_next_router(endpoint: str) -> None:
                 assert await asked == [((4, 0), None)]
 
     run(body())
+
+
+# ---- how a channel stands, and what is stored of sessions ----
+
+
+def test_a_survey_tells_each_channel_in_its_order(endpoint: str) -> None:
+    async def body() -> None:
+        async with linked_client(endpoint) as client:
+            for _ in range(3):
+                await publish(client, "group:a")
+            found, nothing, news = await client.survey(
+                ["group:a", "group:b", "global:news"], records.MESSAGES, deadline_s=DEADLINE_S
+            )
+            assert (found.known, found.loaded, found.position, found.waiting) == (True, True, (7, 3), 0)
+            assert (found.kept, found.workers, found.presence) == (3, 0, Presence(0, 0))
+            assert found.oldest is not None
+            assert found.oldest.position == (7, 1)
+            assert abs(found.oldest.time_ms - time.time() * 1000) < 60_000
+            assert found.kept_bytes > 0
+            assert (nothing.position, nothing.kept, nothing.oldest) == ((7, 0), 0, None)
+            assert news.presence is None
+            assert await client.survey([], records.AS_IS, deadline_s=DEADLINE_S) == []
+
+    with router(endpoint, 7):
+        run(body())
+
+
+def test_a_survey_of_what_is_no_channel_is_refused(endpoint: str) -> None:
+    async def body() -> None:
+        async with linked_client(endpoint) as client:
+            with pytest.raises(Refused) as refused:
+                await client.survey(["group:a", "nothing:a"], records.AS_IS, deadline_s=DEADLINE_S)
+            assert refused.value.code_name == "no_such_channel"
+
+    with router(endpoint, 7):
+        run(body())
+
+
+@contextmanager
+def storing(endpoint: str, answer: bytes, code: int = 0) -> Iterator[None]:
+    """A sequencer whose control thread says that of any sessions."""
+    loop = RouterLoop(Stats(), endpoint=endpoint, epoch=7, namespaces=BUILT_IN, sessions_kept=True, **BOUNDS)
+    stop = threading.Event()
+
+    def control() -> None:
+        while not stop.wait(0.001):
+            for note in loop.take():
+                if note[0] == notes.SESSIONS:
+                    assert note[7] == b"a" * 16 + b"b" * 16
+                    loop.put(notes.SESSIONS_READ, request=note[3], first=code, text=answer)
+
+    threads = [threading.Thread(target=loop.run, daemon=True), threading.Thread(target=control)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        threads[1].join(DEADLINE_S)
+        loop.stop()
+        threads[0].join(DEADLINE_S)
+
+
+def test_what_is_stored_of_sessions_is_told(endpoint: str) -> None:
+    async def body() -> None:
+        async with linked_client(endpoint) as client:
+            assert await client.sessions([b"a" * 16, b"b" * 16], deadline_s=DEADLINE_S) == [
+                StoredSession(3, {"group:a": (7, 1), "group:b": (6, 2)}),
+                None,
+            ]
+
+    with storing(endpoint, msgpack.packb([[3, [["group:a", 7, 1], ["group:b", 6, 2]]], None])):
+        run(body())
+
+
+def test_a_store_that_is_away_is_no_answer_and_without_one_there_is_nothing(endpoint: str) -> None:
+    async def body(*, away: bool) -> None:
+        async with linked_client(endpoint) as client:
+            if not away:
+                assert await client.sessions([b"a" * 16], deadline_s=DEADLINE_S) is None
+                return
+            with pytest.raises(Unavailable, match="its store"):
+                await client.sessions([b"a" * 16, b"b" * 16], deadline_s=DEADLINE_S)
+
+    with storing(endpoint, b"", Code.UNAVAILABLE):
+        run(body(away=True))
+    with router(endpoint, 7):
+        run(body(away=False))

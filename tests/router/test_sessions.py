@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core import notes, records
+from core.codes import Code
 from router.log.embedded import EmbeddedLog
 from router.log.port import Changes, LogDeposed, LogUnavailable, Position, Session
 from router.sessions import OPEN_GRACE_MS, Sessions
@@ -114,6 +115,13 @@ class Desk:
         assert (kind, fields["request"], fields["conn"], fields["text"]) == (notes.CURSOR_READ, 8, 4, channel.encode())
         assert records.CURSORS[fields["first"]] == known
         return fields["second"], fields["third"]
+
+    async def told_of(self, *ids: bytes) -> tuple[int, Any]:
+        """What an operator is told of sessions: the code, and the body."""
+        self.sessions.on_question(9, b"".join(ids))
+        kind, fields = await self.told.get()
+        assert (kind, fields["request"]) == (notes.SESSIONS_READ, 9)
+        return fields["first"], msgpack.unpackb(fields["text"])
 
     async def stored(self) -> None:
         assert await self.sessions.flush(DEADLINE_S)
@@ -278,6 +286,44 @@ def test_more_changes_than_may_wait_are_counted_and_not_kept(monkeypatch: pytest
         desk.sessions.on_open(1, 0, 2, BOB, body_of("bob"))
         await desk.stored()
         assert set(desk.store.stored) == {ALICE}
+
+    run(body)
+
+
+def test_an_operator_is_told_what_is_stored_and_what_is_about_to_be() -> None:
+    async def body(desk: Desk) -> None:
+        desk.store.stored[ALICE] = Session(body_of("alice"), 1, {"group:a": Position(1, 5), "group:b": Position(1, 6)})
+        desk.sessions.on_state(state(ALICE, records.LEFT, "group:b") + state(ALICE, records.ACKED, "group:a", 2, 7))
+        assert await desk.told_of(BOB, ALICE) == (0, [None, [1, [["group:a", 2, 7]]]])
+        desk.sessions.on_open(1, 0, 2, BOB, body_of("bob"))
+        desk.sessions.on_state(state(BOB, records.JOINED, "group:a", 2, 7))
+        assert await desk.told_of(BOB) == (0, [[1, [["group:a", 2, 7]]]])
+        assert await desk.told_of() == (0, [])
+
+    run(body)
+
+
+def test_an_operator_is_told_of_a_bounded_number_of_channels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.sessions.CHANNELS_TOLD_MAX", 3)
+
+    async def body(desk: Desk) -> None:
+        channels = {f"group:{number}": Position(1, number) for number in range(2)}
+        desk.store.stored = {one: Session(b"", 1, channels) for one in (ALICE, BOB)}
+        both = [["group:0", 1, 0], ["group:1", 1, 1]]
+        assert await desk.told_of(ALICE, BOB, b"c" * 16) == (0, [[2, both], [2, both[:1]], None])
+
+    run(body)
+
+
+def test_an_operator_hears_that_the_store_is_away_or_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.sessions.READ_DEADLINE_S", 0.05)
+
+    async def body(desk: Desk) -> None:
+        desk.store.fails = LogUnavailable("away")
+        assert await desk.told_of(ALICE) == (Code.UNAVAILABLE, [])
+        desk.store.gate.clear()
+        assert await desk.told_of(ALICE) == (Code.UNAVAILABLE, [])
+        desk.store.gate.set()
 
     run(body)
 

@@ -41,19 +41,25 @@ class Driven:
 
     async def take(self, kind: str) -> Any:
         """The next thing of a kind; what comes before it is kept."""
+        return (await self.take_one(kind))[1]
+
+    async def take_one(self, *kinds: str) -> tuple[str, Any]:
+        """The next thing of one of these kinds, and its kind."""
         for one in self._kept:
-            if kind in one:
-                self._kept.remove(one)
-                return one[kind]
+            for kind in kinds:
+                if kind in one:
+                    self._kept.remove(one)
+                    return kind, one[kind]
         assert self._process.stdout is not None
         async with asyncio.timeout(STEP_DEADLINE_S):
             while line := await self._process.stdout.readline():
                 one = json.loads(line)
                 self.seen += one.items()
-                if kind in one:
-                    return one[kind]
+                for kind in kinds:
+                    if kind in one:
+                        return kind, one[kind]
                 self._kept.append(one)
-        raise AssertionError(f"ended without {kind}: {self.seen}")
+        raise AssertionError(f"ended without {kinds}: {self.seen}")
 
     async def ask(self, call: str, *arguments: Any) -> None:
         assert self._process.stdin is not None

@@ -1,6 +1,7 @@
 """The lock of a log's directory."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -50,8 +51,22 @@ def test_one_whose_file_was_removed_and_locked_by_another_knows_it(tmp_path: Pat
     first = DirectoryLock(tmp_path / "lock", 0.0)
     (tmp_path / "lock").unlink()
     assert not first.is_mine()
+    assert f"{tmp_path / 'lock'} was removed" in first.lost()
     second = DirectoryLock(tmp_path / "lock", 0.0)
-    assert not first.is_mine()
+    assert first.lost() == f"another process took {tmp_path / 'lock'}: process {os.getpid()}"
     assert second.is_mine()
+    assert second.lost() == ""
     first.release()
     second.release()
+
+
+def test_one_whose_folder_was_removed_says_so_and_not_that_another_took_it(tmp_path: Path) -> None:
+    folder = tmp_path / "log"
+    folder.mkdir()
+    first = DirectoryLock(folder / "lock", 0.0)
+    shutil.rmtree(folder)
+    assert first.lost().startswith(f"{folder} was removed while this process used it")
+    folder.mkdir()
+    assert first.lost().startswith(f"{folder / 'lock'} was removed")
+    first.release()
+    assert first.lost() == f"{folder / 'lock'} was given up"
