@@ -514,7 +514,7 @@ class RouterPublisher:
     async def _answer(asked: Awaitable[_Answer]) -> _Answer:
         """What the router says to a question; its deadline is in the question."""
         try:
-            return await asked
+            return await asked  # deadline: the question's own
         except Unavailable as error:
             raise RequestError(503, "unavailable", str(error), _RETRY_AFTER_S) from error
         except Refused as error:

@@ -105,7 +105,10 @@ async def _stored(users: Users, sessions: Sequence[dict[str, Any]]) -> list[dict
     return [
         nothing
         if one is None
-        else {"channel_count": one.count, "channels": {name: told(name, at) for name, at in one.channels.items()}}
+        else {
+            "channel_count": one.channel_count,
+            "channels": {name: told(name, at) for name, at in one.channels.items()},
+        }
         for one in stored
     ]
 

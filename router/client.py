@@ -95,8 +95,8 @@ class Survey(NamedTuple):
 class StoredSession(NamedTuple):
     """What is stored of a session."""
 
-    count: int
-    """Of its channels."""
+    channel_count: int
+    """All of them."""
     channels: dict[str, tuple[int, int]]
     """The first of them, each with the position that the client acknowledged or joined at."""
 

@@ -83,7 +83,8 @@ def test_connections_prints_a_table(admin: FakeAdmin, call: Call) -> None:
 
 def test_connections_passes_its_filters_on(admin: FakeAdmin, call: Call) -> None:
     admin.answers = [page()]
-    flags = "--user a&b --session ab --device phone --channel group:a --address ::1 --state open --state closing --older 5m --idle 2h --queued 7"
+    flags = "--user a&b --session ab --device phone --channel group:a --address ::1"
+    flags += " --state open --state closing --older 5m --idle 2h --queued 7"
     done = call("connections", *flags.split(), "--limit", "5000", env={"HOLDFAST_ADMIN_TOKEN": "tok"})
     assert done.exit_code == 0, done.output
     assert done.stdout.startswith("ID ")

@@ -47,7 +47,12 @@ def test_members_of_all_workers_position_and_history_are_told(node: Node) -> Non
             await client.join(channel)
         at = [await clients[0].publish(channel, number) for number in range(3)]
         found = told(node, channel)
-        assert (found["namespace"], found["domain"], found["in_memory"], found["missing"]) == ("group", "group", "all", [])
+        assert (found["namespace"], found["domain"], found["in_memory"], found["missing"]) == (
+            "group",
+            "group",
+            "all",
+            [],
+        )
         assert found["position"] == [at[2]["epoch"], at[2]["offset"]]
         assert (found["waiting"], found["history"]["messages"], found["workers"]) == (0, 3, 2)
         assert found["history"]["oldest"]["position"] == [at[0]["epoch"], at[0]["offset"]]

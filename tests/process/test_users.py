@@ -81,9 +81,7 @@ def test_cursors_outlive_the_node(holdfast: Any, kept_in: dict[str, str]) -> Non
     assert (of_channel(node, own), of_channel(node, inbox)) == ((3, 1, 2), (3, 2, 1))
 
 
-def test_how_far_behind_each_session_is_is_told_also_by_the_next_router(
-    holdfast: Any, kept_in: dict[str, str]
-) -> None:
+def test_how_far_behind_each_session_is_is_told_also_by_the_next_router(holdfast: Any, kept_in: dict[str, str]) -> None:
     node: Node = holdfast("--workers", "1", **kept_in)
     node.expect_lost()
     user, channel = unique("bob"), group()
@@ -93,9 +91,7 @@ def test_how_far_behind_each_session_is_is_told_also_by_the_next_router(
         """How far behind each session is, by channel."""
         found = told(node, user)["sessions"]
         assert all(one["channel_count"] == (one["channels"] and len(one["channels"])) for one in found)
-        return {
-            one["session"]: {name: at["behind"] for name, at in (one["channels"] or {}).items()} for one in found
-        }
+        return {one["session"]: {name: at["behind"] for name, at in (one["channels"] or {}).items()} for one in found}
 
     async def body() -> None:
         phone, desktop = await open_session(node, "tcp", user), await open_session(node, "tcp", user)

@@ -1,7 +1,8 @@
 """What each client makes of each outcome of a resume, over a kill of the workers and over a restart of the node.
 
-A reader is cut off; while it is away others publish, and what served it is killed or stopped. Back again, its application
-must see exactly: what was missed once and in order, `gap` with what is gone, or `reset` where its channel begins anew.
+A reader is cut off; while it is away others publish, and what served it is killed or stopped. Back again, its
+application must see exactly: what was missed once and in order, `gap` with what is gone,
+or `reset` where its channel begins anew.
 """
 
 import asyncio
