@@ -104,9 +104,8 @@ def test_how_far_behind_each_session_is_is_told_also_by_the_next_router(holdfast
         expected = {phone.session: {channel: 1, own: 0}, desktop.session: {channel: 4, own: 1}}
         wait_until(lambda: behind() == expected, "the ACK is stored")
         (router,) = node.routers
-        os.kill(router, signal.SIGKILL)
+        os.kill(router, signal.SIGTERM)  # one that is killed may not have written the last 20 ms
         await phone.publish(channel, 4)  # by the next router
-        await phone.send(ACK, {channel: 3, own: 1})  # again: the first one may not have been written yet
         expected[phone.session][channel], expected[desktop.session][channel] = 2, 5
         wait_until(lambda: behind() == expected, "the next router knows")
         await phone.close()
