@@ -199,7 +199,8 @@ export class Positions {
         continue;
       }
       this.held.set(channel, { epoch: position.epoch, offset: position.offset });
-      if (held && !same(held, position)) events.push(resetEvent(channel, position, held));
+      // Where nothing was said before and nothing is now, only the epoch is another one.
+      if (held && !same(held, position) && (held.offset || position.offset)) events.push(resetEvent(channel, position, held));
     }
     return events;
   }

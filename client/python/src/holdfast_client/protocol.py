@@ -558,7 +558,8 @@ class Protocol:
         self.positions.set(channel, standing.position)
         if held is None:
             self._taken.stands(channel, standing.position)
-        if held is not None and held != standing.position:
+        # Where nothing was said before and nothing is now, only the epoch is another one.
+        if held is not None and held != standing.position and (held.offset or standing.position.offset):
             self._deliver(reset_event(channel, standing.position, held))
 
     def _rejoin(self, channel: str, held: Position | None, now: float, ask_since: bool = True) -> None:
