@@ -7,8 +7,8 @@ from core.answers cimport answer_frame
 from core.codes cimport INTERNAL, UNAVAILABLE
 from core.conn cimport (FLAG_CATCHING, FLAG_HALF, FLAG_OVERFULL, STATE_OPEN, Aside, conn_aside, conn_aside_at,
                         conn_aside_rest, conn_get, conn_handle)
-from core.edge cimport (REPLAY_ASKED, REPLAY_KEY, REPLAY_PARKED, REPLAY_WAITING, REQUEST_CATCHUP, RETRY_AFTER_MS,
-                        edge_random)
+from core.edge cimport (CHANNEL_LIVE, REPLAY_ASKED, REPLAY_KEY, REPLAY_PARKED, REPLAY_WAITING, REQUEST_CATCHUP,
+                        RETRY_AFTER_MS, edge_random)
 from core.fanout cimport channel_at, channel_handle, channel_name, channel_rest, event_gap_told, member_caught
 from core.ledger cimport (COUNT_DELIVERED, COUNT_REPLAYED, KIND_PENDING, ledger_acquire, ledger_count,
                           ledger_leaks, ledger_release)
@@ -114,9 +114,10 @@ cdef void replay_end(Edge *edge, Connection *conn, uint32_t index) noexcept nogi
     channel_rest(edge, channel)
 
 
-cdef uint64_t replay_reached(Edge *edge, uint32_t index) noexcept nogil:
-    """The offset up to which the connection was given everything."""
-    return _replay_at(edge, index).offset
+cdef void replay_position(Edge *edge, uint32_t index, uint64_t *position) noexcept nogil:
+    """The position (epoch, offset) up to which the connection was given everything."""
+    position[0] = _replay_at(edge, index).epoch
+    position[1] = _replay_at(edge, index).offset
 
 
 cdef inline uint32_t _room(Edge *edge) noexcept nogil:
@@ -219,9 +220,9 @@ cdef void _part_queue(Edge *edge, Connection *conn, Replay *replay, RecCaught *r
     replay.offset = record.last_offset
     if record.last_offset != record.offset:
         replay.strayed = 0
-    elif channel.live and channel.offset == record.offset:
+    elif channel.flags & CHANNEL_LIVE and channel.offset == record.offset:
         member_caught(edge, conn, channel)
-    elif channel.live:
+    elif channel.flags & CHANNEL_LIVE:
         replay.strayed += 1             # never on one link: what was routed before this part arrived before it
         if replay.strayed > REPLAY_STRAYS_MAX:
             edge_fin(edge, conn, UNAVAILABLE, b"the channel moved under its replay: resume",

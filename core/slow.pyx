@@ -39,6 +39,12 @@ cdef bint slow_lags(Edge *edge, Connection *conn, Channel *channel) noexcept nog
     return _lag_of(edge, conn, channel.index) != NULL
 
 
+cdef uint64_t slow_told(Edge *edge, Connection *conn, Channel *channel) noexcept nogil:
+    """The last offset that this member was queued or told of: the channel's, unless it is behind there."""
+    cdef Lag *lag = _lag_of(edge, conn, channel.index)
+    return channel.offset if lag == NULL else lag.told
+
+
 cdef Lag *_lag_begin(Edge *edge, Connection *conn, uint32_t channel, uint64_t told) noexcept nogil:
     """A member falls behind: `told` is the last offset that it was queued or told of. NULL: out of memory."""
     cdef Aside *aside = conn_aside(&edge.asides, edge.ledger, conn)

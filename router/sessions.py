@@ -19,7 +19,7 @@ import msgpack
 from core import notes, records
 from core.codes import Code
 from router.log.port import Changes, Log, LogDeposed, LogError, Position, Session, SessionChange
-from router.plane import Put
+from router.plane import Put, put_when_room
 
 SAVE_EVERY_S = 0.02
 SAVE_RETRY_S = 0.5
@@ -228,7 +228,9 @@ class Sessions:
                 self._start_again(session, one)
             channels = self._overlaid(session, one)
             text = msgpack.packb(_told(channels, f"user:{user}", self._newest(f"user:{user}", cursor)))
-            self._tell(notes.SESSION_OPENED, request=request, conn=conn, first=code, text=text)
+            await put_when_room(
+                self._put, notes.SESSION_OPENED, request=request, conn=conn, first=code, text=text
+            )
 
     async def _answer_cursors(self, asked: list[tuple[int, int, str]]) -> None:
         found: list[Position | None] = [None] * len(asked)
@@ -241,7 +243,8 @@ class Sessions:
             _log.warning("%d new devices start at the oldest message that is kept: %s", len(asked), _said(error))
         for (request, conn, channel), one in zip(asked, found, strict=True):
             epoch, offset = self._newest(channel, one) or (0, 0)
-            self._tell(
+            await put_when_room(
+                self._put,
                 notes.CURSOR_READ,
                 request=request,
                 conn=conn,
@@ -268,13 +271,7 @@ class Sessions:
             left -= len(first)
             known = one is not None or channels
             told.append([len(channels), [[name, *position] for name, position in first]] if known else None)
-        self._tell(notes.SESSIONS_READ, request=request, first=code, text=msgpack.packb(told))
-
-    def _tell(self, kind: int, **fields: Any) -> None:
-        try:
-            self._put(kind, **fields)
-        except BufferError:  # the data plane hangs; the deadline of who asked sees to it
-            _log.warning("an answer about a session found no room on its way to the data plane")
+        await put_when_room(self._put, notes.SESSIONS_READ, request=request, first=code, text=msgpack.packb(told))
 
     def _start_again(self, session: bytes, stored: Session | None) -> None:
         self._over.discard(session)
