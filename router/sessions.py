@@ -3,8 +3,8 @@
 A session is stored when its HELLO is claimed and kept current by what its worker says of it (joined, left,
 acknowledged, over), never only at its end: whoever resumes it after a kill finds it. Changes gather for
 SAVE_EVERY_S and go in one write; a read sees those that are not written yet. A store that is away delays writes,
-and a resume goes on without it after READ_DEADLINE_S, by the client's own positions; a client that names none is told
-to come back.
+and a resume goes on without it after READ_DEADLINE_S by the client's own positions, if they are said to be the whole
+session; else the client is told to come back.
 """
 
 import asyncio
@@ -222,7 +222,7 @@ class Sessions:
                 found = await self._log.cursors([f"user:{user}" for user in users])
         except (LogError, TimeoutError) as error:
             code = Code.UNAVAILABLE
-            _log.warning("%d sessions are resumed by their clients' positions alone: %s", len(claims), _said(error))
+            _log.warning("%d sessions are resumed by their clients' positions alone, or told to come back: %s", len(claims), _said(error))
         for (request, conn, session, user), one, cursor in zip(claims, stored, found, strict=True):
             if session in self._over:
                 self._start_again(session, one)
