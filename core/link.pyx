@@ -7,8 +7,8 @@ from core.batch cimport batch_clear, batch_reserve
 from core.bus cimport BusBatch, bus_done, bus_lost, bus_receive, bus_send, bus_tick
 from core.codes cimport NOT_JOINED, OVERLOADED, RATE_LIMITED, RESUMED_ELSEWHERE, UNAVAILABLE
 from core.conn cimport FLAG_SESSION, STATE_OPEN, conn_get, conn_live
-from core.edge cimport (ASKS_MAX, CHANNEL_LIVE, CHANNEL_UNASKED, REQUEST_CATCHUP, REQUEST_HISTORY, REQUEST_JOIN, REQUEST_OPEN, REQUEST_PRESENCE,
-                        RETRY_AFTER_MS, UNDER_WAY_MAX, Channel)
+from core.edge cimport (ASKS_MAX, CHANNEL_LIVE, CHANNEL_UNASKED, REQUEST_CATCHUP, REQUEST_HISTORY, REQUEST_JOIN,
+                        REQUEST_OPEN, REQUEST_PRESENCE, RETRY_AFTER_MS, UNDER_WAY_MAX, Channel)
 from core.fanout cimport (RUN_MAX, Body, channel_at, channel_find, channel_get, channel_of_message, channel_subscribe,
                           fanout_all, fanout_event_gap, fanout_event_recreated, fanout_run, member_joined)
 from core.joins cimport channel_refused, channel_subscribed, join_overdue, joins_again, outcome_told
@@ -23,8 +23,8 @@ from core.opening cimport open_again, open_claimed, open_overdue, opening_again
 from core.records cimport (GAP_ROUTER_LOST, MESSAGE_EVENT, REC_BANS, REC_BEGIN, REC_CAUGHT, REC_END, REC_EVICT,
                            REC_HISTORY, REC_LINK, REC_LINKED, REC_MESSAGE, REC_OPENED, REC_PRESENCE, REC_PUBLISHED,
                            REC_REPLY, REC_SUBSCRIBED, REC_TAKEN, RECORDS_VERSION, RecBody, RecCaught, RecChannel,
-                           RecHistory, RecLink, RecMessage, RecPublished, RecSession, RecTaken, Record, record_add, record_fits,
-                           record_init, record_size)
+                           RecHistory, RecLink, RecMessage, RecPublished, RecSession, RecTaken, Record, record_add,
+                           record_fits, record_init, record_size)
 from core.replay cimport replay_caught, replay_overdue, replays_again
 from core.requests cimport request_open, request_peek, request_take
 from core.slab cimport slab_at

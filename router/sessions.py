@@ -222,15 +222,14 @@ class Sessions:
                 found = await self._log.cursors([f"user:{user}" for user in users])
         except (LogError, TimeoutError) as error:
             code = Code.UNAVAILABLE
-            _log.warning("%d sessions are resumed by their clients' positions alone, or told to come back: %s", len(claims), _said(error))
+            said = "%d sessions are resumed by their clients' positions alone, or told to come back: %s"
+            _log.warning(said, len(claims), _said(error))
         for (request, conn, session, user), one, cursor in zip(claims, stored, found, strict=True):
             if session in self._over:
                 self._start_again(session, one)
             channels = self._overlaid(session, one)
             text = msgpack.packb(_told(channels, f"user:{user}", self._newest(f"user:{user}", cursor)))
-            await put_when_room(
-                self._put, notes.SESSION_OPENED, request=request, conn=conn, first=code, text=text
-            )
+            await put_when_room(self._put, notes.SESSION_OPENED, request=request, conn=conn, first=code, text=text)
 
     async def _answer_cursors(self, asked: list[tuple[int, int, str]]) -> None:
         found: list[Position | None] = [None] * len(asked)

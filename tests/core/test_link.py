@@ -8,7 +8,20 @@ import pytest
 from core import notes, records
 from core.codes import Code
 from tests.core import wire
-from tests.core.edge_harness import EPOCH, ERROR, EVENT, FIN, JOIN, LEAVE, MESSAGE, PUBLISH, REPLY, Edge, frame_of, wait_for
+from tests.core.edge_harness import (
+    EPOCH,
+    ERROR,
+    EVENT,
+    FIN,
+    JOIN,
+    LEAVE,
+    MESSAGE,
+    PUBLISH,
+    REPLY,
+    Edge,
+    frame_of,
+    wait_for,
+)
 
 
 @pytest.fixture(params=["ipc", "tcp"])

@@ -15,7 +15,9 @@ STORED = msgpack.packb({"user": "alice"})
 OUTCOME, CURSOR = 1, 2
 
 
-def hello(edge: Edge, channels: list[list[Any]], *, resumes: bool = False, whole: bool = False, unread: bool = True) -> Client:
+def hello(
+    edge: Edge, channels: list[list[Any]], *, resumes: bool = False, whole: bool = False, unread: bool = True
+) -> Client:
     """A client whose HELLO the control thread let in."""
     client = edge.client()
     client.send([0, 1, {}])

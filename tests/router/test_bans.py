@@ -36,6 +36,7 @@ class Setup:
     def say(self, change: bytes, all_: bytes) -> None:
         if self.full:
             self.refused += 1
+            self.told.set()
             raise BufferError
         self.all = told_unpacked(all_).standings
         if change:
@@ -179,7 +180,8 @@ def test_what_finds_no_room_is_told_as_soon_as_there_is_some_in_its_order(run: R
             setup.keeper.on_wish(wish_packed(Wish(ask, user, FOREVER_MS, "")))
         setup.keeper.on_wish(wish_packed(Wish(2, "", FOREVER_MS, "")))
         while setup.refused < 3 or len(await setup.store.bans()) < 2:
-            await asyncio.sleep(0)
+            setup.told.clear()
+            await setup.told.wait()  # it is tried again and again
         assert setup.changes == []
         setup.full = False
         while len(setup.changes) < 3:

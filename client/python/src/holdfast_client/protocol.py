@@ -332,7 +332,6 @@ class Protocol:
             # Without positions every channel stands at its last ACK; what comes twice then is dropped here.
             longest = self.welcome.max_frame_bytes - _HELLO_REST_BYTES
             fits = body_bytes(encode([positions], self._encoding)) <= longest
-            # The session is in no other channel: the gateway needs nothing that it may not be able to read now.
             values |= {"resume": positions, "whole": True} if fits else {"resume": {}}
         elif self._hello_token is not None:
             values["token"] = self._hello_token
