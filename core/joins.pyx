@@ -313,8 +313,11 @@ cdef void channel_subscribed(Edge *edge, Channel *channel, uint64_t epoch, uint6
 
 
 cdef void channel_refused(Edge *edge, Channel *channel, int code) noexcept nogil:
-    """SUBSCRIBED with a code: the router has no room for the channel. Who waits for it hears so; where members are already,
-    after a new link, it is asked for until it holds: then they get what was said, or are told of the gap."""
+    """SUBSCRIBED with a code: the router has no room for the channel. Who waits for it hears so.
+
+    Where members are already, after a new link, it is asked for until it holds: then they get what was said, or are
+    told of the gap.
+    """
     cdef Pending *pending
     ledger_count(edge.ledger, COUNT_SUBSCRIPTIONS_REFUSED, 1)
     if channel.flags & CHANNEL_LIVE:
