@@ -247,37 +247,31 @@ cdef uint32_t _retry_after(int code) noexcept nogil:
     return RETRY_AFTER_MS if code == OVERLOADED or code == UNAVAILABLE else 0
 
 
+cdef Connection *_answered(Edge *edge, uint32_t seq, int code, const char *refused, Request *request) noexcept nogil:
+    """Close a request that the router answered; who is to hear of it, NULL: nobody, or it was told of the refusal."""
+    cdef Connection *conn = NULL
+    if request_take(edge, seq, request):
+        conn = conn_get(&edge.connections, request.conn)
+    if conn != NULL and code:
+        answer_error(edge, conn, request.request, code, refused, _retry_after(code))
+        return NULL
+    return conn
+
+
 cdef void _on_published(Edge *edge, RecPublished *record) noexcept nogil:
     cdef Request request
-    cdef Connection *conn
-    if not request_take(edge, record.seq, &request):
-        return
-    conn = conn_get(&edge.connections, request.conn)
-    if conn == NULL:
-        return
-    if record.head.aux:
-        answer_error(edge, conn, request.request, record.head.aux, b"the router refused the message",
-                     _retry_after(record.head.aux))
-    else:
+    cdef Connection *conn = _answered(edge, record.seq, record.head.aux, b"the router refused the message", &request)
+    if conn != NULL:
         answer_position(edge, conn, request.request, record.epoch, record.offset, NULL)
 
 
 cdef void _on_reply(Edge *edge, RecBody *record) noexcept nogil:
     """REPLY: the router's body under the client's request number."""
     cdef Request request
-    cdef Connection *conn
+    cdef Connection *conn = _answered(edge, record.seq, record.head.aux, b"the router refused the request", &request)
     cdef MpWriter writer
     cdef uint8_t *body
-    if not request_take(edge, record.seq, &request):
-        return
-    conn = conn_get(&edge.connections, request.conn)
-    if conn == NULL:
-        return
-    if record.head.aux:
-        answer_error(edge, conn, request.request, record.head.aux, b"the router refused the request",
-                     _retry_after(record.head.aux))
-        return
-    if request.request == 0:            # no answer was asked for
+    if conn == NULL or request.request == 0:    # no answer was asked for
         return
     batch_clear(&edge.control)
     body = batch_reserve(&edge.control, record.body_size + 32)

@@ -5,8 +5,8 @@ from libc.string cimport memcpy, memset
 
 from core.answers cimport answer_frame
 from core.codes cimport INTERNAL, UNAVAILABLE
-from core.conn cimport (FLAG_CATCHING, FLAG_HALF, FLAG_OVERFULL, STATE_OPEN, Aside, conn_aside, conn_aside_at,
-                        conn_aside_rest, conn_get, conn_handle)
+from core.conn cimport (FLAG_CATCHING, FLAG_HALF, FLAG_OVERFULL, STATE_OPEN, Aside, conn_aside_at, conn_aside_rest,
+                        conn_aside_slot, conn_get, conn_handle)
 from core.edge cimport (CHANNEL_LIVE, REPLAY_ASKED, REPLAY_KEY, REPLAY_PARKED, REPLAY_WAITING, REQUEST_CATCHUP,
                         RETRY_AFTER_MS, edge_random)
 from core.fanout cimport channel_at, channel_handle, channel_name, channel_rest, event_gap_told, member_caught
@@ -17,7 +17,7 @@ from core.outbox cimport outbox_touch
 from core.records cimport (GAP_LOST, GAP_TRIMMED, OUTCOME_RESET, REC_CATCHUP, Caught, RecCatchup, record_add)
 from core.requests cimport request_done, request_open, request_peek
 from core.sites cimport HERE
-from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_at, slab_release
+from core.slab cimport SLAB_NONE, invariant, slab_at, slab_release
 
 
 cdef inline Replay *_replay_at(Edge *edge, uint32_t index) noexcept nogil:
@@ -62,15 +62,12 @@ cdef uint32_t replay_start(Edge *edge, Connection *conn, Channel *channel, uint6
 
     The caller has it named by the connection's membership.
     """
-    cdef Aside *aside = conn_aside(&edge.asides, edge.ledger, conn)
-    cdef uint32_t index
+    cdef uint32_t index = conn_aside_slot(&edge.asides, edge.ledger, conn, &edge.replays)
+    cdef Aside *aside
     cdef Replay *replay
-    if aside == NULL:
-        return SLAB_NONE
-    index = slab_acquire(&edge.replays)
     if index == SLAB_NONE:
-        conn_aside_rest(&edge.asides, edge.ledger, conn)
         return SLAB_NONE
+    aside = conn_aside_at(&edge.asides, conn)
     replay = _replay_at(edge, index)
     memset(replay, 0, sizeof(Replay))
     replay.index = index
