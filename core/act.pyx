@@ -1,15 +1,14 @@
 """Act: the frames that are not on the path of a message."""
 
 from core.codes cimport BYE
-from core.conn cimport PLACE_REPLAY, Membership, conn_memberships
 from core.edge cimport CONTROL_AHEAD_MS, CONTROL_UNIT_BYTES, CONTROL_UNIT_MS
+from core.fanout cimport member_stands
 from core.joins cimport join_leave, join_start, state_say, state_say_named
 from core.lifecycle cimport edge_fin
 from core.mailbox cimport NOTE_FRAME, Note, mailbox_put
 from core.mpack cimport MP_MAP
 from core.namespaces cimport DOMAIN_GLOBAL, domain_in, JOIN_SERVER, JOIN_TOKEN
 from core.records cimport STATE_ACKED
-from core.replay cimport replay_reached
 from core.rights cimport RIGHT_GIVEN
 
 ctypedef struct ChannelFrame:   # a JOIN or LEAVE: views into the frame, until the call returns
@@ -82,19 +81,11 @@ cdef bint _credit_allows(Edge *edge, Connection *conn, uint32_t size) noexcept n
 cdef bint _acknowledge(Edge *edge, Connection *conn, const char *name, uint32_t size, uint64_t offset) noexcept nogil:
     """One position of an ACK, as far as the session was given the messages. False: it is no channel of the session."""
     cdef Channel *channel = channel_find(edge, name, size)
-    cdef Membership *memberships = conn_memberships(conn)
-    cdef uint32_t slot = 0
-    if channel == NULL:
+    cdef uint64_t stands[2]
+    if channel == NULL or not member_joined(conn, channel):
         return False
-    while slot < conn.membership_count and memberships[slot].channel != channel.index:
-        slot += 1
-    if slot == conn.membership_count:
-        return False
-    if memberships[slot].place & PLACE_REPLAY:
-        offset = min(offset, replay_reached(edge, memberships[slot].place & ~(<uint32_t> PLACE_REPLAY)))
-    else:
-        offset = min(offset, channel.offset)
-    state_say(edge, conn, channel, STATE_ACKED, channel.epoch, offset)
+    member_stands(edge, conn, channel, stands)
+    state_say(edge, conn, channel, STATE_ACKED, channel.epoch, min(offset, stands[1]))
     return True
 
 

@@ -3,6 +3,7 @@
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
+from core.clock cimport clock_ns
 from core.ledger cimport KIND_FD, KIND_PEER, KIND_TASK, LEDGER_FIRST, place_text
 from core.mailbox cimport NOTE_AUDITED, Note, mailbox_put, note_init
 from core.peers cimport Peer
@@ -14,15 +15,8 @@ from core.ledger import KINDS as _KINDS
 cdef extern from * nogil:
     """
     #include <fcntl.h>
-    #include <time.h>
-    static inline unsigned long long holdfast_now_us(void) {
-        struct timespec now;
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        return (unsigned long long)now.tv_sec * 1000000 + now.tv_nsec / 1000;
-    }
     static inline int holdfast_is_open(int fd) { return fcntl(fd, F_GETFD) >= 0; }
     """
-    unsigned long long holdfast_now_us()
     bint holdfast_is_open(int)
 
 
@@ -31,7 +25,7 @@ cdef void audit_begin(Audit *audit, Ledger *ledger) noexcept nogil:
     cdef int kind
     memset(audit, 0, sizeof(Audit))
     audit.ledger = ledger
-    audit.walked_us = holdfast_now_us()
+    audit.walked_us = clock_ns() // 1000
     audit.number = 1
     if ledger.sites != NULL:
         ledger.sites.audits += 1
@@ -90,7 +84,7 @@ cdef void audit_end(Audit *audit) noexcept nogil:
                     b"as many are open (key) by the ledger, but in use (value) are")
     if audit.ledger.sites != NULL:
         _sites_sweep(audit, audit.ledger.sites)
-    audit.walked_us = holdfast_now_us() - audit.walked_us
+    audit.walked_us = clock_ns() // 1000 - audit.walked_us
 
 
 cdef void audit_send(Audit *audit, Mailbox *box, uint64_t request, const uint8_t *links,

@@ -9,6 +9,7 @@ from core.client cimport (CLIENT_AWAY, CLIENT_BYTES_IN, CLIENT_DIALLING, CLIENT_
                           CLIENT_HANDSHAKES_MAX, CLIENT_LEAVING, CLIENT_LEFT, CLIENT_QUEUED, CLIENT_TCP, CLIENT_TOLD,
                           CLIENT_UNACKED, CLIENT_UPGRADING, CLIENT_WATCHED, ClientEndpoint, client_count,
                           client_handle, client_tick)
+from core.clock cimport clock_wall_ns
 from core.client_life cimport client_ended, client_fail, client_fail_errno, client_plan, client_set_state
 from core.client_out cimport client_drain, client_send, client_send_control, client_watch
 from core.client_session cimport session_hello, session_on_body
@@ -55,17 +56,11 @@ cdef extern from * nogil:
         getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size);
         return error;
     }
-    static unsigned long long client_wall_ns(void) {
-        struct timespec now;
-        clock_gettime(CLOCK_REALTIME, &now);
-        return (unsigned long long)now.tv_sec * 1000000000ull + now.tv_nsec;
-    }
     """
     void *memmem(const void *, size_t, const void *, size_t)
     int client_socket(const void *, unsigned int, const void *, unsigned int)
     int client_connect(int, const void *, unsigned int)
     int client_socket_error(int)
-    unsigned long long client_wall_ns()
     ssize_t recv(int, void *, size_t, int)
     int snprintf(char *, size_t, const char *, ...)
 
@@ -285,7 +280,7 @@ cdef void _read(Client *client, ClientConn *conn) noexcept nogil:
             client_fail_errno(client, conn, b"recv", errno)
         return
     client_count(client, CLIENT_BYTES_IN, got)
-    client.now_ns = client_wall_ns()
+    client.now_ns = clock_wall_ns()
     conn.last_heard = client_tick(client)
     if held and held + <uint32_t> got < conn.input_need:
         _keep(client, conn, client.input + held, <uint32_t> got)

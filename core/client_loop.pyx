@@ -25,6 +25,7 @@ from core.client_in cimport client_dial_due, client_dial_wait, client_on_socket
 from core.client_life cimport client_ended, client_fail, client_free_closed, client_queue, client_tell
 from core.client_out cimport client_uncork
 from core.client_session cimport (session_join, session_leave, session_part, session_publish, session_timer_fired)
+from core.clock cimport clock_ms, clock_wall_ns
 from core.histogram cimport histogram_take
 from core.ledger cimport COUNT_WAKEUPS, KIND_FD, ledger_count, ledger_live
 from core.mailbox cimport Note, mailbox_drain, mailbox_init, mailbox_put, mailbox_ring
@@ -57,15 +58,8 @@ cdef enum:
 cdef extern from * nogil:
     """
     #include <sys/eventfd.h>
-    #include <time.h>
     #include <unistd.h>
-    static inline unsigned long long client_loop_ns(int monotonic) {
-        struct timespec now;
-        clock_gettime(monotonic ? CLOCK_MONOTONIC : CLOCK_REALTIME, &now);
-        return (unsigned long long)now.tv_sec * 1000000000ull + now.tv_nsec;
-    }
     """
-    unsigned long long client_loop_ns(int)
     int eventfd(unsigned int, int)
     int c_close "close"(int)
     enum:
@@ -178,8 +172,8 @@ cdef int _wait_ms(Client *client) noexcept nogil:
 
 
 cdef void _clocks(Client *client) noexcept nogil:
-    client.now_ns = client_loop_ns(0)
-    client.now_ms = client_loop_ns(1) // 1000000
+    client.now_ns = clock_wall_ns()
+    client.now_ms = clock_ms()
 
 
 cdef void _close_all(Client *client) noexcept nogil:

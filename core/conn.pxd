@@ -194,4 +194,5 @@ cdef inline void conn_set_state(Connection *conn, Ledger *ledger, int state) noe
 cdef Connection *conn_acquire(Slab *table, Ledger *ledger, uint32_t *generation, int fd) noexcept nogil
 cdef void conn_release(Slab *table, Ledger *ledger, Connection *conn) noexcept nogil
 cdef Aside *conn_aside(Slab *asides, Ledger *ledger, Connection *conn) noexcept nogil
+cdef uint32_t conn_aside_slot(Slab *asides, Ledger *ledger, Connection *conn, Slab *slab) noexcept nogil
 cdef void conn_aside_rest(Slab *asides, Ledger *ledger, Connection *conn) noexcept nogil

@@ -60,6 +60,17 @@ cdef Aside *conn_aside(Slab *asides, Ledger *ledger, Connection *conn) noexcept 
     return conn_aside_at(asides, conn)
 
 
+cdef uint32_t conn_aside_slot(Slab *asides, Ledger *ledger, Connection *conn, Slab *slab) noexcept nogil:
+    """A slot of `slab` for the connection's aside, which is there then, to name; SLAB_NONE: out of memory."""
+    cdef uint32_t index
+    if conn_aside(asides, ledger, conn) == NULL:
+        return SLAB_NONE
+    index = slab_acquire(slab)
+    if index == SLAB_NONE:
+        conn_aside_rest(asides, ledger, conn)
+    return index
+
+
 cdef void conn_aside_rest(Slab *asides, Ledger *ledger, Connection *conn) noexcept nogil:
     """Free the aside if nothing in it says anything any more; at the end of a connection whatever it says."""
     cdef Aside *aside

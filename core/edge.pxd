@@ -70,6 +70,10 @@ ctypedef union ChannelMembers:
     ChannelMember one           # while the capacity is 1
     ChannelMember *many         # owned
 
+cdef enum ChannelFlag:
+    CHANNEL_LIVE = 1            # SUBSCRIBED arrived
+    CHANNEL_UNASKED = 2         # SUBSCRIBE found no room, here or at the router: it is said again
+
 ctypedef struct Channel:        # 56 bytes; most are a user's own channel with one member
     uint32_t index
     uint32_t generation         # never 0 while live
@@ -83,7 +87,7 @@ ctypedef struct Channel:        # 56 bytes; most are a user's own channel with o
     uint32_t name               # owned: number in the edge's names; read through channel_name
     uint8_t name_size
     uint8_t domain              # Domain of its namespace
-    uint8_t live                # SUBSCRIBED arrived
+    uint8_t flags               # ChannelFlag
     uint8_t slow                # SlowConsumer of its namespace
 
 ctypedef struct Pending:        # a JOIN, or one channel of a HELLO, that waits for the router
@@ -140,6 +144,7 @@ ctypedef struct Opening:        # a HELLO that waits for the router
     uint64_t cursor             # last ACK of any of the user's sessions in the user's own channel
     uint8_t *welcome            # owned: WELCOME up to its map of channels, then what is to be stored of the session
     uint8_t resumed
+    uint8_t whole               # the client named each channel of its session
     uint8_t tells_unread        # WELCOME wants it
     uint8_t cursor_known
     uint8_t claimed             # OPENED came
@@ -237,6 +242,7 @@ ctypedef struct Edge:
     Slab replays
     ReplayList replays_waiting  # those whose connection has room, first come first
     uint32_t replays_asked      # parts under way from the router
+    uint32_t unasked            # channels whose SUBSCRIBE is to be said again
     uint32_t globals            # channels of the global domain that this worker subscribed to
     Requests requests
     Kept kept

@@ -216,13 +216,16 @@ cdef void event_gap_told(Edge *edge, Connection *conn, Channel *channel, uint64_
                          int reason) noexcept nogil
 cdef uint32_t event_gap_write(Edge *edge, Channel *channel, uint64_t first, uint64_t last, int reason,
                               uint8_t *body) noexcept nogil
+cdef void fanout_event_recreated(Edge *edge, Channel *channel, uint64_t epoch, uint64_t offset) noexcept nogil
 cdef void fanout_event_gap(Edge *edge, Channel *channel, uint64_t first, uint64_t last, int reason) noexcept nogil
 cdef Channel *channel_acquire(Edge *edge, const char *name, uint32_t size, int domain) noexcept nogil
 cdef void channel_rest(Edge *edge, Channel *channel) noexcept nogil
 cdef void channel_subscribe(Edge *edge, Channel *channel) noexcept nogil
+cdef void channel_unasked(Edge *edge, Channel *channel) noexcept nogil
 cdef int member_add(Edge *edge, Connection *conn, Channel *channel) noexcept nogil
 cdef int member_catch(Edge *edge, Connection *conn, Channel *channel, uint64_t epoch, uint64_t offset) noexcept nogil
 cdef bint member_catches(Connection *conn, Channel *channel) noexcept nogil
+cdef void member_stands(Edge *edge, Connection *conn, Channel *channel, uint64_t *position) noexcept nogil
 cdef void member_caught(Edge *edge, Connection *conn, Channel *channel) noexcept nogil
 cdef bint member_remove(Edge *edge, Connection *conn, Channel *channel) noexcept nogil
 cdef void member_remove_all(Edge *edge, Connection *conn) noexcept nogil

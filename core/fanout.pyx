@@ -7,10 +7,10 @@ from libc.stdint cimport uint16_t
 
 from core.answers cimport TYPE_EVENT, answer_frame, write_text
 from core.conn cimport FLAG_CATCHING, MEMBERSHIPS_INLINE, PLACE_REPLAY, STATE_OPEN, conn_live
-from core.edge cimport ANSWER_BYTES, NONE
+from core.edge cimport ANSWER_BYTES, CHANNEL_UNASKED, NONE
 from core.hash cimport index_put, index_remove
-from core.ledger cimport (COUNT_GAPS_TRIMMED, KIND_CHANNEL, KIND_MEMBERSHIP, ledger_acquire, ledger_count, ledger_leaks,
-                          ledger_release)
+from core.ledger cimport (COUNT_GAPS_RESET, COUNT_GAPS_TRIMMED, KIND_CHANNEL, KIND_MEMBERSHIP, ledger_acquire,
+                          ledger_count, ledger_leaks, ledger_release)
 from core.mpack cimport (MP_OK, MpReader, MpWriter, mp_read_array, mp_read_str, mp_read_uint, mp_write_array,
                          mp_write_map, mp_write_str, mp_write_uint)
 from core.names cimport name_drop, name_keep
@@ -18,10 +18,10 @@ from core.namespaces cimport DOMAIN_GLOBAL, SLOW_DISCONNECT, Namespace, namespac
 from core.pages cimport pages_give, pages_resize, pages_take
 from core.records cimport (GAP_LOST, GAP_SLOW_CONSUMER, GAP_TRIMMED, REC_SUBSCRIBE, REC_UNSUBSCRIBE, RecChannel,
                            record_add)
-from core.replay cimport replay_end, replay_start
+from core.replay cimport replay_end, replay_position, replay_start
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, generation_next, invariant, invariant_always, slab_acquire, slab_release
-from core.slow cimport slow_end
+from core.slow cimport slow_end, slow_told
 
 
 cdef Channel *channel_of_message(Edge *edge, const Body *body) noexcept nogil:
@@ -70,6 +70,22 @@ cdef inline const char *_reason_text(int reason) noexcept nogil:
     return b"slow_consumer" if reason == GAP_SLOW_CONSUMER else b"router_lost"
 
 
+cdef void _event_gap_head(Edge *edge, Channel *channel, uint64_t first, uint64_t last, const char *reason,
+                          uint32_t pairs, MpWriter *writer) noexcept nogil:
+    """EVENT gap up to the first three of its `pairs`."""
+    mp_write_array(writer, 4)
+    mp_write_uint(writer, TYPE_EVENT)
+    mp_write_str(writer, channel_name(edge, channel), channel.name_size)
+    write_text(writer, b"gap")
+    mp_write_map(writer, pairs)
+    write_text(writer, b"from")
+    mp_write_uint(writer, first)
+    write_text(writer, b"to")
+    mp_write_uint(writer, last)
+    write_text(writer, b"reason")
+    write_text(writer, reason)
+
+
 cdef uint32_t event_gap_write(Edge *edge, Channel *channel, uint64_t first, uint64_t last, int reason,
                               uint8_t *body) noexcept nogil:
     """EVENT gap into ANSWER_BYTES bytes, counted: the messages first..last of the channel will not come; its size.
@@ -81,17 +97,7 @@ cdef uint32_t event_gap_write(Edge *edge, Channel *channel, uint64_t first, uint
     writer.p = body
     writer.end = body + ANSWER_BYTES
     writer.overflow = False
-    mp_write_array(&writer, 4)
-    mp_write_uint(&writer, TYPE_EVENT)
-    mp_write_str(&writer, channel_name(edge, channel), channel.name_size)
-    write_text(&writer, b"gap")
-    mp_write_map(&writer, 3)
-    write_text(&writer, b"from")
-    mp_write_uint(&writer, first)
-    write_text(&writer, b"to")
-    mp_write_uint(&writer, last)
-    write_text(&writer, b"reason")
-    write_text(&writer, _reason_text(reason))
+    _event_gap_head(edge, channel, first, last, _reason_text(reason), 3, &writer)
     return <uint32_t> (writer.p - body)
 
 
@@ -110,6 +116,26 @@ cdef void fanout_event_gap(Edge *edge, Channel *channel, uint64_t first, uint64_
     said.data = body
     said.size = event_gap_write(edge, channel, first, last, reason, body)
     fanout_run(edge, channel, &said, 1, first, last)
+
+
+cdef void fanout_event_recreated(Edge *edge, Channel *channel, uint64_t epoch, uint64_t offset) noexcept nogil:
+    """Tell every member that the channel goes on behind this position, which is of a later epoch than what they hold
+    and not of a higher offset: EVENT gap, `recreated`, of what they may hold and nobody else has any more."""
+    cdef uint8_t body[ANSWER_BYTES]
+    cdef MpWriter writer
+    cdef Body said
+    writer.p = body
+    writer.end = body + ANSWER_BYTES
+    writer.overflow = False
+    _event_gap_head(edge, channel, offset + 1, channel.offset, b"recreated", 5, &writer)
+    write_text(&writer, b"epoch")
+    mp_write_uint(&writer, epoch)
+    write_text(&writer, b"offset")
+    mp_write_uint(&writer, offset)
+    said.data = body
+    said.size = <uint32_t> (writer.p - body)
+    ledger_count(edge.ledger, COUNT_GAPS_RESET, 1)
+    fanout_run(edge, channel, &said, 1, 0, 0)
 
 
 cdef Channel *channel_acquire(Edge *edge, const char *name, uint32_t size, int domain) noexcept nogil:
@@ -152,12 +178,28 @@ cdef inline uint8_t *_channel_record(Edge *edge, Channel *channel, int kind) noe
     return <uint8_t *> record
 
 
+cdef void channel_unasked(Edge *edge, Channel *channel) noexcept nogil:
+    """Its SUBSCRIBE found no room: the link says it again with its next heartbeat."""
+    if not channel.flags & CHANNEL_UNASKED:
+        channel.flags |= CHANNEL_UNASKED
+        edge.unasked += 1
+
+
+cdef void _channel_asked(Edge *edge, Channel *channel) noexcept nogil:
+    if channel.flags & CHANNEL_UNASKED:
+        channel.flags &= ~CHANNEL_UNASKED
+        edge.unasked -= 1
+
+
 cdef void channel_subscribe(Edge *edge, Channel *channel) noexcept nogil:
     """Ask the router for the channel, telling it the last position seen here."""
     cdef RecChannel *record = <RecChannel *> _channel_record(edge, channel, REC_SUBSCRIBE)
-    if record != NULL:
-        record.epoch = channel.epoch
-        record.offset = channel.offset
+    if record == NULL:
+        channel_unasked(edge, channel)
+        return
+    record.epoch = channel.epoch
+    record.offset = channel.offset
+    _channel_asked(edge, channel)
 
 
 cdef void channel_rest(Edge *edge, Channel *channel) noexcept nogil:
@@ -165,6 +207,7 @@ cdef void channel_rest(Edge *edge, Channel *channel) noexcept nogil:
     if channel.count or channel.holds or ledger_leaks(edge.ledger, KIND_CHANNEL):
         return
     _channel_record(edge, channel, REC_UNSUBSCRIBE)
+    _channel_asked(edge, channel)
     index_remove(&edge.channel_index, hash_bytes(&edge.hash_key, <const uint8_t *> channel_name(edge, channel),
                                                  channel.name_size), channel.index)
     if channel.capacity > 1:
@@ -283,6 +326,18 @@ cdef bint member_catches(Connection *conn, Channel *channel) noexcept nogil:
     """Whether it is a member that is being caught up."""
     cdef uint32_t slot = _slot_of(conn, channel)
     return slot != conn.membership_count and conn_memberships(conn)[slot].place & <uint32_t> PLACE_REPLAY != 0
+
+
+cdef void member_stands(Edge *edge, Connection *conn, Channel *channel, uint64_t *position) noexcept nogil:
+    """The position (epoch, offset) up to which a member was given everything: one that is caught up, or is behind, gets
+    what the channel is beyond it."""
+    cdef uint32_t slot = _slot_of(conn, channel)
+    position[0] = channel.epoch
+    position[1] = channel.offset
+    if slot != conn.membership_count and conn_memberships(conn)[slot].place & PLACE_REPLAY:
+        replay_position(edge, conn_memberships(conn)[slot].place & ~(<uint32_t> PLACE_REPLAY), position)
+    elif conn.behind:
+        position[1] = slow_told(edge, conn, channel)
 
 
 cdef void member_caught(Edge *edge, Connection *conn, Channel *channel) noexcept nogil:

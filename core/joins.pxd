@@ -35,6 +35,7 @@ cdef void join_start(Edge *edge, Connection *conn, uint64_t request, const char 
 cdef void join_leave(Edge *edge, Connection *conn, uint64_t request, const char *name,
                      uint32_t name_size) noexcept nogil
 cdef void channel_subscribed(Edge *edge, Channel *channel, uint64_t epoch, uint64_t offset) noexcept nogil
+cdef void channel_refused(Edge *edge, Channel *channel, int code) noexcept nogil
 cdef void outcome_told(Edge *edge, Request *request, RecCaught *record) noexcept nogil
 cdef void join_overdue(Edge *edge, Request *request) noexcept nogil
 cdef void joins_again(Edge *edge) noexcept nogil

@@ -6,13 +6,15 @@ from libc.string cimport memcpy, memset
 from core.answers cimport answer_empty, answer_error, answer_position
 from core.codes cimport NOT_JOINED, OVERLOADED, TOO_MANY_CHANNELS, UNAVAILABLE
 from core.conn cimport STATE_OPEN, conn_get, conn_handle
-from core.edge cimport NONE, REQUEST_JOIN, REQUEST_OPEN, RETRY_AFTER_MS
+from core.edge cimport CHANNEL_LIVE, NONE, REQUEST_JOIN, REQUEST_OPEN, RETRY_AFTER_MS
 from core.fanout cimport (channel_acquire, channel_at, channel_find, channel_handle, channel_name, channel_rest,
-                          channel_subscribe, conn_user, fanout_event_gap, member_add, member_catch, member_catches,
-                          member_caught, member_joined, member_remove)
-from core.ledger cimport KIND_PENDING, ledger_acquire, ledger_leaks, ledger_release
+                          channel_subscribe, channel_unasked, conn_user, fanout_event_gap, fanout_event_recreated,
+                          member_add, member_catch, member_catches, member_caught, member_joined, member_remove,
+                          member_stands)
+from core.ledger cimport (COUNT_SUBSCRIPTIONS_REFUSED, KIND_PENDING, ledger_acquire, ledger_count, ledger_leaks,
+                          ledger_release)
 from core.namespaces cimport DOMAIN_GROUP, domain_in
-from core.opening cimport opening_answered, opening_end
+from core.opening cimport opening_answered, opening_end, opening_refused
 from core.records cimport (CATCHUP_OUTCOME, GAP_ROUTER_LOST, OUTCOME_GAP, OUTCOME_LIVE, OUTCOME_RESET, REC_STATE,
                            STATE_ACKED, STATE_JOINED, STATE_LEFT, RecState, record_add)
 from core.replay cimport catchup_ask
@@ -48,7 +50,7 @@ cdef Pending *pending_start(Edge *edge, uint64_t conn, uint64_t request, Channel
     pending.previous = NONE
     pending.next = NONE
     channel.holds += 1
-    if not channel.live:
+    if not channel.flags & CHANNEL_LIVE:
         pending.waits = 1
         pending.next = channel.waiting
         if channel.waiting != NONE:
@@ -175,6 +177,7 @@ cdef void _join_finish(Edge *edge, Pending *pending) noexcept nogil:
     """The channel is live: add the member, answer, and free the pending."""
     cdef Channel *channel = channel_at(edge, pending.channel)
     cdef Connection *conn = conn_get(&edge.connections, pending.conn)
+    cdef uint64_t position[2]
     cdef bint joined
     if pending.seq:
         request_done(edge, pending.seq)
@@ -187,8 +190,11 @@ cdef void _join_finish(Edge *edge, Pending *pending) noexcept nogil:
         else:
             if pending.has_since or not joined:
                 joined_say(edge, conn, pending, channel, STATE_JOINED)
-            answer_position(edge, conn, pending.request, channel.epoch, channel.offset,
-                            pending_outcome(pending, channel))
+            position[0] = channel.epoch
+            position[1] = channel.offset
+            if joined and not pending.has_since:    # it may be on its way there still
+                member_stands(edge, conn, channel, position)
+            answer_position(edge, conn, pending.request, position[0], position[1], pending_outcome(pending, channel))
     pending_end(edge, pending)
 
 
@@ -205,14 +211,14 @@ cdef void join_start(Edge *edge, Connection *conn, uint64_t request, const char 
         answer_error(edge, conn, request, OVERLOADED, b"out of memory", RETRY_AFTER_MS)
         return
     pending_since(pending, since)
-    if channel.live and (since == NULL or (since[0] == channel.epoch and since[1] == channel.offset)):
+    if channel.flags & CHANNEL_LIVE and (since == NULL or (since[0] == channel.epoch and since[1] == channel.offset)):
         _join_finish(edge, pending)
         return
     pending.seq = request_open(edge, REQUEST_JOIN, pending.conn, request, pending.index)
     if pending.seq == 0:
         pending_end(edge, pending)
         answer_error(edge, conn, request, OVERLOADED, b"too many requests wait for the router", RETRY_AFTER_MS)
-    elif channel.live:
+    elif channel.flags & CHANNEL_LIVE:
         pending_settled(edge, pending, channel, pending.seq)
 
 
@@ -284,9 +290,12 @@ cdef void channel_subscribed(Edge *edge, Channel *channel, uint64_t epoch, uint6
     """SUBSCRIBED: the channel is live from this position on; after a new link it may tell of lost messages."""
     cdef uint32_t index = channel.waiting
     cdef Pending *pending
-    if channel.live and offset > channel.offset and channel.count:
-        fanout_event_gap(edge, channel, channel.offset + 1, offset, GAP_ROUTER_LOST)
-    channel.live = 1
+    if channel.flags & CHANNEL_LIVE and channel.count:
+        if offset > channel.offset:
+            fanout_event_gap(edge, channel, channel.offset + 1, offset, GAP_ROUTER_LOST)
+        elif offset < channel.offset and epoch > channel.epoch:
+            fanout_event_recreated(edge, channel, epoch, offset)
+    channel.flags |= CHANNEL_LIVE
     channel.epoch = epoch
     channel.offset = offset
     channel.holds += 1                  # the list below may hold the last reference
@@ -301,6 +310,38 @@ cdef void channel_subscribed(Edge *edge, Channel *channel, uint64_t epoch, uint6
             opening_answered(edge, opening_at(edge, pending.opening))
     channel.holds -= 1
     channel_rest(edge, channel)
+
+
+cdef void channel_refused(Edge *edge, Channel *channel, int code) noexcept nogil:
+    """SUBSCRIBED with a code: the router has no room for the channel. Who waits for it hears so.
+
+    Where members are already, after a new link, it is asked for until it holds: then they get what was said, or are
+    told of the gap.
+    """
+    cdef Pending *pending
+    ledger_count(edge.ledger, COUNT_SUBSCRIPTIONS_REFUSED, 1)
+    if channel.flags & CHANNEL_LIVE:
+        channel_unasked(edge, channel)
+        return
+    channel.holds += 1                  # the list below may hold the last reference
+    while channel.waiting != NONE:
+        pending = pending_at(edge, channel.waiting)
+        if pending.opening == NONE:
+            _join_refused(edge, pending, code)
+        else:
+            opening_refused(edge, opening_at(edge, pending.opening), code,
+                            b"the router has no room for a channel of the session")
+    channel.holds -= 1
+    channel_rest(edge, channel)
+
+
+cdef void _join_refused(Edge *edge, Pending *pending, int code) noexcept nogil:
+    cdef Connection *conn = conn_get(&edge.connections, pending.conn)
+    request_done(edge, pending.seq)
+    if conn != NULL:
+        answer_error(edge, conn, pending.request, code, b"the router has no room for one more channel",
+                     RETRY_AFTER_MS if code == OVERLOADED else 0)
+    pending_end(edge, pending)
 
 
 cdef void join_overdue(Edge *edge, Request *request) noexcept nogil:

@@ -110,6 +110,7 @@ cdef enum Counter:
     COUNT_ASKED_AGAIN           # requests that were said again to the next router
     COUNT_REPLAYED              # messages that were missed and delivered later
     COUNT_STATES_LOST           # changes of sessions' state that found no room on their way to the store
+    COUNT_SUBSCRIPTIONS_REFUSED     # SUBSCRIBEs that the router had no room for
     COUNT_COUNT
 
 cdef enum Gauge:

@@ -7,11 +7,11 @@ from core.batch cimport batch_clear, batch_reserve
 from core.bus cimport BusBatch, bus_done, bus_lost, bus_receive, bus_send, bus_tick
 from core.codes cimport NOT_JOINED, OVERLOADED, RATE_LIMITED, RESUMED_ELSEWHERE, UNAVAILABLE
 from core.conn cimport FLAG_SESSION, STATE_OPEN, conn_get, conn_live
-from core.edge cimport (ASKS_MAX, REQUEST_CATCHUP, REQUEST_HISTORY, REQUEST_JOIN, REQUEST_OPEN, REQUEST_PRESENCE,
-                        RETRY_AFTER_MS, UNDER_WAY_MAX, Channel)
+from core.edge cimport (ASKS_MAX, CHANNEL_LIVE, CHANNEL_UNASKED, REQUEST_CATCHUP, REQUEST_HISTORY, REQUEST_JOIN,
+                        REQUEST_OPEN, REQUEST_PRESENCE, RETRY_AFTER_MS, UNDER_WAY_MAX, Channel)
 from core.fanout cimport (RUN_MAX, Body, channel_at, channel_find, channel_get, channel_of_message, channel_subscribe,
-                          fanout_all, fanout_event_gap, fanout_run, member_joined)
-from core.joins cimport channel_subscribed, join_overdue, joins_again, outcome_told
+                          fanout_all, fanout_event_gap, fanout_event_recreated, fanout_run, member_joined)
+from core.joins cimport channel_refused, channel_subscribed, join_overdue, joins_again, outcome_told
 from core.kept cimport kept_end, kept_say, kept_say_all, kept_seq, kept_take
 from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_DELIVERED, COUNT_ROUTER_LINKS,
                           GAUGE_LINKED, GAUGE_ROUTER_EPOCH, ledger_count, ledger_gauge)
@@ -108,7 +108,8 @@ cdef void _again_sessions(Edge *edge) noexcept nogil:
         seq += 1
 
 
-cdef void _again_channels(Edge *edge) noexcept nogil:
+cdef void _channels_subscribe(Edge *edge, int flags) noexcept nogil:
+    """Say SUBSCRIBE for the channels that have any of these flags; 0: for all."""
     cdef uint32_t chunk, number
     cdef uint32_t per_chunk = 1u << edge.channels.chunk_shift
     cdef Channel *channel
@@ -117,7 +118,8 @@ cdef void _again_channels(Edge *edge) noexcept nogil:
             continue
         for number in range(per_chunk):
             channel = channel_at(edge, (chunk << edge.channels.chunk_shift) | number)
-            if channel.generation != 0 and channel.generation != <uint32_t> 0xDDDDDDDD:
+            if channel.generation != 0 and channel.generation != <uint32_t> 0xDDDDDDDD \
+                    and (flags == 0 or channel.flags & flags):
                 channel_subscribe(edge, channel)
 
 
@@ -134,7 +136,7 @@ cdef void _on_linked(Edge *edge, RecLink *record) noexcept nogil:
     batch_clear(&edge.link.out)         # whatever stands there this router would pass over; all of it is said again
     link_hello(edge, REC_BEGIN)
     _again_sessions(edge)
-    _again_channels(edge)
+    _channels_subscribe(edge, 0)
     link_hello(edge, REC_END)
     kept_say_all(edge, True)            # before anything new: of one channel nothing overtakes
     joins_again(edge)
@@ -189,7 +191,7 @@ cdef void _on_global(Edge *edge, Run *run, RecMessage *record) noexcept nogil:
     body.data = <const uint8_t *> record + sizeof(RecMessage)
     body.size = record.body_size
     channel = channel_of_message(edge, &body)
-    if channel != NULL and channel.live:
+    if channel != NULL and channel.flags & CHANNEL_LIVE:
         if record.offset <= channel.offset and record.epoch <= channel.epoch:
             return
         channel.epoch = record.epoch
@@ -226,9 +228,12 @@ cdef void _on_message(Edge *edge, Run *run, RecMessage *record) noexcept nogil:
     channel = channel_get(edge, record.channel)
     if channel == NULL:
         return
-    if channel.live:
-        if record.offset <= channel.offset and record.epoch <= channel.epoch:
-            return
+    if channel.flags & CHANNEL_LIVE:
+        if record.offset <= channel.offset:
+            if record.epoch <= channel.epoch:
+                return
+            _run_deliver(edge, run)
+            fanout_event_recreated(edge, channel, record.epoch, record.offset - 1)
         if record.offset > channel.offset + 1:
             _run_deliver(edge, run)
             fanout_event_gap(edge, channel, channel.offset + 1, record.offset - 1, GAP_ROUTER_LOST)
@@ -242,37 +247,31 @@ cdef uint32_t _retry_after(int code) noexcept nogil:
     return RETRY_AFTER_MS if code == OVERLOADED or code == UNAVAILABLE else 0
 
 
+cdef Connection *_answered(Edge *edge, uint32_t seq, int code, const char *refused, Request *request) noexcept nogil:
+    """Close a request that the router answered; who is to hear of it, NULL: nobody, or it was told of the refusal."""
+    cdef Connection *conn = NULL
+    if request_take(edge, seq, request):
+        conn = conn_get(&edge.connections, request.conn)
+    if conn != NULL and code:
+        answer_error(edge, conn, request.request, code, refused, _retry_after(code))
+        return NULL
+    return conn
+
+
 cdef void _on_published(Edge *edge, RecPublished *record) noexcept nogil:
     cdef Request request
-    cdef Connection *conn
-    if not request_take(edge, record.seq, &request):
-        return
-    conn = conn_get(&edge.connections, request.conn)
-    if conn == NULL:
-        return
-    if record.head.aux:
-        answer_error(edge, conn, request.request, record.head.aux, b"the router refused the message",
-                     _retry_after(record.head.aux))
-    else:
+    cdef Connection *conn = _answered(edge, record.seq, record.head.aux, b"the router refused the message", &request)
+    if conn != NULL:
         answer_position(edge, conn, request.request, record.epoch, record.offset, NULL)
 
 
 cdef void _on_reply(Edge *edge, RecBody *record) noexcept nogil:
     """REPLY: the router's body under the client's request number."""
     cdef Request request
-    cdef Connection *conn
+    cdef Connection *conn = _answered(edge, record.seq, record.head.aux, b"the router refused the request", &request)
     cdef MpWriter writer
     cdef uint8_t *body
-    if not request_take(edge, record.seq, &request):
-        return
-    conn = conn_get(&edge.connections, request.conn)
-    if conn == NULL:
-        return
-    if record.head.aux:
-        answer_error(edge, conn, request.request, record.head.aux, b"the router refused the request",
-                     _retry_after(record.head.aux))
-        return
-    if request.request == 0:            # no answer was asked for
+    if conn == NULL or request.request == 0:    # no answer was asked for
         return
     batch_clear(&edge.control)
     body = batch_reserve(&edge.control, record.body_size + 32)
@@ -332,7 +331,9 @@ cdef void _on_record(Edge *edge, Run *run, Record *record) noexcept nogil:
     _run_deliver(edge, run)
     if record.kind == REC_SUBSCRIBED:
         channel = channel_get(edge, (<RecChannel *> record).channel)
-        if channel != NULL:
+        if channel != NULL and record.aux:
+            channel_refused(edge, channel, record.aux)
+        elif channel != NULL:
             channel_subscribed(edge, channel, (<RecChannel *> record).epoch, (<RecChannel *> record).offset)
     elif record.kind == REC_OPENED:
         open_claimed(edge, <RecSession *> record)
@@ -392,6 +393,8 @@ cdef void link_tick(Edge *edge) noexcept nogil:
     if edge.now_ms - edge.link.sent_ms >= LINK_PERIOD_MS or edge.link.sent_ms == 0:
         if edge.link.out.size < LINK_PUBLISH_BYTES_MAX:
             link_hello(edge, REC_LINK)
+        if edge.unasked and edge.link.up:   # O(channels), as long as one of them finds no room
+            _channels_subscribe(edge, CHANNEL_UNASKED)
         edge.link.sent_ms = edge.now_ms
     if edge.link.up and edge.now_ms - edge.link.heard_ms > LINK_SILENT_MS:
         _link_down(edge)

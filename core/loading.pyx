@@ -10,7 +10,8 @@ from core.mailbox cimport NOTE_LOG_LOAD, mailbox_put, note_init
 from core.records cimport (CATCHUP_CURSOR, CATCHUP_START, REC_CATCHUP, REC_CAUGHT, REC_HISTORY, REC_PUBLISH, REC_REPLY,
                            REC_SUBSCRIBE, REC_SURVEY, REC_UNSUBSCRIBE, SURVEY_AS_IS, SURVEY_MESSAGES, RecBody,
                            RecCatchup, RecCaught, RecChannel, RecHistory, RecPublish)
-from core.sequencer cimport WORKER_LINKING, worker_at, worker_index, worker_published, worker_say
+from core.sequencer cimport (WORKER_LINKING, worker_at, worker_index, worker_published, worker_say,
+                             worker_subscribed)
 from core.slab cimport invariant
 from core.stream cimport (Stored, Stream, StreamWaiting, stream_adopt, stream_at, stream_name, stream_open, stream_shut,
                           stream_store, stream_wanted)
@@ -58,7 +59,8 @@ cdef int _needs(const Stream *stream, const Record *record) noexcept nogil:
 
 
 cdef inline bint _is_refused(const Record *record) noexcept nogil:
-    """Whether it may be refused. Routes may not: a worker says once where it has members, and where it has none."""
+    """Whether it may be refused for a log that is away, or for want of room: a worker says once where it has members,
+    and where it has none, and so its routes wait."""
     return record.kind != REC_SUBSCRIBE and record.kind != REC_UNSUBSCRIBE
 
 
@@ -72,6 +74,8 @@ cdef void _refuse(Worker *worker, const Record *record, int code) noexcept nogil
         reply = <RecBody *> worker_say(worker, REC_REPLY, code, sizeof(RecBody), 0)
         if reply != NULL:
             reply.seq = (<const RecHistory *> record).seq
+    elif record.kind == REC_SUBSCRIBE:
+        worker_subscribed(worker, (<const RecChannel *> record).channel, code, 0, 0)
     elif record.kind == REC_CATCHUP:
         caught = <RecCaught *> worker_say(worker, REC_CAUGHT, code, sizeof(RecCaught), 0)
         if caught != NULL:

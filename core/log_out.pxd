@@ -3,14 +3,14 @@
 # Records gather in the newest chunk; a chunk is one batch of the log, numbered from 1, and stays in memory until the
 # log has it. Chunks are handed over and committed in their order, so the numbers of those under way are a range. What
 # waits is bounded in bytes: beyond the bound there is no room, and whoever asked says what becomes of the message.
-# Invariant: 1 <= first <= sent <= next, next - first <= LOG_CHUNKS_MAX; `bytes` is the sum of the chunks' records.
+# Invariant: 1 <= first <= sent <= next, next - first <= chunks_max; `bytes` is the sum of the chunks' records.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from core.batch cimport Batch
 
 cdef enum:
-    LOG_CHUNKS_MAX = 1024       # a power of two
+    LOG_CHUNKS_MAX = 1024       # unless whoever makes it says otherwise; a power of two
     LOG_CHUNK_BYTES = 1048576   # what is beyond it goes into the next one
     LOG_UNDER_WAY_MAX = 64
 
@@ -27,12 +27,13 @@ ctypedef struct LogChunk:
     Batch late                  # LateAnswers that this chunk's commit gives
 
 ctypedef struct LogOut:
-    LogChunk *chunks            # owned: LOG_CHUNKS_MAX of them; NULL: this router has no log
+    LogChunk *chunks            # owned: `chunks_max` of them; NULL: this router has no log
     uint64_t first              # number of the oldest that is not committed
     uint64_t sent               # of the first that was not handed over
     uint64_t next               # of the first that was not begun
     uint64_t bytes
     uint64_t bytes_max
+    uint32_t chunks_max         # a power of two
     uint32_t under_way_max      # chunks handed over and not committed
     bint available              # the log takes batches
 
@@ -42,7 +43,7 @@ cdef inline bint log_is_there(const LogOut *out) noexcept nogil:
 
 
 cdef inline LogChunk *log_chunk(LogOut *out, uint64_t number) noexcept nogil:
-    return &out.chunks[number & (LOG_CHUNKS_MAX - 1)]
+    return &out.chunks[number & (out.chunks_max - 1)]
 
 
 cdef inline bint log_has_room(const LogOut *out, uint32_t size) noexcept nogil:
@@ -71,7 +72,8 @@ cdef inline LogChunk *log_under_way(LogOut *out, uint64_t number) noexcept nogil
     return log_chunk(out, out.first)
 
 
-cdef int log_init(LogOut *out, uint64_t bytes_max, uint32_t under_way_max) noexcept nogil
+cdef int log_init(LogOut *out, uint64_t bytes_max, uint32_t under_way_max,
+                  uint32_t chunks_max) noexcept nogil
 cdef void log_free(LogOut *out) noexcept nogil
 cdef uint8_t *log_reserve(LogOut *out, uint32_t size) noexcept nogil
 cdef LateAnswer *log_late(LogOut *out) noexcept nogil

@@ -4,16 +4,18 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from core.batch cimport batch_free, batch_reserve
-from core.slab cimport invariant
+from core.slab cimport invariant, invariant_always
 
-assert sizeof(LateAnswer) == 32 and (LOG_CHUNKS_MAX & (LOG_CHUNKS_MAX - 1)) == 0
+assert sizeof(LateAnswer) == 32
 
 
-cdef int log_init(LogOut *out, uint64_t bytes_max, uint32_t under_way_max) noexcept nogil:
+cdef int log_init(LogOut *out, uint64_t bytes_max, uint32_t under_way_max, uint32_t chunks_max) noexcept nogil:
     """A router with a log; -1: out of memory."""
-    out.chunks = <LogChunk *> calloc(LOG_CHUNKS_MAX, sizeof(LogChunk))
+    invariant_always(chunks_max != 0 and chunks_max & (chunks_max - 1) == 0)
+    out.chunks = <LogChunk *> calloc(chunks_max, sizeof(LogChunk))
     if out.chunks == NULL:
         return -1
+    out.chunks_max = chunks_max
     out.first = out.sent = out.next = 1
     out.bytes = 0
     out.bytes_max = bytes_max
@@ -26,7 +28,7 @@ cdef void log_free(LogOut *out) noexcept nogil:
     cdef uint32_t at
     if out.chunks == NULL:
         return
-    for at in range(LOG_CHUNKS_MAX):
+    for at in range(out.chunks_max):
         batch_free(&out.chunks[at].records)
         batch_free(&out.chunks[at].late)
     free(out.chunks)
@@ -38,7 +40,7 @@ cdef bint _begin(LogOut *out) noexcept nogil:
     cdef LogChunk *chunk
     if out.next > out.sent and log_chunk(out, out.next - 1).records.size < LOG_CHUNK_BYTES:
         return True
-    if out.next - out.first >= LOG_CHUNKS_MAX:
+    if out.next - out.first >= out.chunks_max:
         return False
     chunk = log_chunk(out, out.next)
     invariant(chunk.records.size == 0 and chunk.late.size == 0)
@@ -84,7 +86,7 @@ cdef class LogQueue:
     cdef LogOut out
 
     def __init__(self, uint64_t bytes_max, uint32_t under_way_max):
-        if log_init(&self.out, bytes_max, under_way_max) < 0:
+        if log_init(&self.out, bytes_max, under_way_max, LOG_CHUNKS_MAX) < 0:
             raise MemoryError
 
     def __dealloc__(self):

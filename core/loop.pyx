@@ -16,6 +16,7 @@ from core.audit_edge cimport edge_audit
 from core.batch cimport Batch, batch_clear, batch_free
 from core.buffer cimport Segment, arena_rest
 from core.bus cimport ZMQ_DEALER, bus_close, bus_on_event, bus_open, bus_pending
+from core.clock cimport clock_ms
 from core.codes cimport BAD_FRAME, BYE, OVERLOADED, SLOW_CONSUMER
 from core.conn cimport (FLAG_ASKED, FLAG_BLOCKED, FLAG_CATCHING, FLAG_FINISHED, FLAG_FIRST, FLAG_HALF, FLAG_OVERFULL,
                         FLAG_SHUT, FLAG_TOUCHED, FLAG_WATCHED, STATE_CLOSED, STATE_OPEN, Aside, Connection, conn_get,
@@ -69,15 +70,8 @@ cdef extern from * nogil:
     """
     #include <sys/eventfd.h>
     #include <sys/socket.h>
-    #include <time.h>
     #include <unistd.h>
-    static inline unsigned long long holdfast_now_ms(void) {
-        struct timespec now;
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        return (unsigned long long)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-    }
     """
-    unsigned long long holdfast_now_ms()
     int eventfd(unsigned int, int)
     int shutdown(int, int)
     int usleep(unsigned int)
@@ -315,7 +309,7 @@ cdef void edge_run(Edge *edge) noexcept nogil:
         pace_wait(&edge.pace, count)
         count = epoll_wait(edge.epoll_fd, events, POLLER_EVENTS, _wait_ms(edge))
         count = max(count, 0)
-        edge.now_ms = holdfast_now_ms()
+        edge.now_ms = clock_ms()
         ledger_count(edge.ledger, COUNT_WAKEUPS, 1)
         ledger_turn(edge.ledger, edge.now_ms)
         if HOLDFAST_CHECKS and edge.inject_stuck and edge.connections.live:
@@ -381,7 +375,7 @@ cdef _tables_init(Edge *edge, uint32_t connections_max):
     edge.hash_key.k0 = seeds[0]
     edge.hash_key.k1 = seeds[1]
     edge.random = seeds[2] | 1
-    edge.now_ms = holdfast_now_ms()
+    edge.now_ms = clock_ms()
     slab_init(&edge.connections, sizeof(Connection), 8, connections_max)
     vitals_init(&edge.connections)
     slab_init(&edge.asides, sizeof(Aside), 6, 0xFFFFFFFE)

@@ -74,6 +74,7 @@ cdef enum NoteKind:
 cdef enum OpenNote:             # flags of OPEN
     OPEN_RESUMES = 1            # the session's stored state is wanted
     OPEN_TELLS_UNREAD = 2       # WELCOME has room for one entry more: `unread`
+    OPEN_WHOLE = 4              # with OPEN_RESUMES: the client named each channel of its session
     OPEN_DEVICE = 256           # times the number of the device's class
 
 ctypedef struct Note:           # 72 bytes

@@ -48,6 +48,7 @@ BANS_SAY = mailbox.NOTE_BANS_SAY
 OPEN_DEVICE = mailbox.OPEN_DEVICE
 OPEN_RESUMES = mailbox.OPEN_RESUMES
 OPEN_TELLS_UNREAD = mailbox.OPEN_TELLS_UNREAD
+OPEN_WHOLE = mailbox.OPEN_WHOLE
 
 
 cdef list notes_take(Mailbox *box):

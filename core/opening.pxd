@@ -20,4 +20,5 @@ cdef void open_overdue(Edge *edge, Request *request) noexcept nogil
 cdef void open_again(Edge *edge, Connection *conn) noexcept nogil
 cdef void opening_again(Edge *edge, Request *request, uint32_t seq) noexcept nogil
 cdef void opening_answered(Edge *edge, Opening *opening) noexcept nogil
+cdef void opening_refused(Edge *edge, Opening *opening, int code, const char *why) noexcept nogil
 cdef void opening_end(Edge *edge, Opening *opening) noexcept nogil

@@ -6,7 +6,7 @@ from libc.string cimport memcpy, memset
 
 from core.act cimport join_refused
 from core.answers cimport answer_reply, write_text
-from core.codes cimport OVERLOADED, UNAVAILABLE
+from core.codes cimport OVERLOADED, TOKEN_EXPIRED, UNAVAILABLE
 from core.conn cimport (FLAG_HELLO, FLAG_SESSION, STATE_HANDSHAKING, STATE_OPEN, conn_get, conn_handle,
                         conn_memberships, conn_set_state)
 from core.edge cimport (NAME_BYTES_MAX, NONE, OPENING_KEY, REQUEST_OPEN, RETRY_AFTER_MS, Channel, Pending,
@@ -17,7 +17,7 @@ from core.joins cimport (channel_wanted, joined_say, member_start, opening_at, p
                          pending_outcome, pending_settled, pending_since, pending_start, state_say)
 from core.ledger cimport KIND_PENDING, TIME_WELCOME, ledger_acquire, ledger_release, ledger_time
 from core.lifecycle cimport edge_fin, edge_timer_plan
-from core.mailbox cimport OPEN_DEVICE, OPEN_RESUMES, OPEN_TELLS_UNREAD
+from core.mailbox cimport OPEN_DEVICE, OPEN_RESUMES, OPEN_TELLS_UNREAD, OPEN_WHOLE
 from core.mpack cimport (MpReader, MpWriter, mp_read_array, mp_read_str, mp_read_uint, mp_write_array, mp_write_map,
                          mp_write_nil, mp_write_raw, mp_write_str, mp_write_uint)
 from core.namespaces cimport (DOMAIN_GROUP, DOMAIN_USER, JOIN_SERVER, NEW_LAST_ACK, NEW_LIVE, Namespace,
@@ -210,6 +210,7 @@ cdef void open_start(Edge *edge, Connection *conn, const Note *note, const uint8
     opening.first = NONE
     opening.remaining = 1
     opening.resumed = note.flags & OPEN_RESUMES != 0
+    opening.whole = note.flags & OPEN_WHOLE != 0
     opening.tells_unread = note.flags & OPEN_TELLS_UNREAD != 0
     opening.welcome_size = note.text_size
     opening.stored_size = <uint32_t> min(note.second, <uint64_t> note.extra_size)
@@ -324,14 +325,23 @@ cdef void opening_answered(Edge *edge, Opening *opening) noexcept nogil:
         _open_finish(edge, opening)
 
 
+cdef void opening_refused(Edge *edge, Opening *opening, int code, const char *why) noexcept nogil:
+    """The router cannot do what the HELLO needs: the client is told to come back."""
+    cdef Connection *conn = conn_get(&edge.connections, opening.conn)
+    opening_end(edge, opening)
+    if conn != NULL:
+        edge_fin(edge, conn, code if code < TOKEN_EXPIRED else UNAVAILABLE, why,
+                 RETRY_AFTER_MS + edge_random(edge, RETRY_AFTER_MS))
+
+
 cdef bint _named_by_client(Edge *edge, Opening *opening) noexcept nogil:
-    """Whether HELLO named positions of the session."""
+    """Whether HELLO says where the session stands in each of its channels, its user's own among them."""
     cdef uint32_t index = opening.first
     while index != NONE:
-        if pending_at(edge, index).has_since and not pending_at(edge, index).fresh:
-            return True
+        if not pending_at(edge, index).has_since or pending_at(edge, index).fresh:
+            return False
         index = pending_at(edge, index).sibling
-    return False
+    return opening.whole
 
 
 cdef void open_claimed(Edge *edge, RecSession *record) noexcept nogil:
@@ -347,10 +357,9 @@ cdef void open_claimed(Edge *edge, RecSession *record) noexcept nogil:
     opening.claimed = 1
     conn = conn_get(&edge.connections, opening.conn)
     if record.head.aux > OPENED_TAKEN and conn != NULL and not _named_by_client(edge, opening):
-        # Nobody knows where the session stood: a resume would pass over what it missed, in silence.
-        opening_end(edge, opening)
-        edge_fin(edge, conn, record.head.aux, b"what is stored of the session cannot be read now: come back, or name"
-                 b" the channels' positions", RETRY_AFTER_MS + edge_random(edge, RETRY_AFTER_MS))
+        # Nobody knows what else the session was in: a resume would pass over what it missed there, in silence.
+        opening_refused(edge, opening, record.head.aux, b"what is stored of the session cannot be read now: come back,"
+                        b" or name the positions of all its channels and say `whole`")
         return
     if record.body_size and conn != NULL:
         _stored_channels(edge, conn, opening, <const uint8_t *> record + sizeof(RecSession), record.body_size)
@@ -359,10 +368,6 @@ cdef void open_claimed(Edge *edge, RecSession *record) noexcept nogil:
 
 cdef void open_overdue(Edge *edge, Request *request) noexcept nogil:
     """The router did not answer a HELLO in time."""
-    cdef Connection *conn = conn_get(&edge.connections, request.conn)
     cdef Opening *opening = opening_at(edge, request.index)
     opening.seq = 0                     # the caller has closed the request
-    opening_end(edge, opening)
-    if conn != NULL:
-        edge_fin(edge, conn, UNAVAILABLE, b"the router did not answer in time",
-                 RETRY_AFTER_MS + edge_random(edge, RETRY_AFTER_MS))
+    opening_refused(edge, opening, UNAVAILABLE, b"the router did not answer in time")

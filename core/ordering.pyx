@@ -19,7 +19,7 @@ from core.sequencer cimport (MESSAGE_ENVELOPE_BYTES, WORKER_LINKING, worker_at, 
                              worker_published, worker_say)
 from core.slab cimport invariant
 from core.stream cimport (Route, stream_advance, stream_at, stream_find, stream_name, stream_reach, stream_route,
-                          stream_store, stream_use, stream_waits, stream_wanted)
+                          stream_store, stream_take_back, stream_use, stream_waits, stream_wanted)
 
 ctypedef struct Publish:        # a PUBLISH, taken apart
     RecPublish *record          # borrowed, with all below, until the batch that brought it is done with
@@ -209,9 +209,10 @@ cdef int _log_refuses(Sequencer *sequencer, const Publish *publish, const Namesp
     return 0 if log_has_room(&sequencer.log, _log_size(publish)) else OVERLOADED
 
 
-cdef void _order(Sequencer *sequencer, Worker *worker, const Publish *publish, Stream *stream,
+cdef bint _order(Sequencer *sequencer, Worker *worker, const Publish *publish, Stream *stream,
                  const Namespace *namespace) noexcept nogil:
-    """The message has the position `given`: log it, or deliver and answer it, or both."""
+    """The message has the position `given`: log it, or deliver and answer it, or both. False: it has to be in the log,
+    which has no memory for it; nothing was done."""
     cdef bint waits = namespace.ack == ACK_LOGGED and namespace.history_messages and log_is_there(&sequencer.log)
     cdef LogRecord *record = NULL
     cdef const uint8_t *body = sequencer.scratch
@@ -219,8 +220,8 @@ cdef void _order(Sequencer *sequencer, Worker *worker, const Publish *publish, S
     if log_is_there(&sequencer.log) and namespace.history_messages \
             and log_has_room(&sequencer.log, _log_size(publish)):
         record = _log_write(sequencer, worker, stream, publish, LOG_WAITS if waits else 0)
-    if record != NULL and waits:
-        return                                  # `log_committed` goes on with it
+    if waits:
+        return record != NULL                   # `log_committed` goes on with it
     head.epoch = stream.epoch
     head.offset = stream.history.given
     head.time_ms = sequencer.wall_ms
@@ -233,6 +234,7 @@ cdef void _order(Sequencer *sequencer, Worker *worker, const Publish *publish, S
         head.size = _message_encode(sequencer, stream, publish, sequencer.scratch, sequencer.scratch_bytes)
     _deliver(sequencer, stream, &head, body)
     worker_published(worker, publish.record.seq, 0, head.epoch, head.offset)
+    return True
 
 
 cdef void publish_order(Sequencer *sequencer, Worker *worker, RecPublish *record) noexcept nogil:
@@ -262,12 +264,15 @@ cdef void publish_order(Sequencer *sequencer, Worker *worker, RecPublish *record
         worker_published(worker, record.seq, OVERLOADED, 0, 0)
         return
     stream_use(stream, sequencer.wall_ms)
+    if not _order(sequencer, worker, &publish, stream, namespace):
+        stream_take_back(stream)
+        worker_published(worker, record.seq, UNAVAILABLE, 0, 0)
+        return
     if record.key_size:
         key_keep(&sequencer.keys, &publish.keyed, stream.epoch, stream.history.given, sequencer.wall_ms)
     elif record.seq:
         key_keep(&sequencer.origins, &publish.keyed, stream.epoch, stream.history.given, sequencer.wall_ms)
     ledger_count(sequencer.ledger, COUNT_MESSAGES_SEQUENCED, 1)
-    _order(sequencer, worker, &publish, stream, namespace)
 
 
 # ------------------------------------------------------------------------------------------------------- the commit

@@ -1,25 +1,21 @@
 """Pace: the wait itself, and a Python face for the tests."""
 
+from core.clock cimport clock_ns
+
 cdef extern from * nogil:
     """
     #include <time.h>
-    static unsigned long long holdfast_pace_now_ns(void) {
-        struct timespec now;
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        return (unsigned long long)now.tv_sec * 1000000000ULL + now.tv_nsec;
-    }
     static void holdfast_pace_sleep(unsigned long long wait_ns) {
         struct timespec wait = {0, (long)wait_ns};
         nanosleep(&wait, NULL);     /* a signal may cut it short: then this turn comes a little early */
     }
     """
-    unsigned long long holdfast_pace_now_ns()
     void holdfast_pace_sleep(unsigned long long)
 
 
 cdef void pace_wait(Pace *pace, uint32_t events) noexcept nogil:
     """Wait until the next turn may begin, at most PACE_TURN_NS; `events` came with the last one."""
-    cdef uint64_t wait_ns = pace_turn(pace, events, holdfast_pace_now_ns())
+    cdef uint64_t wait_ns = pace_turn(pace, events, clock_ns())
     if wait_ns:
         holdfast_pace_sleep(wait_ns)
 

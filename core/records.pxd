@@ -55,7 +55,7 @@ ctypedef struct RecLink:        # LINK, LINKED, BEGIN, END, BYE
     uint32_t worker             # the worker's number on its node
 
 ctypedef struct RecChannel:     # SUBSCRIBE, SUBSCRIBED, UNSUBSCRIBE; name follows but in SUBSCRIBED
-    Record head                 # aux: size of the name
+    Record head                 # aux: size of the name; SUBSCRIBED: 0, or the code of a refusal
     uint64_t channel            # the worker's handle
     uint64_t epoch              # SUBSCRIBE: the last position seen; SUBSCRIBED: the position now
     uint64_t offset

@@ -23,7 +23,7 @@ cdef enum:
 cdef uint32_t replay_start(Edge *edge, Connection *conn, Channel *channel, uint64_t epoch,
                            uint64_t offset) noexcept nogil
 cdef void replay_end(Edge *edge, Connection *conn, uint32_t index) noexcept nogil
-cdef uint64_t replay_reached(Edge *edge, uint32_t index) noexcept nogil
+cdef void replay_position(Edge *edge, uint32_t index, uint64_t *position) noexcept nogil
 cdef void replays_pump(Edge *edge, Connection *conn) noexcept nogil
 cdef void replays_ask(Edge *edge) noexcept nogil
 cdef void replays_again(Edge *edge) noexcept nogil

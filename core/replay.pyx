@@ -5,10 +5,10 @@ from libc.string cimport memcpy, memset
 
 from core.answers cimport answer_frame
 from core.codes cimport INTERNAL, UNAVAILABLE
-from core.conn cimport (FLAG_CATCHING, FLAG_HALF, FLAG_OVERFULL, STATE_OPEN, Aside, conn_aside, conn_aside_at,
-                        conn_aside_rest, conn_get, conn_handle)
-from core.edge cimport (REPLAY_ASKED, REPLAY_KEY, REPLAY_PARKED, REPLAY_WAITING, REQUEST_CATCHUP, RETRY_AFTER_MS,
-                        edge_random)
+from core.conn cimport (FLAG_CATCHING, FLAG_HALF, FLAG_OVERFULL, STATE_OPEN, Aside, conn_aside_at, conn_aside_rest,
+                        conn_aside_slot, conn_get, conn_handle)
+from core.edge cimport (CHANNEL_LIVE, REPLAY_ASKED, REPLAY_KEY, REPLAY_PARKED, REPLAY_WAITING, REQUEST_CATCHUP,
+                        RETRY_AFTER_MS, edge_random)
 from core.fanout cimport channel_at, channel_handle, channel_name, channel_rest, event_gap_told, member_caught
 from core.ledger cimport (COUNT_DELIVERED, COUNT_REPLAYED, KIND_PENDING, ledger_acquire, ledger_count,
                           ledger_leaks, ledger_release)
@@ -17,7 +17,7 @@ from core.outbox cimport outbox_touch
 from core.records cimport (GAP_LOST, GAP_TRIMMED, OUTCOME_RESET, REC_CATCHUP, Caught, RecCatchup, record_add)
 from core.requests cimport request_done, request_open, request_peek
 from core.sites cimport HERE
-from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_at, slab_release
+from core.slab cimport SLAB_NONE, invariant, slab_at, slab_release
 
 
 cdef inline Replay *_replay_at(Edge *edge, uint32_t index) noexcept nogil:
@@ -62,15 +62,12 @@ cdef uint32_t replay_start(Edge *edge, Connection *conn, Channel *channel, uint6
 
     The caller has it named by the connection's membership.
     """
-    cdef Aside *aside = conn_aside(&edge.asides, edge.ledger, conn)
-    cdef uint32_t index
+    cdef uint32_t index = conn_aside_slot(&edge.asides, edge.ledger, conn, &edge.replays)
+    cdef Aside *aside
     cdef Replay *replay
-    if aside == NULL:
-        return SLAB_NONE
-    index = slab_acquire(&edge.replays)
     if index == SLAB_NONE:
-        conn_aside_rest(&edge.asides, edge.ledger, conn)
         return SLAB_NONE
+    aside = conn_aside_at(&edge.asides, conn)
     replay = _replay_at(edge, index)
     memset(replay, 0, sizeof(Replay))
     replay.index = index
@@ -114,9 +111,10 @@ cdef void replay_end(Edge *edge, Connection *conn, uint32_t index) noexcept nogi
     channel_rest(edge, channel)
 
 
-cdef uint64_t replay_reached(Edge *edge, uint32_t index) noexcept nogil:
-    """The offset up to which the connection was given everything."""
-    return _replay_at(edge, index).offset
+cdef void replay_position(Edge *edge, uint32_t index, uint64_t *position) noexcept nogil:
+    """The position (epoch, offset) up to which the connection was given everything."""
+    position[0] = _replay_at(edge, index).epoch
+    position[1] = _replay_at(edge, index).offset
 
 
 cdef inline uint32_t _room(Edge *edge) noexcept nogil:
@@ -219,9 +217,9 @@ cdef void _part_queue(Edge *edge, Connection *conn, Replay *replay, RecCaught *r
     replay.offset = record.last_offset
     if record.last_offset != record.offset:
         replay.strayed = 0
-    elif channel.live and channel.offset == record.offset:
+    elif channel.flags & CHANNEL_LIVE and channel.offset == record.offset:
         member_caught(edge, conn, channel)
-    elif channel.live:
+    elif channel.flags & CHANNEL_LIVE:
         replay.strayed += 1             # never on one link: what was routed before this part arrived before it
         if replay.strayed > REPLAY_STRAYS_MAX:
             edge_fin(edge, conn, UNAVAILABLE, b"the channel moved under its replay: resume",

@@ -19,6 +19,7 @@ from core.batch cimport Batch, batch_clear, batch_free
 from core.bus cimport (ZMQ_ROUTER, BusBatch, bus_close, bus_done, bus_lost, bus_on_event, bus_open, bus_pending,
                        bus_receive, bus_send, bus_tick)
 from core.catchup cimport CATCHUPS_BYTES_MAX, catchups_serve
+from core.clock cimport clock_ms, clock_wall_ms
 from core.drained cimport drained_free, drained_tick
 from core.hash cimport index_free
 from core.keys cimport keys_expire, keys_free
@@ -52,21 +53,12 @@ from core.zmtp cimport ZMTP_IDENTITY_BYTES_MAX
 cdef extern from * nogil:
     """
     #include <sys/eventfd.h>
-    #include <time.h>
     #include <unistd.h>
-    static inline unsigned long long holdfast_clock_ms(clockid_t clock) {
-        struct timespec now;
-        clock_gettime(clock, &now);
-        return (unsigned long long)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-    }
     """
-    unsigned long long holdfast_clock_ms(int)
     int eventfd(unsigned int, int)
     int c_close "close"(int)
     ssize_t write(int, const void *, size_t)
     enum:
-        CLOCK_MONOTONIC
-        CLOCK_REALTIME
         EFD_NONBLOCK
         EFD_CLOEXEC
 
@@ -203,14 +195,14 @@ cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
     cdef epoll_event events[POLLER_EVENTS]
     cdef int place, taken
     cdef int count = 0
-    sequencer.now_ms = holdfast_clock_ms(CLOCK_MONOTONIC)
+    sequencer.now_ms = clock_ms()
     sequencer.quiet_until_ms += sequencer.now_ms
     while not sequencer.stopping:
         pace_wait(&sequencer.pace, count)
         count = epoll_wait(sequencer.epoll_fd, events, POLLER_EVENTS, _wait_ms(sequencer))
         count = max(count, 0)
-        sequencer.now_ms = holdfast_clock_ms(CLOCK_MONOTONIC)
-        sequencer.wall_ms = holdfast_clock_ms(CLOCK_REALTIME)
+        sequencer.now_ms = clock_ms()
+        sequencer.wall_ms = clock_wall_ms()
         ledger_count(sequencer.ledger, COUNT_WAKEUPS, 1)
         ledger_turn(sequencer.ledger, sequencer.now_ms)
         for place in range(count):
@@ -237,7 +229,7 @@ cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
             sequencer_audit(sequencer, sequencer.audit)
             sequencer.audit = 0
         mailbox_ring(&sequencer.to_control)
-    sequencer.log.under_way_max = LOG_CHUNKS_MAX    # the control thread appends what is left
+    sequencer.log.under_way_max = sequencer.log.chunks_max  # the control thread appends what is left
     log_hand_over(sequencer)
     sessions_flush(sequencer)
 
@@ -267,7 +259,7 @@ cdef class RouterLoop:
                  namespaces=_BUILT_IN, keys_max=1 << 20, history_total_bytes=1 << 28, message_bytes_max=1 << 25,
                  log_under_way_max=0, log_bytes_max=1 << 26, seeds=b"", bint log_complete=True,
                  bint sessions_kept=False, uint32_t presence_damping_ms=3000, uint32_t events_members_max=200,
-                 presence_quiet_ms=30000):
+                 presence_quiet_ms=30000, uint32_t log_chunks_max=LOG_CHUNKS_MAX):
         """Bind to `endpoint`.
 
         Args:
@@ -284,6 +276,7 @@ cdef class RouterLoop:
             log_under_way_max: batches that the control thread is given before it has told that they are in the log;
                 0: there is no log.
             log_bytes_max: most bytes that wait for the log.
+            log_chunks_max: most batches of them, a power of two.
             log_complete: `recover` is given all that the log keeps; else streams are loaded when they are wanted.
             seeds: 48 bytes, the keys of the hashes that name idempotency keys; empty: drawn now.
             sessions_kept: the control thread stores sessions and cursors.
@@ -305,7 +298,8 @@ cdef class RouterLoop:
         sequencer.streams.history_total_max = history_total_bytes
         sequencer.streams.streams_max = channels_max
         sequencer.streams.cold = not log_complete
-        if log_under_way_max and log_init(&sequencer.log, log_bytes_max, log_under_way_max) < 0:
+        if log_under_way_max and log_init(&sequencer.log, log_bytes_max, log_under_way_max,
+                                          log_chunks_max) < 0:
             raise MemoryError
         ledger_gauge(sequencer.ledger, GAUGE_LOG_BYTES_MAX, log_bytes_max if log_under_way_max else 0)
         sequencer.catchups.bytes_max = CATCHUPS_BYTES_MAX
@@ -402,7 +396,7 @@ cdef class RouterLoop:
             ValueError: these are no log records.
         """
         cdef int64_t passed = 0
-        self.sequencer.wall_ms = holdfast_clock_ms(CLOCK_REALTIME)
+        self.sequencer.wall_ms = clock_wall_ms()
         if batch.shape[0]:
             with nogil:
                 passed = recover_records(self.sequencer, &batch[0], batch.shape[0],

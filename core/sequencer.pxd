@@ -20,7 +20,7 @@ from core.log_out cimport LogOut
 from core.mailbox cimport Mailbox
 from core.namespaces cimport Namespaces
 from core.pace cimport Pace
-from core.records cimport REC_PUBLISHED, Record, RecPublished, record_add
+from core.records cimport REC_PUBLISHED, REC_SUBSCRIBED, RecChannel, Record, RecPublished, record_add
 from core.rooms cimport Rooms
 from core.slab cimport Slab
 from core.stream cimport Streams
@@ -138,6 +138,16 @@ cdef inline void worker_published(Worker *worker, uint32_t seq, int code, uint64
     answer = <RecPublished *> worker_say(worker, REC_PUBLISHED, code, sizeof(RecPublished), 0)
     if answer != NULL:
         answer.seq = seq
+        answer.epoch = epoch
+        answer.offset = offset
+
+
+cdef inline void worker_subscribed(Worker *worker, uint64_t channel, int code, uint64_t epoch,
+                                   uint64_t offset) noexcept nogil:
+    """Answer a SUBSCRIBE; `code`: there is no room for it."""
+    cdef RecChannel *answer = <RecChannel *> worker_say(worker, REC_SUBSCRIBED, code, sizeof(RecChannel), 0)
+    if answer != NULL:
+        answer.channel = channel
         answer.epoch = epoch
         answer.offset = offset
 

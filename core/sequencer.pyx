@@ -5,21 +5,21 @@ from libc.string cimport memcmp, memcpy
 from core.bans cimport bans_asked, bans_say_all
 from core.batch cimport batch_clear, batch_free
 from core.catchup cimport catchup_take
-from core.codes cimport OVERLOADED
+from core.codes cimport NO_SUCH_CHANNEL, OVERLOADED
 from core.drained cimport DrainedSession, drained_keep, drained_take
 from core.hash cimport hash_bytes, index_find, index_put, index_remove
 from core.loading cimport loading_takes
 from core.ledger cimport (COUNT_MESSAGES_ROUTED, COUNT_WORKERS_LOST, GAUGE_LINKED, KIND_SESSION, ledger_acquire,
                           ledger_count, ledger_gauge, ledger_leaks, ledger_release)
 from core.mpack cimport MpWriter, mp_write_array, mp_write_map, mp_write_raw, mp_write_str, mp_write_uint
-from core.namespaces cimport DOMAIN_GLOBAL
+from core.namespaces cimport DOMAIN_GLOBAL, namespace_of
 from core.ordering cimport publish_order
 from core.presence cimport presence_answer, presence_end, presence_state
 from core.records cimport (CLOSE_COMES_BACK, REC_BAN, REC_BEGIN, REC_BYE, REC_CATCHUP, REC_CLOSE, REC_END, REC_EVICT,
                            REC_HISTORY, REC_LINK, REC_LINKED, REC_MESSAGE, REC_OPEN, REC_PRESENCE, REC_PUBLISH,
-                           REC_REPLY, REC_SESSIONS, REC_STATE, REC_SUBSCRIBE, REC_SUBSCRIBED, REC_SURVEY, REC_TAKEN,
-                           REC_UNSUBSCRIBE, RECORDS_VERSION, STATE_ACKED, RecBody, RecCatchup, RecChannel, RecHistory,
-                           RecLink, RecMessage, RecPublish, RecSession, RecState, RecTaken)
+                           REC_REPLY, REC_SESSIONS, REC_STATE, REC_SUBSCRIBE, REC_SURVEY, REC_TAKEN, REC_UNSUBSCRIBE,
+                           RECORDS_VERSION, STATE_ACKED, RecBody, RecCatchup, RecChannel, RecHistory, RecLink,
+                           RecMessage, RecPublish, RecSession, RecState, RecTaken)
 from core.rooms cimport attender_start
 from core.sessions cimport session_close, session_open, session_state, sessions_ask
 from core.sites cimport HERE
@@ -178,19 +178,24 @@ cdef bint _same_node(Worker *one, Worker *other) noexcept nogil:
 cdef void _said_since(Sequencer *sequencer, Worker *worker, Stream *stream, RecChannel *record) noexcept nogil:
     """Send a worker that had members before its link was lost what was said meanwhile, as far as it is kept.
 
-    Only where its position has a history in common with ours: it is of this epoch, or not beyond the offset that this
-    epoch began with. Whatever is missing then, the jump in the offsets tells the worker.
+    A position of an older epoch beyond the offset that this one began with has no history in common with ours: the log
+    lost what others had been told, and positions were given before this worker came. It gets all that is of this epoch,
+    whose first message tells its members that the channel was recreated. Whatever is missing, the jump in the offsets
+    tells the worker.
     """
+    cdef uint64_t after = record.offset
     cdef uint32_t place
     cdef Stored *stored
     cdef RecMessage *say
-    if record.epoch == 0 or (record.epoch < stream.epoch and record.offset > stream_base(stream)):
+    if record.epoch == 0:
         return
+    if record.epoch < stream.epoch and record.offset > stream_base(stream):
+        after = stream_base(stream)
     if stream.history == NULL or worker.out.size + stream.history.bytes > worker.out.bytes_max // 2:
         return
     for place in range(stream.history.count):
         stored = stream_stored(stream, place)
-        if stored.offset <= record.offset:
+        if stored.offset <= after:
             continue
         say = <RecMessage *> worker_say(worker, REC_MESSAGE, 0, sizeof(RecMessage), stored.size)
         if say == NULL:
@@ -207,26 +212,21 @@ cdef void _on_subscribe(Sequencer *sequencer, Worker *worker, RecChannel *record
     """A worker has members; a position of an older epoch that it saw is not given again."""
     cdef const char *name = <const char *> record + sizeof(RecChannel)
     cdef Stream *stream = stream_wanted(&sequencer.streams, name, record.head.aux, sequencer.wall_ms)
-    cdef RecChannel *answer
     if stream == NULL or route_set(&sequencer.streams, stream, worker_index(sequencer, worker), record.channel) < 0:
-        return                          # the worker's request becomes overdue and is answered unavailable
+        worker_subscribed(worker, record.channel, _why_none(sequencer, name, record.head.aux), 0, 0)
+        return
     stream_use(stream, sequencer.wall_ms)
-    if record.epoch < stream.epoch and record.offset >= stream.offset and record.offset:
-        if stream.history == NULL or stream.history.given == stream.history.base:
-            stream_adopt(stream, record.epoch, record.offset)
-        elif record.offset > stream.offset:
-            # Positions were given before this worker came with a later one: a hole, so that both sides tell their
-            # members of the gap. One that stands where the others stand misses nothing: what was given since, under a
-            # publish of another worker that came first, waits for its commit.
-            stream.offset = record.offset + 1
-            stream.history.given = max(stream.history.given, stream.offset)
+    if record.offset and record.epoch < stream.epoch and record.offset >= stream.offset \
+            and (stream.history == NULL or stream.history.given == stream.history.base):
+        stream_adopt(stream, record.epoch, record.offset)
     elif stream.domain != DOMAIN_GLOBAL:
         _said_since(sequencer, worker, stream, record)
-    answer = <RecChannel *> worker_say(worker, REC_SUBSCRIBED, 0, sizeof(RecChannel), 0)
-    if answer != NULL:
-        answer.channel = record.channel
-        answer.epoch = stream.epoch
-        answer.offset = stream.offset
+    worker_subscribed(worker, record.channel, 0, stream.epoch, stream.offset)
+
+
+cdef int _why_none(Sequencer *sequencer, const char *name, uint32_t size) noexcept nogil:
+    """Why a channel has no stream, or no route, here."""
+    return OVERLOADED if namespace_of(&sequencer.namespaces, name, size) != NULL else NO_SUCH_CHANNEL
 
 
 cdef void _on_unsubscribe(Sequencer *sequencer, Worker *worker, RecChannel *record) noexcept nogil:

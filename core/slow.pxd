@@ -26,6 +26,7 @@ ctypedef struct Held:           # 24 bytes before each frame that is held
     uint32_t whole              # bytes with this head, a multiple of 8
 
 
+cdef uint64_t slow_told(Edge *edge, Connection *conn, Channel *channel) noexcept nogil
 cdef bint slow_lags(Edge *edge, Connection *conn, Channel *channel) noexcept nogil
 cdef void slow_hold(Edge *edge, Connection *conn, Channel *channel, const Body *bodies, uint32_t count,
                     uint64_t first, uint64_t last) noexcept nogil

@@ -5,7 +5,7 @@ from libc.string cimport memcpy, memmove, memset
 
 from core.answers cimport answer_frame
 from core.batch cimport batch_free, batch_reserve
-from core.conn cimport STATE_OPEN, Aside, conn_aside, conn_aside_at, conn_aside_rest
+from core.conn cimport STATE_OPEN, Aside, conn_aside_at, conn_aside_rest, conn_aside_slot
 from core.edge cimport ANSWER_BYTES
 from core.fanout cimport channel_at, event_gap_write
 from core.ledger cimport (COUNT_DELIVERED, COUNT_PASSED_OVER, GAUGE_HELD_BYTES, KIND_LAG, ledger_acquire,
@@ -14,7 +14,7 @@ from core.namespaces cimport SLOW_CONFLATE
 from core.outbox cimport OUTBOX_SENT, outbox_overfull
 from core.records cimport GAP_SLOW_CONSUMER
 from core.sites cimport HERE
-from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_at, slab_release
+from core.slab cimport SLAB_NONE, invariant, slab_at, slab_release
 
 assert sizeof(Held) == 24
 
@@ -39,17 +39,20 @@ cdef bint slow_lags(Edge *edge, Connection *conn, Channel *channel) noexcept nog
     return _lag_of(edge, conn, channel.index) != NULL
 
 
+cdef uint64_t slow_told(Edge *edge, Connection *conn, Channel *channel) noexcept nogil:
+    """The last offset that this member was queued or told of: the channel's, unless it is behind there."""
+    cdef Lag *lag = _lag_of(edge, conn, channel.index)
+    return channel.offset if lag == NULL else lag.told
+
+
 cdef Lag *_lag_begin(Edge *edge, Connection *conn, uint32_t channel, uint64_t told) noexcept nogil:
     """A member falls behind: `told` is the last offset that it was queued or told of. NULL: out of memory."""
-    cdef Aside *aside = conn_aside(&edge.asides, edge.ledger, conn)
-    cdef uint32_t index
+    cdef uint32_t index = conn_aside_slot(&edge.asides, edge.ledger, conn, &edge.lags)
+    cdef Aside *aside
     cdef Lag *lag
-    if aside == NULL:
-        return NULL
-    index = slab_acquire(&edge.lags)
     if index == SLAB_NONE:
-        conn_aside_rest(&edge.asides, edge.ledger, conn)
         return NULL
+    aside = conn_aside_at(&edge.asides, conn)
     lag = <Lag *> slab_at(&edge.lags, index)
     memset(lag, 0, sizeof(Lag))
     lag.held.bytes_max = 0x7FFFFFFF     # the bound is the connection's, below

@@ -194,6 +194,13 @@ cdef inline bint stream_advance(Streams *streams, Stream *stream) noexcept nogil
         return False
     stream.history.given += 1
     return True
+
+
+cdef inline void stream_take_back(Stream *stream) noexcept nogil:
+    """The message that was given the last position is refused: the next one gets it."""
+    stream.history.given -= 1
+
+
 cdef void streams_init(Streams *streams, Ledger *ledger, const Namespaces *namespaces, HashKey key,
                        uint64_t epoch) noexcept nogil
 cdef void streams_free(Streams *streams) noexcept nogil

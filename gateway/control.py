@@ -259,6 +259,7 @@ class Control:
             request,
             flags=notes.OPEN_TELLS_UNREAD
             | (notes.OPEN_RESUMES if resumes else 0)
+            | (notes.OPEN_WHOLE if resumes and options.get("whole") is True else 0)
             | notes.OPEN_DEVICE * self._devices.number(identity.device),
             first=len(lists),
             second=len(stored),

@@ -18,6 +18,7 @@ from core import conn as connections
 from core import listing, notes
 from core.codes import NAMES
 from gateway.connection_id import ConnectionId
+from gateway.control import DataPlane
 from gateway.devices import Devices
 
 LIMIT_MAX = 1000
@@ -28,20 +29,8 @@ _TICK_S = listing.TICK_MS / 1000
 _UINT32_MAX = 2**32 - 1
 
 
-class Plane(Protocol):
+class Plane(DataPlane, Protocol):
     """What is needed of core.loop.EdgeLoop."""
-
-    def put(
-        self,
-        kind: int,
-        conn: int = 0,
-        request: int = 0,
-        *,
-        first: int = 0,
-        second: int = 0,
-        text: bytes = b"",
-        extra: bytes = b"",
-    ) -> None: ...
 
     def flush(self) -> None: ...
 

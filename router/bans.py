@@ -1,16 +1,20 @@
 """Bans: the router's control thread decides, stores and tells; its data plane passes on (core/bans.pxd).
 
 A ban is told when the log has it and not before, so that none is believed in that a restart would forget. What cannot
-be stored is answered to whoever asked, and changes nothing. Wishes are taken one after the other.
+be stored is answered to whoever asked, and changes nothing. Wishes are taken one after the other. What finds no room on
+its way to the data plane is kept and told as soon as there is some, in its order.
 """
 
 import asyncio
+import logging
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
 from core.ban_list import BANS_MAX, REASON_BYTES_MAX, USER_BYTES_MAX, Standing, Wish, told_packed, wish_unpacked
 from core.owned import ACCOUNT, Held
 from router.log.port import Ban, LogError
+from router.plane import ROOM_S
 
 WISHES_MAX = 256
 UNAVAILABLE, OVERLOADED, TOO_MANY, NOT_BANNED, BAD_REQUEST = (
@@ -20,6 +24,7 @@ UNAVAILABLE, OVERLOADED, TOO_MANY, NOT_BANNED, BAD_REQUEST = (
     "not_banned",
     "bad_request",
 )
+_log = logging.getLogger("holdfast.bans")
 
 
 class BanStore(Protocol):
@@ -53,7 +58,7 @@ class BanKeeper:
 
     Args:
         store: where they survive.
-        say: tells the data plane a change (may be empty) and all of them.
+        say: tells the data plane a change (may be empty) and all of them; BufferError: it has no room now.
         clock: wall clock, in seconds.
 
     """
@@ -64,6 +69,8 @@ class BanKeeper:
         self._clock = clock
         self._standings: dict[str, Standing] = {}
         self._wishes: asyncio.Queue[Wish] = asyncio.Queue(WISHES_MAX)
+        self._untold: deque[bytes] = deque()
+        self._telling: asyncio.TimerHandle | None = None
         self._held: Held | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -84,6 +91,8 @@ class BanKeeper:
 
     async def close(self) -> None:
         """Give up what is under way."""
+        if self._telling is not None:
+            self._telling.cancel()
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task}, timeout=1.0)
@@ -99,6 +108,9 @@ class BanKeeper:
             sound = sound and len(wish.reason.encode()) <= REASON_BYTES_MAX
         except (ValueError, TypeError, AttributeError):
             return  # no peer of this version says this, and there is nobody to answer
+        if len(self._untold) >= WISHES_MAX:
+            _log.warning("a wish about the bans is passed over: the data plane takes no answers")
+            return
         if not sound:
             self._refuse(wish, BAD_REQUEST)
             return
@@ -138,7 +150,18 @@ class BanKeeper:
         self._tell(told_packed(wish.ask, why, []))
 
     def _tell(self, change: bytes) -> None:
-        self._say(change, told_packed(0, "", self._standings.values()))
+        self._untold.append(change)
+        if len(self._untold) == 1:
+            self._tell_untold()
+
+    def _tell_untold(self) -> None:
+        while self._untold:
+            try:
+                self._say(self._untold[0], told_packed(0, "", self._standings.values()))
+            except BufferError:
+                self._telling = asyncio.get_running_loop().call_later(ROOM_S, self._tell_untold)
+                return
+            self._untold.popleft()
 
 
 def _standing(ban: Ban) -> Standing:

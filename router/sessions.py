@@ -3,8 +3,8 @@
 A session is stored when its HELLO is claimed and kept current by what its worker says of it (joined, left,
 acknowledged, over), never only at its end: whoever resumes it after a kill finds it. Changes gather for
 SAVE_EVERY_S and go in one write; a read sees those that are not written yet. A store that is away delays writes,
-and a resume goes on without it after READ_DEADLINE_S, by the client's own positions; a client that names none is told
-to come back.
+and a resume goes on without it after READ_DEADLINE_S by the client's own positions, if they are said to be the whole
+session; else the client is told to come back.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ import msgpack
 from core import notes, records
 from core.codes import Code
 from router.log.port import Changes, Log, LogDeposed, LogError, Position, Session, SessionChange
-from router.plane import Put
+from router.plane import Put, put_when_room
 
 SAVE_EVERY_S = 0.02
 SAVE_RETRY_S = 0.5
@@ -222,13 +222,14 @@ class Sessions:
                 found = await self._log.cursors([f"user:{user}" for user in users])
         except (LogError, TimeoutError) as error:
             code = Code.UNAVAILABLE
-            _log.warning("%d sessions are resumed by their clients' positions alone: %s", len(claims), _said(error))
+            said = "%d sessions are resumed by their clients' positions alone, or told to come back: %s"
+            _log.warning(said, len(claims), _said(error))
         for (request, conn, session, user), one, cursor in zip(claims, stored, found, strict=True):
             if session in self._over:
                 self._start_again(session, one)
             channels = self._overlaid(session, one)
             text = msgpack.packb(_told(channels, f"user:{user}", self._newest(f"user:{user}", cursor)))
-            self._tell(notes.SESSION_OPENED, request=request, conn=conn, first=code, text=text)
+            await put_when_room(self._put, notes.SESSION_OPENED, request=request, conn=conn, first=code, text=text)
 
     async def _answer_cursors(self, asked: list[tuple[int, int, str]]) -> None:
         found: list[Position | None] = [None] * len(asked)
@@ -241,7 +242,8 @@ class Sessions:
             _log.warning("%d new devices start at the oldest message that is kept: %s", len(asked), _said(error))
         for (request, conn, channel), one in zip(asked, found, strict=True):
             epoch, offset = self._newest(channel, one) or (0, 0)
-            self._tell(
+            await put_when_room(
+                self._put,
                 notes.CURSOR_READ,
                 request=request,
                 conn=conn,
@@ -268,13 +270,7 @@ class Sessions:
             left -= len(first)
             known = one is not None or channels
             told.append([len(channels), [[name, *position] for name, position in first]] if known else None)
-        self._tell(notes.SESSIONS_READ, request=request, first=code, text=msgpack.packb(told))
-
-    def _tell(self, kind: int, **fields: Any) -> None:
-        try:
-            self._put(kind, **fields)
-        except BufferError:  # the data plane hangs; the deadline of who asked sees to it
-            _log.warning("an answer about a session found no room on its way to the data plane")
+        await put_when_room(self._put, notes.SESSIONS_READ, request=request, first=code, text=msgpack.packb(told))
 
     def _start_again(self, session: bytes, stored: Session | None) -> None:
         self._over.discard(session)

@@ -269,7 +269,9 @@ export class Session {
     const positions = this.#positions.all();
     // Without positions every channel stands at its last ACK; what comes twice then is dropped here.
     const fits = byteLength(this.#codec.encode([positions])) <= this.#welcome.maxFrame - HELLO_REST_BYTES;
-    return { session: this.#welcome.session, token: this.#welcome.resumeToken, resume: fits ? positions : {} };
+    const held = { session: this.#welcome.session, token: this.#welcome.resumeToken };
+    // The session is in no other channel: the gateway needs nothing that it may not be able to read now.
+    return fits ? { ...held, resume: positions, whole: true } : { ...held, resume: {} };
   }
 
   #receive(body) {

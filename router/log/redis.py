@@ -49,6 +49,11 @@ _SIZE_TIME = struct.Struct("<I20xQ")  # of a log record: its size, and when it w
 _log = logging.getLogger("holdfast")
 
 
+def _beside_body(channel: bytes) -> int:
+    """How many bytes of a record are not its message's, at most."""
+    return log_records.HEAD_BYTES + len(channel) + 7
+
+
 class RedisLog:
     """A log in Redis.
 
@@ -231,9 +236,8 @@ class RedisLog:
         """The command for a channel."""
         key, slot = self.keys.channel(channel)
         retention = self.keys.retention(channel)
-        head_bytes = log_records.HEAD_BYTES + len(channel) + 7  # up to so many stand behind a record's body
         count = retention.messages if messages else 0
-        return slot, pack("EVALSHA", LOAD.sha, 1, key, count, retention.bytes, head_bytes)
+        return slot, pack("EVALSHA", LOAD.sha, 1, key, count, retention.bytes, _beside_body(channel))
 
     def _loaded(self, channel: bytes, answer: list[bytes]) -> Loaded:
         if not answer:
@@ -249,7 +253,7 @@ class RedisLog:
         return Loaded(position_of(last), b"".join(kept))
 
     async def sift(self, keep: Sift) -> None:
-        """See the port: trims by age, some keys each time. `keep` is not asked: a stream loses its oldest alone."""
+        """See the port: trims by age and bytes, some keys each time. `keep` is not asked: a stream loses its oldest."""
         until = asyncio.get_running_loop().time() + SIFT_S
         links = {link.address: link for slot in self.keys.shard_slots if (link := await self._nodes.link(slot))}
         pattern = self.keys.shards[0].replace(b"{s0}", b"{s*}") + b"c:*"
@@ -275,7 +279,8 @@ class RedisLog:
         retention = self.keys.retention(channel)
         oldest_ms = self._clock_ms() - retention.age_ms
         slot = self.keys.shard_slots[self.keys.shard_of(channel)]
-        return slot, pack("EVALSHA", TRIM.sha, 1, name, oldest_ms, retention.expire_ms)
+        settings = oldest_ms, retention.expire_ms, retention.bytes, _beside_body(channel)
+        return slot, pack("EVALSHA", TRIM.sha, 1, name, *settings)
 
     # -------------------------------------------------------------------------------------------------------- sessions
 

@@ -127,9 +127,11 @@ end
 return found
 """)
 
-# KEYS: a channel. ARGV: the wall clock's ms before which messages are too old. Reads when a record was made from its
-# bytes (core/log_records.pxd), oldest first, and trims up to the first that is young enough, at most 100 at a time. A
-# channel that would never be forgotten (it came back after its server was replaced) is, after the ms of the second.
+# KEYS: a channel. ARGV: the wall clock's ms before which messages are too old, ms until the channel is forgotten, how
+# many bytes of messages are kept, how many bytes of each do not count. Reads when a record was made from its bytes
+# (core/log_records.pxd), oldest first, and trims up to the first that is young enough, at most 100 at a time. What is
+# beyond the bytes goes as LOAD would leave it out; only a channel that takes more memory than that is looked through. A
+# channel that would never be forgotten (it came back after its server was replaced) is, from now on.
 TRIM = Script(b"""#!lua
 local oldest = tonumber(ARGV[1])
 local trimmed = 0
@@ -138,7 +140,21 @@ for _, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 100)) do
   trimmed = trimmed + redis.call('XDEL', KEYS[1], entry[1])
 end
 if redis.call('PTTL', KEYS[1]) == -1 then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
-return trimmed
+local bytes, from, kept = tonumber(ARGV[3]), '+', nil
+if (redis.call('MEMORY', 'USAGE', KEYS[1], 'SAMPLES', 0) or 0) <= bytes then return trimmed end
+while true do
+  local entries = redis.call('XREVRANGE', KEYS[1], from, '-', 'COUNT', 100)
+  for _, entry in ipairs(entries) do
+    bytes = bytes - (#entry[2][2] - ARGV[4])
+    if bytes < 0 then
+      if not kept then return trimmed + redis.call('XTRIM', KEYS[1], 'MAXLEN', 0) end
+      return trimmed + redis.call('XTRIM', KEYS[1], 'MINID', kept)
+    end
+    kept = entry[1]
+  end
+  if #entries < 100 then return trimmed end
+  from = '(' .. kept
+end
 """)
 
 ALL = (APPEND, FENCE, SESSION, CURSOR, LOAD, TRIM)

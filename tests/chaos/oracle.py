@@ -288,6 +288,8 @@ class Reader:
             self._fault(Kind.FALSE_GAP, 0, f"from {first!r} to {last!r} is no range")
             return
         self._log(f"is told of a gap, {reason}, from {first} to", last)
+        if reason == "recreated":
+            self._fault(Kind.RESET, first, "the channel goes on from below what was held")
         if self.held is not None and last <= self.held.offset:
             return  # said again, like a message
         if last < first or not self._goes_on_at(first):

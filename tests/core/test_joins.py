@@ -54,6 +54,38 @@ def test_since_tells_the_outcome(edge: Edge) -> None:
     ]
 
 
+def test_a_refused_subscription_is_told_to_all_who_wait_for_it_at_once(edge: Edge) -> None:
+    alice, bob = edge.open("alice"), edge.open("bob")
+    first = alice.request(JOIN, "group:a")
+    handle = edge.router.expect(records.SUBSCRIBE)["channel"]
+    second = bob.request(JOIN, "group:a")
+    wait_for(lambda: edge.live("pending") == 2, "both wait")
+    edge.router.send(wire.subscribed(handle, 0, 0, code=Code.OVERLOADED))
+    for client, number in ((alice, first), (bob, second)):
+        kind, answered, code, reason, options = client.frame()
+        assert (kind, answered, code) == (ERROR, number, Code.OVERLOADED)
+        assert (reason, options) == ("the router has no room for one more channel", {"retry_after": 1000})
+    assert edge.router.expect(records.UNSUBSCRIBE)["channel"] == handle
+    assert (edge.live("pending"), edge.live("request"), edge.counter("subscriptions_refused")) == (0, 0, 1)
+    edge.join(alice, "group:a")  # it is asked for anew
+
+
+@pytest.mark.parametrize(("code", "told"), [(Code.OVERLOADED, Code.OVERLOADED), (401, Code.UNAVAILABLE)])
+def test_a_hello_whose_channel_is_refused_is_told_to_come_back(edge: Edge, code: int, told: int) -> None:
+    alice = edge.client()
+    alice.send([0, 1, {}])
+    alice.conn = edge.note(notes.FRAME)[2]
+    channels = msgpack.packb([["user:alice"], ["group:a", EPOCH, 3]])
+    edge.put(notes.OPEN, alice.conn, 1, session=b"s" * 16, text=b"\x90", extra=channels)
+    refused, other = (edge.router.expect(records.SUBSCRIBE)["channel"] for _ in range(2))
+    edge.router.send(wire.subscribed(refused, 0, 0, code=code), wire.subscribed(other, EPOCH, 0))
+    kind, said, _, options = alice.frame()
+    assert (kind, said, options["class"]) == (FIN, told, "resume")
+    assert options["after"] >= 1000
+    alice.close()
+    edge.wait_empty()
+
+
 def test_no_more_groups_than_the_limit(edges: Callable[..., Edge]) -> None:
     edge = edges(channels_max=2)
     alice = edge.open("alice")

@@ -8,7 +8,20 @@ import pytest
 from core import notes, records
 from core.codes import Code
 from tests.core import wire
-from tests.core.edge_harness import EPOCH, ERROR, EVENT, FIN, JOIN, LEAVE, PUBLISH, REPLY, Edge, frame_of, wait_for
+from tests.core.edge_harness import (
+    EPOCH,
+    ERROR,
+    EVENT,
+    FIN,
+    JOIN,
+    LEAVE,
+    MESSAGE,
+    PUBLISH,
+    REPLY,
+    Edge,
+    frame_of,
+    wait_for,
+)
 
 
 @pytest.fixture(params=["ipc", "tcp"])
@@ -163,6 +176,56 @@ def test_a_new_router_is_told_everything_with_the_last_positions(edge: Edge) -> 
     assert alice.frame() == [EVENT, "group:a", "gap", {"from": 5, "to": 6, "reason": "router_lost"}]
     edge.router.send(wire.message(handle, EPOCH + 1, 7, frame_of("group:a", 7, "y")))
     assert alice.frame()[2] == 7
+
+
+def test_a_subscription_that_is_refused_after_a_new_link_is_said_again_until_it_holds(edge: Edge) -> None:
+    alice = edge.open("alice")
+    handle = edge.join(alice, "group:a", 5)
+    said = edge.link(EPOCH + 1)
+    own = next(one["channel"] for one in said if one["kind"] == records.SUBSCRIBE and one["channel"] != handle)
+    refusal = wire.subscribed(handle, 0, 0, code=Code.OVERLOADED)
+    edge.router.send(wire.subscribed(own, EPOCH + 1, 0), refusal)
+    again = edge.router.expect(records.SUBSCRIBE)
+    assert (again["name"], again["channel"], again["offset"]) == (b"group:a", handle, 5)
+    # Who joins meanwhile stands where the others do, and so do those who leave.
+    bob = edge.open("bob")
+    bob.request(JOIN, "group:a")
+    assert bob.frame()[2] == {"epoch": EPOCH, "offset": 5, "outcome": "live"}
+    edge.router.send(wire.subscribed(handle, EPOCH + 1, 7))
+    gap = [EVENT, "group:a", "gap", {"from": 6, "to": 7, "reason": "router_lost"}]
+    assert [alice.frame(), bob.frame()] == [gap, gap]
+    edge.router.send(wire.message(handle, EPOCH + 1, 8, frame_of("group:a", 8, "x")))
+    assert alice.frame()[2] == bob.frame()[2] == 8
+    edge.router.heartbeat()
+    edge.router.heartbeat()
+    assert edge.counter("subscriptions_refused") == 1
+    alice.send([LEAVE, 9, "group:a"])
+    assert alice.frame() == [REPLY, 9, {}]
+    bob.send([LEAVE, 9, "group:a"])
+    assert edge.router.expect(records.UNSUBSCRIBE)["channel"] == handle  # it was not said once more
+
+
+def test_a_channel_that_goes_on_from_a_lower_offset_is_told_as_recreated(edge: Edge) -> None:
+    alice = edge.open("alice")
+    handle = edge.join(alice, "group:a", 100)
+
+    def recreated(epoch: int, offset: int, last: int) -> list[object]:
+        told = {"from": offset + 1, "to": last, "reason": "recreated", "epoch": epoch, "offset": offset}
+        return [EVENT, "group:a", "gap", told]
+
+    edge.link(EPOCH + 1)
+    edge.router.send(wire.subscribed(handle, EPOCH + 1, 89))
+    assert alice.frame() == recreated(EPOCH + 1, 89, 100)
+    edge.router.send(wire.message(handle, EPOCH + 1, 90, frame_of("group:a", 90, "x")))
+    assert alice.frame()[:3] == [MESSAGE, "group:a", 90]
+    edge.link(EPOCH + 2)  # what was said meanwhile comes before the answer
+    edge.router.send(
+        wire.message(handle, EPOCH + 2, 80, frame_of("group:a", 80, "y")), wire.subscribed(handle, EPOCH + 2, 80)
+    )
+    assert alice.frame() == recreated(EPOCH + 2, 79, 90)
+    assert alice.frame()[:3] == [MESSAGE, "group:a", 80]
+    edge.router.send(wire.message(handle, EPOCH + 2, 81, frame_of("group:a", 81, "z")))
+    assert alice.frame()[:3] == [MESSAGE, "group:a", 81]
 
 
 def test_joins_and_hellos_that_wait_are_asked_again(edge: Edge) -> None:

@@ -2,7 +2,7 @@
 
 from core import notes
 
-FLAGS = {"OPEN_RESUMES", "OPEN_TELLS_UNREAD", "OPEN_DEVICE"}
+FLAGS = {"OPEN_RESUMES", "OPEN_TELLS_UNREAD", "OPEN_WHOLE", "OPEN_DEVICE"}
 KINDS = {name: value for name, value in vars(notes).items() if name.isupper() and isinstance(value, int)}
 KINDS = {name: value for name, value in KINDS.items() if name not in FLAGS}
 

@@ -15,7 +15,9 @@ STORED = msgpack.packb({"user": "alice"})
 OUTCOME, CURSOR = 1, 2
 
 
-def hello(edge: Edge, channels: list[list[Any]], *, resumes: bool = False, unread: bool = True) -> Client:
+def hello(
+    edge: Edge, channels: list[list[Any]], *, resumes: bool = False, whole: bool = False, unread: bool = True
+) -> Client:
     """A client whose HELLO the control thread let in."""
     client = edge.client()
     client.send([0, 1, {}])
@@ -25,7 +27,7 @@ def hello(edge: Edge, channels: list[list[Any]], *, resumes: bool = False, unrea
         notes.OPEN,
         client.conn,
         1,
-        flags=(notes.OPEN_RESUMES if resumes else 0) | (notes.OPEN_TELLS_UNREAD if unread else 0),
+        flags=notes.OPEN_RESUMES * resumes | notes.OPEN_WHOLE * whole | notes.OPEN_TELLS_UNREAD * unread,
         second=len(STORED),
         session=client.session,
         text=b"\x93\x01\x01" + (b"\x82" if unread else b"\x81") + msgpack.packb("channels"),
@@ -84,16 +86,28 @@ def test_a_channel_that_the_client_left_out_stands_where_the_store_says(edge: Ed
     assert catchup["channel"] == handles["user:alice"]
 
 
-def test_without_the_store_a_resume_goes_on_by_positions_of_the_clients_own(edge: Edge) -> None:
-    client = hello(edge, [["user:alice"], ["group:a", EPOCH, 5]], resumes=True)
+def test_without_the_store_a_resume_goes_on_by_positions_that_are_the_whole_session(edge: Edge) -> None:
+    client = hello(edge, [["user:alice", EPOCH, 0], ["group:a", EPOCH, 5]], resumes=True, whole=True)
     subscribe(edge, {"user:alice": 0, "group:a": 5})
     edge.router.send(wire.opened(client.conn, edge.router.expect(records.OPEN)["seq"], code=Code.UNAVAILABLE))
     assert set(client.frame()[2]["channels"]) == {"user:alice", "group:a"}
 
 
-def test_without_the_store_a_resume_that_names_no_positions_is_told_to_come_back(edge: Edge) -> None:
-    client = hello(edge, [["user:alice"]], resumes=True)
-    subscribe(edge, {"user:alice": 0})
+@pytest.mark.parametrize(
+    ("own", "groups", "whole"),
+    [
+        ([], [], False),
+        ([], [], True),
+        ([], [["group:a", EPOCH, 5]], False),
+        ([], [["group:a", EPOCH, 5]], True),  # the user's own is one of the session's channels
+        ([EPOCH, 0], [["group:a", EPOCH, 5]], False),  # there may be others, which it would pass over in silence
+    ],
+)
+def test_without_the_store_a_resume_that_may_leave_channels_out_is_told_to_come_back(
+    edge: Edge, own: list[int], groups: list[list[Any]], whole: bool
+) -> None:
+    client = hello(edge, [["user:alice", *own], *groups], resumes=True, whole=whole)
+    subscribe(edge, {"user:alice": 0, **dict.fromkeys((group[0] for group in groups), 5)})
     edge.router.send(wire.opened(client.conn, edge.router.expect(records.OPEN)["seq"], code=Code.UNAVAILABLE))
     kind, code, reason, options = client.frame()
     assert (kind, code, options["class"]) == (FIN, Code.UNAVAILABLE, "resume")

@@ -199,6 +199,45 @@ def test_beyond_the_bytes_that_may_wait_it_is_overloaded(sequencers: Make) -> No
     assert answers(ordered) == [(seq, 0, place) for place, seq in enumerate(seqs[: -len(refused)], 1)]
 
 
+def test_a_message_that_finds_no_place_in_the_log_is_refused_and_nothing_of_it_is_left(sequencers: Make) -> None:
+    logged = sequencers(log_under_way_max=2, log_chunks_max=2)
+    member, publisher = logged.worker(0), logged.worker(1)
+    member.subscribe("group:a", 5)
+    waiting = []
+    for text in "xy":
+        waiting.append((publisher.send("group:a", text), logged.batch()[0]))
+    refused = [publisher.send("group:a", "z", key="k"), publisher.send("group:a", "z"), publisher.send("group:b", "z")]
+    assert answers(publisher.rest()) == [(seq, Code.UNAVAILABLE, 0) for seq in refused]
+    assert member.rest() == []
+    logged.commit(waiting[1][1])
+    assert answers([publisher.take(), publisher.take()]) == [(waiting[0][0], 0, 1), (waiting[1][0], 0, 2)]
+    seq = publisher.send("group:a", "z", key="k")  # it was never taken: neither its key nor its position is known
+    logged.commit(logged.batch()[0])
+    assert answers([publisher.take()]) == [(seq, 0, 3)]
+    assert offsets(member.rest()) == [1, 2, 3]
+    assert publisher.send("group:b", "z", again=refused[2]) == refused[2]
+    number, (record,) = logged.batch()
+    assert (record.channel, record.offset) == (b"group:b", 1)
+    logged.commit(number)
+    assert answers([publisher.take()]) == [(refused[2], 0, 1)]
+
+
+def test_positions_given_while_a_worker_saw_more_reach_it_at_their_commit(sequencers: Make) -> None:
+    """The log lost messages that it had acknowledged, and publishes came before a worker whose members had those."""
+    logged = sequencers(log_under_way_max=2)
+    publisher, late = logged.worker(0), logged.worker(1)
+    seqs = [publisher.send("group:a", text) for text in "xy"]
+    publisher.rest()
+    late.tell([("group:a", 7, EPOCH - 1, 12)])
+    (told,) = late.rest()
+    assert (told["kind"], told["epoch"], told["offset"]) == (records.SUBSCRIBED, EPOCH, 0)
+    while logged.live("history") < 2:
+        logged.commit(logged.batch()[0])
+        publisher.rest()
+    assert offsets(late.rest()) == [1, 2]
+    assert seqs == [1, 2]
+
+
 def test_sequenced_messages_do_not_wait_and_are_logged(sequencers: Make) -> None:
     router = sequencers(log_under_way_max=1, namespaces=SEQUENCED)
     worker = router.worker()

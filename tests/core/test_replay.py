@@ -86,6 +86,28 @@ def test_live_messages_wait_for_those_that_were_missed_and_none_comes_twice(edge
     assert edge.counter("replayed") == 5
 
 
+def test_a_join_without_a_position_is_answered_where_the_replay_stands(edge: Edge) -> None:
+    alice, bob = edge.open("alice"), edge.open("bob")
+    handle, one = missed(edge, alice, "group:a", 2, 5)
+    edge.join_known(bob, "group:a")
+
+    def stands(client: Client, offset: int) -> bool:
+        number = client.request(JOIN, "group:a")
+        frame: list[Any] = client.frame()
+        return frame == [REPLY, number, {"epoch": EPOCH, "offset": offset, "outcome": "live"}]
+
+    assert stands(alice, 2)
+    assert stands(bob, 5)
+    edge.router.send(wire.caught(one, (EPOCH, 5), of("group:a", 3)))
+    assert alice.frame()[2] == 3
+    assert stands(alice, 3)
+    edge.router.send(wire.caught(edge.router.expect(records.CATCHUP), (EPOCH, 5), of("group:a", 4, 5)))
+    assert offsets(alice.frames(2)) == [4, 5]
+    assert stands(alice, 5)
+    edge.router.send(live(handle, "group:a", 6))
+    assert alice.frame()[2] == bob.frame()[2] == 6
+
+
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_every_interleaving_of_parts_and_live_traffic(data: st.DataObject) -> None:

@@ -133,7 +133,7 @@ def test_a_channel_without_a_namespace_has_no_stream(sequencers: Callable[..., S
         assert worker.publish(name, "x")["aux"] == Code.NO_SUCH_CHANNEL
         assert worker.history(name)["messages"] == []
     worker.say.channel(records.SUBSCRIBE, b"group:a", 1)
-    assert worker.rest() == []  # the worker's request becomes overdue
+    assert [(one["kind"], one["aux"]) for one in worker.rest()] == [(records.SUBSCRIBED, Code.NO_SUCH_CHANNEL)]
     assert worker.publish("chat:a", "x")["aux"] == 0
     assert sequencer.live("channel") == 1
 
@@ -248,6 +248,26 @@ def test_positions_go_on_under_a_new_epoch_behind_what_workers_saw(sequencer: Se
     assert sequencer.live("session") == 1
 
 
+def test_a_worker_that_saw_what_the_log_lost_gets_all_that_is_said_since(sequencer: Sequencer) -> None:
+    """Another worker's publish came first, and so the epoch began below what this one's members hold."""
+    publisher, early, late = (sequencer.worker(number, link=False) for number in range(3))
+    assert [asked(one) for one in (publisher, early, late)] == [1, 1, 1]
+    publisher.tell([])
+    early.tell([("group:a", 1, EPOCH - 1, 8)])
+    assert [(said["epoch"], said["offset"]) for said in early.rest()] == [(EPOCH, 8)]
+    assert [publisher.publish("group:a", text)["offset"] for text in "xy"] == [9, 10]
+    assert messages(early.rest()) == [(1, EPOCH, 9), (1, EPOCH, 10)]
+    for seen in (12, 10, 9):
+        late.tell([("group:a", 2, EPOCH - 1, seen)])
+        said = late.rest()
+        assert messages(said) == [(2, EPOCH, 9), (2, EPOCH, 10)]
+        assert (said[-1]["kind"], said[-1]["epoch"], said[-1]["offset"]) == (records.SUBSCRIBED, EPOCH, 10)
+    late.tell([("group:a", 2, EPOCH - 1, 8)])
+    assert messages(late.rest()) == [(2, EPOCH, 9), (2, EPOCH, 10)]  # in common up to there: no more and no less
+    assert publisher.publish("group:a", "z")["offset"] == 11
+    assert [messages(one.rest()) for one in (early, late)] == [[(1, EPOCH, 11)], [(2, EPOCH, 11)]]
+
+
 def test_a_resynchronisation_replaces_what_was_known_of_the_worker(sequencer: Sequencer) -> None:
     worker = sequencer.worker()
     worker.subscribe("group:a", 1)
@@ -326,6 +346,22 @@ def test_a_silent_worker_is_given_up(sequencer: Sequencer) -> None:
             continue
     assert sequencer.counter("workers_lost") == 1
     assert sequencer.live("subscription") == 0
+
+
+def test_a_subscription_that_there_is_no_room_for_is_refused(sequencers: Callable[..., Sequencer]) -> None:
+    worker = sequencers(channels_max=2).worker()
+    for handle in (1, 2):
+        worker.subscribe(f"group:{handle}", handle)
+
+    def refused(name: bytes) -> tuple[object, object]:
+        worker.say.channel(records.SUBSCRIBE, name, 3)
+        worker.flush()
+        one = worker.expect(records.SUBSCRIBED)
+        return one["channel"], one["aux"]
+
+    assert refused(b"group:3") == (3, Code.OVERLOADED)
+    worker.say.channel(records.UNSUBSCRIBE, b"group:1", 1)
+    assert worker.subscribe("group:3", 3) == (EPOCH, 0)
 
 
 def test_no_more_channels_than_the_bound(sequencers: Callable[..., Sequencer]) -> None:

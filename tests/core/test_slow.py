@@ -16,6 +16,7 @@ from tests.core.edge_harness import (
     EPOCH,
     EVENT,
     FIN,
+    JOIN,
     LEAVE,
     MESSAGE,
     REPLY,
@@ -176,6 +177,23 @@ def test_who_leaves_while_behind_hears_no_more_of_it(edges: Make) -> None:
     edge.join_known(slow, "drop:a")
     channel.say()
     assert slow.frame()[:3] == [MESSAGE, "drop:a", channel.offset]
+
+
+def test_a_join_while_behind_is_answered_where_the_member_stands(edges: Make) -> None:
+    edge, channel, slow = start(edges, "drop:a")
+    fall_behind(edge, channel, 5)
+    number = slow.request(JOIN, "drop:a")
+    heard = Heard()
+    answered = 0
+    while heard.last < channel.offset or not answered:
+        frame = slow.frame()
+        if frame[0] == REPLY:
+            assert (frame[1], frame[2]["outcome"]) == (number, "live")
+            answered = frame[2]["offset"]
+            assert heard.last == answered
+        else:
+            heard.take(frame)
+    assert answered < channel.offset
 
 
 def test_who_goes_while_behind_leaves_nothing(edges: Make) -> None:

@@ -33,8 +33,8 @@ def linked(epoch: int, *, ask: bool) -> bytes:
     return record(records.LINKED, int(ask), _LINK.pack(epoch, 3, 0))
 
 
-def subscribed(channel: int, epoch: int, offset: int) -> bytes:
-    return record(records.SUBSCRIBED, 0, _CHANNEL.pack(channel, epoch, offset))
+def subscribed(channel: int, epoch: int, offset: int, code: int = 0) -> bytes:
+    return record(records.SUBSCRIBED, code, _CHANNEL.pack(channel, epoch, offset))
 
 
 def opened(conn: int, seq: int, stored: list[Any] | None = None, code: int = 0) -> bytes:

@@ -109,6 +109,7 @@ def hello(bench: Bench, options: dict[str, Any]) -> tuple[dict[str, Any], dict[s
     kind, request, told = msgpack.unpackb(note["text"] + rest)
     assert (kind, request, told.pop("unread")) == (WELCOME, 3, None)
     flags = notes.OPEN_TELLS_UNREAD | (notes.OPEN_RESUMES if told["resumed"] else 0)
+    flags |= notes.OPEN_WHOLE if told["resumed"] and options.get("whole") is True else 0
     assert note["flags"] % notes.OPEN_DEVICE == flags
     stored = note["extra"][len(note["extra"]) - note["second"] :]
     assert msgpack.unpackb(stored)["user"] == told["user"]
@@ -149,6 +150,14 @@ def test_the_resume_token_in_welcome_resumes_with_positions(bench: Bench) -> Non
     assert (told["user"], told["resumed"]) == ("bob", True)
     # The user's own channel comes first: the data plane relies on it.
     assert channels == [["user:bob", 1, 2], ["group:a", 1, 5], ["global:n", 1, 9]]
+
+
+@pytest.mark.parametrize("whole", [True, False, 1, "yes", None])
+def test_that_the_positions_are_the_whole_session_is_passed_on_of_a_resume(bench: Bench, whole: object) -> None:
+    token = hello(bench, {"user": "bob", "whole": whole})[1]["resume_token"]
+    resume = {"session": SESSION.hex(), "token": token, "resume": {"user:bob": [1, 1]}, "whole": whole}
+    note = hello(bench, resume)[0]
+    assert bool(note["flags"] & notes.OPEN_WHOLE) is (whole is True)
 
 
 def test_without_positions_only_the_users_channel_is_resumed(bench: Bench) -> None:

@@ -54,20 +54,10 @@ class Plane:
         self.listing: Listing | None = None
         self.asked = asyncio.Event()
 
-    def put(
-        self,
-        kind: int,
-        conn: int = 0,
-        request: int = 0,
-        *,
-        first: int = 0,
-        second: int = 0,
-        text: bytes = b"",
-        extra: bytes = b"",
-    ) -> None:
+    def put(self, kind: int, conn: int = 0, request: int = 0, **fields: Any) -> None:
         assert conn == 0
         self.asked.set()
-        self.put_.append((kind, request, {"first": first, "second": second, "text": text, "extra": extra}))
+        self.put_.append((kind, request, {"first": 0, "second": 0, "text": b"", "extra": b"", **fields}))
 
     def flush(self) -> None:
         if self.turns:

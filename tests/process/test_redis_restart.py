@@ -33,6 +33,7 @@ from tests.servers.redis import Server, running
 UNAVAILABLE = 5
 BEFORE, MISSED = 12, 8
 AWAY_S = 3.0
+ASK_MS = 3000
 RUSH_SESSIONS, RUSH_CHANNELS = 200, 2_000
 RUSH_DEADLINE_S = 15.0
 ENDS = ("router", "node", "other node")
@@ -293,6 +294,75 @@ def test_publishes_go_on_in_order_and_once_when_redis_is_back(
         history = await member.ask(HISTORY, channel, {})
         assert [one[2] for one in history["messages"]] == list(range(1, total + 1))
         for client in (speaker, member, newcomer, *others):
+            await client.close()
+
+    run(body())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["stopped", "gone"])
+def test_while_redis_is_away_who_comes_is_told_to_come_back_and_who_is_there_goes_on(
+    server: Server, holdfast: Start, how: str
+) -> None:
+    node = start(
+        holdfast,
+        server,
+        HOLDFAST_GATEWAY_REQUEST_TIMEOUT_MS=str(ASK_MS),
+        HOLDFAST_NAMESPACES_GROUP_ACK="sequenced",
+    )
+
+    async def told_to_come_back(**options: Any) -> None:
+        client, began = await dial(node, "tcp"), time.monotonic()
+        await client.send(HELLO, 1, {"v": 1, **options})
+        _, code, _, told = await client.fin()
+        assert (code, told["class"], told["after"] >= 1000) == (UNAVAILABLE, "resume", True)
+        assert time.monotonic() - began < ASK_MS / 1000 + 1.5  # overdue requests are looked for once a second
+        await client.acknowledge()
+
+    async def body() -> None:
+        named, other = group("named"), group("other")
+        speaker, member, alice = [await user(node, name) for name in ("speaker", "member", "alice")]
+        phone = await user(node, "alice")  # so that where her own channel stands is known, as of all that is in use
+        for client in (speaker, member, alice):
+            await client.join(named)
+        await member.join(other)
+        joined = await alice.join(other)
+        epoch = joined["epoch"]
+        await asyncio.to_thread(
+            wait_until, lambda: is_stored(server, alice.session, other, 0), "what alice joined is stored"
+        )
+        await alice.abort()
+        before = node.metric("holdfast_closed_unavailable_total", process="worker-0")
+        if how == "stopped":
+            server.signal(signal.SIGSTOP)
+        else:
+            server.kill()
+        session = {"session": alice.session, "token": alice.resume_token}
+        positions = {"user:alice": [epoch, 0], named: [epoch, 0]}
+        newcomer = asyncio.create_task(told_to_come_back(token=token_of("newcomer")))
+        resumes: list[dict[str, Any]] = [
+            session,
+            {**session, "resume": positions},  # she may be in more than that
+            {**session, "resume": {named: [epoch, 0]}, "whole": True},  # and she is in her own
+        ]
+        for options in resumes:  # one after the other: of one session only the last would be answered
+            await told_to_come_back(**options)
+        await newcomer
+        for number in range(1, 4):
+            assert (await speaker.publish(named, number))["offset"] == number
+        assert [frame[2] for frame in await member.messages(3)] == [1, 2, 3]
+        back = await (await dial(node, "tcp")).hello(
+            **session, resume={**positions, other: [joined["epoch"], joined["offset"]]}, whole=True
+        )
+        outcomes = {name: told[1:] for name, told in back.welcome["channels"].items()}
+        assert outcomes == {"user:alice": [0, "live"], named: [3, "replayed"], other: [0, "live"]}
+        assert [frame[2] for frame in await back.messages(3)] == [1, 2, 3]
+        assert node.metric("holdfast_closed_unavailable_total", process="worker-0") == before + 1 + len(resumes)
+        if how == "stopped":
+            server.signal(signal.SIGCONT)
+        else:
+            server.start()
+        for client in (speaker, member, phone, back, await user(node, "newcomer")):
             await client.close()
 
     run(body())

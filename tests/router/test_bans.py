@@ -28,9 +28,16 @@ class Setup:
         self.all: list[Standing] | None = None
         self.keeper = BanKeeper(self.store, self.say, clock=lambda: self.now_ms / 1000)
         self.told = asyncio.Event()
+        self.full = False
+        """The mailbox to the data plane has no room."""
+        self.refused = 0
         self._asks = 0
 
     def say(self, change: bytes, all_: bytes) -> None:
+        if self.full:
+            self.refused += 1
+            self.told.set()
+            raise BufferError
         self.all = told_unpacked(all_).standings
         if change:
             self.changes.append(told_unpacked(change))
@@ -160,6 +167,47 @@ def test_more_wishes_at_once_than_it_keeps_are_refused(run: Run) -> None:
             setup.told.clear()
             await setup.told.wait()
         assert [told.ask for told in setup.changes[1:]] == list(range(WISHES_MAX))
+        await setup.keeper.close()
+
+    run(body())
+
+
+def test_what_finds_no_room_is_told_as_soon_as_there_is_some_in_its_order(run: Run) -> None:
+    async def body() -> None:
+        setup = await started()
+        setup.full = True
+        for ask, user in enumerate(("eve", "bob")):
+            setup.keeper.on_wish(wish_packed(Wish(ask, user, FOREVER_MS, "")))
+        setup.keeper.on_wish(wish_packed(Wish(2, "", FOREVER_MS, "")))
+        while setup.refused < 3 or len(await setup.store.bans()) < 2:
+            setup.told.clear()
+            await setup.told.wait()  # it is tried again and again
+        assert setup.changes == []
+        setup.full = False
+        while len(setup.changes) < 3:
+            setup.told.clear()
+            await setup.told.wait()
+        assert [(told.ask, told.refusal) for told in setup.changes] == [(2, "bad_request"), (0, ""), (1, "")]
+        assert setup.all is not None
+        assert [one.user for one in setup.all] == ["eve", "bob"]
+        assert (await setup.wish("mallory")).refusal == ""
+        await setup.keeper.close()
+
+    run(body())
+
+
+def test_while_nothing_can_be_told_no_more_than_so_many_wishes_are_taken(run: Run) -> None:
+    async def body() -> None:
+        setup = await started()
+        setup.full = True
+        for ask in range(2 * WISHES_MAX):
+            setup.keeper.on_wish(wish_packed(Wish(ask, "", FOREVER_MS, "")))
+        setup.full = False
+        while len(setup.changes) < WISHES_MAX:
+            setup.told.clear()
+            await setup.told.wait()
+        assert [told.ask for told in setup.changes] == list(range(WISHES_MAX))
+        assert (await setup.wish("eve")).refusal == ""
         await setup.keeper.close()
 
     run(body())

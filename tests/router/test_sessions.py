@@ -96,10 +96,15 @@ class Desk:
     def __init__(self, log: Any) -> None:
         self.store = log
         self.told: asyncio.Queue[tuple[int, dict[str, Any]]] = asyncio.Queue()
+        self.full = 0
+        """How often there will be no room for what it tells."""
         self.sessions = Sessions(log, self._put, ttl_s=TTL_S, clock=lambda: NOW_S, own=["user", "inbox"])
         self.tasks = [asyncio.create_task(self.sessions.write()), asyncio.create_task(self.sessions.read())]
 
     def _put(self, kind: int, **fields: Any) -> None:
+        if self.full:
+            self.full -= 1
+            raise BufferError
         self.told.put_nowait((kind, fields))
 
     async def resumed(self, session: bytes, user: str) -> dict[str, list[int]]:
@@ -264,6 +269,18 @@ def test_a_store_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -
         desk.store.gate.clear()
         assert await desk.resumed(ALICE, "alice") == {}
         desk.store.gate.set()
+
+    run(body)
+
+
+def test_an_answer_that_finds_no_room_is_told_when_there_is_some() -> None:
+    async def body(desk: Desk) -> None:
+        desk.store.stored[ALICE] = Session(body_of("alice"), 1, {"group:a": Position(1, 5)})
+        desk.full = 2
+        assert await desk.resumed(ALICE, "alice") == {"group:a": [1, 5]}
+        desk.full = 2
+        assert await desk.cursor("user:alice") == (0, 0)
+        assert desk.full == 0
 
     run(body)
 

@@ -9,10 +9,11 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from core import log_records
-from core.namespace_spec import NamespaceSpec
+from core.namespace_spec import BUILT_IN, NamespaceSpec
 from router.log.port import Changes, LogBroken, LogUnavailable, Position, SessionChange
 from router.log.redis import LOAD_CHANNELS, RedisLog
 from router.log.redis_keys import SHARDS
@@ -202,6 +203,27 @@ def test_messages_that_are_too_old_are_not_loaded_and_their_position_is(
             await log.sift(no_sift)
         [loaded] = await log.load([b"group:a"], messages=True)
         assert (loaded.position, loaded.records) == (Position(epoch, 3), b"")
+        await log.close()
+
+    run(work())
+
+
+def test_messages_beyond_the_bytes_that_are_kept_go_in_redis_too(
+    make_log: Callable[..., RedisLog], redis_server: Server
+) -> None:
+    async def work() -> None:
+        small = [msgspec.structs.replace(spec, history_bytes=10_000) for spec in BUILT_IN]
+        log = make_log(namespaces=small, clock_ms=now_ms)
+        epoch = (await log.open(1)).epoch
+        for offset in range(1, 21):
+            await log.append(message("group:a", epoch, offset, bytes(1_000)))
+        key = log.keys.channel(b"group:a")[0]
+        assert redis_server.do("XLEN", key) == 20
+        while redis_server.do("XLEN", key) == 20:  # deadline: the test's
+            await log.sift(no_sift)
+        assert redis_server.do("XLEN", key) == 10
+        [loaded] = await log.load([b"group:a"], messages=True)
+        assert (loaded.position, offsets(loaded)) == (Position(epoch, 20), list(range(11, 21)))
         await log.close()
 
     run(work())

@@ -173,13 +173,32 @@ def test_what_is_too_old_is_trimmed_by_the_records_own_time(scripts: Scripts, re
     for number in range(1, 6):
         record = bytes(24) + (1000 * number).to_bytes(8, "little") + bytes(56)
         redis_server.do("XADD", scripts.channel, f"5-{number}", "m", record)
-    assert scripts.do(TRIM, [scripts.channel], 3000, EXPIRE_MS) == 2
+    assert scripts.do(TRIM, [scripts.channel], 3000, EXPIRE_MS, 10**6, 0) == 2
     assert scripts.ids() == ["5-3", "5-4", "5-5"]
-    assert scripts.do(TRIM, [scripts.channel], 3000, 7) == 0
-    assert scripts.do(TRIM, [scripts.channel], 10**13, 7) == 3
+    assert scripts.do(TRIM, [scripts.channel], 3000, 7, 10**6, 0) == 0
+    assert scripts.do(TRIM, [scripts.channel], 10**13, 7, 10**6, 0) == 3
     # It had no time to be forgotten at: it was given one, which stays.
     assert EXPIRE_MS - 20_000 < redis_server.do("PTTL", scripts.channel) <= EXPIRE_MS
     assert scripts.load() == [b"5-5"]
+
+
+@pytest.mark.parametrize("size", [0, 999, 1000, 5_500, 150_000, 249_999, 250_000, 10**6])
+def test_what_is_beyond_the_bytes_is_trimmed_as_a_load_leaves_it_out(
+    scripts: Scripts, redis_server: Server, size: int
+) -> None:
+    """250 messages of 1,000 bytes, and 88 of each that do not count."""
+    for number in range(1, 251):
+        redis_server.do("XADD", scripts.channel, f"5-{number}", "m", bytes(1088))
+    loaded = scripts.load(size=size, head=88)
+    assert len(loaded) == 1 + min(size // 1000, 250)
+    for trimmed in (250 - min(size // 1000, 250), 0):
+        assert scripts.do(TRIM, [scripts.channel], 0, EXPIRE_MS, size, 88) == trimmed
+        assert len(scripts.ids()) == min(size // 1000, 250)
+    assert scripts.load(size=size, head=88) == loaded  # the position is that of the newest still, be it kept or not
+
+
+def test_a_channel_that_is_forgotten_meanwhile_is_not_trimmed(scripts: Scripts) -> None:
+    assert scripts.do(TRIM, [scripts.channel], 0, EXPIRE_MS, 0, 88) == 0
 
 
 def test_names_of_scripts_are_what_redis_calls_them(redis_server: Server) -> None:

@@ -331,7 +331,8 @@ class Protocol:
             positions = {channel: list(position) for channel, position in self.positions.all().items()}
             # Without positions every channel stands at its last ACK; what comes twice then is dropped here.
             longest = self.welcome.max_frame_bytes - _HELLO_REST_BYTES
-            values["resume"] = positions if body_bytes(encode([positions], self._encoding)) <= longest else {}
+            fits = body_bytes(encode([positions], self._encoding)) <= longest
+            values |= {"resume": positions, "whole": True} if fits else {"resume": {}}
         elif self._hello_token is not None:
             values["token"] = self._hello_token
         elif self._identity.user is not None:
