@@ -4,11 +4,13 @@
 
 Twice as many sessions as are to resume come to a node of two workers; one worker is killed, every group is talked in,
 and those that were cut come back at once, wherever they are let in. Told are the time until the last of them was
-welcomed, the time until the last of them had everything that was said, what was lost or came twice, and the latency
-of other traffic on the surviving worker meanwhile. A result is written to loadtest/results/.
+welcomed, the time until the last of them had everything that was said, what was lost or came twice, the latency of
+other traffic on the surviving worker meanwhile, and the CPU that each thread used from the kill to the last delivery.
+A result is written to loadtest/results/.
 """
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
@@ -25,7 +27,7 @@ from typing import Any
 from core import client_loop
 from core.client_loop import ClientLoop
 from core.ledger import Stats
-from loadtest.measure import BenchError, Server, get, holdfast
+from loadtest.measure import BenchError, Server, get, holdfast, machine_busy_s, process_tree
 
 GROUPS_PER_CHANNEL = 100
 JOIN_DEADLINE_S = 240.0
@@ -41,12 +43,11 @@ RESULTS = Path(__file__).parent / "results"
 class Loop:
     """A client thread, and what it told so far."""
 
-    def __init__(self, port: int, most: int, connect_rate: int = 0) -> None:
+    def __init__(self, port: int, most: int) -> None:
         self.loop = ClientLoop(
             Stats(),
             [("127.0.0.1", port)],
             connections_max=most,
-            connect_rate=connect_rate,
             handshake_timeout_ms=60_000,
             request_timeout_ms=60_000,
             tell_requests=False,
@@ -78,7 +79,7 @@ class Loop:
 
 def sessions(pipe: Connection, port: int, first: int, count: int, channels: int, groups: int) -> None:
     """A client process: opens its sessions, and has those that are cut come back at once."""
-    crowd = Loop(port, count + 1, connect_rate=2_000)
+    crowd = Loop(port, count + 1)
     for number in range(first, first + count):
         handle = crowd.loop.open(user=f"s{number}", resumable=True)
         for place in range(channels):
@@ -165,20 +166,34 @@ def crowd_of(port: int, total: int, channels: int, groups: int, processes: int) 
     return pipes
 
 
+def staying_on(loop: Loop, server: Server, prefix: str) -> list[int]:
+    """New sessions on the worker that stays."""
+    handles = {f"{prefix}{number}": loop.loop.open(user=f"{prefix}{number}") for number in range(TALKERS)}
+    loop.loop.flush()
+    loop.until("connected", TALKERS, 30.0)
+    return [handle for user, handle in handles.items() if place_of(server, user) == 1]
+
+
+def live_members(live: Loop, server: Server) -> list[int]:
+    """Members of the group whose messages are timed."""
+    staying = staying_on(live, server, "l")
+    for handle in staying:
+        live.loop.join(handle, "group:live")
+    live.loop.flush()
+    live.until("joined", len(staying), JOIN_DEADLINE_S)
+    return staying
+
+
 def talkers(talk: Loop, server: Server, groups: int) -> list[tuple[int, range]]:
     """Members of the groups on the worker that stays: (handle, the groups that it talks in)."""
-    handles = {f"t{number}": talk.loop.open(user=f"t{number}") for number in range(TALKERS)}
-    talk.loop.flush()
-    talk.until("connected", TALKERS, 30.0)
-    staying = [handle for user, handle in handles.items() if place_of(server, user) == 1]
+    staying = staying_on(talk, server, "t")
     each = -(-groups // len(staying))
     parts = [range(number * each, min(groups, (number + 1) * each)) for number in range(len(staying))]
     for handle, part in zip(staying, parts, strict=True):
-        talk.loop.join(handle, "group:live")
         for group in part:
             talk.loop.join(handle, f"group:r{group}")
     talk.loop.flush()
-    talk.until("joined", len(staying) + groups, JOIN_DEADLINE_S)
+    talk.until("joined", groups, JOIN_DEADLINE_S)
     return list(zip(staying, parts, strict=True))
 
 
@@ -200,23 +215,53 @@ def settled(pipes: list[Connection]) -> Callable[[], bool]:
     return goes_on
 
 
+def thread_seconds(pids: Iterable[int]) -> dict[tuple[int, int], tuple[str, float]]:
+    """(pid, thread): its name, and the CPU seconds that it has used; what ends meanwhile is left out."""
+    found = {}
+    for pid in pids:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            process = Path(f"/proc/{pid}/cmdline").read_bytes().decode().replace("\0", " ").strip()
+            process = process.removeprefix("holdfast ") if process.startswith("holdfast ") else f"program {pid}"
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                name = "main" if task.name == str(pid) else (task / "comm").read_text().strip()
+                ran_ns = int((task / "schedstat").read_text().split()[0])
+                found[pid, int(task.name)] = (f"{process}: {name}", ran_ns / 1e9)
+    return found
+
+
+def used_between(
+    before: dict[tuple[int, int], tuple[str, float]], after: dict[tuple[int, int], tuple[str, float]]
+) -> dict[str, float]:
+    """CPU seconds by name, the most first; of threads that ended in between nothing is known."""
+    used: dict[str, float] = {}
+    for key, (name, seconds) in after.items():
+        used[name] = used.get(name, 0.0) + seconds - before.get(key, (name, 0.0))[1]
+    return dict(sorted(((name, round(each, 3)) for name, each in used.items() if each >= 0.005), key=lambda one: -one[1]))
+
+
 def measure(server: Server, total: int, channels: int, processes: int) -> dict[str, Any]:
     """One run on a server that is ready."""
     groups = max(channels, total * channels // (2 * GROUPS_PER_CHANNEL))
     pipes = crowd_of(server.ws_port, total, channels, groups, processes)
-    talk = Loop(server.ws_port, TALKERS + 1)
+    talk, live = Loop(server.ws_port, TALKERS + 1), Loop(server.ws_port, TALKERS + 1)
     staying = talkers(talk, server, groups)
+    listeners = live_members(live, server)
     for pipe in pipes:
         heard(pipe, JOIN_DEADLINE_S)
     live_until = time.monotonic() + LIVE_BEFORE_S
-    _live(talk, staying[0][0], lambda: time.monotonic() < live_until)
-    before = talk.loop.times()["delivery"]
+    _live(live, listeners[0], lambda: time.monotonic() < live_until)
+    before = live.loop.times()["delivery"]
+    cpu = thread_seconds([*server.pids(), *process_tree(os.getpid())])
+    machine_s = machine_busy_s()
     os.kill(worker_pid(server, 0), signal.SIGKILL)
     for handle, part in staying:
         for group in part:
             talk.loop.publish(handle, f"group:r{group}", PAYLOAD_BYTES)
-    _live(talk, staying[0][0], settled(pipes))
-    during = talk.loop.times()["delivery"]
+    talk.loop.flush()
+    _live(live, listeners[0], settled(pipes))
+    machine_s = machine_busy_s() - machine_s
+    used = used_between(cpu, thread_seconds([*server.pids(), *process_tree(os.getpid())]))
+    during = live.loop.times()["delivery"]
     told = []
     for pipe in pipes:
         pipe.send("stop")
@@ -224,6 +269,7 @@ def measure(server: Server, total: int, channels: int, processes: int) -> dict[s
             continue
         told.append(one)
     talk.close()
+    live.close()
     first = min(one["first_cut"] for one in told if one["cut"])
     return {
         "sessions": total,
@@ -235,6 +281,9 @@ def measure(server: Server, total: int, channels: int, processes: int) -> dict[s
         "live_p99_ms_before": percentile(before, 0.99),
         "live_p99_ms_during": percentile(during, 0.99),
         "live_p50_ms_during": percentile(during, 0.5),
+        "live_max_ms_during": percentile(during, 1.0),
+        "cpu_s": used,
+        "machine_cpu_s": machine_s,
         **{name: sum(one[name] for one in told) for name in SUMS},
     }
 
