@@ -342,13 +342,11 @@ def _unpacked(body: bytes) -> list[Any]:
 
 
 def _position(value: object, option: str) -> tuple[int, int] | None:
-    """[epoch, offset], or None when the option is absent."""
+    """[epoch, offset], or None when the option is absent. A HELLO that resumes has one a channel, so no loop here."""
     if value is None:
         return None
-    if (
-        not isinstance(value, list)
-        or len(value) != 2
-        or any(type(part) is not int or not 0 <= part <= UINT64_MAX for part in value)
-    ):
-        raise RequestRefused(Code.BAD_REQUEST, f"{option} is [epoch, offset], both integers from 0")
-    return value[0], value[1]
+    if isinstance(value, list) and len(value) == 2:
+        epoch, offset = value
+        if type(epoch) is int and type(offset) is int and 0 <= epoch <= UINT64_MAX and 0 <= offset <= UINT64_MAX:
+            return epoch, offset
+    raise RequestRefused(Code.BAD_REQUEST, f"{option} is [epoch, offset], both integers from 0")

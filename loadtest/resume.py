@@ -28,7 +28,7 @@ from typing import Any
 from core import client_loop
 from core.client_loop import ClientLoop
 from core.ledger import Stats
-from loadtest.bench.tokens import token
+from loadtest.bench.tokens import SECRET, token
 from loadtest.measure import BenchError, Server, get, holdfast, machine_busy_s, metric_sum, process_tree
 
 GROUPS_PER_CHANNEL = 100
@@ -36,14 +36,14 @@ JOIN_DEADLINE_S = 120.0
 RESUME_DEADLINE_S = 60.0
 TALKERS = 60
 TALK_S = 0.5
+TALK_DEADLINE_S = 10.0
 LIVE_RATE = 100
 LIVE_BEFORE_S = 3.0
 # What would come a second time has come by then.
 AFTER_S = 1.0
 PAYLOAD_BYTES = 100
-SECRET = "only-for-the-benchmark-on-loopback-0123456789"
-# With a secret a server listens on all addresses; each of these is one of its: a kernel that has given most ports of one address pair away takes very long
-# to find a free one, and that would be the load client's time.
+# With a secret a server listens on all addresses, and these are some of its own. A kernel that has given most ports of
+# one pair of addresses away takes very long to find a free one, and that would be the load client's time.
 ADDRESSES = [f"127.0.0.{number}" for number in range(1, 17)]
 SUMS = ("cut", "back", "resumed", "delivered", "lost", "repeated", "out_of_order", "told_gaps", "corrupt", "refused")
 ENVIRONMENT = {"HOLDFAST_AUTH_SECRET": SECRET}
@@ -130,6 +130,10 @@ class Crowd:
         if delivered != self.delivered:
             self.delivered, self.last_delivery = delivered, time.monotonic()
 
+    def told(self) -> dict[str, float]:
+        """What became of it."""
+        return {name: getattr(self, name) for name in ("cut", "back", "last_back", "last_delivery")}
+
 
 def sessions(pipe: Connection, port: int, first: int, count: int, channels: int, groups: int) -> None:
     """A client process: opens its sessions, and has those that are cut come back when it is told to."""
@@ -154,8 +158,7 @@ def sessions(pipe: Connection, port: int, first: int, count: int, channels: int,
         if told != (crowd.cut, crowd.back, crowd.delivered):
             told = crowd.cut, crowd.back, crowd.delivered
             pipe.send(("so far", *told))
-    last = {"last_back": crowd.last_back, "last_delivery": crowd.last_delivery}
-    pipe.send({"cut": crowd.cut, "back": crowd.back, **last, **loop.loop.counts(), "connect": loop.loop.times()["connect"]})
+    pipe.send({**crowd.told(), **loop.loop.counts(), "connect": loop.loop.times()["connect"]})
     loop.close()
 
 
@@ -183,7 +186,7 @@ def crowd_of(port: int, total: int, channels: int, groups: int, processes: int) 
     return pipes
 
 
-# ---------------------------------------------------------------------------------------------- who stays, and who talks
+# --------------------------------------------------------------------------------------------- who stays, and who talks
 
 
 def place_of(server: Server, user: str) -> int:
@@ -304,7 +307,7 @@ def percentile(times: Iterable[tuple[int, int]], share: float) -> float:
 
 
 def thread_seconds(pids: Iterable[int]) -> dict[tuple[int, int], tuple[str, float]]:
-    """(process, thread): the process' name, and the CPU seconds that the thread has used; what just ended is left out."""
+    """(process, thread): the process' name, and the thread's CPU seconds so far; what just ended is left out."""
     found = {}
     for pid in pids:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -367,7 +370,9 @@ def measure(server: Server, total: int, channels: int, processes: int) -> dict[s
     replayed = metric_sum(server.metrics(), "holdfast_replayed_total")
     accounting, killed = Accounting(server), time.monotonic()
     os.kill(worker_pid(server, 0), signal.SIGKILL)
-    go_on([timed, Traffic(talk, members, groups / TALK_S, groups)], live, for_seconds(TALK_S))
+    said = Traffic(talk, members, groups / TALK_S, groups)
+    late = for_seconds(TALK_DEADLINE_S)
+    go_on([timed, said], live, lambda: talk.loop.counts()["accepted"] == groups or late())
     for pipe in pipes:
         pipe.send("come back")
     go_on([timed], live, everything(pipes, total * channels))

@@ -278,7 +278,7 @@ class Sessions:
         if change is not None and stored is not None:
             change.channels = {**dict.fromkeys(stored.channels), **change.channels}
 
-    def _overlaid(self, session: bytes, stored: Session | None) -> dict[str, Position]:
+    def _overlaid(self, session: bytes, stored: Session | None) -> dict[str, tuple[int, int]]:
         """A session's channels as stored and changed since."""
         channels = dict(stored.channels) if stored else {}
         for changes in (self._saving, self._changes):
@@ -299,7 +299,7 @@ class Sessions:
         return max((one for one in known if one is not None), default=None)
 
 
-def _told(channels: dict[str, Position], own: str, cursor: Position | None) -> list[list[object]]:
+def _told(channels: dict[str, tuple[int, int]], own: str, cursor: Position | None) -> list[list[object]]:
     """[[name, epoch, offset], ...] for the data plane; the user's own channel with the offset of the cursor."""
     told: list[list[object]] = [[name, *position] for name, position in channels.items() if name != own]
     position = channels.get(own, cursor)

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from loadtest.bench import connections, provide, report, runs
+from loadtest.bench import connections, provide, report, resumes, runs
 from loadtest.bench.circumstances import circumstances
 from loadtest.bench.servers import MAKE, with_tokens
 from loadtest.bench.verdicts import judge, summary
@@ -25,7 +25,7 @@ from loadtest.measure import ROOT, BenchError
 
 RESULTS = ROOT / "loadtest" / "results"
 BUILD_DEADLINE_S = 120
-RUN = {**runs.RUN, "idle": connections.idle, "storm": connections.storm}
+RUN = {**runs.RUN, "idle": connections.idle, "storm": connections.storm, "resume": resumes.resumed}
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -51,7 +51,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def one_run(workload: Workload, name: str, options: argparse.Namespace) -> list[runs.Run]:
-    server = with_tokens(name) if workload.kind == "storm" else MAKE[name]()
+    server = with_tokens(name) if workload.kind in ("storm", "resume") else MAKE[name]()
     with server as ready:
         return RUN[workload.kind](ready, workload, options.seconds, options.warmup)
 

@@ -5,8 +5,7 @@ import time
 from typing import Any
 
 from loadtest.bench.runs import JOIN_DEADLINE_S, SLACK_S, Run
-from loadtest.bench.servers import SECRET
-from loadtest.bench.tokens import token_file
+from loadtest.bench.tokens import SECRET, token_file
 from loadtest.bench.window import Window, account
 from loadtest.bench.workloads import STORM_CONNECTIONS, Workload
 from loadtest.measure import (

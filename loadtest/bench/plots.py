@@ -38,6 +38,10 @@ PANELS: dict[str, tuple[Panel, Panel]] = {
         ("CPU µs a connection", lambda run: run["cpu_us_per_connection"]),
         ("p95 from the intended time to joined, ms", lambda run: run["client"]["connect_us"]["p95"] / 1000),
     ),
+    "resume": (
+        ("seconds until all were caught up", lambda run: run["resume"]["caught_up_s"]),
+        ("p99 latency of live traffic meanwhile, ms", lambda run: run["resume"]["live_p99_ms"]),
+    ),
 }
 
 

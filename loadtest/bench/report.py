@@ -21,6 +21,7 @@ PAGE = ROOT / "docs" / "performance.md"
 PLOT_DEADLINE_S = 120
 # Beyond this many cores used by others, a window's figures are not to be trusted to the last tenth.
 OTHERS_CORES = 0.1
+WITHOUT_COUNTERS = ("idle", "storm", "resume")
 
 HEAD = """\
 # Performance
@@ -45,6 +46,13 @@ def line(run: Run) -> str:
             f"  p50 {client['latency_us']['p50'] / 1000:>7.2f} ms  p99 {client['latency_us']['p99'] / 1000:>7.2f} ms"
             f"  cores {run['server_cores']:.2f} + {run['client_cores']:.2f} (others {run['other_cores']:.2f}),"
             f" bottleneck {run['bottleneck']}{wrong}"
+        )
+    if "resume" in run:
+        told = run["resume"]
+        return (
+            f"{head}welcomed {told['welcomed_s']:.2f} s, caught up {told['caught_up_s']:.2f} s, live p99"
+            f" {told['live_p99_ms']:.1f} ms  cores {run['server_cores']:.2f} + {run['client_cores']:.2f} (others"
+            f" {run['other_cores']:.2f}), bottleneck {run['bottleneck']}{wrong}"
         )
     text = f"{head}{run['cpu_us_per_connection']:>7.1f} µs/connection, p95 {client['connect_us']['p95'] / 1000:.1f} ms"
     if "hold" in run:
@@ -180,6 +188,39 @@ def storm_table(runs: list[Run]) -> str:
     return table((*head, "bottleneck", "failed"), rows)
 
 
+def resume_table(runs: list[Run]) -> str:
+    head = (
+        "server",
+        "all welcomed, s",
+        "all caught up, s",
+        "messages replayed",
+        "live p50 ms",
+        "live p99 ms",
+        "live p99 ms before",
+        "CPU µs a session",
+        "cores: server + client",
+    )
+    rows = []
+    for name in servers_in(runs):
+        own = of(runs, name)
+        told = [run["resume"] for run in own]
+        seconds = [spread([one[key] for one in told], "{:.2f}") for key in ("welcomed_s", "caught_up_s")]
+        keys = ("live_p50_ms", "live_p99_ms", "live_p99_ms_before")
+        rows.append(
+            [
+                name,
+                *seconds,
+                f"{statistics.median(one['replayed'] for one in told):,.0f}",
+                *(spread([one[key] for one in told], "{:.1f}") for key in keys),
+                spread([run["cpu_us_per_connection"] for run in own], "{:.0f}"),
+                cores(own),
+                most_often([run["bottleneck"] for run in own]),
+                faults(own),
+            ]
+        )
+    return table((*head, "bottleneck", "faults"), rows)
+
+
 def counter_table(runs: list[Run]) -> str:
     """What explains the CPU of Holdfast's deliveries: per delivery, over all processes; empty without counters."""
     head = ("server", "sends", "wake-ups", "batches in", "batches out", "bytes out", "takes of the GIL")
@@ -224,12 +265,12 @@ def disturbed(runs: list[Run]) -> str:
 
 def section(content: Content, has_plot: bool) -> str:
     name, runs = content["name"], content["runs"]
-    tables = {"slow": slow_table, "idle": idle_table, "storm": storm_table}
+    tables = {"slow": slow_table, "idle": idle_table, "storm": storm_table, "resume": resume_table}
     floor = "floor-per-delivery" if name in ("fan", "big") else "floor-coalesce"
     body = tables[name](runs) if name in tables else load_table(runs, floor)
     parts = [f"## {name}\n", f"{content['about'][0].upper()}{content['about'][1:]}. {made_with(content)}\n"]
     parts += [f"![{name}](performance/{name}.svg)\n"] if has_plot else []
-    parts += [f"{body}\n", counter_table(runs) if name not in ("idle", "storm") else ""]
+    parts += [f"{body}\n", counter_table(runs) if name not in WITHOUT_COUNTERS else ""]
     parts += [process_lines(runs) if name != "idle" else "", disturbed(runs)]
     parts += [f"No figure: {one.splitlines()[0]}\n" for one in content["failures"]]
     return "\n".join(part for part in parts if part)

@@ -11,10 +11,10 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from loadtest.bench.provide import BIN, NODE, PYTHON
+from loadtest.bench.tokens import SECRET
 from loadtest.measure import BenchError, Server, floor, free_ports, holdfast
 from tools import provision
 
-SECRET = "only-for-the-benchmark-on-loopback-0123456789"
 Make = Callable[[], AbstractContextManager[Server]]
 
 # No message of a group is kept: what history costs is the difference to this.
@@ -173,7 +173,7 @@ MAKE: dict[str, Make] = {
 
 
 def with_tokens(name: str) -> AbstractContextManager[Server]:
-    """The server as a storm meets it: Holdfast asks for tokens then."""
+    """The server as clients that come at once meet it: Holdfast asks for tokens then."""
     if name.startswith("holdfast"):
-        return logged(name, environment={"HOLDFAST_AUTH_SECRET": SECRET})
+        return logged(name, 2 if name == "holdfast-2" else 1, {"HOLDFAST_AUTH_SECRET": SECRET})
     return MAKE[name]()

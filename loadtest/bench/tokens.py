@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+SECRET = "only-for-the-benchmark-on-loopback-0123456789"
 LIFE_S = 3600
 
 

@@ -26,6 +26,8 @@ GIL_TAKES_PER_1000_MAX = 1.0
 HISTORY_RATIO_MAX = 1.3
 LOGGED_PER_S_MIN = 40_000
 LOGGED_P99_MS_MAX = 100.0
+RESUME_S_MAX = 10.0
+RESUME_LIVE_P99_MS_MAX = 250.0
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,20 @@ def judge_storm(runs: list[Run]) -> list[Verdict]:
     return found
 
 
+def judge_resume(runs: list[Run]) -> list[Verdict]:
+    found = []
+    for name in servers_in(runs):
+        own = [run["resume"] for run in of(runs, name)]
+        took = statistics.median(one["caught_up_s"] for one in own)
+        late = statistics.median(one["live_p99_ms"] for one in own)
+        what = f"{name}: from the kill until every session has everything"
+        found += [
+            at_most("resume", what, took, RESUME_S_MAX, "{:.1f}", " s"),
+            at_most("resume", f"{name}: p99 of live traffic meanwhile", late, RESUME_LIVE_P99_MS_MAX, "{:.0f}", " ms"),
+        ]
+    return found
+
+
 JUDGES: dict[str, Callable[[list[Run]], list[Verdict]]] = {
     "fan": judge_fan,
     "max": judge_max,
@@ -219,6 +235,7 @@ JUDGES: dict[str, Callable[[list[Run]], list[Verdict]]] = {
     "slow": judge_slow,
     "idle": judge_idle,
     "storm": judge_storm,
+    "resume": judge_resume,
 }
 
 

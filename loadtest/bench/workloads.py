@@ -13,6 +13,8 @@ SLOW_MEMBERS = 200
 STORM_CONNECTIONS = 15_000
 STORM_RATE = 3_000
 IDLE_CONNECTIONS = 15_000
+RESUMES = 10_000
+RESUME_CHANNELS = 20
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Workload:
     """One experiment.
 
     `kind` says which code runs it: `load` is one window of messages, `slow` two of them on one server (with and without
-    members that read nothing), `idle` and `storm` are about connections. `options` are the load client's.
+    members that read nothing), `idle`, `storm` and `resume` are about connections. `options` are the load client's.
     """
 
     name: str
@@ -126,6 +128,14 @@ WORKLOADS = {
             "storm",
             ("--members", str(STORM_CONNECTIONS), "--connect-rate", str(STORM_RATE)),
             ("floor-coalesce", "holdfast", "holdfast-tcp", "nats", "mosquitto", "picows", "ws", "gws", "nbio"),
+        ),
+        Workload(
+            "resume",
+            f"{RESUMES:,} sessions in {RESUME_CHANNELS} groups each resume at once after their worker was killed",
+            "resume",
+            "resume",
+            ("--sessions", str(RESUMES), "--channels", str(RESUME_CHANNELS)),
+            ("holdfast-2",),
         ),
     )
 }

@@ -91,7 +91,8 @@ class Session:
 
     opened: bytes
     expires_ms: int
-    channels: Mapping[str, Position]
+    channels: Mapping[str, tuple[int, int]]
+    """Each to (epoch, offset)."""
 
 
 @dataclass(frozen=True)

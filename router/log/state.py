@@ -29,6 +29,7 @@ NEVER_MS = 2**62
 # Beyond this many expired sessions the rest go with the next call.
 SWEPT_MAX = 10_000
 BUSY_TIMEOUT_S = 1.0
+_NO_CHANNELS: bytes = msgpack.packb({})
 
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
@@ -44,6 +45,13 @@ _SAVE_SESSION = """
 INSERT INTO sessions (id, opened, expires_ms, channels) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE
 SET opened = excluded.opened, expires_ms = excluded.expires_ms, channels = excluded.channels
 """
+# Of a session that was opened and in which nothing else happened, what is stored of its channels stays as it is.
+_SAVE_OPENED = """
+INSERT INTO sessions (id, opened, expires_ms, channels) VALUES (?1, ?2, ?3, ?4) ON CONFLICT (id) DO UPDATE
+SET channels = CASE WHEN expires_ms > ?5 THEN channels ELSE excluded.channels END,
+    opened = excluded.opened, expires_ms = excluded.expires_ms
+"""
+_SAVE_EXPIRY = "UPDATE sessions SET expires_ms = ? WHERE id = ? AND expires_ms > ?"
 _SAVE_CURSOR = """
 INSERT INTO cursors (channel, epoch, offset) VALUES (?, ?, ?) ON CONFLICT (channel) DO UPDATE
 SET epoch = excluded.epoch, offset = excluded.offset WHERE (excluded.epoch, excluded.offset) > (epoch, offset)
@@ -153,15 +161,20 @@ class State:
         with self._transaction(disk=False):
             ended = [(session,) for session, change in changes.sessions.items() if change.ended]
             self._sqlite.executemany("DELETE FROM sessions WHERE id = ?", ended)
+            self._sqlite.executemany(_SAVE_OPENED, _opened_rows(changes, now_ms))
+            self._sqlite.executemany(_SAVE_EXPIRY, _expiry_rows(changes, now_ms))
             self._sqlite.executemany(_SAVE_SESSION, self._rows(changes, now_ms))
             cursors = ((channel, *position) for channel, position in changes.cursors.items())
             self._sqlite.executemany(_SAVE_CURSOR, cursors)
 
     def _rows(self, changes: Changes, now_ms: int) -> list[tuple[bytes, bytes, int, bytes]]:
+        """Sessions that read what is stored of them first, since a part of it changes."""
         found = []
         for session, change in changes.sessions.items():
-            stored = None if change.ended else self._session(session, now_ms)
-            if change.ended or (stored is None and change.opened is None):
+            if change.ended or not _is_read(change):
+                continue
+            stored = self._session(session, now_ms)
+            if stored is None and change.opened is None:
                 continue
             changed = _changed(stored or Session(b"", NEVER_MS, {}), change)
             found.append((session, changed.opened, changed.expires_ms, msgpack.packb(changed.channels)))
@@ -173,7 +186,7 @@ class State:
         if row is None:
             return None
         channels = msgpack.unpackb(row[2], use_list=False)
-        return Session(row[0], row[1], {name: Position(*position) for name, position in channels.items()})
+        return Session(row[0], row[1], channels)  # its plain tuples: a Position each would cost more than all the rest
 
     def sessions(self, ids: Sequence[bytes], now_ms: int) -> list[Session | None]:
         """Sessions in the order of their ids."""
@@ -218,6 +231,26 @@ class State:
             held.close()
         self._held = []
         self._sqlite.close()
+
+
+def _is_read(change: SessionChange) -> bool:
+    """Whether what is stored of a session must be read to be changed.
+
+    When ten thousand are resumed at once it need not be: all that happened to them is that they were opened.
+    """
+    return bool(change.channels) or (change.opened is not None and change.expires_ms is None)
+
+
+def _opened_rows(changes: Changes, now_ms: int) -> Iterator[tuple[bytes, bytes, int, bytes, int]]:
+    for session, change in changes.sessions.items():
+        if not change.ended and not _is_read(change) and change.opened is not None and change.expires_ms is not None:
+            yield session, change.opened, change.expires_ms, _NO_CHANNELS, now_ms
+
+
+def _expiry_rows(changes: Changes, now_ms: int) -> Iterator[tuple[int, bytes, int]]:
+    for session, change in changes.sessions.items():
+        if not change.ended and not _is_read(change) and change.opened is None and change.expires_ms is not None:
+            yield change.expires_ms, session, now_ms
 
 
 def _changed(stored: Session, change: SessionChange) -> Session:

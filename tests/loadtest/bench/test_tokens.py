@@ -5,8 +5,7 @@ from typing import Any
 
 import jwt
 
-from loadtest.bench.servers import SECRET
-from loadtest.bench.tokens import token, token_file
+from loadtest.bench.tokens import SECRET, token, token_file
 
 
 def test_a_token_is_verified_by_a_jwt_library() -> None:
