@@ -68,3 +68,32 @@ def a_storm_run(server: str, us: float = 100.0, p95_ms: float = 20.0, failed: in
         "client_command": "loadtest/bin/swarm storm --port 1",
         "client": a_client(connect_us=latency, failed=failed),
     }
+
+
+def a_resume_told(**other: Any) -> Run:
+    """What a run of resumes tells, with nothing wrong."""
+    return {
+        "channels": 2,
+        "welcomed_s": 3.0,
+        "caught_up_s": 4.0,
+        "expected": 80,
+        "replayed": 40.0,
+        "live_p99_ms_before": 5.0,
+        "live_p50_ms": 6.0,
+        "live_p99_ms": 70.0,
+        "live_max_ms": 80.0,
+        "connect_p95_ms": 90.0,
+        "seconds": 4.0,
+        "server_cpu_s": 4.0,
+        "server_cpu_s_by_process": {"router": 1.0, "worker-0": 3.0},
+        "busiest_thread_s": 2.0,
+        "client_cpu_s": 2.0,
+        "busiest_client_thread_s": 1.0,
+        "machine_cpu_s": 6.0,
+        "cut": 20,
+        "back": 20,
+        "resumed": 20,
+        "delivered": 80,
+        **dict.fromkeys(("lost", "repeated", "out_of_order", "told_gaps", "corrupt", "refused"), 0),
+        **other,
+    }

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from loadtest.bench import report
+from loadtest.bench.resumes import run_of
 from loadtest.bench.runs import ALL_READ, COUNTERS, SOME_SLOW
 
-from .runs import Run, a_run, a_storm_run, an_idle_run
+from .runs import Run, a_resume_told, a_run, a_storm_run, an_idle_run
 
 AROUND = {
     "at": "2026-01-02T03:04:05+00:00",
@@ -29,6 +30,9 @@ AROUND = {
 }
 
 
+A_RESUME = {"server": "holdfast-2", "round": 1, **run_of(a_resume_told(), ("--sessions", "20"))}
+
+
 def content(name: str, runs: list[Run], **other: Any) -> dict[str, Any]:
     return {"name": name, "about": f"the load of {name}", **AROUND, "runs": runs, **other}
 
@@ -40,7 +44,7 @@ def test_the_page_has_a_row_a_server_with_its_ratio_range_and_faults() -> None:
     assert "round 2: 7 lost" in page
     assert "svg" not in page
     assert "16 GiB" in page
-    rest = "fan, rooms, pairs, one, big, history, history-rooms, publish, publish-half, slow, idle, storm"
+    rest = "fan, rooms, pairs, one, big, history, history-rooms, publish, publish-half, slow, idle, storm, resume"
     assert f"Not measured: {rest}.\n" in page
 
 
@@ -65,11 +69,13 @@ def test_every_kind_of_workload_has_its_table() -> None:
         content("slow", slow),
         content("idle", [an_idle_run("holdfast")]),
         content("storm", [a_storm_run("holdfast", failed=3)]),
+        content("resume", [A_RESUME]),
     ]
     page = report.page(contents, plots=set())
     assert "| holdfast | 2.00 | 3.00 | 1.50 | 5 | - |" in page
     assert "| holdfast | 400 | 400 | 400 | 80 | 0.50 | 1.05 | - |" in page
     assert "| holdfast | 100 | 1.0 | 20.0 | 20.0 | 0.30 + 0.20 | nobody | 3 |" in page
+    assert "| holdfast-2 | 3.00 | 4.00 | 40 | 6.0 | 70.0 | 5.0 | 200000 | 1.00 + 0.50 |" in page
 
 
 def test_counters_are_given_for_each_delivery() -> None:
@@ -95,6 +101,7 @@ def test_results_are_read_in_the_order_of_the_workloads(tmp_path: Path) -> None:
     [
         (a_run("ws", 1.5, lost=2), ("1.500 µs", "cores 0.50 + 0.25", "WRONG: 2 lost")),
         (an_idle_run("holdfast"), ("400 bytes", "0.50 µs/s")),
+        (A_RESUME, ("welcomed 3.00 s", "caught up 4.00 s", "live p99 70.0 ms")),
         (a_storm_run("nbio", 150), ("150.0 µs/connection", "p95 20.0 ms")),
     ],
 )

@@ -2,10 +2,11 @@
 
 import pytest
 
+from loadtest.bench.resumes import run_of
 from loadtest.bench.runs import ALL_READ, SOME_SLOW
 from loadtest.bench.verdicts import Verdict, judge, summary
 
-from .runs import Run, a_run, a_storm_run, an_idle_run
+from .runs import Run, a_resume_told, a_run, a_storm_run, an_idle_run
 
 
 def the(verdicts: list[Verdict], what: str) -> Verdict:
@@ -96,6 +97,18 @@ def test_a_storm_is_judged_for_each_transport() -> None:
     verdicts = judge("storm", [a_storm_run("holdfast", us=151), a_storm_run("holdfast-tcp", p95_ms=1001, failed=2)])
     kept = {verdict.what: verdict.kept for verdict in verdicts}
     assert list(kept.values()) == [False, True, True, True, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("caught_up_s", "live_p99_ms", "kept"),
+    [(10.0, 250.0, [True, True]), (10.1, 250.0, [False, True]), (10.0, 251.0, [True, False])],
+)
+def test_resumes_are_judged_by_their_time_and_by_live_traffic(
+    caught_up_s: float, live_p99_ms: float, kept: list[bool]
+) -> None:
+    told = a_resume_told(caught_up_s=caught_up_s, live_p99_ms=live_p99_ms)
+    verdicts = judge("resume", [{"server": "holdfast-2", "round": 1, **run_of(told, ())}])
+    assert [verdict.kept for verdict in verdicts] == [*kept, True]
 
 
 def test_a_fault_in_any_round_is_told_with_its_count() -> None:

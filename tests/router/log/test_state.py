@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from core.owned import ACCOUNT
-from router.log.port import Changes, Position, SessionChange
+from router.log.port import Changes, Position, Session, SessionChange
 from router.log.segments import Broken
 from router.log.state import SEED_BYTES, SWEPT_MAX, State
 
@@ -74,6 +74,28 @@ def test_a_failed_save_changes_nothing(path: Path) -> None:
         assert [one and one.opened for one in found] == [b"was", None]
         state.save(Changes(cursors={"user:alice": Position(1, 1)}), NOW_MS)
         assert state.cursors(["user:alice"]) == [Position(1, 1)]
+
+
+def test_a_session_that_is_only_opened_again_keeps_its_channels_unless_it_had_expired(path: Path) -> None:
+    kept, gone, never, said = (letter * 16 for letter in (b"k", b"g", b"n", b"s"))
+    channels = {"group:a": Position(1, 1)}
+    with opened(path) as state:
+        first = {
+            kept: SessionChange(opened=b"one", expires_ms=NOW_MS + 2, channels=dict(channels)),
+            gone: SessionChange(opened=b"one", expires_ms=NOW_MS, channels=dict(channels)),
+            said: SessionChange(opened=b"one", expires_ms=NOW_MS + 2, channels=dict(channels)),
+        }
+        state.save(Changes(sessions=first), NOW_MS - 1)
+        again = {session: SessionChange(opened=b"two", expires_ms=NOW_MS + 5) for session in (kept, gone, never)}
+        alive = {said: SessionChange(expires_ms=NOW_MS + 7), b"u" * 16: SessionChange(expires_ms=NOW_MS + 7)}
+        state.save(Changes(sessions={**again, **alive}), NOW_MS)
+        assert state.sessions([kept, gone, never, said, b"u" * 16], NOW_MS) == [
+            Session(b"two", NOW_MS + 5, channels),
+            Session(b"two", NOW_MS + 5, {}),
+            Session(b"two", NOW_MS + 5, {}),
+            Session(b"one", NOW_MS + 7, channels),
+            None,
+        ]
 
 
 def test_expired_sessions_are_swept_a_bounded_number_at_a_time(path: Path) -> None:
