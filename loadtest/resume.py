@@ -324,23 +324,29 @@ def used_between(before: Threads, after: Threads) -> list[tuple[str, float]]:
 
 
 class Accounting:
-    """CPU from now on: the server's and the load client's threads, and the machine."""
+    """CPU from `begin` on: the server's and the load client's threads, and the machine."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._own = thread_seconds(self._clients())
-        self._servers = thread_seconds(server.pids())
-        self._machine_s, self._began_s = machine_busy_s(), time.monotonic()
+        self._servers, self._clients = self._pids()
 
-    def _clients(self) -> set[int]:
-        return set(process_tree(os.getpid())) - set(self._server.pids())
+    def _pids(self) -> tuple[set[int], set[int]]:
+        """The server's processes and the load client's; looking for them takes a while."""
+        servers = set(self._server.pids())
+        return servers, set(process_tree(os.getpid())) - servers
+
+    def begin(self) -> None:
+        """From now on; quick, since nobody sends live traffic meanwhile."""
+        self._server_s, self._client_s = thread_seconds(self._servers), thread_seconds(self._clients)
+        self._machine_s, self._began_s = machine_busy_s(), time.monotonic()
 
     def close(self) -> dict[str, Any]:
         """What was used. Of the worker that was killed, and of its last moments, nothing is known."""
         seconds = time.monotonic() - self._began_s
         machine_s = machine_busy_s() - self._machine_s
-        servers = used_between(self._servers, thread_seconds(self._server.pids()))
-        clients = used_between(self._own, thread_seconds(self._clients()))
+        server_pids, client_pids = self._pids()
+        servers = used_between(self._server_s, thread_seconds(server_pids))
+        clients = used_between(self._client_s, thread_seconds(client_pids))
         processes: dict[str, float] = {}
         for name, used in servers:
             processes[name] = processes.get(name, 0.0) + used
@@ -363,13 +369,15 @@ def measure(server: Server, total: int, channels: int, processes: int) -> dict[s
     members = talk_in(talk, server, groups)
     for pipe in pipes:
         heard(pipe, JOIN_DEADLINE_S)
+    accounting, worker = Accounting(server), worker_pid(server, 0)
+    replayed = metric_sum(server.metrics(), "holdfast_replayed_total")
     timed = live_traffic(live, server)
     live.loop.times()
     go_on([timed], live, for_seconds(LIVE_BEFORE_S))
     before = live.loop.times()["delivery"]
-    replayed = metric_sum(server.metrics(), "holdfast_replayed_total")
-    accounting, killed = Accounting(server), time.monotonic()
-    os.kill(worker_pid(server, 0), signal.SIGKILL)
+    accounting.begin()
+    killed = time.monotonic()
+    os.kill(worker, signal.SIGKILL)
     said = Traffic(talk, members, groups / TALK_S, groups)
     late = for_seconds(TALK_DEADLINE_S)
     go_on([timed, said], live, lambda: talk.loop.counts()["accepted"] == groups or late())
