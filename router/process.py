@@ -36,6 +36,9 @@ PASSED_OVER = (
     "router: {} records of the log are of namespaces that are not known any more, or of more channels than"
     " router.channels_max allows: they are passed over"
 )
+# Python's default of 5 ms is waited for at each hand-over between the event loop and the log's threads, several times a
+# batch, while sessions are resumed by the thousand: messages that wait for the log waited for that.
+SWITCH_INTERVAL_S = 0.0005
 LEFT_OVER = "router: the log did not take all that was left in time: of that, nothing was promised to anybody"
 
 STATES_LEFT_OVER = "router: the store did not take the last changes of sessions in time: clients' own positions count"
@@ -224,6 +227,7 @@ def main(parent: int) -> int:
     # deadline: the supervisor's, whose end closes the pipe
     config = msgspec.json.decode(sys.stdin.buffer.read(), type=RouterConfig)
     die_with_parent(parent)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     stats = Stats(config.stats_fd)
     ACCOUNT.count_in(stats)
     stacks.install(config.stats_fd, STATS_BYTES)

@@ -24,7 +24,8 @@ from router.plane import Put, put_when_room
 SAVE_EVERY_S = 0.02
 SAVE_RETRY_S = 0.5
 READ_DEADLINE_S = 2.0
-READ_BATCH_MAX = 2_000
+# Some milliseconds of the event loop's time: the log's commits pass through it in between.
+READ_BATCH_MAX = 250
 # Changed sessions that wait for a store that is away; of those beyond it only what was stored before is known.
 CHANGED_MAX = 1_000_000
 # An open session is told of once in six hours (core/sessions.pxd): twice that, and it is nobody's any more.

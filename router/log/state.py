@@ -29,6 +29,8 @@ NEVER_MS = 2**62
 # Beyond this many expired sessions the rest go with the next call.
 SWEPT_MAX = 10_000
 BUSY_TIMEOUT_S = 1.0
+# 64 MiB of journal. Putting it into its place waits for the disk, and the log behind it: not in the middle of a rush.
+CHECKPOINT_PAGES = 16_384
 _NO_CHANNELS: bytes = msgpack.packb({})
 
 _SCHEMA = """
@@ -87,6 +89,7 @@ class State:
 
     def _prepare(self) -> None:
         self._sqlite.execute("PRAGMA journal_mode = WAL")
+        self._sqlite.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         self._wait_for_disk(True)
         (version,) = self._sqlite.execute("PRAGMA user_version").fetchone()
         if version > VERSION:
