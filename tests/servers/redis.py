@@ -22,6 +22,8 @@ from tools import provision
 START_DEADLINE_S = 20.0
 WHOLE_DEADLINE_S = 40.0
 COMMAND_DEADLINE_S = 5.0
+# Under way at any time where a router writes.
+LAG_BYTES = 1 << 20
 PRIMARY = "holdfast"
 # Writes reach the disk within a second, as Redis' own default has it.
 LASTING = ("--appendonly", "yes", "--appendfsync", "everysec", "--save", "")
@@ -166,8 +168,10 @@ class Sentinels:
         wait_until(lambda: all(self._knows(one) for one in self.sentinels), "the sentinels know all", START_DEADLINE_S)
 
     @staticmethod
-    def _replicas(server: Server) -> int:
-        """How many acknowledged all that the primary has: one is called online before it said that it has anything."""
+    def _replicas(server: Server, lag_bytes: int = 0) -> int:
+        """How many acknowledged all that the primary has, but for `lag_bytes` while it is being written to: one is
+        called online before it said that it has anything.
+        """
         text = server.do("INFO", "replication")
         fields = text if isinstance(text, dict) else {}
         return sum(
@@ -176,7 +180,8 @@ class Sentinels:
             if name.startswith("slave")
             and isinstance(value, dict)
             and value.get("state") == "online"
-            and value.get("offset") == fields.get("master_repl_offset")
+            and value.get("offset", 0) > 0
+            and fields.get("master_repl_offset", 0) - value.get("offset", 0) <= lag_bytes
         )
 
     def _knows(self, sentinel: Server) -> bool:
@@ -202,7 +207,7 @@ class Sentinels:
     def _is_whole(self) -> bool:
         try:
             primaries = {one.do("SENTINEL", "GET-MASTER-ADDR-BY-NAME", PRIMARY)[1] for one in self.sentinels}
-            return len(primaries) == 1 and self._replicas(self.primary) == 2
+            return len(primaries) == 1 and self._replicas(self.primary, LAG_BYTES) == 2
         except (redis.ConnectionError, redis.TimeoutError, redis.ResponseError):
             return False
 
@@ -273,7 +278,7 @@ class Cluster:
     def _is_all_whole(self) -> bool:
         try:
             primaries = self.primaries()
-            replicas = sum(Sentinels._replicas(one) for one in primaries)
+            replicas = sum(Sentinels._replicas(one, LAG_BYTES) for one in primaries)
             return (
                 len(primaries) == self.SIZE
                 and replicas == self._count - self.SIZE
