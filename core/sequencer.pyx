@@ -15,9 +15,9 @@ from core.mpack cimport MpWriter, mp_write_array, mp_write_map, mp_write_raw, mp
 from core.namespaces cimport DOMAIN_GLOBAL
 from core.ordering cimport publish_order
 from core.presence cimport presence_answer, presence_end, presence_state
-from core.records cimport (CLOSE_COMES_BACK, CLOSE_TOLD, OPEN_AGAIN, OPEN_TOLD, REC_BAN, REC_BEGIN, REC_BYE, REC_CATCHUP,
-                           REC_CLOSE, REC_END, REC_EVICT, REC_HISTORY, REC_LINK, REC_LINKED, REC_MESSAGE, REC_OPEN,
-                           REC_PRESENCE, REC_PUBLISH, REC_REPLY, REC_SESSIONS, REC_STATE, REC_SUBSCRIBE,
+from core.records cimport (CLOSE_COMES_BACK, CLOSE_TOLD, OPEN_AGAIN, OPEN_TOLD, REC_BAN, REC_BEGIN, REC_BYE,
+                           REC_CATCHUP, REC_CLOSE, REC_END, REC_EVICT, REC_HISTORY, REC_LINK, REC_LINKED,
+                           REC_MESSAGE, REC_OPEN, REC_PRESENCE, REC_PUBLISH, REC_REPLY, REC_SESSIONS, REC_STATE, REC_SUBSCRIBE,
                            REC_SUBSCRIBED, REC_SURVEY, REC_TAKEN, REC_UNSUBSCRIBE, RECORDS_VERSION, STATE_ACKED,
                            STATE_TOLD, RecBody, RecCatchup, RecChannel, RecHistory, RecLink, RecMessage, RecPublish,
                            RecSession, RecState, RecTaken)

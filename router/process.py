@@ -80,9 +80,7 @@ class Router:
         opened = None
         if self.log is not None:
             # deadline: log.open_timeout_s; without one, the end of the node
-            opened = await open_log(
-                self.log, self.config.epoch, timeout_s=self.config.log_open_timeout_s, away=away
-            )
+            opened = await open_log(self.log, self.config.epoch, timeout_s=self.config.log_open_timeout_s, away=away)
         self.loop = data_plane(self.config, self._stats, opened)
         if self.log is not None and opened is not None:
             passed = 0
@@ -138,10 +136,10 @@ class Router:
 
     async def _read_sessions(self, sessions: Sessions) -> None:
         """Once the workers have told what an earlier router may not have stored: that is part of what is read."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LINKED_DEADLINE_S):
-                while self._stats.read()["gauges"]["linked"] < self.config.workers:
-                    await asyncio.sleep(LINKED_LOOK_S)
+        for _ in range(int(LINKED_DEADLINE_S / LINKED_LOOK_S)):
+            if self._stats.read()["gauges"]["linked"] >= self.config.workers:
+                break
+            await asyncio.sleep(LINKED_LOOK_S)
         self.take()
         await sessions.read()
 

@@ -13,7 +13,6 @@ import os
 import random
 import signal
 import sys
-import threading
 import time
 from collections import Counter
 from typing import Any
@@ -62,7 +61,7 @@ class Soak:
         self._kills = self._generations = 0
         self._lives_s = min(GENERATION_S, plan.seconds / 2)
 
-    async def run(self, stopped: threading.Event) -> dict[str, Any]:
+    async def run(self, stopped: asyncio.Event) -> dict[str, Any]:
         end_s, kill_s = time.monotonic() + self._plan.seconds, self._plan.kill_every_s / 2
         killed = time.monotonic()
         while not stopped.is_set() and time.monotonic() < end_s:
@@ -81,7 +80,7 @@ class Soak:
             "stories": self._stories,
         }
 
-    async def _generation(self, stopped: threading.Event, *, kills: bool) -> None:
+    async def _generation(self, stopped: asyncio.Event, *, kills: bool) -> None:
         self._generations += 1
         cohorts = [
             Cohort(
@@ -104,8 +103,9 @@ class Soak:
             for cohort in cohorts:
                 cohort.oracle.note("the router is killed")
         end_s = time.monotonic() + self._lives_s - at_s
-        while time.monotonic() < end_s and not stopped.is_set():
-            await asyncio.sleep(0.2)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(end_s - time.monotonic()):
+                await stopped.wait()
         found = await asyncio.gather(*(cohort.settle() for cohort in cohorts), return_exceptions=True)
         self._tally.add(cohorts)
         self._kinds.update(fault.kind.value for cohort in cohorts for fault in cohort.faults)
@@ -116,11 +116,16 @@ class Soak:
         self._stories += [one for one in (text, *broken) if one][: STORIES_MAX - len(self._stories)]
 
 
+async def until_told(soak: Soak) -> dict[str, Any]:
+    """Its whole time, or until SIGTERM."""
+    stopped = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
+    return await soak.run(stopped)
+
+
 def main(arguments: list[str]) -> int:
     plan_text, port, node = arguments
-    stopped = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
-    result = asyncio.run(Soak(Plan.from_json(plan_text), int(port), int(node)).run(stopped))
+    result = asyncio.run(until_told(Soak(Plan.from_json(plan_text), int(port), int(node))))
     print(json.dumps(result), flush=True)
     return 0
 

@@ -93,8 +93,10 @@ class Plan:
 def plan_for(seconds: float, seed: int = 1) -> Plan:
     """The plan of a run of that length; one that is shorter than usual has quicker heartbeats, so that zombies end."""
     plan = Plan(seconds=seconds, seed=seed)
-    return plan if seconds >= FULL_LENGTH_S else replace(
-        plan, ping_s=max(2.0, round(seconds / 40)), kill_every_s=seconds / 6
+    return (
+        plan
+        if seconds >= FULL_LENGTH_S
+        else replace(plan, ping_s=max(2.0, round(seconds / 40)), kill_every_s=seconds / 6)
     )
 
 

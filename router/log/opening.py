@@ -37,7 +37,9 @@ def make_log(config: RouterConfig) -> Log | None:
     return EmbeddedLog(Path(config.log_directory), sync=config.log_sync)
 
 
-async def open_log(log: Log, epoch: int, *, timeout_s: int = 0, away: Callable[[str], None] = lambda why: None) -> Opened:
+async def open_log(
+    log: Log, epoch: int, *, timeout_s: int = 0, away: Callable[[str], None] = lambda why: None
+) -> Opened:
     """Open a log that may be away, and wait for it.
 
     Args:

@@ -29,9 +29,9 @@ TAIL_MS = 60_000
 # Of a shard's keys and tail, each of one batch.
 TAIL_ENTRIES_MAX = 100_000
 ROUNDS_MAX = 8
-# A primary that was killed and is back has no replica yet, and none any more once another was promoted: it goes on alone
-# until it learns of that, and what it alone has is thrown away then. So a shard that was replicated is not appended to
-# without a replica for so long.
+# A primary that was killed and is back has no replica yet, and none any more once another was promoted: it goes on
+# alone until it learns of that, and what it alone has is thrown away then. So a shard that was replicated is not
+# appended to without a replica for so long.
 REPLICA_MISSED_S = 60.0
 REFUSED = b"$1\r\n0\r\n"
 ACCEPTED = b"$1\r\n1\r\n"

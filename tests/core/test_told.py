@@ -1,7 +1,6 @@
-"""What a worker told of its sessions lately is told to the next router again, which stores it unless others know more."""
+"""What a worker told of its sessions lately is told the next router again, which stores it unless others know more."""
 
 from collections.abc import Callable
-from typing import Any
 
 from core import notes, records
 from tests.core.edge_harness import EPOCH, LEAVE, REPLY, Edge

@@ -62,6 +62,6 @@ def test_a_node_that_waits_for_its_log_stops_when_told() -> None:
 @pytest.mark.slow
 def test_a_node_that_is_told_how_long_to_wait_ends_and_says_why() -> None:
     (port,) = free_ports(1)
-    with node_of(port, HOLDFAST_LOG_OPEN_TIMEOUT_S="1") as node:
-        with pytest.raises(AssertionError, match=r"the log was away for 1 s \(log.open_timeout_s\)"):
-            node.wait_ready()
+    why = r"the log was away for 1 s \(log.open_timeout_s\)"
+    with node_of(port, HOLDFAST_LOG_OPEN_TIMEOUT_S="1") as node, pytest.raises(AssertionError, match=why):
+        node.wait_ready()

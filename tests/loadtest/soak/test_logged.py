@@ -1,7 +1,6 @@
 """The log's part of a soak, for a few seconds."""
 
 import asyncio
-import threading
 from collections.abc import Callable
 
 import pytest
@@ -19,7 +18,7 @@ def test_a_short_part_kills_the_router_and_loses_nothing(holdfast: Callable[...,
     node = holdfast("--workers", "2", **logged.environment())
     node.expect_lost()
     soak = logged.Soak(Plan(seconds=4, kill_every_s=1), node.port, node.pid)
-    found = asyncio.run(soak.run(threading.Event()))
+    found = asyncio.run(soak.run(asyncio.Event()))
     assert found["generations"] >= 2
     assert found["router_kills"] >= 1
     assert found["counts"]["delivered"] > found["counts"]["acknowledged"] > 100
