@@ -17,10 +17,10 @@ from core.ordering cimport publish_order
 from core.presence cimport presence_answer, presence_end, presence_state
 from core.records cimport (CLOSE_COMES_BACK, CLOSE_TOLD, OPEN_AGAIN, OPEN_TOLD, REC_BAN, REC_BEGIN, REC_BYE,
                            REC_CATCHUP, REC_CLOSE, REC_END, REC_EVICT, REC_HISTORY, REC_LINK, REC_LINKED,
-                           REC_MESSAGE, REC_OPEN, REC_PRESENCE, REC_PUBLISH, REC_REPLY, REC_SESSIONS, REC_STATE, REC_SUBSCRIBE,
-                           REC_SUBSCRIBED, REC_SURVEY, REC_TAKEN, REC_UNSUBSCRIBE, RECORDS_VERSION, STATE_ACKED,
-                           STATE_TOLD, RecBody, RecCatchup, RecChannel, RecHistory, RecLink, RecMessage, RecPublish,
-                           RecSession, RecState, RecTaken)
+                           REC_MESSAGE, REC_OPEN, REC_PRESENCE, REC_PUBLISH, REC_REPLY, REC_SESSIONS,
+                           REC_STATE, REC_SUBSCRIBE, REC_SUBSCRIBED, REC_SURVEY, REC_TAKEN, REC_UNSUBSCRIBE,
+                           RECORDS_VERSION, STATE_ACKED, STATE_TOLD, RecBody, RecCatchup, RecChannel,
+                           RecHistory, RecLink, RecMessage, RecPublish, RecSession, RecState, RecTaken)
 from core.rooms cimport attender_start
 from core.sessions cimport session_close, session_open, session_state, session_told, sessions_ask
 from core.sites cimport HERE

@@ -238,8 +238,8 @@ class Cluster:
         # The bus listens 10,000 above unless it is told otherwise, which may be above every port there is.
         self.servers = []
         for port, bus in zip(*[iter(free_ports(2 * self._count))] * 2, strict=True):
-            extra = ("--cluster-enabled", "yes", "--cluster-port", str(bus), "--cluster-node-timeout", "2000")
-            extra += ("--repl-diskless-sync-delay", "0", "--cluster-replica-validity-factor", "0")
+            extra = ["--cluster-enabled", "yes", "--cluster-port", str(bus), "--cluster-node-timeout", "2000"]
+            extra += ["--repl-diskless-sync-delay", "0", "--cluster-replica-validity-factor", "0"]
             self.servers.append(Server(*(options or LASTING), *extra, port=port))
         self._buses: list[int] = [int(one._options[one._options.index("--cluster-port") + 1]) for one in self.servers]
 
