@@ -79,7 +79,6 @@ class Router:
         """
         opened = None
         if self.log is not None:
-            # deadline: log.open_timeout_s; without one, the end of the node
             opened = await open_log(self.log, self.config.epoch, timeout_s=self.config.log_open_timeout_s, away=away)
         self.loop = data_plane(self.config, self._stats, opened)
         if self.log is not None and opened is not None:

@@ -91,6 +91,7 @@ class Soak:
             )
             for number in range(COHORTS)
         ]
+        # deadline: COME_S of each cohort
         await asyncio.gather(*(cohort.come() for cohort in cohorts))
         for cohort in cohorts:
             cohort.act()
@@ -106,6 +107,7 @@ class Soak:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(end_s - time.monotonic()):
                 await stopped.wait()
+        # deadline: SETTLE_S of each cohort, twice
         found = await asyncio.gather(*(cohort.settle() for cohort in cohorts), return_exceptions=True)
         self._tally.add(cohorts)
         self._kinds.update(fault.kind.value for cohort in cohorts for fault in cohort.faults)

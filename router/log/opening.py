@@ -55,7 +55,7 @@ async def open_log(
     retry_s, said = OPEN_RETRY_S, ""
     while True:
         try:
-            return await log.open(epoch)  # deadline: the log's own
+            return await log.open(epoch)
         except LogUnavailable as error:
             why, now = str(error), time.monotonic()
         if timeout_s and now - began >= timeout_s:
