@@ -24,6 +24,7 @@ from core.namespaces cimport DOMAIN_GROUP, Namespace, Namespaces, namespace_of, 
 from core.outbox cimport outbox_drop, outbox_send, outbox_settle
 from core.requests cimport request_done, request_open, request_peek, requests_free
 from core.slab cimport SLAB_NONE, slab_at, slab_free, slab_init
+from core.told cimport told_free
 from core.stream cimport (History, Stored, Stream, Streams, route_remove, route_set, routes_remove_worker,
                           stream_advance, stream_find, stream_kept, stream_reach, stream_route, stream_store,
                           stream_stored, stream_use, stream_wanted, streams_free, streams_init, streams_sweep)
@@ -285,6 +286,7 @@ cdef class Members:
         names_free(&self.edge.names)
         index_free(&self.edge.channel_index)
         batch_free(&self.edge.link.out)
+        told_free(self.edge)
         free(self.edge)
 
     cdef Connection *at(self, uint32_t conn) noexcept:

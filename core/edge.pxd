@@ -203,6 +203,9 @@ ctypedef struct Kept:
 ctypedef struct Link:
     Bus bus                     # owned
     Batch out                   # what this turn has for the router
+    Batch told                  # what it was told of sessions lately (core/told.pxd)
+    Batch told_before
+    uint64_t told_ms            # when `told` was begun
     uint64_t router_epoch
     uint64_t heard_ms
     uint64_t sent_ms            # of the last LINK

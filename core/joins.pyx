@@ -21,6 +21,7 @@ from core.replay cimport catchup_ask
 from core.requests cimport request_done, request_open, request_peek, request_take
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, slab_acquire, slab_release
+from core.told cimport told_keep
 
 
 cdef Channel *channel_wanted(Edge *edge, const char *name, uint32_t size) noexcept nogil:
@@ -146,6 +147,8 @@ cdef void state_say(Edge *edge, Connection *conn, Channel *channel, int what, ui
     memcpy(record.session, conn.session, 16)
     memcpy(<uint8_t *> record + sizeof(RecState), channel_name(edge, channel), size)
     memcpy(<uint8_t *> record + sizeof(RecState) + size, user, user_size)
+    if what == STATE_JOINED or what == STATE_LEFT:
+        told_keep(edge, &record.head)
 
 
 cdef void joined_say(Edge *edge, Connection *conn, Pending *pending, Channel *channel, int what) noexcept nogil:

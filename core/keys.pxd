@@ -9,12 +9,17 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from core.hash cimport HashKey, Index
 from core.ledger cimport Ledger
 
+cdef enum:
+    # Keys are kept by the monotonic clock, so that no step of the wall clock makes their window shorter or longer. What
+    # comes out of the log may be older than the machine's start: this is added, so that no time is below 0.
+    KEYS_BASE_MS = 0x10000000000
+
 ctypedef struct Key:            # 40 bytes
     uint64_t high               # hashes
     uint64_t low
     uint64_t epoch              # of the first message under this key
     uint64_t offset
-    uint64_t kept_ms            # wall clock
+    uint64_t kept_ms            # see KEYS_BASE_MS
 
 ctypedef struct Keys:
     Key *ring                   # owned
@@ -32,6 +37,10 @@ ctypedef struct Keys:
 ctypedef struct KeyName:
     uint64_t high
     uint64_t low
+
+
+cdef inline uint64_t keys_ms(uint64_t monotonic_ms) noexcept nogil:
+    return KEYS_BASE_MS + monotonic_ms
 
 
 cdef int key_name(Keys *keys, const uint8_t *channel, uint32_t channel_size, const uint8_t *sender,

@@ -24,6 +24,7 @@ from core.records cimport CLOSE_COMES_BACK, CLOSE_OVER, REC_CLOSE, RecSession, r
 from core.ring cimport ring_release
 from core.sockets cimport sockets_abort, sockets_unacked
 from core.tls cimport tls_conn_free
+from core.told cimport told_keep
 from core.vitals cimport vital_pinging
 from core.wheel cimport WHEEL_TICK_MS, timer_set, wheel_cancel, wheel_set
 
@@ -48,6 +49,7 @@ cdef void _session_leave(Edge *edge, Connection *conn, bint over) noexcept nogil
         if record != NULL:
             record.conn = conn_handle(conn)
             memcpy(record.session, conn.session, 16)
+            told_keep(edge, &record.head)
 
 
 cdef void _deadline(Edge *edge, Connection *conn, uint32_t ms) noexcept nogil:

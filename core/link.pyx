@@ -28,6 +28,7 @@ from core.records cimport (GAP_ROUTER_LOST, MESSAGE_EVENT, REC_BANS, REC_BEGIN, 
 from core.replay cimport replay_caught, replay_overdue, replays_again
 from core.requests cimport request_open, request_peek, request_take
 from core.slab cimport slab_at
+from core.told cimport told_say_all, told_tick
 from core.zmtp cimport ZMTP_IDENTITY_BYTES_MAX
 
 cdef enum:
@@ -135,6 +136,7 @@ cdef void _on_linked(Edge *edge, RecLink *record) noexcept nogil:
         return
     batch_clear(&edge.link.out)         # whatever stands there this router would pass over; all of it is said again
     link_hello(edge, REC_BEGIN)
+    told_say_all(edge)
     _again_sessions(edge)
     _channels_subscribe(edge, 0)
     link_hello(edge, REC_END)
@@ -398,6 +400,7 @@ cdef void link_tick(Edge *edge) noexcept nogil:
         edge.link.sent_ms = edge.now_ms
     if edge.link.up and edge.now_ms - edge.link.heard_ms > LINK_SILENT_MS:
         _link_down(edge)
+    told_tick(edge)
     _requests_overdue(edge)
 
 

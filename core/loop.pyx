@@ -58,6 +58,7 @@ from core.sites cimport HERE
 from core.slab cimport slab_at, slab_free, slab_init
 from core.slow cimport slow_release
 from core.tls cimport TlsContext, tls_context_free, tls_context_open
+from core.told cimport told_free, told_init
 from core.transcode cimport json_bound, mpack_bound
 from core.vitals cimport vital_of, vitals_init
 from core.wheel cimport TIMER_NONE, WHEEL_TICK_MS, wheel_expire, wheel_init
@@ -392,6 +393,7 @@ cdef _tables_init(Edge *edge, uint32_t connections_max):
     edge.requests.next = 1
     kept_init(&edge.kept, edge.config.kept_bytes_max)
     edge.link.out.bytes_max = LINK_OUT_BYTES_MAX
+    told_init(edge)
     edge.control.bytes_max = LINK_OUT_BYTES_MAX
     # An unfinished message keeps at most max_frame, a header and an unfinished control frame of 131 bytes; an HTTP
     # request 8 KiB.
@@ -495,6 +497,7 @@ cdef class EdgeLoop:
         index_free(&edge.channel_index)
         tls_context_free(<TlsContext *> edge.tls)
         batch_free(&edge.link.out)
+        told_free(edge)
         batch_free(&edge.control)
         mailbox_free(&edge.to_control)
         mailbox_free(&edge.from_control)

@@ -28,6 +28,7 @@ from core.requests cimport request_done, request_open, request_peek
 from core.rights cimport rights_set
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_release
+from core.told cimport told_keep
 from core.vitals cimport vital_of
 
 
@@ -43,6 +44,8 @@ cdef void _open_say(Edge *edge, Connection *conn, uint32_t seq, int flags, const
     memcpy(record.session, conn.session, 16)
     if size:
         memcpy(<uint8_t *> record + sizeof(RecSession), stored, size)
+    if seq and not flags & OPEN_AGAIN:
+        told_keep(edge, &record.head)
 
 
 cdef void open_again(Edge *edge, Connection *conn) noexcept nogil:

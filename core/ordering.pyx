@@ -5,7 +5,7 @@ from libc.string cimport memcpy, memset
 
 from core.codes cimport BAD_REQUEST, NO_SUCH_CHANNEL, OVERLOADED, UNAVAILABLE
 from core.hash cimport hash_bytes
-from core.keys cimport Key, KeyName, key_find, key_keep, key_name
+from core.keys cimport Key, KeyName, key_find, key_keep, key_name, keys_ms
 from core.ledger cimport (COUNT_LOG_BATCHES, COUNT_LOG_RECORDS, COUNT_MESSAGES_ROUTED, COUNT_MESSAGES_SEQUENCED,
                           COUNT_NOT_LOGGED, COUNT_REPEATED_KEYS, GAUGE_LOG_BYTES, ledger_count, ledger_gauge)
 from core.log_out cimport (LateAnswer, LogChunk, log_done, log_due, log_has_room, log_is_there, log_late,
@@ -67,9 +67,9 @@ cdef bint _publish_read(Sequencer *sequencer, Worker *worker, RecPublish *record
 cdef Key *_first_of(Sequencer *sequencer, Publish *publish) noexcept nogil:
     """What an earlier publish of the same got, or NULL. Without a key only what is said to be sent again can repeat."""
     if publish.record.key_size:
-        return key_find(&sequencer.keys, &publish.keyed, sequencer.wall_ms)
+        return key_find(&sequencer.keys, &publish.keyed, keys_ms(sequencer.now_ms))
     if publish.record.seq and publish.record.flags & PUBLISH_AGAIN:
-        return key_find(&sequencer.origins, &publish.keyed, sequencer.wall_ms)
+        return key_find(&sequencer.origins, &publish.keyed, keys_ms(sequencer.now_ms))
     return NULL
 
 
@@ -269,9 +269,10 @@ cdef void publish_order(Sequencer *sequencer, Worker *worker, RecPublish *record
         worker_published(worker, record.seq, UNAVAILABLE, 0, 0)
         return
     if record.key_size:
-        key_keep(&sequencer.keys, &publish.keyed, stream.epoch, stream.history.given, sequencer.wall_ms)
+        key_keep(&sequencer.keys, &publish.keyed, stream.epoch, stream.history.given, keys_ms(sequencer.now_ms))
     elif record.seq:
-        key_keep(&sequencer.origins, &publish.keyed, stream.epoch, stream.history.given, sequencer.wall_ms)
+        key_keep(&sequencer.origins, &publish.keyed, stream.epoch, stream.history.given,
+                 keys_ms(sequencer.now_ms))
     ledger_count(sequencer.ledger, COUNT_MESSAGES_SEQUENCED, 1)
 
 

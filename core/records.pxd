@@ -63,10 +63,12 @@ ctypedef struct RecChannel:     # SUBSCRIBE, SUBSCRIBED, UNSUBSCRIBE; name follo
 cdef enum OpenFlag:             # aux of OPEN
     OPEN_RESUME = 1             # the session's stored state is wanted
     OPEN_AGAIN = 2              # said again after a lost link: nothing is answered or stored
+    OPEN_TOLD = 4               # told to an earlier router: it is stored, and nothing else
 
 cdef enum CloseFlag:            # aux of CLOSE
     CLOSE_COMES_BACK = 1        # it was told to
     CLOSE_OVER = 2              # the client said `bye`: the session is over, its state goes
+    CLOSE_TOLD = 4              # told to an earlier router
 
 cdef enum:
     OPENED_TAKEN = 1            # aux of OPENED: another connection held the session; above it: code of a refusal
@@ -144,6 +146,7 @@ cdef enum StateKind:
     STATE_HERE                  # joined before: after a resume or a lost link; nothing is stored
     STATE_LEFT                  # the session left the channel; what is stored goes
     STATE_ACKED                 # everything up to this position was received
+    STATE_TOLD = 16             # added to one of these: told to an earlier router
 
 ctypedef struct RecState:       # name and, but with ACKED, the user follow
     Record head                 # aux: size of the name

@@ -42,6 +42,9 @@ ACKED = STATE_ACKED
 RESUMES = OPEN_RESUME
 AGAIN = OPEN_AGAIN
 OVER = CLOSE_OVER
+OPENS_TOLD = OPEN_TOLD
+CLOSES_TOLD = CLOSE_TOLD
+STATES_TOLD = STATE_TOLD
 CURSORS = ("read", "not_kept", "away")  # by CursorState
 OUTCOMES = ("live", "replayed", "gap", "reset")
 

@@ -4,7 +4,7 @@ from libc.stdint cimport uint32_t
 from libc.string cimport memcpy, memset
 
 from core.batch cimport Batch, batch_free, batch_reserve
-from core.keys cimport KeyName, Keys, key_find, key_keep
+from core.keys cimport KeyName, Keys, key_find, key_keep, keys_ms
 from core.log_records cimport (LOG_MESSAGE, LOG_POSITION, LogRecord, log_record_body, log_record_fits,
                                log_record_name)
 from core.mailbox cimport MAILBOX_BYTES_MAX, NOTE_LOG_KEPT, Note, mailbox_put, note_init
@@ -14,9 +14,13 @@ from core.stream cimport (Stored, Stream, stream_adopt, stream_find, stream_forg
 
 
 cdef void _key_again(Sequencer *sequencer, Keys *keys, const KeyName *name, const LogRecord *record) noexcept nogil:
-    """Know a key for what is left of its window; the first position under it counts."""
-    if record.time_ms + keys.window_ms >= sequencer.wall_ms and key_find(keys, name, sequencer.wall_ms) == NULL:
-        key_keep(keys, name, record.epoch, record.offset, record.time_ms)
+    """Know a key for what is left of its window; the first position under it counts.
+
+    A record from the future was made before the clock stepped back: its window begins now, which is no shorter.
+    """
+    cdef uint64_t age_ms = sequencer.wall_ms - record.time_ms if sequencer.wall_ms > record.time_ms else 0
+    if age_ms <= keys.window_ms and key_find(keys, name, keys_ms(sequencer.now_ms)) == NULL:
+        key_keep(keys, name, record.epoch, record.offset, keys_ms(sequencer.now_ms) - age_ms)
 
 
 cdef void _keys_again(Sequencer *sequencer, const LogRecord *record) noexcept nogil:

@@ -22,7 +22,7 @@ from core.catchup cimport CATCHUPS_BYTES_MAX, catchups_serve
 from core.clock cimport clock_ms, clock_wall_ms
 from core.drained cimport drained_free, drained_tick
 from core.hash cimport index_free
-from core.keys cimport keys_expire, keys_free
+from core.keys cimport keys_expire, keys_free, keys_ms
 from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_WAKEUPS, GAUGE_LOG_AWAY,
                           GAUGE_LOG_BYTES_MAX, GAUGE_ROUTER_EPOCH, Stats, ledger_count, ledger_gauge, ledger_turn)
 from core.loading cimport loading_done, loads_ask
@@ -42,7 +42,7 @@ from core.records cimport Record, record_fits
 from core.recovery cimport recover_records, sift_records
 from core.rooms cimport rooms_free, rooms_init
 from core.sequencer cimport (ORIGIN_WINDOW_MS, ORIGINS_MAX, SEQUENCER_BATCHES_TURN, SWEEP_PERIOD_MS, SWEEP_SLOTS,
-                             WORKER_FREE, WORKER_SILENT_MS, Owner, Sequencer, Worker, sequencer_record,
+                             TOLD_AGAIN_MS, WORKER_FREE, WORKER_SILENT_MS, Owner, Sequencer, Worker, sequencer_record,
                              sequencer_tell_taken, worker_give_up, worker_known, worker_of)
 from core.sessions cimport (STATES_BYTES_MAX, cursor_read, session_opened, sessions_alive, sessions_flush,
                             sessions_read)
@@ -139,8 +139,8 @@ cdef void _tick(Sequencer *sequencer) noexcept nogil:
         if worker.state != WORKER_FREE and sequencer.now_ms - worker.heard_ms > WORKER_SILENT_MS:
             worker_give_up(sequencer, worker)
     streams_sweep(&sequencer.streams, sequencer.wall_ms, SWEEP_SLOTS + sequencer.streams.slab.live // 16)
-    keys_expire(&sequencer.keys, sequencer.wall_ms)
-    keys_expire(&sequencer.origins, sequencer.wall_ms)
+    keys_expire(&sequencer.keys, keys_ms(sequencer.now_ms))
+    keys_expire(&sequencer.origins, keys_ms(sequencer.now_ms))
     drained_tick(&sequencer.drained, sequencer.now_ms)
 
 
@@ -197,6 +197,7 @@ cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
     cdef int count = 0
     sequencer.now_ms = clock_ms()
     sequencer.quiet_until_ms += sequencer.now_ms
+    sequencer.told_until_ms = sequencer.now_ms + TOLD_AGAIN_MS
     while not sequencer.stopping:
         pace_wait(&sequencer.pace, count)
         count = epoll_wait(sequencer.epoll_fd, events, POLLER_EVENTS, _wait_ms(sequencer))
@@ -396,6 +397,7 @@ cdef class RouterLoop:
             ValueError: these are no log records.
         """
         cdef int64_t passed = 0
+        self.sequencer.now_ms = clock_ms()
         self.sequencer.wall_ms = clock_wall_ms()
         if batch.shape[0]:
             with nogil:

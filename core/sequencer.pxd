@@ -36,6 +36,7 @@ cdef enum:
     MESSAGE_ENVELOPE_BYTES = 640    # channel, sender, positions and keys around the data
     ORIGIN_WINDOW_MS = 60000        # a publish that is sent again after that is taken for a new one
     ORIGINS_MAX = 524288
+    TOLD_AGAIN_MS = 1000        # within it all workers have linked to a router that was started
 
 cdef enum WorkerState:
     WORKER_FREE
@@ -64,7 +65,7 @@ ctypedef struct Owner:          # 28 bytes: which connection has a session
     uint32_t conn[2]            # the worker's handle, low half first; whole it would cost 4 bytes of alignment
     uint8_t worker              # index in the table of workers
     uint8_t live
-    uint16_t reserved
+    uint16_t again              # said again after a lost link, by the worker that had it already
 
 ctypedef struct Sequencer:
     Ledger *ledger              # borrowed
@@ -96,6 +97,7 @@ ctypedef struct Sequencer:
     uint64_t epoch
     Pace pace
     uint64_t now_ms             # monotonic
+    uint64_t told_until_ms      # before that, workers tell what an earlier router may not have stored
     uint64_t wall_ms
     uint64_t swept_ms
     uint8_t *scratch            # owned: one MESSAGE, or the body of one REPLY

@@ -15,13 +15,14 @@ from core.mpack cimport MpWriter, mp_write_array, mp_write_map, mp_write_raw, mp
 from core.namespaces cimport DOMAIN_GLOBAL, namespace_of
 from core.ordering cimport publish_order
 from core.presence cimport presence_answer, presence_end, presence_state
-from core.records cimport (CLOSE_COMES_BACK, REC_BAN, REC_BEGIN, REC_BYE, REC_CATCHUP, REC_CLOSE, REC_END, REC_EVICT,
-                           REC_HISTORY, REC_LINK, REC_LINKED, REC_MESSAGE, REC_OPEN, REC_PRESENCE, REC_PUBLISH,
-                           REC_REPLY, REC_SESSIONS, REC_STATE, REC_SUBSCRIBE, REC_SURVEY, REC_TAKEN, REC_UNSUBSCRIBE,
-                           RECORDS_VERSION, STATE_ACKED, RecBody, RecCatchup, RecChannel, RecHistory, RecLink,
-                           RecMessage, RecPublish, RecSession, RecState, RecTaken)
+from core.records cimport (CLOSE_COMES_BACK, CLOSE_TOLD, OPEN_AGAIN, OPEN_TOLD, REC_BAN, REC_BEGIN, REC_BYE,
+                           REC_CATCHUP, REC_CLOSE, REC_END, REC_EVICT, REC_HISTORY, REC_LINK, REC_LINKED,
+                           REC_MESSAGE, REC_OPEN, REC_PRESENCE, REC_PUBLISH, REC_REPLY, REC_SESSIONS,
+                           REC_STATE, REC_SUBSCRIBE, REC_SURVEY, REC_TAKEN, REC_UNSUBSCRIBE,
+                           RECORDS_VERSION, STATE_ACKED, STATE_TOLD, RecBody, RecCatchup, RecChannel,
+                           RecHistory, RecLink, RecMessage, RecPublish, RecSession, RecState, RecTaken)
 from core.rooms cimport attender_start
-from core.sessions cimport session_close, session_open, session_state, sessions_ask
+from core.sessions cimport session_close, session_open, session_state, session_told, sessions_ask
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_at, slab_release
 from core.stream cimport (Stored, Stream, route_remove, route_set, routes_remove_worker, stream_adopt, stream_base,
@@ -298,6 +299,19 @@ cdef void sequencer_tell_taken(Sequencer *sequencer) noexcept nogil:
         worker.told = False
 
 
+cdef bint _told_counts(Sequencer *sequencer, Worker *worker, uint32_t index) noexcept nogil:
+    """Whether what a worker told an earlier router of a session is the last word on it; `index`: its owner, if any.
+
+    Of one that another worker has it is not, unless that claimed it of this router just now, and waits for this.
+    """
+    cdef Owner *owner
+    if index == SLAB_NONE:
+        return True
+    owner = _owner_at(sequencer, index)
+    return owner.worker == worker_index(sequencer, worker) \
+        or (not owner.again and sequencer.now_ms < sequencer.told_until_ms)
+
+
 cdef void _on_open(Sequencer *sequencer, Worker *worker, RecSession *record) noexcept nogil:
     """A connection claims a session: whoever had it hears of it before the claim is answered."""
     cdef uint64_t hash = hash_bytes(&sequencer.hash_key, record.session, 16)
@@ -305,6 +319,10 @@ cdef void _on_open(Sequencer *sequencer, Worker *worker, RecSession *record) noe
     cdef uint32_t claimant = worker_index(sequencer, worker)
     cdef bint evicted = False
     cdef Owner *owner
+    if record.head.aux & OPEN_TOLD:
+        if _told_counts(sequencer, worker, index):
+            session_told(sequencer, record)
+        return
     _drained_claimed(sequencer, hash, record.session)
     if index != SLAB_NONE:
         owner = _owner_at(sequencer, index)
@@ -324,6 +342,7 @@ cdef void _on_open(Sequencer *sequencer, Worker *worker, RecSession *record) noe
     owner.conn[1] = <uint32_t> (record.conn >> 32)
     owner.worker = <uint8_t> claimant
     owner.live = 1
+    owner.again = 1 if record.head.aux & OPEN_AGAIN else 0
     attender_start(&sequencer.rooms, index)
     worker.sessions += 1
     ledger_acquire(sequencer.ledger, KIND_SESSION, index, HERE)
@@ -335,6 +354,10 @@ cdef void _on_close(Sequencer *sequencer, Worker *worker, RecSession *record) no
     cdef uint64_t hash = hash_bytes(&sequencer.hash_key, record.session, 16)
     cdef uint32_t index = _owner_find(sequencer, record.session, hash)
     cdef Owner *owner
+    if record.head.aux & CLOSE_TOLD:
+        if _told_counts(sequencer, worker, index):
+            session_close(sequencer, record)
+        return
     if record.head.aux & CLOSE_COMES_BACK:
         _drained_given_up(sequencer, worker, hash, record.session)
     if index == SLAB_NONE or ledger_leaks(sequencer.ledger, KIND_SESSION):
@@ -350,6 +373,11 @@ cdef void _on_state(Sequencer *sequencer, Worker *worker, RecState *record) noex
     cdef uint32_t index = _owner_find(sequencer, record.session,
                                       hash_bytes(&sequencer.hash_key, record.session, 16))
     cdef Owner *owner
+    if record.what & STATE_TOLD:
+        record.what &= ~<uint16_t> STATE_TOLD
+        if _told_counts(sequencer, worker, index):
+            session_state(sequencer, record)
+        return
     if index == SLAB_NONE:
         return
     owner = _owner_at(sequencer, index)

@@ -16,6 +16,7 @@ cdef enum:
     ALIVE_PERIOD_S = 21600          # each open session is told of once in so long: its state is not to expire
 
 cdef void session_open(Sequencer *sequencer, Worker *worker, RecSession *record, bint evicted) noexcept nogil
+cdef void session_told(Sequencer *sequencer, RecSession *record) noexcept nogil
 cdef void session_opened(Sequencer *sequencer, Note *note) noexcept nogil
 cdef void session_close(Sequencer *sequencer, RecSession *record) noexcept nogil
 cdef void session_state(Sequencer *sequencer, RecState *record) noexcept nogil

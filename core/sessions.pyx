@@ -1,6 +1,6 @@
 """Sessions: claims, what sessions did, and cursors, between workers and the control thread."""
 
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from core.batch cimport batch_clear, batch_write
@@ -51,22 +51,33 @@ cdef void _opened(Worker *worker, uint64_t conn, uint32_t seq, int how, const ui
             memcpy(<uint8_t *> say + sizeof(RecSession), body, size)
 
 
+cdef bint _store(Sequencer *sequencer, RecSession *record, uint64_t question, int flags) noexcept nogil:
+    """Hand a claim over, behind what the session did before it; False: there is no room."""
+    cdef Note note
+    sessions_flush(sequencer)
+    note_init(&note, NOTE_SESSION_OPEN)
+    note.request = question
+    note.flags = <uint16_t> flags
+    note.conn = record.conn
+    note.text_size = record.body_size
+    memcpy(note.session, record.session, 16)
+    return mailbox_put(&sequencer.to_control, &note, <uint8_t *> record + sizeof(RecSession), NULL) == 0
+
+
+cdef void session_told(Sequencer *sequencer, RecSession *record) noexcept nogil:
+    """A claim that an earlier router may not have stored."""
+    if sequencer.sessions_kept and not _store(sequencer, record, 0, 0):
+        ledger_count(sequencer.ledger, COUNT_STATES_LOST, 1)
+
+
 cdef void session_open(Sequencer *sequencer, Worker *worker, RecSession *record, bint evicted) noexcept nogil:
     """A session was claimed: have it stored, and answer, behind what is stored of it if that is wanted."""
     cdef bint resumes = record.head.aux & OPEN_RESUME != 0
     cdef bint told = False
-    cdef Note note
     if record.seq == 0 or record.head.aux & OPEN_AGAIN:
         return
     if sequencer.sessions_kept:
-        sessions_flush(sequencer)       # what this session did before it was claimed again comes first
-        note_init(&note, NOTE_SESSION_OPEN)
-        note.request = _question(sequencer, worker, record.seq, evicted)
-        note.flags = record.head.aux
-        note.conn = record.conn
-        note.text_size = record.body_size
-        memcpy(note.session, record.session, 16)
-        told = mailbox_put(&sequencer.to_control, &note, <uint8_t *> record + sizeof(RecSession), NULL) == 0
+        told = _store(sequencer, record, _question(sequencer, worker, record.seq, evicted), record.head.aux)
     if not resumes or not sequencer.sessions_kept:
         _opened(worker, record.conn, record.seq, OPENED_TAKEN if evicted else 0, NULL, 0)
     elif not told:                      # it goes on with the client's own positions, if it has any

@@ -103,6 +103,8 @@ class Child:
         self.ready = asyncio.Event()
         self.was_ready = False
         self.crash_loop = False
+        self.waits = ""
+        """What its process says it waits for before it is ready."""
         self.stuck = 0
         """Processes that hung and were killed for it."""
         self._current: ChildProcess | None = None
@@ -279,7 +281,9 @@ class Child:
         return ChildProcess(self.name, self._on_change, self._on_told)
 
     def _on_told(self, _: ChildProcess, event: str, fields: dict[str, Any]) -> None:
-        if self.on_event is not None:
+        if event == "waits":
+            self.waits = str(fields["why"])
+        elif self.on_event is not None:
             self.on_event(self, event, fields)
 
     async def _start(self, process: ChildProcess, spec: ChildSpec, spawner: Spawner, epoch: int) -> None:
@@ -327,6 +331,7 @@ class Child:
             self._emptied.clear()
         if self._current is not None and self._current.is_ready:
             self.was_ready = True
+            self.waits = ""
             self.ready.set()
         else:
             self.ready.clear()

@@ -312,6 +312,15 @@ class LogSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             " delivered but not logged.",
         ),
     ] = 64 * 1024 * 1024
+    open_timeout_s: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=86_400,
+            description="Seconds that a start waits for a log that is away, not ready meanwhile; then the node ends. 0:"
+            " for ever.",
+        ),
+    ] = 0
     redis_url: Annotated[
         str,
         Meta(
@@ -547,6 +556,8 @@ def router_config(
         log_directory=config.log.directory,
         log_sync=config.log.sync,
         log_bytes_max=config.log.pending_bytes_max,
+        log_open_timeout_s=config.log.open_timeout_s,
+        workers=config.gateway.workers,
         log_redis_url=config.log.redis_url,
         log_redis_prefix=config.log.redis_prefix,
         log_redis_replicas=config.log.redis_replicas,

@@ -3,7 +3,8 @@
 Order at the start: the router, then the workers, each step once the one before is ready. Order at the end: the workers
 first (they say FIN to their clients), then the router. What dies in between is started again after a pause that doubles
 from 100 ms to 10 s, and the others notice nothing. Two things end the node instead: a port that is taken, and a process
-that ends again and again before it was ready once; trying those for ever would only hide them.
+that ends again and again before it was ready once; trying those for ever would only hide them. A router whose log is
+away is waited for: it says so, and the node is not ready meanwhile.
 """
 
 import asyncio
@@ -21,6 +22,8 @@ from gateway.spawner import Spawner
 
 # A worker ends with this code when another program listens on its port (EX_CONFIG of sysexits.h).
 EXIT_PORT_TAKEN = 78
+# A router ends with this one when its log went away while it read it (EX_TEMPFAIL): it is tried for ever.
+EXIT_UNAVAILABLE = 75
 _KILLED_TIMEOUT_S = 5.0
 
 _log = logs.get("supervisor")
@@ -133,7 +136,8 @@ class Supervisor:
         """What is not ready, by name; while the node stops, that it does."""
         if self.stopping:
             return ["stopping"]
-        return [child.name for child in self.children if not child.ready.is_set()]
+        late = [child for child in self.children if not child.ready.is_set()]
+        return [f"{child.name}: {child.waits}" if child.waits else child.name for child in late]
 
     async def run(self, announce: Callable[[], None]) -> None:
         """Runs the node until `stop` or a signal; calls `announce` once all of it is ready.
@@ -210,7 +214,8 @@ class Supervisor:
                 return
             except TimeoutError:
                 late = [child.name for child in step if not child.ready.is_set()]
-                if self._must_be_ready:
+                # Who says what it waits for is waited for: a log that is away may come back.
+                if self._must_be_ready and not all(child.waits for child in step if not child.ready.is_set()):
                     names = ", ".join(late)
                     message = f"not ready after {self.timing.start_s:g} s: {names}. What it said is above; stopped all"
                     self._fail(StartError(message))
@@ -247,7 +252,8 @@ class Supervisor:
             if self.stopping:
                 break
             lived_s = time.monotonic() - began
-            self._note_crash_loop(child, ends)
+            if code != EXIT_UNAVAILABLE:
+                self._note_crash_loop(child, ends)
             failures = 1 if lived_s >= self.timing.steady_s else failures + 1
             if self._gives_up(child, code):
                 return
@@ -286,6 +292,9 @@ class Supervisor:
             message = f"{child.name} cannot listen or use its log: its own message is above. Stopped all of it"
             self._fail(PortTakenError(message))
             return True
+        if code == EXIT_UNAVAILABLE:
+            child.waits = child.waits or "its log is away"
+            return False
         if child.starts >= self.timing.start_attempts_max:
             self._fail(
                 StartError(

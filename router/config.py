@@ -44,6 +44,10 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """How many replicas must have a batch before it counts as logged; -1: as many as Redis says it has, 1 at most."""
     log_bytes_max: int = 64 * 1024 * 1024
     """Bytes that wait for the log; beyond it messages that have to be in it are refused, others are not logged."""
+    log_open_timeout_s: int = 0
+    """How long a start waits for a log that is away; 0: for ever."""
+    workers: int = 0
+    """Workers of the node, which link to a router that was started before it answers resumes; 0: nobody knows."""
     session_ttl_s: int = 3_600
     """Seconds for which what is stored of a session is kept after its last sign of life: as long as resume tokens."""
     stats_fd: int = -1

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 import msgspec
 import uvloop
@@ -29,6 +30,9 @@ from router.log.writer import LogWriter
 from router.sessions import Sessions
 
 STOP_DEADLINE_S = 5.0
+# All workers link to a router that was started within it (core/sequencer.pxd, TOLD_AGAIN_MS).
+LINKED_DEADLINE_S = 1.0
+LINKED_LOOK_S = 0.01
 EXIT_CONFIG = 78
 EXIT_DEPOSED = 70
 EXIT_UNAVAILABLE = 75
@@ -44,12 +48,12 @@ LEFT_OVER = "router: the log did not take all that was left in time: of that, no
 STATES_LEFT_OVER = "router: the store did not take the last changes of sessions in time: clients' own positions count"
 
 
+async def ping() -> None:
+    """Answer, so that the supervisor knows that this thread gets to it."""
+
+
 def handlers(auditor: Auditor, tracemalloc_frames: int) -> dict[str, Handler]:
-    """What the supervisor may ask of a router."""
-
-    async def ping() -> None:
-        """Answer, so that the supervisor knows that this thread gets to it."""
-
+    """What the supervisor may ask of a router that serves."""
     return {"ping": ping, "audit": auditor.audit, **introspect.handlers(tracemalloc_frames)}
 
 
@@ -69,14 +73,16 @@ class Router:
         self.loader: Loader | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def open(self) -> RouterLoop:
-        """Open the log, let the data plane know what it has, and bind.
+    async def open(self, away: Callable[[str], None] = lambda why: None) -> RouterLoop:
+        """Open the log, let the data plane know what it has, and bind. `away` hears why the log is waited for.
 
         Raises:
             LogError: the log cannot be used.
             OSError: the endpoint cannot be bound.
         """
-        opened = await open_log(self.log, self.config.epoch) if self.log else None  # deadline: OPEN_DEADLINE_S
+        opened = None
+        if self.log is not None:
+            opened = await open_log(self.log, self.config.epoch, timeout_s=self.config.log_open_timeout_s, away=away)
         self.loop = data_plane(self.config, self._stats, opened)
         if self.log is not None and opened is not None:
             passed = 0
@@ -126,9 +132,18 @@ class Router:
                 ACCOUNT.task(self.loader.run(messages=True), "loads of messages"),
                 ACCOUNT.task(self.writer.sift_now_and_then(), "the log's sifts"),
                 ACCOUNT.task(self.sessions.write(), "the sessions' writer"),
-                ACCOUNT.task(self.sessions.read(), "the sessions' reader"),
+                ACCOUNT.task(self._read_sessions(self.sessions), "the sessions' reader"),
             ]
         return self._tasks
+
+    async def _read_sessions(self, sessions: Sessions) -> None:
+        """Once the workers have told what an earlier router may not have stored: that is part of what is read."""
+        for _ in range(int(LINKED_DEADLINE_S / LINKED_LOOK_S)):
+            if self._stats.read()["gauges"]["linked"] >= self.config.workers:
+                break
+            await asyncio.sleep(LINKED_LOOK_S)
+        self.take()
+        await sessions.read()
 
     def ended(self) -> BaseException | None:
         """Why a part ended that should not have."""
@@ -173,6 +188,22 @@ def data_plane(config: RouterConfig, stats: Stats, opened: Opened | None) -> Rou
     )
 
 
+async def _opened(router: Router, commands: CommandServer, stopped: asyncio.Event) -> RouterLoop | None:
+    """The data plane; None: the node ended while the log was waited for."""
+    opening = asyncio.ensure_future(router.open(away=lambda why: commands.tell("waits", why=f"its log is away: {why}")))
+    ending = asyncio.ensure_future(stopped.wait())
+    # deadline: that of the log's opening, or the node's end
+    await asyncio.wait({opening, ending}, return_when=asyncio.FIRST_COMPLETED)
+    ending.cancel()
+    if opening.done():
+        return opening.result()
+    opening.cancel()
+    await asyncio.wait({opening}, timeout=STOP_DEADLINE_S)
+    if router.log is not None:
+        await router.log.close()
+    return None
+
+
 async def serve(config: RouterConfig, stats: Stats) -> None:
     """Run the data plane in its thread until SIGTERM or SIGINT.
 
@@ -187,10 +218,15 @@ async def serve(config: RouterConfig, stats: Stats) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         running.add_signal_handler(number, stopped.set)
     router = Router(config, stats)
-    loop = await router.open()
-    running.add_reader(loop.control_fd, router.take)
-    commands = CommandServer(config.commands_fd, handlers(router.auditor, config.tracemalloc_frames))
+    answers: dict[str, Handler] = {"ping": ping}
+    commands = CommandServer(config.commands_fd, answers)
     await commands.start()
+    loop = await _opened(router, commands, stopped)
+    if loop is None:
+        await commands.close()
+        return
+    running.add_reader(loop.control_fd, router.take)
+    answers.update(handlers(router.auditor, config.tracemalloc_frames))
     await ACCOUNT.settle()  # deadline: SETTLE_DEADLINE_S
     thread = threading.Thread(target=loop.run, name="sequencer", daemon=True)
     thread.start()

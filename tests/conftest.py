@@ -189,7 +189,8 @@ class Node:
     def _launch(self) -> None:
         ports = ["--port", str(self.port), "--ws-port", str(self.ws_port), "--admin-port", str(self.admin_port)]
         program = Path(sys.executable).parent / "holdfast"
-        environment = {**os.environ, **self._settings, MARK: self.folder.name}
+        own = {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_CHAOS")}
+        environment = {**own, **self._settings, MARK: self.folder.name}
         environment |= {"TMPDIR": str(self.temporary), "XDG_RUNTIME_DIR": str(self.temporary)}
         environment |= {"XDG_STATE_HOME": str(self.folder / "state")}
         with self.log.open("ab") as log:

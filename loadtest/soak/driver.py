@@ -27,6 +27,7 @@ from typing import Any
 from loadtest.bench.circumstances import circumstances
 from loadtest.crowd import Publisher
 from loadtest.measure import ROOT, BenchError, Program, Server, holdfast, shown
+from loadtest.soak import logged
 from loadtest.soak.plan import Plan, plan_for, seconds_of
 from loadtest.soak.samples import Sample, appeared, ended, errors_in, files_left, found_wrong, look, unbalanced
 from loadtest.soak.verdicts import (
@@ -37,6 +38,7 @@ from loadtest.soak.verdicts import (
     growth_figures,
     growth_verdicts,
     load_verdicts,
+    logged_verdicts,
 )
 
 RESULTS = ROOT / "loadtest" / "results"
@@ -59,6 +61,15 @@ def load(server: Server, plan: Plan) -> Iterator[tuple[Program, Program]]:
         with Program([sys.executable, "-m", "loadtest.soak.rogues", *where]) as rogues:
             rogues.expect("arriving", ARRIVE_S)
             yield regulars, rogues
+
+
+@contextlib.contextmanager
+def beside(plan: Plan) -> Iterator[Program]:
+    """The log's part, on a node of its own."""
+    with holdfast(plan.workers, "logged", logged.environment()) as server:
+        where = [plan.to_json(), str(server.tcp_port), str(server.process.pid)]
+        with Program([sys.executable, "-m", "loadtest.soak.logged", *where]) as program:
+            yield program
 
 
 def watch(server: Server, plan: Plan, began_s: float) -> list[Sample]:
@@ -138,10 +149,11 @@ def run(plan: Plan, environment: dict[str, str]) -> tuple[Result, list[Verdict],
     began_s = time.monotonic()
     with holdfast(plan.workers, environment={**plan.environment(), **environment}) as server:
         before, written = at_rest(server, began_s), len(server.written())
-        with load(server, plan) as (regulars, rogues):
+        with load(server, plan) as (regulars, rogues), beside(plan) as log_part:
             say(f"{plan.connections:,} joined after {time.monotonic() - began_s:.0f} s; {plan.seconds:.0f} s of churn")
             began_s = time.monotonic()
             samples = watch(server, plan, began_s)
+            of_log = log_part.result(LEAVE_S)
             say("the rogues leave, then the regulars")
             rogues.stop()
             of_rogues = rogues.result(plan.silence_s + LEAVE_S)
@@ -154,6 +166,7 @@ def run(plan: Plan, environment: dict[str, str]) -> tuple[Result, list[Verdict],
             "command_of_the_node": shown(server.command),
             "regulars": of_regulars,
             "rogues": of_rogues,
+            "logged": of_log,
             "unbalanced": unbalanced(before, after),
             "audit": audit(server),
             "files_left": files_left(before, after),
@@ -166,6 +179,7 @@ def run(plan: Plan, environment: dict[str, str]) -> tuple[Result, list[Verdict],
     figures = growth_figures(samples, plan)
     verdicts = [
         *load_verdicts(plan, samples, of_regulars, of_rogues),
+        *logged_verdicts(of_log),
         *end_verdicts(result),
         *growth_verdicts(figures),
     ]

@@ -42,6 +42,8 @@ class Plan:
     ping_s: float = 30.0
     misses: int = 3
     hello_timeout_s: float = 5.0
+    kill_every_s: float = 180.0
+    """The router of the node for the log's part is killed so often."""
     slow_s: float = 20.0
     """For so long at most slow readers read nothing and slow lorises go on."""
 
@@ -91,7 +93,11 @@ class Plan:
 def plan_for(seconds: float, seed: int = 1) -> Plan:
     """The plan of a run of that length; one that is shorter than usual has quicker heartbeats, so that zombies end."""
     plan = Plan(seconds=seconds, seed=seed)
-    return plan if seconds >= FULL_LENGTH_S else replace(plan, ping_s=max(2.0, round(seconds / 40)))
+    return (
+        plan
+        if seconds >= FULL_LENGTH_S
+        else replace(plan, ping_s=max(2.0, round(seconds / 40)), kill_every_s=seconds / 6)
+    )
 
 
 def seconds_of(text: str) -> float:

@@ -134,6 +134,18 @@ def load_verdicts(plan: Plan, samples: list[Sample], regulars: Result, rogues: R
     )
 
 
+def logged_verdicts(found: Result) -> Iterator[Verdict]:
+    """That what was acknowledged at `logged` was kept, on a node whose router was killed."""
+    counts = found["counts"]
+    faults = [f"{count} {kind}" for kind, count in found["faults"].items()]
+    yield Verdict(
+        f"{counts.get('acknowledged', 0):,} messages acknowledged at `logged` and {counts.get('delivered', 0):,}"
+        f" deliveries over {counts.get('returns', 0):,} returns, the router killed {found['router_kills']} times:"
+        f" nothing lost, repeated or passed over in silence{''.join(f'; {text}' for text in faults)}",
+        not faults and found["exit_code"] == 0 and counts.get("acknowledged", 0) > 0 and found["router_kills"] > 0,
+    )
+
+
 def end_verdicts(result: Result) -> Iterator[Verdict]:
     """That nothing is left."""
     open_still = [f"{kind} {by:+}" for kind, by in result["unbalanced"].items()]

@@ -3,16 +3,19 @@
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from router.config import RouterConfig
 from router.log.embedded import EmbeddedLog
-from router.log.port import Log, LogUnavailable, Opened
+from router.log.port import Log, LogBroken, LogUnavailable, Opened
 from router.log.redis import RedisLog
 
 BACKENDS = ("embedded", "redis", "none")
-OPEN_DEADLINE_S = 15.0
 OPEN_RETRY_S = 0.5
+OPEN_RETRY_MAX_S = 5.0
+# While a log stays away, it is said again so often why.
+SAID_AGAIN_S = 60.0
 # Batches under way at once: the embedded log writes together whatever comes while it writes.
 UNDER_WAY_MAX = 4
 
@@ -34,22 +37,33 @@ def make_log(config: RouterConfig) -> Log | None:
     return EmbeddedLog(Path(config.log_directory), sync=config.log_sync)
 
 
-async def open_log(log: Log, epoch: int) -> Opened:
-    """Open a log that may be away for a moment.
+async def open_log(
+    log: Log, epoch: int, *, timeout_s: int = 0, away: Callable[[str], None] = lambda why: None
+) -> Opened:
+    """Open a log that may be away, and wait for it.
+
+    Args:
+        log: not open yet.
+        epoch: see `Log.open`.
+        timeout_s: how long it may be away; 0: for ever.
+        away: called with the reason whenever it is away for another one than before.
 
     Raises:
-        LogUnavailable: it is still away after OPEN_DEADLINE_S.
-        LogBroken: see `router.log.port`.
+        LogBroken: see `router.log.port`; or it is still away after `timeout_s`.
     """
-    until = time.monotonic() + OPEN_DEADLINE_S
-    said = False
+    began = said_at = time.monotonic()
+    retry_s, said = OPEN_RETRY_S, ""
     while True:
         try:
             return await log.open(epoch)
         except LogUnavailable as error:
-            if time.monotonic() > until:
-                raise
-            if not said:
-                _log.warning("the log is away, and is asked again for %g s: %s", OPEN_DEADLINE_S, error)
-                said = True
-        await asyncio.sleep(OPEN_RETRY_S)
+            why, now = str(error), time.monotonic()
+        if timeout_s and now - began >= timeout_s:
+            raise LogBroken(f"the log was away for {timeout_s} s (log.open_timeout_s): {why}")
+        if why != said:
+            away(why)
+        if why != said or now - said_at >= SAID_AGAIN_S:
+            _log.warning("the log is away; the router serves once it is back: %s", why)
+            said, said_at = why, now
+        await asyncio.sleep(min(retry_s, max(0.0, began + timeout_s - now)) if timeout_s else retry_s)
+        retry_s = min(2 * retry_s, OPEN_RETRY_MAX_S)

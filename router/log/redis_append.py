@@ -29,6 +29,10 @@ TAIL_MS = 60_000
 # Of a shard's keys and tail, each of one batch.
 TAIL_ENTRIES_MAX = 100_000
 ROUNDS_MAX = 8
+# A primary that was killed and is back has no replica yet, and none any more once another was promoted: it goes on
+# alone until it learns of that, and what it alone has is thrown away then. So a shard that was replicated is not
+# appended to without a replica for so long.
+REPLICA_MISSED_S = 60.0
 REFUSED = b"$1\r\n0\r\n"
 ACCEPTED = b"$1\r\n1\r\n"
 DEPOSED = -1
@@ -49,7 +53,7 @@ class Command:
 class Shard:
     """What we know of a shard: numbers of its batches."""
 
-    __slots__ = ("kept", "last", "number", "sent", "slot", "stored")
+    __slots__ = ("kept", "last", "number", "replicated", "sent", "slot", "stored")
 
     def __init__(self, number: int, slot: int) -> None:
         self.number = number
@@ -60,6 +64,8 @@ class Shard:
         """Sent on the connection that is there now, or known to be stored."""
         self.stored = 0
         """Known to be stored."""
+        self.replicated = -REPLICA_MISSED_S
+        """When a replica was last known to have all of it (`time.monotonic`)."""
         self.kept: deque[Command] = deque()
         """The last ones, all of those not stored among them."""
 
@@ -204,7 +210,7 @@ class Appender:
         sent = []
         for link, commands in groups.items():
             data = [one.data for one in commands]
-            replicas = self._replicas.get(link, 0)
+            replicas = self._replicas.get(link, 0) or self._was_replicated(commands)
             if replicas:
                 data.append(pack("WAIT", replicas, int(self._deadline_s * 500)))
             sent.append((link, commands, replicas, link.send(b"".join(data), len(data))))
@@ -250,14 +256,25 @@ class Appender:
             else:
                 self._note(command, answer)
         if failed is None:
-            return self._judge_wait(link, replicas, answers[-1])
+            return self._judge_wait(link, commands, replicas, answers[-1])
         error = error_of(failed, link.name)
         if is_stale(failed):
             link.drop(str(error))
         return error
 
-    def _judge_wait(self, link: Link, replicas: int, answer: Any) -> LogError | None:
-        if not replicas or (isinstance(answer, int) and answer >= replicas):
+    @staticmethod
+    def _was_replicated(commands: list[Command]) -> int:
+        """The replicas to wait for at a server that has none: 1 if one of these shards had one a moment ago."""
+        limit = time.monotonic() - REPLICA_MISSED_S
+        return int(any(one.shard.replicated > limit for one in commands))
+
+    @staticmethod
+    def _judge_wait(link: Link, commands: list[Command], replicas: int, answer: Any) -> LogError | None:
+        if not replicas:
+            return None
+        if isinstance(answer, int) and answer >= replicas:
+            for one in commands:
+                one.shard.replicated = time.monotonic()
             return None
         error = LogUnavailable(f"{answer} of {replicas} replicas of {link.name} have it: see their logs")
         link.drop(str(error))  # how many there are is asked again with the next connection
@@ -274,4 +291,5 @@ class Appender:
         first = shard.kept[0]
         if has + 1 < first.number:
             self._given_up += first.number - 1 - has
-            first.data = first.data.removesuffix(REFUSED) + ACCEPTED
+            if first.data.endswith(REFUSED):  # another server may have made it so before
+                first.data = first.data.removesuffix(REFUSED) + ACCEPTED

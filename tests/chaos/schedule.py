@@ -37,6 +37,7 @@ ACTS: dict[str, tuple[tuple[str, float, float], ...]] = {
     "both": (("kill router", 0.2, 0.6), ("kill worker", 0.0, 0.05), ("wait", 0.3, 0.8)),
     "node": (("kill node", 0.3, 0.8), ("start node", 0.0, 0.1), ("wait", 0.3, 0.6)),
     "redis": (("kill redis", 0.2, 0.6), ("start redis", 0.0, 0.4), ("wait", 0.3, 0.6)),
+    "primary": (("kill primary", 0.2, 0.6), ("start killed", 0.2, 4.0), ("wait", 0.3, 0.6)),
     "disk": (("fill disk", 0.2, 0.5), ("free disk", 0.2, 0.6), ("wait", 0.3, 0.5)),
     "memory": (("fill redis", 0.2, 0.5), ("free redis", 0.2, 0.6), ("wait", 0.3, 0.5)),
     "clock": (("step clock back", 0.2, 0.5), ("kill router", 0.0, 0.2), ("wait", 0.3, 0.6)),

@@ -120,6 +120,9 @@ class Habits:
     """It stays away for up to so long."""
     leaves_out: int = 15
     """In a hundred returns and channels: the position is left out, so that the last ACK counts."""
+    sure_s: float = 0.0
+    """For so long after it joined a channel it names its position: where router and worker are killed at once, nobody
+    else knows of it (ADR 96)."""
     acks_every: int = 20
 
 
@@ -154,6 +157,7 @@ class Talker:
         self._evicted: list[Link] = []
         self._wanted: set[str] = set()
         self._leaving: set[str] = set()
+        self._joined_s: dict[str, float] = {}
         self._says: dict[str, Say] = {}
         self._requests: dict[int, Callable[[Link, list[Any]], None]] = {}
         self._last_request = self._said = self._unacknowledged = 0
@@ -310,13 +314,17 @@ class Talker:
             named = {
                 channel: position
                 for channel, position in held.items()
-                if position is not None and self._rng.randrange(100) >= self.habits.leaves_out
+                if position is not None
+                and (self._rng.randrange(100) >= self.habits.leaves_out or self._is_fresh(channel))
             }
             link.asked = {channel: -1 for channel in held} | {channel: at.offset for channel, at in named.items()}
             positions = {channel: list(position) for channel, position in named.items()}
             values = {"v": 1, "session": self._session, "token": self._token, "resume": positions}
         link.hello_tick = self._oracle.tick
         self._ask(link, self._on_not_welcome, HELLO, values)
+
+    def _is_fresh(self, channel: str) -> bool:
+        return time.monotonic() - self._joined_s.get(channel, 0.0) < self.habits.sure_s
 
     def _on_not_welcome(self, link: Link, frame: list[Any]) -> None:
         """HELLO answered by ERROR: for now, or for ever, which shows when it does not come to rest."""
@@ -468,6 +476,7 @@ class Talker:
                 self._refused(frame[2])
                 self._after(_retry_s(frame), lambda: self._join_again(channel))
             elif not self.readers[channel].is_member:
+                self._joined_s[channel] = time.monotonic()
                 self.readers[channel].joined(Position(frame[2]["epoch"], frame[2]["offset"]))
                 for say in list(self._says.values()):
                     if say.channel == channel:

@@ -5,13 +5,14 @@ All doors are the operator's or the kernel's: signals, a full file system, Redis
 
 import asyncio
 import os
+import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
 from tests.chaos.schedule import Schedule
 from tests.conftest import Node, stand_still, wait_until
-from tests.servers.redis import Server
+from tests.servers.redis import Cluster, Sentinels, Server
 
 READY_S = 60.0
 # Above what it has now: the next batch or the one after it does not fit.
@@ -23,9 +24,17 @@ class World:
     """Strikes as a schedule says. Everything is whole again when `heal` returns."""
 
     def __init__(
-        self, node: Node, *, disk: Path | None = None, redis: Server | None = None, clock: Path | None = None
+        self,
+        node: Node,
+        *,
+        disk: Path | None = None,
+        log: Path | None = None,
+        redis: Server | None = None,
+        many: Sentinels | Cluster | None = None,
+        clock: Path | None = None,
     ) -> None:
-        self.node, self.disk, self.redis, self.clock = node, disk, redis, clock
+        self.node, self.disk, self.log, self.redis, self.many, self.clock = node, disk, log, redis, many, clock
+        self._killed: Server | None = None
         self.struck = 0
         self._stopped: list[int] = []
         self._back_s = 0
@@ -37,6 +46,8 @@ class World:
             "start node": lambda pick: self.node.start_again(),
             "kill redis": lambda pick: self._server.kill(),
             "start redis": lambda pick: self._server.start(),
+            "kill primary": self._kill_primary,
+            "start killed": lambda pick: self._start_killed(),
             "fill disk": lambda pick: self._fill_disk(),
             "free disk": lambda pick: self._free_disk(),
             "fill redis": lambda pick: self._limit_memory(),
@@ -61,6 +72,8 @@ class World:
 
     def heal(self) -> None:
         self._continue()
+        if self.many is not None:
+            self.many.wait_whole()
         wait_until(lambda: self._is_ready(), lambda: f"the node serves\n{self.node.log_tail()}", READY_S)
 
     def _is_ready(self) -> bool:
@@ -85,9 +98,23 @@ class World:
         while self._stopped:
             os.kill(self._stopped.pop(), signal.SIGCONT)
 
+    def _kill_primary(self, pick: int) -> None:
+        assert self.many is not None
+        self._killed = self.many.victim(pick)
+        self._killed.kill()
+
+    def _start_killed(self) -> None:
+        """It finds that another took its place, or that nobody has yet."""
+        assert self._killed is not None
+        self._killed.start()
+
     def _fill_disk(self) -> None:
-        """Until the file system takes no more."""
-        assert self.disk is not None
+        """Until the file system takes no more, or until the kernel lets the router's files grow no further."""
+        if self.disk is None:
+            assert self.log is not None
+            largest = max((path.stat().st_size for path in self.log.rglob("*.log")), default=0)
+            self._limit_files(largest + LEFT_BYTES)
+            return
         with (self.disk / "ballast").open("ab", buffering=0) as ballast:
             try:
                 while ballast.write(bytes(LEFT_BYTES)):
@@ -95,8 +122,14 @@ class World:
             except OSError:
                 return
 
+    def _limit_files(self, size: int) -> None:
+        for pid in self.node.routers:
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
     def _free_disk(self) -> None:
-        assert self.disk is not None
+        if self.disk is None:
+            self._limit_files(resource.RLIM_INFINITY)
+            return
         (self.disk / "ballast").unlink()
 
     @property

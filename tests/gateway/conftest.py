@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from core.commands import packed
 from gateway.child import ChildSpec
 
 DEADLINE_S = 20.0
@@ -42,6 +43,8 @@ if config["counts"]:
     os.pwrite(config["stats_fd"], struct.pack("=Q", 7), 72 * 8)
 if config["exit"] is not None:
     os._exit(config["exit"])
+if config["waits"]:
+    os.write(config["commands_fd"], bytes.fromhex(config["waits"]))
 if config["serve"]:
     note("ready")
     os.write(config["commands_fd"], b"\\x00\\x00\\x00\\x15\\x82\\xa5event\\xa5ready\\xa6fields\\x80")
@@ -60,9 +63,12 @@ class Programs:
         """A program that gets ready and waits for SIGTERM.
 
         `exit=N`: ends with that code before it is ready; `serve=False`: never gets ready; `stubborn=True`: ignores
-        SIGTERM; `counts=True`: writes into its ledger; `lingers=True`: does not end when it is told to leave.
+        SIGTERM; `counts=True`: writes into its ledger; `lingers=True`: does not end when it is told to leave;
+        `waits="for that"`: says so before it is ready.
         """
         settings = {"exit": None, "serve": True, "stubborn": False, "counts": False, "lingers": False, **behaviour}
+        why = settings.get("waits", "")
+        settings["waits"] = packed({"event": "waits", "fields": {"why": why}}).hex() if why else ""
 
         def config(epoch: int, stats_fd: int, commands_fd: int) -> bytes:
             own = {

@@ -192,6 +192,38 @@ def test_what_is_never_ready_is_named_and_stopped(programs: Any, run_in_loop: An
     assert all(is_gone(int(note[2])) for note in programs.noted())
 
 
+def test_who_says_what_it_waits_for_is_waited_for_beyond_the_start(
+    programs: Any, run_in_loop: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_module, "_log", log := Log())
+
+    async def scenario() -> None:
+        timing = dataclasses.replace(QUICK, start_s=1)
+        supervisor = Supervisor(programs.spec("router", serve=False, waits="its log is away: refused"), [], timing)
+        running = asyncio.create_task(supervisor.run(lambda: pytest.fail("announced")))
+        await until(lambda: len([event for event, _ in log.said if event == "not_ready_yet"]) == 2, "two starts' time")
+        assert supervisor.missing() == ["router: its log is away: refused"]
+        supervisor.stop()
+        await running
+
+    run_in_loop(scenario())
+    assert len(programs.noted("started")) == 1
+
+
+def test_a_router_whose_log_went_away_is_tried_for_ever_and_is_no_crash_loop(programs: Any, run_in_loop: Any) -> None:
+    async def scenario() -> None:
+        supervisor = Supervisor(programs.spec("router", exit=75), [], QUICK)
+        running = asyncio.create_task(supervisor.run(lambda: pytest.fail("announced")))
+        await until(lambda: len(programs.noted("started")) > 2 * QUICK.start_attempts_max, "it is tried again")
+        assert supervisor.missing() == ["router: its log is away"]
+        assert supervisor.router is not None
+        assert not supervisor.router.crash_loop
+        supervisor.stop()
+        await running
+
+    run_in_loop(scenario())
+
+
 def test_a_stubborn_process_is_killed_after_the_deadline(programs: Any, run_in_loop: Any) -> None:
     async def scenario() -> float:
         timing = Timing(drain_s=0.2, grace_s=0.1)

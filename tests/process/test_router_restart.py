@@ -7,8 +7,20 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Node, wait_until
-from tests.process.clients import ERROR, KINDS, MESSAGE, PUBLISH, REPLY, Client, group, run
+from tests.conftest import Node, stand_still, wait_until
+from tests.process.clients import (
+    ERROR,
+    KINDS,
+    LEAVE,
+    MESSAGE,
+    PUBLISH,
+    REPLY,
+    Client,
+    dial,
+    group,
+    open_session,
+    run,
+)
 from tests.process.places import one_on_each_worker
 
 IN_FLIGHT = 30
@@ -94,3 +106,37 @@ def test_every_publish_is_answered_once_however_often_the_router_is_killed(holdf
         await asyncio.gather(*(client.close() for client in clients))
 
     run(body(), 90)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("breaks", ["before the next router", "after it"])
+def test_what_a_session_did_without_a_router_is_part_of_it(holdfast: Any, breaks: str) -> None:
+    """JOIN and LEAVE of channels that the worker knows are answered on the spot, also while nobody hears of them."""
+    node: Node = holdfast("--workers", "1")
+    node.expect_lost()
+
+    async def body() -> None:
+        joined, left = group("joined"), group("left")
+        alice, bob = await open_session(node), await open_session(node)
+        for channel in (joined, left):
+            await bob.join(channel)
+        await alice.join(left)
+        (router,) = node.routers
+        await asyncio.to_thread(stand_still, router)
+        await alice.join(joined)
+        await alice.ask(LEAVE, left)
+        if breaks == "before the next router":
+            await alice.abort()
+        os.kill(router, signal.SIGKILL)
+        await next_router(node, router)
+        await asyncio.to_thread(wait_until, lambda: node.get("/readyz")[0] == 200, "the next router serves")
+        if breaks == "after it":
+            await bob.join(group())  # the router answered it: it has been told everything
+            await alice.abort()
+        again = await dial(node, "tcp")
+        await again.hello(session=alice.session, token=alice.resume_token, resume={})
+        assert joined in again.welcome["channels"]
+        assert left not in again.welcome["channels"]
+        await asyncio.gather(bob.close(), again.close())
+
+    run(body())

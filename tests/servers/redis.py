@@ -22,6 +22,8 @@ from tools import provision
 START_DEADLINE_S = 20.0
 WHOLE_DEADLINE_S = 40.0
 COMMAND_DEADLINE_S = 5.0
+# Under way at any time where a router writes.
+LAG_BYTES = 1 << 20
 PRIMARY = "holdfast"
 # Writes reach the disk within a second, as Redis' own default has it.
 LASTING = ("--appendonly", "yes", "--appendfsync", "everysec", "--save", "")
@@ -166,8 +168,10 @@ class Sentinels:
         wait_until(lambda: all(self._knows(one) for one in self.sentinels), "the sentinels know all", START_DEADLINE_S)
 
     @staticmethod
-    def _replicas(server: Server) -> int:
-        """How many acknowledged all that the primary has: one is called online before it said that it has anything."""
+    def _replicas(server: Server, lag_bytes: int = 0) -> int:
+        """How many acknowledged all that the primary has, but for `lag_bytes` while it is being written to: one is
+        called online before it said that it has anything.
+        """
         text = server.do("INFO", "replication")
         fields = text if isinstance(text, dict) else {}
         return sum(
@@ -176,13 +180,18 @@ class Sentinels:
             if name.startswith("slave")
             and isinstance(value, dict)
             and value.get("state") == "online"
-            and value.get("offset") == fields.get("master_repl_offset")
+            and value.get("offset", 0) > 0
+            and fields.get("master_repl_offset", 0) - value.get("offset", 0) <= lag_bytes
         )
 
     def _knows(self, sentinel: Server) -> bool:
         fields = sentinel.do("INFO", "sentinel")
         known = fields.get("master0", {})
         return bool(known.get("slaves") == 2 and known.get("sentinels") == 3 and known.get("status") == "ok")
+
+    def victim(self, pick: int) -> Server:
+        """Whom to kill: there is one primary, whatever `pick` says."""
+        return self.primary
 
     @property
     def primary(self) -> Server:
@@ -198,7 +207,7 @@ class Sentinels:
     def _is_whole(self) -> bool:
         try:
             primaries = {one.do("SENTINEL", "GET-MASTER-ADDR-BY-NAME", PRIMARY)[1] for one in self.sentinels}
-            return len(primaries) == 1 and self._replicas(self.primary) == 2
+            return len(primaries) == 1 and self._replicas(self.primary, LAG_BYTES) == 2
         except (redis.ConnectionError, redis.TimeoutError, redis.ResponseError):
             return False
 
@@ -219,16 +228,18 @@ def running_sentinels(*options: str) -> Iterator[Sentinels]:
 
 
 class Cluster:
-    """Three primaries without replicas."""
+    """Three primaries, with `replicas` of each."""
 
     SIZE = 3
     SLOTS = 16_384
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, replicas: int = 0) -> None:
+        self._count = self.SIZE * (1 + replicas)
         # The bus listens 10,000 above unless it is told otherwise, which may be above every port there is.
         self.servers = []
-        for port, bus in zip(*[iter(free_ports(2 * self.SIZE))] * 2, strict=True):
-            extra = ("--cluster-enabled", "yes", "--cluster-port", str(bus), "--cluster-node-timeout", "2000")
+        for port, bus in zip(*[iter(free_ports(2 * self._count))] * 2, strict=True):
+            extra = ["--cluster-enabled", "yes", "--cluster-port", str(bus), "--cluster-node-timeout", "2000"]
+            extra += ["--repl-diskless-sync-delay", "0", "--cluster-replica-validity-factor", "0"]
             self.servers.append(Server(*(options or LASTING), *extra, port=port))
         self._buses: list[int] = [int(one._options[one._options.index("--cluster-port") + 1]) for one in self.servers]
 
@@ -241,11 +252,45 @@ class Cluster:
             one.start()
         bounds = [self.SLOTS * number // self.SIZE for number in range(self.SIZE + 1)]
         for number, one in enumerate(self.servers):
-            one.do("CLUSTER", "ADDSLOTSRANGE", bounds[number], bounds[number + 1] - 1)
+            if number < self.SIZE:
+                one.do("CLUSTER", "ADDSLOTSRANGE", bounds[number], bounds[number + 1] - 1)
             one.do("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
         for other, bus in zip(self.servers[1:], self._buses[1:], strict=True):
             self.servers[0].do("CLUSTER", "MEET", "127.0.0.1", other.port, bus)
         wait_until(lambda: all(self._is_whole(one) for one in self.servers), "the cluster is whole", START_DEADLINE_S)
+        for number, one in enumerate(self.servers[self.SIZE :]):
+            one.do("CLUSTER", "REPLICATE", self.servers[number % self.SIZE].do("CLUSTER", "MYID"))
+        self.wait_whole()
+
+    def primaries(self) -> list[Server]:
+        """Who says of itself that it is one."""
+        return [one for one in self.servers if self._replication(one)["role"] == "master"]
+
+    def victim(self, pick: int) -> Server:
+        """Whom to kill."""
+        found = self.primaries()
+        return found[pick % len(found)]
+
+    def wait_whole(self) -> None:
+        """Wait until every slot is served, and each primary's replicas have all that it has."""
+        wait_until(self._is_all_whole, "the cluster is whole, with all replicas", WHOLE_DEADLINE_S)
+
+    def _is_all_whole(self) -> bool:
+        try:
+            primaries = self.primaries()
+            replicas = sum(Sentinels._replicas(one, LAG_BYTES) for one in primaries)
+            return (
+                len(primaries) == self.SIZE
+                and replicas == self._count - self.SIZE
+                and all(self._is_whole(one) for one in self.servers)
+            )
+        except (redis.ConnectionError, redis.TimeoutError, redis.ResponseError):
+            return False
+
+    @staticmethod
+    def _replication(server: Server) -> dict[str, Any]:
+        fields: dict[str, Any] = server.do("INFO", "replication")
+        return fields
 
     def owner(self, slot: int) -> Server:
         """Who has a slot, as the first node sees it."""
@@ -268,7 +313,7 @@ class Cluster:
 
     def _is_whole(self, server: Server) -> bool:
         said = bytes(server.do("CLUSTER", "INFO"))
-        return b"cluster_state:ok" in said and b"cluster_known_nodes:%d" % self.SIZE in said
+        return b"cluster_state:ok" in said and b"cluster_known_nodes:%d" % self._count in said
 
     def destroy(self) -> None:
         for one in self.servers:
@@ -276,9 +321,9 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def running_cluster(*options: str) -> Iterator[Cluster]:
-    """A cluster of three primaries."""
-    made = Cluster(*options)
+def running_cluster(*options: str, replicas: int = 0) -> Iterator[Cluster]:
+    """A cluster of three primaries, with so many replicas of each."""
+    made = Cluster(*options, replicas=replicas)
     try:
         made.start()
         yield made

@@ -41,17 +41,32 @@ class Away:
         return OPENED
 
 
-def test_a_log_that_is_away_is_asked_again_and_named_once(
+def test_a_log_that_is_away_is_waited_for_and_each_reason_told_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(opening, "OPEN_RETRY_S", 0.001)
-    log = Away(3, LogUnavailable("away"))
-    assert asyncio.run(opening.open_log(log, 1)) == OPENED  # type: ignore[arg-type]
+    log, told = Away(3, LogUnavailable("away")), list[str]()
+    assert asyncio.run(opening.open_log(log, 1, away=told.append)) == OPENED  # type: ignore[arg-type]
     assert log.asked == 4
-    assert caplog.messages == ["the log is away, and is asked again for 15 s: away"]
-    monkeypatch.setattr(opening, "OPEN_DEADLINE_S", 0.0)
-    with pytest.raises(LogUnavailable):
-        asyncio.run(opening.open_log(Away(1000, LogUnavailable("away")), 1))  # type: ignore[arg-type]
+    assert told == ["away"]
+    assert caplog.messages == ["the log is away; the router serves once it is back: away"]
+
+
+def test_a_log_that_stays_away_is_named_again_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(opening, "OPEN_RETRY_S", 0.001)
+    monkeypatch.setattr(opening, "SAID_AGAIN_S", 0.0)
+    asyncio.run(opening.open_log(Away(3, LogUnavailable("away")), 1))  # type: ignore[arg-type]
+    assert len(caplog.messages) == 3
+
+
+def test_who_says_how_long_hears_that_it_was_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "OPEN_RETRY_S", 0.4)
+    log = Away(1_000, LogUnavailable("nobody there"))
+    with pytest.raises(LogBroken, match=r"away for 1 s \(log.open_timeout_s\): nobody there"):
+        asyncio.run(opening.open_log(log, 1, timeout_s=1))  # type: ignore[arg-type]
+    assert log.asked <= 4
 
 
 def test_a_broken_log_is_not_asked_again() -> None:

@@ -10,10 +10,10 @@ from router.log import redis_append
 from router.log.port import LogBroken, LogDeposed, LogUnavailable
 from router.log.redis import RedisLog
 from router.log.redis_keys import SHARDS
-from tests.conftest import stand_still
+from tests.conftest import stand_still, wait_until
 from tests.router.log.conftest import run, until
 from tests.router.log.redis_records import bodies, message, now_ms, offsets
-from tests.servers.redis import Server
+from tests.servers.redis import LASTING, Sentinels, Server, running
 
 PAUSE_S = 0.02
 # One of each shard, so that a batch of all of them needs every shard.
@@ -200,6 +200,46 @@ def test_replicas_that_are_asked_for_and_missing_are_named(own_server: Server) -
         await log.close()
 
     run(work())
+
+
+def test_what_is_lost_a_second_time_is_given_up_a_second_time(
+    own_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oldest batch that is kept is marked as one without forerunners: once, however often."""
+
+    async def work() -> None:
+        log = log_of(own_server)
+        epoch = (await log.open(1)).epoch
+        monkeypatch.setattr(redis_append, "KEPT_S", 0.0)
+        for offset in range(1, 6):
+            await log.append(everywhere(epoch, offset))
+        monkeypatch.setattr(redis_append, "KEPT_S", 10.0)
+        for offset in range(6, 9):
+            own_server.do("FLUSHALL")
+            await log.append(everywhere(epoch, offset))
+        await all_have(log, [5, 6, 7, 8])
+        await log.close()
+
+    run(work())
+
+
+def test_a_primary_that_lost_its_replica_is_not_trusted_alone_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(primary: Server, replica: Server) -> None:
+        log = log_of(primary, deadline_s=1.0)
+        epoch = (await log.open(1)).epoch
+        await log.append(everywhere(epoch, 1))
+        replica.kill()
+        for _ in range(3):  # also over connections that were made since
+            with pytest.raises(LogUnavailable):
+                await log.append(everywhere(epoch, 2))
+        monkeypatch.setattr(redis_append, "REPLICA_MISSED_S", 0.0)
+        await log.append(everywhere(epoch, 2))
+        await all_have(log, [1, 2])
+        await log.close()
+
+    with running(*LASTING) as primary, running(*LASTING, "--replicaof", f"127.0.0.1 {primary.port}") as replica:
+        wait_until(lambda: Sentinels._replicas(primary) == 1, "the replica follows")
+        run(work(primary, replica))
 
 
 def test_a_foreign_key_in_the_way_is_named(
