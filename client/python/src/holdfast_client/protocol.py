@@ -330,8 +330,7 @@ class Protocol:
             values |= {"session": self.welcome.session, "token": self.welcome.resume_token}
             positions = {channel: list(position) for channel, position in self.positions.all().items()}
             # Without positions every channel stands at its last ACK; what comes twice then is dropped here.
-            longest = self.welcome.max_frame_bytes - _HELLO_REST_BYTES
-            fits = body_bytes(encode([positions], self._encoding)) <= longest
+            fits = body_bytes(encode([positions], self._encoding)) <= self.welcome.max_frame_bytes - _HELLO_REST_BYTES
             values |= {"resume": positions, "whole": True} if fits else {"resume": {}}
         elif self._hello_token is not None:
             values["token"] = self._hello_token
