@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.contract.places import EmbeddedPlace, EtcdPlace, Place
 from tests.contract.stores import EmbeddedStore, RedisStore, Store
+from tests.servers import etcd
 from tests.servers.redis import FLEETING, running, running_cluster, running_sentinels
 
 MakeStore = Callable[[], Store]
@@ -60,3 +62,25 @@ def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> MakeStore:
 def store(make_store: MakeStore) -> Store:
     """An empty store."""
     return make_store()
+
+
+# ---------------------------------------------------------------------------------------------------------- directories
+
+
+@pytest.fixture(scope="package")
+def etcd_cluster() -> Iterator[etcd.Cluster]:
+    """Three members that no test harms."""
+    with etcd.running_cluster() as cluster:
+        yield cluster
+
+
+PLACES: dict[str, Callable[[pytest.FixtureRequest], Place]] = {
+    "embedded": lambda _: EmbeddedPlace(),
+    "etcd": lambda request: EtcdPlace(request.getfixturevalue("etcd_cluster"), f"contract{next(_prefixes)}/"),
+}
+
+
+@pytest.fixture(params=list(PLACES))
+def place(request: pytest.FixtureRequest) -> Place:
+    """An empty place of one side."""
+    return PLACES[request.param](request)

@@ -4,6 +4,7 @@ import asyncio
 import functools
 import time
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 import uvloop
 
@@ -15,7 +16,13 @@ from tests.contract.stores import Store
 DEADLINE_S = 120.0
 
 
-def run(store: Store, body: Callable[[], Awaitable[None]]) -> None:
+class Ends(Protocol):
+    """What a test runs over: a store of logs, a place of directories."""
+
+    async def end(self) -> None: ...
+
+
+def run(store: Ends, body: Callable[[], Awaitable[None]]) -> None:
     """Run one body over a store, end the store, and look at what is left."""
 
     async def whole() -> None:

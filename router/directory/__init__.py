@@ -1,0 +1,1 @@
+"""The directory: who is there, who leads which shard, who has which session."""
