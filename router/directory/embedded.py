@@ -135,10 +135,11 @@ class Store:
             items[key] = Item(entry.value, entry.revision)
         return Snapshot(self.revision, items)
 
-    def compact(self) -> None:
-        """Forget all changes until now."""
-        self._history.clear()
-        self._forgotten = self.revision
+    def compact(self, revision: int) -> None:
+        """Forget all changes until a revision."""
+        while self._history and self._history[0].revision <= revision:
+            self._history.popleft()
+        self._forgotten = max(self._forgotten, revision)
 
     def since(self, revision: int, prefix: str) -> list[Change] | None:
         """The changes after a revision; None: some are forgotten."""
@@ -224,7 +225,7 @@ class EmbeddedRegistration:
                 return
             due = self._until - self._ttl_s * (1 - 1 / KEPT_A_TTL) - self._store.clock()
             if due > 0 or not self._store.here.is_set():
-                await self._store.change(max(due, 0.05))  # deadline: its argument
+                await self._store.change(max(due, 0.05))
                 continue
             sent = self._store.clock()
             if self._store.keep_alive(self._lease, self._ttl_s):
@@ -292,7 +293,8 @@ class EmbeddedDirectory:
                 revision = found[-1].revision
                 yield Changes(revision, tuple(found))
             else:
-                await self.store.change(min(ends - self.store.clock(), 1.0))  # deadline: its argument
+                # deadline: its argument
+                await self.store.change(min(ends - self.store.clock(), 1.0))
 
     def reachable(self) -> Reach:
         """See `port.Directory`."""

@@ -8,7 +8,7 @@ from router.directory.etcd import EtcdDirectory
 from router.directory.etcd_config import EtcdConfig
 from router.directory.etcd_lease import EtcdRegistration
 from router.directory.port import Directory, Registration
-from tests.servers.etcd import Cluster
+from tests.servers.etcd import Cluster, Member
 
 
 class Place(Protocol):
@@ -19,8 +19,8 @@ class Place(Protocol):
     async def directory(self) -> Directory:
         """A directory on this place, as a process of its own would have it."""
 
-    async def compact(self) -> None:
-        """Make it forget all changes until now."""
+    async def compact(self, revision: int = 0) -> None:
+        """Make it forget all changes until a revision; 0: until now."""
 
     async def end(self) -> None:
         """Give up everything that `directory` gave, within the same event loop."""
@@ -39,8 +39,8 @@ class EmbeddedPlace:
         self._directories.append(EmbeddedDirectory(self._store))
         return self._directories[-1]
 
-    async def compact(self) -> None:
-        self._store.compact()
+    async def compact(self, revision: int = 0) -> None:
+        self._store.compact(revision or self._store.revision)
 
     async def end(self) -> None:
         for one in self._directories:
@@ -48,21 +48,33 @@ class EmbeddedPlace:
 
 
 class EtcdPlace:
-    """A prefix in etcd, of which each test has its own."""
+    """A prefix in etcd, of which each test has its own.
+
+    Args:
+        cluster: where.
+        prefix: ends with `/`.
+        first: the member that each directory asks before any other; None: any.
+        deadline_s: of the directories.
+
+    """
 
     name = "etcd"
 
-    def __init__(self, cluster: Cluster, prefix: str) -> None:
+    def __init__(self, cluster: Cluster, prefix: str, *, first: Member | None = None, deadline_s: float = 5.0) -> None:
         self.cluster = cluster
-        self.prefix = prefix
+        self.first = first
+        self._config = EtcdConfig(endpoints=cluster.endpoints, prefix=prefix, deadline_s=deadline_s)
         self._directories: list[EtcdDirectory] = []
 
     async def directory(self) -> EtcdDirectory:
-        self._directories.append(EtcdDirectory(EtcdConfig(endpoints=self.cluster.endpoints, prefix=self.prefix)))
-        return self._directories[-1]
+        made = EtcdDirectory(self._config)
+        if self.first is not None:
+            made._client.current = self.cluster.members.index(self.first)
+        self._directories.append(made)
+        return made
 
-    async def compact(self) -> None:
-        await asyncio.to_thread(self.cluster.members[0].compact)
+    async def compact(self, revision: int = 0) -> None:
+        await asyncio.to_thread(self.cluster.members[0].compact, revision)
 
     async def end(self) -> None:
         await asyncio.gather(*(one.close() for one in self._directories))
