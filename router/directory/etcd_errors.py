@@ -15,7 +15,7 @@ ADVICE = {
     "`etcdctl alarm disarm`",
 }
 # Certificates and versions of TLS that do not fit are told like a refused connection.
-_TLS_SIGNS = ("SSL", "TLS", "handshake", "certificate", "CERTIFICATE", "Socket closed")
+_TLS_SIGNS = ("SSL", "TLS", "TSI_", "andshake", "certificate", "CERTIFICATE", "Socket closed")
 
 
 class Meaning(Enum):
@@ -67,6 +67,6 @@ def absence(endpoint: str, error: grpc.aio.AioRpcError, *, tls: bool) -> str:
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         return f"etcd at {endpoint} does not answer"
     if any(sign in text for sign in _TLS_SIGNS):
-        doubt = "name the authority of its certificate" if tls else "it may want TLS"
+        doubt = "look at the authorities of its certificate and of ours" if tls else "it may want TLS"
         return f"etcd at {endpoint} and we do not agree on TLS: {doubt} ({text})"
     return f"etcd at {endpoint} cannot be reached: {text}"

@@ -204,8 +204,12 @@ def checked_key(key: str) -> str:
     Raises:
         Misused: it is none.
     """
-    if not key or "\0" in key or len(key.encode()) > KEY_BYTES_MAX:
-        raise Misused(f"{key!r} is no key: 1 to {KEY_BYTES_MAX} bytes of text without zero bytes")
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError:
+        size = 0  # half a surrogate pair
+    if not 0 < size <= KEY_BYTES_MAX or "\0" in key:
+        raise Misused(f"{key!r} is no key: 1 to {KEY_BYTES_MAX} bytes of UTF-8 without zero bytes")
     return key
 
 

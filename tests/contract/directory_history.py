@@ -145,9 +145,12 @@ class Traffic:
         self._keys = [f"{PREFIX}{number}" for number in range(keys)]
         self._tasks: list[asyncio.Task[None]] = []
         self._stopped = False
+        self._remembered = 0
+        """The revision up to which the truth is known."""
         self._won = asyncio.Event()
 
     async def start(self) -> None:
+        self._remembered = (await (await self._place.directory()).read(PREFIX)).revision
         for number in range(self._clients):
             directory = await self._place.directory()
             snapshot = await directory.read(PREFIX)
@@ -188,11 +191,12 @@ class Traffic:
                 break
             except Unavailable:
                 continue
-        async with aclosing(directory.watch(PREFIX, truth[-1].revision if truth else 0)) as watch:
-            while not truth or truth[-1].revision < mark.revision:
+        async with aclosing(directory.watch(PREFIX, self._remembered)) as watch:
+            while self._remembered < mark.revision:
                 said = await anext(watch)
                 assert isinstance(said, Changes), "the history was forgotten before it was read"
                 truth += said.changes
+                self._remembered = said.revision
         return mark.revision
 
     async def _watch(self, directory: Directory, seen: Seen) -> None:

@@ -38,7 +38,7 @@ class Weather:
         self._random = random.Random(seed)
         self._attempt: Attempt = client.attempt
         self._late: list[Callable[[], Coroutine[Any, Any, Any]]] = []
-        client.attempt = self  # type: ignore[assignment, method-assign]
+        client.attempt = self  # type: ignore[method-assign]
 
     async def __call__(self, at: int, method: Method, request: Message, timeout_s: float) -> Any:
         if method is not TXN:
@@ -320,7 +320,7 @@ def test_an_error_that_asking_again_does_not_help_is_raised(config: EtcdConfig) 
         async def refuse(*_: Any) -> Any:
             raise ended(grpc.StatusCode.PERMISSION_DENIED, "etcdserver: permission denied")
 
-        directory._client.attempt = refuse  # type: ignore[method-assign]
+        directory._client.attempt = refuse  # type: ignore[assignment, method-assign]
         with pytest.raises(NotAllowed):
             await directory.transact([Claim("k", 0, b"")])
         await directory.close()
