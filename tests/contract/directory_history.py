@@ -5,10 +5,11 @@ The directory's own history, read at the end by a watch from its beginning, is w
 
 import asyncio
 import random
+from bisect import bisect_right
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from router.directory.port import Change, Changes, Claim, Directory, Lost, Result, Snapshot, Unavailable, Won
+from router.directory.port import Change, Changes, Claim, Directory, Lost, Result, Snapshot, Unavailable, Won, now
 from tests.contract.places import Place
 
 PREFIX = "random/"
@@ -43,6 +44,8 @@ class History:
     watches: list[Seen] = field(default_factory=list)
     floor: int = 0
     wins: int = 0
+    silence_s: float = 0.0
+    """The longest time for which nobody won anything."""
     truth: list[Change] = field(default_factory=list)
 
     def problems(self) -> list[str]:
@@ -81,20 +84,22 @@ class History:
         """Whether who has the key according to a loser had it at a time while it was asked."""
         if lost.revision == told.claim.expected_revision:
             return [f"lost against what it expected: {told}"]
-        after = [change for change in chain if change.revision > lost.revision]
+        revisions = [change.revision for change in chain]
         if lost.revision == 0:
-            gone = [change.revision for change in chain if change.value is None] + [0]
-            ends = [min([one.revision for one in chain if one.revision > at], default=1 << 62) for at in gone]
-            return [] if any(end > told.floor for end in ends) else [f"was never absent meanwhile: {told}"]
+            gone = [0] + [change.revision for change in chain if change.value is None]
+            if any(_next(revisions, at) > told.floor for at in gone):
+                return []
+            return [f"was never absent meanwhile: {told}"]
         if Change(told.claim.key, lost.value, lost.revision) not in chain:
             return [f"lost against what never was: {told}"]
-        return [f"lost against what was over: {told}"] if after and after[0].revision <= told.floor else []
+        return [f"lost against what was over: {told}"] if _next(revisions, lost.revision) <= told.floor else []
 
     # --------------------------------------------------------------------------------------------------------- watches
 
     def _watch(self, seen: Seen) -> list[str]:
         """Whether a watch told all changes once, in order, but for those that a snapshot stands for."""
         at, found = seen.start, []
+        revisions = [change.revision for change in self.truth]
         for said in seen.said:
             if isinstance(said, Snapshot):
                 state: dict[str, tuple[bytes, int]] = {}
@@ -105,13 +110,19 @@ class History:
                 if said.items != state:
                     found.append(f"a snapshot at {said.revision} is not what was there")
             else:
-                wanted = [change for change in self.truth if at < change.revision <= said.revision]
+                wanted = self.truth[bisect_right(revisions, at) : bisect_right(revisions, said.revision)]
                 if list(said.changes) != wanted:
                     found.append(f"after {at} a watch told {said.changes}, and there was {wanted}")
             if said.revision <= at:
                 found.append(f"a watch went back from {at} to {said.revision}")
             at = said.revision
         return found
+
+
+def _next(revisions: list[int], revision: int) -> int:
+    """The revision after one; far away when there is none."""
+    place = bisect_right(revisions, revision)
+    return revisions[place] if place < len(revisions) else 1 << 62
 
 
 def _link(
@@ -148,6 +159,7 @@ class Traffic:
         self._remembered = 0
         """The revision up to which the truth is known."""
         self._won = asyncio.Event()
+        self._last_won = now()
 
     async def start(self) -> None:
         self._remembered = (await (await self._place.directory()).read(PREFIX)).revision
@@ -240,4 +252,6 @@ class Traffic:
             history.floor = max(history.floor, result.revision)
             if isinstance(result, Won):
                 history.wins += 1
+                self._last_won, before = now(), self._last_won
+                history.silence_s = max(history.silence_s, self._last_won - before)
                 self._won.set()

@@ -23,6 +23,8 @@ from tests.servers.etcd_network import Network, running_network, why_not
 PAUSE_S = 15.0
 TTL_S = 10
 SHORT_TTL_S = 4
+SILENCE_S = 15.0
+"""Much more than it takes on a machine with nothing else to do, which is two or three seconds."""
 WINS = 40
 
 
@@ -70,6 +72,7 @@ def under(cluster: Cluster, fault: Fault) -> History:
         await registration.close()
 
     run(place, body)
+    assert kept[0].silence_s < SILENCE_S
     return kept[0]
 
 

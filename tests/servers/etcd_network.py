@@ -8,11 +8,13 @@ import random
 import subprocess
 from collections.abc import Iterator
 
-from tests.chaos.namespace import ADDRESSES, command, why_not
+from tests.chaos.namespace import command, why_not
 from tests.servers.etcd import SIZE, Cluster, Member
 from tools import provision
 
 __all__ = ["Network", "running_network", "why_not"]
+# The upper half of RFC 2544's range; the lower one is that of tests/chaos/namespace.py.
+ADDRESSES = "198.19.{}.{}"
 PORTS = (2379, 2380, 2381)
 FIRST = 2
 """The members' addresses end with 2, 3 and 4; ours with 1."""
