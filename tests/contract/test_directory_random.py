@@ -46,7 +46,7 @@ def sound() -> History:
     gone = Told(Claim("k", 3, None), 3, Won(4))
     truth = [Change("k", b"a", 2), Change("k", b"b", 3), Change("k", None, 4), Change(MARK, b"", 5)]
     watch = Seen(1, [Changes(2, (truth[0],)), Changes(5, tuple(truth[1:]))])
-    return History([first, second, loser, gone], [watch], 4, 3, truth)
+    return History([first, second, loser, gone], [watch], 4, 3, truth=truth)
 
 
 def test_a_sound_history_passes() -> None:
