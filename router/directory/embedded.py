@@ -31,6 +31,8 @@ from router.directory.port import (
 )
 
 KEPT_A_TTL = 3
+AWAY_S = 0.05
+"""How often those who wait for a store that is away look whether it is back."""
 HISTORY_MAX = 10_000
 """Changes that are kept for watches that fell behind; whoever is further behind gets a Snapshot."""
 
@@ -147,6 +149,11 @@ class Store:
             return None
         return [one for one in self._newer(revision) if one.key.startswith(prefix)]
 
+    def wake(self) -> None:
+        """Wake all who wait for a change."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
     async def change(self, seconds: float) -> None:
         """Wait for a change, or so long."""
         with contextlib.suppress(TimeoutError):
@@ -182,8 +189,7 @@ class Store:
             self._history.append(Change(key, value, self.revision))
         while len(self._history) > self._history_max:
             self._forgotten = self._history.popleft().revision
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self.wake()
 
 
 class EmbeddedRegistration:
@@ -225,7 +231,7 @@ class EmbeddedRegistration:
                 return
             due = self._until - self._ttl_s * (1 - 1 / KEPT_A_TTL) - self._store.clock()
             if due > 0 or not self._store.here.is_set():
-                await self._store.change(max(due, 0.05))
+                await self._store.change(max(due, AWAY_S))
                 continue
             sent = self._store.clock()
             if self._store.keep_alive(self._lease, self._ttl_s):
@@ -249,7 +255,7 @@ class EmbeddedDirectory:
     def __init__(self, store: Store | None = None, *, deadline_s: float = 5.0) -> None:
         self.store = store or Store()
         self._deadline_s = deadline_s
-        self._closed = asyncio.Event()
+        self._closed = False
 
     async def register(self, node: str, value: bytes, ttl_s: int) -> EmbeddedRegistration:
         """See `port.Directory`."""
@@ -282,7 +288,11 @@ class EmbeddedDirectory:
     async def watch(self, prefix: str, revision: int) -> AsyncGenerator[Changes | Snapshot, None]:
         """See `port.Directory`."""
         while True:
-            await self._come_back()
+            if self._closed:
+                raise Unavailable("the directory is closed here")
+            if not self.store.here.is_set():
+                await self.store.change(AWAY_S)  # deadline: its argument
+                continue
             ends = self.store.expire()
             found = self.store.since(revision, prefix)
             if found is None:
@@ -304,7 +314,8 @@ class EmbeddedDirectory:
 
     async def close(self) -> None:
         """See `port.Directory`."""
-        self._closed.set()
+        self._closed = True
+        self.store.wake()
 
     async def _answered(self) -> None:
         """As soon as the store is here.
@@ -312,7 +323,7 @@ class EmbeddedDirectory:
         Raises:
             Unavailable: it is not, for too long.
         """
-        if self._closed.is_set():
+        if self._closed:
             raise Unavailable("the directory is closed here", nothing_done=True)
         try:
             async with asyncio.timeout(self._deadline_s):
@@ -320,7 +331,3 @@ class EmbeddedDirectory:
         except TimeoutError:
             raise Unavailable("the directory is away", nothing_done=True) from None
         self.store.expire()
-
-    async def _come_back(self) -> None:
-        # no deadline: a watch waits for as long as it takes
-        await self.store.here.wait()

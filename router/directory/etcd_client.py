@@ -151,9 +151,7 @@ class Client:
                 return await self._first_of_stream(at, method, request, timeout_s)
             return await self._method(at, method)(request, timeout=timeout_s, metadata=self.metadata())
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if self.closed and task is not None and not task.cancelling():
-                raise Unavailable(f"{self.config}: closed here, and the answer with it") from None
+            self.check_cancelled()
             raise
 
     async def _first_of_stream(self, at: int, method: Method, request: Message, timeout_s: float) -> Any:
@@ -168,6 +166,16 @@ class Client:
         finally:
             call.cancel()
         raise ended(grpc.StatusCode.UNAVAILABLE, "it ended the stream")
+
+    def check_cancelled(self) -> None:
+        """To be asked when a wait was cancelled: gRPC cancels what waits for it when it is closed.
+
+        Raises:
+            Unavailable: it was that, and nobody cancelled this task.
+        """
+        task = asyncio.current_task()
+        if self.closed and task is not None and not task.cancelling():
+            raise Unavailable(f"{self.config}: closed here, and the answer with it")
 
     def stream(self, at: int, method: Method, *, timeout_s: float | None = None, leader: bool = False) -> Any:
         """Open a stream to one member.

@@ -113,6 +113,9 @@ class Watch:
                 yield answer
         except (TimeoutError, asyncio.InvalidStateError):
             return  # it takes nothing more, or ended while we wrote
+        except asyncio.CancelledError:
+            self._client.check_cancelled()
+            raise
         finally:
             call.cancel()
             if reading is not None:

@@ -392,6 +392,24 @@ async def test_an_idle_watch_is_not_disturbed_and_ends_when_it_is_closed(place: 
         await other.close()
 
 
+@on_a_loop
+async def test_a_watch_that_waits_ends_with_its_directory(place: Place) -> None:
+    directory, other = await place.directory(), await place.directory()
+    revision = (await directory.read("w/")).revision
+    async with aclosing(directory.watch("w/", revision)) as watch:
+        first = await won(other, "w/1", 0, b"")
+        await collect(watch, 1)
+        waiting = asyncio.create_task(anext(watch))
+        second = await won(other, "w/1", first, b"")
+        async with asyncio.timeout(WAIT_S):
+            assert (await waiting).revision == second
+            waiting = asyncio.create_task(anext(watch))
+            await other.read("w/")
+            await directory.close()
+            with pytest.raises(Unavailable, match="closed"):
+                await waiting
+
+
 # --------------------------------------------------------------------------------------------------------------- sweep
 
 
