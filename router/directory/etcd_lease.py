@@ -10,7 +10,7 @@ from router.directory.etcd_client import GRANT, KEEP_ALIVE, RANGE, REVOKE, TXN, 
 from router.directory.port import DirectoryError, NodeEpoch, NotAllowed, Unavailable, checked_registration, safe_bound
 
 KEPT_A_TTL = 3
-"""Keep-alives within the time to live."""
+"""How often a lease is renewed within its time to live."""
 ATTEMPTS_A_TTL = 10
 """Of the time to live, what one member gets to answer a keep-alive before the next one is asked."""
 REPLACEMENTS_MAX = 10
