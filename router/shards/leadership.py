@@ -372,7 +372,7 @@ class Leadership:
                 self.giving = None
                 self._go_on(giving.shard, held)
             return
-        if not self._may_claim():
+        if not self._may_claim() or any(held.role is Role.HANDING and not held.doubt for held in self.held.values()):
             return
         for taker, seen in sorted(self.view.moves.items(), key=lambda item: item[1].revision):
             move = seen.record
