@@ -53,8 +53,6 @@ away one at a time; each step has a deadline after which it is given up and trie
 again only after a wait, and only when what the key says now still asks for it.
 """
 
-from collections.abc import Callable
-
 from router.shards import events as ev
 from router.shards.placement import place, ranking
 from router.shards.records import (
@@ -131,7 +129,7 @@ class Leadership:
         self._out = []
         self._claims = []
         self._wake = NEVER
-        _HANDLERS[type(event)](self, event)
+        getattr(self, _HANDLERS[type(event)])(event)
         if self.view.ready():
             self._look()
             self._open_again()
@@ -527,20 +525,20 @@ class Leadership:
         return self._out
 
 
-_HANDLERS: dict[type, Callable[..., None]] = {
-    ev.Registered: Leadership._registered,
-    ev.LeaseHeld: Leadership._lease_held,
-    ev.LeaseLost: Leadership._lease_lost,
-    ev.Changed: Leadership._changed,
-    ev.Snapshot: Leadership._snapshot,
-    ev.ClaimAnswered: Leadership._answered,
-    ev.Opened: Leadership._opened,
-    ev.Refused: Leadership._refused_by_log,
-    ev.Prepared: Leadership._prepared,
-    ev.Drained: Leadership._drained,
-    ev.Tick: Leadership._tick,
-    ev.DirectoryAway: Leadership._directory_away,
-    ev.DirectoryBack: Leadership._directory_back,
-    ev.Move: Leadership._move,
-    ev.Cordon: Leadership._cordon,
+_HANDLERS = {
+    ev.Registered: "_registered",
+    ev.LeaseHeld: "_lease_held",
+    ev.LeaseLost: "_lease_lost",
+    ev.Changed: "_changed",
+    ev.Snapshot: "_snapshot",
+    ev.ClaimAnswered: "_answered",
+    ev.Opened: "_opened",
+    ev.Refused: "_refused_by_log",
+    ev.Prepared: "_prepared",
+    ev.Drained: "_drained",
+    ev.Tick: "_tick",
+    ev.DirectoryAway: "_directory_away",
+    ev.DirectoryBack: "_directory_back",
+    ev.Move: "_move",
+    ev.Cordon: "_cordon",
 }

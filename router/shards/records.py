@@ -5,9 +5,11 @@ somebody who knows better wrote it, and it stays his.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgpack
+
+from router.shards.owners import Owner
 
 NODES = "nodes/"
 SHARDS = "shards/"
@@ -67,17 +69,18 @@ class CordonRecord(NamedTuple):
     """0: until it is lifted; otherwise only in that life of the node, which is about to end."""
 
 
-_SHAPES: dict[type, tuple[type, ...]] = {
+_SHAPES: dict[Any, tuple[type, ...]] = {
     NodeRecord: (int, str, str),
     ShardRecord: (str, int, int, str),
     MoveRecord: (int, int, int),
     PinRecord: (str,),
     CordonRecord: (int,),
+    Owner: (str, str, str, str, int, int, int),
 }
 HOWS = ("claimed", "taken", "handed", "kept", "raised")
 
 
-def encode(record: NodeRecord | ShardRecord | MoveRecord | PinRecord | CordonRecord) -> bytes:
+def encode(record: NodeRecord | ShardRecord | MoveRecord | PinRecord | CordonRecord | Owner) -> bytes:
     """The value of a record."""
     packed: bytes = msgpack.packb([VERSION, *record])
     return packed
@@ -89,7 +92,7 @@ def decode(kind: Callable[..., _T], value: bytes) -> _T:
     Raises:
         Unreadable: it is none of this kind and version.
     """
-    shape = _SHAPES[kind]  # type: ignore[index]
+    shape = _SHAPES[kind]
     try:
         version, *fields = msgpack.unpackb(value)
     except (ValueError, TypeError, msgpack.UnpackException) as error:

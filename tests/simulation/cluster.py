@@ -315,7 +315,9 @@ class Cluster:
             self.world.run(self.world.now + 0.25)
             missing &= set(self.unled())
         if missing:
-            raise Violation(f"nobody leads {sorted(missing)}: " + ", ".join(str(self.owner(shard)) for shard in missing))
+            raise Violation(
+                f"nobody leads {sorted(missing)}: " + ", ".join(str(self.owner(shard)) for shard in missing)
+            )
 
     def check_balanced(self) -> None:
         """Nobody has more than one shard more than another, and nothing moves any more."""

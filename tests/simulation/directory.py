@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from router.shards.events import Changed, Claim, Lost, Snapshot, Won
+from router.shards.owners import SESSIONS
 from router.shards.records import NODES, PREFIXES
 from tests.simulation.world import World
 
@@ -88,8 +89,9 @@ class Directory:
         self.up = True
         self.revision = 1
         self.items: dict[str, tuple[bytes, int]] = {}
-        self.history: dict[str, list[tuple[str, bytes | None, int]]] = {prefix: [] for prefix in PREFIXES}
-        self.watches: dict[str, list[Watch]] = {prefix: [] for prefix in PREFIXES}
+        everything = (*PREFIXES, SESSIONS)
+        self.history: dict[str, list[tuple[str, bytes | None, int]]] = {prefix: [] for prefix in everything}
+        self.watches: dict[str, list[Watch]] = {prefix: [] for prefix in everything}
         self.leases: dict[int, tuple[str, float]] = {}
         """By epoch: the node, and when the lease ends."""
 
@@ -97,9 +99,9 @@ class Directory:
         """All items of a prefix."""
         return {key: item for key, item in self.items.items() if key.startswith(prefix)}
 
-    def watch(self, listener: Listener) -> list[Watch]:
-        """Watches of all prefixes; to be started."""
-        made = [self.watch_type(self, listener, prefix) for prefix in PREFIXES]
+    def watch(self, listener: Listener, prefixes: tuple[str, ...] = PREFIXES) -> list[Watch]:
+        """Watches of prefixes; to be started."""
+        made = [self.watch_type(self, listener, prefix) for prefix in prefixes]
         for watch in made:
             self.watches[watch.prefix].append(watch)
         return made

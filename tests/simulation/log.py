@@ -30,7 +30,9 @@ class Log:
             self._look_at_refusal(shard, epoch)
             return False
         if epoch < self.epochs.get(shard, 0):
-            raise Violation(f"{who} appended to shard {shard} under epoch {epoch} after {self.epochs[shard]} was opened")
+            raise Violation(
+                f"{who} appended to shard {shard} under epoch {epoch} after {self.epochs[shard]} was opened"
+            )
         self._admit(shard, epoch, who)
         length = self.lengths.get(shard, 0)
         if offset != length:

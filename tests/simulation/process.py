@@ -91,7 +91,7 @@ class Process:
         self.paused = True
 
     def go_on(self) -> None:
-        """End a pause. The data plane goes on first, believing what it did; then comes what came meanwhile, in order."""
+        """End a pause. The data plane goes on first, believing what it did; then comes what came meanwhile."""
         self.paused = False
         for shard in list(self.led):
             self.publish(shard)
@@ -164,14 +164,15 @@ class Process:
 
     def _wake_at(self, effect: ev.WakeAt) -> None:
         self._tick_at = effect.time
-        self.world.after(max(0.0, (effect.time - self.clock()) / self._rate) + 1e-6, self.take, self._tick, effect.time)
+        left = max(0.0, (effect.time - self.clock()) / self._rate)
+        self.world.after(left + 1e-6, self.take, self._tick, effect.time)
 
     def _tick(self, time: float) -> None:
         if time == self._tick_at:
             self.step(ev.Tick())
 
     def stall(self, pick: int, until: float) -> None:
-        """One of its watches tells nothing for a while, and the others go on; mostly that of the nodes or the shards."""
+        """One of its watches tells nothing for a while, and the others go on; mostly that of nodes or shards."""
         self._watches[pick % len(self._watches) if pick % 4 == 0 else pick % 2].stalled_until = until
 
     # The lease.

@@ -17,14 +17,14 @@ class World:
         self.now = 0.0
         self.chance = random.Random(seed)
         self.trace: list[tuple[float, tuple[Any, ...]]] = []
-        self._queue: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._queue: list[tuple[float, int, Callable[..., object], tuple[Any, ...]]] = []
         self._count = 0
 
-    def after(self, delay: float, call: Callable[..., None], *args: Any) -> None:
+    def after(self, delay: float, call: Callable[..., object], *args: Any) -> None:
         """Have something happen later."""
         self.at(self.now + delay, call, *args)
 
-    def at(self, time: float, call: Callable[..., None], *args: Any) -> None:
+    def at(self, time: float, call: Callable[..., object], *args: Any) -> None:
         """Have something happen at a time, after what is to happen then already."""
         self._count += 1
         heapq.heappush(self._queue, (time, self._count, call, args))
