@@ -85,7 +85,7 @@ class Refuse(NamedTuple):
     by: Owner | None
 
 
-class Refence(NamedTuple):
+class Renumber(NamedTuple):
     """An owner that was let in without the directory has its number now."""
 
     owner: Owner
@@ -101,7 +101,7 @@ class End(NamedTuple):
     """True: `resumed_elsewhere`; False: the login policy lets only one of the two live."""
 
 
-SessionEffect = Admit | Refuse | Refence | End | ev.Claims | ev.Complain
+SessionEffect = Admit | Refuse | Renumber | End | ev.Claims | ev.Complain
 
 
 @dataclass(slots=True)
@@ -277,7 +277,7 @@ class SessionClaims:
             return
         self._settle(name, slot, attempt.owner, fence, provisional=False)
         if attempt.request is None:
-            self._out.append(Refence(attempt.owner, fence))
+            self._out.append(Renumber(attempt.owner, fence))
         else:
             self._out.append(Admit(attempt.request, attempt.owner, fence))
 
@@ -339,7 +339,7 @@ class SessionClaims:
         if seen.record is not None and seen.record == slot.owner:
             if slot.provisional or fence > slot.fence:
                 self._settle(name, slot, slot.owner, fence, provisional=False)
-                self._out.append(Refence(seen.record, fence))
+                self._out.append(Renumber(seen.record, fence))
         elif fence > slot.fence and not (slot.provisional and seen.record is None):
             alive = seen.record is not None and not self._over(seen.record.node_epoch)
             self._settle(name, slot, seen.record if alive else None, fence, provisional=False)

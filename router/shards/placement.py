@@ -5,10 +5,10 @@ where the shards are: a shard moves only when its router is gone, cordoned or ha
 placement is left alone, and one that is not becomes so in the least number of moves. Which shards move, and where to,
 says the hash: of those that may move, each goes where it scores highest.
 
-A placement that forgets where shards are (hash, then a cap) moves about twice as many when a router comes, because the
-caps of all the others change with it (docs/adr/0102). This one is also indifferent to the order of its own moves: done
-in part, what is left of the plan is the plan (tests/router/shards/test_placement.py), so routers that see each other's
-moves late agree all the same.
+A placement that forgets where shards are (hash, then a cap) moves up to a third more, because the caps of all the
+others change when a router comes or goes (docs/adr/0102). This one is also indifferent to the order of its own moves:
+done in part, what is left of the plan is the plan (tests/router/shards/test_placement.py), so routers that see the
+moves of others late agree all the same.
 """
 
 from collections.abc import Mapping, Sequence

@@ -154,7 +154,7 @@ class Sessions(World):
         if connection is None or connection.over:
             if isinstance(effect, c.Admit | Fence):
                 self.to_leader(c.Bye(owner))
-        elif isinstance(effect, c.Admit | c.Refence):
+        elif isinstance(effect, c.Admit | c.Renumber):
             connection.fence = max(connection.fence or effect.fence, effect.fence)
         elif isinstance(effect, c.Refuse | c.End):
             connection.over = True

@@ -6,7 +6,7 @@ import pytest
 
 from router.shards import claims as c
 from router.shards import events as ev
-from router.shards.claims import Admit, Bye, End, Hello, NodeOver, Refence, Refuse, Stopped
+from router.shards.claims import Admit, Bye, End, Hello, NodeOver, Renumber, Refuse, Stopped
 from router.shards.owners import Fence, Owner, Policy, prefix_of, slot_of
 from router.shards.records import encode
 
@@ -208,7 +208,7 @@ def test_without_the_directory_the_mode_local_lets_in_and_writes_it_down_later()
     assert effects == [End(FIRST, SECOND, True), Admit(2, SECOND, Fence(11, 1))]
     claim = claims(shard.step(ev.DirectoryBack()))[0]
     assert (claim.expected_revision, claim.value) == (11, encode(SECOND))
-    assert shard.win(claim) == [Refence(SECOND, Fence(12))]
+    assert shard.win(claim) == [Renumber(SECOND, Fence(12))]
 
 
 def test_of_two_owners_the_one_with_the_higher_fence_stays() -> None:

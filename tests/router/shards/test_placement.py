@@ -85,7 +85,9 @@ def test_who_has_more_pinned_than_its_share_has_just_that() -> None:
 
 
 @given(HELD, CLUSTERS, PINS)
-def test_everybody_has_his_share_within_one(held: list[str | None], weights: dict[str, int], pins: dict[int, str]) -> None:
+def test_everybody_has_his_share_within_one(
+    held: list[str | None], weights: dict[str, int], pins: dict[int, str]
+) -> None:
     placed = place(held, weights, {})
     total = sum(weights.values())
     if total:
@@ -115,7 +117,9 @@ def test_no_fewer_moves_would_do(held: list[str | None], weights: dict[str, int]
     excess = sum(max(0, counts[name] - -(-len(held) * weight // total)) for name, weight in weights.items())
     floors = sum(len(held) * weight // total for weight in weights.values())
     at_ceiling = [
-        name for name, weight in weights.items() if len(held) * weight % total and counts[name] > len(held) * weight // total
+        name
+        for name, weight in weights.items()
+        if len(held) * weight % total and counts[name] > len(held) * weight // total
     ]
     excess += max(0, len(at_ceiling) - (len(held) - floors))
     homeless = sum(not weights.get(router or "") for router in held)

@@ -20,7 +20,9 @@ from router.shards.records import (
 NUMBERS = st.integers(0, 2**63 - 1)
 RECORDS = st.one_of(
     st.builds(NodeRecord, NUMBERS, st.text(), st.text()),
-    st.builds(ShardRecord, st.text(), NUMBERS, NUMBERS, st.sampled_from(["claimed", "taken", "handed", "kept", "raised"])),
+    st.builds(
+        ShardRecord, st.text(), NUMBERS, NUMBERS, st.sampled_from(["claimed", "taken", "handed", "kept", "raised"])
+    ),
     st.builds(MoveRecord, NUMBERS, NUMBERS, NUMBERS),
     st.builds(PinRecord, st.text()),
     st.builds(CordonRecord, NUMBERS),
