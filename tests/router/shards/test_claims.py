@@ -6,7 +6,7 @@ import pytest
 
 from router.shards import claims as c
 from router.shards import events as ev
-from router.shards.claims import Admit, Bye, End, Hello, NodeOver, Renumber, Refuse, Stopped
+from router.shards.claims import Admit, Bye, End, Hello, NodeOver, Refuse, Renumber, Stopped
 from router.shards.owners import Fence, Owner, Policy, prefix_of, slot_of
 from router.shards.records import encode
 
