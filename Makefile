@@ -27,7 +27,7 @@ TESTS ?= tests
 TOGETHER ?= -n $(JOBS) --dist loadfile --no-loadscope-reorder
 SOAK ?= 20m
 
-.PHONY: help run test bench million soak soak-120k chaos locust check replay asan valgrind fuzz build build-checked debug docs \
+.PHONY: help run test bench million soak soak-120k chaos simulate locust check replay asan valgrind fuzz build build-checked debug docs \
 	clean provision test-release test-checked
 
 help: ## list the verbs
@@ -60,6 +60,9 @@ soak-120k: build ## hold 120,000 connections with traffic for ten minutes; longe
 
 chaos: $(PLACED)/dev build ## kills, rolling restarts and zombies at full size (make test has a small form)
 	@$(BIN) HOLDFAST_CHAOS=full HOLDFAST_BUILD=release PYTHONSAFEPATH=1 pytest -rP tests/chaos $(ARGS)
+
+simulate: $(PLACED)/dev build ## routers, shards and sessions through 100,000 seeds of trouble (make test has 2,000)
+	@$(BIN) HOLDFAST_SIM=full HOLDFAST_BUILD=release PYTHONSAFEPATH=1 pytest tests/simulation $(ARGS)
 
 replay: $(PLACED)/dev build provision ## send every line of the fortunes packages through mixed clients
 	@$(BIN) python loadtest/replay.py $(ARGS)

@@ -1,0 +1,162 @@
+"""What a router knows of the directory, from watches that run apart and from answers to its own claims.
+
+Each prefix is watched by itself, so one may be ahead of another, and an answer may be ahead of both. Two rules make
+this safe:
+
+- what is older than what is known is left out: a change not above the revision up to which its prefix is known, or
+  below that of an answer about the same key, was seen before;
+- a node epoch is over only when the nodes are known at least up to that epoch and none of them has it. An epoch is
+  never given twice, so once over it stays over, however late that is noticed.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from router.shards.records import (
+    CORDONS,
+    MOVES,
+    NODES,
+    PINS,
+    SHARDS,
+    CordonRecord,
+    MoveRecord,
+    NodeRecord,
+    PinRecord,
+    ShardRecord,
+    Unreadable,
+    decode,
+)
+
+R = TypeVar("R")
+
+
+class Seen(NamedTuple, Generic[R]):
+    """What stands at a key."""
+
+    record: R | None
+    """None with a revision: there is something that cannot be read, and it is somebody's."""
+    revision: int
+    """Of the key, for comparing; 0: there is no such key."""
+    as_of: int
+    """At which revision this was so."""
+
+
+NOTHING: Seen[object] = Seen(None, 0, 0)
+
+
+class Table(Generic[R]):
+    """One prefix."""
+
+    def __init__(self, prefix: str, kind: type[R]) -> None:
+        self.prefix = prefix
+        self.reached = -1
+        """Up to which revision the prefix is known; -1: nothing was read yet."""
+        self.complaints: list[str] = []
+        self._kind = kind
+        self._seen: dict[str, Seen[R]] = {}
+
+    def get(self, name: str) -> Seen[R]:
+        """What stands at `<prefix><name>`."""
+        return self._seen.get(name, NOTHING)  # type: ignore[arg-type]
+
+    def items(self) -> Iterator[tuple[str, Seen[R]]]:
+        """All that is there and can be read."""
+        return ((name, seen) for name, seen in self._seen.items() if seen.record is not None)
+
+    def revisions(self) -> dict[int, str]:
+        """The names of all that is there, also of what cannot be read, by revision."""
+        return {seen.revision: name for name, seen in self._seen.items() if seen.revision}
+
+    def change(self, revision: int, changes: Iterable[tuple[str, bytes | None, int]]) -> list[str]:
+        """Take what a watch told; returns the names that changed."""
+        changed = []
+        for key, value, at in changes:
+            name = key[len(self.prefix) :]
+            if at > self.reached and at > self.get(name).as_of:
+                self._put(name, value, at)
+                changed.append(name)
+        self.reached = max(self.reached, revision)
+        for name in [name for name, seen in self._seen.items() if not seen.revision and seen.as_of <= self.reached]:
+            del self._seen[name]
+        return changed
+
+    def snapshot(self, revision: int, items: Mapping[str, tuple[bytes, int]]) -> list[str]:
+        """Take all of it anew; returns the names that may have changed."""
+        if revision < self.reached:
+            return []
+        self.reached = revision
+        before = self._seen
+        self._seen = {name: seen for name, seen in before.items() if seen.as_of > revision}
+        for key, (value, at) in items.items():
+            name = key[len(self.prefix) :]
+            if name not in self._seen:
+                self._put(name, value, at)
+        return [name for name in before | self._seen if before.get(name) != self._seen.get(name)]
+
+    def learn(self, name: str, value: bytes | None, revision: int) -> bool:
+        """Take what the answer to a claim told; whether it was news."""
+        if revision <= self.reached or revision <= self.get(name).as_of:
+            return False
+        self._put(name, value, revision)
+        return True
+
+    def _put(self, name: str, value: bytes | None, revision: int) -> None:
+        if value is None:
+            # Kept until the watch is there too, so that what it tells of before does not bring the key back.
+            self._seen[name] = Seen(None, 0, revision)
+            return
+        record: R | None = None
+        try:
+            record = decode(self._kind, value)
+        except Unreadable as error:
+            self.complaints.append(f"{self.prefix}{name} cannot be read and is left alone: {error}")
+        self._seen[name] = Seen(record, revision, revision)
+
+
+class View:
+    """All prefixes that say who leads what."""
+
+    def __init__(self) -> None:
+        self.nodes: Table[NodeRecord] = Table(NODES, NodeRecord)
+        self.shards: Table[ShardRecord] = Table(SHARDS, ShardRecord)
+        self.moves: Table[MoveRecord] = Table(MOVES, MoveRecord)
+        self.pins: Table[PinRecord] = Table(PINS, PinRecord)
+        self.cordons: Table[CordonRecord] = Table(CORDONS, CordonRecord)
+        everything: tuple[Table[Any], ...] = (self.nodes, self.shards, self.moves, self.pins, self.cordons)
+        self.tables = {table.prefix: table for table in everything}
+        self.alive: dict[int, str] = {}
+        """The nodes that live, by epoch."""
+
+    def ready(self) -> bool:
+        """Whether everything was read once."""
+        return all(table.reached >= 0 for table in self.tables.values())
+
+    def count_nodes(self) -> None:
+        """Find again who lives; to be called when the nodes changed."""
+        self.alive = self.nodes.revisions()
+
+    def over(self, epoch: int) -> bool:
+        """Whether a life of a node is certainly over."""
+        return epoch not in self.alive and self.nodes.reached >= epoch
+
+    def weights(self) -> dict[str, int]:
+        """The routers that live, with their weights; 0: cordoned."""
+        found = {}
+        for name, seen in self.nodes.items():
+            if seen.record is not None and seen.record.weight > 0:
+                cordon = self.cordons.get(name)
+                cordoned = cordon.revision and (cordon.record is None or cordon.record.epoch in (0, seen.revision))
+                found[name] = 0 if cordoned else seen.record.weight
+        return found
+
+    def pinned(self) -> dict[int, str]:
+        """Shards that an operator placed."""
+        return {int(name): seen.record.node for name, seen in self.pins.items() if seen.record and name.isdecimal()}
+
+    def complaints(self) -> list[str]:
+        """What could not be read since this was asked last."""
+        found = [text for table in self.tables.values() for text in table.complaints]
+        if found:
+            for table in self.tables.values():
+                table.complaints.clear()
+        return found
