@@ -98,7 +98,7 @@ class LogWriter:
         while True:
             try:
                 await self._log.append(batch.data)
-            except Exception as error:  # noqa: BLE001 - `run` judges it
+            except Exception as error:  # for `run` to judge
                 batch.error = error
             batch.state = ANSWERED
             self._answered.set()
