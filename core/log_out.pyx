@@ -9,7 +9,8 @@ from core.slab cimport invariant, invariant_always
 assert sizeof(LateAnswer) == 32
 
 
-cdef int log_init(LogOut *out, uint64_t bytes_max, uint32_t under_way_max, uint32_t chunks_max) noexcept nogil:
+cdef int log_init(LogOut *out, uint64_t bytes_max, uint32_t under_way_max, uint32_t chunks_max,
+                  uint32_t pace_ms) noexcept nogil:
     """A router with a log; -1: out of memory."""
     invariant_always(chunks_max != 0 and chunks_max & (chunks_max - 1) == 0)
     out.chunks = <LogChunk *> calloc(chunks_max, sizeof(LogChunk))
@@ -20,6 +21,8 @@ cdef int log_init(LogOut *out, uint64_t bytes_max, uint32_t under_way_max, uint3
     out.bytes = 0
     out.bytes_max = bytes_max
     out.under_way_max = min(max(under_way_max, 1), <uint32_t> LOG_UNDER_WAY_MAX)
+    out.pace_ms = pace_ms
+    out.paced_ms = 0
     out.available = True
     return 0
 
@@ -43,7 +46,7 @@ cdef bint _begin(LogOut *out) noexcept nogil:
     if out.next - out.first >= out.chunks_max:
         return False
     chunk = log_chunk(out, out.next)
-    invariant(chunk.records.size == 0 and chunk.late.size == 0)
+    invariant(chunk.records.size == 0 and chunk.late.size == 0 and chunk.count == 0)
     chunk.records.bytes_max = chunk.late.bytes_max = <uint32_t> 1 << 31
     out.next += 1
     return True
@@ -60,6 +63,7 @@ cdef uint8_t *log_reserve(LogOut *out, uint32_t size) noexcept nogil:
     room = batch_reserve(&log_chunk(out, out.next - 1).records, size)
     if room != NULL:
         out.bytes += size
+        log_chunk(out, out.next - 1).count += 1
     return room
 
 
@@ -77,6 +81,7 @@ cdef void log_done(LogOut *out) noexcept nogil:
     out.bytes -= chunk.records.size
     batch_free(&chunk.records)
     batch_free(&chunk.late)
+    chunk.count = 0
     out.first += 1
 
 
@@ -85,8 +90,8 @@ cdef class LogQueue:
 
     cdef LogOut out
 
-    def __init__(self, uint64_t bytes_max, uint32_t under_way_max):
-        if log_init(&self.out, bytes_max, under_way_max, LOG_CHUNKS_MAX) < 0:
+    def __init__(self, uint64_t bytes_max, uint32_t under_way_max, uint32_t pace_ms=0):
+        if log_init(&self.out, bytes_max, under_way_max, LOG_CHUNKS_MAX, pace_ms) < 0:
             raise MemoryError
 
     def __dealloc__(self):
@@ -113,12 +118,16 @@ cdef class LogQueue:
         answer.seq = seq
         return True
 
-    def hand_over(self):
+    def wait_ms(self, uint64_t now_ms, int most_ms):
+        """In how many milliseconds to ask for the next chunk."""
+        return log_wait_ms(&self.out, now_ms, most_ms)
+
+    def hand_over(self, uint64_t now_ms=0):
         """(number, records) of the next chunk, or None."""
-        cdef LogChunk *chunk = log_due(&self.out)
+        cdef LogChunk *chunk = log_due(&self.out, now_ms)
         if chunk == NULL:
             return None
-        self.out.sent += 1
+        log_sent(&self.out, now_ms)
         return self.out.sent - 1, (<const char *> chunk.records.data)[:chunk.records.size]
 
     def commit(self, uint64_t number):

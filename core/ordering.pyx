@@ -9,7 +9,7 @@ from core.keys cimport Key, KeyName, key_find, key_keep, key_name, keys_ms
 from core.ledger cimport (COUNT_LOG_BATCHES, COUNT_LOG_RECORDS, COUNT_MESSAGES_ROUTED, COUNT_MESSAGES_SEQUENCED,
                           COUNT_NOT_LOGGED, COUNT_REPEATED_KEYS, GAUGE_LOG_BYTES, ledger_count, ledger_gauge)
 from core.log_out cimport (LateAnswer, LogChunk, log_done, log_due, log_has_room, log_is_there, log_late,
-                           log_reserve, log_shrink, log_under_way)
+                           log_reserve, log_sent, log_shrink, log_under_way)
 from core.log_records cimport LOG_MESSAGE, LOG_WAITS, log_record_body
 from core.mailbox cimport NOTE_LOG_BATCH, Note, mailbox_put, note_init
 from core.mpack cimport MpWriter, mp_write_array, mp_write_map, mp_write_raw, mp_write_str, mp_write_uint
@@ -286,15 +286,15 @@ cdef void log_hand_over(Sequencer *sequencer) noexcept nogil:
     if not log_is_there(&sequencer.log):
         return
     ledger_gauge(sequencer.ledger, GAUGE_LOG_BYTES, sequencer.log.bytes)
-    chunk = log_due(&sequencer.log)
+    chunk = log_due(&sequencer.log, sequencer.now_ms)
     while chunk != NULL:
         note_init(&note, NOTE_LOG_BATCH)
         note.request = sequencer.log.sent
         note.text_size = chunk.records.size
         if mailbox_put(&sequencer.to_control, &note, chunk.records.data, chunk.records.data) < 0:
             return
-        sequencer.log.sent += 1
-        chunk = log_due(&sequencer.log)
+        log_sent(&sequencer.log, sequencer.now_ms)
+        chunk = log_due(&sequencer.log, sequencer.now_ms)
 
 
 cdef inline void _answer_late(Sequencer *sequencer, uint32_t index, uint32_t start, uint32_t seq, uint64_t epoch,

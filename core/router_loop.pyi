@@ -19,6 +19,7 @@ class RouterLoop:
         history_total_bytes: int = 1 << 28,
         message_bytes_max: int = 1 << 25,
         log_under_way_max: int = 0,
+        log_pace_ms: int = 0,
         log_bytes_max: int = 1 << 26,
         seeds: bytes = b"",
         log_complete: bool = True,

@@ -26,7 +26,7 @@ from core.keys cimport keys_expire, keys_free, keys_ms
 from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_WAKEUPS, GAUGE_LOG_AWAY,
                           GAUGE_LOG_BYTES_MAX, GAUGE_ROUTER_EPOCH, Stats, ledger_count, ledger_gauge, ledger_turn)
 from core.loading cimport loading_done, loads_ask
-from core.log_out cimport LOG_CHUNKS_MAX, log_free, log_init
+from core.log_out cimport LOG_CHUNKS_MAX, log_free, log_init, log_is_there, log_wait_ms
 from core.mailbox cimport (NOTE_AUDIT, NOTE_BANS_SAY, NOTE_CURSOR_READ, NOTE_LOG_COMMITTED, NOTE_LOG_LOADED,
                            NOTE_LOG_SIFT, NOTE_LOG_STATE, NOTE_SESSION_OPENED, NOTE_SESSIONS_READ, Note, mailbox_drain,
                            mailbox_free, mailbox_init, mailbox_ring, note_init)
@@ -187,7 +187,9 @@ cdef int _wait_ms(Sequencer *sequencer) noexcept nogil:
     """How long the next turn may wait for events."""
     if sequencer.again:
         return 0
-    return 5 if _waiting(sequencer) else <int> leaving_wait_ms(&sequencer.leavings, sequencer.now_ms, SWEEP_PERIOD_MS)
+    cdef int most = 5 if _waiting(sequencer) else <int> leaving_wait_ms(&sequencer.leavings, sequencer.now_ms,
+                                                                        SWEEP_PERIOD_MS)
+    return log_wait_ms(&sequencer.log, sequencer.now_ms, most) if log_is_there(&sequencer.log) else most
 
 
 cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
@@ -231,6 +233,8 @@ cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
             sequencer.audit = 0
         mailbox_ring(&sequencer.to_control)
     sequencer.log.under_way_max = sequencer.log.chunks_max  # the control thread appends what is left
+    sequencer.log.pace_ms = 0
+    sequencer.log.paced_ms = 0
     log_hand_over(sequencer)
     sessions_flush(sequencer)
 
@@ -258,7 +262,7 @@ cdef class RouterLoop:
 
     def __init__(self, Stats stats, *, epoch, key_window_s, channels_max, spill_bytes_max, endpoint="",
                  namespaces=_BUILT_IN, keys_max=1 << 20, history_total_bytes=1 << 28, message_bytes_max=1 << 25,
-                 log_under_way_max=0, log_bytes_max=1 << 26, seeds=b"", bint log_complete=True,
+                 log_under_way_max=0, log_pace_ms=0, log_bytes_max=1 << 26, seeds=b"", bint log_complete=True,
                  bint sessions_kept=False, uint32_t presence_damping_ms=3000, uint32_t events_members_max=200,
                  presence_quiet_ms=30000, uint32_t log_chunks_max=LOG_CHUNKS_MAX):
         """Bind to `endpoint`.
@@ -276,6 +280,7 @@ cdef class RouterLoop:
             message_bytes_max: longest MESSAGE frame; untouched memory costs nothing.
             log_under_way_max: batches that the control thread is given before it has told that they are in the log;
                 0: there is no log.
+            log_pace_ms: behind a batch of several messages the next one is given so much later at the soonest.
             log_bytes_max: most bytes that wait for the log.
             log_chunks_max: most batches of them, a power of two.
             log_complete: `recover` is given all that the log keeps; else streams are loaded when they are wanted.
@@ -300,7 +305,7 @@ cdef class RouterLoop:
         sequencer.streams.streams_max = channels_max
         sequencer.streams.cold = not log_complete
         if log_under_way_max and log_init(&sequencer.log, log_bytes_max, log_under_way_max,
-                                          log_chunks_max) < 0:
+                                          log_chunks_max, log_pace_ms) < 0:
             raise MemoryError
         ledger_gauge(sequencer.ledger, GAUGE_LOG_BYTES_MAX, log_bytes_max if log_under_way_max else 0)
         sequencer.catchups.bytes_max = CATCHUPS_BYTES_MAX

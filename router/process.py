@@ -24,7 +24,7 @@ from core.router_loop import RouterLoop
 from router.bans import BanKeeper, MemoryStore
 from router.config import RouterConfig
 from router.log.loader import Loader
-from router.log.opening import UNDER_WAY_MAX, make_log, open_log
+from router.log.opening import PACE_MS, UNDER_WAY_MAX, make_log, open_log
 from router.log.port import LogDeposed, LogError, LogUnavailable, Opened
 from router.log.writer import LogWriter
 from router.sessions import Sessions
@@ -179,6 +179,7 @@ def data_plane(config: RouterConfig, stats: Stats, opened: Opened | None) -> Rou
         history_total_bytes=config.history_total_bytes,
         namespaces=config.namespaces,
         log_under_way_max=UNDER_WAY_MAX if opened else 0,
+        log_pace_ms=PACE_MS,
         log_bytes_max=config.log_bytes_max,
         seeds=opened.seeds if opened else b"",
         sessions_kept=opened is not None,

@@ -17,6 +17,8 @@ from tools import provision
 
 Make = Callable[[], AbstractContextManager[Server]]
 
+# As the peers, which keep nothing on a disk either: history is in memory, and nothing outlives a restart.
+WITHOUT_LOG = {"HOLDFAST_LOG_BACKEND": "none"}
 # No message of a group is kept: what history costs is the difference to this.
 WITHOUT_HISTORY = {
     "HOLDFAST_NAMESPACES_GROUP_HISTORY_MESSAGES": "0",
@@ -28,6 +30,9 @@ REDIS_DEADLINE_S = 10.0
 # What a figure must not be read without.
 DOES_NOT = {
     "floor-per-delivery": "no sessions, rights, limits, heartbeats or history; one process and one thread",
+    "holdfast": "history in memory and no log (`log.backend = none`): as with the peers, nothing outlives a restart",
+    "holdfast-2": "the same with two workers; in `resume` with the embedded log",
+    "holdfast-logged": "as it comes: with the embedded log, and a group's message delivered when it is on the disk",
     "holdfast-no-history": "nothing of a group is kept or logged; answers are sequenced",
     "holdfast-redis": "the log is a Redis of this machine, append-only file written through once a second",
     "floor-coalesce": "the same; what one wake-up brought leaves in one call a connection",
@@ -109,7 +114,7 @@ def module(name: str) -> Make:
 
 @contextmanager
 def logged(name: str, workers: int = 1, environment: Mapping[str, str] | None = None) -> Iterator[Server]:
-    """Holdfast with an embedded log of its own, which is gone afterwards."""
+    """Holdfast as it comes, with an embedded log of its own, which is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="holdfast-bench-") as folder:
         settings = {"HOLDFAST_LOG_DIRECTORY": f"{folder}/log", **(environment or {})}
         with holdfast(workers, name, settings) as server:
@@ -157,8 +162,9 @@ def over_redis() -> Iterator[Server]:
 MAKE: dict[str, Make] = {
     "floor-per-delivery": lambda: floor("per-delivery"),
     "floor-coalesce": lambda: floor("coalesce"),
-    "holdfast": lambda: logged("holdfast"),
-    "holdfast-2": lambda: logged("holdfast-2", 2),
+    "holdfast": lambda: logged("holdfast", environment=WITHOUT_LOG),
+    "holdfast-2": lambda: logged("holdfast-2", 2, WITHOUT_LOG),
+    "holdfast-logged": lambda: logged("holdfast-logged"),
     "holdfast-no-history": lambda: logged("holdfast-no-history", environment=WITHOUT_HISTORY),
     "holdfast-redis": over_redis,
     "nats": nats,
@@ -175,5 +181,8 @@ MAKE: dict[str, Make] = {
 def with_tokens(name: str) -> AbstractContextManager[Server]:
     """The server as clients that come at once meet it: Holdfast asks for tokens then."""
     if name.startswith("holdfast"):
-        return logged(name, 2 if name == "holdfast-2" else 1, {"HOLDFAST_AUTH_SECRET": SECRET})
+        if name == "holdfast-2":  # of `resume`, whose sessions are in the log
+            return logged(name, 2, {"HOLDFAST_AUTH_SECRET": SECRET})
+        log = {} if name == "holdfast-logged" else WITHOUT_LOG
+        return logged(name, environment={"HOLDFAST_AUTH_SECRET": SECRET, **log})
     return MAKE[name]()

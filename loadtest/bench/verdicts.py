@@ -89,11 +89,15 @@ def below_every_peer(workload: str, runs: list[Run]) -> list[Verdict]:
     return [Verdict(workload, "CPU per delivery", f"{own:.3f} µs", limit, own < peers[best], by)]
 
 
-def ratio_to(workload: str, runs: list[Run], other: str, most: float) -> list[Verdict]:
-    found = ratio(of(runs, "holdfast"), of(runs, other), cost)
+def ratio_to(workload: str, runs: list[Run], other: str, most: float, own: str = "holdfast") -> list[Verdict]:
+    found = ratio(of(runs, own), of(runs, other), cost)
     if found is None:
         return []
     return [at_most(workload, f"CPU per delivery as a multiple of {other}'s in the same round", found, most, "{:.2f}")]
+
+
+def history(workload: str, runs: list[Run]) -> list[Verdict]:
+    return ratio_to(workload, runs, "holdfast-no-history", HISTORY_RATIO_MAX, "holdfast-logged")
 
 
 def compared(
@@ -191,7 +195,7 @@ def judge_idle(runs: list[Run]) -> list[Verdict]:
 
 def judge_storm(runs: list[Run]) -> list[Verdict]:
     found = []
-    for name in ("holdfast", "holdfast-tcp"):
+    for name in ("holdfast", "holdfast-logged", "holdfast-tcp"):
         own = of(runs, name)
         if not own:
             continue
@@ -228,8 +232,8 @@ JUDGES: dict[str, Callable[[list[Run]], list[Verdict]]] = {
     "pairs": lambda runs: below_every_peer("pairs", runs),
     "one": judge_one,
     "big": lambda runs: [],
-    "history": lambda runs: ratio_to("history", runs, "holdfast-no-history", HISTORY_RATIO_MAX),
-    "history-rooms": lambda runs: ratio_to("history-rooms", runs, "holdfast-no-history", HISTORY_RATIO_MAX),
+    "history": lambda runs: history("history", runs),
+    "history-rooms": lambda runs: history("history-rooms", runs),
     "publish": judge_publish,
     "publish-half": judge_publish_half,
     "slow": judge_slow,

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 FLOORS = ("floor-per-delivery", "floor-coalesce")
-HOLDFAST = ("holdfast", "holdfast-2")
+HOLDFAST = ("holdfast", "holdfast-2", "holdfast-logged")
 # With and without what a restart keeps; and the two logs.
-HISTORY = ("holdfast", "holdfast-no-history")
-LOGGED = ("holdfast", "holdfast-redis")
+HISTORY = ("holdfast-logged", "holdfast-no-history")
+LOGGED = ("holdfast-logged", "holdfast-redis")
 PEERS = ("nats", "mosquitto", "picows", "websockets", "ws", "socketio", "gws", "nbio")
 SLOW_SHARE = 0.01
 SLOW_MEMBERS = 200
@@ -119,7 +119,7 @@ WORKLOADS = {
             "idle",
             "idle",
             ("--members", str(IDLE_CONNECTIONS), "--connect-rate", "4000"),
-            ("floor-coalesce", "holdfast", *PEERS),
+            ("floor-coalesce", "holdfast", "holdfast-logged", *PEERS),
         ),
         Workload(
             "storm",
@@ -127,7 +127,18 @@ WORKLOADS = {
             "storm",
             "storm",
             ("--members", str(STORM_CONNECTIONS), "--connect-rate", str(STORM_RATE)),
-            ("floor-coalesce", "holdfast", "holdfast-tcp", "nats", "mosquitto", "picows", "ws", "gws", "nbio"),
+            (
+                "floor-coalesce",
+                "holdfast",
+                "holdfast-logged",
+                "holdfast-tcp",
+                "nats",
+                "mosquitto",
+                "picows",
+                "ws",
+                "gws",
+                "nbio",
+            ),
         ),
         Workload(
             "resume",

@@ -58,12 +58,11 @@ class DiskThread:
 
     async def wait(self, answer: "asyncio.Future[_T]") -> _T:
         """What a job answers, within the deadline; the answer itself goes on when nobody waits for it any more."""
-        try:
-            async with asyncio.timeout(self._deadline_s):
-                return await asyncio.shield(answer)
-        except TimeoutError as error:
-            answer.add_done_callback(_forget)
-            raise LogUnavailable(f"the disk did not answer within {self._deadline_s:g} s") from error
+        await asyncio.wait((answer,), timeout=self._deadline_s)
+        if answer.done():
+            return answer.result()
+        answer.add_done_callback(_forget)
+        raise LogUnavailable(f"the disk did not answer within {self._deadline_s:g} s")
 
     def put(self, job: Callable[[], None]) -> None:
         """Do a job in the thread that answers by `tell`, and raises nothing."""

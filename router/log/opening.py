@@ -18,6 +18,8 @@ OPEN_RETRY_MAX_S = 5.0
 SAID_AGAIN_S = 60.0
 # Batches under way at once: the embedded log writes together whatever comes while it writes.
 UNDER_WAY_MAX = 4
+# From one batch of several messages to the next, since each costs the same whatever is in it (ADR 98).
+PACE_MS = 4
 
 _log = logging.getLogger("holdfast.log")
 

@@ -74,6 +74,14 @@ class Shard:
         self.stored = min(self.stored, number - 1)
         self.sent = min(self.sent, self.stored)
 
+    def between(self, first: int, last: int) -> list[Command]:
+        """Those of these numbers that are kept, without a look at the thousands that are kept before them."""
+        if not self.kept:
+            return []
+        newest = self.kept[-1].number
+        first = max(first, newest - len(self.kept) + 1)
+        return [self.kept[number - newest - 1] for number in range(first, min(last, newest) + 1)]
+
 
 class Batch:
     """A batch that was appended lately, or is to be."""
@@ -232,9 +240,7 @@ class Appender:
         """The batches up to this one that have to be sent; of those that are under way already, the last again, since
         its answer is what is waited for.
         """
-        unsent = [one for one in shard.kept if shard.sent < one.number <= number]
-        if not unsent:
-            unsent = [one for one in shard.kept if one.number == number]
+        unsent = shard.between(shard.sent + 1, number) or shard.between(number, number)
         shard.sent = max(shard.sent, number)
         return unsent
 

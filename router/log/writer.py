@@ -22,6 +22,8 @@ SIFT_PERIOD_S = 30.0
 SIFT_DEADLINE_S = 5.0
 # Away for so long, it is said again.
 SAY_AGAIN_S = 30.0
+# Of a batch.
+WAITS, UNDER_WAY, ANSWERED = range(3)
 
 _log = logging.getLogger("holdfast.log")
 
@@ -29,12 +31,13 @@ _log = logging.getLogger("holdfast.log")
 class _Batch:
     """One that is not known to be in the log."""
 
-    __slots__ = ("data", "number", "task")
+    __slots__ = ("data", "error", "number", "state")
 
     def __init__(self, number: int, data: bytes) -> None:
         self.number = number
         self.data = data
-        self.task: asyncio.Task[LogError | None] | None = None
+        self.state = WAITS
+        self.error: Exception | None = None
 
 
 class LogWriter:
@@ -53,7 +56,11 @@ class LogWriter:
         self._pause = pause
         self._batches: deque[_Batch] = deque()
         self._is_away = False
-        self._something = asyncio.Event()
+        # Tasks that append one batch after the other, and those of them that wait for one: a task for each batch would
+        # cost as much as all that is done with it.
+        self._appenders: list[asyncio.Task[None]] = []
+        self._idle: deque[asyncio.Future[_Batch]] = deque()
+        self._answered = asyncio.Event()
         self._nothing = asyncio.Event()
         self._nothing.set()
         self._sifts: dict[int, asyncio.Future[bytes]] = {}
@@ -66,7 +73,6 @@ class LogWriter:
         """The data plane handed over the batch `number`."""
         batch = _Batch(number, data)
         self._batches.append(batch)
-        self._something.set()
         self._nothing.clear()
         if not self._is_away:
             self._start(batch)
@@ -80,15 +86,25 @@ class LogWriter:
     # ------------------------------------------------------------------------------------------------------- appending
 
     def _start(self, batch: _Batch) -> None:
-        batch.task = ACCOUNT.task(self._append(batch.data), "append to the log", owner=self._held)
+        """Batches are given to the log in the order of these calls, since tasks run in the order in which they woke."""
+        batch.state = UNDER_WAY
+        if self._idle:
+            self._idle.popleft().set_result(batch)
+        else:
+            work = self._append_one_after_the_other(batch)
+            self._appenders.append(ACCOUNT.task(work, "append to the log", owner=self._held))
 
-    async def _append(self, data: bytes) -> LogError | None:
-        """An error is for `run` to see: the task has not failed."""
-        try:
-            await self._log.append(data)
-        except LogError as error:
-            return error
-        return None
+    async def _append_one_after_the_other(self, batch: _Batch) -> None:
+        while True:
+            try:
+                await self._log.append(batch.data)
+            except Exception as error:  # for `run` to judge
+                batch.error = error
+            batch.state = ANSWERED
+            self._answered.set()
+            next_one: asyncio.Future[_Batch] = asyncio.get_running_loop().create_future()
+            self._idle.append(next_one)
+            batch = await next_one  # no deadline: for as long as nothing is published
 
     async def run(self) -> None:
         """Append until this is cancelled.
@@ -97,11 +113,11 @@ class LogWriter:
             LogDeposed: another router took over.
         """
         while True:
-            await self._something.wait()  # no deadline: for as long as nothing is published
-            head = self._batches[0]
-            assert head.task is not None
-            await asyncio.wait([head.task])  # deadline: the log's own
-            error = head.task.result()
+            await self._answered.wait()  # no deadline: for as long as nothing is published; else the log's own
+            self._answered.clear()
+            if not self._batches or self._batches[0].state != ANSWERED:
+                continue
+            error = self._batches[0].error
             if error is None:
                 await self._committed()
             elif isinstance(error, LogUnavailable):
@@ -112,21 +128,20 @@ class LogWriter:
     async def _committed(self) -> None:
         """Tell of the batches that are in the log, once for all of them."""
         number = 0
-        while self._batches:
-            task = self._batches[0].task
-            if task is None or not task.done() or task.result() is not None:
-                break
+        while self._batches and self._batches[0].state == ANSWERED and self._batches[0].error is None:
             number = self._batches.popleft().number
-        if not self._batches:
-            self._something.clear()
+        if self._batches and self._batches[0].state == ANSWERED:
+            self._answered.set()  # and it failed
+        elif not self._batches:
             self._nothing.set()
         await put_when_room(self._put, notes.LOG_COMMITTED, request=number)
 
     async def _again(self, error: LogUnavailable) -> None:
         """The oldest batch failed: ask again until it is in the log, then for all that came after it."""
         await self._away(error)
-        later = [batch.task for batch in self._batches if batch.task is not None]
-        await asyncio.wait(later)  # deadline: the log's own, of each
+        while any(batch.state == UNDER_WAY for batch in self._batches):
+            await self._answered.wait()  # deadline: the log's own, of each
+            self._answered.clear()
         delay_s, said_s = RETRY_FIRST_S, 0.0
         while True:
             await self._pause(delay_s)  # deadline: RETRY_MOST_S at most
@@ -153,9 +168,9 @@ class LogWriter:
         self._is_away = False  # from here on batches are started as they come
         _log.warning("the log is back")
         for batch in self._batches:
+            batch.error = None
             self._start(batch)
         if not self._batches:
-            self._something.clear()
             self._nothing.set()
 
     async def drain(self, deadline_s: float) -> bool:
@@ -195,9 +210,8 @@ class LogWriter:
 
     async def close(self) -> None:
         """Let go of what is still under way."""
-        tasks = [batch.task for batch in self._batches if batch.task is not None]
-        for task in tasks:
+        for task in self._appenders:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=SIFT_DEADLINE_S)
+        if self._appenders:
+            await asyncio.wait(self._appenders, timeout=SIFT_DEADLINE_S)
         self._held.close()

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from core.log_out import LogQueue
 
 CHUNK_BYTES = 1 << 20
+PACED_BYTES = 32768
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("add"), st.sampled_from([8, 16, 400_000, CHUNK_BYTES])),
@@ -82,3 +83,41 @@ def test_a_large_batch_is_cut_between_records() -> None:
     while (got := queue.hand_over()) is not None:
         sizes.append(len(got[1]))
     assert sizes == [1_400_000] * 3
+
+
+def test_behind_a_batch_of_several_the_next_waits_for_its_pace() -> None:
+    queue = LogQueue(bytes_max=CHUNK_BYTES, under_way_max=8, pace_ms=4)
+    queue.add(b"12345678")
+    assert queue.hand_over(1_000) is not None
+    queue.add(b"one too.")
+    queue.add(b"and more")
+    assert queue.wait_ms(1_000, 50) == 50
+    assert queue.hand_over(1_000) is not None
+    assert queue.wait_ms(1_000, 50) == 50
+    queue.add(b"too soon")
+    assert queue.hand_over(1_003) is None
+    assert (queue.wait_ms(1_000, 50), queue.wait_ms(1_003, 50), queue.wait_ms(1_000, 2)) == (4, 1, 2)
+    assert queue.hand_over(1_004) == (3, b"too soon")
+    assert queue.wait_ms(1_004, 50) == 50
+
+
+def test_what_is_large_waits_for_no_pace() -> None:
+    queue = LogQueue(bytes_max=CHUNK_BYTES, under_way_max=8, pace_ms=4)
+    queue.add(b"12345678")
+    queue.add(b"12345678")
+    assert queue.hand_over(1_000) is not None
+    queue.add(bytes(PACED_BYTES - 8))
+    assert queue.hand_over(1_000) is None
+    queue.add(b"12345678")
+    assert queue.hand_over(1_000) is not None
+
+
+def test_no_pace_is_waited_for_while_enough_are_under_way() -> None:
+    queue = LogQueue(bytes_max=CHUNK_BYTES, under_way_max=1, pace_ms=4)
+    for _ in range(2):
+        queue.add(b"12345678")
+    queue.hand_over(1_000)
+    queue.add(b"12345678")
+    assert queue.wait_ms(1_000, 50) == 50
+    queue.commit(1)
+    assert queue.wait_ms(1_000, 50) == 4

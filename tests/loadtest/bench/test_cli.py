@@ -32,7 +32,7 @@ def test_the_defaults_are_those_of_the_promises() -> None:
 
 def test_names_of_servers_stand_for_all_of_a_kind() -> None:
     assert expand(["floor", "ws"]) == ["floor-per-delivery", "floor-coalesce", "ws"]
-    ours = ["holdfast", "holdfast-2", "holdfast-tcp", "holdfast-no-history", "holdfast-redis"]
+    ours = ["holdfast", "holdfast-2", "holdfast-logged", "holdfast-tcp", "holdfast-no-history", "holdfast-redis"]
     assert expand(["holdfast", "holdfast-2"]) == ours
     with pytest.raises(ValueError, match="no server 'uws'"):
         expand(["uws"])

@@ -53,7 +53,7 @@ def test_one_is_held_against_nats_and_picows() -> None:
 @pytest.mark.parametrize("workload", ["history", "history-rooms"])
 @pytest.mark.parametrize(("us", "kept"), [(1.3, True), (1.31, False)])
 def test_history_is_held_against_the_same_load_without_it(workload: str, us: float, kept: bool) -> None:
-    runs = [a_run("holdfast", us), a_run("holdfast-no-history", 1.0)]
+    runs = [a_run("holdfast-logged", us), a_run("holdfast-no-history", 1.0)]
     assert the(judge(workload, runs), "multiple").kept is kept
 
 

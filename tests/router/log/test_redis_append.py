@@ -9,6 +9,7 @@ import pytest
 from router.log import redis_append
 from router.log.port import LogBroken, LogDeposed, LogUnavailable
 from router.log.redis import RedisLog
+from router.log.redis_append import Command, Shard
 from router.log.redis_keys import SHARDS
 from tests.conftest import stand_still, wait_until
 from tests.router.log.conftest import run, until
@@ -154,6 +155,16 @@ def test_little_is_kept_of_what_is_stored(own_server: Server, monkeypatch: pytes
         await log.close()
 
     run(work())
+
+
+def test_a_shards_batches_are_found_by_their_numbers() -> None:
+    shard = Shard(0, 0)
+    assert shard.between(1, 9) == []
+    shard.kept.extend(Command(shard, number, b"") for number in range(4, 9))
+    assert [one.number for one in shard.between(5, 7)] == [5, 6, 7]
+    assert [one.number for one in shard.between(1, 5)] == [4, 5]
+    assert [one.number for one in shard.between(8, 12)] == [8]
+    assert shard.between(9, 12) == shard.between(1, 3) == shard.between(7, 6) == []
 
 
 def test_too_much_under_way_is_refused(own_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

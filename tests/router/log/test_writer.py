@@ -141,6 +141,41 @@ def test_a_deposed_router_ends(away_first: bool) -> None:
     play(run())
 
 
+def test_what_no_log_should_raise_ends_the_router() -> None:
+    async def run() -> None:
+        plane = Plane()
+        plane.writer.on_batch(1, b"one")
+        await plane.settle()
+        await plane.answer(b"one", RuntimeError("a bug"))
+        with pytest.raises(RuntimeError, match="a bug"):
+            await plane.running
+        await plane.writer.close()
+
+    play(run())
+
+
+def test_batches_keep_their_order_when_some_appenders_are_idle() -> None:
+    async def run() -> None:
+        plane = Plane()
+        for number, batch in enumerate((b"one", b"two", b"three"), 1):
+            plane.writer.on_batch(number, batch)
+        await plane.settle()
+        for batch in (b"three", b"one"):
+            await plane.answer(batch)
+        later = [b"%d" % number for number in range(4, 9)]
+        for number, batch in enumerate(later, 4):
+            plane.writer.on_batch(number, batch)
+        await plane.settle()
+        assert plane.log.asked[3:] == later
+        for batch in (b"two", *later):
+            await plane.answer(batch)
+        assert [request for _, request, _ in plane.heard] == [1, 3, *range(4, 9)]
+        assert await plane.writer.drain(DEADLINE_S)
+        await plane.close()
+
+    play(run())
+
+
 def test_a_sift_is_answered_by_the_data_plane() -> None:
     async def run() -> None:
         plane = Plane()
