@@ -374,7 +374,6 @@ cdef void _on_state(Sequencer *sequencer, Worker *worker, RecState *record) noex
                                       hash_bytes(&sequencer.hash_key, record.session, 16))
     cdef Owner *owner
     if record.what & STATE_TOLD:
-        record.what &= ~<uint16_t> STATE_TOLD
         if _told_counts(sequencer, worker, index):
             session_state(sequencer, record)
         return

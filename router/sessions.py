@@ -117,6 +117,7 @@ class Sessions:
                     if aux & records.OVER:
                         change.ended = True
                         change.channels.clear()
+                        change.known.clear()
 
     def _state(self, session: bytes, what: int, name: str, position: Position) -> None:
         change = self._change(session)
@@ -124,8 +125,11 @@ class Sessions:
             return
         if what == records.HERE:
             change.expires_ms = self._expires(open_still=True)
-        elif what == records.LEFT:
+        elif what & ~records.STATES_TOLD == records.LEFT:
             change.channels[name] = None
+            change.known.pop(name, None)
+        elif what & records.STATES_TOLD and change.channels.get(name, position) is not None:
+            change.known.setdefault(name, position)
         else:
             change.channels[name] = position
         if what == records.ACKED and name.partition(":")[0] in self._own:
@@ -288,6 +292,7 @@ class Sessions:
                 continue
             if change.ended:
                 channels = {}
+            channels = {**change.known, **channels}
             for name, position in change.channels.items():
                 if position is None:
                     channels.pop(name, None)
@@ -319,6 +324,11 @@ def _merge(into: Changes, later: Changes) -> None:
         before.ended = False if change.opened is not None else before.ended
         before.opened = before.opened if change.opened is None else change.opened
         before.expires_ms = before.expires_ms if change.expires_ms is None else change.expires_ms
+        for name, at in change.known.items():
+            if before.channels.get(name, at) is None:
+                before.channels[name] = at
+            else:
+                before.known.setdefault(name, at)
         before.channels.update(change.channels)
     for channel, position in later.cursors.items():
         into.cursors[channel] = max(into.cursors.get(channel, position), position)

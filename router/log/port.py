@@ -71,6 +71,8 @@ class SessionChange:
     """Wall clock; after it the session is as good as over. None: as before; of one that is new, never."""
     channels: dict[str, Position | None] = field(default_factory=dict)
     """Joined, or acknowledged up to there; None: left."""
+    known: dict[str, Position] = field(default_factory=dict)
+    """Joined, by the word of a worker to an earlier router: where a channel is stored, what is stored of it stays."""
     ended: bool = False
     """The session is over: whatever is stored of it goes."""
 

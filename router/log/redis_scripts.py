@@ -76,7 +76,8 @@ return ''
 """)
 
 # KEYS: a session. ARGV: 1 if it is over, what HELLO said or nothing, when it expires or nothing, number of fields to
-# set, fields and values, fields to remove. What is not known and not opened stays unknown.
+# set, fields and values (with ? before it: only where there is none), fields to remove. What is not known and not
+# opened stays unknown.
 SESSION = Script(b"""#!lua
 if ARGV[1] == '1' then return redis.call('DEL', KEYS[1]) end
 if ARGV[2] ~= '' then
@@ -85,7 +86,13 @@ elseif redis.call('EXISTS', KEYS[1]) == 0 then
   return 0
 end
 local fields = tonumber(ARGV[4])
-for at = 5, 3 + 2 * fields, 2 do redis.call('HSET', KEYS[1], ARGV[at], ARGV[at + 1]) end
+for at = 5, 3 + 2 * fields, 2 do
+  if ARGV[at + 1]:sub(1, 1) == '?' then
+    redis.call('HSETNX', KEYS[1], ARGV[at], ARGV[at + 1]:sub(2))
+  else
+    redis.call('HSET', KEYS[1], ARGV[at], ARGV[at + 1])
+  end
+end
 for at = 5 + 2 * fields, #ARGV do redis.call('HDEL', KEYS[1], ARGV[at]) end
 if ARGV[3] ~= '' then
   redis.call('HSET', KEYS[1], 'expires', ARGV[3])

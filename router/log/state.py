@@ -241,7 +241,7 @@ def _is_read(change: SessionChange) -> bool:
 
     When ten thousand are resumed at once it need not be: all that happened to them is that they were opened.
     """
-    return bool(change.channels) or (change.opened is not None and change.expires_ms is None)
+    return bool(change.channels or change.known) or (change.opened is not None and change.expires_ms is None)
 
 
 def _opened_rows(changes: Changes, now_ms: int) -> Iterator[tuple[bytes, bytes, int, bytes, int]]:
@@ -258,7 +258,7 @@ def _expiry_rows(changes: Changes, now_ms: int) -> Iterator[tuple[int, bytes, in
 
 def _changed(stored: Session, change: SessionChange) -> Session:
     """A session after a change."""
-    channels = dict(stored.channels)
+    channels = {**change.known, **stored.channels}
     for name, position in change.channels.items():
         if position is None:
             channels.pop(name, None)

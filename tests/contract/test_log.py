@@ -254,7 +254,12 @@ async def test_a_session_is_stored_as_it_changes_and_survives(store: Store) -> N
     await save(log, opened=b"\x81hello", expires_ms=FUTURE_MS, channels=joined)
     await save(log, channels={"group:a": Position(3, 9), "group:b": Position(2**40, 2**40)})
     await save(log, channels={"user:alice": None, "group:never": None}, expires_ms=FUTURE_MS + 5)
-    wanted = Session(b"\x81hello", FUTURE_MS + 5, {"group:a": Position(3, 9), "group:b": Position(2**40, 2**40)})
+    await save(log, known={"group:a": Position(3, 4), "group:c": Position(5, 6)})
+    wanted = Session(
+        b"\x81hello",
+        FUTURE_MS + 5,
+        {"group:a": Position(3, 9), "group:b": Position(2**40, 2**40), "group:c": Position(5, 6)},
+    )
     assert await log.sessions([OTHER, SESSION]) == [None, wanted]
     log, _ = await opened(store)
     assert await log.sessions([SESSION, OTHER, SESSION]) == [wanted, None, wanted]

@@ -8,6 +8,7 @@ from tests.core.router_harness import Sequencer, Worker
 from tests.core.test_sessions import ALICE, Store
 
 LATER = EPOCH + 1
+JOINED_TOLD = records.JOINED | records.STATES_TOLD
 
 
 def told(edge: Edge) -> list[tuple[int, bytes, int]]:
@@ -75,7 +76,7 @@ def test_a_router_stores_what_it_is_told_of_sessions_that_nobody_has(sequencers:
     worker.flush()
     note = store.note(notes.SESSION_OPEN)
     assert (note[1], note[6], note[7]) == (0, ALICE, b"what is stored")
-    assert store.states() == [(records.JOINED, "group:a", (EPOCH, 3)), (-records.CLOSES_TOLD, "", (0, 0))]
+    assert store.states() == [(JOINED_TOLD, "group:a", (EPOCH, 3)), (-records.CLOSES_TOLD, "", (0, 0))]
     assert worker.rest() == []  # nobody is answered
     assert sequencer.live("session") == 0
 
@@ -104,4 +105,4 @@ def test_who_claims_the_session_of_a_new_router_waits_for_what_is_told(sequencer
     begin(old)
     tell(old, records.JOINED, b"group:a")
     old.flush()
-    assert store.states() == [(records.JOINED, "group:a", (EPOCH, 3))]
+    assert store.states() == [(JOINED_TOLD, "group:a", (EPOCH, 3))]

@@ -72,7 +72,7 @@ class Store:
             if before is None and change.opened is None:
                 continue
             before = before or Session(b"", 0, {})
-            channels = {**before.channels, **change.channels}
+            channels = {**change.known, **before.channels, **change.channels}
             self.stored[session] = Session(
                 change.opened or before.opened,
                 change.expires_ms or before.expires_ms,
@@ -217,6 +217,24 @@ def test_a_read_sees_what_is_not_written_yet() -> None:
         desk.store.gate.set()
         assert await asked == {"group:a": [1, 6], "group:c": [1, 7], "user:alice": [1, 8, 8]}
         assert await desk.cursor("user:alice") == (1, 8)
+
+    run(body)
+
+
+def test_what_an_earlier_router_was_told_sets_no_stored_position_back() -> None:
+    told_joined, told_left = (records.STATES_TOLD | what for what in (records.JOINED, records.LEFT))
+
+    async def body(desk: Desk) -> None:
+        desk.sessions.on_open(1, 0, 5, ALICE, body_of("alice"))
+        desk.sessions.on_state(state(ALICE, records.ACKED, "group:a", 7, 3))
+        assert await desk.sessions.flush(DEADLINE_S)
+        desk.sessions.on_state(state(ALICE, told_joined, "group:a", 7, 0) + state(ALICE, told_joined, "group:b", 7, 1))
+        desk.sessions.on_state(state(ALICE, told_joined, "group:c", 7, 1) + state(ALICE, told_left, "group:c"))
+        desk.sessions.on_state(state(ALICE, told_left, "group:d") + state(ALICE, told_joined, "group:d", 7, 2))
+        wanted = {"group:a": Position(7, 3), "group:b": Position(7, 1), "group:d": Position(7, 2)}
+        assert desk.sessions._overlaid(ALICE, desk.store.stored[ALICE]) == wanted
+        assert await desk.sessions.flush(DEADLINE_S)
+        assert desk.store.stored[ALICE].channels == wanted
 
     run(body)
 
