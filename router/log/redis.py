@@ -14,6 +14,7 @@ Redis 7.0 or later (or a Valkey).
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import struct
@@ -43,6 +44,8 @@ SCAN_COUNT = 500
 SIFT_S = 0.5
 HEAL_FIRST_S = 0.1
 HEAL_LAST_S = 2.0
+# For what may be lost to be given again before the end; a router that is told to stop has a deadline of its own.
+SETTLE_DEADLINE_S = 2.0
 # So that no answer is of more than some dozen megabytes.
 LOAD_CHANNELS = 32
 _SIZE_TIME = struct.Struct("<I20xQ")  # of a log record: its size, and when it was made
@@ -179,6 +182,26 @@ class RedisLog:
                 _log.warning("what Redis may have lost was not given to it again: %s", error)
                 return
 
+    async def _settle(self) -> None:
+        """Give Redis what it lost of the last seconds: a server that was killed a moment ago may have acknowledged what
+        it had not written (appendfsync everysec), and after this nobody has it any more.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_DEADLINE_S):
+                while True:
+                    try:
+                        await self._tell_again()
+                        await self.appender.heal()
+                        return
+                    except LogUnavailable:
+                        await asyncio.sleep(HEAL_FIRST_S)
+                    except LogError as error:
+                        _log.warning("what Redis may have lost was not given to it again: %s", error)
+                        return
+        _log.warning(
+            "what Redis may have lost of the last seconds was not given to it again within %g s", SETTLE_DEADLINE_S
+        )
+
     async def _tell_again(self) -> None:
         """A server that has forgotten this router, or never knew it, is told of it."""
         if self._epoch:
@@ -310,5 +333,7 @@ class RedisLog:
         if self._healing is not None:
             self._healing.cancel()
             await asyncio.wait([self._healing], timeout=1)
+        if not self.appender.is_whole():
+            await self._settle()
         await self._append_nodes.close()
         await self._nodes.close()

@@ -142,10 +142,15 @@ class Appender:
     async def heal(self) -> None:
         """Give the servers what they turn out not to have of the last seconds."""
         self._forget()
-        await self._push({shard: shard.last for shard in self._shards if shard.stored < shard.last})
+        await self._push({shard: shard.last for shard in self._shards if not self._is_sure(shard)})
 
     def is_whole(self) -> bool:
-        return all(shard.stored >= shard.last for shard in self._shards)
+        """Whether the servers have everything, and none of those that got something lately is out of sight."""
+        self._forget()
+        return all(self._is_sure(shard) for shard in self._shards)
+
+    def _is_sure(self, shard: "Shard") -> bool:
+        return shard.stored >= shard.last and not (shard.kept and self._nodes.up(shard.slot) is None)
 
     def on_link(self, link: Link, replicas: int) -> None:
         """A connection is about to be used, to a server with so many replicas to wait for; it may know less than was

@@ -374,6 +374,26 @@ def test_killed_again_and_again_nothing_that_was_answered_is_lost(options: tuple
         run(work())
 
 
+def test_what_redis_lost_is_given_to_it_again_before_the_end() -> None:
+    """A killed server forgets everything here, as one may that had not written yet what it acknowledged."""
+    with running(*FLEETING) as server:
+
+        async def work() -> None:
+            log = RedisLog(server.url, clock_ms=now_ms)
+            epoch = (await log.open(1)).epoch
+            for offset in range(1, 6):
+                await append(log, everywhere(epoch, offset))
+            server.kill()
+            server.start()
+            await log.close()
+            log = RedisLog(server.url, clock_ms=now_ms)
+            await log.open(1)
+            await all_have(log, 5)
+            await log.close()
+
+        run(work())
+
+
 @pytest.fixture
 def sentinels() -> Iterator[Sentinels]:
     with running_sentinels() as made:
