@@ -3,8 +3,8 @@
 One carries all that the session's credentials said, and when they end: nobody gets more by resuming than the token of
 the HELLO gave. It carries when it was issued, too, so that a ban kills it for good (`gateway.bans`).
 
-A token that has the form of one and another signature is most often one of before: `auth.secret` was changed, or the key
-of development mode is lost. Its client is sent back to its own token (session_expired) rather than away (bad_token).
+A token that has the form of one and another signature is most often one of before: `auth.secret` was changed, or the
+key of development mode is lost. Its client is sent back to its own token (session_expired), not away (bad_token).
 """
 
 import base64

@@ -55,9 +55,9 @@ class Timing:
 class Epochs:
     """Numbers for starts: each higher than all before it, also those of an earlier supervisor (hence the clock).
 
-    They are milliseconds, not seconds: whoever removes a log and starts again within a second would get the number of the
-    one before, and what clients hold of the old log would pass for the new one's. Below 2^53, so that JavaScript can
-    count in them.
+    They are milliseconds, not seconds: whoever removes a log and starts again within a second would get the number of
+    the one before, and what clients hold of the old log would pass for the new one's. Below 2^53, so that JavaScript
+    can count in them.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:

@@ -124,7 +124,9 @@ def test_a_resume_token_is_bytes_that_only_the_gateway_makes() -> None:
     whole = base64.urlsafe_b64decode(given)
     for place in range(len(whole)):
         changed = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
-        assert refusal(of.resumed, SESSION.hex(), base64.urlsafe_b64encode(changed).decode(), NOW) == Code.SESSION_EXPIRED
+        assert (
+            refusal(of.resumed, SESSION.hex(), base64.urlsafe_b64encode(changed).decode(), NOW) == Code.SESSION_EXPIRED
+        )
 
 
 def test_an_identity_is_a_value() -> None:
