@@ -8,14 +8,14 @@ from libc.string cimport memset
 
 from core.answers cimport answer_raw
 from core.audit cimport SlabWalk, slab_walk, slab_walk_next
-from core.batch cimport Batch, batch_free
+from core.batch cimport Batch, batch_clear, batch_free
 from core.buffer cimport Segment, arena_rest
 from core.catchup cimport Found, catchup_find
 from core.conn cimport (FORM_COUNT, STATE_CLOSED, Connection, conn_acquire, conn_memberships, conn_release,
                         conn_set_state)
 from core.edge cimport NONE, REQUEST_PUBLISH, Channel, ChannelMember, Edge, Request
 from core.fanout cimport (channel_acquire, channel_at, channel_find, channel_members, channel_name, member_add,
-                          member_remove, member_remove_all)
+                          member_remove, member_remove_all, parted_say)
 from core.hash cimport HashKey, index_free
 from core.ledger cimport COUNT_ILLEGAL_STATES, COUNTER_FIRST, KIND_FD, Stats, ledger_error, ledger_release, ledger_time
 from core.mailbox cimport Mailbox, Note, mailbox_drain, mailbox_free, mailbox_init, mailbox_put, mailbox_ring
@@ -263,6 +263,7 @@ cdef class Members:
         edge.ledger = &stats.ledger
         edge.config.queue_bytes_max = queue_bytes_max
         edge.link.out.bytes_max = 1 << 24
+        edge.link.parted.bytes_max = 1 << 24
         slab_init(&edge.connections, sizeof(Connection), 4, 100000)
         slab_init(&edge.channels, sizeof(Channel), 4, 100000)
         slab_init(&edge.segments, sizeof(Segment), 4, 100000)
@@ -286,6 +287,7 @@ cdef class Members:
         names_free(&self.edge.names)
         index_free(&self.edge.channel_index)
         batch_free(&self.edge.link.out)
+        batch_free(&self.edge.link.parted)
         told_free(self.edge)
         free(self.edge)
 
@@ -316,6 +318,20 @@ cdef class Members:
         """False when it was no member; the first channel that a connection joined stays."""
         cdef Channel *channel = channel_find(self.edge, name, len(name))
         return channel != NULL and member_remove(self.edge, self.at(conn), channel)
+
+    def room(self, uint32_t bytes_max):
+        """How many bytes the router may be told in one turn."""
+        self.edge.link.out.bytes_max = bytes_max
+
+    def said(self):
+        """End the turn: the batch for the router, which takes it."""
+        batch = b"" if not self.edge.link.out.size else self.edge.link.out.data[:self.edge.link.out.size]
+        batch_clear(&self.edge.link.out)
+        return batch
+
+    def heartbeat(self):
+        """What the link says again in the turn of its heartbeat."""
+        parted_say(self.edge)
 
     def members(self, bytes name):
         """The members of a channel, None when there is no such channel; raises when the two sides disagree."""

@@ -27,7 +27,7 @@ TABLE = tuple(_row(number, when) for number, when in (
     (INTERNAL, "A fault of the gateway's own."),
     (MOVED, "The session is served elsewhere; `target` says where."),
     (TOKEN_EXPIRED, "The token's time is over; come back with a new one."),
-    (SESSION_EXPIRED, "The session to resume is gone; start a new one."),
+    (SESSION_EXPIRED, "The session to resume is gone, or its token is of a key not known here; start a new one."),
     (HELLO_TIMEOUT, "No HELLO arrived in time."),
     (NOT_ALLOWED, "This session may not do that."),
     (NO_SUCH_CHANNEL, "The channel's namespace is not configured."),

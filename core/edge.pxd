@@ -203,6 +203,7 @@ ctypedef struct Kept:
 ctypedef struct Link:
     Bus bus                     # owned
     Batch out                   # what this turn has for the router
+    Batch parted                # UNSUBSCRIBE records that found no room there: they are said again
     Batch told                  # what it was told of sessions lately (core/told.pxd)
     Batch told_before
     uint64_t told_ms            # when `told` was begun

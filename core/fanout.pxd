@@ -222,6 +222,7 @@ cdef Channel *channel_acquire(Edge *edge, const char *name, uint32_t size, int d
 cdef void channel_rest(Edge *edge, Channel *channel) noexcept nogil
 cdef void channel_subscribe(Edge *edge, Channel *channel) noexcept nogil
 cdef void channel_unasked(Edge *edge, Channel *channel) noexcept nogil
+cdef void parted_say(Edge *edge) noexcept nogil
 cdef int member_add(Edge *edge, Connection *conn, Channel *channel) noexcept nogil
 cdef int member_catch(Edge *edge, Connection *conn, Channel *channel, uint64_t epoch, uint64_t offset) noexcept nogil
 cdef bint member_catches(Connection *conn, Channel *channel) noexcept nogil

@@ -6,11 +6,12 @@ from libc.string cimport memcpy, memset
 from libc.stdint cimport uint16_t
 
 from core.answers cimport TYPE_EVENT, answer_frame, write_text
+from core.batch cimport Batch, batch_clear, batch_write
 from core.conn cimport FLAG_CATCHING, MEMBERSHIPS_INLINE, PLACE_REPLAY, STATE_OPEN, conn_live
 from core.edge cimport ANSWER_BYTES, CHANNEL_UNASKED, NONE
 from core.hash cimport index_put, index_remove
-from core.ledger cimport (COUNT_GAPS_RESET, COUNT_GAPS_TRIMMED, KIND_CHANNEL, KIND_MEMBERSHIP, ledger_acquire,
-                          ledger_count, ledger_leaks, ledger_release)
+from core.ledger cimport (COUNT_BUS_FULL, COUNT_GAPS_RESET, COUNT_GAPS_TRIMMED, KIND_CHANNEL, KIND_MEMBERSHIP,
+                          ledger_acquire, ledger_count, ledger_leaks, ledger_release)
 from core.mpack cimport (MP_OK, MpReader, MpWriter, mp_read_array, mp_read_str, mp_read_uint, mp_write_array,
                          mp_write_map, mp_write_str, mp_write_uint)
 from core.names cimport name_drop, name_keep
@@ -168,8 +169,8 @@ cdef Channel *channel_acquire(Edge *edge, const char *name, uint32_t size, int d
     return channel
 
 
-cdef inline uint8_t *_channel_record(Edge *edge, Channel *channel, int kind) noexcept nogil:
-    cdef RecChannel *record = <RecChannel *> record_add(&edge.link.out, kind, channel.name_size, sizeof(RecChannel),
+cdef inline uint8_t *_channel_record(Edge *edge, Batch *batch, Channel *channel, int kind) noexcept nogil:
+    cdef RecChannel *record = <RecChannel *> record_add(batch, kind, channel.name_size, sizeof(RecChannel),
                                                         channel.name_size)
     if record == NULL:
         return NULL
@@ -193,7 +194,7 @@ cdef void _channel_asked(Edge *edge, Channel *channel) noexcept nogil:
 
 cdef void channel_subscribe(Edge *edge, Channel *channel) noexcept nogil:
     """Ask the router for the channel, telling it the last position seen here."""
-    cdef RecChannel *record = <RecChannel *> _channel_record(edge, channel, REC_SUBSCRIBE)
+    cdef RecChannel *record = <RecChannel *> _channel_record(edge, &edge.link.out, channel, REC_SUBSCRIBE)
     if record == NULL:
         channel_unasked(edge, channel)
         return
@@ -202,12 +203,26 @@ cdef void channel_subscribe(Edge *edge, Channel *channel) noexcept nogil:
     _channel_asked(edge, channel)
 
 
+cdef void _channel_unsubscribe(Edge *edge, Channel *channel) noexcept nogil:
+    """Tell the router that nobody is here any more, with the next heartbeat of the link if there is no room now."""
+    if channel.flags & CHANNEL_UNASKED:
+        _channel_asked(edge, channel)   # the router has no route to this worker
+    elif _channel_record(edge, &edge.link.out, channel, REC_UNSUBSCRIBE) == NULL \
+            and _channel_record(edge, &edge.link.parted, channel, REC_UNSUBSCRIBE) == NULL:
+        ledger_count(edge.ledger, COUNT_BUS_FULL, 1)    # the route stays until the next link: messages for nobody
+
+
+cdef void parted_say(Edge *edge) noexcept nogil:
+    """Say again what found no room, once there is room for all of it; a handle that was given up is nobody else's."""
+    if edge.link.parted.size and batch_write(&edge.link.out, edge.link.parted.data, edge.link.parted.size) == 0:
+        batch_clear(&edge.link.parted)
+
+
 cdef void channel_rest(Edge *edge, Channel *channel) noexcept nogil:
     """Free the channel if nobody needs it any more, and tell the router."""
     if channel.count or channel.holds or ledger_leaks(edge.ledger, KIND_CHANNEL):
         return
-    _channel_record(edge, channel, REC_UNSUBSCRIBE)
-    _channel_asked(edge, channel)
+    _channel_unsubscribe(edge, channel)
     index_remove(&edge.channel_index, hash_bytes(&edge.hash_key, <const uint8_t *> channel_name(edge, channel),
                                                  channel.name_size), channel.index)
     if channel.capacity > 1:

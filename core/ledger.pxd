@@ -1,8 +1,8 @@
 # The ledger: every acquisition and release is counted where it happens, so that opened - closed = live.
 #
 # One array of 64-bit words per process, in memory that the supervisor shares with the process and reads without asking
-# it. Each word has one writer, so plain stores do: the data-plane thread, or for the kinds from KIND_TASK on the
-# control thread (core/owned.py). The words outlive a killed process until the supervisor has added them to its totals.
+# it. Each word but those of ledger_count_shared has one writer, so plain stores do: the data-plane thread, or for kinds
+# from KIND_TASK on the control thread (core/owned.py). A killed process's words stay until they are in the totals.
 #
 # A checked build knows more: where each live object was acquired (core/sites.pxd), and which release a test wants to be
 # forgotten, so that the audit can be seen to find it. In release both are compiled out.
@@ -109,7 +109,7 @@ cdef enum Counter:
     COUNT_PASSED_OVER           # messages that were left out for members that take too little
     COUNT_ASKED_AGAIN           # requests that were said again to the next router
     COUNT_REPLAYED              # messages that were missed and delivered later
-    COUNT_STATES_LOST           # changes of sessions' state that found no room on their way to the store
+    COUNT_STATES_LOST           # changes of sessions' state that found no room on their way to the store; both threads'
     COUNT_SUBSCRIPTIONS_REFUSED     # SUBSCRIBEs that the router had no room for
     COUNT_COUNT
 
@@ -212,6 +212,18 @@ cdef inline int reason_place(int code) noexcept nogil:
     if code < 400:
         return 8 + code - 200
     return 11 + code - 400 if code < 600 else 18 + code - 600
+
+
+cdef extern from *:
+    """
+    #define HOLDFAST_ADD(word, by) ((void) __atomic_fetch_add(word, by, __ATOMIC_RELAXED))
+    """
+    void HOLDFAST_ADD(uint64_t *word, uint64_t by) noexcept nogil
+
+
+cdef inline void ledger_count_shared(Ledger *ledger, int counter, uint64_t by) noexcept nogil:
+    """As ledger_count, of a counter that both threads of the process write."""
+    HOLDFAST_ADD(&ledger.words[COUNTER_FIRST + counter], by)
 
 
 cdef str place_text(const Site *site)

@@ -84,8 +84,8 @@ cdef class Stats:
         ledger_close(&self.ledger, KINDS.index(kind, KIND_TASK))
 
     def count(self, str counter):
-        """Add one to a counter that is the control thread's."""
-        ledger_count(&self.ledger, COUNTERS.index(counter), 1)
+        """Add one to a counter that is the control thread's, or that both threads write."""
+        ledger_count_shared(&self.ledger, COUNTERS.index(counter), 1)
 
     def places(self, str kind):
         """Where the live objects of a kind were acquired, in no order; empty in release."""

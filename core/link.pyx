@@ -10,7 +10,8 @@ from core.conn cimport FLAG_SESSION, STATE_OPEN, conn_get, conn_live
 from core.edge cimport (ASKS_MAX, CHANNEL_LIVE, CHANNEL_UNASKED, REQUEST_CATCHUP, REQUEST_HISTORY, REQUEST_JOIN,
                         REQUEST_OPEN, REQUEST_PRESENCE, RETRY_AFTER_MS, UNDER_WAY_MAX, Channel)
 from core.fanout cimport (RUN_MAX, Body, channel_at, channel_find, channel_get, channel_of_message, channel_subscribe,
-                          fanout_all, fanout_event_gap, fanout_event_recreated, fanout_run, member_joined)
+                          fanout_all, fanout_event_gap, fanout_event_recreated, fanout_run, member_joined,
+                          parted_say)
 from core.joins cimport channel_refused, channel_subscribed, join_overdue, joins_again, outcome_told
 from core.kept cimport kept_end, kept_say, kept_say_all, kept_seq, kept_take
 from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_DELIVERED, COUNT_ROUTER_LINKS,
@@ -135,6 +136,7 @@ cdef void _on_linked(Edge *edge, RecLink *record) noexcept nogil:
             ledger_gauge(edge.ledger, GAUGE_LINKED, 1)
         return
     batch_clear(&edge.link.out)         # whatever stands there this router would pass over; all of it is said again
+    batch_clear(&edge.link.parted)      # and it has no routes to take away
     link_hello(edge, REC_BEGIN)
     told_say_all(edge)
     _again_sessions(edge)
@@ -397,6 +399,8 @@ cdef void link_tick(Edge *edge) noexcept nogil:
             link_hello(edge, REC_LINK)
         if edge.unasked and edge.link.up:   # O(channels), as long as one of them finds no room
             _channels_subscribe(edge, CHANNEL_UNASKED)
+        if edge.link.up:
+            parted_say(edge)
         edge.link.sent_ms = edge.now_ms
     if edge.link.up and edge.now_ms - edge.link.heard_ms > LINK_SILENT_MS:
         _link_down(edge)

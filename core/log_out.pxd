@@ -49,7 +49,7 @@ cdef inline bint log_is_there(const LogOut *out) noexcept nogil:
     return out.chunks != NULL
 
 
-cdef inline LogChunk *log_chunk(LogOut *out, uint64_t number) noexcept nogil:
+cdef inline LogChunk *log_chunk(const LogOut *out, uint64_t number) noexcept nogil:
     return &out.chunks[number & (out.chunks_max - 1)]
 
 

@@ -393,6 +393,7 @@ cdef _tables_init(Edge *edge, uint32_t connections_max):
     edge.requests.next = 1
     kept_init(&edge.kept, edge.config.kept_bytes_max)
     edge.link.out.bytes_max = LINK_OUT_BYTES_MAX
+    edge.link.parted.bytes_max = LINK_OUT_BYTES_MAX
     told_init(edge)
     edge.control.bytes_max = LINK_OUT_BYTES_MAX
     # An unfinished message keeps at most max_frame, a header and an unfinished control frame of 131 bytes; an HTTP
@@ -497,6 +498,7 @@ cdef class EdgeLoop:
         index_free(&edge.channel_index)
         tls_context_free(<TlsContext *> edge.tls)
         batch_free(&edge.link.out)
+        batch_free(&edge.link.parted)
         told_free(edge)
         batch_free(&edge.control)
         mailbox_free(&edge.to_control)

@@ -304,10 +304,8 @@ cdef class RouterLoop:
         sequencer.streams.history_total_max = history_total_bytes
         sequencer.streams.streams_max = channels_max
         sequencer.streams.cold = not log_complete
-        if log_under_way_max and log_init(&sequencer.log, log_bytes_max, log_under_way_max,
-                                          log_chunks_max, log_pace_ms) < 0:
-            raise MemoryError
-        ledger_gauge(sequencer.ledger, GAUGE_LOG_BYTES_MAX, log_bytes_max if log_under_way_max else 0)
+        if log_under_way_max:
+            self._log(log_bytes_max, log_under_way_max, log_chunks_max, log_pace_ms)
         sequencer.catchups.bytes_max = CATCHUPS_BYTES_MAX
         sequencer.states.bytes_max = STATES_BYTES_MAX
         sequencer.sessions_kept = sessions_kept
@@ -331,6 +329,12 @@ cdef class RouterLoop:
         ledger_gauge(sequencer.ledger, GAUGE_ROUTER_EPOCH, epoch)
         if endpoint:
             self.bind(endpoint)
+
+    cdef _log(self, uint64_t bytes_max, uint32_t under_way_max, uint32_t chunks_max, uint32_t pace_ms):
+        """There is a log: room for what is on its way there."""
+        if log_init(&self.sequencer.log, bytes_max, under_way_max, chunks_max, pace_ms) < 0:
+            raise MemoryError
+        ledger_gauge(self.sequencer.ledger, GAUGE_LOG_BYTES_MAX, bytes_max)
 
     cdef _seed(self, bytes seeds, uint32_t keys_max, uint64_t window_ms):
         """The keys of the hashes, and the tables that remember what was published."""

@@ -6,7 +6,7 @@ from libc.string cimport memcpy, memset
 from core.batch cimport batch_clear, batch_write
 from core.catchup cimport catchup_answer, catchup_epoch
 from core.codes cimport NOT_ALLOWED, UNAVAILABLE
-from core.ledger cimport COUNT_STATES_LOST, ledger_count
+from core.ledger cimport COUNT_STATES_LOST, ledger_count_shared
 from core.mailbox cimport (NOTE_CURSOR, NOTE_SESSION_OPEN, NOTE_SESSION_STATE, NOTE_SESSIONS, mailbox_put,
                            note_init)
 from core.records cimport (CATCHUP_CURSOR, CATCHUP_OUTCOME, CURSOR_AWAY, CURSOR_NOT_KEPT, CURSOR_READ, OPEN_AGAIN,
@@ -67,7 +67,7 @@ cdef bint _store(Sequencer *sequencer, RecSession *record, uint64_t question, in
 cdef void session_told(Sequencer *sequencer, RecSession *record) noexcept nogil:
     """A claim that an earlier router may not have stored."""
     if sequencer.sessions_kept and not _store(sequencer, record, 0, 0):
-        ledger_count(sequencer.ledger, COUNT_STATES_LOST, 1)
+        ledger_count_shared(sequencer.ledger, COUNT_STATES_LOST, 1)
 
 
 cdef void session_open(Sequencer *sequencer, Worker *worker, RecSession *record, bint evicted) noexcept nogil:
@@ -94,7 +94,7 @@ cdef void session_opened(Sequencer *sequencer, Note *note) noexcept nogil:
 
 cdef void _gather(Sequencer *sequencer, const Record *record) noexcept nogil:
     if sequencer.sessions_kept and batch_write(&sequencer.states, record, record.size) < 0:
-        ledger_count(sequencer.ledger, COUNT_STATES_LOST, 1)
+        ledger_count_shared(sequencer.ledger, COUNT_STATES_LOST, 1)
 
 
 cdef void session_close(Sequencer *sequencer, RecSession *record) noexcept nogil:

@@ -53,15 +53,20 @@ class Timing:
 
 
 class Epochs:
-    """Numbers for starts: each higher than all before it, also those of an earlier supervisor (hence the clock)."""
+    """Numbers for starts: each higher than all before it, also those of an earlier supervisor (hence the clock).
+
+    They are milliseconds, not seconds: whoever removes a log and starts again within a second would get the number of
+    the one before, and what clients hold of the old log would pass for the new one's. Below 2^53, so that JavaScript
+    can count in them.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._last = 0
 
     def next(self) -> int:
-        """The next number: the clock's second, or one more than the last number if that is not higher."""
-        self._last = max(self._last + 1, int(self._clock()))
+        """The next number: the clock's millisecond, or one more than the last number if that is not higher."""
+        self._last = max(self._last + 1, int(self._clock() * 1000))
         return self._last
 
 

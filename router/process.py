@@ -92,7 +92,14 @@ class Router:
                 print(PASSED_OVER.format(passed), file=sys.stderr)
             self.writer = LogWriter(self.log, self.loop.put)
             own = [spec.name for spec in self.config.namespaces if spec.domain == "session"]
-            self.sessions = Sessions(self.log, self.loop.put, ttl_s=self.config.session_ttl_s, clock=time.time, own=own)
+            self.sessions = Sessions(
+                self.log,
+                self.loop.put,
+                ttl_s=self.config.session_ttl_s,
+                clock=time.time,
+                own=own,
+                on_lost=lambda: self._stats.count("states_lost"),
+            )
             self.loader = Loader(self.log, self.loop.put)
         await self.bans.load()
         self.loop.bind(self.config.endpoint)

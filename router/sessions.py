@@ -49,17 +49,26 @@ class Sessions:
         ttl_s: how long a session is kept after its last sign of life: as long as its resume token is good.
         clock: wall clock, seconds.
         own: the namespaces of domain session, whose channels have cursors.
+        on_lost: told of each change that finds no room.
 
     """
 
     def __init__(
-        self, log: Log, put: Put, *, ttl_s: int, clock: Callable[[], float], own: Collection[str] = ("user",)
+        self,
+        log: Log,
+        put: Put,
+        *,
+        ttl_s: int,
+        clock: Callable[[], float],
+        own: Collection[str] = ("user",),
+        on_lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._log = log
         self._put = put
         self._ttl_ms = ttl_s * 1000
         self._clock = clock
         self._own = frozenset(own)
+        self._on_lost = on_lost
         self._changes = Changes()
         self._saving = Changes()
         self._changed = asyncio.Event()
@@ -141,6 +150,7 @@ class Sessions:
         if change is None:
             if len(self._changes.sessions) >= CHANGED_MAX:
                 self._lost += 1
+                self._on_lost()
                 return None
             change = self._changes.sessions[session] = SessionChange()
         self._changed.set()

@@ -4,8 +4,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from core import records
 from core._testing import Members
 from core.ledger import Stats
+from tests.core import wire
 
 CHANNELS = [b"group:%d" % number for number in range(6)]
 
@@ -69,3 +71,31 @@ class MembersMachine(RuleBasedStateMachine):
 
 MembersMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
 TestMembers = MembersMachine.TestCase
+
+
+def left(tables: Members) -> list[bytes]:
+    """The channels that the router hears the end of in this turn."""
+    return [one["name"] for one in wire.unpack(tables.said()) if one["kind"] == records.UNSUBSCRIBE]
+
+
+def test_the_end_of_a_channel_that_found_no_room_is_said_again_until_it_does() -> None:
+    stats = Stats()
+    tables = Members(stats)
+    conn = tables.connect(-1)
+    for name in CHANNELS:
+        tables.join(conn, name)
+    tables.room(0)
+    for name in CHANNELS[1:4]:
+        assert tables.leave(conn, name)
+    tables.room(8)
+    tables.heartbeat()  # not enough for all of it: nothing is said in part
+    assert left(tables) == []
+    tables.room(1 << 20)
+    assert tables.leave(conn, CHANNELS[4])
+    tables.heartbeat()
+    assert left(tables) == [CHANNELS[4], *CHANNELS[1:4]]
+    tables.heartbeat()
+    assert left(tables) == []  # and once is enough
+    tables.disconnect(conn)
+    ledger = stats.read()["ledger"]
+    assert ledger["channel_opened"] == ledger["channel_closed"]

@@ -24,6 +24,13 @@ def test_what_is_acquired_and_released_is_counted() -> None:
     assert stats.read()["ledger"]["ring_closed"] == 1
 
 
+def test_the_control_thread_counts_what_it_drops_where_the_data_plane_does() -> None:
+    stats = Stats()
+    for _ in range(2):
+        stats.count("states_lost")
+    assert stats.read()["counters"]["states_lost"] == 2
+
+
 def test_another_process_reads_the_counters_through_the_shared_memory() -> None:
     fd = os.memfd_create("ledger-test")
     try:

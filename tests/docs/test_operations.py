@@ -21,6 +21,7 @@ HEADINGS = (
     "Connections",
     "Tokens and bans",
     "What waits for a user",
+    "What is in a channel",
     "The ledger",
     "Growth",
     "Drain and restart",

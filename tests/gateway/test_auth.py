@@ -106,7 +106,7 @@ def test_a_resume_token_is_good_on_every_worker_of_the_node(secret: str | None) 
 
 def test_a_resume_token_of_development_mode_is_of_this_node_alone() -> None:
     given = authenticator(None, node=b"one").resume_token(SESSION, Identity("alice"), NOW)
-    assert refusal(authenticator(None, node=b"other").resumed, SESSION.hex(), given, NOW) == Code.BAD_TOKEN
+    assert refusal(authenticator(None, node=b"other").resumed, SESSION.hex(), given, NOW) == Code.SESSION_EXPIRED
 
 
 def test_resuming_never_outlives_what_the_token_allowed() -> None:
@@ -124,7 +124,9 @@ def test_a_resume_token_is_bytes_that_only_the_gateway_makes() -> None:
     whole = base64.urlsafe_b64decode(given)
     for place in range(len(whole)):
         changed = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
-        assert refusal(of.resumed, SESSION.hex(), base64.urlsafe_b64encode(changed).decode(), NOW) == Code.BAD_TOKEN
+        assert (
+            refusal(of.resumed, SESSION.hex(), base64.urlsafe_b64encode(changed).decode(), NOW) == Code.SESSION_EXPIRED
+        )
 
 
 def test_an_identity_is_a_value() -> None:

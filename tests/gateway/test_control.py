@@ -172,7 +172,8 @@ def test_positions_of_a_fresh_session_are_ignored(bench: Bench) -> None:
 def test_a_resume_token_that_cannot_be_used_ends_the_connection(bench: Bench) -> None:
     token = hello(bench, {"user": "bob"})[1]["resume_token"]
     assert bench.fin(HELLO, 1, {"session": "00" * 16, "token": token}) == Code.BAD_TOKEN
-    assert bench.fin(HELLO, 1, {"session": SESSION.hex(), "token": token[::-1]}) == Code.BAD_TOKEN
+    assert bench.fin(HELLO, 1, {"session": SESSION.hex(), "token": token[1:]}) == Code.BAD_TOKEN
+    assert bench.fin(HELLO, 1, {"session": SESSION.hex(), "token": "AAAA" + token}) == Code.SESSION_EXPIRED
     assert bench.fin(HELLO, 1, {"session": SESSION.hex()}) == Code.BAD_TOKEN
     bench.now += 60
     assert bench.fin(HELLO, 1, {"session": SESSION.hex(), "token": token}) == Code.SESSION_EXPIRED

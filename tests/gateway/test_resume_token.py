@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from core.codes import Code
 from gateway.identity import AuthError, Identity
 from gateway.mac import Mac
-from gateway.resume_token import ResumeTokens
+from gateway.resume_token import TOLD_EVERY_S, ResumeTokens
 from gateway.rights import Rights
 from tests.gateway.token_makers import NOW
 
@@ -52,7 +52,7 @@ def test_another_sessions_is_refused() -> None:
     assert refusal(bytes(16).hex(), TOKENS.make(SESSION, Identity("alice"), NOW)) == Code.BAD_TOKEN
 
 
-@pytest.mark.parametrize("token", [None, 5, "", "x", "é", "a" * 64, "\ud800", b"bytes", ["a"]])
+@pytest.mark.parametrize("token", [None, 5, "", "x", "é", "a" * 20, "a" * 63 + ".", "\ud800", b"bytes", ["a"]])
 def test_what_is_no_resume_token_is_refused(token: object) -> None:
     assert refusal(SESSION.hex(), token) == Code.BAD_TOKEN
     assert refusal(token, TOKENS.make(SESSION, Identity("alice"), NOW)) == Code.BAD_TOKEN
@@ -62,3 +62,15 @@ def test_one_of_an_older_version_asks_for_a_fresh_session() -> None:
     body = msgpack.packb([SESSION, "alice", int(NOW) + 60])
     signed = base64.urlsafe_b64encode(Mac(MAC(b"holdfast resume token"))(body)[:16] + body).decode()
     assert refusal(SESSION.hex(), signed) == Code.SESSION_EXPIRED
+
+
+def test_one_of_a_key_that_is_not_known_asks_for_a_fresh_session_and_is_told_now_and_then(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tokens = ResumeTokens(Mac(b"another key"), 60)
+    of_before = TOKENS.make(SESSION, Identity("alice"), NOW)
+    for now_s in (NOW, NOW + 1, NOW + 2, NOW + TOLD_EVERY_S):
+        with pytest.raises(AuthError) as refused:
+            tokens.check(SESSION.hex(), of_before, now_s)
+        assert refused.value.code == Code.SESSION_EXPIRED
+    assert [record.getMessage().split()[0] for record in caplog.records] == ["1", "3"]

@@ -21,7 +21,7 @@ from tests.process.clients import (
 )
 from tests.process.places import one_on_each_worker, worker_of
 
-BAD_TOKEN, RESUMED_ELSEWHERE = 602, 605
+SESSION_EXPIRED, BAD_TOKEN, RESUMED_ELSEWHERE = 201, 602, 605
 
 
 async def resume(node: Node, old: Client, positions: dict[str, list[int]] | None = None, kind: str = "tcp") -> Client:
@@ -166,9 +166,11 @@ def test_a_session_is_resumed_on_another_worker_as_well(node: Node) -> None:
 def test_tokens_that_do_not_resume_this_session_are_refused(node: Node, kind: str) -> None:
     async def body() -> None:
         mine, theirs = await open_session(node, kind, "alice"), await open_session(node, kind, "eve")
-        for token in (theirs.resume_token, mine.resume_token[:-4] + "AAAA", "", "forged", 5, None):
+        for token in (theirs.resume_token, "", "forged", 5, None):
             options = await refused(node, BAD_TOKEN, kind, session=mine.session, token=token)
             assert options == {"class": "stop"}
+        changed = "AAAA" + mine.resume_token[4:]
+        assert (await refused(node, SESSION_EXPIRED, kind, session=mine.session, token=changed))["class"] == "fresh"
         assert (await refused(node, BAD_TOKEN, kind, session="00" * 16, token=mine.resume_token))["class"] == "stop"
         # The session lives on.
         assert await mine.settle() == []

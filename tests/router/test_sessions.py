@@ -98,8 +98,14 @@ class Desk:
         self.told: asyncio.Queue[tuple[int, dict[str, Any]]] = asyncio.Queue()
         self.full = 0
         """How often there will be no room for what it tells."""
-        self.sessions = Sessions(log, self._put, ttl_s=TTL_S, clock=lambda: NOW_S, own=["user", "inbox"])
+        self.lost = 0
+        self.sessions = Sessions(
+            log, self._put, ttl_s=TTL_S, clock=lambda: NOW_S, own=["user", "inbox"], on_lost=self._lose
+        )
         self.tasks = [asyncio.create_task(self.sessions.write()), asyncio.create_task(self.sessions.read())]
+
+    def _lose(self) -> None:
+        self.lost += 1
 
     def _put(self, kind: int, **fields: Any) -> None:
         if self.full:
@@ -320,7 +326,10 @@ def test_more_changes_than_may_wait_are_counted_and_not_kept(monkeypatch: pytest
         desk.sessions.on_open(1, 0, 2, ALICE, body_of("alice"))
         desk.sessions.on_open(1, 0, 2, BOB, body_of("bob"))
         await desk.stored()
-        assert set(desk.store.stored) == {ALICE}
+        assert (set(desk.store.stored), desk.lost) == ({ALICE}, 1)
+        desk.sessions.on_open(1, 0, 2, BOB, body_of("bob"))
+        await desk.stored()
+        assert (set(desk.store.stored), desk.lost) == ({ALICE, BOB}, 1)
 
     run(body)
 

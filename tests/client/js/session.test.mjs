@@ -202,6 +202,24 @@ test("a FIN is confirmed and obeyed; a token is asked for before each fresh star
   assert.deepEqual([line.socket.of(0)[0][2].token, line.socket.of(0)[0][2].session], ["token-2", undefined]);
 });
 
+test("a resume that is refused for its token goes on afresh with the client's own", async () => {
+  const line = new Line({ token: "my own" });
+  line.socket.onopen({});
+  await new Promise(setImmediate);
+  line.socket.give([1, 1, { session: "s1", user: "ann", resume_token: "r1" }]);
+  await line.connecting;
+  line.socket.drop();
+  line.clock.advance(250);
+  line.socket.onopen({});
+  assert.equal(line.socket.of(0)[0][2].token, "r1");
+  line.socket.give([14, 201, "session_expired", { class: "fresh" }]);
+  line.clock.advance(1000);
+  assert.equal(line.sockets.length, 3);
+  line.socket.onopen({});
+  await new Promise(setImmediate);
+  assert.deepEqual([line.socket.of(0)[0][2].token, line.socket.of(0)[0][2].session], ["my own", undefined]);
+});
+
 test("a token that is about to end is refreshed, and what resumes is the new one", async () => {
   let tokens = 0;
   const line = new Line({ token: async () => `token-${(tokens += 1)}` });

@@ -376,6 +376,25 @@ def test_token_is_asked_for_again_before_a_fresh_start() -> None:
     run(test)
 
 
+def test_a_resume_that_is_refused_for_its_token_goes_on_afresh_with_the_clients_own() -> None:
+    async def test(gateway: ScriptedGateway) -> None:
+        async def hello(peer: Peer, frame: Frame) -> bool:
+            if "session" not in frame[2]:
+                return False
+            await peer.send([FIN, 201, "session_expired", {"class": "fresh", "after": 1}])
+            return True
+
+        gateway.script[HELLO] = hello
+        async with await connect(gateway.url("tcp"), token="my own", reconnect=True, backoff=QUICK):
+            (await gateway.peer()).drop()
+            resumes = (await (await gateway.peer(2)).expect(HELLO))[2]
+            again = (await (await gateway.peer(3)).expect(HELLO))[2]
+            assert (resumes["session"], resumes["token"] == "my own") == ("s1", False)
+            assert ("session" in again, again["token"]) == (False, "my own")
+
+    run(test)
+
+
 async def refreshed(peer: Peer, frame: Frame) -> bool:
     await peer.send([REPLY, frame[1], {"expires": 1_793_494_800, "resume_token": f"of-{frame[2]}"}])
     return True
