@@ -278,8 +278,7 @@ cdef class RouterLoop:
             keys_max: most idempotency keys remembered.
             history_total_bytes: most bytes kept of all channels together.
             message_bytes_max: longest MESSAGE frame; untouched memory costs nothing.
-            log_under_way_max: batches that the control thread is given before it has told that they are in the log;
-                0: there is no log.
+            log_under_way_max: batches that are given on before they are told to be in the log; 0: there is no log.
             log_pace_ms: behind a batch of several messages the next one is given so much later at the soonest.
             log_bytes_max: most bytes that wait for the log.
             log_chunks_max: most batches of them, a power of two.

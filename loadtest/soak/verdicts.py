@@ -136,13 +136,15 @@ def load_verdicts(plan: Plan, samples: list[Sample], regulars: Result, rogues: R
 
 def logged_verdicts(found: Result) -> Iterator[Verdict]:
     """That what was acknowledged at `logged` was kept, on a node whose router was killed."""
-    counts = found["counts"]
-    faults = [f"{count} {kind}" for kind, count in found["faults"].items()]
+    counts, gaps = found["counts"], found["outcomes"].get("gap", 0)
+    lived = counts.get("acknowledged", 0) > 0 and gaps > 0 and found["router_kills"] > 0
+    faults = [f"; {count} {kind}" for kind, count in found["faults"].items()]
     yield Verdict(
         f"{counts.get('acknowledged', 0):,} messages acknowledged at `logged` and {counts.get('delivered', 0):,}"
-        f" deliveries over {counts.get('returns', 0):,} returns, the router killed {found['router_kills']} times:"
-        f" nothing lost, repeated or passed over in silence{''.join(f'; {text}' for text in faults)}",
-        not faults and found["exit_code"] == 0 and counts.get("acknowledged", 0) > 0 and found["router_kills"] > 0,
+        f" deliveries over {counts.get('returns', 0):,} returns, {gaps:,} gaps told of what is not kept any more, the"
+        f" router killed {found['router_kills']} times: nothing lost, repeated or passed over in silence"
+        f"{''.join(faults)}",
+        not faults and found["exit_code"] == 0 and lived,
     )
 
 

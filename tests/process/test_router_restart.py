@@ -140,3 +140,41 @@ def test_what_a_session_did_without_a_router_is_part_of_it(holdfast: Any, breaks
         await asyncio.gather(bob.close(), again.close())
 
     run(body())
+
+
+@pytest.mark.slow
+def test_a_join_that_nobody_knows_of_any_more_is_not_listed_and_can_be_asked_for_again(holdfast: Any) -> None:
+    """Answered by its worker on the spot, with which the router died: WELCOME says so, and `since` loses nothing."""
+    node: Node = holdfast("--workers", "1")
+    node.expect_lost()
+
+    async def body() -> None:
+        known, lost = group("known"), group("lost")
+        alice, bob = await open_session(node), await open_session(node)
+        await alice.join(known)
+        await bob.join(lost)
+        (first,) = node.routers
+        os.kill(first, signal.SIGTERM)  # it stores what it knows before it ends
+        await next_router(node, first)
+        await bob.join(group())  # the next one answered it: it has been told everything
+        (router,), (worker,) = node.routers, node.workers
+        await asyncio.to_thread(stand_still, router)
+        joined = await alice.join(lost)
+        for pid in (worker, router):
+            os.kill(pid, signal.SIGKILL)
+        await next_router(node, router)
+        await asyncio.to_thread(wait_until, lambda: node.workers not in ([], [worker]), "the next worker")
+        await asyncio.to_thread(wait_until, lambda: node.get("/readyz")[0] == 200, "both serve")
+        carol, again = await open_session(node), await dial(node, "tcp")
+        await carol.join(lost)
+        await again.hello(session=alice.session, token=alice.resume_token, resume={})
+        assert again.welcome["resumed"]
+        assert set(again.welcome["channels"]) == {known, f"user:{alice.user}"}
+        await carol.publish(lost, "not for alice")
+        assert not [frame for frame in await again.settle() if frame[0] == MESSAGE]
+        standing = await again.join(lost, since=[joined["epoch"], joined["offset"]])
+        assert standing["outcome"] == "replayed"
+        assert [frame[3] for frame in await again.messages(1)] == ["not for alice"]
+        await asyncio.gather(carol.close(), again.close())
+
+    run(body())

@@ -145,6 +145,20 @@ test("resumes with its positions and takes the replay once", async () => {
   assert.deepEqual(line.socket.of(6), []);
 });
 
+test("a resumed session that lacks one of its channels joins it again from where it was", async () => {
+  const line = await Line.opened({}, { max_frame: 8192 }); // no room for positions: HELLO leaves them out
+  await line.join("group:x", 1, 7);
+  line.socket.drop();
+  line.clock.advance(250);
+  line.socket.welcome({ resumed: true, channels: {} });
+  assert.deepEqual(line.socket.of(0)[0][2].resume, {});
+  assert.deepEqual(line.socket.of(6)[0].slice(2), ["group:x", { since: [1, 7] }]);
+  line.answer(6, { epoch: 2, offset: 8, outcome: "replayed" });
+  line.socket.give(message(8, 2));
+  assert.deepEqual(line.items, [8]);
+  assert.deepEqual([line.session.state, line.session.id], ["open", "s1"]);
+});
+
 test("a refused resume starts afresh on the same connection and says what was reset", async () => {
   const line = await Line.opened();
   await line.join("group:x", 1, 4);

@@ -1,0 +1,38 @@
+"""Each fault under at least a hundred seeds with the log in Redis, of Redis itself and of the processes before it."""
+
+import pytest
+
+from tests.chaos.rounds import HABITS, NAMED, SECRET, SURE, TOGETHER, Start, marks, run
+from tests.chaos.world import World
+from tests.servers.redis import ALWAYS, LASTING, running, running_cluster, running_sentinels
+
+pytestmark = marks
+
+
+@pytest.mark.parametrize("durability", [ALWAYS, LASTING], ids=["always", "everysec"])
+def test_redis_is_killed(holdfast: Start, durability: tuple[str, ...]) -> None:
+    with running(*durability) as server:
+        settings = {"HOLDFAST_LOG_BACKEND": "redis", "HOLDFAST_LOG_REDIS_URL": server.url}
+        run(lambda: World(holdfast("--workers", "2", **settings), redis=server), "redis", NAMED)
+
+
+def test_redis_is_out_of_memory(holdfast: Start) -> None:
+    with running(*LASTING) as server:
+        settings = {"HOLDFAST_LOG_BACKEND": "redis", "HOLDFAST_LOG_REDIS_URL": server.url}
+        run(lambda: World(holdfast("--workers", "2", **settings), redis=server), "memory", NAMED)
+
+
+@pytest.mark.parametrize("fault", ["router", "both", "node"])
+def test_processes_are_killed_over_redis(holdfast: Start, fault: str) -> None:
+    with running(*LASTING) as server:
+        settings = {"HOLDFAST_LOG_BACKEND": "redis", "HOLDFAST_LOG_REDIS_URL": server.url}
+        settings["HOLDFAST_AUTH_SECRET"] = SECRET
+        habits = SURE if fault in TOGETHER else HABITS
+        run(lambda: World(holdfast("--workers", "2", **settings), redis=server), fault, habits, secret=SECRET)
+
+
+@pytest.mark.parametrize("servers", ["sentinels", "cluster"])
+def test_a_primary_is_killed_and_its_replica_takes_over(holdfast: Start, servers: str) -> None:
+    with running_sentinels() if servers == "sentinels" else running_cluster(replicas=1) as many:
+        settings = {"HOLDFAST_LOG_BACKEND": "redis", "HOLDFAST_LOG_REDIS_URL": many.url}
+        run(lambda: World(holdfast("--workers", "2", **settings), many=many), "primary", NAMED, few=True)
