@@ -75,7 +75,7 @@ def test_every_kind_of_workload_has_its_table() -> None:
     assert "| holdfast | 2.00 | 3.00 | 1.50 | 5 | - |" in page
     assert "| holdfast | 400 | 400 | 400 | 80 | 0.50 | 1.05 | - |" in page
     assert "| holdfast | 100 | 1.0 | 20.0 | 20.0 | 0.30 + 0.20 | nobody | 3 |" in page
-    assert "| holdfast-2 | 3.00 | 4.00 | 40 | 6.0 | 70.0 | 5.0 | 200000 | 1.00 + 0.50 |" in page
+    assert "| holdfast-2 | 2.00 | 3.00 | 4.00 | 40 | 6.0 | 70.0 | 60.0 | 5.0 | 200000 | 1.00 + 0.50 |" in page
 
 
 def test_counters_are_given_for_each_delivery() -> None:
