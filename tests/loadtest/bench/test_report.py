@@ -30,7 +30,7 @@ AROUND = {
 }
 
 
-A_RESUME = {"server": "holdfast-2", "round": 1, **run_of(a_resume_told(), ("--sessions", "20"))}
+A_RESUME = {"server": "holdfast-2", "round": 1, **run_of(a_resume_told())}
 
 
 def content(name: str, runs: list[Run], **other: Any) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def test_resumes_are_judged_by_their_time_and_by_live_traffic(
     caught_up_s: float, away_ms: float, live_p99_ms: float, kept: list[bool]
 ) -> None:
     told = a_resume_told(caught_up_s=caught_up_s, live_p99_ms_away=away_ms, live_p99_ms=live_p99_ms)
-    verdicts = judge("resume", [{"server": "holdfast-2", "round": 1, **run_of(told, ())}])
+    verdicts = judge("resume", [{"server": "holdfast-2", "round": 1, **run_of(told)}])
     assert [verdict.kept for verdict in verdicts] == [*kept, True]
 
 
