@@ -40,7 +40,7 @@ PANELS: dict[str, tuple[Panel, Panel]] = {
     ),
     "resume": (
         ("seconds until all were caught up", lambda run: run["resume"]["caught_up_s"]),
-        ("p99 latency of live traffic meanwhile, ms", lambda run: run["resume"]["live_p99_ms"]),
+        ("p99 latency of live traffic while they resume, ms", lambda run: run["resume"]["live_p99_ms"]),
     ),
 }
 

@@ -50,9 +50,10 @@ def line(run: Run) -> str:
     if "resume" in run:
         told = run["resume"]
         return (
-            f"{head}welcomed {told['welcomed_s']:.2f} s, caught up {told['caught_up_s']:.2f} s, live p99"
-            f" {told['live_p99_ms']:.1f} ms  cores {run['server_cores']:.2f} + {run['client_cores']:.2f} (others"
-            f" {run['other_cores']:.2f}), bottleneck {run['bottleneck']}{wrong}"
+            f"{head}away {told['away_s']:.2f} s, welcomed {told['welcomed_s']:.2f} s, caught up"
+            f" {told['caught_up_s']:.2f} s, live p99 {told['live_p99_ms_away']:.1f} and {told['live_p99_ms']:.1f} ms"
+            f"  cores {run['server_cores']:.2f} + {run['client_cores']:.2f} (others {run['other_cores']:.2f}),"
+            f" bottleneck {run['bottleneck']}{wrong}"
         )
     text = f"{head}{run['cpu_us_per_connection']:>7.1f} µs/connection, p95 {client['connect_us']['p95'] / 1000:.1f} ms"
     if "hold" in run:
@@ -191,11 +192,13 @@ def storm_table(runs: list[Run]) -> str:
 def resume_table(runs: list[Run]) -> str:
     head = (
         "server",
+        "away for, s",
         "all welcomed, s",
         "all caught up, s",
         "messages replayed",
         "live p50 ms",
         "live p99 ms",
+        "live p99 ms while away",
         "live p99 ms before",
         "CPU µs a session",
         "cores: server + client",
@@ -204,8 +207,8 @@ def resume_table(runs: list[Run]) -> str:
     for name in servers_in(runs):
         own = of(runs, name)
         told = [run["resume"] for run in own]
-        seconds = [spread([one[key] for one in told], "{:.2f}") for key in ("welcomed_s", "caught_up_s")]
-        keys = ("live_p50_ms", "live_p99_ms", "live_p99_ms_before")
+        seconds = [spread([one[key] for one in told], "{:.2f}") for key in ("away_s", "welcomed_s", "caught_up_s")]
+        keys = ("live_p50_ms", "live_p99_ms", "live_p99_ms_away", "live_p99_ms_before")
         rows.append(
             [
                 name,

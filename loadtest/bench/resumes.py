@@ -16,10 +16,10 @@ def resumed(server: Server, workload: Workload, seconds: float, warmup: float) -
     """One run. `seconds` and `warmup` are not of this workload: it ends when all have everything."""
     sessions, channels = (int(workload.options[place]) for place in (1, 3))
     told = resume.measure(server, 2 * sessions, channels, PROCESSES)
-    return [{"server": server.name, "server_command": shown(server.command), **run_of(told, workload.options)}]
+    return [{"server": server.name, "server_command": shown(server.command), **run_of(told)}]
 
 
-def run_of(told: dict[str, Any], options: tuple[str, ...]) -> Run:
+def run_of(told: dict[str, Any]) -> Run:
     """What the page and the verdicts want to know of it."""
     cores = {
         "server_cores": told["server_cpu_s"] / told["seconds"],
@@ -29,7 +29,7 @@ def run_of(told: dict[str, Any], options: tuple[str, ...]) -> Run:
     others = told["machine_cpu_s"] / told["seconds"] - cores["server_cores"] - cores["client_cores"]
     processes = told["server_cpu_s_by_process"]
     return {
-        "client_command": f"python -m loadtest.resume {' '.join(options)}",
+        "client_command": "python -m loadtest.resume",  # the page says its options
         "cpu_us_per_connection": told["server_cpu_s"] * 1e6 / max(1, told["resumed"]),
         "cpu_us_by_process": {name: used * 1e6 / max(1, told["resumed"]) for name, used in processes.items()},
         **{name: round(used, 3) for name, used in cores.items()},

@@ -15,7 +15,8 @@ def test_sessions_that_were_cut_get_all_that_was_said_once() -> None:
     assert told["replayed"] == 4 * told["cut"]
     assert [told[name] for name in ("lost", "repeated", "out_of_order", "told_gaps", "corrupt", "refused")] == [0] * 6
     assert told["welcomed_s"] > 0
-    assert told["caught_up_s"] > 0
+    assert told["caught_up_s"] > told["away_s"] > 0
+    assert told["live_p99_ms_away"] > 0
     assert 0 < told["live_p50_ms"] <= told["live_p99_ms"] <= told["live_max_ms"]
     assert 0 < told["busiest_thread_s"] <= told["server_cpu_s"]
     assert told["client_cpu_s"] > 0

@@ -74,11 +74,13 @@ def a_resume_told(**other: Any) -> Run:
     """What a run of resumes tells, with nothing wrong."""
     return {
         "channels": 2,
+        "away_s": 2.0,
         "welcomed_s": 3.0,
         "caught_up_s": 4.0,
         "expected": 80,
         "replayed": 40.0,
         "live_p99_ms_before": 5.0,
+        "live_p99_ms_away": 60.0,
         "live_p50_ms": 6.0,
         "live_p99_ms": 70.0,
         "live_max_ms": 80.0,

@@ -7,11 +7,9 @@ from loadtest.bench.runs import wrong_with
 
 from .runs import a_resume_told
 
-OPTIONS = ("--sessions", "20", "--channels", "2")
-
 
 def test_cpu_is_given_for_each_session_that_resumed() -> None:
-    run = run_of(a_resume_told(), OPTIONS)
+    run = run_of(a_resume_told())
     assert run["cpu_us_per_connection"] == 200_000
     assert run["cpu_us_by_process"] == {"router": 50_000, "worker-0": 150_000}
     assert (run["server_cores"], run["busiest_process"], run["client_cores"], run["other_cores"]) == (
@@ -36,4 +34,4 @@ def test_cpu_is_given_for_each_session_that_resumed() -> None:
     ],
 )
 def test_every_fault_is_one_of_the_run(told: dict[str, float], wrong: str) -> None:
-    assert wrong in wrong_with(run_of(a_resume_told(**told), OPTIONS)["client"])
+    assert wrong in wrong_with(run_of(a_resume_told(**told))["client"])

@@ -100,14 +100,19 @@ def test_a_storm_is_judged_for_each_transport() -> None:
 
 
 @pytest.mark.parametrize(
-    ("caught_up_s", "live_p99_ms", "kept"),
-    [(10.0, 250.0, [True, True]), (10.1, 250.0, [False, True]), (10.0, 251.0, [True, False])],
+    ("caught_up_s", "away_ms", "live_p99_ms", "kept"),
+    [
+        (10.0, 250.0, 250.0, [True, True, True]),
+        (10.1, 250.0, 250.0, [False, True, True]),
+        (10.0, 251.0, 250.0, [True, False, True]),
+        (10.0, 250.0, 251.0, [True, True, False]),
+    ],
 )
 def test_resumes_are_judged_by_their_time_and_by_live_traffic(
-    caught_up_s: float, live_p99_ms: float, kept: list[bool]
+    caught_up_s: float, away_ms: float, live_p99_ms: float, kept: list[bool]
 ) -> None:
-    told = a_resume_told(caught_up_s=caught_up_s, live_p99_ms=live_p99_ms)
-    verdicts = judge("resume", [{"server": "holdfast-2", "round": 1, **run_of(told, ())}])
+    told = a_resume_told(caught_up_s=caught_up_s, live_p99_ms_away=away_ms, live_p99_ms=live_p99_ms)
+    verdicts = judge("resume", [{"server": "holdfast-2", "round": 1, **run_of(told)}])
     assert [verdict.kept for verdict in verdicts] == [*kept, True]
 
 
