@@ -109,8 +109,8 @@ class Sessions:
         key, slot = self._keys.session(id_)
         fields: list[bytes] = []
         gone: list[bytes] = []
-        for channel, position in change.known.items():
-            fields += (_CHANNEL + channel.encode(), b"?%d-%d" % position)
+        for channel, known in change.known.items():
+            fields += (_CHANNEL + channel.encode(), b"?%d-%d" % known)
         for channel, position in change.channels.items():
             name = _CHANNEL + channel.encode()
             if position is None:
