@@ -5,6 +5,7 @@
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
+from core.clock cimport clock_ms
 from core.conn cimport Connection
 from core.edge cimport Edge, edge_tick, edge_ticks
 from core.vitals cimport Vital, vital_of
@@ -20,7 +21,9 @@ cdef inline void expiry_set(Edge *edge, const Connection *conn, uint64_t ms) noe
     vital.expires = 0
     vital.warned = 0
     if ms:
-        vital.expires = edge_tick(edge) + 1 + <uint32_t> min(<uint64_t> EXPIRY_TICKS_MAX, ms // WHEEL_TICK_MS)
+        # Never early: not by what is over of this tick and millisecond, nor by what the turn has taken since its clock.
+        ms = min(ms, <uint64_t> EXPIRY_TICKS_MAX * WHEEL_TICK_MS)
+        vital.expires = <uint32_t> ((clock_ms() + 1 + ms) // WHEEL_TICK_MS) + 1
         vital.expires += vital.expires == 0
 
 

@@ -1,5 +1,6 @@
 """Who a client was found to be, or why it may not come in."""
 
+import math
 from dataclasses import dataclass
 
 from gateway.rights import Rights
@@ -32,4 +33,4 @@ class Identity:
         """Milliseconds until the credentials end, at least 1; 0: they never do."""
         if self.expires_s is None:
             return 0
-        return max(1, int(min(self.expires_s - now_s, 2.0**32) * 1000))
+        return max(1, math.ceil(min(self.expires_s - now_s, 2.0**32) * 1000))
