@@ -111,6 +111,7 @@ cdef enum Counter:
     COUNT_REPLAYED              # messages that were missed and delivered later
     COUNT_STATES_LOST           # changes of sessions' state that found no room on their way to the store; both threads'
     COUNT_SUBSCRIPTIONS_REFUSED     # SUBSCRIBEs that the router had no room for
+    COUNT_HISTORY_SQUEEZED      # messages that left the router's memory before their age, for want of room
     COUNT_COUNT
 
 cdef enum Gauge:

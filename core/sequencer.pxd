@@ -83,6 +83,7 @@ ctypedef struct Sequencer:
     bint catchups_due           # some can be answered in the next turn
     Batch states                # what sessions did in this turn (core/sessions.pxd)
     bint sessions_kept          # there is a store for them
+    bint recovers               # the log gave all it keeps back at the start
     uint32_t alive_next         # slot of the owner that was last told of as alive
     uint64_t alive_due          # slots times seconds that passed since
     Slab owners                 # an Attender beside each

@@ -37,8 +37,7 @@ EXIT_CONFIG = 78
 EXIT_DEPOSED = 70
 EXIT_UNAVAILABLE = 75
 PASSED_OVER = (
-    "router: {} records of the log are of namespaces that are not known any more, or of more channels than"
-    " router.channels_max allows: they are passed over"
+    "router: {} records of the log are of namespaces that are not known any more: they are passed over"
 )
 # Python's default of 5 ms is waited for at each hand-over between the event loop and the log's threads, several times a
 # batch, while sessions are resumed by the thousand: messages that wait for the log waited for that.

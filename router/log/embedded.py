@@ -7,14 +7,19 @@ written together, with one fdatasync for all of them.
 
 import asyncio
 import errno
+import itertools
+import logging
+import os
 import sqlite3
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from core import log_records
+from core.log_index import LogIndex
+from core.namespace_spec import BUILT_IN, NamespaceSpec
 from core.owned import ACCOUNT, Held
 from router.log import segments
 from router.log.disk_thread import CLOSED, JOBS_MAX, DiskThread
@@ -50,6 +55,7 @@ _SQLITE_BROKEN = (11, 26)
 # Whatever time passes, a folder stays so.
 _UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG)
 
+_log = logging.getLogger("holdfast.log")
 _Key = tuple[int, bytes]
 _T = TypeVar("_T")
 
@@ -79,6 +85,7 @@ class EmbeddedLog:
         sync: `always`: what was answered survives a power loss; `never`: it survives the end of any process, but a
             power loss takes what the kernel had not written yet.
         deadline_s: of each call.
+        namespaces: how much is kept of a channel.
         segment_bytes: a segment file that is larger is ended.
         now_ms: the wall clock.
 
@@ -90,6 +97,7 @@ class EmbeddedLog:
         *,
         sync: str = "always",
         deadline_s: float = DEADLINE_S,
+        namespaces: Sequence[NamespaceSpec] = BUILT_IN,
         segment_bytes: int = SEGMENT_BYTES,
         now_ms: Callable[[], int] = wall_ms,
     ) -> None:
@@ -103,6 +111,8 @@ class EmbeddedLog:
         self._held: Held | None = None  # from open to close
         self._lock: DirectoryLock | None = None
         self._state: State | None = None
+        self._namespaces = namespaces
+        self._index = LogIndex(namespaces)
         self._writer = SegmentWriter(directory, sync=self._sync, segment_bytes=segment_bytes)
         self._appends: deque[_Append] = deque()  # loop to thread
         self._is_asked = False
@@ -126,6 +136,8 @@ class EmbeddedLog:
         self._held = ACCOUNT.hold("handle", f"the log in {self._directory}", object_=self)
         try:
             await self._disk.run(self._open_segments)
+            for segment in await self._disk.run(self._listed):
+                await self._disk.run(self._index_segment, segment)
             taken, seeds = await self._state_disk.run(self._open_state, epoch)
             self._writer.take(taken)
         except BaseException:
@@ -146,6 +158,12 @@ class EmbeddedLog:
                     f"the gateway may write to"
                 ) from error
             self._writer.open()
+        self._index = LogIndex(self._namespaces)
+
+    def _index_segment(self, segment: Segment) -> None:
+        with _Translated(self._directory):
+            for at, records in segments.placed_of(segment):
+                self._index.add(records, segment.number, at)
 
     def _open_state(self, epoch: int) -> tuple[int, bytes]:
         with _Translated(self._directory):
@@ -236,7 +254,9 @@ class EmbeddedLog:
                 lost = "the log was closed" if self._lock is None else self._lock.lost()
                 if lost:
                     raise LogDeposed(lost)
-                self._writer.append([one.batch for one in group])
+                places = self._writer.append([one.batch for one in group])
+                for one, at in zip(group, places, strict=True):
+                    self._index.add(one.batch, self._writer.file_number, at)
         except LogError as error:
             self._refused_below = group[0].generation + 1
             self._failure = error
@@ -259,18 +279,43 @@ class EmbeddedLog:
             del self._recent[next(iter(self._recent))]
 
     async def load(self, channels: Sequence[bytes], *, messages: bool) -> list[Loaded]:
-        """See `Log.load`. Reads everything there is, since a router that recovered all has no need of it."""
-        positions = dict.fromkeys(channels, Position(0, 0))
-        records: dict[bytes, list[bytes]] = {channel: [] for channel in channels}
-        async for batch in self.recover():
-            for entry in log_records.entries(batch):
-                position = Position(entry.epoch, entry.offset)
-                if entry.channel not in positions or position <= positions[entry.channel]:
-                    continue
-                positions[entry.channel] = position
-                if messages and entry.kind == log_records.MESSAGE:
-                    records[entry.channel].append(entry.record)
-        return [Loaded(positions[channel], b"".join(records[channel])) for channel in channels]
+        """See `Log.load`. The index knows the positions; the messages are read by the thread that also sifts, so that
+        they stay where the index says meanwhile.
+        """
+        if messages:
+            return await self._state_disk.run(self._load, channels)
+        return [Loaded(Position(*self._index.position(channel))) for channel in channels]
+
+    def _load(self, channels: Sequence[bytes]) -> list[Loaded]:
+        positions = [Position(*self._index.position(channel)) for channel in channels]
+        found: list[list[bytes]] = [[] for _ in channels]
+        wanted = [
+            (segment, at, size, check, number)
+            for number, channel in enumerate(channels)
+            for segment, at, size, check in self._index.places(channel)
+        ]
+        with _Translated(self._directory):
+            # Sorted, a segment is opened once; a channel's messages are in their order in it anyway.
+            for segment, places in itertools.groupby(sorted(wanted), key=lambda one: one[0]):
+                self._read_records(segment, list(places), found)
+        return [Loaded(position, b"".join(records)) for position, records in zip(positions, found, strict=True)]
+
+    def _read_records(
+        self, segment: int, places: Sequence[tuple[int, int, int, int, int]], found: list[list[bytes]]
+    ) -> None:
+        path, lost = self._directory / segments.name_of(segment), 0
+        try:
+            with segments.opened(path, os.O_RDONLY) as fd:
+                for _, at, size, check, number in places:
+                    record = os.pread(fd, size, at)  # deadline: the disk's
+                    if len(record) == size and self._index.check(record) == check:
+                        found[number].append(record)
+                    else:
+                        lost += 1
+        except FileNotFoundError:
+            lost = len(places)
+        if lost:
+            _log.error("%s: %d messages are damaged or gone: they are lost, and readers are told of a gap", path, lost)
 
     # ------------------------------------------------------------------------------------------------------------ sift
 
@@ -291,7 +336,7 @@ class EmbeddedLog:
 
     async def _sift_one(self, segment: Segment, sifted: Sifted, keep: Sift) -> None:
         kept = []
-        for records in await self._state_disk.run(self._records_of, segment):
+        for records in await self._state_disk.run(self._asked_of, segment):
             try:
                 async with asyncio.timeout(self._deadline_s):
                     kept.append(await keep(records))
@@ -307,7 +352,13 @@ class EmbeddedLog:
 
     def _finish(self, sifted: Sifted) -> None:
         with _Translated(self._directory):
-            sifted.finish()
+            sifted.finish(self._index.settle)
+
+    def _asked_of(self, segment: Segment) -> list[bytes]:
+        """What the router is to be asked about: what the namespaces' sizes still keep, positions, and keys."""
+        with _Translated(self._directory):
+            asked = (self._index.ask(records, segment.number, at) for at, records in segments.placed_of(segment))
+            return list(_chunks(asked))
 
     def _sweep(self) -> None:
         with _Translated(self._directory):
@@ -368,6 +419,20 @@ class _Translated:
             raise LogUnavailable(f"{self._directory / 'state.sqlite'}: {error}") from error
         if isinstance(error, OSError):
             raise LogUnavailable(_advice(self._directory, error)) from error
+
+
+def _chunks(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """Batches of records as larger ones of about CHUNK_BYTES."""
+    held: list[bytes] = []
+    size = 0
+    for part in filter(None, parts):
+        held.append(part)
+        size += len(part)
+        if size >= CHUNK_BYTES:
+            yield b"".join(held)
+            held, size = [], 0
+    if held:
+        yield b"".join(held)
 
 
 def _advice(directory: Path, error: OSError) -> str:

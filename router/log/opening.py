@@ -36,7 +36,7 @@ def make_log(config: RouterConfig) -> Log | None:
             replicas=None if config.log_redis_replicas < 0 else config.log_redis_replicas,
             key_window_s=config.key_window_s,
         )
-    return EmbeddedLog(Path(config.log_directory), sync=config.log_sync)
+    return EmbeddedLog(Path(config.log_directory), sync=config.log_sync, namespaces=config.namespaces)
 
 
 async def open_log(
