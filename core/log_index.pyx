@@ -233,9 +233,9 @@ cdef bint _settle_channel(LogPlaces *places, Channel *channel, uint32_t first, u
     cdef Place *place
     while number < channel.count:
         place = channel_place(channel, number)
-        if not place.segment & <uint32_t> SETTLED and not first <= place.segment <= last:
-            break                       # later ones are in later segments
-        if place.segment & <uint32_t> SETTLED:
+        if not place.segment & <uint32_t> SETTLED and place.segment > last:
+            break                       # and so are all behind it
+        if place.segment & <uint32_t> SETTLED or place.segment < first:
             place.segment &= ~(<uint32_t> SETTLED)
             channel_place(channel, kept)[0] = place[0]
             kept += 1

@@ -36,9 +36,7 @@ LINKED_LOOK_S = 0.01
 EXIT_CONFIG = 78
 EXIT_DEPOSED = 70
 EXIT_UNAVAILABLE = 75
-PASSED_OVER = (
-    "router: {} records of the log are of namespaces that are not known any more: they are passed over"
-)
+PASSED_OVER = "router: {} records of the log are of namespaces that are not known any more: they are passed over"
 # Python's default of 5 ms is waited for at each hand-over between the event loop and the log's threads, several times a
 # batch, while sessions are resumed by the thousand: messages that wait for the log waited for that.
 SWITCH_INTERVAL_S = 0.0005

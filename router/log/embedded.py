@@ -7,9 +7,6 @@ written together, with one fdatasync for all of them.
 
 import asyncio
 import errno
-import itertools
-import logging
-import os
 import sqlite3
 import time
 from collections import deque
@@ -37,6 +34,7 @@ from router.log.port import (
     Session,
     Sift,
 )
+from router.log.reading import read_channels
 from router.log.segments import SEGMENT_BYTES, Broken, Segment, SegmentWriter, Sifted
 from router.log.state import State
 
@@ -55,7 +53,6 @@ _SQLITE_BROKEN = (11, 26)
 # Whatever time passes, a folder stays so.
 _UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG)
 
-_log = logging.getLogger("holdfast.log")
 _Key = tuple[int, bytes]
 _T = TypeVar("_T")
 
@@ -287,35 +284,8 @@ class EmbeddedLog:
         return [Loaded(Position(*self._index.position(channel))) for channel in channels]
 
     def _load(self, channels: Sequence[bytes]) -> list[Loaded]:
-        positions = [Position(*self._index.position(channel)) for channel in channels]
-        found: list[list[bytes]] = [[] for _ in channels]
-        wanted = [
-            (segment, at, size, check, number)
-            for number, channel in enumerate(channels)
-            for segment, at, size, check in self._index.places(channel)
-        ]
         with _Translated(self._directory):
-            # Sorted, a segment is opened once; a channel's messages are in their order in it anyway.
-            for segment, places in itertools.groupby(sorted(wanted), key=lambda one: one[0]):
-                self._read_records(segment, list(places), found)
-        return [Loaded(position, b"".join(records)) for position, records in zip(positions, found, strict=True)]
-
-    def _read_records(
-        self, segment: int, places: Sequence[tuple[int, int, int, int, int]], found: list[list[bytes]]
-    ) -> None:
-        path, lost = self._directory / segments.name_of(segment), 0
-        try:
-            with segments.opened(path, os.O_RDONLY) as fd:
-                for _, at, size, check, number in places:
-                    record = os.pread(fd, size, at)  # deadline: the disk's
-                    if len(record) == size and self._index.check(record) == check:
-                        found[number].append(record)
-                    else:
-                        lost += 1
-        except FileNotFoundError:
-            lost = len(places)
-        if lost:
-            _log.error("%s: %d messages are damaged or gone: they are lost, and readers are told of a gap", path, lost)
+            return read_channels(self._directory, self._index, channels)
 
     # ------------------------------------------------------------------------------------------------------------ sift
 

@@ -17,7 +17,9 @@ def index(messages: int = MOST, bytes_max: int = 1 << 20) -> LogIndex:
     return LogIndex([group])
 
 
-def message(offset: int, channel: bytes = A, epoch: int = 1, key: tuple[int, int] = (0, 0), body: bytes = b"x") -> bytes:
+def message(
+    offset: int, channel: bytes = A, epoch: int = 1, key: tuple[int, int] = (0, 0), body: bytes = b"x"
+) -> bytes:
     return log_records.pack(log_records.MESSAGE, channel, epoch, offset, key=key, body=body)
 
 
@@ -146,8 +148,11 @@ class Disk:
     def sift(self, keeps: int) -> None:
         """Of the old segments' messages a router keeps those of the last `keeps` offsets, and positions."""
         old = sorted(self.segments)[:-1]
-        if not old:
-            return
+        half = len(old) // 2  # a sift may write several segments
+        for some in filter(None, (old[:half], old[half:])):
+            self._sift(some, keeps)
+
+    def _sift(self, old: list[int], keeps: int) -> None:
         kept, end = [], 48
         for number in old:
             for at, record in self.segments.pop(number):

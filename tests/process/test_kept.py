@@ -1,8 +1,10 @@
 """What the embedded log was to keep is kept, also when the router's memory has no room for it."""
 
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 from typing import Any
 
 import pytest
@@ -20,6 +22,14 @@ async def user(node: Node, name: str) -> Client:
 def position(node: Node, channel: str) -> int:
     found: int = json.loads(node.get(f"/api/channels/{channel}")[1])["position"][1]
     return found
+
+
+def stored_cursor(node: Node, channel: str) -> int:
+    path = next((node.folder / "state").rglob("state.sqlite"))
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+        (offset,) = database.execute("SELECT offset FROM cursors WHERE channel = ?", (channel,)).fetchone()
+    assert isinstance(offset, int)
+    return offset
 
 
 async def told(client: Client, channel: str, count: int) -> tuple[str, int, list[Any]]:
@@ -103,6 +113,7 @@ def test_who_was_away_for_longer_than_the_history_gets_what_came_after_it(holdfa
         await bob.send(ACK, {channel: 3})
         await bob.settle()
         await bob.close()
+        wait_until(lambda: stored_cursor(node, channel) == 3, "the cursor to be stored")
         os.kill(node.routers[0], signal.SIGKILL)
         await speaker.publish(channel, "again")
         bob = await user(node, name)
