@@ -256,6 +256,32 @@ cdef bint _settle_channel(LogPlaces *places, Channel *channel, uint32_t first, u
     return channel.count != 0 or not first <= channel.segment <= last
 
 
+cdef inline bint _is_live(LogPlaces *places, uint32_t chunk, uint32_t number) noexcept nogil:
+    return places.slab.chunks[chunk].memory != NULL and \
+        _channel_at(places, (chunk << places.slab.chunk_shift) | number).live == 1
+
+
+cdef void _settle_channels(LogPlaces *places, uint32_t first, uint32_t last) noexcept nogil:
+    """All of them: O(channels), once a file that a sift wrote."""
+    cdef uint32_t chunk, number, slot
+    for chunk in range(places.slab.chunk_count):
+        for number in range(1u << places.slab.chunk_shift):
+            slot = (chunk << places.slab.chunk_shift) | number
+            if _is_live(places, chunk, number) and not _settle_channel(places, _channel_at(places, slot), first, last):
+                _forget(places, slot)
+
+
+cdef void _places_free(LogPlaces *places) noexcept nogil:
+    cdef uint32_t chunk, number
+    for chunk in range(places.slab.chunk_count):
+        for number in range(1u << places.slab.chunk_shift):
+            if _is_live(places, chunk, number):
+                free(_channel_at(places, (chunk << places.slab.chunk_shift) | number).places)
+    slab_free(&places.slab)
+    names_free(&places.names)
+    index_free(&places.index)
+
+
 cdef class LogIndex:
     """The index of one log.
 
@@ -276,18 +302,7 @@ cdef class LogIndex:
         namespaces_fill(&self.all.namespaces, namespaces)
 
     def __dealloc__(self):
-        cdef uint32_t slot
-        for slot in self._slots():
-            free(_channel_at(&self.all, slot).places)
-        slab_free(&self.all.slab)
-        names_free(&self.all.names)
-        index_free(&self.all.index)
-
-    cdef list _slots(self):
-        """Of all channels."""
-        cdef uint32_t place
-        return [self.all.index.slots[place].value - 1 for place in range(self.all.index.capacity)
-                if self.all.index.slots[place].value]
+        _places_free(&self.all)
 
     @property
     def channels(self):
@@ -374,13 +389,10 @@ cdef class LogIndex:
         """
         cdef const uint8_t *data
         cdef size_t place
-        cdef uint32_t slot
         for at, batch in kept:
             data = <const uint8_t *> <const char *> (<bytes> batch)
             place = 0
             while place < <size_t> len(batch):
                 _settle_record(&self.all, <const LogRecord *> (data + place), first, at + <uint32_t> place)
                 place += (<const LogRecord *> (data + place)).size
-        for slot in self._slots():
-            if not _settle_channel(&self.all, _channel_at(&self.all, slot), first, last):
-                _forget(&self.all, slot)
+        _settle_channels(&self.all, first, last)
