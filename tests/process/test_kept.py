@@ -38,10 +38,10 @@ async def told(client: Client, channel: str, count: int) -> tuple[str, int, list
     return outcome, client.welcome["unread"], [frame[3] for frame in await client.messages(count)]
 
 
-async def say(speaker: Client, channel: str, datas: list[Any]) -> None:
+async def say(speaker: Client, channel: str, texts: list[Any]) -> None:
     """As a member for as long as it takes."""
     await speaker.join(channel)
-    for data in datas:
+    for data in texts:
         await speaker.publish(channel, data)
     await speaker.ask(LEAVE, channel)
 
