@@ -38,7 +38,7 @@ def _records(path: Path, index: LogIndex, places: Sequence[_Place]) -> Iterator[
     try:
         with segments.opened(path, os.O_RDONLY) as fd:
             for _, at, size, check, number in places:
-                record = os.pread(fd, size, at)  # deadline: the disk's
+                record = os.pread(fd, size, at)
                 if len(record) == size and index.check(record) == check:
                     whole += 1
                     yield number, record
