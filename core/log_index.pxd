@@ -47,6 +47,7 @@ ctypedef struct LogPlaces:
     HashKey key
     Namespaces namespaces       # how much is kept of one channel
     uint64_t count              # places of all channels
+    uint64_t bytes              # of the records at these places
 
 
 cdef inline Place *channel_place(Channel *channel, uint32_t number) noexcept nogil:
@@ -57,4 +58,4 @@ cdef inline Place *channel_place(Channel *channel, uint32_t number) noexcept nog
 cdef Channel *places_find(LogPlaces *places, const char *name, uint32_t size) noexcept nogil
 cdef bint places_add(LogPlaces *places, const LogRecord *record, uint32_t segment, uint32_t at) noexcept nogil
 cdef bint places_ask(LogPlaces *places, const LogRecord *record, uint32_t segment, uint32_t at,
-                     Batch *asked) noexcept nogil
+                     bint whole_wanted, Batch *asked) noexcept nogil

@@ -84,6 +84,7 @@ cdef void _forget(LogPlaces *places, uint32_t slot) noexcept nogil:
 
 cdef void _drop_oldest(LogPlaces *places, Channel *channel) noexcept nogil:
     channel.bytes -= channel_place(channel, 0).body_size
+    places.bytes -= channel_place(channel, 0).size
     channel.first = (channel.first + 1) & (channel.capacity - 1)
     channel.count -= 1
     places.count -= 1
@@ -137,6 +138,7 @@ cdef bint _message_add(LogPlaces *places, Channel *channel, const LogRecord *rec
     place.segment = segment
     place.at = at
     place.size = record.size
+    places.bytes += record.size
     place.body_size = record.body_size
     place.check = _check(places, <const uint8_t *> record, record.size)
     place.reserved = 0
@@ -175,19 +177,31 @@ cdef Place *_place_of(Channel *channel, const LogRecord *record) noexcept nogil:
     return channel_place(channel, low)
 
 
-cdef bint places_ask(LogPlaces *places, const LogRecord *record, uint32_t segment, uint32_t at,
-                     Batch *asked) noexcept nogil:
-    """What the router is asked about an old record: all of it where it has a place, else its position, if that is the
-    channel's last, or a key is in it. False: out of memory."""
-    cdef Channel *channel = places_find(places, log_record_name(record), record.name_size)
+cdef bint _is_placed(Channel *channel, const LogRecord *record, uint32_t segment, uint32_t at) noexcept nogil:
+    """Whether a record is a message that is kept, and this one is where it is."""
     cdef Place *place = NULL
-    cdef bint last = channel != NULL and channel.epoch == record.epoch and channel.offset == record.offset
-    cdef bint whole
-    cdef uint32_t used, size
-    cdef uint8_t *room
     if channel != NULL and record.kind == LOG_MESSAGE:
         place = _place_of(channel, record)
-    whole = place != NULL and place.segment == segment and place.at == at
+    return place != NULL and place.segment == segment and place.at == at
+
+
+cdef bint _is_young(LogPlaces *places, const LogRecord *record, uint32_t segment, uint32_t at,
+                    uint64_t wall_ms) noexcept nogil:
+    """Whether a record is a message that is kept, and has not aged."""
+    cdef const Namespace *namespace = namespace_of(&places.namespaces, log_record_name(record), record.name_size)
+    return namespace != NULL and record.time_ms + namespace.history_age_ms >= wall_ms and _is_placed(
+        places_find(places, log_record_name(record), record.name_size), record, segment, at)
+
+
+cdef bint places_ask(LogPlaces *places, const LogRecord *record, uint32_t segment, uint32_t at,
+                     bint whole_wanted, Batch *asked) noexcept nogil:
+    """What the router is asked about an old record: all of it where it has a place and that is wanted, else its
+    position, if that is the channel's last, or a key is in it. False: out of memory."""
+    cdef Channel *channel = places_find(places, log_record_name(record), record.name_size)
+    cdef bint last = channel != NULL and channel.epoch == record.epoch and channel.offset == record.offset
+    cdef bint whole = whole_wanted and _is_placed(channel, record, segment, at)
+    cdef uint32_t used, size
+    cdef uint8_t *room
     if not whole and not last and not (record.key_high or record.key_low or record.origin_epoch):
         return True
     used = <uint32_t> sizeof(LogRecord) + record.name_size + (record.body_size if whole else 0)
@@ -221,6 +235,8 @@ cdef void _settle_record(LogPlaces *places, const LogRecord *record, uint32_t se
     if place != NULL and not place.segment & <uint32_t> SETTLED:
         place.segment = segment | <uint32_t> SETTLED
         place.at = at
+        places.bytes += record.size
+        places.bytes -= place.size
         place.size = record.size
         place.check = _check(places, <const uint8_t *> record, record.size)
 
@@ -241,6 +257,7 @@ cdef bint _settle_channel(LogPlaces *places, Channel *channel, uint32_t first, u
             kept += 1
         else:
             channel.bytes -= place.body_size
+            places.bytes -= place.size
         number += 1
     removed = number - kept
     while kept:                         # those that stay move up to the ones behind them
@@ -282,6 +299,30 @@ cdef void _places_free(LogPlaces *places) noexcept nogil:
     index_free(&places.index)
 
 
+cdef tuple _ask(LogIndex index, bytes batch, uint32_t segment, uint32_t at, bint whole_wanted, uint64_t wall_ms):
+    """(What `places_ask` writes of a batch, messages that it leaves out and that have not aged)."""
+    cdef const uint8_t *data = <const uint8_t *> <const char *> batch
+    cdef size_t size = len(batch)
+    cdef size_t place = 0
+    cdef uint64_t young = 0
+    cdef const LogRecord *record
+    cdef Batch asked
+    memset(&asked, 0, sizeof(asked))
+    asked.bytes_max = <uint32_t> size + 64
+    try:
+        while place < size:
+            record = <const LogRecord *> (data + place)
+            if not log_record_fits(record, size - place):
+                raise ValueError(f"no whole log record at byte {place} of {size}")
+            if not places_ask(&index.all, record, segment, at + <uint32_t> place, whole_wanted, &asked):
+                raise MemoryError
+            young += not whole_wanted and _is_young(&index.all, record, segment, at + <uint32_t> place, wall_ms)
+            place += record.size
+        return (<const char *> asked.data)[:asked.size] if asked.size else b"", young
+    finally:
+        batch_free(&asked)
+
+
 cdef class LogIndex:
     """The index of one log.
 
@@ -313,6 +354,11 @@ cdef class LogIndex:
     def messages(self):
         """Messages that have a place."""
         return self.all.count
+
+    @property
+    def record_bytes(self):
+        """Of the records of these."""
+        return self.all.bytes
 
     def add(self, bytes batch, uint32_t segment, uint32_t at):
         """A batch of log records is in the segment now, from the byte `at` on.
@@ -362,24 +408,15 @@ cdef class LogIndex:
         Raises:
             ValueError: the bytes are no batch.
         """
-        cdef const uint8_t *data = <const uint8_t *> <const char *> batch
-        cdef size_t size = len(batch)
-        cdef size_t place = 0
-        cdef const LogRecord *record
-        cdef Batch asked
-        memset(&asked, 0, sizeof(asked))
-        asked.bytes_max = <uint32_t> size + 64
-        try:
-            while place < size:
-                record = <const LogRecord *> (data + place)
-                if not log_record_fits(record, size - place):
-                    raise ValueError(f"no whole log record at byte {place} of {size}")
-                if not places_ask(&self.all, record, segment, at + <uint32_t> place, &asked):
-                    raise MemoryError
-                place += record.size
-            return (<const char *> asked.data)[:asked.size] if asked.size else b""
-        finally:
-            batch_free(&asked)
+        return _ask(self, batch, segment, at, True, 0)[0]
+
+    def ask_positions(self, bytes batch, uint32_t segment, uint32_t at, uint64_t wall_ms):
+        """The same of records whose messages go: positions and keys alone, and how many go that have not aged.
+
+        Raises:
+            ValueError: the bytes are no batch.
+        """
+        return _ask(self, batch, segment, at, False, wall_ms)
 
     def settle(self, uint32_t first, uint32_t last, kept):
         """A sift put the segment `first` in the place of those up to `last`.

@@ -148,6 +148,16 @@ cdef bint _last_is_kept(Stream *stream) noexcept nogil:
     return stream.offset == 0 or (count != 0 and stream_stored(stream, count - 1).offset == stream.offset)
 
 
+cdef bint _is_told_here(Stream *stream, const LogRecord *record) noexcept nogil:
+    """Whether the position has to stand in this record's place.
+
+    Memory may keep the last message when the log does not: of that one a position is asked about (`places_ask`).
+    """
+    if record.flags & LOG_LAST and record.kind == LOG_POSITION:
+        return True
+    return not _last_is_kept(stream) and (stream.history.filled or record.flags & LOG_LAST)
+
+
 cdef bint _is_kept(Sequencer *sequencer, const Stream *stream, const LogRecord *record) noexcept nogil:
     """Whether an old record is kept that memory cannot tell about: until it has aged."""
     cdef const Namespace *namespace = namespace_of(&sequencer.namespaces, log_record_name(record), record.name_size)
@@ -169,8 +179,7 @@ cdef bint _sift(Sequencer *sequencer, Batch *kept, uint64_t request, const LogRe
         return _stays(kept, record, True)
     if _key_counts(sequencer, record):
         return _stays(kept, record, False)
-    if stream.history.sifted != request and not _last_is_kept(stream) \
-            and (stream.history.filled or record.flags & LOG_LAST):
+    if stream.history.sifted != request and _is_told_here(stream, record):
         stream.history.sifted = request
         return _position_stays(kept, stream, record)
     return True

@@ -18,7 +18,7 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +26,7 @@ from typing import NamedTuple
 from core.owned import ACCOUNT, Held
 
 SEGMENT_BYTES = 64 * 1024 * 1024
+CHUNK_BYTES = 1024 * 1024
 VERSION = 1
 # 48 bytes: magic, version, crc of what follows; the segment's number, the last that it stands for, the epoch, whether
 # it was sifted.
@@ -215,33 +216,32 @@ def torn_at(data: bytes) -> int | None:
     return start
 
 
-def records_of(segment: Segment, chunk_bytes: int) -> Iterator[bytes]:
-    """A segment's records as batches of about `chunk_bytes`; what is damaged is passed over and told."""
-    parts: list[memoryview] = []
-    held = 0
-    for batch in batches(read(segment.path)):
-        if batch.records is None:
-            _log.error(
-                "%s: bytes %d to %d are damaged: what stood there is lost, and readers are told of a gap",
-                segment.path,
-                batch.start,
-                batch.end,
-            )
-            continue
-        parts.append(batch.records)
-        held += len(batch.records)
-        if held >= chunk_bytes:
-            yield b"".join(parts)
-            parts, held = [], 0
-    if parts:
-        yield b"".join(parts)
-
-
 def placed_of(segment: Segment) -> Iterator[tuple[int, bytes]]:
-    """A segment's batches of records, and where in its file they begin; what is damaged is passed over."""
+    """A segment's batches of records, and where in its file they begin; what is damaged is passed over and told."""
     for batch in batches(read(segment.path)):
         if batch.records is not None:
             yield batch.start + _BATCH.size, bytes(batch.records)
+            continue
+        _log.error(
+            "%s: bytes %d to %d are damaged: what stood there is lost, and readers are told of a gap",
+            segment.path,
+            batch.start,
+            batch.end,
+        )
+
+
+def chunks(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """Batches of records as larger ones of about CHUNK_BYTES."""
+    held: list[bytes] = []
+    size = 0
+    for part in filter(None, parts):
+        held.append(part)
+        size += len(part)
+        if size >= CHUNK_BYTES:
+            yield b"".join(held)
+            held, size = [], 0
+    if held:
+        yield b"".join(held)
 
 
 class SegmentWriter:

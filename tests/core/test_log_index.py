@@ -100,6 +100,28 @@ def test_a_router_is_asked_about_what_is_kept_about_keys_and_about_the_last_posi
     assert one.ask(message(1), 1, 80) == b""
 
 
+def test_of_messages_that_go_before_their_age_positions_and_keys_are_asked_about() -> None:
+    one = index(3)
+    batch = message(1) + message(2, key=(3, 4)) + message(3) + message(4) + message(1, B) + message(1, b"gone:c")
+    one.add(batch, 1, 80)
+    found, young = one.ask_positions(batch, 1, 80, 0)
+    position = log_records.POSITION
+    assert asked(found) == [(position, 2, 0), (position, 4, LAST), (position, 1, LAST), (position, 1, LAST)]
+    assert entries(found)[0].key == (3, 4)
+    assert young == 4  # of those of the first channel that its size keeps, and the second's
+    assert one.ask_positions(batch, 2, 80, 0) == (found, 0)  # they are somewhere else
+    week_ms = 7 * 86_400_000
+    assert one.ask_positions(batch, 1, 80, week_ms + 1) == (found, 0)
+
+
+def test_the_bytes_of_what_is_kept_are_known() -> None:
+    one = index(2)
+    one.add(message(1) + message(2) + message(3) + message(1, B, body=b"y" * 100), 1, 80)
+    assert one.record_bytes == 2 * len(message(2)) + len(message(1, B, body=b"y" * 100))
+    one.settle(1, 1, [(48, message(3))])
+    assert one.record_bytes == len(message(3))
+
+
 def test_what_a_sift_did_not_write_again_is_forgotten() -> None:
     one = index()
     one.add(message(1) + message(1, B), 1, 80)
@@ -195,6 +217,7 @@ def test_after_any_history_each_kept_message_is_found_where_it_is(steps: list[by
             disk.roll()
         for channel in (A, B):
             places = disk.index.places(channel)
+            assert disk.index.record_bytes == sum(place[2] for one in (A, B) for place in disk.index.places(one))
             records = [dict(disk.segments[segment])[at] for segment, at, _, _ in places]
             assert [entries(one)[0].offset for one in records] == [one.offset for one in disk.messages(channel)]
             assert [(len(one), disk.index.check(one)) for one in records] == [one[2:] for one in places]

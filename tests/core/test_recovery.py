@@ -218,6 +218,18 @@ def test_a_sift_keeps_keys_inside_their_window(sequencers: Make) -> None:
     assert found == [(log_records.POSITION, 1, (3, 4)), (log_records.MESSAGE, 3, (0, 0))]
 
 
+def test_a_position_that_a_sift_is_asked_about_stays_although_memory_has_its_message(sequencers: Make) -> None:
+    """The log has it no more: it went there before its age."""
+    batch = message("group:a", 5, 1) + message("group:a", 5, 2)
+    router = sequencers(**LOGGED, recovered=[batch])
+    last = log_records.pack(log_records.POSITION, b"group:a", 5, 2, time_ms=now_ms(), flags=2)
+    for _ in range(2):
+        (stays,) = sift(router, last)
+        assert (stays.kind, stays.channel, stays.offset) == (log_records.POSITION, b"group:a", 2)
+    after = sequencers(**LOGGED, recovered=[stays.record])
+    assert after.worker().history("group:a")["offset"] == 2
+
+
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.booleans()), min_size=1, max_size=30), st.integers(1, 5))
 @settings(max_examples=25, deadline=None)
 def test_what_a_sift_keeps_recovers_to_the_same(said: list[tuple[str, bool]], most: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Node, wait_until
-from tests.process.clients import ACK, HISTORY, LEAVE, Client, dial, group, open_session, run, unique
+from tests.process.clients import ACK, EVENT, HISTORY, JOIN, LEAVE, Client, dial, group, open_session, run, unique
 
 ANYONE = {"HOLDFAST_NAMESPACES_USER_PUBLISH": "anyone"}
 
@@ -88,6 +88,50 @@ def test_messages_for_somebody_offline_outlast_a_rush_in_other_channels(
         await missed(node, name)
 
     run(body(), 120)
+
+
+def test_beyond_the_disks_bound_who_was_away_hears_which_messages_are_gone(holdfast: Any) -> None:
+    bound = 64 * 1024 * 1024
+    node: Node = holdfast(
+        "--workers",
+        "1",
+        HOLDFAST_LOG_BYTES_MAX=str(bound),
+        HOLDFAST_NAMESPACES_GROUP_HISTORY_MESSAGES="100000",
+        HOLDFAST_NAMESPACES_GROUP_HISTORY_BYTES=str(2 * bound),
+        HOLDFAST_NAMESPACES_GROUP_PUBLISH="anyone",
+    )
+    node.expect_lost()
+    channel, quiet, count = group(), group(), 1500
+
+    async def body() -> None:
+        speaker = await open_session(node)
+        for name in (channel, quiet):
+            await speaker.publish(name, "first")
+        for number in range(count):
+            await speaker.publish(channel, [number, "x" * 50_000])
+        wait_until(lambda: node.metric("holdfast_log_outgrown_total") > 0, "the oldest to go")
+        assert segments_bytes(node) <= bound
+        await speaker.close()
+        node.crash()
+        node.start_again()
+        reader = await open_session(node)
+        told = await reader.ask(JOIN, quiet, {"since": [1, 0]})
+        assert (told["offset"], told["outcome"]) == (1, "gap")
+        assert (await reader.expect(EVENT))[1:] == [quiet, "gap", {"from": 1, "to": 1, "reason": "trimmed"}]
+        told = await reader.ask(JOIN, channel, {"since": [1, 0]})
+        assert (told["offset"], told["outcome"]) == (count + 1, "gap")
+        _, _, _, gap = await reader.expect(EVENT)
+        frames = await reader.messages(count + 1 - gap["to"])
+        assert [frame[2] for frame in frames] == list(range(gap["to"] + 1, count + 2))
+        assert gap["from"] == 1
+        assert 0 < len(frames) < count
+        await reader.close()
+
+    run(body(), 120)
+
+
+def segments_bytes(node: Node) -> int:
+    return sum(path.stat().st_size for path in (node.folder / "state").rglob("segment-*.log"))
 
 
 def test_who_was_away_for_longer_than_the_history_gets_what_came_after_it(holdfast: Any) -> None:
