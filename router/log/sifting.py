@@ -93,6 +93,7 @@ class Sifter:
         written again at most about once for each time that the log's size doubles. Near the bound they are sifted
         sooner if that gives enough back; if not, the oldest messages go.
         """
+        self._going = 0  # what a sift that failed has not replaced does not go
         old = await self._run(self._old)
         if self._is_due(old):
             sifted = Sifted(self._directory, self._writer.epoch)
@@ -122,7 +123,6 @@ class Sifter:
     async def _forget_oldest(self, old: Sequence[Segment], keep: Sift) -> None:
         """Of the oldest segments only positions stay, and keys in their window, until there is room for a step."""
         left, before = self.disk_bytes, self.outgrown
-        self._going = 0
         sifted = Sifted(self._directory, self._writer.epoch)
         for segment in old:
             if left <= self._most - self._step:
