@@ -39,6 +39,7 @@ class Place:
     ) -> EmbeddedLog:
         self.log = EmbeddedLog(
             self.directory,
+            sync="never",
             segment_bytes=step_bytes(BOUND),
             bytes_max=bytes_max,
             namespaces=[GROUP, FEW],
