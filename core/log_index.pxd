@@ -2,8 +2,8 @@
 #
 # It mirrors what is on disk: a record that is appended is added, one that a sift took away or wrote elsewhere is
 # settled. Of each channel it names the messages that its namespace's size still keeps; older ones are on disk until a
-# sift and are not found any more. How old they may be is the router's to say, which reads them. 32 bytes a message.
-# Invariant: the places of a channel are in the order of its messages; their offsets ascend.
+# sift and are not found any more. How old they may be is the router's to say, which reads them. About 32 bytes a message.
+# Invariant: the places of a channel are in the order of its messages: their offsets ascend, their segments never go down.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
@@ -17,14 +17,12 @@ from core.slab cimport Slab
 cdef enum:
     SETTLED = 0x80000000        # beside a segment's number: written by the sift that is being settled
 
-ctypedef struct Place:          # 32 bytes: a message that is kept
+ctypedef struct Place:          # 24 bytes: a message that is kept
     uint64_t offset
     uint32_t segment
     uint32_t at                 # of the record in the segment's file
-    uint32_t size               # of the whole record
-    uint32_t body_size
+    uint32_t size               # of the whole record, a multiple of 8; in the low bits how much of it is padding
     uint32_t check              # of the record's bytes
-    uint32_t reserved
 
 ctypedef struct Channel:        # 64 bytes: one cache line
     uint64_t epoch              # of its last record: its position
@@ -53,6 +51,16 @@ ctypedef struct LogPlaces:
 cdef inline Place *channel_place(Channel *channel, uint32_t number) noexcept nogil:
     """The place of a channel's message, the oldest is 0."""
     return &channel.places[(channel.first + number) & (channel.capacity - 1)]
+
+
+cdef inline uint32_t place_size(const Place *place) noexcept nogil:
+    """Bytes of the record."""
+    return place.size & ~(<uint32_t> 7)
+
+
+cdef inline uint32_t place_body_size(const Channel *channel, const Place *place) noexcept nogil:
+    """Bytes of the message in it."""
+    return place_size(place) - (place.size & 7) - channel.name_size - <uint32_t> sizeof(LogRecord)
 
 
 cdef Channel *places_find(LogPlaces *places, const char *name, uint32_t size) noexcept nogil

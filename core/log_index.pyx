@@ -16,7 +16,7 @@ from core.names cimport name_drop, name_keep, name_text, names_free, names_init
 from core.namespaces cimport Namespace, namespace_of, namespaces_fill
 from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_at, slab_free, slab_init, slab_release
 
-assert sizeof(Place) == 32 and sizeof(Channel) == 64
+assert sizeof(Place) == 24 and sizeof(Channel) == 64
 
 
 cdef inline uint64_t _hash(LogPlaces *places, const char *name, uint32_t size) noexcept nogil:
@@ -83,8 +83,8 @@ cdef void _forget(LogPlaces *places, uint32_t slot) noexcept nogil:
 
 
 cdef void _drop_oldest(LogPlaces *places, Channel *channel) noexcept nogil:
-    channel.bytes -= channel_place(channel, 0).body_size
-    places.bytes -= channel_place(channel, 0).size
+    channel.bytes -= place_body_size(channel, channel_place(channel, 0))
+    places.bytes -= place_size(channel_place(channel, 0))
     channel.first = (channel.first + 1) & (channel.capacity - 1)
     channel.count -= 1
     places.count -= 1
@@ -118,6 +118,12 @@ cdef bint _is_new(const Channel *channel, const LogRecord *record, uint64_t last
         or record.epoch == channel.message_epoch and record.offset > last
 
 
+cdef inline uint32_t _size(const LogRecord *record) noexcept nogil:
+    """As a place has it; of a record with more padding than it needs, the rest counts as its message."""
+    cdef uint32_t padding = record.size - record.body_size - record.name_size - <uint32_t> sizeof(LogRecord)
+    return record.size | min(padding, <uint32_t> 7)
+
+
 cdef bint _message_add(LogPlaces *places, Channel *channel, const LogRecord *record, uint32_t segment,
                        uint32_t at) noexcept nogil:
     cdef const Namespace *namespace = namespace_of(&places.namespaces, log_record_name(record), record.name_size)
@@ -131,17 +137,15 @@ cdef bint _message_add(LogPlaces *places, Channel *channel, const LogRecord *rec
         return False
     channel.count += 1
     places.count += 1
-    channel.bytes += record.body_size
     channel.message_epoch = record.epoch
     place = channel_place(channel, channel.count - 1)
     place.offset = record.offset
     place.segment = segment
     place.at = at
-    place.size = record.size
+    place.size = _size(record)
     places.bytes += record.size
-    place.body_size = record.body_size
+    channel.bytes += place_body_size(channel, place)
     place.check = _check(places, <const uint8_t *> record, record.size)
-    place.reserved = 0
     if namespace != NULL:
         _trim(places, channel, namespace)
     return True
@@ -236,28 +240,42 @@ cdef void _settle_record(LogPlaces *places, const LogRecord *record, uint32_t se
         place.segment = segment | <uint32_t> SETTLED
         place.at = at
         places.bytes += record.size
-        places.bytes -= place.size
-        place.size = record.size
+        places.bytes -= place_size(place)
+        place.size = _size(record)
         place.check = _check(places, <const uint8_t *> record, record.size)
+
+
+cdef uint32_t _behind(Channel *channel, uint32_t first) noexcept nogil:
+    """The number of the first place that is not in a segment before this one: places are in the order of theirs."""
+    cdef uint32_t low = 0
+    cdef uint32_t high = channel.count
+    cdef uint32_t middle
+    while low < high:
+        middle = (low + high) // 2
+        if channel_place(channel, middle).segment & ~(<uint32_t> SETTLED) < first:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 cdef bint _settle_channel(LogPlaces *places, Channel *channel, uint32_t first, uint32_t last) noexcept nogil:
     """Forget what stood in these segments and was not written again; False: nothing of the channel is left."""
-    cdef uint32_t kept = 0
-    cdef uint32_t number = 0
+    cdef uint32_t number = _behind(channel, first) if channel.count else 0
+    cdef uint32_t kept = number
     cdef uint32_t removed
     cdef Place *place
     while number < channel.count:
         place = channel_place(channel, number)
         if not place.segment & <uint32_t> SETTLED and place.segment > last:
             break                       # and so are all behind it
-        if place.segment & <uint32_t> SETTLED or place.segment < first:
+        if place.segment & <uint32_t> SETTLED:
             place.segment &= ~(<uint32_t> SETTLED)
             channel_place(channel, kept)[0] = place[0]
             kept += 1
         else:
-            channel.bytes -= place.body_size
-            places.bytes -= place.size
+            channel.bytes -= place_body_size(channel, place)
+            places.bytes -= place_size(place)
         number += 1
     removed = number - kept
     while kept:                         # those that stay move up to the ones behind them
@@ -395,7 +413,7 @@ cdef class LogIndex:
         if found != NULL:
             for number in range(found.count):
                 place = channel_place(found, number)
-                told.append((place.segment, place.at, place.size, place.check))
+                told.append((place.segment, place.at, place_size(place), place.check))
         return told
 
     def check(self, bytes record):

@@ -309,7 +309,7 @@ class LogSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             ge=67_108_864,
             le=4_398_046_511_104,
             description="Bytes that the embedded log's messages may take on disk; beyond it the oldest go before their"
-            " age, and who missed them is told of a gap. For each message the router keeps 32 bytes in memory.",
+            " age, and who missed them is told of a gap. The router keeps about 32 bytes a message in memory.",
         ),
     ] = 16 * 1024 * 1024 * 1024
     pending_bytes_max: Annotated[

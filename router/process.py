@@ -24,7 +24,7 @@ from core.router_loop import RouterLoop
 from router.bans import BanKeeper, MemoryStore
 from router.config import RouterConfig
 from router.log.loader import Loader
-from router.log.opening import PACE_MS, UNDER_WAY_MAX, make_log, open_log, sift_bytes
+from router.log.opening import PACE_MS, UNDER_WAY_MAX, make_log, open_log
 from router.log.port import LogDeposed, LogError, LogUnavailable, Opened
 from router.log.writer import LogWriter
 from router.sessions import Sessions
@@ -60,7 +60,7 @@ class Router:
     def __init__(self, config: RouterConfig, stats: Stats) -> None:
         self.config = config
         self._stats = stats
-        self.log = make_log(config, self._on_disk)
+        self.log = make_log(config, self._on_disk, self._on_crowded)
         self.writer: LogWriter | None = None
         self.sessions: Sessions | None = None
         store = self.log or MemoryStore()
@@ -87,7 +87,7 @@ class Router:
                 passed += self.loop.recover(batch)
             if passed:
                 print(PASSED_OVER.format(passed), file=sys.stderr)
-            self.writer = LogWriter(self.log, self.loop.put, sift_bytes=sift_bytes(self.config))
+            self.writer = LogWriter(self.log, self.loop.put)
             own = [spec.name for spec in self.config.namespaces if spec.domain == "session"]
             self.sessions = Sessions(
                 self.log,
@@ -108,6 +108,10 @@ class Router:
         self._stats.gauge("log_disk_bytes", bytes_)
         self._stats.gauge("log_disk_bytes_max", self.config.log_disk_bytes_max)
         self._stats.count("log_outgrown", outgrown)
+
+    def _on_crowded(self) -> None:
+        if self.writer is not None:
+            self.writer.sift_soon()
 
     def take(self) -> None:
         """What the data plane says."""

@@ -87,6 +87,7 @@ class EmbeddedLog:
         bytes_max: of all segments; beyond it the oldest messages go before their age. 0: no bound.
         on_disk: called after each look at the disk with the segments' bytes, and how many messages went before their
             age since the call before.
+        on_crowded: called when the bound is near: a sift is wanted before its time.
         now_ms: the wall clock.
 
     """
@@ -101,6 +102,7 @@ class EmbeddedLog:
         segment_bytes: int = SEGMENT_BYTES,
         bytes_max: int = 0,
         on_disk: Callable[[int, int], None] = lambda bytes_, outgrown: None,
+        on_crowded: Callable[[], None] = lambda: None,
         now_ms: Callable[[], int] = wall_ms,
     ) -> None:
         if sync not in SYNCS:
@@ -111,6 +113,7 @@ class EmbeddedLog:
         self._segment_bytes = segment_bytes
         self._bytes_max = bytes_max
         self._on_disk = on_disk
+        self._on_crowded = on_crowded
         self._now_ms = now_ms
         self._held: Held | None = None  # from open to close
         self._lock: DirectoryLock | None = None
@@ -141,7 +144,7 @@ class EmbeddedLog:
         self._held = ACCOUNT.hold("handle", f"the log in {self._directory}", object_=self)
         try:
             await self._disk.run(self._open_segments)
-            self._on_disk(sum(segment.size for segment in self._unread), 0)
+            self._on_disk(self._sifter.disk_bytes, 0)
             taken, seeds = await self._state_disk.run(self._open_state, epoch)
             self._writer.take(taken)
         except BaseException:
@@ -174,6 +177,8 @@ class EmbeddedLog:
             deadline_s=self._deadline_s,
             now_ms=self._now_ms,
         )
+        with _Translated(self._directory):
+            self._sifter.look()
 
     def _open_state(self, epoch: int) -> tuple[int, bytes]:
         with _Translated(self._directory):
@@ -304,6 +309,8 @@ class EmbeddedLog:
                 self._generation = max(self._generation, one.generation + 1)
                 if not one.answer.done():
                     one.answer.set_exception(type(error)(*error.args))
+        if self._sifter.is_crowded():
+            self._on_crowded()
         while len(self._recent) > RECENT_MAX:
             del self._recent[next(iter(self._recent))]
 

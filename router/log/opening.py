@@ -10,7 +10,6 @@ from router.config import RouterConfig
 from router.log.embedded import EmbeddedLog
 from router.log.port import Log, LogBroken, LogUnavailable, Opened
 from router.log.redis import RedisLog
-from router.log.segments import SEGMENT_BYTES
 from router.log.sifting import step_bytes
 
 BACKENDS = ("embedded", "redis", "none")
@@ -26,12 +25,17 @@ PACE_MS = 4
 _log = logging.getLogger("holdfast.log")
 
 
-def make_log(config: RouterConfig, on_disk: Callable[[int, int], None] = lambda bytes_, outgrown: None) -> Log | None:
+def make_log(
+    config: RouterConfig,
+    on_disk: Callable[[int, int], None] = lambda bytes_, outgrown: None,
+    on_crowded: Callable[[], None] = lambda: None,
+) -> Log | None:
     """The log that the configuration names, not open yet; None: messages are kept in memory alone.
 
     Args:
         config: see there.
         on_disk: see `EmbeddedLog`.
+        on_crowded: see `EmbeddedLog`.
 
     """
     if config.log_backend == "none":
@@ -48,15 +52,11 @@ def make_log(config: RouterConfig, on_disk: Callable[[int, int], None] = lambda 
         Path(config.log_directory),
         sync=config.log_sync,
         namespaces=config.namespaces,
-        segment_bytes=sift_bytes(config) or SEGMENT_BYTES,
+        segment_bytes=step_bytes(config.log_disk_bytes_max),
         bytes_max=config.log_disk_bytes_max,
         on_disk=on_disk,
+        on_crowded=on_crowded,
     )
-
-
-def sift_bytes(config: RouterConfig) -> int:
-    """After how many bytes that were appended the log is sifted, whatever the time; 0: after none."""
-    return step_bytes(config.log_disk_bytes_max) if config.log_backend == "embedded" else 0
 
 
 async def open_log(

@@ -15,7 +15,7 @@ from router.log import segments
 from router.log.port import LogUnavailable, Sift
 from router.log.segments import SEGMENT_BYTES, Segment, SegmentWriter, Sifted
 
-# Of the bound: a sift is asked for each time that so much was appended, and the oldest go in such steps.
+# Of the bound: the oldest go in such steps.
 STEPS = 16
 # That messages go before their age is said again so often.
 SAID_AGAIN_S = 60.0
@@ -29,8 +29,10 @@ messages go whatever it says, before their age."""
 
 
 def step_bytes(bytes_max: int) -> int:
-    """Of a log of so many bytes: its segments', and what may be appended from one sift to the next."""
-    return min(SEGMENT_BYTES, bytes_max // STEPS)
+    """Of a log of so many bytes at most (0: no bound): its segments', and what is appended near the bound from one sift
+    to the next.
+    """
+    return min(SEGMENT_BYTES, bytes_max // STEPS) if bytes_max else SEGMENT_BYTES
 
 
 class Run(Protocol):
@@ -74,6 +76,8 @@ class Sifter:
         self._segment_bytes = segment_bytes
         self._step = bytes_max // STEPS
         self._most = bytes_max - self._step  # the rest is what may come until the next sift
+        self._hurry_bytes = step_bytes(bytes_max)
+        self._looked_at = 0  # what the writer had appended then
         self._deadline_s = deadline_s
         self._now_ms = now_ms
         self._going = 0  # messages that go before their age once the segments that hold them are replaced
@@ -94,19 +98,25 @@ class Sifter:
         sooner if that gives enough back; if not, the oldest messages go.
         """
         self._going = 0  # what a sift that failed has not replaced does not go
-        old = await self._run(self._old)
+        old = await self._run(self.look)
         if self._is_due(old):
             sifted = Sifted(self._directory, self._writer.epoch)
             for segment in old:
                 await self._sift_one(segment, sifted, keep, self._ask)
             await self._run(self._finish, sifted)
-            old = await self._run(self._old)
+            old = await self._run(self.look)
         if self._step and self.disk_bytes > self._most:
             await self._forget_oldest(old, keep)
-            await self._run(self._old)
+            await self._run(self.look)
 
-    def _old(self) -> list[Segment]:
+    def is_crowded(self) -> bool:
+        """Whether the log has come near its bound since it was looked at, and grows: a sift is wanted."""
+        appended = self._writer.appended_bytes - self._looked_at
+        return bool(self._step) and appended >= self._hurry_bytes and self.disk_bytes + appended > self._most
+
+    def look(self) -> list[Segment]:
         """Those that nothing is appended to, oldest first."""
+        self._looked_at = self._writer.appended_bytes
         found = segments.listed(self._directory)
         self.disk_bytes = sum(segment.size for segment in found)
         return [segment for segment in found if segment.last < self._writer.number]

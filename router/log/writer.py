@@ -47,22 +47,11 @@ class LogWriter:
         log: an open one.
         put: tells the data plane.
         pause: waits so many seconds before it is tried again.
-        sift_bytes: the log is sifted each time that so many were appended, beside now and then; 0: it is not.
 
     """
 
-    def __init__(
-        self,
-        log: Log,
-        put: Put,
-        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        *,
-        sift_bytes: int = 0,
-    ) -> None:
+    def __init__(self, log: Log, put: Put, pause: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         self._log = log
-        self._sift_bytes = sift_bytes
-        self._appended_bytes = 0  # since the last sift
-        self._has_grown = asyncio.Event()
         self._put = put
         self._pause = pause
         self._batches: deque[_Batch] = deque()
@@ -74,6 +63,7 @@ class LogWriter:
         self._answered = asyncio.Event()
         self._nothing = asyncio.Event()
         self._nothing.set()
+        self._is_crowded = asyncio.Event()
         self._sifts: dict[int, asyncio.Future[bytes]] = {}
         self._sift_count = 0
         self._held = ACCOUNT.hold("handle", "the log's writer", object_=self)
@@ -150,11 +140,7 @@ class LogWriter:
         """Tell of the batches that are in the log, once for all of them."""
         number = 0
         while self._batches and self._batches[0].state == ANSWERED and self._batches[0].error is None:
-            batch = self._batches.popleft()
-            number = batch.number
-            self._appended_bytes += len(batch.data)
-        if self._sift_bytes and self._appended_bytes >= self._sift_bytes:
-            self._has_grown.set()
+            number = self._batches.popleft().number
         if self._batches and self._batches[0].state == ANSWERED:
             self._answered.set()  # and it failed
         elif not self._batches:
@@ -188,7 +174,6 @@ class LogWriter:
 
     async def _back(self) -> None:
         first = self._batches.popleft()
-        self._appended_bytes += len(first.data)
         await put_when_room(self._put, notes.LOG_COMMITTED, request=first.number)
         await put_when_room(self._put, notes.LOG_STATE, first=1)
         self._is_away = False  # from here on batches are started as they come
@@ -208,14 +193,17 @@ class LogWriter:
 
     # --------------------------------------------------------------------------------------------------------- sifting
 
+    def sift_soon(self) -> None:
+        """The log is near its bound, and does not wait for its next sift."""
+        self._is_crowded.set()
+
     async def sift_now_and_then(self) -> None:
         """Let the log give back the place of what is not kept any more, until this is cancelled."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SIFT_PERIOD_S):
-                    await self._has_grown.wait()
-            self._has_grown.clear()
-            self._appended_bytes = 0
+                    await self._is_crowded.wait()
+            self._is_crowded.clear()
             try:
                 await self._log.sift(self.keep)
             except (LogError, TimeoutError) as error:

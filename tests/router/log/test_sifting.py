@@ -33,6 +33,7 @@ class Place:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.told: list[tuple[int, int]] = []
+        self.is_crowded = False
 
     async def open(
         self, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000, *, bytes_max: int = BOUND
@@ -44,22 +45,23 @@ class Place:
             bytes_max=bytes_max,
             namespaces=[GROUP, FEW],
             on_disk=lambda bytes_, outgrown: self.told.append((bytes_, outgrown)),
+            on_crowded=self.on_crowded,
             now_ms=now_ms,
         )
         await self.log.open(1)
         return self.log
 
-    async def say(self, channel: bytes, first: int, last: int, key: tuple[int, int] = (0, 0)) -> None:
-        """Each message is a batch, and the log is sifted as often as a router does it."""
-        appended = 0
+    def on_crowded(self) -> None:
+        self.is_crowded = True
+
+    async def say(self, channel: bytes, first: int, last: int) -> None:
+        """Each message is a batch, and the log is sifted when it asks for that."""
         for offset in range(first, last + 1):
-            batch = message(channel, 1, offset, body=b"x" * 100, key=key)
-            await self.log.append(batch)
-            appended += len(batch)
-            if appended >= step_bytes(BOUND):
-                appended = 0
-                await self.log.sift(everything)
+            await self.log.append(message(channel, 1, offset, body=b"x" * 100))
+            if self.is_crowded:
                 assert self.bytes() <= BOUND
+                self.is_crowded = False
+                await self.log.sift(everything)
 
     async def loaded(self, channel: bytes) -> tuple[Position, list[int]]:
         (found,) = await self.log.load([channel], messages=True)
@@ -88,6 +90,7 @@ def over(directory: Path, body: Callable[[Place], Awaitable[None]]) -> None:
 def test_segments_are_a_part_of_the_bound() -> None:
     assert step_bytes(1 << 40) == SEGMENT_BYTES
     assert step_bytes(1 << 26) == 1 << 22
+    assert step_bytes(0) == SEGMENT_BYTES
 
 
 def test_beyond_the_bound_the_oldest_messages_go_and_positions_stay(
@@ -182,10 +185,14 @@ def test_keys_that_a_router_needs_stay_and_are_said_when_nothing_else_is_left(
         await place.open()
         for offset in range(1, 801):
             await place.log.append(message(A, 1, offset, body=b"x" * 100, key=(offset, 1)))
+        assert place.is_crowded
+        place.is_crowded = False
         for _ in range(2):
             await place.log.sift(everything)
         assert {one.key[0] for one in await recovered(place.log)} == set(range(1, 801))
         assert place.bytes() > BOUND
+        await place.say(A, 801, 801)
+        assert not place.is_crowded  # that would be asked for with each message
         caplog.clear()
         place.log._sifter._said_at = float("-inf")
         await place.log.sift(everything)
