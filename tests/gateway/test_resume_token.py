@@ -70,7 +70,7 @@ def test_one_of_an_older_version_asks_for_a_fresh_session() -> None:
 def test_one_of_a_key_that_is_not_known_asks_for_a_fresh_session_and_is_told_now_and_then(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    tokens = ResumeTokens(Mac(b"another key"), 60)
+    tokens = ResumeTokens(Mac(b"another key"), 60, 600)
     of_before = TOKENS.make(SESSION, Identity("alice"), NOW)
     for now_s in (NOW, NOW + 1, NOW + 2, NOW + TOLD_EVERY_S):
         with pytest.raises(AuthError) as refused:
