@@ -75,6 +75,8 @@ class Sessions:
         self._changes = Changes()
         self._saving = Changes()
         self._changed = asyncio.Event()
+        self._written: list[Changes] | None = None
+        """What was written while a read is under way: the read may have come before it."""
         self._saved = asyncio.Event()
         self._saved.set()
         self._claims: list[tuple[int, int, int, bytes, str]] = []
@@ -245,6 +247,8 @@ class Sessions:
         if told:
             _log.warning("sessions are stored again; changes of %d found no room meanwhile", self._lost)
             self._lost = 0
+        if self._written is not None:
+            self._written.append(self._saving)
         self._saving = Changes()
         if self._changes.sessions or self._changes.cursors:
             return  # more came meanwhile
@@ -271,12 +275,14 @@ class Sessions:
             question = self._questions.pop(0) if self._questions else None
             if not self._claims and not self._cursors and not self._questions:
                 self._asked.clear()
+            self._written = []
             if claims:
                 await self._answer_claims(claims)
             if cursors:
                 await self._answer_cursors(cursors)
             if question:
                 await self._answer_question(*question)
+            self._written = None
 
     async def _answer_claims(self, claims: list[tuple[int, int, int, bytes, str]]) -> None:
         users = [user for *_, user in claims]
@@ -353,14 +359,18 @@ class Sessions:
     def _overlaid(self, session: bytes, stored: Session | None) -> dict[str, tuple[int, int]]:
         """A session's channels as stored and changed since."""
         channels = dict(stored.channels) if stored else {}
-        for changes in (self._saving, self._changes):
+        for changes in self._later():
             change = changes.sessions.get(session)
             if change is not None:
-                channels = change.over(channels)
+                channels = change.channels_after(channels)
         return channels
 
+    def _later(self) -> list[Changes]:
+        """What a read that is under way may not have seen, oldest first."""
+        return [*(self._written or ()), self._saving, self._changes]
+
     def _newest(self, channel: str, stored: Position | None) -> Position | None:
-        known = [stored, self._saving.cursors.get(channel), self._changes.cursors.get(channel)]
+        known = [stored, *(one.cursors.get(channel) for one in self._later())]
         return max((one for one in known if one is not None), default=None)
 
 

@@ -88,7 +88,7 @@ class SessionChange:
             position = max(position, before)
         self.channels[channel] = position
 
-    def over(self, stored: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    def channels_after(self, stored: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
         """A session's channels as stored, after this."""
         channels = {} if self.ended else dict(stored)
         for name, position in self.channels.items():

@@ -270,5 +270,5 @@ def _changed(stored: Session, change: SessionChange) -> Session:
     return Session(
         stored.opened if change.opened is None else change.opened,
         stored.expires_ms if change.expires_ms is None else change.expires_ms,
-        change.over(stored.channels),
+        change.channels_after(stored.channels),
     )

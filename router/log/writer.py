@@ -91,17 +91,26 @@ class LogWriter:
         if self._idle:
             self._idle.popleft().set_result(batch)
         else:
-            work = self._append_one_after_the_other(batch)
-            self._appenders.append(ACCOUNT.task(work, "append to the log", owner=self._held))
+            self._begin(batch)
 
-    async def _append_one_after_the_other(self, batch: _Batch) -> None:
+    def _begin(self, batch: _Batch | None) -> None:
+        work = self._append_one_after_the_other(batch)
+        task = ACCOUNT.task(work, "append to the log", owner=self._held)
+        self._appenders.append(task)
+        task.add_done_callback(self._appenders.remove)
+
+    async def _append_one_after_the_other(self, batch: _Batch | None) -> None:
+        """Ends when another one is idle: at rest there is one, from the start on."""
         while True:
-            try:
-                await self._log.append(batch.data)
-            except Exception as error:  # for `run` to judge
-                batch.error = error
-            batch.state = ANSWERED
-            self._answered.set()
+            if batch is not None:
+                try:
+                    await self._log.append(batch.data)
+                except Exception as error:  # for `run` to judge
+                    batch.error = error
+                batch.state = ANSWERED
+                self._answered.set()
+            if self._idle:
+                return
             next_one: asyncio.Future[_Batch] = asyncio.get_running_loop().create_future()
             self._idle.append(next_one)
             batch = await next_one  # no deadline: for as long as nothing is published
@@ -112,6 +121,7 @@ class LogWriter:
         Raises:
             LogDeposed: another router took over.
         """
+        self._begin(None)
         while True:
             await self._answered.wait()  # no deadline: for as long as nothing is published; else the log's own
             self._answered.clear()

@@ -267,6 +267,25 @@ def test_what_an_earlier_router_was_told_sets_no_stored_position_back() -> None:
     run(body)
 
 
+def test_a_read_sees_what_was_written_while_it_was_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(desk: Desk) -> None:
+        desk.store.stored[ALICE] = Session(body_of("alice"), 1, {"group:a": Position(1, 5)})
+        cursors = desk.store.cursors
+
+        async def after_a_write(channels: Sequence[str]) -> list[Position | None]:
+            found: list[Position | None] = await cursors(channels)
+            desk.sessions.on_state(
+                state(ALICE, records.JOINED, "group:b", 1, 7) + state(ALICE, records.ACKED, "user:alice", 1, 8)
+            )
+            assert await desk.sessions.flush(DEADLINE_S)
+            return found
+
+        monkeypatch.setattr(desk.store, "cursors", after_a_write)
+        assert await desk.resumed(ALICE, "alice") == {"group:a": [1, 5], "group:b": [1, 7], "user:alice": [1, 8, 8]}
+
+    run(body)
+
+
 def test_each_channel_of_a_user_has_its_cursor_and_groups_have_none() -> None:
     async def body(desk: Desk) -> None:
         for channel in ("user:alice", "inbox:alice", "group:a"):

@@ -32,6 +32,7 @@ SMALL = Plan(
     ping_s=1,
     hello_timeout_s=1,
     slow_s=2,
+    kill_every_s=0,
 )
 
 
