@@ -77,7 +77,9 @@ class Store:
                 continue
             before = before or Session(b"", 0, {})
             self.stored[session] = Session(
-                change.opened or before.opened, change.expires_ms or before.expires_ms, change.over(before.channels)
+                change.opened or before.opened,
+                change.expires_ms or before.expires_ms,
+                change.channels_after(before.channels),
             )
         for name, position in changes.cursors.items():
             self.marks[name] = max(self.marks.get(name, position), position)
