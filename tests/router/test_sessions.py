@@ -76,11 +76,9 @@ class Store:
             if before is None and change.opened is None:
                 continue
             before = before or Session(b"", 0, {})
-            self.stored[session] = Session(
-                change.opened or before.opened,
-                change.expires_ms or before.expires_ms,
-                change.channels_after(before.channels),
-            )
+            channels = change.channels_after(before.channels)
+            expires_ms = change.expires_ms or before.expires_ms
+            self.stored[session] = Session(change.opened or before.opened, expires_ms, channels)
         for name, position in changes.cursors.items():
             self.marks[name] = max(self.marks.get(name, position), position)
 
