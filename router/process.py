@@ -27,11 +27,12 @@ from router.log.loader import Loader
 from router.log.opening import PACE_MS, UNDER_WAY_MAX, make_log, open_log
 from router.log.port import LogDeposed, LogError, LogUnavailable, Opened
 from router.log.writer import LogWriter
+from router.plane import put_when_room
 from router.sessions import Sessions
 
 STOP_DEADLINE_S = 5.0
-# All workers link to a router that was started within it (core/sequencer.pxd, TOLD_AGAIN_MS).
-LINKED_DEADLINE_S = 1.0
+# All workers link to a router that was started within it: they say LINK once a second, and have to connect before.
+LINKED_DEADLINE_S = 2.0
 LINKED_LOOK_S = 0.01
 EXIT_CONFIG = 78
 EXIT_DEPOSED = 70
@@ -100,6 +101,7 @@ class Router:
                 own=own,
                 on_lost=lambda: self._stats.count("states_lost"),
             )
+            self.sessions.gather()
             self.loader = Loader(self.log, self.loop.put)
         await self.bans.load()
         self.loop.bind(self.config.endpoint)
@@ -118,6 +120,8 @@ class Router:
                 self.sessions.on_open(request, flags, conn, session, text)
             elif kind == notes.SESSION_STATE and self.sessions is not None:
                 self.sessions.on_state(text)
+            elif kind == notes.SESSION_TOLD and self.sessions is not None:
+                self.sessions.on_told(text)
             elif kind == notes.CURSOR and self.sessions is not None:
                 self.sessions.on_cursor(request, conn, text)
             elif kind == notes.SESSIONS and self.sessions is not None:
@@ -149,7 +153,8 @@ class Router:
             if self._stats.read()["gauges"]["linked"] >= self.config.workers:
                 break
             await asyncio.sleep(LINKED_LOOK_S)
-        self.take()
+        await put_when_room(self.loop.put, notes.TOLD_END)
+        await sessions.told()
         await sessions.read()
 
     def ended(self) -> BaseException | None:
