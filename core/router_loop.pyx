@@ -284,7 +284,8 @@ cdef class RouterLoop:
             log_pace_ms: behind a batch of several messages the next one is given so much later at the soonest.
             log_bytes_max: most bytes that wait for the log.
             log_chunks_max: most batches of them, a power of two.
-            log_complete: `recover` is given all that the log keeps; else streams are loaded when they are wanted.
+            log_complete: `recover` is given all that the log keeps, and streams are loaded only when that was more than
+                memory has room for; else always.
             seeds: 48 bytes, the keys of the hashes that name idempotency keys; empty: drawn now.
             sessions_kept: the control thread stores sessions and cursors.
             presence_damping_ms: how long a session may be away from a channel before its members are told that it
@@ -305,6 +306,7 @@ cdef class RouterLoop:
         sequencer.streams.history_total_max = history_total_bytes
         sequencer.streams.streams_max = channels_max
         sequencer.streams.cold = not log_complete
+        sequencer.recovers = log_complete
         if log_under_way_max:
             self._log(log_bytes_max, log_under_way_max, log_chunks_max, log_pace_ms)
         sequencer.catchups.bytes_max = CATCHUPS_BYTES_MAX
@@ -333,6 +335,7 @@ cdef class RouterLoop:
 
     cdef _log(self, uint64_t bytes_max, uint32_t under_way_max, uint32_t chunks_max, uint32_t pace_ms):
         """There is a log: room for what is on its way there."""
+        self.sequencer.streams.logged = True
         if log_init(&self.sequencer.log, bytes_max, under_way_max, chunks_max, pace_ms) < 0:
             raise MemoryError
         ledger_gauge(self.sequencer.ledger, GAUGE_LOG_BYTES_MAX, bytes_max)
@@ -398,11 +401,12 @@ cdef class RouterLoop:
         bus_open(&self.sequencer.bus, self.sequencer.ledger, ZMQ_ROUTER, endpoint, b"", self.sequencer.epoll_fd)
 
     def recover(self, const unsigned char[::1] batch):
-        """Take a batch that the log gave back, before `run`; gives how many of its records had no place: their
-        namespace is not known any more, or there are too many channels.
+        """Take a batch that the log gave back, before `run`; gives how many of its records are of a namespace that
+        is not known any more.
 
         Args:
-            batch: log records. Where the log is not complete, their keys alone count.
+            batch: log records. Where the log is not complete, their keys alone count. What has no place is read when it
+                is wanted, as far as its namespace is known.
 
         Raises:
             ValueError: these are no log records.
@@ -412,8 +416,7 @@ cdef class RouterLoop:
         self.sequencer.wall_ms = clock_wall_ms()
         if batch.shape[0]:
             with nogil:
-                passed = recover_records(self.sequencer, &batch[0], batch.shape[0],
-                                         not self.sequencer.streams.cold)
+                passed = recover_records(self.sequencer, &batch[0], batch.shape[0], self.sequencer.recovers)
         if passed < 0:
             raise ValueError("a batch of the log holds something else than log records")
         return passed

@@ -86,6 +86,7 @@ ctypedef struct Sequencer:
     Batch told                  # what workers told an earlier router, until the control thread wants it
     bint told_gathers           # it does not want it yet
     bint told_due               # it does, and its mailbox was full
+    bint recovers               # the log gave all it keeps back at the start
     uint32_t alive_next         # slot of the owner that was last told of as alive
     uint64_t alive_due          # slots times seconds that passed since
     Slab owners                 # an Attender beside each

@@ -7,6 +7,7 @@ from core.batch cimport Batch, batch_clear, batch_free, batch_reserve, batch_wri
 from core.catchup cimport catchup_answer, catchup_epoch
 from core.codes cimport NOT_ALLOWED, SESSION_EXPIRED, UNAVAILABLE
 from core.ledger cimport COUNT_STATES_LOST, ledger_count_shared
+from core.loading cimport loading_takes
 from core.mailbox cimport (NOTE_CURSOR, NOTE_SESSION_OPEN, NOTE_SESSION_STATE, NOTE_SESSION_TOLD, NOTE_SESSIONS,
                            mailbox_put, note_init)
 from core.records cimport (CATCHUP_CURSOR, CATCHUP_OUTCOME, CURSOR_AWAY, CURSOR_NOT_KEPT, CURSOR_READ, OPEN_AGAIN,
@@ -254,6 +255,9 @@ cdef void cursor_read(Sequencer *sequencer, Note *note) noexcept nogil:
     room.record.since_epoch = note.second
     room.record.since_offset = note.third
     memcpy(room.bytes + sizeof(RecCatchup), <uint8_t *> note + sizeof(Note), note.text_size)
+    room.record.head.size = <uint32_t> ((sizeof(RecCatchup) + note.text_size + 7) & ~(<size_t> 7))
+    if sequencer.streams.cold and loading_takes(sequencer, worker, &room.record.head):
+        return                          # it left memory meanwhile, and is asked for anew when it is back
     catchup_answer(sequencer, worker, &room.record)
 
 

@@ -318,6 +318,15 @@ class LogSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             " so that it outlives a power loss; `never`, so that it outlives the end of any process only.",
         ),
     ] = "always"
+    bytes_max: Annotated[
+        int,
+        Meta(
+            ge=67_108_864,
+            le=4_398_046_511_104,
+            description="Bytes that the embedded log's messages may take on disk; beyond it the oldest go before their"
+            " age, and who missed them is told of a gap. For each message the router keeps 32 bytes in memory.",
+        ),
+    ] = 16 * 1024 * 1024 * 1024
     pending_bytes_max: Annotated[
         int,
         Meta(
@@ -572,6 +581,7 @@ def router_config(
         log_directory=config.log.directory,
         log_sync=config.log.sync,
         log_bytes_max=config.log.pending_bytes_max,
+        log_disk_bytes_max=config.log.bytes_max,
         log_open_timeout_s=config.log.open_timeout_s,
         workers=config.gateway.workers,
         log_redis_url=config.log.redis_url,

@@ -24,7 +24,7 @@ from core.router_loop import RouterLoop
 from router.bans import BanKeeper, MemoryStore
 from router.config import RouterConfig
 from router.log.loader import Loader
-from router.log.opening import PACE_MS, UNDER_WAY_MAX, make_log, open_log
+from router.log.opening import PACE_MS, UNDER_WAY_MAX, make_log, open_log, sift_bytes
 from router.log.port import LogDeposed, LogError, LogUnavailable, Opened
 from router.log.writer import LogWriter
 from router.plane import put_when_room
@@ -37,10 +37,7 @@ LINKED_LOOK_S = 0.01
 EXIT_CONFIG = 78
 EXIT_DEPOSED = 70
 EXIT_UNAVAILABLE = 75
-PASSED_OVER = (
-    "router: {} records of the log are of namespaces that are not known any more, or of more channels than"
-    " router.channels_max allows: they are passed over"
-)
+PASSED_OVER = "router: {} records of the log are of namespaces that are not known any more: they are passed over"
 # Python's default of 5 ms is waited for at each hand-over between the event loop and the log's threads, several times a
 # batch, while sessions are resumed by the thousand: messages that wait for the log waited for that.
 SWITCH_INTERVAL_S = 0.0005
@@ -63,8 +60,8 @@ class Router:
 
     def __init__(self, config: RouterConfig, stats: Stats) -> None:
         self.config = config
-        self.log = make_log(config)
         self._stats = stats
+        self.log = make_log(config, self._on_disk)
         self.writer: LogWriter | None = None
         self.sessions: Sessions | None = None
         store = self.log or MemoryStore()
@@ -91,7 +88,7 @@ class Router:
                 passed += self.loop.recover(batch)
             if passed:
                 print(PASSED_OVER.format(passed), file=sys.stderr)
-            self.writer = LogWriter(self.log, self.loop.put)
+            self.writer = LogWriter(self.log, self.loop.put, sift_bytes=sift_bytes(self.config))
             own = [spec.name for spec in self.config.namespaces if spec.domain == "session"]
             self.sessions = Sessions(
                 self.log,
@@ -108,6 +105,11 @@ class Router:
         self._held = ACCOUNT.hold("handle", "the data plane", object_=self.loop)
         self.auditor = Auditor(ACCOUNT, lambda request: self.loop.put(notes.AUDIT, request=request))
         return self.loop
+
+    def _on_disk(self, bytes_: int, outgrown: int) -> None:
+        self._stats.gauge("log_disk_bytes", bytes_)
+        self._stats.gauge("log_disk_bytes_max", self.config.log_disk_bytes_max)
+        self._stats.count("log_outgrown", outgrown)
 
     def take(self) -> None:
         """What the data plane says."""

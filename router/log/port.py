@@ -199,7 +199,9 @@ class Sift(Protocol):
     async def __call__(self, records: bytes) -> bytes:
         """Those of `records`, a batch of old ones, that have to stay, as a batch in the same order.
 
-        A message that is kept stays as it is; the last position of a channel whose message goes stands in the message's
-        place as LOG_POSITION; everything else is left out. The log puts the answer where the old records were, so that
-        `recover` still gives a channel's records in the order of their positions: nothing is to be appended again.
+        Messages that their namespace's size does not keep any more are not among them, but as positions where one may
+        be wanted. A message that is kept stays as it is; the last position of a channel whose message goes stands in
+        the message's place as LOG_POSITION; everything else is left out. The log puts the answer where the old records
+        were, so that `recover` still gives a channel's records in the order of their positions: nothing is to be
+        appended again.
         """

@@ -100,6 +100,18 @@ async def test_a_position_alone_is_kept_without_its_message(store: Store) -> Non
 
 
 @on_a_loop
+async def test_what_is_kept_is_loaded_after_trimming_and_by_the_next_router(store: Store) -> None:
+    log, epoch = await opened(store)
+    for offset in range(1, 201):
+        await log.append(message(b"group:a", epoch, offset))
+    await store.trim(log)
+    for router in (log, (await opened(store, epoch + 1))[0]):
+        (a,) = await router.load([b"group:a"], messages=True)
+        assert a.position == (epoch, 200)
+        assert positions(a)[-store.history :] == [(epoch, offset) for offset in range(201 - store.history, 201)]
+
+
+@on_a_loop
 async def test_a_channel_named_twice_is_loaded_twice(store: Store) -> None:
     log, epoch = await opened(store)
     await log.append(message(b"group:a", epoch, 1))

@@ -195,6 +195,24 @@ def test_a_cursor_that_could_not_be_read_is_told_apart_from_none(kept: tuple[Sto
         assert (records.CURSORS[one["cursor"]], one["last"]) == (known, (0, 0))
 
 
+@pytest.mark.parametrize(("epoch", "offset"), [(EPOCH - 1, 2), (EPOCH - 1, 50), (EPOCH + 1, 1)])
+def test_a_cursor_of_a_stream_that_aged_away_starts_a_device_before_all_that_is_kept(
+    kept: tuple[Store, Worker], epoch: int, offset: int
+) -> None:
+    store, worker = kept
+    for number in range(3):
+        worker.publish("user:alice", number)
+    worker.say.catchup(9, b"user:alice", 5, 0, 0, flags=1 | 2)
+    worker.flush()
+    note = store.note(notes.CURSOR)
+    store.loop.put(notes.CURSOR_READ, request=note[3], conn=note[2], second=epoch, third=offset, text=note[7])
+    one = worker.expect(records.CAUGHT)
+    assert (records.OUTCOMES[one["outcome"]], one["last"], one["position"]) == ("replayed", (0, 0), (EPOCH, 3))
+    worker.say.catchup(10, b"user:alice", 5, *one["last"])
+    worker.flush()
+    assert len(worker.expect(records.CAUGHT)["messages"]) == 3
+
+
 def test_a_channel_without_messages_needs_no_cursor(kept: tuple[Store, Worker]) -> None:
     _, worker = kept
     worker.say.catchup(9, b"user:alice", 5, 0, 0, flags=1 | 2)
