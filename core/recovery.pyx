@@ -8,9 +8,10 @@ from core.keys cimport KeyName, Keys, key_find, key_keep, keys_ms
 from core.log_records cimport (LOG_MESSAGE, LOG_POSITION, LogRecord, log_record_body, log_record_fits,
                                log_record_name)
 from core.mailbox cimport MAILBOX_BYTES_MAX, NOTE_LOG_KEPT, Note, mailbox_put, note_init
+from core.namespaces cimport DOMAIN_GLOBAL
 from core.ordering cimport origin_name
 from core.stream cimport (Stored, Stream, stream_adopt, stream_find, stream_forget, stream_holds, stream_kept,
-                          stream_last_epoch, stream_open, stream_store, stream_stored, stream_use, stream_wanted)
+                          stream_last_epoch, stream_list, stream_open, stream_store, stream_stored, stream_use, stream_wanted)
 
 
 cdef void _key_again(Sequencer *sequencer, Keys *keys, const KeyName *name, const LogRecord *record) noexcept nogil:
@@ -75,6 +76,8 @@ cdef bint _stream_again(Sequencer *sequencer, Stream *stream, const LogRecord *r
         head.time_ms = record.time_ms
         head.size = record.body_size
         stream_store(&sequencer.streams, stream, &head, log_record_body(record), sequencer.wall_ms)
+    if stream.domain == DOMAIN_GLOBAL:
+        stream_list(&sequencer.streams, stream)     # beyond the bound: when something is said there
     return True
 
 

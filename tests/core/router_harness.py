@@ -89,9 +89,13 @@ class Worker:
         sessions: list[tuple[bytes, int]] = [],  # noqa: B006 - never changed
         *,
         beside: bool = False,
+        before: bool = False,
+        everybody: bool = True,
     ) -> None:
-        """Say everything that this worker holds: (name, handle, epoch, offset) and (session, conn)."""
-        self.say.link(records.BEGIN, self.epoch, self.number, int(beside))
+        """Say everything that this worker holds: (name, handle, epoch, offset) and (session, conn); with `before` it
+        was linked before, with `everybody` it wants to know of global channels."""
+        flags = records.BESIDE * beside | records.BEFORE * before | records.EVERYBODY * everybody
+        self.say.link(records.BEGIN, self.epoch, self.number, flags)
         for session, conn in sessions:
             self.say.session(records.OPEN, session, conn)
         for name, handle, epoch, offset in channels:

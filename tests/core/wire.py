@@ -30,7 +30,7 @@ def record(kind: int, aux: int, fixed: bytes, variable: bytes = b"") -> bytes:
 
 
 def linked(epoch: int, *, ask: bool) -> bytes:
-    return record(records.LINKED, int(ask), _LINK.pack(epoch, 3, 0))
+    return record(records.LINKED, int(ask), _LINK.pack(epoch, 4, 0))
 
 
 def subscribed(channel: int, epoch: int, offset: int, code: int = 0) -> bytes:
