@@ -24,7 +24,12 @@ pytestmark = marks
 @pytest.mark.parametrize("fault", ["worker", "router", "both", "node", "held"])
 def test_nothing_acknowledged_is_lost_or_repeated(holdfast: Start, fault: str) -> None:
     habits = SURE if fault in TOGETHER else HABITS
-    tally = run(lambda: World(holdfast("--workers", "2", HOLDFAST_AUTH_SECRET=SECRET)), fault, habits, secret=SECRET)
+    settings = {
+        "HOLDFAST_AUTH_SECRET": SECRET,
+        "HOLDFAST_NAMESPACES_GLOBAL_PUBLISH": "anyone",
+        "HOLDFAST_NAMESPACES_GLOBAL_HISTORY_MESSAGES": "1000",
+    }
+    tally = run(lambda: World(holdfast("--workers", "2", **settings)), fault, habits, secret=SECRET, everybody=True)
     assert fault in ("router", "held") or tally.outcomes["replayed"], "somebody had missed something"
 
 

@@ -20,6 +20,7 @@ from tests.process.clients import (
     group,
     open_session,
     run,
+    unique,
 )
 from tests.process.places import one_on_each_worker
 
@@ -67,6 +68,29 @@ class Publisher:
             await self._task
 
 
+class Listener:
+    """Takes in what a session hears, and checks that each offset of the channel follows the one before."""
+
+    def __init__(self, client: Client) -> None:
+        self.client, self.offset = client, 0
+        self.wrong: list[list[Any]] = []
+        self._task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        while True:
+            frame = await self.client.receive(30)
+            if frame[0] == MESSAGE and frame[2] == self.offset + 1:
+                self.offset += 1
+            else:
+                self.wrong.append(frame)
+
+    async def until(self, offset: int) -> None:
+        async with asyncio.timeout(ANSWER_DEADLINE_S):
+            while self.offset < offset and not self.wrong:
+                await asyncio.wait({self._task}, timeout=0.02)
+        self._task.cancel()
+
+
 async def next_router(node: Node, killed: int) -> None:
     await asyncio.to_thread(wait_until, lambda: node.routers not in ([], [killed]), "the next router")
 
@@ -104,6 +128,37 @@ def test_every_publish_is_answered_once_however_often_the_router_is_killed(holdf
             assert len(set(said)) == len(said)
         assert (await clients[0].ask(12, channel))["count"] == 3  # all of them are still there
         await asyncio.gather(*(client.close() for client in clients))
+
+    run(body(), 90)
+
+
+@pytest.mark.slow
+def test_everybody_hears_each_acknowledged_global_message_once_however_often_the_router_is_killed(
+    holdfast: Any,
+) -> None:
+    """What was in the log, and had not reached a worker when the router died, reaches it from the next one."""
+    # So many that none is trimmed while a worker has not linked to the next router yet, and others publish there.
+    node: Node = holdfast("--workers", "2", HOLDFAST_NAMESPACES_GLOBAL_HISTORY_MESSAGES="100000")
+    node.expect_lost()
+
+    async def body() -> None:
+        channel = f"global:{unique('news')}"
+        listeners = [Listener(client) for client in await one_on_each_worker(node)]
+        publishers = [Publisher(client, channel, keyed=True) for client in await one_on_each_worker(node)]
+        for _ in range(3):
+            await asyncio.gather(*(one.until(200) for one in publishers))
+            (router,) = node.routers
+            os.kill(router, signal.SIGKILL)
+            await next_router(node, router)
+        await asyncio.gather(*(one.until(200) for one in publishers))
+        await asyncio.gather(*(one.stop() for one in publishers))
+        answers = [answer for one in publishers for answer in one.answers.values()]
+        assert {answer[0] for answer in answers} == {REPLY}
+        last = max(answer[2]["offset"] for answer in answers)
+        await asyncio.gather(*(listener.until(last) for listener in listeners))
+        assert [listener.wrong for listener in listeners] == [[], []]
+        assert [listener.offset for listener in listeners] == [last, last]
+        await asyncio.gather(*(one.client.close() for one in [*listeners, *publishers]))
 
     run(body(), 90)
 
