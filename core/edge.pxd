@@ -83,8 +83,8 @@ ctypedef struct Channel:        # 56 bytes; most are a user's own channel with o
     ChannelMembers members      # read through channel_members
     uint32_t count
     uint32_t capacity
-    uint32_t holds              # pendings that point here, and its place among the global ones; with them and members
-                                # gone the channel is freed
+    # With neither members nor holds the channel is freed.
+    uint32_t holds              # pendings that point here, and its place among the global ones
     uint32_t waiting            # first pending that waits for SUBSCRIBED, NONE
     uint32_t name               # owned: number in the edge's names; read through channel_name
     uint8_t name_size

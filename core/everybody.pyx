@@ -1,11 +1,11 @@
 """Everybody: which global channels there are, and who was told of them."""
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy
 
-from core.records cimport GLOBAL_GONE, REC_GLOBAL, REC_SUBSCRIBE, record_init, record_size
+from core.records cimport GLOBAL_GONE, REC_GLOBAL, REC_SUBSCRIBE, record_init
 from core.sequencer cimport WORKER_LINKED, WORKER_LINKING, sequencer_record, worker_at, worker_index, worker_say
-from core.stream cimport (route_remove, route_set, stream_at, stream_list, stream_name, stream_namespace,
+from core.stream cimport (route_remove, route_set, stream_at, stream_is_silent, stream_list, stream_name,
                           stream_routes_to, stream_unlist)
 
 cdef union SubscribeRoom:
@@ -56,8 +56,8 @@ cdef Stream *_oldest_aged(Sequencer *sequencer) noexcept nogil:
     cdef uint32_t place
     for place in range(sequencer.streams.globals):
         stream = stream_at(&sequencer.streams, sequencer.streams.everybody[place])
-        if stream.history.under_way or stream.history.loading or <uint64_t> stream.used_s * 1000 \
-                + stream_namespace(&sequencer.streams, stream).history_age_ms >= sequencer.wall_ms:
+        if stream.history.under_way or stream.history.loading \
+                or not stream_is_silent(&sequencer.streams, stream, sequencer.wall_ms):
             continue
         if oldest == NULL or stream.used_s < oldest.used_s:
             oldest = stream

@@ -15,8 +15,8 @@ from core.ledger cimport (COUNT_SUBSCRIPTIONS_REFUSED, KIND_PENDING, ledger_acqu
                           ledger_release)
 from core.namespaces cimport DOMAIN_GLOBAL, DOMAIN_GROUP, GLOBALS_MAX, domain_in
 from core.opening cimport opening_answered, opening_end, opening_refused
-from core.records cimport (CATCHUP_OUTCOME, GAP_ROUTER_LOST, GLOBAL_GONE, OUTCOME_GAP, OUTCOME_LIVE, OUTCOME_RESET, REC_STATE,
-                           STATE_ACKED, STATE_JOINED, STATE_LEFT, RecState, record_add)
+from core.records cimport (CATCHUP_OUTCOME, GAP_ROUTER_LOST, GLOBAL_GONE, OUTCOME_GAP, OUTCOME_LIVE, OUTCOME_RESET,
+                           REC_STATE, STATE_ACKED, STATE_JOINED, STATE_LEFT, RecState, record_add)
 from core.replay cimport catchup_ask
 from core.requests cimport request_done, request_open, request_peek, request_take
 from core.sites cimport HERE

@@ -23,10 +23,11 @@ from core.mpack cimport MpWriter, mp_write_array, mp_write_raw, mp_write_uint
 from core.namespaces cimport DOMAIN_GROUP, domain_in
 from core.opening cimport open_again, open_claimed, open_overdue, opening_again
 from core.records cimport (BEGIN_BEFORE, BEGIN_BESIDE, BEGIN_EVERYBODY, GAP_ROUTER_LOST, MESSAGE_EVENT, MESSAGE_GLOBAL,
-                           REC_BANS, REC_BEGIN, REC_CAUGHT, REC_END, REC_EVICT, REC_GLOBAL, REC_HISTORY, REC_LINK, REC_LINKED, REC_MESSAGE, REC_OPENED, REC_PRESENCE, REC_PUBLISHED,
-                           REC_REPLY, REC_SUBSCRIBED, REC_TAKEN, RECORDS_VERSION, RecBody, RecCaught, RecChannel,
-                           RecHistory, RecLink, RecMessage, RecPublished, RecSession, RecTaken, Record, record_add,
-                           record_fits, record_init, record_size)
+                           REC_BANS, REC_BEGIN, REC_CAUGHT, REC_END, REC_EVICT, REC_GLOBAL, REC_HISTORY, REC_LINK,
+                           REC_LINKED, REC_MESSAGE, REC_OPENED, REC_PRESENCE, REC_PUBLISHED, REC_REPLY, REC_SUBSCRIBED,
+                           REC_TAKEN, RECORDS_VERSION, RecBody, RecCaught, RecChannel, RecHistory, RecLink, RecMessage,
+                           RecPublished, RecSession, RecTaken, Record, record_add, record_fits, record_init,
+                           record_size)
 from core.replay cimport replay_caught, replay_overdue, replays_again
 from core.requests cimport request_open, request_peek, request_take
 from core.slab cimport slab_at

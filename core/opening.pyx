@@ -20,8 +20,8 @@ from core.lifecycle cimport edge_fin, edge_timer_plan
 from core.mailbox cimport OPEN_DEVICE, OPEN_RESUMES, OPEN_TELLS_UNREAD, OPEN_WHOLE
 from core.mpack cimport (MpReader, MpWriter, mp_read_array, mp_read_str, mp_read_uint, mp_write_array, mp_write_map,
                          mp_write_nil, mp_write_raw, mp_write_str, mp_write_uint)
-from core.namespaces cimport (DOMAIN_GLOBAL, DOMAIN_GROUP, DOMAIN_USER, GLOBALS_MAX, JOIN_SERVER, NEW_LAST_ACK, NEW_LIVE, Namespace,
-                              namespace_of)
+from core.namespaces cimport (DOMAIN_GLOBAL, DOMAIN_GROUP, DOMAIN_USER, GLOBALS_MAX, JOIN_SERVER, NEW_LAST_ACK,
+                              NEW_LIVE, Namespace, namespace_of)
 from core.records cimport (CATCHUP_CURSOR, CATCHUP_START, OPEN_AGAIN, OPEN_RESUME, OPENED_TAKEN, REC_OPEN, STATE_HERE,
                            STATE_JOINED, record_add)
 from core.requests cimport request_done, request_open, request_peek

@@ -10,8 +10,9 @@ from core.log_records cimport (LOG_MESSAGE, LOG_POSITION, LogRecord, log_record_
 from core.mailbox cimport MAILBOX_BYTES_MAX, NOTE_LOG_KEPT, Note, mailbox_put, note_init
 from core.namespaces cimport DOMAIN_GLOBAL
 from core.ordering cimport origin_name
-from core.stream cimport (Stored, Stream, stream_adopt, stream_find, stream_forget, stream_holds, stream_kept,
-                          stream_last_epoch, stream_list, stream_open, stream_store, stream_stored, stream_use, stream_wanted)
+from core.stream cimport (Stored, Stream, stream_adopt, stream_find, stream_forget, stream_holds, stream_is_silent,
+                          stream_kept, stream_last_epoch, stream_list, stream_open, stream_store, stream_stored,
+                          stream_use, stream_wanted)
 
 
 cdef void _key_again(Sequencer *sequencer, Keys *keys, const KeyName *name, const LogRecord *record) noexcept nogil:
@@ -76,7 +77,7 @@ cdef bint _stream_again(Sequencer *sequencer, Stream *stream, const LogRecord *r
         head.time_ms = record.time_ms
         head.size = record.body_size
         stream_store(&sequencer.streams, stream, &head, log_record_body(record), sequencer.wall_ms)
-    if stream.domain == DOMAIN_GLOBAL:
+    if stream.domain == DOMAIN_GLOBAL and not stream_is_silent(&sequencer.streams, stream, sequencer.wall_ms):
         stream_list(&sequencer.streams, stream)     # beyond the bound: when something is said there
     return True
 

@@ -159,8 +159,8 @@ cdef void _on_begin(Sequencer *sequencer, Worker *worker, RecLink *record) noexc
     cdef Worker *other
     for index in range(sequencer.worker_count):
         other = worker_at(sequencer, index)
-        if not record.head.aux & BEGIN_BESIDE and other != worker and other.state >= WORKER_LINKING and other.number == record.worker \
-                and other.epoch < record.epoch and _same_node(other, worker):
+        if not record.head.aux & BEGIN_BESIDE and other != worker and other.state >= WORKER_LINKING \
+                and other.number == record.worker and other.epoch < record.epoch and _same_node(other, worker):
             worker_give_up(sequencer, other)
     _worker_forget(sequencer, worker)
     worker.state = WORKER_LINKING

@@ -46,8 +46,8 @@ ctypedef struct History:        # what a stream has from the first position that
     StreamWaiting *waiting      # owned: oldest first, while it is loading
     StreamWaiting *waiting_last
     uint8_t loading             # Loading
+    uint8_t listed              # among the global ones that workers are told of (core/everybody.pxd)
     bint filled                 # the ring has all that is retained
-    bint listed                 # among the global ones that workers are told of (core/everybody.pxd)
     Stored **ring               # owned: `capacity` places, NULL before the first message that is kept
     uint32_t first              # place of the oldest
     uint32_t count
@@ -211,6 +211,7 @@ cdef Stream *stream_wanted(Streams *streams, const char *name, uint32_t size, ui
 cdef void stream_shut(Stream *stream) noexcept nogil
 cdef bint stream_list(Streams *streams, Stream *stream) noexcept nogil
 cdef void stream_unlist(Streams *streams, Stream *stream) noexcept nogil
+cdef bint stream_is_silent(const Streams *streams, const Stream *stream, uint64_t now_ms) noexcept nogil
 cdef bint stream_routes_to(const Stream *stream, uint32_t worker) noexcept nogil
 cdef void stream_adopt(Stream *stream, uint64_t epoch, uint64_t offset) noexcept nogil
 cdef void stream_store(Streams *streams, Stream *stream, const Stored *head, const uint8_t *body,

@@ -200,7 +200,7 @@ cdef bint stream_list(Streams *streams, Stream *stream) noexcept nogil:
     if streams.globals == GLOBALS_MAX or (stream.history == NULL and not stream_open(streams, stream)):
         return False
     if not stream.history.listed:
-        stream.history.listed = True
+        stream.history.listed = 1
         streams.everybody[streams.globals] = stream.history.slot
         streams.globals += 1
     return True
@@ -216,7 +216,7 @@ cdef void stream_unlist(Streams *streams, Stream *stream) noexcept nogil:
         invariant_always(place < streams.globals)
     streams.globals -= 1
     streams.everybody[place] = streams.everybody[streams.globals]
-    stream.history.listed = False
+    stream.history.listed = 0
 
 
 cdef void stream_adopt(Stream *stream, uint64_t epoch, uint64_t offset) noexcept nogil:
@@ -319,6 +319,11 @@ cdef inline void _route_put(Stream *stream, uint32_t place, Route route) noexcep
         stream.route_worker = <uint8_t> route.worker
 
 
+cdef bint stream_is_silent(const Streams *streams, const Stream *stream, uint64_t now_ms) noexcept nogil:
+    """Whether its last message is older than all that is kept."""
+    return <uint64_t> stream.used_s * 1000 + stream_namespace(streams, stream).history_age_ms < now_ms
+
+
 cdef bint stream_routes_to(const Stream *stream, uint32_t worker) noexcept nogil:
     """Whether it has a route to this worker."""
     cdef uint32_t place
@@ -385,7 +390,7 @@ cdef void routes_remove_worker(Streams *streams, uint32_t worker) noexcept nogil
 cdef bint _aged(Streams *streams, Stream *stream, uint64_t now_ms) noexcept nogil:
     if stream.route_count or (stream.history != NULL and (stream.history.under_way or stream.history.loading)):
         return False
-    if <uint64_t> stream.used_s * 1000 + stream_namespace(streams, stream).history_age_ms < now_ms:
+    if stream_is_silent(streams, stream, now_ms):
         return True
     # Nearly as many as there may be: what nobody has goes before its time, so that new channels find room.
     return streams.slab.live > streams.streams_max - streams.streams_max // 8

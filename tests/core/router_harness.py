@@ -93,7 +93,8 @@ class Worker:
         everybody: bool = True,
     ) -> None:
         """Say everything that this worker holds: (name, handle, epoch, offset) and (session, conn); with `before` it
-        was linked before, with `everybody` it wants to know of global channels."""
+        was linked before, with `everybody` it wants to know of global channels.
+        """
         flags = records.BESIDE * beside | records.BEFORE * before | records.EVERYBODY * everybody
         self.say.link(records.BEGIN, self.epoch, self.number, flags)
         for session, conn in sessions:

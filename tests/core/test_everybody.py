@@ -10,6 +10,7 @@ from core.codes import Code
 from core.namespace_spec import BUILT_IN
 from tests.core.edge_harness import wait_for
 from tests.core.router_harness import EPOCH, Sequencer, Worker
+from tests.core.test_recovery import aged, message
 
 GLOBALS_MAX = 128
 
@@ -105,6 +106,15 @@ def test_a_position_of_an_earlier_router_tells_those_that_were_linked_to_it_and_
     # One was told nothing of seven messages, which nobody has any more: the worker tells the gap.
     assert told(missed.rest()) == [("global:news", EPOCH, 0), ("global:news", EPOCH, 7)]
     assert told(fresh.rest()) == [("global:news", EPOCH, 7)]
+
+
+def test_a_router_that_starts_tells_of_the_global_channels_of_its_log(sequencers: Callable[..., Sequencer]) -> None:
+    router = sequencers(recovered=[message("global:news", 5, 1) + message("global:news", 5, 2), aged("global:old", 3)])
+    was_here, starts = router.worker(0), router.worker(1)
+    # The first was linked to the router before: had it been told of the channel, it would have named it.
+    beginning = [("global:news", EPOCH, 0), (5, 1), (5, 2), ("global:news", EPOCH, 2)]
+    assert told(again(was_here, []))[:4] == beginning
+    assert ("global:news", EPOCH, 2) in told(again(starts, [], before=False))
 
 
 def test_a_client_that_joins_a_channel_without_a_message_leaves_nothing_behind(sequencer: Sequencer) -> None:

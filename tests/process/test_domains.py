@@ -249,32 +249,6 @@ def test_a_global_channel_reaches_everybody_without_joining(node: Node) -> None:
     run(body())
 
 
-def test_a_session_hears_of_a_global_channel_that_began_while_it_was_away(node: Node) -> None:
-    """It names no position and never acknowledged one: that it is older than the channel is enough."""
-
-    async def body() -> None:
-        known, new = (f"global:{unique('news')}" for _ in range(2))
-        speaker = await open_session(node)
-        await speaker.publish(known, "before anybody came")
-        alice = await open_session(node)
-        assert alice.welcome["channels"][known][1:] == [1, "live"]
-        await alice.abort()
-        await speaker.publish(known, "while away")
-        await speaker.publish(new, "the first")
-        again = await dial(node, "tcp")
-        await again.hello(session=alice.session, token=alice.resume_token)
-        assert again.welcome["resumed"]
-        assert {name: again.welcome["channels"][name][1:] for name in (known, new)} == {
-            known: [2, "replayed"],
-            new: [1, "replayed"],
-        }
-        said = sorted([frame[1:4] for frame in await again.messages(2)])
-        assert said == sorted([[known, 2, "while away"], [new, 1, "the first"]])
-        await close_all(speaker, again)
-
-    run(body())
-
-
 @pytest.mark.parametrize(
     ("channel", "code"),
     [
