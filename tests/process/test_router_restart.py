@@ -158,7 +158,9 @@ def test_everybody_hears_each_acknowledged_global_message_once_however_often_the
         await asyncio.gather(*(listener.until(last) for listener in listeners))
         assert [listener.wrong for listener in listeners] == [[], []]
         assert [listener.offset for listener in listeners] == [last, last]
-        await asyncio.gather(*(one.client.close() for one in [*listeners, *publishers]))
+        await asyncio.gather(
+            *(client.close() for client in [one.client for one in listeners] + [one.client for one in publishers])
+        )
 
     run(body(), 90)
 
