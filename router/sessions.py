@@ -304,16 +304,8 @@ class Sessions:
         channels = dict(stored.channels) if stored else {}
         for changes in self._later():
             change = changes.sessions.get(session)
-            if change is None:
-                continue
-            if change.ended:
-                channels = {}
-            channels = {**change.known, **channels}
-            for name, position in change.channels.items():
-                if position is None:
-                    channels.pop(name, None)
-                else:
-                    channels[name] = position
+            if change is not None:
+                channels = change.channels_after({} if change.ended else channels)
         return channels
 
     def _later(self) -> list[Changes]:

@@ -76,6 +76,16 @@ class SessionChange:
     ended: bool = False
     """The session is over: whatever is stored of it goes."""
 
+    def channels_after(self, channels: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+        """What a session's channels are after this change, unless it is over."""
+        after = {**self.known, **channels}
+        for name, position in self.channels.items():
+            if position is None:
+                after.pop(name, None)
+            else:
+                after[name] = position
+        return after
+
 
 @dataclass
 class Changes:

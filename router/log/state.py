@@ -258,14 +258,8 @@ def _expiry_rows(changes: Changes, now_ms: int) -> Iterator[tuple[int, bytes, in
 
 def _changed(stored: Session, change: SessionChange) -> Session:
     """A session after a change."""
-    channels = {**change.known, **stored.channels}
-    for name, position in change.channels.items():
-        if position is None:
-            channels.pop(name, None)
-        else:
-            channels[name] = position
     return Session(
         stored.opened if change.opened is None else change.opened,
         stored.expires_ms if change.expires_ms is None else change.expires_ms,
-        channels,
+        change.channels_after(stored.channels),
     )

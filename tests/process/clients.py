@@ -152,7 +152,10 @@ class Client:
         return await self.answer(request)
 
     async def settle(self) -> list[Frame]:
-        """Everything that the gateway sent before it read what was sent so far: the frames before our PING's echo."""
+        """Everything that the gateway sent before it read what was sent so far: the frames before our PING's echo.
+
+        What this client caused is among it; what another caused may still be on its way between the processes.
+        """
         seq = next(self._ids)
         await self.send(PING, seq, 1)
         async with asyncio.timeout(DEADLINE_S):

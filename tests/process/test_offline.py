@@ -14,7 +14,19 @@ import msgpack
 import pytest
 
 from tests.conftest import Node, wait_until
-from tests.process.clients import ACK, MESSAGE, Client, Gone, dial, group, open_session, run, unique
+from tests.process.clients import (
+    ACK,
+    DEADLINE_S,
+    FIN,
+    MESSAGE,
+    Client,
+    Gone,
+    dial,
+    group,
+    open_session,
+    run,
+    unique,
+)
 from tests.process.places import worker_of
 
 SECRET = "a secret that is long enough for HS256, as these go"
@@ -181,27 +193,29 @@ def test_of_connections_that_resume_one_session_at_once_exactly_one_is_left(node
         rivals = [await dial(node, "tcp") for _ in range(count)]
         for rival in rivals:
             await rival.send(0, 1, {"session": alice.session, "token": alice.resume_token, "resume": at})
-        left: list[Client] = []
 
-        async def outcome(rival: Client) -> None:
-            """Welcomed or not, all but the last are told."""
+        async def heard(rival: Client) -> list[Any]:
+            """What is said to it until "last", or until it is told that the session is another's."""
+            said: list[Any] = []
             try:
-                while True:
-                    frame = await rival.receive(1.0)
-                    if frame[0] == 14:
+                while "last" not in said:
+                    frame = await rival.receive()
+                    if frame[0] == FIN:
                         assert frame[1] == RESUMED_ELSEWHERE
-                        return
-            except TimeoutError:
-                left.append(rival)
+                        break
+                    said += [frame[3]] if frame[0] == MESSAGE else []
             except Gone:
-                return
+                pass
+            return said
 
-        await asyncio.gather(*(outcome(rival) for rival in rivals))
-        assert len(left) == 1
-        await speaker.publish(channel, "once")
-        frames = [frame for frame in await left[0].settle() if frame[0] == MESSAGE]
-        assert [frame[3] for frame in frames] == ["once"]
-        await asyncio.gather(speaker.close(), left[0].close())
+        hearing = {asyncio.create_task(heard(rival)): rival for rival in rivals}
+        over = asyncio.as_completed(hearing, timeout=DEADLINE_S)
+        assert [await next(over) for _ in range(count - 1)] == [[]] * (count - 1)
+        for text in ("once", "last"):
+            await speaker.publish(channel, text)
+        assert await next(over) == ["once", "last"]
+        [left] = [rival for task, rival in hearing.items() if task.result()]
+        await asyncio.gather(speaker.close(), left.close())
 
     run(body())
 

@@ -51,7 +51,7 @@ def test_join_tells_the_last_position_and_twice_is_one_membership(node: Node) ->
         assert (late["epoch"], late["offset"], late["outcome"]) == (joined["epoch"], 1, "live")
         assert (await second.join(channel))["offset"] == 1
         await first.publish(channel, "two")
-        assert [frame[2:4] for frame in await second.settle()] == [[2, "two"]]
+        assert [frame[2:4] for frame in await second.messages(1)] == [[2, "two"]]
         # One LEAVE ends it, however often it was joined.
         await second.ask(LEAVE, channel)
         await first.publish(channel, "three")
