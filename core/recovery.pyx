@@ -102,6 +102,35 @@ cdef int64_t recover_records(Sequencer *sequencer, const uint8_t *data, size_t s
     return passed
 
 
+cdef bint _global_again(Sequencer *sequencer, const LogRecord *record) noexcept nogil:
+    """A global stream stands at this record's position; False: there is no place for it."""
+    cdef Stream *stream = stream_wanted(&sequencer.streams, log_record_name(record), record.name_size,
+                                        sequencer.wall_ms)
+    if stream == NULL or stream.domain != DOMAIN_GLOBAL or stream.history == NULL \
+            and not stream_open(&sequencer.streams, stream):
+        return False
+    if record.epoch >= stream.epoch:
+        stream.epoch = sequencer.streams.epoch = max(sequencer.streams.epoch, record.epoch + 1)
+    if record.offset > stream.offset:
+        stream_adopt(stream, record.epoch, record.offset)
+    stream_use(stream, record.time_ms)
+    if not stream_is_silent(&sequencer.streams, stream, sequencer.wall_ms):
+        stream_list(&sequencer.streams, stream)     # beyond the bound: when something is said there
+    return True
+
+
+cdef int64_t recover_globals(Sequencer *sequencer, const uint8_t *data, size_t size) noexcept nogil:
+    """Know of global streams, each by a record of its last position; how many had no place, -1: no batch."""
+    cdef size_t place = 0
+    cdef int64_t passed = 0
+    while place < size:
+        if not log_record_fits(<const LogRecord *> (data + place), size - place):
+            return -1
+        passed += not _global_again(sequencer, <const LogRecord *> (data + place))
+        place += (<const LogRecord *> (data + place)).size
+    return passed
+
+
 # --------------------------------------------------------------------------------------------------------- the sift
 
 

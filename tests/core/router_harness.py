@@ -149,10 +149,11 @@ class Sequencer:
         bus: str = "ipc",
         namespaces: Sequence[NamespaceSpec] | None = None,
         recovered: Iterable[bytes] = (),
+        everybodys: bytes = b"",
         **options: Any,
     ) -> None:
         """`options`: those of the loop, and what the built-in namespaces keep of a channel (see HISTORY); `recovered`:
-        batches that the log gives back.
+        batches that the log gives back; `everybodys`: where it says that global channels stand.
         """
         history = {name: options.pop(name, default) for name, default in HISTORY.items()}
         self._folder = tempfile.TemporaryDirectory(prefix="hf-")
@@ -162,6 +163,7 @@ class Sequencer:
         specs = namespaces or [msgspec.structs.replace(spec, **history) for spec in BUILT_IN]
         self.loop: RouterLoop | None = RouterLoop(self.stats, namespaces=specs, **{**OPTIONS, **options})
         self.passed_over = sum(self.loop.recover(batch) for batch in recovered)
+        self.passed_over += self.loop.recover_globals(everybodys)
         self.loop.bind(self.endpoint)
         self._notes: collections.deque[Any] = collections.deque()
         self.last_first = 0

@@ -5,12 +5,12 @@ from typing import Any
 
 import msgspec
 
-from core import records
+from core import notes, records
 from core.codes import Code
 from core.namespace_spec import BUILT_IN
 from tests.core.edge_harness import wait_for
 from tests.core.router_harness import EPOCH, Sequencer, Worker
-from tests.core.test_recovery import aged, message
+from tests.core.test_recovery import aged, message, position
 
 GLOBALS_MAX = 128
 
@@ -115,6 +115,46 @@ def test_a_router_that_starts_tells_of_the_global_channels_of_its_log(sequencers
     beginning = [("global:news", EPOCH, 0), (5, 1), (5, 2), ("global:news", EPOCH, 2)]
     assert told(again(was_here, []))[:4] == beginning
     assert ("global:news", EPOCH, 2) in told(again(starts, [], before=False))
+
+
+def test_a_router_that_starts_tells_of_the_global_channels_that_its_log_names(
+    sequencers: Callable[..., Sequencer],
+) -> None:
+    """Of a log that is not read whole: who starts is told where they stand, who was here gets what is kept."""
+    found = [
+        position("global:news", 2),
+        position("global:old", 9, age_ms=400_000),
+        position("global:later", 4, epoch=9),
+    ]
+    router = sequencers(log_under_way_max=1, log_complete=False, everybodys=b"".join(found))
+    starts, was_here = router.worker(0), router.worker(1)
+    assert sorted(told(again(starts, [], before=False))) == [("global:later", 10, 4), ("global:news", EPOCH, 2)]
+    was_here.tell([], before=True)
+    wanted = dict(reversed(router.note(notes.LOG_LOAD)) for _ in range(2))
+    kept = [message("global:news", 5, offset) for offset in (1, 2)]
+    assert router.loop is not None
+    router.loop.put(notes.LOG_LOADED, request=wanted[b"global:news"], first=5, second=2, text=b"".join(kept))
+    router.loop.put(notes.LOG_LOADED, request=wanted[b"global:later"], first=9, second=4)
+    wait_for(lambda: router.live("subscription") == 4, "all are told")
+    beginning = [("global:news", EPOCH, 0), (5, 1), (5, 2), ("global:news", EPOCH, 2)]
+    said = told(was_here.rest())
+    assert [one for one in said if "later" not in str(one[0])] == beginning
+    assert [one for one in said if "later" in str(one[0])] == [("global:later", 10, 0), ("global:later", 10, 4)]
+    starts.send("global:news", "on")
+    number, (entry,) = router.batch()
+    assert (entry.epoch, entry.offset) == (EPOCH, 3)
+    router.commit(number)
+    assert was_here.take()["offset"] == 3
+
+
+def test_of_more_global_channels_than_workers_are_told_of_the_first_that_the_log_names_count(
+    sequencers: Callable[..., Sequencer],
+) -> None:
+    found = [position(f"global:{number}", 1) for number in range(GLOBALS_MAX + 2)]
+    router = sequencers(log_under_way_max=1, log_complete=False, everybodys=b"".join(found))
+    assert router.passed_over == 0
+    said = told(again(router.worker(0), [], before=False))
+    assert {one[0] for one in said} == {f"global:{number}" for number in range(GLOBALS_MAX)}
 
 
 def test_a_client_that_joins_a_channel_without_a_message_leaves_nothing_behind(sequencer: Sequencer) -> None:

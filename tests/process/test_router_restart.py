@@ -3,10 +3,14 @@
 import asyncio
 import os
 import signal
+import time
 from typing import Any
 
+import msgpack
 import pytest
 
+from core import log_records
+from router.log.redis import RedisLog
 from tests.conftest import Node, stand_still, wait_until
 from tests.process.clients import (
     ERROR,
@@ -23,6 +27,7 @@ from tests.process.clients import (
     unique,
 )
 from tests.process.places import one_on_each_worker
+from tests.servers.redis import running
 
 IN_FLIGHT = 30
 ANSWER_DEADLINE_S = 12.0
@@ -163,6 +168,41 @@ def test_everybody_hears_each_acknowledged_global_message_once_however_often_the
         )
 
     run(body(), 90)
+
+
+async def logged_and_told_nobody(url: str, channel: str) -> None:
+    """What a router leaves in Redis that is killed right after its first message of a channel was logged."""
+    log = RedisLog(url)
+    epoch = (await log.open(1)).epoch
+    body = msgpack.packb([MESSAGE, channel, 1, "the first", {"from": "bob", "time": 1, "epoch": epoch}])
+    now_ms = time.time_ns() // 1_000_000
+    await log.append(log_records.pack(log_records.MESSAGE, channel.encode(), epoch, 1, time_ms=now_ms, body=body))
+    await log.close()
+
+
+def test_the_next_router_tells_of_a_global_channel_that_nobody_heard_of(holdfast: Any) -> None:
+    """Its first message is in the log and acknowledged, and the router died before any worker was told of it."""
+    with running() as server:
+        node: Node = holdfast("--workers", "1", HOLDFAST_LOG_BACKEND="redis", HOLDFAST_LOG_REDIS_URL=server.url)
+        node.expect_lost()
+
+        async def body() -> None:
+            channel = f"global:{unique('news')}"
+            alice = await open_session(node)
+            assert channel not in alice.welcome["channels"]
+            await logged_and_told_nobody(server.url, channel)
+            (router,) = node.routers
+            os.kill(router, signal.SIGKILL)
+            [heard] = await alice.messages(1)
+            assert heard[1:4] == [channel, 1, "the first"]
+            await alice.publish(channel, "the second")
+            assert [frame[1:4] for frame in await alice.messages(1)] == [[channel, 2, "the second"]]
+            late = await open_session(node)
+            assert late.welcome["channels"][channel][1:] == [2, "live"]
+            await asyncio.gather(alice.close(), late.close())
+
+        run(body())
+        node.stop()
 
 
 @pytest.mark.slow
