@@ -41,6 +41,11 @@ SECRET = "a secret of thirty-two bytes or so"
 """Without one, each start of a node signs resume tokens with a key of its own."""
 marks = [pytest.mark.slow, pytest.mark.timeout(3_600 if FULL else 240)]
 """Of every module of rounds."""
+EVERYBODY = {
+    "HOLDFAST_NAMESPACES_GLOBAL_PUBLISH": "anyone",
+    "HOLDFAST_NAMESPACES_GLOBAL_HISTORY_MESSAGES": "1000",
+}
+"""Of nodes on which one cohort of each round speaks in global channels."""
 Start = Callable[..., Node]
 
 

@@ -130,7 +130,7 @@ def test_a_router_that_starts_tells_of_the_global_channels_that_its_log_names(
     starts, was_here = router.worker(0), router.worker(1)
     assert sorted(told(again(starts, [], before=False))) == [("global:later", 10, 4), ("global:news", EPOCH, 2)]
     was_here.tell([], before=True)
-    wanted = dict(reversed(router.note(notes.LOG_LOAD)) for _ in range(2))
+    wanted = {channel: request for request, channel in (router.note(notes.LOG_LOAD) for _ in range(2))}
     kept = [message("global:news", 5, offset) for offset in (1, 2)]
     assert router.loop is not None
     router.loop.put(notes.LOG_LOADED, request=wanted[b"global:news"], first=5, second=2, text=b"".join(kept))
