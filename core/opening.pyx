@@ -20,8 +20,8 @@ from core.lifecycle cimport edge_fin, edge_timer_plan
 from core.mailbox cimport OPEN_DEVICE, OPEN_IF_ALIVE, OPEN_RESUMES, OPEN_TELLS_UNREAD, OPEN_WHOLE
 from core.mpack cimport (MpReader, MpWriter, mp_read_array, mp_read_str, mp_read_uint, mp_write_array, mp_write_map,
                          mp_write_nil, mp_write_raw, mp_write_str, mp_write_uint)
-from core.namespaces cimport (DOMAIN_GROUP, DOMAIN_USER, JOIN_SERVER, NEW_LAST_ACK, NEW_LIVE, Namespace,
-                              namespace_of)
+from core.namespaces cimport (DOMAIN_GLOBAL, DOMAIN_GROUP, DOMAIN_USER, GLOBALS_MAX, JOIN_SERVER, NEW_LAST_ACK,
+                              NEW_LIVE, Namespace, namespace_of)
 from core.records cimport (CATCHUP_CURSOR, CATCHUP_START, OPEN_AGAIN, OPEN_ALIVE, OPEN_RESUME, OPENED_TAKEN, REC_OPEN,
                            STATE_HERE, STATE_JOINED, record_add)
 from core.requests cimport request_done, request_open, request_peek
@@ -87,6 +87,7 @@ cdef bint _open_channel(Edge *edge, Opening *opening, const char *name, uint32_t
     pending.sibling = opening.first
     opening.first = pending.index
     opening.count += 1
+    opening.globals += channel.domain == DOMAIN_GLOBAL
     pending_since(pending, since)
     if since == NULL and not opening.resumed and channel.domain == DOMAIN_USER:
         device = namespace_of(&edge.namespaces, name, size).new_device
@@ -106,6 +107,44 @@ cdef Pending *_opening_find(Edge *edge, Opening *opening, Channel *channel) noex
     return NULL if index == NONE else pending_at(edge, index)
 
 
+cdef bint _is_full(Edge *edge, Opening *opening, const Namespace *namespace) noexcept nogil:
+    """Whether the session is in as many channels as it may be; global ones do not count as joined."""
+    if namespace.domain == DOMAIN_GLOBAL:
+        return opening.globals >= GLOBALS_MAX
+    return opening.count - opening.globals >= edge.config.channels_max + edge.namespaces.session_count
+
+
+cdef bint _knows(Edge *edge, Opening *opening) noexcept nogil:
+    """Whether a resume says where the session stands in whatever it has heard of: the store does, or the client."""
+    cdef uint32_t index = opening.first
+    while opening.resumed and index != NONE:
+        if pending_at(edge, index).stored:
+            return True
+        index = pending_at(edge, index).sibling
+    return opening.resumed and opening.whole
+
+
+cdef bint _open_globals(Edge *edge, Opening *opening) noexcept nogil:
+    """Add the global channels that nobody named; False: out of memory.
+
+    A session begins where they stand. One that is resumed and had not heard of a channel is older than it: every HELLO
+    is told of all, and they are stored with it. So it gets that channel from its beginning.
+    """
+    cdef bint older = _knows(edge, opening)
+    cdef uint64_t start[2]
+    cdef uint32_t place
+    cdef Channel *channel
+    for place in range(edge.globals):
+        channel = channel_at(edge, edge.everybody[place])
+        if _opening_find(edge, opening, channel) != NULL:
+            continue
+        start[0] = channel.epoch
+        start[1] = 0
+        if not _open_channel(edge, opening, channel_name(edge, channel), channel.name_size, start if older else NULL):
+            return False
+    return True
+
+
 cdef void _stored_channel(Edge *edge, Connection *conn, Opening *opening, const char *name, uint32_t size,
                           const uint64_t *since) noexcept nogil:
     """A channel of the session as it is stored: what the client itself says of it counts more."""
@@ -120,8 +159,7 @@ cdef void _stored_channel(Edge *edge, Connection *conn, Opening *opening, const 
                 opening.remaining += 1
         return
     namespace = namespace_of(&edge.namespaces, name, size)
-    if namespace == NULL or namespace.domain == DOMAIN_USER \
-            or opening.count >= edge.config.channels_max + edge.namespaces.session_count \
+    if namespace == NULL or namespace.domain == DOMAIN_USER or _is_full(edge, opening, namespace) \
             or (namespace.domain == DOMAIN_GROUP and namespace.join != JOIN_SERVER
                 and join_refused(edge, conn, namespace, name, size) != NULL):
         return                          # what the session may not join any more it is not in any more
@@ -329,7 +367,11 @@ cdef void _open_finish(Edge *edge, Opening *opening) noexcept nogil:
 cdef void opening_answered(Edge *edge, Opening *opening) noexcept nogil:
     """One of the answers that an opening waits for is there."""
     opening.remaining -= 1
-    if opening.remaining == 0:
+    if opening.remaining:
+        return
+    if not _open_globals(edge, opening):    # at last: none of them begins between this and WELCOME
+        opening_refused(edge, opening, OVERLOADED, b"out of memory")
+    elif opening.remaining == 0:
         _open_finish(edge, opening)
 
 

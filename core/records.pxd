@@ -42,6 +42,7 @@ cdef enum RecordKind:
     REC_SESSIONS                # w->r: which channels have these sessions?
     REC_SURVEY                  # w->r: how does this channel stand? (core/survey.pxd)
     REC_TOLD                    # w->r: the record behind this was told to an earlier router, then
+    REC_GLOBAL                  # r->w: a global channel stands here; what is said in it from now on follows this
     REC_KIND_COUNT
 
 ctypedef struct Record:         # 8 bytes: the head of every record
@@ -49,16 +50,24 @@ ctypedef struct Record:         # 8 bytes: the head of every record
     uint16_t kind
     uint16_t aux                # by kind: size of the name, code, or flags
 
+cdef enum BeginFlag:            # aux of BEGIN
+    BEGIN_BESIDE = 1            # an earlier start runs on beside this
+    BEGIN_EVERYBODY = 2         # it has sessions: it wants to know of all global channels
+    BEGIN_BEFORE = 4            # it was linked before: of a global channel that it does not name it was never told
+
 ctypedef struct RecLink:        # LINK, LINKED, BEGIN, END, BYE
-    Record head                 # LINKED: aux 1 = resynchronise; BEGIN: aux 1 = an earlier start runs on beside this
+    Record head                 # LINKED: aux 1 = resynchronise; BEGIN: BeginFlag
     uint64_t epoch              # of the sender: the worker's start, the router's epoch
     uint32_t version            # RECORDS_VERSION
     uint32_t worker             # the worker's number on its node
 
-ctypedef struct RecChannel:     # SUBSCRIBE, SUBSCRIBED, UNSUBSCRIBE; name follows but in SUBSCRIBED
+cdef enum:
+    GLOBAL_GONE = 1             # `channel` of GLOBAL: nothing is kept of it any more, and it makes room for another
+
+ctypedef struct RecChannel:     # SUBSCRIBE, SUBSCRIBED, UNSUBSCRIBE, GLOBAL; name follows but in SUBSCRIBED
     Record head                 # aux: size of the name; SUBSCRIBED: 0, or the code of a refusal
-    uint64_t channel            # the worker's handle
-    uint64_t epoch              # SUBSCRIBE: the last position seen; SUBSCRIBED: the position now
+    uint64_t channel            # the worker's handle; GLOBAL: 0 or GLOBAL_GONE
+    uint64_t epoch              # SUBSCRIBE: the last position seen; SUBSCRIBED, GLOBAL: the position now
     uint64_t offset
 
 cdef enum OpenFlag:             # aux of OPEN
@@ -132,7 +141,7 @@ cdef enum MessageFlag:          # aux of MESSAGE
 
 ctypedef struct RecMessage:     # the MESSAGE frame as MessagePack follows
     Record head                 # MessageFlag
-    uint64_t channel            # the worker's handle; 0 when global
+    uint64_t channel            # the worker's handle; 0 when global: the frame has its name
     uint64_t epoch
     uint64_t offset
     uint32_t body_size
@@ -303,6 +312,9 @@ cdef inline bint record_fits(const Record *head, size_t left) noexcept nogil:
         variable = head.aux
     elif head.kind == REC_TOLD:
         fixed = sizeof(RecTold)
+    elif head.kind == REC_GLOBAL:
+        fixed = sizeof(RecChannel)
+        variable = head.aux
     else:
         return False
     return head.kind != 0 and head.size >= fixed + variable

@@ -32,6 +32,11 @@ BAN = REC_BAN
 BANS = REC_BANS
 SESSIONS = REC_SESSIONS
 SURVEY = REC_SURVEY
+GLOBAL = REC_GLOBAL
+GONE = GLOBAL_GONE
+BESIDE = BEGIN_BESIDE
+EVERYBODY = BEGIN_EVERYBODY
+BEFORE = BEGIN_BEFORE
 AS_IS = SURVEY_AS_IS
 POSITION = SURVEY_POSITION
 MESSAGES = SURVEY_MESSAGES
@@ -203,6 +208,10 @@ cdef _unpack(const Record *head):
         fields.update(_caught(<RecCaught *> head))
     elif head.kind == REC_TOLD:
         fields.update(time_us=(<RecTold *> head).time_us)
+    elif head.kind == REC_GLOBAL:
+        rest = <const char *> head + sizeof(RecChannel)
+        fields.update(channel=(<RecChannel *> head).channel, epoch=(<RecChannel *> head).epoch,
+                      offset=(<RecChannel *> head).offset, name=rest[:head.aux])
     elif head.kind == REC_TAKEN:
         fields.update(count=(<RecTaken *> head).count, others=(<RecTaken *> head).others)
     return fields

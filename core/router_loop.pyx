@@ -39,7 +39,7 @@ from core.poller cimport (EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN, POLLER_EVENTS, 
                           epoll_event, epoll_wait, poller_watch)
 from core.presence cimport presence_due
 from core.records cimport Record, record_fits
-from core.recovery cimport recover_records, sift_records
+from core.recovery cimport recover_globals, recover_records, sift_records
 from core.rooms cimport rooms_free, rooms_init
 from core.sequencer cimport (ORIGIN_WINDOW_MS, ORIGINS_MAX, SEQUENCER_BATCHES_TURN, SWEEP_PERIOD_MS, SWEEP_SLOTS,
                              WORKER_FREE, WORKER_SILENT_MS, Owner, Sequencer, Worker, sequencer_record,
@@ -411,12 +411,27 @@ cdef class RouterLoop:
         Raises:
             ValueError: these are no log records.
         """
+        return self._recover(batch, False)
+
+    def recover_globals(self, const unsigned char[::1] batch):
+        """Take where the global channels of a log that is not complete stand, before `run`; else as `recover`.
+
+        Args:
+            batch: a log record for each of them; of more than workers are told of, the first count.
+
+        Raises:
+            ValueError: these are no log records.
+        """
+        return self._recover(batch, True)
+
+    cdef _recover(self, const unsigned char[::1] batch, bint globals):
         cdef int64_t passed = 0
         self.sequencer.now_ms = clock_ms()
         self.sequencer.wall_ms = clock_wall_ms()
         if batch.shape[0]:
             with nogil:
-                passed = recover_records(self.sequencer, &batch[0], batch.shape[0], self.sequencer.recovers)
+                passed = recover_globals(self.sequencer, &batch[0], batch.shape[0]) if globals \
+                    else recover_records(self.sequencer, &batch[0], batch.shape[0], self.sequencer.recovers)
         if passed < 0:
             raise ValueError("a batch of the log holds something else than log records")
         return passed

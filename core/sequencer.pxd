@@ -55,6 +55,8 @@ ctypedef struct Worker:
     uint64_t asked_ms           # when it was last asked for everything
     Batch out
     bint overfull               # a record found no room
+    bint everybody              # it is told of global channels
+    bint before                 # it was linked before its BEGIN, to this router or another
     bint drains                 # it sends its clients away
     bint told                   # it gave sessions up, or some were taken over, since the last TAKEN
     uint32_t taken              # how many

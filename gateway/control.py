@@ -22,6 +22,7 @@ from gateway.rights import Rights
 STATE_HANDSHAKING = 1
 STATE_OPEN = 2
 CHANNEL_BYTES_MAX = 255
+GLOBALS_MAX = 128  # core/namespaces.pxd
 HISTORY_LIMIT = 100
 HISTORY_LIMIT_MAX = 1000
 HELD_BYTES_MAX = 16_777_216  # of HELLOs that wait for the bans
@@ -285,11 +286,13 @@ class Control:
         """
         if resume is None:
             return {}
-        if not isinstance(resume, dict) or len(resume) > self._limits.channels_max + len(own):
+        most = self._limits.channels_max + len(own)
+        if not isinstance(resume, dict) or len(resume) > most + GLOBALS_MAX:
             raise RequestRefused(
                 Code.BAD_REQUEST, "resume is a map of channel to [epoch, offset], one a joined channel"
             )
         positions: dict[str, tuple[int, int]] = {}
+        joined = 0
         for name, value in resume.items():
             if fresh and name not in own:
                 continue
@@ -299,6 +302,9 @@ class Control:
                 raise RequestRefused(Code.BAD_REQUEST, "resume names a channel that is not this session's")
             if spec.domain != "group" or rights.may_join(spec, channel, development=self._limits.development):
                 positions[channel] = position
+            joined += spec.domain != "global"
+        if joined > most:
+            raise RequestRefused(Code.BAD_REQUEST, f"resume names {joined} channels; a session joins at most {most}")
         return positions
 
     def _welcome(self, request: int, session: bytes, identity: Identity, resumed: bool, now: float) -> bytes:

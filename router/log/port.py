@@ -60,6 +60,16 @@ class Loaded:
     """Its kept messages as log records, oldest first; empty unless they were asked for."""
 
 
+class Standing(NamedTuple):
+    """A channel of which messages are kept."""
+
+    channel: bytes
+    position: Position
+    """Of its last message."""
+    time_ms: int
+    """When the newest that is kept was made, wall clock."""
+
+
 @dataclass
 class SessionChange:
     """What became of a session since the last save."""
@@ -167,6 +177,13 @@ class Log(Protocol):
 
     async def load(self, channels: Sequence[bytes], *, messages: bool) -> list[Loaded]:
         """What is kept of channels, in one round trip, in their order."""
+
+    async def standing(self, namespaces: Sequence[str]) -> list[Standing]:
+        """The channels of some namespaces of domain global of which messages are kept, the one with the newest first.
+
+        For whoever has not recovered all: nobody names these channels before they are told of. It may give some whose
+        messages are too old already.
+        """
 
     async def sift(self, keep: "Sift") -> None:
         """Called now and then: give back the place of what is not kept any more.

@@ -17,6 +17,7 @@ from router.log.port import (
     Position,
     Session,
     SessionChange,
+    Standing,
 )
 from tests.contract.conftest import MakeStore
 from tests.contract.running import message, messages, on_a_loop, recovered, run
@@ -127,6 +128,32 @@ async def test_names_and_bodies_of_any_bytes_are_kept(store: Store) -> None:
     batch = [message(name, epoch, 1, body=bytes(range(256)) * 40) for name in names]
     await log.append(b"".join(batch))
     assert [one.records for one in await log.load(names, messages=True)] == batch
+
+
+@on_a_loop
+async def test_channels_that_everybody_hears_are_known_to_the_next_router(store: Store) -> None:
+    log, epoch = await opened(store)
+    assert await log.standing(["global"]) == []
+    now_ms = time.time_ns() // 1_000_000
+    names = [b"global:%d" % number for number in range(40)]
+    for number, name in enumerate(names):
+        made = [
+            log_records.pack(log_records.MESSAGE, name, epoch, offset, time_ms=now_ms + number) for offset in (1, 2)
+        ]
+        await log.append(
+            b"".join([*made, message(b"group:%d" % number, epoch, 1), message(b"user:a", epoch, number + 1)])
+        )
+    alone = log_records.pack(log_records.POSITION, b"global:alone", epoch, 9, time_ms=now_ms)
+    trimmed = log_records.pack(log_records.POSITION, names[7], epoch, 9, time_ms=now_ms)
+    await log.append(alone + trimmed)
+    expected = [Standing(name, Position(epoch, 2), now_ms + number) for number, name in enumerate(names)]
+    expected[7] = expected[7]._replace(position=Position(epoch, 9))
+    expected.reverse()
+    assert await log.standing(["global"]) == expected
+    assert await log.standing(["board"]) == []
+    assert await log.standing([]) == []
+    log, _ = await opened(store)
+    assert await log.standing(["board", "global"]) == expected
 
 
 # ------------------------------------------------------------------------------------------------- epochs and restarts
@@ -406,6 +433,7 @@ async def test_a_closed_log_is_unavailable(store: Store) -> None:
         log.save(Changes(cursors={"user:alice": Position(1, 1)})),
         log.cursors(["user:alice"]),
         log.bans(),
+        log.standing(["global"]),
     ):
         with pytest.raises(LogUnavailable, match="closed"):
             await call

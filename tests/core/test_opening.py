@@ -243,3 +243,46 @@ def test_a_new_router_is_told_of_sessions_and_memberships_again(edge: Edge) -> N
         (records.HERE, b"user:alice"),
         (records.HERE, b"group:a"),
     ]
+
+
+def test_a_new_session_is_told_and_stored_where_the_global_channels_stand(edge: Edge) -> None:
+    edge.link(EPOCH)
+    edge.router.send(wire.everybody("global:news", EPOCH, 4), wire.everybody("global:quiet", EPOCH, 0))
+    client = hello(edge, [["user:alice"]], unread=False)
+    subscribe(edge, {"user:alice": 0})
+    edge.router.send(wire.opened(client.conn, edge.router.expect(records.OPEN)["seq"]))
+    assert client.frame()[2]["channels"] == {
+        "user:alice": [EPOCH, 0, "live"],
+        "global:news": [EPOCH, 4, "live"],
+        "global:quiet": [EPOCH, 0, "live"],
+    }
+    said = {each["name"]: (each["what"], each["position"]) for each in (edge.router.state() for _ in range(3))}
+    assert said[b"global:news"] == (records.JOINED, (EPOCH, 4))
+    assert said[b"global:quiet"] == (records.JOINED, (EPOCH, 0))
+
+
+def test_a_session_that_is_older_than_a_global_channel_gets_it_from_the_start(edge: Edge) -> None:
+    edge.router.send(wire.everybody("global:news", EPOCH, 1), wire.everybody("global:old", EPOCH, 5))
+    client = hello(edge, [["user:alice", EPOCH, 0]], resumes=True, unread=False)
+    subscribe(edge, {"user:alice": 0})
+    stored = [["user:alice", EPOCH, 0, 0], ["global:old", EPOCH, 5]]
+    edge.router.send(wire.opened(client.conn, edge.router.expect(records.OPEN)["seq"], stored))
+    one = edge.router.expect(records.CATCHUP)
+    assert (one["name"], one["since"], one["flags"]) == (b"global:news", (EPOCH, 0), OUTCOME)
+    edge.router.send(wire.caught(one, (EPOCH, 1)))
+    assert client.frame()[2]["channels"] == {
+        "user:alice": [EPOCH, 0, "live"],
+        "global:old": [EPOCH, 5, "live"],
+        "global:news": [EPOCH, 1, "replayed"],
+    }
+    again = edge.router.expect(records.CATCHUP)
+    edge.router.send(wire.caught(again, (EPOCH, 1), [(EPOCH, 1, frame_of("global:news", 1, "x"))]))
+    assert client.frame()[:4] == [9, "global:news", 1, "x"]
+
+
+def test_a_resume_of_which_nothing_is_known_goes_on_live_in_global_channels(edge: Edge) -> None:
+    edge.router.send(wire.everybody("global:news", EPOCH, 3))
+    client = hello(edge, [["user:alice", EPOCH, 0]], resumes=True, unread=False)
+    subscribe(edge, {"user:alice": 0})
+    edge.router.send(wire.opened(client.conn, edge.router.expect(records.OPEN)["seq"]))
+    assert client.frame()[2]["channels"]["global:news"] == [EPOCH, 3, "live"]

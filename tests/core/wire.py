@@ -37,6 +37,11 @@ def subscribed(channel: int, epoch: int, offset: int, code: int = 0) -> bytes:
     return record(records.SUBSCRIBED, code, _CHANNEL.pack(channel, epoch, offset))
 
 
+def everybody(name: str, epoch: int, offset: int, *, gone: bool = False) -> bytes:
+    """GLOBAL."""
+    return record(records.GLOBAL, len(name), _CHANNEL.pack(records.GONE * gone, epoch, offset), name.encode())
+
+
 def opened(conn: int, seq: int, stored: list[Any] | None = None, code: int = 0) -> bytes:
     body = b"" if stored is None else packed(stored)
     return record(records.OPENED, code, _SESSION.pack(conn, bytes(16), seq, len(body)), body)
