@@ -14,7 +14,7 @@ from core.hash cimport HashKey, Index
 from core.ledger cimport Ledger
 from core.mailbox cimport Mailbox
 from core.names cimport Names
-from core.namespaces cimport Namespaces
+from core.namespaces cimport GLOBALS_MAX, Namespaces
 from core.pace cimport Pace
 from core.ring cimport RingPool
 from core.slab cimport Slab
@@ -73,6 +73,7 @@ ctypedef union ChannelMembers:
 cdef enum ChannelFlag:
     CHANNEL_LIVE = 1            # SUBSCRIBED arrived
     CHANNEL_UNASKED = 2         # SUBSCRIBE found no room, here or at the router: it is said again
+    CHANNEL_KNOWN = 4           # global, and something was said in it: held until the worker ends
 
 ctypedef struct Channel:        # 56 bytes; most are a user's own channel with one member
     uint32_t index
@@ -82,7 +83,8 @@ ctypedef struct Channel:        # 56 bytes; most are a user's own channel with o
     ChannelMembers members      # read through channel_members
     uint32_t count
     uint32_t capacity
-    uint32_t holds              # pendings that point here; with them and members gone the channel is freed
+    # With neither members nor holds the channel is freed.
+    uint32_t holds              # pendings that point here, and its place among the global ones
     uint32_t waiting            # first pending that waits for SUBSCRIBED, NONE
     uint32_t name               # owned: number in the edge's names; read through channel_name
     uint8_t name_size
@@ -139,6 +141,7 @@ ctypedef struct Opening:        # a HELLO that waits for the router
     uint32_t remaining          # answers to come: one a channel, one for the session
     uint32_t first              # list of pendings
     uint32_t count              # pendings
+    uint32_t globals            # of them, those of global channels
     uint32_t welcome_size
     uint32_t stored_size
     uint64_t cursor             # last ACK of any of the user's sessions in the user's own channel
@@ -148,6 +151,7 @@ ctypedef struct Opening:        # a HELLO that waits for the router
     uint8_t tells_unread        # WELCOME wants it
     uint8_t cursor_known
     uint8_t claimed             # OPENED came
+    uint8_t if_alive            # the resume token is old: the session has to be stored
 
 cdef enum RequestKind:
     REQUEST_DONE
@@ -247,7 +251,8 @@ ctypedef struct Edge:
     ReplayList replays_waiting  # those whose connection has room, first come first
     uint32_t replays_asked      # parts under way from the router
     uint32_t unasked            # channels whose SUBSCRIBE is to be said again
-    uint32_t globals            # channels of the global domain that this worker subscribed to
+    uint32_t globals            # global channels that the router told of
+    uint32_t everybody[GLOBALS_MAX]     # their indexes
     Requests requests
     Kept kept
     Link link

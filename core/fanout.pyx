@@ -25,19 +25,18 @@ from core.slab cimport SLAB_NONE, generation_next, invariant, invariant_always, 
 from core.slow cimport slow_end, slow_told
 
 
-cdef Channel *channel_of_message(Edge *edge, const Body *body) noexcept nogil:
-    """The channel that a MESSAGE frame names, NULL when this worker has not subscribed to it."""
+cdef const char *message_channel(const Body *body, uint32_t *size) noexcept nogil:
+    """The name of the channel of a MESSAGE frame, borrowed from it; NULL: it is none."""
     cdef MpReader reader
     cdef uint32_t count = 0
-    cdef uint32_t size = 0
     cdef uint64_t kind = 0
     cdef const char *name
     reader.p = body.data
     reader.end = body.data + body.size
     if mp_read_array(&reader, &count) != MP_OK or mp_read_uint(&reader, &kind) != MP_OK \
-            or mp_read_str(&reader, &name, &size) != MP_OK:
+            or mp_read_str(&reader, &name, size) != MP_OK:
         return NULL
-    return channel_find(edge, name, size)
+    return name
 
 
 cdef uint64_t fanout_all(Edge *edge, const Body *bodies, uint32_t count, Channel *channel) noexcept nogil:
@@ -164,7 +163,6 @@ cdef Channel *channel_acquire(Edge *edge, const char *name, uint32_t size, int d
     channel.slow = SLOW_DISCONNECT if namespace == NULL else namespace.slow_consumer
     channel.capacity = 1
     channel.waiting = NONE
-    edge.globals += domain == DOMAIN_GLOBAL
     ledger_acquire(edge.ledger, KIND_CHANNEL, index, HERE)
     return channel
 
@@ -228,7 +226,6 @@ cdef void channel_rest(Edge *edge, Channel *channel) noexcept nogil:
     if channel.capacity > 1:
         pages_give(channel.members.many, channel.capacity * sizeof(ChannelMember))
     name_drop(&edge.names, channel.name, channel.name_size)
-    edge.globals -= channel.domain == DOMAIN_GLOBAL
     channel.generation = 0
     ledger_release(edge.ledger, KIND_CHANNEL, channel.index)
     slab_release(&edge.channels, channel.index)

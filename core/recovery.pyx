@@ -8,10 +8,11 @@ from core.keys cimport KeyName, Keys, key_find, key_keep, keys_ms
 from core.log_records cimport (LOG_LAST, LOG_MESSAGE, LOG_POSITION, LogRecord, log_record_body, log_record_fits,
                                log_record_name)
 from core.mailbox cimport MAILBOX_BYTES_MAX, NOTE_LOG_KEPT, Note, mailbox_put, note_init
-from core.namespaces cimport Namespace, namespace_of
+from core.namespaces cimport DOMAIN_GLOBAL, Namespace, namespace_of
 from core.ordering cimport origin_name
-from core.stream cimport (Stored, Stream, stream_adopt, stream_find, stream_forget, stream_holds, stream_kept,
-                          stream_last_epoch, stream_open, stream_store, stream_stored, stream_use, stream_wanted)
+from core.stream cimport (Stored, Stream, stream_adopt, stream_find, stream_forget, stream_holds, stream_is_silent,
+                          stream_kept, stream_last_epoch, stream_list, stream_open, stream_store, stream_stored,
+                          stream_use, stream_wanted)
 
 
 cdef void _key_again(Sequencer *sequencer, Keys *keys, const KeyName *name, const LogRecord *record) noexcept nogil:
@@ -76,6 +77,8 @@ cdef bint _stream_again(Sequencer *sequencer, Stream *stream, const LogRecord *r
         head.time_ms = record.time_ms
         head.size = record.body_size
         stream_store(&sequencer.streams, stream, &head, log_record_body(record), sequencer.wall_ms)
+    if stream.domain == DOMAIN_GLOBAL and not stream_is_silent(&sequencer.streams, stream, sequencer.wall_ms):
+        stream_list(&sequencer.streams, stream)     # beyond the bound: when something is said there
     return True
 
 
@@ -98,6 +101,35 @@ cdef int64_t recover_records(Sequencer *sequencer, const uint8_t *data, size_t s
             passed += 1
         elif stream == NULL or not _stream_again(sequencer, stream, record):
             sequencer.streams.cold = sequencer.streams.logged   # there is no room for it: it is read when it is wanted
+    return passed
+
+
+cdef bint _global_again(Sequencer *sequencer, const LogRecord *record) noexcept nogil:
+    """A global stream stands at this record's position; False: there is no place for it."""
+    cdef Stream *stream = stream_wanted(&sequencer.streams, log_record_name(record), record.name_size,
+                                        sequencer.wall_ms)
+    if stream == NULL or stream.domain != DOMAIN_GLOBAL or stream.history == NULL \
+            and not stream_open(&sequencer.streams, stream):
+        return False
+    if record.epoch >= stream.epoch:
+        stream.epoch = sequencer.streams.epoch = max(sequencer.streams.epoch, record.epoch + 1)
+    if record.offset > stream.offset:
+        stream_adopt(stream, record.epoch, record.offset)
+    stream_use(stream, record.time_ms)
+    if not stream_is_silent(&sequencer.streams, stream, sequencer.wall_ms):
+        stream_list(&sequencer.streams, stream)     # beyond the bound: when something is said there
+    return True
+
+
+cdef int64_t recover_globals(Sequencer *sequencer, const uint8_t *data, size_t size) noexcept nogil:
+    """Know of global streams, each by a record of its last position; how many had no place, -1: no batch."""
+    cdef size_t place = 0
+    cdef int64_t passed = 0
+    while place < size:
+        if not log_record_fits(<const LogRecord *> (data + place), size - place):
+            return -1
+        passed += not _global_again(sequencer, <const LogRecord *> (data + place))
+        place += (<const LogRecord *> (data + place)).size
     return passed
 
 

@@ -28,8 +28,8 @@ from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, C
 from core.loading cimport loading_done, loads_ask
 from core.log_out cimport LOG_CHUNKS_MAX, log_free, log_init, log_is_there, log_wait_ms
 from core.mailbox cimport (NOTE_AUDIT, NOTE_BANS_SAY, NOTE_CURSOR_READ, NOTE_LOG_COMMITTED, NOTE_LOG_LOADED,
-                           NOTE_LOG_SIFT, NOTE_LOG_STATE, NOTE_SESSION_OPENED, NOTE_SESSIONS_READ, Note, mailbox_drain,
-                           mailbox_free, mailbox_init, mailbox_ring, note_init)
+                           NOTE_LOG_SIFT, NOTE_LOG_STATE, NOTE_SESSION_OPENED, NOTE_SESSIONS_READ, NOTE_TOLD_END, Note,
+                           mailbox_drain, mailbox_free, mailbox_init, mailbox_ring, note_init)
 from core.namespaces cimport namespaces_fill
 from core.notes cimport notes_put, notes_take
 from core.ordering cimport log_committed, log_hand_over
@@ -39,13 +39,13 @@ from core.poller cimport (EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN, POLLER_EVENTS, 
                           epoll_event, epoll_wait, poller_watch)
 from core.presence cimport presence_due
 from core.records cimport Record, record_fits
-from core.recovery cimport recover_records, sift_records
+from core.recovery cimport recover_globals, recover_records, sift_records
 from core.rooms cimport rooms_free, rooms_init
 from core.sequencer cimport (ORIGIN_WINDOW_MS, ORIGINS_MAX, SEQUENCER_BATCHES_TURN, SWEEP_PERIOD_MS, SWEEP_SLOTS,
-                             TOLD_AGAIN_MS, WORKER_FREE, WORKER_SILENT_MS, Owner, Sequencer, Worker, sequencer_record,
+                             WORKER_FREE, WORKER_SILENT_MS, Owner, Sequencer, Worker, sequencer_record,
                              sequencer_tell_taken, worker_give_up, worker_known, worker_of)
 from core.sessions cimport (STATES_BYTES_MAX, cursor_read, session_opened, sessions_alive, sessions_flush,
-                            sessions_read)
+                            sessions_read, told_end)
 from core.slab cimport slab_free, slab_init
 from core.stream cimport streams_free, streams_init, streams_sweep
 from core.zmtp cimport ZMTP_IDENTITY_BYTES_MAX
@@ -174,6 +174,8 @@ cdef void _notes_take(Sequencer *sequencer) noexcept nogil:
             cursor_read(sequencer, note)
         elif note.kind == NOTE_SESSIONS_READ:
             sessions_read(sequencer, note)
+        elif note.kind == NOTE_TOLD_END:
+            told_end(sequencer)
         elif note.kind == NOTE_AUDIT:
             sequencer.audit = note.request
         elif note.kind == NOTE_BANS_SAY:
@@ -199,7 +201,6 @@ cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
     cdef int count = 0
     sequencer.now_ms = clock_ms()
     sequencer.quiet_until_ms += sequencer.now_ms
-    sequencer.told_until_ms = sequencer.now_ms + TOLD_AGAIN_MS
     while not sequencer.stopping:
         pace_wait(&sequencer.pace, count)
         count = epoll_wait(sequencer.epoll_fd, events, POLLER_EVENTS, _wait_ms(sequencer))
@@ -232,6 +233,7 @@ cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
             sequencer_audit(sequencer, sequencer.audit)
             sequencer.audit = 0
         mailbox_ring(&sequencer.to_control)
+    told_end(sequencer)
     sequencer.log.under_way_max = sequencer.log.chunks_max  # the control thread appends what is left
     sequencer.log.pace_ms = 0
     sequencer.log.paced_ms = 0
@@ -308,8 +310,8 @@ cdef class RouterLoop:
         if log_under_way_max:
             self._log(log_bytes_max, log_under_way_max, log_chunks_max, log_pace_ms)
         sequencer.catchups.bytes_max = CATCHUPS_BYTES_MAX
-        sequencer.states.bytes_max = STATES_BYTES_MAX
-        sequencer.sessions_kept = sessions_kept
+        sequencer.states.bytes_max = sequencer.told.bytes_max = STATES_BYTES_MAX
+        sequencer.sessions_kept = sequencer.told_gathers = sessions_kept
         slab_init(&sequencer.owners, sizeof(Owner), 10, 0xFFFFFFFE)
         rooms_init(&sequencer.rooms, sequencer.ledger, sequencer.hash_key, &sequencer.owners)
         leavings_init(&sequencer.leavings, &sequencer.rooms, sequencer.hash_key, 0)
@@ -374,6 +376,7 @@ cdef class RouterLoop:
         drained_free(&sequencer.drained)
         batch_free(&sequencer.catchups)
         batch_free(&sequencer.states)
+        batch_free(&sequencer.told)
         if sequencer.rooms.ledger != NULL:
             leavings_free(&sequencer.leavings)
             leavings_free(&sequencer.gone)
@@ -408,12 +411,27 @@ cdef class RouterLoop:
         Raises:
             ValueError: these are no log records.
         """
+        return self._recover(batch, False)
+
+    def recover_globals(self, const unsigned char[::1] batch):
+        """Take where the global channels of a log that is not complete stand, before `run`; else as `recover`.
+
+        Args:
+            batch: a log record for each of them; of more than workers are told of, the first count.
+
+        Raises:
+            ValueError: these are no log records.
+        """
+        return self._recover(batch, True)
+
+    cdef _recover(self, const unsigned char[::1] batch, bint globals):
         cdef int64_t passed = 0
         self.sequencer.now_ms = clock_ms()
         self.sequencer.wall_ms = clock_wall_ms()
         if batch.shape[0]:
             with nogil:
-                passed = recover_records(self.sequencer, &batch[0], batch.shape[0], self.sequencer.recovers)
+                passed = recover_globals(self.sequencer, &batch[0], batch.shape[0]) if globals \
+                    else recover_records(self.sequencer, &batch[0], batch.shape[0], self.sequencer.recovers)
         if passed < 0:
             raise ValueError("a batch of the log holds something else than log records")
         return passed

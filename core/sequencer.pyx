@@ -7,6 +7,7 @@ from core.batch cimport batch_clear, batch_free
 from core.catchup cimport catchup_take
 from core.codes cimport NO_SUCH_CHANNEL, OVERLOADED
 from core.drained cimport DrainedSession, drained_keep, drained_take
+from core.everybody cimport everybody_add, everybody_link, everybody_say
 from core.hash cimport hash_bytes, index_find, index_put, index_remove
 from core.loading cimport loading_takes
 from core.ledger cimport (COUNT_MESSAGES_ROUTED, COUNT_WORKERS_LOST, GAUGE_LINKED, KIND_SESSION, ledger_acquire,
@@ -15,18 +16,20 @@ from core.mpack cimport MpWriter, mp_write_array, mp_write_map, mp_write_raw, mp
 from core.namespaces cimport DOMAIN_GLOBAL, namespace_of
 from core.ordering cimport publish_order
 from core.presence cimport presence_answer, presence_end, presence_state
-from core.records cimport (CLOSE_COMES_BACK, CLOSE_TOLD, OPEN_AGAIN, OPEN_TOLD, REC_BAN, REC_BEGIN, REC_BYE,
-                           REC_CATCHUP, REC_CLOSE, REC_END, REC_EVICT, REC_HISTORY, REC_LINK, REC_LINKED,
-                           REC_MESSAGE, REC_OPEN, REC_PRESENCE, REC_PUBLISH, REC_REPLY, REC_SESSIONS,
-                           REC_STATE, REC_SUBSCRIBE, REC_SURVEY, REC_TAKEN, REC_UNSUBSCRIBE,
-                           RECORDS_VERSION, STATE_ACKED, STATE_TOLD, RecBody, RecCatchup, RecChannel,
-                           RecHistory, RecLink, RecMessage, RecPublish, RecSession, RecState, RecTaken)
+from core.records cimport (BEGIN_BEFORE, BEGIN_BESIDE, BEGIN_EVERYBODY, CLOSE_COMES_BACK, CLOSE_TOLD, MESSAGE_GLOBAL,
+                           OPEN_AGAIN, OPEN_TOLD, REC_BAN, REC_BEGIN, REC_BYE, REC_CATCHUP, REC_CLOSE, REC_END,
+                           REC_EVICT, REC_HISTORY, REC_LINK, REC_LINKED, REC_MESSAGE, REC_OPEN, REC_PRESENCE,
+                           REC_PUBLISH, REC_REPLY, REC_SESSIONS, REC_STATE, REC_SUBSCRIBE, REC_SURVEY, REC_TAKEN,
+                           REC_TOLD, REC_UNSUBSCRIBE, RECORDS_VERSION, STATE_ACKED, STATE_TOLD, RecBody, RecCatchup,
+                           RecChannel, RecHistory, RecLink, RecMessage, RecPublish, RecSession, RecState, RecTaken,
+                           RecTold)
 from core.rooms cimport attender_start
 from core.sessions cimport session_close, session_open, session_state, session_told, sessions_ask
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_at, slab_release
 from core.stream cimport (Stored, Stream, route_remove, route_set, routes_remove_worker, stream_adopt, stream_base,
-                          stream_find, stream_kept, stream_namespace, stream_stored, stream_use, stream_wanted)
+                          stream_find, stream_kept, stream_namespace, stream_routes_to, stream_stored, stream_use,
+                          stream_wanted)
 from core.survey cimport survey_answer
 
 assert sizeof(Owner) == 28 and WORKERS_MAX <= 256
@@ -96,6 +99,11 @@ cdef uint32_t _owner_find(Sequencer *sequencer, const uint8_t *session, uint64_t
     return SLAB_NONE
 
 
+cdef uint32_t owner_of(Sequencer *sequencer, const uint8_t *session) noexcept nogil:
+    """Slot of the owner that has a session, SLAB_NONE when nobody has it."""
+    return _owner_find(sequencer, session, hash_bytes(&sequencer.hash_key, session, 16))
+
+
 cdef void _owner_end(Sequencer *sequencer, uint32_t index) noexcept nogil:
     cdef Owner *owner = _owner_at(sequencer, index)
     presence_end(sequencer, index)
@@ -157,13 +165,17 @@ cdef void _on_begin(Sequencer *sequencer, Worker *worker, RecLink *record) noexc
     cdef Worker *other
     for index in range(sequencer.worker_count):
         other = worker_at(sequencer, index)
-        if not record.head.aux and other != worker and other.state >= WORKER_LINKING and other.number == record.worker \
-                and other.epoch < record.epoch and _same_node(other, worker):
+        if not record.head.aux & BEGIN_BESIDE and other != worker and other.state >= WORKER_LINKING \
+                and other.number == record.worker and other.epoch < record.epoch and _same_node(other, worker):
             worker_give_up(sequencer, other)
     _worker_forget(sequencer, worker)
     worker.state = WORKER_LINKING
     worker.number = record.worker
     worker.epoch = record.epoch
+    worker.everybody = record.head.aux & BEGIN_EVERYBODY != 0
+    worker.before = record.head.aux & BEGIN_BEFORE != 0
+    if not worker.before:
+        everybody_link(sequencer, worker)       # it has none to name, and its sessions begin where these stand
 
 
 cdef bint _same_node(Worker *one, Worker *other) noexcept nogil:
@@ -185,6 +197,7 @@ cdef void _said_since(Sequencer *sequencer, Worker *worker, Stream *stream, RecC
     tells the worker.
     """
     cdef uint64_t after = record.offset
+    cdef bint everybody = stream.domain == DOMAIN_GLOBAL
     cdef uint32_t place
     cdef Stored *stored
     cdef RecMessage *say
@@ -198,10 +211,11 @@ cdef void _said_since(Sequencer *sequencer, Worker *worker, Stream *stream, RecC
         stored = stream_stored(stream, place)
         if stored.offset <= after:
             continue
-        say = <RecMessage *> worker_say(worker, REC_MESSAGE, 0, sizeof(RecMessage), stored.size)
+        say = <RecMessage *> worker_say(worker, REC_MESSAGE, MESSAGE_GLOBAL if everybody else 0, sizeof(RecMessage),
+                                        stored.size)
         if say == NULL:
             return
-        say.channel = record.channel
+        say.channel = 0 if everybody else record.channel
         say.epoch = stored.epoch
         say.offset = stored.offset
         say.body_size = stored.size
@@ -213,16 +227,27 @@ cdef void _on_subscribe(Sequencer *sequencer, Worker *worker, RecChannel *record
     """A worker has members; a position of an older epoch that it saw is not given again."""
     cdef const char *name = <const char *> record + sizeof(RecChannel)
     cdef Stream *stream = stream_wanted(&sequencer.streams, name, record.head.aux, sequencer.wall_ms)
-    if stream == NULL or route_set(&sequencer.streams, stream, worker_index(sequencer, worker), record.channel) < 0:
+    cdef bint everybody = stream != NULL and stream.domain == DOMAIN_GLOBAL
+    if everybody and record.channel == 0:
+        if stream_routes_to(stream, worker_index(sequencer, worker)):
+            return                      # it named the channel itself
+        everybody_say(sequencer, worker, stream, 0)
+    if stream == NULL or route_set(&sequencer.streams, stream, worker_index(sequencer, worker),
+                                   0 if everybody else record.channel) < 0:
         worker_subscribed(worker, record.channel, _why_none(sequencer, name, record.head.aux), 0, 0)
         return
     stream_use(stream, sequencer.wall_ms)
     if record.offset and record.epoch < stream.epoch and record.offset >= stream.offset \
             and (stream.history == NULL or stream.history.given == stream.history.base):
         stream_adopt(stream, record.epoch, record.offset)
-    elif stream.domain != DOMAIN_GLOBAL:
+    else:
         _said_since(sequencer, worker, stream, record)
-    worker_subscribed(worker, record.channel, 0, stream.epoch, stream.offset)
+    if everybody and record.channel == 0:
+        everybody_say(sequencer, worker, stream, stream.offset)
+    else:
+        worker_subscribed(worker, record.channel, 0, stream.epoch, stream.offset)
+    if everybody and record.offset and stream.offset:
+        everybody_add(sequencer, stream, True)
 
 
 cdef int _why_none(Sequencer *sequencer, const char *name, uint32_t size) noexcept nogil:
@@ -232,9 +257,13 @@ cdef int _why_none(Sequencer *sequencer, const char *name, uint32_t size) noexce
 
 cdef void _on_unsubscribe(Sequencer *sequencer, Worker *worker, RecChannel *record) noexcept nogil:
     cdef Stream *stream = stream_find(&sequencer.streams, <const char *> record + sizeof(RecChannel), record.head.aux)
-    if stream != NULL:
-        stream_use(stream, sequencer.wall_ms)
+    if stream == NULL:
+        return
+    stream_use(stream, sequencer.wall_ms)
+    if stream.domain != DOMAIN_GLOBAL:
         route_remove(&sequencer.streams, stream, worker_index(sequencer, worker), record.channel)
+    elif stream.offset == 0 and stream.history == NULL:     # else its worker hears it for all its sessions
+        route_remove(&sequencer.streams, stream, worker_index(sequencer, worker), 0)
 
 
 cdef void _evict(Worker *worker, uint64_t conn, const uint8_t *session) noexcept nogil:
@@ -299,19 +328,6 @@ cdef void sequencer_tell_taken(Sequencer *sequencer) noexcept nogil:
         worker.told = False
 
 
-cdef bint _told_counts(Sequencer *sequencer, Worker *worker, uint32_t index) noexcept nogil:
-    """Whether what a worker told an earlier router of a session is the last word on it; `index`: its owner, if any.
-
-    Of one that another worker has it is not, unless that claimed it of this router just now, and waits for this.
-    """
-    cdef Owner *owner
-    if index == SLAB_NONE:
-        return True
-    owner = _owner_at(sequencer, index)
-    return owner.worker == worker_index(sequencer, worker) \
-        or (not owner.again and sequencer.now_ms < sequencer.told_until_ms)
-
-
 cdef void _on_open(Sequencer *sequencer, Worker *worker, RecSession *record) noexcept nogil:
     """A connection claims a session: whoever had it hears of it before the claim is answered."""
     cdef uint64_t hash = hash_bytes(&sequencer.hash_key, record.session, 16)
@@ -320,8 +336,7 @@ cdef void _on_open(Sequencer *sequencer, Worker *worker, RecSession *record) noe
     cdef bint evicted = False
     cdef Owner *owner
     if record.head.aux & OPEN_TOLD:
-        if _told_counts(sequencer, worker, index):
-            session_told(sequencer, record)
+        session_told(sequencer, worker, &record.head)
         return
     _drained_claimed(sequencer, hash, record.session)
     if index != SLAB_NONE:
@@ -355,8 +370,7 @@ cdef void _on_close(Sequencer *sequencer, Worker *worker, RecSession *record) no
     cdef uint32_t index = _owner_find(sequencer, record.session, hash)
     cdef Owner *owner
     if record.head.aux & CLOSE_TOLD:
-        if _told_counts(sequencer, worker, index):
-            session_close(sequencer, record)
+        session_told(sequencer, worker, &record.head)
         return
     if record.head.aux & CLOSE_COMES_BACK:
         _drained_given_up(sequencer, worker, hash, record.session)
@@ -374,8 +388,7 @@ cdef void _on_state(Sequencer *sequencer, Worker *worker, RecState *record) noex
                                       hash_bytes(&sequencer.hash_key, record.session, 16))
     cdef Owner *owner
     if record.what & STATE_TOLD:
-        if _told_counts(sequencer, worker, index):
-            session_state(sequencer, record)
+        session_told(sequencer, worker, &record.head)
         return
     if index == SLAB_NONE:
         return
@@ -471,6 +484,8 @@ cdef void sequencer_record(Sequencer *sequencer, Worker *worker, Record *record)
         _on_begin(sequencer, worker, <RecLink *> record)
     elif record.kind == REC_END and worker.state == WORKER_LINKING:
         worker.state = WORKER_LINKED
+        if worker.before:
+            everybody_link(sequencer, worker)
         bans_say_all(sequencer, worker)
         sequencer.linked += 1
         ledger_gauge(sequencer.ledger, GAUGE_LINKED, sequencer.linked)
@@ -484,6 +499,8 @@ cdef void sequencer_record(Sequencer *sequencer, Worker *worker, Record *record)
         _on_open(sequencer, worker, <RecSession *> record)
     elif record.kind == REC_CLOSE:
         _on_close(sequencer, worker, <RecSession *> record)
+    elif record.kind == REC_TOLD:
+        worker.told_us = (<RecTold *> record).time_us
     elif record.kind == REC_STATE:
         _on_state(sequencer, worker, <RecState *> record)
     elif record.kind == REC_CATCHUP:

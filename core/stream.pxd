@@ -15,7 +15,7 @@ from libc.string cimport memcmp
 from core.hash cimport HashKey, Index, hash_bytes, index_find
 from core.ledger cimport Ledger
 from core.names cimport Names, name_text
-from core.namespaces cimport Namespace, Namespaces
+from core.namespaces cimport GLOBALS_MAX, Namespace, Namespaces
 from core.slab cimport Slab, slab_at
 
 ctypedef struct Route:          # 16 bytes: a worker that has members
@@ -47,6 +47,7 @@ ctypedef struct History:        # what a stream has from the first position that
     StreamWaiting *waiting      # owned: oldest first, while it is loading
     StreamWaiting *waiting_last
     uint8_t loading             # Loading
+    uint8_t listed              # among the global ones that workers are told of (core/everybody.pxd)
     bint filled                 # the ring has all that is retained
     Stored **ring               # owned: `capacity` places, NULL before the first message that is kept
     uint32_t first              # place of the oldest
@@ -84,6 +85,8 @@ ctypedef struct Streams:
     bint cold                   # not all that it keeps is: new ones have to be loaded first (core/loading.pxd)
     uint64_t waiting_bytes      # of all streams
     uint32_t unasked            # streams whose load is still to be asked for
+    uint32_t globals            # global streams that workers are told of
+    uint32_t everybody[GLOBALS_MAX]     # their slots
     const Namespaces *namespaces    # borrowed: how much is kept of one stream
     uint64_t history_total      # bytes kept of all streams
     uint64_t history_total_max  # beyond it whatever the hand points at loses its oldest
@@ -208,6 +211,10 @@ cdef void streams_init(Streams *streams, Ledger *ledger, const Namespaces *names
 cdef void streams_free(Streams *streams) noexcept nogil
 cdef Stream *stream_wanted(Streams *streams, const char *name, uint32_t size, uint64_t now_ms) noexcept nogil
 cdef void stream_shut(Stream *stream) noexcept nogil
+cdef bint stream_list(Streams *streams, Stream *stream) noexcept nogil
+cdef void stream_unlist(Streams *streams, Stream *stream) noexcept nogil
+cdef bint stream_is_silent(const Streams *streams, const Stream *stream, uint64_t now_ms) noexcept nogil
+cdef bint stream_routes_to(const Stream *stream, uint32_t worker) noexcept nogil
 cdef void stream_adopt(Stream *stream, uint64_t epoch, uint64_t offset) noexcept nogil
 cdef void stream_store(Streams *streams, Stream *stream, const Stored *head, const uint8_t *body,
                        uint64_t now_ms) noexcept nogil

@@ -7,7 +7,7 @@ from core.hash cimport index_free, index_put, index_remove
 from core.ledger cimport (COUNT_HISTORY_SQUEEZED, KIND_CHANNEL, KIND_HISTORY, KIND_SUBSCRIPTION, ledger_acquire,
                           ledger_count, ledger_leaks, ledger_release)
 from core.names cimport name_drop, name_keep, names_free, names_init
-from core.namespaces cimport Namespace, namespace_of
+from core.namespaces cimport GLOBALS_MAX, Namespace, namespace_of
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, invariant, invariant_always, slab_acquire, slab_free, slab_init, slab_release
 
@@ -86,6 +86,7 @@ cdef void _stream_end(Streams *streams, Stream *stream) noexcept nogil:
         free(stream.routes.many)
     if stream.history != NULL:
         _waiting_free(streams, stream.history)
+        stream_unlist(streams, stream)
         stream_shut(stream)
     name_drop(&streams.names, stream.name, stream.name_size)
     index_remove(&streams.index, hash, index)
@@ -204,6 +205,30 @@ cdef bint stream_open(Streams *streams, Stream *stream) noexcept nogil:
     return True
 
 
+cdef bint stream_list(Streams *streams, Stream *stream) noexcept nogil:
+    """Put a global stream among those that workers are told of; False: there are as many as there may be."""
+    if streams.globals == GLOBALS_MAX or (stream.history == NULL and not stream_open(streams, stream)):
+        return False
+    if not stream.history.listed:
+        stream.history.listed = 1
+        streams.everybody[streams.globals] = stream.history.slot
+        streams.globals += 1
+    return True
+
+
+cdef void stream_unlist(Streams *streams, Stream *stream) noexcept nogil:
+    """Take it out again, if it is there."""
+    cdef uint32_t place = 0
+    if not stream.history.listed:
+        return
+    while streams.everybody[place] != stream.history.slot:
+        place += 1
+        invariant_always(place < streams.globals)
+    streams.globals -= 1
+    streams.everybody[place] = streams.everybody[streams.globals]
+    stream.history.listed = 0
+
+
 cdef void stream_adopt(Stream *stream, uint64_t epoch, uint64_t offset) noexcept nogil:
     """The position goes on behind one of an older epoch that others know and this stream does not."""
     stream.offset = offset
@@ -304,6 +329,20 @@ cdef inline void _route_put(Stream *stream, uint32_t place, Route route) noexcep
         stream.route_worker = <uint8_t> route.worker
 
 
+cdef bint stream_is_silent(const Streams *streams, const Stream *stream, uint64_t now_ms) noexcept nogil:
+    """Whether its last message is older than all that is kept."""
+    return <uint64_t> stream.used_s * 1000 + stream_namespace(streams, stream).history_age_ms < now_ms
+
+
+cdef bint stream_routes_to(const Stream *stream, uint32_t worker) noexcept nogil:
+    """Whether it has a route to this worker."""
+    cdef uint32_t place
+    for place in range(stream.route_count):
+        if stream_route(stream, place).worker == worker:
+            return True
+    return False
+
+
 cdef int route_set(Streams *streams, Stream *stream, uint32_t worker, uint64_t channel) noexcept nogil:
     """The worker has members, under its handle `channel`; a newer handle replaces an older one. -1: out of memory."""
     cdef uint32_t place
@@ -362,7 +401,7 @@ cdef bint _aged(Streams *streams, Stream *stream, uint64_t now_ms) noexcept nogi
     """Whether it may go: nobody has it, and its history has aged away or is in a log too."""
     if stream.route_count or (stream.history != NULL and (stream.history.under_way or stream.history.loading)):
         return False
-    if <uint64_t> stream.used_s * 1000 + stream_namespace(streams, stream).history_age_ms < now_ms:
+    if stream_is_silent(streams, stream, now_ms):
         return True
     if streams.slab.live <= streams.streams_max - streams.streams_max // 8:
         return False

@@ -165,8 +165,23 @@ class GatewaySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         int, Meta(ge=0, le=600_000, description="Milliseconds in which a stopping worker says FIN to its clients.")
     ] = 10_000
     resume_token_ttl_s: Annotated[
-        int, Meta(ge=10, le=2_592_000, description="Seconds for which a resume token is good; each WELCOME renews it.")
+        int,
+        Meta(
+            ge=10,
+            le=2_592_000,
+            description="Seconds after its end for which a session can be resumed, and for which a resume token is "
+            "good by itself; each WELCOME renews it.",
+        ),
     ] = 3_600
+    resume_token_age_max_s: Annotated[
+        int,
+        Meta(
+            ge=10,
+            le=2_592_000,
+            description="Seconds for which a resume token is good while its session is there: how long a connection "
+            "may be open without REFRESH and be resumed when it breaks.",
+        ),
+    ] = 2_592_000
 
 
 class RouterSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -484,6 +499,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     backlog: int = 4_096
     drain_ms: int = 10_000
     resume_token_ttl_s: int = 3_600
+    resume_token_age_max_s: int = 2_592_000
     stats_fd: int = -1
     """Inherited descriptor of the shared counters; -1 keeps them in the process's own memory."""
     commands_fd: int = -1

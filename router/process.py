@@ -13,7 +13,7 @@ from collections.abc import Callable
 import msgspec
 import uvloop
 
-from core import bus, introspect, notes, stacks
+from core import bus, introspect, log_records, notes, stacks
 from core.auditor import Auditor
 from core.commands import CommandServer, Handler
 from core.descriptors import is_bus
@@ -25,13 +25,14 @@ from router.bans import BanKeeper, MemoryStore
 from router.config import RouterConfig
 from router.log.loader import Loader
 from router.log.opening import PACE_MS, UNDER_WAY_MAX, make_log, open_log
-from router.log.port import LogDeposed, LogError, LogUnavailable, Opened
+from router.log.port import Log, LogDeposed, LogError, LogUnavailable, Opened
 from router.log.writer import LogWriter
+from router.plane import put_when_room
 from router.sessions import Sessions
 
 STOP_DEADLINE_S = 5.0
-# All workers link to a router that was started within it (core/sequencer.pxd, TOLD_AGAIN_MS).
-LINKED_DEADLINE_S = 1.0
+# All workers link to a router that was started within it: they say LINK once a second, and have to connect before.
+LINKED_DEADLINE_S = 2.0
 LINKED_LOOK_S = 0.01
 EXIT_CONFIG = 78
 EXIT_DEPOSED = 70
@@ -82,9 +83,7 @@ class Router:
             opened = await open_log(self.log, self.config.epoch, timeout_s=self.config.log_open_timeout_s, away=away)
         self.loop = data_plane(self.config, self._stats, opened)
         if self.log is not None and opened is not None:
-            passed = 0
-            async for batch in self.log.recover():  # deadline: the log's own, of each batch
-                passed += self.loop.recover(batch)
+            passed = await self._recover(self.log, complete=opened.complete)
             if passed:
                 print(PASSED_OVER.format(passed), file=sys.stderr)
             self.writer = LogWriter(self.log, self.loop.put)
@@ -97,12 +96,28 @@ class Router:
                 own=own,
                 on_lost=lambda: self._stats.count("states_lost"),
             )
+            self.sessions.gather()
             self.loader = Loader(self.log, self.loop.put)
         await self.bans.load()
         self.loop.bind(self.config.endpoint)
         self._held = ACCOUNT.hold("handle", "the data plane", object_=self.loop)
         self.auditor = Auditor(ACCOUNT, lambda request: self.loop.put(notes.AUDIT, request=request))
         return self.loop
+
+    async def _recover(self, log: Log, *, complete: bool) -> int:
+        """Let the data plane know what it has to; how many records had no place."""
+        passed = 0
+        async for batch in log.recover():  # deadline: the log's own, of each batch
+            passed += self.loop.recover(batch)
+        if not complete:
+            everybodys = [spec.name for spec in self.config.namespaces if spec.domain == "global"]
+            # deadline: the log's own
+            found = await log.standing(everybodys)
+            records = (
+                log_records.pack(log_records.POSITION, one.channel, *one.position, time_ms=one.time_ms) for one in found
+            )
+            passed += self.loop.recover_globals(b"".join(records))
+        return passed
 
     def _on_disk(self, bytes_: int, outgrown: int) -> None:
         self._stats.gauge("log_disk_bytes", bytes_)
@@ -124,6 +139,8 @@ class Router:
                 self.sessions.on_open(request, flags, conn, session, text)
             elif kind == notes.SESSION_STATE and self.sessions is not None:
                 self.sessions.on_state(text)
+            elif kind == notes.SESSION_TOLD and self.sessions is not None:
+                self.sessions.on_told(text)
             elif kind == notes.CURSOR and self.sessions is not None:
                 self.sessions.on_cursor(request, conn, text)
             elif kind == notes.SESSIONS and self.sessions is not None:
@@ -155,7 +172,8 @@ class Router:
             if self._stats.read()["gauges"]["linked"] >= self.config.workers:
                 break
             await asyncio.sleep(LINKED_LOOK_S)
-        self.take()
+        await put_when_room(self.loop.put, notes.TOLD_END)
+        await sessions.told()
         await sessions.read()
 
     def ended(self) -> BaseException | None:

@@ -33,6 +33,7 @@ from router.log.port import (
     Position,
     Session,
     Sift,
+    Standing,
 )
 from router.log.reading import read_channels
 from router.log.segments import SEGMENT_BYTES, Broken, Segment, SegmentWriter
@@ -323,6 +324,22 @@ class EmbeddedLog:
         if messages:
             return await self._run(read_channels, self._directory, self._index, channels)
         return [Loaded(Position(*self._index.position(channel))) for channel in channels]
+
+    async def standing(self, namespaces: Sequence[str]) -> list[Standing]:
+        """See `Log.standing`. Like `load`, it reads everything."""
+        wanted = {name.encode() for name in namespaces}
+        positions: dict[bytes, Position] = {}
+        newest: dict[bytes, int] = {}
+        async for batch in self.recover():
+            for entry in log_records.entries(batch):
+                position = Position(entry.epoch, entry.offset)
+                if entry.channel.partition(b":")[0] not in wanted:
+                    continue
+                positions[entry.channel] = max(position, positions.get(entry.channel, position))
+                if entry.kind == log_records.MESSAGE:
+                    newest[entry.channel] = max(entry.time_ms, newest.get(entry.channel, 0))
+        found = [Standing(channel, positions[channel], time_ms) for channel, time_ms in newest.items()]
+        return sorted(found, key=lambda one: one.time_ms, reverse=True)
 
     # ------------------------------------------------------------------------------------------------------------ sift
 

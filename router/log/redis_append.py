@@ -116,9 +116,9 @@ class Appender:
         self._cutter = Cutter(
             words("EVALSHA", APPEND.sha),
             keys.shards,
-            [words(start + b"epoch", start + b"keys", start + b"tail") for start in keys.shards],
+            [words(start + b"epoch", start + b"keys", start + b"tail", start + b"global") for start in keys.shards],
             words(key_window_ms, TAIL_MS, TAIL_ENTRIES_MAX),
-            [(name, words(one.messages), words(one.expire_ms)) for name, one in keys.retentions],
+            [(name, words(one.messages), words(one.settings)) for name, one in keys.retentions],
         )
         self._shards = [Shard(number, slot) for number, slot in enumerate(keys.shard_slots)]
         self._recent: dict[bytes, Batch] = {}

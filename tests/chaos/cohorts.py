@@ -42,8 +42,8 @@ class Cohort:
         self.talkers: list[Talker] = []
         for number in range(rng.randint(*TALKERS)):
             name = f"{seed}.{number}"
-            # The first never leaves: what its channels hold in full is known through it.
-            own = replace(habits, leaves=0 if number == 0 else habits.leaves)
+            # The first never leaves: what its channels hold in full is known through it. Nobody leaves a global one.
+            own = replace(habits, leaves=0 if number == 0 or namespace == "global" else habits.leaves)
             self.talkers.append(Talker(self.oracle, place, name, name, own, secret))
         for talker in self.talkers:
             talker.mates = [mate.own for mate in self.talkers]

@@ -361,7 +361,7 @@ class Talker:
         elif kind == WELCOME:
             self._on_welcome(link, frame[2])
         elif kind == EVENT:
-            if frame[2] == "gap":
+            if frame[2] == "gap" and (frame[1] in self.readers or not frame[1].startswith("global:")):
                 details = frame[3]
                 self._reader(frame[1]).gap(details.get("from"), details.get("to"), details.get("reason"))
                 self.news.set()
@@ -372,6 +372,8 @@ class Talker:
 
     def _on_message(self, link: Link, frame: list[Any]) -> None:
         _, channel, offset, content, options = frame
+        if channel.startswith("global:") and channel not in self.readers:
+            return  # another cohort's, which everybody hears
         publish = self._oracle.contents.get(content)
         if publish is not None:
             link.latest = max(link.latest, (publish.tick, channel, offset))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from core.codes import Code
-from tests.chaos.rounds import FULL, HABITS, NODES, SECRET, SURE, TOGETHER, Start, marks, run
+from tests.chaos.rounds import EVERYBODY, FULL, HABITS, NODES, SECRET, SURE, TOGETHER, Start, marks, run
 from tests.chaos.world import World
 
 SHORT = 12
@@ -24,7 +24,8 @@ pytestmark = marks
 @pytest.mark.parametrize("fault", ["worker", "router", "both", "node", "held"])
 def test_nothing_acknowledged_is_lost_or_repeated(holdfast: Start, fault: str) -> None:
     habits = SURE if fault in TOGETHER else HABITS
-    tally = run(lambda: World(holdfast("--workers", "2", HOLDFAST_AUTH_SECRET=SECRET)), fault, habits, secret=SECRET)
+    settings = {"HOLDFAST_AUTH_SECRET": SECRET, **EVERYBODY}
+    tally = run(lambda: World(holdfast("--workers", "2", **settings)), fault, habits, secret=SECRET, everybody=True)
     assert fault in ("router", "held") or tally.outcomes["replayed"], "somebody had missed something"
 
 

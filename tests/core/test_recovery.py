@@ -30,6 +30,11 @@ def aged(channel: str, count: int) -> bytes:
     return old + log_records.pack(log_records.POSITION, channel.encode(), 5, count, time_ms=now_ms())
 
 
+def position(channel: str, offset: int, *, epoch: int = 5, age_ms: int = 0) -> bytes:
+    """Where a channel stands, which was last spoken in so long ago."""
+    return log_records.pack(log_records.POSITION, channel.encode(), epoch, offset, time_ms=now_ms() - age_ms)
+
+
 def kept(router: Sequencer, channel: str) -> list[int]:
     return [one[2] for one in router.worker(9).history(channel)["messages"]]
 
@@ -185,6 +190,15 @@ def test_a_key_whose_window_is_over_is_not_known(sequencers: Make) -> None:
 def test_a_log_that_is_not_complete_gives_keys_alone(sequencers: Make) -> None:
     router = sequencers(log_complete=False, recovered=[message("group:a", 5, 9)])
     assert (router.passed_over, router.live("channel")) == (0, 0)
+
+
+def test_what_is_no_global_channel_has_no_place_among_them(sequencers: Make) -> None:
+    found = [position("group:a", 3), position("nobody:a", 3), position("global:a", 3), position("global:b", 3)]
+    router = sequencers(log_complete=False, everybodys=b"".join(found), channels_max=3)
+    assert router.passed_over == 2
+    assert router.loop is not None
+    with pytest.raises(ValueError, match="something else than log records"):
+        router.loop.recover_globals(found[0][:-8])
 
 
 # ------------------------------------------------------------------------------------------------------------- the sift

@@ -84,6 +84,22 @@ def test_a_resume_waits_for_what_is_stored(kept: tuple[Store, Worker]) -> None:
     assert (one["seq"], one["conn"], one["body"], one["aux"]) == (3, 5, told, 0)
 
 
+def test_a_claim_with_an_old_token_needs_the_stored_session(sequencers: Callable[..., Sequencer]) -> None:
+    sequencer = sequencers(sessions_kept=True)
+    store, worker = Store(sequencer), sequencer.worker()
+    claim(worker, ALICE, records.RESUMES | records.ALIVE)
+    note = store.note(notes.SESSION_OPEN)
+    assert note[1] == records.RESUMES | records.ALIVE
+    store.loop.put(notes.SESSION_OPENED, request=note[3], conn=note[2], first=Code.SESSION_EXPIRED)
+    assert worker.expect(records.OPENED)["aux"] == Code.SESSION_EXPIRED
+
+
+def test_without_a_store_an_old_token_resumes_nothing(sequencers: Callable[..., Sequencer]) -> None:
+    worker = sequencers().worker()
+    claim(worker, ALICE, records.RESUMES | records.ALIVE)
+    assert worker.expect(records.OPENED)["aux"] == Code.SESSION_EXPIRED
+
+
 def test_the_former_owner_is_told_before_the_claim_waits(sequencers: Callable[..., Sequencer]) -> None:
     sequencer = sequencers(sessions_kept=True)
     store, old, new = Store(sequencer), sequencer.worker(0), sequencer.worker(1)

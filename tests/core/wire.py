@@ -30,11 +30,16 @@ def record(kind: int, aux: int, fixed: bytes, variable: bytes = b"") -> bytes:
 
 
 def linked(epoch: int, *, ask: bool) -> bytes:
-    return record(records.LINKED, int(ask), _LINK.pack(epoch, 3, 0))
+    return record(records.LINKED, int(ask), _LINK.pack(epoch, 4, 0))
 
 
 def subscribed(channel: int, epoch: int, offset: int, code: int = 0) -> bytes:
     return record(records.SUBSCRIBED, code, _CHANNEL.pack(channel, epoch, offset))
+
+
+def everybody(name: str, epoch: int, offset: int, *, gone: bool = False) -> bytes:
+    """GLOBAL."""
+    return record(records.GLOBAL, len(name), _CHANNEL.pack(records.GONE * gone, epoch, offset), name.encode())
 
 
 def opened(conn: int, seq: int, stored: list[Any] | None = None, code: int = 0) -> bytes:
@@ -124,6 +129,8 @@ def _fields(kind: int, aux: int, data: bytes) -> Record:
         channel, epoch, offset, seq, bytes_max, flags, _ = _CATCHUP.unpack_from(data)
         asked = {"channel": channel, "since": (epoch, offset), "seq": seq, "bytes_max": bytes_max, "flags": flags}
         return {**asked, "name": data[_CATCHUP.size :][:aux]}
+    if kind == records.TOLD:
+        return {"time_us": int.from_bytes(data[:8], "little")}
     assert kind == records.STATE, f"a worker says no record of kind {kind}"
     session, epoch, offset, what, user_size, conn = _STATE.unpack_from(data)
     names = data[_STATE.size :]
