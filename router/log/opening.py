@@ -10,7 +10,7 @@ from router.config import RouterConfig
 from router.log.embedded import EmbeddedLog
 from router.log.port import Log, LogBroken, LogUnavailable, Opened
 from router.log.redis import RedisLog
-from router.log.sifting import step_bytes
+from router.log.sifting import segment_bytes_of
 
 BACKENDS = ("embedded", "redis", "none")
 OPEN_RETRY_S = 0.5
@@ -52,7 +52,7 @@ def make_log(
         Path(config.log_directory),
         sync=config.log_sync,
         namespaces=config.namespaces,
-        segment_bytes=step_bytes(config.log_disk_bytes_max),
+        segment_bytes=segment_bytes_of(config.log_disk_bytes_max),
         bytes_max=config.log_disk_bytes_max,
         on_disk=on_disk,
         on_crowded=on_crowded,

@@ -28,10 +28,8 @@ _Ask = Callable[[bytes, int, int], tuple[bytes, int]]
 messages go whatever it says, before their age."""
 
 
-def step_bytes(bytes_max: int) -> int:
-    """Of a log of so many bytes at most (0: no bound): its segments', and what is appended near the bound from one sift
-    to the next.
-    """
+def segment_bytes_of(bytes_max: int) -> int:
+    """A segment's, of a log of so many bytes at most; 0: no bound."""
     return min(SEGMENT_BYTES, bytes_max // STEPS) if bytes_max else SEGMENT_BYTES
 
 
@@ -76,7 +74,7 @@ class Sifter:
         self._segment_bytes = segment_bytes
         self._step = bytes_max // STEPS
         self._most = bytes_max - self._step  # the rest is what may come until the next sift
-        self._hurry_bytes = step_bytes(bytes_max)
+        self._hurry_bytes = min(SEGMENT_BYTES, self._step // 2)
         self._looked_at = 0  # what the writer had appended then
         self._deadline_s = deadline_s
         self._now_ms = now_ms

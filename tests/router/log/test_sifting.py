@@ -12,7 +12,7 @@ from core.namespace_spec import NamespaceSpec
 from router.log.embedded import EmbeddedLog
 from router.log.port import LogUnavailable, Position
 from router.log.segments import SEGMENT_BYTES
-from router.log.sifting import step_bytes
+from router.log.sifting import segment_bytes_of
 from tests.contract.running import message, recovered, run
 from tests.contract.stores import EmbeddedStore
 
@@ -41,7 +41,7 @@ class Place:
         self.log = EmbeddedLog(
             self.directory,
             sync="never",
-            segment_bytes=step_bytes(BOUND),
+            segment_bytes=segment_bytes_of(BOUND),
             bytes_max=bytes_max,
             namespaces=[GROUP, FEW],
             on_disk=lambda bytes_, outgrown: self.told.append((bytes_, outgrown)),
@@ -88,9 +88,9 @@ def over(directory: Path, body: Callable[[Place], Awaitable[None]]) -> None:
 
 
 def test_segments_are_a_part_of_the_bound() -> None:
-    assert step_bytes(1 << 40) == SEGMENT_BYTES
-    assert step_bytes(1 << 26) == 1 << 22
-    assert step_bytes(0) == SEGMENT_BYTES
+    assert segment_bytes_of(1 << 40) == SEGMENT_BYTES
+    assert segment_bytes_of(1 << 26) == 1 << 22
+    assert segment_bytes_of(0) == SEGMENT_BYTES
 
 
 def test_beyond_the_bound_the_oldest_messages_go_and_positions_stay(
