@@ -151,6 +151,7 @@ ctypedef struct Opening:        # a HELLO that waits for the router
     uint8_t tells_unread        # WELCOME wants it
     uint8_t cursor_known
     uint8_t claimed             # OPENED came
+    uint8_t if_alive            # the resume token is old: the session has to be stored
 
 cdef enum RequestKind:
     REQUEST_DONE

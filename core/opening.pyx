@@ -6,7 +6,7 @@ from libc.string cimport memcpy, memset
 
 from core.act cimport join_refused
 from core.answers cimport answer_reply, write_text
-from core.codes cimport OVERLOADED, TOKEN_EXPIRED, UNAVAILABLE
+from core.codes cimport OVERLOADED, SESSION_EXPIRED, TOKEN_EXPIRED, UNAVAILABLE
 from core.conn cimport (FLAG_HELLO, FLAG_SESSION, STATE_HANDSHAKING, STATE_OPEN, conn_get, conn_handle,
                         conn_memberships, conn_set_state)
 from core.edge cimport (NAME_BYTES_MAX, NONE, OPENING_KEY, REQUEST_OPEN, RETRY_AFTER_MS, Channel, Pending,
@@ -17,13 +17,13 @@ from core.joins cimport (channel_wanted, joined_say, member_start, opening_at, p
                          pending_outcome, pending_settled, pending_since, pending_start, state_say)
 from core.ledger cimport KIND_PENDING, TIME_WELCOME, ledger_acquire, ledger_release, ledger_time
 from core.lifecycle cimport edge_fin, edge_timer_plan
-from core.mailbox cimport OPEN_DEVICE, OPEN_RESUMES, OPEN_TELLS_UNREAD, OPEN_WHOLE
+from core.mailbox cimport OPEN_DEVICE, OPEN_IF_ALIVE, OPEN_RESUMES, OPEN_TELLS_UNREAD, OPEN_WHOLE
 from core.mpack cimport (MpReader, MpWriter, mp_read_array, mp_read_str, mp_read_uint, mp_write_array, mp_write_map,
                          mp_write_nil, mp_write_raw, mp_write_str, mp_write_uint)
 from core.namespaces cimport (DOMAIN_GLOBAL, DOMAIN_GROUP, DOMAIN_USER, GLOBALS_MAX, JOIN_SERVER, NEW_LAST_ACK,
                               NEW_LIVE, Namespace, namespace_of)
-from core.records cimport (CATCHUP_CURSOR, CATCHUP_START, OPEN_AGAIN, OPEN_RESUME, OPENED_TAKEN, REC_OPEN, STATE_HERE,
-                           STATE_JOINED, record_add)
+from core.records cimport (CATCHUP_CURSOR, CATCHUP_START, OPEN_AGAIN, OPEN_ALIVE, OPEN_RESUME, OPENED_TAKEN, REC_OPEN,
+                           STATE_HERE, STATE_JOINED, record_add)
 from core.requests cimport request_done, request_open, request_peek
 from core.rights cimport rights_set
 from core.sites cimport HERE
@@ -58,12 +58,16 @@ cdef void open_again(Edge *edge, Connection *conn) noexcept nogil:
         state_say(edge, conn, channel, STATE_HERE, channel.epoch, channel.offset)
 
 
+cdef int _claim_flags(const Opening *opening) noexcept nogil:
+    return (OPEN_RESUME if opening.resumed else 0) | (OPEN_ALIVE if opening.if_alive else 0)
+
+
 cdef void opening_again(Edge *edge, Request *request, uint32_t seq) noexcept nogil:
     """After a lost link: a session whose claim was not answered, or whose channels still wait."""
     cdef Connection *conn = conn_get(&edge.connections, request.conn)
     cdef Opening *opening = opening_at(edge, request.index)
     if conn != NULL and conn.flags & FLAG_SESSION:
-        _open_say(edge, conn, 0 if opening.claimed else seq, OPEN_RESUME if opening.resumed else 0,
+        _open_say(edge, conn, 0 if opening.claimed else seq, _claim_flags(opening),
                   opening.welcome + opening.welcome_size, opening.stored_size)
 
 
@@ -253,6 +257,7 @@ cdef void open_start(Edge *edge, Connection *conn, const Note *note, const uint8
     opening.resumed = note.flags & OPEN_RESUMES != 0
     opening.whole = note.flags & OPEN_WHOLE != 0
     opening.tells_unread = note.flags & OPEN_TELLS_UNREAD != 0
+    opening.if_alive = note.flags & OPEN_IF_ALIVE != 0
     opening.welcome_size = note.text_size
     opening.stored_size = <uint32_t> min(note.second, <uint64_t> note.extra_size)
     rights = <uint32_t> min(note.first, <uint64_t> (note.extra_size - opening.stored_size))
@@ -272,7 +277,7 @@ cdef void open_start(Edge *edge, Connection *conn, const Note *note, const uint8
     conn.flags |= FLAG_SESSION
     expiry_set(edge, conn, note.third)
     vital_of(edge, conn).device = <uint8_t> (note.flags // OPEN_DEVICE)
-    _open_say(edge, conn, opening.seq, OPEN_RESUME if opening.resumed else 0, opening.welcome + opening.welcome_size,
+    _open_say(edge, conn, opening.seq, _claim_flags(opening), opening.welcome + opening.welcome_size,
               opening.stored_size)
 
 
@@ -401,7 +406,11 @@ cdef void open_claimed(Edge *edge, RecSession *record) noexcept nogil:
         return
     opening.claimed = 1
     conn = conn_get(&edge.connections, opening.conn)
-    if record.head.aux > OPENED_TAKEN and conn != NULL and not _named_by_client(edge, opening):
+    if record.head.aux == SESSION_EXPIRED and conn != NULL:
+        opening_end(edge, opening)
+        edge_fin(edge, conn, SESSION_EXPIRED, b"the resume token's time is over, and so is the session's", 0)
+        return
+    if record.head.aux > OPENED_TAKEN and conn != NULL and (opening.if_alive or not _named_by_client(edge, opening)):
         # Nobody knows what else the session was in: a resume would pass over what it missed there, in silence.
         opening_refused(edge, opening, record.head.aux, b"what is stored of the session cannot be read now: come back,"
                         b" or name the positions of all its channels and say `whole`")

@@ -41,6 +41,7 @@ cdef enum RecordKind:
     REC_BANS                    # r->w: the bans, or what has changed
     REC_SESSIONS                # w->r: which channels have these sessions?
     REC_SURVEY                  # w->r: how does this channel stand? (core/survey.pxd)
+    REC_TOLD                    # w->r: the record behind this was told to an earlier router, then
     REC_GLOBAL                  # r->w: a global channel stands here; what is said in it from now on follows this
     REC_KIND_COUNT
 
@@ -73,6 +74,7 @@ cdef enum OpenFlag:             # aux of OPEN
     OPEN_RESUME = 1             # the session's stored state is wanted
     OPEN_AGAIN = 2              # said again after a lost link: nothing is answered or stored
     OPEN_TOLD = 4               # told to an earlier router: it is stored, and nothing else
+    OPEN_ALIVE = 8              # with OPEN_RESUME: refused unless the session is stored and has not expired
 
 cdef enum CloseFlag:            # aux of CLOSE
     CLOSE_COMES_BACK = 1        # it was told to
@@ -165,6 +167,15 @@ ctypedef struct RecState:       # name and, but with ACKED, the user follow
     uint16_t what               # StateKind
     uint16_t user_size
     uint32_t conn               # low half of the worker's handle: a session that was taken over is another's
+
+cdef enum:
+    TOLD_NOBODY = 0xFFFFFFFF    # no worker has had the session all along
+
+ctypedef struct RecTold:        # OPEN, CLOSE or STATE with its flag of what was told follows as a record of its own
+    Record head                 # aux: from the router to its control thread, the worker's index
+    uint64_t time_us            # of the monotonic clock, which the processes of a node share
+    uint32_t owner              # the router's own: index of the worker that had the session before this router started
+    uint32_t reserved
 
 cdef enum CatchupFlag:
     CATCHUP_OUTCOME = 1         # the outcome alone, no messages
@@ -299,6 +310,8 @@ cdef inline bint record_fits(const Record *head, size_t left) noexcept nogil:
     elif head.kind == REC_SURVEY:
         fixed = sizeof(RecHistory)
         variable = head.aux
+    elif head.kind == REC_TOLD:
+        fixed = sizeof(RecTold)
     elif head.kind == REC_GLOBAL:
         fixed = sizeof(RecChannel)
         variable = head.aux

@@ -50,6 +50,9 @@ OVER = CLOSE_OVER
 OPENS_TOLD = OPEN_TOLD
 CLOSES_TOLD = CLOSE_TOLD
 STATES_TOLD = STATE_TOLD
+TOLD = REC_TOLD
+ALIVE = OPEN_ALIVE
+NOBODY = <uint32_t> TOLD_NOBODY
 CURSORS = ("read", "not_kept", "away")  # by CursorState
 OUTCOMES = ("live", "replayed", "gap", "reset")
 
@@ -107,6 +110,10 @@ cdef class BatchWriter:
         memcpy(record.session, <const char *> session, 16)
         memcpy(<uint8_t *> record + sizeof(RecState), <const char *> name, len(name))
         memcpy(<uint8_t *> record + sizeof(RecState) + len(name), <const char *> user, len(user))
+
+    def told(self, uint64_t time_us):
+        """TOLD: the next record was told to an earlier router, then."""
+        (<RecTold *> self.add(REC_TOLD, 0, sizeof(RecTold), 0)).time_us = time_us
 
     def publish(self, uint32_t seq, bytes name, bytes data, bytes sender, bytes key=b"", *, bint again=False):
         """PUBLISH of MessagePack `data`; a seq of 0 asks for no answer; `again`: it may have been ordered already."""
@@ -199,6 +206,8 @@ cdef _unpack(const Record *head):
                       offset=(<RecMessage *> head).offset, body=rest[:(<RecMessage *> head).body_size])
     elif head.kind == REC_CAUGHT:
         fields.update(_caught(<RecCaught *> head))
+    elif head.kind == REC_TOLD:
+        fields.update(time_us=(<RecTold *> head).time_us)
     elif head.kind == REC_GLOBAL:
         rest = <const char *> head + sizeof(RecChannel)
         fields.update(channel=(<RecChannel *> head).channel, epoch=(<RecChannel *> head).epoch,

@@ -5,10 +5,10 @@ from libc.string cimport memcpy, memset
 
 from core.batch cimport Batch, batch_free, batch_reserve
 from core.keys cimport KeyName, Keys, key_find, key_keep, keys_ms
-from core.log_records cimport (LOG_MESSAGE, LOG_POSITION, LogRecord, log_record_body, log_record_fits,
+from core.log_records cimport (LOG_LAST, LOG_MESSAGE, LOG_POSITION, LogRecord, log_record_body, log_record_fits,
                                log_record_name)
 from core.mailbox cimport MAILBOX_BYTES_MAX, NOTE_LOG_KEPT, Note, mailbox_put, note_init
-from core.namespaces cimport DOMAIN_GLOBAL
+from core.namespaces cimport DOMAIN_GLOBAL, Namespace, namespace_of
 from core.ordering cimport origin_name
 from core.stream cimport (Stored, Stream, stream_adopt, stream_find, stream_forget, stream_holds, stream_is_silent,
                           stream_kept, stream_last_epoch, stream_list, stream_open, stream_store, stream_stored,
@@ -83,7 +83,7 @@ cdef bint _stream_again(Sequencer *sequencer, Stream *stream, const LogRecord *r
 
 
 cdef int64_t recover_records(Sequencer *sequencer, const uint8_t *data, size_t size, bint complete) noexcept nogil:
-    """Take a batch of the log; how many records had no place (unknown namespace, too many channels), -1: no batch."""
+    """Take a batch of the log; how many records are of unknown namespaces, -1: no batch."""
     cdef size_t place = 0
     cdef int64_t passed = 0
     cdef const LogRecord *record
@@ -97,8 +97,10 @@ cdef int64_t recover_records(Sequencer *sequencer, const uint8_t *data, size_t s
         if not complete:
             continue
         stream = stream_wanted(&sequencer.streams, log_record_name(record), record.name_size, sequencer.wall_ms)
-        if stream == NULL or not _stream_again(sequencer, stream, record):
+        if stream == NULL and namespace_of(&sequencer.namespaces, log_record_name(record), record.name_size) == NULL:
             passed += 1
+        elif stream == NULL or not _stream_again(sequencer, stream, record):
+            sequencer.streams.cold = sequencer.streams.logged   # there is no room for it: it is read when it is wanted
     return passed
 
 
@@ -178,16 +180,38 @@ cdef bint _last_is_kept(Stream *stream) noexcept nogil:
     return stream.offset == 0 or (count != 0 and stream_stored(stream, count - 1).offset == stream.offset)
 
 
+cdef bint _is_told_here(Stream *stream, const LogRecord *record) noexcept nogil:
+    """Whether the position has to stand in this record's place.
+
+    Memory may keep the last message when the log does not: of that one a position is asked about (`places_ask`).
+    """
+    if record.flags & LOG_LAST and record.kind == LOG_POSITION:
+        return True
+    return not _last_is_kept(stream) and (stream.history.filled or record.flags & LOG_LAST)
+
+
+cdef bint _is_kept(Sequencer *sequencer, const Stream *stream, const LogRecord *record) noexcept nogil:
+    """Whether an old record is kept that memory cannot tell about: until it has aged."""
+    cdef const Namespace *namespace = namespace_of(&sequencer.namespaces, log_record_name(record), record.name_size)
+    if not sequencer.streams.cold or stream != NULL and stream.history != NULL and stream.history.filled:
+        return False
+    return namespace != NULL and namespace.history_messages != 0 \
+        and record.time_ms + namespace.history_age_ms >= sequencer.wall_ms
+
+
 cdef bint _sift(Sequencer *sequencer, Batch *kept, uint64_t request, const LogRecord *record) noexcept nogil:
     """Keep one old record if anything needs it; False: out of memory."""
     cdef Stream *stream = stream_find(&sequencer.streams, log_record_name(record), record.name_size)
+    if _is_kept(sequencer, stream, record):
+        if record.kind == LOG_MESSAGE or record.flags & LOG_LAST:
+            return _stays(kept, record, record.kind == LOG_MESSAGE)
     if stream == NULL or stream.history == NULL:
         return True
     if record.kind == LOG_MESSAGE and stream_holds(stream, record.epoch, record.offset):
         return _stays(kept, record, True)
     if _key_counts(sequencer, record):
         return _stays(kept, record, False)
-    if stream.history.sifted != request and not _last_is_kept(stream):
+    if stream.history.sifted != request and _is_told_here(stream, record):
         stream.history.sifted = request
         return _position_stays(kept, stream, record)
     return True

@@ -29,8 +29,8 @@ from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, C
 from core.loading cimport loading_done, loads_ask
 from core.log_out cimport LOG_CHUNKS_MAX, log_free, log_init, log_is_there, log_wait_ms
 from core.mailbox cimport (NOTE_AUDIT, NOTE_BANS_SAY, NOTE_CURSOR_READ, NOTE_LOG_COMMITTED, NOTE_LOG_LOADED,
-                           NOTE_LOG_SIFT, NOTE_LOG_STATE, NOTE_SESSION_OPENED, NOTE_SESSIONS_READ, Note, mailbox_drain,
-                           mailbox_free, mailbox_init, mailbox_ring, note_init)
+                           NOTE_LOG_SIFT, NOTE_LOG_STATE, NOTE_SESSION_OPENED, NOTE_SESSIONS_READ, NOTE_TOLD_END, Note,
+                           mailbox_drain, mailbox_free, mailbox_init, mailbox_ring, note_init)
 from core.namespaces cimport namespaces_fill
 from core.notes cimport notes_put, notes_take
 from core.ordering cimport log_committed, log_hand_over
@@ -43,10 +43,10 @@ from core.records cimport Record, record_fits
 from core.recovery cimport recover_globals, recover_records, sift_records
 from core.rooms cimport rooms_free, rooms_init
 from core.sequencer cimport (ORIGIN_WINDOW_MS, ORIGINS_MAX, SEQUENCER_BATCHES_TURN, SWEEP_PERIOD_MS, SWEEP_SLOTS,
-                             TOLD_AGAIN_MS, WORKER_FREE, WORKER_SILENT_MS, Owner, Sequencer, Worker, sequencer_record,
+                             WORKER_FREE, WORKER_SILENT_MS, Owner, Sequencer, Worker, sequencer_record,
                              sequencer_tell_taken, session_claim, worker_give_up, worker_known, worker_of)
 from core.sessions cimport (STATES_BYTES_MAX, cursor_read, session_opened, sessions_alive, sessions_flush,
-                            sessions_read)
+                            sessions_read, told_end)
 from core.slab cimport slab_free, slab_init
 from core.stream cimport streams_free, streams_init, streams_sweep
 from core.zmtp cimport ZMTP_IDENTITY_BYTES_MAX
@@ -175,6 +175,8 @@ cdef void _notes_take(Sequencer *sequencer) noexcept nogil:
             cursor_read(sequencer, note)
         elif note.kind == NOTE_SESSIONS_READ:
             sessions_read(sequencer, note)
+        elif note.kind == NOTE_TOLD_END:
+            told_end(sequencer)
         elif note.kind == NOTE_AUDIT:
             sequencer.audit = note.request
         elif note.kind == NOTE_BANS_SAY:
@@ -200,7 +202,6 @@ cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
     cdef int count = 0
     sequencer.now_ms = clock_ms()
     sequencer.quiet_until_ms += sequencer.now_ms
-    sequencer.told_until_ms = sequencer.now_ms + TOLD_AGAIN_MS
     while not sequencer.stopping:
         pace_wait(&sequencer.pace, count)
         count = epoll_wait(sequencer.epoll_fd, events, POLLER_EVENTS, _wait_ms(sequencer))
@@ -234,6 +235,7 @@ cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
             sequencer_audit(sequencer, sequencer.audit)
             sequencer.audit = 0
         mailbox_ring(&sequencer.to_control)
+    told_end(sequencer)
     sequencer.log.under_way_max = sequencer.log.chunks_max  # the control thread appends what is left
     sequencer.log.pace_ms = 0
     sequencer.log.paced_ms = 0
@@ -284,7 +286,8 @@ cdef class RouterLoop:
             log_pace_ms: behind a batch of several messages the next one is given so much later at the soonest.
             log_bytes_max: most bytes that wait for the log.
             log_chunks_max: most batches of them, a power of two.
-            log_complete: `recover` is given all that the log keeps; else streams are loaded when they are wanted.
+            log_complete: `recover` is given all that the log keeps, and streams are loaded only when that was more than
+                memory has room for; else always.
             seeds: 48 bytes, the keys of the hashes that name idempotency keys; empty: drawn now.
             sessions_kept: the control thread stores sessions and cursors.
             presence_damping_ms: how long a session may be away from a channel before its members are told that it
@@ -305,12 +308,13 @@ cdef class RouterLoop:
         sequencer.streams.history_total_max = history_total_bytes
         sequencer.streams.streams_max = channels_max
         sequencer.streams.cold = not log_complete
+        sequencer.recovers = log_complete
         if log_under_way_max:
             self._log(log_bytes_max, log_under_way_max, log_chunks_max, log_pace_ms)
         sequencer.catchups.bytes_max = CATCHUPS_BYTES_MAX
         sequencer.claims.bytes_max = CLAIMS_BYTES_MAX
-        sequencer.states.bytes_max = STATES_BYTES_MAX
-        sequencer.sessions_kept = sessions_kept
+        sequencer.states.bytes_max = sequencer.told.bytes_max = STATES_BYTES_MAX
+        sequencer.sessions_kept = sequencer.told_gathers = sessions_kept
         slab_init(&sequencer.owners, sizeof(Owner), 10, 0xFFFFFFFE)
         rooms_init(&sequencer.rooms, sequencer.ledger, sequencer.hash_key, &sequencer.owners)
         leavings_init(&sequencer.leavings, &sequencer.rooms, sequencer.hash_key, 0)
@@ -334,6 +338,7 @@ cdef class RouterLoop:
 
     cdef _log(self, uint64_t bytes_max, uint32_t under_way_max, uint32_t chunks_max, uint32_t pace_ms):
         """There is a log: room for what is on its way there."""
+        self.sequencer.streams.logged = True
         if log_init(&self.sequencer.log, bytes_max, under_way_max, chunks_max, pace_ms) < 0:
             raise MemoryError
         ledger_gauge(self.sequencer.ledger, GAUGE_LOG_BYTES_MAX, bytes_max)
@@ -375,6 +380,7 @@ cdef class RouterLoop:
         batch_free(&sequencer.catchups)
         batch_free(&sequencer.claims)
         batch_free(&sequencer.states)
+        batch_free(&sequencer.told)
         if sequencer.rooms.ledger != NULL:
             leavings_free(&sequencer.leavings)
             leavings_free(&sequencer.gone)
@@ -399,11 +405,12 @@ cdef class RouterLoop:
         bus_open(&self.sequencer.bus, self.sequencer.ledger, ZMQ_ROUTER, endpoint, b"", self.sequencer.epoll_fd)
 
     def recover(self, const unsigned char[::1] batch):
-        """Take a batch that the log gave back, before `run`; gives how many of its records had no place: their
-        namespace is not known any more, or there are too many channels.
+        """Take a batch that the log gave back, before `run`; gives how many of its records are of a namespace that
+        is not known any more.
 
         Args:
-            batch: log records. Where the log is not complete, their keys alone count.
+            batch: log records. Where the log is not complete, their keys alone count. What has no place is read when it
+                is wanted, as far as its namespace is known.
 
         Raises:
             ValueError: these are no log records.
@@ -428,7 +435,7 @@ cdef class RouterLoop:
         if batch.shape[0]:
             with nogil:
                 passed = recover_globals(self.sequencer, &batch[0], batch.shape[0]) if globals \
-                    else recover_records(self.sequencer, &batch[0], batch.shape[0], not self.sequencer.streams.cold)
+                    else recover_records(self.sequencer, &batch[0], batch.shape[0], self.sequencer.recovers)
         if passed < 0:
             raise ValueError("a batch of the log holds something else than log records")
         return passed

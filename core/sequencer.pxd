@@ -36,7 +36,6 @@ cdef enum:
     MESSAGE_ENVELOPE_BYTES = 640    # channel, sender, positions and keys around the data
     ORIGIN_WINDOW_MS = 60000        # a publish that is sent again after that is taken for a new one
     ORIGINS_MAX = 524288
-    TOLD_AGAIN_MS = 1000        # within it all workers have linked to a router that was started
 
 cdef enum WorkerState:
     WORKER_FREE
@@ -61,6 +60,7 @@ ctypedef struct Worker:
     bint drains                 # it sends its clients away
     bint told                   # it gave sessions up, or some were taken over, since the last TAKEN
     uint32_t taken              # how many
+    uint64_t told_us            # of the TOLD that came last: when the record behind it was told
 
 ctypedef struct Owner:          # 28 bytes: which connection has a session
     uint8_t session[16]
@@ -88,6 +88,10 @@ ctypedef struct Sequencer:
     uint32_t claims_turns       # since it last was moved
     Batch states                # what sessions did in this turn (core/sessions.pxd)
     bint sessions_kept          # there is a store for them
+    Batch told                  # what workers told an earlier router, until the control thread wants it
+    bint told_gathers           # it does not want it yet
+    bint told_due               # it does, and its mailbox was full
+    bint recovers               # the log gave all it keeps back at the start
     uint32_t alive_next         # slot of the owner that was last told of as alive
     uint64_t alive_due          # slots times seconds that passed since
     Slab owners                 # an Attender beside each
@@ -102,7 +106,6 @@ ctypedef struct Sequencer:
     uint64_t epoch
     Pace pace
     uint64_t now_ms             # monotonic
-    uint64_t told_until_ms      # before that, workers tell what an earlier router may not have stored
     uint64_t wall_ms
     uint64_t swept_ms
     uint8_t *scratch            # owned: one MESSAGE, or the body of one REPLY
@@ -163,6 +166,7 @@ cdef Worker *worker_known(Sequencer *sequencer, const uint8_t *identity, uint32_
 cdef Worker *worker_of(Sequencer *sequencer, const uint8_t *identity, uint32_t size) noexcept nogil
 cdef void sequencer_tell_taken(Sequencer *sequencer) noexcept nogil
 cdef void worker_give_up(Sequencer *sequencer, Worker *worker) noexcept nogil
+cdef uint32_t owner_of(Sequencer *sequencer, const uint8_t *session) noexcept nogil
 cdef bint bulk_fits(Worker *worker, uint32_t seq, uint32_t size) noexcept nogil
 cdef void session_claim(Sequencer *sequencer, Worker *worker, Record *said) noexcept nogil
 cdef void sequencer_record(Sequencer *sequencer, Worker *worker, Record *record) noexcept nogil

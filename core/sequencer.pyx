@@ -21,8 +21,9 @@ from core.records cimport (BEGIN_BEFORE, BEGIN_BESIDE, BEGIN_EVERYBODY, CLOSE_CO
                            OPEN_AGAIN, OPEN_TOLD, REC_BAN, REC_BEGIN, REC_BYE, REC_CATCHUP, REC_CLOSE, REC_END,
                            REC_EVICT, REC_HISTORY, REC_LINK, REC_LINKED, REC_MESSAGE, REC_OPEN, REC_PRESENCE,
                            REC_PUBLISH, REC_REPLY, REC_SESSIONS, REC_STATE, REC_SUBSCRIBE, REC_SURVEY, REC_TAKEN,
-                           REC_UNSUBSCRIBE, RECORDS_VERSION, STATE_ACKED, STATE_TOLD, RecBody, RecCatchup, RecChannel,
-                           RecHistory, RecLink, RecMessage, RecPublish, RecSession, RecState, RecTaken)
+                           REC_TOLD, REC_UNSUBSCRIBE, RECORDS_VERSION, STATE_ACKED, STATE_TOLD, RecBody, RecCatchup,
+                           RecChannel, RecHistory, RecLink, RecMessage, RecPublish, RecSession, RecState, RecTaken,
+                           RecTold)
 from core.rooms cimport attender_start
 from core.sessions cimport session_close, session_open, session_state, session_told, sessions_ask
 from core.sites cimport HERE
@@ -97,6 +98,11 @@ cdef uint32_t _owner_find(Sequencer *sequencer, const uint8_t *session, uint64_t
             return found - 1
         found = index_find(&sequencer.owner_index, hash, &probe)
     return SLAB_NONE
+
+
+cdef uint32_t owner_of(Sequencer *sequencer, const uint8_t *session) noexcept nogil:
+    """Slot of the owner that has a session, SLAB_NONE when nobody has it."""
+    return _owner_find(sequencer, session, hash_bytes(&sequencer.hash_key, session, 16))
 
 
 cdef void _owner_end(Sequencer *sequencer, uint32_t index) noexcept nogil:
@@ -323,26 +329,12 @@ cdef void sequencer_tell_taken(Sequencer *sequencer) noexcept nogil:
         worker.told = False
 
 
-cdef bint _told_counts(Sequencer *sequencer, Worker *worker, uint32_t index) noexcept nogil:
-    """Whether what a worker told an earlier router of a session is the last word on it; `index`: its owner, if any.
-
-    Of one that another worker has it is not, unless that claimed it of this router just now, and waits for this.
-    """
-    cdef Owner *owner
-    if index == SLAB_NONE:
-        return True
-    owner = _owner_at(sequencer, index)
-    return owner.worker == worker_index(sequencer, worker) \
-        or (not owner.again and sequencer.now_ms < sequencer.told_until_ms)
-
-
 cdef void _on_open(Sequencer *sequencer, Worker *worker, RecSession *record) noexcept nogil:
     """A connection claims a session, or claimed it of an earlier router."""
     cdef uint32_t index = _owner_find(sequencer, record.session, hash_bytes(&sequencer.hash_key, record.session, 16))
     cdef bint elsewhere = index != SLAB_NONE and _owner_at(sequencer, index).worker != worker_index(sequencer, worker)
     if record.head.aux & OPEN_TOLD:
-        if _told_counts(sequencer, worker, index):
-            session_told(sequencer, record)
+        session_told(sequencer, worker, &record.head)
     elif not claim_waits(sequencer, worker, record, elsewhere):
         session_claim(sequencer, worker, &record.head)
 
@@ -392,8 +384,7 @@ cdef void _on_close(Sequencer *sequencer, Worker *worker, RecSession *record) no
     cdef uint64_t hash = hash_bytes(&sequencer.hash_key, record.session, 16)
     cdef uint32_t index = _owner_find(sequencer, record.session, hash)
     if record.head.aux & CLOSE_TOLD:
-        if _told_counts(sequencer, worker, index):
-            session_close(sequencer, record)
+        session_told(sequencer, worker, &record.head)
         return
     if record.head.aux & CLOSE_COMES_BACK:
         _drained_given_up(sequencer, worker, hash, record.session)
@@ -411,8 +402,7 @@ cdef void _on_state(Sequencer *sequencer, Worker *worker, RecState *record) noex
                                       hash_bytes(&sequencer.hash_key, record.session, 16))
     cdef Owner *owner
     if record.what & STATE_TOLD:
-        if _told_counts(sequencer, worker, index):
-            session_state(sequencer, record)
+        session_told(sequencer, worker, &record.head)
         return
     if index == SLAB_NONE:
         return
@@ -523,6 +513,8 @@ cdef void sequencer_record(Sequencer *sequencer, Worker *worker, Record *record)
         _on_open(sequencer, worker, <RecSession *> record)
     elif record.kind == REC_CLOSE:
         _on_close(sequencer, worker, <RecSession *> record)
+    elif record.kind == REC_TOLD:
+        worker.told_us = (<RecTold *> record).time_us
     elif record.kind == REC_STATE:
         _on_state(sequencer, worker, <RecState *> record)
     elif record.kind == REC_CATCHUP:

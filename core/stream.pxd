@@ -5,6 +5,7 @@
 # number, bytes and age. A stream without workers whose history has aged away is dropped, unless the log still has to
 # answer for it, and whatever is made later gets a higher epoch, so that a position never means two messages. Most
 # streams are a user's own, with one worker and without a message so far: such a one is 48 bytes and its name (ADR 20).
+# Beside a log memory is a cache: what has not aged may leave it, and is read again when it is wanted (ADR 108).
 # Invariant: routes name linked workers only; the stored messages are in the order of their offsets, and none is beyond
 # the stream's; a stream has a History from its first position on; offset <= given.
 
@@ -80,7 +81,8 @@ ctypedef struct Streams:
     HashKey key
     Ledger *ledger              # borrowed
     uint64_t epoch              # for streams made from now on
-    bint cold                   # these have to be loaded first (core/loading.pxd)
+    bint logged                 # there is a log to read from what is not in memory
+    bint cold                   # not all that it keeps is: new ones have to be loaded first (core/loading.pxd)
     uint64_t waiting_bytes      # of all streams
     uint32_t unasked            # streams whose load is still to be asked for
     uint32_t globals            # global streams that workers are told of

@@ -4,8 +4,8 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 
 from core.hash cimport index_free, index_put, index_remove
-from core.ledger cimport (KIND_CHANNEL, KIND_HISTORY, KIND_SUBSCRIPTION, ledger_acquire, ledger_leaks,
-                          ledger_release)
+from core.ledger cimport (COUNT_HISTORY_SQUEEZED, KIND_CHANNEL, KIND_HISTORY, KIND_SUBSCRIPTION, ledger_acquire,
+                          ledger_count, ledger_leaks, ledger_release)
 from core.names cimport name_drop, name_keep, names_free, names_init
 from core.namespaces cimport GLOBALS_MAX, Namespace, namespace_of
 from core.sites cimport HERE
@@ -147,8 +147,17 @@ cdef Stream *stream_wanted(Streams *streams, const char *name, uint32_t size, ui
     return stream
 
 
+cdef void _read_again(Streams *streams, Stream *stream) noexcept nogil:
+    """What is kept of it is not all in memory any more."""
+    stream.history.filled = False
+    streams.cold = streams.logged
+
+
 cdef void _history_squeeze(Streams *streams) noexcept nogil:
-    """Over the bound of all histories: empty one stream after the other, in turn, until it is kept again."""
+    """Over the bound of all histories: empty one stream after the other, in turn, until it is kept again.
+
+    Of one with records on their way to the log, nobody could say yet what is read from there.
+    """
     cdef uint32_t total = streams.slab.chunk_count << streams.slab.chunk_shift
     cdef uint32_t looked = 0
     cdef Stream *stream
@@ -159,9 +168,10 @@ cdef void _history_squeeze(Streams *streams) noexcept nogil:
             continue
         stream = stream_at(streams, streams.hand)
         while _stream_live(stream) and stream_kept(stream) and not stream.history.loading \
-                and streams.history_total > streams.history_total_max:
+                and not stream.history.under_way and streams.history_total > streams.history_total_max:
             _stored_drop_oldest(streams, stream)
-            stream.history.filled = False       # it is still in the log
+            ledger_count(streams.ledger, COUNT_HISTORY_SQUEEZED, 1)
+            _read_again(streams, stream)
 
 
 cdef bint _history_grow(Stream *stream) noexcept nogil:
@@ -261,7 +271,7 @@ cdef void stream_store(Streams *streams, Stream *stream, const Stored *head, con
     """
     cdef const Namespace *namespace = stream_namespace(streams, stream)
     cdef History *history = stream.history
-    cdef Stored *stored
+    cdef Stored *stored = NULL
     cdef uint32_t place
     if namespace.history_messages == 0 or head.size > namespace.history_bytes:
         while history.count:
@@ -277,10 +287,10 @@ cdef void stream_store(Streams *streams, Stream *stream, const Stored *head, con
             return                      # older than all that there is room for
         _stored_drop_oldest(streams, stream)
         place -= 1
-    if history.count == history.capacity and not _history_grow(stream):
-        return
-    stored = <Stored *> malloc(sizeof(Stored) + head.size)
+    if history.count < history.capacity or _history_grow(stream):
+        stored = <Stored *> malloc(sizeof(Stored) + head.size)
     if stored == NULL:
+        _read_again(streams, stream)
         return
     stored[0] = head[0]
     memcpy(stored.body, body, head.size)
@@ -388,12 +398,17 @@ cdef void routes_remove_worker(Streams *streams, uint32_t worker) noexcept nogil
 
 
 cdef bint _aged(Streams *streams, Stream *stream, uint64_t now_ms) noexcept nogil:
+    """Whether it may go: nobody has it, and its history has aged away or is in a log too."""
     if stream.route_count or (stream.history != NULL and (stream.history.under_way or stream.history.loading)):
         return False
     if stream_is_silent(streams, stream, now_ms):
         return True
+    if streams.slab.live <= streams.streams_max - streams.streams_max // 8:
+        return False
     # Nearly as many as there may be: what nobody has goes before its time, so that new channels find room.
-    return streams.slab.live > streams.streams_max - streams.streams_max // 8
+    ledger_count(streams.ledger, COUNT_HISTORY_SQUEEZED, stream_kept(stream))
+    streams.cold = streams.cold or streams.logged
+    return True
 
 
 cdef void streams_sweep(Streams *streams, uint64_t now_ms, uint32_t slots) noexcept nogil:

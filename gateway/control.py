@@ -245,12 +245,13 @@ class Control:
         resumes = options.get("session") is not None
         if resumes:
             held = self._auth.resumed(options["session"], options.get("token"), now)
-            session, identity = held.session, held.identity
+            session, identity, if_alive = held.session, held.identity, held.if_alive
         else:
-            session, identity = self._random(16), self._auth.identify(options.get("token"), options.get("user"), now)
+            session, if_alive = self._random(16), False
+            identity = self._auth.identify(options.get("token"), options.get("user"), now)
         lists = identity.rights.packed()
         own = self._own_channels(identity.user)
-        positions = self._resume(options.get("resume") if resumes else None, own, identity.rights)
+        positions = self._resume(options.get("resume"), own, identity.rights, fresh=not resumes)
         channels: list[list[Any]] = [[channel, *positions.pop(channel, ())] for channel in own]
         channels += [[channel, *position] for channel, position in positions.items()]
         stored: bytes = msgpack.packb({"user": identity.user, "device": identity.device})
@@ -261,6 +262,7 @@ class Control:
             flags=notes.OPEN_TELLS_UNREAD
             | (notes.OPEN_RESUMES if resumes else 0)
             | (notes.OPEN_WHOLE if resumes and options.get("whole") is True else 0)
+            | (notes.OPEN_IF_ALIVE if if_alive else 0)
             | notes.OPEN_DEVICE * self._devices.number(identity.device),
             first=len(lists),
             second=len(stored),
@@ -277,8 +279,11 @@ class Control:
             raise AuthError(Code.BAD_TOKEN, "the user id is too long for the name of a channel of each namespace")
         return channels
 
-    def _resume(self, resume: object, own: list[str], rights: Rights) -> dict[str, tuple[int, int]]:
-        """The positions of HELLO's resume map, checked; a group that may not be joined any more is left out."""
+    def _resume(self, resume: object, own: list[str], rights: Rights, *, fresh: bool) -> dict[str, tuple[int, int]]:
+        """The positions of HELLO's resume map, checked; a group that may not be joined any more is left out.
+
+        A fresh session stands in its user's own channels alone: what else the map names is JOINed with `since`.
+        """
         if resume is None:
             return {}
         most = self._limits.channels_max + len(own)
@@ -289,6 +294,8 @@ class Control:
         positions: dict[str, tuple[int, int]] = {}
         joined = 0
         for name, value in resume.items():
+            if fresh and name not in own:
+                continue
             channel, spec = self._channel(name)
             position = _position(value, "resume")
             if position is None or (spec.domain == "session" and channel not in own):

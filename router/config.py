@@ -38,6 +38,8 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Of the embedded log."""
     log_sync: str = "always"
     """Of the embedded log: `always` outlives a power loss, `never` only the end of any process."""
+    log_disk_bytes_max: int = 16 * 1024 * 1024 * 1024
+    """Of the embedded log: bytes of its messages; beyond it the oldest go before their age. 0: no bound."""
     log_redis_url: str = ""
     log_redis_prefix: str = "hf:"
     log_redis_replicas: int = -1

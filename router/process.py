@@ -24,22 +24,20 @@ from core.router_loop import RouterLoop
 from router.bans import BanKeeper, MemoryStore
 from router.config import RouterConfig
 from router.log.loader import Loader
-from router.log.opening import PACE_MS, UNDER_WAY_MAX, make_log, open_log
+from router.log.opening import PACE_MS, UNDER_WAY_MAX, make_log, open_log, sift_bytes
 from router.log.port import Log, LogDeposed, LogError, LogUnavailable, Opened
 from router.log.writer import LogWriter
+from router.plane import put_when_room
 from router.sessions import Sessions
 
 STOP_DEADLINE_S = 5.0
-# All workers link to a router that was started within it (core/sequencer.pxd, TOLD_AGAIN_MS).
-LINKED_DEADLINE_S = 1.0
+# All workers link to a router that was started within it: they say LINK once a second, and have to connect before.
+LINKED_DEADLINE_S = 2.0
 LINKED_LOOK_S = 0.01
 EXIT_CONFIG = 78
 EXIT_DEPOSED = 70
 EXIT_UNAVAILABLE = 75
-PASSED_OVER = (
-    "router: {} records of the log are of namespaces that are not known any more, or of more channels than"
-    " router.channels_max allows: they are passed over"
-)
+PASSED_OVER = "router: {} records of the log are of namespaces that are not known any more: they are passed over"
 # Python's default of 5 ms is waited for at each hand-over between the event loop and the log's threads, several times a
 # batch, while sessions are resumed by the thousand: messages that wait for the log waited for that.
 SWITCH_INTERVAL_S = 0.0005
@@ -62,8 +60,8 @@ class Router:
 
     def __init__(self, config: RouterConfig, stats: Stats) -> None:
         self.config = config
-        self.log = make_log(config)
         self._stats = stats
+        self.log = make_log(config, self._on_disk)
         self.writer: LogWriter | None = None
         self.sessions: Sessions | None = None
         store = self.log or MemoryStore()
@@ -88,7 +86,7 @@ class Router:
             passed = await self._recover(self.log, complete=opened.complete)
             if passed:
                 print(PASSED_OVER.format(passed), file=sys.stderr)
-            self.writer = LogWriter(self.log, self.loop.put)
+            self.writer = LogWriter(self.log, self.loop.put, sift_bytes=sift_bytes(self.config))
             own = [spec.name for spec in self.config.namespaces if spec.domain == "session"]
             self.sessions = Sessions(
                 self.log,
@@ -98,6 +96,7 @@ class Router:
                 own=own,
                 on_lost=lambda: self._stats.count("states_lost"),
             )
+            self.sessions.gather()
             self.loader = Loader(self.log, self.loop.put)
         await self.bans.load()
         self.loop.bind(self.config.endpoint)
@@ -120,6 +119,11 @@ class Router:
             passed += self.loop.recover_globals(b"".join(records))
         return passed
 
+    def _on_disk(self, bytes_: int, outgrown: int) -> None:
+        self._stats.gauge("log_disk_bytes", bytes_)
+        self._stats.gauge("log_disk_bytes_max", self.config.log_disk_bytes_max)
+        self._stats.count("log_outgrown", outgrown)
+
     def take(self) -> None:
         """What the data plane says."""
         for kind, flags, conn, request, first, _, session, text, extra in self.loop.take():
@@ -131,6 +135,8 @@ class Router:
                 self.sessions.on_open(request, flags, conn, session, text)
             elif kind == notes.SESSION_STATE and self.sessions is not None:
                 self.sessions.on_state(text)
+            elif kind == notes.SESSION_TOLD and self.sessions is not None:
+                self.sessions.on_told(text)
             elif kind == notes.CURSOR and self.sessions is not None:
                 self.sessions.on_cursor(request, conn, text)
             elif kind == notes.SESSIONS and self.sessions is not None:
@@ -162,7 +168,8 @@ class Router:
             if self._stats.read()["gauges"]["linked"] >= self.config.workers:
                 break
             await asyncio.sleep(LINKED_LOOK_S)
-        self.take()
+        await put_when_room(self.loop.put, notes.TOLD_END)
+        await sessions.told()
         await sessions.read()
 
     def ended(self) -> BaseException | None:

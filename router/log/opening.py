@@ -10,6 +10,8 @@ from router.config import RouterConfig
 from router.log.embedded import EmbeddedLog
 from router.log.port import Log, LogBroken, LogUnavailable, Opened
 from router.log.redis import RedisLog
+from router.log.segments import SEGMENT_BYTES
+from router.log.sifting import step_bytes
 
 BACKENDS = ("embedded", "redis", "none")
 OPEN_RETRY_S = 0.5
@@ -24,8 +26,14 @@ PACE_MS = 4
 _log = logging.getLogger("holdfast.log")
 
 
-def make_log(config: RouterConfig) -> Log | None:
-    """The log that the configuration names, not open yet; None: messages are kept in memory alone."""
+def make_log(config: RouterConfig, on_disk: Callable[[int, int], None] = lambda bytes_, outgrown: None) -> Log | None:
+    """The log that the configuration names, not open yet; None: messages are kept in memory alone.
+
+    Args:
+        config: see there.
+        on_disk: see `EmbeddedLog`.
+
+    """
     if config.log_backend == "none":
         return None
     if config.log_backend == "redis":
@@ -36,7 +44,19 @@ def make_log(config: RouterConfig) -> Log | None:
             replicas=None if config.log_redis_replicas < 0 else config.log_redis_replicas,
             key_window_s=config.key_window_s,
         )
-    return EmbeddedLog(Path(config.log_directory), sync=config.log_sync)
+    return EmbeddedLog(
+        Path(config.log_directory),
+        sync=config.log_sync,
+        namespaces=config.namespaces,
+        segment_bytes=sift_bytes(config) or SEGMENT_BYTES,
+        bytes_max=config.log_disk_bytes_max,
+        on_disk=on_disk,
+    )
+
+
+def sift_bytes(config: RouterConfig) -> int:
+    """After how many bytes that were appended the log is sifted, whatever the time; 0: after none."""
+    return step_bytes(config.log_disk_bytes_max) if config.log_backend == "embedded" else 0
 
 
 async def open_log(

@@ -91,24 +91,34 @@ return ''
 """)
 
 # KEYS: a session. ARGV: 1 if it is over, what HELLO said or nothing, when it expires or nothing, number of fields to
-# set, fields and values (with ? before it: only where there is none), fields to remove. What is not known and not
-# opened stays unknown.
+# set, how many of these, the last ones, only if their position (epoch-offset) is higher than what is there, fields and
+# values, fields to remove. What is not known and not opened stays unknown.
 SESSION = Script(b"""#!lua
-if ARGV[1] == '1' then return redis.call('DEL', KEYS[1]) end
+local function above(one, other)
+  if #one ~= #other then return #one > #other end
+  return one > other
+end
+local function higher(position, stored)
+  if not stored then return true end
+  local epoch, offset = string.match(position, '^(%d+)-(%d+)$')
+  local before, held = string.match(stored, '^(%d+)-(%d+)$')
+  if epoch ~= before then return above(epoch, before) end
+  return above(offset, held)
+end
+if ARGV[1] == '1' then redis.call('DEL', KEYS[1]) end
 if ARGV[2] ~= '' then
   redis.call('HSET', KEYS[1], 'opened', ARGV[2])
 elseif redis.call('EXISTS', KEYS[1]) == 0 then
   return 0
 end
 local fields = tonumber(ARGV[4])
-for at = 5, 3 + 2 * fields, 2 do
-  if ARGV[at + 1]:sub(1, 1) == '?' then
-    redis.call('HSETNX', KEYS[1], ARGV[at], ARGV[at + 1]:sub(2))
-  else
+local counts = 5 + 2 * (fields - tonumber(ARGV[5]))
+for at = 6, 4 + 2 * fields, 2 do
+  if at <= counts or higher(ARGV[at + 1], redis.call('HGET', KEYS[1], ARGV[at])) then
     redis.call('HSET', KEYS[1], ARGV[at], ARGV[at + 1])
   end
 end
-for at = 5 + 2 * fields, #ARGV do redis.call('HDEL', KEYS[1], ARGV[at]) end
+for at = 6 + 2 * fields, #ARGV do redis.call('HDEL', KEYS[1], ARGV[at]) end
 if ARGV[3] ~= '' then
   redis.call('HSET', KEYS[1], 'expires', ARGV[3])
   redis.call('PEXPIREAT', KEYS[1], ARGV[3])

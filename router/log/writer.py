@@ -47,11 +47,22 @@ class LogWriter:
         log: an open one.
         put: tells the data plane.
         pause: waits so many seconds before it is tried again.
+        sift_bytes: the log is sifted each time that so many were appended, beside now and then; 0: it is not.
 
     """
 
-    def __init__(self, log: Log, put: Put, pause: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+    def __init__(
+        self,
+        log: Log,
+        put: Put,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        *,
+        sift_bytes: int = 0,
+    ) -> None:
         self._log = log
+        self._sift_bytes = sift_bytes
+        self._appended_bytes = 0  # since the last sift
+        self._has_grown = asyncio.Event()
         self._put = put
         self._pause = pause
         self._batches: deque[_Batch] = deque()
@@ -139,7 +150,11 @@ class LogWriter:
         """Tell of the batches that are in the log, once for all of them."""
         number = 0
         while self._batches and self._batches[0].state == ANSWERED and self._batches[0].error is None:
-            number = self._batches.popleft().number
+            batch = self._batches.popleft()
+            number = batch.number
+            self._appended_bytes += len(batch.data)
+        if self._sift_bytes and self._appended_bytes >= self._sift_bytes:
+            self._has_grown.set()
         if self._batches and self._batches[0].state == ANSWERED:
             self._answered.set()  # and it failed
         elif not self._batches:
@@ -173,6 +188,7 @@ class LogWriter:
 
     async def _back(self) -> None:
         first = self._batches.popleft()
+        self._appended_bytes += len(first.data)
         await put_when_room(self._put, notes.LOG_COMMITTED, request=first.number)
         await put_when_room(self._put, notes.LOG_STATE, first=1)
         self._is_away = False  # from here on batches are started as they come
@@ -195,7 +211,11 @@ class LogWriter:
     async def sift_now_and_then(self) -> None:
         """Let the log give back the place of what is not kept any more, until this is cancelled."""
         while True:
-            await asyncio.sleep(SIFT_PERIOD_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SIFT_PERIOD_S):
+                    await self._has_grown.wait()
+            self._has_grown.clear()
+            self._appended_bytes = 0
             try:
                 await self._log.sift(self.keep)
             except (LogError, TimeoutError) as error:

@@ -16,7 +16,13 @@ OUTCOME, CURSOR = 1, 2
 
 
 def hello(
-    edge: Edge, channels: list[list[Any]], *, resumes: bool = False, whole: bool = False, unread: bool = True
+    edge: Edge,
+    channels: list[list[Any]],
+    *,
+    resumes: bool = False,
+    whole: bool = False,
+    unread: bool = True,
+    if_alive: bool = False,
 ) -> Client:
     """A client whose HELLO the control thread let in."""
     client = edge.client()
@@ -27,7 +33,10 @@ def hello(
         notes.OPEN,
         client.conn,
         1,
-        flags=notes.OPEN_RESUMES * resumes | notes.OPEN_WHOLE * whole | notes.OPEN_TELLS_UNREAD * unread,
+        flags=notes.OPEN_RESUMES * resumes
+        | notes.OPEN_WHOLE * whole
+        | notes.OPEN_TELLS_UNREAD * unread
+        | notes.OPEN_IF_ALIVE * if_alive,
         second=len(STORED),
         session=client.session,
         text=b"\x93\x01\x01" + (b"\x82" if unread else b"\x81") + msgpack.packb("channels"),
@@ -59,6 +68,16 @@ def test_the_claim_carries_what_is_stored_and_whether_stored_state_is_wanted(edg
         edge.wait_empty()
         edge.router.expect(records.UNSUBSCRIBE)
         edge.router.expect(records.CLOSE)
+
+
+@pytest.mark.parametrize("code", [Code.SESSION_EXPIRED, Code.UNAVAILABLE])
+def test_with_an_old_token_nothing_but_the_stored_session_is_resumed(edge: Edge, code: Code) -> None:
+    client = hello(edge, [["user:alice", EPOCH, 0]], resumes=True, whole=True, if_alive=True)
+    subscribe(edge, {"user:alice": 0})
+    one = edge.router.expect(records.OPEN)
+    assert one["aux"] == records.RESUMES | records.ALIVE
+    edge.router.send(wire.opened(client.conn, one["seq"], code=code))
+    assert client.frame()[:2] == [FIN, code]
 
 
 def test_a_channel_that_the_client_left_out_stands_where_the_store_says(edge: Edge) -> None:

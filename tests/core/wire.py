@@ -129,6 +129,8 @@ def _fields(kind: int, aux: int, data: bytes) -> Record:
         channel, epoch, offset, seq, bytes_max, flags, _ = _CATCHUP.unpack_from(data)
         asked = {"channel": channel, "since": (epoch, offset), "seq": seq, "bytes_max": bytes_max, "flags": flags}
         return {**asked, "name": data[_CATCHUP.size :][:aux]}
+    if kind == records.TOLD:
+        return {"time_us": int.from_bytes(data[:8], "little")}
     assert kind == records.STATE, f"a worker says no record of kind {kind}"
     session, epoch, offset, what, user_size, conn = _STATE.unpack_from(data)
     names = data[_STATE.size :]

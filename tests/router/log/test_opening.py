@@ -26,6 +26,13 @@ def test_each_backend_is_made_from_its_own_settings(tmp_path: Path) -> None:
     assert isinstance(opening.make_log(redis), RedisLog)
 
 
+def test_an_embedded_log_is_sifted_as_it_grows(tmp_path: Path) -> None:
+    small = config(log_backend="embedded", log_directory=str(tmp_path), log_disk_bytes_max=1 << 26)
+    assert opening.sift_bytes(small) == 1 << 22
+    assert opening.sift_bytes(config(log_backend="embedded")) == 1 << 26
+    assert opening.sift_bytes(config(log_backend="redis")) == 0
+
+
 class Away:
     """A log that is away for some calls of `open`."""
 

@@ -186,6 +186,32 @@ def test_a_sift_is_answered_by_the_data_plane() -> None:
     play(run())
 
 
+def test_the_log_is_sifted_each_time_that_it_has_grown_enough() -> None:
+    async def run() -> None:
+        plane = Plane()
+        plane.writer = LogWriter(plane.log, plane.put, plane.pause, sift_bytes=5)  # type: ignore[arg-type]
+        sifts: asyncio.Queue[None] = asyncio.Queue()
+
+        async def sift(keep: Sift) -> None:
+            sifts.put_nowait(None)
+
+        plane.log.sift = sift  # type: ignore[method-assign]
+        tasks = [asyncio.create_task(plane.writer.run()), asyncio.create_task(plane.writer.sift_now_and_then())]
+        for number, batch in enumerate((b"one", b"two", b"three"), 1):
+            plane.writer.on_batch(number, batch)
+            await plane.settle()
+            await plane.answer(batch)
+            assert sifts.qsize() == (0, 1, 2)[number - 1]
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        await plane.writer.close()
+        plane.running.cancel()
+        await asyncio.wait([plane.running])
+
+    play(run())
+
+
 def test_a_data_plane_without_room_hears_it_when_there_is_some() -> None:
     """Its mailbox is full of what was loaded: that ends no router."""
 
