@@ -62,9 +62,8 @@ cdef bint _stream_again(Sequencer *sequencer, Stream *stream, const LogRecord *r
     cdef Stored head
     if stream.history == NULL and not stream_open(&sequencer.streams, stream):
         return False
-    if record.epoch >= stream.epoch:    # a clock that stepped back: what comes must be above what was
-        stream.epoch = record.epoch + 1
-        sequencer.streams.epoch = max(sequencer.streams.epoch, stream.epoch)
+    if record.epoch >= stream.epoch:    # a clock that stepped back, or it is cold: what comes must be above what was
+        stream.epoch = sequencer.streams.epoch = max(sequencer.streams.epoch, record.epoch + 1)
     if _is_of_before(sequencer, stream, record):
         return True
     if record.offset > stream.offset:

@@ -417,8 +417,13 @@ cdef class RouterLoop:
         """
         return self._recover(batch, False)
 
+    @property
+    def knows_all(self) -> bool:
+        """Whether each channel that the log keeps is in memory, as far as `recover` gave them."""
+        return not self.sequencer.streams.cold
+
     def recover_globals(self, const unsigned char[::1] batch):
-        """Take where the global channels of a log that is not complete stand, before `run`; else as `recover`.
+        """Take where global channels stand, before `run`, unless this `knows_all`; else as `recover`.
 
         Args:
             batch: a log record for each of them; of more than workers are told of, the first count.

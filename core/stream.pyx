@@ -403,7 +403,8 @@ cdef bint _aged(Streams *streams, Stream *stream, uint64_t now_ms) noexcept nogi
         return False
     if stream_is_silent(streams, stream, now_ms):
         return True
-    if streams.slab.live <= streams.streams_max - streams.streams_max // 8:
+    if streams.slab.live <= streams.streams_max - streams.streams_max // 8 \
+            or (stream.history != NULL and stream.history.listed):
         return False
     # Nearly as many as there may be: what nobody has goes before its time, so that new channels find room.
     ledger_count(streams.ledger, COUNT_HISTORY_SQUEEZED, stream_kept(stream))

@@ -83,7 +83,7 @@ class Router:
             opened = await open_log(self.log, self.config.epoch, timeout_s=self.config.log_open_timeout_s, away=away)
         self.loop = data_plane(self.config, self._stats, opened)
         if self.log is not None and opened is not None:
-            passed = await self._recover(self.log, complete=opened.complete)
+            passed = await self._recover(self.log)
             if passed:
                 print(PASSED_OVER.format(passed), file=sys.stderr)
             self.writer = LogWriter(self.log, self.loop.put, sift_bytes=sift_bytes(self.config))
@@ -104,12 +104,12 @@ class Router:
         self.auditor = Auditor(ACCOUNT, lambda request: self.loop.put(notes.AUDIT, request=request))
         return self.loop
 
-    async def _recover(self, log: Log, *, complete: bool) -> int:
+    async def _recover(self, log: Log) -> int:
         """Let the data plane know what it has to; how many records had no place."""
         passed = 0
         async for batch in log.recover():  # deadline: the log's own, of each batch
             passed += self.loop.recover(batch)
-        if not complete:
+        if not self.loop.knows_all:
             everybodys = [spec.name for spec in self.config.namespaces if spec.domain == "global"]
             # deadline: the log's own
             found = await log.standing(everybodys)

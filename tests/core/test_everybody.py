@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import pytest
 
 from core import notes, records
 from core.codes import Code
@@ -145,6 +146,22 @@ def test_a_router_that_starts_tells_of_the_global_channels_that_its_log_names(
     assert (entry.epoch, entry.offset) == (EPOCH, 3)
     router.commit(number)
     assert was_here.take()["offset"] == 3
+
+
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_a_global_channel_is_known_whatever_other_channels_the_log_has(
+    sequencers: Callable[..., Sequencer], place: str
+) -> None:
+    """Memory has no room for all of them: it stays where it was read first, and the log is asked where it came late."""
+    others = [message(f"group:{number}", 5, 1) for number in range(40)]
+    one = [message("global:news", 5, 1)]
+    batches = one + others if place == "first" else others + one
+    found = b"" if place == "first" else position("global:news", 1)
+    router = sequencers(log_under_way_max=1, recovered=batches, everybodys=found, channels_max=16)
+    assert router.loop is not None
+    assert router.loop.knows_all is False
+    [(name, epoch, offset)] = told(again(router.worker(), [], before=False))
+    assert (name, epoch >= EPOCH, offset) == ("global:news", True, 1)
 
 
 def test_of_more_global_channels_than_workers_are_told_of_the_first_that_the_log_names_count(
