@@ -163,7 +163,7 @@ class Node:
                 break
             except _Exited as exited:
                 # Between our looking and its binding, somebody else may have taken a port.
-                if attempt == START_ATTEMPTS or "in use" not in self.log_tail():
+                if attempt == START_ATTEMPTS or "in use by another program" not in self.log_tail():
                     self._stopped = True
                     raise AssertionError(f"holdfast ended with {exited} at its start\n{self.log_tail()}") from exited
                 self._spawn()
