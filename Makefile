@@ -105,8 +105,8 @@ clean: ## remove what was built; .venv and downloads stay
 provision: $(PLACED)/base
 	@$(VENV)/bin/python tools/provision.py
 
-# The two builds run the same tests, but for UNCHECKED unless it is asked for by name. The `pytest` program (not `python -m pytest`) keeps the repository's root from the
-# front of the module path, where it would hide build/checked.
+# The two builds run the same tests, but for UNCHECKED unless it is asked for by name. The `pytest` program (not
+# `python -m pytest`) keeps the repository's root from the front of the module path, where it would hide build/checked.
 test-release: $(PLACED)/dev build
 	@mkdir -p build/tests
 	@$(BIN) HOLDFAST_BUILD=release PYTHONSAFEPATH=1 pytest $(TOGETHER) $(TESTS) $(ARGS) 2>&1 | tee build/tests/release.log
