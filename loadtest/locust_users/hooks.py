@@ -134,12 +134,18 @@ def on_test_start(environment: Environment, **_: Any) -> None:
 
 @events.test_stopping.add_listener
 def on_test_stopping(environment: Environment, **_: Any) -> None:
-    the_run(environment).end()
+    run = _runs.get(id(environment))
+    if run is None:
+        log.error("the run's time was over before the load began: nothing was measured; give it a longer --run-time")
+        return
+    run.end()
 
 
 @events.test_stop.add_listener
 def on_test_stop(environment: Environment, **_: Any) -> None:
-    the_run(environment).stop()
+    run = _runs.get(id(environment))
+    if run is not None:
+        run.stop()
 
 
 @events.quitting.add_listener

@@ -117,7 +117,7 @@ def test_mixed_users_agree_with_the_server_to_the_message(holdfast: Callable[...
 )
 def test_a_fault_made_on_purpose_is_reported(start_floor: StartFloor, tmp_path: Path, fault: str, counted: str) -> None:
     host = start_floor("--inject", fault, "--inject-at", "10")
-    code, said, entries = locust(tmp_path, *FLOOR, "--host", host, "--run-time", "1s")
+    code, said, entries = locust(tmp_path, *FLOOR, "--host", host, "--run-time", "3s")
     assert code == 3, said
     assert re.findall(r"WRONG: (.*)", said) == [counted]
     assert entries["delivery"]["num_failures"] == 1
@@ -125,7 +125,7 @@ def test_a_fault_made_on_purpose_is_reported(start_floor: StartFloor, tmp_path: 
 
 
 def test_a_floor_without_a_fault_is_right(start_floor: StartFloor, tmp_path: Path) -> None:
-    code, said, entries = locust(tmp_path, *FLOOR, "--host", start_floor(), "--run-time", "1s")
+    code, said, entries = locust(tmp_path, *FLOOR, "--host", start_floor(), "--run-time", "3s")
     assert (code, re.findall(r"WRONG: (.*)", said)) == (0, []), said
     assert entries["delivery"]["num_requests"] > entries["publish"]["num_requests"] * 20
 
