@@ -36,7 +36,20 @@ START_ATTEMPTS = 3
 # Given to every process of a node in its environment: how those left behind are found.
 MARK = "HOLDFAST_TEST_MARK"
 # Where the longest files are: of files that run beside each other, one that begins last keeps everybody waiting.
-LONGEST_FIRST = ("chaos", "process/test_redis_restart.py", "browser", "simulation", "process", "contract", "loadtest")
+LONGEST_FIRST = (
+    "chaos",
+    "client/integration/test_outcomes.py",
+    "process/test_redis_restart.py",
+    "contract/test_directory_faults.py",
+    "browser",
+    "simulation",
+    "loadtest/soak",
+    "process",
+    "router/log",
+    "client",
+    "contract",
+    "monitoring",
+)
 # What must read opened = closed once all clients have left.
 BALANCED = ("connection", "ring", "buffer")
 BUILD = os.environ.get("HOLDFAST_BUILD", "release")

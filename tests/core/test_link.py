@@ -245,7 +245,8 @@ def test_joins_and_hellos_that_wait_are_asked_again(edge: Edge) -> None:
     assert waiting.frame()[0] == 1
 
 
-def test_an_evicted_session_ends_and_gets_nothing_more(edge: Edge) -> None:
+def test_an_evicted_session_ends_and_gets_nothing_more(edges: Callable[..., Edge]) -> None:
+    edge = edges(fin_timeout_ms=200)
     alice = edge.open("alice")
     handle = edge.join(alice, "group:a")
     said = [wire.message(handle, EPOCH, offset, frame_of("group:a", offset, "x")) for offset in (1, 2)]
