@@ -19,6 +19,7 @@ from core.batch cimport Batch, batch_clear, batch_free
 from core.bus cimport (ZMQ_ROUTER, BusBatch, bus_close, bus_done, bus_lost, bus_on_event, bus_open, bus_pending,
                        bus_receive, bus_send, bus_tick)
 from core.catchup cimport CATCHUPS_BYTES_MAX, catchups_serve
+from core.claims cimport CLAIMS_BYTES_MAX, claims_serve
 from core.clock cimport clock_ms, clock_wall_ms
 from core.drained cimport drained_free, drained_tick
 from core.hash cimport index_free
@@ -43,7 +44,7 @@ from core.recovery cimport recover_globals, recover_records, sift_records
 from core.rooms cimport rooms_free, rooms_init
 from core.sequencer cimport (ORIGIN_WINDOW_MS, ORIGINS_MAX, SEQUENCER_BATCHES_TURN, SWEEP_PERIOD_MS, SWEEP_SLOTS,
                              WORKER_FREE, WORKER_SILENT_MS, Owner, Sequencer, Worker, sequencer_record,
-                             sequencer_tell_taken, worker_give_up, worker_known, worker_of)
+                             sequencer_tell_taken, session_claim, worker_give_up, worker_known, worker_of)
 from core.sessions cimport (STATES_BYTES_MAX, cursor_read, session_opened, sessions_alive, sessions_flush,
                             sessions_read, told_end)
 from core.slab cimport slab_free, slab_init
@@ -220,6 +221,7 @@ cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
         while taken < SEQUENCER_BATCHES_TURN and _batch_receive(sequencer):
             taken += 1
         _lost_forget(sequencer)
+        claims_serve(sequencer, taken < SEQUENCER_BATCHES_TURN, session_claim)
         _tick(sequencer)
         presence_due(sequencer)
         sequencer_tell_taken(sequencer)
@@ -228,7 +230,7 @@ cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
         sessions_flush(sequencer)
         mailbox_ring(&sequencer.to_control)
         _flush(sequencer)
-        sequencer.again = bus_pending(&sequencer.bus) or sequencer.catchups_due
+        sequencer.again = bus_pending(&sequencer.bus) or sequencer.catchups_due or sequencer.claims.size != 0
         if sequencer.audit:
             sequencer_audit(sequencer, sequencer.audit)
             sequencer.audit = 0
@@ -310,6 +312,7 @@ cdef class RouterLoop:
         if log_under_way_max:
             self._log(log_bytes_max, log_under_way_max, log_chunks_max, log_pace_ms)
         sequencer.catchups.bytes_max = CATCHUPS_BYTES_MAX
+        sequencer.claims.bytes_max = CLAIMS_BYTES_MAX
         sequencer.states.bytes_max = sequencer.told.bytes_max = STATES_BYTES_MAX
         sequencer.sessions_kept = sequencer.told_gathers = sessions_kept
         slab_init(&sequencer.owners, sizeof(Owner), 10, 0xFFFFFFFE)
@@ -375,6 +378,7 @@ cdef class RouterLoop:
         log_free(&sequencer.log)
         drained_free(&sequencer.drained)
         batch_free(&sequencer.catchups)
+        batch_free(&sequencer.claims)
         batch_free(&sequencer.states)
         batch_free(&sequencer.told)
         if sequencer.rooms.ledger != NULL:

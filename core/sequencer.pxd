@@ -83,6 +83,9 @@ ctypedef struct Sequencer:
     Batch catchups              # CATCHUPs that wait for their turn (core/catchup.pxd)
     uint32_t catchups_place     # what stands before it is answered
     bint catchups_due           # some can be answered in the next turn
+    Batch claims                # of sessions that another worker has: they wait a turn (core/claims.pxd)
+    uint32_t claims_place       # what stands before it came before this turn
+    uint32_t claims_turns       # since it last was moved
     Batch states                # what sessions did in this turn (core/sessions.pxd)
     bint sessions_kept          # there is a store for them
     Batch told                  # what workers told an earlier router, until the control thread wants it
@@ -165,4 +168,5 @@ cdef void sequencer_tell_taken(Sequencer *sequencer) noexcept nogil
 cdef void worker_give_up(Sequencer *sequencer, Worker *worker) noexcept nogil
 cdef uint32_t owner_of(Sequencer *sequencer, const uint8_t *session) noexcept nogil
 cdef bint bulk_fits(Worker *worker, uint32_t seq, uint32_t size) noexcept nogil
+cdef void session_claim(Sequencer *sequencer, Worker *worker, Record *said) noexcept nogil
 cdef void sequencer_record(Sequencer *sequencer, Worker *worker, Record *record) noexcept nogil

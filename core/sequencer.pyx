@@ -5,6 +5,7 @@ from libc.string cimport memcmp, memcpy
 from core.bans cimport bans_asked, bans_say_all
 from core.batch cimport batch_clear, batch_free
 from core.catchup cimport catchup_take
+from core.claims cimport claim_waits, claims_settle
 from core.codes cimport NO_SUCH_CHANNEL, OVERLOADED
 from core.drained cimport DrainedSession, drained_keep, drained_take
 from core.everybody cimport everybody_add, everybody_link, everybody_say
@@ -329,15 +330,23 @@ cdef void sequencer_tell_taken(Sequencer *sequencer) noexcept nogil:
 
 
 cdef void _on_open(Sequencer *sequencer, Worker *worker, RecSession *record) noexcept nogil:
-    """A connection claims a session: whoever had it hears of it before the claim is answered."""
+    """A connection claims a session, or claimed it of an earlier router."""
+    cdef uint32_t index = _owner_find(sequencer, record.session, hash_bytes(&sequencer.hash_key, record.session, 16))
+    cdef bint elsewhere = index != SLAB_NONE and _owner_at(sequencer, index).worker != worker_index(sequencer, worker)
+    if record.head.aux & OPEN_TOLD:
+        session_told(sequencer, worker, &record.head)
+    elif not claim_waits(sequencer, worker, record, elsewhere):
+        session_claim(sequencer, worker, &record.head)
+
+
+cdef void session_claim(Sequencer *sequencer, Worker *worker, Record *said) noexcept nogil:
+    """A connection gets a session: whoever had it hears of it before the claim (OPEN) is answered."""
+    cdef RecSession *record = <RecSession *> said
     cdef uint64_t hash = hash_bytes(&sequencer.hash_key, record.session, 16)
     cdef uint32_t index = _owner_find(sequencer, record.session, hash)
     cdef uint32_t claimant = worker_index(sequencer, worker)
     cdef bint evicted = False
     cdef Owner *owner
-    if record.head.aux & OPEN_TOLD:
-        session_told(sequencer, worker, &record.head)
-        return
     _drained_claimed(sequencer, hash, record.session)
     if index != SLAB_NONE:
         owner = _owner_at(sequencer, index)
@@ -364,20 +373,25 @@ cdef void _on_open(Sequencer *sequencer, Worker *worker, RecSession *record) noe
     session_open(sequencer, worker, record, evicted)
 
 
+cdef bint _owns(Sequencer *sequencer, uint32_t index, const Worker *worker, uint64_t conn) noexcept nogil:
+    """Whether the owner at `index`, if any, is this connection of this worker."""
+    return index != SLAB_NONE and _owner_conn(_owner_at(sequencer, index)) == conn \
+        and worker_at(sequencer, _owner_at(sequencer, index).worker) == worker
+
+
 cdef void _on_close(Sequencer *sequencer, Worker *worker, RecSession *record) noexcept nogil:
     """A connection ended; its session may be another's by now."""
     cdef uint64_t hash = hash_bytes(&sequencer.hash_key, record.session, 16)
     cdef uint32_t index = _owner_find(sequencer, record.session, hash)
-    cdef Owner *owner
     if record.head.aux & CLOSE_TOLD:
         session_told(sequencer, worker, &record.head)
         return
     if record.head.aux & CLOSE_COMES_BACK:
         _drained_given_up(sequencer, worker, hash, record.session)
-    if index == SLAB_NONE or ledger_leaks(sequencer.ledger, KIND_SESSION):
-        return
-    owner = _owner_at(sequencer, index)
-    if _owner_conn(owner) == record.conn and owner.worker == worker_index(sequencer, worker):
+    if sequencer.claims.size and not _owns(sequencer, index, worker, record.conn):
+        claims_settle(sequencer, worker, record.conn, session_claim)
+        index = _owner_find(sequencer, record.session, hash)
+    if _owns(sequencer, index, worker, record.conn) and not ledger_leaks(sequencer.ledger, KIND_SESSION):
         session_close(sequencer, record)
         _owner_end(sequencer, index)
 

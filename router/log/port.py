@@ -207,7 +207,7 @@ class Log(Protocol):
         """The bans that are kept (`Ban.kept_ms`), with those that are over but are kept still."""
 
     async def close(self) -> None:
-        """Give up what is held; nothing that was answered is lost."""
+        """Give up what is held; nothing that was answered is lost. One that is closed has nothing left to do."""
 
 
 class Sift(Protocol):

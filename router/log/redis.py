@@ -367,6 +367,8 @@ class RedisLog:
 
     async def close(self) -> None:
         """See the port."""
+        if self._closed:
+            return
         self._closed = True
         if self._healing is not None:
             self._healing.cancel()
