@@ -35,7 +35,7 @@ from router.log.port import (
     Sift,
     Standing,
 )
-from router.log.reading import read_channels
+from router.log.reading import read_channels, read_standing
 from router.log.segments import SEGMENT_BYTES, Broken, Segment, SegmentWriter
 from router.log.sifting import Sifter
 from router.log.state import State
@@ -317,20 +317,10 @@ class EmbeddedLog:
         return [Loaded(Position(*self._index.position(channel))) for channel in channels]
 
     async def standing(self, namespaces: Sequence[str]) -> list[Standing]:
-        """See `Log.standing`. Like `load`, it reads everything."""
-        wanted = {name.encode() for name in namespaces}
-        positions: dict[bytes, Position] = {}
-        newest: dict[bytes, int] = {}
-        async for batch in self.recover():
-            for entry in log_records.entries(batch):
-                position = Position(entry.epoch, entry.offset)
-                if entry.channel.partition(b":")[0] not in wanted:
-                    continue
-                positions[entry.channel] = max(position, positions.get(entry.channel, position))
-                if entry.kind == log_records.MESSAGE:
-                    newest[entry.channel] = max(entry.time_ms, newest.get(entry.channel, 0))
-        found = [Standing(channel, positions[channel], time_ms) for channel, time_ms in newest.items()]
-        return sorted(found, key=lambda one: one.time_ms, reverse=True)
+        """See `Log.standing`."""
+        if self._unread:
+            await self._disk.run(self._index_rest)
+        return await self._state_disk.run(read_standing, self._directory, self._index, namespaces)
 
     # ------------------------------------------------------------------------------------------------------------ sift
 
