@@ -416,6 +416,28 @@ cdef class LogIndex:
                 told.append((place.segment, place.at, place_size(place), place.check))
         return told
 
+    def last_places(self, bytes namespace):
+        """(channel, epoch, offset, segment, at, size, check) of each channel of a namespace that has messages: its
+        position, and the place of its last message. O(channels)."""
+        cdef bytes prefix = namespace + b":"
+        cdef uint32_t chunk, number
+        cdef Channel *channel
+        cdef Place *place
+        cdef const char *name
+        told = []
+        for chunk in range(self.all.slab.chunk_count):
+            for number in range(1u << self.all.slab.chunk_shift):
+                if not _is_live(&self.all, chunk, number):
+                    continue
+                channel = _channel_at(&self.all, (chunk << self.all.slab.chunk_shift) | number)
+                name = name_text(&self.all.names, channel.name, channel.name_size)
+                if channel.count == 0 or not name[:channel.name_size].startswith(prefix):
+                    continue
+                place = channel_place(channel, channel.count - 1)
+                told.append((name[:channel.name_size], channel.epoch, channel.offset,
+                             place.segment, place.at, place_size(place), place.check))
+        return told
+
     def check(self, bytes record):
         """What `places` says of a record that is whole."""
         return _check(&self.all, <const uint8_t *> <const char *> record, <uint32_t> len(record))

@@ -34,6 +34,8 @@ STOP_DEADLINE_S = 5.0
 # All workers link to a router that was started within it: they say LINK once a second, and have to connect before.
 LINKED_DEADLINE_S = 2.0
 LINKED_LOOK_S = 0.01
+# A start that reads a large log says so this often: whoever says what it waits for is waited for.
+RECOVERY_SAID_S = 2.0
 EXIT_CONFIG = 78
 EXIT_DEPOSED = 70
 EXIT_UNAVAILABLE = 75
@@ -71,8 +73,8 @@ class Router:
         self.loader: Loader | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def open(self, away: Callable[[str], None] = lambda why: None) -> RouterLoop:
-        """Open the log, let the data plane know what it has, and bind. `away` hears why the log is waited for.
+    async def open(self, waits: Callable[[str], None] = lambda why: None) -> RouterLoop:
+        """Open the log, let the data plane know what it has, and bind. `waits` hears why that takes long.
 
         Raises:
             LogError: the log cannot be used.
@@ -80,10 +82,15 @@ class Router:
         """
         opened = None
         if self.log is not None:
-            opened = await open_log(self.log, self.config.epoch, timeout_s=self.config.log_open_timeout_s, away=away)
+            opened = await open_log(
+                self.log,
+                self.config.epoch,
+                timeout_s=self.config.log_open_timeout_s,
+                away=lambda why: waits(f"its log is away: {why}"),
+            )
         self.loop = data_plane(self.config, self._stats, opened)
         if self.log is not None and opened is not None:
-            passed = await self._recover(self.log)
+            passed = await self._recover(self.log, waits)
             if passed:
                 print(PASSED_OVER.format(passed), file=sys.stderr)
             self.writer = LogWriter(self.log, self.loop.put)
@@ -104,14 +111,18 @@ class Router:
         self.auditor = Auditor(ACCOUNT, lambda request: self.loop.put(notes.AUDIT, request=request))
         return self.loop
 
-    async def _recover(self, log: Log) -> int:
+    async def _recover(self, log: Log, waits: Callable[[str], None]) -> int:
         """Let the data plane know what it has to; how many records had no place."""
-        passed = 0
+        passed = size = 0
+        said = time.monotonic()
         async for batch in log.recover():  # deadline: the log's own, of each batch
             passed += self.loop.recover(batch)
+            size += len(batch)
+            if time.monotonic() >= said + RECOVERY_SAID_S:
+                said = time.monotonic()
+                waits(f"it reads its log, {size >> 20} MiB so far")
         if not self.loop.knows_all:
             everybodys = [spec.name for spec in self.config.namespaces if spec.domain == "global"]
-            # deadline: the log's own
             found = await log.standing(everybodys)
             records = (
                 log_records.pack(log_records.POSITION, one.channel, *one.position, time_ms=one.time_ms) for one in found
@@ -222,7 +233,7 @@ def data_plane(config: RouterConfig, stats: Stats, opened: Opened | None) -> Rou
 
 async def _opened(router: Router, commands: CommandServer, stopped: asyncio.Event) -> RouterLoop | None:
     """The data plane; None: the node ended while the log was waited for."""
-    opening = asyncio.ensure_future(router.open(away=lambda why: commands.tell("waits", why=f"its log is away: {why}")))
+    opening = asyncio.ensure_future(router.open(waits=lambda why: commands.tell("waits", why=why)))
     ending = asyncio.ensure_future(stopped.wait())
     # deadline: that of the log's opening, or the node's end
     await asyncio.wait({opening, ending}, return_when=asyncio.FIRST_COMPLETED)

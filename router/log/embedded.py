@@ -35,7 +35,7 @@ from router.log.port import (
     Sift,
     Standing,
 )
-from router.log.reading import read_channels
+from router.log.reading import read_channels, read_standing
 from router.log.segments import SEGMENT_BYTES, Broken, Segment, SegmentWriter
 from router.log.sifting import Sifter
 from router.log.state import State
@@ -140,8 +140,8 @@ class EmbeddedLog:
 
     async def open(self, epoch: int) -> Opened:
         """See `Log.open`."""
-        self._disk = DiskThread("log", self._deadline_s)
-        self._state_disk = DiskThread("log-state", self._deadline_s)
+        self._disk = DiskThread("log", self._deadline_s, lambda: _Translated(self._directory))
+        self._state_disk = DiskThread("log-state", self._deadline_s, lambda: _Translated(self._directory))
         self._held = ACCOUNT.hold("handle", f"the log in {self._directory}", object_=self)
         try:
             await self._disk.run(self._open_segments)
@@ -154,37 +154,34 @@ class EmbeddedLog:
         return Opened(taken, seeds, complete=True)
 
     def _open_segments(self) -> None:
-        with _Translated(self._directory):
-            try:
-                self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self._lock = DirectoryLock(self._directory / "lock", min(LOCK_DEADLINE_S, self._deadline_s / 2))
-            except OSError as error:
-                if error.errno not in _UNUSABLE:
-                    raise
-                raise LogBroken(
-                    f"log.directory is {self._directory}, which cannot be used ({error.strerror}): name a folder that "
-                    f"the gateway may write to"
-                ) from error
-            self._writer.open()
-            self._unread = deque(segments.listed(self._directory))
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = DirectoryLock(self._directory / "lock", min(LOCK_DEADLINE_S, self._deadline_s / 2))
+        except OSError as error:
+            if error.errno not in _UNUSABLE:
+                raise
+            raise LogBroken(
+                f"log.directory is {self._directory}, which cannot be used ({error.strerror}): name a folder that "
+                f"the gateway may write to"
+            ) from error
+        self._writer.open()
+        self._unread = deque(segments.listed(self._directory))
         self._index = LogIndex(self._namespaces)
         self._sifter = Sifter(
             self._directory,
             self._index,
             self._writer,
-            self._run,
+            self._state_disk,
             segment_bytes=self._segment_bytes,
             bytes_max=self._bytes_max,
             deadline_s=self._deadline_s,
             now_ms=self._now_ms,
         )
-        with _Translated(self._directory):
-            self._sifter.look()
+        self._sifter.look()
 
     def _open_state(self, epoch: int) -> tuple[int, bytes]:
-        with _Translated(self._directory):
-            state = self._state = State(self._directory / "state.sqlite", sync=self._sync)
-            return state.take_epoch(epoch, self._writer.epoch), state.seeds()
+        state = self._state = State(self._directory / "state.sqlite", sync=self._sync)
+        return state.take_epoch(epoch, self._writer.epoch), state.seeds()
 
     async def close(self) -> None:
         """See `Log.close`."""
@@ -212,19 +209,14 @@ class EmbeddedLog:
 
     async def recover(self) -> AsyncIterator[bytes]:
         """See `Log.recover`. What is read for the first time is put into the index on the way."""
-        for segment in await self._disk.run(self._listed):
+        for segment in await self._disk.run(segments.listed, self._directory):
             for records in await self._disk.run(self._records_of, segment):
                 yield records
 
-    def _listed(self) -> list[Segment]:
-        with _Translated(self._directory):
-            return segments.listed(self._directory)
-
     def _records_of(self, segment: Segment) -> list[bytes]:
-        with _Translated(self._directory):
-            if self._unread and self._unread[0].number == segment.number:
-                return self._read_first()
-            return list(segments.chunks(records for _, records in segments.placed_of(segment)))
+        if self._unread and self._unread[0].number == segment.number:
+            return self._read_first()
+        return list(segments.chunks(records for _, records in segments.placed_of(segment)))
 
     def _read_first(self) -> list[bytes]:
         """The first segment that the index does not know: put there, and its records."""
@@ -237,9 +229,8 @@ class EmbeddedLog:
 
     def _index_rest(self) -> None:
         """Nobody recovers first, or not to the end: still the index has to know everything."""
-        with _Translated(self._directory):
-            while self._unread:
-                self._read_first()
+        while self._unread:
+            self._read_first()
 
     async def append(self, batch: bytes) -> None:
         """See `Log.append`."""
@@ -322,24 +313,14 @@ class EmbeddedLog:
         if self._unread:
             await self._disk.run(self._index_rest)
         if messages:
-            return await self._run(read_channels, self._directory, self._index, channels)
+            return await self._state_disk.run(read_channels, self._directory, self._index, channels)
         return [Loaded(Position(*self._index.position(channel))) for channel in channels]
 
     async def standing(self, namespaces: Sequence[str]) -> list[Standing]:
-        """See `Log.standing`. Like `load`, it reads everything."""
-        wanted = {name.encode() for name in namespaces}
-        positions: dict[bytes, Position] = {}
-        newest: dict[bytes, int] = {}
-        async for batch in self.recover():
-            for entry in log_records.entries(batch):
-                position = Position(entry.epoch, entry.offset)
-                if entry.channel.partition(b":")[0] not in wanted:
-                    continue
-                positions[entry.channel] = max(position, positions.get(entry.channel, position))
-                if entry.kind == log_records.MESSAGE:
-                    newest[entry.channel] = max(entry.time_ms, newest.get(entry.channel, 0))
-        found = [Standing(channel, positions[channel], time_ms) for channel, time_ms in newest.items()]
-        return sorted(found, key=lambda one: one.time_ms, reverse=True)
+        """See `Log.standing`."""
+        if self._unread:
+            await self._disk.run(self._index_rest)
+        return await self._state_disk.run(read_standing, self._directory, self._index, namespaces)
 
     # ------------------------------------------------------------------------------------------------------------ sift
 
@@ -381,16 +362,7 @@ class EmbeddedLog:
             assert self._state is not None, "open comes first"
             return question(self._state, self._now_ms())
 
-        return await self._run(answer)
-
-    async def _run(self, job: Callable[..., _T], *arguments: Any) -> _T:
-        """Do a job in the thread that has SQLite and sifts."""
-
-        def do() -> _T:
-            with _Translated(self._directory):
-                return job(*arguments)
-
-        return await self._state_disk.run(do)
+        return await self._state_disk.run(answer)
 
 
 class _Translated:

@@ -6,9 +6,10 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from core import log_records
 from core.log_index import LogIndex
 from router.log import segments
-from router.log.port import Loaded, Position
+from router.log.port import Loaded, Position, Standing
 
 _log = logging.getLogger("holdfast.log")
 
@@ -30,6 +31,19 @@ def read_channels(directory: Path, index: LogIndex, channels: Sequence[bytes]) -
         for number, record in _records(directory / segments.name_of(segment), index, list(places)):
             found[number].append(record)
     return [Loaded(position, b"".join(records)) for position, records in zip(positions, found, strict=True)]
+
+
+def read_standing(directory: Path, index: LogIndex, namespaces: Sequence[str]) -> list[Standing]:
+    """Where the channels of some namespaces stand that have messages, the one with the newest first. As above."""
+    known = [one for namespace in namespaces for one in index.last_places(namespace.encode())]
+    found: list[Standing] = []
+    wanted = sorted((*one[3:], number) for number, one in enumerate(known))
+    for segment, places in itertools.groupby(wanted, key=lambda place: place[0]):
+        for number, record in _records(directory / segments.name_of(segment), index, list(places)):
+            channel, epoch, offset = known[number][:3]
+            (entry,) = log_records.entries(record)
+            found.append(Standing(channel, Position(epoch, offset), entry.time_ms))
+    return sorted(found, key=lambda one: one.time_ms, reverse=True)
 
 
 def _records(path: Path, index: LogIndex, places: Sequence[_Place]) -> Iterator[tuple[int, bytes]]:

@@ -8,10 +8,10 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
 
 from core.log_index import LogIndex
 from router.log import segments
+from router.log.disk_thread import DiskThread
 from router.log.port import LogUnavailable, Sift
 from router.log.segments import SEGMENT_BYTES, Segment, SegmentWriter, Sifted
 
@@ -22,7 +22,6 @@ SAID_AGAIN_S = 60.0
 
 _log = logging.getLogger("holdfast.log")
 
-_T = TypeVar("_T")
 _Ask = Callable[[bytes, int, int], tuple[bytes, int]]
 """Of a batch of records, their segment and where in it they begin: what the router is asked about, and how many
 messages go whatever it says, before their age."""
@@ -33,13 +32,6 @@ def segment_bytes_of(bytes_max: int) -> int:
     return min(SEGMENT_BYTES, bytes_max // STEPS) if bytes_max else SEGMENT_BYTES
 
 
-class Run(Protocol):
-    """Does a job in the thread that sifts."""
-
-    async def __call__(self, job: Callable[..., _T], *arguments: Any) -> _T:
-        """What the job returns; errors in the port's words."""
-
-
 class Sifter:
     """Gives back the place of what the embedded log does not keep any more.
 
@@ -47,7 +39,7 @@ class Sifter:
         directory: where the segments are.
         index: of what is in them.
         writer: appends to the last one.
-        run: see there.
+        disk: the thread that sifts; errors come from there in the port's words.
         segment_bytes: of a segment.
         bytes_max: of all segments; 0: no bound.
         deadline_s: for each answer of the router.
@@ -60,7 +52,7 @@ class Sifter:
         directory: Path,
         index: LogIndex,
         writer: SegmentWriter,
-        run: Run,
+        disk: DiskThread,
         *,
         segment_bytes: int,
         bytes_max: int,
@@ -70,7 +62,7 @@ class Sifter:
         self._directory = directory
         self._index = index
         self._writer = writer
-        self._run = run
+        self._disk = disk
         self._segment_bytes = segment_bytes
         self._step = bytes_max // STEPS
         self._most = bytes_max - self._step  # the rest is what may come until the next sift
@@ -96,16 +88,16 @@ class Sifter:
         sooner if that gives enough back; if not, the oldest messages go.
         """
         self._going = 0  # what a sift that failed has not replaced does not go
-        old = await self._run(self.look)
+        old = await self._disk.run(self.look)
         if self._is_due(old):
             sifted = Sifted(self._directory, self._writer.epoch)
             for segment in old:
                 await self._sift_one(segment, sifted, keep, self._ask)
-            await self._run(self._finish, sifted)
-            old = await self._run(self.look)
+            await self._disk.run(self._finish, sifted)
+            old = await self._disk.run(self.look)
         if self._step and self.disk_bytes > self._most:
             await self._forget_oldest(old, keep)
-            await self._run(self.look)
+            await self._disk.run(self.look)
 
     def is_crowded(self) -> bool:
         """Whether the log has come near its bound since it was looked at, and grows: a sift is wanted."""
@@ -136,7 +128,7 @@ class Sifter:
             if left <= self._most - self._step:
                 break
             left -= segment.size - await self._sift_one(segment, sifted, keep, self._ask_positions)
-        await self._run(self._finish, sifted)
+        await self._disk.run(self._finish, sifted)
         self._unsaid += self.outgrown - before
         self._say(left)
 
@@ -169,7 +161,7 @@ class Sifter:
     async def _sift_one(self, segment: Segment, sifted: Sifted, keep: Sift, ask: _Ask) -> int:
         """Put a segment behind those that `sifted` has already; the bytes that are kept of it."""
         kept = []
-        asked, going = await self._run(self._asked_of, segment, ask)
+        asked, going = await self._disk.run(self._asked_of, segment, ask)
         for records in asked:
             try:
                 async with asyncio.timeout(self._deadline_s):
@@ -179,11 +171,11 @@ class Sifter:
                     f"nobody said within {self._deadline_s:g} s what is kept of old records"
                 ) from error
         if any(kept) and not sifted.size:
-            await self._run(self._finish, sifted)  # of these nothing is kept: on a full disk, that helps
+            await self._disk.run(self._finish, sifted)  # of these nothing is kept: on a full disk, that helps
         sifted.add(segment, kept)
         self._going += going
         if sifted.size >= self._segment_bytes:
-            await self._run(self._finish, sifted)
+            await self._disk.run(self._finish, sifted)
         return sum(map(len, kept))
 
     def _asked_of(self, segment: Segment, ask: _Ask) -> tuple[list[bytes], int]:

@@ -114,6 +114,16 @@ def test_of_messages_that_go_before_their_age_positions_and_keys_are_asked_about
     assert one.ask_positions(batch, 1, 80, week_ms + 1) == (found, 0)
 
 
+def test_the_channels_of_a_namespace_that_have_messages_are_known() -> None:
+    one = index(1)
+    one.add(message(1) + message(2) + message(1, b"groups:c") + message(1, b"gone:c"), 1, 80)
+    one.add(log_records.pack(log_records.POSITION, B, 1, 7), 2, 80)
+    (segment, at, size, check), *_ = one.places(A)
+    assert one.last_places(b"group") == [(A, 1, 2, segment, at, size, check)]
+    assert [channel for channel, *_ in one.last_places(b"gone")] == [b"gone:c"]
+    assert one.last_places(b"grou") == []
+
+
 def test_the_bytes_of_what_is_kept_are_known() -> None:
     one = index(2)
     one.add(message(1) + message(2) + message(3) + message(1, B, body=b"y" * 100), 1, 80)
