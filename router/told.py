@@ -6,12 +6,16 @@ share: a session's records are put in the order of these times, and of them coun
 session then.
 """
 
+import asyncio
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 
 from core import records
 from router.log.port import Position
+
+# A millisecond or two of the event loop's time.
+TURN_RECORDS = 500
 
 _STATE = struct.Struct("=IHH16sQQHHI")
 _SESSION = struct.Struct("=IHHQ16sII")
@@ -60,19 +64,31 @@ def walk(said: bytes) -> Iterator[Said]:
 def _read(said: bytes, place: int, kind: int, aux: int) -> Said:
     if kind == records.STATE:
         _, _, _, session, epoch, offset, what, _, conn = _STATE.unpack_from(said, place)
-        name = said[place + _STATE.size :][:aux].decode()
+        start = place + _STATE.size
+        name = said[start : start + aux].decode()
         return Said(kind, what & ~records.STATES_TOLD, session, conn, name, Position(epoch, offset))
     _, _, _, conn, session, _, body_size = _SESSION.unpack_from(said, place)
-    return Said(kind, aux, session, conn, body=said[place + _SESSION.size :][:body_size])
+    start = place + _SESSION.size
+    return Said(kind, aux, session, conn, body=said[start : start + body_size])
 
 
-def in_order(said: bytes) -> Iterator[Said]:
-    """What workers told an earlier router: of each session what counts, in the order in which it happened."""
+async def in_order(said: bytes) -> AsyncIterator[Said]:
+    """What workers told an earlier router: of each session what counts, in the order in which it happened.
+
+    It may be much, of one session or of many: others have their turn after each TURN_RECORDS of them.
+    """
     sessions: dict[bytes, list[Said]] = {}
-    for one in walk(said):
+    for number, one in enumerate(walk(said), 1):
         sessions.setdefault(one.session, []).append(one)
+        if number % TURN_RECORDS == 0:
+            await asyncio.sleep(0)
+    number = 0
     for told in sessions.values():
-        yield from _of_one(told)
+        for one in _of_one(told):
+            yield one
+            number += 1
+            if number % TURN_RECORDS == 0:
+                await asyncio.sleep(0)
 
 
 def _of_one(told: list[Said]) -> Iterator[Said]:
