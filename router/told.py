@@ -21,6 +21,7 @@ _STATE = struct.Struct("=IHH16sQQHHI")
 _SESSION = struct.Struct("=IHHQ16sII")
 _TOLD = struct.Struct("=IHHQII")
 _HEAD = struct.Struct("=IHH")
+_STATE_SESSION, _SESSION_SESSION = 8, 16  # where the session stands in them
 _START = Position(0, 0)
 
 
@@ -46,18 +47,36 @@ class Said:
 
 def walk(said: bytes) -> Iterator[Said]:
     """The records of a batch, each with what the TOLD before it says."""
-    place = time_us = 0
-    worker, owner = -1, records.NOBODY
+    place = 0
     while place < len(said):
-        size, kind, aux = _HEAD.unpack_from(said, place)
+        one, place = _one(said, place)
+        yield one
+
+
+def _one(said: bytes, place: int) -> tuple[Said, int]:
+    """The record there, or the one behind the TOLD there, and where the next begins."""
+    size, kind, aux = _HEAD.unpack_from(said, place)
+    if kind != records.TOLD:
+        return _read(said, place, kind, aux), place + size
+    _, _, worker, time_us, owner, _ = _TOLD.unpack_from(said, place)
+    place += size
+    size, kind, aux = _HEAD.unpack_from(said, place)
+    one = _read(said, place, kind, aux)
+    one.time_us, one.worker, one.owner = time_us, worker, owner
+    return one, place + size
+
+
+def _places(said: bytes) -> Iterator[tuple[bytes, int]]:
+    """Session and place of each record of a batch, where its TOLD is."""
+    place = 0
+    while place < len(said):
+        begins = place
+        size, kind, _ = _HEAD.unpack_from(said, place)
         if kind == records.TOLD:
-            _, _, worker, time_us, owner, _ = _TOLD.unpack_from(said, place)
-        else:
-            one = _read(said, place, kind, aux)
-            if time_us:
-                one.time_us, one.worker, one.owner = time_us, worker, owner
-                time_us = 0
-            yield one
+            place += size
+            size, kind, _ = _HEAD.unpack_from(said, place)
+        session = place + (_STATE_SESSION if kind == records.STATE else _SESSION_SESSION)
+        yield said[session : session + 16], begins
         place += size
 
 
@@ -77,14 +96,15 @@ async def in_order(said: bytes) -> AsyncIterator[Said]:
 
     It may be much, of one session or of many: others have their turn after each TURN_RECORDS of them.
     """
-    sessions: dict[bytes, list[Said]] = {}
-    for number, one in enumerate(walk(said), 1):
-        sessions.setdefault(one.session, []).append(one)
+    # Numbers, which the garbage collector passes over: it would hold everybody up for all the records at once.
+    sessions: dict[bytes, list[int]] = {}
+    for number, (session, place) in enumerate(_places(said), 1):
+        sessions.setdefault(session, []).append(place)
         if number % TURN_RECORDS == 0:
             await asyncio.sleep(0)
     number = 0
-    for told in sessions.values():
-        for one in _of_one(told):
+    for places in sessions.values():
+        for one in _of_one([_one(said, place)[0] for place in places]):
             yield one
             number += 1
             if number % TURN_RECORDS == 0:
