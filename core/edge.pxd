@@ -211,6 +211,7 @@ ctypedef struct Link:
     Batch told                  # what it was told of sessions lately (core/told.pxd)
     Batch told_before
     uint64_t told_ms            # when `told` was begun
+    uint64_t stored_ms          # what the router heard before then is stored
     uint64_t router_epoch
     uint64_t heard_ms
     uint64_t sent_ms            # of the last LINK

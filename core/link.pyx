@@ -135,6 +135,7 @@ cdef void _on_linked(Edge *edge, RecLink *record) noexcept nogil:
     """The router answered; aux 1: it does not know this worker and wants everything."""
     cdef Note note
     edge.link.heard_ms = edge.now_ms
+    edge.link.stored_ms = record.stored_ms
     if not record.head.aux:
         if not edge.link.up and edge.link.router_epoch == record.epoch:
             edge.link.up = True

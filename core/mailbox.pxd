@@ -71,6 +71,7 @@ cdef enum NoteKind:
     NOTE_SESSIONS_READ          # router; request, first: code; text: body of the REPLY
     NOTE_REFRESH                # text: REPLY; extra: rights; device and third as in OPEN
     NOTE_BANS_SAY               # router; text: a change of the bans, extra: all of them
+    NOTE_SESSIONS_STORED        # router; first: what was handed over of sessions before this time (ms) is stored
     NOTE_TOLD_END               # router; nothing is waited for any more: hand over what workers told an earlier router
 
 cdef enum OpenNote:             # flags of OPEN

@@ -60,6 +60,7 @@ ctypedef struct RecLink:        # LINK, LINKED, BEGIN, END, BYE
     uint64_t epoch              # of the sender: the worker's start, the router's epoch
     uint32_t version            # RECORDS_VERSION
     uint32_t worker             # the worker's number on its node
+    uint64_t stored_ms          # LINKED: what the router heard of sessions before then is stored; its monotonic clock
 
 cdef enum:
     GLOBAL_GONE = 1             # `channel` of GLOBAL: nothing is kept of it any more, and it makes room for another

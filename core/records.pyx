@@ -80,6 +80,7 @@ cdef class BatchWriter:
         record.epoch = epoch
         record.version = RECORDS_VERSION
         record.worker = worker
+        record.stored_ms = 0
 
     def channel(self, int kind, bytes name, uint64_t channel, uint64_t epoch=0, uint64_t offset=0):
         """SUBSCRIBE or UNSUBSCRIBE."""
@@ -186,7 +187,8 @@ cdef _unpack(const Record *head):
     cdef const char *rest
     fields = {"kind": head.kind, "aux": head.aux}
     if head.kind <= REC_BYE:
-        fields.update(epoch=(<RecLink *> head).epoch, version=(<RecLink *> head).version)
+        fields.update(epoch=(<RecLink *> head).epoch, version=(<RecLink *> head).version,
+                      stored_ms=(<RecLink *> head).stored_ms)
     elif head.kind <= REC_UNSUBSCRIBE:
         fields.update(channel=(<RecChannel *> head).channel, epoch=(<RecChannel *> head).epoch,
                       offset=(<RecChannel *> head).offset)

@@ -29,8 +29,9 @@ from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, C
 from core.loading cimport loading_done, loads_ask
 from core.log_out cimport LOG_CHUNKS_MAX, log_free, log_init, log_is_there, log_wait_ms
 from core.mailbox cimport (NOTE_AUDIT, NOTE_BANS_SAY, NOTE_CURSOR_READ, NOTE_LOG_COMMITTED, NOTE_LOG_LOADED,
-                           NOTE_LOG_SIFT, NOTE_LOG_STATE, NOTE_SESSION_OPENED, NOTE_SESSIONS_READ, NOTE_TOLD_END, Note,
-                           mailbox_drain, mailbox_free, mailbox_init, mailbox_ring, note_init)
+                           NOTE_LOG_SIFT, NOTE_LOG_STATE, NOTE_SESSION_OPENED, NOTE_SESSIONS_READ,
+                           NOTE_SESSIONS_STORED, NOTE_TOLD_END, Note, mailbox_drain, mailbox_free, mailbox_init,
+                           mailbox_ring, note_init)
 from core.namespaces cimport namespaces_fill
 from core.notes cimport notes_put, notes_take
 from core.ordering cimport log_committed, log_hand_over
@@ -175,6 +176,8 @@ cdef void _notes_take(Sequencer *sequencer) noexcept nogil:
             cursor_read(sequencer, note)
         elif note.kind == NOTE_SESSIONS_READ:
             sessions_read(sequencer, note)
+        elif note.kind == NOTE_SESSIONS_STORED:
+            sequencer.stored_ms = note.first
         elif note.kind == NOTE_TOLD_END:
             told_end(sequencer)
         elif note.kind == NOTE_AUDIT:

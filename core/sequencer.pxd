@@ -88,6 +88,7 @@ ctypedef struct Sequencer:
     uint32_t claims_turns       # since it last was moved
     Batch states                # what sessions did in this turn (core/sessions.pxd)
     bint sessions_kept          # there is a store for them
+    uint64_t stored_ms          # what was heard before then is there, by the monotonic clock
     Batch told                  # what workers told an earlier router, until the control thread wants it
     bint told_gathers           # it does not want it yet
     bint told_due               # it does, and its mailbox was full

@@ -44,6 +44,7 @@ cdef void _linked(Sequencer *sequencer, Worker *worker, bint ask) noexcept nogil
     if answer != NULL:
         answer.epoch = sequencer.epoch
         answer.version = RECORDS_VERSION
+        answer.stored_ms = sequencer.stored_ms if sequencer.sessions_kept else sequencer.now_ms
 
 
 cdef Worker *worker_known(Sequencer *sequencer, const uint8_t *identity, uint32_t size) noexcept nogil:

@@ -69,8 +69,8 @@ cdef void told_keep(Edge *edge, const Record *record) noexcept nogil:
 
 
 cdef void told_tick(Edge *edge) noexcept nogil:
-    """Forget what a router that is there has stored by now."""
-    if edge.link.up and edge.now_ms - edge.link.told_ms >= TOLD_MS:
+    """Forget what a router that is there has stored."""
+    if edge.link.up and edge.link.stored_ms >= edge.link.told_ms + TOLD_MS:
         _turn_over(edge)
 
 

@@ -102,6 +102,7 @@ class Router:
                 clock=time.time,
                 own=own,
                 on_lost=lambda: self._stats.count("states_lost"),
+                on_stored=self._on_stored,
             )
             self.sessions.gather()
             self.loader = Loader(self.log, self.loop.put)
@@ -134,6 +135,10 @@ class Router:
         self._stats.gauge("log_disk_bytes", bytes_)
         self._stats.gauge("log_disk_bytes_max", self.config.log_disk_bytes_max)
         self._stats.count("log_outgrown", outgrown)
+
+    def _on_stored(self, before_ms: int) -> None:
+        with contextlib.suppress(BufferError):  # no room: it is told again soon
+            self.loop.put(notes.SESSIONS_STORED, first=before_ms)
 
     def _on_crowded(self) -> None:
         if self.writer is not None:

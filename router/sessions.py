@@ -25,6 +25,8 @@ from router.told import TURN_RECORDS, Said, in_order, walk
 
 SAVE_EVERY_S = 0.02
 SAVE_RETRY_S = 0.5
+# How often the data plane is told up to when everything is stored, while nothing changes.
+STORED_TELL_S = 0.5
 READ_DEADLINE_S = 2.0
 # Some milliseconds of the event loop's time: the log's commits pass through it in between.
 READ_BATCH_MAX = 250
@@ -52,6 +54,7 @@ class Sessions:
         own: the namespaces of domain session, whose channels have cursors.
         ticks_us: the monotonic clock, which the processes of a node share.
         on_lost: told of each change that finds no room.
+        on_stored: told now and then that all that this got before a time (ms, `ticks_us`) is stored.
 
     """
 
@@ -65,6 +68,7 @@ class Sessions:
         own: Collection[str] = ("user",),
         ticks_us: Callable[[], int] = lambda: time.monotonic_ns() // 1000,
         on_lost: Callable[[], None] = lambda: None,
+        on_stored: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._log = log
         self._put = put
@@ -72,6 +76,7 @@ class Sessions:
         self._clock = clock
         self._own = frozenset(own)
         self._on_lost = on_lost
+        self._on_stored = on_stored
         self._changes = Changes()
         self._saving = Changes()
         self._changed = asyncio.Event()
@@ -230,9 +235,16 @@ class Sessions:
             LogDeposed: another router took over.
         """
         while True:
-            await self._changed.wait()  # no deadline: for as long as nothing changes
-            await asyncio.sleep(SAVE_EVERY_S)
-            await self._save()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(STORED_TELL_S):
+                    await self._changed.wait()
+            if self._changed.is_set():
+                await asyncio.sleep(SAVE_EVERY_S)
+            began_us, gathers = self._ticks_us(), self._early is not None
+            if self._changed.is_set():
+                await self._save()
+            if not gathers:
+                self._on_stored(began_us // 1000)
 
     async def _save(self) -> None:
         """One write, again until it is done: what came meanwhile goes with it."""

@@ -19,6 +19,6 @@ def test_every_kind_that_the_threads_use_is_there() -> None:
     from_control = {"OPEN", "SEND", "FIN", "HISTORY", "PRESENCE", "DRAIN", "STOP", "LIST", "RECLAIM"}
     from_control |= {"DRAIN_STEP", "SETTLED", "AUDIT"}
     from_control |= {"LOG_COMMITTED", "LOG_STATE", "LOG_LOADED", "LOG_SIFT", "SESSION_OPENED", "CURSOR_READ"}
-    from_control |= {"SESSIONS_READ", "REFRESH", "BANS_SAY", "TOLD_END"}
+    from_control |= {"SESSIONS_READ", "REFRESH", "BANS_SAY", "SESSIONS_STORED", "TOLD_END"}
     assert set(KINDS) == to_control | from_control
     assert max(KINDS[name] for name in to_control) < min(KINDS[name] for name in from_control)

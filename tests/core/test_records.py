@@ -76,7 +76,7 @@ def test_a_routers_batch_is_read_as_it_was_written(
         wire.message(channel, epoch, offset, body, everybody=True),
     ]
     linked, subscribed, opened, published, reply, message = records.unpack(b"".join(batch))
-    assert linked == {"kind": records.LINKED, "aux": 1, "epoch": epoch, "version": 4}
+    assert linked == {"kind": records.LINKED, "aux": 1, "epoch": epoch, "version": 4, "stored_ms": 0}
     position = {"epoch": epoch, "offset": offset}
     assert subscribed == {"kind": records.SUBSCRIBED, "aux": 0, "channel": channel, **position}
     assert (opened["conn"], opened["seq"]) == (channel, seq)

@@ -3,9 +3,12 @@
 import time
 from collections.abc import Callable
 
+import pytest
+
 from core import notes, records
 from router.told import Said, walk
-from tests.core.edge_harness import EPOCH, LEAVE, REPLY, Edge
+from tests.core import wire
+from tests.core.edge_harness import EPOCH, LEAVE, REPLY, Edge, wait_for
 from tests.core.router_harness import Sequencer, Worker
 from tests.core.test_sessions import ALICE, Store
 
@@ -57,6 +60,44 @@ def test_the_end_of_a_session_is_told_again(edge: Edge) -> None:
         pass
     said = edge.link(LATER)
     assert [one["aux"] for one in said if one["kind"] == records.CLOSE] == [records.CLOSES_TOLD]
+
+
+def ticks(edge: Edge, stored_ms: int) -> None:
+    """The router says what it stored, and the worker looks some times at what it keeps."""
+    edge.router.send(wire.linked(EPOCH, ask=False, stored_ms=stored_ms))
+    for _ in range(2):
+        edge.router.heartbeat()
+
+
+@pytest.mark.parametrize(("stored_s", "kept"), [(0, True), (10, False)])
+def test_what_was_told_is_kept_until_the_router_has_stored_it(edge: Edge, stored_s: int, kept: bool) -> None:
+    alice = edge.open("alice")
+    edge.join(alice, "group:a", offset=4)
+    ticks(edge, time.monotonic_ns() // 1_000_000 + 1000 * stored_s)
+    edge.link(LATER)
+    assert ((records.JOINED, b"group:a", 4) in told(edge)) is kept
+
+
+def stored_ms(worker: Worker) -> int:
+    """Up to when the router says that all is stored, by its answer to a heartbeat."""
+    worker.say.link(records.LINK, worker.epoch, worker.number)
+    worker.flush()
+    told_ms = worker.expect(records.LINKED)["stored_ms"]
+    assert isinstance(told_ms, int)
+    return told_ms
+
+
+def test_a_router_without_a_store_has_nothing_to_wait_for(sequencer: Sequencer) -> None:
+    worker, before_ms = sequencer.worker(), time.monotonic_ns() // 1_000_000
+    assert before_ms - 100 <= stored_ms(worker) <= before_ms + 10_000
+
+
+def test_workers_hear_what_is_stored(sequencers: Callable[..., Sequencer]) -> None:
+    sequencer = sequencers(sessions_kept=True)
+    worker, store = sequencer.worker(), Store(sequencer)
+    assert stored_ms(worker) == 0
+    store.loop.put(notes.SESSIONS_STORED, first=123)
+    wait_for(lambda: stored_ms(worker) == 123, "what is stored is told")
 
 
 def test_what_is_told_again_carries_the_time_at_which_it_was_told_first(edge: Edge) -> None:

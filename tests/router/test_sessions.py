@@ -99,8 +99,8 @@ class Desk:
         self.told: asyncio.Queue[tuple[int, dict[str, Any]]] = asyncio.Queue()
         self.full = 0
         """How often there will be no room for what it tells."""
-        self.lost = 0
-        self.now_us = 1_000
+        self.lost, self.now_us = 0, 1_000
+        self.stored_ms: list[int] = []
         self.sessions = Sessions(
             log,
             self._put,
@@ -109,6 +109,7 @@ class Desk:
             own=["user", "inbox"],
             ticks_us=lambda: self.now_us,
             on_lost=self._lose,
+            on_stored=self.stored_ms.append,
         )
         self.tasks = [asyncio.create_task(self.sessions.write()), asyncio.create_task(self.sessions.read())]
 
