@@ -184,7 +184,6 @@ class Router:
                 break
             await asyncio.sleep(LINKED_LOOK_S)
         await put_when_room(self.loop.put, notes.TOLD_END)
-        await sessions.told()
         await sessions.read()
 
     def ended(self) -> BaseException | None:

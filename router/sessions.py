@@ -21,7 +21,7 @@ from core import notes, records
 from core.codes import Code
 from router.log.port import Changes, Log, LogDeposed, LogError, Position, Session, SessionChange
 from router.plane import Put, put_when_room
-from router.told import Said, in_order, walk
+from router.told import TURN_RECORDS, Said, in_order, walk
 
 SAVE_EVERY_S = 0.02
 SAVE_RETRY_S = 0.5
@@ -89,8 +89,10 @@ class Sessions:
         """When a session was claimed or ended last, by `ticks_us`."""
         self._early: list[Said] | None = None
         """What was heard since this router started, behind what is told of the time before it."""
+        self._told_before = b""
         self._told = asyncio.Event()
         self._told.set()
+        self._taking = asyncio.Lock()
 
     # -------------------------------------------------------------------------------------------- from the data plane
 
@@ -101,16 +103,22 @@ class Sessions:
 
     def on_told(self, said: bytes) -> None:
         """What workers told an earlier router: TOLD records, each with the one behind it."""
-        for one in in_order(said):
-            self._apply(one)
-        early, self._early = self._early or [], None
-        for one in early:
-            self._apply(one)
+        self._told_before = said
         self._told.set()
 
-    async def told(self) -> None:
-        """Wait until `on_told` has come, after `gather`."""
-        await self._told.wait()  # deadline: the caller's
+    async def _take_told(self) -> None:
+        """Take what `on_told` got, after `gather`, and what was heard since, some at a time: it may be much."""
+        await self._told.wait()  # no deadline: `on_told` comes after a time that workers have, or at the end
+        async with self._taking:  # no deadline: whoever has it is at work here
+            said, self._told_before = self._told_before, b""
+            async for one in in_order(said):
+                self._apply(one)
+            while self._early:
+                early, self._early = self._early[:TURN_RECORDS], self._early[TURN_RECORDS:]
+                for one in early:
+                    self._apply(one)
+                await asyncio.sleep(0)
+            self._early = None
 
     def on_open(self, request: int, flags: int, conn: int, session: bytes, body: bytes) -> None:
         """A session was claimed; with RESUMES the data plane waits for what is stored of it."""
@@ -257,17 +265,22 @@ class Sessions:
 
     async def flush(self, deadline_s: float) -> bool:
         """Wait until everything so far is stored; False: it is not in time."""
-        if self._early is not None:
+        if not self._told.is_set():
             self.on_told(b"")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(deadline_s):
+                await self._take_told()
                 await self._saved.wait()
         return self._saved.is_set()
 
     # --------------------------------------------------------------------------------------------------------- reading
 
     async def read(self) -> None:
-        """Answer what is asked until this is cancelled: all that came together in one read."""
+        """Answer what is asked until this is cancelled: all that came together in one read.
+
+        What workers told an earlier router is taken first: it is part of what is stored.
+        """
+        await self._take_told()
         while True:
             await self._asked.wait()  # no deadline: for as long as nobody asks
             claims, self._claims = self._claims[:READ_BATCH_MAX], self._claims[READ_BATCH_MAX:]

@@ -6,17 +6,22 @@ share: a session's records are put in the order of these times, and of them coun
 session then.
 """
 
+import asyncio
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 
 from core import records
 from router.log.port import Position
 
+# A millisecond or two of the event loop's time.
+TURN_RECORDS = 500
+
 _STATE = struct.Struct("=IHH16sQQHHI")
 _SESSION = struct.Struct("=IHHQ16sII")
 _TOLD = struct.Struct("=IHHQII")
 _HEAD = struct.Struct("=IHH")
+_STATE_SESSION, _SESSION_SESSION = 8, 16  # where the session stands in them
 _START = Position(0, 0)
 
 
@@ -42,37 +47,68 @@ class Said:
 
 def walk(said: bytes) -> Iterator[Said]:
     """The records of a batch, each with what the TOLD before it says."""
-    place = time_us = 0
-    worker, owner = -1, records.NOBODY
+    place = 0
     while place < len(said):
-        size, kind, aux = _HEAD.unpack_from(said, place)
+        one, place = _one(said, place)
+        yield one
+
+
+def _one(said: bytes, place: int) -> tuple[Said, int]:
+    """The record there, or the one behind the TOLD there, and where the next begins."""
+    size, kind, aux = _HEAD.unpack_from(said, place)
+    if kind != records.TOLD:
+        return _read(said, place, kind, aux), place + size
+    _, _, worker, time_us, owner, _ = _TOLD.unpack_from(said, place)
+    place += size
+    size, kind, aux = _HEAD.unpack_from(said, place)
+    one = _read(said, place, kind, aux)
+    one.time_us, one.worker, one.owner = time_us, worker, owner
+    return one, place + size
+
+
+def _places(said: bytes) -> Iterator[tuple[bytes, int]]:
+    """Session and place of each record of a batch, where its TOLD is."""
+    place = 0
+    while place < len(said):
+        begins = place
+        size, kind, _ = _HEAD.unpack_from(said, place)
         if kind == records.TOLD:
-            _, _, worker, time_us, owner, _ = _TOLD.unpack_from(said, place)
-        else:
-            one = _read(said, place, kind, aux)
-            if time_us:
-                one.time_us, one.worker, one.owner = time_us, worker, owner
-                time_us = 0
-            yield one
+            place += size
+            size, kind, _ = _HEAD.unpack_from(said, place)
+        session = place + (_STATE_SESSION if kind == records.STATE else _SESSION_SESSION)
+        yield said[session : session + 16], begins
         place += size
 
 
 def _read(said: bytes, place: int, kind: int, aux: int) -> Said:
     if kind == records.STATE:
         _, _, _, session, epoch, offset, what, _, conn = _STATE.unpack_from(said, place)
-        name = said[place + _STATE.size :][:aux].decode()
+        start = place + _STATE.size
+        name = said[start : start + aux].decode()
         return Said(kind, what & ~records.STATES_TOLD, session, conn, name, Position(epoch, offset))
     _, _, _, conn, session, _, body_size = _SESSION.unpack_from(said, place)
-    return Said(kind, aux, session, conn, body=said[place + _SESSION.size :][:body_size])
+    start = place + _SESSION.size
+    return Said(kind, aux, session, conn, body=said[start : start + body_size])
 
 
-def in_order(said: bytes) -> Iterator[Said]:
-    """What workers told an earlier router: of each session what counts, in the order in which it happened."""
-    sessions: dict[bytes, list[Said]] = {}
-    for one in walk(said):
-        sessions.setdefault(one.session, []).append(one)
-    for told in sessions.values():
-        yield from _of_one(told)
+async def in_order(said: bytes) -> AsyncIterator[Said]:
+    """What workers told an earlier router: of each session what counts, in the order in which it happened.
+
+    It may be much, of one session or of many: others have their turn after each TURN_RECORDS of them.
+    """
+    # Numbers, which the garbage collector passes over: it would hold everybody up for all the records at once.
+    sessions: dict[bytes, list[int]] = {}
+    for number, (session, place) in enumerate(_places(said), 1):
+        sessions.setdefault(session, []).append(place)
+        if number % TURN_RECORDS == 0:
+            await asyncio.sleep(0)
+    number = 0
+    for places in sessions.values():
+        for one in _of_one([_one(said, place)[0] for place in places]):
+            yield one
+            number += 1
+            if number % TURN_RECORDS == 0:
+                await asyncio.sleep(0)
 
 
 def _of_one(told: list[Said]) -> Iterator[Said]:

@@ -365,7 +365,6 @@ def test_what_is_heard_waits_for_what_is_told_of_the_time_before() -> None:
             + told(5, state(ALICE, records.JOINED, "group:b", 1, 2, "alice"))
             + told(6, state(BOB, records.JOINED, "group:b", 1, 2, "bob"))
         )
-        await asyncio.wait_for(desk.sessions.told(), DEADLINE_S)
         await desk.stored()
         assert desk.store.stored == {ALICE: Session(body_of("alice"), NOW_MS + TTL_MS + OPEN_GRACE_MS, {})}
 

@@ -1,5 +1,6 @@
 """What several workers told an earlier router of a session counts in the order in which it happened."""
 
+import asyncio
 import random
 import struct
 
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core import records
-from router.told import Said, in_order, walk
+from router.told import TURN_RECORDS, Said, in_order, walk
 from tests.router.test_sessions import ALICE, BOB, record, state, told
 
 A, B = 0, 1
@@ -30,7 +31,14 @@ def did(what: int, name: str, conn: int) -> bytes:
 
 def counts(*said: bytes) -> list[tuple[int, str]]:
     """(time, channel) of what counts, in order."""
-    return [(one.time_us, one.name) for one in in_order(b"".join(said))]
+    return [(one.time_us, one.name) for one in taken(b"".join(said))]
+
+
+def taken(batch: bytes) -> list[Said]:
+    async def body() -> list[Said]:
+        return [one async for one in in_order(batch)]
+
+    return asyncio.run(body())
 
 
 def test_a_record_is_read_with_the_word_before_it_and_another_without() -> None:
@@ -87,4 +95,27 @@ def test_the_order_of_the_links_changes_nothing(chance: random.Random) -> None:
 @pytest.mark.parametrize("count", [0, 3])
 def test_each_session_is_by_itself(count: int) -> None:
     batch = b"".join(told(number, opened(number, bytes([number]) * 16)) for number in range(1, count + 1))
-    assert [one.conn for one in in_order(batch)] == list(range(1, count + 1))
+    assert [one.conn for one in taken(batch)] == list(range(1, count + 1))
+
+
+def test_others_have_their_turns_while_much_is_put_in_order() -> None:
+    """A rush of one session: as many records again take as many turns again, not one long one."""
+    batch = b"".join(
+        told(number, did(records.JOINED, f"group:{number}", 5)) for number in range(1, 3 * TURN_RECORDS + 1)
+    )
+
+    async def body() -> int:
+        turns = 0
+
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0)
+                turns += 1
+
+        beside = asyncio.create_task(other())
+        assert len([one async for one in in_order(batch)]) == 3 * TURN_RECORDS
+        beside.cancel()
+        return turns
+
+    assert asyncio.run(body()) >= 5
