@@ -2,8 +2,9 @@
 #
 # It mirrors what is on disk: a record that is appended is added, one that a sift took away or wrote elsewhere is
 # settled. Of each channel it names the messages that its namespace's size still keeps; older ones are on disk until a
-# sift and are not found any more. How old they may be is the router's to say, which reads them. About 32 bytes a message.
-# Invariant: the places of a channel are in the order of its messages: their offsets ascend, their segments never go down.
+# sift and are not found any more. How old they may be is the router's to say, which reads them. About 32 bytes a
+# message. Invariant: the places of a channel are in the order of its messages: their offsets ascend, their segments
+# never go down.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
