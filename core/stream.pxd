@@ -156,6 +156,11 @@ cdef inline uint32_t stream_kept(const Stream *stream) noexcept nogil:
     return 0 if stream.history == NULL else stream.history.count
 
 
+cdef inline bint stream_listed(const Stream *stream) noexcept nogil:
+    """Whether it is among the global ones that workers are told of."""
+    return stream.history != NULL and stream.history.listed
+
+
 cdef inline Stream *stream_find(Streams *streams, const char *name, uint32_t size) noexcept nogil:
     """The stream of a name, or NULL."""
     cdef uint64_t hash = hash_bytes(&streams.key, <const uint8_t *> name, size)
