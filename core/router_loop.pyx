@@ -268,7 +268,8 @@ cdef class RouterLoop:
                  namespaces=_BUILT_IN, keys_max=1 << 20, history_total_bytes=1 << 28, message_bytes_max=1 << 25,
                  log_under_way_max=0, log_pace_ms=0, log_bytes_max=1 << 26, seeds=b"", bint log_complete=True,
                  bint sessions_kept=False, uint32_t presence_damping_ms=3000, uint32_t events_members_max=200,
-                 presence_quiet_ms=30000, uint32_t log_chunks_max=LOG_CHUNKS_MAX):
+                 presence_quiet_ms=30000, uint32_t log_chunks_max=LOG_CHUNKS_MAX,
+                 uint32_t globals_bytes_max=1 << 15):
         """Bind to `endpoint`.
 
         Args:
@@ -293,6 +294,7 @@ cdef class RouterLoop:
             presence_damping_ms: how long a session may be away from a channel before its members are told that it
                 left.
             events_members_max: in channels with more members nobody is told who joined and who left.
+            globals_bytes_max: what all global channels together may take in a WELCOME.
             presence_quiet_ms: so long from `run` on, sessions that were in a channel before are not told of.
 
         Raises:
@@ -307,6 +309,7 @@ cdef class RouterLoop:
         streams_init(&sequencer.streams, sequencer.ledger, &sequencer.namespaces, sequencer.hash_key, epoch)
         sequencer.streams.history_total_max = history_total_bytes
         sequencer.streams.streams_max = channels_max
+        sequencer.streams.globals_bytes_max = globals_bytes_max
         sequencer.streams.cold = not log_complete
         sequencer.recovers = log_complete
         if log_under_way_max:

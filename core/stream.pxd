@@ -87,6 +87,8 @@ ctypedef struct Streams:
     uint32_t unasked            # streams whose load is still to be asked for
     uint32_t globals            # global streams that workers are told of
     uint32_t everybody[GLOBALS_MAX]     # their slots
+    uint32_t globals_bytes      # that they take in a WELCOME, at most
+    uint32_t globals_bytes_max
     const Namespaces *namespaces    # borrowed: how much is kept of one stream
     uint64_t history_total      # bytes kept of all streams
     uint64_t history_total_max  # beyond it whatever the hand points at loses its oldest

@@ -1,5 +1,6 @@
 """Global channels at the router: every worker is told where they stand, whatever it missed."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -252,3 +253,31 @@ def test_a_full_table_refuses_by_its_code(sequencer: Sequencer) -> None:
         assert worker.publish(f"global:{number}", "x")["aux"] == 0
     assert worker.publish("global:more", "x")["aux"] == Code.TOO_MANY_CHANNELS
     assert worker.publish("global:0", "x")["offset"] == 2
+
+
+@pytest.mark.parametrize("filler", ["x", '"', "\x01", "\u20ac"])
+def test_what_all_channels_take_in_a_welcome_is_bounded_whatever_they_are_called(
+    sequencers: Callable[..., Sequencer], filler: str
+) -> None:
+    bound = 2_000
+    sequencer = sequencers(globals_bytes_max=bound)
+    worker = sequencer.worker()
+    names = [f"global:{number}{filler * 60}" for number in range(20)]
+    codes = [worker.publish(name, "x")["aux"] for name in names]
+    assert set(codes) == {0, Code.TOO_MANY_CHANNELS}
+    listed = {one[0]: [2**64 - 1, 2**64 - 1, "replayed"] for one in told(worker.rest()) if isinstance(one[0], str)}
+    assert list(listed) == [name for name, code in zip(names, codes, strict=True) if code == 0]
+    size = len(json.dumps(listed, ensure_ascii=False, separators=(",", ":")).encode())
+    assert bound - 2 * max(len(json.dumps(name, ensure_ascii=False).encode()) + 64 for name in names) < size <= bound
+
+
+def test_a_long_name_takes_the_place_of_several_that_have_aged(sequencers: Callable[..., Sequencer]) -> None:
+    sequencer = sequencers(namespaces=aging(), globals_bytes_max=400)
+    worker = sequencer.worker()
+    for number in range(4):
+        assert worker.publish(f"global:{number}", "x")["aux"] == 0
+    long = "global:" + "x" * 240
+    wait_for(lambda: worker.publish(long, "x")["aux"] == 0, "the others have aged")
+    gone = {one[0] for one in told(worker.rest()) if one[-1] == "gone"}
+    assert gone < {f"global:{number}" for number in range(4)}
+    assert len(gone) == 3  # and not the one that has room beside it
