@@ -114,7 +114,8 @@ cdef Pending *_opening_find(Edge *edge, Opening *opening, Channel *channel) noex
 cdef bint _is_full(Edge *edge, Opening *opening, const Namespace *namespace) noexcept nogil:
     """Whether the session is in as many channels as it may be; global ones do not count as joined, and are few: those
     of them that are over are left again before WELCOME (`_leave_gone`)."""
-    return namespace.domain != DOMAIN_GLOBAL and opening.count - opening.globals >= edge.config.channels_max + edge.namespaces.session_count
+    return namespace.domain != DOMAIN_GLOBAL \
+        and opening.count - opening.globals >= edge.config.channels_max + edge.namespaces.session_count
 
 
 cdef bint _knows(Edge *edge, Opening *opening) noexcept nogil:
