@@ -268,8 +268,8 @@ cdef void _on_published(Edge *edge, RecPublished *record) noexcept nogil:
     cdef Connection *conn
     if record.head.aux == TOO_MANY_CHANNELS:
         refused = b"there is no room for one more global channel: at most 128, which take at most half of max_frame" \
-            b" in WELCOME. Publish in one that there is, use a group, or wait until all that was said in one of them is" \
-            b" older than its history"
+            b" in WELCOME. Publish in one that there is, use a group, or wait until all that was said in one of them" \
+            b" is older than its history"
     conn = _answered(edge, record.seq, record.head.aux, refused, &request)
     if conn != NULL:
         answer_position(edge, conn, request.request, record.epoch, record.offset, NULL)
