@@ -91,9 +91,9 @@ cdef bint everybody_add(Sequencer *sequencer, Stream *stream, bint began_before)
     cdef Worker *worker
     if stream.history != NULL and stream.history.listed:
         return True
-    if not stream_list(&sequencer.streams, stream) \
-            and not (_room_made(sequencer) and stream_list(&sequencer.streams, stream)):
-        return False
+    while not stream_list(&sequencer.streams, stream):
+        if not _room_made(sequencer):
+            return False
     for index in range(sequencer.worker_count):
         worker = worker_at(sequencer, index)
         if worker.everybody and (worker.state == WORKER_LINKED or worker.state == WORKER_LINKING and not worker.before):

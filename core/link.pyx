@@ -5,7 +5,7 @@ from libc.string cimport memcpy, memset
 from core.answers cimport TYPE_REPLY, answer_error, answer_position, answer_reply
 from core.batch cimport batch_clear, batch_reserve
 from core.bus cimport BusBatch, bus_done, bus_lost, bus_receive, bus_send, bus_tick
-from core.codes cimport NOT_JOINED, OVERLOADED, RATE_LIMITED, RESUMED_ELSEWHERE, UNAVAILABLE
+from core.codes cimport NOT_JOINED, OVERLOADED, RATE_LIMITED, RESUMED_ELSEWHERE, TOO_MANY_CHANNELS, UNAVAILABLE
 from core.conn cimport FLAG_SESSION, STATE_OPEN, conn_get, conn_live
 from core.edge cimport (ASKS_MAX, CHANNEL_LIVE, CHANNEL_UNASKED, REQUEST_CATCHUP, REQUEST_HISTORY, REQUEST_JOIN,
                         REQUEST_OPEN, REQUEST_PRESENCE, RETRY_AFTER_MS, UNDER_WAY_MAX, Channel)
@@ -264,8 +264,14 @@ cdef Connection *_answered(Edge *edge, uint32_t seq, int code, const char *refus
 
 
 cdef void _on_published(Edge *edge, RecPublished *record) noexcept nogil:
+    cdef const char *refused = b"the router refused the message"
     cdef Request request
-    cdef Connection *conn = _answered(edge, record.seq, record.head.aux, b"the router refused the message", &request)
+    cdef Connection *conn
+    if record.head.aux == TOO_MANY_CHANNELS:
+        refused = b"there is no room for one more global channel: at most 128, which take at most half of max_frame" \
+            b" in WELCOME. Publish in one that there is, use a group, or wait until all that was said in one of them" \
+            b" is older than its history"
+    conn = _answered(edge, record.seq, record.head.aux, refused, &request)
     if conn != NULL:
         answer_position(edge, conn, request.request, record.epoch, record.offset, NULL)
 

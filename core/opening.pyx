@@ -9,8 +9,8 @@ from core.answers cimport answer_reply, write_text
 from core.codes cimport OVERLOADED, SESSION_EXPIRED, TOKEN_EXPIRED, UNAVAILABLE
 from core.conn cimport (FLAG_HELLO, FLAG_SESSION, STATE_HANDSHAKING, STATE_OPEN, conn_get, conn_handle,
                         conn_memberships, conn_set_state)
-from core.edge cimport (NAME_BYTES_MAX, NONE, OPENING_KEY, REQUEST_OPEN, RETRY_AFTER_MS, Channel, Pending,
-                        edge_random, edge_tick)
+from core.edge cimport (CHANNEL_KNOWN, NAME_BYTES_MAX, NONE, OPENING_KEY, REQUEST_OPEN, RETRY_AFTER_MS, Channel,
+                        Pending, edge_random, edge_tick)
 from core.expiry cimport expiry_set
 from core.fanout cimport channel_at, channel_find, channel_name, channel_rest
 from core.joins cimport (channel_wanted, joined_say, member_start, opening_at, pending_at, pending_end,
@@ -20,16 +20,20 @@ from core.lifecycle cimport edge_fin, edge_timer_plan
 from core.mailbox cimport OPEN_DEVICE, OPEN_IF_ALIVE, OPEN_RESUMES, OPEN_TELLS_UNREAD, OPEN_WHOLE
 from core.mpack cimport (MpReader, MpWriter, mp_read_array, mp_read_str, mp_read_uint, mp_write_array, mp_write_map,
                          mp_write_nil, mp_write_raw, mp_write_str, mp_write_uint)
-from core.namespaces cimport (DOMAIN_GLOBAL, DOMAIN_GROUP, DOMAIN_USER, GLOBALS_MAX, JOIN_SERVER, NEW_LAST_ACK,
+from core.namespaces cimport (DOMAIN_GLOBAL, DOMAIN_GROUP, DOMAIN_USER, JOIN_SERVER, NEW_LAST_ACK,
                               NEW_LIVE, Namespace, namespace_of)
 from core.records cimport (CATCHUP_CURSOR, CATCHUP_START, OPEN_AGAIN, OPEN_ALIVE, OPEN_RESUME, OPENED_TAKEN, REC_OPEN,
-                           STATE_HERE, STATE_JOINED, record_add)
+                           STATE_HERE, STATE_JOINED, STATE_LEFT, record_add)
 from core.requests cimport request_done, request_open, request_peek
 from core.rights cimport rights_set
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_release
 from core.told cimport told_keep
 from core.vitals cimport vital_of
+
+cdef enum Stored:               # of a pending's channel; 0: the store does not have it
+    STORED_TOO = 1              # the client's HELLO has it as well
+    STORED_ALONE
 
 
 cdef void _open_say(Edge *edge, Connection *conn, uint32_t seq, int flags, const uint8_t *stored,
@@ -108,10 +112,10 @@ cdef Pending *_opening_find(Edge *edge, Opening *opening, Channel *channel) noex
 
 
 cdef bint _is_full(Edge *edge, Opening *opening, const Namespace *namespace) noexcept nogil:
-    """Whether the session is in as many channels as it may be; global ones do not count as joined."""
-    if namespace.domain == DOMAIN_GLOBAL:
-        return opening.globals >= GLOBALS_MAX
-    return opening.count - opening.globals >= edge.config.channels_max + edge.namespaces.session_count
+    """Whether the session is in as many channels as it may be; global ones do not count as joined, and are few: those
+    of them that are over are left again before WELCOME (`_leave_gone`)."""
+    return namespace.domain != DOMAIN_GLOBAL \
+        and opening.count - opening.globals >= edge.config.channels_max + edge.namespaces.session_count
 
 
 cdef bint _knows(Edge *edge, Opening *opening) noexcept nogil:
@@ -122,6 +126,33 @@ cdef bint _knows(Edge *edge, Opening *opening) noexcept nogil:
             return True
         index = pending_at(edge, index).sibling
     return opening.resumed and opening.whole
+
+
+cdef void _leave_gone(Edge *edge, Connection *conn, Opening *opening) noexcept nogil:
+    """Leave the global channels that only the store names and that are over: what is stored must not grow with each.
+
+    Each of them was subscribed to, unless this worker holds it anyway; if it goes on, the router said GLOBAL before it
+    answered that (core/everybody.pxd).
+    """
+    cdef uint32_t previous = NONE
+    cdef uint32_t index = opening.first
+    cdef Pending *pending
+    cdef Channel *channel
+    while index != NONE:
+        pending = pending_at(edge, index)
+        index = pending.sibling
+        channel = channel_at(edge, pending.channel)
+        if pending.stored != STORED_ALONE or channel.domain != DOMAIN_GLOBAL or channel.flags & CHANNEL_KNOWN:
+            previous = pending.index
+            continue
+        if previous == NONE:
+            opening.first = index
+        else:
+            pending_at(edge, previous).sibling = index
+        opening.count -= 1
+        opening.globals -= 1
+        state_say(edge, conn, channel, STATE_LEFT, channel.epoch, channel.offset)
+        pending_end(edge, pending)
 
 
 cdef bint _open_globals(Edge *edge, Opening *opening) noexcept nogil:
@@ -152,7 +183,7 @@ cdef void _stored_channel(Edge *edge, Connection *conn, Opening *opening, const 
     cdef Pending *pending = NULL if channel == NULL else _opening_find(edge, opening, channel)
     cdef const Namespace *namespace
     if pending != NULL:
-        pending.stored = 1
+        pending.stored = STORED_TOO
         if not pending.has_since:
             pending_since(pending, since)
             if not pending.waits and not pending_settled(edge, pending, channel, opening.seq):
@@ -164,7 +195,7 @@ cdef void _stored_channel(Edge *edge, Connection *conn, Opening *opening, const 
                 and join_refused(edge, conn, namespace, name, size) != NULL):
         return                          # what the session may not join any more it is not in any more
     if _open_channel(edge, opening, name, size, since):
-        pending_at(edge, opening.first).stored = 1
+        pending_at(edge, opening.first).stored = STORED_ALONE
 
 
 cdef bint _channel_read(MpReader *reader, const char **name, uint32_t *size, uint64_t *since,
@@ -366,9 +397,12 @@ cdef void _open_finish(Edge *edge, Opening *opening) noexcept nogil:
 
 cdef void opening_answered(Edge *edge, Opening *opening) noexcept nogil:
     """One of the answers that an opening waits for is there."""
+    cdef Connection *conn = conn_get(&edge.connections, opening.conn)
     opening.remaining -= 1
     if opening.remaining:
         return
+    if conn != NULL:
+        _leave_gone(edge, conn, opening)
     if not _open_globals(edge, opening):    # at last: none of them begins between this and WELCOME
         opening_refused(edge, opening, OVERLOADED, b"out of memory")
     elif opening.remaining == 0:

@@ -267,11 +267,20 @@ cdef class RouterLoop:
         mailbox_init(&self.sequencer.to_control, eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC))
         mailbox_init(&self.sequencer.from_control, eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC))
 
+    cdef void _presence(self) noexcept:
+        """Who has which session, and who is in which channel: nobody yet."""
+        cdef Sequencer *sequencer = self.sequencer
+        slab_init(&sequencer.owners, sizeof(Owner), 10, 0xFFFFFFFE)
+        rooms_init(&sequencer.rooms, sequencer.ledger, sequencer.hash_key, &sequencer.owners)
+        leavings_init(&sequencer.leavings, &sequencer.rooms, sequencer.hash_key, 0)
+        leavings_init(&sequencer.gone, &sequencer.rooms, sequencer.hash_key, <uint64_t> 1 << 32)
+
     def __init__(self, Stats stats, *, epoch, key_window_s, channels_max, spill_bytes_max, endpoint="",
                  namespaces=_BUILT_IN, keys_max=1 << 20, history_total_bytes=1 << 28, message_bytes_max=1 << 25,
                  log_under_way_max=0, log_pace_ms=0, log_bytes_max=1 << 26, seeds=b"", bint log_complete=True,
                  bint sessions_kept=False, uint32_t presence_damping_ms=3000, uint32_t events_members_max=200,
-                 presence_quiet_ms=30000, uint32_t log_chunks_max=LOG_CHUNKS_MAX):
+                 presence_quiet_ms=30000, uint32_t log_chunks_max=LOG_CHUNKS_MAX,
+                 uint32_t globals_bytes_max=1 << 15):
         """Bind to `endpoint`.
 
         Args:
@@ -296,6 +305,7 @@ cdef class RouterLoop:
             presence_damping_ms: how long a session may be away from a channel before its members are told that it
                 left.
             events_members_max: in channels with more members nobody is told who joined and who left.
+            globals_bytes_max: what all global channels together may take in a WELCOME.
             presence_quiet_ms: so long from `run` on, sessions that were in a channel before are not told of.
 
         Raises:
@@ -310,6 +320,7 @@ cdef class RouterLoop:
         streams_init(&sequencer.streams, sequencer.ledger, &sequencer.namespaces, sequencer.hash_key, epoch)
         sequencer.streams.history_total_max = history_total_bytes
         sequencer.streams.streams_max = channels_max
+        sequencer.streams.globals_bytes_max = globals_bytes_max
         sequencer.streams.cold = not log_complete
         sequencer.recovers = log_complete
         if log_under_way_max:
@@ -318,10 +329,7 @@ cdef class RouterLoop:
         sequencer.claims.bytes_max = CLAIMS_BYTES_MAX
         sequencer.states.bytes_max = sequencer.told.bytes_max = STATES_BYTES_MAX
         sequencer.sessions_kept = sequencer.told_gathers = sessions_kept
-        slab_init(&sequencer.owners, sizeof(Owner), 10, 0xFFFFFFFE)
-        rooms_init(&sequencer.rooms, sequencer.ledger, sequencer.hash_key, &sequencer.owners)
-        leavings_init(&sequencer.leavings, &sequencer.rooms, sequencer.hash_key, 0)
-        leavings_init(&sequencer.gone, &sequencer.rooms, sequencer.hash_key, <uint64_t> 1 << 32)
+        self._presence()
         sequencer.damping_ms = presence_damping_ms
         sequencer.events_members_max = events_members_max
         sequencer.quiet_until_ms = presence_quiet_ms

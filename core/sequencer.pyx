@@ -29,8 +29,8 @@ from core.sessions cimport session_close, session_open, session_state, session_t
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_at, slab_release
 from core.stream cimport (Stored, Stream, route_remove, route_set, routes_remove_worker, stream_adopt, stream_base,
-                          stream_find, stream_kept, stream_namespace, stream_routes_to, stream_stored, stream_use,
-                          stream_wanted)
+                          stream_find, stream_kept, stream_listed, stream_namespace, stream_routes_to, stream_stored,
+                          stream_use, stream_wanted)
 from core.survey cimport survey_answer
 
 assert sizeof(Owner) == 28 and WORKERS_MAX <= 256
@@ -225,6 +225,13 @@ cdef void _said_since(Sequencer *sequencer, Worker *worker, Stream *stream, RecC
         ledger_count(sequencer.ledger, COUNT_MESSAGES_ROUTED, 1)
 
 
+cdef bint _is_kept(Sequencer *sequencer, Stream *stream) noexcept nogil:
+    """Whether anything of a stream is still kept."""
+    cdef uint32_t count = stream_kept(stream)
+    return count != 0 and stream_stored(stream, count - 1).time_ms \
+        + stream_namespace(&sequencer.streams, stream).history_age_ms >= sequencer.wall_ms
+
+
 cdef void _on_subscribe(Sequencer *sequencer, Worker *worker, RecChannel *record) noexcept nogil:
     """A worker has members; a position of an older epoch that it saw is not given again."""
     cdef const char *name = <const char *> record + sizeof(RecChannel)
@@ -244,12 +251,12 @@ cdef void _on_subscribe(Sequencer *sequencer, Worker *worker, RecChannel *record
         stream_adopt(stream, record.epoch, record.offset)
     else:
         _said_since(sequencer, worker, stream, record)
-    if everybody and record.channel == 0:
-        everybody_say(sequencer, worker, stream, stream.offset)
-    else:
-        worker_subscribed(worker, record.channel, 0, stream.epoch, stream.offset)
-    if everybody and record.offset and stream.offset:
+    if everybody and stream.offset and (record.offset or _is_kept(sequencer, stream)):
         everybody_add(sequencer, stream, True)
+    if everybody and (record.channel == 0 or worker.everybody and stream_listed(stream)):
+        everybody_say(sequencer, worker, stream, stream.offset)
+    if record.channel or not everybody:
+        worker_subscribed(worker, record.channel, 0, stream.epoch, stream.offset)
 
 
 cdef int _why_none(Sequencer *sequencer, const char *name, uint32_t size) noexcept nogil:
@@ -264,7 +271,7 @@ cdef void _on_unsubscribe(Sequencer *sequencer, Worker *worker, RecChannel *reco
     stream_use(stream, sequencer.wall_ms)
     if stream.domain != DOMAIN_GLOBAL:
         route_remove(&sequencer.streams, stream, worker_index(sequencer, worker), record.channel)
-    elif stream.offset == 0 and stream.history == NULL:     # else its worker hears it for all its sessions
+    elif not stream_listed(stream):     # else its worker hears it for all its sessions
         route_remove(&sequencer.streams, stream, worker_index(sequencer, worker), 0)
 
 

@@ -87,6 +87,8 @@ ctypedef struct Streams:
     uint32_t unasked            # streams whose load is still to be asked for
     uint32_t globals            # global streams that workers are told of
     uint32_t everybody[GLOBALS_MAX]     # their slots
+    uint32_t globals_bytes      # that they take in a WELCOME, at most
+    uint32_t globals_bytes_max
     const Namespaces *namespaces    # borrowed: how much is kept of one stream
     uint64_t history_total      # bytes kept of all streams
     uint64_t history_total_max  # beyond it whatever the hand points at loses its oldest
@@ -154,6 +156,11 @@ cdef inline void stream_reach(Stream *stream, uint64_t epoch, uint64_t offset) n
 cdef inline uint32_t stream_kept(const Stream *stream) noexcept nogil:
     """How many messages are kept."""
     return 0 if stream.history == NULL else stream.history.count
+
+
+cdef inline bint stream_listed(const Stream *stream) noexcept nogil:
+    """Whether it is among the global ones that workers are told of."""
+    return stream.history != NULL and stream.history.listed
 
 
 cdef inline Stream *stream_find(Streams *streams, const char *name, uint32_t size) noexcept nogil:

@@ -15,6 +15,7 @@ assert sizeof(Stream) == 48
 
 cdef enum:
     ROOM_SLOTS = 4096           # looked at for one that may go when a new stream finds no room
+    WELCOME_ENTRY_BYTES = 64    # of a channel in WELCOME, but for its name: a position and an outcome
 
 
 cdef void streams_init(Streams *streams, Ledger *ledger, const Namespaces *namespaces, HashKey key,
@@ -205,12 +206,26 @@ cdef bint stream_open(Streams *streams, Stream *stream) noexcept nogil:
     return True
 
 
+cdef uint32_t _welcome_bytes(Streams *streams, const Stream *stream) noexcept nogil:
+    """What a stream takes in a WELCOME at most: as JSON, which is longer than MessagePack."""
+    cdef const uint8_t *name = <const uint8_t *> stream_name(streams, stream)
+    cdef uint32_t size = WELCOME_ENTRY_BYTES
+    cdef uint32_t place
+    for place in range(stream.name_size):
+        size += 6 if name[place] < 0x20 else 2 if name[place] == c'"' or name[place] == c"\\" else 1
+    return size
+
+
 cdef bint stream_list(Streams *streams, Stream *stream) noexcept nogil:
-    """Put a global stream among those that workers are told of; False: there are as many as there may be."""
-    if streams.globals == GLOBALS_MAX or (stream.history == NULL and not stream_open(streams, stream)):
+    """Put a global stream among those that workers are told of; False: there are as many as there may be, or as WELCOME
+    has room for."""
+    cdef uint32_t size = _welcome_bytes(streams, stream)
+    if streams.globals == GLOBALS_MAX or streams.globals_bytes + size > streams.globals_bytes_max \
+            or (stream.history == NULL and not stream_open(streams, stream)):
         return False
     if not stream.history.listed:
         stream.history.listed = 1
+        streams.globals_bytes += size
         streams.everybody[streams.globals] = stream.history.slot
         streams.globals += 1
     return True
@@ -225,6 +240,7 @@ cdef void stream_unlist(Streams *streams, Stream *stream) noexcept nogil:
         place += 1
         invariant_always(place < streams.globals)
     streams.globals -= 1
+    streams.globals_bytes -= _welcome_bytes(streams, stream)
     streams.everybody[place] = streams.everybody[streams.globals]
     stream.history.listed = 0
 

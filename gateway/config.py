@@ -572,6 +572,7 @@ def router_config(
         node=config.node.name,
         endpoint=endpoint,
         epoch=epoch,
+        globals_bytes_max=config.gateway.max_frame // 2,
         stats_fd=stats_fd,
         commands_fd=commands_fd,
         tracemalloc_frames=config.growth.tracemalloc_frames,

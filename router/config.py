@@ -26,6 +26,8 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Seconds for which an idempotency key is remembered (protocol: 5 minutes)."""
     channels_max: int = 1_000_000
     """Channels known at once; further ones are refused with `unavailable`."""
+    globals_bytes_max: int = 32_768
+    """Bytes that all global channels together may take in a WELCOME."""
     spill_bytes_max: int = 64 * 1024 * 1024
     """Bytes kept for one worker while its ZeroMQ queue is full; beyond it the worker is told to start afresh."""
     presence_damping_ms: int = 3_000

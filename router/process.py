@@ -221,6 +221,7 @@ def data_plane(config: RouterConfig, stats: Stats, opened: Opened | None) -> Rou
         epoch=opened.epoch if opened else config.epoch,
         key_window_s=config.key_window_s,
         channels_max=config.channels_max,
+        globals_bytes_max=config.globals_bytes_max,
         spill_bytes_max=config.spill_bytes_max,
         history_total_bytes=config.history_total_bytes,
         namespaces=config.namespaces,

@@ -1,5 +1,6 @@
 """Global channels at the router: every worker is told where they stand, whatever it missed."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from core import notes, records
 from core.codes import Code
-from core.namespace_spec import BUILT_IN
+from core.namespace_spec import BUILT_IN, NamespaceSpec
 from tests.core.edge_harness import wait_for
 from tests.core.router_harness import EPOCH, Sequencer, Worker
 from tests.core.test_recovery import aged, message, position
@@ -26,6 +27,16 @@ def told(said: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
             assert (one["channel"], one["aux"]) == (0, 1)
             found.append((one["epoch"], one["offset"]))
     return found
+
+
+def aging() -> list[NamespaceSpec]:
+    """Namespaces with history, of which that of global channels is kept for a second."""
+    return [
+        msgspec.structs.replace(spec, history_messages=10, history_bytes=1 << 20, history_age_s=300)
+        if spec.name != "global"
+        else msgspec.structs.replace(spec, history_age_s=1)
+        for spec in BUILT_IN
+    ]
 
 
 def again(worker: Worker, channels: list[tuple[str, int, int, int]], *, before: bool = True) -> list[dict[str, Any]]:
@@ -78,7 +89,7 @@ def test_what_was_said_while_a_worker_was_away_it_is_told_from_the_position_that
         here.publish("global:news", number)
     away.rest()
     said = again(away, [("global:news", 9, EPOCH, 2)])
-    assert told(said) == [(EPOCH, 3), (EPOCH, 4)]
+    assert told(said) == [(EPOCH, 3), (EPOCH, 4), ("global:news", EPOCH, 4)]
     (answer,) = (one for one in said if one["kind"] == records.SUBSCRIBED)
     assert (answer["channel"], answer["epoch"], answer["offset"]) == (9, EPOCH, 4)
     here.publish("global:news", "live")
@@ -193,14 +204,34 @@ def test_an_unsubscription_that_crosses_the_first_message_costs_nothing(sequence
     assert told(worker.rest()) == [(EPOCH, 2)]
 
 
+def test_a_channel_that_was_let_go_is_told_of_to_nobody_and_leaves_nothing_behind(
+    sequencers: Callable[..., Sequencer],
+) -> None:
+    """A session that is older than its end makes its worker ask for it: the answer has no GLOBAL before it."""
+    sequencer = sequencers(namespaces=aging())
+    worker = sequencer.worker()
+    for number in range(GLOBALS_MAX):
+        assert worker.publish(f"global:{number}", "x")["aux"] == 0
+    wait_for(lambda: worker.publish("global:more", "x")["aux"] == 0, "one of the others has aged")
+    [gone] = [one[0] for one in told(worker.rest()) if one[-1] == "gone"]
+    before = sequencer.live("subscription")
+    assert worker.subscribe(gone, 5) == (EPOCH, 1)
+    assert sequencer.live("subscription") == before + 1
+    worker.say.channel(records.UNSUBSCRIBE, gone.encode(), 5)
+    assert worker.rest() == []
+    assert sequencer.live("subscription") == before
+
+
+def test_whoever_asks_for_a_channel_that_goes_on_is_told_of_it_first(sequencer: Sequencer) -> None:
+    worker = sequencer.worker()
+    worker.publish("global:news", "x")
+    worker.rest()
+    worker.say.channel(records.SUBSCRIBE, b"global:news", 5)
+    assert [one["kind"] for one in worker.rest()] == [records.GLOBAL, records.SUBSCRIBED]
+
+
 def test_beyond_the_bound_a_new_channel_is_refused_until_one_has_aged(sequencers: Callable[..., Sequencer]) -> None:
-    specs = [
-        msgspec.structs.replace(spec, history_messages=10, history_bytes=1 << 20, history_age_s=300)
-        if spec.name != "global"
-        else msgspec.structs.replace(spec, history_age_s=1)
-        for spec in BUILT_IN
-    ]
-    sequencer = sequencers(namespaces=[*specs])
+    sequencer = sequencers(namespaces=aging())
     worker = sequencer.worker()
     for number in range(GLOBALS_MAX):
         assert worker.publish(f"global:{number}", "x")["aux"] == 0
@@ -222,3 +253,31 @@ def test_a_full_table_refuses_by_its_code(sequencer: Sequencer) -> None:
         assert worker.publish(f"global:{number}", "x")["aux"] == 0
     assert worker.publish("global:more", "x")["aux"] == Code.TOO_MANY_CHANNELS
     assert worker.publish("global:0", "x")["offset"] == 2
+
+
+@pytest.mark.parametrize("filler", ["x", '"', "\x01", "\u20ac"])
+def test_what_all_channels_take_in_a_welcome_is_bounded_whatever_they_are_called(
+    sequencers: Callable[..., Sequencer], filler: str
+) -> None:
+    bound = 2_000
+    sequencer = sequencers(globals_bytes_max=bound)
+    worker = sequencer.worker()
+    names = [f"global:{number}{filler * 60}" for number in range(20)]
+    codes = [worker.publish(name, "x")["aux"] for name in names]
+    assert set(codes) == {0, Code.TOO_MANY_CHANNELS}
+    listed = {one[0]: [2**64 - 1, 2**64 - 1, "replayed"] for one in told(worker.rest()) if isinstance(one[0], str)}
+    assert list(listed) == [name for name, code in zip(names, codes, strict=True) if code == 0]
+    size = len(json.dumps(listed, ensure_ascii=False, separators=(",", ":")).encode())
+    assert bound - 2 * max(len(json.dumps(name, ensure_ascii=False).encode()) + 64 for name in names) < size <= bound
+
+
+def test_a_long_name_takes_the_place_of_several_that_have_aged(sequencers: Callable[..., Sequencer]) -> None:
+    sequencer = sequencers(namespaces=aging(), globals_bytes_max=400)
+    worker = sequencer.worker()
+    for number in range(4):
+        assert worker.publish(f"global:{number}", "x")["aux"] == 0
+    long = "global:" + "x" * 240
+    wait_for(lambda: worker.publish(long, "x")["aux"] == 0, "the others have aged")
+    gone = {one[0] for one in told(worker.rest()) if one[-1] == "gone"}
+    assert gone < {f"global:{number}" for number in range(4)}
+    assert len(gone) == 3  # and not the one that has room beside it

@@ -88,6 +88,16 @@ def test_a_publish_carries_everything_to_the_router_and_the_position_back(edge: 
     assert edge.router.expect(records.PUBLISH)["seq"] == 0
 
 
+def test_who_may_not_begin_one_more_global_channel_is_told_the_bound_and_what_to_do(edge: Edge) -> None:
+    alice = edge.open("alice")
+    number = alice.request(PUBLISH, "global:more", "x")
+    edge.router.send(wire.published(edge.router.expect(records.PUBLISH)["seq"], 0, 0, Code.TOO_MANY_CHANNELS))
+    answer = alice.frame()
+    assert answer[:3] == [ERROR, number, Code.TOO_MANY_CHANNELS]
+    assert "at most 128" in answer[3]
+    assert "use a group" in answer[3]
+
+
 def test_without_the_router_a_publish_is_refused_at_its_deadline_with_a_time_to_come_back(
     edges: Callable[..., Edge],
 ) -> None:

@@ -286,3 +286,43 @@ def test_a_resume_of_which_nothing_is_known_goes_on_live_in_global_channels(edge
     subscribe(edge, {"user:alice": 0})
     edge.router.send(wire.opened(client.conn, edge.router.expect(records.OPEN)["seq"]))
     assert client.frame()[2]["channels"]["global:news"] == [EPOCH, 3, "live"]
+
+
+@pytest.mark.parametrize("gone", [1, 130], ids=["one", "more than there may be at once"])
+def test_global_channels_that_are_over_are_left_and_take_nobodys_place(edge: Edge, gone: int) -> None:
+    """The store names those that the session heard of; the router, asked for each, does not tell of these any more."""
+    edge.link(EPOCH)
+    edge.router.send(wire.everybody("global:news", EPOCH, 7))
+    client = hello(edge, [["user:alice", EPOCH, 0]], resumes=True, unread=False)
+    subscribe(edge, {"user:alice": 0})
+    over = {f"global:old-{number}": 5 for number in range(gone)}
+    stored = [["user:alice", EPOCH, 0, 0], *([name, EPOCH, 5] for name in over), ["global:news", EPOCH, 7]]
+    edge.router.send(wire.opened(client.conn, edge.router.expect(records.OPEN)["seq"], stored))
+    subscribe(edge, over)
+    assert client.frame()[2]["channels"] == {"user:alice": [EPOCH, 0, "live"], "global:news": [EPOCH, 7, "live"]}
+    said = {each["name"].decode(): each["what"] for each in (edge.router.state() for _ in range(gone + 2))}
+    assert said == {"user:alice": records.HERE, "global:news": records.HERE, **dict.fromkeys(over, records.LEFT)}
+
+
+def test_a_global_channel_that_the_router_tells_of_late_is_not_over(edge: Edge) -> None:
+    edge.link(EPOCH)
+    client = hello(edge, [["user:alice", EPOCH, 0]], resumes=True, unread=False)
+    subscribe(edge, {"user:alice": 0})
+    stored = [["user:alice", EPOCH, 0, 0], ["global:news", EPOCH, 7]]
+    edge.router.send(wire.opened(client.conn, edge.router.expect(records.OPEN)["seq"], stored))
+    asked = edge.router.expect(records.SUBSCRIBE)
+    assert asked["name"] == b"global:news"
+    edge.router.send(
+        wire.everybody("global:news", EPOCH, 7),
+        wire.subscribed(asked["channel"], EPOCH, 7),
+    )
+    assert client.frame()[2]["channels"] == {"user:alice": [EPOCH, 0, "live"], "global:news": [EPOCH, 7, "live"]}
+
+
+def test_a_client_is_told_of_each_global_channel_that_it_names_be_it_over_or_not(edge: Edge) -> None:
+    edge.link(EPOCH)
+    client = hello(edge, [["user:alice", EPOCH, 0], ["global:old", EPOCH, 5]], resumes=True, unread=False)
+    subscribe(edge, {"user:alice": 0, "global:old": 5})
+    stored = [["user:alice", EPOCH, 0, 0], ["global:old", EPOCH, 4]]
+    edge.router.send(wire.opened(client.conn, edge.router.expect(records.OPEN)["seq"], stored))
+    assert client.frame()[2]["channels"] == {"user:alice": [EPOCH, 0, "live"], "global:old": [EPOCH, 5, "live"]}
