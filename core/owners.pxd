@@ -1,11 +1,11 @@
 # Owners: which connection has which session, and how what a worker had is forgotten when it is gone.
 #
-# A worker that is gone may have had tens of thousands of sessions, each in many rooms, and routes in as many streams. To
-# end all of them in one turn kept everybody waiting for tens of milliseconds. So the worker's place stays taken
-# (WORKER_ENDING) while they end, for FORGET_NS a turn: nobody is found by its identity any more, it hears nothing, and a
-# start of it that comes meanwhile has another place. Invariant: nobody can tell what is not forgotten yet from what is:
-# `owner_find` ends an owner of such a worker before it could be found. Only counts (of PRESENCE and SURVEY) have it
-# until its turn comes.
+# A worker that is gone may have had tens of thousands of sessions, each in many rooms, and routes in as many streams.
+# To end all of them in one turn kept everybody waiting for tens of milliseconds. So the worker's place stays taken
+# (WORKER_ENDING) while they end, for FORGET_NS a turn: nobody is found by its identity any more, it hears nothing, and
+# a start of it that comes meanwhile has another place. Invariant: nobody can tell what is not forgotten yet from what
+# is: `owner_find` ends an owner of such a worker before it could be found. Only counts (of PRESENCE and SURVEY) have
+# it until its turn comes.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 

@@ -349,7 +349,7 @@ cdef void _on_close(Sequencer *sequencer, Worker *worker, RecSession *record) no
 cdef void _on_state(Sequencer *sequencer, Worker *worker, RecState *record) noexcept nogil:
     """What a session did counts as long as this worker has it."""
     cdef uint32_t index = owner_find(sequencer, record.session,
-                                      hash_bytes(&sequencer.hash_key, record.session, 16))
+                                     hash_bytes(&sequencer.hash_key, record.session, 16))
     cdef Owner *owner
     if record.what & STATE_TOLD:
         session_told(sequencer, worker, &record.head)
