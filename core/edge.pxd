@@ -56,6 +56,7 @@ ctypedef struct EdgeConfig:
     uint32_t worker             # number on its node
     uint64_t epoch              # of this start of the worker
     uint32_t handshakes_max     # connections that have not been welcomed yet
+    uint32_t flush_us           # that a turn gives to sending, before it looks for what came meanwhile
     uint32_t expiry_notice_ms   # before the end of a session's credentials, in which it may give new ones
     bint beside                 # an earlier start of the same worker runs on for a while
     bint proxy_protocol
@@ -74,6 +75,7 @@ cdef enum ChannelFlag:
     CHANNEL_LIVE = 1            # SUBSCRIBED arrived
     CHANNEL_UNASKED = 2         # SUBSCRIBE found no room, here or at the router: it is said again
     CHANNEL_KNOWN = 4           # global, and something was said in it: held until the worker ends
+    CHANNEL_RECREATED = 8       # while its members are told that it was
 
 ctypedef struct Channel:        # 56 bytes; most are a user's own channel with one member
     uint32_t index
@@ -187,6 +189,12 @@ ctypedef struct Lag:            # a member that is behind in a channel (core/slo
     uint32_t next               # number of the connection's next lag + 1; 0: none
     uint64_t told               # last offset that the member was queued or told of
     uint64_t seen               # last offset that came
+    uint32_t recreations        # times that the channel was recreated of which the member is not told yet
+    uint64_t common             # while there are: all epochs since `told` have the messages up to here in common
+    uint64_t recreated_epoch    # of the one that is told next, since it is held no more; 0: there is none
+    uint64_t recreated_offset   # the channel goes on behind it
+    uint64_t recreated_before   # last offset before that
+    uint64_t recreated_last     # of any older epoch
 
 ctypedef struct KeptBlock:      # 40 bytes: records of requests, one behind the other (core/kept.pxd)
     uint8_t *data               # owned: `capacity` bytes
@@ -237,7 +245,7 @@ ctypedef struct Edge:
     RingPool rings
     Slab segments
     Arena arenas[FORM_COUNT]
-    Connection *touched         # list: queued something this turn, first come first
+    Connection *touched         # list: queued something that was not sent yet, first come first
     Connection *touched_last    # borrowed: its end
     Connection *closed          # list: to be freed at the end of the turn
     Slab channels

@@ -221,6 +221,8 @@ cdef void event_gap_told(Edge *edge, Connection *conn, Channel *channel, uint64_
                          int reason) noexcept nogil
 cdef uint32_t event_gap_write(Edge *edge, Channel *channel, uint64_t first, uint64_t last, int reason,
                               uint8_t *body) noexcept nogil
+cdef uint32_t event_recreated_write(Edge *edge, Channel *channel, uint64_t epoch, uint64_t offset, uint64_t last,
+                                    uint8_t *body) noexcept nogil
 cdef void fanout_event_recreated(Edge *edge, Channel *channel, uint64_t epoch, uint64_t offset) noexcept nogil
 cdef void fanout_event_gap(Edge *edge, Channel *channel, uint64_t first, uint64_t last, int reason) noexcept nogil
 cdef Channel *channel_acquire(Edge *edge, const char *name, uint32_t size, int domain) noexcept nogil

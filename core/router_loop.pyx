@@ -36,6 +36,7 @@ from core.namespaces cimport namespaces_fill
 from core.notes cimport notes_put, notes_take
 from core.ordering cimport log_committed, log_hand_over
 from core.leaving cimport leaving_wait_ms, leavings_free, leavings_init
+from core.owners cimport FORGET_NS, workers_forget
 from core.pace cimport pace_wait
 from core.poller cimport (EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN, POLLER_EVENTS, TAG_BUS, TAG_WAKE, epoll_create1,
                           epoll_event, epoll_wait, poller_watch)
@@ -44,7 +45,7 @@ from core.records cimport Record, record_fits
 from core.recovery cimport recover_globals, recover_records, sift_records
 from core.rooms cimport rooms_free, rooms_init
 from core.sequencer cimport (ORIGIN_WINDOW_MS, ORIGINS_MAX, SEQUENCER_BATCHES_TURN, SWEEP_PERIOD_MS, SWEEP_SLOTS,
-                             WORKER_FREE, WORKER_SILENT_MS, Owner, Sequencer, Worker, sequencer_record,
+                             WORKER_ASKED, WORKER_SILENT_MS, Owner, Sequencer, Worker, sequencer_record,
                              sequencer_tell_taken, session_claim, worker_give_up, worker_known, worker_of)
 from core.sessions cimport (STATES_BYTES_MAX, cursor_read, session_opened, sessions_alive, sessions_flush,
                             sessions_read, told_end)
@@ -122,7 +123,7 @@ cdef void _worker_flush(Sequencer *sequencer, Worker *worker) noexcept nogil:
 cdef void _flush(Sequencer *sequencer) noexcept nogil:
     cdef uint32_t index
     for index in range(sequencer.worker_count):
-        if sequencer.workers[index].state != WORKER_FREE or sequencer.workers[index].out.size:
+        if sequencer.workers[index].state >= WORKER_ASKED or sequencer.workers[index].out.size:
             _worker_flush(sequencer, &sequencer.workers[index])
 
 
@@ -138,7 +139,7 @@ cdef void _tick(Sequencer *sequencer) noexcept nogil:
     bus_tick(&sequencer.bus, sequencer.now_ms)
     for index in range(sequencer.worker_count):
         worker = &sequencer.workers[index]
-        if worker.state != WORKER_FREE and sequencer.now_ms - worker.heard_ms > WORKER_SILENT_MS:
+        if worker.state >= WORKER_ASKED and sequencer.now_ms - worker.heard_ms > WORKER_SILENT_MS:
             worker_give_up(sequencer, worker)
     streams_sweep(&sequencer.streams, sequencer.wall_ms, SWEEP_SLOTS + sequencer.streams.slab.live // 16)
     keys_expire(&sequencer.keys, keys_ms(sequencer.now_ms))
@@ -213,6 +214,7 @@ cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
         sequencer.wall_ms = clock_wall_ms()
         ledger_count(sequencer.ledger, COUNT_WAKEUPS, 1)
         ledger_turn(sequencer.ledger, sequencer.now_ms)
+        sequencer.forget_left_ns = FORGET_NS
         for place in range(count):
             if events[place].data.u64 >= TAG_BUS:
                 bus_on_event(&sequencer.bus, events[place].data.u64, events[place].events)
@@ -226,6 +228,7 @@ cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
         _lost_forget(sequencer)
         claims_serve(sequencer, taken < SEQUENCER_BATCHES_TURN, session_claim)
         _tick(sequencer)
+        workers_forget(sequencer, False)
         presence_due(sequencer)
         sequencer_tell_taken(sequencer)
         log_hand_over(sequencer)            # before the sends: the log is at work meanwhile
@@ -233,7 +236,8 @@ cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
         sessions_flush(sequencer)
         mailbox_ring(&sequencer.to_control)
         _flush(sequencer)
-        sequencer.again = bus_pending(&sequencer.bus) or sequencer.catchups_due or sequencer.claims.size != 0
+        sequencer.again = bus_pending(&sequencer.bus) or sequencer.catchups_due or sequencer.claims.size != 0 \
+            or sequencer.endings
         if sequencer.audit:
             sequencer_audit(sequencer, sequencer.audit)
             sequencer.audit = 0
@@ -338,6 +342,7 @@ cdef class RouterLoop:
         sequencer.scratch = <uint8_t *> malloc(message_bytes_max)
         if sequencer.scratch == NULL:
             raise MemoryError
+        sequencer.spill_bytes_max = spill_bytes_max
         for index in range(sizeof(sequencer.workers) // sizeof(Worker)):
             sequencer.workers[index].out.bytes_max = spill_bytes_max
         sequencer.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
@@ -381,8 +386,9 @@ cdef class RouterLoop:
             return
         bus_close(&sequencer.bus)
         for index in range(sequencer.worker_count):
-            if sequencer.workers[index].state != WORKER_FREE:
+            if sequencer.workers[index].state >= WORKER_ASKED:
                 worker_give_up(sequencer, &sequencer.workers[index])
+        workers_forget(sequencer, True)
         streams_free(&sequencer.streams)
         keys_free(&sequencer.keys)
         keys_free(&sequencer.origins)

@@ -5,7 +5,8 @@
 # worker is unknown until its END: what it sends before is passed over, and it is asked to say everything (LINKED,
 # aux 1). A worker whose batch passes its bound is
 # given up: it will be asked for everything when it is heard again, and finds the gap by itself; nothing is dropped in
-# silence. Invariant: every route and every session names a worker that is linking or linked.
+# silence. Invariant: every route and every session names a worker that is linking, linked
+# or ending.
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -39,6 +40,7 @@ cdef enum:
 
 cdef enum WorkerState:
     WORKER_FREE
+    WORKER_ENDING               # gone: what it had is being forgotten (core/owners.pxd)
     WORKER_ASKED                # LINKED aux 1 is on its way
     WORKER_LINKING              # between its BEGIN and END
     WORKER_LINKED
@@ -74,6 +76,12 @@ ctypedef struct Sequencer:
     Bus bus                     # owned
     Worker workers[WORKERS_MAX]
     uint32_t worker_count       # slots ever used
+    uint32_t endings            # workers that are gone, and not forgotten yet (core/owners.pxd)
+    uint32_t ending             # index of the one of them that is being forgotten
+    uint32_t ending_place       # slot of its owners, then of its routes, up to which it is
+    bint ending_routes          # its owners all are
+    uint64_t forget_left_ns     # for that in this turn
+    uint32_t spill_bytes_max    # of what waits for one worker
     Namespaces namespaces       # filled before the thread starts
     Streams streams
     LogOut log

@@ -9,14 +9,15 @@ from core.claims cimport claim_waits, claims_settle
 from core.codes cimport NO_SUCH_CHANNEL, OVERLOADED
 from core.drained cimport DrainedSession, drained_keep, drained_take
 from core.everybody cimport everybody_add, everybody_link, everybody_say
-from core.hash cimport hash_bytes, index_find, index_put, index_remove
+from core.hash cimport hash_bytes, index_put
 from core.loading cimport loading_takes
 from core.ledger cimport (COUNT_MESSAGES_ROUTED, COUNT_WORKERS_LOST, GAUGE_LINKED, KIND_SESSION, ledger_acquire,
-                          ledger_count, ledger_gauge, ledger_leaks, ledger_release)
+                          ledger_count, ledger_gauge, ledger_leaks)
 from core.mpack cimport MpWriter, mp_write_array, mp_write_map, mp_write_raw, mp_write_str, mp_write_uint
 from core.namespaces cimport DOMAIN_GLOBAL, namespace_of
 from core.ordering cimport publish_order
-from core.presence cimport presence_answer, presence_end, presence_state
+from core.owners cimport owner_at, owner_conn, owner_end, owner_find, worker_empty, worker_end, workers_forget
+from core.presence cimport presence_answer, presence_state
 from core.records cimport (BEGIN_BEFORE, BEGIN_BESIDE, BEGIN_EVERYBODY, CLOSE_COMES_BACK, CLOSE_TOLD, MESSAGE_GLOBAL,
                            OPEN_AGAIN, OPEN_TOLD, REC_BAN, REC_BEGIN, REC_BYE, REC_CATCHUP, REC_CLOSE, REC_END,
                            REC_EVICT, REC_HISTORY, REC_LINK, REC_LINKED, REC_MESSAGE, REC_OPEN, REC_PRESENCE,
@@ -27,10 +28,10 @@ from core.records cimport (BEGIN_BEFORE, BEGIN_BESIDE, BEGIN_EVERYBODY, CLOSE_CO
 from core.rooms cimport attender_start
 from core.sessions cimport session_close, session_open, session_state, session_told, sessions_ask
 from core.sites cimport HERE
-from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_at, slab_release
-from core.stream cimport (Stored, Stream, route_remove, route_set, routes_remove_worker, stream_adopt, stream_base,
-                          stream_find, stream_kept, stream_listed, stream_namespace, stream_routes_to, stream_stored,
-                          stream_use, stream_wanted)
+from core.slab cimport SLAB_NONE, invariant, slab_acquire
+from core.stream cimport (Stored, Stream, route_remove, route_set, stream_adopt, stream_base, stream_find, stream_kept,
+                          stream_listed, stream_namespace, stream_routes_to, stream_stored, stream_use,
+                          stream_wanted)
 from core.survey cimport survey_answer
 
 assert sizeof(Owner) == 28 and WORKERS_MAX <= 256
@@ -53,7 +54,7 @@ cdef Worker *worker_known(Sequencer *sequencer, const uint8_t *identity, uint32_
     cdef Worker *worker
     for index in range(sequencer.worker_count):
         worker = worker_at(sequencer, index)
-        if worker.state != WORKER_FREE and worker.identity_size == size \
+        if worker.state >= WORKER_ASKED and worker.identity_size == size \
                 and memcmp(worker.identity, identity, size) == 0:
             return worker
     return NULL
@@ -69,6 +70,9 @@ cdef Worker *worker_of(Sequencer *sequencer, const uint8_t *identity, uint32_t s
         return NULL
     while index < sequencer.worker_count and worker_at(sequencer, index).state != WORKER_FREE:
         index += 1
+    if index == WORKERS_MAX and sequencer.endings:
+        workers_forget(sequencer, True)
+        return worker_of(sequencer, identity, size)
     if index == WORKERS_MAX:
         return NULL
     if index == sequencer.worker_count:
@@ -82,55 +86,13 @@ cdef Worker *worker_of(Sequencer *sequencer, const uint8_t *identity, uint32_t s
     return unused
 
 
-cdef inline Owner *_owner_at(Sequencer *sequencer, uint32_t index) noexcept nogil:
-    return <Owner *> slab_at(&sequencer.owners, index)
-
-
-cdef inline uint64_t _owner_conn(Owner *owner) noexcept nogil:
-    return <uint64_t> owner.conn[1] << 32 | owner.conn[0]
-
-
-cdef uint32_t _owner_find(Sequencer *sequencer, const uint8_t *session, uint64_t hash) noexcept nogil:
-    """Index of a session's owner, SLAB_NONE when nobody has it."""
-    cdef uint32_t probe = 0
-    cdef uint32_t found = index_find(&sequencer.owner_index, hash, &probe)
-    while found:
-        if memcmp(_owner_at(sequencer, found - 1).session, session, 16) == 0:
-            return found - 1
-        found = index_find(&sequencer.owner_index, hash, &probe)
-    return SLAB_NONE
-
-
 cdef uint32_t owner_of(Sequencer *sequencer, const uint8_t *session) noexcept nogil:
     """Slot of the owner that has a session, SLAB_NONE when nobody has it."""
-    return _owner_find(sequencer, session, hash_bytes(&sequencer.hash_key, session, 16))
+    return owner_find(sequencer, session, hash_bytes(&sequencer.hash_key, session, 16))
 
 
-cdef void _owner_end(Sequencer *sequencer, uint32_t index) noexcept nogil:
-    cdef Owner *owner = _owner_at(sequencer, index)
-    presence_end(sequencer, index)
-    worker_at(sequencer, owner.worker).sessions -= 1
-    index_remove(&sequencer.owner_index, hash_bytes(&sequencer.hash_key, owner.session, 16), index)
-    owner.live = 0
-    ledger_release(sequencer.ledger, KIND_SESSION, index)
-    slab_release(&sequencer.owners, index)
-
-
-cdef void _owners_end_worker(Sequencer *sequencer, uint32_t worker) noexcept nogil:
-    """Forget the sessions of a worker: O(sessions), once a worker's end."""
-    cdef uint32_t chunk, number
-    cdef Owner *owner
-    for chunk in range(sequencer.owners.chunk_count):
-        number = 0
-        while number < (1u << sequencer.owners.chunk_shift) and sequencer.owners.chunks[chunk].memory != NULL:
-            owner = _owner_at(sequencer, (chunk << sequencer.owners.chunk_shift) | number)
-            if owner.live == 1 and owner.worker == worker:
-                _owner_end(sequencer, (chunk << sequencer.owners.chunk_shift) | number)
-            number += 1
-
-
-cdef void _worker_forget(Sequencer *sequencer, Worker *worker) noexcept nogil:
-    """Its members, sessions and what waits for it."""
+cdef void _worker_unlink(Sequencer *sequencer, Worker *worker) noexcept nogil:
+    """It is linked no more, and what waits for it is not wanted."""
     if worker.state == WORKER_LINKED:
         sequencer.linked -= 1
         sequencer.draining -= worker.drains
@@ -138,20 +100,20 @@ cdef void _worker_forget(Sequencer *sequencer, Worker *worker) noexcept nogil:
         worker.told = False
         worker.taken = 0
         ledger_gauge(sequencer.ledger, GAUGE_LINKED, sequencer.linked)
-    if worker.state >= WORKER_LINKING:
-        _owners_end_worker(sequencer, worker_index(sequencer, worker))
-        routes_remove_worker(&sequencer.streams, worker_index(sequencer, worker))
     batch_clear(&worker.out)
     worker.overfull = False
 
 
 cdef void worker_give_up(Sequencer *sequencer, Worker *worker) noexcept nogil:
     """A worker that is gone, or took too little: forget it. It is asked for everything if it is heard again."""
+    cdef bint known = worker.state >= WORKER_LINKING
     if worker.state == WORKER_LINKED:
         ledger_count(sequencer.ledger, COUNT_WORKERS_LOST, 1)
-    _worker_forget(sequencer, worker)
+    _worker_unlink(sequencer, worker)
     batch_free(&worker.out)
     worker.state = WORKER_FREE
+    if known:
+        worker_end(sequencer, worker)
 
 
 cdef void _on_link(Sequencer *sequencer, Worker *worker, RecLink *record) noexcept nogil:
@@ -170,7 +132,9 @@ cdef void _on_begin(Sequencer *sequencer, Worker *worker, RecLink *record) noexc
         if not record.head.aux & BEGIN_BESIDE and other != worker and other.state >= WORKER_LINKING \
                 and other.number == record.worker and other.epoch < record.epoch and _same_node(other, worker):
             worker_give_up(sequencer, other)
-    _worker_forget(sequencer, worker)
+    if worker.state >= WORKER_LINKING:
+        worker_empty(sequencer, worker)
+    _worker_unlink(sequencer, worker)
     worker.state = WORKER_LINKING
     worker.number = record.worker
     worker.epoch = record.epoch
@@ -339,8 +303,8 @@ cdef void sequencer_tell_taken(Sequencer *sequencer) noexcept nogil:
 
 cdef void _on_open(Sequencer *sequencer, Worker *worker, RecSession *record) noexcept nogil:
     """A connection claims a session, or claimed it of an earlier router."""
-    cdef uint32_t index = _owner_find(sequencer, record.session, hash_bytes(&sequencer.hash_key, record.session, 16))
-    cdef bint elsewhere = index != SLAB_NONE and _owner_at(sequencer, index).worker != worker_index(sequencer, worker)
+    cdef uint32_t index = owner_find(sequencer, record.session, hash_bytes(&sequencer.hash_key, record.session, 16))
+    cdef bint elsewhere = index != SLAB_NONE and owner_at(sequencer, index).worker != worker_index(sequencer, worker)
     if record.head.aux & OPEN_TOLD:
         session_told(sequencer, worker, &record.head)
     elif not claim_waits(sequencer, worker, record, elsewhere):
@@ -351,24 +315,24 @@ cdef void session_claim(Sequencer *sequencer, Worker *worker, Record *said) noex
     """A connection gets a session: whoever had it hears of it before the claim (OPEN) is answered."""
     cdef RecSession *record = <RecSession *> said
     cdef uint64_t hash = hash_bytes(&sequencer.hash_key, record.session, 16)
-    cdef uint32_t index = _owner_find(sequencer, record.session, hash)
+    cdef uint32_t index = owner_find(sequencer, record.session, hash)
     cdef uint32_t claimant = worker_index(sequencer, worker)
     cdef bint evicted = False
     cdef Owner *owner
     _drained_claimed(sequencer, hash, record.session)
     if index != SLAB_NONE:
-        owner = _owner_at(sequencer, index)
-        evicted = owner.worker != claimant or _owner_conn(owner) != record.conn
+        owner = owner_at(sequencer, index)
+        evicted = owner.worker != claimant or owner_conn(owner) != record.conn
         if evicted and record.seq == 0:     # said again after a lost link: the claim that is known is the newer one
             _evict(worker, record.conn, record.session)
             return
         if evicted:
-            _evict(worker_at(sequencer, owner.worker), _owner_conn(owner), record.session)
-        _owner_end(sequencer, index)
+            _evict(worker_at(sequencer, owner.worker), owner_conn(owner), record.session)
+        owner_end(sequencer, index)
     index = slab_acquire(&sequencer.owners)
     if index == SLAB_NONE or index_put(&sequencer.owner_index, hash, index) < 0:
         return
-    owner = _owner_at(sequencer, index)
+    owner = owner_at(sequencer, index)
     memcpy(owner.session, record.session, 16)
     owner.conn[0] = <uint32_t> record.conn
     owner.conn[1] = <uint32_t> (record.conn >> 32)
@@ -383,14 +347,14 @@ cdef void session_claim(Sequencer *sequencer, Worker *worker, Record *said) noex
 
 cdef bint _owns(Sequencer *sequencer, uint32_t index, const Worker *worker, uint64_t conn) noexcept nogil:
     """Whether the owner at `index`, if any, is this connection of this worker."""
-    return index != SLAB_NONE and _owner_conn(_owner_at(sequencer, index)) == conn \
-        and worker_at(sequencer, _owner_at(sequencer, index).worker) == worker
+    return index != SLAB_NONE and owner_conn(owner_at(sequencer, index)) == conn \
+        and worker_at(sequencer, owner_at(sequencer, index).worker) == worker
 
 
 cdef void _on_close(Sequencer *sequencer, Worker *worker, RecSession *record) noexcept nogil:
     """A connection ended; its session may be another's by now."""
     cdef uint64_t hash = hash_bytes(&sequencer.hash_key, record.session, 16)
-    cdef uint32_t index = _owner_find(sequencer, record.session, hash)
+    cdef uint32_t index = owner_find(sequencer, record.session, hash)
     if record.head.aux & CLOSE_TOLD:
         session_told(sequencer, worker, &record.head)
         return
@@ -398,23 +362,23 @@ cdef void _on_close(Sequencer *sequencer, Worker *worker, RecSession *record) no
         _drained_given_up(sequencer, worker, hash, record.session)
     if sequencer.claims.size and not _owns(sequencer, index, worker, record.conn):
         claims_settle(sequencer, worker, record.conn, session_claim)
-        index = _owner_find(sequencer, record.session, hash)
+        index = owner_find(sequencer, record.session, hash)
     if _owns(sequencer, index, worker, record.conn) and not ledger_leaks(sequencer.ledger, KIND_SESSION):
         session_close(sequencer, record)
-        _owner_end(sequencer, index)
+        owner_end(sequencer, index)
 
 
 cdef void _on_state(Sequencer *sequencer, Worker *worker, RecState *record) noexcept nogil:
     """What a session did counts as long as this worker has it."""
-    cdef uint32_t index = _owner_find(sequencer, record.session,
-                                      hash_bytes(&sequencer.hash_key, record.session, 16))
+    cdef uint32_t index = owner_find(sequencer, record.session,
+                                     hash_bytes(&sequencer.hash_key, record.session, 16))
     cdef Owner *owner
     if record.what & STATE_TOLD:
         session_told(sequencer, worker, &record.head)
         return
     if index == SLAB_NONE:
         return
-    owner = _owner_at(sequencer, index)
+    owner = owner_at(sequencer, index)
     if owner.worker != worker_index(sequencer, worker):
         return
     session_state(sequencer, record)
@@ -502,7 +466,7 @@ cdef void sequencer_record(Sequencer *sequencer, Worker *worker, Record *record)
         _on_link(sequencer, worker, <RecLink *> record)
     elif record.kind == REC_BYE:
         worker_give_up(sequencer, worker)
-    elif record.kind == REC_BEGIN and worker.state != WORKER_FREE:
+    elif record.kind == REC_BEGIN and worker.state >= WORKER_ASKED:
         _on_begin(sequencer, worker, <RecLink *> record)
     elif record.kind == REC_END and worker.state == WORKER_LINKING:
         worker.state = WORKER_LINKED

@@ -228,5 +228,5 @@ cdef void stream_store(Streams *streams, Stream *stream, const Stored *head, con
 cdef void stream_forget(Streams *streams, Stream *stream, uint64_t epoch) noexcept nogil
 cdef int route_set(Streams *streams, Stream *stream, uint32_t worker, uint64_t channel) noexcept nogil
 cdef bint route_remove(Streams *streams, Stream *stream, uint32_t worker, uint64_t channel) noexcept nogil
-cdef void routes_remove_worker(Streams *streams, uint32_t worker) noexcept nogil
+cdef bint routes_forget(Streams *streams, uint32_t worker, uint32_t *place, uint32_t slots) noexcept nogil
 cdef void streams_sweep(Streams *streams, uint64_t now_ms, uint32_t slots) noexcept nogil

@@ -400,17 +400,20 @@ cdef bint route_remove(Streams *streams, Stream *stream, uint32_t worker, uint64
     return False
 
 
-cdef void routes_remove_worker(Streams *streams, uint32_t worker) noexcept nogil:
-    """Forget a worker everywhere: O(streams), once a worker's end."""
-    cdef uint32_t chunk, number
+cdef bint routes_forget(Streams *streams, uint32_t worker, uint32_t *place, uint32_t slots) noexcept nogil:
+    """Forget a worker in some slots more, from `place` on; True: in all."""
+    cdef uint32_t total = streams.slab.chunk_count << streams.slab.chunk_shift
     cdef Stream *stream
-    for chunk in range(streams.slab.chunk_count):
-        number = 0
-        while number < (1u << streams.slab.chunk_shift) and streams.slab.chunks[chunk].memory != NULL:
-            stream = stream_at(streams, (chunk << streams.slab.chunk_shift) | number)
-            if _stream_live(stream):
-                route_remove(streams, stream, worker, 0)
-            number += 1
+    while slots and place[0] < total:
+        slots -= 1
+        if streams.slab.chunks[place[0] >> streams.slab.chunk_shift].memory == NULL:
+            place[0] = ((place[0] >> streams.slab.chunk_shift) + 1) << streams.slab.chunk_shift
+            continue
+        stream = stream_at(streams, place[0])
+        if _stream_live(stream):
+            route_remove(streams, stream, worker, 0)
+        place[0] += 1
+    return place[0] >= total
 
 
 cdef bint _aged(Streams *streams, Stream *stream, uint64_t now_ms) noexcept nogil:
