@@ -271,9 +271,12 @@ cdef class RouterLoop:
         mailbox_init(&self.sequencer.to_control, eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC))
         mailbox_init(&self.sequencer.from_control, eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC))
 
-    cdef void _presence(self) noexcept:
+    cdef void _presence(self, uint32_t damping_ms, uint32_t members_max, uint64_t quiet_ms) noexcept:
         """Who has which session, and who is in which channel: nobody yet."""
         cdef Sequencer *sequencer = self.sequencer
+        sequencer.damping_ms = damping_ms
+        sequencer.events_members_max = members_max
+        sequencer.quiet_until_ms = quiet_ms
         slab_init(&sequencer.owners, sizeof(Owner), 10, 0xFFFFFFFE)
         rooms_init(&sequencer.rooms, sequencer.ledger, sequencer.hash_key, &sequencer.owners)
         leavings_init(&sequencer.leavings, &sequencer.rooms, sequencer.hash_key, 0)
@@ -333,10 +336,7 @@ cdef class RouterLoop:
         sequencer.claims.bytes_max = CLAIMS_BYTES_MAX
         sequencer.states.bytes_max = sequencer.told.bytes_max = STATES_BYTES_MAX
         sequencer.sessions_kept = sequencer.told_gathers = sessions_kept
-        self._presence()
-        sequencer.damping_ms = presence_damping_ms
-        sequencer.events_members_max = events_members_max
-        sequencer.quiet_until_ms = presence_quiet_ms
+        self._presence(presence_damping_ms, events_members_max, presence_quiet_ms)
         sequencer.scratch_bytes = message_bytes_max
         sequencer.bans.bytes_max = BANS_BYTES_MAX
         sequencer.scratch = <uint8_t *> malloc(message_bytes_max)

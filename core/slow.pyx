@@ -40,8 +40,8 @@ cdef bint slow_lags(Edge *edge, Connection *conn, Channel *channel) noexcept nog
 
 
 cdef uint64_t slow_told(Edge *edge, Connection *conn, Channel *channel) noexcept nogil:
-    """The last offset that this member was queued or told of: the channel's, unless it is behind there. Of an older epoch
-    only what the present one has, too, counts."""
+    """The last offset that this member was queued or told of: the channel's, unless it is behind there. Of an older
+    epoch only what the present one has, too, counts."""
     cdef Lag *lag = _lag_of(edge, conn, channel.index)
     if lag == NULL:
         return channel.offset
@@ -155,7 +155,7 @@ cdef uint8_t *_room(Lag *lag, uint32_t whole) noexcept nogil:
 
 
 cdef Held *_hold_room(Edge *edge, Connection *conn, Lag *lag, uint32_t size, uint64_t first, int policy) noexcept nogil:
-    """Room for `size` bytes, for which is left out what the policy and the bound ask for; NULL: all that is not enough."""
+    """Room for `size` bytes, for which the policy and the bound leave something out; NULL: all that is not enough."""
     cdef Aside *aside = conn_aside_at(&edge.asides, conn)
     cdef uint32_t whole = (size + <uint32_t> sizeof(Held) + 7) & ~(<uint32_t> 7)
     cdef Held *held = NULL
@@ -250,7 +250,8 @@ cdef bint _tell_recreated(Edge *edge, Connection *conn, Lag *lag) noexcept nogil
         return True
     if not _tell_gap(edge, conn, lag, lag.recreated_before):
         return False
-    size = event_recreated_write(edge, channel_at(edge, lag.channel), lag.recreated_epoch, lag.recreated_offset, lag.recreated_last, body)
+    size = event_recreated_write(edge, channel_at(edge, lag.channel), lag.recreated_epoch, lag.recreated_offset,
+                                 lag.recreated_last, body)
     lag.told = lag.recreated_offset
     lag.recreated_epoch = 0
     lag.recreations = 0

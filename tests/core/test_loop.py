@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import msgpack
 import pytest
@@ -74,7 +75,8 @@ def test_what_waits_for_its_turn_leaves_whole_and_in_order(edges: Callable[..., 
             note = edge.note(notes.AUDITED)
             assert unpack(note[7], note[8])["findings"] == []
     for number, client in enumerate(clients):
-        said, ponged = [], False
+        said: list[Any] = []
+        ponged = False
         while len(said) < 60 or ponged != (number < 20):
             frame = client.frame()
             if frame[0] == 5:
