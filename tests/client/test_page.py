@@ -103,7 +103,7 @@ class Windows:
         """A window that is connected and in a group."""
         page = await self.open(user, **options)
         await page.click("#connect")
-        await expect(page.locator("#state")).to_have_text("open")
+        await expect(page.locator("#state")).to_have_text("open", timeout=15_000)
         await page.fill("#group", group)
         await page.click("#join")
         await expect(page.locator("#title")).to_have_text(group)

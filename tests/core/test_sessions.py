@@ -130,6 +130,7 @@ def test_an_answer_for_a_worker_that_is_gone_reaches_nobody(kept: tuple[Store, W
     worker.link()
     worker.epoch += 1
     worker.tell([])
+    assert worker.rest() == []
     store.loop.put(notes.SESSION_OPENED, request=note[3], conn=note[2])
     assert worker.rest() == []
 
