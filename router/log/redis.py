@@ -3,7 +3,7 @@
 Keys, with `hf:` as prefix, s0 to s15 for shards of channels, u0 to u255 for users' and sessions' own:
 
     hf:log                     a hash: the epoch of the last router that opened the log, and the seeds
-    hf:{s7}:epoch             a hash: the epoch that may append to the shard, and its last batch
+    hf:{s7}:epoch             a hash: the epoch that may append to the shard, its last batch, whether it is replicated
     hf:{s7}:c:<channel>       a stream: id epoch-offset, field m: the log record (core/log_records.pxd)
     hf:{s7}:keys, …:tail      streams: idempotency keys of the window, and origins of the last minute
     hf:{s7}:global            a sorted set: keys of channels that everybody hears, by when each leaves it
@@ -39,7 +39,7 @@ from router.log.port import (
     Sift,
     Standing,
 )
-from router.log.redis_append import Appender
+from router.log.redis_append import REPLICATED, Appender
 from router.log.redis_keys import SHARDS, Keys
 from router.log.redis_link import Link, pack
 from router.log.redis_nodes import Nodes
@@ -125,6 +125,7 @@ class RedisLog:
             if highest < epoch:
                 self._epoch = self.appender.epoch = epoch
                 await self._wait_for_replicas()
+                await self._ask_marks()
                 return Opened(epoch, self._seeds, complete=False)
             epoch = highest + 1
         raise LogUnavailable("other routers open this log at the same time, again and again: stop all but one")
@@ -157,6 +158,16 @@ class RedisLog:
             count = await self._replicas(link)
             if count:
                 await link.ask(["WAIT", count, int(self._deadline_s * 500)])
+
+    async def _ask_marks(self) -> None:
+        """Which shards had a replica when an earlier router appended to them."""
+        if self._wanted_replicas == 0:  # there are none any more, say those who know
+            return
+        commands = [
+            (slot, pack("HGET", start + b"epoch", REPLICATED))
+            for start, slot in zip(self.keys.shards, self.keys.shard_slots, strict=True)
+        ]
+        self.appender.on_marks([mark is not None for mark in await ask_all(self._nodes, commands)])
 
     async def _greet(self, link: Link) -> None:
         version = tuple(int(part) for part in link.version.split(".")[:2])
