@@ -363,7 +363,11 @@ class Talker:
         elif kind == EVENT:
             if frame[2] == "gap" and (frame[1] in self.readers or not frame[1].startswith("global:")):
                 details = frame[3]
-                self._reader(frame[1]).gap(details.get("from"), details.get("to"), details.get("reason"))
+                reader, first, last = self._reader(frame[1]), details.get("from"), details.get("to")
+                if details.get("reason") == "recreated":
+                    reader.recreated(first, last, Position(details["epoch"], details["offset"]))
+                else:
+                    reader.gap(first, last, details.get("reason"))
                 self.news.set()
         elif kind == FIN:
             self._on_fin(link, frame)

@@ -10,6 +10,7 @@ import pytest
 
 from core.codes import Code
 from tests.chaos.rounds import EVERYBODY, FULL, HABITS, NODES, SECRET, SURE, TOGETHER, Start, marks, run
+from tests.chaos.sequenced import SequencedBook
 from tests.chaos.world import World
 
 SHORT = 12
@@ -27,6 +28,25 @@ def test_nothing_acknowledged_is_lost_or_repeated(holdfast: Start, fault: str) -
     settings = {"HOLDFAST_AUTH_SECRET": SECRET, **EVERYBODY}
     tally = run(lambda: World(holdfast("--workers", "2", **settings)), fault, habits, secret=SECRET, everybody=True)
     assert fault in ("router", "held") or tally.outcomes["replayed"], "somebody had missed something"
+
+
+@pytest.mark.parametrize("fault", ["router", "both", "unwritten"])
+def test_what_dies_with_the_router_is_told(holdfast: Start, tmp_path: Path, fault: str) -> None:
+    """Channels that answer at `sequenced`, whose streams may be recreated below what was told of them."""
+    config = tmp_path / "holdfast.toml"
+    config.write_text('[namespaces.quick]\ndomain = "group"\nack = "sequenced"\n')
+    habits = {"router": HABITS, "both": SURE, "unwritten": replace(SURE, leaves_out=0, leaves=0)}[fault]
+    numbers = iter(range(NODES))
+
+    def world() -> World:
+        directory = tmp_path / f"log-{next(numbers)}"
+        settings = {"HOLDFAST_AUTH_SECRET": SECRET, "HOLDFAST_LOG_DIRECTORY": str(directory)}
+        return World(holdfast("--config", str(config), "--workers", "2", **settings), log=directory)
+
+    tally = run(world, fault, habits, namespace="quick", secret=SECRET, kind=SequencedBook)
+    if fault == "unwritten":
+        assert tally.counts["recreations"], "no stream went on below what a member had"
+        assert tally.outcomes["reset"], "nobody came back with what had died"
 
 
 @pytest.fixture
