@@ -13,7 +13,7 @@ from core.buffer cimport Segment, arena_rest
 from core.catchup cimport Found, catchup_find
 from core.conn cimport (FORM_COUNT, STATE_CLOSED, Connection, conn_acquire, conn_memberships, conn_release,
                         conn_set_state)
-from core.edge cimport NONE, REQUEST_PUBLISH, Channel, ChannelMember, Edge, Request
+from core.edge cimport NONE, REQUEST_PUBLISH, Channel, ChannelMember, Edge, Link, Request
 from core.fanout cimport (channel_acquire, channel_at, channel_find, channel_members, channel_name, member_add,
                           member_remove, member_remove_all)
 from core.hash cimport HashKey, index_free
@@ -262,7 +262,9 @@ cdef class Members:
         self.stats = stats
         edge.ledger = &stats.ledger
         edge.config.queue_bytes_max = queue_bytes_max
-        edge.link.out.bytes_max = 1 << 24
+        edge.links[0] = <Link *> calloc(1, sizeof(Link))
+        edge.links[0].out.bytes_max = 1 << 24
+        edge.link_count = 1
         slab_init(&edge.connections, sizeof(Connection), 4, 100000)
         slab_init(&edge.channels, sizeof(Channel), 4, 100000)
         slab_init(&edge.segments, sizeof(Segment), 4, 100000)
@@ -285,7 +287,8 @@ cdef class Members:
         slab_free(&self.edge.segments)
         names_free(&self.edge.names)
         index_free(&self.edge.channel_index)
-        batch_free(&self.edge.link.out)
+        batch_free(&self.edge.links[0].out)
+        free(self.edge.links[0])
         told_free(self.edge)
         free(self.edge)
 

@@ -17,7 +17,7 @@ from core.conn cimport (FLAG_ASKED, FLAG_ENCODED, FLAG_HELLO, FLAG_WEBSOCKET, FO
                         STATE_CLOSING, STATE_HANDSHAKING, STATE_OPEN, Aside, Connection, conn_aside, conn_handle,
                         conn_memberships)
 from core.edge cimport (ENVELOPE_BYTES, KEY_BYTES_MAX, NAME_BYTES_MAX, REQUEST_PUBLISH, RETRY_AFTER_MS,
-                        UNDER_WAY_MAX, Channel, Edge)
+                        UNDER_WAY_MAX, Channel, Edge, name_shard, shard_link, shard_ready)
 from core.fanout cimport channel_at, channel_find, conn_user, member_joined
 from core.framing cimport FRAME_TEXT, FrameView
 from core.kept cimport kept_end, kept_say, kept_seq, kept_take
@@ -50,6 +50,7 @@ ctypedef struct PublishFrame:   # views into the frame, until the call returns
     uint32_t name_size
     uint32_t key_size
     uint32_t data_size
+    uint32_t shard              # of the channel; any while all have one link
 
 
 cdef inline int publish_key(MpReader *reader, PublishFrame *frame) noexcept nogil:
@@ -176,7 +177,8 @@ cdef inline const char *publish_check(Edge *edge, Connection *conn, PublishFrame
     if conn.under_way >= UNDER_WAY_MAX:
         code[0] = RATE_LIMITED
         return b"too many messages of this session wait for their answers"
-    if edge.link.out.size > LINK_PUBLISH_BYTES_MAX:
+    frame.shard = name_shard(edge, frame.name, frame.name_size)
+    if shard_link(edge, frame.shard).out.size > LINK_PUBLISH_BYTES_MAX:
         code[0] = OVERLOADED
         return b"too much waits for the router"
     return NULL
@@ -228,18 +230,18 @@ cdef inline void publish_kept(Edge *edge, Connection *conn, PublishFrame *frame)
         return
     record_init(room, REC_PUBLISH, frame.name_size, sizeof(RecPublish), variable)
     publish_write(edge, conn, frame, <RecPublish *> room, seq)
-    if edge.link.up:
-        kept_say(edge, room)            # without room it stays, and is answered when it is overdue
+    if shard_ready(edge, frame.shard):
+        kept_say(shard_link(edge, frame.shard), room)   # without room it stays, and is answered when it is overdue
 
 
 cdef inline void publish_forward(Edge *edge, Connection *conn, PublishFrame *frame) noexcept nogil:
     """Append the message to the router's batch of this turn. Without an answer it is kept only to await the router."""
     cdef RecPublish *record
-    if frame.id or not edge.link.up:
+    if frame.id or not shard_ready(edge, frame.shard):
         publish_kept(edge, conn, frame)
         return
-    record = <RecPublish *> record_add(&edge.link.out, REC_PUBLISH, frame.name_size, sizeof(RecPublish),
-                                       publish_bytes(edge, conn, frame))
+    record = <RecPublish *> record_add(&shard_link(edge, frame.shard).out, REC_PUBLISH, frame.name_size,
+                                       sizeof(RecPublish), publish_bytes(edge, conn, frame))
     if record == NULL:
         answer_error(edge, conn, 0, OVERLOADED, b"out of memory", 0)
         return

@@ -303,6 +303,7 @@ cdef void _buffers(Walk *walk) noexcept nogil:
 
 cdef void _descriptors(Walk *walk) noexcept nogil:
     cdef Edge *edge = walk.edge
+    cdef uint32_t number
     if edge.tcp_fd >= 0:
         audit_found(&walk.audit, KIND_FD, <uint64_t> edge.tcp_fd)
     if edge.ws_fd >= 0:
@@ -313,7 +314,9 @@ cdef void _descriptors(Walk *walk) noexcept nogil:
     audit_fd(&walk.audit, edge.reserve_fd)
     audit_fd(&walk.audit, edge.to_control.event_fd)
     audit_fd(&walk.audit, edge.from_control.event_fd)
-    audit_peers(&walk.audit, &edge.link.bus.peers)
+    for number in range(edge.link_count):
+        if edge.links[number] != NULL:
+            audit_peers(&walk.audit, &edge.links[number].bus.peers)
 
 
 cdef void edge_audit(Edge *edge, uint64_t request) noexcept nogil:

@@ -148,6 +148,8 @@ cdef void _rooms(Walk *walk) noexcept nogil:
                 b"names of rooms and users (key), but rooms and users (value)")
     audit_equal(&walk.audit, KIND_MEMBERSHIP, sequencer.rooms.room_index.count, sequencer.rooms.rooms.live,
                 b"rooms (value), but by name (key)")
+    audit_equal(&walk.audit, KIND_MEMBERSHIP, sequencer.rooms.attender_index.count, sequencer.rooms.attenders.live,
+                b"sessions in rooms (value), but by name (key)")
     audit_equal(&walk.audit, KIND_MEMBERSHIP, sequencer.rooms.user_index.count, sequencer.rooms.users.live,
                 b"users (value), but by name (key)")
 

@@ -59,6 +59,8 @@ ctypedef struct Bus:            # one socket
     Ledger *ledger              # borrowed
     bint native                 # `peers` is in use, and nothing of libzmq
     bint router
+    int epoll_fd                # borrowed from the loop
+    uint32_t tag                # of its events there
     bint more                   # libzmq: another part of the message of `identity` follows
     bint ready                  # libzmq: the descriptor was told of, or ZMQ_EVENTS said so
     Peers peers                 # owned
@@ -109,8 +111,9 @@ cdef inline void bus_done(Bus *bus) noexcept nogil:
     ledger_release(bus.ledger, KIND_ZMQ_MESSAGE, 0)
 
 
-cdef object bus_open(Bus *bus, Ledger *ledger, int kind, str endpoint, bytes identity, int epoll_fd)
-cdef void bus_close(Bus *bus) noexcept
+cdef object bus_open(Bus *bus, Ledger *ledger, int kind, str endpoint, bytes identity, int epoll_fd, uint32_t tag)
+cdef int bus_start(Bus *bus) noexcept nogil
+cdef void bus_close(Bus *bus) noexcept nogil
 cdef void bus_on_event(Bus *bus, uint64_t tag, uint32_t events) noexcept nogil
 cdef bint bus_receive(Bus *bus, BusBatch *batch) noexcept nogil
 cdef bint bus_lost(Bus *bus, uint8_t *identity, uint32_t *identity_size) noexcept nogil

@@ -12,7 +12,7 @@ from posix.dlfcn cimport RTLD_NOW, dlerror, dlopen, dlsym
 from core.batch cimport batch_clear, batch_free, batch_reserve
 from core.ledger cimport ledger_acquire
 from core.peers cimport peers_close, peers_lost, peers_on_event, peers_open, peers_receive, peers_tick
-from core.poller cimport EPOLL_CTL_ADD, EPOLLIN, TAG_BUS, poller_watch
+from core.poller cimport EPOLL_CTL_ADD, EPOLLIN, poller_watch
 from core.sites cimport HERE
 
 
@@ -103,30 +103,43 @@ cdef _zmq_open(Bus *bus, str endpoint, bytes identity):
         raise OSError(bus.zmq.error(), f"cannot open the bus at {endpoint}")
 
 
-cdef object bus_open(Bus *bus, Ledger *ledger, int kind, str endpoint, bytes identity, int epoll_fd):
-    """Open a socket of `kind` and watch it in the loop's epoll: a ROUTER binds to `endpoint`, a DEALER of `identity`
-    connects to it.
+cdef object bus_open(Bus *bus, Ledger *ledger, int kind, str endpoint, bytes identity, int epoll_fd, uint32_t tag):
+    """Open a socket of `kind`: a ROUTER binds to `endpoint`, a DEALER of `identity` is to connect to it.
+
+    A ROUTER is watched in the loop's epoll under `tag` and the numbers behind it; a DEALER takes two, and nothing
+    happens before `bus_start`.
 
     Raises:
         OSError: the endpoint cannot be bound or connected.
         ImportError: there is no libzmq for a tcp:// endpoint.
     """
-    cdef int fd = -1
-    cdef size_t size = sizeof(fd)
     bus.ledger = ledger
     bus.router = kind == ZMQ_ROUTER
+    bus.tag = tag
+    bus.epoll_fd = epoll_fd
     bus.native = endpoint.startswith("ipc://")
     if bus.native:
-        peers_open(&bus.peers, ledger, bus.router, os.fsencode(endpoint.removeprefix("ipc://")), identity, epoll_fd)
+        peers_open(&bus.peers, ledger, bus.router, os.fsencode(endpoint.removeprefix("ipc://")), identity, epoll_fd,
+                   tag)
         return
     _zmq_open(bus, endpoint, identity)
-    if bus.zmq.getsockopt(bus.socket, ZMQ_FD, &fd, &size) != 0:
-        raise OSError(bus.zmq.error(), "zmq_getsockopt(ZMQ_FD) failed")
-    if poller_watch(epoll_fd, fd, TAG_BUS, EPOLL_CTL_ADD, EPOLLIN) < 0:
+    if bus.router and bus_start(bus) < 0:
         raise OSError(errno, "epoll_ctl failed")
 
 
-cdef void bus_close(Bus *bus) noexcept:
+cdef int bus_start(Bus *bus) noexcept nogil:
+    """Watch a DEALER in the loop's epoll, and have it connect; -1: it cannot be watched."""
+    cdef int fd = -1
+    cdef size_t size = sizeof(fd)
+    if bus.native:
+        peers_tick(&bus.peers, 1)
+        return 0
+    if bus.zmq.getsockopt(bus.socket, ZMQ_FD, &fd, &size) != 0:
+        return -1
+    return poller_watch(bus.epoll_fd, fd, bus.tag, EPOLL_CTL_ADD, EPOLLIN)
+
+
+cdef void bus_close(Bus *bus) noexcept nogil:
     """Close socket and context; unsent batches are dropped, a worker's over libzmq after 200 ms."""
     peers_close(&bus.peers)
     if bus.socket != NULL:
@@ -139,7 +152,7 @@ cdef void bus_close(Bus *bus) noexcept:
 
 
 cdef void bus_on_event(Bus *bus, uint64_t tag, uint32_t events) noexcept nogil:
-    """What epoll said of a tag from TAG_BUS on."""
+    """What epoll said of one of its tags."""
     if bus.native:
         peers_on_event(&bus.peers, tag, events)
     else:

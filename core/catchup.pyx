@@ -6,8 +6,9 @@ from libc.string cimport memcpy, memmove
 from core.batch cimport batch_clear, batch_write
 from core.codes cimport BAD_REQUEST, OVERLOADED
 from core.ledger cimport COUNT_GAPS_RESET, COUNT_MESSAGES_ROUTED, ledger_count
-from core.records cimport (CATCHUP_CURSOR, CATCHUP_OUTCOME, CATCHUP_START, GAP_LOST, GAP_NONE, GAP_TRIMMED,
-                           OUTCOME_GAP, OUTCOME_LIVE, OUTCOME_REPLAYED, OUTCOME_RESET, REC_CAUGHT, Caught, RecCaught)
+from core.records cimport (CATCHUP_CURSOR, CATCHUP_CURSOR_ALONE, CATCHUP_OUTCOME, CATCHUP_START, GAP_LOST, GAP_NONE,
+                           GAP_TRIMMED, OUTCOME_CURSOR, OUTCOME_GAP, OUTCOME_LIVE, OUTCOME_REPLAYED, OUTCOME_RESET,
+                           REC_CAUGHT, Caught, RecCaught)
 from core.sequencer cimport WORKER_LINKED, worker_say
 from core.sessions cimport cursor_ask
 from core.stream cimport (Stored, stream_base, stream_find, stream_kept, stream_last_epoch, stream_namespace,
@@ -171,7 +172,7 @@ cdef uint32_t catchup_answer(Sequencer *sequencer, Worker *worker, RecCatchup *r
     answer.seq = record.seq
     answer.epoch = stream.epoch
     answer.offset = stream.offset
-    answer.outcome = <uint8_t> found.outcome
+    answer.outcome = <uint8_t> (OUTCOME_CURSOR if record.flags & CATCHUP_CURSOR_ALONE else found.outcome)
     answer.gap_reason = <uint8_t> found.reason
     answer.cursor = <uint16_t> record.cursor
     answer.gap_from = found.gap_from

@@ -17,6 +17,7 @@ from core.names cimport Names
 from core.namespaces cimport Namespaces
 from core.pace cimport Pace
 from core.ring cimport RingPool
+from core.shards cimport SHARDS, shard_of
 from core.slab cimport Slab
 from core.wheel cimport WHEEL_TICK_MS, Wheel
 
@@ -38,6 +39,7 @@ cdef enum:
     NONE = 0xFFFFFFFF
     OPENING_KEY = 0x100000000   # what the ledger tells openings from pendings by, both KIND_PENDING
     REPLAY_KEY = 0x200000000    # and replays
+    LINKS_MAX = 64              # routers that lead shards
 
 ctypedef struct EdgeConfig:
     uint32_t ping_ms
@@ -86,9 +88,9 @@ ctypedef struct Channel:        # 56 bytes; most are a user's own channel with o
     uint32_t waiting            # first pending that waits for SUBSCRIBED, NONE
     uint32_t name               # owned: number in the edge's names; read through channel_name
     uint8_t name_size
-    uint8_t domain              # Domain of its namespace
+    uint8_t traits              # Domain of its namespace, and its SlowConsumer four bits above
     uint8_t flags               # ChannelFlag
-    uint8_t slow                # SlowConsumer of its namespace
+    uint8_t shard
 
 ctypedef struct Pending:        # a JOIN, or one channel of a HELLO, that waits for the router
     uint64_t conn               # handle
@@ -148,6 +150,7 @@ ctypedef struct Opening:        # a HELLO that waits for the router
     uint8_t tells_unread        # WELCOME wants it
     uint8_t cursor_known
     uint8_t claimed             # OPENED came
+    uint8_t asks_cursor         # the router of the user's channel is to tell the cursor: the session's does not know it
 
 cdef enum RequestKind:
     REQUEST_DONE
@@ -200,15 +203,17 @@ ctypedef struct Kept:
     uint32_t bytes              # of all blocks
     uint32_t bytes_max
 
-ctypedef struct Link:
+ctypedef struct Link:           # to one of the routers
     Bus bus                     # owned
     Batch out                   # what this turn has for the router
-    Batch told                  # what it was told of sessions lately (core/told.pxd)
-    Batch told_before
-    uint64_t told_ms            # when `told` was begun
+    uint32_t number             # its place in edge.links
+    uint32_t replays_asked      # parts under way from the router
+    ReplayList replays_waiting  # of its shards, those whose connection has room, first come first
     uint64_t router_epoch
     uint64_t heard_ms
     uint64_t sent_ms            # of the last LINK
+    uint64_t owed_ms            # when a shard that it did not lead yet is said to it again; 0: none is
+    uint32_t others             # workers that do not drain, as this router counts them; NONE: it has not told
     bint up                     # the router knows this worker and was heard of lately
     bint again                  # more may stand in the socket than one turn takes
 
@@ -243,13 +248,21 @@ ctypedef struct Edge:
     Slab pendings
     Slab openings
     Slab replays
-    ReplayList replays_waiting  # those whose connection has room, first come first
-    uint32_t replays_asked      # parts under way from the router
     uint32_t unasked            # channels whose SUBSCRIBE is to be said again
     uint32_t globals            # channels of the global domain that this worker subscribed to
     Requests requests
     Kept kept
-    Link link
+    Batch told                  # what routers were told of sessions lately (core/told.pxd)
+    Batch told_before
+    uint64_t told_ms            # when `told` was begun
+    Link *links[LINKS_MAX]      # owned; NULL: none
+    Link *prepared[LINKS_MAX]   # owned, by the control thread until the note that names it
+    uint32_t link_count         # places ever used
+    uint8_t shard_links[SHARDS]     # the place of each shard's link, which is there
+    uint8_t shard_owed[SHARDS]  # 1: the shard's router was not told yet of what this worker holds of it
+    uint32_t owed               # how many shards are
+    uint64_t map_version        # of `shard_links`
+    bint spread                 # there are several links, or owed shards: a channel's shard has to be known
     Mailbox to_control
     Mailbox from_control
     uint64_t ring_ms            # when the credit below last grew
@@ -290,3 +303,36 @@ cdef inline uint32_t edge_random(Edge *edge, uint32_t below) noexcept nogil:
     x ^= x >> 27
     edge.random = x
     return <uint32_t> (((x * <uint64_t> 0x2545F4914F6CDD1DULL) >> 32) % below) if below else 0
+
+
+cdef inline int channel_domain(const Channel *channel) noexcept nogil:
+    """Domain of its namespace."""
+    return channel.traits & 15
+
+
+cdef inline int channel_slow(const Channel *channel) noexcept nogil:
+    """SlowConsumer of its namespace."""
+    return channel.traits >> 4
+
+
+cdef inline Link *shard_link(Edge *edge, uint32_t shard) noexcept nogil:
+    """The link to the router that leads a shard."""
+    return edge.links[edge.shard_links[shard]]
+
+
+cdef inline Link *channel_link(Edge *edge, const Channel *channel) noexcept nogil:
+    return shard_link(edge, channel.shard)
+
+
+cdef inline Link *session_link(Edge *edge, const Connection *conn) noexcept nogil:
+    return shard_link(edge, shard_of(conn.session, 16) if edge.spread else 0)
+
+
+cdef inline uint32_t name_shard(Edge *edge, const char *name, uint32_t size) noexcept nogil:
+    """The shard of a channel that may not be known here; any, while all have one link."""
+    return shard_of(name, size) if edge.spread else 0
+
+
+cdef inline bint shard_ready(Edge *edge, uint32_t shard) noexcept nogil:
+    """Whether what is asked of a shard may be said to its router now, behind all that was asked before."""
+    return shard_link(edge, shard).up and not (edge.owed and edge.shard_owed[shard])

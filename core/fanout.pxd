@@ -12,7 +12,7 @@ from libc.string cimport memcmp
 from core.answers cimport WS_HEADER_BYTES_MAX, WireView, frame_encode
 from core.buffer cimport arena_reserve, shared_release
 from core.conn cimport FLAG_BLOCKED, FLAG_OVERFULL, FORM_COUNT, Connection, Membership, conn_memberships
-from core.edge cimport Body, Channel, ChannelMember, Edge
+from core.edge cimport Body, Channel, ChannelMember, Edge, Link, channel_slow
 from core.hash cimport hash_bytes, index_find
 from core.names cimport name_text
 from core.namespaces cimport SLOW_DISCONNECT, USER_PREFIX_BYTES
@@ -192,7 +192,7 @@ cdef inline uint64_t fanout_run(Edge *edge, Channel *channel, const Body *bodies
     the range that one frame tells of; 0: they have no position. Returns how many deliveries found room.
     """
     cdef uint64_t delivered = 0
-    cdef bint slow = channel.slow != SLOW_DISCONNECT
+    cdef bint slow = channel_slow(channel) != SLOW_DISCONNECT
     cdef RunForm runs[FORM_COUNT]
     cdef ChannelMember *members = channel_members(channel)
     cdef uint32_t place
@@ -222,6 +222,7 @@ cdef Channel *channel_acquire(Edge *edge, const char *name, uint32_t size, int d
 cdef void channel_rest(Edge *edge, Channel *channel) noexcept nogil
 cdef void channel_subscribe(Edge *edge, Channel *channel) noexcept nogil
 cdef void channel_unasked(Edge *edge, Channel *channel) noexcept nogil
+cdef void channel_unsubscribe(Edge *edge, Link *link, Channel *channel) noexcept nogil
 cdef int member_add(Edge *edge, Connection *conn, Channel *channel) noexcept nogil
 cdef int member_catch(Edge *edge, Connection *conn, Channel *channel, uint64_t epoch, uint64_t offset) noexcept nogil
 cdef bint member_catches(Connection *conn, Channel *channel) noexcept nogil

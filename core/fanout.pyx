@@ -7,7 +7,7 @@ from libc.stdint cimport uint16_t
 
 from core.answers cimport TYPE_EVENT, answer_frame, write_text
 from core.conn cimport FLAG_CATCHING, MEMBERSHIPS_INLINE, PLACE_REPLAY, STATE_OPEN, conn_live
-from core.edge cimport ANSWER_BYTES, CHANNEL_UNASKED, NONE
+from core.edge cimport ANSWER_BYTES, CHANNEL_UNASKED, NONE, channel_domain, channel_link
 from core.hash cimport index_put, index_remove
 from core.ledger cimport (COUNT_GAPS_RESET, COUNT_GAPS_TRIMMED, KIND_CHANNEL, KIND_MEMBERSHIP, ledger_acquire,
                           ledger_count, ledger_leaks, ledger_release)
@@ -19,6 +19,7 @@ from core.pages cimport pages_give, pages_resize, pages_take
 from core.records cimport (GAP_LOST, GAP_SLOW_CONSUMER, GAP_TRIMMED, REC_SUBSCRIBE, REC_UNSUBSCRIBE, RecChannel,
                            record_add)
 from core.replay cimport replay_end, replay_position, replay_start
+from core.shards cimport shard_of
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, generation_next, invariant, invariant_always, slab_acquire, slab_release
 from core.slow cimport slow_end, slow_told
@@ -158,9 +159,9 @@ cdef Channel *channel_acquire(Edge *edge, const char *name, uint32_t size, int d
     channel.name_size = <uint8_t> size
     channel.index = index
     channel.generation = generation_next(&edge.generation)
-    channel.domain = <uint8_t> domain
     namespace = namespace_of(&edge.namespaces, name, size)
-    channel.slow = SLOW_DISCONNECT if namespace == NULL else namespace.slow_consumer
+    channel.traits = <uint8_t> (domain | (SLOW_DISCONNECT if namespace == NULL else namespace.slow_consumer) << 4)
+    channel.shard = <uint8_t> shard_of(name, size)
     channel.capacity = 1
     channel.waiting = NONE
     edge.globals += domain == DOMAIN_GLOBAL
@@ -168,8 +169,8 @@ cdef Channel *channel_acquire(Edge *edge, const char *name, uint32_t size, int d
     return channel
 
 
-cdef inline uint8_t *_channel_record(Edge *edge, Channel *channel, int kind) noexcept nogil:
-    cdef RecChannel *record = <RecChannel *> record_add(&edge.link.out, kind, channel.name_size, sizeof(RecChannel),
+cdef inline uint8_t *_channel_record(Edge *edge, Link *link, Channel *channel, int kind) noexcept nogil:
+    cdef RecChannel *record = <RecChannel *> record_add(&link.out, kind, channel.name_size, sizeof(RecChannel),
                                                         channel.name_size)
     if record == NULL:
         return NULL
@@ -193,7 +194,8 @@ cdef void _channel_asked(Edge *edge, Channel *channel) noexcept nogil:
 
 cdef void channel_subscribe(Edge *edge, Channel *channel) noexcept nogil:
     """Ask the router for the channel, telling it the last position seen here."""
-    cdef RecChannel *record = <RecChannel *> _channel_record(edge, channel, REC_SUBSCRIBE)
+    cdef RecChannel *record = <RecChannel *> _channel_record(edge, channel_link(edge, channel), channel,
+                                                             REC_SUBSCRIBE)
     if record == NULL:
         channel_unasked(edge, channel)
         return
@@ -202,18 +204,23 @@ cdef void channel_subscribe(Edge *edge, Channel *channel) noexcept nogil:
     _channel_asked(edge, channel)
 
 
+cdef void channel_unsubscribe(Edge *edge, Link *link, Channel *channel) noexcept nogil:
+    """Tell a router that this worker does not want the channel from it any more."""
+    _channel_record(edge, link, channel, REC_UNSUBSCRIBE)
+
+
 cdef void channel_rest(Edge *edge, Channel *channel) noexcept nogil:
     """Free the channel if nobody needs it any more, and tell the router."""
     if channel.count or channel.holds or ledger_leaks(edge.ledger, KIND_CHANNEL):
         return
-    _channel_record(edge, channel, REC_UNSUBSCRIBE)
+    channel_unsubscribe(edge, channel_link(edge, channel), channel)
     _channel_asked(edge, channel)
     index_remove(&edge.channel_index, hash_bytes(&edge.hash_key, <const uint8_t *> channel_name(edge, channel),
                                                  channel.name_size), channel.index)
     if channel.capacity > 1:
         pages_give(channel.members.many, channel.capacity * sizeof(ChannelMember))
     name_drop(&edge.names, channel.name, channel.name_size)
-    edge.globals -= channel.domain == DOMAIN_GLOBAL
+    edge.globals -= channel_domain(channel) == DOMAIN_GLOBAL
     channel.generation = 0
     ledger_release(edge.ledger, KIND_CHANNEL, channel.index)
     slab_release(&edge.channels, channel.index)
@@ -255,7 +262,7 @@ cdef bint _conn_grow(Connection *conn) noexcept nogil:
 
 cdef int member_add(Edge *edge, Connection *conn, Channel *channel) noexcept nogil:
     """Make the connection a member; joining twice is one membership. -1: out of memory."""
-    if channel.domain == DOMAIN_GLOBAL or member_joined(conn, channel):
+    if channel_domain(channel) == DOMAIN_GLOBAL or member_joined(conn, channel):
         return 0
     if conn.membership_count == conn.membership_capacity and not _conn_grow(conn):
         return -1
@@ -344,7 +351,7 @@ cdef void member_caught(Edge *edge, Connection *conn, Channel *channel) noexcept
     """A member has all up to the channel's position: from here on it gets what comes. Nobody joins a global channel."""
     cdef uint32_t slot = _slot_of(conn, channel)
     cdef uint32_t replay = conn_memberships(conn)[slot].place & ~(<uint32_t> PLACE_REPLAY)
-    if channel.domain == DOMAIN_GLOBAL:
+    if channel_domain(channel) == DOMAIN_GLOBAL:
         _member_cut(edge, conn, slot)
     elif _member_known(conn, channel, slot):
         replay_end(edge, conn, replay)

@@ -6,11 +6,11 @@
 # (core/replay.pxd). A HELLO has one pending for each of its channels (core/opening.pxd). Invariant: each pending holds
 # its channel.
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from core.conn cimport Connection
 from core.edge cimport Channel, Edge, Opening, Pending, Request
-from core.records cimport RecCaught
+from core.records cimport RecCaught, RecState
 from core.slab cimport slab_at
 
 
@@ -38,7 +38,7 @@ cdef void channel_subscribed(Edge *edge, Channel *channel, uint64_t epoch, uint6
 cdef void channel_refused(Edge *edge, Channel *channel, int code) noexcept nogil
 cdef void outcome_told(Edge *edge, Request *request, RecCaught *record) noexcept nogil
 cdef void join_overdue(Edge *edge, Request *request) noexcept nogil
-cdef void joins_again(Edge *edge) noexcept nogil
+cdef void joins_again(Edge *edge, const uint8_t *shards) noexcept nogil
 cdef void joins_end(Edge *edge) noexcept nogil
 cdef Channel *channel_wanted(Edge *edge, const char *name, uint32_t size) noexcept nogil
 cdef Pending *pending_start(Edge *edge, uint64_t conn, uint64_t request, Channel *channel) noexcept nogil
@@ -51,3 +51,4 @@ cdef void state_say(Edge *edge, Connection *conn, Channel *channel, int what, ui
                     uint64_t offset) noexcept nogil
 cdef void state_say_named(Edge *edge, Connection *conn, const char *name, uint32_t size,
                           uint64_t offset) noexcept nogil
+cdef void state_acked(Edge *edge, const RecState *record) noexcept nogil

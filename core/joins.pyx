@@ -1,12 +1,13 @@
 """Joins: what waits for the router before a JOIN is answered, and the channels of those that say HELLO."""
 
 from libc.stdint cimport uint8_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from core.answers cimport answer_empty, answer_error, answer_position
 from core.codes cimport NOT_JOINED, OVERLOADED, TOO_MANY_CHANNELS, UNAVAILABLE
-from core.conn cimport STATE_OPEN, conn_get, conn_handle
-from core.edge cimport CHANNEL_LIVE, NONE, REQUEST_JOIN, REQUEST_OPEN, RETRY_AFTER_MS
+from core.conn cimport FLAG_SESSION, STATE_OPEN, conn_get, conn_handle, conn_live
+from core.edge cimport (CHANNEL_LIVE, NONE, REQUEST_JOIN, REQUEST_OPEN, RETRY_AFTER_MS, Link, channel_domain,
+                        channel_link, name_shard, session_link, shard_link)
 from core.fanout cimport (channel_acquire, channel_at, channel_find, channel_handle, channel_name, channel_rest,
                           channel_subscribe, channel_unasked, conn_user, fanout_event_gap, fanout_event_recreated,
                           member_add, member_catch, member_catches, member_caught, member_joined, member_remove,
@@ -14,14 +15,16 @@ from core.fanout cimport (channel_acquire, channel_at, channel_find, channel_han
 from core.ledger cimport (COUNT_SUBSCRIPTIONS_REFUSED, KIND_PENDING, ledger_acquire, ledger_count, ledger_leaks,
                           ledger_release)
 from core.namespaces cimport DOMAIN_GROUP, domain_in
-from core.opening cimport opening_answered, opening_end, opening_refused
-from core.records cimport (CATCHUP_OUTCOME, GAP_ROUTER_LOST, OUTCOME_GAP, OUTCOME_LIVE, OUTCOME_RESET, REC_STATE,
-                           STATE_ACKED, STATE_JOINED, STATE_LEFT, RecState, record_add)
+from core.opening cimport (cursor_ask_again, cursor_shard, cursor_told, opening_answered, opening_end,
+                           opening_refused)
+from core.records cimport (CATCHUP_OUTCOME, GAP_ROUTER_LOST, OUTCOME_CURSOR, OUTCOME_GAP, OUTCOME_LIVE, OUTCOME_RESET,
+                           REC_STATE, STATE_ACKED, STATE_JOINED, STATE_LEFT, STATE_STANDS, RecState, record_add)
 from core.replay cimport catchup_ask
 from core.requests cimport request_done, request_open, request_peek, request_take
 from core.sites cimport HERE
-from core.slab cimport SLAB_NONE, slab_acquire, slab_release
+from core.slab cimport SLAB_NONE, slab_acquire, slab_at, slab_release
 from core.told cimport told_keep
+from core.vitals cimport vital_of
 
 
 cdef Channel *channel_wanted(Edge *edge, const char *name, uint32_t size) noexcept nogil:
@@ -118,37 +121,54 @@ cdef const char *pending_outcome(Pending *pending, Channel *channel) noexcept no
 cdef void state_say_named(Edge *edge, Connection *conn, const char *name, uint32_t size,
                           uint64_t offset) noexcept nogil:
     """An ACK in a channel that this worker has not subscribed to: a global one, whose position the router knows."""
-    cdef RecState *record = <RecState *> record_add(&edge.link.out, REC_STATE, size, sizeof(RecState), size)
-    if record != NULL:
-        record.what = STATE_ACKED
-        record.conn = <uint32_t> conn_handle(conn)
-        record.offset = offset
-        memcpy(record.session, conn.session, 16)
-        memcpy(<uint8_t *> record + sizeof(RecState), name, size)
+    _state_add(edge, shard_link(edge, name_shard(edge, name, size)), conn, name, size, STATE_ACKED, 0, offset)
 
 
-cdef void state_say(Edge *edge, Connection *conn, Channel *channel, int what, uint64_t epoch,
-                    uint64_t offset) noexcept nogil:
-    """Tell the router what the session did; the user comes with it, but with ACKED."""
-    cdef uint32_t size = channel.name_size
+cdef void _state_add(Edge *edge, Link *link, Connection *conn, const char *name, uint32_t size, int what,
+                     uint64_t epoch, uint64_t offset) noexcept nogil:
+    """STATE to one router; the user comes with it, but where something was acknowledged."""
     cdef uint32_t user_size = 0
     cdef const char *user = conn_user(edge, conn, &user_size)
     cdef RecState *record
-    if what == STATE_ACKED:
+    if what >= STATE_ACKED:
         user_size = 0
-    record = <RecState *> record_add(&edge.link.out, REC_STATE, size, sizeof(RecState), size + user_size)
+    record = <RecState *> record_add(&link.out, REC_STATE, size, sizeof(RecState), size + user_size)
     if record == NULL:
         return                          # the link is far behind; what the client says when it resumes counts
     record.what = <unsigned short> what
     record.user_size = <unsigned short> user_size
     record.conn = <uint32_t> conn_handle(conn)
+    record.fence = vital_of(edge, conn).fence
     record.epoch = epoch
     record.offset = offset
     memcpy(record.session, conn.session, 16)
-    memcpy(<uint8_t *> record + sizeof(RecState), channel_name(edge, channel), size)
+    memcpy(<uint8_t *> record + sizeof(RecState), name, size)
     memcpy(<uint8_t *> record + sizeof(RecState) + size, user, user_size)
-    if what == STATE_JOINED or what == STATE_LEFT:
+    if (what == STATE_JOINED or what == STATE_LEFT) and link == session_link(edge, conn):
         told_keep(edge, &record.head)
+
+
+cdef void state_say(Edge *edge, Connection *conn, Channel *channel, int what, uint64_t epoch,
+                    uint64_t offset) noexcept nogil:
+    """Tell what the session did: the channel's router, which knows who is there and where positions are, and the
+    session's if that is another one, which has it stored; what was acknowledged comes to that one by `state_acked`."""
+    cdef const char *name = channel_name(edge, channel)
+    cdef Link *own = session_link(edge, conn)
+    cdef Link *link = channel_link(edge, channel)
+    _state_add(edge, link, conn, name, channel.name_size, what, epoch, offset)
+    if own != link and (what == STATE_JOINED or what == STATE_LEFT):
+        _state_add(edge, own, conn, name, channel.name_size, what, epoch, offset)
+
+
+cdef void state_acked(Edge *edge, const RecState *record) noexcept nogil:
+    """ACKED: the channel's router found the position that a session acknowledged: its own router has it stored. A
+    session that has ended meanwhile stands where it was before."""
+    cdef Connection *conn = <Connection *> slab_at(&edge.connections, record.conn) \
+        if record.conn < edge.connections.chunk_count << edge.connections.chunk_shift \
+        and edge.connections.chunks[record.conn >> edge.connections.chunk_shift].memory != NULL else NULL
+    if conn != NULL and conn_live(conn) and conn.flags & FLAG_SESSION and memcmp(conn.session, record.session, 16) == 0:
+        _state_add(edge, session_link(edge, conn), conn, <const char *> record + sizeof(RecState), record.head.aux,
+                   STATE_STANDS, record.epoch, record.offset)
 
 
 cdef void joined_say(Edge *edge, Connection *conn, Pending *pending, Channel *channel, int what) noexcept nogil:
@@ -171,7 +191,7 @@ cdef int member_start(Edge *edge, Connection *conn, Pending *pending, Channel *c
 
 cdef bint _full(Edge *edge, Connection *conn, Channel *channel) noexcept nogil:
     """Whether the session is in as many groups as it may be (its user's own channels do not count)."""
-    return channel.domain == DOMAIN_GROUP \
+    return channel_domain(channel) == DOMAIN_GROUP \
         and conn.membership_count >= edge.config.channels_max + edge.namespaces.session_count \
         and not member_joined(conn, channel)
 
@@ -229,7 +249,7 @@ cdef void join_leave(Edge *edge, Connection *conn, uint64_t request, const char 
                      uint32_t name_size) noexcept nogil:
     """LEAVE."""
     cdef Channel *channel = channel_find(edge, name, name_size)
-    if channel != NULL and channel.domain == DOMAIN_GROUP and member_joined(conn, channel):
+    if channel != NULL and channel_domain(channel) == DOMAIN_GROUP and member_joined(conn, channel):
         state_say(edge, conn, channel, STATE_LEFT, channel.epoch, channel.offset)
         member_remove(edge, conn, channel)
         answer_empty(edge, conn, request)
@@ -246,6 +266,9 @@ cdef void outcome_told(Edge *edge, Request *request, RecCaught *record) noexcept
         return
     if request.kind == REQUEST_OPEN:
         opening = opening_at(edge, request.index)
+        if record.outcome == OUTCOME_CURSOR:
+            cursor_told(edge, opening, record)
+            return
         index = opening.first
     while index != NONE:
         pending = pending_at(edge, index)
@@ -266,25 +289,27 @@ cdef void outcome_told(Edge *edge, Request *request, RecCaught *record) noexcept
         index = pending.sibling
 
 
-cdef void _outcome_again(Edge *edge, Pending *pending, uint32_t seq) noexcept nogil:
-    if pending.asked and not pending.told:
+cdef void _outcome_again(Edge *edge, Pending *pending, uint32_t seq, const uint8_t *shards) noexcept nogil:
+    if pending.asked and not pending.told and shards[channel_at(edge, pending.channel).shard]:
         catchup_ask(edge, channel_at(edge, pending.channel), seq, pending.since_epoch, pending.since_offset,
                     <uint32_t> CATCHUP_OUTCOME | pending.fresh)
 
 
-cdef void joins_again(Edge *edge) noexcept nogil:
-    """The router does not know this worker: the outcomes that were asked for are asked for again."""
+cdef void joins_again(Edge *edge, const uint8_t *shards) noexcept nogil:
+    """The router of some shards does not know this worker: the outcomes that were asked for are asked for again."""
     cdef uint32_t seq = edge.requests.oldest
     cdef uint32_t index
     cdef Request *request
     while seq != edge.requests.next:
         request = request_peek(edge, seq)
         if request != NULL and request.kind == REQUEST_JOIN:
-            _outcome_again(edge, pending_at(edge, request.index), seq)
+            _outcome_again(edge, pending_at(edge, request.index), seq, shards)
         elif request != NULL and request.kind == REQUEST_OPEN:
+            if cursor_shard(edge, opening_at(edge, request.index), shards):
+                cursor_ask_again(edge, opening_at(edge, request.index))
             index = opening_at(edge, request.index).first
             while index != NONE:
-                _outcome_again(edge, pending_at(edge, index), seq)
+                _outcome_again(edge, pending_at(edge, index), seq, shards)
                 index = pending_at(edge, index).sibling
         seq += 1
 

@@ -1,4 +1,4 @@
-# Kept: what a worker asked of the router and has no answer to, as the very records, to be said to the next one again.
+# Kept: what a worker asked of a router and has no answer to, as the very records, to be said to the next one again.
 #
 # A record is kept from when it is made until its request is closed: by the answer or at its deadline, no later. Records
 # stand behind each other in blocks, in the order of their seqs; the request's `index` names the block. A block counts
@@ -9,7 +9,7 @@
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport free, malloc
 
-from core.edge cimport NONE, Edge, Kept, KeptBlock
+from core.edge cimport NONE, Edge, Kept, KeptBlock, Link
 from core.ledger cimport GAUGE_KEPT_BYTES, KIND_KEPT, ledger_acquire, ledger_gauge, ledger_leaks, ledger_release
 from core.records cimport Record
 from core.sites cimport HERE
@@ -64,6 +64,6 @@ cdef inline void kept_end(Edge *edge, uint32_t index) noexcept nogil:
 
 cdef uint32_t kept_block_add(Edge *edge, uint32_t whole) noexcept nogil
 cdef void kept_block_end(Edge *edge, KeptBlock *block) noexcept nogil
-cdef bint kept_say(Edge *edge, uint8_t *record) noexcept nogil
-cdef uint32_t kept_say_all(Edge *edge, bint again) noexcept nogil
+cdef bint kept_say(Link *link, uint8_t *record) noexcept nogil
+cdef uint32_t kept_say_all(Edge *edge, Link *link, const uint8_t *shards, bint again) noexcept nogil
 cdef void kept_init(Kept *kept, uint32_t bytes_max) noexcept nogil

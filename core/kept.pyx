@@ -5,8 +5,9 @@ from libc.string cimport memcpy
 from core.batch cimport batch_reserve
 from core.edge cimport Request
 from core.ledger cimport COUNT_ASKED_AGAIN, ledger_count
-from core.records cimport PUBLISH_AGAIN, REC_PUBLISH, RecPublish
+from core.records cimport PUBLISH_AGAIN, REC_PUBLISH, RecHistory, RecPublish
 from core.requests cimport request_kept, request_peek
+from core.shards cimport shard_of
 from core.slab cimport slab_init
 
 assert sizeof(KeptHead) == 8
@@ -74,11 +75,11 @@ cdef void kept_block_end(Edge *edge, KeptBlock *block) noexcept nogil:
     slab_release(&kept.blocks, block.index)
 
 
-cdef bint kept_say(Edge *edge, uint8_t *record) noexcept nogil:
+cdef bint kept_say(Link *link, uint8_t *record) noexcept nogil:
     """Add a kept record to the router's batch; False: there is no room, and it stays unsaid."""
     cdef uint32_t size = (<Record *> record).size
     cdef KeptHead *head = <KeptHead *> (record - sizeof(KeptHead))
-    cdef uint8_t *room = batch_reserve(&edge.link.out, size)
+    cdef uint8_t *room = batch_reserve(&link.out, size)
     if room == NULL:
         return False
     memcpy(room, record, size)
@@ -94,8 +95,15 @@ cdef inline bint _waits(Edge *edge, const KeptBlock *block, const KeptHead *head
     return request != NULL and request.index == block.index and request_kept(request)
 
 
-cdef uint32_t kept_say_all(Edge *edge, bint again) noexcept nogil:
-    """Say what waits, in order: with `again` all of it, else only what no router was told; how many records."""
+cdef inline uint32_t _shard(const uint8_t *record) noexcept nogil:
+    """The shard of the channel that a kept record names."""
+    cdef uint32_t fixed = sizeof(RecPublish) if (<const Record *> record).kind == REC_PUBLISH else sizeof(RecHistory)
+    return shard_of(record + fixed, (<const Record *> record).aux)
+
+
+cdef uint32_t kept_say_all(Edge *edge, Link *link, const uint8_t *shards, bint again) noexcept nogil:
+    """Say what waits for the shards that are not 0 in `shards`, in order: with `again` all of it, else only what no
+    router was told; how many records. All these shards are the link's."""
     cdef uint32_t index = edge.kept.first
     cdef uint32_t said = 0
     cdef uint32_t repeated = 0
@@ -109,9 +117,9 @@ cdef uint32_t kept_say_all(Edge *edge, bint again) noexcept nogil:
         while place < block.used:
             head = <KeptHead *> (block.data + place)
             place += <uint32_t> sizeof(KeptHead)
-            if (again or not head.said) and _waits(edge, block, head):
+            if (again or not head.said) and _waits(edge, block, head) and shards[_shard(block.data + place)]:
                 before = head.said
-                if not kept_say(edge, block.data + place):
+                if not kept_say(link, block.data + place):
                     return said
                 said += 1
                 repeated += before

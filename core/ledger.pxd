@@ -111,11 +111,13 @@ cdef enum Counter:
     COUNT_REPLAYED              # messages that were missed and delivered later
     COUNT_STATES_LOST           # changes of sessions' state that found no room on their way to the store
     COUNT_SUBSCRIPTIONS_REFUSED     # SUBSCRIBEs that the router had no room for
+    COUNT_SHARDS_MOVED          # shards that a map gave another link
+    COUNT_MOVED_SAID            # MOVED records of a router: a worker took it for the leader of a shard
     COUNT_COUNT
 
 cdef enum Gauge:
     GAUGE_OPEN_CONNECTIONS
-    GAUGE_LINKED                # 1: the router knows this worker; at a router: how many workers are linked
+    GAUGE_LINKED                # 1: all its routers know this worker; at a router: how many workers are linked
     GAUGE_QUEUED_BYTES
     GAUGE_ROUTER_EPOCH
     GAUGE_HANDSHAKES            # connections that wait for their WELCOME

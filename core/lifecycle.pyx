@@ -8,10 +8,12 @@ from core.codes cimport BYE, HEARTBEAT_LOST, HELLO_TIMEOUT, SLOW_CONSUMER, TOKEN
 from core.conn cimport (ASIDE_NONE, FLAG_ASKED, FLAG_BLOCKED, FLAG_ENDING, FLAG_FINISHED, FLAG_FIRST, FLAG_HALF,
                         FLAG_HELLO, FLAG_OVERFULL, FLAG_SESSION, FLAG_TLS, FLAG_TOUCHED, FLAG_WATCHED, FLAG_WEBSOCKET,
                         STAGE_DISCARD, STAGE_FRAMES, STATE_ACCEPTED, STATE_CLOSED, STATE_CLOSING, STATE_HANDSHAKING,
-                        STATE_OPEN, Aside, conn_aside_at, conn_aside_rest, conn_handle, conn_set_state)
-from core.edge cimport RETRY_AFTER_MS, edge_random, edge_tick, edge_ticks
+                        STATE_OPEN, Aside, conn_aside_at, conn_aside_rest, conn_handle, conn_memberships,
+                        conn_set_state)
+from core.edge cimport (LINKS_MAX, RETRY_AFTER_MS, Link, channel_link, edge_random, edge_tick, edge_ticks,
+                        session_link)
 from core.expiry cimport expiry_due, expiry_near, expiry_over, expiry_tell
-from core.fanout cimport member_remove_all
+from core.fanout cimport channel_at, member_remove_all
 from core.framing_tcp cimport tcp_decoder_init
 from core.framing_ws cimport ws_decoder_init, ws_header_write
 from core.ledger cimport (COUNT_FINS_SENT, COUNT_FRAME_TIMEOUTS, COUNT_HEARTBEATS_LOST, COUNT_HELLO_TIMEOUTS,
@@ -20,12 +22,12 @@ from core.ledger cimport (COUNT_FINS_SENT, COUNT_FRAME_TIMEOUTS, COUNT_HEARTBEAT
 from core.mailbox cimport NOTE_SETTLE, Note, mailbox_put
 from core.outbox cimport outbox_append, outbox_drop, outbox_send, outbox_touch
 from core.poller cimport EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, poller_watch
-from core.records cimport CLOSE_COMES_BACK, CLOSE_OVER, REC_CLOSE, RecSession, record_add
+from core.records cimport CLOSE_COMES_BACK, CLOSE_OVER, REC_CLOSE, REC_GONE, RecSession, record_add
 from core.ring cimport ring_release
 from core.sockets cimport sockets_abort, sockets_unacked
 from core.tls cimport tls_conn_free
 from core.told cimport told_keep
-from core.vitals cimport vital_pinging
+from core.vitals cimport vital_of, vital_pinging
 from core.wheel cimport WHEEL_TICK_MS, timer_set, wheel_cancel, wheel_set
 
 cdef extern from "<unistd.h>" nogil:
@@ -37,19 +39,40 @@ cdef enum:
     WS_CLOSE_MS = 2500
 
 
+cdef void _end_say(Edge *edge, Connection *conn, Link *link, int kind, int how) noexcept nogil:
+    """CLOSE to the session's router, GONE to another."""
+    cdef RecSession *record = <RecSession *> record_add(&link.out, kind, how, sizeof(RecSession), 0)
+    if record != NULL:
+        record.conn = conn_handle(conn)
+        record.fence = vital_of(edge, conn).fence
+        memcpy(record.session, conn.session, 16)
+        if kind == REC_CLOSE:
+            told_keep(edge, &record.head)
+
+
+cdef void _gone_say(Edge *edge, Connection *conn) noexcept nogil:
+    """The routers of its channels, but for the session's own, know by this that it is in none of them any more."""
+    cdef uint8_t told[LINKS_MAX]
+    cdef uint32_t slot
+    cdef Link *link
+    memset(told, 0, sizeof(told))
+    told[session_link(edge, conn).number] = 1
+    for slot in range(conn.membership_count):
+        link = channel_link(edge, channel_at(edge, conn_memberships(conn)[slot].channel))
+        if not told[link.number]:
+            told[link.number] = 1
+            _end_say(edge, conn, link, REC_GONE, 0)
+
+
 cdef void _session_leave(Edge *edge, Connection *conn, bint over) noexcept nogil:
-    """Give up what the session holds here and at the router; `over`: its client will not come back to it."""
-    cdef RecSession *record
+    """Give up what the session holds here and at the routers; `over`: its client will not come back to it."""
+    if conn.flags & FLAG_SESSION and edge.spread:
+        _gone_say(edge, conn)
     member_remove_all(edge, conn)
     if conn.flags & FLAG_SESSION:
         conn.flags &= ~FLAG_SESSION
-        record = <RecSession *> record_add(&edge.link.out, REC_CLOSE,
-                                           (CLOSE_COMES_BACK if edge.drain_telling else 0)
-                                           | (CLOSE_OVER if over else 0), sizeof(RecSession), 0)
-        if record != NULL:
-            record.conn = conn_handle(conn)
-            memcpy(record.session, conn.session, 16)
-            told_keep(edge, &record.head)
+        _end_say(edge, conn, session_link(edge, conn), REC_CLOSE, (CLOSE_COMES_BACK if edge.drain_telling else 0)
+                 | (CLOSE_OVER if over else 0))
 
 
 cdef void _deadline(Edge *edge, Connection *conn, uint32_t ms) noexcept nogil:

@@ -4,14 +4,15 @@ from libc.string cimport memcpy, memset
 
 from core.answers cimport TYPE_REPLY, answer_error, answer_position, answer_reply
 from core.batch cimport batch_clear, batch_reserve
-from core.bus cimport BusBatch, bus_done, bus_lost, bus_receive, bus_send, bus_tick
+from core.bus cimport BusBatch, bus_done, bus_lost, bus_pending, bus_receive, bus_send, bus_tick
 from core.codes cimport NOT_JOINED, OVERLOADED, RATE_LIMITED, RESUMED_ELSEWHERE, UNAVAILABLE
-from core.conn cimport FLAG_SESSION, STATE_OPEN, conn_get, conn_live
-from core.edge cimport (ASKS_MAX, CHANNEL_LIVE, CHANNEL_UNASKED, REQUEST_CATCHUP, REQUEST_HISTORY, REQUEST_JOIN,
-                        REQUEST_OPEN, REQUEST_PRESENCE, RETRY_AFTER_MS, UNDER_WAY_MAX, Channel)
-from core.fanout cimport (RUN_MAX, Body, channel_at, channel_find, channel_get, channel_of_message, channel_subscribe,
-                          fanout_all, fanout_event_gap, fanout_event_recreated, fanout_run, member_joined)
-from core.joins cimport channel_refused, channel_subscribed, join_overdue, joins_again, outcome_told
+from core.conn cimport FLAG_SESSION, STATE_OPEN, conn_get
+from core.edge cimport (ASKS_MAX, CHANNEL_LIVE, NONE, REQUEST_CATCHUP, REQUEST_HISTORY, REQUEST_JOIN, REQUEST_OPEN,
+                        REQUEST_PRESENCE, RETRY_AFTER_MS, UNDER_WAY_MAX, Channel, channel_link, name_shard, shard_link,
+                        shard_ready)
+from core.fanout cimport (RUN_MAX, Body, channel_find, channel_get, channel_of_message, fanout_all, fanout_event_gap,
+                          fanout_event_recreated, fanout_run, member_joined)
+from core.joins cimport channel_refused, channel_subscribed, join_overdue, outcome_told, state_acked
 from core.kept cimport kept_end, kept_say, kept_say_all, kept_seq, kept_take
 from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_DELIVERED, COUNT_ROUTER_LINKS,
                           GAUGE_LINKED, GAUGE_ROUTER_EPOCH, ledger_count, ledger_gauge)
@@ -19,16 +20,18 @@ from core.lifecycle cimport edge_fin
 from core.mailbox cimport NOTE_BANS, NOTE_LINKED, NOTE_TAKEN, mailbox_put, note_init
 from core.mpack cimport MpWriter, mp_write_array, mp_write_raw, mp_write_uint
 from core.namespaces cimport DOMAIN_GROUP, domain_in
-from core.opening cimport open_again, open_claimed, open_overdue, opening_again
-from core.records cimport (GAP_ROUTER_LOST, MESSAGE_EVENT, REC_BANS, REC_BEGIN, REC_CAUGHT, REC_END, REC_EVICT,
-                           REC_HISTORY, REC_LINK, REC_LINKED, REC_MESSAGE, REC_OPENED, REC_PRESENCE, REC_PUBLISHED,
-                           REC_REPLY, REC_SUBSCRIBED, REC_TAKEN, RECORDS_VERSION, RecBody, RecCaught, RecChannel,
-                           RecHistory, RecLink, RecMessage, RecPublished, RecSession, RecTaken, Record, record_add,
-                           record_fits, record_init, record_size)
-from core.replay cimport replay_caught, replay_overdue, replays_again
+from core.opening cimport open_claimed, open_overdue
+from core.records cimport (GAP_ROUTER_LOST, MESSAGE_EVENT, REC_ACKED, REC_BANS, REC_BEGIN, REC_CAUGHT, REC_END,
+                           REC_EVICT, REC_HISTORY, REC_LINK, REC_LINKED, REC_MESSAGE, REC_MOVED, REC_OPENED,
+                           REC_PRESENCE, REC_PUBLISHED, REC_REPLY, REC_SUBSCRIBED, REC_TAKEN, RECORDS_VERSION, RecBody,
+                           RecCaught, RecChannel, RecHistory, RecLink, RecMessage, RecPublished, RecSession, RecShard,
+                           RecState, RecTaken, Record, record_add, record_fits, record_init, record_size)
+from core.replay cimport replay_caught, replay_overdue
 from core.requests cimport request_open, request_peek, request_take
-from core.slab cimport slab_at
-from core.told cimport told_say_all, told_tick
+from core.shard_map cimport (channels_unasked_say, link_shards, shard_moved, shards_ask, shards_begin, shards_paid,
+                             shards_pay, shards_say)
+from core.shards cimport SHARDS
+from core.told cimport told_tick
 from core.zmtp cimport ZMTP_IDENTITY_BYTES_MAX
 
 cdef enum:
@@ -42,25 +45,29 @@ ctypedef struct Run:            # messages of one channel that follow each other
     Body bodies[RUN_MAX]        # borrowed from the batch
 
 
-cdef void link_hello(Edge *edge, int kind) noexcept nogil:
+cdef void link_hello(Edge *edge, Link *link, int kind) noexcept nogil:
     """LINK, BEGIN, END or BYE."""
     cdef int beside = 1 if kind == REC_BEGIN and edge.config.beside else 0
-    cdef RecLink *record = <RecLink *> record_add(&edge.link.out, kind, beside, sizeof(RecLink), 0)
+    cdef RecLink *record = <RecLink *> record_add(&link.out, kind, beside, sizeof(RecLink), 0)
     if record != NULL:
         record.epoch = edge.config.epoch
         record.version = RECORDS_VERSION
         record.worker = edge.config.worker
 
 
-cdef void link_flush(Edge *edge) noexcept nogil:
-    """Send this turn's records in one batch. A full socket keeps them; the next turn tries again."""
-    if edge.link.out.size == 0:
-        return
-    if bus_send(&edge.link.bus, NULL, 0, 0, edge.link.out.data, edge.link.out.size) != 0:
-        ledger_count(edge.ledger, COUNT_BUS_FULL, 1)
-        return
-    ledger_count(edge.ledger, COUNT_BATCHES_OUT, 1)
-    batch_clear(&edge.link.out)
+cdef void links_flush(Edge *edge) noexcept nogil:
+    """Send this turn's records in one batch a router. A full socket keeps them; the next turn tries again."""
+    cdef uint32_t number
+    cdef Link *link
+    for number in range(edge.link_count):
+        link = edge.links[number]
+        if link == NULL or link.out.size == 0:
+            continue
+        if bus_send(&link.bus, NULL, 0, 0, link.out.data, link.out.size) != 0:
+            ledger_count(edge.ledger, COUNT_BUS_FULL, 1)
+            continue
+        ledger_count(edge.ledger, COUNT_BATCHES_OUT, 1)
+        batch_clear(&link.out)
 
 
 cdef void _request_fail(Edge *edge, Request *request, const char *why) noexcept nogil:
@@ -89,68 +96,49 @@ cdef void _requests_overdue(Edge *edge) noexcept nogil:
         _request_fail(edge, &request, b"the router did not answer in time")
 
 
-cdef void _again_sessions(Edge *edge) noexcept nogil:
-    cdef uint32_t chunk, number
-    cdef uint32_t seq = edge.requests.oldest
-    cdef uint32_t per_chunk = 1u << edge.connections.chunk_shift
-    cdef Connection *conn
-    cdef Request *request
-    for chunk in range(edge.connections.chunk_count):
-        if edge.connections.chunks[chunk].memory == NULL:
-            continue
-        for number in range(per_chunk):
-            conn = <Connection *> slab_at(&edge.connections, (chunk << edge.connections.chunk_shift) | number)
-            if conn_live(conn) and conn.flags & FLAG_SESSION and conn.state == STATE_OPEN:
-                open_again(edge, conn)
-    while seq != edge.requests.next:
-        request = request_peek(edge, seq)
-        if request != NULL and request.kind == REQUEST_OPEN:
-            opening_again(edge, request, seq)
-        seq += 1
+cdef void _gauges(Edge *edge) noexcept nogil:
+    """Whether all routers know this worker, and the highest of their epochs."""
+    cdef uint32_t number
+    cdef bint up = True
+    cdef uint64_t epoch = 0
+    for number in range(edge.link_count):
+        if edge.links[number] != NULL:
+            up = up and edge.links[number].up
+            epoch = max(epoch, edge.links[number].router_epoch)
+    ledger_gauge(edge.ledger, GAUGE_LINKED, up)
+    ledger_gauge(edge.ledger, GAUGE_ROUTER_EPOCH, epoch)
 
 
-cdef void _channels_subscribe(Edge *edge, int flags) noexcept nogil:
-    """Say SUBSCRIBE for the channels that have any of these flags; 0: for all."""
-    cdef uint32_t chunk, number
-    cdef uint32_t per_chunk = 1u << edge.channels.chunk_shift
-    cdef Channel *channel
-    for chunk in range(edge.channels.chunk_count):
-        if edge.channels.chunks[chunk].memory == NULL:
-            continue
-        for number in range(per_chunk):
-            channel = channel_at(edge, (chunk << edge.channels.chunk_shift) | number)
-            if channel.generation != 0 and channel.generation != <uint32_t> 0xDDDDDDDD \
-                    and (flags == 0 or channel.flags & flags):
-                channel_subscribe(edge, channel)
-
-
-cdef void _on_linked(Edge *edge, RecLink *record) noexcept nogil:
+cdef void _on_linked(Edge *edge, Link *link, RecLink *record) noexcept nogil:
     """The router answered; aux 1: it does not know this worker and wants everything."""
+    cdef uint8_t shards[SHARDS]
     cdef Note note
-    edge.link.heard_ms = edge.now_ms
+    link.heard_ms = edge.now_ms
+    link_shards(edge, link, shards)
     if not record.head.aux:
-        if not edge.link.up and edge.link.router_epoch == record.epoch:
-            edge.link.up = True
-            kept_say_all(edge, False)
-            ledger_gauge(edge.ledger, GAUGE_LINKED, 1)
+        if not link.up and link.router_epoch == record.epoch:
+            link.up = True
+            if edge.owed:
+                shards_pay(edge, link)
+            kept_say_all(edge, link, shards, False)
+            _gauges(edge)
         return
-    batch_clear(&edge.link.out)         # whatever stands there this router would pass over; all of it is said again
-    link_hello(edge, REC_BEGIN)
-    told_say_all(edge)
-    _again_sessions(edge)
-    _channels_subscribe(edge, 0)
-    link_hello(edge, REC_END)
-    kept_say_all(edge, True)            # before anything new: of one channel nothing overtakes
-    joins_again(edge)
-    replays_again(edge)
-    edge.link.up = True
-    edge.link.router_epoch = record.epoch
+    batch_clear(&link.out)              # whatever stands there this router would pass over; all of it is said again
+    link_hello(edge, link, REC_BEGIN)
+    if edge.map_version > 1:            # a shard may have been given to this router, which hears of it from SHARD on
+        shards_begin(edge, link, shards)
+    shards_say(edge, shards)
+    link_hello(edge, link, REC_END)
+    shards_ask(edge, link, shards)
+    shards_paid(edge, shards)
+    link.up = True
+    link.router_epoch = record.epoch
     ledger_count(edge.ledger, COUNT_ROUTER_LINKS, 1)
-    ledger_gauge(edge.ledger, GAUGE_LINKED, 1)
-    ledger_gauge(edge.ledger, GAUGE_ROUTER_EPOCH, record.epoch)
+    _gauges(edge)
     memset(&note, 0, sizeof(note))
     note.kind = NOTE_LINKED
     note.first = record.epoch
+    note.second = link.number
     mailbox_put(&edge.to_control, &note, NULL, NULL)
 
 
@@ -185,7 +173,7 @@ cdef void _run_add(Edge *edge, Run *run, RecMessage *record) noexcept nogil:
     run.count += 1
 
 
-cdef void _on_global(Edge *edge, Run *run, RecMessage *record) noexcept nogil:
+cdef void _on_global(Edge *edge, Link *link, Run *run, RecMessage *record) noexcept nogil:
     """A global message while some of the global channels have a position here: theirs moves, and who is being caught up
     on it gets it by that alone."""
     cdef Body body
@@ -194,7 +182,7 @@ cdef void _on_global(Edge *edge, Run *run, RecMessage *record) noexcept nogil:
     body.size = record.body_size
     channel = channel_of_message(edge, &body)
     if channel != NULL and channel.flags & CHANNEL_LIVE:
-        if record.offset <= channel.offset and record.epoch <= channel.epoch:
+        if channel_link(edge, channel) != link or (record.offset <= channel.offset and record.epoch <= channel.epoch):
             return
         channel.epoch = record.epoch
         channel.offset = record.offset
@@ -202,10 +190,16 @@ cdef void _on_global(Edge *edge, Run *run, RecMessage *record) noexcept nogil:
     ledger_count(edge.ledger, COUNT_DELIVERED, fanout_all(edge, &body, 1, channel))
 
 
-cdef void _on_event(Edge *edge, Run *run, RecMessage *record) noexcept nogil:
+cdef inline Channel *_channel_of(Edge *edge, Link *link, uint64_t handle) noexcept nogil:
+    """The channel of a handle, if the router that names it is the channel's; another's words count no more."""
+    cdef Channel *channel = channel_get(edge, handle)
+    return channel if channel != NULL and channel_link(edge, channel) == link else NULL
+
+
+cdef void _on_event(Edge *edge, Link *link, Run *run, RecMessage *record) noexcept nogil:
     """An EVENT that the router wrote, for the members: it has no position, and so is not held against the last one."""
     cdef Body body
-    cdef Channel *channel = channel_get(edge, record.channel)
+    cdef Channel *channel = _channel_of(edge, link, record.channel)
     if channel == NULL:
         return
     _run_deliver(edge, run)
@@ -214,20 +208,20 @@ cdef void _on_event(Edge *edge, Run *run, RecMessage *record) noexcept nogil:
     ledger_count(edge.ledger, COUNT_DELIVERED, fanout_run(edge, channel, &body, 1, 0, 0))
 
 
-cdef void _on_message(Edge *edge, Run *run, RecMessage *record) noexcept nogil:
+cdef void _on_message(Edge *edge, Link *link, Run *run, RecMessage *record) noexcept nogil:
     """MESSAGE: gather for fan-out; a jump in the offsets is told to the members before the message."""
     cdef Channel *channel
     if record.head.aux & MESSAGE_EVENT:
-        _on_event(edge, run, record)
+        _on_event(edge, link, run, record)
         return
     if record.head.aux:
         record.channel = 0
         if edge.globals:
-            _on_global(edge, run, record)
+            _on_global(edge, link, run, record)
         else:
             _run_add(edge, run, record)
         return
-    channel = channel_get(edge, record.channel)
+    channel = _channel_of(edge, link, record.channel)
     if channel == NULL:
         return
     if channel.flags & CHANNEL_LIVE:
@@ -290,20 +284,27 @@ cdef void _on_reply(Edge *edge, RecBody *record) noexcept nogil:
     answer_reply(edge, conn, body, <uint32_t> (writer.p - body))
 
 
-cdef void _on_taken(Edge *edge, RecTaken *record) noexcept nogil:
-    """Clients that this draining worker sent away are back elsewhere: the control thread keeps the pace."""
+cdef void _on_taken(Edge *edge, Link *link, RecTaken *record) noexcept nogil:
+    """Clients that this draining worker sent away are back elsewhere: the control thread keeps the pace. A router
+    counts as draining only who gave up sessions of its shards, so the lowest count of others is the true one."""
+    cdef uint32_t others = NONE
+    cdef uint32_t number
     cdef Note note
+    link.others = record.others
+    for number in range(edge.link_count):
+        if edge.links[number] != NULL:
+            others = min(others, edge.links[number].others)
     memset(&note, 0, sizeof(note))
     note.kind = NOTE_TAKEN
     note.first = record.count
-    note.second = record.others
+    note.second = others
     mailbox_put(&edge.to_control, &note, NULL, NULL)
 
 
-cdef void _on_caught(Edge *edge, RecCaught *record) noexcept nogil:
+cdef void _on_caught(Edge *edge, Link *link, RecCaught *record) noexcept nogil:
     """CAUGHT: a part of a replay, or the outcome that a JOIN or a HELLO waits for."""
     cdef Request *request = request_peek(edge, record.seq)
-    if request == NULL:
+    if request == NULL or _channel_of(edge, link, record.channel) == NULL:
         return
     if request.kind == REQUEST_CATCHUP:
         replay_caught(edge, request, record)
@@ -320,27 +321,29 @@ cdef void _on_bans(Edge *edge, RecBody *record) noexcept nogil:
     mailbox_put(&edge.to_control, &note, <uint8_t *> record + sizeof(RecBody), NULL)
 
 
-cdef void _on_record(Edge *edge, Run *run, Record *record) noexcept nogil:
-    """One record from the router. Whatever may change who is a member comes behind the messages before it."""
+cdef void _on_record(Edge *edge, Link *link, Run *run, Record *record) noexcept nogil:
+    """One record from a router. Whatever may change who is a member comes behind the messages before it."""
     cdef Channel *channel
     cdef Connection *conn
     if record.kind == REC_MESSAGE:
-        _on_message(edge, run, <RecMessage *> record)
+        _on_message(edge, link, run, <RecMessage *> record)
         return
     if record.kind == REC_PUBLISHED:
         _on_published(edge, <RecPublished *> record)
         return
     _run_deliver(edge, run)
     if record.kind == REC_SUBSCRIBED:
-        channel = channel_get(edge, (<RecChannel *> record).channel)
+        channel = _channel_of(edge, link, (<RecChannel *> record).channel)
         if channel != NULL and record.aux:
             channel_refused(edge, channel, record.aux)
         elif channel != NULL:
             channel_subscribed(edge, channel, (<RecChannel *> record).epoch, (<RecChannel *> record).offset)
     elif record.kind == REC_OPENED:
-        open_claimed(edge, <RecSession *> record)
+        open_claimed(edge, link, <RecSession *> record)
     elif record.kind == REC_CAUGHT:
-        _on_caught(edge, <RecCaught *> record)
+        _on_caught(edge, link, <RecCaught *> record)
+    elif record.kind == REC_ACKED:
+        state_acked(edge, <RecState *> record)
     elif record.kind == REC_EVICT:
         conn = conn_get(&edge.connections, (<RecSession *> record).conn)
         if conn != NULL and conn.flags & FLAG_SESSION:
@@ -348,15 +351,17 @@ cdef void _on_record(Edge *edge, Run *run, Record *record) noexcept nogil:
     elif record.kind == REC_REPLY:
         _on_reply(edge, <RecBody *> record)
     elif record.kind == REC_TAKEN:
-        _on_taken(edge, <RecTaken *> record)
+        _on_taken(edge, link, <RecTaken *> record)
     elif record.kind == REC_BANS:
         _on_bans(edge, <RecBody *> record)
+    elif record.kind == REC_MOVED:
+        shard_moved(edge, link, <RecShard *> record)
     elif record.kind == REC_LINKED:
-        _on_linked(edge, <RecLink *> record)
+        _on_linked(edge, link, <RecLink *> record)
 
 
-cdef int link_receive(Edge *edge) noexcept nogil:
-    """Take up to LINK_BATCHES_TURN batches from the router and act on each record; how many were taken."""
+cdef void _receive(Edge *edge, Link *link) noexcept nogil:
+    """Take up to LINK_BATCHES_TURN batches from one router and act on each record."""
     cdef BusBatch batch
     cdef Run run
     cdef size_t place
@@ -364,42 +369,67 @@ cdef int link_receive(Edge *edge) noexcept nogil:
     run.count = 0
     run.size = 0
     run.channel = 0
-    while taken < LINK_BATCHES_TURN and bus_receive(&edge.link.bus, &batch):
+    while taken < LINK_BATCHES_TURN and bus_receive(&link.bus, &batch):
         place = 0
         while record_fits(<Record *> (batch.data + place), batch.size - place):
-            _on_record(edge, &run, <Record *> (batch.data + place))
+            _on_record(edge, link, &run, <Record *> (batch.data + place))
             place += (<Record *> (batch.data + place)).size
         _run_deliver(edge, &run)
-        bus_done(&edge.link.bus)
+        bus_done(&link.bus)
         ledger_count(edge.ledger, COUNT_BATCHES_IN, 1)
         taken += 1
     if taken:
-        edge.link.heard_ms = edge.now_ms
-    edge.link.again = taken == LINK_BATCHES_TURN
-    return taken
+        link.heard_ms = edge.now_ms
+    link.again = taken == LINK_BATCHES_TURN
 
 
-cdef void _link_down(Edge *edge) noexcept nogil:
-    edge.link.up = False
-    ledger_gauge(edge.ledger, GAUGE_LINKED, 0)
+cdef void links_receive(Edge *edge) noexcept nogil:
+    """Take what the routers sent, as far as one turn takes it."""
+    cdef uint32_t number
+    for number in range(edge.link_count):
+        if edge.links[number] != NULL and edge.links[number].again:
+            _receive(edge, edge.links[number])
 
 
-cdef void link_tick(Edge *edge) noexcept nogil:
-    """Heartbeat of the link, its connection, and the requests that are overdue."""
+cdef void links_look(Edge *edge) noexcept nogil:
+    """After the last send of a turn: see which links have something to be received without another wait."""
+    cdef uint32_t number
+    for number in range(edge.link_count):
+        if edge.links[number] != NULL and bus_pending(&edge.links[number].bus):
+            edge.links[number].again = True
+
+
+cdef void _link_down(Edge *edge, Link *link) noexcept nogil:
+    link.up = False
+    _gauges(edge)
+
+
+cdef void _tick(Edge *edge, Link *link) noexcept nogil:
+    """Heartbeat of one link, and its connection."""
     cdef uint8_t identity[ZMTP_IDENTITY_BYTES_MAX]
     cdef uint32_t identity_size
-    if bus_lost(&edge.link.bus, identity, &identity_size):
-        _link_down(edge)
-    if bus_tick(&edge.link.bus, edge.now_ms):
-        edge.link.sent_ms = 0           # a new stream: the first word at once
-    if edge.now_ms - edge.link.sent_ms >= LINK_PERIOD_MS or edge.link.sent_ms == 0:
-        if edge.link.out.size < LINK_PUBLISH_BYTES_MAX:
-            link_hello(edge, REC_LINK)
-        if edge.unasked and edge.link.up:   # O(channels), as long as one of them finds no room
-            _channels_subscribe(edge, CHANNEL_UNASKED)
-        edge.link.sent_ms = edge.now_ms
-    if edge.link.up and edge.now_ms - edge.link.heard_ms > LINK_SILENT_MS:
-        _link_down(edge)
+    if bus_lost(&link.bus, identity, &identity_size):
+        _link_down(edge, link)
+    if bus_tick(&link.bus, edge.now_ms):
+        link.sent_ms = 0                # a new stream: the first word at once
+    if edge.now_ms - link.sent_ms >= LINK_PERIOD_MS or link.sent_ms == 0:
+        if link.out.size < LINK_PUBLISH_BYTES_MAX:
+            link_hello(edge, link, REC_LINK)
+        if edge.unasked and link.up:    # O(channels), as long as one of them finds no room
+            channels_unasked_say(edge, link)
+        link.sent_ms = edge.now_ms
+    if link.up and edge.now_ms - link.heard_ms > LINK_SILENT_MS:
+        _link_down(edge, link)
+    if link.owed_ms and link.up and edge.now_ms >= link.owed_ms:
+        shards_pay(edge, link)
+
+
+cdef void links_tick(Edge *edge) noexcept nogil:
+    """Heartbeats, and the requests that are overdue."""
+    cdef uint32_t number
+    for number in range(edge.link_count):
+        if edge.links[number] != NULL:
+            _tick(edge, edge.links[number])
     told_tick(edge)
     _requests_overdue(edge)
 
@@ -437,6 +467,13 @@ cdef RecHistory *_ask(Edge *edge, Connection *conn, const Note *note, const char
     return <RecHistory *> room
 
 
+cdef void _ask_now(Edge *edge, uint8_t *record, const char *name, uint32_t size) noexcept nogil:
+    """Say a kept record to its channel's router, unless that is to be told something else first."""
+    cdef uint32_t shard = name_shard(edge, name, size)
+    if shard_ready(edge, shard):
+        kept_say(shard_link(edge, shard), record)
+
+
 cdef void link_history(Edge *edge, Connection *conn, const Note *note, const char *name) noexcept nogil:
     """HISTORY, checked by the control thread."""
     cdef RecHistory *record = _ask(edge, conn, note, name, REC_HISTORY, REQUEST_HISTORY)
@@ -447,12 +484,11 @@ cdef void link_history(Edge *edge, Connection *conn, const Note *note, const cha
         record.since_epoch = note.second
         record.since_offset = note.third
         record.bytes_max = edge.config.max_frame - 64
-        if edge.link.up:
-            kept_say(edge, <uint8_t *> record)
+        _ask_now(edge, <uint8_t *> record, name, note.text_size)
 
 
 cdef void link_presence(Edge *edge, Connection *conn, const Note *note, const char *name) noexcept nogil:
     """PRESENCE, checked by the control thread."""
     cdef RecHistory *record = _ask(edge, conn, note, name, REC_PRESENCE, REQUEST_PRESENCE)
-    if record != NULL and edge.link.up:
-        kept_say(edge, <uint8_t *> record)
+    if record != NULL:
+        _ask_now(edge, <uint8_t *> record, name, note.text_size)

@@ -1,7 +1,8 @@
 # Loop: one worker's data-plane thread: wait, read, cut, act, fan out, flush, free.
 #
 # A turn is one epoll_wait and everything that it brought. Answers and deliveries are queued during the turn and leave
-# at its end: first the batch to the router, so that it works while we send, then one system call a touched connection.
+# at its end: first the batches to the routers, so that they work while we send, then one system call a touched
+# connection.
 # The GIL is never taken here; the control thread is rung through an eventfd once a batch of control frames.
 
 from core.edge cimport Edge
@@ -11,4 +12,5 @@ cdef class EdgeLoop:
     cdef Edge *edge             # owned
     cdef Stats stats            # shared: keeps the ledger's memory
     cdef object options         # the keyword arguments, for repr
+    cdef str identity           # on each router's bus
     cdef object __weakref__

@@ -1,4 +1,4 @@
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from core.ledger import Stats
 from core.namespace_spec import NamespaceSpec
@@ -9,7 +9,7 @@ class EdgeLoop:
         self,
         stats: Stats,
         *,
-        endpoint: str,
+        endpoint: str | Sequence[str],
         identity: str,
         tcp_fd: int,
         ws_fd: int,
@@ -36,4 +36,6 @@ class EdgeLoop:
         text: bytes = b"",
         extra: bytes = b"",
     ) -> None: ...
+    def link_open(self, number: int, endpoint: str) -> None: ...
+    def shards(self, version: int, places: bytes, links: bytes) -> None: ...
     def flush(self) -> None: ...

@@ -15,14 +15,15 @@ from core.answers cimport answer_written
 from core.audit_edge cimport edge_audit
 from core.batch cimport Batch, batch_clear, batch_free
 from core.buffer cimport Segment, arena_rest
-from core.bus cimport ZMQ_DEALER, bus_close, bus_on_event, bus_open, bus_pending
+from core.bus cimport bus_close, bus_on_event
 from core.clock cimport clock_ms
 from core.codes cimport BAD_FRAME, BYE, OVERLOADED, SLOW_CONSUMER
 from core.conn cimport (FLAG_ASKED, FLAG_BLOCKED, FLAG_CATCHING, FLAG_FINISHED, FLAG_FIRST, FLAG_HALF, FLAG_OVERFULL,
                         FLAG_SHUT, FLAG_TOUCHED, FLAG_WATCHED, STATE_CLOSED, STATE_OPEN, Aside, Connection, conn_get,
                         conn_release, conn_timer_place)
 from core.drain cimport drain_begin, drain_cut, drain_listeners_close, drain_step
-from core.edge cimport (FORM_COUNT, RECEIVE_BYTES, RETRY_AFTER_MS, RING_MS, RINGS_MAX, Channel, Lag, Opening,
+from core.edge cimport (FORM_COUNT, LINKS_MAX, RECEIVE_BYTES, RETRY_AFTER_MS, RING_MS, RINGS_MAX, Channel, Lag, Link,
+                        Opening,
                         Pending, Replay, edge_random, edge_tick)
 from core.expiry cimport expiry_set
 from core.hash cimport index_free
@@ -34,10 +35,12 @@ from core.ledger cimport (COUNT_GIL_TAKES, COUNT_SLOW_CONSUMERS, COUNT_WAKEUPS, 
                           ledger_gauge, ledger_turn)
 from core.lifecycle cimport (edge_close, edge_discard, edge_fin, edge_fin_sized, edge_half_step, edge_timer_fired,
                              edge_timer_plan, edge_watch)
-from core.link cimport LINK_OUT_BYTES_MAX, link_flush, link_hello, link_history, link_presence, link_receive, link_tick
+from core.link cimport (LINK_OUT_BYTES_MAX, link_hello, link_history, link_presence, links_flush, links_look,
+                        links_receive, links_tick)
 from core.listing cimport listing_turn
 from core.mailbox cimport (OPEN_DEVICE, NOTE_AUDIT, NOTE_DRAIN, NOTE_DRAIN_STEP, NOTE_FIN, NOTE_HISTORY, NOTE_LIST,
-                           NOTE_OPEN, NOTE_PRESENCE, NOTE_RECLAIM, NOTE_REFRESH, NOTE_SEND, NOTE_SETTLED, NOTE_STOP,
+                           NOTE_OPEN, NOTE_PRESENCE, NOTE_RECLAIM, NOTE_REFRESH, NOTE_SEND, NOTE_SETTLED,
+                           NOTE_SHARD_MAP, NOTE_STOP,
                            NOTE_STOPPED, Note, mailbox_drain, mailbox_free, mailbox_init, mailbox_put, mailbox_ring,
                            note_init)
 from core.names cimport names_free, names_init
@@ -54,6 +57,8 @@ from core.replay cimport replays_ask, replays_pump
 from core.requests cimport requests_free
 from core.rights cimport rights_set
 from core.ring cimport ring_pool_init
+from core.shard_map cimport link_free, link_prepare, links_open, map_changed
+from core.shards cimport SHARDS
 from core.sites cimport HERE
 from core.slab cimport slab_at, slab_free, slab_init
 from core.slow cimport slow_release
@@ -119,6 +124,8 @@ cdef void _on_note(Edge *edge, Note *note) noexcept nogil:
         edge.stopping = True
     elif note.kind == NOTE_LIST or note.kind == NOTE_RECLAIM:
         listing_turn(edge, note, text, extra)
+    elif note.kind == NOTE_SHARD_MAP:
+        map_changed(edge, note, text, extra)
     elif note.kind == NOTE_AUDIT:
         edge.audit = note.request
     elif conn == NULL:
@@ -154,6 +161,7 @@ cdef void _notes_take(Edge *edge) noexcept nogil:
 cdef void _on_event(Edge *edge, epoll_event *event) noexcept nogil:
     """What one ready file descriptor asks for."""
     cdef uint64_t tag = event.data.u64
+    cdef Link *link
     cdef Connection *conn = conn_get(&edge.connections, tag)
     if conn != NULL:
         if event.events & EPOLLOUT:
@@ -170,8 +178,10 @@ cdef void _on_event(Edge *edge, epoll_event *event) noexcept nogil:
     elif tag == TAG_WAKE:
         _notes_take(edge)
     elif TAG_BUS <= tag <= TAG_BUS_LAST:
-        bus_on_event(&edge.link.bus, tag, event.events)
-        edge.link.again = True
+        link = edge.links[(tag - TAG_BUS) // 2]
+        if link != NULL:                # else it was closed earlier in this turn
+            bus_on_event(&link.bus, tag, event.events)
+            link.again = True
 
 
 cdef void _timers_fire(Edge *edge) noexcept nogil:
@@ -279,10 +289,17 @@ cdef void _control_ring(Edge *edge) noexcept nogil:
 
 cdef int _wait_ms(Edge *edge) noexcept nogil:
     """How long epoll may wait: until the next tick while anything has a deadline."""
+    cdef uint32_t number
+    cdef bint unsent = False
+    for number in range(edge.link_count):
+        if edge.links[number] != NULL:
+            if edge.links[number].again:
+                return 0
+            unsent = unsent or edge.links[number].out.size > 0 or edge.links[number].owed_ms
     if edge.ring_credit == 0:
-        return 0 if edge.link.again else RING_MS
-    if edge.link.again or edge.link.out.size:
-        return 0 if edge.link.again else 5
+        return RING_MS
+    if unsent:
+        return 5
     if edge.wheel.count or edge.requests.oldest != edge.requests.next:
         return WHEEL_TICK_MS - <int> (edge.now_ms % WHEEL_TICK_MS)
     return 500
@@ -317,16 +334,14 @@ cdef void edge_run(Edge *edge) noexcept nogil:
             _hang(edge)
         for place in range(count):
             _on_event(edge, &events[place])
-        if edge.link.again:
-            link_receive(edge)
+        links_receive(edge)
         _timers_fire(edge)
-        link_tick(edge)
-        link_flush(edge)
+        links_tick(edge)
+        links_flush(edge)
         _flush(edge)
         replays_ask(edge)
-        link_flush(edge)
-        if bus_pending(&edge.link.bus):
-            edge.link.again = True
+        links_flush(edge)
+        links_look(edge)
         _free_closed(edge)
         if edge.audit:
             edge_audit(edge, edge.audit)
@@ -336,8 +351,10 @@ cdef void edge_run(Edge *edge) noexcept nogil:
         _control_ring(edge)
     drain_cut(edge)
     joins_end(edge)
-    link_hello(edge, REC_BYE)
-    link_flush(edge)
+    for place in range(<int> edge.link_count):
+        if edge.links[place] != NULL:
+            link_hello(edge, edge.links[place], REC_BYE)
+    links_flush(edge)
     _flush(edge)
     _free_closed(edge)
 
@@ -392,7 +409,6 @@ cdef _tables_init(Edge *edge, uint32_t connections_max):
     edge.requests.oldest = 1
     edge.requests.next = 1
     kept_init(&edge.kept, edge.config.kept_bytes_max)
-    edge.link.out.bytes_max = LINK_OUT_BYTES_MAX
     told_init(edge)
     edge.control.bytes_max = LINK_OUT_BYTES_MAX
     # An unfinished message keeps at most max_frame, a header and an unfinished control frame of 131 bytes; an HTTP
@@ -432,7 +448,7 @@ cdef class EdgeLoop:
 
         Args:
             stats: this process's counters.
-            endpoint: the router's ZeroMQ endpoint.
+            endpoint: the router's ZeroMQ endpoint, or those of several, each of which leads every so manieth shard.
             identity: this worker's on the bus, unique per start.
             tcp_fd: listening socket for TCP clients, or -1; owned by the loop from here on.
             ws_fd: listening socket for WebSocket clients, or -1; likewise.
@@ -453,7 +469,8 @@ cdef class EdgeLoop:
         if edge.epoll_fd < 0:
             raise OSError(errno, "epoll_create1 failed")
         accept_reserve(edge)
-        bus_open(&edge.link.bus, edge.ledger, ZMQ_DEALER, endpoint, identity.encode(), edge.epoll_fd)
+        self.identity = identity
+        links_open(edge, [endpoint] if isinstance(endpoint, str) else endpoint, identity.encode())
         if options.get("tls_certificate"):
             edge.tls = tls_context_open(options["tls_certificate"], options["tls_key"],
                                         options.get("tls_ticket_key", b""))
@@ -477,7 +494,9 @@ cdef class EdgeLoop:
         if edge == NULL:
             return
         drain_listeners_close(edge)
-        bus_close(&edge.link.bus)
+        for form in range(LINKS_MAX):
+            link_free(edge.links[form])
+            link_free(edge.prepared[form])
         for fd in (edge.epoll_fd, edge.reserve_fd, edge.to_control.event_fd, edge.from_control.event_fd):
             if fd >= 0:
                 c_close(fd)
@@ -496,7 +515,6 @@ cdef class EdgeLoop:
         slab_free(&edge.rings.slab)
         index_free(&edge.channel_index)
         tls_context_free(<TlsContext *> edge.tls)
-        batch_free(&edge.link.out)
         told_free(edge)
         batch_free(&edge.control)
         mailbox_free(&edge.to_control)
@@ -518,8 +536,38 @@ cdef class EdgeLoop:
             edge_run(self.edge)
 
     def close(self):
-        """Give the stream to the router back, once `run` has returned."""
-        bus_close(&self.edge.link.bus)
+        """Give the streams to the routers back, once `run` has returned."""
+        for number in range(LINKS_MAX):
+            if self.edge.links[number] != NULL:
+                bus_close(&self.edge.links[number].bus)
+
+    def link_open(self, int number, str endpoint):
+        """Open a link to a router, in a place that no map of shards names. It is used once a map does.
+
+        Raises:
+            ValueError: there is no such place, or it has a link.
+            OSError: the endpoint cannot be used.
+        """
+        if not 0 <= number < LINKS_MAX or self.edge.prepared[number] != NULL:
+            raise ValueError(f"link {number} is open, or not one of {LINKS_MAX}")
+        self.edge.prepared[number] = link_prepare(self.edge, number, endpoint, self.identity.encode())
+
+    def shards(self, uint64_t version, bytes places, bytes links):
+        """Say a new map to the data plane, with the next `flush`.
+
+        Args:
+            version: higher than that of any map before; the first one has 1.
+            places: for each shard the place of its link.
+            links: the places of all links that are to be there: open ones, and new ones that were opened with
+                `link_open`. Others are closed, each with a LINK_CLOSED, and may be opened anew after that.
+
+        Raises:
+            ValueError: a shard has a link that is not there.
+            BufferError: the mailbox is full.
+        """
+        if len(places) != SHARDS or not set(places) <= set(links) or (links and max(links) >= LINKS_MAX):
+            raise ValueError(f"a map has {SHARDS} places of links that are to be there")
+        self.put(NOTE_SHARD_MAP, first=version, text=places, extra=links)
 
     def take(self):
         """All notes from the data plane, as `core.notes` gives them."""

@@ -45,6 +45,7 @@ cdef enum NoteKind:
     NOTE_SESSIONS               # router; request; text: ids of sessions whose stored channels are asked for
     NOTE_BAN                    # router; text: what is asked for (core/ban_list.py)
     NOTE_BANS                   # flags: 0 or BANS_ALL; text: a change of the bans (core/ban_list.py)
+    NOTE_LINK_CLOSED            # first: place of a link that is not there any more
     # control -> data plane
     # OPEN: text: WELCOME up to its map of channels; flags: OpenNote, and from OPEN_DEVICE on the number of the device's
     # class, 0: none; extra: the channels with their positions, behind them `first` bytes of rights (core/rights.pxd),
@@ -59,6 +60,8 @@ cdef enum NoteKind:
     NOTE_LIST                   # request; text: ListQuery, user and channel; see core/listing.pxd
     NOTE_RECLAIM                # the same, and first: code, second: after ms; extra: reason
     NOTE_DRAIN_STEP             # first: FINs at most, request: us to the first return, second: to the next, third: pace
+    NOTE_SHARD_MAP              # first: version; text: the place of each shard's link; extra: those of all links
+    NOTE_LEAD                   # router; first: version of the map; text: not 0 at each shard that it leads
     NOTE_SETTLED                # conn: nothing of it is left with the control thread
     NOTE_AUDIT                  # request; walk the tables at the end of this turn
     NOTE_LOG_COMMITTED          # router; request: number of the batch that is in the log, and all before it

@@ -9,16 +9,19 @@
 from libc.stdint cimport uint8_t, uint32_t
 
 from core.conn cimport Connection
-from core.edge cimport Edge, Opening, Request
+from core.edge cimport Edge, Link, Opening, Request
 from core.mailbox cimport Note
-from core.records cimport RecSession
+from core.records cimport RecCaught, RecSession
 
 cdef void open_start(Edge *edge, Connection *conn, const Note *note, const uint8_t *welcome,
                      const uint8_t *extra) noexcept nogil
-cdef void open_claimed(Edge *edge, RecSession *record) noexcept nogil
+cdef void open_claimed(Edge *edge, Link *link, RecSession *record) noexcept nogil
 cdef void open_overdue(Edge *edge, Request *request) noexcept nogil
-cdef void open_again(Edge *edge, Connection *conn) noexcept nogil
-cdef void opening_again(Edge *edge, Request *request, uint32_t seq) noexcept nogil
+cdef void open_again(Edge *edge, Connection *conn, const uint8_t *shards) noexcept nogil
+cdef void opening_again(Edge *edge, Request *request, uint32_t seq, const uint8_t *shards) noexcept nogil
 cdef void opening_answered(Edge *edge, Opening *opening) noexcept nogil
 cdef void opening_refused(Edge *edge, Opening *opening, int code, const char *why) noexcept nogil
 cdef void opening_end(Edge *edge, Opening *opening) noexcept nogil
+cdef void cursor_ask_again(Edge *edge, Opening *opening) noexcept nogil
+cdef void cursor_told(Edge *edge, Opening *opening, const RecCaught *record) noexcept nogil
+cdef bint cursor_shard(Edge *edge, Opening *opening, const uint8_t *shards) noexcept nogil

@@ -10,7 +10,7 @@ from core.codes cimport OVERLOADED, TOKEN_EXPIRED, UNAVAILABLE
 from core.conn cimport (FLAG_HELLO, FLAG_SESSION, STATE_HANDSHAKING, STATE_OPEN, conn_get, conn_handle,
                         conn_memberships, conn_set_state)
 from core.edge cimport (NAME_BYTES_MAX, NONE, OPENING_KEY, REQUEST_OPEN, RETRY_AFTER_MS, Channel, Pending,
-                        edge_random, edge_tick)
+                        channel_domain, channel_link, edge_random, edge_tick, session_link)
 from core.expiry cimport expiry_set
 from core.fanout cimport channel_at, channel_find, channel_name, channel_rest
 from core.joins cimport (channel_wanted, joined_say, member_start, opening_at, pending_at, pending_end,
@@ -22,10 +22,12 @@ from core.mpack cimport (MpReader, MpWriter, mp_read_array, mp_read_str, mp_read
                          mp_write_nil, mp_write_raw, mp_write_str, mp_write_uint)
 from core.namespaces cimport (DOMAIN_GROUP, DOMAIN_USER, JOIN_SERVER, NEW_LAST_ACK, NEW_LIVE, Namespace,
                               namespace_of)
-from core.records cimport (CATCHUP_CURSOR, CATCHUP_START, OPEN_AGAIN, OPEN_RESUME, OPENED_TAKEN, REC_OPEN, STATE_HERE,
-                           STATE_JOINED, record_add)
+from core.records cimport (CATCHUP_CURSOR, CATCHUP_CURSOR_ALONE, CATCHUP_OUTCOME, CATCHUP_START, CURSOR_READ,
+                           OPEN_AGAIN, OPEN_RESUME, OPENED_TAKEN, REC_OPEN, STATE_HERE, STATE_JOINED, record_add)
+from core.replay cimport catchup_ask
 from core.requests cimport request_done, request_open, request_peek
 from core.rights cimport rights_set
+from core.shards cimport shard_of
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_release
 from core.told cimport told_keep
@@ -35,11 +37,13 @@ from core.vitals cimport vital_of
 cdef void _open_say(Edge *edge, Connection *conn, uint32_t seq, int flags, const uint8_t *stored,
                     uint32_t size) noexcept nogil:
     """Tell the router that this connection has the session."""
-    cdef RecSession *record = <RecSession *> record_add(&edge.link.out, REC_OPEN, flags, sizeof(RecSession), size)
+    cdef RecSession *record = <RecSession *> record_add(&session_link(edge, conn).out, REC_OPEN, flags,
+                                                        sizeof(RecSession), size)
     if record == NULL:
         return
     record.conn = conn_handle(conn)
     record.seq = seq
+    record.fence = vital_of(edge, conn).fence
     record.body_size = size
     memcpy(record.session, conn.session, 16)
     if size:
@@ -48,21 +52,23 @@ cdef void _open_say(Edge *edge, Connection *conn, uint32_t seq, int flags, const
         told_keep(edge, &record.head)
 
 
-cdef void open_again(Edge *edge, Connection *conn) noexcept nogil:
-    """After a lost link: the session that a connection has, and where it is a member."""
+cdef void open_again(Edge *edge, Connection *conn, const uint8_t *shards) noexcept nogil:
+    """To a new router of some shards: the session that a connection has, and where it is a member."""
     cdef uint32_t slot
     cdef Channel *channel
-    _open_say(edge, conn, 0, OPEN_AGAIN, NULL, 0)
+    if shards[shard_of(conn.session, 16)]:
+        _open_say(edge, conn, 0, OPEN_AGAIN, NULL, 0)
     for slot in range(conn.membership_count):
         channel = channel_at(edge, conn_memberships(conn)[slot].channel)
-        state_say(edge, conn, channel, STATE_HERE, channel.epoch, channel.offset)
+        if shards[channel.shard]:
+            state_say(edge, conn, channel, STATE_HERE, channel.epoch, channel.offset)
 
 
-cdef void opening_again(Edge *edge, Request *request, uint32_t seq) noexcept nogil:
-    """After a lost link: a session whose claim was not answered, or whose channels still wait."""
+cdef void opening_again(Edge *edge, Request *request, uint32_t seq, const uint8_t *shards) noexcept nogil:
+    """To a new router of some shards: a session whose claim was not answered, or whose channels still wait."""
     cdef Connection *conn = conn_get(&edge.connections, request.conn)
     cdef Opening *opening = opening_at(edge, request.index)
-    if conn != NULL and conn.flags & FLAG_SESSION:
+    if conn != NULL and conn.flags & FLAG_SESSION and shards[shard_of(conn.session, 16)]:
         _open_say(edge, conn, 0 if opening.claimed else seq, OPEN_RESUME if opening.resumed else 0,
                   opening.welcome + opening.welcome_size, opening.stored_size)
 
@@ -84,7 +90,7 @@ cdef bint _open_channel(Edge *edge, Opening *opening, const char *name, uint32_t
     opening.first = pending.index
     opening.count += 1
     pending_since(pending, since)
-    if since == NULL and not opening.resumed and channel.domain == DOMAIN_USER:
+    if since == NULL and not opening.resumed and channel_domain(channel) == DOMAIN_USER:
         device = namespace_of(&edge.namespaces, name, size).new_device
         pending.has_since = device != NEW_LIVE
         if pending.has_since:
@@ -347,7 +353,49 @@ cdef bint _named_by_client(Edge *edge, Opening *opening) noexcept nogil:
     return opening.whole
 
 
-cdef void open_claimed(Edge *edge, RecSession *record) noexcept nogil:
+cdef Channel *_own(Edge *edge, Opening *opening) noexcept nogil:
+    """The user's own channel: the one that was added first, and so stands last in the list."""
+    cdef uint32_t index = opening.first
+    while index != NONE and pending_at(edge, index).sibling != NONE:
+        index = pending_at(edge, index).sibling
+    return NULL if index == NONE else channel_at(edge, pending_at(edge, index).channel)
+
+
+cdef void cursor_wanted(Edge *edge, Opening *opening, Link *link) noexcept nogil:
+    """A session's router does not know where the user's cursor stands: the router of the user's channel does."""
+    cdef Channel *channel = _own(edge, opening)
+    if channel != NULL and channel_link(edge, channel) != link:
+        opening.asks_cursor = 1
+        opening.remaining += 1
+        cursor_ask_again(edge, opening)
+
+
+cdef void cursor_ask_again(Edge *edge, Opening *opening) noexcept nogil:
+    catchup_ask(edge, _own(edge, opening), opening.seq, 0, 0,
+                CATCHUP_OUTCOME | CATCHUP_CURSOR | CATCHUP_CURSOR_ALONE)
+
+
+cdef void cursor_told(Edge *edge, Opening *opening, const RecCaught *record) noexcept nogil:
+    """It is told; a cursor that cannot be read now stays unknown."""
+    if not opening.asks_cursor:
+        return
+    opening.asks_cursor = 0
+    if record.cursor == CURSOR_READ:
+        opening.cursor = record.last_offset
+        opening.cursor_known = 1
+    opening_answered(edge, opening)
+
+
+cdef bint cursor_shard(Edge *edge, Opening *opening, const uint8_t *shards) noexcept nogil:
+    """Whether the cursor is still asked for, in one of these shards."""
+    cdef Channel *channel
+    if not opening.asks_cursor:
+        return False
+    channel = _own(edge, opening)
+    return channel != NULL and shards[channel.shard] != 0
+
+
+cdef void open_claimed(Edge *edge, Link *link, RecSession *record) noexcept nogil:
     """OPENED: the session is this connection's, and whoever had it before was told."""
     cdef Request *request = request_peek(edge, record.seq)
     cdef Opening *opening
@@ -355,10 +403,12 @@ cdef void open_claimed(Edge *edge, RecSession *record) noexcept nogil:
     if request == NULL or request.kind != REQUEST_OPEN:
         return
     opening = opening_at(edge, request.index)
-    if opening.claimed:
+    conn = conn_get(&edge.connections, opening.conn)
+    if opening.claimed or (conn != NULL and session_link(edge, conn) != link):
         return
     opening.claimed = 1
-    conn = conn_get(&edge.connections, opening.conn)
+    if conn != NULL:
+        vital_of(edge, conn).fence = record.fence
     if record.head.aux > OPENED_TAKEN and conn != NULL and not _named_by_client(edge, opening):
         # Nobody knows what else the session was in: a resume would pass over what it missed there, in silence.
         opening_refused(edge, opening, record.head.aux, b"what is stored of the session cannot be read now: come back,"
@@ -366,6 +416,8 @@ cdef void open_claimed(Edge *edge, RecSession *record) noexcept nogil:
         return
     if record.body_size and conn != NULL:
         _stored_channels(edge, conn, opening, <const uint8_t *> record + sizeof(RecSession), record.body_size)
+    if conn != NULL and opening.resumed and opening.tells_unread and not opening.cursor_known:
+        cursor_wanted(edge, opening, link)
     opening_answered(edge, opening)
 
 

@@ -140,7 +140,8 @@ cdef void _message_route(Sequencer *sequencer, Stream *stream, const Stored *hea
     if stream.domain == DOMAIN_GLOBAL:
         for place in range(sequencer.worker_count):
             worker = worker_at(sequencer, place)
-            if worker.state >= WORKER_LINKING and worker.sessions:
+            # Of the sessions of others' shards this router knows nothing.
+            if worker.state >= WORKER_LINKING and (worker.sessions or not sequencer.leads_all):
                 _message_say(sequencer, worker, 0, head, body)
         return
     for place in range(stream.route_count):

@@ -1,8 +1,9 @@
 # Presence: what a router does with who is where: it answers PRESENCE, and tells members who joined and who left.
 #
-# A worker tells what its sessions do in channels (STATE), and after a lost link where they are; the end of a session's
-# owner ends what it held (core/sequencer). Both change the rooms (core/rooms.pxd), of which PRESENCE is answered by one
-# router alone.
+# A worker tells what its sessions do in channels (STATE), and after a lost link where they are; the end of the
+# connection (CLOSE, GONE), of the worker, or a newer claim of the session ends what it held. That works without knowing
+# who has a session, which another router may: a claim's fence tells which of two workers speaks of the newer one. Both
+# change the rooms (core/rooms.pxd), of which PRESENCE is answered by one router alone.
 #
 # EVENT `joined` and `left` go the way of messages, without a position, to the members in channels of at most
 # `events_members_max`. A `left` waits for `damping_ms`: a session that is back by then (a connection that broke, a
@@ -11,7 +12,7 @@
 # `quiet_until_ms` it takes whoever was somewhere already (HERE) for known, but for those of whom it said itself that
 # they left.
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from core.records cimport RecHistory, RecState
 from core.sequencer cimport Sequencer, Worker
@@ -21,7 +22,8 @@ cdef enum:
     PRESENCE_BYTES_MAX = 32768
     LEAVINGS_MAX = 262144           # sessions in a room that wait to be told of as left; beyond it before their time
 
-cdef void presence_state(Sequencer *sequencer, uint32_t owner, const RecState *record) noexcept nogil
-cdef void presence_end(Sequencer *sequencer, uint32_t owner) noexcept nogil
+cdef void presence_state(Sequencer *sequencer, uint32_t worker, const RecState *record) noexcept nogil
+cdef void presence_gone(Sequencer *sequencer, const uint8_t *session, uint32_t worker, uint32_t conn) noexcept nogil
+cdef void presence_end_worker(Sequencer *sequencer, uint32_t worker) noexcept nogil
 cdef void presence_due(Sequencer *sequencer) noexcept nogil
 cdef void presence_answer(Sequencer *sequencer, Worker *worker, const RecHistory *record) noexcept nogil

@@ -10,10 +10,11 @@ from core.mpack cimport MpWriter, mp_write_array, mp_write_map, mp_write_str, mp
 from core.namespaces cimport Namespace, namespace_of
 from core.records cimport (MESSAGE_EVENT, PRESENCE_WORKERS, REC_MESSAGE, REC_REPLY, STATE_HERE, STATE_LEFT, RecBody,
                            RecMessage)
-from core.rooms cimport (NOBODY, Member, Room, User, attender_at, attender_end, member_at, member_enter, member_find,
+from core.rooms cimport (NOBODY, Attender, Member, Room, User, attender_at, attender_end, attender_find,
+                         attender_start, member_at, member_enter, member_find,
                          member_leave, room_at, room_find, room_name, user_at, user_name)
-from core.sequencer cimport Owner, bulk_fits, worker_at, worker_say
-from core.slab cimport invariant, slab_at
+from core.sequencer cimport bulk_fits, worker_at, worker_say
+from core.slab cimport Slab, invariant
 from core.stream cimport Route, Stream, stream_find, stream_route
 
 cdef enum:
@@ -27,7 +28,7 @@ cdef extern from *:
 
 
 cdef inline const uint8_t *_session(Sequencer *sequencer, uint32_t owner) noexcept nogil:
-    return (<Owner *> slab_at(&sequencer.owners, owner)).session
+    return attender_at(&sequencer.rooms, owner).session
 
 
 cdef void _entry_write(MpWriter *writer, const uint8_t *session, const char *user, uint32_t user_size) noexcept nogil:
@@ -132,34 +133,86 @@ cdef void _came(Sequencer *sequencer, uint32_t index, bint here) noexcept nogil:
 # -------------------------------------------------------------------------------------------------------- the rooms
 
 
-cdef void presence_state(Sequencer *sequencer, uint32_t owner, const RecState *record) noexcept nogil:
-    """JOINED, HERE or LEFT of a session that this owner has."""
+cdef void _left(Sequencer *sequencer, uint32_t worker, const RecState *record, uint32_t attender) noexcept nogil:
+    """LEFT: one room, if the session is in it by this connection."""
+    cdef uint32_t index = room_find(&sequencer.rooms, <const char *> record + sizeof(RecState), record.head.aux)
+    if index == NOBODY or attender == NOBODY or not _is(sequencer, attender, worker, record.conn):
+        return
+    index = member_find(&sequencer.rooms, attender, index)
+    if index != NOBODY:
+        _leave(sequencer, index)
+        _rest(sequencer, attender)
+
+
+cdef void presence_state(Sequencer *sequencer, uint32_t worker, const RecState *record) noexcept nogil:
+    """JOINED, HERE or LEFT of a session, told by a worker that has it, or had: the higher fence has it."""
     cdef const char *name = <const char *> record + sizeof(RecState)
     cdef const Namespace *namespace = namespace_of(&sequencer.namespaces, name, record.head.aux)
-    cdef uint32_t index
+    cdef uint32_t attender, index
     cdef bint came
     if namespace == NULL or not namespace.presence:
         return
+    attender = attender_find(&sequencer.rooms, record.session)
     if record.what == STATE_LEFT:
-        index = room_find(&sequencer.rooms, name, record.head.aux)
-        if index != NOBODY:
-            index = member_find(&sequencer.rooms, owner, index)
-        if index != NOBODY:
-            _leave(sequencer, index)
+        _left(sequencer, worker, record, attender)
         return
-    index = member_enter(&sequencer.rooms, owner, name, record.head.aux, name + record.head.aux, record.user_size,
-                         &came)
+    if attender != NOBODY and not _is(sequencer, attender, worker, record.conn):
+        if record.fence < attender_at(&sequencer.rooms, attender).fence:
+            return
+        _end(sequencer, attender)       # it is in no room any more until this connection says so
+        attender = NOBODY
+    if attender == NOBODY:
+        attender = attender_start(&sequencer.rooms, record.session, <uint8_t> worker, record.conn, record.fence)
+    index = NOBODY if attender == NOBODY else member_enter(
+        &sequencer.rooms, attender, name, record.head.aux, name + record.head.aux, record.user_size, &came)
     if index == NOBODY:
         ledger_count(sequencer.ledger, COUNT_STATES_LOST, 1)
+        if attender != NOBODY:
+            _rest(sequencer, attender)
     elif came and namespace.events:
         _came(sequencer, index, record.what == STATE_HERE)
 
 
-cdef void presence_end(Sequencer *sequencer, uint32_t owner) noexcept nogil:
-    """A session has no owner any more, or another one: it is in no room until that one says so."""
-    while attender_at(&sequencer.rooms, owner).first != NOBODY:
-        _leave(sequencer, attender_at(&sequencer.rooms, owner).first)
-    attender_end(&sequencer.rooms, owner)
+cdef inline bint _is(Sequencer *sequencer, uint32_t attender, uint32_t worker, uint32_t conn) noexcept nogil:
+    """Whether it is this connection by which a session is where it is."""
+    return attender_at(&sequencer.rooms, attender).worker == worker \
+        and attender_at(&sequencer.rooms, attender).conn == conn
+
+
+cdef inline void _rest(Sequencer *sequencer, uint32_t attender) noexcept nogil:
+    """Forget a session that is in no room any more."""
+    if attender_at(&sequencer.rooms, attender).first == NOBODY:
+        attender_end(&sequencer.rooms, attender)
+
+
+cdef void _end(Sequencer *sequencer, uint32_t attender) noexcept nogil:
+    while attender_at(&sequencer.rooms, attender).first != NOBODY:
+        _leave(sequencer, attender_at(&sequencer.rooms, attender).first)
+    attender_end(&sequencer.rooms, attender)
+
+
+cdef void presence_gone(Sequencer *sequencer, const uint8_t *session, uint32_t worker, uint32_t conn) noexcept nogil:
+    """A connection has the session no more: it is in no room until another one says so."""
+    cdef uint32_t attender
+    if sequencer.rooms.attenders.live == 0:
+        return
+    attender = attender_find(&sequencer.rooms, session)
+    if attender != NOBODY and _is(sequencer, attender, worker, conn):
+        _end(sequencer, attender)
+
+
+cdef void presence_end_worker(Sequencer *sequencer, uint32_t worker) noexcept nogil:
+    """A worker is gone: O(attenders), once its end."""
+    cdef Slab *slab = &sequencer.rooms.attenders
+    cdef uint32_t chunk, number
+    cdef Attender *attender
+    for chunk in range(slab.chunk_count):
+        number = 0
+        while number < (1u << slab.chunk_shift) and slab.chunks[chunk].memory != NULL:
+            attender = attender_at(&sequencer.rooms, (chunk << slab.chunk_shift) | number)
+            if attender.live == 1 and attender.worker == worker:
+                _end(sequencer, (chunk << slab.chunk_shift) | number)
+            number += 1
 
 
 # ------------------------------------------------------------------------------------------------------- the answer

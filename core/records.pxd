@@ -12,7 +12,7 @@ from libc.string cimport memset
 from core.batch cimport Batch, batch_reserve
 
 cdef enum:
-    RECORDS_VERSION = 3
+    RECORDS_VERSION = 4
 
 cdef enum RecordKind:
     REC_LINK = 1                # w->r: heartbeat, and the first word
@@ -41,6 +41,10 @@ cdef enum RecordKind:
     REC_BANS                    # r->w: the bans, or what has changed
     REC_SESSIONS                # w->r: which channels have these sessions?
     REC_SURVEY                  # w->r: how does this channel stand? (core/survey.pxd)
+    REC_GONE                    # w->r: a connection ended that was in channels of this router's, its session another's
+    REC_ACKED                   # r->w: the position that STATE_ACKED told of, for the router of the session
+    REC_MOVED                   # r->w: not led here; nothing of the shard is heard from this worker before SHARD
+    REC_SHARD                   # w->r: all that I hold of this shard follows, and what I asked for and was not told
     REC_KIND_COUNT
 
 ctypedef struct Record:         # 8 bytes: the head of every record
@@ -73,9 +77,10 @@ cdef enum CloseFlag:            # aux of CLOSE
 cdef enum:
     OPENED_TAKEN = 1            # aux of OPENED: another connection held the session; above it: code of a refusal
 
-ctypedef struct RecSession:     # OPEN, OPENED, CLOSE, EVICT; body follows OPEN and OPENED
+ctypedef struct RecSession:     # OPEN, OPENED, CLOSE, EVICT, GONE; body follows OPEN and OPENED
     Record head                 # aux: OpenFlag, 0 or OPENED_TAKEN or a code, CloseFlag, 0
     uint64_t conn               # the worker's handle
+    uint64_t fence              # of the claim, higher than of any before; OPENED, OPEN with OPEN_AGAIN, GONE
     uint8_t session[16]
     uint32_t seq                # of the worker's request; OPEN and OPENED
     uint32_t body_size          # OPEN: what is stored of it; OPENED: its channels, [[name, epoch, offset], ...]
@@ -146,9 +151,11 @@ cdef enum StateKind:
     STATE_HERE                  # joined before: after a resume or a lost link; nothing is stored
     STATE_LEFT                  # the session left the channel; what is stored goes
     STATE_ACKED                 # everything up to this position was received
+    STATE_STANDS                # the same, as the channel's router told it (ACKED) to the session's
+    STATE_CURSOR                # within a router: STATE_ACKED of a session that is another router's
     STATE_TOLD = 16             # added to one of these: told to an earlier router
 
-ctypedef struct RecState:       # name and, but with ACKED, the user follow
+ctypedef struct RecState:       # STATE, ACKED; name and, with JOINED, HERE and LEFT, the user follow
     Record head                 # aux: size of the name
     uint8_t session[16]
     uint64_t epoch
@@ -156,11 +163,13 @@ ctypedef struct RecState:       # name and, but with ACKED, the user follow
     uint16_t what               # StateKind
     uint16_t user_size
     uint32_t conn               # low half of the worker's handle: a session that was taken over is another's
+    uint64_t fence              # of the session's claim
 
 cdef enum CatchupFlag:
     CATCHUP_OUTCOME = 1         # the outcome alone, no messages
     CATCHUP_CURSOR = 2          # since is unknown: the last ACK of the channel's user counts
     CATCHUP_START = 4           # since is unknown: from the oldest that is kept
+    CATCHUP_CURSOR_ALONE = 8    # with CATCHUP_CURSOR: no outcome is asked for
 
 ctypedef struct RecCatchup:     # name follows
     Record head                 # aux: size of the name
@@ -182,6 +191,7 @@ cdef enum Outcome:              # protocol, "Resuming"
     OUTCOME_REPLAYED
     OUTCOME_GAP
     OUTCOME_RESET
+    OUTCOME_CURSOR              # none: the cursor alone was asked for, it is `last`
 
 cdef enum GapReason:
     GAP_NONE
@@ -209,6 +219,12 @@ ctypedef struct RecCaught:      # `count` times a Caught and its MESSAGE frame, 
 ctypedef struct Caught:         # 16 bytes: the head of a message in a CAUGHT
     uint64_t offset
     uint32_t size
+    uint32_t reserved
+
+ctypedef struct RecShard:       # MOVED, SHARD
+    Record head
+    uint64_t version            # of the map of shards that the sender has
+    uint32_t shard
     uint32_t reserved
 
 
@@ -272,7 +288,7 @@ cdef inline bint record_fits(const Record *head, size_t left) noexcept nogil:
             variable = (<RecMessage *> head).body_size
     elif head.kind == REC_TAKEN:
         fixed = sizeof(RecTaken)
-    elif head.kind == REC_STATE:
+    elif head.kind == REC_STATE or head.kind == REC_ACKED:
         fixed = sizeof(RecState)
         if head.size >= fixed:
             variable = <size_t> head.aux + (<RecState *> head).user_size
@@ -290,6 +306,10 @@ cdef inline bint record_fits(const Record *head, size_t left) noexcept nogil:
     elif head.kind == REC_SURVEY:
         fixed = sizeof(RecHistory)
         variable = head.aux
+    elif head.kind == REC_GONE:
+        fixed = sizeof(RecSession)
+    elif head.kind <= REC_SHARD:
+        fixed = sizeof(RecShard)
     else:
         return False
     return head.kind != 0 and head.size >= fixed + variable

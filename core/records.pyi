@@ -31,10 +31,16 @@ SURVEY: Final[int]
 AS_IS: Final[int]
 POSITION: Final[int]
 MESSAGES: Final[int]
+GONE: Final[int]
+ACKED_AT: Final[int]
+MOVED: Final[int]
+SHARD: Final[int]
 JOINED: Final[int]
 HERE: Final[int]
 LEFT: Final[int]
 ACKED: Final[int]
+STANDS: Final[int]
+CURSOR: Final[int]
 RESUMES: Final[int]
 AGAIN: Final[int]
 OVER: Final[int]
@@ -47,9 +53,20 @@ OUTCOMES: Final[tuple[str, ...]]
 class BatchWriter:
     def link(self, kind: int, epoch: int, worker: int, aux: int = 0) -> None: ...
     def channel(self, kind: int, name: bytes, channel: int, epoch: int = 0, offset: int = 0) -> None: ...
-    def session(self, kind: int, session: bytes, conn: int, seq: int = 0, aux: int = 0, body: bytes = b"") -> None: ...
+    def session(
+        self, kind: int, session: bytes, conn: int, seq: int = 0, aux: int = 0, body: bytes = b"", fence: int = 0
+    ) -> None: ...
+    def shard(self, shard: int, version: int = 1) -> None: ...
     def state(
-        self, session: bytes, what: int, name: bytes, epoch: int, offset: int, user: bytes = b"", conn: int = 0
+        self,
+        session: bytes,
+        what: int,
+        name: bytes,
+        epoch: int,
+        offset: int,
+        user: bytes = b"",
+        conn: int = 0,
+        fence: int = 0,
     ) -> None: ...
     def publish(
         self, seq: int, name: bytes, data: bytes, sender: bytes, key: bytes = b"", *, again: bool = False

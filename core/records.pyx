@@ -35,10 +35,16 @@ SURVEY = REC_SURVEY
 AS_IS = SURVEY_AS_IS
 POSITION = SURVEY_POSITION
 MESSAGES = SURVEY_MESSAGES
+GONE = REC_GONE
+ACKED_AT = REC_ACKED
+MOVED = REC_MOVED
+SHARD = REC_SHARD
 JOINED = STATE_JOINED
 HERE = STATE_HERE
 LEFT = STATE_LEFT
 ACKED = STATE_ACKED
+STANDS = STATE_STANDS
+CURSOR = STATE_CURSOR
 RESUMES = OPEN_RESUME
 AGAIN = OPEN_AGAIN
 OVER = CLOSE_OVER
@@ -46,7 +52,7 @@ OPENS_TOLD = OPEN_TOLD
 CLOSES_TOLD = CLOSE_TOLD
 STATES_TOLD = STATE_TOLD
 CURSORS = ("read", "not_kept", "away")  # by CursorState
-OUTCOMES = ("live", "replayed", "gap", "reset")
+OUTCOMES = ("live", "replayed", "gap", "reset", "cursor")
 
 
 cdef class BatchWriter:
@@ -81,22 +87,25 @@ cdef class BatchWriter:
         record.offset = offset
         memcpy(<uint8_t *> record + sizeof(RecChannel), <const char *> name, len(name))
 
-    def session(self, int kind, bytes session, uint64_t conn, uint32_t seq=0, int aux=0, bytes body=b""):
-        """OPEN or CLOSE."""
+    def session(self, int kind, bytes session, uint64_t conn, uint32_t seq=0, int aux=0, bytes body=b"",
+                uint64_t fence=0):
+        """OPEN, CLOSE or GONE."""
         cdef RecSession *record = <RecSession *> self.add(kind, aux, sizeof(RecSession), len(body))
         record.conn = conn
+        record.fence = fence
         record.seq = seq
         record.body_size = len(body)
         memcpy(record.session, <const char *> session, 16)
         memcpy(<uint8_t *> record + sizeof(RecSession), <const char *> body, len(body))
 
     def state(self, bytes session, int what, bytes name, uint64_t epoch, uint64_t offset, bytes user=b"",
-              uint32_t conn=0):
+              uint32_t conn=0, uint64_t fence=0):
         """STATE: what a session did in a channel."""
         cdef RecState *record = <RecState *> self.add(REC_STATE, len(name), sizeof(RecState), len(name) + len(user))
         record.what = what
         record.user_size = len(user)
         record.conn = conn
+        record.fence = fence
         record.epoch = epoch
         record.offset = offset
         memcpy(record.session, <const char *> session, 16)
@@ -142,6 +151,12 @@ cdef class BatchWriter:
         record.bytes_max = bytes_max
         memcpy(<uint8_t *> record + sizeof(RecCatchup), <const char *> name, len(name))
 
+    def shard(self, uint32_t shard, uint64_t version=1):
+        """SHARD."""
+        cdef RecShard *record = <RecShard *> self.add(REC_SHARD, 0, sizeof(RecShard), 0)
+        record.shard = shard
+        record.version = version
+
     def body(self, int kind, bytes body, uint32_t seq=0):
         """BAN or SESSIONS."""
         cdef RecBody *record = <RecBody *> self.add(kind, 0, sizeof(RecBody), len(body))
@@ -180,7 +195,7 @@ cdef _unpack(const Record *head):
                       offset=(<RecChannel *> head).offset)
     elif head.kind <= REC_EVICT:
         rest = <const char *> head + sizeof(RecSession)
-        fields.update(conn=(<RecSession *> head).conn, seq=(<RecSession *> head).seq,
+        fields.update(conn=(<RecSession *> head).conn, seq=(<RecSession *> head).seq, fence=(<RecSession *> head).fence,
                       session=(<RecSession *> head).session[:16], body=rest[:(<RecSession *> head).body_size])
     elif head.kind == REC_PUBLISHED:
         fields.update(seq=(<RecPublished *> head).seq, epoch=(<RecPublished *> head).epoch,
@@ -194,6 +209,12 @@ cdef _unpack(const Record *head):
                       offset=(<RecMessage *> head).offset, body=rest[:(<RecMessage *> head).body_size])
     elif head.kind == REC_CAUGHT:
         fields.update(_caught(<RecCaught *> head))
+    elif head.kind == REC_ACKED:
+        rest = <const char *> head + sizeof(RecState)
+        fields.update(session=(<RecState *> head).session[:16], name=rest[:head.aux], conn=(<RecState *> head).conn,
+                      position=((<RecState *> head).epoch, (<RecState *> head).offset))
+    elif head.kind == REC_MOVED:
+        fields.update(shard=(<RecShard *> head).shard, version=(<RecShard *> head).version)
     elif head.kind == REC_TAKEN:
         fields.update(count=(<RecTaken *> head).count, others=(<RecTaken *> head).others)
     return fields

@@ -1,9 +1,9 @@
 # A log batch as commands for Redis: one for each shard that has a part in it, in the bytes that are sent.
 #
-# A shard is known from a channel's CRC-32, as zlib has it. Its command is an EVALSHA of the script in
-# router/log/redis_scripts.py: the records in their order, those of a channel that follow each other with one key, and
-# beside them their tail: for each record who published it under which key, packed, since the next router needs that of
-# all records of the last minutes and nothing else of them.
+# A shard here is one of sixteen lanes, known from a channel's CRC-32, as zlib has it (core/shards.pxd). Its command is
+# an EVALSHA of the script in router/log/redis_scripts.py: the records in their order, those of a channel that follow
+# each other with one key, and beside them their tail: for each record who published it under which key, packed, since
+# the next router needs that of all records of the last minutes and nothing else of them.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
@@ -47,5 +47,3 @@ cdef struct Refreshed:          # a channel whose key was told lately when to ex
 cdef enum:
     REFRESH_SLOTS = 65536       # 1 MiB: one place a hash, so that two channels may push each other out, no more
     REFRESH_MINUTES = 60        # to be small beside the day by which a key outlives its messages (redis_keys.py)
-
-cdef uint32_t crc32(const uint8_t *data, uint32_t size) noexcept nogil

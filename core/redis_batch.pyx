@@ -6,6 +6,7 @@ from libc.string cimport memcmp, memcpy, memset
 
 from core.log_records cimport LOG_POSITION, LogRecord, log_record_fits, log_record_name
 from core.number cimport NUMBER_TEXT_SIZE_MAX, integer_write
+from core.shards cimport crc32
 
 cdef enum:
     BULK_BYTES = 16         # what stands around a value: `$`, at most ten digits, two line ends
@@ -15,32 +16,9 @@ cdef enum:
     RUN_BYTES = 64          # count of a run's records
     WAITING_BYTES = 20      # the record's end: what means something only while it waits
 
-cdef uint32_t _crc[256]
-
-
-cdef void _crc_fill() noexcept nogil:
-    """The reflected polynomial of IEEE 802.3, as zlib has it."""
-    cdef uint32_t byte, value
-    for byte in range(256):
-        value = byte
-        for _ in range(8):
-            value = (value >> 1) ^ (<uint32_t> 0xEDB88320 if value & 1 else 0)
-        _crc[byte] = value
-
-
-_crc_fill()
 assert sizeof(TailHead) == 26
 assert sizeof(TailKey) == 16
 assert sizeof(TailOrigin) == 16
-
-
-cdef uint32_t crc32(const uint8_t *data, uint32_t size) noexcept nogil:
-    """CRC-32 as zlib.crc32 has it."""
-    cdef uint32_t value = <uint32_t> 0xFFFFFFFF
-    cdef uint32_t at
-    for at in range(size):
-        value = (value >> 8) ^ _crc[(value ^ data[at]) & 0xFF]
-    return value ^ <uint32_t> 0xFFFFFFFF
 
 
 cdef inline uint64_t _fnv1a(const char *data, uint32_t size) noexcept nogil:

@@ -4,11 +4,12 @@ from libc.stdint cimport uint8_t
 from libc.string cimport memcpy, memset
 
 from core.answers cimport answer_frame
+from core.audit cimport SlabWalk, slab_walk, slab_walk_next
 from core.codes cimport INTERNAL, UNAVAILABLE
 from core.conn cimport (FLAG_CATCHING, FLAG_HALF, FLAG_OVERFULL, STATE_OPEN, Aside, conn_aside_at, conn_aside_rest,
                         conn_aside_slot, conn_get, conn_handle)
 from core.edge cimport (CHANNEL_LIVE, REPLAY_ASKED, REPLAY_KEY, REPLAY_PARKED, REPLAY_WAITING, REQUEST_CATCHUP,
-                        RETRY_AFTER_MS, edge_random)
+                        RETRY_AFTER_MS, Link, channel_link, edge_random)
 from core.fanout cimport channel_at, channel_handle, channel_name, channel_rest, event_gap_told, member_caught
 from core.ledger cimport (COUNT_DELIVERED, COUNT_REPLAYED, KIND_PENDING, ledger_acquire, ledger_count,
                           ledger_leaks, ledger_release)
@@ -22,6 +23,10 @@ from core.slab cimport SLAB_NONE, invariant, slab_at, slab_release
 
 cdef inline Replay *_replay_at(Edge *edge, uint32_t index) noexcept nogil:
     return <Replay *> slab_at(&edge.replays, index)
+
+
+cdef inline Link *_link_of(Edge *edge, const Replay *replay) noexcept nogil:
+    return channel_link(edge, channel_at(edge, replay.channel))
 
 
 cdef void _list_add(Edge *edge, uint32_t *first, uint32_t *last, Replay *replay) noexcept nogil:
@@ -52,8 +57,9 @@ cdef void _park(Edge *edge, Aside *aside, Replay *replay) noexcept nogil:
 
 
 cdef void _wait(Edge *edge, Replay *replay) noexcept nogil:
+    cdef Link *link = _link_of(edge, replay)
     replay.state = REPLAY_WAITING
-    _list_add(edge, &edge.replays_waiting.first, &edge.replays_waiting.last, replay)
+    _list_add(edge, &link.replays_waiting.first, &link.replays_waiting.last, replay)
 
 
 cdef uint32_t replay_start(Edge *edge, Connection *conn, Channel *channel, uint64_t epoch,
@@ -89,14 +95,15 @@ cdef void replay_end(Edge *edge, Connection *conn, uint32_t index) noexcept nogi
     cdef Replay *replay = _replay_at(edge, index)
     cdef Channel *channel = channel_at(edge, replay.channel)
     cdef Aside *aside = conn_aside_at(&edge.asides, conn)
+    cdef Link *link = channel_link(edge, channel)
     if replay.state == REPLAY_PARKED:
         _list_remove(edge, &aside.parked_first, &aside.parked_last, replay)
     else:
         aside.asking -= 1
         if replay.state == REPLAY_WAITING:
-            _list_remove(edge, &edge.replays_waiting.first, &edge.replays_waiting.last, replay)
+            _list_remove(edge, &link.replays_waiting.first, &link.replays_waiting.last, replay)
         else:
-            edge.replays_asked -= 1
+            link.replays_asked -= 1
             if replay.seq:
                 request_done(edge, replay.seq)
     aside.replays -= 1
@@ -139,8 +146,8 @@ cdef void replays_pump(Edge *edge, Connection *conn) noexcept nogil:
 cdef void catchup_ask(Edge *edge, Channel *channel, uint32_t seq, uint64_t epoch, uint64_t offset,
                       uint32_t flags) noexcept nogil:
     """CATCHUP; without room for it the request becomes overdue."""
-    cdef RecCatchup *record = <RecCatchup *> record_add(&edge.link.out, REC_CATCHUP, channel.name_size,
-                                                        sizeof(RecCatchup), channel.name_size)
+    cdef RecCatchup *record = <RecCatchup *> record_add(&channel_link(edge, channel).out, REC_CATCHUP,
+                                                        channel.name_size, sizeof(RecCatchup), channel.name_size)
     if record == NULL:
         return
     record.channel = channel_handle(channel)
@@ -152,22 +159,62 @@ cdef void catchup_ask(Edge *edge, Channel *channel, uint32_t seq, uint64_t epoch
     memcpy(<uint8_t *> record + sizeof(RecCatchup), channel_name(edge, channel), channel.name_size)
 
 
-cdef void replays_ask(Edge *edge) noexcept nogil:
-    """Ask the router for the next parts, as many as may be under way."""
+cdef void _ask(Edge *edge, Link *link) noexcept nogil:
     cdef Replay *replay
-    while edge.replays_waiting.first and edge.replays_asked < REPLAYS_ASKED_MAX and edge.link.up:
-        replay = _replay_at(edge, edge.replays_waiting.first - 1)
+    while link.replays_waiting.first and link.replays_asked < REPLAYS_ASKED_MAX and link.up:
+        replay = _replay_at(edge, link.replays_waiting.first - 1)
         replay.seq = request_open(edge, REQUEST_CATCHUP, replay.conn, 0, replay.index)
         if replay.seq == 0:
             return                      # too many requests: some of them are answered or overdue soon
-        _list_remove(edge, &edge.replays_waiting.first, &edge.replays_waiting.last, replay)
+        _list_remove(edge, &link.replays_waiting.first, &link.replays_waiting.last, replay)
         replay.state = REPLAY_ASKED
-        edge.replays_asked += 1
+        link.replays_asked += 1
         catchup_ask(edge, channel_at(edge, replay.channel), replay.seq, replay.epoch, replay.offset, 0)
 
 
-cdef void replays_again(Edge *edge) noexcept nogil:
-    """The router does not know this worker: what was asked of it is asked again."""
+cdef void replays_ask(Edge *edge) noexcept nogil:
+    """Ask the routers for the next parts, as many as may be under way from each."""
+    cdef uint32_t number
+    for number in range(edge.link_count):
+        if edge.links[number] != NULL and edge.links[number].replays_waiting.first:
+            _ask(edge, edge.links[number])
+
+
+cdef void _move(Edge *edge, const uint8_t *shards, bint lift) noexcept nogil:
+    cdef SlabWalk walk
+    cdef Replay *replay
+    cdef Link *link
+    cdef uint32_t index
+    if edge.replays.live == 0:
+        return
+    slab_walk(&walk, &edge.replays)
+    index = slab_walk_next(&walk)
+    while index != SLAB_NONE:
+        replay = _replay_at(edge, index)
+        index = slab_walk_next(&walk)
+        if not shards[channel_at(edge, replay.channel).shard]:
+            continue
+        link = _link_of(edge, replay)
+        if replay.state == REPLAY_ASKED:
+            link.replays_asked += <uint32_t> (-1 if lift else 1)
+        elif replay.state == REPLAY_WAITING and lift:
+            _list_remove(edge, &link.replays_waiting.first, &link.replays_waiting.last, replay)
+        elif replay.state == REPLAY_WAITING:
+            _list_add(edge, &link.replays_waiting.first, &link.replays_waiting.last, replay)
+
+
+cdef void replays_lift(Edge *edge, const uint8_t *shards) noexcept nogil:
+    """Some shards are about to get other links: take their replays off the links that they have."""
+    _move(edge, shards, True)
+
+
+cdef void replays_settle(Edge *edge, const uint8_t *shards) noexcept nogil:
+    """The shards have their new links: add the replays there that `replays_lift` took off."""
+    _move(edge, shards, False)
+
+
+cdef void replays_again(Edge *edge, const uint8_t *shards) noexcept nogil:
+    """The router of some shards does not know this worker: what was asked of it is asked again."""
     cdef uint32_t seq = edge.requests.oldest
     cdef Request *request
     cdef Replay *replay
@@ -175,7 +222,8 @@ cdef void replays_again(Edge *edge) noexcept nogil:
         request = request_peek(edge, seq)
         if request != NULL and request.kind == REQUEST_CATCHUP:
             replay = _replay_at(edge, request.index)
-            catchup_ask(edge, channel_at(edge, replay.channel), seq, replay.epoch, replay.offset, 0)
+            if shards[channel_at(edge, replay.channel).shard]:
+                catchup_ask(edge, channel_at(edge, replay.channel), seq, replay.epoch, replay.offset, 0)
         seq += 1
 
 
@@ -183,7 +231,7 @@ cdef void replay_overdue(Edge *edge, Request *request) noexcept nogil:
     """The router did not answer in time; the caller has closed the request. It is asked again, the connection waits."""
     cdef Replay *replay = _replay_at(edge, request.index)
     replay.seq = 0
-    edge.replays_asked -= 1
+    _link_of(edge, replay).replays_asked -= 1
     _wait(edge, replay)
 
 
@@ -236,7 +284,7 @@ cdef void replay_caught(Edge *edge, Request *request, RecCaught *record) noexcep
         return
     request_done(edge, replay.seq)
     replay.seq = 0
-    edge.replays_asked -= 1
+    _link_of(edge, replay).replays_asked -= 1
     aside = conn_aside_at(&edge.asides, conn)
     aside.asking -= 1
     _park(edge, aside, replay)

@@ -7,25 +7,34 @@
 # shorter. A channel whose presence is not kept costs nothing here; a membership costs 32 bytes and 11 of the index, a
 # room 28 and a user 12, with their names.
 #
+# A router knows by this who is in its channels, not who has which session: that is known where the session's shard is
+# led (core/sequencer.pxd). An attender is a session that is in any room here.
+#
 # Invariant: a room has members or somebody leaving it, a user sessions or somebody leaving; `users` of a room is how
 # many of its members are the first of their user's.
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from core.hash cimport HashKey, Index
 from core.ledger cimport Ledger
 from core.names cimport Names, name_text
-from core.slab cimport SLAB_NONE, Slab, slab_at, slab_beside
+from core.slab cimport SLAB_NONE, Slab, slab_at
 
 cdef enum:
     NOBODY = SLAB_NONE          # ends every list
 
-ctypedef struct Attender:       # 8 bytes beside each session that a router knows the owner of
-    uint32_t first              # its members, NOBODY: it is in no room
+ctypedef struct Attender:       # 40 bytes: a session that is in a room, as the worker says that has it
+    uint8_t session[16]
+    uint64_t fence              # of its claim: who says otherwise with a lower one does not have it any more
+    uint32_t first              # its members, NOBODY: it is in no room yet
     uint32_t user               # NOBODY: not told yet
+    uint32_t conn               # low half of the worker's handle
+    uint8_t worker              # index in the table of workers
+    uint8_t live
+    uint16_t reserved
 
 ctypedef struct Member:         # 32 bytes
-    uint32_t owner              # the session's slot
+    uint32_t owner              # the attender's slot
     uint32_t room
     uint32_t next               # of the room
     uint32_t previous
@@ -52,11 +61,12 @@ ctypedef struct User:           # 12 bytes
 
 ctypedef struct Rooms:
     Ledger *ledger              # borrowed
-    Slab *owners                # borrowed: sessions, an Attender beside each
+    Slab attenders
     Slab rooms
     Slab users
     Slab members
     Names names                 # of rooms and users
+    Index attender_index        # by session
     Index room_index            # by name
     Index user_index            # by name
     Index member_index          # by room and user: the first of them
@@ -76,7 +86,7 @@ cdef inline Member *member_at(Rooms *rooms, uint32_t index) noexcept nogil:
 
 
 cdef inline Attender *attender_at(Rooms *rooms, uint32_t owner) noexcept nogil:
-    return <Attender *> slab_beside(rooms.owners, owner)
+    return <Attender *> slab_at(&rooms.attenders, owner)
 
 
 cdef inline const char *room_name(Rooms *rooms, const Room *room) noexcept nogil:
@@ -88,13 +98,7 @@ cdef inline const char *user_name(Rooms *rooms, const User *user) noexcept nogil
     return name_text(&rooms.names, user.name, user.name_size)
 
 
-cdef inline void attender_start(Rooms *rooms, uint32_t owner) noexcept nogil:
-    """A session that is in no room yet."""
-    attender_at(rooms, owner).first = NOBODY
-    attender_at(rooms, owner).user = NOBODY
-
-
-cdef void rooms_init(Rooms *rooms, Ledger *ledger, HashKey key, Slab *owners) noexcept nogil
+cdef void rooms_init(Rooms *rooms, Ledger *ledger, HashKey key) noexcept nogil
 cdef void rooms_free(Rooms *rooms) noexcept nogil
 cdef uint32_t room_find(Rooms *rooms, const char *name, uint32_t size) noexcept nogil
 cdef void room_rest(Rooms *rooms, uint32_t index) noexcept nogil
@@ -103,4 +107,7 @@ cdef uint32_t member_find(Rooms *rooms, uint32_t owner, uint32_t room) noexcept 
 cdef uint32_t member_enter(Rooms *rooms, uint32_t owner, const char *name, uint32_t size, const char *user,
                            uint32_t user_size, bint *came) noexcept nogil
 cdef void member_leave(Rooms *rooms, uint32_t index) noexcept nogil
+cdef uint32_t attender_find(Rooms *rooms, const uint8_t *session) noexcept nogil
+cdef uint32_t attender_start(Rooms *rooms, const uint8_t *session, uint8_t worker, uint32_t conn,
+                             uint64_t fence) noexcept nogil
 cdef void attender_end(Rooms *rooms, uint32_t owner) noexcept nogil

@@ -1,7 +1,6 @@
 """Rooms: sessions come in and go, and their lists and counts stay true."""
 
-from libc.stdint cimport uint64_t
-from libc.string cimport memcmp, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from core.hash cimport hash_bytes, index_find, index_free, index_put, index_remove
 from core.ledger cimport KIND_MEMBERSHIP, ledger_acquire, ledger_leaks, ledger_release
@@ -9,27 +8,28 @@ from core.names cimport name_drop, name_keep, names_free, names_init
 from core.sites cimport HERE
 from core.slab cimport invariant, slab_acquire, slab_free, slab_init, slab_release
 
-assert sizeof(Member) == 32 and sizeof(Room) == 28 and sizeof(User) == 12 and sizeof(Attender) == 8
+assert sizeof(Member) == 32 and sizeof(Room) == 28 and sizeof(User) == 12 and sizeof(Attender) == 40
 
 
-cdef void rooms_init(Rooms *rooms, Ledger *ledger, HashKey key, Slab *owners) noexcept nogil:
-    """No rooms; `owners` is still empty, and keeps an Attender beside each session from now on."""
+cdef void rooms_init(Rooms *rooms, Ledger *ledger, HashKey key) noexcept nogil:
+    """No rooms, and nobody in them."""
+    slab_init(&rooms.attenders, sizeof(Attender), 10, 0xFFFFFFFE)
     slab_init(&rooms.rooms, sizeof(Room), 10, 0xFFFFFFFE)
     slab_init(&rooms.users, sizeof(User), 10, 0xFFFFFFFE)
     slab_init(&rooms.members, sizeof(Member), 10, 0xFFFFFFFE)
     names_init(&rooms.names)
     rooms.ledger = ledger
     rooms.key = key
-    rooms.owners = owners
-    owners.beside_size = sizeof(Attender)
 
 
 cdef void rooms_free(Rooms *rooms) noexcept nogil:
     """The router ends: nobody is in any room by now."""
+    slab_free(&rooms.attenders)
     slab_free(&rooms.rooms)
     slab_free(&rooms.users)
     slab_free(&rooms.members)
     names_free(&rooms.names)
+    index_free(&rooms.attender_index)
     index_free(&rooms.room_index)
     index_free(&rooms.user_index)
     index_free(&rooms.member_index)
@@ -279,10 +279,45 @@ cdef void member_leave(Rooms *rooms, uint32_t index) noexcept nogil:
     room_rest(rooms, room)
 
 
+cdef uint32_t attender_find(Rooms *rooms, const uint8_t *session) noexcept nogil:
+    """The session's attender, NOBODY: it is in no room."""
+    cdef uint32_t probe = 0
+    cdef uint64_t hash = hash_bytes(&rooms.key, session, 16)
+    cdef uint32_t found = index_find(&rooms.attender_index, hash, &probe)
+    while found:
+        if memcmp(attender_at(rooms, found - 1).session, session, 16) == 0:
+            return found - 1
+        found = index_find(&rooms.attender_index, hash, &probe)
+    return NOBODY
+
+
+cdef uint32_t attender_start(Rooms *rooms, const uint8_t *session, uint8_t worker, uint32_t conn,
+                             uint64_t fence) noexcept nogil:
+    """A session that is in no room yet, and is about to enter one; NOBODY: out of memory."""
+    cdef uint32_t index = slab_acquire(&rooms.attenders)
+    cdef Attender *attender
+    if index == SLAB_NONE or index_put(&rooms.attender_index, hash_bytes(&rooms.key, session, 16), index) < 0:
+        if index != SLAB_NONE:
+            slab_release(&rooms.attenders, index)
+        return NOBODY
+    attender = attender_at(rooms, index)
+    memset(attender, 0, sizeof(Attender))
+    memcpy(attender.session, session, 16)
+    attender.worker = worker
+    attender.conn = conn
+    attender.fence = fence
+    attender.first = NOBODY
+    attender.user = NOBODY
+    attender.live = 1
+    return index
+
+
 cdef void attender_end(Rooms *rooms, uint32_t owner) noexcept nogil:
-    """A session that is in no room any more: let go of its user."""
+    """A session that is in no room any more: let go of its user, and forget it."""
     cdef Attender *attender = attender_at(rooms, owner)
     invariant(attender.first == NOBODY)
     if attender.user != NOBODY:
         user_rest(rooms, attender.user)
-    attender.user = NOBODY
+    index_remove(&rooms.attender_index, hash_bytes(&rooms.key, attender.session, 16), owner)
+    attender.live = 0
+    slab_release(&rooms.attenders, owner)

@@ -25,11 +25,12 @@ from core.hash cimport index_free
 from core.keys cimport keys_expire, keys_free, keys_ms
 from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_WAKEUPS, GAUGE_LOG_AWAY,
                           GAUGE_LOG_BYTES_MAX, GAUGE_ROUTER_EPOCH, Stats, ledger_count, ledger_gauge, ledger_turn)
+from core.leading cimport leading_start, leading_take
 from core.loading cimport loading_done, loads_ask
 from core.log_out cimport LOG_CHUNKS_MAX, log_free, log_init, log_is_there, log_wait_ms
-from core.mailbox cimport (NOTE_AUDIT, NOTE_BANS_SAY, NOTE_CURSOR_READ, NOTE_LOG_COMMITTED, NOTE_LOG_LOADED,
-                           NOTE_LOG_SIFT, NOTE_LOG_STATE, NOTE_SESSION_OPENED, NOTE_SESSIONS_READ, Note, mailbox_drain,
-                           mailbox_free, mailbox_init, mailbox_ring, note_init)
+from core.mailbox cimport (NOTE_AUDIT, NOTE_BANS_SAY, NOTE_CURSOR_READ, NOTE_LEAD, NOTE_LOG_COMMITTED,
+                           NOTE_LOG_LOADED, NOTE_LOG_SIFT, NOTE_LOG_STATE, NOTE_SESSION_OPENED, NOTE_SESSIONS_READ,
+                           Note, mailbox_drain, mailbox_free, mailbox_init, mailbox_ring, note_init)
 from core.namespaces cimport namespaces_fill
 from core.notes cimport notes_put, notes_take
 from core.ordering cimport log_committed, log_hand_over
@@ -176,6 +177,8 @@ cdef void _notes_take(Sequencer *sequencer) noexcept nogil:
             sessions_read(sequencer, note)
         elif note.kind == NOTE_AUDIT:
             sequencer.audit = note.request
+        elif note.kind == NOTE_LEAD:
+            leading_take(sequencer, note, <uint8_t *> note + sizeof(Note))
         elif note.kind == NOTE_BANS_SAY:
             bans_take(sequencer, note, <uint8_t *> note + sizeof(Note),
                       <uint8_t *> note + sizeof(Note) + note.text_size)
@@ -239,6 +242,13 @@ cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
     sessions_flush(sequencer)
 
 
+cdef _presence_init(Sequencer *sequencer):
+    """Nobody is anywhere, and nobody has left."""
+    rooms_init(&sequencer.rooms, sequencer.ledger, sequencer.hash_key)
+    leavings_init(&sequencer.leavings, &sequencer.rooms, sequencer.hash_key, 0)
+    leavings_init(&sequencer.gone, &sequencer.rooms, sequencer.hash_key, <uint64_t> 1 << 32)
+
+
 cdef class RouterLoop:
     """One router's data plane: `run` is the thread's body and takes no GIL; every other method is for the control
     thread, and `stop` may be called from any. `control_fd` becomes readable when `take` has something."""
@@ -264,7 +274,7 @@ cdef class RouterLoop:
                  namespaces=_BUILT_IN, keys_max=1 << 20, history_total_bytes=1 << 28, message_bytes_max=1 << 25,
                  log_under_way_max=0, log_pace_ms=0, log_bytes_max=1 << 26, seeds=b"", bint log_complete=True,
                  bint sessions_kept=False, uint32_t presence_damping_ms=3000, uint32_t events_members_max=200,
-                 presence_quiet_ms=30000, uint32_t log_chunks_max=LOG_CHUNKS_MAX):
+                 presence_quiet_ms=30000, uint32_t log_chunks_max=LOG_CHUNKS_MAX, bytes leads=b""):
         """Bind to `endpoint`.
 
         Args:
@@ -290,6 +300,7 @@ cdef class RouterLoop:
                 left.
             events_members_max: in channels with more members nobody is told who joined and who left.
             presence_quiet_ms: so long from `run` on, sessions that were in a channel before are not told of.
+            leads: 256 bytes, not 0 at each shard that this router leads; empty: all of them.
 
         Raises:
             OSError: the endpoint cannot be bound.
@@ -299,6 +310,7 @@ cdef class RouterLoop:
         cdef uint32_t index
         self._seed(seeds, keys_max, <uint64_t> key_window_s * 1000)
         sequencer.epoch = epoch
+        leading_start(sequencer, leads)
         namespaces_fill(&sequencer.namespaces, namespaces)
         streams_init(&sequencer.streams, sequencer.ledger, &sequencer.namespaces, sequencer.hash_key, epoch)
         sequencer.streams.history_total_max = history_total_bytes
@@ -312,9 +324,7 @@ cdef class RouterLoop:
         sequencer.states.bytes_max = STATES_BYTES_MAX
         sequencer.sessions_kept = sessions_kept
         slab_init(&sequencer.owners, sizeof(Owner), 10, 0xFFFFFFFE)
-        rooms_init(&sequencer.rooms, sequencer.ledger, sequencer.hash_key, &sequencer.owners)
-        leavings_init(&sequencer.leavings, &sequencer.rooms, sequencer.hash_key, 0)
-        leavings_init(&sequencer.gone, &sequencer.rooms, sequencer.hash_key, <uint64_t> 1 << 32)
+        _presence_init(sequencer)
         sequencer.damping_ms = presence_damping_ms
         sequencer.events_members_max = events_members_max
         sequencer.quiet_until_ms = presence_quiet_ms
@@ -389,7 +399,8 @@ cdef class RouterLoop:
         Raises:
             OSError: the endpoint cannot be bound.
         """
-        bus_open(&self.sequencer.bus, self.sequencer.ledger, ZMQ_ROUTER, endpoint, b"", self.sequencer.epoll_fd)
+        bus_open(&self.sequencer.bus, self.sequencer.ledger, ZMQ_ROUTER, endpoint, b"", self.sequencer.epoll_fd,
+                 TAG_BUS)
 
     def recover(self, const unsigned char[::1] batch):
         """Take a batch that the log gave back, before `run`; gives how many of its records had no place: their

@@ -22,6 +22,7 @@ from core.namespaces cimport Namespaces
 from core.pace cimport Pace
 from core.records cimport REC_PUBLISHED, REC_SUBSCRIBED, RecChannel, Record, RecPublished, record_add
 from core.rooms cimport Rooms
+from core.shards cimport SHARDS
 from core.slab cimport Slab
 from core.stream cimport Streams
 
@@ -59,8 +60,10 @@ ctypedef struct Worker:
     bint drains                 # it sends its clients away
     bint told                   # it gave sessions up, or some were taken over, since the last TAKEN
     uint32_t taken              # how many
+    uint8_t moved[SHARDS]       # Moved of core/leading: passed over until it says the shard anew
+    uint32_t moved_count        # of those that are not MOVED_NOT
 
-ctypedef struct Owner:          # 28 bytes: which connection has a session
+ctypedef struct Owner:          # 28 bytes: which connection has a session of a shard that is led here
     uint8_t session[16]
     uint32_t conn[2]            # the worker's handle, low half first; whole it would cost 4 bytes of alignment
     uint8_t worker              # index in the table of workers
@@ -85,7 +88,12 @@ ctypedef struct Sequencer:
     bint sessions_kept          # there is a store for them
     uint32_t alive_next         # slot of the owner that was last told of as alive
     uint64_t alive_due          # slots times seconds that passed since
-    Slab owners                 # an Attender beside each
+    uint8_t led[SHARDS]         # 1: this router leads the shard
+    bint leads_all
+    uint64_t map_version        # of `led`
+    uint64_t led_since[SHARDS]  # version of the map that gave it the shard; 0: it had it from its start
+    uint64_t fence              # of the last claim
+    Slab owners
     Index owner_index
     Rooms rooms                 # who is where (core/presence.pxd)
     Leavings leavings           # who is told of as left unless they are back in time

@@ -8,21 +8,22 @@ from core.catchup cimport catchup_take
 from core.codes cimport NO_SUCH_CHANNEL, OVERLOADED
 from core.drained cimport DrainedSession, drained_keep, drained_take
 from core.hash cimport hash_bytes, index_find, index_put, index_remove
+from core.leading cimport leading_forget, leads, leads_looked_at, led_elsewhere, shard_said
 from core.loading cimport loading_takes
 from core.ledger cimport (COUNT_MESSAGES_ROUTED, COUNT_WORKERS_LOST, GAUGE_LINKED, KIND_SESSION, ledger_acquire,
                           ledger_count, ledger_gauge, ledger_leaks, ledger_release)
 from core.mpack cimport MpWriter, mp_write_array, mp_write_map, mp_write_raw, mp_write_str, mp_write_uint
 from core.namespaces cimport DOMAIN_GLOBAL, namespace_of
 from core.ordering cimport publish_order
-from core.presence cimport presence_answer, presence_end, presence_state
+from core.presence cimport presence_answer, presence_end_worker, presence_gone, presence_state
 from core.records cimport (CLOSE_COMES_BACK, CLOSE_TOLD, OPEN_AGAIN, OPEN_TOLD, REC_BAN, REC_BEGIN, REC_BYE,
-                           REC_CATCHUP, REC_CLOSE, REC_END, REC_EVICT, REC_HISTORY, REC_LINK, REC_LINKED,
-                           REC_MESSAGE, REC_OPEN, REC_PRESENCE, REC_PUBLISH, REC_REPLY, REC_SESSIONS,
+                           REC_CATCHUP, REC_CLOSE, REC_END, REC_EVICT, REC_GONE, REC_HISTORY, REC_LINK, REC_LINKED,
+                           REC_MESSAGE, REC_OPEN, REC_PRESENCE, REC_PUBLISH, REC_REPLY, REC_SESSIONS, REC_SHARD,
                            REC_STATE, REC_SUBSCRIBE, REC_SURVEY, REC_TAKEN, REC_UNSUBSCRIBE,
-                           RECORDS_VERSION, STATE_ACKED, STATE_TOLD, RecBody, RecCatchup, RecChannel,
-                           RecHistory, RecLink, RecMessage, RecPublish, RecSession, RecState, RecTaken)
-from core.rooms cimport attender_start
-from core.sessions cimport session_close, session_open, session_state, session_told, sessions_ask
+                           RECORDS_VERSION, STATE_LEFT, STATE_TOLD, RecBody, RecCatchup, RecChannel,
+                           RecHistory, RecLink, RecMessage, RecPublish, RecSession, RecShard, RecState, RecTaken)
+from core.sessions cimport (session_close, session_elsewhere, session_open, session_state, session_told,
+                            sessions_ask)
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_at, slab_release
 from core.stream cimport (Stored, Stream, route_remove, route_set, routes_remove_worker, stream_adopt, stream_base,
@@ -98,7 +99,7 @@ cdef uint32_t _owner_find(Sequencer *sequencer, const uint8_t *session, uint64_t
 
 cdef void _owner_end(Sequencer *sequencer, uint32_t index) noexcept nogil:
     cdef Owner *owner = _owner_at(sequencer, index)
-    presence_end(sequencer, index)
+    presence_gone(sequencer, owner.session, owner.worker, owner.conn[0])
     worker_at(sequencer, owner.worker).sessions -= 1
     index_remove(&sequencer.owner_index, hash_bytes(&sequencer.hash_key, owner.session, 16), index)
     owner.live = 0
@@ -130,7 +131,9 @@ cdef void _worker_forget(Sequencer *sequencer, Worker *worker) noexcept nogil:
         ledger_gauge(sequencer.ledger, GAUGE_LINKED, sequencer.linked)
     if worker.state >= WORKER_LINKING:
         _owners_end_worker(sequencer, worker_index(sequencer, worker))
+        presence_end_worker(sequencer, worker_index(sequencer, worker))
         routes_remove_worker(&sequencer.streams, worker_index(sequencer, worker))
+    leading_forget(sequencer, worker)
     batch_clear(&worker.out)
     worker.overfull = False
 
@@ -324,6 +327,7 @@ cdef void _on_open(Sequencer *sequencer, Worker *worker, RecSession *record) noe
             session_told(sequencer, record)
         return
     _drained_claimed(sequencer, hash, record.session)
+    sequencer.fence = max(sequencer.fence, record.fence)
     if index != SLAB_NONE:
         owner = _owner_at(sequencer, index)
         evicted = owner.worker != claimant or _owner_conn(owner) != record.conn
@@ -343,7 +347,6 @@ cdef void _on_open(Sequencer *sequencer, Worker *worker, RecSession *record) noe
     owner.worker = <uint8_t> claimant
     owner.live = 1
     owner.again = 1 if record.head.aux & OPEN_AGAIN else 0
-    attender_start(&sequencer.rooms, index)
     worker.sessions += 1
     ledger_acquire(sequencer.ledger, KIND_SESSION, index, HERE)
     session_open(sequencer, worker, record, evicted)
@@ -369,23 +372,30 @@ cdef void _on_close(Sequencer *sequencer, Worker *worker, RecSession *record) no
 
 
 cdef void _on_state(Sequencer *sequencer, Worker *worker, RecState *record) noexcept nogil:
-    """What a session did counts as long as this worker has it."""
-    cdef uint32_t index = _owner_find(sequencer, record.session,
-                                      hash_bytes(&sequencer.hash_key, record.session, 16))
+    """What a session did counts as long as this worker has it: who has a session knows the router of its shard alone.
+    The session is stored by that one; who is where, and the user's cursor, is with the channel's."""
+    cdef bint own = leads(sequencer, record.session, 16)
+    cdef bint here = leads(sequencer, <uint8_t *> record + sizeof(RecState), record.head.aux)
+    cdef uint32_t index = SLAB_NONE
     cdef Owner *owner
-    if record.what & STATE_TOLD:
+    cdef bint told = record.what & STATE_TOLD != 0
+    if own:
+        index = _owner_find(sequencer, record.session, hash_bytes(&sequencer.hash_key, record.session, 16))
+    if told:                            # stored, if it is the last word; who is where is said behind it
         record.what &= ~<uint16_t> STATE_TOLD
-        if _told_counts(sequencer, worker, index):
+        if own and _told_counts(sequencer, worker, index):
             session_state(sequencer, record)
         return
-    if index == SLAB_NONE:
-        return
-    owner = _owner_at(sequencer, index)
-    if owner.worker != worker_index(sequencer, worker):
-        return
-    session_state(sequencer, record)
-    if record.what != STATE_ACKED and owner.conn[0] == record.conn:
-        presence_state(sequencer, index, record)
+    if own:
+        if index == SLAB_NONE or _owner_at(sequencer, index).worker != worker_index(sequencer, worker):
+            return
+        owner = _owner_at(sequencer, index)
+        session_state(sequencer, record)
+        here = here and owner.conn[0] == record.conn
+    elif here:
+        session_elsewhere(sequencer, worker, record)
+    if here and record.what <= STATE_LEFT:
+        presence_state(sequencer, worker_index(sequencer, worker), record)
 
 
 cdef bint _wanted(Sequencer *sequencer, Stream *stream, Stored *stored, RecHistory *record) noexcept nogil:
@@ -458,6 +468,9 @@ cdef void _on_history(Sequencer *sequencer, Worker *worker, RecHistory *record) 
 
 cdef void sequencer_record(Sequencer *sequencer, Worker *worker, Record *record) noexcept nogil:
     """One record of a worker, the hot one first."""
+    if leads_looked_at(sequencer, worker) and worker.state >= WORKER_LINKING \
+            and led_elsewhere(sequencer, worker, record):
+        return
     if sequencer.streams.cold and worker.state >= WORKER_LINKING \
             and (record.kind != REC_PUBLISH or worker.state == WORKER_LINKED) \
             and loading_takes(sequencer, worker, record):
@@ -493,6 +506,11 @@ cdef void sequencer_record(Sequencer *sequencer, Worker *worker, Record *record)
         _on_history(sequencer, worker, <RecHistory *> record)
     elif record.kind == REC_PRESENCE:
         presence_answer(sequencer, worker, <RecHistory *> record)
+    elif record.kind == REC_GONE:
+        presence_gone(sequencer, (<RecSession *> record).session, worker_index(sequencer, worker),
+                      <uint32_t> (<RecSession *> record).conn)
+    elif record.kind == REC_SHARD:
+        shard_said(sequencer, worker, <RecShard *> record)
     elif record.kind == REC_BAN:
         bans_asked(sequencer, <RecBody *> record)
     elif record.kind == REC_SURVEY:

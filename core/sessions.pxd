@@ -3,7 +3,8 @@
 # The control thread stores what a session is (router/sessions.py). Here the claims that want stored state wait for it
 # as notes that carry all that the answer needs, so nothing is kept meanwhile; what sessions did (STATE, CLOSE) is
 # gathered over a turn and handed over in one note. A position that a client acknowledged gets the epoch of its message
-# here, where the messages are. Without a store every claim is answered at once, and nothing is gathered.
+# here, where the messages are; of a session that another router has, it goes to that one by way of the worker (ACKED),
+# and the user's cursor alone is kept here. Without a store every claim is answered at once, and nothing is gathered.
 
 from libc.stdint cimport uint32_t
 
@@ -20,6 +21,7 @@ cdef void session_told(Sequencer *sequencer, RecSession *record) noexcept nogil
 cdef void session_opened(Sequencer *sequencer, Note *note) noexcept nogil
 cdef void session_close(Sequencer *sequencer, RecSession *record) noexcept nogil
 cdef void session_state(Sequencer *sequencer, RecState *record) noexcept nogil
+cdef void session_elsewhere(Sequencer *sequencer, Worker *worker, RecState *record) noexcept nogil
 cdef void sessions_alive(Sequencer *sequencer, uint32_t seconds) noexcept nogil
 cdef void sessions_flush(Sequencer *sequencer) noexcept nogil
 cdef void cursor_ask(Sequencer *sequencer, Worker *worker, RecCatchup *record) noexcept nogil

@@ -9,9 +9,9 @@ from core.codes cimport NOT_ALLOWED, UNAVAILABLE
 from core.ledger cimport COUNT_STATES_LOST, ledger_count
 from core.mailbox cimport (NOTE_CURSOR, NOTE_SESSION_OPEN, NOTE_SESSION_STATE, NOTE_SESSIONS, mailbox_put,
                            note_init)
-from core.records cimport (CATCHUP_CURSOR, CATCHUP_OUTCOME, CURSOR_AWAY, CURSOR_NOT_KEPT, CURSOR_READ, OPEN_AGAIN,
-                           OPEN_RESUME, OPENED_TAKEN, REC_CATCHUP, REC_OPENED, REC_REPLY, REC_STATE, STATE_ACKED,
-                           STATE_HERE, Record, record_add)
+from core.records cimport (CATCHUP_CURSOR, CATCHUP_CURSOR_ALONE, CATCHUP_OUTCOME, CURSOR_AWAY, CURSOR_NOT_KEPT,
+                           CURSOR_READ, OPEN_AGAIN, OPEN_RESUME, OPENED_TAKEN, REC_ACKED, REC_CATCHUP, REC_OPENED,
+                           REC_REPLY, REC_STATE, STATE_ACKED, STATE_CURSOR, STATE_HERE, Record, record_add)
 from core.sequencer cimport WORKER_LINKED, WORKER_LINKING, Owner, bulk_fits, worker_say
 from core.slab cimport slab_at
 from core.stream cimport Stream, stream_find
@@ -19,6 +19,7 @@ from core.stream cimport Stream, stream_find
 cdef enum:
     START_BITS = 0x7FFFFF       # of a worker's epoch in the number of a question: its index may be another's by then
     NAME_BYTES_MAX = 255
+    FENCES_MS = 1024            # claims may come faster for a while; the clock makes up for it
 
 cdef union CatchupRoom:
     RecCatchup record
@@ -26,7 +27,8 @@ cdef union CatchupRoom:
 
 
 cdef inline uint64_t _question(Sequencer *sequencer, Worker *worker, uint32_t seq, bint taken) noexcept nogil:
-    """The number of a question to the control thread: whom the answer goes to, and whether a claim took it over."""
+    """The number of a question to the control thread: whom the answer goes to, and whether a claim took it over, or the
+    cursor alone is asked for."""
     return <uint64_t> (worker - &sequencer.workers[0]) << 56 | <uint64_t> taken << 55 \
         | (worker.epoch & START_BITS) << 32 | seq
 
@@ -39,11 +41,14 @@ cdef inline Worker *_asker(Sequencer *sequencer, uint64_t question, int state) n
     return worker
 
 
-cdef void _opened(Worker *worker, uint64_t conn, uint32_t seq, int how, const uint8_t *body,
+cdef void _opened(Sequencer *sequencer, Worker *worker, uint64_t conn, uint32_t seq, int how, const uint8_t *body,
                   uint32_t size) noexcept nogil:
-    """OPENED; `how`: 0, OPENED_TAKEN, or a code: what is stored could not be read."""
+    """OPENED; `how`: 0, OPENED_TAKEN, or a code: what is stored could not be read. Its fence is higher than that of any
+    claim answered before, here or at a router that led the shard before."""
     cdef RecSession *say = <RecSession *> worker_say(worker, REC_OPENED, how, sizeof(RecSession), size)
     if say != NULL:
+        sequencer.fence = max(sequencer.fence + 1, sequencer.wall_ms * FENCES_MS)
+        say.fence = sequencer.fence
         say.conn = conn
         say.seq = seq
         say.body_size = size
@@ -79,16 +84,16 @@ cdef void session_open(Sequencer *sequencer, Worker *worker, RecSession *record,
     if sequencer.sessions_kept:
         told = _store(sequencer, record, _question(sequencer, worker, record.seq, evicted), record.head.aux)
     if not resumes or not sequencer.sessions_kept:
-        _opened(worker, record.conn, record.seq, OPENED_TAKEN if evicted else 0, NULL, 0)
+        _opened(sequencer, worker, record.conn, record.seq, OPENED_TAKEN if evicted else 0, NULL, 0)
     elif not told:                      # it goes on with the client's own positions, if it has any
-        _opened(worker, record.conn, record.seq, UNAVAILABLE, NULL, 0)
+        _opened(sequencer, worker, record.conn, record.seq, UNAVAILABLE, NULL, 0)
 
 
 cdef void session_opened(Sequencer *sequencer, Note *note) noexcept nogil:
     """NOTE_SESSION_OPENED: what is stored of a session."""
     cdef Worker *worker = _asker(sequencer, note.request, WORKER_LINKING)
     if worker != NULL:
-        _opened(worker, note.conn, <uint32_t> note.request, <int> (note.first or note.request >> 55 & 1),
+        _opened(sequencer, worker, note.conn, <uint32_t> note.request, <int> (note.first or note.request >> 55 & 1),
                 <uint8_t *> note + sizeof(Note), note.text_size)
 
 
@@ -102,17 +107,34 @@ cdef void session_close(Sequencer *sequencer, RecSession *record) noexcept nogil
     _gather(sequencer, &record.head)
 
 
+cdef bint _acked(Sequencer *sequencer, RecState *record) noexcept nogil:
+    """Find the position that was acknowledged; False: there is nothing to acknowledge."""
+    cdef Stream *stream = stream_find(&sequencer.streams, <const char *> record + sizeof(RecState), record.head.aux)
+    if stream == NULL or stream.offset == 0:
+        return False
+    record.offset = min(record.offset, stream.offset)
+    record.epoch = catchup_epoch(stream, record.offset)
+    return True
+
+
 cdef void session_state(Sequencer *sequencer, RecState *record) noexcept nogil:
     """What a session did, told by the worker that has it."""
-    cdef Stream *stream
-    if record.what == STATE_HERE:
+    if record.what == STATE_HERE or (record.what == STATE_ACKED and not _acked(sequencer, record)):
         return
-    if record.what == STATE_ACKED:
-        stream = stream_find(&sequencer.streams, <const char *> record + sizeof(RecState), record.head.aux)
-        if stream == NULL or stream.offset == 0:
-            return                      # there is nothing to acknowledge
-        record.offset = min(record.offset, stream.offset)
-        record.epoch = catchup_epoch(stream, record.offset)
+    _gather(sequencer, &record.head)
+
+
+cdef void session_elsewhere(Sequencer *sequencer, Worker *worker, RecState *record) noexcept nogil:
+    """The same of a session that another router has, in a channel of this one's."""
+    cdef uint8_t *say
+    if record.what != STATE_ACKED or not _acked(sequencer, record):
+        return
+    say = worker_say(worker, REC_ACKED, record.head.aux, sizeof(RecState), record.head.aux)
+    if say != NULL:
+        memcpy(say + sizeof(Record), <uint8_t *> record + sizeof(Record),
+               sizeof(RecState) - sizeof(Record) + record.head.aux)
+        (<RecState *> say).user_size = 0
+    record.what = STATE_CURSOR
     _gather(sequencer, &record.head)
 
 
@@ -162,7 +184,7 @@ cdef void cursor_ask(Sequencer *sequencer, Worker *worker, RecCatchup *record) n
     record.cursor = CURSOR_READ
     if stream != NULL and stream.offset and sequencer.sessions_kept:
         note_init(&note, NOTE_CURSOR)
-        note.request = _question(sequencer, worker, record.seq, False)
+        note.request = _question(sequencer, worker, record.seq, record.flags & CATCHUP_CURSOR_ALONE != 0)
         note.conn = record.channel
         note.text_size = record.head.aux
         if mailbox_put(&sequencer.to_control, &note, <uint8_t *> record + sizeof(RecCatchup), NULL) == 0:
@@ -188,6 +210,8 @@ cdef void cursor_read(Sequencer *sequencer, Note *note) noexcept nogil:
     room.record.channel = note.conn
     room.record.seq = <uint32_t> note.request
     room.record.flags = CATCHUP_OUTCOME | CATCHUP_CURSOR
+    if note.request >> 55 & 1:
+        room.record.flags |= CATCHUP_CURSOR_ALONE
     room.record.cursor = <uint32_t> note.first
     room.record.since_epoch = note.second
     room.record.since_offset = note.third

@@ -6,7 +6,7 @@ from libc.string cimport memcpy, memmove, memset
 from core.answers cimport answer_frame
 from core.batch cimport batch_free, batch_reserve
 from core.conn cimport STATE_OPEN, Aside, conn_aside_at, conn_aside_rest, conn_aside_slot
-from core.edge cimport ANSWER_BYTES
+from core.edge cimport ANSWER_BYTES, channel_slow
 from core.fanout cimport channel_at, event_gap_write
 from core.ledger cimport (COUNT_DELIVERED, COUNT_PASSED_OVER, GAUGE_HELD_BYTES, KIND_LAG, ledger_acquire,
                           ledger_count, ledger_gauge, ledger_leaks, ledger_release)
@@ -170,9 +170,9 @@ cdef void slow_hold(Edge *edge, Connection *conn, Channel *channel, const Body *
         return
     for at in range(count):
         if first == 0 or last:
-            _hold(edge, conn, lag, &bodies[at], first, last, channel.slow)
+            _hold(edge, conn, lag, &bodies[at], first, last, channel_slow(channel))
         else:
-            _hold(edge, conn, lag, &bodies[at], first + at, first + at, channel.slow)
+            _hold(edge, conn, lag, &bodies[at], first + at, first + at, channel_slow(channel))
 
 
 cdef bint _tell_gap(Edge *edge, Connection *conn, Lag *lag, uint64_t last) noexcept nogil:

@@ -2,13 +2,13 @@
 #
 # A router stores what sessions did a moment after it heard it (core/sessions.pxd), and what is told while it is away
 # reaches nobody; a client was answered all the same. So claims, joins, leaves and ends are kept for TOLD_MS at least,
-# and for as long as the link is down, and a router that asks for everything hears them first, in their order
-# (OPEN_TOLD, STATE_TOLD, CLOSE_TOLD). What it had stored already, that changes nothing. Acknowledgements are not kept:
-# without the last of them a client that names no position hears something again.
+# and for as long as a link is down, and a router that asks for everything hears those of its shards first, in their
+# order (OPEN_TOLD, STATE_TOLD, CLOSE_TOLD). What it had stored already, that changes nothing. Acknowledgements are not
+# kept: without the last of them a client that names no position hears something again.
 #
 # Two batches: the older one goes when the younger one has been filled for TOLD_MS, or is full.
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint8_t, uint32_t
 
 from core.edge cimport Edge
 from core.records cimport Record
@@ -21,4 +21,4 @@ cdef void told_init(Edge *edge) noexcept nogil
 cdef void told_free(Edge *edge) noexcept nogil
 cdef void told_keep(Edge *edge, const Record *record) noexcept nogil
 cdef void told_tick(Edge *edge) noexcept nogil
-cdef void told_say_all(Edge *edge) noexcept nogil
+cdef void told_say_all(Edge *edge, const uint8_t *shards) noexcept nogil

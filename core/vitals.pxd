@@ -22,7 +22,7 @@ cdef enum:
     LOST_MAX = 0xFFFF           # counted no further
     GAP_MAX = 1000              # a peer's number that jumps by more, or back, says nothing about what was lost
 
-ctypedef struct Vital:          # 24 bytes
+ctypedef struct Vital:          # 32 bytes
     uint32_t created            # tick of the accept
     uint32_t ping_ms            # low half of the clock in the PING that waits for its PONG; 0: none waits
     uint32_t next_seq           # low half of the number that the peer's next PING has to have; 0: none was heard yet
@@ -32,6 +32,7 @@ ctypedef struct Vital:          # 24 bytes
     uint8_t warned              # the client was told that it will come
     uint8_t device              # class of its device, as the control thread numbers them; 0: not told
     uint16_t reserved
+    uint64_t fence              # of the claim to its session (core/records.pxd: RecSession); 0: not told
 
 
 cdef inline Vital *vital_of(Edge *edge, const Connection *conn) noexcept nogil:
@@ -49,6 +50,7 @@ cdef inline void vital_begin(Edge *edge, const Connection *conn) noexcept nogil:
     vital.expires = 0
     vital.warned = 0
     vital.device = 0
+    vital.fence = 0
 
 
 cdef inline void vital_lost(Edge *edge, Vital *vital, uint32_t count) noexcept nogil:

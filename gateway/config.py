@@ -16,6 +16,7 @@ from gateway.token_policy import Policy
 from router.config import RouterConfig
 
 PORT_MAX = 65_535
+ROUTERS_MAX = 64  # as many links as a worker has (core/edge.pxd)
 
 
 class NodeSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -34,6 +35,15 @@ class NodeSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             description="Directory for the node's sockets. Empty: a new private one, removed at the end.",
         ),
     ] = ""
+    routers: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=ROUTERS_MAX,
+            description="Router processes. Each leads an equal share of the channels, by a hash of their names; with"
+            " more than one the log is embedded or none, and router.endpoint empty or ipc.",
+        ),
+    ] = 1
     stuck_after_ms: Annotated[
         int,
         Meta(
@@ -443,6 +453,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ws_port: int
     ws_path: str = "/ws"
     router_endpoint: str
+    """Of the first router; the others listen beside it (router.config.endpoints_of)."""
+    routers: int = 1
     namespaces: tuple[NamespaceSpec, ...] = BUILT_IN
     secret: str | None
     """What tokens are checked with; None is development mode."""
@@ -520,6 +532,7 @@ def worker_config(
         index=index,
         epoch=epoch,
         router_endpoint=router_endpoint,
+        routers=config.node.routers,
         secret=config.auth.secret or None,
         stats_fd=stats_fd,
         commands_fd=commands_fd,
@@ -539,13 +552,15 @@ def token_policy(config: WorkerConfig | AuthSection) -> Policy:
 
 
 def router_config(
-    config: Config, *, epoch: int, endpoint: str, stats_fd: int = -1, commands_fd: int = -1
+    config: Config, *, epoch: int, endpoint: str, router: int = 0, stats_fd: int = -1, commands_fd: int = -1
 ) -> RouterConfig:
-    """The part of `config` that the router gets for a start with `epoch`."""
+    """The part of `config` that router number `router` gets for a start with `epoch`."""
     same = {name: getattr(config.router, name) for name in _SAME_IN_ROUTER}
     return RouterConfig(
         node=config.node.name,
         endpoint=endpoint,
+        router=router,
+        routers=config.node.routers,
         epoch=epoch,
         stats_fd=stats_fd,
         commands_fd=commands_fd,

@@ -50,7 +50,9 @@ from gateway.users_api import routes as user_routes
 from gateway.watch import Watch
 from gateway.watcher import Place, Watcher
 from gateway.zygote import TCP_FD, WS_FD
-from router.client import BanRefused, ChannelState, Refused, RouterClient, StoredSession, Survey, Unavailable
+from router.client import BanRefused, ChannelState, Refused, StoredSession, Survey, Unavailable
+from router.clients import RouterClients
+from router.config import endpoints_of
 
 SUPERVISOR = "supervisor"
 EXIT_KILLED = 130  # 128 + SIGINT, as shells say it
@@ -111,7 +113,7 @@ async def _serve(config: Config, parts: Parts, announce: Callable[[], None], aga
     ACCOUNT.own_loop()
     with _endpoint(config) as endpoint, contextlib.closing(_listeners(config, parts)) as listeners:
         supervisor = Supervisor(
-            router_spec(config, endpoint) if parts.router else None,
+            router_specs(config, endpoint) if parts.router else [],
             worker_specs(config, endpoint, listeners) if parts.workers else [],
             timing(config),
             must_be_ready=parts.router,
@@ -250,15 +252,21 @@ def worker_spec(config: Config, endpoint: str, index: int, listeners: Listeners,
     return ChildSpec(f"worker-{index}", WORKER_COMMAND, part, lambda: listeners.fds(index))
 
 
-def router_spec(config: Config, endpoint: str) -> ChildSpec:
-    """What to run as the router, at `endpoint`."""
+def router_specs(config: Config, endpoint: str) -> list[ChildSpec]:
+    """What to run as the routers, the first of them at `endpoint`."""
+    return [router_spec(config, endpoint, number) for number in range(config.node.routers)]
+
+
+def router_spec(config: Config, endpoint: str, number: int = 0) -> ChildSpec:
+    """What to run as router `number`."""
+    own = endpoints_of(endpoint, config.node.routers)[number]
 
     def part(epoch: int, stats_fd: int, commands_fd: int) -> bytes:
         return msgspec.json.encode(
-            router_config(config, epoch=epoch, endpoint=endpoint, stats_fd=stats_fd, commands_fd=commands_fd)
+            router_config(config, epoch=epoch, endpoint=own, router=number, stats_fd=stats_fd, commands_fd=commands_fd)
         )
 
-    return ChildSpec("router", ROUTER_COMMAND, part)
+    return ChildSpec("router" if config.node.routers == 1 else f"router-{number}", ROUTER_COMMAND, part)
 
 
 def reachable(endpoint: str) -> str:
@@ -337,7 +345,7 @@ class Planner:
             workers = list(zip(beside, worker_specs(config, self.endpoint, self.listeners), strict=True))
         return Plan(
             workers,
-            router_spec(config, self.endpoint) if router and self.parts.router else None,
+            router_specs(config, self.endpoint) if router and self.parts.router else [],
             timing(config),
             lambda: self.tell(info(config, self.parts)),
         )
@@ -386,7 +394,7 @@ async def _admin(
     audit: NodeAudit,
 ) -> AsyncIterator[None]:
     """The admin server, for as long as the context lasts: from before the children start until they have ended."""
-    client = RouterClient(reachable(endpoint), f"{config.node.name}-admin")
+    client = RouterClients(endpoints_of(reachable(endpoint), config.node.routers), f"{config.node.name}-admin")
     publisher = RouterPublisher(client, config.gateway.request_timeout_ms / 1000)
     registry = CollectorRegistry(auto_describe=False)
     registry.register(NodeCollector(lambda: views(supervisor), node=config.node.name, version=__version__))
@@ -465,7 +473,7 @@ def _refusal(error: Refused) -> RequestError:
 class RouterPublisher:
     """Publishes, bans and asks over the link to the router, and says in HTTP's words why it could not."""
 
-    def __init__(self, client: RouterClient, deadline_s: float) -> None:
+    def __init__(self, client: RouterClients, deadline_s: float) -> None:
         self._client = client
         self._deadline_s = deadline_s
 

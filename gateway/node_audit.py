@@ -160,8 +160,8 @@ def _complete(row: Report, report: Report) -> None:
 
 
 def differences(reports: dict[str, Report], node: str) -> dict[tuple[str, str], int]:
-    """How many more sessions and subscriptions the router knows of each worker than that worker has, where not 0."""
-    links = reports.get("router", {}).get("links", [])
+    """How many more sessions and subscriptions the routers know of each worker than that worker has, where not 0."""
+    links = [link for name, report in reports.items() if name.startswith("router") for link in report.get("links", [])]
     found = {}
     for name, report in reports.items():
         pid = report.get("pid")
@@ -170,7 +170,7 @@ def differences(reports: dict[str, Report], node: str) -> dict[tuple[str, str], 
         if not mine or "error" in report:
             continue
         for kind, has in (("session", "sessions"), ("subscription", "channels")):
-            known = mine[0][f"{kind}s"]
+            known = sum(link[f"{kind}s"] for link in mine)
             if known != report[has]:
                 found[name, kind] = known - report[has]
     return found

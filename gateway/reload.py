@@ -30,7 +30,7 @@ class Plan:
 
     workers: Sequence[tuple[ChildSpec, ChildSpec]]
     """For each place what to run beside the process that leaves, and what at later starts."""
-    router: ChildSpec | None
+    routers: Sequence[ChildSpec]
     timing: Timing
     done: Callable[[], None] = lambda: None
     """Called when all of it runs."""
@@ -151,20 +151,20 @@ class Reload:
             ReloadError: the new one does not get ready; it is tried again and again, as after any end.
 
         """
-        router = self._supervisor.router
-        if router is None:
-            return
-        router.spawner = spawner
-        if plan.router is None:
-            return
-        router.spec = plan.router
+        for router in self._supervisor.routers:
+            router.spawner = spawner
+        for router, spec in zip(self._supervisor.routers, plan.routers, strict=False):  # none: they run on
+            router.spec = spec
+            await self._restart(router)
+
+    async def _restart(self, router: Child) -> None:
         timing = self._supervisor.timing
         await router.restart(timing.grace_s)  # deadline: grace_s, after which it is killed
         try:
             async with asyncio.timeout(timing.start_s):
                 await router.ready.wait()
         except TimeoutError as error:
-            raise ReloadError(f"the new router is not ready after {timing.start_s:g} s") from error
+            raise ReloadError(f"the new {router.name} is not ready after {timing.start_s:g} s") from error
 
     async def _check_goes_on(self, begun: Mapping[Child, int | None], missing: Set[Child]) -> None:
         """Waits for what just ended to be back, but for what was missing from the beginning and has not had its turn.

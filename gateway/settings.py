@@ -364,6 +364,7 @@ def _misfits(config: Config, machine: Machine) -> Iterator[str]:
     """What is wrong although each value by itself is allowed."""
     rules: tuple[Callable[[Config], Iterator[str]], ...] = (
         _addresses,
+        _routers,
         _access,
         _tokens,
         _timeouts,
@@ -412,6 +413,22 @@ def _addresses(config: Config) -> Iterator[str]:
         port = int(config.router.endpoint.rpartition(":")[2])
         if not 1 <= port <= 65_535:
             yield f'router.endpoint = "{config.router.endpoint}": its port must be between 1 and 65535'
+
+
+def _routers(config: Config) -> Iterator[str]:
+    """What several routers cannot do yet."""
+    if config.node.routers == 1:
+        return
+    if config.log.backend == "redis":
+        yield (
+            f"node.routers = {config.node.routers} with log.backend = redis: only one router may append to a log in"
+            " Redis. Set node.routers = 1, or log.backend = embedded"
+        )
+    if config.router.endpoint.startswith("tcp://"):
+        yield (
+            f"node.routers = {config.node.routers} with router.endpoint = {config.router.endpoint}: each router needs a"
+            " place of its own. Leave router.endpoint empty, or give an ipc:// path"
+        )
 
 
 def _access(config: Config) -> Iterator[str]:

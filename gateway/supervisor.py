@@ -69,7 +69,7 @@ class Supervisor:
     """The processes of one node.
 
     Args:
-        router: what to run as the router; None when the workers use one that runs elsewhere.
+        routers: what to run as the routers; none when the workers use some that run elsewhere.
         workers: what to run as workers; empty for a router alone.
         timing: how long to wait for what.
         must_be_ready: whether a part that is not ready in time is an error; otherwise (a router elsewhere may come
@@ -79,16 +79,16 @@ class Supervisor:
 
     def __init__(
         self,
-        router: ChildSpec | None,
+        routers: Sequence[ChildSpec],
         workers: Sequence[ChildSpec],
         timing: Timing | None = None,
         *,
         must_be_ready: bool = True,
     ) -> None:
-        commands = [spec.command for spec in (*([router] if router else []), *workers)]
+        commands = [spec.command for spec in (*routers, *workers)]
         self._modules = sorted({command[0] for command in commands if len(command) == 1})
         spawner = self.new_spawner()
-        self.router = Child(router, spawner) if router else None
+        self.routers = [Child(spec, spawner) for spec in routers]
         self.workers = [Child(spec, spawner) for spec in workers]
         self.stopping = False
         self.killed = False
@@ -107,8 +107,8 @@ class Supervisor:
 
     @property
     def children(self) -> list[Child]:
-        """All places, the router first."""
-        return [*([self.router] if self.router else []), *self.workers]
+        """All places, the routers first."""
+        return [*self.routers, *self.workers]
 
     def new_spawner(self) -> Spawner:
         """One whose zygote has not imported anything yet: what it starts runs the code that is installed now."""
@@ -198,7 +198,7 @@ class Supervisor:
     # ------------------------------------------------------------------------------------------------------ starting
 
     async def _start(self) -> None:
-        for step in ([self.router] if self.router else [], self.workers):
+        for step in (self.routers, self.workers):
             for child in step:
                 keeper = asyncio.create_task(self._keep(child), name=f"keep {child.name}")
                 keeper.add_done_callback(self._check_keeper)
@@ -320,8 +320,8 @@ class Supervisor:
             act()
         deadline = time.monotonic() + self.timing.drain_s + self.timing.grace_s
         await self._stop_children(self.workers, deadline)
-        if self.router:
-            await self._stop_children([self.router], max(deadline, time.monotonic() + self.timing.router_stop_s))
+        if self.routers:
+            await self._stop_children(self.routers, max(deadline, time.monotonic() + self.timing.router_stop_s))
 
     async def _stop_children(self, children: Sequence[Child], deadline: float) -> None:
         """SIGTERM, then SIGKILL at the deadline (of `time.monotonic`)."""

@@ -35,6 +35,7 @@ from gateway.guard import Guard
 from gateway.listing import Listing
 from gateway.ports import listening
 from gateway.token_keys import Key, KeyFile
+from router.config import endpoints_of
 
 EXIT_CONFIG = 78  # what the supervisor takes for "starting again will not help"
 STOP_DEADLINE_S = 5.0
@@ -55,6 +56,8 @@ class WorkerProcess:
         self._plane = plane
         self._stats = stats
         self._linked = asyncio.Event()
+        self._links: set[int] = set()
+        """Places of the links to the routers that know this worker."""
         self._drains: Drain | None = None
         self._stop = asyncio.Event()
         self._leaves = False
@@ -175,7 +178,9 @@ class WorkerProcess:
                     self._guard.on_bans(text, all_=bool(state))
                     self._control.release()
                 elif kind == notes.LINKED:
-                    self._linked.set()
+                    self._links.add(second)
+                    if len(self._links) == self._config.routers:
+                        self._linked.set()
                 elif kind == notes.LISTED:
                     self._listing.on_listed(request, first, text, conn)
                 elif kind == notes.SETTLE:  # behind the decisions about all that this connection asked for
@@ -218,7 +223,7 @@ def open_plane(config: WorkerConfig, stats: Stats) -> EdgeLoop:
     tcp_fd, ws_fd = _listeners(config)
     return EdgeLoop(
         stats,
-        endpoint=config.router_endpoint,
+        endpoint=endpoints_of(config.router_endpoint, config.routers),
         identity=f"{config.node}/{config.index}/{config.epoch}-{os.getpid()}",
         tcp_fd=tcp_fd,
         ws_fd=ws_fd,
@@ -255,7 +260,8 @@ async def _serve(
     config: WorkerConfig, plane: EdgeLoop, stats: Stats, key_file: KeyFile | None, keys: tuple[Key, ...]
 ) -> None:
     ACCOUNT.own_loop()
-    ACCOUNT.explain(functools.partial(is_bus, endpoint=config.router_endpoint))
+    for endpoint in endpoints_of(config.router_endpoint, config.routers):
+        ACCOUNT.explain(functools.partial(is_bus, endpoint=endpoint))
     await WorkerProcess(config, plane, stats, key_file, keys).serve()
 
 

@@ -9,6 +9,11 @@ import msgspec
 from core.namespace_spec import BUILT_IN, NamespaceSpec
 
 
+def endpoints_of(endpoint: str, routers: int) -> tuple[str, ...]:
+    """Where the routers of a node listen, in the order of their numbers: the first at `endpoint`, the others beside."""
+    return (endpoint, *(f"{endpoint}.{number}" for number in range(1, routers)))
+
+
 class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Configuration of one router process."""
 
@@ -18,6 +23,9 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """ZeroMQ endpoint to bind, such as `ipc:///run/x/router.sock` or `tcp://127.0.0.1:7410`."""
     epoch: int
     """Epoch of every channel that this start sequences; higher than that of any start before it."""
+    router: int = 0
+    """Number of this router among those of its node: it leads the shards whose number modulo `routers` is it."""
+    routers: int = 1
     namespaces: tuple[NamespaceSpec, ...] = BUILT_IN
     """What the part of a channel's name before its colon decides; the workers have the same."""
     history_total_bytes: int = 268_435_456
@@ -35,7 +43,7 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     log_backend: str = "none"
     """`embedded`, `redis`, or `none`: messages are kept in this process's memory alone."""
     log_directory: str = ""
-    """Of the embedded log."""
+    """Of the embedded log; of several routers each has a folder of its own in it."""
     log_sync: str = "always"
     """Of the embedded log: `always` outlives a power loss, `never` only the end of any process."""
     log_redis_url: str = ""

@@ -21,6 +21,7 @@ from core.ledger import STATS_BYTES, Stats
 from core.owned import ACCOUNT
 from core.process import die_with_parent
 from core.router_loop import RouterLoop
+from core.shards import led_by, shard
 from router.bans import BanKeeper, MemoryStore
 from router.config import RouterConfig
 from router.log.loader import Loader
@@ -66,10 +67,14 @@ class Router:
         self._stats = stats
         self.writer: LogWriter | None = None
         self.sessions: Sessions | None = None
-        store = self.log or MemoryStore()
-        self.bans = BanKeeper(
-            store, lambda change, all_: self.loop.put(notes.BANS_SAY, text=change, extra=all_), clock=time.time
-        )
+        self._leads = led_by(config.router, config.routers)
+        self.bans: BanKeeper | None = None
+        if self._leads[0]:  # one router keeps them, and tells everybody
+            self.bans = BanKeeper(
+                self.log or MemoryStore(),
+                lambda change, all_: self.loop.put(notes.BANS_SAY, text=change, extra=all_),
+                clock=time.time,
+            )
         self.loader: Loader | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -92,9 +97,17 @@ class Router:
                 print(PASSED_OVER.format(passed), file=sys.stderr)
             self.writer = LogWriter(self.log, self.loop.put)
             own = [spec.name for spec in self.config.namespaces if spec.domain == "session"]
-            self.sessions = Sessions(self.log, self.loop.put, ttl_s=self.config.session_ttl_s, clock=time.time, own=own)
+            self.sessions = Sessions(
+                self.log,
+                self.loop.put,
+                ttl_s=self.config.session_ttl_s,
+                clock=time.time,
+                own=own,
+                leads=lambda name: bool(self._leads[shard(name.encode())]),
+            )
             self.loader = Loader(self.log, self.loop.put)
-        await self.bans.load()
+        if self.bans is not None:
+            await self.bans.load()
         self.loop.bind(self.config.endpoint)
         self._held = ACCOUNT.hold("handle", "the data plane", object_=self.loop)
         self.auditor = Auditor(ACCOUNT, lambda request: self.loop.put(notes.AUDIT, request=request))
@@ -115,7 +128,7 @@ class Router:
                 self.sessions.on_cursor(request, conn, text)
             elif kind == notes.SESSIONS and self.sessions is not None:
                 self.sessions.on_question(request, text)
-            elif kind == notes.BAN:
+            elif kind == notes.BAN and self.bans is not None:
                 self.bans.on_wish(text)
             elif kind == notes.LOG_LOAD and self.loader is not None:
                 self.loader.on_load(request, text, messages=bool(first))
@@ -124,7 +137,8 @@ class Router:
 
     def start(self) -> list["asyncio.Task[None]"]:
         """What runs beside the data plane for as long as it does."""
-        self.bans.start()
+        if self.bans is not None:
+            self.bans.start()
         if self.writer is not None and self.loader is not None and self.sessions is not None:
             self._tasks = [
                 ACCOUNT.task(self.writer.run(), "the log's writer"),
@@ -162,7 +176,8 @@ class Router:
                 task.cancel()
             await asyncio.wait(self._tasks, timeout=STOP_DEADLINE_S)
             await self.writer.close()
-        await self.bans.close()
+        if self.bans is not None:
+            await self.bans.close()
         if self.log is not None:
             await self.log.close()
         self._held.close()
@@ -186,6 +201,7 @@ def data_plane(config: RouterConfig, stats: Stats, opened: Opened | None) -> Rou
         log_complete=opened.complete if opened else True,
         presence_damping_ms=config.presence_damping_ms,
         events_members_max=config.events_members_max,
+        leads=led_by(config.router, config.routers),
     )
 
 

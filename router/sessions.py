@@ -33,8 +33,8 @@ OPEN_GRACE_MS = 12 * 3_600_000
 # Told to whoever asks what is stored of sessions, of all of them together.
 CHANNELS_TOLD_MAX = 200
 
-_STATE = struct.Struct("=IHH16sQQHHI")
-_CLOSE = struct.Struct("=IHHQ16sII")
+_STATE = struct.Struct("=IHH16sQQHHIQ")
+_CLOSE = struct.Struct("=IHHQQ16sII")
 _HEAD = struct.Struct("=IHH")
 
 _log = logging.getLogger("holdfast.sessions")
@@ -49,17 +49,26 @@ class Sessions:
         ttl_s: how long a session is kept after its last sign of life: as long as its resume token is good.
         clock: wall clock, seconds.
         own: the namespaces of domain session, whose channels have cursors.
+        leads: whether a channel is this router's: the cursors of others are kept elsewhere.
 
     """
 
     def __init__(
-        self, log: Log, put: Put, *, ttl_s: int, clock: Callable[[], float], own: Collection[str] = ("user",)
+        self,
+        log: Log,
+        put: Put,
+        *,
+        ttl_s: int,
+        clock: Callable[[], float],
+        own: Collection[str] = ("user",),
+        leads: Callable[[str], bool] = lambda _: True,
     ) -> None:
         self._log = log
         self._put = put
         self._ttl_ms = ttl_s * 1000
         self._clock = clock
         self._own = frozenset(own)
+        self._leads = leads
         self._changes = Changes()
         self._saving = Changes()
         self._changed = asyncio.Event()
@@ -106,11 +115,11 @@ class Sessions:
         """What sessions did: STATE and CLOSE records."""
         for kind, aux, place in _walk(said):
             if kind == records.STATE:
-                _, _, _, session, epoch, offset, what, _, _ = _STATE.unpack_from(said, place)
+                _, _, _, session, epoch, offset, what, _, _, _ = _STATE.unpack_from(said, place)
                 name = said[place + _STATE.size :][:aux].decode()
                 self._state(session, what, name, Position(epoch, offset))
             elif kind == records.CLOSE:
-                session = _CLOSE.unpack_from(said, place)[4]
+                session = _CLOSE.unpack_from(said, place)[5]
                 change = self._change(session)
                 if change is not None:
                     change.expires_ms = self._expires(open_still=False)
@@ -119,6 +128,11 @@ class Sessions:
                         change.channels.clear()
 
     def _state(self, session: bytes, what: int, name: str, position: Position) -> None:
+        if what in (records.ACKED, records.CURSOR) and name.partition(":")[0] in self._own:
+            self._changes.cursors[name] = max(self._changes.cursors.get(name, position), position)
+            self._wake()
+        if what == records.CURSOR:
+            return
         change = self._change(session)
         if change is None:
             return
@@ -128,8 +142,6 @@ class Sessions:
             change.channels[name] = None
         else:
             change.channels[name] = position
-        if what == records.ACKED and name.partition(":")[0] in self._own:
-            self._changes.cursors[name] = max(self._changes.cursors.get(name, position), position)
 
     def _change(self, session: bytes) -> SessionChange | None:
         """What changed of a session since the last write, to be added to; None: too much waits for the store."""
@@ -139,9 +151,12 @@ class Sessions:
                 self._lost += 1
                 return None
             change = self._changes.sessions[session] = SessionChange()
+        self._wake()
+        return change
+
+    def _wake(self) -> None:
         self._changed.set()
         self._saved.clear()
-        return change
 
     def _expires(self, *, open_still: bool) -> int:
         return int(self._clock() * 1000) + self._ttl_ms + (OPEN_GRACE_MS if open_still else 0)
@@ -220,7 +235,7 @@ class Sessions:
         try:
             async with asyncio.timeout(READ_DEADLINE_S):
                 stored = await self._log.sessions(ids)
-                found = await self._log.cursors([f"user:{user}" for user in users])
+                found = await self._log.cursors([f"user:{user}" for user in users])  # of others' channels: none
         except (LogError, TimeoutError) as error:
             code = Code.UNAVAILABLE
             said = "%d sessions are resumed by their clients' positions alone, or told to come back: %s"
@@ -229,7 +244,12 @@ class Sessions:
             if session in self._over:
                 self._start_again(session, one)
             channels = self._overlaid(session, one)
-            text = msgpack.packb(_told(channels, f"user:{user}", self._newest(f"user:{user}", cursor)))
+            channel = f"user:{user}"
+            if self._leads(channel):
+                told = _told(channels, channel, self._newest(channel, cursor))
+            else:
+                told = [[name, *position] for name, position in channels.items()]
+            text = msgpack.packb(told)
             await put_when_room(self._put, notes.SESSION_OPENED, request=request, conn=conn, first=code, text=text)
 
     async def _answer_cursors(self, asked: list[tuple[int, int, str]]) -> None:

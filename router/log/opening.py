@@ -10,6 +10,7 @@ from router.config import RouterConfig
 from router.log.embedded import EmbeddedLog
 from router.log.port import Log, LogBroken, LogUnavailable, Opened
 from router.log.redis import RedisLog
+from router.log.shares import share
 
 BACKENDS = ("embedded", "redis", "none")
 OPEN_RETRY_S = 0.5
@@ -36,7 +37,7 @@ def make_log(config: RouterConfig) -> Log | None:
             replicas=None if config.log_redis_replicas < 0 else config.log_redis_replicas,
             key_window_s=config.key_window_s,
         )
-    return EmbeddedLog(Path(config.log_directory), sync=config.log_sync)
+    return EmbeddedLog(share(Path(config.log_directory), config.router, config.routers), sync=config.log_sync)
 
 
 async def open_log(

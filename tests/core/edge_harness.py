@@ -18,6 +18,7 @@ from core import notes, records
 from core.ledger import Stats
 from core.loop import EdgeLoop
 from core.namespace_spec import BUILT_IN, NamespaceSpec
+from core.shards import shard
 from tests.core import wire
 
 DEADLINE_S = 10.0
@@ -213,10 +214,12 @@ class Edge:
         connections_max: int = 1000,
         link: bool = True,
         bus: str = "ipc",
+        routers: int = 1,
         namespaces: Sequence[NamespaceSpec] = BUILT_IN,
         **options: int | str | bool,
     ) -> None:
-        self.stats, self.router = Stats(), Router(bus)
+        self.stats, self.routers = Stats(), [Router(bus) for _ in range(routers)]
+        self.router = self.routers[0]
         listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
         self.port, self.ws_port = (one.getsockname()[1] for one in listeners)
         for one in listeners:
@@ -224,7 +227,7 @@ class Edge:
         tcp, websocket = (one.detach() for one in listeners)
         self.loop = EdgeLoop(
             self.stats,
-            endpoint=self.router.endpoint,
+            endpoint=[one.endpoint for one in self.routers],
             identity="test/0/1",
             tcp_fd=tcp,
             ws_fd=websocket,
@@ -237,16 +240,18 @@ class Edge:
         self.thread = threading.Thread(target=self.loop.run, daemon=True)
         self.thread.start()
         self.put(notes.SEND)  # wakes it, so that its first LINK leaves at once
-        self.router.heartbeat()
-        if link:
-            self.link(EPOCH)
+        for router in self.routers:
+            router.heartbeat()
+            if link:
+                self.link(EPOCH, router)
 
-    def link(self, epoch: int) -> list[wire.Record]:
-        """Ask the worker for everything it holds; what it said between BEGIN and END."""
-        self.router.send(wire.linked(epoch, ask=True))
-        self.router.expect(records.BEGIN)
+    def link(self, epoch: int, router: Router | None = None) -> list[wire.Record]:
+        """Ask the worker for everything it holds of a router's shards; what it said between BEGIN and END."""
+        router = router or self.router
+        router.send(wire.linked(epoch, ask=True))
+        router.expect(records.BEGIN)
         said = []
-        while (one := self.router.take())["kind"] != records.END:
+        while (one := router.take())["kind"] != records.END:
             said.append(one)
         assert self.note(notes.LINKED)[4] == epoch
         return said
@@ -354,7 +359,12 @@ class Edge:
         finally:
             for client in self.clients:
                 client.close()
-            self.router.close()
+            for router in self.routers:
+                router.close()
+
+    def router_of(self, name: str | bytes) -> Router:
+        """Who leads the shard of a channel or a session, where shards are spread evenly."""
+        return self.routers[shard(name.encode() if isinstance(name, str) else name) % len(self.routers)]
 
 
 def frame_of(channel: str, offset: int, data: Any) -> bytes:

@@ -11,10 +11,11 @@ import msgpack
 
 from core import records
 
-_LINK, _CHANNEL, _SESSION = struct.Struct("=QII"), struct.Struct("=QQQ"), struct.Struct("=Q16sII")
+_LINK, _CHANNEL, _SESSION = struct.Struct("=QII"), struct.Struct("=QQQ"), struct.Struct("=QQ16sII")
 _PUBLISH, _HISTORY, _BODY = struct.Struct("=IIHHI"), struct.Struct("=IIHHIQQ"), struct.Struct("=II")
 _CATCHUP, _CAUGHT = struct.Struct("=QQQIIII"), struct.Struct("=QQQQQQQIIIBBH")
-_STATE = struct.Struct("=16sQQHHI")
+_STATE = struct.Struct("=16sQQHHIQ")
+_SHARD = struct.Struct("=QII")
 _PUBLISHED, _MESSAGE, _HEAD = struct.Struct("=IIQQ"), struct.Struct("=QQQII"), struct.Struct("=IHH")
 Record = dict[str, Any]
 
@@ -30,20 +31,30 @@ def record(kind: int, aux: int, fixed: bytes, variable: bytes = b"") -> bytes:
 
 
 def linked(epoch: int, *, ask: bool) -> bytes:
-    return record(records.LINKED, int(ask), _LINK.pack(epoch, 3, 0))
+    return record(records.LINKED, int(ask), _LINK.pack(epoch, 4, 0))
 
 
 def subscribed(channel: int, epoch: int, offset: int, code: int = 0) -> bytes:
     return record(records.SUBSCRIBED, code, _CHANNEL.pack(channel, epoch, offset))
 
 
-def opened(conn: int, seq: int, stored: list[Any] | None = None, code: int = 0) -> bytes:
+def opened(conn: int, seq: int, stored: list[Any] | None = None, code: int = 0, fence: int = 0) -> bytes:
     body = b"" if stored is None else packed(stored)
-    return record(records.OPENED, code, _SESSION.pack(conn, bytes(16), seq, len(body)), body)
+    return record(records.OPENED, code, _SESSION.pack(conn, fence, bytes(16), seq, len(body)), body)
+
+
+def moved(shard: int, version: int = 1) -> bytes:
+    return record(records.MOVED, 0, _SHARD.pack(version, shard, 0))
+
+
+def acked_at(one: Record, position: tuple[int, int]) -> bytes:
+    """The answer to STATE `one` that something was acknowledged, of a session that another router has."""
+    fixed = _STATE.pack(one["session"], *position, one["what"], 0, one["conn"], one["fence"])
+    return record(records.ACKED_AT, len(one["name"]), fixed, one["name"])
 
 
 def evict(conn: int) -> bytes:
-    return record(records.EVICT, 0, _SESSION.pack(conn, bytes(16), 0, 0))
+    return record(records.EVICT, 0, _SESSION.pack(conn, 0, bytes(16), 0, 0))
 
 
 def published(seq: int, epoch: int, offset: int, code: int = 0) -> bytes:
@@ -104,9 +115,12 @@ def _fields(kind: int, aux: int, data: bytes) -> Record:
     if kind in (records.SUBSCRIBE, records.UNSUBSCRIBE):
         channel, epoch, offset = _CHANNEL.unpack_from(data)
         return {"channel": channel, "epoch": epoch, "offset": offset, "name": data[_CHANNEL.size :][:aux]}
-    if kind in (records.OPEN, records.CLOSE):
-        conn, session, seq, size = _SESSION.unpack_from(data)
-        return {"conn": conn, "session": session, "seq": seq, "body": data[_SESSION.size :][:size]}
+    if kind in (records.OPEN, records.CLOSE, records.GONE):
+        conn, fence, session, seq, size = _SESSION.unpack_from(data)
+        return {"conn": conn, "fence": fence, "session": session, "seq": seq, "body": data[_SESSION.size :][:size]}
+    if kind == records.SHARD:
+        version, shard, _ = _SHARD.unpack_from(data)
+        return {"version": version, "shard": shard}
     if kind == records.PUBLISH:
         seq, data_size, key_size, sender_size, flags = _PUBLISH.unpack_from(data)
         parts, place = [], _PUBLISH.size
@@ -125,9 +139,9 @@ def _fields(kind: int, aux: int, data: bytes) -> Record:
         asked = {"channel": channel, "since": (epoch, offset), "seq": seq, "bytes_max": bytes_max, "flags": flags}
         return {**asked, "name": data[_CATCHUP.size :][:aux]}
     assert kind == records.STATE, f"a worker says no record of kind {kind}"
-    session, epoch, offset, what, user_size, conn = _STATE.unpack_from(data)
+    session, epoch, offset, what, user_size, conn, fence = _STATE.unpack_from(data)
     names = data[_STATE.size :]
-    told = {"session": session, "position": (epoch, offset), "what": what, "conn": conn}
+    told = {"session": session, "position": (epoch, offset), "what": what, "conn": conn, "fence": fence}
     return {**told, "name": names[:aux], "user": names[aux:][:user_size]}
 
 

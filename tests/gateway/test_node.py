@@ -103,7 +103,7 @@ def test_a_rolling_restart_runs_what_is_configured_then() -> None:
     assert (beside.beside, spec.beside) == (True, False)
     assert {part.ping_ms for part in (beside, spec)} == {5_000}
     assert (spec.tcp_fd, spec.ws_fd, spec.index) == (5, 6, 1)
-    assert (plan.router, plan.timing.drain_s) == (None, 0.7)
+    assert (plan.routers, plan.timing.drain_s) == ([], 0.7)
     assert told == []
     plan.done()
     assert [one["ping"] for one in told if isinstance(one, dict)] == [5]
@@ -134,9 +134,8 @@ def test_namespaces_change_with_the_router_alone() -> None:
     with pytest.raises(ReloadError, match=r"namespaces\.chat, namespaces\.user cannot change"):
         planned(again)
     plan = planned(again, router=True)
-    assert plan.router is not None
     parts = [
-        msgspec.json.decode(plan.router.config(9, 3, 4), type=RouterConfig).namespaces,
+        msgspec.json.decode(plan.routers[0].config(9, 3, 4), type=RouterConfig).namespaces,
         msgspec.json.decode(plan.workers[0][1].config(9, 3, 4), type=WorkerConfig).namespaces,
     ]
     assert parts == [again().namespaces, again().namespaces]
@@ -144,8 +143,7 @@ def test_namespaces_change_with_the_router_alone() -> None:
 
 def test_the_routers_settings_change_with_the_router() -> None:
     plan = planned(lambda: configured(router__channels_max=5), router=True)
-    assert plan.router is not None
-    assert msgspec.json.decode(plan.router.config(9, 3, 4), type=RouterConfig).channels_max == 5
+    assert msgspec.json.decode(plan.routers[0].config(9, 3, 4), type=RouterConfig).channels_max == 5
 
 
 def test_a_certificate_may_change_but_not_whether_there_is_one(tmp_path: Path) -> None:
@@ -246,7 +244,7 @@ def test_a_port_that_another_nodes_workers_would_share_is_seen_before_anything_s
 def test_the_supervisor_itself_is_among_the_processes_shown(run_in_loop: Any) -> None:
     async def scenario() -> list[str]:
         await asyncio.sleep(0)
-        supervisor = Supervisor(node.router_spec(configured(), "ipc:///x"), [])
+        supervisor = Supervisor(node.router_specs(configured(), "ipc:///x"), [])
         return [view.name for view in node.views(supervisor)]
 
     assert run_in_loop(scenario()) == ["supervisor", "router"]

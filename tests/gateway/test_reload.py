@@ -18,7 +18,7 @@ from tests.gateway.test_supervisor import QUICK, Running, until
 
 
 def plan_of(*workers: ChildSpec, router: ChildSpec | None = None, done: Callable[[], None] = lambda: None) -> Plan:
-    return Plan([(spec, spec) for spec in workers], router, QUICK, done)
+    return Plan([(spec, spec) for spec in workers], [router] if router else [], QUICK, done)
 
 
 async def over(reload: Reload) -> None:
@@ -28,7 +28,7 @@ async def over(reload: Reload) -> None:
 def test_each_place_gets_its_successor_before_the_next_and_from_a_new_zygote(programs: Any, run_in_loop: Any) -> None:
     async def scenario() -> None:
         specs = [programs.spec("worker-0"), programs.spec("worker-1")]
-        supervisor = Supervisor(programs.spec("router"), specs, QUICK)
+        supervisor = Supervisor([programs.spec("router")], specs, QUICK)
         told: list[int] = []
         reload = Reload(supervisor, lambda _: plan_of(*specs, done=lambda: told.append(1)))
         async with Running(supervisor):
@@ -62,7 +62,7 @@ def test_each_place_gets_its_successor_before_the_next_and_from_a_new_zygote(pro
 def test_the_router_restarts_last_and_only_when_it_is_asked_for(programs: Any, run_in_loop: Any) -> None:
     async def scenario() -> None:
         worker, router = programs.spec("worker-0"), programs.spec("router")
-        supervisor = Supervisor(router, [worker], QUICK)
+        supervisor = Supervisor([router], [worker], QUICK)
         reload = Reload(supervisor, lambda wanted: plan_of(worker, router=router if wanted else None))
         async with Running(supervisor):
             for wanted in (False, True):
@@ -80,7 +80,7 @@ def test_the_router_restarts_last_and_only_when_it_is_asked_for(programs: Any, r
 def test_a_successor_that_fails_calls_the_rest_off(programs: Any, run_in_loop: Any) -> None:
     async def scenario() -> None:
         specs = [programs.spec("worker-0"), programs.spec("worker-1"), programs.spec("worker-2")]
-        supervisor = Supervisor(None, specs, QUICK)
+        supervisor = Supervisor([], specs, QUICK)
         reload = Reload(supervisor, lambda _: plan_of(specs[0], programs.spec("worker-1", exit=3), specs[2]))
         async with Running(supervisor):
             before = [child.pid for child in supervisor.workers]
@@ -106,7 +106,7 @@ def test_a_successor_that_fails_calls_the_rest_off(programs: Any, run_in_loop: A
 def test_a_router_that_fails_calls_it_off(programs: Any, run_in_loop: Any) -> None:
     async def scenario() -> None:
         worker = programs.spec("worker-0")
-        supervisor = Supervisor(programs.spec("router"), [worker], replace(QUICK, start_s=0.5))
+        supervisor = Supervisor([programs.spec("router")], [worker], replace(QUICK, start_s=0.5))
         reload = Reload(supervisor, lambda _: plan_of(worker, router=programs.spec("router", exit=3)))
         async with Running(supervisor):
             reload.begin(router=True)
@@ -124,7 +124,7 @@ def test_a_new_process_that_ends_soon_calls_the_rest_off_and_is_started_again_at
 ) -> None:
     async def scenario() -> None:
         specs = [programs.spec("worker-0", lingers=True), programs.spec("worker-1")]
-        supervisor = Supervisor(None, specs, replace(QUICK, drain_s=3.0))
+        supervisor = Supervisor([], specs, replace(QUICK, drain_s=3.0))
         reload = Reload(supervisor, lambda _: plan_of(programs.spec("worker-0"), specs[1]))
         async with Running(supervisor):
             first, other = supervisor.workers
@@ -147,7 +147,7 @@ def test_a_new_process_that_ends_soon_calls_the_rest_off_and_is_started_again_at
 def test_it_cures_a_place_that_ends_again_and_again_and_begins_with_it(programs: Any, run_in_loop: Any) -> None:
     async def scenario() -> None:
         specs = [programs.spec("worker-0"), programs.spec("worker-1")]
-        supervisor = Supervisor(None, specs, replace(QUICK, backoff_first_s=0.5, backoff_max_s=0.5))
+        supervisor = Supervisor([], specs, replace(QUICK, backoff_first_s=0.5, backoff_max_s=0.5))
         reload = Reload(supervisor, lambda _: plan_of(*specs))
         async with Running(supervisor):
             sick = supervisor.workers[1]
@@ -168,7 +168,7 @@ def test_settings_that_cannot_be_used_change_nothing(programs: Any, run_in_loop:
         raise ConfigError("gateway.ping_ms = 5 is below 1000")
 
     async def scenario() -> None:
-        supervisor = Supervisor(None, [programs.spec("worker-0")], QUICK)
+        supervisor = Supervisor([], [programs.spec("worker-0")], QUICK)
         reload = Reload(supervisor, broken)
         with pytest.raises(RequestError, match="the node is not ready: worker-0"):
             reload.begin()
@@ -186,7 +186,7 @@ def test_settings_that_cannot_be_used_change_nothing(programs: Any, run_in_loop:
 def test_the_nodes_end_calls_it_off_and_leaves_nothing(programs: Any, run_in_loop: Any) -> None:
     async def scenario() -> None:
         specs = [programs.spec("worker-0", lingers=True), programs.spec("worker-1")]
-        supervisor = Supervisor(None, specs, Timing(drain_s=0.3, grace_s=0.1, start_s=10, backoff_first_s=0.01))
+        supervisor = Supervisor([], specs, Timing(drain_s=0.3, grace_s=0.1, start_s=10, backoff_first_s=0.01))
         reload = Reload(supervisor, lambda _: plan_of(*specs))
         supervisor.on_stop = [reload.cancel]
         async with Running(supervisor):
@@ -204,7 +204,7 @@ def test_sighup_of_a_terminal_that_was_closed_stops_the_node(
 ) -> None:
     async def scenario() -> None:
         spec = programs.spec("worker-0")
-        supervisor = Supervisor(None, [spec], QUICK)
+        supervisor = Supervisor([], [spec], QUICK)
         reload = Reload(supervisor, lambda _: plan_of(spec))
         supervisor.on_hangup = reload.begin_quietly
         monkeypatch.setattr(supervisor_module, "has_terminal", lambda: before)
@@ -222,7 +222,7 @@ def test_the_end_of_the_terminal_is_nothing_to_a_node_under_nohup(
     programs: Any, run_in_loop: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario() -> None:
-        supervisor = Supervisor(None, [programs.spec("worker-0")], QUICK)
+        supervisor = Supervisor([], [programs.spec("worker-0")], QUICK)
         asked: list[int] = []
         supervisor.on_hangup = lambda: asked.append(1)
         before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -244,7 +244,7 @@ def test_the_end_of_the_terminal_is_nothing_to_a_node_under_nohup(
 def test_sighup_begins_one(programs: Any, run_in_loop: Any) -> None:
     async def scenario() -> None:
         spec = programs.spec("worker-0")
-        supervisor = Supervisor(None, [spec], QUICK)
+        supervisor = Supervisor([], [spec], QUICK)
         reload = Reload(supervisor, lambda _: plan_of(spec))
         supervisor.on_hangup = reload.begin_quietly
         supervisor.handle_signals()

@@ -72,7 +72,7 @@ def is_gone(pid: int) -> bool:
 def test_the_router_is_ready_before_workers_start_and_ends_after_them(programs: Any, run_in_loop: Any) -> None:
     async def scenario() -> None:
         workers = [programs.spec("worker-0"), programs.spec("worker-1")]
-        supervisor = Supervisor(programs.spec("router"), workers, QUICK)
+        supervisor = Supervisor([programs.spec("router")], workers, QUICK)
         assert supervisor.missing() == ["router", "worker-0", "worker-1"]
         async with Running(supervisor):
             assert supervisor.missing() == []
@@ -92,7 +92,7 @@ def test_a_killed_process_comes_back_and_the_others_are_left_alone(
 ) -> None:
     async def scenario() -> None:
         workers = [programs.spec("worker-0"), programs.spec("worker-1")]
-        supervisor = Supervisor(programs.spec("router"), workers, QUICK)
+        supervisor = Supervisor([programs.spec("router")], workers, QUICK)
         async with Running(supervisor):
             before = {child.name: child.pid for child in supervisor.children}
             os.kill(before[victim] or 0, signal.SIGKILL)
@@ -109,7 +109,7 @@ def test_a_killed_process_comes_back_and_the_others_are_left_alone(
 
 def test_a_process_that_was_ready_once_is_restarted_for_as_long_as_it_takes(programs: Any, run_in_loop: Any) -> None:
     async def scenario() -> None:
-        supervisor = Supervisor(None, [programs.spec("worker-0")], QUICK)
+        supervisor = Supervisor([], [programs.spec("worker-0")], QUICK)
         async with Running(supervisor):
             for restarts in range(1, QUICK.start_attempts_max + 3):
                 os.kill(supervisor.workers[0].pid or 0, signal.SIGKILL)
@@ -130,7 +130,7 @@ def test_the_pause_before_a_restart_doubles_up_to_its_bound(
     monkeypatch.setattr(Supervisor, "_pause", note_pause)
     timing = Timing(backoff_first_s=0.1, backoff_max_s=1.0, start_attempts_max=7)
     with pytest.raises(StartError, match=r"worker-0 ended 7 times before it was ready, the last time with exit code 3"):
-        run_in_loop(Supervisor(None, [programs.spec("worker-0", exit=3)], timing).run(lambda: None))
+        run_in_loop(Supervisor([], [programs.spec("worker-0", exit=3)], timing).run(lambda: None))
     assert pauses == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
 
 
@@ -142,7 +142,7 @@ def test_a_crash_loop_is_said_once_and_its_end_lets_it_be_said_again(
 
     async def scenario() -> None:
         timing = dataclasses.replace(QUICK, crash_loop_ends=3, crash_loop_s=60.0)
-        supervisor = Supervisor(None, [programs.spec("worker-0")], timing)
+        supervisor = Supervisor([], [programs.spec("worker-0")], timing)
         async with Running(supervisor):
             for restarts in range(1, 6):
                 os.kill(supervisor.workers[0].pid or 0, signal.SIGKILL)
@@ -158,7 +158,7 @@ def test_a_crash_loop_is_said_once_and_its_end_lets_it_be_said_again(
 def test_what_ends_now_and_then_is_no_crash_loop(programs: Any, run_in_loop: Any) -> None:
     async def scenario() -> None:
         timing = dataclasses.replace(QUICK, crash_loop_ends=3, crash_loop_s=0.0)
-        supervisor = Supervisor(None, [programs.spec("worker-0")], timing)
+        supervisor = Supervisor([], [programs.spec("worker-0")], timing)
         async with Running(supervisor):
             for restarts in range(1, 5):
                 os.kill(supervisor.workers[0].pid or 0, signal.SIGKILL)
@@ -172,7 +172,7 @@ def test_what_ends_now_and_then_is_no_crash_loop(programs: Any, run_in_loop: Any
 def test_a_taken_port_stops_everything_at_once(programs: Any, run_in_loop: Any) -> None:
     async def scenario() -> None:
         workers = [programs.spec("worker-0"), programs.spec("worker-1", exit=78)]
-        supervisor = Supervisor(programs.spec("router"), workers, QUICK)
+        supervisor = Supervisor([programs.spec("router")], workers, QUICK)
         await supervisor.run(lambda: pytest.fail("announced although a worker cannot listen"))
 
     with pytest.raises(PortTakenError, match="worker-1 cannot listen"):
@@ -185,7 +185,7 @@ def test_what_is_never_ready_is_named_and_stopped(programs: Any, run_in_loop: An
     timing = Timing(start_s=2, drain_s=2, grace_s=1)
     with pytest.raises(StartError, match=r"not ready after 2 s: worker-1"):
         run_in_loop(
-            Supervisor(None, [programs.spec("worker-0"), programs.spec("worker-1", serve=False)], timing).run(
+            Supervisor([], [programs.spec("worker-0"), programs.spec("worker-1", serve=False)], timing).run(
                 lambda: pytest.fail("announced")
             )
         )
@@ -199,7 +199,7 @@ def test_who_says_what_it_waits_for_is_waited_for_beyond_the_start(
 
     async def scenario() -> None:
         timing = dataclasses.replace(QUICK, start_s=1)
-        supervisor = Supervisor(programs.spec("router", serve=False, waits="its log is away: refused"), [], timing)
+        supervisor = Supervisor([programs.spec("router", serve=False, waits="its log is away: refused")], [], timing)
         running = asyncio.create_task(supervisor.run(lambda: pytest.fail("announced")))
         await until(lambda: len([event for event, _ in log.said if event == "not_ready_yet"]) == 2, "two starts' time")
         assert supervisor.missing() == ["router: its log is away: refused"]
@@ -212,12 +212,11 @@ def test_who_says_what_it_waits_for_is_waited_for_beyond_the_start(
 
 def test_a_router_whose_log_went_away_is_tried_for_ever_and_is_no_crash_loop(programs: Any, run_in_loop: Any) -> None:
     async def scenario() -> None:
-        supervisor = Supervisor(programs.spec("router", exit=75), [], QUICK)
+        supervisor = Supervisor([programs.spec("router", exit=75)], [], QUICK)
         running = asyncio.create_task(supervisor.run(lambda: pytest.fail("announced")))
         await until(lambda: len(programs.noted("started")) > 2 * QUICK.start_attempts_max, "it is tried again")
         assert supervisor.missing() == ["router: its log is away"]
-        assert supervisor.router is not None
-        assert not supervisor.router.crash_loop
+        assert not supervisor.routers[0].crash_loop
         supervisor.stop()
         await running
 
@@ -227,7 +226,7 @@ def test_a_router_whose_log_went_away_is_tried_for_ever_and_is_no_crash_loop(pro
 def test_a_stubborn_process_is_killed_after_the_deadline(programs: Any, run_in_loop: Any) -> None:
     async def scenario() -> float:
         timing = Timing(drain_s=0.2, grace_s=0.1)
-        async with Running(Supervisor(programs.spec("router"), [programs.spec("worker-0", stubborn=True)], timing)):
+        async with Running(Supervisor([programs.spec("router")], [programs.spec("worker-0", stubborn=True)], timing)):
             began = time.monotonic()
         return time.monotonic() - began
 
@@ -240,7 +239,7 @@ def test_a_stubborn_process_is_killed_after_the_deadline(programs: Any, run_in_l
 def test_the_second_interrupt_kills_at_once(programs: Any, run_in_loop: Any) -> None:
     async def scenario() -> None:
         timing = Timing(drain_s=60, grace_s=5)
-        supervisor = Supervisor(programs.spec("router"), [programs.spec("worker-0", stubborn=True)], timing)
+        supervisor = Supervisor([programs.spec("router")], [programs.spec("worker-0", stubborn=True)], timing)
         supervisor.handle_signals()
         async with Running(supervisor) as running:
             os.kill(os.getpid(), signal.SIGINT)
@@ -257,7 +256,7 @@ def test_the_second_interrupt_kills_at_once(programs: Any, run_in_loop: Any) -> 
 
 def test_a_signal_during_the_start_ends_it(programs: Any, run_in_loop: Any) -> None:
     async def scenario() -> None:
-        supervisor = Supervisor(programs.spec("router", serve=False), [programs.spec("worker-0")], QUICK)
+        supervisor = Supervisor([programs.spec("router", serve=False)], [programs.spec("worker-0")], QUICK)
         supervisor.handle_signals()
         running = asyncio.create_task(supervisor.run(lambda: pytest.fail("announced")))
         await until(lambda: bool(programs.noted("started")), "the router runs")
@@ -271,7 +270,7 @@ def test_a_signal_during_the_start_ends_it(programs: Any, run_in_loop: Any) -> N
 
 def test_ctrl_c_at_a_terminal_reaches_the_supervisor_alone(programs: Any, run_in_loop: Any) -> None:
     async def scenario() -> None:
-        async with Running(Supervisor(None, [programs.spec("worker-0")], QUICK)) as running:
+        async with Running(Supervisor([], [programs.spec("worker-0")], QUICK)) as running:
             pid = running.supervisor.workers[0].pid or 0
             assert os.getsid(pid) != os.getsid(0)
 
@@ -288,7 +287,7 @@ def test_epochs_grow_across_supervisors_and_within_one_second() -> None:
 
 def test_children_do_not_hold_what_the_supervisor_has_open(programs: Any, run_in_loop: Any) -> None:
     async def scenario() -> None:
-        async with Running(Supervisor(None, [programs.spec("worker-0")], QUICK)) as running:
+        async with Running(Supervisor([], [programs.spec("worker-0")], QUICK)) as running:
             pid = running.supervisor.workers[0].pid
             open_there = sorted(int(name) for name in os.listdir(f"/proc/{pid}/fd"))
             # Standard streams, the counters and the ready pipe, and nothing else; standard input is at its end.

@@ -30,12 +30,12 @@ def record(kind: int, aux: int, fixed: bytes, variable: bytes = b"") -> bytes:
 
 
 def state(session: bytes, what: int, name: str, epoch: int = 0, offset: int = 0, user: str = "") -> bytes:
-    fixed = struct.pack("=16sQQHHI", session, epoch, offset, what, len(user), 0)
+    fixed = struct.pack("=16sQQHHIQ", session, epoch, offset, what, len(user), 0, 0)
     return record(records.STATE, len(name), fixed, name.encode() + user.encode())
 
 
 def closed(session: bytes, flags: int = 0) -> bytes:
-    return record(records.CLOSE, flags, struct.pack("=Q16sII", 5, session, 0, 0))
+    return record(records.CLOSE, flags, struct.pack("=QQ16sII", 5, 0, session, 0, 0))
 
 
 def body_of(user: str) -> bytes:
