@@ -242,8 +242,9 @@ cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
     sessions_flush(sequencer)
 
 
-cdef _presence_init(Sequencer *sequencer):
+cdef _presence_init(Sequencer *sequencer, uint32_t damping_ms):
     """Nobody is anywhere, and nobody has left."""
+    sequencer.damping_ms = damping_ms
     rooms_init(&sequencer.rooms, sequencer.ledger, sequencer.hash_key)
     leavings_init(&sequencer.leavings, &sequencer.rooms, sequencer.hash_key, 0)
     leavings_init(&sequencer.gone, &sequencer.rooms, sequencer.hash_key, <uint64_t> 1 << 32)
@@ -324,8 +325,7 @@ cdef class RouterLoop:
         sequencer.states.bytes_max = STATES_BYTES_MAX
         sequencer.sessions_kept = sessions_kept
         slab_init(&sequencer.owners, sizeof(Owner), 10, 0xFFFFFFFE)
-        _presence_init(sequencer)
-        sequencer.damping_ms = presence_damping_ms
+        _presence_init(sequencer, presence_damping_ms)
         sequencer.events_members_max = events_members_max
         sequencer.quiet_until_ms = presence_quiet_ms
         sequencer.scratch_bytes = message_bytes_max

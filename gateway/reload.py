@@ -159,7 +159,7 @@ class Reload:
 
     async def _restart(self, router: Child) -> None:
         timing = self._supervisor.timing
-        await router.restart(timing.grace_s)  # deadline: grace_s, after which it is killed
+        await router.restart(timing.grace_s)
         try:
             async with asyncio.timeout(timing.start_s):
                 await router.ready.wait()
