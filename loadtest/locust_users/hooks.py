@@ -18,7 +18,7 @@ from locust.runners import MasterRunner, WorkerRunner
 
 from loadtest.locust_users import options
 from loadtest.locust_users.fleet import Fleet
-from loadtest.locust_users.verdict import Verdict, judge, server_counts, summed
+from loadtest.locust_users.verdict import EXIT_UNMEASURED, Verdict, judge, server_counts, summed
 
 SETTLE, SETTLED = "holdfast_settle", "holdfast_settled"
 REPORT = "holdfast"
@@ -137,6 +137,7 @@ def on_test_stopping(environment: Environment, **_: Any) -> None:
     run = _runs.get(id(environment))
     if run is None:
         log.error("the run's time was over before the load began: nothing was measured; give it a longer --run-time")
+        environment.process_exit_code = EXIT_UNMEASURED
         return
     run.end()
 

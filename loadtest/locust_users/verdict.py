@@ -14,6 +14,7 @@ SERVER = {
     "delivered": "holdfast_messages_delivered_total",
 }
 WRONG = ("lost", "repeated", "out_of_order", "corrupt", "told_gaps", "overdue", "unanswered")
+EXIT_UNMEASURED = 2
 EXIT_WRONG = 3  # as the swarm says it: messages, and not connections, went wrong
 
 

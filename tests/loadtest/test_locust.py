@@ -130,6 +130,22 @@ def test_a_floor_without_a_fault_is_right(start_floor: StartFloor, tmp_path: Pat
     assert entries["delivery"]["num_requests"] > entries["publish"]["num_requests"] * 20
 
 
+def test_a_run_that_was_over_before_it_began_measured_nothing(tmp_path: Path) -> None:
+    program = (
+        "from locust.env import Environment\n"
+        "from loadtest.locust_users import hooks\n"
+        "environment = Environment()\n"
+        "hooks.on_test_stopping(environment)\n"
+        "hooks.on_test_stop(environment)\n"
+        "hooks.on_quitting(environment)\n"
+        "print(environment.process_exit_code)\n"
+    )
+    python = [str(LOCUST.with_name("python")), "-c", program]
+    done = subprocess.run(python, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=DEADLINE_S)
+    assert done.stdout.split() == ["2"], done.stderr
+    assert "nothing was measured" in done.stderr
+
+
 def test_a_master_sums_its_workers(holdfast: Callable[..., Node], tmp_path: Path) -> None:
     node = holdfast()
     (port,) = free_ports(1)
