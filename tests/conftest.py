@@ -6,6 +6,7 @@ Nothing here is meant for tests of one module; those need no node.
 import contextlib
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -32,23 +33,32 @@ SETTLE_DEADLINE_S = 15.0
 HTTP_DEADLINE_S = 5.0
 AUDIT_DEADLINE_S = 30.0
 POLL_S = 0.05
+PORT_MIN = 10_000
 START_ATTEMPTS = 3
 # Given to every process of a node in its environment: how those left behind are found.
 MARK = "HOLDFAST_TEST_MARK"
 # What must read opened = closed once all clients have left.
 BALANCED = ("connection", "ring", "buffer")
 BUILD = os.environ.get("HOLDFAST_BUILD", "release")
+_given_ports: set[int] = set()
+# Not the shared one, which is seeded: processes beside this one would try the same ports.
+_port_choice = random.SystemRandom()
 CORE = ROOT / "build" / BUILD / "core" if BUILD != "release" else ROOT / "core"
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody listens on; all held open together, so that they differ."""
-    held = [socket.socket() for _ in range(count)]
-    for one in held:
-        one.bind(("127.0.0.1", 0))
-    ports: list[int] = [one.getsockname()[1] for one in held]
-    for one in held:
-        one.close()
+    """Ports of loopback that nobody listens on, none of them given twice: below those that the kernel gives to
+    connections, of which other tests open thousands meanwhile.
+    """
+    highest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    ports: list[int] = []
+    while len(ports) < count:
+        port = _port_choice.randrange(PORT_MIN, highest)
+        with socket.socket() as tried, contextlib.suppress(OSError):
+            tried.bind(("127.0.0.1", port))
+            if port not in _given_ports:
+                _given_ports.add(port)
+                ports.append(port)
     return ports
 
 

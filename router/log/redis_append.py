@@ -2,7 +2,7 @@
 
 The batches of a shard are numbered. Redis takes one only when it has the one before, and says which it has: so a batch
 that was refused (out of memory, say) is never overtaken by a later one that is already on its way, which would leave a
-hole that nothing could fill, since ids in a stream only grow. The batches of the last seconds are kept here: what a
+hole that nothing could fill, since ids in a stream only grow. The batches of the last minute are kept here: what a
 server turns out not to have, after it was replaced or came back without its last second, it is given again.
 """
 
@@ -22,7 +22,9 @@ from router.log.redis_link import Link, error_of, is_stale, pack, words
 from router.log.redis_nodes import Nodes
 from router.log.redis_scripts import APPEND
 
-KEPT_S = 10.0
+# A primary that was replaced and is back is not made a replica by sentinels for about ten seconds (they wait for four
+# of their hellos, and look at roles every ten seconds), and may be chosen again meanwhile, with what it had then.
+KEPT_S = 60.0
 KEPT_BYTES_MAX = 64 * 1024 * 1024
 UNDER_WAY_BYTES_MAX = 256 * 1024 * 1024
 TAIL_MS = 60_000

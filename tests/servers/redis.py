@@ -29,6 +29,9 @@ PRIMARY = "holdfast"
 LASTING = ("--appendonly", "yes", "--appendfsync", "everysec", "--save", "")
 ALWAYS = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
 FLEETING = ("--appendonly", "no", "--save", "")
+# A replica that follows a primary without writes has nothing to acknowledge before the first ping, by default after ten
+# seconds, and leaves one that has said nothing for its timeout.
+FOLLOWED = ("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "2")
 
 
 def program(name: str = "redis-server") -> str:
@@ -140,7 +143,7 @@ class Sentinels:
     """A primary, two replicas, three sentinels."""
 
     def __init__(self, *options: str) -> None:
-        options = (*(options or LASTING), "--repl-diskless-sync-delay", "0", "--repl-timeout", "5")
+        options = (*(options or LASTING), *FOLLOWED, "--repl-timeout", "5")
         first = Server(*options)
         replica = (*options, "--replicaof", f"127.0.0.1 {first.port}")
         self.servers = [first, Server(*replica), Server(*replica)]
@@ -200,6 +203,17 @@ class Sentinels:
         port = int(found[1])
         return next(one for one in self.servers if one.port == port)
 
+    def wait_seen(self, server: Server) -> None:
+        """Wait until all sentinels take a replica for one that is well."""
+        wait_until(lambda: all(self._sees(one, server) for one in self.sentinels), "it is seen", START_DEADLINE_S)
+
+    @staticmethod
+    def _sees(sentinel: Server, server: Server) -> bool:
+        return any(
+            int(one[b"port"]) == server.port and one[b"flags"] == b"slave"
+            for one in sentinel.do("SENTINEL", "REPLICAS", PRIMARY)
+        )
+
     def wait_whole(self) -> None:
         """Wait until the sentinels agree on a primary that two replicas follow."""
         wait_until(self._is_whole, "two replicas follow the primary again", WHOLE_DEADLINE_S)
@@ -239,7 +253,7 @@ class Cluster:
         self.servers = []
         for port, bus in zip(*[iter(free_ports(2 * self._count))] * 2, strict=True):
             extra = ["--cluster-enabled", "yes", "--cluster-port", str(bus), "--cluster-node-timeout", "2000"]
-            extra += ["--repl-diskless-sync-delay", "0", "--cluster-replica-validity-factor", "0"]
+            extra += [*FOLLOWED, "--cluster-replica-validity-factor", "0"]
             self.servers.append(Server(*(options or LASTING), *extra, port=port))
         self._buses: list[int] = [int(one._options[one._options.index("--cluster-port") + 1]) for one in self.servers]
 

@@ -5,6 +5,7 @@ What every log promises is in tests/contract/; here is what is Redis' own.
 
 import asyncio
 import contextlib
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,13 +19,14 @@ from router.log.port import Changes, LogBroken, LogUnavailable, Position, Sessio
 from router.log.redis import LOAD_CHANNELS, RedisLog
 from router.log.redis_keys import SHARDS
 from router.log.redis_sessions import wall_ms
-from tests.conftest import free_ports
+from tests.conftest import free_ports, stand_still, wait_until
 from tests.router.log.conftest import run, until
 from tests.router.log.redis_records import NOW_MS, bodies, message, now_ms, offsets
 from tests.servers.redis import (
     ALWAYS,
     FLEETING,
     LASTING,
+    WHOLE_DEADLINE_S,
     Cluster,
     Sentinels,
     Server,
@@ -442,6 +444,37 @@ def test_one_primary_after_another_is_killed_and_comes_back_as_a_replica(sentine
             last += len(tasks)
             primary.start(wait=False)
         await all_have(log, last)
+        await log.close()
+
+    run(work())
+
+
+@pytest.mark.slow
+def test_an_old_primary_that_is_chosen_again_is_given_what_it_missed(sentinels: Sentinels) -> None:
+    """It is a primary beside the new one until the sentinels find time for it, and the only one that is well when the
+    others stall, on the same disk, say.
+    """
+
+    async def work() -> None:
+        log = RedisLog(sentinels.url, clock_ms=now_ms, deadline_s=1.0)
+        epoch = (await log.open(1)).epoch
+        for offset in range(1, 7):
+            await log.append(everywhere(epoch, offset))
+        old = sentinels.primary
+        old.kill()
+        await asyncio.gather(*(append(log, everywhere(epoch, offset)) for offset in range(7, 31)))
+        others = [one for one in sentinels.servers if one is not old]
+        await asyncio.to_thread(old.start)
+        await asyncio.to_thread(sentinels.wait_seen, old)
+        for one in others:
+            stand_still(one.pid)
+        chosen = "the old one is chosen again"
+        await asyncio.to_thread(wait_until, lambda: sentinels.primary is old, chosen, WHOLE_DEADLINE_S)
+        for one in others:
+            one.signal(signal.SIGCONT)
+        await asyncio.to_thread(sentinels.wait_whole)
+        await append(log, everywhere(epoch, 31))
+        await all_have(log, 31)
         await log.close()
 
     run(work())

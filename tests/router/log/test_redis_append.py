@@ -221,10 +221,10 @@ def test_what_is_lost_a_second_time_is_given_up_a_second_time(
     async def work() -> None:
         log = log_of(own_server)
         epoch = (await log.open(1)).epoch
-        monkeypatch.setattr(redis_append, "KEPT_S", 0.0)
-        for offset in range(1, 6):
-            await log.append(everywhere(epoch, offset))
-        monkeypatch.setattr(redis_append, "KEPT_S", 10.0)
+        with monkeypatch.context() as nothing_is_kept:
+            nothing_is_kept.setattr(redis_append, "KEPT_S", 0.0)
+            for offset in range(1, 6):
+                await log.append(everywhere(epoch, offset))
         for offset in range(6, 9):
             own_server.do("FLUSHALL")
             await log.append(everywhere(epoch, offset))
