@@ -25,7 +25,7 @@ from core.outbox cimport outbox_drop, outbox_send, outbox_settle
 from core.requests cimport request_done, request_open, request_peek, requests_free
 from core.slab cimport SLAB_NONE, slab_at, slab_free, slab_init
 from core.told cimport told_free
-from core.stream cimport (History, Stored, Stream, Streams, route_remove, route_set, routes_remove_worker,
+from core.stream cimport (History, Stored, Stream, Streams, route_remove, route_set, routes_forget,
                           stream_advance, stream_find, stream_kept, stream_reach, stream_route, stream_store,
                           stream_stored, stream_use, stream_wanted, streams_free, streams_init, streams_sweep)
 
@@ -198,7 +198,9 @@ cdef class StreamTable:
         return route_remove(&self.streams, self.find(name), worker, channel)
 
     def remove_worker(self, uint32_t worker):
-        routes_remove_worker(&self.streams, worker)
+        cdef uint32_t place = 0
+        while not routes_forget(&self.streams, worker, &place, 3):
+            pass
 
     def routes(self, bytes name):
         """{worker: channel handle}, None when the stream is gone."""

@@ -6,6 +6,7 @@ from libc.string cimport memcpy, memmove
 from core.batch cimport batch_clear, batch_write
 from core.codes cimport BAD_REQUEST, OVERLOADED
 from core.ledger cimport COUNT_GAPS_RESET, COUNT_MESSAGES_ROUTED, ledger_count
+from core.loading cimport loading_takes
 from core.records cimport (CATCHUP_CURSOR, CATCHUP_OUTCOME, CATCHUP_START, GAP_LOST, GAP_NONE, GAP_TRIMMED,
                            OUTCOME_GAP, OUTCOME_LIVE, OUTCOME_REPLAYED, OUTCOME_RESET, REC_CAUGHT, Caught, RecCaught)
 from core.sequencer cimport WORKER_LINKED, worker_say
@@ -148,6 +149,7 @@ cdef uint32_t catchup_answer(Sequencer *sequencer, Worker *worker, RecCatchup *r
     """CAUGHT, from the stream as it stands now; the bytes of the messages in it."""
     cdef Stream *stream = stream_find(&sequencer.streams, <const char *> record + sizeof(RecCatchup), record.head.aux)
     cdef uint64_t age_ms = 0
+    cdef uint64_t oldest_ms
     cdef uint32_t count = 0
     cdef uint32_t size = 0
     cdef Found found
@@ -160,8 +162,12 @@ cdef uint32_t catchup_answer(Sequencer *sequencer, Worker *worker, RecCatchup *r
         stream = &unknown
     else:
         age_ms = stream_namespace(&sequencer.streams, stream).history_age_ms
-    catchup_find(stream, sequencer.wall_ms - age_ms if sequencer.wall_ms > age_ms else 0, record.since_epoch,
-                 record.since_offset, &found)
+    oldest_ms = sequencer.wall_ms - age_ms if sequencer.wall_ms > age_ms else 0
+    catchup_find(stream, oldest_ms, record.since_epoch, record.since_offset, &found)
+    if found.outcome == OUTCOME_RESET and record.flags & CATCHUP_CURSOR:
+        # The cursor is of a stream of this name that aged away: of this one the user heard nothing.
+        record.since_epoch = record.since_offset = 0
+        catchup_find(stream, oldest_ms, 0, 0, &found)
     if not record.flags & CATCHUP_OUTCOME:
         size = _part_size(stream, found.place, record.bytes_max, &count)
     answer = <RecCaught *> worker_say(worker, REC_CAUGHT, 0, sizeof(RecCaught), size)
@@ -252,6 +258,8 @@ cdef void catchups_serve(Sequencer *sequencer) noexcept nogil:
         place += size
         if worker.state != WORKER_LINKED or <uint32_t> worker.epoch != waiting.start:
             continue                    # it asks again, if it still wants to know
+        if sequencer.streams.cold and loading_takes(sequencer, worker, &record.head):
+            continue                    # it left memory while this waited
         if worker.out.size > worker.out.bytes_max // 2:
             memcpy(held, waiting, size)
             if batch_write(&sequencer.catchups, held, size) < 0:

@@ -6,17 +6,17 @@ from libc.string cimport memcpy, memset
 from core.answers cimport answer_empty, answer_error, answer_position
 from core.codes cimport NOT_JOINED, OVERLOADED, TOO_MANY_CHANNELS, UNAVAILABLE
 from core.conn cimport STATE_OPEN, conn_get, conn_handle
-from core.edge cimport CHANNEL_LIVE, NONE, REQUEST_JOIN, REQUEST_OPEN, RETRY_AFTER_MS
+from core.edge cimport CHANNEL_KNOWN, CHANNEL_LIVE, NONE, REQUEST_JOIN, REQUEST_OPEN, RETRY_AFTER_MS
 from core.fanout cimport (channel_acquire, channel_at, channel_find, channel_handle, channel_name, channel_rest,
                           channel_subscribe, channel_unasked, conn_user, fanout_event_gap, fanout_event_recreated,
                           member_add, member_catch, member_catches, member_caught, member_joined, member_remove,
                           member_stands)
 from core.ledger cimport (COUNT_SUBSCRIPTIONS_REFUSED, KIND_PENDING, ledger_acquire, ledger_count, ledger_leaks,
                           ledger_release)
-from core.namespaces cimport DOMAIN_GROUP, domain_in
+from core.namespaces cimport DOMAIN_GLOBAL, DOMAIN_GROUP, GLOBALS_MAX, domain_in
 from core.opening cimport opening_answered, opening_end, opening_refused
-from core.records cimport (CATCHUP_OUTCOME, GAP_ROUTER_LOST, OUTCOME_GAP, OUTCOME_LIVE, OUTCOME_RESET, REC_STATE,
-                           STATE_ACKED, STATE_JOINED, STATE_LEFT, RecState, record_add)
+from core.records cimport (CATCHUP_OUTCOME, GAP_ROUTER_LOST, GLOBAL_GONE, OUTCOME_GAP, OUTCOME_LIVE, OUTCOME_RESET,
+                           REC_STATE, STATE_ACKED, STATE_JOINED, STATE_LEFT, RecState, record_add)
 from core.replay cimport catchup_ask
 from core.requests cimport request_done, request_open, request_peek, request_take
 from core.sites cimport HERE
@@ -293,7 +293,7 @@ cdef void channel_subscribed(Edge *edge, Channel *channel, uint64_t epoch, uint6
     """SUBSCRIBED: the channel is live from this position on; after a new link it may tell of lost messages."""
     cdef uint32_t index = channel.waiting
     cdef Pending *pending
-    if channel.flags & CHANNEL_LIVE and channel.count:
+    if channel.flags & CHANNEL_LIVE and (channel.count or channel.domain == DOMAIN_GLOBAL):
         if offset > channel.offset:
             fanout_event_gap(edge, channel, channel.offset + 1, offset, GAP_ROUTER_LOST)
         elif offset < channel.offset and epoch > channel.epoch:
@@ -313,6 +313,49 @@ cdef void channel_subscribed(Edge *edge, Channel *channel, uint64_t epoch, uint6
             opening_answered(edge, opening_at(edge, pending.opening))
     channel.holds -= 1
     channel_rest(edge, channel)
+
+
+cdef Channel *global_known(Edge *edge, const char *name, uint32_t size) noexcept nogil:
+    """A global channel, held from now on; NULL: it is none, or there is no room or no memory for it."""
+    cdef Channel *channel = channel_find(edge, name, size)
+    if channel != NULL and channel.flags & CHANNEL_KNOWN:
+        return channel
+    if edge.globals == GLOBALS_MAX or domain_in(&edge.namespaces, name, size) != DOMAIN_GLOBAL:
+        return NULL
+    if channel == NULL:
+        channel = channel_acquire(edge, name, size, DOMAIN_GLOBAL)
+    if channel != NULL:
+        channel.flags |= CHANNEL_KNOWN
+        channel.holds += 1
+        edge.everybody[edge.globals] = channel.index
+        edge.globals += 1
+    return channel
+
+
+cdef void _global_let_go(Edge *edge, uint32_t place) noexcept nogil:
+    cdef Channel *channel = channel_at(edge, edge.everybody[place])
+    edge.globals -= 1
+    edge.everybody[place] = edge.everybody[edge.globals]
+    channel.flags &= ~CHANNEL_KNOWN
+    channel.holds -= 1
+    channel_rest(edge, channel)
+
+
+cdef void global_told(Edge *edge, RecChannel *record) noexcept nogil:
+    """GLOBAL: the router tells of a global channel, or lets it go."""
+    cdef const char *name = <const char *> record + sizeof(RecChannel)
+    cdef Channel *channel
+    cdef uint32_t place = 0
+    if record.channel != GLOBAL_GONE:
+        channel = global_known(edge, name, record.head.aux)
+        if channel != NULL:
+            channel_subscribed(edge, channel, record.epoch, record.offset)
+        return
+    channel = channel_find(edge, name, record.head.aux)
+    if channel != NULL and channel.flags & CHANNEL_KNOWN:
+        while edge.everybody[place] != channel.index:
+            place += 1
+        _global_let_go(edge, place)
 
 
 cdef void channel_refused(Edge *edge, Channel *channel, int code) noexcept nogil:
@@ -356,7 +399,7 @@ cdef void join_overdue(Edge *edge, Request *request) noexcept nogil:
 
 
 cdef void joins_end(Edge *edge) noexcept nogil:
-    """The loop stops: let go of all that still waits for the router."""
+    """The loop stops: let go of all that still waits for the router, and of the global channels."""
     cdef uint32_t seq = edge.requests.oldest
     cdef uint32_t last = edge.requests.next
     cdef Request taken
@@ -368,3 +411,5 @@ cdef void joins_end(Edge *edge) noexcept nogil:
                 opening_at(edge, taken.index).seq = 0      # it is closed by now
                 opening_end(edge, opening_at(edge, taken.index))
         seq += 1
+    while edge.globals:
+        _global_let_go(edge, edge.globals - 1)

@@ -283,7 +283,7 @@ cdef void edge_close(Edge *edge, Connection *conn, int reason) noexcept nogil:
     conn_set_state(conn, edge.ledger, STATE_CLOSED)
     conn_aside_rest(&edge.asides, edge.ledger, conn)
     edge.ledger.words[REASON_FIRST + reason_place(conn.reason)] += 1
-    if not conn.flags & FLAG_TOUCHED:       # else the flush of this turn finds it closed and moves it over
+    if not conn.flags & FLAG_TOUCHED:       # else the flush finds it closed and moves it over
         conn.next_touched = edge.closed
         edge.closed = conn
 

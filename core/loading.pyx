@@ -227,6 +227,6 @@ cdef void loading_done(Sequencer *sequencer, const Note *note, RunRecord run) no
     stream.history.loading = LOADING_NOT
     if note.third == 0:
         stream.history.filled = with_messages or stream.offset == 0
-    if stream.history.given == 0:
+    if stream.history.given == 0 and not stream.history.listed:
         stream_shut(stream)             # nothing was ever said there, as far as is known
     _run(sequencer, stream, waiting, <int> note.third, run)

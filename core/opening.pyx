@@ -6,30 +6,34 @@ from libc.string cimport memcpy, memset
 
 from core.act cimport join_refused
 from core.answers cimport answer_reply, write_text
-from core.codes cimport OVERLOADED, TOKEN_EXPIRED, UNAVAILABLE
+from core.codes cimport OVERLOADED, SESSION_EXPIRED, TOKEN_EXPIRED, UNAVAILABLE
 from core.conn cimport (FLAG_HELLO, FLAG_SESSION, STATE_HANDSHAKING, STATE_OPEN, conn_get, conn_handle,
                         conn_memberships, conn_set_state)
-from core.edge cimport (NAME_BYTES_MAX, NONE, OPENING_KEY, REQUEST_OPEN, RETRY_AFTER_MS, Channel, Pending,
-                        edge_random, edge_tick)
+from core.edge cimport (CHANNEL_KNOWN, NAME_BYTES_MAX, NONE, OPENING_KEY, REQUEST_OPEN, RETRY_AFTER_MS, Channel,
+                        Pending, edge_random, edge_tick)
 from core.expiry cimport expiry_set
 from core.fanout cimport channel_at, channel_find, channel_name, channel_rest
 from core.joins cimport (channel_wanted, joined_say, member_start, opening_at, pending_at, pending_end,
                          pending_outcome, pending_settled, pending_since, pending_start, state_say)
 from core.ledger cimport KIND_PENDING, TIME_WELCOME, ledger_acquire, ledger_release, ledger_time
 from core.lifecycle cimport edge_fin, edge_timer_plan
-from core.mailbox cimport OPEN_DEVICE, OPEN_RESUMES, OPEN_TELLS_UNREAD, OPEN_WHOLE
+from core.mailbox cimport OPEN_DEVICE, OPEN_IF_ALIVE, OPEN_RESUMES, OPEN_TELLS_UNREAD, OPEN_WHOLE
 from core.mpack cimport (MpReader, MpWriter, mp_read_array, mp_read_str, mp_read_uint, mp_write_array, mp_write_map,
                          mp_write_nil, mp_write_raw, mp_write_str, mp_write_uint)
-from core.namespaces cimport (DOMAIN_GROUP, DOMAIN_USER, JOIN_SERVER, NEW_LAST_ACK, NEW_LIVE, Namespace,
-                              namespace_of)
-from core.records cimport (CATCHUP_CURSOR, CATCHUP_START, OPEN_AGAIN, OPEN_RESUME, OPENED_TAKEN, REC_OPEN, STATE_HERE,
-                           STATE_JOINED, record_add)
+from core.namespaces cimport (DOMAIN_GLOBAL, DOMAIN_GROUP, DOMAIN_USER, JOIN_SERVER, NEW_LAST_ACK,
+                              NEW_LIVE, Namespace, namespace_of)
+from core.records cimport (CATCHUP_CURSOR, CATCHUP_START, OPEN_AGAIN, OPEN_ALIVE, OPEN_RESUME, OPENED_TAKEN, REC_OPEN,
+                           STATE_HERE, STATE_JOINED, STATE_LEFT, record_add)
 from core.requests cimport request_done, request_open, request_peek
 from core.rights cimport rights_set
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_release
 from core.told cimport told_keep
 from core.vitals cimport vital_of
+
+cdef enum Stored:               # of a pending's channel; 0: the store does not have it
+    STORED_TOO = 1              # the client's HELLO has it as well
+    STORED_ALONE
 
 
 cdef void _open_say(Edge *edge, Connection *conn, uint32_t seq, int flags, const uint8_t *stored,
@@ -58,12 +62,16 @@ cdef void open_again(Edge *edge, Connection *conn) noexcept nogil:
         state_say(edge, conn, channel, STATE_HERE, channel.epoch, channel.offset)
 
 
+cdef int _claim_flags(const Opening *opening) noexcept nogil:
+    return (OPEN_RESUME if opening.resumed else 0) | (OPEN_ALIVE if opening.if_alive else 0)
+
+
 cdef void opening_again(Edge *edge, Request *request, uint32_t seq) noexcept nogil:
     """After a lost link: a session whose claim was not answered, or whose channels still wait."""
     cdef Connection *conn = conn_get(&edge.connections, request.conn)
     cdef Opening *opening = opening_at(edge, request.index)
     if conn != NULL and conn.flags & FLAG_SESSION:
-        _open_say(edge, conn, 0 if opening.claimed else seq, OPEN_RESUME if opening.resumed else 0,
+        _open_say(edge, conn, 0 if opening.claimed else seq, _claim_flags(opening),
                   opening.welcome + opening.welcome_size, opening.stored_size)
 
 
@@ -83,6 +91,7 @@ cdef bint _open_channel(Edge *edge, Opening *opening, const char *name, uint32_t
     pending.sibling = opening.first
     opening.first = pending.index
     opening.count += 1
+    opening.globals += channel.domain == DOMAIN_GLOBAL
     pending_since(pending, since)
     if since == NULL and not opening.resumed and channel.domain == DOMAIN_USER:
         device = namespace_of(&edge.namespaces, name, size).new_device
@@ -102,6 +111,71 @@ cdef Pending *_opening_find(Edge *edge, Opening *opening, Channel *channel) noex
     return NULL if index == NONE else pending_at(edge, index)
 
 
+cdef bint _is_full(Edge *edge, Opening *opening, const Namespace *namespace) noexcept nogil:
+    """Whether the session is in as many channels as it may be; global ones do not count as joined, and are few: those
+    of them that are over are left again before WELCOME (`_leave_gone`)."""
+    return namespace.domain != DOMAIN_GLOBAL \
+        and opening.count - opening.globals >= edge.config.channels_max + edge.namespaces.session_count
+
+
+cdef bint _knows(Edge *edge, Opening *opening) noexcept nogil:
+    """Whether a resume says where the session stands in whatever it has heard of: the store does, or the client."""
+    cdef uint32_t index = opening.first
+    while opening.resumed and index != NONE:
+        if pending_at(edge, index).stored:
+            return True
+        index = pending_at(edge, index).sibling
+    return opening.resumed and opening.whole
+
+
+cdef void _leave_gone(Edge *edge, Connection *conn, Opening *opening) noexcept nogil:
+    """Leave the global channels that only the store names and that are over: what is stored must not grow with each.
+
+    Each of them was subscribed to, unless this worker holds it anyway; if it goes on, the router said GLOBAL before it
+    answered that (core/everybody.pxd).
+    """
+    cdef uint32_t previous = NONE
+    cdef uint32_t index = opening.first
+    cdef Pending *pending
+    cdef Channel *channel
+    while index != NONE:
+        pending = pending_at(edge, index)
+        index = pending.sibling
+        channel = channel_at(edge, pending.channel)
+        if pending.stored != STORED_ALONE or channel.domain != DOMAIN_GLOBAL or channel.flags & CHANNEL_KNOWN:
+            previous = pending.index
+            continue
+        if previous == NONE:
+            opening.first = index
+        else:
+            pending_at(edge, previous).sibling = index
+        opening.count -= 1
+        opening.globals -= 1
+        state_say(edge, conn, channel, STATE_LEFT, channel.epoch, channel.offset)
+        pending_end(edge, pending)
+
+
+cdef bint _open_globals(Edge *edge, Opening *opening) noexcept nogil:
+    """Add the global channels that nobody named; False: out of memory.
+
+    A session begins where they stand. One that is resumed and had not heard of a channel is older than it: every HELLO
+    is told of all, and they are stored with it. So it gets that channel from its beginning.
+    """
+    cdef bint older = _knows(edge, opening)
+    cdef uint64_t start[2]
+    cdef uint32_t place
+    cdef Channel *channel
+    for place in range(edge.globals):
+        channel = channel_at(edge, edge.everybody[place])
+        if _opening_find(edge, opening, channel) != NULL:
+            continue
+        start[0] = channel.epoch
+        start[1] = 0
+        if not _open_channel(edge, opening, channel_name(edge, channel), channel.name_size, start if older else NULL):
+            return False
+    return True
+
+
 cdef void _stored_channel(Edge *edge, Connection *conn, Opening *opening, const char *name, uint32_t size,
                           const uint64_t *since) noexcept nogil:
     """A channel of the session as it is stored: what the client itself says of it counts more."""
@@ -109,20 +183,19 @@ cdef void _stored_channel(Edge *edge, Connection *conn, Opening *opening, const 
     cdef Pending *pending = NULL if channel == NULL else _opening_find(edge, opening, channel)
     cdef const Namespace *namespace
     if pending != NULL:
-        pending.stored = 1
+        pending.stored = STORED_TOO
         if not pending.has_since:
             pending_since(pending, since)
             if not pending.waits and not pending_settled(edge, pending, channel, opening.seq):
                 opening.remaining += 1
         return
     namespace = namespace_of(&edge.namespaces, name, size)
-    if namespace == NULL or namespace.domain == DOMAIN_USER \
-            or opening.count >= edge.config.channels_max + edge.namespaces.session_count \
+    if namespace == NULL or namespace.domain == DOMAIN_USER or _is_full(edge, opening, namespace) \
             or (namespace.domain == DOMAIN_GROUP and namespace.join != JOIN_SERVER
                 and join_refused(edge, conn, namespace, name, size) != NULL):
         return                          # what the session may not join any more it is not in any more
     if _open_channel(edge, opening, name, size, since):
-        pending_at(edge, opening.first).stored = 1
+        pending_at(edge, opening.first).stored = STORED_ALONE
 
 
 cdef bint _channel_read(MpReader *reader, const char **name, uint32_t *size, uint64_t *since,
@@ -215,6 +288,7 @@ cdef void open_start(Edge *edge, Connection *conn, const Note *note, const uint8
     opening.resumed = note.flags & OPEN_RESUMES != 0
     opening.whole = note.flags & OPEN_WHOLE != 0
     opening.tells_unread = note.flags & OPEN_TELLS_UNREAD != 0
+    opening.if_alive = note.flags & OPEN_IF_ALIVE != 0
     opening.welcome_size = note.text_size
     opening.stored_size = <uint32_t> min(note.second, <uint64_t> note.extra_size)
     rights = <uint32_t> min(note.first, <uint64_t> (note.extra_size - opening.stored_size))
@@ -234,7 +308,7 @@ cdef void open_start(Edge *edge, Connection *conn, const Note *note, const uint8
     conn.flags |= FLAG_SESSION
     expiry_set(edge, conn, note.third)
     vital_of(edge, conn).device = <uint8_t> (note.flags // OPEN_DEVICE)
-    _open_say(edge, conn, opening.seq, OPEN_RESUME if opening.resumed else 0, opening.welcome + opening.welcome_size,
+    _open_say(edge, conn, opening.seq, _claim_flags(opening), opening.welcome + opening.welcome_size,
               opening.stored_size)
 
 
@@ -323,8 +397,15 @@ cdef void _open_finish(Edge *edge, Opening *opening) noexcept nogil:
 
 cdef void opening_answered(Edge *edge, Opening *opening) noexcept nogil:
     """One of the answers that an opening waits for is there."""
+    cdef Connection *conn = conn_get(&edge.connections, opening.conn)
     opening.remaining -= 1
-    if opening.remaining == 0:
+    if opening.remaining:
+        return
+    if conn != NULL:
+        _leave_gone(edge, conn, opening)
+    if not _open_globals(edge, opening):    # at last: none of them begins between this and WELCOME
+        opening_refused(edge, opening, OVERLOADED, b"out of memory")
+    elif opening.remaining == 0:
         _open_finish(edge, opening)
 
 
@@ -359,7 +440,11 @@ cdef void open_claimed(Edge *edge, RecSession *record) noexcept nogil:
         return
     opening.claimed = 1
     conn = conn_get(&edge.connections, opening.conn)
-    if record.head.aux > OPENED_TAKEN and conn != NULL and not _named_by_client(edge, opening):
+    if record.head.aux == SESSION_EXPIRED and conn != NULL:
+        opening_end(edge, opening)
+        edge_fin(edge, conn, SESSION_EXPIRED, b"the resume token's time is over, and so is the session's", 0)
+        return
+    if record.head.aux > OPENED_TAKEN and conn != NULL and (opening.if_alive or not _named_by_client(edge, opening)):
         # Nobody knows what else the session was in: a resume would pass over what it missed there, in silence.
         opening_refused(edge, opening, record.head.aux, b"what is stored of the session cannot be read now: come back,"
                         b" or name the positions of all its channels and say `whole`")

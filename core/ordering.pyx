@@ -3,7 +3,8 @@
 from libc.stdint cimport uint8_t
 from libc.string cimport memcpy, memset
 
-from core.codes cimport BAD_REQUEST, NO_SUCH_CHANNEL, OVERLOADED, UNAVAILABLE
+from core.codes cimport BAD_REQUEST, NO_SUCH_CHANNEL, OVERLOADED, TOO_MANY_CHANNELS, UNAVAILABLE
+from core.everybody cimport everybody_add
 from core.hash cimport hash_bytes
 from core.keys cimport Key, KeyName, key_find, key_keep, key_name, keys_ms
 from core.ledger cimport (COUNT_LOG_BATCHES, COUNT_LOG_RECORDS, COUNT_MESSAGES_ROUTED, COUNT_MESSAGES_SEQUENCED,
@@ -133,16 +134,9 @@ cdef inline void _message_say(Sequencer *sequencer, Worker *worker, uint64_t cha
 
 
 cdef void _message_route(Sequencer *sequencer, Stream *stream, const Stored *head, const uint8_t *body) noexcept nogil:
-    """Once to each worker with members; a global message to each worker with sessions."""
+    """Once to each worker with members; a global message to each worker that was told of its channel."""
     cdef uint32_t place
-    cdef Worker *worker
     cdef Route route
-    if stream.domain == DOMAIN_GLOBAL:
-        for place in range(sequencer.worker_count):
-            worker = worker_at(sequencer, place)
-            if worker.state >= WORKER_LINKING and worker.sessions:
-                _message_say(sequencer, worker, 0, head, body)
-        return
     for place in range(stream.route_count):
         route = stream_route(stream, place)
         _message_say(sequencer, worker_at(sequencer, route.worker), route.channel, head, body)
@@ -260,6 +254,9 @@ cdef void publish_order(Sequencer *sequencer, Worker *worker, RecPublish *record
         worker_published(worker, record.seq, refusal, 0, 0)
         return
     stream = stream_wanted(&sequencer.streams, <const char *> publish.name, record.head.aux, sequencer.wall_ms)
+    if stream != NULL and stream.domain == DOMAIN_GLOBAL and not everybody_add(sequencer, stream, False):
+        worker_published(worker, record.seq, TOO_MANY_CHANNELS, 0, 0)
+        return
     if stream == NULL or not stream_advance(&sequencer.streams, stream):
         worker_published(worker, record.seq, OVERLOADED, 0, 0)
         return

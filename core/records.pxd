@@ -12,7 +12,7 @@ from libc.string cimport memset
 from core.batch cimport Batch, batch_reserve
 
 cdef enum:
-    RECORDS_VERSION = 3
+    RECORDS_VERSION = 4
 
 cdef enum RecordKind:
     REC_LINK = 1                # w->r: heartbeat, and the first word
@@ -41,6 +41,8 @@ cdef enum RecordKind:
     REC_BANS                    # r->w: the bans, or what has changed
     REC_SESSIONS                # w->r: which channels have these sessions?
     REC_SURVEY                  # w->r: how does this channel stand? (core/survey.pxd)
+    REC_TOLD                    # w->r: the record behind this was told to an earlier router, then
+    REC_GLOBAL                  # r->w: a global channel stands here; what is said in it from now on follows this
     REC_KIND_COUNT
 
 ctypedef struct Record:         # 8 bytes: the head of every record
@@ -48,22 +50,32 @@ ctypedef struct Record:         # 8 bytes: the head of every record
     uint16_t kind
     uint16_t aux                # by kind: size of the name, code, or flags
 
+cdef enum BeginFlag:            # aux of BEGIN
+    BEGIN_BESIDE = 1            # an earlier start runs on beside this
+    BEGIN_EVERYBODY = 2         # it has sessions: it wants to know of all global channels
+    BEGIN_BEFORE = 4            # it was linked before: of a global channel that it does not name it was never told
+
 ctypedef struct RecLink:        # LINK, LINKED, BEGIN, END, BYE
-    Record head                 # LINKED: aux 1 = resynchronise; BEGIN: aux 1 = an earlier start runs on beside this
+    Record head                 # LINKED: aux 1 = resynchronise; BEGIN: BeginFlag
     uint64_t epoch              # of the sender: the worker's start, the router's epoch
     uint32_t version            # RECORDS_VERSION
     uint32_t worker             # the worker's number on its node
+    uint64_t stored_ms          # LINKED: what the router heard of sessions before then is stored; its monotonic clock
 
-ctypedef struct RecChannel:     # SUBSCRIBE, SUBSCRIBED, UNSUBSCRIBE; name follows but in SUBSCRIBED
+cdef enum:
+    GLOBAL_GONE = 1             # `channel` of GLOBAL: nothing is kept of it any more, and it makes room for another
+
+ctypedef struct RecChannel:     # SUBSCRIBE, SUBSCRIBED, UNSUBSCRIBE, GLOBAL; name follows but in SUBSCRIBED
     Record head                 # aux: size of the name; SUBSCRIBED: 0, or the code of a refusal
-    uint64_t channel            # the worker's handle
-    uint64_t epoch              # SUBSCRIBE: the last position seen; SUBSCRIBED: the position now
+    uint64_t channel            # the worker's handle; GLOBAL: 0 or GLOBAL_GONE
+    uint64_t epoch              # SUBSCRIBE: the last position seen; SUBSCRIBED, GLOBAL: the position now
     uint64_t offset
 
 cdef enum OpenFlag:             # aux of OPEN
     OPEN_RESUME = 1             # the session's stored state is wanted
     OPEN_AGAIN = 2              # said again after a lost link: nothing is answered or stored
     OPEN_TOLD = 4               # told to an earlier router: it is stored, and nothing else
+    OPEN_ALIVE = 8              # with OPEN_RESUME: refused unless the session is stored and has not expired
 
 cdef enum CloseFlag:            # aux of CLOSE
     CLOSE_COMES_BACK = 1        # it was told to
@@ -130,7 +142,7 @@ cdef enum MessageFlag:          # aux of MESSAGE
 
 ctypedef struct RecMessage:     # the MESSAGE frame as MessagePack follows
     Record head                 # MessageFlag
-    uint64_t channel            # the worker's handle; 0 when global
+    uint64_t channel            # the worker's handle; 0 when global: the frame has its name
     uint64_t epoch
     uint64_t offset
     uint32_t body_size
@@ -156,6 +168,15 @@ ctypedef struct RecState:       # name and, but with ACKED, the user follow
     uint16_t what               # StateKind
     uint16_t user_size
     uint32_t conn               # low half of the worker's handle: a session that was taken over is another's
+
+cdef enum:
+    TOLD_NOBODY = 0xFFFFFFFF    # no worker has had the session all along
+
+ctypedef struct RecTold:        # OPEN, CLOSE or STATE with its flag of what was told follows as a record of its own
+    Record head                 # aux: from the router to its control thread, the worker's index
+    uint64_t time_us            # of the monotonic clock, which the processes of a node share
+    uint32_t owner              # the router's own: index of the worker that had the session before this router started
+    uint32_t reserved
 
 cdef enum CatchupFlag:
     CATCHUP_OUTCOME = 1         # the outcome alone, no messages
@@ -289,6 +310,11 @@ cdef inline bint record_fits(const Record *head, size_t left) noexcept nogil:
             variable = (<RecBody *> head).body_size
     elif head.kind == REC_SURVEY:
         fixed = sizeof(RecHistory)
+        variable = head.aux
+    elif head.kind == REC_TOLD:
+        fixed = sizeof(RecTold)
+    elif head.kind == REC_GLOBAL:
+        fixed = sizeof(RecChannel)
         variable = head.aux
     else:
         return False

@@ -28,6 +28,11 @@ BAN: Final[int]
 BANS: Final[int]
 SESSIONS: Final[int]
 SURVEY: Final[int]
+GLOBAL: Final[int]
+GONE: Final[int]
+BESIDE: Final[int]
+EVERYBODY: Final[int]
+BEFORE: Final[int]
 AS_IS: Final[int]
 POSITION: Final[int]
 MESSAGES: Final[int]
@@ -41,6 +46,9 @@ OVER: Final[int]
 OPENS_TOLD: Final[int]
 CLOSES_TOLD: Final[int]
 STATES_TOLD: Final[int]
+TOLD: Final[int]
+ALIVE: Final[int]
+NOBODY: Final[int]
 CURSORS: Final[tuple[str, ...]]
 OUTCOMES: Final[tuple[str, ...]]
 
@@ -51,6 +59,7 @@ class BatchWriter:
     def state(
         self, session: bytes, what: int, name: bytes, epoch: int, offset: int, user: bytes = b"", conn: int = 0
     ) -> None: ...
+    def told(self, time_us: int) -> None: ...
     def publish(
         self, seq: int, name: bytes, data: bytes, sender: bytes, key: bytes = b"", *, again: bool = False
     ) -> None: ...

@@ -32,6 +32,11 @@ BAN = REC_BAN
 BANS = REC_BANS
 SESSIONS = REC_SESSIONS
 SURVEY = REC_SURVEY
+GLOBAL = REC_GLOBAL
+GONE = GLOBAL_GONE
+BESIDE = BEGIN_BESIDE
+EVERYBODY = BEGIN_EVERYBODY
+BEFORE = BEGIN_BEFORE
 AS_IS = SURVEY_AS_IS
 POSITION = SURVEY_POSITION
 MESSAGES = SURVEY_MESSAGES
@@ -45,6 +50,9 @@ OVER = CLOSE_OVER
 OPENS_TOLD = OPEN_TOLD
 CLOSES_TOLD = CLOSE_TOLD
 STATES_TOLD = STATE_TOLD
+TOLD = REC_TOLD
+ALIVE = OPEN_ALIVE
+NOBODY = <uint32_t> TOLD_NOBODY
 CURSORS = ("read", "not_kept", "away")  # by CursorState
 OUTCOMES = ("live", "replayed", "gap", "reset")
 
@@ -72,6 +80,7 @@ cdef class BatchWriter:
         record.epoch = epoch
         record.version = RECORDS_VERSION
         record.worker = worker
+        record.stored_ms = 0
 
     def channel(self, int kind, bytes name, uint64_t channel, uint64_t epoch=0, uint64_t offset=0):
         """SUBSCRIBE or UNSUBSCRIBE."""
@@ -102,6 +111,10 @@ cdef class BatchWriter:
         memcpy(record.session, <const char *> session, 16)
         memcpy(<uint8_t *> record + sizeof(RecState), <const char *> name, len(name))
         memcpy(<uint8_t *> record + sizeof(RecState) + len(name), <const char *> user, len(user))
+
+    def told(self, uint64_t time_us):
+        """TOLD: the next record was told to an earlier router, then."""
+        (<RecTold *> self.add(REC_TOLD, 0, sizeof(RecTold), 0)).time_us = time_us
 
     def publish(self, uint32_t seq, bytes name, bytes data, bytes sender, bytes key=b"", *, bint again=False):
         """PUBLISH of MessagePack `data`; a seq of 0 asks for no answer; `again`: it may have been ordered already."""
@@ -174,7 +187,8 @@ cdef _unpack(const Record *head):
     cdef const char *rest
     fields = {"kind": head.kind, "aux": head.aux}
     if head.kind <= REC_BYE:
-        fields.update(epoch=(<RecLink *> head).epoch, version=(<RecLink *> head).version)
+        fields.update(epoch=(<RecLink *> head).epoch, version=(<RecLink *> head).version,
+                      stored_ms=(<RecLink *> head).stored_ms)
     elif head.kind <= REC_UNSUBSCRIBE:
         fields.update(channel=(<RecChannel *> head).channel, epoch=(<RecChannel *> head).epoch,
                       offset=(<RecChannel *> head).offset)
@@ -194,6 +208,12 @@ cdef _unpack(const Record *head):
                       offset=(<RecMessage *> head).offset, body=rest[:(<RecMessage *> head).body_size])
     elif head.kind == REC_CAUGHT:
         fields.update(_caught(<RecCaught *> head))
+    elif head.kind == REC_TOLD:
+        fields.update(time_us=(<RecTold *> head).time_us)
+    elif head.kind == REC_GLOBAL:
+        rest = <const char *> head + sizeof(RecChannel)
+        fields.update(channel=(<RecChannel *> head).channel, epoch=(<RecChannel *> head).epoch,
+                      offset=(<RecChannel *> head).offset, name=rest[:head.aux])
     elif head.kind == REC_TAKEN:
         fields.update(count=(<RecTaken *> head).count, others=(<RecTaken *> head).others)
     return fields

@@ -156,10 +156,11 @@ cdef class Cutter:
     Args:
         evalsha: `EVALSHA` and the script's name, packed.
         starts: how the keys of each shard begin.
-        keys: the keys of each shard that come before its channels, three of them, packed.
+        keys: the keys of each shard that come before its channels, four of them, packed.
         settings: three arguments after epoch and number, packed.
         retentions: a namespace, how many messages are kept of its channels, and after how many ms without one a
-            channel is forgotten, both packed; the last one is for all others. The latter is only sent if it was not
+            channel is forgotten (what else the script makes of it is the script's), both packed; the last one is for
+            all others. The latter is only sent if it was not
             sent for that channel within the last hour, since it costs as much as a sixth of all else; else it is 0.
     """
 
@@ -249,9 +250,9 @@ cdef class Cutter:
         if <uint64_t> len(self._room) < room:
             PyByteArray_Resize(self._room, room)
         begin = to = <uint8_t *> PyByteArray_AS_STRING(self._room)
-        to = _put_count(to, b"*", <uint64_t> 14 + 4 * <uint64_t> cut.runs + 2 * <uint64_t> cut.records)
+        to = _put_count(to, b"*", <uint64_t> 15 + 4 * <uint64_t> cut.runs + 2 * <uint64_t> cut.records)
         to = _put(to, PyBytes_AS_STRING(self._evalsha), len(self._evalsha))
-        to = _put_number(to, <uint64_t> 3 + cut.runs)
+        to = _put_number(to, <uint64_t> 4 + cut.runs)
         to = _put(to, PyBytes_AS_STRING(keys), len(keys))
         to = _put_channels(to, data, parts, cut, PyBytes_AS_STRING(start), <uint32_t> len(start))
         to = _put_epoch(to, epoch)

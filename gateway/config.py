@@ -165,8 +165,23 @@ class GatewaySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         int, Meta(ge=0, le=600_000, description="Milliseconds in which a stopping worker says FIN to its clients.")
     ] = 10_000
     resume_token_ttl_s: Annotated[
-        int, Meta(ge=10, le=2_592_000, description="Seconds for which a resume token is good; each WELCOME renews it.")
+        int,
+        Meta(
+            ge=10,
+            le=2_592_000,
+            description="Seconds after its end for which a session can be resumed, and for which a resume token is "
+            "good by itself; each WELCOME renews it.",
+        ),
     ] = 3_600
+    resume_token_age_max_s: Annotated[
+        int,
+        Meta(
+            ge=10,
+            le=2_592_000,
+            description="Seconds for which a resume token is good while its session is there: how long a connection "
+            "may be open without REFRESH and be resumed when it breaks.",
+        ),
+    ] = 2_592_000
 
 
 class RouterSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -303,6 +318,15 @@ class LogSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             " so that it outlives a power loss; `never`, so that it outlives the end of any process only.",
         ),
     ] = "always"
+    bytes_max: Annotated[
+        int,
+        Meta(
+            ge=67_108_864,
+            le=4_398_046_511_104,
+            description="Bytes that the embedded log's messages may take on disk; beyond it the oldest go before their"
+            " age, and who missed them is told of a gap. The router keeps about 32 bytes a message in memory.",
+        ),
+    ] = 16 * 1024 * 1024 * 1024
     pending_bytes_max: Annotated[
         int,
         Meta(
@@ -475,6 +499,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     backlog: int = 4_096
     drain_ms: int = 10_000
     resume_token_ttl_s: int = 3_600
+    resume_token_age_max_s: int = 2_592_000
     stats_fd: int = -1
     """Inherited descriptor of the shared counters; -1 keeps them in the process's own memory."""
     commands_fd: int = -1
@@ -547,6 +572,7 @@ def router_config(
         node=config.node.name,
         endpoint=endpoint,
         epoch=epoch,
+        globals_bytes_max=config.gateway.max_frame // 2,
         stats_fd=stats_fd,
         commands_fd=commands_fd,
         tracemalloc_frames=config.growth.tracemalloc_frames,
@@ -556,6 +582,7 @@ def router_config(
         log_directory=config.log.directory,
         log_sync=config.log.sync,
         log_bytes_max=config.log.pending_bytes_max,
+        log_disk_bytes_max=config.log.bytes_max,
         log_open_timeout_s=config.log.open_timeout_s,
         workers=config.gateway.workers,
         log_redis_url=config.log.redis_url,

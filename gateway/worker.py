@@ -73,6 +73,7 @@ class WorkerProcess:
             config.secret,
             node_key=node_key(config.development_key or config.router_endpoint),
             resume_ttl_s=config.resume_token_ttl_s,
+            resume_age_max_s=config.resume_token_age_max_s,
             policy=token_policy(config),
             keys=keys,
         )

@@ -10,8 +10,9 @@ session; else the client is told to come back.
 import asyncio
 import contextlib
 import logging
-import struct
-from collections.abc import Callable, Collection, Iterator
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection
 from typing import Any
 
 import msgpack
@@ -20,9 +21,12 @@ from core import notes, records
 from core.codes import Code
 from router.log.port import Changes, Log, LogDeposed, LogError, Position, Session, SessionChange
 from router.plane import Put, put_when_room
+from router.told import TURN_RECORDS, Said, in_order, walk
 
 SAVE_EVERY_S = 0.02
 SAVE_RETRY_S = 0.5
+# How often the data plane is told up to when everything is stored, while nothing changes.
+STORED_TELL_S = 0.5
 READ_DEADLINE_S = 2.0
 # Some milliseconds of the event loop's time: the log's commits pass through it in between.
 READ_BATCH_MAX = 250
@@ -33,9 +37,8 @@ OPEN_GRACE_MS = 12 * 3_600_000
 # Told to whoever asks what is stored of sessions, of all of them together.
 CHANNELS_TOLD_MAX = 200
 
-_STATE = struct.Struct("=IHH16sQQHHI")
-_CLOSE = struct.Struct("=IHHQ16sII")
-_HEAD = struct.Struct("=IHH")
+# Sessions that were claimed or ended lately: what a worker that links late tells of them from before does not count.
+HEARD_MAX = 100_000
 
 _log = logging.getLogger("holdfast.sessions")
 
@@ -49,7 +52,9 @@ class Sessions:
         ttl_s: how long a session is kept after its last sign of life: as long as its resume token is good.
         clock: wall clock, seconds.
         own: the namespaces of domain session, whose channels have cursors.
+        ticks_us: the monotonic clock, which the processes of a node share.
         on_lost: told of each change that finds no room.
+        on_stored: told now and then that all that this got before a time (ms, `ticks_us`) is stored.
 
     """
 
@@ -61,7 +66,9 @@ class Sessions:
         ttl_s: int,
         clock: Callable[[], float],
         own: Collection[str] = ("user",),
+        ticks_us: Callable[[], int] = lambda: time.monotonic_ns() // 1000,
         on_lost: Callable[[], None] = lambda: None,
+        on_stored: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._log = log
         self._put = put
@@ -69,6 +76,7 @@ class Sessions:
         self._clock = clock
         self._own = frozenset(own)
         self._on_lost = on_lost
+        self._on_stored = on_stored
         self._changes = Changes()
         self._saving = Changes()
         self._changed = asyncio.Event()
@@ -76,31 +84,63 @@ class Sessions:
         """What was written while a read is under way: the read may have come before it."""
         self._saved = asyncio.Event()
         self._saved.set()
-        self._claims: list[tuple[int, int, bytes, str]] = []
+        self._claims: list[tuple[int, int, int, bytes, str]] = []
         self._cursors: list[tuple[int, int, str]] = []
         self._questions: list[tuple[int, list[bytes]]] = []
         self._asked = asyncio.Event()
         self._lost = 0
-        self._over: set[bytes] = set()
-        """Sessions that were over, and are resumed before that was written: what is stored of them is not theirs."""
+        self._ticks_us = ticks_us
+        self._heard: OrderedDict[bytes, int] = OrderedDict()
+        """When a session was claimed or ended last, by `ticks_us`."""
+        self._early: list[Said] | None = None
+        """What was heard since this router started, behind what is told of the time before it."""
+        self._told_before = b""
+        self._told = asyncio.Event()
+        self._told.set()
+        self._taking = asyncio.Lock()
 
     # -------------------------------------------------------------------------------------------- from the data plane
+
+    def gather(self) -> None:
+        """Let what is heard wait until `on_told` comes: that happened before."""
+        self._early = []
+        self._told.clear()
+
+    def on_told(self, said: bytes) -> None:
+        """What workers told an earlier router: TOLD records, each with the one behind it."""
+        self._told_before = said
+        self._told.set()
+
+    async def _take_told(self) -> None:
+        """Take what `on_told` got, after `gather`, and what was heard since, some at a time: it may be much."""
+        await self._told.wait()  # no deadline: `on_told` comes after a time that workers have, or at the end
+        async with self._taking:  # no deadline: whoever has it is at work here
+            said, self._told_before = self._told_before, b""
+            async for one in in_order(said):
+                self._apply(one)
+            while self._early:
+                early, self._early = self._early[:TURN_RECORDS], self._early[TURN_RECORDS:]
+                for one in early:
+                    self._apply(one)
+                await asyncio.sleep(0)
+            self._early = None
 
     def on_open(self, request: int, flags: int, conn: int, session: bytes, body: bytes) -> None:
         """A session was claimed; with RESUMES the data plane waits for what is stored of it."""
         if flags & records.RESUMES:
-            self._claims.append((request, conn, session, _user(body)))
+            self._claims.append((request, conn, flags, session, _user(body)))
             self._asked.set()
-        change = self._change(session)
+        self._heard_now(session)
+        self._hear(Said(records.OPEN, flags, session, conn, body=body))
+
+    def _opened(self, said: Said) -> None:
+        change = self._change(said.session)
         if change is None:
             return
-        saving = self._saving.sessions.get(session)
-        if change.ended or (saving is not None and saving.ended):
-            self._over.add(session)
-            if saving is not None:
-                change.channels = {**dict.fromkeys(saving.channels), **change.channels}
-        change.ended = False
-        change.opened = body or msgpack.packb({})
+        if not said.flags & records.ALIVE:
+            change.opened = said.body or msgpack.packb({})
+        elif change.ended and change.opened is None:
+            return  # its client said that it is over, and its token is too old to begin it again
         change.expires_ms = self._expires(open_still=True)
 
     def on_cursor(self, request: int, conn: int, channel: bytes) -> None:
@@ -114,37 +154,61 @@ class Sessions:
         self._asked.set()
 
     def on_state(self, said: bytes) -> None:
-        """What sessions did: STATE and CLOSE records."""
-        for kind, aux, place in _walk(said):
-            if kind == records.STATE:
-                _, _, _, session, epoch, offset, what, _, _ = _STATE.unpack_from(said, place)
-                name = said[place + _STATE.size :][:aux].decode()
-                self._state(session, what, name, Position(epoch, offset))
-            elif kind == records.CLOSE:
-                session = _CLOSE.unpack_from(said, place)[4]
-                change = self._change(session)
-                if change is not None:
-                    change.expires_ms = self._expires(open_still=False)
-                    if aux & records.OVER:
-                        change.ended = True
-                        change.channels.clear()
-                        change.known.clear()
+        """What sessions did: STATE and CLOSE records; behind a TOLD, what a worker that linked late told of before."""
+        for one in walk(said):
+            if one.time_us and one.time_us <= self._heard.get(one.session, 0):
+                continue  # this router heard of the session since
+            if not one.time_us and one.kind == records.CLOSE:
+                self._heard_now(one.session)
+            self._hear(one)
 
-    def _state(self, session: bytes, what: int, name: str, position: Position) -> None:
-        change = self._change(session)
+    def _heard_now(self, session: bytes) -> None:
+        self._heard[session] = self._ticks_us()
+        self._heard.move_to_end(session)
+        if len(self._heard) > HEARD_MAX:
+            self._heard.popitem(last=False)
+
+    def _hear(self, said: Said) -> None:
+        if self._early is None:
+            self._apply(said)
+        elif len(self._early) < CHANGED_MAX:
+            self._early.append(said)
+        else:
+            self._lost += 1
+            self._on_lost()
+
+    def _apply(self, said: Said) -> None:
+        if said.kind == records.OPEN:
+            self._opened(said)
+        elif said.kind == records.CLOSE:
+            self._closed(said)
+        else:
+            self._state(said)
+
+    def _closed(self, said: Said) -> None:
+        change = self._change(said.session)
         if change is None:
             return
-        if what == records.HERE:
+        change.expires_ms = self._expires(open_still=False)
+        if said.flags & records.OVER:
+            change.ended, change.opened = True, None
+            change.channels.clear()
+            change.joined.clear()
+
+    def _state(self, said: Said) -> None:
+        change = self._change(said.session)
+        if change is None:
+            return
+        if said.flags == records.HERE:
             change.expires_ms = self._expires(open_still=True)
-        elif what & ~records.STATES_TOLD == records.LEFT:
-            change.channels[name] = None
-            change.known.pop(name, None)
-        elif what & records.STATES_TOLD and change.channels.get(name, position) is not None:
-            change.known.setdefault(name, position)
+        elif said.flags == records.LEFT:
+            change.put(said.name, None)
         else:
-            change.channels[name] = position
-        if what == records.ACKED and name.partition(":")[0] in self._own:
-            self._changes.cursors[name] = max(self._changes.cursors.get(name, position), position)
+            # Told again, it may be older than an acknowledgement that is stored.
+            change.put(said.name, said.position, joined=said.flags == records.JOINED and not said.time_us)
+        if said.flags == records.ACKED and said.name.partition(":")[0] in self._own:
+            position = said.position
+            self._changes.cursors[said.name] = max(self._changes.cursors.get(said.name, position), position)
 
     def _change(self, session: bytes) -> SessionChange | None:
         """What changed of a session since the last write, to be added to; None: too much waits for the store."""
@@ -171,9 +235,16 @@ class Sessions:
             LogDeposed: another router took over.
         """
         while True:
-            await self._changed.wait()  # no deadline: for as long as nothing changes
-            await asyncio.sleep(SAVE_EVERY_S)
-            await self._save()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(STORED_TELL_S):
+                    await self._changed.wait()
+            if self._changed.is_set():
+                await asyncio.sleep(SAVE_EVERY_S)
+            began_us, gathers = self._ticks_us(), self._early is not None
+            if self._changed.is_set():
+                await self._save()
+            if not gathers:
+                self._on_stored(began_us // 1000)
 
     async def _save(self) -> None:
         """One write, again until it is done: what came meanwhile goes with it."""
@@ -206,15 +277,22 @@ class Sessions:
 
     async def flush(self, deadline_s: float) -> bool:
         """Wait until everything so far is stored; False: it is not in time."""
+        if not self._told.is_set():
+            self.on_told(b"")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(deadline_s):
+                await self._take_told()
                 await self._saved.wait()
         return self._saved.is_set()
 
     # --------------------------------------------------------------------------------------------------------- reading
 
     async def read(self) -> None:
-        """Answer what is asked until this is cancelled: all that came together in one read."""
+        """Answer what is asked until this is cancelled: all that came together in one read.
+
+        What workers told an earlier router is taken first: it is part of what is stored.
+        """
+        await self._take_told()
         while True:
             await self._asked.wait()  # no deadline: for as long as nobody asks
             claims, self._claims = self._claims[:READ_BATCH_MAX], self._claims[READ_BATCH_MAX:]
@@ -231,9 +309,9 @@ class Sessions:
                 await self._answer_question(*question)
             self._written = None
 
-    async def _answer_claims(self, claims: list[tuple[int, int, bytes, str]]) -> None:
-        users = [user for _, _, _, user in claims]
-        ids = [session for _, _, session, _ in claims]
+    async def _answer_claims(self, claims: list[tuple[int, int, int, bytes, str]]) -> None:
+        users = [user for *_, user in claims]
+        ids = [session for _, _, _, session, _ in claims]
         stored: list[Session | None] = [None] * len(claims)
         found: list[Position | None] = [None] * len(claims)
         code = 0
@@ -245,12 +323,13 @@ class Sessions:
             code = Code.UNAVAILABLE
             said = "%d sessions are resumed by their clients' positions alone, or told to come back: %s"
             _log.warning(said, len(claims), _said(error))
-        for (request, conn, session, user), one, cursor in zip(claims, stored, found, strict=True):
-            if session in self._over:
-                self._start_again(session, one)
+        for (request, conn, flags, session, user), one, cursor in zip(claims, stored, found, strict=True):
+            refusal = code
+            if not code and flags & records.ALIVE and not self._is_alive(session, one):
+                refusal = Code.SESSION_EXPIRED
             channels = self._overlaid(session, one)
             text = msgpack.packb(_told(channels, f"user:{user}", self._newest(f"user:{user}", cursor)))
-            await put_when_room(self._put, notes.SESSION_OPENED, request=request, conn=conn, first=code, text=text)
+            await put_when_room(self._put, notes.SESSION_OPENED, request=request, conn=conn, first=refusal, text=text)
 
     async def _answer_cursors(self, asked: list[tuple[int, int, str]]) -> None:
         found: list[Position | None] = [None] * len(asked)
@@ -293,11 +372,14 @@ class Sessions:
             told.append([len(channels), [[name, *position] for name, position in first]] if known else None)
         await put_when_room(self._put, notes.SESSIONS_READ, request=request, first=code, text=msgpack.packb(told))
 
-    def _start_again(self, session: bytes, stored: Session | None) -> None:
-        self._over.discard(session)
-        change = self._change(session)
-        if change is not None and stored is not None:
-            change.channels = {**dict.fromkeys(stored.channels), **change.channels}
+    def _is_alive(self, session: bytes, stored: Session | None) -> bool:
+        """Whether a session is stored, has not expired, and is not over."""
+        alive = stored is not None
+        for changes in (self._saving, self._changes):
+            change = changes.sessions.get(session)
+            if change is not None and (change.ended or change.opened is not None):
+                alive = change.opened is not None
+        return alive
 
     def _overlaid(self, session: bytes, stored: Session | None) -> dict[str, tuple[int, int]]:
         """A session's channels as stored and changed since."""
@@ -305,7 +387,7 @@ class Sessions:
         for changes in self._later():
             change = changes.sessions.get(session)
             if change is not None:
-                channels = change.channels_after({} if change.ended else channels)
+                channels = change.channels_after(channels)
         return channels
 
     def _later(self) -> list[Changes]:
@@ -333,26 +415,12 @@ def _merge(into: Changes, later: Changes) -> None:
         if before is None or change.ended:
             into.sessions[session] = change
             continue
-        before.ended = False if change.opened is not None else before.ended
         before.opened = before.opened if change.opened is None else change.opened
         before.expires_ms = before.expires_ms if change.expires_ms is None else change.expires_ms
-        for name, at in change.known.items():
-            if before.channels.get(name, at) is None:
-                before.channels[name] = at
-            else:
-                before.known.setdefault(name, at)
-        before.channels.update(change.channels)
+        for name, where in change.channels.items():
+            before.put(name, where, joined=name in change.joined)
     for channel, position in later.cursors.items():
         into.cursors[channel] = max(into.cursors.get(channel, position), position)
-
-
-def _walk(said: bytes) -> Iterator[tuple[int, int, int]]:
-    """(kind, aux, place) of each record."""
-    place = 0
-    while place < len(said):
-        size, kind, aux = _HEAD.unpack_from(said, place)
-        yield kind, aux, place
-        place += size
 
 
 def _user(body: bytes) -> str:

@@ -37,6 +37,21 @@ PORT_MIN = 10_000
 START_ATTEMPTS = 3
 # Given to every process of a node in its environment: how those left behind are found.
 MARK = "HOLDFAST_TEST_MARK"
+# Where the longest files are: of files that run beside each other, one that begins last keeps everybody waiting.
+LONGEST_FIRST = (
+    "chaos",
+    "client/integration/test_outcomes.py",
+    "process/test_redis_restart.py",
+    "contract/test_directory_faults.py",
+    "browser",
+    "simulation",
+    "loadtest/soak",
+    "process",
+    "router/log",
+    "client",
+    "contract",
+    "monitoring",
+)
 # What must read opened = closed once all clients have left.
 BALANCED = ("connection", "ring", "buffer")
 BUILD = os.environ.get("HOLDFAST_BUILD", "release")
@@ -174,7 +189,7 @@ class Node:
                 break
             except _Exited as exited:
                 # Between our looking and its binding, somebody else may have taken a port.
-                if attempt == START_ATTEMPTS or "in use" not in self.log_tail():
+                if attempt == START_ATTEMPTS or "in use by another program" not in self.log_tail():
                     self._stopped = True
                     raise AssertionError(f"holdfast ended with {exited} at its start\n{self.log_tail()}") from exited
                 self._spawn()
@@ -383,6 +398,16 @@ def holdfast() -> Iterator[Callable[..., Node]]:
     finally:
         for node in nodes:
             node.destroy()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest; the tests of a file stay in their order."""
+
+    def rank(item: pytest.Item) -> int:
+        folders = f"{item.path.as_posix()}/"
+        return next((at for at, one in enumerate(LONGEST_FIRST) if f"/tests/{one}/" in folders), len(LONGEST_FIRST))
+
+    items.sort(key=rank)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -3,9 +3,10 @@
 Keys, with `hf:` as prefix, s0 to s15 for shards of channels, u0 to u255 for users' and sessions' own:
 
     hf:log                     a hash: the epoch of the last router that opened the log, and the seeds
-    hf:{s7}:epoch             a hash: the epoch that may append to the shard, and its last batch
+    hf:{s7}:epoch             a hash: the epoch that may append to the shard, its last batch, whether it is replicated
     hf:{s7}:c:<channel>       a stream: id epoch-offset, field m: the log record (core/log_records.pxd)
     hf:{s7}:keys, …:tail      streams: idempotency keys of the window, and origins of the last minute
+    hf:{s7}:global            a sorted set: keys of channels that everybody hears, by when each leaves it
     hf:{u7}:s:<session>       a hash: what HELLO said of it, when it expires, and where it stands
     hf:{u7}:cursor:<channel>  a string: where a user stands
     hf:bans                    a hash
@@ -25,12 +26,24 @@ from core import log_records
 from core.namespace_spec import BUILT_IN, NamespaceSpec
 from core.owned import ACCOUNT
 from core.redis_batch import tail_records
-from router.log.port import Ban, Changes, Loaded, LogBroken, LogError, LogUnavailable, Opened, Position, Session, Sift
-from router.log.redis_append import Appender
+from router.log.port import (
+    Ban,
+    Changes,
+    Loaded,
+    LogBroken,
+    LogError,
+    LogUnavailable,
+    Opened,
+    Position,
+    Session,
+    Sift,
+    Standing,
+)
+from router.log.redis_append import REPLICATED, Appender
 from router.log.redis_keys import SHARDS, Keys
 from router.log.redis_link import Link, pack
 from router.log.redis_nodes import Nodes
-from router.log.redis_scripts import ALL, FENCE, LOAD, TRIM
+from router.log.redis_scripts import ALL, FENCE, LOAD, NEWEST, TRIM
 from router.log.redis_sessions import Sessions, ask_all, position_of, wall_ms
 from router.log.redis_url import Address, parse
 
@@ -112,6 +125,7 @@ class RedisLog:
             if highest < epoch:
                 self._epoch = self.appender.epoch = epoch
                 await self._wait_for_replicas()
+                await self._ask_marks()
                 return Opened(epoch, self._seeds, complete=False)
             epoch = highest + 1
         raise LogUnavailable("other routers open this log at the same time, again and again: stop all but one")
@@ -144,6 +158,16 @@ class RedisLog:
             count = await self._replicas(link)
             if count:
                 await link.ask(["WAIT", count, int(self._deadline_s * 500)])
+
+    async def _ask_marks(self) -> None:
+        """Which shards had a replica when an earlier router appended to them."""
+        if self._wanted_replicas == 0:  # there are none any more, say those who know
+            return
+        commands = [
+            (slot, pack("HGET", start + b"epoch", REPLICATED))
+            for start, slot in zip(self.keys.shards, self.keys.shard_slots, strict=True)
+        ]
+        self.appender.on_marks([mark is not None for mark in await ask_all(self._nodes, commands)])
 
     async def _greet(self, link: Link) -> None:
         version = tuple(int(part) for part in link.version.split(".")[:2])
@@ -275,6 +299,31 @@ class RedisLog:
                 kept.append(record)
         return Loaded(position_of(last), b"".join(kept))
 
+    async def standing(self, namespaces: Sequence[str]) -> list[Standing]:
+        """See the port. Each batch with a message of such a channel that is not listed yet lists it."""
+        wanted = {name.encode() for name in namespaces}
+        lists = await ask_all(
+            self._nodes,
+            [
+                (slot, pack("ZRANGE", start + b"global", 0, -1))
+                for start, slot in zip(self.keys.shards, self.keys.shard_slots, strict=True)
+            ],
+        )
+        channels = [name.partition(b"}:c:")[2] for names in lists for name in names]
+        channels = [channel for channel in channels if channel.partition(b":")[0] in wanted]
+        answers = await ask_all(self._nodes, [self._newest(channel) for channel in channels])
+        found = [
+            Standing(channel, position_of(answer[0]), _SIZE_TIME.unpack_from(answer[1])[1])
+            for channel, answer in zip(channels, answers, strict=True)
+            if answer and len(answer[1]) == log_records.HEAD_BYTES  # else it is told to whoever loads it
+        ]
+        return sorted(found, key=lambda one: one.time_ms, reverse=True)
+
+    def _newest(self, channel: bytes) -> tuple[int, bytes]:
+        """The command for a channel."""
+        key, slot = self.keys.channel(channel)
+        return slot, pack("EVALSHA", NEWEST.sha, 1, key, log_records.HEAD_BYTES)
+
     async def sift(self, keep: Sift) -> None:
         """See the port: trims by age and bytes, some keys each time. `keep` is not asked: a stream loses its oldest."""
         until = asyncio.get_running_loop().time() + SIFT_S
@@ -329,6 +378,8 @@ class RedisLog:
 
     async def close(self) -> None:
         """See the port."""
+        if self._closed:
+            return
         self._closed = True
         if self._healing is not None:
             self._healing.cancel()

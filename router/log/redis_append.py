@@ -33,8 +33,10 @@ TAIL_ENTRIES_MAX = 100_000
 ROUNDS_MAX = 8
 # A primary that was killed and is back has no replica yet, and none any more once another was promoted: it goes on
 # alone until it learns of that, and what it alone has is thrown away then. So a shard that was replicated is not
-# appended to without a replica for so long.
+# appended to without a replica for so long. That it was is written beside its epoch, for the next router: the one
+# before may have been killed together with the primary.
 REPLICA_MISSED_S = 60.0
+REPLICATED = b"replicated"
 REFUSED = b"$1\r\n0\r\n"
 ACCEPTED = b"$1\r\n1\r\n"
 DEPOSED = -1
@@ -55,7 +57,7 @@ class Command:
 class Shard:
     """What we know of a shard: numbers of its batches."""
 
-    __slots__ = ("kept", "last", "number", "replicated", "sent", "slot", "stored")
+    __slots__ = ("kept", "last", "marked", "number", "replicated", "sent", "slot", "stored")
 
     def __init__(self, number: int, slot: int) -> None:
         self.number = number
@@ -68,6 +70,8 @@ class Shard:
         """Known to be stored."""
         self.replicated = -REPLICA_MISSED_S
         """When a replica was last known to have all of it (`time.monotonic`)."""
+        self.marked = False
+        """That it is replicated is written in Redis."""
         self.kept: deque[Command] = deque()
         """The last ones, all of those not stored among them."""
 
@@ -118,9 +122,9 @@ class Appender:
         self._cutter = Cutter(
             words("EVALSHA", APPEND.sha),
             keys.shards,
-            [words(start + b"epoch", start + b"keys", start + b"tail") for start in keys.shards],
+            [words(start + b"epoch", start + b"keys", start + b"tail", start + b"global") for start in keys.shards],
             words(key_window_ms, TAIL_MS, TAIL_ENTRIES_MAX),
-            [(name, words(one.messages), words(one.expire_ms)) for name, one in keys.retentions],
+            [(name, words(one.messages), words(one.settings)) for name, one in keys.retentions],
         )
         self._shards = [Shard(number, slot) for number, slot in enumerate(keys.shard_slots)]
         self._recent: dict[bytes, Batch] = {}
@@ -158,12 +162,25 @@ class Appender:
         """A connection is about to be used, to a server with so many replicas to wait for; it may know less than was
         stored, which the answer to the last batch of each shard will tell.
         """
+        if any(count for one, count in self._replicas.items() if one.why_lost):
+            self._replicated(shard for shard in self._shards if shard.marked)
         self._replicas = {one: count for one, count in self._replicas.items() if not one.why_lost}
         self._replicas[link] = replicas
         self._cutter.forget()
         for shard in self._shards:
             if shard.kept:
                 shard.doubt(shard.kept[-1].number)
+
+    def on_marks(self, marks: Iterable[bool]) -> None:
+        """The router begins: of which shards is written that they are replicated."""
+        for shard, marked in zip(self._shards, marks, strict=True):
+            shard.marked = marked
+        self._replicated(shard for shard in self._shards if shard.marked)
+
+    @staticmethod
+    def _replicated(shards: Iterable[Shard]) -> None:
+        for shard in shards:
+            shard.replicated = time.monotonic()
 
     # ------------------------------------------------------------------------------------------------------- preparing
 
@@ -225,7 +242,11 @@ class Appender:
         sent = []
         for link, commands in groups.items():
             data = [one.data for one in commands]
-            replicas = self._replicas.get(link, 0) or self._was_replicated(commands)
+            replicas = self._replicas.get(link, 0)
+            missed = not replicas and self._was_replicated(commands)
+            if not missed:
+                data += self._marks(commands, replicas > 0)
+            replicas = replicas or int(missed)
             if replicas:
                 data.append(pack("WAIT", replicas, int(self._deadline_s * 500)))
             sent.append((link, commands, replicas, link.send(b"".join(data), len(data))))
@@ -276,18 +297,28 @@ class Appender:
         return error
 
     @staticmethod
-    def _was_replicated(commands: list[Command]) -> int:
-        """The replicas to wait for at a server that has none: 1 if one of these shards had one a moment ago."""
+    def _was_replicated(commands: list[Command]) -> bool:
+        """Whether one of these shards had a replica a moment ago."""
         limit = time.monotonic() - REPLICA_MISSED_S
-        return int(any(one.shard.replicated > limit for one in commands))
+        return any(one.shard.replicated > limit for one in commands)
+
+    def _marks(self, commands: list[Command], replicated: bool) -> list[bytes]:
+        """The commands that write which of these shards are replicated from now on, or are no more."""
+        starts = {self._keys.shards[one.shard.number] for one in commands if one.shard.marked != replicated}
+        if replicated:
+            return [pack("HSET", start + b"epoch", REPLICATED, 1) for start in starts]
+        return [pack("HDEL", start + b"epoch", REPLICATED) for start in starts]
 
     @staticmethod
     def _judge_wait(link: Link, commands: list[Command], replicas: int, answer: Any) -> LogError | None:
         if not replicas:
+            for one in commands:
+                one.shard.marked = False
             return None
         if isinstance(answer, int) and answer >= replicas:
             for one in commands:
                 one.shard.replicated = time.monotonic()
+                one.shard.marked = True
             return None
         error = LogUnavailable(f"{answer} of {replicas} replicas of {link.name} have it: see their logs")
         link.drop(str(error))  # how many there are is asked again with the next connection

@@ -13,6 +13,8 @@ from router.log.redis_nodes import slot_of
 # as long. As many primaries of a cluster can take part.
 SHARDS = 16
 USER_SHARDS = 256
+# Twice as long as it takes until a channel that is spoken in is listed again (core/redis_batch.pxd, REFRESH_MINUTES).
+_LISTED_LONGER_MS = 2 * 3_600_000
 # A channel without a namespace of its own is kept like this one.
 _OTHERS = NamespaceSpec(name="", domain="group")
 
@@ -20,7 +22,7 @@ _OTHERS = NamespaceSpec(name="", domain="group")
 class Retention:
     """What is kept of the channels of one namespace."""
 
-    __slots__ = ("age_ms", "bytes", "expire_ms", "messages")
+    __slots__ = ("age_ms", "bytes", "expire_ms", "listed_ms", "messages")
 
     def __init__(self, spec: NamespaceSpec) -> None:
         self.messages = spec.history_messages
@@ -28,6 +30,13 @@ class Retention:
         self.age_ms = spec.history_age_s * 1000
         # Well after its messages, so that a channel's last position outlives them.
         self.expire_ms = 2 * self.age_ms + DAY_S * 1000
+        # What everybody hears is told to whoever comes, so that a router has to know of it without being asked.
+        self.listed_ms = self.age_ms + _LISTED_LONGER_MS if spec.domain == "global" else 0
+
+    @property
+    def settings(self) -> str:
+        """How long the key of a channel is kept and, if it is, listed, for the script that appends."""
+        return f"{self.expire_ms}:{self.listed_ms}" if self.listed_ms else f"{self.expire_ms}"
 
 
 class Keys:

@@ -108,21 +108,20 @@ class Sessions:
     def _session(self, id_: bytes, change: SessionChange) -> _Command:
         key, slot = self._keys.session(id_)
         fields: list[bytes] = []
+        raised: list[bytes] = []
         gone: list[bytes] = []
-        for channel, known in change.known.items():
-            fields += (_CHANNEL + channel.encode(), b"?%d-%d" % known)
         for channel, position in change.channels.items():
             name = _CHANNEL + channel.encode()
             if position is None:
                 gone.append(name)
             else:
-                fields += (name, b"%d-%d" % position)
+                (fields if channel in change.joined else raised).extend((name, b"%d-%d" % position))
         expires = b"" if change.expires_ms is None else b"%d" % change.expires_ms
         ended = b"1" if change.ended else b"0"
         # An empty value says "not opened", so the real one is marked.
         opened = b"" if change.opened is None else b"o" + change.opened
-        head = (ended, opened, expires, len(fields) >> 1)
-        return slot, pack("EVALSHA", SESSION.sha, 1, key, *head, *fields, *gone)
+        head = (ended, opened, expires, (len(fields) + len(raised)) >> 1, len(raised) >> 1)
+        return slot, pack("EVALSHA", SESSION.sha, 1, key, *head, *fields, *raised, *gone)
 
     async def sessions(self, ids: Sequence[bytes]) -> list[Session | None]:
         """See the port."""

@@ -174,7 +174,7 @@ class State:
         """Sessions that read what is stored of them first, since a part of it changes."""
         found = []
         for session, change in changes.sessions.items():
-            if change.ended or not _is_read(change):
+            if _is_over(change) or not _is_read(change):
                 continue
             stored = self._session(session, now_ms)
             if stored is None and change.opened is None:
@@ -236,23 +236,32 @@ class State:
         self._sqlite.close()
 
 
+def _is_over(change: SessionChange) -> bool:
+    return change.ended and change.opened is None
+
+
 def _is_read(change: SessionChange) -> bool:
     """Whether what is stored of a session must be read to be changed.
 
     When ten thousand are resumed at once it need not be: all that happened to them is that they were opened.
     """
-    return bool(change.channels or change.known) or (change.opened is not None and change.expires_ms is None)
+    return bool(change.channels) or (change.opened is not None and change.expires_ms is None)
 
 
 def _opened_rows(changes: Changes, now_ms: int) -> Iterator[tuple[bytes, bytes, int, bytes, int]]:
     for session, change in changes.sessions.items():
-        if not change.ended and not _is_read(change) and change.opened is not None and change.expires_ms is not None:
+        if (
+            not _is_over(change)
+            and not _is_read(change)
+            and change.opened is not None
+            and change.expires_ms is not None
+        ):
             yield session, change.opened, change.expires_ms, _NO_CHANNELS, now_ms
 
 
 def _expiry_rows(changes: Changes, now_ms: int) -> Iterator[tuple[int, bytes, int]]:
     for session, change in changes.sessions.items():
-        if not change.ended and not _is_read(change) and change.opened is None and change.expires_ms is not None:
+        if not _is_over(change) and not _is_read(change) and change.opened is None and change.expires_ms is not None:
             yield change.expires_ms, session, now_ms
 
 

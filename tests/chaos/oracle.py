@@ -125,6 +125,9 @@ class Book:
         self.published[content] = self.oracle.contents[content] = Publish(content, self.channel, by, self.oracle.tick)
         self.oracle.log(self.channel, by, "publishes", 0, content)
 
+    def awaits(self, content: str) -> None:
+        """Everybody is to hear this: a matter of course here, where what is answered is not lost."""
+
     def acknowledge(self, content: str, position: Position) -> None:
         found = self.published[content]
         self.oracle.log(self.channel, found.by, f"is answered in epoch {position.epoch}:", position.offset, content)
@@ -239,6 +242,7 @@ class Reader:
         """The last position; None: the gateway knows from where on it is a member, the first message will tell."""
         self.delivered_count = 0
         self.raw_repetitions = 0
+        self.recreations = 0
         self._had: set[int] = set()
         self._passed_over: dict[int, int] = {}
         """Offsets that did not come: by which one they were passed over."""
@@ -281,6 +285,10 @@ class Reader:
 
     def zombie(self, offset: int, text: str) -> None:
         self._fault(Kind.ZOMBIE, offset, text)
+
+    def recreated(self, first: int, last: int, position: Position) -> None:
+        """EVENT gap with that reason: the channel goes on behind this position."""
+        self.gap(first, last, "recreated")
 
     def gap(self, first: object, last: object, reason: object) -> None:
         """EVENT gap."""
@@ -392,8 +400,11 @@ class Oracle:
         """Its own time: how much was reported to it."""
         return len(self._lines)
 
-    def book(self, channel: str, retained: int = 1_000) -> Book:
-        return self._books.setdefault(channel, Book(self, channel, retained))
+    def book(self, channel: str, retained: int = 1_000, kind: type[Book] = Book) -> Book:
+        """The one of a channel, made as said when it is first asked for."""
+        if channel not in self._books:
+            self._books[channel] = kind(self, channel, retained)
+        return self._books[channel]
 
     def note(self, what: str) -> None:
         """Something that concerns everybody: a fault was made, a process is back."""
@@ -423,6 +434,7 @@ class Oracle:
             "acknowledged": answered,
             "delivered": sum(reader.delivered_count for reader in readers),
             "raw_repetitions": sum(reader.raw_repetitions for reader in readers),
+            "recreations": sum(reader.recreations for reader in readers),
             "readers": len(readers),
         }
 

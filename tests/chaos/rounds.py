@@ -41,15 +41,29 @@ SECRET = "a secret of thirty-two bytes or so"
 """Without one, each start of a node signs resume tokens with a key of its own."""
 marks = [pytest.mark.slow, pytest.mark.timeout(3_600 if FULL else 240)]
 """Of every module of rounds."""
+EVERYBODY = {
+    "HOLDFAST_NAMESPACES_GLOBAL_PUBLISH": "anyone",
+    "HOLDFAST_NAMESPACES_GLOBAL_HISTORY_MESSAGES": "1000",
+}
+"""Of nodes on which one cohort of each round speaks in global channels."""
 Start = Callable[..., Node]
 
 
 async def one_round(
-    world: World, fault: str, number: int, habits: Habits, tally: Tally, count: int = COHORTS, **of_cohort: Any
+    world: World,
+    fault: str,
+    number: int,
+    habits: Habits,
+    tally: Tally,
+    count: int = COHORTS,
+    everybody: bool = False,
+    **of_cohort: Any,
 ) -> str:
-    """A round's schedule over its cohorts; what was broken."""
+    """A round's schedule over its cohorts; what was broken. With `everybody` one of them speaks in global channels."""
     plan = schedule(fault, number)
     cohorts = [Cohort(f"{fault}-{number}-{index}", world.place, habits, **of_cohort) for index in range(count)]
+    if everybody:
+        cohorts[0] = Cohort(f"{fault}-{number}-all", world.place, habits, **{**of_cohort, "namespace": "global"})
     await asyncio.gather(*(cohort.come() for cohort in cohorts))
     for cohort in cohorts:
         cohort.act()

@@ -361,9 +361,13 @@ class Talker:
         elif kind == WELCOME:
             self._on_welcome(link, frame[2])
         elif kind == EVENT:
-            if frame[2] == "gap":
+            if frame[2] == "gap" and (frame[1] in self.readers or not frame[1].startswith("global:")):
                 details = frame[3]
-                self._reader(frame[1]).gap(details.get("from"), details.get("to"), details.get("reason"))
+                reader, first, last = self._reader(frame[1]), details.get("from"), details.get("to")
+                if details.get("reason") == "recreated":
+                    reader.recreated(first, last, Position(details["epoch"], details["offset"]))
+                else:
+                    reader.gap(first, last, details.get("reason"))
                 self.news.set()
         elif kind == FIN:
             self._on_fin(link, frame)
@@ -372,6 +376,8 @@ class Talker:
 
     def _on_message(self, link: Link, frame: list[Any]) -> None:
         _, channel, offset, content, options = frame
+        if channel.startswith("global:") and channel not in self.readers:
+            return  # another cohort's, which everybody hears
         publish = self._oracle.contents.get(content)
         if publish is not None:
             link.latest = max(link.latest, (publish.tick, channel, offset))

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from core.codes import Code
-from tests.chaos.rounds import FULL, HABITS, NODES, SECRET, SURE, TOGETHER, Start, marks, run
+from tests.chaos.rounds import EVERYBODY, FULL, HABITS, NODES, SECRET, SURE, TOGETHER, Start, marks, run
+from tests.chaos.sequenced import SequencedBook
 from tests.chaos.world import World
 
 SHORT = 12
@@ -24,8 +25,28 @@ pytestmark = marks
 @pytest.mark.parametrize("fault", ["worker", "router", "both", "node", "held"])
 def test_nothing_acknowledged_is_lost_or_repeated(holdfast: Start, fault: str) -> None:
     habits = SURE if fault in TOGETHER else HABITS
-    tally = run(lambda: World(holdfast("--workers", "2", HOLDFAST_AUTH_SECRET=SECRET)), fault, habits, secret=SECRET)
+    settings = {"HOLDFAST_AUTH_SECRET": SECRET, **EVERYBODY}
+    tally = run(lambda: World(holdfast("--workers", "2", **settings)), fault, habits, secret=SECRET, everybody=True)
     assert fault in ("router", "held") or tally.outcomes["replayed"], "somebody had missed something"
+
+
+@pytest.mark.parametrize("fault", ["router", "both", "unwritten"])
+def test_what_dies_with_the_router_is_told(holdfast: Start, tmp_path: Path, fault: str) -> None:
+    """Channels that answer at `sequenced`, whose streams may be recreated below what was told of them."""
+    config = tmp_path / "holdfast.toml"
+    config.write_text('[namespaces.quick]\ndomain = "group"\nack = "sequenced"\n')
+    habits = {"router": HABITS, "both": SURE, "unwritten": replace(SURE, leaves_out=0, leaves=0)}[fault]
+    numbers = iter(range(NODES))
+
+    def world() -> World:
+        directory = tmp_path / f"log-{next(numbers)}"
+        settings = {"HOLDFAST_AUTH_SECRET": SECRET, "HOLDFAST_LOG_DIRECTORY": str(directory)}
+        return World(holdfast("--config", str(config), "--workers", "2", **settings), log=directory)
+
+    tally = run(world, fault, habits, namespace="quick", secret=SECRET, kind=SequencedBook)
+    if fault == "unwritten":
+        assert tally.counts["recreations"], "no stream went on below what a member had"
+        assert tally.outcomes["reset"], "nobody came back with what had died"
 
 
 @pytest.fixture

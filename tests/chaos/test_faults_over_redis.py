@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.chaos.rounds import HABITS, NAMED, SECRET, SURE, TOGETHER, Start, marks, run
+from tests.chaos.rounds import EVERYBODY, HABITS, NAMED, SECRET, SURE, TOGETHER, Start, marks, run
 from tests.chaos.world import World
 from tests.servers.redis import ALWAYS, LASTING, running, running_cluster, running_sentinels
 
@@ -26,9 +26,15 @@ def test_redis_is_out_of_memory(holdfast: Start) -> None:
 def test_processes_are_killed_over_redis(holdfast: Start, fault: str) -> None:
     with running(*LASTING) as server:
         settings = {"HOLDFAST_LOG_BACKEND": "redis", "HOLDFAST_LOG_REDIS_URL": server.url}
-        settings["HOLDFAST_AUTH_SECRET"] = SECRET
+        settings |= {"HOLDFAST_AUTH_SECRET": SECRET, **EVERYBODY}
         habits = SURE if fault in TOGETHER else HABITS
-        run(lambda: World(holdfast("--workers", "2", **settings), redis=server), fault, habits, secret=SECRET)
+        run(
+            lambda: World(holdfast("--workers", "2", **settings), redis=server),
+            fault,
+            habits,
+            secret=SECRET,
+            everybody=True,
+        )
 
 
 @pytest.mark.parametrize("servers", ["sentinels", "cluster"])

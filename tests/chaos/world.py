@@ -53,7 +53,10 @@ class World:
             "fill redis": lambda pick: self._limit_memory(),
             "free redis": lambda pick: self._server.do("CONFIG", "SET", "maxmemory", 0),
             "step clock back": self._step_back,
-            "stop router": self._stop_router,
+            "stop router": lambda pick: self._stop(self.node.routers, pick),
+            "stop worker": lambda pick: self._stop(self.node.workers, pick),
+            "continue worker": lambda pick: self._continue(),
+            "kill other workers": lambda pick: self._kill_others(),
             "continue router": lambda pick: self._continue(),
         }
 
@@ -87,8 +90,12 @@ class World:
         if pids:
             os.kill(pids[pick % len(pids)], signal.SIGKILL)
 
-    def _stop_router(self, pick: int) -> None:
-        pids = self.node.routers
+    def _kill_others(self) -> None:
+        for pid in self.node.workers:
+            if pid not in self._stopped:
+                os.kill(pid, signal.SIGKILL)
+
+    def _stop(self, pids: list[int], pick: int) -> None:
         if pids:
             pid = pids[pick % len(pids)]
             self._stopped.append(pid)

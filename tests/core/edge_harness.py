@@ -357,7 +357,7 @@ class Edge:
             self.router.close()
 
 
-def frame_of(channel: str, offset: int, data: Any) -> bytes:
+def frame_of(channel: str, offset: int, data: Any, epoch: int = EPOCH) -> bytes:
     """A MESSAGE frame as the router writes it."""
-    packed: bytes = msgpack.packb([MESSAGE, channel, offset, data, {"from": "x", "time": 1, "epoch": EPOCH}])
+    packed: bytes = msgpack.packb([MESSAGE, channel, offset, data, {"from": "x", "time": 1, "epoch": epoch}])
     return packed

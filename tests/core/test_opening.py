@@ -16,7 +16,13 @@ OUTCOME, CURSOR = 1, 2
 
 
 def hello(
-    edge: Edge, channels: list[list[Any]], *, resumes: bool = False, whole: bool = False, unread: bool = True
+    edge: Edge,
+    channels: list[list[Any]],
+    *,
+    resumes: bool = False,
+    whole: bool = False,
+    unread: bool = True,
+    if_alive: bool = False,
 ) -> Client:
     """A client whose HELLO the control thread let in."""
     client = edge.client()
@@ -27,7 +33,10 @@ def hello(
         notes.OPEN,
         client.conn,
         1,
-        flags=notes.OPEN_RESUMES * resumes | notes.OPEN_WHOLE * whole | notes.OPEN_TELLS_UNREAD * unread,
+        flags=notes.OPEN_RESUMES * resumes
+        | notes.OPEN_WHOLE * whole
+        | notes.OPEN_TELLS_UNREAD * unread
+        | notes.OPEN_IF_ALIVE * if_alive,
         second=len(STORED),
         session=client.session,
         text=b"\x93\x01\x01" + (b"\x82" if unread else b"\x81") + msgpack.packb("channels"),
@@ -59,6 +68,16 @@ def test_the_claim_carries_what_is_stored_and_whether_stored_state_is_wanted(edg
         edge.wait_empty()
         edge.router.expect(records.UNSUBSCRIBE)
         edge.router.expect(records.CLOSE)
+
+
+@pytest.mark.parametrize("code", [Code.SESSION_EXPIRED, Code.UNAVAILABLE])
+def test_with_an_old_token_nothing_but_the_stored_session_is_resumed(edge: Edge, code: Code) -> None:
+    client = hello(edge, [["user:alice", EPOCH, 0]], resumes=True, whole=True, if_alive=True)
+    subscribe(edge, {"user:alice": 0})
+    one = edge.router.expect(records.OPEN)
+    assert one["aux"] == records.RESUMES | records.ALIVE
+    edge.router.send(wire.opened(client.conn, one["seq"], code=code))
+    assert client.frame()[:2] == [FIN, code]
 
 
 def test_a_channel_that_the_client_left_out_stands_where_the_store_says(edge: Edge) -> None:
@@ -224,3 +243,86 @@ def test_a_new_router_is_told_of_sessions_and_memberships_again(edge: Edge) -> N
         (records.HERE, b"user:alice"),
         (records.HERE, b"group:a"),
     ]
+
+
+def test_a_new_session_is_told_and_stored_where_the_global_channels_stand(edge: Edge) -> None:
+    edge.link(EPOCH)
+    edge.router.send(wire.everybody("global:news", EPOCH, 4), wire.everybody("global:quiet", EPOCH, 0))
+    client = hello(edge, [["user:alice"]], unread=False)
+    subscribe(edge, {"user:alice": 0})
+    edge.router.send(wire.opened(client.conn, edge.router.expect(records.OPEN)["seq"]))
+    assert client.frame()[2]["channels"] == {
+        "user:alice": [EPOCH, 0, "live"],
+        "global:news": [EPOCH, 4, "live"],
+        "global:quiet": [EPOCH, 0, "live"],
+    }
+    said = {each["name"]: (each["what"], each["position"]) for each in (edge.router.state() for _ in range(3))}
+    assert said[b"global:news"] == (records.JOINED, (EPOCH, 4))
+    assert said[b"global:quiet"] == (records.JOINED, (EPOCH, 0))
+
+
+def test_a_session_that_is_older_than_a_global_channel_gets_it_from_the_start(edge: Edge) -> None:
+    edge.router.send(wire.everybody("global:news", EPOCH, 1), wire.everybody("global:old", EPOCH, 5))
+    client = hello(edge, [["user:alice", EPOCH, 0]], resumes=True, unread=False)
+    subscribe(edge, {"user:alice": 0})
+    stored = [["user:alice", EPOCH, 0, 0], ["global:old", EPOCH, 5]]
+    edge.router.send(wire.opened(client.conn, edge.router.expect(records.OPEN)["seq"], stored))
+    one = edge.router.expect(records.CATCHUP)
+    assert (one["name"], one["since"], one["flags"]) == (b"global:news", (EPOCH, 0), OUTCOME)
+    edge.router.send(wire.caught(one, (EPOCH, 1)))
+    assert client.frame()[2]["channels"] == {
+        "user:alice": [EPOCH, 0, "live"],
+        "global:old": [EPOCH, 5, "live"],
+        "global:news": [EPOCH, 1, "replayed"],
+    }
+    again = edge.router.expect(records.CATCHUP)
+    edge.router.send(wire.caught(again, (EPOCH, 1), [(EPOCH, 1, frame_of("global:news", 1, "x"))]))
+    assert client.frame()[:4] == [9, "global:news", 1, "x"]
+
+
+def test_a_resume_of_which_nothing_is_known_goes_on_live_in_global_channels(edge: Edge) -> None:
+    edge.router.send(wire.everybody("global:news", EPOCH, 3))
+    client = hello(edge, [["user:alice", EPOCH, 0]], resumes=True, unread=False)
+    subscribe(edge, {"user:alice": 0})
+    edge.router.send(wire.opened(client.conn, edge.router.expect(records.OPEN)["seq"]))
+    assert client.frame()[2]["channels"]["global:news"] == [EPOCH, 3, "live"]
+
+
+@pytest.mark.parametrize("gone", [1, 130], ids=["one", "more than there may be at once"])
+def test_global_channels_that_are_over_are_left_and_take_nobodys_place(edge: Edge, gone: int) -> None:
+    """The store names those that the session heard of; the router, asked for each, does not tell of these any more."""
+    edge.link(EPOCH)
+    edge.router.send(wire.everybody("global:news", EPOCH, 7))
+    client = hello(edge, [["user:alice", EPOCH, 0]], resumes=True, unread=False)
+    subscribe(edge, {"user:alice": 0})
+    over = {f"global:old-{number}": 5 for number in range(gone)}
+    stored = [["user:alice", EPOCH, 0, 0], *([name, EPOCH, 5] for name in over), ["global:news", EPOCH, 7]]
+    edge.router.send(wire.opened(client.conn, edge.router.expect(records.OPEN)["seq"], stored))
+    subscribe(edge, over)
+    assert client.frame()[2]["channels"] == {"user:alice": [EPOCH, 0, "live"], "global:news": [EPOCH, 7, "live"]}
+    said = {each["name"].decode(): each["what"] for each in (edge.router.state() for _ in range(gone + 2))}
+    assert said == {"user:alice": records.HERE, "global:news": records.HERE, **dict.fromkeys(over, records.LEFT)}
+
+
+def test_a_global_channel_that_the_router_tells_of_late_is_not_over(edge: Edge) -> None:
+    edge.link(EPOCH)
+    client = hello(edge, [["user:alice", EPOCH, 0]], resumes=True, unread=False)
+    subscribe(edge, {"user:alice": 0})
+    stored = [["user:alice", EPOCH, 0, 0], ["global:news", EPOCH, 7]]
+    edge.router.send(wire.opened(client.conn, edge.router.expect(records.OPEN)["seq"], stored))
+    asked = edge.router.expect(records.SUBSCRIBE)
+    assert asked["name"] == b"global:news"
+    edge.router.send(
+        wire.everybody("global:news", EPOCH, 7),
+        wire.subscribed(asked["channel"], EPOCH, 7),
+    )
+    assert client.frame()[2]["channels"] == {"user:alice": [EPOCH, 0, "live"], "global:news": [EPOCH, 7, "live"]}
+
+
+def test_a_client_is_told_of_each_global_channel_that_it_names_be_it_over_or_not(edge: Edge) -> None:
+    edge.link(EPOCH)
+    client = hello(edge, [["user:alice", EPOCH, 0], ["global:old", EPOCH, 5]], resumes=True, unread=False)
+    subscribe(edge, {"user:alice": 0, "global:old": 5})
+    stored = [["user:alice", EPOCH, 0, 0], ["global:old", EPOCH, 4]]
+    edge.router.send(wire.opened(client.conn, edge.router.expect(records.OPEN)["seq"], stored))
+    assert client.frame()[2]["channels"] == {"user:alice": [EPOCH, 0, "live"], "global:old": [EPOCH, 5, "live"]}

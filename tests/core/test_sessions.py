@@ -84,6 +84,22 @@ def test_a_resume_waits_for_what_is_stored(kept: tuple[Store, Worker]) -> None:
     assert (one["seq"], one["conn"], one["body"], one["aux"]) == (3, 5, told, 0)
 
 
+def test_a_claim_with_an_old_token_needs_the_stored_session(sequencers: Callable[..., Sequencer]) -> None:
+    sequencer = sequencers(sessions_kept=True)
+    store, worker = Store(sequencer), sequencer.worker()
+    claim(worker, ALICE, records.RESUMES | records.ALIVE)
+    note = store.note(notes.SESSION_OPEN)
+    assert note[1] == records.RESUMES | records.ALIVE
+    store.loop.put(notes.SESSION_OPENED, request=note[3], conn=note[2], first=Code.SESSION_EXPIRED)
+    assert worker.expect(records.OPENED)["aux"] == Code.SESSION_EXPIRED
+
+
+def test_without_a_store_an_old_token_resumes_nothing(sequencers: Callable[..., Sequencer]) -> None:
+    worker = sequencers().worker()
+    claim(worker, ALICE, records.RESUMES | records.ALIVE)
+    assert worker.expect(records.OPENED)["aux"] == Code.SESSION_EXPIRED
+
+
 def test_the_former_owner_is_told_before_the_claim_waits(sequencers: Callable[..., Sequencer]) -> None:
     sequencer = sequencers(sessions_kept=True)
     store, old, new = Store(sequencer), sequencer.worker(0), sequencer.worker(1)
@@ -178,6 +194,24 @@ def test_a_cursor_that_could_not_be_read_is_told_apart_from_none(kept: tuple[Sto
         store.loop.put(notes.CURSOR_READ, request=note[3], conn=note[2], first=first, text=note[7])
         one = worker.expect(records.CAUGHT)
         assert (records.CURSORS[one["cursor"]], one["last"]) == (known, (0, 0))
+
+
+@pytest.mark.parametrize(("epoch", "offset"), [(EPOCH - 1, 2), (EPOCH - 1, 50), (EPOCH + 1, 1)])
+def test_a_cursor_of_a_stream_that_aged_away_starts_a_device_before_all_that_is_kept(
+    kept: tuple[Store, Worker], epoch: int, offset: int
+) -> None:
+    store, worker = kept
+    for number in range(3):
+        worker.publish("user:alice", number)
+    worker.say.catchup(9, b"user:alice", 5, 0, 0, flags=1 | 2)
+    worker.flush()
+    note = store.note(notes.CURSOR)
+    store.loop.put(notes.CURSOR_READ, request=note[3], conn=note[2], second=epoch, third=offset, text=note[7])
+    one = worker.expect(records.CAUGHT)
+    assert (records.OUTCOMES[one["outcome"]], one["last"], one["position"]) == ("replayed", (0, 0), (EPOCH, 3))
+    worker.say.catchup(10, b"user:alice", 5, *one["last"])
+    worker.flush()
+    assert len(worker.expect(records.CAUGHT)["messages"]) == 3
 
 
 def test_a_channel_without_messages_needs_no_cursor(kept: tuple[Store, Worker]) -> None:

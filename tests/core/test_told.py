@@ -1,14 +1,18 @@
 """What a worker told of its sessions lately is told the next router again, which stores it unless others know more."""
 
+import time
 from collections.abc import Callable
 
+import pytest
+
 from core import notes, records
-from tests.core.edge_harness import EPOCH, LEAVE, REPLY, Edge
+from router.told import Said, walk
+from tests.core import wire
+from tests.core.edge_harness import EPOCH, LEAVE, REPLY, Edge, wait_for
 from tests.core.router_harness import Sequencer, Worker
 from tests.core.test_sessions import ALICE, Store
 
 LATER = EPOCH + 1
-JOINED_TOLD = records.JOINED | records.STATES_TOLD
 
 
 def told(edge: Edge) -> list[tuple[int, bytes, int]]:
@@ -58,7 +62,61 @@ def test_the_end_of_a_session_is_told_again(edge: Edge) -> None:
     assert [one["aux"] for one in said if one["kind"] == records.CLOSE] == [records.CLOSES_TOLD]
 
 
-def tell(worker: Worker, what: int, channel: bytes) -> None:
+def ticks(edge: Edge, stored_ms: int) -> None:
+    """The router says what it stored, and the worker looks some times at what it keeps."""
+    edge.router.send(wire.linked(EPOCH, ask=False, stored_ms=stored_ms))
+    for _ in range(2):
+        edge.router.heartbeat()
+
+
+@pytest.mark.parametrize(("stored_s", "kept"), [(0, True), (10, False)])
+def test_what_was_told_is_kept_until_the_router_has_stored_it(edge: Edge, stored_s: int, kept: bool) -> None:
+    alice = edge.open("alice")
+    edge.join(alice, "group:a", offset=4)
+    ticks(edge, time.monotonic_ns() // 1_000_000 + 1000 * stored_s)
+    edge.link(LATER)
+    assert ((records.JOINED, b"group:a", 4) in told(edge)) is kept
+
+
+def stored_ms(worker: Worker) -> int:
+    """Up to when the router says that all is stored, by its answer to a heartbeat."""
+    worker.say.link(records.LINK, worker.epoch, worker.number)
+    worker.flush()
+    told_ms = worker.expect(records.LINKED)["stored_ms"]
+    assert isinstance(told_ms, int)
+    return told_ms
+
+
+def test_a_router_without_a_store_has_nothing_to_wait_for(sequencer: Sequencer) -> None:
+    worker, before_ms = sequencer.worker(), time.monotonic_ns() // 1_000_000
+    assert before_ms - 100 <= stored_ms(worker) <= before_ms + 10_000
+
+
+def test_workers_hear_what_is_stored(sequencers: Callable[..., Sequencer]) -> None:
+    sequencer = sequencers(sessions_kept=True)
+    worker, store = sequencer.worker(), Store(sequencer)
+    assert stored_ms(worker) == 0
+    store.loop.put(notes.SESSIONS_STORED, first=123)
+    wait_for(lambda: stored_ms(worker) == 123, "what is stored is told")
+
+
+def test_what_is_told_again_carries_the_time_at_which_it_was_told_first(edge: Edge) -> None:
+    before = time.monotonic_ns() // 1000
+    alice = edge.open("alice")
+    edge.join(alice, "group:a", offset=4)
+    between = time.monotonic_ns() // 1000
+    alice.send([LEAVE, 9, "group:a"])
+    assert alice.frame() == [REPLY, 9, {}]
+    edge.router.expect(records.UNSUBSCRIBE)
+    after = time.monotonic_ns() // 1000
+    said = edge.link(LATER)
+    times = [one["time_us"] for one in said if one["kind"] == records.TOLD]
+    assert len(times) == 1 + len(told(edge)) == 4  # the claim, and what it did
+    assert before <= times[0] <= times[1] <= times[2] <= between <= times[3] <= after
+
+
+def tell(worker: Worker, what: int, channel: bytes, time_us: int = 1) -> None:
+    worker.say.told(time_us)
     worker.say.state(ALICE, what | records.STATES_TOLD, channel, EPOCH, 3, b"alice")
 
 
@@ -66,43 +124,75 @@ def begin(worker: Worker) -> None:
     worker.say.link(records.BEGIN, worker.epoch, worker.number)
 
 
-def test_a_router_stores_what_it_is_told_of_sessions_that_nobody_has(sequencers: Callable[..., Sequencer]) -> None:
+def handed_over(sequencer: Sequencer, store: Store) -> list[Said]:
+    """What the router hands over once nothing is waited for any more."""
+    store.loop.put(notes.TOLD_END)
+    return list(walk(store.note(notes.SESSION_TOLD)[7]))
+
+
+def test_a_router_hands_over_what_it_is_told_of_sessions_when_all_have_told(
+    sequencers: Callable[..., Sequencer],
+) -> None:
     sequencer = sequencers(sessions_kept=True)
-    store, worker = Store(sequencer), sequencer.worker()
+    store, worker, other = Store(sequencer), sequencer.worker(0), sequencer.worker(1)
     begin(worker)
+    worker.say.told(7)
     worker.say.session(records.OPEN, ALICE, 5, 3, records.OPENS_TOLD, b"what is stored")
-    tell(worker, records.JOINED, b"group:a")
-    worker.say.session(records.CLOSE, ALICE, 5, 0, records.CLOSES_TOLD)
+    tell(worker, records.JOINED, b"group:a", 8)
     worker.flush()
-    note = store.note(notes.SESSION_OPEN)
-    assert (note[1], note[6], note[7]) == (0, ALICE, b"what is stored")
-    assert store.states() == [(JOINED_TOLD, "group:a", (EPOCH, 3)), (-records.CLOSES_TOLD, "", (0, 0))]
     assert worker.rest() == []  # nobody is answered
+    begin(other)
+    other.say.told(6)
+    other.say.session(records.CLOSE, ALICE, 9, 0, records.CLOSES_TOLD | records.OVER)
+    other.flush()
+    other.rest()
+    opened, joined, closed = handed_over(sequencer, store)
+    assert (opened.kind, opened.time_us, opened.conn, opened.body) == (records.OPEN, 7, 5, b"what is stored")
+    assert (joined.flags, joined.time_us, joined.name, joined.position) == (records.JOINED, 8, "group:a", (EPOCH, 3))
+    assert (closed.time_us, closed.conn, closed.flags & records.OVER) == (6, 9, records.OVER)
+    assert opened.worker == joined.worker != closed.worker
+    assert {one.owner for one in (opened, joined, closed)} == {records.NOBODY}
     assert sequencer.live("session") == 0
 
 
-def test_who_has_the_session_by_now_knows_more(sequencers: Callable[..., Sequencer]) -> None:
+def test_who_has_had_the_session_all_along_is_told_with_it(sequencers: Callable[..., Sequencer]) -> None:
     sequencer = sequencers(sessions_kept=True)
     store, old, new = Store(sequencer), sequencer.worker(0), sequencer.worker(1)
-    new.say.session(records.OPEN, ALICE, 7, 0, records.AGAIN)
-    new.flush()
-    new.rest()
     begin(old)
     tell(old, records.JOINED, b"group:left-since")
     old.flush()
     old.rest()
+    new.say.session(records.OPEN, ALICE, 7, 0, records.AGAIN)
+    new.flush()
+    new.rest()
+    (one,) = handed_over(sequencer, store)
+    assert one.owner not in (one.worker, records.NOBODY)
+    # Later what another worker tells of it does not count.
+    begin(old)
+    tell(old, records.JOINED, b"group:left-since", 9)
+    old.flush()
+    old.rest()
     new.say.state(ALICE, records.JOINED, b"group:b", EPOCH, 0, b"alice")
     new.flush()
-    assert store.states() == [(records.JOINED, "group:b", (EPOCH, 0))]
+    (said,) = walk(store.note(notes.SESSION_STATE)[7])
+    assert (said.name, said.time_us) == ("group:b", 0)
 
 
-def test_who_claims_the_session_of_a_new_router_waits_for_what_is_told(sequencers: Callable[..., Sequencer]) -> None:
+def test_what_a_worker_tells_late_comes_with_its_time(sequencers: Callable[..., Sequencer]) -> None:
     sequencer = sequencers(sessions_kept=True)
-    store, old, new = Store(sequencer), sequencer.worker(0), sequencer.worker(1)
-    new.say.session(records.OPEN, ALICE, 7, 3, records.RESUMES, b"")
-    new.flush()
-    store.note(notes.SESSION_OPEN)
-    begin(old)
-    tell(old, records.JOINED, b"group:a")
-    old.flush()
-    assert store.states() == [(JOINED_TOLD, "group:a", (EPOCH, 3))]
+    store, late = Store(sequencer), sequencer.worker()
+    assert handed_over(sequencer, store) == []
+    begin(late)
+    tell(late, records.LEFT, b"group:a", 77)
+    late.flush()
+    (said,) = walk(store.note(notes.SESSION_STATE)[7])
+    assert (said.flags, said.name, said.time_us) == (records.LEFT, "group:a", 77)
+
+
+def test_a_router_that_keeps_no_sessions_passes_over_what_it_is_told(sequencers: Callable[..., Sequencer]) -> None:
+    sequencer = sequencers()
+    worker = sequencer.worker()
+    begin(worker)
+    tell(worker, records.JOINED, b"group:a")
+    worker.flush()
+    assert worker.rest() == []

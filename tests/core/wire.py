@@ -11,7 +11,7 @@ import msgpack
 
 from core import records
 
-_LINK, _CHANNEL, _SESSION = struct.Struct("=QII"), struct.Struct("=QQQ"), struct.Struct("=Q16sII")
+_LINK, _CHANNEL, _SESSION = struct.Struct("=QIIQ"), struct.Struct("=QQQ"), struct.Struct("=Q16sII")
 _PUBLISH, _HISTORY, _BODY = struct.Struct("=IIHHI"), struct.Struct("=IIHHIQQ"), struct.Struct("=II")
 _CATCHUP, _CAUGHT = struct.Struct("=QQQIIII"), struct.Struct("=QQQQQQQIIIBBH")
 _STATE = struct.Struct("=16sQQHHI")
@@ -29,12 +29,17 @@ def record(kind: int, aux: int, fixed: bytes, variable: bytes = b"") -> bytes:
     return (_HEAD.pack(size, kind, aux) + fixed + variable).ljust(size, b"\0")
 
 
-def linked(epoch: int, *, ask: bool) -> bytes:
-    return record(records.LINKED, int(ask), _LINK.pack(epoch, 3, 0))
+def linked(epoch: int, *, ask: bool, stored_ms: int = 0) -> bytes:
+    return record(records.LINKED, int(ask), _LINK.pack(epoch, 4, 0, stored_ms))
 
 
 def subscribed(channel: int, epoch: int, offset: int, code: int = 0) -> bytes:
     return record(records.SUBSCRIBED, code, _CHANNEL.pack(channel, epoch, offset))
+
+
+def everybody(name: str, epoch: int, offset: int, *, gone: bool = False) -> bytes:
+    """GLOBAL."""
+    return record(records.GLOBAL, len(name), _CHANNEL.pack(records.GONE * gone, epoch, offset), name.encode())
 
 
 def opened(conn: int, seq: int, stored: list[Any] | None = None, code: int = 0) -> bytes:
@@ -99,7 +104,7 @@ def caught(
 
 def _fields(kind: int, aux: int, data: bytes) -> Record:
     if kind in (records.LINK, records.BEGIN, records.END, records.BYE):
-        epoch, version, worker = _LINK.unpack_from(data)
+        epoch, version, worker, _ = _LINK.unpack_from(data)
         return {"epoch": epoch, "version": version, "worker": worker}
     if kind in (records.SUBSCRIBE, records.UNSUBSCRIBE):
         channel, epoch, offset = _CHANNEL.unpack_from(data)
@@ -124,6 +129,8 @@ def _fields(kind: int, aux: int, data: bytes) -> Record:
         channel, epoch, offset, seq, bytes_max, flags, _ = _CATCHUP.unpack_from(data)
         asked = {"channel": channel, "since": (epoch, offset), "seq": seq, "bytes_max": bytes_max, "flags": flags}
         return {**asked, "name": data[_CATCHUP.size :][:aux]}
+    if kind == records.TOLD:
+        return {"time_us": int.from_bytes(data[:8], "little")}
     assert kind == records.STATE, f"a worker says no record of kind {kind}"
     session, epoch, offset, what, user_size, conn = _STATE.unpack_from(data)
     names = data[_STATE.size :]

@@ -47,3 +47,6 @@ def test_keys_outlive_the_router_and_publishes_wait_for_redis(holdfast: Callable
             await client.close()
 
         run(body())
+    # Redis has gone for good: the node tries for a while to store what is left, and stops all the same.
+    node.check_ledger()
+    node.stop()

@@ -14,7 +14,19 @@ import msgpack
 import pytest
 
 from tests.conftest import Node, wait_until
-from tests.process.clients import ACK, DEADLINE_S, FIN, MESSAGE, Client, Gone, dial, group, open_session, run
+from tests.process.clients import (
+    ACK,
+    DEADLINE_S,
+    FIN,
+    MESSAGE,
+    Client,
+    Gone,
+    dial,
+    group,
+    open_session,
+    run,
+    unique,
+)
 from tests.process.places import worker_of
 
 SECRET = "a secret that is long enough for HS256, as these go"
@@ -204,5 +216,33 @@ def test_of_connections_that_resume_one_session_at_once_exactly_one_is_left(node
         assert await next(over) == ["once", "last"]
         [left] = [rival for task, rival in hearing.items() if task.result()]
         await asyncio.gather(speaker.close(), left.close())
+
+    run(body())
+
+
+def test_a_session_hears_of_a_global_channel_that_began_while_it_was_away(
+    holdfast: Any, kept_in: dict[str, str]
+) -> None:
+    """It names no position and never acknowledged one: that it is older than the channel is enough."""
+    node: Node = holdfast("--workers", "2", **kept_in)
+
+    async def body() -> None:
+        known, new = (f"global:{unique(kind)}" for kind in ("known", "new"))
+        speaker = await open_session(node)
+        await speaker.publish(known, "before anybody came")
+        alice = await open_session(node)
+        assert alice.welcome["channels"][known][1:] == [1, "live"]
+        await alice.abort()
+        await speaker.publish(known, "while away")
+        await speaker.publish(new, "the first")
+        again = await resume(node, alice)
+        assert again.welcome["resumed"]
+        assert {name: again.welcome["channels"][name][1:] for name in (known, new)} == {
+            known: [2, "replayed"],
+            new: [1, "replayed"],
+        }
+        said = sorted([frame[1:4] for frame in await again.messages(2)])
+        assert said == sorted([[known, 2, "while away"], [new, 1, "the first"]])
+        await asyncio.gather(speaker.close(), again.close())
 
     run(body())

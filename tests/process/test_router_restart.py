@@ -3,10 +3,14 @@
 import asyncio
 import os
 import signal
+import time
 from typing import Any
 
+import msgpack
 import pytest
 
+from core import log_records
+from router.log.redis import RedisLog
 from tests.conftest import Node, stand_still, wait_until
 from tests.process.clients import (
     ERROR,
@@ -20,8 +24,10 @@ from tests.process.clients import (
     group,
     open_session,
     run,
+    unique,
 )
 from tests.process.places import one_on_each_worker
+from tests.servers.redis import running
 
 IN_FLIGHT = 30
 ANSWER_DEADLINE_S = 12.0
@@ -67,6 +73,29 @@ class Publisher:
             await self._task
 
 
+class Listener:
+    """Takes in what a session hears, and checks that each offset of the channel follows the one before."""
+
+    def __init__(self, client: Client) -> None:
+        self.client, self.offset = client, 0
+        self.wrong: list[list[Any]] = []
+        self._task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        while True:
+            frame = await self.client.receive(30)
+            if frame[0] == MESSAGE and frame[2] == self.offset + 1:
+                self.offset += 1
+            else:
+                self.wrong.append(frame)
+
+    async def until(self, offset: int) -> None:
+        async with asyncio.timeout(ANSWER_DEADLINE_S):
+            while self.offset < offset and not self.wrong:
+                await asyncio.wait({self._task}, timeout=0.02)
+        self._task.cancel()
+
+
 async def next_router(node: Node, killed: int) -> None:
     await asyncio.to_thread(wait_until, lambda: node.routers not in ([], [killed]), "the next router")
 
@@ -106,6 +135,74 @@ def test_every_publish_is_answered_once_however_often_the_router_is_killed(holdf
         await asyncio.gather(*(client.close() for client in clients))
 
     run(body(), 90)
+
+
+@pytest.mark.slow
+def test_everybody_hears_each_acknowledged_global_message_once_however_often_the_router_is_killed(
+    holdfast: Any,
+) -> None:
+    """What was in the log, and had not reached a worker when the router died, reaches it from the next one."""
+    # So many that none is trimmed while a worker has not linked to the next router yet, and others publish there.
+    node: Node = holdfast("--workers", "2", HOLDFAST_NAMESPACES_GLOBAL_HISTORY_MESSAGES="100000")
+    node.expect_lost()
+
+    async def body() -> None:
+        channel = f"global:{unique('news')}"
+        listeners = [Listener(client) for client in await one_on_each_worker(node)]
+        publishers = [Publisher(client, channel, keyed=True) for client in await one_on_each_worker(node)]
+        for _ in range(3):
+            await asyncio.gather(*(one.until(200) for one in publishers))
+            (router,) = node.routers
+            os.kill(router, signal.SIGKILL)
+            await next_router(node, router)
+        await asyncio.gather(*(one.until(200) for one in publishers))
+        await asyncio.gather(*(one.stop() for one in publishers))
+        answers = [answer for one in publishers for answer in one.answers.values()]
+        assert {answer[0] for answer in answers} == {REPLY}
+        last = max(answer[2]["offset"] for answer in answers)
+        await asyncio.gather(*(listener.until(last) for listener in listeners))
+        assert [listener.wrong for listener in listeners] == [[], []]
+        assert [listener.offset for listener in listeners] == [last, last]
+        await asyncio.gather(
+            *(client.close() for client in [one.client for one in listeners] + [one.client for one in publishers])
+        )
+
+    run(body(), 90)
+
+
+async def logged_and_told_nobody(url: str, channel: str) -> None:
+    """What a router leaves in Redis that is killed right after its first message of a channel was logged."""
+    log = RedisLog(url)
+    epoch = (await log.open(1)).epoch
+    body = msgpack.packb([MESSAGE, channel, 1, "the first", {"from": "bob", "time": 1, "epoch": epoch}])
+    now_ms = time.time_ns() // 1_000_000
+    await log.append(log_records.pack(log_records.MESSAGE, channel.encode(), epoch, 1, time_ms=now_ms, body=body))
+    await log.close()
+
+
+def test_the_next_router_tells_of_a_global_channel_that_nobody_heard_of(holdfast: Any) -> None:
+    """Its first message is in the log and acknowledged, and the router died before any worker was told of it."""
+    with running() as server:
+        node: Node = holdfast("--workers", "1", HOLDFAST_LOG_BACKEND="redis", HOLDFAST_LOG_REDIS_URL=server.url)
+        node.expect_lost()
+
+        async def body() -> None:
+            channel = f"global:{unique('news')}"
+            alice = await open_session(node)
+            assert channel not in alice.welcome["channels"]
+            await logged_and_told_nobody(server.url, channel)
+            (router,) = node.routers
+            os.kill(router, signal.SIGKILL)
+            [heard] = await alice.messages(1)
+            assert heard[1:4] == [channel, 1, "the first"]
+            await alice.publish(channel, "the second")
+            assert [frame[1:4] for frame in await alice.messages(1)] == [[channel, 2, "the second"]]
+            late = await open_session(node)
+            assert late.welcome["channels"][channel][1:] == [2, "live"]
+            await asyncio.gather(alice.close(), late.close())
+
+        run(body())
+        node.stop()
 
 
 @pytest.mark.slow

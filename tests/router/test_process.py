@@ -1,19 +1,22 @@
 """The router as a process of its own: told by standard input, ready by a word to its supervisor, ended by a signal."""
 
+import asyncio
 import select
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from core.commands import READY_FRAME
+from core.ledger import Stats
+from router import process as router_process
 from router.config import RouterConfig
-from router.process import EXIT_CONFIG
+from router.process import EXIT_CONFIG, Router
 
 DEADLINE_S = 20.0
 Start = Callable[[str], tuple["subprocess.Popen[bytes]", socket.socket]]
@@ -94,3 +97,30 @@ def test_it_takes_the_place_of_a_killed_one(start: Start, tmp_path: Path) -> Non
     assert wait_ready(commands) == READY_FRAME
     second.terminate()
     assert second.wait(DEADLINE_S) == 0
+
+
+def test_a_start_that_reads_its_log_for_long_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its supervisor gives up a start that takes long, unless it says what it waits for."""
+
+    class Large:
+        async def recover(self) -> AsyncIterator[bytes]:
+            for _ in range(3):
+                yield bytes(1 << 20)
+
+    class Plane:
+        knows_all = True
+
+        def recover(self, batch: bytes) -> int:
+            return 1
+
+    async def run(said: list[str]) -> int:
+        router = Router(RouterConfig(node="n", endpoint="ipc:///nowhere", epoch=1), Stats())
+        router.loop = Plane()  # type: ignore[assignment]
+        return await router._recover(Large(), said.append)  # type: ignore[arg-type]
+
+    said: list[str] = []
+    assert asyncio.run(run(said)) == 3
+    assert said == []
+    monkeypatch.setattr(router_process, "RECOVERY_SAID_S", 0.0)
+    asyncio.run(run(said))
+    assert said == [f"it reads its log, {number} MiB so far" for number in (1, 2, 3)]

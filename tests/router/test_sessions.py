@@ -38,6 +38,11 @@ def closed(session: bytes, flags: int = 0) -> bytes:
     return record(records.CLOSE, flags, struct.pack("=Q16sII", 5, session, 0, 0))
 
 
+def told(time_us: int, one: bytes, worker: int = 0, owner: int = records.NOBODY) -> bytes:
+    """A record that a worker told an earlier router, then."""
+    return record(records.TOLD, worker, struct.pack("=QII", time_us, owner, 0)) + one
+
+
 def body_of(user: str) -> bytes:
     packed: bytes = msgpack.packb({"user": user})
     return packed
@@ -67,17 +72,13 @@ class Store:
         for session, change in changes.sessions.items():
             if change.ended:
                 self.stored.pop(session, None)
-                continue
             before = self.stored.get(session)
             if before is None and change.opened is None:
                 continue
             before = before or Session(b"", 0, {})
-            channels = {**change.known, **before.channels, **change.channels}
-            self.stored[session] = Session(
-                change.opened or before.opened,
-                change.expires_ms or before.expires_ms,
-                {name: position for name, position in channels.items() if position is not None},
-            )
+            channels = change.channels_after(before.channels)
+            expires_ms = change.expires_ms or before.expires_ms
+            self.stored[session] = Session(change.opened or before.opened, expires_ms, channels)
         for name, position in changes.cursors.items():
             self.marks[name] = max(self.marks.get(name, position), position)
 
@@ -98,9 +99,17 @@ class Desk:
         self.told: asyncio.Queue[tuple[int, dict[str, Any]]] = asyncio.Queue()
         self.full = 0
         """How often there will be no room for what it tells."""
-        self.lost = 0
+        self.lost, self.now_us = 0, 1_000
+        self.stored_ms: list[int] = []
         self.sessions = Sessions(
-            log, self._put, ttl_s=TTL_S, clock=lambda: NOW_S, own=["user", "inbox"], on_lost=self._lose
+            log,
+            self._put,
+            ttl_s=TTL_S,
+            clock=lambda: NOW_S,
+            own=["user", "inbox"],
+            ticks_us=lambda: self.now_us,
+            on_lost=self._lose,
+            on_stored=self.stored_ms.append,
         )
         self.tasks = [asyncio.create_task(self.sessions.write()), asyncio.create_task(self.sessions.read())]
 
@@ -119,6 +128,12 @@ class Desk:
         kind, fields = await self.told.get()
         assert (kind, fields["request"], fields["conn"]) == (notes.SESSION_OPENED, 7, 3)
         return {name: rest for name, *rest in msgpack.unpackb(fields["text"])}
+
+    async def resumed_late(self, session: bytes, user: str) -> tuple[int, dict[str, list[int]]]:
+        """With a token that is older than it is good by itself: the code, and what is told."""
+        self.sessions.on_open(7, records.RESUMES | records.ALIVE, 3, session, body_of(user))
+        _, fields = await self.told.get()
+        return fields["first"], {name: rest for name, *rest in msgpack.unpackb(fields["text"])}
 
     async def cursor(self, channel: str, known: str = "read") -> tuple[int, int]:
         self.sessions.on_cursor(8, 4, channel.encode())
@@ -234,9 +249,17 @@ def test_what_an_earlier_router_was_told_sets_no_stored_position_back() -> None:
         desk.sessions.on_open(1, 0, 5, ALICE, body_of("alice"))
         desk.sessions.on_state(state(ALICE, records.ACKED, "group:a", 7, 3))
         assert await desk.sessions.flush(DEADLINE_S)
-        desk.sessions.on_state(state(ALICE, told_joined, "group:a", 7, 0) + state(ALICE, told_joined, "group:b", 7, 1))
-        desk.sessions.on_state(state(ALICE, told_joined, "group:c", 7, 1) + state(ALICE, told_left, "group:c"))
-        desk.sessions.on_state(state(ALICE, told_left, "group:d") + state(ALICE, told_joined, "group:d", 7, 2))
+        for at, (what, name, offset) in enumerate(
+            [
+                (told_joined, "group:a", 0),
+                (told_joined, "group:b", 1),
+                (told_joined, "group:c", 1),
+                (told_left, "group:c", 0),
+                (told_left, "group:d", 0),
+                (told_joined, "group:d", 2),
+            ]
+        ):
+            desk.sessions.on_state(told(2_000 + at, state(ALICE, what, name, 7, offset)))
         wanted = {"group:a": Position(7, 3), "group:b": Position(7, 1), "group:d": Position(7, 2)}
         assert desk.sessions._overlaid(ALICE, desk.store.stored[ALICE]) == wanted
         assert await desk.sessions.flush(DEADLINE_S)
@@ -280,6 +303,120 @@ def test_a_session_that_was_over_starts_again_empty() -> None:
         desk.store.stored[ALICE] = Session(body_of("alice"), 1, {"group:a": Position(1, 5)})
         desk.sessions.on_state(closed(ALICE, records.OVER))
         assert await desk.resumed(ALICE, "alice") == {}  # before the end was written
+        await desk.stored()
+        assert desk.store.stored[ALICE].channels == {}
+
+    run(body)
+
+
+def test_an_old_token_resumes_the_session_that_is_stored_and_begins_none() -> None:
+    async def body(desk: Desk) -> None:
+        desk.store.stored[ALICE] = Session(body_of("alice"), 1, {"group:a": Position(1, 5)})
+        assert await desk.resumed_late(ALICE, "alice") == (0, {"group:a": [1, 5]})
+        await desk.stored()
+        assert desk.store.stored[ALICE].expires_ms == NOW_MS + TTL_MS + OPEN_GRACE_MS
+        assert (await desk.resumed_late(BOB, "bob"))[0] == Code.SESSION_EXPIRED
+        desk.sessions.on_state(closed(BOB))
+        await desk.stored()
+        assert set(desk.store.stored) == {ALICE}
+        desk.sessions.on_open(1, 0, 2, BOB, body_of("bob"))
+        assert (await desk.resumed_late(BOB, "bob"))[0] == 0  # before its beginning was written
+        desk.sessions.on_state(closed(ALICE, records.OVER))
+        assert (await desk.resumed_late(ALICE, "alice"))[0] == Code.SESSION_EXPIRED  # before its end was written
+        await desk.stored()
+        assert set(desk.store.stored) == {BOB}
+
+    run(body)
+
+
+def test_an_old_token_waits_for_a_store_that_is_away() -> None:
+    async def body(desk: Desk) -> None:
+        desk.store.fails = LogUnavailable("away")
+        assert (await desk.resumed_late(ALICE, "alice"))[0] == Code.UNAVAILABLE
+
+    run(body)
+
+
+def test_what_was_acknowledged_stays_so_when_a_join_is_told_again() -> None:
+    async def body(desk: Desk) -> None:
+        desk.store.stored[ALICE] = Session(body_of("alice"), 1, {"group:a": Position(1, 10)})
+        desk.sessions.gather()
+        desk.sessions.on_told(told(5, state(ALICE, records.JOINED, "group:a", 1, 0, "alice")))
+        assert await desk.resumed(ALICE, "alice") == {"group:a": [1, 10]}
+        await desk.stored()
+        assert desk.store.stored[ALICE].channels == {"group:a": (1, 10)}
+        desk.sessions.on_state(state(ALICE, records.JOINED, "group:a", 1, 3, "alice"))  # its client says so itself
+        await desk.stored()
+        assert desk.store.stored[ALICE].channels == {"group:a": (1, 3)}
+        desk.sessions.on_state(state(ALICE, records.LEFT, "group:a") + state(ALICE, records.ACKED, "group:a", 1, 1))
+        await desk.stored()
+        assert desk.store.stored[ALICE].channels == {"group:a": (1, 1)}
+
+    run(body)
+
+
+def test_what_is_heard_waits_for_what_is_told_of_the_time_before() -> None:
+    async def body(desk: Desk) -> None:
+        desk.store.stored[ALICE] = Session(body_of("alice"), 1, {"group:a": Position(1, 5)})
+        desk.sessions.gather()
+        desk.sessions.on_open(1, 0, 2, ALICE, body_of("alice"))
+        desk.sessions.on_state(state(ALICE, records.LEFT, "group:b") + closed(BOB))
+        desk.sessions.on_told(
+            told(7, closed(ALICE, records.OVER))
+            + told(5, state(ALICE, records.JOINED, "group:b", 1, 2, "alice"))
+            + told(6, state(BOB, records.JOINED, "group:b", 1, 2, "bob"))
+        )
+        await desk.stored()
+        assert desk.store.stored == {ALICE: Session(body_of("alice"), NOW_MS + TTL_MS + OPEN_GRACE_MS, {})}
+
+    run(body)
+
+
+def test_what_waits_is_written_when_the_router_ends_before_anything_was_told() -> None:
+    async def body(desk: Desk) -> None:
+        desk.sessions.gather()
+        desk.sessions.on_open(1, 0, 2, ALICE, body_of("alice"))
+        await desk.stored()
+        assert set(desk.store.stored) == {ALICE}
+
+    run(body)
+
+
+def test_more_than_may_wait_for_what_is_told_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.sessions.CHANGED_MAX", 1)
+
+    async def body(desk: Desk) -> None:
+        desk.sessions.gather()
+        desk.sessions.on_open(1, 0, 2, ALICE, body_of("alice"))
+        desk.sessions.on_open(1, 0, 2, BOB, body_of("bob"))
+        await desk.stored()
+        assert set(desk.store.stored) == {ALICE}
+
+    run(body)
+
+
+def test_what_is_told_late_does_not_count_of_a_session_that_was_heard_of_since(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("router.sessions.HEARD_MAX", 2)
+
+    async def body(desk: Desk) -> None:
+        joined = state(ALICE, records.JOINED, "group:a", 1, 2, "alice")
+        desk.sessions.on_open(1, 0, 2, ALICE, body_of("alice"))
+        desk.sessions.on_state(told(999, joined))
+        await desk.stored()
+        assert desk.store.stored[ALICE].channels == {}
+        desk.sessions.on_state(closed(ALICE, records.OVER))
+        opened = record(records.OPEN, records.OPENS_TOLD, struct.pack("=Q16sII", 5, ALICE, 0, 0))
+        desk.sessions.on_state(told(999, opened))
+        await desk.stored()
+        assert desk.store.stored == {}
+        desk.sessions.on_state(told(1_001, opened) + told(1_002, joined))
+        await desk.stored()
+        assert desk.store.stored[ALICE].channels == {"group:a": (1, 2)}
+        for number in range(2):
+            desk.sessions.on_open(1, 0, 2, bytes([number]) * 16, body_of("u"))
+        desk.sessions.on_state(told(999, state(ALICE, records.LEFT, "group:a")))  # what it heard is forgotten by now
         await desk.stored()
         assert desk.store.stored[ALICE].channels == {}
 
@@ -450,7 +587,8 @@ def test_whatever_happens_a_resume_is_told_what_a_plain_model_knows(steps: list[
                 model[session].pop(name, None)  # type: ignore[union-attr]
                 desk.sessions.on_state(state(session, records.LEFT, name))
             else:
-                model[session][name] = [1, offset]  # type: ignore[index]
+                before = model[session].get(name, [1, 0])  # type: ignore[union-attr]
+                model[session][name] = [1, offset] if what == "join" else max(before, [1, offset])  # type: ignore[index]
                 desk.sessions.on_state(
                     state(session, records.JOINED if what == "join" else records.ACKED, name, 1, offset)
                 )

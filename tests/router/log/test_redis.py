@@ -297,6 +297,22 @@ def test_a_log_that_is_closed_says_so(make_log: Callable[..., RedisLog]) -> None
     run(work())
 
 
+def test_closing_a_closed_log_has_nothing_left_to_do(
+    make_log: Callable[..., RedisLog], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It does not look for what Redis may have lost through connections that it gave up itself."""
+
+    async def work() -> None:
+        log = make_log()
+        epoch = (await log.open(1)).epoch
+        await log.append(message("group:a", epoch, 1, b"one"))
+        await log.close()
+        await log.close()
+
+    run(work())
+    assert "may have lost" not in caplog.text
+
+
 def test_an_old_redis_is_refused(make_log: Callable[..., RedisLog], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("router.log.redis.VERSION_MIN", (99, 0))
 

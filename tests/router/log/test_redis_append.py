@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import time
+import types
 from collections.abc import Callable
 
 import pytest
@@ -247,6 +249,86 @@ def test_a_primary_that_lost_its_replica_is_not_trusted_alone_for_a_while(monkey
         await log.append(everywhere(epoch, 2))
         await all_have(log, [1, 2])
         await log.close()
+
+    with running(*LASTING) as primary, running(*LASTING, "--replicaof", f"127.0.0.1 {primary.port}") as replica:
+        wait_until(lambda: Sentinels._replicas(primary) == 1, "the replica follows")
+        run(work(primary, replica))
+
+
+def test_the_next_router_trusts_a_primary_that_lost_its_replica_no_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The router may have been killed together with the primary, which is back and does not know who replaced it."""
+
+    async def refused(log: RedisLog, epoch: int) -> None:
+        for _ in range(2):
+            with pytest.raises(LogUnavailable, match="0 of 1 replicas"):
+                await log.append(everywhere(epoch, 2))
+
+    async def work(primary: Server, replica: Server) -> None:
+        log = log_of(primary, deadline_s=1.0)
+        await log.append(everywhere((await log.open(1)).epoch, 1))
+        await log.close()
+        replica.kill()
+        for _ in range(2):  # also the one after that
+            log = log_of(primary, deadline_s=1.0)
+            epoch = (await log.open(1)).epoch
+            await refused(log, epoch)
+            await log.close()
+        log = log_of(primary, deadline_s=1.0)
+        epoch = (await log.open(1)).epoch
+        await refused(log, epoch)
+        monkeypatch.setattr(redis_append, "REPLICA_MISSED_S", 0.0)
+        await log.append(everywhere(epoch, 2))
+        await log.close()
+        monkeypatch.setattr(redis_append, "REPLICA_MISSED_S", 60.0)
+        log = log_of(primary, deadline_s=1.0)  # it goes on alone since, and nobody needs to wait again
+        await log.append(everywhere((await log.open(1)).epoch, 3))
+        await log.close()
+
+    with running(*LASTING) as primary, running(*LASTING, "--replicaof", f"127.0.0.1 {primary.port}") as replica:
+        wait_until(lambda: Sentinels._replicas(primary) == 1, "the replica follows")
+        run(work(primary, replica))
+
+
+def test_whoever_says_that_there_are_no_replicas_waits_for_none(own_server: Server) -> None:
+    async def work() -> None:
+        log = log_of(own_server)
+        epoch = (await log.open(1)).epoch
+        for start in log.keys.shards:
+            own_server.do("HSET", start + b"epoch", "replicated", 1)
+        await log.close()
+        log = log_of(own_server, replicas=0)
+        epoch = (await log.open(1)).epoch
+        await log.append(everywhere(epoch, 1))
+        await log.close()
+
+    run(work())
+
+
+def test_a_replica_that_is_missed_after_a_quiet_time_is_missed_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing was appended for so long that nobody waited for it lately; but there it was, up to when all broke off."""
+
+    async def work(primary: Server, replica: Server) -> None:
+        log = log_of(primary, deadline_s=1.0)
+        epoch = (await log.open(1)).epoch
+        await log.append(everywhere(epoch, 1))
+        later = types.SimpleNamespace(monotonic=lambda: time.monotonic() + 3600.0)
+        monkeypatch.setattr(redis_append, "time", later)
+        replica.kill()
+        primary.kill()
+        primary.start()
+        await until_refused(log, epoch)
+        await log.close()
+
+    async def until_refused(log: RedisLog, epoch: int) -> None:
+        while True:
+            try:
+                await log.append(everywhere(epoch, 2))
+            except LogUnavailable as error:
+                if "0 of 1 replicas" in str(error):
+                    return
+            else:
+                raise AssertionError("one that lost its replica was trusted alone")
+            await asyncio.sleep(PAUSE_S)
 
     with running(*LASTING) as primary, running(*LASTING, "--replicaof", f"127.0.0.1 {primary.port}") as replica:
         wait_until(lambda: Sentinels._replicas(primary) == 1, "the replica follows")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.namespace_spec import DAY_S, NamespaceSpec
+from core.namespace_spec import BUILT_IN, DAY_S, NamespaceSpec
 from router.log.redis_keys import SHARDS, Keys
 from router.log.redis_nodes import SLOTS, slot_of
 
@@ -43,6 +43,17 @@ def test_retention_is_the_namespaces_own() -> None:
     assert (found.messages, found.age_ms) == (7, 60_000)
     assert found.expire_ms == (120 + DAY_S) * 1000
     assert keys.retention(b"other:a").messages == NamespaceSpec(name="", domain="group").history_messages
+
+
+def test_what_everybody_hears_is_listed_for_longer_than_it_is_kept() -> None:
+    """By more than the hour that may pass until it is listed again, and no other channel is."""
+    keys = Keys("hf:", (NamespaceSpec(name="board", domain="global", history_age_s=60), *BUILT_IN))
+    for channel in (b"board:a", b"global:a"):
+        found = keys.retention(channel)
+        assert found.listed_ms > found.age_ms + 3_600_000
+        assert found.settings == f"{found.expire_ms}:{found.listed_ms}"
+    for channel in (b"group:a", b"user:a", b"other:a"):
+        assert keys.retention(channel).settings == f"{keys.retention(channel).expire_ms}"
 
 
 @pytest.mark.parametrize("prefix", ["", "a{b", "a b", "a*", "a\n"])

@@ -1,0 +1,177 @@
+"""What several workers told an earlier router of a session counts in the order in which it happened."""
+
+import asyncio
+import random
+import struct
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core import records
+from router.log.port import LogUnavailable
+from router.told import TURN_RECORDS, Said, in_order, walk
+from tests.router.test_sessions import ALICE, BOB, DEADLINE_S, Desk, body_of, record, run, state, told
+
+A, B = 0, 1
+
+
+def opened(conn: int, session: bytes = ALICE) -> bytes:
+    return record(records.OPEN, records.OPENS_TOLD, struct.pack("=Q16sII", conn, session, 0, 2), b"{}")
+
+
+def closed(conn: int, flags: int = 0) -> bytes:
+    return record(records.CLOSE, records.CLOSES_TOLD | flags, struct.pack("=Q16sII", conn, ALICE, 0, 0))
+
+
+def did(what: int, name: str, conn: int) -> bytes:
+    """A STATE of a connection, as it is told again."""
+    fixed = struct.pack("=16sQQHHI", ALICE, 1, 4, what | records.STATES_TOLD, 0, conn)
+    return record(records.STATE, len(name), fixed, name.encode())
+
+
+def counts(*said: bytes) -> list[tuple[int, str]]:
+    """(time, channel) of what counts, in order."""
+    return [(one.time_us, one.name) for one in taken(b"".join(said))]
+
+
+def taken(batch: bytes) -> list[Said]:
+    async def body() -> list[Said]:
+        return [one async for one in in_order(batch)]
+
+    return asyncio.run(body())
+
+
+def test_a_record_is_read_with_the_word_before_it_and_another_without() -> None:
+    batch = told(7, opened(5), A, B) + state(BOB, records.ACKED, "group:a", 2, 3)
+    assert list(walk(batch)) == [
+        Said(records.OPEN, records.OPENS_TOLD, ALICE, 5, body=b"{}", time_us=7, worker=A, owner=B),
+        Said(records.STATE, records.ACKED, BOB, 0, "group:a", (2, 3)),  # type: ignore[arg-type]
+    ]
+
+
+def test_a_channel_that_was_left_on_another_worker_stays_left() -> None:
+    joined = told(1, opened(5), A) + told(2, did(records.JOINED, "group:a", 5), A) + told(3, closed(5), A)
+    left = told(4, opened(6), B) + told(5, did(records.LEFT, "group:a", 6), B) + told(6, closed(6), B)
+    wanted = [(1, ""), (2, "group:a"), (3, ""), (4, ""), (5, "group:a"), (6, "")]
+    assert counts(joined, left) == counts(left, joined) == wanted
+
+
+def test_what_a_connection_does_that_lost_the_session_does_not_count() -> None:
+    old = told(1, opened(5), A) + told(3, did(records.LEFT, "group:late", 5), A) + told(4, closed(5, records.OVER), A)
+    assert counts(old, told(2, opened(6), B)) == [(1, ""), (2, "")]
+    # On the same worker it is the connection that tells.
+    assert counts(old, told(2, opened(6), A)) == [(1, ""), (2, "")]
+
+
+def test_who_had_the_session_before_anything_that_is_told_is_not_known() -> None:
+    assert counts(told(5, closed(9), B), told(4, did(records.LEFT, "group:a", 9), B)) == [(4, "group:a"), (5, "")]
+    # It was resumed where that was told too long ago: who speaks last has it.
+    assert counts(told(1, opened(5), A), told(2, closed(5), A), told(4, closed(9, records.OVER), B))[-1] == (4, "")
+
+
+def test_a_worker_that_had_the_session_all_along_is_who_tells_of_it() -> None:
+    other = told(3, did(records.JOINED, "group:a", 5), A, B) + told(4, closed(5), A, B)
+    assert counts(other) == []
+    assert counts(other, told(5, did(records.LEFT, "group:b", 6), B, B)) == [(5, "group:b")]
+    # But it had it only since it claimed it.
+    assert counts(other, told(5, opened(6), B, B)) == [(3, "group:a"), (4, ""), (5, "")]
+
+
+@given(st.randoms(use_true_random=False))
+def test_the_order_of_the_links_changes_nothing(chance: random.Random) -> None:
+    """One session that goes from worker to worker, each of which tells its own part in order."""
+    told_by: dict[int, list[bytes]] = {A: [], B: []}
+    wanted, now = [], 0
+    for conn in range(1, 6):
+        worker = chance.choice((A, B))
+        for one in (opened(conn), did(records.JOINED, f"group:{conn}", conn), closed(conn)):
+            now += 1
+            told_by[worker].append(told(now, one, worker))
+            wanted.append((now, f"group:{conn}" if now % 3 == 2 else ""))
+    for first, second in ((A, B), (B, A)):
+        assert counts(*told_by[first], *told_by[second]) == wanted
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_each_session_is_by_itself(count: int) -> None:
+    batch = b"".join(told(number, opened(number, bytes([number]) * 16)) for number in range(1, count + 1))
+    assert [one.conn for one in taken(batch)] == list(range(1, count + 1))
+
+
+def test_others_have_their_turns_while_much_is_put_in_order() -> None:
+    """A rush of one session: as many records again take as many turns again, not one long one."""
+    batch = b"".join(
+        told(number, did(records.JOINED, f"group:{number}", 5)) for number in range(1, 3 * TURN_RECORDS + 1)
+    )
+
+    async def body() -> int:
+        turns = 0
+
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0)
+                turns += 1
+
+        beside = asyncio.create_task(other())
+        assert len([one async for one in in_order(batch)]) == 3 * TURN_RECORDS
+        beside.cancel()
+        return turns
+
+    assert asyncio.run(body()) >= 5
+
+
+# ------------------------------------------------------------------------------------ until what is told is stored
+
+
+async def until(wanted: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not wanted():  # noqa: ASYNC110  what is waited for tells nobody
+            await asyncio.sleep(0.01)
+
+
+def test_it_is_said_when_the_store_has_it_and_not_before() -> None:
+    async def body(desk: Desk) -> None:
+        desk.store.gate.clear()
+        desk.sessions.on_open(1, 0, 2, ALICE, body_of("alice"))
+        desk.now_us = 70_000
+        await desk.store.asked.wait()
+        desk.now_us = 90_000
+        assert max(desk.stored_ms, default=0) <= 1
+        desk.store.gate.set()
+        await until(lambda: max(desk.stored_ms, default=0) == 70)
+        assert set(desk.store.stored) == {ALICE}
+        await until(lambda: max(desk.stored_ms) == 90)  # and then whatever was before now, since nothing waits
+
+    run(body)
+
+
+def test_it_is_not_said_while_the_store_is_away() -> None:
+    async def body(desk: Desk) -> None:
+        desk.store.fails = LogUnavailable("away")
+        desk.sessions.on_open(1, 0, 2, ALICE, body_of("alice"))
+        desk.now_us = 70_000
+        for _ in range(2):
+            desk.store.asked.clear()
+            await desk.store.asked.wait()
+        assert max(desk.stored_ms, default=0) <= 1
+        desk.store.fails = None
+        await until(lambda: max(desk.stored_ms, default=0) == 70)
+
+    run(body)
+
+
+def test_it_is_not_said_before_what_workers_told_an_earlier_router_is_taken() -> None:
+    async def body(desk: Desk) -> None:
+        desk.sessions.gather()
+        desk.sessions.on_open(1, 0, 2, ALICE, body_of("alice"))
+        desk.now_us = 70_000
+        await asyncio.wait(desk.tasks, timeout=0.6)  # longer than it takes to say it without a change
+        assert desk.stored_ms == []
+        desk.sessions.on_told(told(5, state(ALICE, records.JOINED, "group:a", 1, 2, "alice")))
+        await until(lambda: max(desk.stored_ms, default=0) == 70)
+        assert desk.store.stored[ALICE].channels == {"group:a": (1, 2)}
+
+    run(body)
