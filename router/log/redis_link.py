@@ -155,9 +155,10 @@ class Link(asyncio.Protocol):
             # deadline: that of `connect`
             await self._loop.create_connection(lambda: self, sock=handle, ssl=context, server_hostname=name)
         except BaseException:
-            if self._transport is None:
-                self._forget_fd()
-                handle.close()
+            # Who is given up just after the connection was made is not told that it is lost: uvloop closes it unsaid.
+            self._forget_fd()
+            self._transport = None
+            handle.close()
             raise
 
     async def _greet(self, url: RedisUrl, credentials: bool) -> None:

@@ -112,6 +112,14 @@ class Member:
         await self._resume(old)
 
     async def _resume(self, old: TcpClient) -> None:
+        while True:
+            try:
+                await self._try_to_resume(old)
+                return
+            except Gone:
+                assert self.may_be_cut, "the gateway closed without FIN whom it had let in"
+
+    async def _try_to_resume(self, old: TcpClient) -> None:
         new = await TcpClient.dial(self.node.port)
         held = {self.channel: [self._epoch, self._last]}
         await new.send(HELLO, 1, {"v": 1, "session": old.session, "token": old.resume_token, "resume": held})

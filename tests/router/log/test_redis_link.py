@@ -160,3 +160,35 @@ def test_every_known_error_says_what_to_do(code: str) -> None:
 def test_only_some_errors_ask_for_another_connection() -> None:
     assert is_stale(hiredis.ReplyError("READONLY You can't write against a read only replica."))
     assert not is_stale(hiredis.ReplyError("OOM command not allowed"))
+
+
+class Cancelled(Link):
+    """Whose `connect` is cancelled so many turns of the loop after the connection is made."""
+
+    def __init__(self, server: Server, turns: int) -> None:
+        super().__init__(("127.0.0.1", server.port), 5.0)
+        self._turns = turns
+        self.connecting: asyncio.Task[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._cancel(self._turns)
+
+    def _cancel(self, turns: int) -> None:
+        assert self.connecting is not None
+        if turns:
+            self._loop.call_soon(self._cancel, turns - 1)
+        else:
+            self.connecting.cancel()
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_one_that_is_given_up_while_it_connects_leaves_nothing_open(redis_server: Server, turns: int) -> None:
+    async def work() -> None:
+        link = Cancelled(redis_server, turns)
+        link.connecting = asyncio.create_task(link.connect(parse(redis_server.url)))
+        await asyncio.wait([link.connecting])
+        assert link.connecting.cancelled()
+        await link.closed()
+
+    run(work())
