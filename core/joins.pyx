@@ -22,6 +22,7 @@ from core.requests cimport request_done, request_open, request_peek, request_tak
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, slab_acquire, slab_release
 from core.told cimport told_keep
+from core.welcome cimport welcome_fits
 
 
 cdef Channel *channel_wanted(Edge *edge, const char *name, uint32_t size) noexcept nogil:
@@ -129,13 +130,13 @@ cdef void state_say_named(Edge *edge, Connection *conn, const char *name, uint32
 
 cdef void state_say(Edge *edge, Connection *conn, Channel *channel, int what, uint64_t epoch,
                     uint64_t offset) noexcept nogil:
-    """Tell the router what the session did; the user comes with it, but with ACKED."""
+    """Tell the router what the session did; the user comes with it, but with ACKED and before its session is open."""
     cdef uint32_t size = channel.name_size
     cdef uint32_t user_size = 0
-    cdef const char *user = conn_user(edge, conn, &user_size)
+    cdef const char *user = NULL
     cdef RecState *record
-    if what == STATE_ACKED:
-        user_size = 0
+    if what != STATE_ACKED and conn.membership_count:
+        user = conn_user(edge, conn, &user_size)
     record = <RecState *> record_add(&edge.link.out, REC_STATE, size, sizeof(RecState), size + user_size)
     if record == NULL:
         return                          # the link is far behind; what the client says when it resumes counts
@@ -146,7 +147,8 @@ cdef void state_say(Edge *edge, Connection *conn, Channel *channel, int what, ui
     record.offset = offset
     memcpy(record.session, conn.session, 16)
     memcpy(<uint8_t *> record + sizeof(RecState), channel_name(edge, channel), size)
-    memcpy(<uint8_t *> record + sizeof(RecState) + size, user, user_size)
+    if user_size:
+        memcpy(<uint8_t *> record + sizeof(RecState) + size, user, user_size)
     if what == STATE_JOINED or what == STATE_LEFT:
         told_keep(edge, &record.head)
 
@@ -169,11 +171,15 @@ cdef int member_start(Edge *edge, Connection *conn, Pending *pending, Channel *c
     return member_add(edge, conn, channel)
 
 
-cdef bint _full(Edge *edge, Connection *conn, Channel *channel) noexcept nogil:
-    """Whether the session is in as many groups as it may be (its user's own channels do not count)."""
-    return channel.domain == DOMAIN_GROUP \
-        and conn.membership_count >= edge.config.channels_max + edge.namespaces.session_count \
-        and not member_joined(conn, channel)
+cdef const char *_full(Edge *edge, Connection *conn, Channel *channel) noexcept nogil:
+    """Why the session may not be in one more group (its user's own channels do not count as such); NULL: it may."""
+    if channel.domain != DOMAIN_GROUP or member_joined(conn, channel):
+        return NULL
+    if conn.membership_count >= edge.config.channels_max + edge.namespaces.session_count:
+        return b"leave a channel before joining another"
+    if not welcome_fits(edge, conn, channel):
+        return b"the names of the session's channels fill half of max_frame: leave one before joining another"
+    return NULL
 
 
 cdef void _join_finish(Edge *edge, Pending *pending) noexcept nogil:
@@ -181,13 +187,15 @@ cdef void _join_finish(Edge *edge, Pending *pending) noexcept nogil:
     cdef Channel *channel = channel_at(edge, pending.channel)
     cdef Connection *conn = conn_get(&edge.connections, pending.conn)
     cdef uint64_t position[2]
+    cdef const char *full
     cdef bint joined
     if pending.seq:
         request_done(edge, pending.seq)
     if conn != NULL and conn.state == STATE_OPEN:
         joined = member_joined(conn, channel)
-        if _full(edge, conn, channel):
-            answer_error(edge, conn, pending.request, TOO_MANY_CHANNELS, b"leave a channel before joining another", 0)
+        full = _full(edge, conn, channel)
+        if full != NULL:
+            answer_error(edge, conn, pending.request, TOO_MANY_CHANNELS, full, 0)
         elif member_start(edge, conn, pending, channel) < 0:
             answer_error(edge, conn, pending.request, OVERLOADED, b"out of memory", RETRY_AFTER_MS)
         else:

@@ -1,12 +1,12 @@
 """Opening: HELLO from the control thread's decision to WELCOME."""
 
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from core.act cimport join_refused
 from core.answers cimport answer_reply, write_text
-from core.codes cimport OVERLOADED, SESSION_EXPIRED, TOKEN_EXPIRED, UNAVAILABLE
+from core.codes cimport BAD_TOKEN, OVERLOADED, SESSION_EXPIRED, TOKEN_EXPIRED, UNAVAILABLE
 from core.conn cimport (FLAG_HELLO, FLAG_SESSION, STATE_HANDSHAKING, STATE_OPEN, conn_get, conn_handle,
                         conn_memberships, conn_set_state)
 from core.edge cimport (CHANNEL_KNOWN, NAME_BYTES_MAX, NONE, OPENING_KEY, REQUEST_OPEN, RETRY_AFTER_MS, Channel,
@@ -20,8 +20,8 @@ from core.lifecycle cimport edge_fin, edge_timer_plan
 from core.mailbox cimport OPEN_DEVICE, OPEN_IF_ALIVE, OPEN_RESUMES, OPEN_TELLS_UNREAD, OPEN_WHOLE
 from core.mpack cimport (MpReader, MpWriter, mp_read_array, mp_read_str, mp_read_uint, mp_write_array, mp_write_map,
                          mp_write_nil, mp_write_raw, mp_write_str, mp_write_uint)
-from core.namespaces cimport (DOMAIN_GLOBAL, DOMAIN_GROUP, DOMAIN_USER, JOIN_SERVER, NEW_LAST_ACK,
-                              NEW_LIVE, Namespace, namespace_of)
+from core.namespaces cimport (DOMAIN_GLOBAL, DOMAIN_GROUP, DOMAIN_USER, JOIN_SERVER, NEW_LAST_ACK, NEW_LIVE,
+                              USER_PREFIX_BYTES, Namespace, namespace_of)
 from core.records cimport (CATCHUP_CURSOR, CATCHUP_START, OPEN_AGAIN, OPEN_ALIVE, OPEN_RESUME, OPENED_TAKEN, REC_OPEN,
                            STATE_HERE, STATE_JOINED, STATE_LEFT, record_add)
 from core.requests cimport request_done, request_open, request_peek
@@ -30,6 +30,7 @@ from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_release
 from core.told cimport told_keep
 from core.vitals cimport vital_of
+from core.welcome cimport welcome_entry_bytes, welcome_room
 
 cdef enum Stored:               # of a pending's channel; 0: the store does not have it
     STORED_TOO = 1              # the client's HELLO has it as well
@@ -128,31 +129,71 @@ cdef bint _knows(Edge *edge, Opening *opening) noexcept nogil:
     return opening.resumed and opening.whole
 
 
+cdef void _leave(Edge *edge, Connection *conn, Opening *opening, uint32_t *place) noexcept nogil:
+    """The session is not in this channel any more; `place` has the index of its pending, and then that of the next."""
+    cdef Pending *pending = pending_at(edge, place[0])
+    cdef Channel *channel = channel_at(edge, pending.channel)
+    place[0] = pending.sibling
+    opening.count -= 1
+    opening.globals -= channel.domain == DOMAIN_GLOBAL
+    state_say(edge, conn, channel, STATE_LEFT, channel.epoch, channel.offset)
+    pending_end(edge, pending)
+
+
 cdef void _leave_gone(Edge *edge, Connection *conn, Opening *opening) noexcept nogil:
     """Leave the global channels that only the store names and that are over: what is stored must not grow with each.
 
     Each of them was subscribed to, unless this worker holds it anyway; if it goes on, the router said GLOBAL before it
     answered that (core/everybody.pxd).
     """
-    cdef uint32_t previous = NONE
-    cdef uint32_t index = opening.first
+    cdef uint32_t *place = &opening.first
     cdef Pending *pending
     cdef Channel *channel
-    while index != NONE:
-        pending = pending_at(edge, index)
-        index = pending.sibling
+    while place[0] != NONE:
+        pending = pending_at(edge, place[0])
         channel = channel_at(edge, pending.channel)
         if pending.stored != STORED_ALONE or channel.domain != DOMAIN_GLOBAL or channel.flags & CHANNEL_KNOWN:
-            previous = pending.index
-            continue
-        if previous == NONE:
-            opening.first = index
+            place = &pending.sibling
         else:
-            pending_at(edge, previous).sibling = index
-        opening.count -= 1
-        opening.globals -= 1
-        state_say(edge, conn, channel, STATE_LEFT, channel.epoch, channel.offset)
-        pending_end(edge, pending)
+            _leave(edge, conn, opening, place)
+
+
+cdef inline int64_t _entry_bytes(Edge *edge, const Pending *pending) noexcept nogil:
+    """What a channel takes of the session's own half of WELCOME: the other half has the global ones that go on."""
+    cdef Channel *channel = channel_at(edge, pending.channel)
+    return 0 if channel.flags & CHANNEL_KNOWN else welcome_entry_bytes(channel_name(edge, channel), channel.name_size)
+
+
+cdef int64_t _leave_until(Edge *edge, Connection *conn, Opening *opening, int domain, int64_t room) noexcept nogil:
+    """Leave channels of a domain, the last ones first, until there is room enough; what room there is then."""
+    cdef uint32_t *place = &opening.first
+    cdef Pending *pending
+    while place[0] != NONE and room < 0:
+        pending = pending_at(edge, place[0])
+        if channel_at(edge, pending.channel).domain != domain or _entry_bytes(edge, pending) == 0:
+            place = &pending.sibling
+            continue
+        room += _entry_bytes(edge, pending)
+        _leave(edge, conn, opening, place)
+    return room
+
+
+cdef bint _leave_surplus(Edge *edge, Connection *conn, Opening *opening) noexcept nogil:
+    """Leave what WELCOME has no room for, as after a change of max_frame, or of the token's lists by REFRESH: JOIN lets
+    in only what finds room. First global channels that are over, then groups. False: there is none for the session."""
+    cdef uint32_t index = opening.first
+    cdef int64_t taken = 0
+    cdef int64_t room
+    cdef Channel *own = NULL            # the user's own: it was added first, and stands last
+    while index != NONE:
+        own = channel_at(edge, pending_at(edge, index).channel)
+        taken += _entry_bytes(edge, pending_at(edge, index))
+        index = pending_at(edge, index).sibling
+    if own == NULL:
+        return True
+    room = welcome_room(edge, conn, channel_name(edge, own) + USER_PREFIX_BYTES, own.name_size - USER_PREFIX_BYTES)
+    room = _leave_until(edge, conn, opening, DOMAIN_GLOBAL, room - taken)
+    return _leave_until(edge, conn, opening, DOMAIN_GROUP, room) >= 0
 
 
 cdef bint _open_globals(Edge *edge, Opening *opening) noexcept nogil:
@@ -403,6 +444,11 @@ cdef void opening_answered(Edge *edge, Opening *opening) noexcept nogil:
         return
     if conn != NULL:
         _leave_gone(edge, conn, opening)
+        if not _leave_surplus(edge, conn, opening):
+            opening_end(edge, opening)
+            edge_fin(edge, conn, BAD_TOKEN, b"the user id, or the token's lists, are too long for WELCOME: it has half of"
+                     b" gateway.max_frame for them", 0)
+            return
     if not _open_globals(edge, opening):    # at last: none of them begins between this and WELCOME
         opening_refused(edge, opening, OVERLOADED, b"out of memory")
     elif opening.remaining == 0:

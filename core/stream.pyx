@@ -10,12 +10,12 @@ from core.names cimport name_drop, name_keep, names_free, names_init
 from core.namespaces cimport GLOBALS_MAX, Namespace, namespace_of
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, invariant, invariant_always, slab_acquire, slab_free, slab_init, slab_release
+from core.welcome cimport welcome_entry_bytes
 
 assert sizeof(Stream) == 48
 
 cdef enum:
     ROOM_SLOTS = 4096           # looked at for one that may go when a new stream finds no room
-    WELCOME_ENTRY_BYTES = 64    # of a channel in WELCOME, but for its name: a position and an outcome
 
 
 cdef void streams_init(Streams *streams, Ledger *ledger, const Namespaces *namespaces, HashKey key,
@@ -207,13 +207,7 @@ cdef bint stream_open(Streams *streams, Stream *stream) noexcept nogil:
 
 
 cdef uint32_t _welcome_bytes(Streams *streams, const Stream *stream) noexcept nogil:
-    """What a stream takes in a WELCOME at most: as JSON, which is longer than MessagePack."""
-    cdef const uint8_t *name = <const uint8_t *> stream_name(streams, stream)
-    cdef uint32_t size = WELCOME_ENTRY_BYTES
-    cdef uint32_t place
-    for place in range(stream.name_size):
-        size += 6 if name[place] < 0x20 else 2 if name[place] == c'"' or name[place] == c"\\" else 1
-    return size
+    return welcome_entry_bytes(stream_name(streams, stream), stream.name_size)
 
 
 cdef bint stream_list(Streams *streams, Stream *stream) noexcept nogil:

@@ -106,7 +106,7 @@ class GatewaySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         int, Meta(ge=100, le=60_000, description="Milliseconds for a router's answer, then ERROR `unavailable`.")
     ] = 5_000
     max_frame: Annotated[
-        int, Meta(ge=1_024, le=16_777_216, description="Bytes of one frame; longer ones end with `frame_too_large`.")
+        int, Meta(ge=4_096, le=16_777_216, description="Bytes of one frame; longer ones end with `frame_too_large`.")
     ] = 65_536
     queue_bytes_max: Annotated[
         int,
@@ -126,7 +126,13 @@ class GatewaySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         ),
     ] = 16_777_216
     channels_per_session_max: Annotated[
-        int, Meta(ge=1, le=32_000, description="Groups that one session may be in; bounds its memory.")
+        int,
+        Meta(
+            ge=1,
+            le=32_000,
+            description="Groups that one session may be in, as far as half of `max_frame` has room for their names;"
+            " bounds its memory.",
+        ),
     ] = 256
     publish_rate: Annotated[
         int, Meta(ge=0, le=1_000_000, description="Publishes a second and session, sustained. 0: no limit.")

@@ -275,7 +275,7 @@ class Edge:
         """Up to where the router is asked for the session; the OPEN record. Channels new here are in the backlog."""
         client.send([0, 1, {}])
         client.conn = self.note(notes.FRAME)[2]
-        client.session = user.encode().ljust(16, b"\0")
+        client.session = user.encode()[:16].ljust(16, b"\0")
         self.put(
             notes.OPEN,
             client.conn,
