@@ -1,6 +1,7 @@
 """Log index: add, find and settle the places of messages, for the threads of the embedded log.
 
-Its methods hold the GIL from beginning to end: that is what keeps those threads apart.
+Its methods hold the GIL from beginning to end: that is what keeps those threads apart. Settling takes long, so that it
+is done in steps, and others have their turn between two of them.
 """
 
 import os
@@ -15,6 +16,9 @@ from core.log_records cimport (LOG_LAST, LOG_MESSAGE, LOG_POSITION, LogRecord, l
 from core.names cimport name_drop, name_keep, name_text, names_free, names_init
 from core.namespaces cimport Namespace, namespace_of, namespaces_fill
 from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_at, slab_free, slab_init, slab_release
+
+cdef enum:
+    STEP_RECORDS = 2000         # half a millisecond
 
 assert sizeof(Place) == 24 and sizeof(Channel) == 64
 
@@ -296,14 +300,32 @@ cdef inline bint _is_live(LogPlaces *places, uint32_t chunk, uint32_t number) no
         _channel_at(places, (chunk << places.slab.chunk_shift) | number).live == 1
 
 
-cdef void _settle_channels(LogPlaces *places, uint32_t first, uint32_t last) noexcept nogil:
-    """All of them: O(channels), once a file that a sift wrote."""
-    cdef uint32_t chunk, number, slot
-    for chunk in range(places.slab.chunk_count):
-        for number in range(1u << places.slab.chunk_shift):
-            slot = (chunk << places.slab.chunk_shift) | number
-            if _is_live(places, chunk, number) and not _settle_channel(places, _channel_at(places, slot), first, last):
+cdef size_t _settle_records(LogPlaces *places, const uint8_t *data, size_t size, size_t place, uint32_t segment,
+                            uint32_t at, uint32_t step) noexcept nogil:
+    """Some records of a batch, from `place` on; where the next one is."""
+    while place < size and step:
+        step -= 1
+        _settle_record(places, <const LogRecord *> (data + place), segment, at + <uint32_t> place)
+        place += (<const LogRecord *> (data + place)).size
+    return place
+
+
+cdef uint32_t _settle_channels(LogPlaces *places, uint32_t first, uint32_t last, uint32_t slot,
+                               uint32_t step) noexcept nogil:
+    """Some channels from `slot` on, which is one of the table; the next one: O(channels) in all, once a file that a sift
+    wrote. One that begins meanwhile stands in later segments."""
+    cdef uint32_t total = places.slab.chunk_count << places.slab.chunk_shift
+    cdef uint64_t done = 0
+    cdef Channel *channel
+    while slot < total and done < step:
+        done += 1
+        if _is_live(places, slot >> places.slab.chunk_shift, slot & ((1u << places.slab.chunk_shift) - 1)):
+            channel = _channel_at(places, slot)
+            done += channel.count
+            if not _settle_channel(places, channel, first, last):
                 _forget(places, slot)
+        slot += 1
+    return slot
 
 
 cdef void _places_free(LogPlaces *places) noexcept nogil:
@@ -458,18 +480,23 @@ cdef class LogIndex:
         """
         return _ask(self, batch, segment, at, False, wall_ms)
 
-    def settle(self, uint32_t first, uint32_t last, kept):
-        """A sift put the segment `first` in the place of those up to `last`.
+    def settle(self, uint32_t first, uint32_t last, kept, uint32_t step=STEP_RECORDS):
+        """A sift put the segment `first` in the place of those up to `last`: an iterator, each step of which does some.
+
+        Between two steps records may be added and positions asked for; places only when all steps are done.
 
         Args:
             kept: (at, batch of log records) of all that is in it.
+            step: records or places that one step looks at, about.
         """
-        cdef const uint8_t *data
         cdef size_t place
+        cdef uint32_t slot = 0
         for at, batch in kept:
-            data = <const uint8_t *> <const char *> (<bytes> batch)
             place = 0
             while place < <size_t> len(batch):
-                _settle_record(&self.all, <const LogRecord *> (data + place), first, at + <uint32_t> place)
-                place += (<const LogRecord *> (data + place)).size
-        _settle_channels(&self.all, first, last)
+                place = _settle_records(&self.all, <const uint8_t *> <const char *> (<bytes> batch), len(batch), place,
+                                        first, at, step)
+                yield
+        while slot < self.all.slab.chunk_count << self.all.slab.chunk_shift:
+            slot = _settle_channels(&self.all, first, last, slot, step)
+            yield

@@ -400,8 +400,14 @@ class SegmentWriter:
         self._release()
 
 
-Settle = Callable[[int, int, list[tuple[int, bytes]]], None]
-"""Told of a sifted segment's number, of the last that it stands for, and of its batches with where they begin."""
+Settle = Callable[[int, int, list[tuple[int, bytes]]], Iterable[None]]
+"""Told of a sifted segment's number, of the last that it stands for, and of its batches with where they begin; it is done
+when all of what it returns was gone through, step by step, so that other threads have their turns."""
+
+
+def _done(steps: Iterable[None]) -> None:
+    for _ in steps:
+        continue
 
 
 class Sifted:
@@ -439,10 +445,10 @@ class Sifted:
         if self._parts:
             placed = self._write(first, last.last)
             os.rename(self._directory / _SIFTED, first.path)
-            settle(first.number, last.last, placed)
+            _done(settle(first.number, last.last, placed))
             sync_directory(self._directory)
         else:
-            settle(first.number, last.last, placed)
+            _done(settle(first.number, last.last, placed))
         for segment in self._replaces[1 if self._parts else 0 :]:
             segment.path.unlink()
         self._parts, self._replaces, self.size = [], [], 0

@@ -23,6 +23,11 @@ def message(
     return log_records.pack(log_records.MESSAGE, channel, epoch, offset, key=key, body=body)
 
 
+def settle(one: LogIndex, first: int, last: int, kept: list[tuple[int, bytes]]) -> None:
+    for _ in one.settle(first, last, kept):
+        continue
+
+
 def ats(one: LogIndex, channel: bytes = A) -> list[tuple[int, int]]:
     return [(segment, at) for segment, at, _, _ in one.places(channel)]
 
@@ -128,8 +133,18 @@ def test_the_bytes_of_what_is_kept_are_known() -> None:
     one = index(2)
     one.add(message(1) + message(2) + message(3) + message(1, B, body=b"y" * 100), 1, 80)
     assert one.record_bytes == 2 * len(message(2)) + len(message(1, B, body=b"y" * 100))
-    one.settle(1, 1, [(48, message(3))])
+    settle(one, 1, 1, [(48, message(3))])
     assert one.record_bytes == len(message(3))
+
+
+def test_settling_is_done_in_steps_so_that_no_call_takes_long() -> None:
+    one = index(10)
+    names = [b"group:%03d" % number for number in range(500)]
+    kept = b"".join(message(1, name) + message(2, name) for name in names)
+    one.add(kept, 1, 80)
+    steps = sum(1 for _ in one.settle(1, 1, [(48, kept)], step=100))
+    assert 1000 // 100 + 1500 // 100 <= steps <= 50
+    assert [ats(one, name)[0] for name in names] == [(1, 48 + at) for at in range(0, len(kept), len(kept) // 500)]
 
 
 def test_what_a_sift_did_not_write_again_is_forgotten() -> None:
@@ -137,12 +152,12 @@ def test_what_a_sift_did_not_write_again_is_forgotten() -> None:
     one.add(message(1) + message(1, B), 1, 80)
     one.add(message(2), 2, 80)
     one.add(message(3), 3, 80)
-    one.settle(1, 2, [(48, message(2))])
+    settle(one, 1, 2, [(48, message(2))])
     assert (ats(one), one.position(A)) == ([(1, 48), (3, 80)], (1, 3))
     assert (one.position(B), one.channels, one.messages) == ((0, 0), 1, 2)
-    one.settle(1, 3, [(96, log_records.pack(log_records.POSITION, A, 1, 3))])
+    settle(one, 1, 3, [(96, log_records.pack(log_records.POSITION, A, 1, 3))])
     assert (ats(one), one.position(A)) == ([], (1, 3))
-    one.settle(1, 3, [])
+    settle(one, 1, 3, [])
     assert (one.position(A), one.channels, one.messages) == ((0, 0), 0, 0)
 
 
@@ -150,7 +165,7 @@ def test_many_channels_are_forgotten_in_one_go() -> None:
     one = index()
     for number in range(3000):
         one.add(message(1, b"group:%d" % number), 1 + number % 2, number)
-    one.settle(1, 1, [])
+    settle(one, 1, 1, [])
     assert one.channels == 1500
     assert ats(one, b"group:1") == [(2, 1)]
     assert ats(one, b"group:2") == []
@@ -159,14 +174,15 @@ def test_many_channels_are_forgotten_in_one_go() -> None:
 class Disk:
     """Segments as they would be, and what ought to be found."""
 
-    def __init__(self) -> None:
+    def __init__(self, appends_meanwhile: int) -> None:
+        self.appends_meanwhile = appends_meanwhile
         self.index = index()
         self.segments: dict[int, list[tuple[int, bytes]]] = {1: []}
         self.end = 48
         self.offsets = {A: 0, B: 0}
 
     def append(self, channel: bytes) -> None:
-        self.offsets[channel] += 1
+        self.offsets[channel] = self.offsets.get(channel, 0) + 1
         record = message(self.offsets[channel], channel)
         last = max(self.segments)
         self.segments[last].append((self.end, record))
@@ -198,9 +214,16 @@ class Disk:
                     else:
                         continue
                     end += len(kept[-1][1]) + 32
-        self.index.settle(old[0], old[-1], kept)
+        for number, _ in enumerate(self.index.settle(old[0], old[-1], kept, step=1)):
+            self.meanwhile(number)
         if kept:
             self.segments[old[0]] = kept
+
+    def meanwhile(self, number: int) -> None:
+        """Between two steps of settling others append, and ask where channels stand."""
+        if number < 4 * self.appends_meanwhile:
+            self.append((A, B, b"group:%d" % number)[number % 3])
+        assert all(self.index.position(channel)[1] == offset for channel, offset in self.offsets.items())
 
     def messages(self, channel: bytes) -> list[LogEntry]:
         """The last MOST messages of a channel that are on disk."""
@@ -214,10 +237,12 @@ class Disk:
 STEPS = st.one_of(st.sampled_from([A, B]), st.just("roll"), st.integers(0, MOST + 1))
 
 
-@settings(max_examples=200)
-@given(st.lists(STEPS, max_size=60))
-def test_after_any_history_each_kept_message_is_found_where_it_is(steps: list[bytes | str | int]) -> None:
-    disk = Disk()
+@settings(max_examples=200, deadline=None)
+@given(st.lists(STEPS, max_size=60), st.integers(0, 2))
+def test_after_any_history_each_kept_message_is_found_where_it_is(
+    steps: list[bytes | str | int], appends_meanwhile: int
+) -> None:
+    disk = Disk(appends_meanwhile)
     for step in steps:
         if isinstance(step, bytes):
             disk.append(step)
@@ -225,9 +250,9 @@ def test_after_any_history_each_kept_message_is_found_where_it_is(steps: list[by
             disk.sift(step)
         else:
             disk.roll()
-        for channel in (A, B):
+        for channel in disk.offsets:
             places = disk.index.places(channel)
-            assert disk.index.record_bytes == sum(place[2] for one in (A, B) for place in disk.index.places(one))
+            assert disk.index.record_bytes == sum(place[2] for one in disk.offsets for place in disk.index.places(one))
             records = [dict(disk.segments[segment])[at] for segment, at, _, _ in places]
             assert [entries(one)[0].offset for one in records] == [one.offset for one in disk.messages(channel)]
             assert [(len(one), disk.index.check(one)) for one in records] == [one[2:] for one in places]

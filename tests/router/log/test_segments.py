@@ -312,7 +312,7 @@ def sift(directory: Path, kept: list[list[bytes]], old: list[Segment]) -> None:
     sifted = Sifted(directory, 7)
     for segment, parts in zip(old, kept, strict=True):
         sifted.add(segment, parts)
-    sifted.finish(lambda *_: None)
+    sifted.finish(lambda *_: ())
 
 
 def five_segments(directory: Path) -> list[Segment]:
