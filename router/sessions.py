@@ -11,8 +11,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import msgpack
@@ -37,6 +37,10 @@ OPEN_GRACE_MS = 12 * 3_600_000
 # Told to whoever asks what is stored of sessions, of all of them together.
 CHANNELS_TOLD_MAX = 200
 
+# What is said in one turn of the data plane is taken at once up to here, about TURN_RECORDS; more of it, some at a time.
+TURN_BYTES = 65_536
+# That wait for it at most: as much as the data plane gathers while nothing is taken.
+TURNS_BYTES_MAX = 33_554_432
 # Sessions that were claimed or ended lately: what a worker that links late tells of them from before does not count.
 HEARD_MAX = 100_000
 
@@ -98,6 +102,9 @@ class Sessions:
         self._told = asyncio.Event()
         self._told.set()
         self._taking = asyncio.Lock()
+        self._turns: deque[tuple[Iterator[Said], int, int]] = deque()
+        """What came and was not taken yet: the rest of it, its bytes, and when it came."""
+        self._turns_bytes = 0
 
     # -------------------------------------------------------------------------------------------- from the data plane
 
@@ -130,8 +137,7 @@ class Sessions:
         if flags & records.RESUMES:
             self._claims.append((request, conn, flags, session, _user(body)))
             self._asked.set()
-        self._heard_now(session)
-        self._hear(Said(records.OPEN, flags, session, conn, body=body))
+        self._come(iter((Said(records.OPEN, flags, session, conn, body=body),)), len(body))
 
     def _opened(self, said: Said) -> None:
         change = self._change(said.session)
@@ -155,15 +161,47 @@ class Sessions:
 
     def on_state(self, said: bytes) -> None:
         """What sessions did: STATE and CLOSE records; behind a TOLD, what a worker that linked late told of before."""
-        for one in walk(said):
-            if one.time_us and one.time_us <= self._heard.get(one.session, 0):
-                continue  # this router heard of the session since
-            if not one.time_us and one.kind == records.CLOSE:
-                self._heard_now(one.session)
-            self._hear(one)
+        self._come(walk(said), len(said))
 
-    def _heard_now(self, session: bytes) -> None:
-        self._heard[session] = self._ticks_us()
+    def _come(self, said: Iterator[Said], size: int) -> None:
+        """Take what was said in its order: at once, or some at a time where it is much, and what comes behind it."""
+        self._turns.append((said, size, self._ticks_us()))
+        self._turns_bytes += size
+        if len(self._turns) == 1 and size <= TURN_BYTES:
+            self._take_turn()
+        while self._turns_bytes > TURNS_BYTES_MAX:  # the data plane's mailbox is the queue then
+            self._take_turn()
+        if self._turns:
+            self._changed.set()
+            self._saved.clear()
+
+    def _take_turn(self) -> None:
+        for _ in range(TURN_RECORDS):
+            said, size, now_us = self._turns[0]
+            one = next(said, None)
+            if one is not None:
+                self._take(one, now_us)
+                continue
+            self._turns.popleft()
+            self._turns_bytes -= size
+            if not self._turns:
+                return
+
+    async def _take_turns(self) -> None:
+        """All that came before this: others have their turn after each TURN_RECORDS."""
+        while self._turns:
+            self._take_turn()
+            await asyncio.sleep(0)
+
+    def _take(self, one: Said, now_us: int) -> None:
+        if one.time_us and one.time_us <= self._heard.get(one.session, 0):
+            return  # this router heard of the session since
+        if not one.time_us and one.kind in (records.OPEN, records.CLOSE):
+            self._heard_at(one.session, now_us)
+        self._hear(one)
+
+    def _heard_at(self, session: bytes, now_us: int) -> None:
+        self._heard[session] = now_us
         self._heard.move_to_end(session)
         if len(self._heard) > HEARD_MAX:
             self._heard.popitem(last=False)
@@ -241,6 +279,7 @@ class Sessions:
             if self._changed.is_set():
                 await asyncio.sleep(SAVE_EVERY_S)
             began_us, gathers = self._ticks_us(), self._early is not None
+            await self._take_turns()
             if self._changed.is_set():
                 await self._save()
             if not gathers:
@@ -282,6 +321,7 @@ class Sessions:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(deadline_s):
                 await self._take_told()
+                await self._take_turns()
                 await self._saved.wait()
         return self._saved.is_set()
 
@@ -300,6 +340,7 @@ class Sessions:
             question = self._questions.pop(0) if self._questions else None
             if not self._claims and not self._cursors and not self._questions:
                 self._asked.clear()
+            await self._take_turns()
             self._written = []
             if claims:
                 await self._answer_claims(claims)

@@ -395,6 +395,48 @@ def test_more_than_may_wait_for_what_is_told_is_lost(monkeypatch: pytest.MonkeyP
     run(body)
 
 
+def test_much_that_is_told_late_is_taken_some_at_a_time_and_in_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.sessions.TURN_RECORDS", 100)
+    many = b"".join(
+        told(1_001, state(number.to_bytes(16, "big"), records.JOINED, "group:a", 1, 2, "u"))
+        for number in range(1, 4_000)
+    )
+
+    async def body(desk: Desk) -> None:
+        desk.store.stored[ALICE] = Session(body_of("alice"), 1, {"group:a": Position(1, 5)})
+        desk.now_us = 2_000
+        desk.sessions.on_state(many + state(ALICE, records.LEFT, "group:a"))
+        assert len(desk.sessions._changes.sessions) < 100, "the rest waits for its turn"
+        desk.sessions.on_state(state(ALICE, records.JOINED, "group:b", 1, 7) + closed(BOB, records.OVER))
+        desk.sessions.on_open(1, 0, 2, BOB, body_of("bob"))
+        most = 0
+        resumed = asyncio.ensure_future(desk.resumed(ALICE, "alice"))
+        while not resumed.done():
+            before = len(desk.sessions._changes.sessions)
+            await asyncio.sleep(0)
+            most = max(most, len(desk.sessions._changes.sessions) - before)
+        assert await resumed == {"group:b": [1, 7]}
+        assert most <= 300, "of what two tasks take in one turn of the loop"
+        await desk.stored()
+        assert BOB in desk.store.stored
+        assert desk.store.stored[ALICE].channels == {"group:b": (1, 7)}
+
+    run(body)
+
+
+def test_more_than_may_wait_for_its_turn_is_taken_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.sessions.TURNS_BYTES_MAX", 100_000)
+
+    async def body(desk: Desk) -> None:
+        desk.store.stored[ALICE] = Session(body_of("alice"), 1, {})
+        for number in range(3):
+            desk.sessions.on_state(state(ALICE, records.JOINED, f"group:{number}", 1, 2) * 1_000)
+        assert desk.sessions._turns_bytes <= 100_000
+        assert set(await desk.resumed(ALICE, "alice")) == {"group:0", "group:1", "group:2"}
+
+    run(body)
+
+
 def test_what_is_told_late_does_not_count_of_a_session_that_was_heard_of_since(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
