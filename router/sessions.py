@@ -37,7 +37,7 @@ OPEN_GRACE_MS = 12 * 3_600_000
 # Told to whoever asks what is stored of sessions, of all of them together.
 CHANNELS_TOLD_MAX = 200
 
-# What is said in one turn of the data plane is taken at once up to here, about TURN_RECORDS; more of it, some at a time.
+# What is said in one turn of the data plane is taken at once up to here, about TURN_RECORDS; more, some at a time.
 TURN_BYTES = 65_536
 # That wait for it at most: as much as the data plane gathers while nothing is taken.
 TURNS_BYTES_MAX = 33_554_432

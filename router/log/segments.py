@@ -401,8 +401,8 @@ class SegmentWriter:
 
 
 Settle = Callable[[int, int, list[tuple[int, bytes]]], Iterable[None]]
-"""Told of a sifted segment's number, of the last that it stands for, and of its batches with where they begin; it is done
-when all of what it returns was gone through, step by step, so that other threads have their turns."""
+"""Told of a sifted segment's number, of the last that it stands for, and of its batches with where they begin; it is
+done when all of what it returns was gone through, step by step, so that other threads have their turns."""
 
 
 def _done(steps: Iterable[None]) -> None:
