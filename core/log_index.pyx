@@ -312,8 +312,8 @@ cdef size_t _settle_records(LogPlaces *places, const uint8_t *data, size_t size,
 
 cdef uint32_t _settle_channels(LogPlaces *places, uint32_t first, uint32_t last, uint32_t slot,
                                uint32_t step) noexcept nogil:
-    """Some channels from `slot` on, which is one of the table; the next one: O(channels) in all, once a file that a sift
-    wrote. One that begins meanwhile stands in later segments."""
+    """Some channels from `slot` on; the next one: O(channels) in all, once a file that a sift wrote. One that begins
+    meanwhile stands in later segments."""
     cdef uint32_t total = places.slab.chunk_count << places.slab.chunk_shift
     cdef uint64_t done = 0
     cdef Channel *channel

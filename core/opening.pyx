@@ -446,8 +446,8 @@ cdef void opening_answered(Edge *edge, Opening *opening) noexcept nogil:
         _leave_gone(edge, conn, opening)
         if not _leave_surplus(edge, conn, opening):
             opening_end(edge, opening)
-            edge_fin(edge, conn, BAD_TOKEN, b"the user id, or the token's lists, are too long for WELCOME: it has half of"
-                     b" gateway.max_frame for them", 0)
+            edge_fin(edge, conn, BAD_TOKEN, b"the user id, or the token's lists, are too long for WELCOME: it has half"
+                     b" of gateway.max_frame for them", 0)
             return
     if not _open_globals(edge, opening):    # at last: none of them begins between this and WELCOME
         opening_refused(edge, opening, OVERLOADED, b"out of memory")

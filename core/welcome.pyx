@@ -10,14 +10,15 @@ cdef enum:
 
 
 cdef int64_t welcome_room(Edge *edge, Connection *conn, const char *user, uint32_t user_size) noexcept nogil:
-    """What all channels of a session may take but for the global ones; below 0: there is no room for the session itself.
+    """What all channels of a session may take but for the global ones; below 0: there is none for the session itself.
 
     The resume token holds the user and the token's lists, as base64.
     """
     cdef uint32_t held = user_size
     if conn.aside != ASIDE_NONE:
         held += conn_aside_at(&edge.asides, conn).rights_size
-    return <int64_t> (edge.config.max_frame // 2) - WELCOME_REST_BYTES - welcome_text_bytes(user, user_size) - held * 4 // 3
+    return <int64_t> (edge.config.max_frame // 2) - WELCOME_REST_BYTES - welcome_text_bytes(user, user_size) \
+        - held * 4 // 3
 
 
 cdef bint welcome_fits(Edge *edge, Connection *conn, Channel *channel) noexcept nogil:

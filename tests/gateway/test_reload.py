@@ -132,9 +132,7 @@ def test_a_router_that_says_what_it_waits_for_is_waited_for(programs: Any, run_i
             reload.begin(router=True)
             await until(lambda: router.waits != "", "it says so")
             late = time.monotonic() + 2.5
-            await until(
-                lambda: time.monotonic() > late or reload.progress.state != "running", "two deadlines are over"
-            )
+            await until(lambda: time.monotonic() > late or reload.progress.state != "running", "two deadlines are over")
             assert reload.progress.state == "running"
             os.kill(router.pid or 0, signal.SIGUSR2)
             await over(reload)
