@@ -10,7 +10,7 @@ const ROUND_TRIP_EVERY_MS = 5000;
 const at = (id) => document.getElementById(id);
 const time = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 
-/** @type {?{development: boolean, ws_port: number, tls?: boolean}} What the gateway says of itself, once it has. */
+/** @type {?{development: boolean, ws_port: number, ws_path: string, tls?: boolean}} What the gateway says of itself, once it has. */
 let info = null;
 /** @type {?Promise<void>} */
 let asking = null;
@@ -73,7 +73,7 @@ const nameOf = (channel) => channel.replace(/^group:/, "");
 
 function gatewayUrl() {
   const scheme = (info.tls ?? location.protocol === "https:") ? "wss" : "ws";
-  return `${scheme}://${location.hostname}:${info.ws_port}/ws`;
+  return `${scheme}://${location.hostname}:${info.ws_port}${info.ws_path}`;
 }
 
 async function connectAs(user) {

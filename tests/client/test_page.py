@@ -40,7 +40,8 @@ pytestmark = [
 @contextmanager
 def page_served(ws_port: int) -> Iterator[str]:
     """The page as the admin port serves it."""
-    info = json.dumps({"node": "test", "version": "0.1.0", "development": True, "ws_port": ws_port}).encode()
+    said = {"node": "test", "version": "0.1.0", "development": True, "ws_port": ws_port, "ws_path": "/im"}
+    info = json.dumps(said).encode()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -250,7 +251,7 @@ def test_who_presses_before_the_gateway_has_told_its_port_is_connected_there() -
         await expect(ann.locator("#connect")).to_be_disabled()
         told.set()
         await expect(ann.locator("#state")).to_have_text("open", timeout=15_000)
-        assert [line for line in windows.wire if "dials" in line] == [f"ann dials ws://127.0.0.1:{gateway.ws_port}/ws"]
+        assert [line for line in windows.wire if "dials" in line] == [f"ann dials ws://127.0.0.1:{gateway.ws_port}/im"]
 
     run(test)
 
