@@ -322,11 +322,11 @@ def test_a_fragmented_message_is_one_frame_whatever_comes_between(edges: Callabl
 
 @KINDS
 def test_frames_that_are_each_in_time_are_no_trickle(edges: Callable[..., Edge], kind: type[Client]) -> None:
-    edge = edges(frame_timeout_ms=500, ping_ms=30_000)
+    edge = edges(frame_timeout_ms=1500, ping_ms=30_000)
     alice = edge.open("alice", kind)
     began, number = time.monotonic(), 0
     stream = alice.pack([PING, 0, 0])
-    while time.monotonic() - began < 1.5:  # every read ends inside a frame, always another one
+    while time.monotonic() - began < 2.5:  # every read ends inside a frame, always another one
         number += 1
         following = alice.pack([PING, number, 0])
         alice.socket.sendall(stream + following[:3])
@@ -389,10 +389,10 @@ def test_silence_is_asked_about_and_ends_the_connection(edges: Callable[..., Edg
 def test_anything_received_counts_as_life_and_silence_is_measured_from_it(
     edges: Callable[..., Edge], said: str
 ) -> None:
-    edge = edges(ping_ms=200, misses=3, fin_timeout_ms=100)
+    edge = edges(ping_ms=500, misses=3, fin_timeout_ms=100)
     alice = edge.open("alice", Client if said == "half a frame" else WsClient)
     for round_number in range(8):
-        time.sleep(0.1)  # silence is what is tested
+        time.sleep(0.25)  # silence is what is tested
         if said == "half a frame":
             alice.socket.sendall(b"\0\0\0\x20"[round_number : round_number + 1] or b"\x93")
         else:
@@ -401,7 +401,7 @@ def test_anything_received_counts_as_life_and_silence_is_measured_from_it(
     assert edge.counter("heartbeats_lost") == 0
     wait_for(lambda: edge.counter("heartbeats_lost"), "silence ends it")
     # At ping x misses at the earliest, and a tick of the wheel later at the latest.
-    assert 0.6 <= time.monotonic() - last < 0.6 + TICK_S + SLACK_S
+    assert 1.5 <= time.monotonic() - last < 1.5 + TICK_S + SLACK_S
 
 
 def test_those_who_heard_the_same_message_do_not_ping_in_the_same_tick(edges: Callable[..., Edge]) -> None:
