@@ -15,7 +15,7 @@ from core.commands import READY_FRAME
 from router.config import RouterConfig
 from router.process import EXIT_CONFIG
 
-DEADLINE_S = 20.0
+DEADLINE_S = 30.0
 Start = Callable[[str], tuple["subprocess.Popen[bytes]", socket.socket]]
 
 
