@@ -10,7 +10,10 @@ const ROUND_TRIP_EVERY_MS = 5000;
 const at = (id) => document.getElementById(id);
 const time = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 
-let info = { development: true, ws_port: 7401 };
+/** @type {?{development: boolean, ws_port: number, ws_path: string, tls?: boolean}} What the gateway says of itself, once it has. */
+let info = null;
+/** @type {?Promise<void>} */
+let asking = null;
 /** @type {?import("./holdfast.mjs").Session} */
 let session = null;
 let connecting = false;
@@ -70,14 +73,16 @@ const nameOf = (channel) => channel.replace(/^group:/, "");
 
 function gatewayUrl() {
   const scheme = (info.tls ?? location.protocol === "https:") ? "wss" : "ws";
-  return `${scheme}://${location.hostname}:${info.ws_port}/ws`;
+  return `${scheme}://${location.hostname}:${info.ws_port}${info.ws_path}`;
 }
 
 async function connectAs(user) {
   connecting = true;
   showState("connecting");
-  const token = at("token").value;
   try {
+    // Who presses early waits: its port may be any.
+    await askInfo();
+    const token = at("token").value;
     session = await connect(gatewayUrl(), token ? { token } : { user });
   } finally {
     connecting = false;
@@ -341,10 +346,19 @@ async function joinTyped() {
   at("text").focus();
 }
 
+/** Ask once; what went wrong is asked again when somebody needs it. */
+function askInfo() {
+  asking ??= loadInfo().catch((error) => {
+    asking = null;
+    throw error;
+  });
+  return asking;
+}
+
 async function loadInfo() {
   const response = await fetch(new URL("api/info", document.baseURI), { signal: AbortSignal.timeout(5000) });
   if (!response.ok) throw new Error(`the gateway's page could not be told about the gateway: ${response.status}`);
-  info = { ...info, ...(await response.json()) };
+  info = await response.json();
   at("gateway").textContent = `${info.node ?? ""} ${info.version ?? ""}${info.development ? " · development" : ""}`;
   at("token-field").hidden = info.development;
   at("user").required = info.development;
@@ -361,4 +375,4 @@ addEventListener("pagehide", () => { disconnect(); });
 at("user").value = remembered("user") || randomName();
 at("group").value = remembered("group") || "lobby";
 showGroups();
-attempt(loadInfo);
+attempt(askInfo);

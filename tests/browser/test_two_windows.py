@@ -55,7 +55,11 @@ def run(node: Node, test: Callable[[Windows], Coroutine[Any, Any, None]], *, los
             unexpected = [text for text in windows.complaints if not (loses_connections and text.startswith(LOST))]
             assert unexpected == []
 
-    asyncio.run(main())
+    try:
+        asyncio.run(main())
+    except (AssertionError, TimeoutError) as error:
+        error.add_note(f"the node said:\n{node.log_tail()}")
+        raise
 
 
 def texts(page: Page) -> Locator:

@@ -3,14 +3,15 @@
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import Browser, Page, Route, WebSocket, async_playwright, expect
 
 from tests.client.scripted_gateway import EVENT, MESSAGE, ScriptedGateway
 from tools.provision import environment_for, find_program
@@ -27,6 +28,8 @@ ARGUMENTS = [
 ]
 TYPES = {".html": "text/html", ".css": "text/css", ".mjs": "text/javascript"}
 DEADLINE_S = 60
+WIRE_MAX = 200  # lines that a failure tells
+INFO = "**/api/info"
 
 pytestmark = [
     pytest.mark.slow,
@@ -37,7 +40,8 @@ pytestmark = [
 @contextmanager
 def page_served(ws_port: int) -> Iterator[str]:
     """The page as the admin port serves it."""
-    info = json.dumps({"node": "test", "version": "0.1.0", "development": True, "ws_port": ws_port}).encode()
+    said = {"node": "test", "version": "0.1.0", "development": True, "ws_port": ws_port, "ws_path": "/im"}
+    info = json.dumps(said).encode()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -90,10 +94,18 @@ class Windows:
         self._browser = browser
         self._url = url
         self.complaints: list[str] = []
+        self.wire: deque[str] = deque(maxlen=WIRE_MAX)
+        """What the windows dialled, sent and heard, the last lines of it."""
 
-    async def open(self, user: str = "", **options: Any) -> Page:
+    async def open(
+        self, user: str = "", *, prepare: Callable[[Page], Awaitable[Any]] | None = None, **options: Any
+    ) -> Page:
+        """A window on the page; `prepare` has it before it loads anything."""
         context = await self._browser.new_context(**options)
         page = await context.new_page()
+        page.on("websocket", lambda socket: self._watch(user, socket))
+        if prepare is not None:
+            await prepare(page)
         page.on("console", lambda m: self.complaints.append(m.text) if m.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         await page.goto(self._url + (f"#user={user}" if user else ""))
@@ -103,11 +115,22 @@ class Windows:
         """A window that is connected and in a group."""
         page = await self.open(user, **options)
         await page.click("#connect")
-        await expect(page.locator("#state")).to_have_text("open", timeout=15_000)
-        await page.fill("#group", group)
-        await page.click("#join")
-        await expect(page.locator("#title")).to_have_text(group)
+        try:
+            await expect(page.locator("#state")).to_have_text("open", timeout=15_000)
+            await page.fill("#group", group)
+            await page.click("#join")
+            await expect(page.locator("#title")).to_have_text(group)
+        except AssertionError as error:
+            error.add_note(f"the window of {user} says: {await page.text_content('#notice')!r}")
+            error.add_note("\n".join(["the consoles:", *self.complaints, "the connections:", *self.wire]))
+            raise
         return page
+
+    def _watch(self, user: str, socket: WebSocket) -> None:
+        self.wire.append(f"{user} dials {socket.url}")
+        socket.on("framesent", lambda body: self.wire.append(f"{user} > {body!r:.200}"))
+        socket.on("framereceived", lambda body: self.wire.append(f"{user} < {body!r:.200}"))
+        socket.on("close", lambda _: self.wire.append(f"{user} has no connection any more"))
 
 
 def run(test: Callable[[ScriptedGateway, Windows], Coroutine[Any, Any, None]]) -> None:
@@ -207,6 +230,52 @@ def test_disconnecting_says_goodbye_and_the_name_survives_a_reload() -> None:
         await ann.reload()
         await expect(ann.locator("#user")).to_have_value("ann")
         await expect(ann.locator("#send")).to_be_disabled()
+
+    run(test)
+
+
+def test_who_presses_before_the_gateway_has_told_its_port_is_connected_there() -> None:
+    async def test(gateway: ScriptedGateway, windows: Windows) -> None:
+        asked, told = asyncio.Event(), asyncio.Event()
+
+        async def tell_late(route: Route) -> None:
+            asked.set()
+            await told.wait()
+            await route.continue_()
+
+        ann = await windows.open("ann", prepare=lambda page: page.route(INFO, tell_late))
+        async with asyncio.timeout(DEADLINE_S):
+            await asked.wait()
+        await ann.click("#connect")
+        await expect(ann.locator("#state")).to_have_text("connecting")
+        await expect(ann.locator("#connect")).to_be_disabled()
+        told.set()
+        await expect(ann.locator("#state")).to_have_text("open", timeout=15_000)
+        assert [line for line in windows.wire if "dials" in line] == [f"ann dials ws://127.0.0.1:{gateway.ws_port}/im"]
+
+    run(test)
+
+
+def test_what_the_gateway_could_not_tell_is_asked_again_by_who_presses() -> None:
+    async def test(gateway: ScriptedGateway, windows: Windows) -> None:
+        async def fail(route: Route) -> None:
+            await route.fulfill(status=503)
+
+        ann = await windows.open("ann", prepare=lambda page: page.route(INFO, fail))
+        notice = "the gateway's page could not be told about the gateway: 503"
+        await expect(ann.locator("#notice")).to_have_text(notice)
+        async with ann.expect_response(INFO):
+            await ann.click("#connect")
+        await expect(ann.locator("#state")).to_have_text("closed")
+        await expect(ann.locator("#notice")).to_have_text(notice)
+        assert not windows.wire
+        await ann.unroute(INFO)
+        await ann.click("#connect")
+        await expect(ann.locator("#state")).to_have_text("open", timeout=15_000)
+        await expect(ann.locator("#notice")).to_have_text("")
+        assert len(windows.complaints) == 2
+        assert all("503" in said for said in windows.complaints)
+        windows.complaints.clear()
 
     run(test)
 

@@ -281,7 +281,7 @@ async def test_a_node_that_registers_again_has_a_higher_epoch_and_the_former_lif
 @on_a_loop
 async def test_a_lease_that_nobody_keeps_ends_and_one_that_is_kept_does_not(place: Place) -> None:
     directory, other = await place.directory(), await place.directory()
-    kept = await other.register("kept", b"", TTL_MIN_S)
+    kept = await other.register("kept", b"", 5)
     left = await directory.register("left", b"", TTL_MIN_S)
     revision = (await other.read("nodes/")).revision
     first_bound = kept.held_until()
@@ -293,8 +293,10 @@ async def test_a_lease_that_nobody_keeps_ends_and_one_that_is_kept_does_not(plac
     assert change == Change("nodes/left", None, change.revision)
     [result] = await directory.transact([Claim("shards/1", 0, b"", left.identity)])
     assert result == Lost(0, None, alive=False)
-    assert kept.held_until() > first_bound
+    await asyncio.sleep(max(0.0, first_bound + 1 - now()))  # a time that would end it is what is tested
+    assert kept.held_until() > now()
     assert not kept.lost.is_set()
+    assert list((await directory.read("nodes/")).items) == ["nodes/kept"]
     await kept.close()
 
 

@@ -19,7 +19,7 @@ from core.client_loop import ClientLoop
 from core.framing_ws import WsReader
 from core.ledger import Stats
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 (HELLO, WELCOME, REPLY, ERROR, PING, PONG, JOIN, LEAVE, PUBLISH, MESSAGE, ACK, HISTORY, _, EVENT, FIN, FIN_ACK) = range(
     16

@@ -20,7 +20,7 @@ from core.loop import EdgeLoop
 from core.namespace_spec import BUILT_IN, NamespaceSpec
 from tests.core import wire
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 EPOCH = 5
 WELCOME, REPLY, ERROR, JOIN, LEAVE, PUBLISH, MESSAGE, EVENT, FIN, FIN_ACK = 1, 2, 3, 6, 7, 8, 9, 13, 14, 15
 # The ledger's kinds that only hold something while clients are there.

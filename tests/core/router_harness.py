@@ -20,7 +20,7 @@ from core.router_loop import RouterLoop
 from tests.conftest import free_ports
 from tests.core.edge_harness import wait_for
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 EPOCH = 7
 OPTIONS: dict[str, Any] = {
     "epoch": EPOCH,

@@ -12,7 +12,7 @@ from core.auditor import Auditor
 from core.owned import Account
 from tests.core.edge_harness import Edge
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:

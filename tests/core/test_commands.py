@@ -13,7 +13,7 @@ import pytest
 from core import commands
 from core.commands import READY_FRAME, CommandClient, CommandError, CommandServer, Handler
 
-DEADLINE_S = 5.0
+DEADLINE_S = 30.0
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from core import introspect
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 
 @pytest.fixture

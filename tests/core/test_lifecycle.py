@@ -322,11 +322,11 @@ def test_a_fragmented_message_is_one_frame_whatever_comes_between(edges: Callabl
 
 @KINDS
 def test_frames_that_are_each_in_time_are_no_trickle(edges: Callable[..., Edge], kind: type[Client]) -> None:
-    edge = edges(frame_timeout_ms=500, ping_ms=30_000)
+    edge = edges(frame_timeout_ms=1500, ping_ms=30_000)
     alice = edge.open("alice", kind)
     began, number = time.monotonic(), 0
     stream = alice.pack([PING, 0, 0])
-    while time.monotonic() - began < 1.5:  # every read ends inside a frame, always another one
+    while time.monotonic() - began < 2.5:  # every read ends inside a frame, always another one
         number += 1
         following = alice.pack([PING, number, 0])
         alice.socket.sendall(stream + following[:3])
@@ -389,10 +389,10 @@ def test_silence_is_asked_about_and_ends_the_connection(edges: Callable[..., Edg
 def test_anything_received_counts_as_life_and_silence_is_measured_from_it(
     edges: Callable[..., Edge], said: str
 ) -> None:
-    edge = edges(ping_ms=200, misses=3, fin_timeout_ms=100)
+    edge = edges(ping_ms=500, misses=3, fin_timeout_ms=100)
     alice = edge.open("alice", Client if said == "half a frame" else WsClient)
     for round_number in range(8):
-        time.sleep(0.1)  # silence is what is tested
+        time.sleep(0.25)  # silence is what is tested
         if said == "half a frame":
             alice.socket.sendall(b"\0\0\0\x20"[round_number : round_number + 1] or b"\x93")
         else:
@@ -401,11 +401,23 @@ def test_anything_received_counts_as_life_and_silence_is_measured_from_it(
     assert edge.counter("heartbeats_lost") == 0
     wait_for(lambda: edge.counter("heartbeats_lost"), "silence ends it")
     # At ping x misses at the earliest, and a tick of the wheel later at the latest.
-    assert 0.6 <= time.monotonic() - last < 0.6 + TICK_S + SLACK_S
+    assert 1.5 <= time.monotonic() - last < 1.5 + TICK_S + SLACK_S
 
 
 def test_those_who_heard_the_same_message_do_not_ping_in_the_same_tick(edges: Callable[..., Edge]) -> None:
-    edge = edges(ping_ms=2000, misses=3)
+    found = []
+    for _ in range(3):  # a busy machine only adds to it: one of three that is as it should be is enough
+        first, second = spread_of_pings(edges(ping_ms=2000, misses=3))
+        assert first > 0.7
+        assert second > 0.1
+        found.append((first, second))
+        if first <= 1.1 and second <= 0.4:  # the first: half the interval; then an eighth
+            return
+    pytest.fail(f"{found}")
+
+
+def spread_of_pings(edge: Edge) -> tuple[float, float]:
+    """Seconds between the first and the last PING of many clients after one message, and after the next one."""
     clients = [edge.open(f"user{number}") for number in range(40)]
     handle = edge.join(clients[0], "group:a")
     for client in clients[1:]:
@@ -423,12 +435,11 @@ def test_those_who_heard_the_same_message_do_not_ping_in_the_same_tick(edges: Ca
         assert time.monotonic() - began < 2.0 + TICK_S + SLACK_S
         spread.append((max(moments) - min(moments)) / 1000)
         assert len({moment // 100 for moment in moments}) >= 3
-    assert 0.7 < spread[0] <= 1.1  # the first: half the interval; then an eighth
-    assert 0.1 < spread[1] <= 0.4
+    return spread[0], spread[1]
 
 
 def test_an_answered_heartbeat_keeps_the_connection(edges: Callable[..., Edge]) -> None:
-    edge = edges(ping_ms=100, misses=2)
+    edge = edges(ping_ms=400, misses=3)
     alice = edge.open("alice")
     for seq in range(1, 6):
         kind, number, time = alice.frame()

@@ -13,7 +13,7 @@ from core import ledger
 from core.ledger import CONTROL_KINDS, Stats
 from core.owned import Account
 
-DEADLINE_S = 5.0
+DEADLINE_S = 30.0
 
 
 class Handle:

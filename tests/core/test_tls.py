@@ -20,7 +20,7 @@ from tests.core import wire
 from tests.core.edge_harness import EPOCH, FIN, FIN_ACK, PUBLISH, REPLY, Edge
 from tests.core.tls_client import TlsClient, TlsSocket
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 P256 = ["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
 NUMBERS: dict[str, Any] = {
     "ping_ms": 30000, "misses": 3, "hello_timeout_ms": 1000, "fin_timeout_ms": 1000, "write_timeout_ms": 5000,

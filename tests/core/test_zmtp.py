@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from core import zmtp
 
-DEADLINE_S = 5.0
+DEADLINE_S = 30.0
 
 
 @given(st.binary(max_size=255))

@@ -13,7 +13,7 @@ import uvloop
 from core.commands import packed
 from gateway.child import ChildSpec
 
-DEADLINE_S = 20.0
+DEADLINE_S = 90.0
 
 # Notes each step in a file of its own kind, so that a test can wait for it and see the order of things.
 PROGRAM = """

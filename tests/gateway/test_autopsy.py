@@ -15,7 +15,7 @@ from gateway.child_process import ChildProcess
 from gateway.spawner import Spawner
 from tests.conftest import stand_still
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 # Ready, and then hangs in two threads: one in Python, one in a system call without the GIL.
 PROGRAM = """
 import json, os, sys, threading, time

@@ -15,7 +15,7 @@ from gateway.errors import ReloadError
 from gateway.spawner import Spawner
 from tests.gateway.test_supervisor import until
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 
 async def ready(child: Child) -> None:

@@ -11,7 +11,7 @@ from core.commands import CommandClient
 from gateway.child_process import ChildProcess
 from gateway.spawner import Spawner
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 
 async def started(programs: Any, spawner: Spawner, seen: list[str], *fds: int, **behaviour: Any) -> ChildProcess:

@@ -2,12 +2,14 @@
 
 import asyncio
 import itertools
+import time
 from typing import Any
 
 import pytest
 
 from core import notes
 from gateway.drain import GRACE_S, Drain
+from gateway.pacer import TICK_S
 from tests.gateway.test_supervisor import until
 
 WINDOW_S = 2.0
@@ -21,6 +23,9 @@ class Plane:
         self.drain: Drain | None = None
         self.said: list[tuple[int, dict[str, Any]]] = []
         self.told: list[int] = []
+        self.longest_s = 0.0
+        """Between two steps, beyond a tick."""
+        self._stepped = 0.0
 
     def put(self, kind: int, **fields: Any) -> None:
         self.said.append((kind, fields))
@@ -35,6 +40,10 @@ class Plane:
 
     def _step(self, count: int) -> None:
         assert self.drain is not None
+        now = time.monotonic()
+        if self._stepped:
+            self.longest_s = max(self.longest_s, now - self._stepped - TICK_S)
+        self._stepped = now
         told = min(count, self.left)
         self.left -= told
         self.told.append(told)
@@ -74,7 +83,8 @@ def test_everybody_is_told_within_the_window_and_it_is_over_when_they_are_gone(r
     took_s = drained(run_in_loop, plane, 1.0, leaves=leaves)
     assert sum(plane.told) == 100
     assert plane.left == 0
-    assert max(plane.told) <= 12, "a tick's share, not a rush"
+    # A tick's share, not a rush; a tick that a busy machine holds up has that of those it stands for.
+    assert max(plane.told) <= 12 + 100 * plane.longest_s
     assert 0.8 < took_s < 1.0 + GRACE_S
     assert plane.said == [(notes.DRAIN, {"flags": int(leaves)})]
 

@@ -11,7 +11,7 @@ from gateway import ledger_watch
 from gateway.ledger_watch import LedgerWatch
 from gateway.node_audit import NodeAudit
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 
 def finding(key: int = 7, kind: str = "ring", what: str = "is held by nobody") -> dict[str, Any]:

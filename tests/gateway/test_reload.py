@@ -107,10 +107,12 @@ def test_a_successor_that_fails_calls_the_rest_off(programs: Any, run_in_loop: A
 def test_a_router_that_fails_calls_it_off(programs: Any, run_in_loop: Any) -> None:
     async def scenario() -> None:
         worker = programs.spec("worker-0")
-        supervisor = Supervisor(programs.spec("router"), [worker], replace(QUICK, start_s=0.5))
+        supervisor = Supervisor(programs.spec("router"), [worker], QUICK)
         reload = Reload(supervisor, lambda _: plan_of(worker, router=programs.spec("router", exit=3)))
         async with Running(supervisor):
             reload.begin(router=True)
+            await asyncio.sleep(0)  # the worker's successor has all the time that it needs, since then; the router not
+            supervisor.timing = replace(supervisor.timing, start_s=0.5)
             await over(reload)
             assert (reload.progress.state, reload.progress.why) == (
                 "called_off",
@@ -275,6 +277,7 @@ def test_the_end_of_the_terminal_is_nothing_to_a_node_under_nohup(
                 for expected in (0, 1):
                     os.kill(os.getpid(), signal.SIGHUP)
                     await asyncio.sleep(0.05)
+                    await until(lambda count=expected: len(asked) >= count, "it is heard")  # type: ignore[misc]
                     assert (len(asked), supervisor.stopping) == (expected, False)
         finally:
             signal.signal(signal.SIGHUP, before)

@@ -11,7 +11,7 @@ import pytest
 from gateway.child import Child, ChildSpec
 from gateway.spawner import Spawner
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 
 async def ready(child: Child) -> None:

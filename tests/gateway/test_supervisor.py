@@ -18,8 +18,8 @@ from gateway import supervisor as supervisor_module
 from gateway.errors import PortTakenError, StartError
 from gateway.supervisor import Epochs, Supervisor, Timing
 
-QUICK = Timing(drain_s=2, grace_s=1, router_stop_s=1, start_s=10, backoff_first_s=0.01, backoff_max_s=0.05)
-DEADLINE_S = 10.0
+QUICK = Timing(drain_s=2, grace_s=1, router_stop_s=1, start_s=30, backoff_first_s=0.01, backoff_max_s=0.05)
+DEADLINE_S = 30.0
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:
@@ -51,8 +51,12 @@ class Running:
         self.task = asyncio.create_task(supervisor.run(self.announced.set))
 
     async def __aenter__(self) -> "Running":
-        async with asyncio.timeout(DEADLINE_S):
-            await self.announced.wait()
+        announced = asyncio.create_task(self.announced.wait())
+        await asyncio.wait({announced, self.task}, timeout=DEADLINE_S, return_when=asyncio.FIRST_COMPLETED)
+        announced.cancel()
+        if self.task.done():
+            self.task.result()
+        assert self.announced.is_set(), "it is not ready"
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -25,7 +25,7 @@ from gateway.hook import Hook
 from gateway.watcher import Place, Watcher
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
-DEADLINE_S = 20.0
+DEADLINE_S = 30.0
 MINUTE_S = 60.0
 
 # Does a minute's work each time it is asked for, and keeps of it what it is told to leak.

@@ -20,7 +20,7 @@ from gateway.worker import EXIT_CONFIG
 from router.config import RouterConfig
 from tests.conftest import free_ports, wait_until
 
-DEADLINE_S = 20.0
+DEADLINE_S = 30.0
 UNAVAILABLE, DRAINING = 5, 1
 Start = Callable[..., tuple["subprocess.Popen[bytes]", socket.socket]]
 

@@ -15,7 +15,7 @@ from gateway.child import Child, ChildSpec
 from gateway.spawner import Spawner
 from gateway.zygote import COMMANDS_FD, STATS_FD
 
-DEADLINE_S = 20.0
+DEADLINE_S = 30.0
 HEAVY_BYTES = 32 * 1024 * 1024
 # Says what it finds itself to be, and ends as it is told.
 MODULE = f"""

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgpack
 
-DEADLINE_S = 8.0
+DEADLINE_S = 30.0
 
 
 class Hub:

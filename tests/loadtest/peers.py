@@ -10,7 +10,7 @@ from collections.abc import Generator
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
-DEADLINE_S = 8.0
+DEADLINE_S = 30.0
 PIECE_BYTES_MIN, PIECES = 7, 4
 
 

@@ -10,7 +10,7 @@ from wsproto.events import AcceptConnection, BytesMessage, Event, Request
 
 from .conftest import StartFloor
 
-DEADLINE_S = 5.0
+DEADLINE_S = 30.0
 
 
 class Client:

@@ -98,7 +98,7 @@ def test_mixed_users_agree_with_the_server_to_the_message(holdfast: Callable[...
     node = holdfast("--workers", "2")
     at = ("--host", node.ws_url, "--admin", node.admin_url)
     load = ("--users", "10", "--connections-per-user", "30", "--groups", "5", "--publish-rate", "2", "--flaps", "2")
-    code, said, entries = locust(tmp_path, *at, *load, "--away", "0.5", "--run-time", "3s")
+    code, said, entries = locust(tmp_path, *at, *load, "--away", "0.5", "--run-time", "8s")
     assert code == 0, said
     for name in ("published", "accepted", "delivered"):
         clients, server = told(said, name)
@@ -158,7 +158,7 @@ def test_a_master_sums_its_workers(holdfast: Callable[..., Node], tmp_path: Path
         ]
         try:
             load = ("--users", "10", "--connections-per-user", "20", "--groups", "5", "--publish-rate", "2")
-            master = ("--master", "--expect-workers", "2", "--run-time", "2s")
+            master = ("--master", "--expect-workers", "2", "--run-time", "6s")
             code, said, entries = locust(tmp_path, *at, *load, *master)
             codes = [worker.wait(DEADLINE_S) for worker in workers]
         finally:

@@ -19,7 +19,7 @@ import msgpack
 import websockets
 from websockets.asyncio.client import ClientConnection, connect
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 RUN_DEADLINE_S = 60.0
 # For the gateway's close frame; then the client closes the transport, as the protocol page asks.
 CLOSE_S = 0.1

@@ -27,8 +27,9 @@ from tests.process.clients import (
 
 SLOW_CONSUMER, HEARTBEAT_LOST, HELLO_TIMEOUT = 3, 4, 202
 PING_S, MISSES = 1.0, 2
-# The wheel's tick is 0.1 s, and the machine may be busy.
-SLACK_S = 0.8
+FIN_S = 1.5
+# What a busy machine may add; that nothing is a whole interval late is told by counting PINGs.
+SLACK_S = 3.0
 
 
 async def frames_for(client: Client, seconds: float) -> list[tuple[float, list[Any]]]:
@@ -66,12 +67,19 @@ async def not_while_it_says_something_else(node: Node) -> None:
     client, channel = await open_session(node, "text"), group()
     client.answers_pings = False
     await client.join(channel)
-    end = time.monotonic() + 2.5 * PING_S
+    before = time.monotonic()
+    end = before + 2.5 * PING_S
     while time.monotonic() < end:
-        # Each answer is life of the server; four a heartbeat.
+        # Each answer is life of the server; four a heartbeat, but for what a busy machine holds up.
+        said = time.monotonic()
         await client.send(PUBLISH, 0, channel, "x")
-        assert (await client.receive())[0] == MESSAGE
-        assert await frames_for(client, PING_S / 4) == []
+        while (frame := await client.receive())[0] == PING:
+            assert time.monotonic() - before > PING_S / 2, "it was not silent for long"
+        assert frame[0] == MESSAGE
+        came = await frames_for(client, PING_S / 4)
+        assert {frame[0] for _, frame in came} <= {PING}
+        assert not came or time.monotonic() - said > PING_S / 2, "it was not silent for long"
+        before = said
     await client.close()
 
 
@@ -86,6 +94,7 @@ async def silence_ends_it(node: Node, kind: str) -> None:
     assert "after" in options
     await client.ended()
     assert all(frame[0] == PING for frame in client.kept)
+    assert len(client.kept) == MISSES, "it is over where a further PING would be due"
 
 
 async def anything_heard_is_life(node: Node) -> None:
@@ -138,7 +147,7 @@ def test_a_ping_is_echoed_with_its_number_and_time(node: Node) -> None:
 
 @pytest.mark.slow
 def test_whoever_says_no_hello_in_time_is_told_so_and_cut(holdfast: Any) -> None:
-    node: Node = holdfast("--workers", "1", HOLDFAST_GATEWAY_HELLO_TIMEOUT_MS="500")
+    node: Node = holdfast("--workers", "1", HOLDFAST_GATEWAY_HELLO_TIMEOUT_MS="1500")
 
     async def silent(kind: str) -> None:
         began = time.monotonic()
@@ -152,7 +161,7 @@ def test_whoever_says_no_hello_in_time_is_told_so_and_cut(holdfast: Any) -> None
             _, code, _, options = await client.fin()
             assert (code, options["class"]) == (HELLO_TIMEOUT, "fresh")
             assert "after" in options
-        assert 0.3 < time.monotonic() - began < 0.5 + SLACK_S
+        assert 1.3 < time.monotonic() - began < 1.5 + SLACK_S
         gone = await client.ended()
         if kind != "tcp":
             assert (gone.status, gone.reason) == (4000 + HELLO_TIMEOUT, "hello_timeout")
@@ -160,7 +169,7 @@ def test_whoever_says_no_hello_in_time_is_told_so_and_cut(holdfast: Any) -> None
     async def half(port: int, data: bytes) -> None:
         client = await TcpClient.dial(port)
         await client.send_bytes(data)
-        await client.read_raw(0.5 + SLACK_S)
+        await client.read_raw(1.5 + SLACK_S)
 
     async def body() -> None:
         await asyncio.gather(
@@ -177,7 +186,7 @@ def test_whoever_says_no_hello_in_time_is_told_so_and_cut(holdfast: Any) -> None
 
 @pytest.mark.slow
 def test_a_fin_that_is_not_acknowledged_ends_at_its_deadline_and_fins_may_cross(holdfast: Any) -> None:
-    node: Node = holdfast("--workers", "1", HOLDFAST_GATEWAY_FIN_TIMEOUT_MS="500")
+    node: Node = holdfast("--workers", "1", HOLDFAST_GATEWAY_FIN_TIMEOUT_MS=str(int(FIN_S * 1000)))
 
     async def evicted(kind: str) -> tuple[Client, Client]:
         """A connection that was sent FIN resumed_elsewhere, and the one that took its session."""
@@ -194,7 +203,7 @@ def test_a_fin_that_is_not_acknowledged_ends_at_its_deadline_and_fins_may_cross(
         await old.send(PING, 1, 1)
         await old.send(6, 9, group())
         await old.ended()
-        assert 0.2 < time.monotonic() - began < 0.5 + SLACK_S
+        assert FIN_S - 0.5 < time.monotonic() - began < FIN_S + SLACK_S
         assert not old.kept
         await new.close()
 
@@ -207,7 +216,7 @@ def test_a_fin_that_is_not_acknowledged_ends_at_its_deadline_and_fins_may_cross(
         await old.shut()
         await old.ended()
         assert [frame[0] for frame in old.kept] == [FIN_ACK]
-        assert time.monotonic() - began < 0.4
+        assert time.monotonic() - began < FIN_S
         await new.close()
 
     async def body() -> None:

@@ -14,7 +14,7 @@ from router.bans import WISHES_MAX, BanKeeper, MemoryStore
 from router.log.port import Ban, LogUnavailable
 
 NOW_MS = 1_793_491_200_000
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 Run = Callable[[Any], Any]
 
 

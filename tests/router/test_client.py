@@ -21,7 +21,7 @@ from core.router_loop import RouterLoop
 from router.bans import BanKeeper, MemoryStore
 from router.client import BanRefused, Presence, Refused, RouterClient, StoredSession, Unavailable
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 DATA = msgpack.packb({"text": "hello"})
 BOUNDS: dict[str, Any] = {"key_window_s": 60, "channels_max": 100, "spill_bytes_max": 1 << 20}
 

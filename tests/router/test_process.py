@@ -18,7 +18,7 @@ from router import process as router_process
 from router.config import RouterConfig
 from router.process import EXIT_CONFIG, Router
 
-DEADLINE_S = 20.0
+DEADLINE_S = 30.0
 Start = Callable[[str], tuple["subprocess.Popen[bytes]", socket.socket]]
 
 

@@ -18,7 +18,7 @@ from router.log.embedded import EmbeddedLog
 from router.log.port import Changes, LogDeposed, LogUnavailable, Position, Session
 from router.sessions import OPEN_GRACE_MS, Sessions
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 NOW_S, TTL_S = 1_000_000.0, 60
 NOW_MS, TTL_MS = int(NOW_S * 1000), TTL_S * 1000
 ALICE, BOB = b"a" * 16, b"b" * 16

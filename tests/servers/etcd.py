@@ -22,7 +22,7 @@ import pytest
 from tests.conftest import free_ports, wait_until
 from tools import provision
 
-START_DEADLINE_S = 30.0
+START_DEADLINE_S = 60.0
 HTTP_DEADLINE_S = 5.0
 SIZE = 3
 ROOT_PASSWORD = "secret"

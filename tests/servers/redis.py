@@ -19,8 +19,8 @@ import redis
 from tests.conftest import free_ports, wait_until
 from tools import provision
 
-START_DEADLINE_S = 20.0
-WHOLE_DEADLINE_S = 40.0
+START_DEADLINE_S = 45.0
+WHOLE_DEADLINE_S = 60.0
 COMMAND_DEADLINE_S = 5.0
 # Under way at any time where a router writes.
 LAG_BYTES = 1 << 20

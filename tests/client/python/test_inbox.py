@@ -6,7 +6,7 @@ import pytest
 from holdfast_client.inbox import HARD_FACTOR, Inbox
 from holdfast_client.messages import Message
 
-DEADLINE_S = 5.0
+DEADLINE_S = 30.0
 
 
 def message(offset: int) -> Message:

@@ -47,7 +47,7 @@ from tests.client.scripted_gateway import (
     ScriptedGateway,
 )
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 QUICK = Backoff(base_s=0.01, cap_s=0.05)
 WIRES = [("tcp", "msgpack"), ("ws", "msgpack"), ("ws", "json")]
 wires = pytest.mark.parametrize(("transport", "encoding"), WIRES)

@@ -20,7 +20,7 @@ from websockets.utils import accept_key
 
 from tests.client.scripted_gateway import ScriptedGateway
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 from core.framing_ws import WsReader
 from loadtest.soak.line import FIN, FIN_ACK, PING, PONG, REPLY, WELCOME, Ended, Line
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:

@@ -1,14 +1,17 @@
 """One etcd for the tests of its side, of which each has a prefix of its own."""
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import Coroutine, Iterator
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import pytest
 import uvloop
 
 from core.owned import ACCOUNT
+from router.directory.etcd import EtcdDirectory
 from router.directory.etcd_config import EtcdConfig
 from tests.servers.etcd import Member, running
 
@@ -32,6 +35,17 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     return result
 
 
+@contextlib.contextmanager
+def in_a_hurry(directory: EtcdDirectory, deadline_s: float = 0.5) -> Iterator[None]:
+    """Give its calls little time where they are to run out of it; elsewhere a busy machine may need more."""
+    patient = directory._client.config
+    directory._client.config = replace(patient, deadline_s=deadline_s)
+    try:
+        yield
+    finally:
+        directory._client.config = patient
+
+
 @pytest.fixture(scope="package")
 def member() -> Iterator[Member]:
     """A server that no test harms."""
@@ -41,4 +55,5 @@ def member() -> Iterator[Member]:
 
 @pytest.fixture
 def config(member: Member) -> EtcdConfig:
-    return EtcdConfig(endpoints=(member.endpoint,), prefix=f"test{next(_prefixes)}/")
+    # Ends without a digit: a test adds one, and would write where the tenth writes.
+    return EtcdConfig(endpoints=(member.endpoint,), prefix=f"test{next(_prefixes)}th/")

@@ -16,7 +16,7 @@ from router.directory.etcd_config import EtcdConfig
 from router.directory.port import Claim, Lost, NotAllowed, Unavailable, Won
 from tests.contract.directory_history import History, Traffic
 from tests.contract.places import EtcdPlace
-from tests.router.directory.conftest import run
+from tests.router.directory.conftest import in_a_hurry, run
 from tests.servers.etcd import Cluster, Member
 
 WINS = 120
@@ -184,7 +184,7 @@ def test_a_claim_that_was_given_up_is_not_applied_after_the_next_batch_of_its_la
     async def test(directory: EtcdDirectory, weather: Weather) -> None:
         await directory.transact([Claim("other", 0, b"")])
         weather.fates = ["late"] * 1_000
-        with pytest.raises(Unavailable) as raised:
+        with in_a_hurry(directory), pytest.raises(Unavailable) as raised:
             await directory.transact([Claim("k", 0, b"1")])
         assert not raised.value.nothing_done
         assert raised.value.results == (None,)
@@ -194,7 +194,7 @@ def test_a_claim_that_was_given_up_is_not_applied_after_the_next_batch_of_its_la
         assert (await directory.read("k")).items == {}
         # And when it comes before it, the next batch is applied all the same.
         weather.fates = ["late"] * 1_000
-        with pytest.raises(Unavailable):
+        with in_a_hurry(directory), pytest.raises(Unavailable):
             await directory.transact([Claim("k", 0, b"1")])
         weather.fates = []
         await weather.clear_up()
@@ -202,7 +202,7 @@ def test_a_claim_that_was_given_up_is_not_applied_after_the_next_batch_of_its_la
         [result] = await directory.transact([Claim("other3", 0, b"")])
         assert isinstance(result, Won)
 
-    with_weather(EtcdConfig(endpoints=config.endpoints, prefix=config.prefix, deadline_s=0.5), test)
+    with_weather(config, test)
 
 
 def test_a_lane_whose_lease_is_gone_is_replaced(config: EtcdConfig) -> None:
@@ -266,14 +266,14 @@ def test_what_is_known_is_told_when_a_part_is_not(config: EtcdConfig) -> None:
         await directory.transact([Claim("k", 0, b"1")])
         # The second claim of the key comes in a batch of its own, which does not arrive.
         weather.fates = ["", *["late"] * 1_000]
-        with pytest.raises(Unavailable) as raised:
+        with in_a_hurry(directory, 3.0), pytest.raises(Unavailable) as raised:
             await directory.transact([Claim("l", 0, b"1"), Claim("l", 0, b"2")])
         first, second = raised.value.results
         assert isinstance(first, Won)
         assert second is None
         assert not raised.value.nothing_done
 
-    with_weather(EtcdConfig(endpoints=config.endpoints, prefix=config.prefix, deadline_s=0.5), test)
+    with_weather(config, test)
 
 
 def test_who_is_cancelled_before_his_claim_was_sent_claims_nothing(config: EtcdConfig) -> None:

@@ -116,7 +116,7 @@ def test_what_an_earlier_life_left_goes_with_its_lease(config: EtcdConfig) -> No
 def test_two_that_register_one_name_at_once_leave_one(config: EtcdConfig) -> None:
     async def body() -> None:
         directories = [EtcdDirectory(config) for _ in range(4)]
-        found = await asyncio.gather(*(one.register("a", b"", 2) for one in directories), return_exceptions=True)
+        found = await asyncio.gather(*(one.register("a", b"", 10) for one in directories), return_exceptions=True)
         registrations = [one for one in found if not isinstance(one, BaseException)]
         assert all(isinstance(one, Unavailable) for one in found if isinstance(one, BaseException))
         item = (await directories[0].read("nodes/")).items["nodes/a"]

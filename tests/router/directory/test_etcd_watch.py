@@ -120,9 +120,13 @@ class Stream:
 
     def __init__(self, call: Any) -> None:
         self.silent = asyncio.Event()
+        self.asked: asyncio.Queue[None] = asyncio.Queue()
+        """An item each time it was asked for a sign of life."""
         self._call = call
 
     async def write(self, request: Any) -> None:
+        if request.HasField("progress_request"):
+            self.asked.put_nowait(None)
         if not self.silent.is_set():
             await self._call.write(request)
 
@@ -144,7 +148,7 @@ class Stream:
 
 def test_a_stream_that_falls_silent_is_left_for_another_one(config: EtcdConfig) -> None:
     async def body() -> None:
-        directory = EtcdDirectory(EtcdConfig(endpoints=config.endpoints, prefix=config.prefix, deadline_s=0.3))
+        directory = EtcdDirectory(EtcdConfig(endpoints=config.endpoints, prefix=config.prefix, deadline_s=3.0))
         streams: list[Stream] = []
         client = directory._client
         original = client.stream
@@ -158,8 +162,9 @@ def test_a_stream_that_falls_silent_is_left_for_another_one(config: EtcdConfig) 
         async with aclosing(directory.watch("k", first.revision - 1)) as watch:
             assert (await anext(watch)).revision == first.revision
             waiting = asyncio.create_task(anext(watch))
-            # Long enough to be asked for a sign of life a few times, which is given.
-            await asyncio.sleep(0.5)
+            # Each sign of life that it is asked for is given.
+            for _ in range(2):
+                await streams[0].asked.get()
             assert len(streams) == 1
             streams[0].silent.set()
             [second] = await directory.transact([Claim("k", first.revision, b"2")])

@@ -1,6 +1,7 @@
 """Servers for the tests of the Redis log: started once for these tests, of which each has a prefix of its own."""
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
@@ -9,6 +10,7 @@ import pytest
 import uvloop
 
 from core.owned import ACCOUNT
+from router.log.port import LogUnavailable
 from router.log.redis import RedisLog
 from tests.servers.redis import Server, running
 
@@ -31,6 +33,14 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     left = [one.name for one in ACCOUNT.held - held]
     assert not left, f"left open: {left}"
     return result
+
+
+async def again(ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """As the router does it: again and again while the log is away, be it for a moment in which the machine is busy."""
+    while True:
+        with contextlib.suppress(LogUnavailable):
+            return await ask()
+        await asyncio.sleep(POLL_S)
 
 
 async def until(is_so: Callable[[], Coroutine[Any, Any, bool]]) -> None:

@@ -12,7 +12,7 @@ from router.log import loader
 from router.log.loader import Loader
 from router.log.port import Loaded, LogBroken, LogDeposed, LogUnavailable, Position
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 RECORDS = b"".join(log_records.pack(log_records.MESSAGE, b"group:known", 7, at, body=b"x" * 999) for at in (1, 2, 3))
 
 

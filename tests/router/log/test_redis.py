@@ -20,7 +20,7 @@ from router.log.redis import LOAD_CHANNELS, RedisLog
 from router.log.redis_keys import SHARDS
 from router.log.redis_sessions import wall_ms
 from tests.conftest import free_ports, stand_still, wait_until
-from tests.router.log.conftest import run, until
+from tests.router.log.conftest import again, run, until
 from tests.router.log.redis_records import NOW_MS, bodies, message, now_ms, offsets
 from tests.servers.redis import (
     ALWAYS,
@@ -35,7 +35,6 @@ from tests.servers.redis import (
     running_sentinels,
 )
 
-PAUSE_S = 0.05
 CHANNELS = [f"group:{number}" for number in range(4 * SHARDS)]
 
 
@@ -45,11 +44,8 @@ async def no_sift(records: bytes) -> bytes:
 
 
 async def append(log: RedisLog, batch: bytes) -> None:
-    """As the router does it: again and again until it is in."""
-    while True:
-        with contextlib.suppress(LogUnavailable):
-            return await log.append(batch)
-        await asyncio.sleep(PAUSE_S)
+    """Until it is in."""
+    await again(lambda: log.append(batch))
 
 
 def everywhere(epoch: int, offset: int) -> bytes:
@@ -58,7 +54,7 @@ def everywhere(epoch: int, offset: int) -> bytes:
 
 async def all_have(log: RedisLog, last: int) -> None:
     """Whether each channel has all messages from the first, in order, once."""
-    for loaded in await log.load([one.encode() for one in CHANNELS], messages=True):
+    for loaded in await again(lambda: log.load([one.encode() for one in CHANNELS], messages=True)):
         assert offsets(loaded) == list(range(1, last + 1))
         assert bodies(loaded) == [b"%d" % offset for offset in offsets(loaded)]
         assert loaded.position.offset == last
@@ -422,7 +418,7 @@ def sentinels() -> Iterator[Sentinels]:
 def test_nothing_that_was_answered_is_lost_when_sentinel_replaces_the_primary(sentinels: Sentinels) -> None:
     async def work() -> None:
         log = RedisLog(sentinels.url, clock_ms=now_ms, deadline_s=1.0)
-        epoch = (await log.open(1)).epoch
+        epoch = (await again(lambda: log.open(1))).epoch
         expires_ms = wall_ms() + 3_600_000
         await log.save(Changes({bytes(16): SessionChange(b"said", expires_ms)}))
         first = sentinels.primary
@@ -437,7 +433,7 @@ def test_nothing_that_was_answered_is_lost_when_sentinel_replaces_the_primary(se
         await log.close()
         # A router that comes then finds all of it, and one that had been deposed is still refused.
         log = RedisLog(sentinels.url, clock_ms=now_ms)
-        assert (await log.open(1)).epoch > epoch
+        assert (await again(lambda: log.open(1))).epoch > epoch
         await all_have(log, len(tasks) + 1)
         await log.close()
 
@@ -448,7 +444,7 @@ def test_nothing_that_was_answered_is_lost_when_sentinel_replaces_the_primary(se
 def test_one_primary_after_another_is_killed_and_comes_back_as_a_replica(sentinels: Sentinels) -> None:
     async def work() -> None:
         log = RedisLog(sentinels.url, clock_ms=now_ms, deadline_s=1.0)
-        epoch = (await log.open(1)).epoch
+        epoch = (await again(lambda: log.open(1))).epoch
         last = 0
         for _ in range(2):
             await asyncio.to_thread(sentinels.wait_whole)
@@ -473,9 +469,9 @@ def test_an_old_primary_that_is_chosen_again_is_given_what_it_missed(sentinels: 
 
     async def work() -> None:
         log = RedisLog(sentinels.url, clock_ms=now_ms, deadline_s=1.0)
-        epoch = (await log.open(1)).epoch
+        epoch = (await again(lambda: log.open(1))).epoch
         for offset in range(1, 7):
-            await log.append(everywhere(epoch, offset))
+            await append(log, everywhere(epoch, offset))
         old = sentinels.primary
         old.kill()
         await asyncio.gather(*(append(log, everywhere(epoch, offset)) for offset in range(7, 31)))
@@ -506,7 +502,7 @@ def cluster() -> Iterator[Cluster]:
 def test_a_cluster_takes_and_gives_all_and_waits_for_a_node_that_is_away(cluster: Cluster) -> None:
     async def work() -> None:
         log = RedisLog(cluster.url, clock_ms=now_ms, deadline_s=1.0)
-        epoch = (await log.open(1)).epoch
+        epoch = (await again(lambda: log.open(1))).epoch
         await asyncio.gather(*(append(log, everywhere(epoch, one)) for one in range(1, 11)))
         await all_have(log, 10)
         assert all(server.do("DBSIZE") > 0 for server in cluster.servers)
@@ -532,7 +528,7 @@ def test_a_cluster_takes_and_gives_all_and_waits_for_a_node_that_is_away(cluster
 def test_a_slot_that_moves_to_another_node_is_followed(cluster: Cluster) -> None:
     async def work() -> None:
         log = RedisLog(cluster.url, clock_ms=now_ms)
-        epoch = (await log.open(1)).epoch
+        epoch = (await again(lambda: log.open(1))).epoch
         await log.append(everywhere(epoch, 1))
         slot = log.keys.shard_slots[0]
         away, here = cluster.owner(slot), next(one for one in cluster.servers if one is not cluster.owner(slot))

@@ -14,7 +14,7 @@ from router.log.redis import RedisLog
 from router.log.redis_append import Command, Shard
 from router.log.redis_keys import SHARDS
 from tests.conftest import stand_still, wait_until
-from tests.router.log.conftest import run, until
+from tests.router.log.conftest import again, run, until
 from tests.router.log.redis_records import bodies, message, now_ms, offsets
 from tests.servers.redis import LASTING, Sentinels, Server, running
 
@@ -24,11 +24,8 @@ CHANNELS = [f"group:{number}" for number in range(4 * SHARDS)]
 
 
 async def append(log: RedisLog, batch: bytes) -> None:
-    """As the router does it: again and again until it is in."""
-    while True:
-        with contextlib.suppress(LogUnavailable):
-            return await log.append(batch)
-        await asyncio.sleep(PAUSE_S)
+    """Until it is in."""
+    await again(lambda: log.append(batch))
 
 
 def everywhere(epoch: int, offset: int) -> bytes:
@@ -36,7 +33,7 @@ def everywhere(epoch: int, offset: int) -> bytes:
 
 
 async def all_have(log: RedisLog, expected: list[int]) -> None:
-    for loaded in await log.load([one.encode() for one in CHANNELS], messages=True):
+    for loaded in await again(lambda: log.load([one.encode() for one in CHANNELS], messages=True)):
         assert offsets(loaded) == expected
         assert bodies(loaded) == [b"%d" % offset for offset in expected]
 
@@ -174,7 +171,7 @@ def test_too_much_under_way_is_refused(own_server: Server, monkeypatch: pytest.M
 
     async def work() -> None:
         log = log_of(own_server, deadline_s=0.5)
-        epoch = (await log.open(1)).epoch
+        epoch = (await again(lambda: log.open(1))).epoch
         stand_still(own_server.pid)
         refused = 0
         for offset in range(1, 10):
@@ -206,7 +203,7 @@ def test_a_router_that_was_deposed_is_told_so_for_ever(make_log: Callable[..., R
 
 def test_replicas_that_are_asked_for_and_missing_are_named(own_server: Server) -> None:
     async def work() -> None:
-        log = log_of(own_server, replicas=1, deadline_s=1.0)
+        log = log_of(own_server, replicas=1, deadline_s=4.0)
         epoch = (await log.open(1)).epoch
         with pytest.raises(LogUnavailable, match="0 of 1 replicas"):
             await log.append(everywhere(epoch, 1))
@@ -239,14 +236,14 @@ def test_what_is_lost_a_second_time_is_given_up_a_second_time(
 def test_a_primary_that_lost_its_replica_is_not_trusted_alone_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     async def work(primary: Server, replica: Server) -> None:
         log = log_of(primary, deadline_s=1.0)
-        epoch = (await log.open(1)).epoch
-        await log.append(everywhere(epoch, 1))
+        epoch = (await again(lambda: log.open(1))).epoch
+        await append(log, everywhere(epoch, 1))
         replica.kill()
         for _ in range(3):  # also over connections that were made since
             with pytest.raises(LogUnavailable):
                 await log.append(everywhere(epoch, 2))
         monkeypatch.setattr(redis_append, "REPLICA_MISSED_S", 0.0)
-        await log.append(everywhere(epoch, 2))
+        await append(log, everywhere(epoch, 2))
         await all_have(log, [1, 2])
         await log.close()
 

@@ -10,7 +10,7 @@ from core import notes
 from router.log.port import LogDeposed, LogUnavailable, Sift
 from router.log.writer import LogWriter
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 
 class FakeLog:
