@@ -11,6 +11,9 @@ from router.directory.port import DirectoryError, NodeEpoch, NotAllowed, Unavail
 
 KEPT_A_TTL = 3
 """How often a lease is renewed within its time to live."""
+AGAIN_A_TTL = 30
+"""How often a renewal that did not count is tried again within the time to live, beside the time that it takes: after
+two thirds of it a second one that is missed would be the end of the lease."""
 ATTEMPTS_A_TTL = 10
 """Of the time to live, what one member gets to answer a keep-alive before the next one is asked."""
 REPLACEMENTS_MAX = 10
@@ -51,16 +54,18 @@ class EtcdRegistration:
 
     async def _keep(self) -> None:
         """Renew until it is lost."""
-        every = self._ttl_s / KEPT_A_TTL
+        pause = self._ttl_s / KEPT_A_TTL
         while not self.lost.is_set():
-            await asyncio.sleep(every * random.uniform(0.8, 1.0))
+            await asyncio.sleep(pause * random.uniform(0.8, 1.0))
+            before = self._until
             try:
                 if not await self._renew():
                     self._until = 0.0
                     self.lost.set()
             except DirectoryError:
                 # Nobody answers, or nobody lets us: it may end, and `held_until` says so; an answer will tell.
-                continue
+                pass
+            pause = self._ttl_s / (KEPT_A_TTL if self._until > before else AGAIN_A_TTL)
 
     async def _renew(self) -> bool:
         """Renew once; False: it is known to be gone."""

@@ -157,7 +157,9 @@ class Link(asyncio.Protocol):
         except BaseException:
             # Who is given up just after the connection was made is not told that it is lost: uvloop closes it unsaid.
             self._forget_fd()
-            self._transport = None
+            if self._transport is not None:
+                self._transport.abort()
+                self._transport = None
             handle.close()
             raise
 

@@ -22,12 +22,14 @@ class Tampered:
         self.terms = {KEEP_ALIVE: 0, RANGE: 0}
         """Added to the terms of the answers."""
         self.asked: list[Method] = []
+        self.came: asyncio.Queue[Method] = asyncio.Queue()
         self._call = directory._client.call
         directory._client.call = self  # type: ignore[method-assign]
 
     async def __call__(self, method: Method, request: Message, ends: float | None = None) -> Any:
         answer = await self._call(method, request, ends)
         self.asked.append(method)
+        self.came.put_nowait(method)
         if method in self.terms:
             answer.header.raft_term += self.terms[method]
         return answer
@@ -65,6 +67,30 @@ def test_a_renewal_by_a_leader_of_an_earlier_term_does_not_count(
         assert await registration._renew()
         assert registration.held_until() > before
         assert tampered.asked == [KEEP_ALIVE, RANGE] * 2, "the reading has to come after the renewal"
+        await registration.close()
+        await directory.close()
+
+    run(body())
+
+
+def test_a_renewal_that_did_not_count_is_made_up_for_soon(config: EtcdConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(etcd_lease, "KEPT_A_TTL", 12)
+
+    async def body() -> None:
+        directory = EtcdDirectory(config)
+        tampered = Tampered(directory)
+        tampered.terms[RANGE] = 1
+        registration = await directory.register("a", b"", 60)
+        before = registration.held_until()
+        while await tampered.came.get() != RANGE:
+            pass
+        missed = now()
+        tampered.terms[RANGE] = 0
+        while await tampered.came.get() != RANGE:
+            pass
+        assert now() - missed < 0.8 * 60 / 12, "it waited until the next one would have been due"
+        await asyncio.sleep(0)
+        assert registration.held_until() > before
         await registration.close()
         await directory.close()
 
