@@ -3,8 +3,8 @@
 The batches of a shard are numbered. Redis takes one only when it has the one before, and says which it has: so a batch
 that was refused (out of memory, say) is never overtaken by a later one that is already on its way, which would leave a
 hole that nothing could fill, since ids in a stream only grow. The batches of the last minute are kept here, as far as
-`log.redis_kept_bytes_max` goes: what a server turns out not to have, after it was replaced or came back without its last
-second, it is given again, in pieces that it takes within a command's deadline.
+`log.redis_kept_bytes_max` goes: what a server turns out not to have, after it was replaced or came back without its
+last second, it is given again, in pieces that it takes within a command's deadline.
 """
 
 import asyncio
@@ -33,8 +33,8 @@ UNDER_WAY_BYTES_MAX = 256 * 1024 * 1024
 # What is kept of a batch and of a command beside its data: measured, as memory that the process has more.
 BATCH_BYTES = 512
 COMMAND_BYTES = 208
-# Of a shard at once, when it is given again what it has not: sixteen of them are some 10,000 messages of 100 bytes, 0.2 s
-# of a Redis.
+# Of a shard at once, when it is given again what it has not: sixteen of them are some 10,000 messages of 100 bytes,
+# 0.2 s of a Redis.
 PIECE_BYTES = 256 * 1024
 TAIL_MS = 60_000
 # Of a shard's keys and tail, each of one batch.
@@ -316,8 +316,8 @@ class Appender:
         return any(shard.stored < number for shard, number in wanted.items())
 
     def _unsent(self, shard: Shard, number: int) -> Iterable[Command]:
-        """The batches up to this one that have to be sent, as far as they go at once; of those that are under way already, the last again, since
-        its answer is what is waited for.
+        """The batches up to this one that have to be sent, as far as they go at once; of those that are under way
+        already, the last again, since its answer is what is waited for.
         """
         unsent = shard.piece(number) or shard.between(number, number)
         shard.sent = max(shard.sent, unsent[-1].number if unsent else number)
