@@ -33,9 +33,9 @@ UNDER_WAY_BYTES_MAX = 256 * 1024 * 1024
 # What is kept of a batch and of a command beside its data: measured, as memory that the process has more.
 BATCH_BYTES = 512
 COMMAND_BYTES = 208
-# Of a shard at once, when it is given again what it has not: sixteen of them are some 10,000 messages of 100 bytes,
-# 0.2 s of a Redis.
-PIECE_BYTES = 256 * 1024
+# Of a shard at once, when it is given again what it has not: sixteen of them are some 5,000 messages of 100 bytes,
+# 0.1 s of a Redis.
+PIECE_BYTES = 128 * 1024
 TAIL_MS = 60_000
 # Of a shard's keys and tail, each of one batch.
 TAIL_ENTRIES_MAX = 100_000
