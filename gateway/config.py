@@ -374,6 +374,9 @@ class LogSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             description="Replicas that must have a message before it counts as logged. -1: one, where there are any.",
         ),
     ] = -1
+    redis_kept_bytes_max: Annotated[
+        int, Meta(ge=16_777_216, le=8_589_934_592, description="Bytes kept to give Redis again what a fail-over lost.")
+    ] = 256 * 1024 * 1024
 
 
 class GrowthSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -594,6 +597,7 @@ def router_config(
         log_redis_url=config.log.redis_url,
         log_redis_prefix=config.log.redis_prefix,
         log_redis_replicas=config.log.redis_replicas,
+        log_redis_kept_bytes_max=config.log.redis_kept_bytes_max,
         session_ttl_s=config.gateway.resume_token_ttl_s,
         namespaces=config.namespaces,
         **same,

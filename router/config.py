@@ -46,6 +46,8 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     log_redis_prefix: str = "hf:"
     log_redis_replicas: int = -1
     """How many replicas must have a batch before it counts as logged; -1: as many as Redis says it has, 1 at most."""
+    log_redis_kept_bytes_max: int = 256 * 1024 * 1024
+    """Of what was appended lately, in memory, to be given again to a Redis that lost it."""
     log_bytes_max: int = 64 * 1024 * 1024
     """Bytes that wait for the log; beyond it messages that have to be in it are refused, others are not logged."""
     log_open_timeout_s: int = 0

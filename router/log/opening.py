@@ -47,6 +47,7 @@ def make_log(
             prefix=config.log_redis_prefix,
             replicas=None if config.log_redis_replicas < 0 else config.log_redis_replicas,
             key_window_s=config.key_window_s,
+            kept_bytes_max=config.log_redis_kept_bytes_max,
         )
     return EmbeddedLog(
         Path(config.log_directory),

@@ -61,6 +61,7 @@ HEAL_LAST_S = 2.0
 SETTLE_DEADLINE_S = 2.0
 # So that no answer is of more than some dozen megabytes.
 LOAD_CHANNELS = 32
+KEPT_BYTES_MAX = 256 * 1024 * 1024
 _SIZE_TIME = struct.Struct("<I20xQ")  # of a log record: its size, and when it was made
 _log = logging.getLogger("holdfast")
 
@@ -80,6 +81,7 @@ class RedisLog:
         replicas: how many replicas must have what is answered; None: one, where there is one.
         deadline_s: for each command; what takes longer is LogUnavailable.
         key_window_s: for how long idempotency keys are remembered.
+        kept_bytes_max: of what was appended lately, to be given again.
         clock_ms: the wall clock.
 
     Raises:
@@ -96,6 +98,7 @@ class RedisLog:
         replicas: int | None = None,
         deadline_s: float = DEADLINE_S,
         key_window_s: int = 300,
+        kept_bytes_max: int = KEPT_BYTES_MAX,
         clock_ms: Callable[[], int] = wall_ms,
     ) -> None:
         self.keys = Keys(prefix, namespaces)
@@ -108,7 +111,7 @@ class RedisLog:
         # Appends have connections of their own: a long answer to something else would hold them up.
         self._append_nodes = Nodes(self._url, deadline_s, self._greet_append)
         self._nodes = Nodes(self._url, deadline_s, self._greet)
-        self.appender = Appender(self._append_nodes, self.keys, key_window_s * 1000, deadline_s)
+        self.appender = Appender(self._append_nodes, self.keys, key_window_s * 1000, deadline_s, kept_bytes_max)
         self._sessions = Sessions(self._nodes, self.keys, namespaces, clock_ms)
         self._links = 0
         self._healing: asyncio.Task[None] | None = None

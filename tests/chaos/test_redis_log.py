@@ -9,10 +9,12 @@ import contextlib
 import os
 import random
 import signal
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TypeVar
 
 import pytest
 
+from router.log.opening import open_log
 from router.log.port import LogUnavailable
 from router.log.redis import RedisLog
 from tests.router.log.conftest import again, run
@@ -26,6 +28,7 @@ UNDER_WAY = 4
 CHANNELS = [f"group:{number}" for number in range(40)]
 DEADLINE_S = 0.5
 RETRY_S = 0.01
+T = TypeVar("T")
 
 
 class Router:
@@ -33,7 +36,6 @@ class Router:
 
     def __init__(self, log: RedisLog, epoch: int, dice: random.Random) -> None:
         self.offsets = dict.fromkeys(CHANNELS, 0)
-        self.failures = 0
         self._log, self._epoch, self._dice = log, epoch, dice
         self._room = asyncio.Semaphore(UNDER_WAY)
 
@@ -52,12 +54,7 @@ class Router:
             group.create_task(self._append(self.batch()))
 
     async def _append(self, batch: bytes) -> None:
-        while True:
-            with contextlib.suppress(LogUnavailable):
-                await self._log.append(batch)
-                break
-            self.failures += 1
-            await asyncio.sleep(RETRY_S)
+        await again(lambda: self._log.append(batch))
         self._room.release()
 
 
@@ -107,7 +104,7 @@ def test_each_batch_is_in_the_log_once_and_in_order(server: Server, seed: int) -
 
     async def work() -> None:
         log = RedisLog(server.url, prefix=f"chaos{seed}:", clock_ms=now_ms, deadline_s=DEADLINE_S)
-        router = Router(log, (await again(lambda: log.open(1))).epoch, dice)
+        router = Router(log, (await open_log(log, 1)).epoch, dice)
         faults = Faults(server, dice)
         async with asyncio.TaskGroup() as group:
             for _ in range(FAULTS):
@@ -115,13 +112,14 @@ def test_each_batch_is_in_the_log_once_and_in_order(server: Server, seed: int) -
                 await asyncio.sleep(dice.uniform(0, 0.02))
                 await faults.any()
                 await publishing
+        # Closing gives again what is missing as well, but for so long only.
+        await again(log.appender.heal)
         await log.close()
         # A router that comes after it finds all of it.
         log = RedisLog(server.url, prefix=f"chaos{seed}:", clock_ms=now_ms)
-        await again(lambda: log.open(1))
-        for channel, loaded in zip(
-            CHANNELS, await log.load([c.encode() for c in CHANNELS], messages=True), strict=True
-        ):
+        await open_log(log, 1)
+        found = await again(lambda: log.load([c.encode() for c in CHANNELS], messages=True))
+        for channel, loaded in zip(CHANNELS, found, strict=True):
             assert offsets(loaded) == list(range(1, router.offsets[channel] + 1)), channel
         await log.close()
 

@@ -22,8 +22,10 @@ def config(**more: Any) -> RouterConfig:
 def test_each_backend_is_made_from_its_own_settings(tmp_path: Path) -> None:
     assert opening.make_log(config(log_backend="none")) is None
     assert isinstance(opening.make_log(config(log_backend="embedded", log_directory=str(tmp_path))), EmbeddedLog)
-    redis = config(log_backend="redis", log_redis_url="redis://127.0.0.1:1/0")
-    assert isinstance(opening.make_log(redis), RedisLog)
+    redis = config(log_backend="redis", log_redis_url="redis://127.0.0.1:1/0", log_redis_kept_bytes_max=1_000)
+    log = opening.make_log(redis)
+    assert isinstance(log, RedisLog)
+    assert log.appender.kept_bytes_max == 1_000
 
 
 class Away:

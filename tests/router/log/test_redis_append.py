@@ -5,14 +5,16 @@ import contextlib
 import time
 import types
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from router.log import redis_append
 from router.log.port import LogBroken, LogDeposed, LogUnavailable
-from router.log.redis import RedisLog
+from router.log.redis import KEPT_BYTES_MAX, RedisLog
 from router.log.redis_append import Command, Shard
 from router.log.redis_keys import SHARDS
+from router.log.redis_link import Link
 from tests.conftest import stand_still, wait_until
 from tests.router.log.conftest import again, run, until
 from tests.router.log.redis_records import bodies, message, now_ms, offsets
@@ -142,18 +144,103 @@ def test_what_is_too_old_to_be_given_again_leaves_a_hole_and_is_told(
     assert f"Redis lost {3 * SHARDS} batches that it had acknowledged" in caplog.text
 
 
-def test_little_is_kept_of_what_is_stored(own_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redis_append, "KEPT_BYTES_MAX", 10_000)
+def test_little_is_kept_of_what_is_stored(own_server: Server) -> None:
+    async def work() -> None:
+        log = log_of(own_server, kept_bytes_max=10_000)
+        epoch = (await log.open(1)).epoch
+        for offset in range(1, 30):
+            await log.append(message("group:a", epoch, offset, bytes(1_000)))
+            assert log.appender.kept_bytes <= 10_000 + 2_500
+        assert log.appender.kept_bytes > 10_000 - 2_500
+        await log.close()
+
+    run(work())
+
+
+def test_each_batch_is_kept_once_and_ten_seconds_of_a_busy_log_fit(own_server: Server) -> None:
+    """40,000 messages of 100 bytes a second, in batches of 200 as a router makes them."""
+    batches = 10
 
     async def work() -> None:
         log = log_of(own_server)
         epoch = (await log.open(1)).epoch
-        for offset in range(1, 30):
-            await log.append(message("group:a", epoch, offset, bytes(1_000)))
-            assert log.appender.kept_bytes <= 10_000 + 2_000
+        size = 0
+        for offset in range(1, batches + 1):
+            batch = b"".join(message(f"group:{number}", epoch, offset, bytes(160)) for number in range(200))
+            size += len(batch)
+            await log.append(batch)
+        kept = log.appender.kept_bytes
+        assert size < kept < 1.9 * size
+        assert kept / (batches * 200) * 400_000 < KEPT_BYTES_MAX
         await log.close()
 
     run(work())
+
+
+def test_a_batch_that_is_asked_for_again_is_the_same_and_one_that_begins_like_it_is_not(own_server: Server) -> None:
+    async def work() -> None:
+        log = log_of(own_server)
+        epoch = (await log.open(1)).epoch
+        first, second = (message(CHANNELS[0], epoch, offset, b"%d" % offset) for offset in (1, 2))
+        await log.append(first)
+        kept = log.appender.kept_bytes
+        await log.append(bytes(bytearray(first)))
+        assert log.appender.kept_bytes == kept
+        await log.append(first + second)
+        assert log.appender.kept_bytes > kept
+        [loaded] = await log.load([CHANNELS[0].encode()], messages=True)
+        assert bodies(loaded) == [b"1", b"2"]
+        await log.close()
+
+    run(work())
+
+
+def test_much_is_given_again_in_pieces_each_of_which_is_waited_for(
+    own_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All at once would take a Redis longer than the deadline of a command, again and again."""
+    monkeypatch.setattr(redis_append, "PIECE_BYTES", 2_000)
+    count = 50
+    sizes: list[int] = []
+    send = Link.send
+
+    def noted(link: Link, data: bytes, number: int) -> asyncio.Future[list[Any]]:
+        sizes.append(len(data))
+        return send(link, data, number)
+
+    async def work() -> None:
+        log = log_of(own_server)
+        epoch = (await log.open(1)).epoch
+        for offset in range(1, count + 1):
+            await log.append(message(CHANNELS[0], epoch, offset, bytes(500)))
+        own_server.do("FLUSHALL")
+        own_server.do("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        monkeypatch.setattr(Link, "send", noted)
+        # Several at once, as a router has them under way.
+        more = [message(CHANNELS[0], epoch, offset, bytes(500)) for offset in range(count + 1, count + 9)]
+        await asyncio.gather(*(append(log, one) for one in more))
+        [loaded] = await log.load([CHANNELS[0].encode()], messages=True)
+        assert offsets(loaded) == list(range(1, count + 9))
+        await log.close()
+
+    run(work())
+    pieces = [size for size in sizes if size > 1_200]
+    assert len(pieces) >= count * 500 // 2_000
+    assert max(pieces) < 6_000  # scripts are told to each new connection
+
+
+def test_what_has_to_be_sent_is_cut_into_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis_append, "PIECE_BYTES", 100)
+    shard = Shard(0, 0)
+    assert shard.piece(3) == []
+    shard.kept.extend(Command(shard, number, bytes(40)) for number in range(4, 9))
+    shard.kept.append(Command(shard, 9, bytes(500)))
+    shard.sent = 3
+    assert [one.number for one in shard.piece(9)] == [4, 5]
+    assert [shard.is_behind(number) for number in (3, 4, 5, 6, 9)] == [False, False, False, True, True]
+    shard.sent = 8
+    assert [one.number for one in shard.piece(9)] == [9]
+    assert not shard.is_behind(9)
 
 
 def test_a_shards_batches_are_found_by_their_numbers() -> None:
@@ -170,7 +257,7 @@ def test_too_much_under_way_is_refused(own_server: Server, monkeypatch: pytest.M
     monkeypatch.setattr(redis_append, "UNDER_WAY_BYTES_MAX", 5_000)
 
     async def work() -> None:
-        log = log_of(own_server, deadline_s=0.5)
+        log = log_of(own_server, deadline_s=0.5, kept_bytes_max=1)
         epoch = (await again(lambda: log.open(1))).epoch
         stand_still(own_server.pid)
         refused = 0
