@@ -5,17 +5,15 @@ of them, and 200 with HOLDFAST_CHAOS=full.
 """
 
 import asyncio
-import contextlib
 import os
 import random
 import signal
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from typing import TypeVar
 
 import pytest
 
 from router.log.opening import open_log
-from router.log.port import LogUnavailable
 from router.log.redis import RedisLog
 from tests.router.log.conftest import again, run
 from tests.router.log.redis_records import message, now_ms, offsets
