@@ -9,7 +9,6 @@ import os
 import random
 import signal
 from collections.abc import Iterator
-from typing import TypeVar
 
 import pytest
 
@@ -26,7 +25,6 @@ UNDER_WAY = 4
 CHANNELS = [f"group:{number}" for number in range(40)]
 DEADLINE_S = 0.5
 RETRY_S = 0.01
-T = TypeVar("T")
 
 
 class Router:
