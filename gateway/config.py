@@ -367,12 +367,7 @@ class LogSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         ),
     ] = "hf:"
     redis_replicas: Annotated[
-        int,
-        Meta(
-            ge=-1,
-            le=16,
-            description="Replicas that must have a message before it counts as logged. -1: one, where there are any.",
-        ),
+        int, Meta(ge=-1, le=16, description="Replicas that must have what counts as logged. -1: one, if there is one.")
     ] = -1
     redis_kept_bytes_max: Annotated[
         int, Meta(ge=16_777_216, le=8_589_934_592, description="Bytes kept to give Redis again what a fail-over lost.")
