@@ -24,7 +24,6 @@ BATCHES_PER_FAULT = 12
 UNDER_WAY = 4
 CHANNELS = [f"group:{number}" for number in range(40)]
 DEADLINE_S = 0.5
-RETRY_S = 0.01
 
 
 class Router:
