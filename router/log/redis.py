@@ -367,6 +367,10 @@ class RedisLog:
         """See the port."""
         return await self._sessions.sessions(ids)
 
+    async def dates(self, ids: Sequence[bytes]) -> list[bytes]:
+        """See the port."""
+        return await self._sessions.dates(ids)
+
     async def cursors(self, channels: Sequence[str]) -> list[Position | None]:
         """See the port."""
         return await self._sessions.cursors(channels)
