@@ -309,8 +309,7 @@ cdef class RouterLoop:
                 memory has room for; else always.
             seeds: 48 bytes, the keys of the hashes that name idempotency keys; empty: drawn now.
             sessions_kept: the control thread stores sessions and cursors.
-            presence_damping_ms: how long a session may be away from a channel before its members are told that it
-                left.
+            presence_damping_ms: how long a session may be away from a channel before its members are told of it.
             events_members_max: in channels with more members nobody is told who joined and who left.
             globals_bytes_max: what all global channels together may take in a WELCOME.
             workers: how many tell what an earlier router may not have stored; 0: TOLD_END says when they have.

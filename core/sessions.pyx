@@ -131,7 +131,10 @@ cdef void told_linked(Sequencer *sequencer) noexcept nogil:
 
 
 cdef void told_end(Sequencer *sequencer) noexcept nogil:
-    """NOTE_TOLD_END, or all have told: hand over all that was told, with who has had a session since before; a full mailbox keeps it."""
+    """NOTE_TOLD_END, or all have told: hand over all that was told, with who has had a session since before.
+
+    A full mailbox keeps it.
+    """
     cdef uint32_t place = 0
     cdef Note note
     cdef RecTold *told
