@@ -314,8 +314,9 @@ class Sessions:
                     await self._changed.wait()
             if self._changed.is_set():
                 await asyncio.sleep(SAVE_EVERY_S)
-            began_us, gathers = self._ticks_us(), self._early is not None
+            began_us = self._ticks_us()
             await self._take_turns()
+            gathers = self._early is not None
             if self._changed.is_set():
                 await self._save()
             if not gathers:

@@ -346,7 +346,7 @@ def test_much_that_is_told_late_is_taken_some_at_a_time_and_in_its_order(monkeyp
         desk.now_us = 2_000
         desk.sessions.on_state(many + state(ALICE, records.LEFT, "group:a"))
         assert len(desk.sessions._changes.sessions) < 100, "the rest waits for its turn"
-        desk.sessions.on_state(state(ALICE, records.JOINED, "group:b", 1, 7) + closed(BOB, records.OVER))
+        desk.sessions.on_state(state(ALICE, records.JOINED, "group:b", 1, 7) + ended(BOB, records.OVER))
         desk.sessions.on_open(1, 0, 2, BOB, body_of("bob"))
         most = 0
         resumed = asyncio.ensure_future(desk.resumed(ALICE, "alice"))
