@@ -219,6 +219,7 @@ ctypedef struct Link:
     Batch told                  # what it was told of sessions lately (core/told.pxd)
     Batch told_before
     uint64_t told_ms            # when `told` was begun
+    uint64_t told_us            # the time of the last record in it: no two have the same
     uint64_t stored_ms          # what the router heard before then is stored
     uint64_t router_epoch
     uint64_t heard_ms

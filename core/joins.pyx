@@ -21,7 +21,7 @@ from core.replay cimport catchup_ask
 from core.requests cimport request_done, request_open, request_peek, request_take
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, slab_acquire, slab_release
-from core.told cimport told_keep
+from core.told cimport told_say, told_take, told_time
 from core.welcome cimport welcome_fits
 
 
@@ -134,12 +134,16 @@ cdef void state_say(Edge *edge, Connection *conn, Channel *channel, int what, ui
     cdef uint32_t size = channel.name_size
     cdef uint32_t user_size = 0
     cdef const char *user = NULL
+    cdef bint kept = what == STATE_JOINED or what == STATE_LEFT
     cdef RecState *record
     if what != STATE_ACKED and conn.membership_count:
         user = conn_user(edge, conn, &user_size)
-    record = <RecState *> record_add(&edge.link.out, REC_STATE, size, sizeof(RecState), size + user_size)
+    if kept:
+        record = <RecState *> told_take(edge, REC_STATE, size, sizeof(RecState), size + user_size)
+    else:
+        record = <RecState *> record_add(&edge.link.out, REC_STATE, size, sizeof(RecState), size + user_size)
     if record == NULL:
-        return                          # the link is far behind; what the client says when it resumes counts
+        return                          # of an ACK, what the client says when it resumes counts
     record.what = <unsigned short> what
     record.user_size = <unsigned short> user_size
     record.conn = <uint32_t> conn_handle(conn)
@@ -149,8 +153,9 @@ cdef void state_say(Edge *edge, Connection *conn, Channel *channel, int what, ui
     memcpy(<uint8_t *> record + sizeof(RecState), channel_name(edge, channel), size)
     if user_size:
         memcpy(<uint8_t *> record + sizeof(RecState) + size, user, user_size)
-    if what == STATE_JOINED or what == STATE_LEFT:
-        told_keep(edge, &record.head)
+    if kept:
+        record.time_us = told_time(edge)
+        told_say(edge, &record.head)
 
 
 cdef void joined_say(Edge *edge, Connection *conn, Pending *pending, Channel *channel, int what) noexcept nogil:

@@ -28,7 +28,7 @@ from core.requests cimport request_done, request_open, request_peek
 from core.rights cimport rights_set
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_release
-from core.told cimport told_keep
+from core.told cimport told_say, told_take, told_time
 from core.vitals cimport vital_of
 from core.welcome cimport welcome_entry_bytes, welcome_room
 
@@ -40,7 +40,12 @@ cdef enum Stored:               # of a pending's channel; 0: the store does not 
 cdef void _open_say(Edge *edge, Connection *conn, uint32_t seq, int flags, const uint8_t *stored,
                     uint32_t size) noexcept nogil:
     """Tell the router that this connection has the session."""
-    cdef RecSession *record = <RecSession *> record_add(&edge.link.out, REC_OPEN, flags, sizeof(RecSession), size)
+    cdef bint kept = seq != 0 and not flags & OPEN_AGAIN
+    cdef RecSession *record
+    if kept:
+        record = <RecSession *> told_take(edge, REC_OPEN, flags, sizeof(RecSession), size)
+    else:
+        record = <RecSession *> record_add(&edge.link.out, REC_OPEN, flags, sizeof(RecSession), size)
     if record == NULL:
         return
     record.conn = conn_handle(conn)
@@ -49,8 +54,9 @@ cdef void _open_say(Edge *edge, Connection *conn, uint32_t seq, int flags, const
     memcpy(record.session, conn.session, 16)
     if size:
         memcpy(<uint8_t *> record + sizeof(RecSession), stored, size)
-    if seq and not flags & OPEN_AGAIN:
-        told_keep(edge, &record.head)
+    if kept:
+        record.time_us = told_time(edge)
+        told_say(edge, &record.head)
 
 
 cdef void open_again(Edge *edge, Connection *conn) noexcept nogil:

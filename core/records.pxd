@@ -12,7 +12,7 @@ from libc.string cimport memset
 from core.batch cimport Batch, batch_reserve
 
 cdef enum:
-    RECORDS_VERSION = 4
+    RECORDS_VERSION = 5
 
 cdef enum RecordKind:
     REC_LINK = 1                # w->r: heartbeat, and the first word
@@ -41,7 +41,7 @@ cdef enum RecordKind:
     REC_BANS                    # r->w: the bans, or what has changed
     REC_SESSIONS                # w->r: which channels have these sessions?
     REC_SURVEY                  # w->r: how does this channel stand? (core/survey.pxd)
-    REC_TOLD                    # w->r: the record behind this was told to an earlier router, then
+    REC_TOLD                    # the router's own: who told what stands behind this, and whose the session is
     REC_GLOBAL                  # r->w: a global channel stands here; what is said in it from now on follows this
     REC_KIND_COUNT
 
@@ -91,6 +91,7 @@ ctypedef struct RecSession:     # OPEN, OPENED, CLOSE, EVICT; body follows OPEN 
     uint8_t session[16]
     uint32_t seq                # of the worker's request; OPEN and OPENED
     uint32_t body_size          # OPEN: what is stored of it; OPENED: its channels, [[name, epoch, offset], ...]
+    uint64_t time_us            # OPEN, CLOSE: when the worker said it first (core/told.pxd); 0: nothing is stored of it
 
 ctypedef struct RecPublish:     # name, key, sender and data (MessagePack) follow
     Record head                 # aux: size of the name
@@ -168,14 +169,14 @@ ctypedef struct RecState:       # name and, but with ACKED, the user follow
     uint16_t what               # StateKind
     uint16_t user_size
     uint32_t conn               # low half of the worker's handle: a session that was taken over is another's
+    uint64_t time_us            # of JOINED and LEFT as in RecSession; else 0
 
 cdef enum:
     TOLD_NOBODY = 0xFFFFFFFF    # no worker has had the session all along
 
 ctypedef struct RecTold:        # OPEN, CLOSE or STATE with its flag of what was told follows as a record of its own
-    Record head                 # aux: from the router to its control thread, the worker's index
-    uint64_t time_us            # of the monotonic clock, which the processes of a node share
-    uint32_t owner              # the router's own: index of the worker that had the session before this router started
+    Record head                 # aux: the worker's index
+    uint32_t owner              # index of the worker that had the session before this router started
     uint32_t reserved
 
 cdef enum CatchupFlag:

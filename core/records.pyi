@@ -55,11 +55,20 @@ OUTCOMES: Final[tuple[str, ...]]
 class BatchWriter:
     def link(self, kind: int, epoch: int, worker: int, aux: int = 0) -> None: ...
     def channel(self, kind: int, name: bytes, channel: int, epoch: int = 0, offset: int = 0) -> None: ...
-    def session(self, kind: int, session: bytes, conn: int, seq: int = 0, aux: int = 0, body: bytes = b"") -> None: ...
-    def state(
-        self, session: bytes, what: int, name: bytes, epoch: int, offset: int, user: bytes = b"", conn: int = 0
+    def session(
+        self, kind: int, session: bytes, conn: int, seq: int = 0, aux: int = 0, body: bytes = b"", time_us: int = 0
     ) -> None: ...
-    def told(self, time_us: int) -> None: ...
+    def state(
+        self,
+        session: bytes,
+        what: int,
+        name: bytes,
+        epoch: int,
+        offset: int,
+        user: bytes = b"",
+        conn: int = 0,
+        time_us: int = 0,
+    ) -> None: ...
     def publish(
         self, seq: int, name: bytes, data: bytes, sender: bytes, key: bytes = b"", *, again: bool = False
     ) -> None: ...

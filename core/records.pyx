@@ -90,31 +90,30 @@ cdef class BatchWriter:
         record.offset = offset
         memcpy(<uint8_t *> record + sizeof(RecChannel), <const char *> name, len(name))
 
-    def session(self, int kind, bytes session, uint64_t conn, uint32_t seq=0, int aux=0, bytes body=b""):
+    def session(self, int kind, bytes session, uint64_t conn, uint32_t seq=0, int aux=0, bytes body=b"",
+                uint64_t time_us=0):
         """OPEN or CLOSE."""
         cdef RecSession *record = <RecSession *> self.add(kind, aux, sizeof(RecSession), len(body))
         record.conn = conn
         record.seq = seq
         record.body_size = len(body)
+        record.time_us = time_us
         memcpy(record.session, <const char *> session, 16)
         memcpy(<uint8_t *> record + sizeof(RecSession), <const char *> body, len(body))
 
     def state(self, bytes session, int what, bytes name, uint64_t epoch, uint64_t offset, bytes user=b"",
-              uint32_t conn=0):
+              uint32_t conn=0, uint64_t time_us=0):
         """STATE: what a session did in a channel."""
         cdef RecState *record = <RecState *> self.add(REC_STATE, len(name), sizeof(RecState), len(name) + len(user))
         record.what = what
         record.user_size = len(user)
         record.conn = conn
+        record.time_us = time_us
         record.epoch = epoch
         record.offset = offset
         memcpy(record.session, <const char *> session, 16)
         memcpy(<uint8_t *> record + sizeof(RecState), <const char *> name, len(name))
         memcpy(<uint8_t *> record + sizeof(RecState) + len(name), <const char *> user, len(user))
-
-    def told(self, uint64_t time_us):
-        """TOLD: the next record was told to an earlier router, then."""
-        (<RecTold *> self.add(REC_TOLD, 0, sizeof(RecTold), 0)).time_us = time_us
 
     def publish(self, uint32_t seq, bytes name, bytes data, bytes sender, bytes key=b"", *, bint again=False):
         """PUBLISH of MessagePack `data`; a seq of 0 asks for no answer; `again`: it may have been ordered already."""
@@ -208,8 +207,6 @@ cdef _unpack(const Record *head):
                       offset=(<RecMessage *> head).offset, body=rest[:(<RecMessage *> head).body_size])
     elif head.kind == REC_CAUGHT:
         fields.update(_caught(<RecCaught *> head))
-    elif head.kind == REC_TOLD:
-        fields.update(time_us=(<RecTold *> head).time_us)
     elif head.kind == REC_GLOBAL:
         rest = <const char *> head + sizeof(RecChannel)
         fields.update(channel=(<RecChannel *> head).channel, epoch=(<RecChannel *> head).epoch,

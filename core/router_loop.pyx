@@ -287,7 +287,7 @@ cdef class RouterLoop:
                  log_under_way_max=0, log_pace_ms=0, log_bytes_max=1 << 26, seeds=b"", bint log_complete=True,
                  bint sessions_kept=False, uint32_t presence_damping_ms=3000, uint32_t events_members_max=200,
                  presence_quiet_ms=30000, uint32_t log_chunks_max=LOG_CHUNKS_MAX,
-                 uint32_t globals_bytes_max=1 << 15):
+                 uint32_t globals_bytes_max=1 << 15, uint32_t workers=0):
         """Bind to `endpoint`.
 
         Args:
@@ -309,10 +309,10 @@ cdef class RouterLoop:
                 memory has room for; else always.
             seeds: 48 bytes, the keys of the hashes that name idempotency keys; empty: drawn now.
             sessions_kept: the control thread stores sessions and cursors.
-            presence_damping_ms: how long a session may be away from a channel before its members are told that it
-                left.
+            presence_damping_ms: how long a session may be away from a channel before its members are told of it.
             events_members_max: in channels with more members nobody is told who joined and who left.
             globals_bytes_max: what all global channels together may take in a WELCOME.
+            workers: how many tell what an earlier router may not have stored; 0: TOLD_END says when they have.
             presence_quiet_ms: so long from `run` on, sessions that were in a channel before are not told of.
 
         Raises:
@@ -336,6 +336,7 @@ cdef class RouterLoop:
         sequencer.claims.bytes_max = CLAIMS_BYTES_MAX
         sequencer.states.bytes_max = sequencer.told.bytes_max = STATES_BYTES_MAX
         sequencer.sessions_kept = sequencer.told_gathers = sessions_kept
+        sequencer.told_workers = workers
         self._presence(presence_damping_ms, events_members_max, presence_quiet_ms)
         sequencer.scratch_bytes = message_bytes_max
         sequencer.bans.bytes_max = BANS_BYTES_MAX

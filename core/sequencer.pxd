@@ -62,7 +62,6 @@ ctypedef struct Worker:
     bint drains                 # it sends its clients away
     bint told                   # it gave sessions up, or some were taken over, since the last TAKEN
     uint32_t taken              # how many
-    uint64_t told_us            # of the TOLD that came last: when the record behind it was told
 
 ctypedef struct Owner:          # 28 bytes: which connection has a session
     uint8_t session[16]
@@ -98,8 +97,9 @@ ctypedef struct Sequencer:
     bint sessions_kept          # there is a store for them
     uint64_t stored_ms          # what was heard before then is there, by the monotonic clock
     Batch told                  # what workers told an earlier router, until the control thread wants it
-    bint told_gathers           # it does not want it yet
-    bint told_due               # it does, and its mailbox was full
+    uint32_t told_workers       # so many workers are waited for; 0: the control thread says when
+    bint told_gathers           # some are still
+    bint told_due               # none is: it is handed over as soon as there is room
     bint recovers               # the log gave all it keeps back at the start
     uint32_t alive_next         # slot of the owner that was last told of as alive
     uint64_t alive_due          # slots times seconds that passed since

@@ -22,11 +22,10 @@ from core.records cimport (BEGIN_BEFORE, BEGIN_BESIDE, BEGIN_EVERYBODY, CLOSE_CO
                            OPEN_AGAIN, OPEN_TOLD, REC_BAN, REC_BEGIN, REC_BYE, REC_CATCHUP, REC_CLOSE, REC_END,
                            REC_EVICT, REC_HISTORY, REC_LINK, REC_LINKED, REC_MESSAGE, REC_OPEN, REC_PRESENCE,
                            REC_PUBLISH, REC_REPLY, REC_SESSIONS, REC_STATE, REC_SUBSCRIBE, REC_SURVEY, REC_TAKEN,
-                           REC_TOLD, REC_UNSUBSCRIBE, RECORDS_VERSION, STATE_ACKED, STATE_TOLD, RecBody, RecCatchup,
-                           RecChannel, RecHistory, RecLink, RecMessage, RecPublish, RecSession, RecState, RecTaken,
-                           RecTold)
+                           REC_UNSUBSCRIBE, RECORDS_VERSION, STATE_ACKED, STATE_TOLD, RecBody, RecCatchup, RecChannel,
+                           RecHistory, RecLink, RecMessage, RecPublish, RecSession, RecState, RecTaken)
 from core.rooms cimport attender_start
-from core.sessions cimport session_close, session_open, session_state, session_told, sessions_ask
+from core.sessions cimport session_close, session_open, session_state, session_told, sessions_ask, told_linked
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, invariant, slab_acquire
 from core.stream cimport (Stored, Stream, route_remove, route_set, stream_adopt, stream_base, stream_find, stream_kept,
@@ -475,6 +474,7 @@ cdef void sequencer_record(Sequencer *sequencer, Worker *worker, Record *record)
         bans_say_all(sequencer, worker)
         sequencer.linked += 1
         ledger_gauge(sequencer.ledger, GAUGE_LINKED, sequencer.linked)
+        told_linked(sequencer)
     elif worker.state < WORKER_LINKING or record.kind == REC_PUBLISH:
         return                          # it was asked for everything, and asks for all this again behind its END
     elif record.kind == REC_SUBSCRIBE:
@@ -485,8 +485,6 @@ cdef void sequencer_record(Sequencer *sequencer, Worker *worker, Record *record)
         _on_open(sequencer, worker, <RecSession *> record)
     elif record.kind == REC_CLOSE:
         _on_close(sequencer, worker, <RecSession *> record)
-    elif record.kind == REC_TOLD:
-        worker.told_us = (<RecTold *> record).time_us
     elif record.kind == REC_STATE:
         _on_state(sequencer, worker, <RecState *> record)
     elif record.kind == REC_CATCHUP:

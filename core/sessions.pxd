@@ -18,6 +18,7 @@ cdef enum:
 
 cdef void session_open(Sequencer *sequencer, Worker *worker, RecSession *record, bint evicted) noexcept nogil
 cdef void session_told(Sequencer *sequencer, Worker *worker, const Record *record) noexcept nogil
+cdef void told_linked(Sequencer *sequencer) noexcept nogil
 cdef void told_end(Sequencer *sequencer) noexcept nogil
 cdef void session_opened(Sequencer *sequencer, Note *note) noexcept nogil
 cdef void session_close(Sequencer *sequencer, RecSession *record) noexcept nogil

@@ -60,6 +60,7 @@ cdef bint _store(Sequencer *sequencer, RecSession *record, uint64_t question, in
     note.request = question
     note.flags = <uint16_t> flags
     note.conn = record.conn
+    note.first = record.time_us
     note.text_size = record.body_size
     memcpy(note.session, record.session, 16)
     return mailbox_put(&sequencer.to_control, &note, <uint8_t *> record + sizeof(RecSession), NULL) == 0
@@ -85,14 +86,13 @@ cdef const uint8_t *_session_of(const Record *record) noexcept nogil:
 
 
 cdef void session_told(Sequencer *sequencer, Worker *worker, const Record *record) noexcept nogil:
-    """A record that an earlier router may not have stored, with its time, which came in the record before it.
+    """A record that an earlier router may not have stored, by its time.
 
     What workers tell a router that was just started waits for the others' (`told_end`). Later it counts at once, unless
-    another worker has the session; the control thread knows whether the session was heard of since.
+    another worker has the session; the control thread knows what is stored, and of when.
     """
     cdef Batch *batch = &sequencer.told if sequencer.told_gathers else &sequencer.states
     cdef uint8_t *room
-    cdef RecTold *told
     if not sequencer.sessions_kept:
         return
     room = batch_reserve(batch, <uint32_t> sizeof(RecTold) + record.size)
@@ -100,15 +100,41 @@ cdef void session_told(Sequencer *sequencer, Worker *worker, const Record *recor
         ledger_count_shared(sequencer.ledger, COUNT_STATES_LOST, 1)
         return
     record_init(room, REC_TOLD, <int> worker_index(sequencer, worker), sizeof(RecTold), 0)
-    told = <RecTold *> room
-    told.time_us = worker.told_us
     memcpy(room + sizeof(RecTold), record, record.size)
-    if not sequencer.told_gathers and not _told_owner(sequencer, told):
+    if not sequencer.told_gathers and not _told_owner(sequencer, <RecTold *> room):
         batch.size -= <uint32_t> sizeof(RecTold) + record.size
 
 
+cdef bint _is_first(Sequencer *sequencer, uint32_t index) noexcept nogil:
+    """Whether a worker has told of its sessions, and none of the same number before it in the table."""
+    cdef uint32_t other
+    for other in range(index + 1):
+        if sequencer.workers[other].state == WORKER_LINKED and sequencer.workers[other].everybody \
+                and sequencer.workers[other].number == sequencer.workers[index].number:
+            return other == index
+    return False
+
+
+cdef void told_linked(Sequencer *sequencer) noexcept nogil:
+    """A worker has linked: behind the last one's END, nothing more is waited for.
+
+    Workers are told apart by their numbers: an earlier start of one may run on beside it (a rolling reload), and what
+    links without sessions (the admin server) is none.
+    """
+    cdef uint32_t index
+    cdef uint32_t count = 0
+    if not sequencer.told_gathers or sequencer.told_workers == 0:
+        return
+    for index in range(sequencer.worker_count):
+        count += _is_first(sequencer, index)
+    sequencer.told_due = sequencer.told_due or count >= sequencer.told_workers
+
+
 cdef void told_end(Sequencer *sequencer) noexcept nogil:
-    """NOTE_TOLD_END: hand over all that was told, with who has had a session since before; a full mailbox keeps it."""
+    """NOTE_TOLD_END, or all have told: hand over all that was told, with who has had a session since before.
+
+    A full mailbox keeps it.
+    """
     cdef uint32_t place = 0
     cdef Note note
     cdef RecTold *told

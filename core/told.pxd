@@ -1,16 +1,18 @@
 # Told: what this worker told of its sessions lately, kept to be told to the next router again.
 #
 # A router stores what sessions did a moment after it heard it (core/sessions.pxd), and what is told while it is away
-# reaches nobody; a client was answered all the same. So claims, joins, leaves and ends are kept until the router has
-# stored what it heard up to TOLD_MS later (LINKED says so), also while the link is down, and a router that asks for
-# everything hears them first, in their order (OPEN_TOLD, STATE_TOLD, CLOSE_TOLD), each behind the time at which it was
-# told first (TOLD): the router puts what several workers tell in order (router/told.py). What it had stored already,
-# that changes nothing. Acknowledgements are not kept: without the last of them a client that names no position hears
-# something again.
+# reaches nobody; a client was answered all the same. So claims, joins, leaves and ends are dated and kept until the
+# router has stored what it heard up to TOLD_MS later (LINKED says so), also while the link is down, and a router that
+# asks for everything hears them first, in their order (OPEN_TOLD, STATE_TOLD, CLOSE_TOLD): the router puts what several
+# workers tell in order by these dates, and passes over what is no newer than what is stored (router/told.py).
+# Acknowledgements are not kept: without the last of them a client that names no position hears something again.
+#
+# A record is built where it is kept (told_take), and from there told (told_say): one that finds no room in the batch to
+# the router is counted, since a router that lives hears nothing of it, and kept for the next one all the same.
 #
 # Two batches: the older one goes when all of it is stored, or the younger one is full.
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from core.edge cimport Edge
 from core.records cimport Record
@@ -21,6 +23,8 @@ cdef enum:
 
 cdef void told_init(Edge *edge) noexcept nogil
 cdef void told_free(Edge *edge) noexcept nogil
-cdef void told_keep(Edge *edge, const Record *record) noexcept nogil
+cdef uint64_t told_time(Edge *edge) noexcept nogil
+cdef Record *told_take(Edge *edge, int kind, int aux, uint32_t fixed, uint32_t variable) noexcept nogil
+cdef void told_say(Edge *edge, Record *record) noexcept nogil
 cdef void told_tick(Edge *edge) noexcept nogil
 cdef void told_say_all(Edge *edge) noexcept nogil

@@ -1,13 +1,11 @@
 """Told: what sessions did is kept for a moment, and told again."""
 
-from libc.stdint cimport uint8_t, uint32_t
-from libc.string cimport memcpy
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from core.batch cimport Batch, batch_clear, batch_free, batch_reserve
+from core.batch cimport Batch, batch_clear, batch_free, batch_write
 from core.clock cimport clock_ns
 from core.ledger cimport COUNT_STATES_LOST, ledger_count
-from core.records cimport (CLOSE_TOLD, OPEN_TOLD, REC_CLOSE, REC_OPEN, REC_TOLD, STATE_TOLD, RecState, RecTold,
-                           record_init, record_size)
+from core.records cimport CLOSE_TOLD, OPEN_TOLD, REC_CLOSE, REC_OPEN, STATE_TOLD, RecState, record_add
 
 
 cdef void told_init(Edge *edge) noexcept nogil:
@@ -29,43 +27,45 @@ cdef void _turn_over(Edge *edge) noexcept nogil:
     edge.link.told_ms = edge.now_ms
 
 
-cdef int _keep(Edge *edge, const Record *record) noexcept nogil:
-    """A TOLD and the record with the flag of what was told; -1: there is no room."""
-    cdef uint8_t *room = batch_reserve(&edge.link.told, record_size(sizeof(RecTold), record.size))
-    cdef Record *kept
-    if room == NULL:
-        return -1
-    record_init(room, REC_TOLD, 0, sizeof(RecTold), 0)
-    (<RecTold *> room).time_us = clock_ns() // 1000     # not the turn's: another worker's record may be of the same one
-    kept = <Record *> (room + sizeof(RecTold))
-    memcpy(kept, record, record.size)
-    if kept.kind == REC_OPEN:
-        kept.aux |= OPEN_TOLD
-    elif kept.kind == REC_CLOSE:
-        kept.aux |= CLOSE_TOLD
-    else:
-        (<RecState *> kept).what |= STATE_TOLD
-    return 0
-
-
 cdef uint32_t _records(const Batch *told, uint32_t place) noexcept nogil:
-    """How many records stand in a batch from there on, TOLDs not counted."""
+    """How many records stand in a batch from there on."""
     cdef uint32_t count = 0
     while place < told.size:
-        count += (<const Record *> (told.data + place)).kind != REC_TOLD
+        count += 1
         place += (<const Record *> (told.data + place)).size
     return count
 
 
-cdef void told_keep(Edge *edge, const Record *record) noexcept nogil:
-    """A record that the router has been told just now; at the bound the oldest go."""
-    if _keep(edge, record) == 0:
-        return
-    if not edge.link.up:                # no router has them; one that is there has them, and it would have to die now
-        ledger_count(edge.ledger, COUNT_STATES_LOST, _records(&edge.link.told_before, 0))
-    _turn_over(edge)
-    if _keep(edge, record) < 0:
+cdef uint64_t told_time(Edge *edge) noexcept nogil:
+    """Now, microseconds of the monotonic clock, which the processes of a node share; each time later than the last."""
+    edge.link.told_us = max(clock_ns() // 1000, edge.link.told_us + 1)
+    return edge.link.told_us
+
+
+cdef Record *told_take(Edge *edge, int kind, int aux, uint32_t fixed, uint32_t variable) noexcept nogil:
+    """A record to be completed and then told (`told_say`), where it is kept; at the bound the oldest go. NULL: out of
+    memory, which is counted."""
+    cdef uint8_t *room = record_add(&edge.link.told, kind, aux, fixed, variable)
+    if room == NULL:
+        if not edge.link.up:            # no router has them; one that is there has them, and it would have to die now
+            ledger_count(edge.ledger, COUNT_STATES_LOST, _records(&edge.link.told_before, 0))
+        _turn_over(edge)
+        room = record_add(&edge.link.told, kind, aux, fixed, variable)
+    if room == NULL:
         ledger_count(edge.ledger, COUNT_STATES_LOST, 1)
+    return <Record *> room
+
+
+cdef void told_say(Edge *edge, Record *record) noexcept nogil:
+    """Tell the router; what is kept gets the flag of what was told."""
+    if batch_write(&edge.link.out, record, record.size) < 0:
+        ledger_count(edge.ledger, COUNT_STATES_LOST, 1)
+    if record.kind == REC_OPEN:
+        record.aux |= OPEN_TOLD
+    elif record.kind == REC_CLOSE:
+        record.aux |= CLOSE_TOLD
+    else:
+        (<RecState *> record).what |= STATE_TOLD
 
 
 cdef void told_tick(Edge *edge) noexcept nogil:
@@ -75,18 +75,13 @@ cdef void told_tick(Edge *edge) noexcept nogil:
 
 
 cdef void _say(Edge *edge, const Batch *told) noexcept nogil:
-    """All that fits, each TOLD with its record."""
+    """All that fits."""
     cdef uint32_t place = 0
-    cdef uint32_t size
-    cdef uint8_t *room
     while place < told.size:
-        size = <uint32_t> sizeof(RecTold) + (<const Record *> (told.data + place + sizeof(RecTold))).size
-        room = batch_reserve(&edge.link.out, size)
-        if room == NULL:
+        if batch_write(&edge.link.out, told.data + place, (<const Record *> (told.data + place)).size) < 0:
             ledger_count(edge.ledger, COUNT_STATES_LOST, _records(told, place))
             return
-        memcpy(room, told.data + place, size)
-        place += size
+        place += (<const Record *> (told.data + place)).size
 
 
 cdef void told_say_all(Edge *edge) noexcept nogil:

@@ -33,7 +33,6 @@ from router.sessions import Sessions
 STOP_DEADLINE_S = 5.0
 # All workers link to a router that was started within it: they say LINK once a second, and have to connect before.
 LINKED_DEADLINE_S = 2.0
-LINKED_LOOK_S = 0.01
 # A start that reads a large log says so this often: whoever says what it waits for is waited for.
 RECOVERY_SAID_S = 2.0
 EXIT_CONFIG = 78
@@ -152,7 +151,7 @@ class Router:
             elif kind == notes.LOG_KEPT and self.writer is not None:
                 self.writer.on_kept(request, text)
             elif kind == notes.SESSION_OPEN and self.sessions is not None:
-                self.sessions.on_open(request, flags, conn, session, text)
+                self.sessions.on_open(request, flags, conn, session, text, first)
             elif kind == notes.SESSION_STATE and self.sessions is not None:
                 self.sessions.on_state(text)
             elif kind == notes.SESSION_TOLD and self.sessions is not None:
@@ -184,11 +183,8 @@ class Router:
 
     async def _read_sessions(self, sessions: Sessions) -> None:
         """Once the workers have told what an earlier router may not have stored: that is part of what is read."""
-        for _ in range(int(LINKED_DEADLINE_S / LINKED_LOOK_S)):
-            if self._stats.read()["gauges"]["linked"] >= self.config.workers:
-                break
-            await asyncio.sleep(LINKED_LOOK_S)
-        await put_when_room(self.loop.put, notes.TOLD_END)
+        if not await sessions.all_told(LINKED_DEADLINE_S if self.config.workers else 0):
+            await put_when_room(self.loop.put, notes.TOLD_END)
         await sessions.read()
 
     def ended(self) -> BaseException | None:
@@ -222,6 +218,7 @@ def data_plane(config: RouterConfig, stats: Stats, opened: Opened | None) -> Rou
         key_window_s=config.key_window_s,
         channels_max=config.channels_max,
         globals_bytes_max=config.globals_bytes_max,
+        workers=config.workers,
         spill_bytes_max=config.spill_bytes_max,
         history_total_bytes=config.history_total_bytes,
         namespaces=config.namespaces,

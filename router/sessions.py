@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
@@ -19,9 +19,9 @@ import msgpack
 
 from core import notes, records
 from core.codes import Code
-from router.log.port import Changes, Log, LogDeposed, LogError, Position, Session, SessionChange
+from router.log.port import Changes, Log, LogDeposed, LogError, LogUnavailable, Position, Session, SessionChange
 from router.plane import Put, put_when_room
-from router.told import TURN_RECORDS, Said, in_order, walk
+from router.told import TURN_RECORDS, Said, clock_name, date_of, in_order, parts, sessions_in, time_of
 
 SAVE_EVERY_S = 0.02
 SAVE_RETRY_S = 0.5
@@ -41,8 +41,6 @@ CHANNELS_TOLD_MAX = 200
 TURN_BYTES = 65_536
 # That wait for it at most: as much as the data plane gathers while nothing is taken.
 TURNS_BYTES_MAX = 33_554_432
-# Sessions that were claimed or ended lately: what a worker that links late tells of them from before does not count.
-HEARD_MAX = 100_000
 
 _log = logging.getLogger("holdfast.sessions")
 
@@ -94,15 +92,14 @@ class Sessions:
         self._asked = asyncio.Event()
         self._lost = 0
         self._ticks_us = ticks_us
-        self._heard: OrderedDict[bytes, int] = OrderedDict()
-        """When a session was claimed or ended last, by `ticks_us`."""
+        self._clock_name = clock_name()
         self._early: list[Said] | None = None
-        """What was heard since this router started, behind what is told of the time before it."""
-        self._told_before = b""
+        """What was heard while what is told of the time before waits; None: nothing waits."""
+        self._told_before: list[bytes] = []
         self._told = asyncio.Event()
         self._told.set()
         self._taking = asyncio.Lock()
-        self._turns: deque[tuple[Iterator[Said], int, int]] = deque()
+        self._turns: deque[tuple[Iterator[tuple[Said, bytes]], int]] = deque()
         """What came and was not taken yet: the rest of it, its bytes, and when it came."""
         self._turns_bytes = 0
 
@@ -115,16 +112,31 @@ class Sessions:
 
     def on_told(self, said: bytes) -> None:
         """What workers told an earlier router: TOLD records, each with the one behind it."""
-        self._told_before = said
+        self._told_before.append(said)
         self._told.set()
 
+    async def all_told(self, deadline_s: float) -> bool:
+        """Whether `on_told` comes within so long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(deadline_s):
+                await self._told.wait()
+        return self._told.is_set()
+
     async def _take_told(self) -> None:
-        """Take what `on_told` got, after `gather`, and what was heard since, some at a time: it may be much."""
+        """Take what was told of the time before, and what was heard since, some at a time: it may be much.
+
+        Raises:
+            LogError, TimeoutError: the store is away; it waits on.
+        """
         await self._told.wait()  # no deadline: `on_told` comes after a time that workers have, or at the end
         async with self._taking:  # no deadline: whoever has it is at work here
-            said, self._told_before = self._told_before, b""
-            async for one in in_order(said):
-                self._apply(one)
+            while self._told_before:
+                count = len(self._told_before)
+                said = b"".join(self._told_before)
+                stored_us = await self._stored_us(sessions_in(said))
+                del self._told_before[:count]
+                async for one in in_order(said, stored_us):
+                    self._apply(one)
             while self._early:
                 early, self._early = self._early[:TURN_RECORDS], self._early[TURN_RECORDS:]
                 for one in early:
@@ -132,15 +144,43 @@ class Sessions:
                 await asyncio.sleep(0)
             self._early = None
 
-    def on_open(self, request: int, flags: int, conn: int, session: bytes, body: bytes) -> None:
-        """A session was claimed; with RESUMES the data plane waits for what is stored of it."""
+    async def _stored_us(self, ids: list[bytes]) -> dict[bytes, int]:
+        """The dates of sessions as stored, or changed since."""
+        found = {}
+        for first in range(0, len(ids), READ_BATCH_MAX):
+            some = ids[first : first + READ_BATCH_MAX]
+            later = [(changes.sessions.get(one) for changes in self._later()) for one in some]
+            changed = [[change.date for change in of_one if change is not None] for of_one in later]
+            async with asyncio.timeout(READ_DEADLINE_S):
+                stored = await self._log.dates(some)
+            for session, date, dates in zip(some, stored, changed, strict=True):
+                found[session] = max(time_of(self._clock_name, one) for one in (date, *dates))
+        return found
+
+    async def _is_taken(self) -> bool:
+        """Whether nothing is left of what was told of the time before; else the store is away."""
+        if self._early is None:
+            return True
+        try:
+            await self._take_told()
+        except (LogError, TimeoutError) as error:
+            _log.warning("what workers told an earlier router waits for the store: %s", _said(error))
+        return self._early is None
+
+    def on_open(self, request: int, flags: int, conn: int, session: bytes, body: bytes, time_us: int = 0) -> None:
+        """A session was claimed; with RESUMES the data plane waits for what is stored of it.
+
+        Until then, what is dated before now is of whoever had it before, who may not have heard yet.
+        """
         if flags & records.RESUMES:
+            time_us = max(time_us, self._ticks_us())
             self._claims.append((request, conn, flags, session, _user(body)))
             self._asked.set()
-        self._come(iter((Said(records.OPEN, flags, session, conn, body=body),)), len(body))
+        opened = Said(records.OPEN, flags, session, conn, body=body, time_us=time_us)
+        self._come(iter(((opened, b""),)), len(body))
 
     def _opened(self, said: Said) -> None:
-        change = self._change(said.session)
+        change = self._change(said)
         if change is None:
             return
         if not said.flags & records.ALIVE:
@@ -160,12 +200,15 @@ class Sessions:
         self._asked.set()
 
     def on_state(self, said: bytes) -> None:
-        """What sessions did: STATE and CLOSE records; behind a TOLD, what a worker that linked late told of before."""
-        self._come(walk(said), len(said))
+        """What sessions did: STATE and CLOSE records; behind a TOLD, what a worker that linked late told of before.
 
-    def _come(self, said: Iterator[Said], size: int) -> None:
+        That is compared with what is stored; what is heard behind it waits.
+        """
+        self._come(parts(said), len(said))
+
+    def _come(self, said: Iterator[tuple[Said, bytes]], size: int) -> None:
         """Take what was said in its order: at once, or some at a time where it is much, and what comes behind it."""
-        self._turns.append((said, size, self._ticks_us()))
+        self._turns.append((said, size))
         self._turns_bytes += size
         if len(self._turns) == 1 and size <= TURN_BYTES:
             self._take_turn()
@@ -177,34 +220,25 @@ class Sessions:
 
     def _take_turn(self) -> None:
         for _ in range(TURN_RECORDS):
-            said, size, now_us = self._turns[0]
-            one = next(said, None)
-            if one is not None:
-                self._take(one, now_us)
-                continue
-            self._turns.popleft()
-            self._turns_bytes -= size
-            if not self._turns:
-                return
+            said, size = self._turns[0]
+            one, whole = next(said, (None, b""))
+            if one is None:
+                self._turns.popleft()
+                self._turns_bytes -= size
+                if not self._turns:
+                    return
+            elif one.worker < 0:
+                self._hear(one)
+            else:
+                self._early = [] if self._early is None else self._early
+                self._told_before.append(whole)
+                self._asked.set()
 
     async def _take_turns(self) -> None:
         """All that came before this: others have their turn after each TURN_RECORDS."""
         while self._turns:
             self._take_turn()
             await asyncio.sleep(0)
-
-    def _take(self, one: Said, now_us: int) -> None:
-        if one.time_us and one.time_us <= self._heard.get(one.session, 0):
-            return  # this router heard of the session since
-        if not one.time_us and one.kind in (records.OPEN, records.CLOSE):
-            self._heard_at(one.session, now_us)
-        self._hear(one)
-
-    def _heard_at(self, session: bytes, now_us: int) -> None:
-        self._heard[session] = now_us
-        self._heard.move_to_end(session)
-        if len(self._heard) > HEARD_MAX:
-            self._heard.popitem(last=False)
 
     def _hear(self, said: Said) -> None:
         if self._early is None:
@@ -224,7 +258,7 @@ class Sessions:
             self._state(said)
 
     def _closed(self, said: Said) -> None:
-        change = self._change(said.session)
+        change = self._change(said)
         if change is None:
             return
         change.expires_ms = self._expires(open_still=False)
@@ -234,7 +268,7 @@ class Sessions:
             change.joined.clear()
 
     def _state(self, said: Said) -> None:
-        change = self._change(said.session)
+        change = self._change(said)
         if change is None:
             return
         if said.flags == records.HERE:
@@ -243,20 +277,22 @@ class Sessions:
             change.put(said.name, None)
         else:
             # Told again, it may be older than an acknowledgement that is stored.
-            change.put(said.name, said.position, joined=said.flags == records.JOINED and not said.time_us)
+            change.put(said.name, said.position, joined=said.flags == records.JOINED and said.worker < 0)
         if said.flags == records.ACKED and said.name.partition(":")[0] in self._own:
             position = said.position
             self._changes.cursors[said.name] = max(self._changes.cursors.get(said.name, position), position)
 
-    def _change(self, session: bytes) -> SessionChange | None:
+    def _change(self, said: Said) -> SessionChange | None:
         """What changed of a session since the last write, to be added to; None: too much waits for the store."""
-        change = self._changes.sessions.get(session)
+        change = self._changes.sessions.get(said.session)
         if change is None:
             if len(self._changes.sessions) >= CHANGED_MAX:
                 self._lost += 1
                 self._on_lost()
                 return None
-            change = self._changes.sessions[session] = SessionChange()
+            change = self._changes.sessions[said.session] = SessionChange()
+        if said.time_us:
+            change.date = max(change.date, date_of(self._clock_name, said.time_us))
         self._changed.set()
         self._saved.clear()
         return change
@@ -278,8 +314,9 @@ class Sessions:
                     await self._changed.wait()
             if self._changed.is_set():
                 await asyncio.sleep(SAVE_EVERY_S)
-            began_us, gathers = self._ticks_us(), self._early is not None
+            began_us = self._ticks_us()
             await self._take_turns()
+            gathers = self._early is not None
             if self._changed.is_set():
                 await self._save()
             if not gathers:
@@ -320,27 +357,33 @@ class Sessions:
             self.on_told(b"")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(deadline_s):
-                await self._take_told()
                 await self._take_turns()
+                while not await self._is_taken():  # noqa: ASYNC110  the store is asked again
+                    await asyncio.sleep(SAVE_RETRY_S)
                 await self._saved.wait()
-        return self._saved.is_set()
+        return self._saved.is_set() and self._early is None
 
     # --------------------------------------------------------------------------------------------------------- reading
 
     async def read(self) -> None:
         """Answer what is asked until this is cancelled: all that came together in one read.
 
-        What workers told an earlier router is taken first: it is part of what is stored.
+        What workers told an earlier router is taken first: it is part of what is stored, which is away until then.
         """
-        await self._take_told()
+        await self._told.wait()  # no deadline: see `_take_told`
         while True:
-            await self._asked.wait()  # no deadline: for as long as nobody asks
+            if await self._is_taken():
+                await self._asked.wait()  # no deadline: for as long as nobody asks
+                await self._take_turns()
+                if self._early is not None:
+                    continue  # a worker told late
+            else:
+                await asyncio.sleep(SAVE_RETRY_S)
             claims, self._claims = self._claims[:READ_BATCH_MAX], self._claims[READ_BATCH_MAX:]
             cursors, self._cursors = self._cursors[:READ_BATCH_MAX], self._cursors[READ_BATCH_MAX:]
             question = self._questions.pop(0) if self._questions else None
             if not self._claims and not self._cursors and not self._questions:
                 self._asked.clear()
-            await self._take_turns()
             self._written = []
             if claims:
                 await self._answer_claims(claims)
@@ -358,7 +401,7 @@ class Sessions:
         code = 0
         try:
             async with asyncio.timeout(READ_DEADLINE_S):
-                stored = await self._log.sessions(ids)
+                stored = await self._stored(ids)
                 found = await self._log.cursors([f"user:{user}" for user in users])
         except (LogError, TimeoutError) as error:
             code = Code.UNAVAILABLE
@@ -371,6 +414,11 @@ class Sessions:
             channels = self._overlaid(session, one)
             text = msgpack.packb(_told(channels, f"user:{user}", self._newest(f"user:{user}", cursor)))
             await put_when_room(self._put, notes.SESSION_OPENED, request=request, conn=conn, first=refusal, text=text)
+
+    async def _stored(self, ids: list[bytes]) -> list[Session | None]:
+        if self._early is not None:
+            raise LogUnavailable("what workers told an earlier router could not be compared with it yet")
+        return await self._log.sessions(ids)
 
     async def _answer_cursors(self, asked: list[tuple[int, int, str]]) -> None:
         found: list[Position | None] = [None] * len(asked)
@@ -401,7 +449,7 @@ class Sessions:
         code = 0
         try:
             async with asyncio.timeout(READ_DEADLINE_S):
-                stored = await self._log.sessions(ids)
+                stored = await self._stored(ids)
         except (LogError, TimeoutError) as error:
             code, stored = Code.UNAVAILABLE, []
             _log.warning("what is stored of %d sessions cannot be told: %s", len(ids), _said(error))
@@ -455,8 +503,10 @@ def _merge(into: Changes, later: Changes) -> None:
         before = into.sessions.get(session)
         if before is None or change.ended:
             into.sessions[session] = change
+            change.date = change.date if before is None else max(change.date, before.date)
             continue
         before.opened = before.opened if change.opened is None else change.opened
+        before.date = max(before.date, change.date)
         before.expires_ms = before.expires_ms if change.expires_ms is None else change.expires_ms
         for name, where in change.channels.items():
             before.put(name, where, joined=name in change.joined)

@@ -345,6 +345,10 @@ class EmbeddedLog:
         """See `Log.sessions`."""
         return await self._ask(lambda state, now_ms: state.sessions(ids, now_ms))
 
+    async def dates(self, ids: Sequence[bytes]) -> list[bytes]:
+        """See `Log.dates`."""
+        return await self._ask(lambda state, _: state.dates(ids))
+
     async def cursors(self, channels: Sequence[str]) -> list[Position | None]:
         """See `Log.cursors`."""
         return await self._ask(lambda state, _: state.cursors(channels))

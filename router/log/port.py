@@ -10,6 +10,10 @@ from typing import NamedTuple, Protocol
 
 from core.ban_list import RESUME_AGE_MAX_MS
 
+# How long the date of a session that is over is kept: longer than a node is without a router. Whoever told of it before
+# its end and tells it again to the next one does not begin it again.
+ENDED_KEPT_MS = 600_000
+
 
 class LogError(Exception):
     """The tree of what a log says when it cannot do what was asked."""
@@ -85,7 +89,11 @@ class SessionChange:
     """Those of `channels` that were joined at the position: it counts. Any other one that is lower than what is stored
     changes nothing: what was acknowledged stays so, whatever is told late."""
     ended: bool = False
-    """The session is over: whatever is stored of it goes. With `opened`, it was opened again after that."""
+    """The session is over: whatever is stored of it goes, but `date` for ENDED_KEPT_MS. With `opened`, it was opened
+    again after that."""
+    date: bytes = b""
+    """Of the newest record that this says, or nothing: 8 bytes name a clock, 16 digits say what it showed. What is
+    stored never goes back on one clock; another clock's date takes its place."""
 
     def put(self, channel: str, position: Position | None, *, joined: bool = False) -> None:
         """Add what happened in a channel after what this says already."""
@@ -196,6 +204,9 @@ class Log(Protocol):
 
     async def sessions(self, ids: Sequence[bytes]) -> list[Session | None]:
         """Sessions, in the order of their ids; None: not known, over, or expired."""
+
+    async def dates(self, ids: Sequence[bytes]) -> list[bytes]:
+        """`SessionChange.date` as stored, in the order of the ids, also of sessions that are over; b"": none is."""
 
     async def cursors(self, channels: Sequence[str]) -> list[Position | None]:
         """Cursors, in the order of the channels."""

@@ -7,7 +7,7 @@ Keys, with `hf:` as prefix, s0 to s15 for shards of channels, u0 to u255 for use
     hf:{s7}:c:<channel>       a stream: id epoch-offset, field m: the log record (core/log_records.pxd)
     hf:{s7}:keys, …:tail      streams: idempotency keys of the window, and origins of the last minute
     hf:{s7}:global            a sorted set: keys of channels that everybody hears, by when each leaves it
-    hf:{u7}:s:<session>       a hash: what HELLO said of it, when it expires, and where it stands
+    hf:{u7}:s:<session>       a hash: what HELLO said of it, when it expires, its date, and where it stands
     hf:{u7}:cursor:<channel>  a string: where a user stands
     hf:bans                    a hash
 
@@ -366,6 +366,10 @@ class RedisLog:
     async def sessions(self, ids: Sequence[bytes]) -> list[Session | None]:
         """See the port."""
         return await self._sessions.sessions(ids)
+
+    async def dates(self, ids: Sequence[bytes]) -> list[bytes]:
+        """See the port."""
+        return await self._sessions.dates(ids)
 
     async def cursors(self, channels: Sequence[str]) -> list[Position | None]:
         """See the port."""

@@ -90,9 +90,10 @@ redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'batch', '0')
 return ''
 """)
 
-# KEYS: a session. ARGV: 1 if it is over, what HELLO said or nothing, when it expires or nothing, number of fields to
-# set, how many of these, the last ones, only if their position (epoch-offset) is higher than what is there, fields and
-# values, fields to remove. What is not known and not opened stays unknown.
+# KEYS: a session. ARGV: 1 if it is over, what HELLO said or nothing, when it expires or nothing, its date or nothing,
+# ms for which that is kept of one that is over, number of fields to set, how many of these, the last ones, only if
+# their position (epoch-offset) is higher than what is there, fields and values, fields to remove. What is not known and
+# not opened stays unknown. A date (8 bytes name a clock, digits follow) never goes back on the same clock.
 SESSION = Script(b"""#!lua
 local function above(one, other)
   if #one ~= #other then return #one > #other end
@@ -105,20 +106,28 @@ local function higher(position, stored)
   if epoch ~= before then return above(epoch, before) end
   return above(offset, held)
 end
+local date, stored = ARGV[4], redis.call('HGET', KEYS[1], 'date')
+if date == '' or stored and stored:sub(1, 8) == date:sub(1, 8) and stored:sub(9) > date:sub(9) then date = stored end
 if ARGV[1] == '1' then redis.call('DEL', KEYS[1]) end
 if ARGV[2] ~= '' then
+  if redis.call('HEXISTS', KEYS[1], 'opened') == 0 then redis.call('PERSIST', KEYS[1]) end
   redis.call('HSET', KEYS[1], 'opened', ARGV[2])
-elseif redis.call('EXISTS', KEYS[1]) == 0 then
+elseif redis.call('HEXISTS', KEYS[1], 'opened') == 0 then
+  if ARGV[1] == '1' and date then
+    redis.call('HSET', KEYS[1], 'date', date)
+    redis.call('PEXPIRE', KEYS[1], ARGV[5])
+  end
   return 0
 end
-local fields = tonumber(ARGV[4])
-local counts = 5 + 2 * (fields - tonumber(ARGV[5]))
-for at = 6, 4 + 2 * fields, 2 do
+if date then redis.call('HSET', KEYS[1], 'date', date) end
+local fields = tonumber(ARGV[6])
+local counts = 7 + 2 * (fields - tonumber(ARGV[7]))
+for at = 8, 6 + 2 * fields, 2 do
   if at <= counts or higher(ARGV[at + 1], redis.call('HGET', KEYS[1], ARGV[at])) then
     redis.call('HSET', KEYS[1], ARGV[at], ARGV[at + 1])
   end
 end
-for at = 6 + 2 * fields, #ARGV do redis.call('HDEL', KEYS[1], ARGV[at]) end
+for at = 8 + 2 * fields, #ARGV do redis.call('HDEL', KEYS[1], ARGV[at]) end
 if ARGV[3] ~= '' then
   redis.call('HSET', KEYS[1], 'expires', ARGV[3])
   redis.call('PEXPIREAT', KEYS[1], ARGV[3])

@@ -8,7 +8,7 @@ import hiredis
 import msgspec
 
 from core.namespace_spec import DAY_S, NamespaceSpec
-from router.log.port import Ban, Changes, LogBroken, LogUnavailable, Position, Session, SessionChange
+from router.log.port import ENDED_KEPT_MS, Ban, Changes, LogBroken, LogUnavailable, Position, Session, SessionChange
 from router.log.redis_keys import Keys
 from router.log.redis_link import Link, error_of, is_stale, pack
 from router.log.redis_nodes import Nodes
@@ -120,7 +120,7 @@ class Sessions:
         ended = b"1" if change.ended else b"0"
         # An empty value says "not opened", so the real one is marked.
         opened = b"" if change.opened is None else b"o" + change.opened
-        head = (ended, opened, expires, (len(fields) + len(raised)) >> 1, len(raised) >> 1)
+        head = (ended, opened, expires, change.date, ENDED_KEPT_MS, (len(fields) + len(raised)) >> 1, len(raised) >> 1)
         return slot, pack("EVALSHA", SESSION.sha, 1, key, *head, *fields, *raised, *gone)
 
     async def sessions(self, ids: Sequence[bytes]) -> list[Session | None]:
@@ -131,11 +131,20 @@ class Sessions:
             commands.append((slot, pack("HGETALL", key)))
         return [self._read(answer) for answer in await ask_all(self._nodes, commands)]
 
+    async def dates(self, ids: Sequence[bytes]) -> list[bytes]:
+        """See the port."""
+        commands = []
+        for id_ in ids:
+            key, slot = self._keys.session(id_)
+            commands.append((slot, pack("HGET", key, b"date")))
+        return [answer or b"" for answer in await ask_all(self._nodes, commands)]
+
     def _read(self, fields: dict[bytes, bytes]) -> Session | None:
         opened = fields.pop(b"opened", None)
         if opened is None:
             return None
         expires_ms = int(fields.pop(b"expires", b"0"))
+        fields.pop(b"date", None)
         if expires_ms and expires_ms <= self._clock_ms():
             return None
         channels = {name.removeprefix(_CHANNEL).decode(): position_of(text) for name, text in fields.items()}

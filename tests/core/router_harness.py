@@ -75,13 +75,13 @@ class Worker:
         assert not one["aux"]
         return said
 
-    def link(self, *, beside: bool = False) -> None:
+    def link(self, *, beside: bool = False, everybody: bool = True) -> None:
         """Say LINK, be asked for everything, and hold nothing; `beside` an earlier start that runs on."""
         self.say.link(records.LINK, self.epoch, self.number)
         self.flush()
         assert self.expect(records.LINKED)["aux"] == 1
         assert self.expect(records.LINKED)["aux"] == 0
-        self.tell([], beside=beside)
+        self.tell([], beside=beside, everybody=everybody)
 
     def tell(
         self,

@@ -175,7 +175,7 @@ def test_a_new_router_is_told_everything_with_the_last_positions(edge: Edge) -> 
     edge.router.send(wire.message(handle, EPOCH, 4, frame_of("group:a", 4, "x")))
     alice.frame()
     # What an earlier router may not have stored stands before it: tests/core/test_told.py.
-    said = [one for one in edge.link(EPOCH + 1) if one["kind"] != records.TOLD and one["aux"] != records.OPENS_TOLD]
+    said = [one for one in edge.link(EPOCH + 1) if one["aux"] != records.OPENS_TOLD]
     sessions = {(one["session"], one["conn"]) for one in said if one["kind"] == records.OPEN}
     assert sessions == {(client.session, client.conn) for client in (alice, bob)}
     held = {one["name"]: (one["epoch"], one["offset"]) for one in said if one["kind"] == records.SUBSCRIBE}

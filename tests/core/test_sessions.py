@@ -14,7 +14,7 @@ from core.router_loop import RouterLoop
 from tests.core.router_harness import DEADLINE_S, EPOCH, Sequencer, Worker
 
 ALICE, BOB = b"a" * 16, b"b" * 16
-STATE = struct.Struct("=IHH16sQQHHI")
+STATE = struct.Struct("=IHH16sQQHHIQ")
 
 
 class Store:
@@ -46,7 +46,7 @@ class Store:
             if kind == records.CLOSE:
                 found.append((-aux, "", (0, 0)))
             else:
-                _, _, _, _, epoch, offset, what, _, _ = STATE.unpack_from(said, place)
+                _, _, _, _, epoch, offset, what, *_ = STATE.unpack_from(said, place)
                 found.append((what, said[place + STATE.size :][:aux].decode(), (epoch, offset)))
             place += size
         return found

@@ -6,6 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from core import notes, records
+from core._testing import Members
+from core.ledger import Stats
 from router.told import Said, walk
 from tests.core import wire
 from tests.core.edge_harness import EPOCH, LEAVE, REPLY, Edge, wait_for
@@ -110,14 +112,36 @@ def test_what_is_told_again_carries_the_time_at_which_it_was_told_first(edge: Ed
     edge.router.expect(records.UNSUBSCRIBE)
     after = time.monotonic_ns() // 1000
     said = edge.link(LATER)
-    times = [one["time_us"] for one in said if one["kind"] == records.TOLD]
-    assert len(times) == 1 + len(told(edge)) == 4  # the claim, and what it did
-    assert before <= times[0] <= times[1] <= times[2] <= between <= times[3] <= after
+    assert said[0]["aux"] == records.OPENS_TOLD
+    states = [one for one in edge.router.states if one["time_us"]]
+    first, again = (
+        [one["time_us"] for one in states if (one["what"] >= records.STATES_TOLD) is how] for how in (False, True)
+    )
+    assert again == first
+    times = [said[0]["time_us"], *again]
+    assert len(times) == 4
+    assert before <= times[0] < times[1] < times[2] <= between <= times[3] <= after
 
 
 def tell(worker: Worker, what: int, channel: bytes, time_us: int = 1) -> None:
-    worker.say.told(time_us)
-    worker.say.state(ALICE, what | records.STATES_TOLD, channel, EPOCH, 3, b"alice")
+    worker.say.state(ALICE, what | records.STATES_TOLD, channel, EPOCH, 3, b"alice", time_us=time_us)
+
+
+def test_what_finds_no_room_on_its_way_is_counted_and_kept_for_the_next_router() -> None:
+    stats = Stats()
+    tables = Members(stats)
+    conn = tables.connect(-1)
+    tables.join(conn, b"user:alice")
+    tables.join(conn, b"group:a")
+    tables.room(0)
+    tables.tell(conn, b"group:a", records.LEFT)
+    tables.tell(conn, b"group:a", records.ACKED)  # not kept: what the client says when it resumes counts
+    assert tables.said() == b""
+    assert stats.read()["counters"]["states_lost"] == 1
+    tables.room(1 << 20)
+    (one,) = wire.unpack(tables.again())
+    assert (one["name"], one["what"]) == (b"group:a", records.LEFT | records.STATES_TOLD)
+    tables.disconnect(conn)
 
 
 def begin(worker: Worker) -> None:
@@ -136,14 +160,12 @@ def test_a_router_hands_over_what_it_is_told_of_sessions_when_all_have_told(
     sequencer = sequencers(sessions_kept=True)
     store, worker, other = Store(sequencer), sequencer.worker(0), sequencer.worker(1)
     begin(worker)
-    worker.say.told(7)
-    worker.say.session(records.OPEN, ALICE, 5, 3, records.OPENS_TOLD, b"what is stored")
+    worker.say.session(records.OPEN, ALICE, 5, 3, records.OPENS_TOLD, b"what is stored", 7)
     tell(worker, records.JOINED, b"group:a", 8)
     worker.flush()
     assert worker.rest() == []  # nobody is answered
     begin(other)
-    other.say.told(6)
-    other.say.session(records.CLOSE, ALICE, 9, 0, records.CLOSES_TOLD | records.OVER)
+    other.say.session(records.CLOSE, ALICE, 9, 0, records.CLOSES_TOLD | records.OVER, time_us=6)
     other.flush()
     other.rest()
     opened, joined, closed = handed_over(sequencer, store)
@@ -153,6 +175,23 @@ def test_a_router_hands_over_what_it_is_told_of_sessions_when_all_have_told(
     assert opened.worker == joined.worker != closed.worker
     assert {one.owner for one in (opened, joined, closed)} == {records.NOBODY}
     assert sequencer.live("session") == 0
+
+
+def test_it_is_handed_over_when_all_workers_have_told_whoever_else_links(sequencers: Callable[..., Sequencer]) -> None:
+    """Workers count by their numbers: an earlier start beside a new one is the same, and the admin server is none."""
+    sequencer = sequencers(sessions_kept=True, workers=2)
+    store, first = Store(sequencer), sequencer.worker(0)
+    begin(first)
+    tell(first, records.JOINED, b"group:a", 8)
+    first.tell([])
+    beside, admin = (sequencer.worker(number, epoch=first.epoch + 1, link=False) for number in (0, 7))
+    beside.link(beside=True)
+    admin.link(everybody=False)
+    for one in (first, beside, admin):
+        one.rest()
+    assert store.loop.take() == []
+    sequencer.worker(1)
+    assert [one.name for one in walk(store.note(notes.SESSION_TOLD)[7])] == ["group:a"]
 
 
 def test_who_has_had_the_session_all_along_is_told_with_it(sequencers: Callable[..., Sequencer]) -> None:
@@ -175,7 +214,7 @@ def test_who_has_had_the_session_all_along_is_told_with_it(sequencers: Callable[
     new.say.state(ALICE, records.JOINED, b"group:b", EPOCH, 0, b"alice")
     new.flush()
     (said,) = walk(store.note(notes.SESSION_STATE)[7])
-    assert (said.name, said.time_us) == ("group:b", 0)
+    assert (said.name, said.worker) == ("group:b", -1)
 
 
 def test_what_a_worker_tells_late_comes_with_its_time(sequencers: Callable[..., Sequencer]) -> None:

@@ -11,10 +11,10 @@ import msgpack
 
 from core import records
 
-_LINK, _CHANNEL, _SESSION = struct.Struct("=QIIQ"), struct.Struct("=QQQ"), struct.Struct("=Q16sII")
+_LINK, _CHANNEL, _SESSION = struct.Struct("=QIIQ"), struct.Struct("=QQQ"), struct.Struct("=Q16sIIQ")
 _PUBLISH, _HISTORY, _BODY = struct.Struct("=IIHHI"), struct.Struct("=IIHHIQQ"), struct.Struct("=II")
 _CATCHUP, _CAUGHT = struct.Struct("=QQQIIII"), struct.Struct("=QQQQQQQIIIBBH")
-_STATE = struct.Struct("=16sQQHHI")
+_STATE = struct.Struct("=16sQQHHIQ")
 _PUBLISHED, _MESSAGE, _HEAD = struct.Struct("=IIQQ"), struct.Struct("=QQQII"), struct.Struct("=IHH")
 Record = dict[str, Any]
 
@@ -30,7 +30,7 @@ def record(kind: int, aux: int, fixed: bytes, variable: bytes = b"") -> bytes:
 
 
 def linked(epoch: int, *, ask: bool, stored_ms: int = 0) -> bytes:
-    return record(records.LINKED, int(ask), _LINK.pack(epoch, 4, 0, stored_ms))
+    return record(records.LINKED, int(ask), _LINK.pack(epoch, 5, 0, stored_ms))
 
 
 def subscribed(channel: int, epoch: int, offset: int, code: int = 0) -> bytes:
@@ -44,11 +44,11 @@ def everybody(name: str, epoch: int, offset: int, *, gone: bool = False) -> byte
 
 def opened(conn: int, seq: int, stored: list[Any] | None = None, code: int = 0) -> bytes:
     body = b"" if stored is None else packed(stored)
-    return record(records.OPENED, code, _SESSION.pack(conn, bytes(16), seq, len(body)), body)
+    return record(records.OPENED, code, _SESSION.pack(conn, bytes(16), seq, len(body), 0), body)
 
 
 def evict(conn: int) -> bytes:
-    return record(records.EVICT, 0, _SESSION.pack(conn, bytes(16), 0, 0))
+    return record(records.EVICT, 0, _SESSION.pack(conn, bytes(16), 0, 0, 0))
 
 
 def published(seq: int, epoch: int, offset: int, code: int = 0) -> bytes:
@@ -110,8 +110,9 @@ def _fields(kind: int, aux: int, data: bytes) -> Record:
         channel, epoch, offset = _CHANNEL.unpack_from(data)
         return {"channel": channel, "epoch": epoch, "offset": offset, "name": data[_CHANNEL.size :][:aux]}
     if kind in (records.OPEN, records.CLOSE):
-        conn, session, seq, size = _SESSION.unpack_from(data)
-        return {"conn": conn, "session": session, "seq": seq, "body": data[_SESSION.size :][:size]}
+        conn, session, seq, size, time_us = _SESSION.unpack_from(data)
+        said = {"conn": conn, "session": session, "seq": seq, "time_us": time_us}
+        return {**said, "body": data[_SESSION.size :][:size]}
     if kind == records.PUBLISH:
         seq, data_size, key_size, sender_size, flags = _PUBLISH.unpack_from(data)
         parts, place = [], _PUBLISH.size
@@ -129,12 +130,10 @@ def _fields(kind: int, aux: int, data: bytes) -> Record:
         channel, epoch, offset, seq, bytes_max, flags, _ = _CATCHUP.unpack_from(data)
         asked = {"channel": channel, "since": (epoch, offset), "seq": seq, "bytes_max": bytes_max, "flags": flags}
         return {**asked, "name": data[_CATCHUP.size :][:aux]}
-    if kind == records.TOLD:
-        return {"time_us": int.from_bytes(data[:8], "little")}
     assert kind == records.STATE, f"a worker says no record of kind {kind}"
-    session, epoch, offset, what, user_size, conn = _STATE.unpack_from(data)
+    session, epoch, offset, what, user_size, conn, time_us = _STATE.unpack_from(data)
     names = data[_STATE.size :]
-    told = {"session": session, "position": (epoch, offset), "what": what, "conn": conn}
+    told = {"session": session, "position": (epoch, offset), "what": what, "conn": conn, "time_us": time_us}
     return {**told, "name": names[:aux], "user": names[aux:][:user_size]}
 
 

@@ -1,8 +1,10 @@
 """The router is killed under publishes, again and again: clients notice nothing but the time that it takes."""
 
 import asyncio
+import contextlib
 import os
 import signal
+import sqlite3
 import time
 from typing import Any
 
@@ -26,7 +28,7 @@ from tests.process.clients import (
     run,
     unique,
 )
-from tests.process.places import one_on_each_worker
+from tests.process.places import one_on_each_worker, worker_of
 from tests.servers.redis import running
 
 IN_FLIGHT = 30
@@ -94,6 +96,14 @@ class Listener:
             while self.offset < offset and not self.wrong:
                 await asyncio.wait({self._task}, timeout=0.02)
         self._task.cancel()
+
+
+def groups_stored(node: Node, session: str) -> list[str]:
+    """The groups of a session as the embedded log has them now, whatever is still on its way there."""
+    path = next((node.folder / "state").rglob("state.sqlite"))
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as state:
+        row = state.execute("SELECT channels FROM sessions WHERE id = ?", (bytes.fromhex(session),)).fetchone()
+    return [name for name in msgpack.unpackb(row[0]) if name.startswith("group:")]
 
 
 async def next_router(node: Node, killed: int) -> None:
@@ -235,6 +245,43 @@ def test_what_a_session_did_without_a_router_is_part_of_it(holdfast: Any, breaks
         assert joined in again.welcome["channels"]
         assert left not in again.welcome["channels"]
         await asyncio.gather(bob.close(), again.close())
+
+    run(body())
+
+
+@pytest.mark.slow
+def test_a_session_that_moved_is_not_set_back_when_the_router_and_its_worker_are_killed(holdfast: Any) -> None:
+    """The worker that it came from lives, and tells the next router what the session did there."""
+    node: Node = holdfast("--workers", "2")
+    node.expect_lost()
+
+    async def body() -> None:
+        left, joined = group("left"), group("joined")
+        first = await open_session(node, "tcp")
+        home = worker_of(node, first)
+        await first.join(left)
+        await first.abort()
+        session, token = first.session, first.resume_token
+        for _attempt in range(64):
+            moved = await dial(node, "tcp")
+            await moved.hello(session=session, token=token, resume={})
+            if (there := worker_of(node, moved)) != home:
+                break
+            token = moved.resume_token
+            await moved.abort()
+        assert there != home, "64 connections reached one worker only"
+        await moved.ask(LEAVE, left)
+        await moved.join(joined)
+        await asyncio.to_thread(wait_until, lambda: groups_stored(node, session) == [joined], "it is stored")
+        (router,) = node.routers
+        os.kill(router, signal.SIGKILL)
+        os.kill(there, signal.SIGKILL)
+        await next_router(node, router)
+        await asyncio.to_thread(wait_until, lambda: node.get("/readyz")[0] == 200, "the next router serves")
+        again = await dial(node, "tcp")
+        await again.hello(session=session, token=moved.resume_token, resume={})
+        assert [name for name in again.welcome["channels"] if name.startswith("group:")] == [joined]
+        await again.close()
 
     run(body())
 

@@ -29,18 +29,22 @@ def record(kind: int, aux: int, fixed: bytes, variable: bytes = b"") -> bytes:
     return (struct.pack("=IHH", size, kind, aux) + fixed + variable).ljust(size, b"\0")
 
 
-def state(session: bytes, what: int, name: str, epoch: int = 0, offset: int = 0, user: str = "") -> bytes:
-    fixed = struct.pack("=16sQQHHI", session, epoch, offset, what, len(user), 0)
+def state(
+    session: bytes, what: int, name: str, epoch: int = 0, offset: int = 0, user: str = "", time_us: int = 0
+) -> bytes:
+    fixed = struct.pack("=16sQQHHIQ", session, epoch, offset, what, len(user), 0, time_us)
     return record(records.STATE, len(name), fixed, name.encode() + user.encode())
 
 
-def closed(session: bytes, flags: int = 0) -> bytes:
-    return record(records.CLOSE, flags, struct.pack("=Q16sII", 5, session, 0, 0))
+def closed(session: bytes, flags: int = 0, time_us: int = 0) -> bytes:
+    return record(records.CLOSE, flags, struct.pack("=Q16sIIQ", 5, session, 0, 0, time_us))
 
 
 def told(time_us: int, one: bytes, worker: int = 0, owner: int = records.NOBODY) -> bytes:
     """A record that a worker told an earlier router, then."""
-    return record(records.TOLD, worker, struct.pack("=QII", time_us, owner, 0)) + one
+    dated = bytearray(one)
+    struct.pack_into("=Q", dated, 48 if one[4] == records.STATE else 40, time_us)
+    return record(records.TOLD, worker, struct.pack("=II", owner, 0)) + bytes(dated)
 
 
 def body_of(user: str) -> bytes:
@@ -54,6 +58,7 @@ class Store:
     def __init__(self) -> None:
         self.stored: dict[bytes, Session] = {}
         self.marks: dict[str, Position] = {}
+        self.dated: dict[bytes, bytes] = {}
         self.saves: list[Changes] = []
         self.gate = asyncio.Event()
         self.gate.set()
@@ -72,6 +77,8 @@ class Store:
         for session, change in changes.sessions.items():
             if change.ended:
                 self.stored.pop(session, None)
+            if change.date and (change.ended or change.opened is not None or session in self.stored):
+                self.dated[session] = change.date
             before = self.stored.get(session)
             if before is None and change.opened is None:
                 continue
@@ -85,6 +92,10 @@ class Store:
     async def sessions(self, ids: Sequence[bytes]) -> list[Session | None]:
         await self._pass()
         return [self.stored.get(one) for one in ids]
+
+    async def dates(self, ids: Sequence[bytes]) -> list[bytes]:
+        await self._pass()
+        return [self.dated.get(one, b"") for one in ids]
 
     async def cursors(self, channels: Sequence[str]) -> list[Position | None]:
         await self._pass()
@@ -261,6 +272,7 @@ def test_what_an_earlier_router_was_told_sets_no_stored_position_back() -> None:
         ):
             desk.sessions.on_state(told(2_000 + at, state(ALICE, what, name, 7, offset)))
         wanted = {"group:a": Position(7, 3), "group:b": Position(7, 1), "group:d": Position(7, 2)}
+        await desk.sessions._take_told()
         assert desk.sessions._overlaid(ALICE, desk.store.stored[ALICE]) == wanted
         assert await desk.sessions.flush(DEADLINE_S)
         assert desk.store.stored[ALICE].channels == wanted
@@ -395,35 +407,6 @@ def test_more_than_may_wait_for_what_is_told_is_lost(monkeypatch: pytest.MonkeyP
     run(body)
 
 
-def test_much_that_is_told_late_is_taken_some_at_a_time_and_in_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("router.sessions.TURN_RECORDS", 100)
-    many = b"".join(
-        told(1_001, state(number.to_bytes(16, "big"), records.JOINED, "group:a", 1, 2, "u"))
-        for number in range(1, 4_000)
-    )
-
-    async def body(desk: Desk) -> None:
-        desk.store.stored[ALICE] = Session(body_of("alice"), 1, {"group:a": Position(1, 5)})
-        desk.now_us = 2_000
-        desk.sessions.on_state(many + state(ALICE, records.LEFT, "group:a"))
-        assert len(desk.sessions._changes.sessions) < 100, "the rest waits for its turn"
-        desk.sessions.on_state(state(ALICE, records.JOINED, "group:b", 1, 7) + closed(BOB, records.OVER))
-        desk.sessions.on_open(1, 0, 2, BOB, body_of("bob"))
-        most = 0
-        resumed = asyncio.ensure_future(desk.resumed(ALICE, "alice"))
-        while not resumed.done():
-            before = len(desk.sessions._changes.sessions)
-            await asyncio.sleep(0)
-            most = max(most, len(desk.sessions._changes.sessions) - before)
-        assert await resumed == {"group:b": [1, 7]}
-        assert most <= 300, "of what two tasks take in one turn of the loop"
-        await desk.stored()
-        assert BOB in desk.store.stored
-        assert desk.store.stored[ALICE].channels == {"group:b": (1, 7)}
-
-    run(body)
-
-
 def test_more_than_may_wait_for_its_turn_is_taken_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("router.sessions.TURNS_BYTES_MAX", 100_000)
 
@@ -433,34 +416,6 @@ def test_more_than_may_wait_for_its_turn_is_taken_at_once(monkeypatch: pytest.Mo
             desk.sessions.on_state(state(ALICE, records.JOINED, f"group:{number}", 1, 2) * 1_000)
         assert desk.sessions._turns_bytes <= 100_000
         assert set(await desk.resumed(ALICE, "alice")) == {"group:0", "group:1", "group:2"}
-
-    run(body)
-
-
-def test_what_is_told_late_does_not_count_of_a_session_that_was_heard_of_since(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("router.sessions.HEARD_MAX", 2)
-
-    async def body(desk: Desk) -> None:
-        joined = state(ALICE, records.JOINED, "group:a", 1, 2, "alice")
-        desk.sessions.on_open(1, 0, 2, ALICE, body_of("alice"))
-        desk.sessions.on_state(told(999, joined))
-        await desk.stored()
-        assert desk.store.stored[ALICE].channels == {}
-        desk.sessions.on_state(closed(ALICE, records.OVER))
-        opened = record(records.OPEN, records.OPENS_TOLD, struct.pack("=Q16sII", 5, ALICE, 0, 0))
-        desk.sessions.on_state(told(999, opened))
-        await desk.stored()
-        assert desk.store.stored == {}
-        desk.sessions.on_state(told(1_001, opened) + told(1_002, joined))
-        await desk.stored()
-        assert desk.store.stored[ALICE].channels == {"group:a": (1, 2)}
-        for number in range(2):
-            desk.sessions.on_open(1, 0, 2, bytes([number]) * 16, body_of("u"))
-        desk.sessions.on_state(told(999, state(ALICE, records.LEFT, "group:a")))  # what it heard is forgotten by now
-        await desk.stored()
-        assert desk.store.stored[ALICE].channels == {}
 
     run(body)
 

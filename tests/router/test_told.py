@@ -10,24 +10,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core import records
-from router.log.port import LogUnavailable
-from router.told import TURN_RECORDS, Said, in_order, walk
+from core.codes import Code
+from router.log.port import LogUnavailable, Position, Session
+from router.told import TURN_RECORDS, Said, clock_name, date_of, in_order, time_of, walk
 from tests.router.test_sessions import ALICE, BOB, DEADLINE_S, Desk, body_of, record, run, state, told
+from tests.router.test_sessions import closed as ended
 
 A, B = 0, 1
 
 
 def opened(conn: int, session: bytes = ALICE) -> bytes:
-    return record(records.OPEN, records.OPENS_TOLD, struct.pack("=Q16sII", conn, session, 0, 2), b"{}")
+    return record(records.OPEN, records.OPENS_TOLD, struct.pack("=Q16sIIQ", conn, session, 0, 2, 0), b"{}")
 
 
 def closed(conn: int, flags: int = 0) -> bytes:
-    return record(records.CLOSE, records.CLOSES_TOLD | flags, struct.pack("=Q16sII", conn, ALICE, 0, 0))
+    return record(records.CLOSE, records.CLOSES_TOLD | flags, struct.pack("=Q16sIIQ", conn, ALICE, 0, 0, 0))
 
 
 def did(what: int, name: str, conn: int) -> bytes:
     """A STATE of a connection, as it is told again."""
-    fixed = struct.pack("=16sQQHHI", ALICE, 1, 4, what | records.STATES_TOLD, 0, conn)
+    fixed = struct.pack("=16sQQHHIQ", ALICE, 1, 4, what | records.STATES_TOLD, 0, conn, 0)
     return record(records.STATE, len(name), fixed, name.encode())
 
 
@@ -173,5 +175,189 @@ def test_it_is_not_said_before_what_workers_told_an_earlier_router_is_taken() ->
         desk.sessions.on_told(told(5, state(ALICE, records.JOINED, "group:a", 1, 2, "alice")))
         await until(lambda: max(desk.stored_ms, default=0) == 70)
         assert desk.store.stored[ALICE].channels == {"group:a": (1, 2)}
+
+    run(body)
+
+
+# --------------------------------------------------------------------------------- what is stored may be the newer
+
+
+def test_a_date_says_a_time_of_its_clock_alone() -> None:
+    name = clock_name()
+    assert name == clock_name()
+    assert time_of(name, date_of(name, 77)) == 77
+    assert date_of(name, 9_999) < date_of(name, 10_000)
+    assert time_of(name, b"") == time_of(name, date_of(b"another.", 77)) == 0
+
+
+def test_of_what_is_no_newer_than_what_is_stored_nothing_counts() -> None:
+    batch = b"".join(told(at, did(records.JOINED, f"group:{at}", 5)) for at in (3, 4, 5))
+
+    async def body() -> list[str]:
+        return [one.name async for one in in_order(batch, {ALICE: 4, BOB: 9})]
+
+    assert asyncio.run(body()) == ["group:5"]
+
+
+def does(session: Desk, *steps: tuple[int, int, str]) -> list[bytes]:
+    """What Alice does by one worker, (time, what, channel) each; as it is told again."""
+    again = []
+    for time_us, what, name in steps:
+        if what == OPENS:
+            session.sessions.on_open(1, 0, 5, ALICE, body_of("alice"), time_us)
+            again.append(told(time_us, opened(5)))
+        elif what == ENDS:
+            session.sessions.on_state(ended(ALICE, records.OVER, time_us))
+            again.append(told(time_us, closed(5, records.OVER)))
+        else:
+            session.sessions.on_state(state(ALICE, what, name, 1, 4, time_us=time_us))
+            again.append(told(time_us, did(what, name, 5)))
+    return again
+
+
+OPENS, ENDS = -1, -2
+OLD = (
+    (1, OPENS, ""),
+    (2, records.JOINED, "group:old"),
+    (3, records.JOINED, "group:back"),
+    (4, records.LEFT, "group:back"),
+)
+MOVED = (
+    (6, OPENS, ""),
+    (7, records.LEFT, "group:old"),
+    (8, records.JOINED, "group:new"),
+    (9, records.JOINED, "group:back"),
+)
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize(
+    ("lives", "dies", "wanted"),
+    [
+        pytest.param(OLD, MOVED, {"group:new", "group:back"}, id="moved"),
+        pytest.param(OLD, ((6, OPENS, ""), (7, ENDS, "")), None, id="over where it moved to"),
+        pytest.param(
+            (*OLD, (5, ENDS, "")), ((6, OPENS, ""), (7, records.JOINED, "group:new")), {"group:new"}, id="begun again"
+        ),
+        pytest.param((*OLD, (5, ENDS, "")), (), None, id="over"),
+    ],
+)
+def test_a_worker_that_lives_undoes_nothing_that_one_that_died_had_stored(
+    lives: tuple[tuple[int, int, str], ...],
+    dies: tuple[tuple[int, int, str], ...],
+    wanted: set[str] | None,
+    late: bool,
+) -> None:
+    """The router and the worker to which a session went are killed; the one that it came from tells its part again."""
+
+    async def body(desk: Desk) -> None:
+        again = does(desk, *lives)
+        does(desk, *dies)
+        await desk.stored()
+        following = Desk(desk.store)
+        try:
+            if late:
+                following.sessions.on_state(b"".join(again))
+            else:
+                following.sessions.gather()
+                following.sessions.on_told(b"".join(again))
+            following.sessions.on_open(1, 0, 2, BOB, body_of("bob"), 10)
+            await following.stored()
+            found = following.store.stored.get(ALICE)
+            assert (set(found.channels) if found else None) == wanted
+            assert BOB in following.store.stored
+        finally:
+            await following.close()
+
+    run(body)
+
+
+def test_what_nobody_stored_counts_of_a_worker_that_tells_late_before_what_it_does_since() -> None:
+    async def body(desk: Desk) -> None:
+        does(desk, (1, OPENS, ""), (2, records.JOINED, "group:a"), (3, records.JOINED, "group:b"))
+        await desk.stored()
+        following = Desk(desk.store)
+        try:
+            left = told(5, did(records.LEFT, "group:a", 5))
+            following.sessions.on_state(left + state(ALICE, records.LEFT, "group:b", time_us=7))
+            assert await following.resumed(ALICE, "alice") == {}
+            await following.stored()
+            assert following.store.stored[ALICE].channels == {}
+        finally:
+            await following.close()
+
+    run(body)
+
+
+def test_who_claims_a_session_has_it_from_when_that_is_heard() -> None:
+    """Whoever had it before may not have heard of that yet, and goes on for a moment."""
+
+    async def body(desk: Desk) -> None:
+        does(desk, (1, OPENS, ""), (2, records.JOINED, "group:a"))
+        desk.now_us = 20
+        desk.sessions.on_open(1, records.RESUMES, 6, ALICE, body_of("alice"), 10)
+        await desk.stored()
+        desk.sessions.on_state(told(15, did(records.LEFT, "group:a", 5)))
+        await desk.stored()
+        assert set(desk.store.stored[ALICE].channels) == {"group:a"}
+
+    run(body)
+
+
+def test_what_was_stored_by_another_clock_says_nothing_about_the_order() -> None:
+    async def body(desk: Desk) -> None:
+        desk.store.stored[ALICE] = Session(body_of("alice"), 1, {})
+        desk.store.dated[ALICE] = date_of(b"another.", 10**15)
+        desk.sessions.on_state(told(5, did(records.JOINED, "group:a", 5)))
+        await desk.stored()
+        assert set(desk.store.stored[ALICE].channels) == {"group:a"}
+
+    run(body)
+
+
+def test_a_store_that_is_away_is_waited_for_before_what_is_told_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.sessions.SAVE_RETRY_S", 0.01)
+
+    async def body(desk: Desk) -> None:
+        desk.store.stored[ALICE] = Session(body_of("alice"), 1, {"group:a": (1, 4)})
+        desk.store.dated[ALICE] = date_of(clock_name(), 5)
+        desk.store.fails = LogUnavailable("away")
+        desk.sessions.gather()
+        desk.sessions.on_told(told(5, did(records.LEFT, "group:a", 5)) + told(6, did(records.JOINED, "group:b", 5)))
+        assert (await desk.resumed_late(ALICE, "alice"))[0] == Code.UNAVAILABLE
+        assert not await desk.sessions.flush(0.05)
+        desk.store.fails = None
+        await desk.stored()
+        assert set(desk.store.stored[ALICE].channels) == {"group:a", "group:b"}
+
+    run(body)
+
+
+def test_much_that_is_told_late_is_taken_some_at_a_time_and_in_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("sessions", "told"):
+        monkeypatch.setattr(f"router.{module}.TURN_RECORDS", 100)
+    many = b"".join(
+        told(1_001, state(number.to_bytes(16, "big"), records.JOINED, "group:a", 1, 2, "u"))
+        for number in range(1, 4_000)
+    )
+
+    async def body(desk: Desk) -> None:
+        desk.store.stored[ALICE] = Session(body_of("alice"), 1, {"group:a": Position(1, 5)})
+        desk.now_us = 2_000
+        desk.sessions.on_state(many + state(ALICE, records.LEFT, "group:a"))
+        assert len(desk.sessions._changes.sessions) < 100, "the rest waits for its turn"
+        desk.sessions.on_state(state(ALICE, records.JOINED, "group:b", 1, 7) + ended(BOB, records.OVER))
+        desk.sessions.on_open(1, 0, 2, BOB, body_of("bob"))
+        most = 0
+        resumed = asyncio.ensure_future(desk.resumed(ALICE, "alice"))
+        while not resumed.done():
+            before = len(desk.sessions._changes.sessions)
+            await asyncio.sleep(0)
+            most = max(most, len(desk.sessions._changes.sessions) - before)
+        assert await resumed == {"group:b": [1, 7]}
+        assert most <= 300, "of what two tasks take in one turn of the loop"
+        await desk.stored()
+        assert BOB in desk.store.stored
+        assert desk.store.stored[ALICE].channels == {"group:b": (1, 7)}
 
     run(body)

@@ -195,23 +195,23 @@ def test_a_cursor_only_grows(scripts: Scripts, redis_server: Server) -> None:
 
 
 def test_a_session_that_is_not_known_is_only_made_by_opening_it(scripts: Scripts, redis_server: Server) -> None:
-    assert scripts.do(SESSION, [scripts.channel], 0, "", 10**15, 1, 0, "c:a", "1-1") == 0
+    assert scripts.do(SESSION, [scripts.channel], 0, "", 10**15, "", 60_000, 1, 0, "c:a", "1-1") == 0
     assert redis_server.do("EXISTS", scripts.channel) == 0
-    assert scripts.do(SESSION, [scripts.channel], 0, "o", 10**15, 1, 0, "c:a", "1-1") == 1
-    assert scripts.do(SESSION, [scripts.channel], 0, "", "", 1, 0, "c:b", "1-2", "c:a") == 1
+    assert scripts.do(SESSION, [scripts.channel], 0, "o", 10**15, "", 60_000, 1, 0, "c:a", "1-1") == 1
+    assert scripts.do(SESSION, [scripts.channel], 0, "", "", "", 60_000, 1, 0, "c:b", "1-2", "c:a") == 1
     assert redis_server.do("HGETALL", scripts.channel) == {
         b"opened": b"o",
         b"expires": b"1" + 15 * b"0",
         b"c:b": b"1-2",
     }
-    scripts.do(SESSION, [scripts.channel], 1, "", "", 0, 0)
+    scripts.do(SESSION, [scripts.channel], 1, "", "", "", 60_000, 0, 0)
     assert redis_server.do("EXISTS", scripts.channel) == 0
 
 
 def test_a_position_is_set_or_only_raised(scripts: Scripts, redis_server: Server) -> None:
-    scripts.do(SESSION, [scripts.channel], 0, "o", 10**15, 2, 1, "c:set", "7-9", "c:raised", "7-9")
+    scripts.do(SESSION, [scripts.channel], 0, "o", 10**15, "", 60_000, 2, 1, "c:set", "7-9", "c:raised", "7-9")
     for position, now in (("7-10", b"7-10"), ("7-8", b"7-10"), ("6-99", b"7-10"), ("10-1", b"10-1"), ("7-11", b"10-1")):
-        scripts.do(SESSION, [scripts.channel], 0, "", "", 2, 1, "c:set", position, "c:raised", position)
+        scripts.do(SESSION, [scripts.channel], 0, "", "", "", 60_000, 2, 1, "c:set", position, "c:raised", position)
         assert redis_server.do("HGET", scripts.channel, "c:set") == position.encode()
         assert redis_server.do("HGET", scripts.channel, "c:raised") == now
 
@@ -219,8 +219,8 @@ def test_a_position_is_set_or_only_raised(scripts: Scripts, redis_server: Server
 def test_a_session_that_was_over_and_is_opened_again_begins_with_nothing(
     scripts: Scripts, redis_server: Server
 ) -> None:
-    scripts.do(SESSION, [scripts.channel], 0, "o", 10**15, 1, 0, "c:a", "1-1")
-    scripts.do(SESSION, [scripts.channel], 1, "again", "", 1, 1, "c:b", "1-2")
+    scripts.do(SESSION, [scripts.channel], 0, "o", 10**15, "", 60_000, 1, 0, "c:a", "1-1")
+    scripts.do(SESSION, [scripts.channel], 1, "again", "", "", 60_000, 1, 1, "c:b", "1-2")
     assert redis_server.do("HGETALL", scripts.channel) == {b"opened": b"again", b"c:b": b"1-2"}
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from router.log.port import Ban, Changes, LogBroken, Position, SessionChange
+from router.log.port import ENDED_KEPT_MS, Ban, Changes, LogBroken, Position, SessionChange
 from router.log.redis import RedisLog
 from router.log.redis_keys import Keys
 from router.log.redis_sessions import CHUNK, wall_ms
@@ -29,6 +29,22 @@ def test_a_session_goes_when_redis_forgets_it(
         redis_server.do("PEXPIRE", key, 1)
         while (await log.sessions([ID]))[0] is not None:
             assert wall_ms() < expires_ms
+        await log.close()
+
+    run(work())
+
+
+def test_when_a_session_ended_is_forgotten_and_a_new_one_is_not(
+    make_log: Callable[..., RedisLog], redis_server: Server, prefix: str
+) -> None:
+    async def work() -> None:
+        log = make_log()
+        await log.open(1)
+        key, _ = Keys(prefix).session(ID)
+        await log.save(Changes({ID: SessionChange(ended=True, date=b"clock--a1")}))
+        assert ENDED_KEPT_MS - 60_000 < redis_server.do("PTTL", key) <= ENDED_KEPT_MS
+        await log.save(Changes({ID: SessionChange(b"said")}))
+        assert redis_server.do("PTTL", key) == -1
         await log.close()
 
     run(work())

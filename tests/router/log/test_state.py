@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from core.owned import ACCOUNT
-from router.log.port import Changes, Position, Session, SessionChange
+from router.log.port import ENDED_KEPT_MS, Changes, Position, Session, SessionChange
 from router.log.segments import Broken
 from router.log.state import SEED_BYTES, SWEPT_MAX, State
 
@@ -100,8 +100,8 @@ def test_a_session_that_is_only_opened_again_keeps_its_channels_unless_it_had_ex
 
 def test_expired_sessions_are_swept_a_bounded_number_at_a_time(path: Path) -> None:
     ids = [number.to_bytes(16, "big") for number in range(SWEPT_MAX + 5)]
-    changes = Changes({one: SessionChange(opened=b"", expires_ms=NOW_MS + 1) for one in ids})
-    changes.sessions[b"\xff" * 16] = SessionChange(opened=b"", expires_ms=NOW_MS + 3)
+    changes = Changes({one: SessionChange(opened=b"x", expires_ms=NOW_MS + 1) for one in ids})
+    changes.sessions[b"\xff" * 16] = SessionChange(opened=b"x", expires_ms=NOW_MS + 3)
     with opened(path) as state:
         state.save(changes, NOW_MS)
         assert state.sweep(NOW_MS) == 0
@@ -135,3 +135,24 @@ def test_another_file_is_refused_and_left_as_it_is(path: Path) -> None:
     with pytest.raises(sqlite3.DatabaseError, match="not a database"):
         State(path)
     assert path.read_bytes() == b"not a database" * 100
+
+
+def test_when_a_session_ended_is_forgotten_after_a_time(path: Path) -> None:
+    with opened(path) as state:
+        state.save(Changes({b"a": SessionChange(ended=True, date=b"clock--a1")}), NOW_MS)
+        assert state.sweep(NOW_MS + ENDED_KEPT_MS - 1) == 0
+        assert state.dates([b"a"]) == [b"clock--a1"]
+        assert state.sweep(NOW_MS + ENDED_KEPT_MS) == 1
+        assert state.dates([b"a"]) == [b""]
+
+
+def test_a_database_from_before_sessions_had_dates_is_used_on(path: Path) -> None:
+    with opened(path) as state:
+        state.save(Changes({b"a": SessionChange(b"said", NOW_MS + 9)}), NOW_MS)
+        state._sqlite.execute("ALTER TABLE sessions DROP COLUMN date")
+    for _ in range(2):
+        with opened(path) as state:
+            assert state.sessions([b"a"], NOW_MS) == [Session(b"said", NOW_MS + 9, {})]
+    with opened(path) as state:
+        state.save(Changes({b"a": SessionChange(expires_ms=NOW_MS + 10, date=b"clock--a1")}), NOW_MS)
+        assert state.dates([b"a"]) == [b"clock--a1"]
