@@ -240,9 +240,7 @@ def test_a_sift_keeps_keys_inside_their_window_though_their_streams_left_memory(
     router = sequencers(**more, key_window_s=300)
     young = log_records.pack(log_records.POSITION, b"group:gone", 5, 1, time_ms=now_ms() - 200_000, key=(3, 4))
     old = log_records.pack(log_records.POSITION, b"group:gone", 5, 2, time_ms=now_ms() - 400_000, key=(5, 6))
-    assert [(one.kind, one.offset, one.key) for one in sift(router, young + old)] == [
-        (log_records.POSITION, 1, (3, 4))
-    ]
+    assert [(one.kind, one.offset, one.key) for one in sift(router, young + old)] == [(log_records.POSITION, 1, (3, 4))]
 
 
 def test_the_position_that_a_sift_writes_is_of_the_message_that_stood_there(sequencers: Make) -> None:

@@ -303,7 +303,7 @@ def test_who_has_all_of_a_quiet_channel_missed_nothing_however_often_the_router_
             os.kill(killed, signal.SIGKILL)
             await next_router(node, killed)
             await speaker.publish(others[0], "the router is back, and this worker told it everything")
-            if first:                   # and was answered: behind its SUBSCRIBE
+            if first:  # and was answered: behind its SUBSCRIBE
                 await speaker.ask(HISTORY, channel, {"limit": 1})
         await member.abort()
         again = await dial(node, "tcp")
