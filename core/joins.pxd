@@ -48,6 +48,7 @@ cdef Pending *pending_start(Edge *edge, uint64_t conn, uint64_t request, Channel
 cdef void pending_end(Edge *edge, Pending *pending) noexcept nogil
 cdef bint pending_settled(Edge *edge, Pending *pending, Channel *channel, uint32_t seq) noexcept nogil
 cdef const char *pending_outcome(Pending *pending, Channel *channel) noexcept nogil
+cdef void pending_position(const Pending *pending, const Channel *channel, uint64_t *position) noexcept nogil
 cdef int member_start(Edge *edge, Connection *conn, Pending *pending, Channel *channel) noexcept nogil
 cdef void joined_say(Edge *edge, Connection *conn, Pending *pending, Channel *channel, int what) noexcept nogil
 cdef void state_say(Edge *edge, Connection *conn, Channel *channel, int what, uint64_t epoch,

@@ -116,6 +116,14 @@ cdef const char *pending_outcome(Pending *pending, Channel *channel) noexcept no
     return b"live" if pending.since_offset == channel.offset else b"replayed"
 
 
+cdef void pending_position(const Pending *pending, const Channel *channel, uint64_t *position) noexcept nogil:
+    """The position that the client hears: where the channel stands, or stood when the outcome was `reset`, since the
+    client begins there."""
+    cdef bint is_reset = pending.has_since and pending.outcome == OUTCOME_RESET
+    position[0] = pending.since_epoch if is_reset else channel.epoch
+    position[1] = pending.since_offset if is_reset else channel.offset
+
+
 cdef void state_say_named(Edge *edge, Connection *conn, const char *name, uint32_t size,
                           uint64_t offset) noexcept nogil:
     """An ACK in a channel that this worker has not subscribed to: a global one, whose position the router knows."""
@@ -159,8 +167,8 @@ cdef void state_say(Edge *edge, Connection *conn, Channel *channel, int what, ui
 
 
 cdef void joined_say(Edge *edge, Connection *conn, Pending *pending, Channel *channel, int what) noexcept nogil:
-    """Where the membership began: a client that is caught up stands where it said."""
-    if pending.has_since and pending.outcome != OUTCOME_RESET:
+    """Where the membership began: a client that is caught up stands where it said, or where a `reset` put it."""
+    if pending.has_since:
         state_say(edge, conn, channel, what, pending.since_epoch, pending.since_offset)
     else:
         state_say(edge, conn, channel, what, channel.epoch, channel.offset)
@@ -168,7 +176,7 @@ cdef void joined_say(Edge *edge, Connection *conn, Pending *pending, Channel *ch
 
 cdef int member_start(Edge *edge, Connection *conn, Pending *pending, Channel *channel) noexcept nogil:
     """Begin the membership where the client stands; -1: out of memory."""
-    if pending.has_since and pending.outcome != OUTCOME_RESET and pending.since_offset != channel.offset:
+    if pending.has_since and pending.since_offset != channel.offset:
         return member_catch(edge, conn, channel, pending.since_epoch, pending.since_offset)
     if pending.has_since and member_catches(conn, channel):     # what it was being caught up on it has, or gave up
         member_caught(edge, conn, channel)
@@ -206,8 +214,7 @@ cdef void _join_finish(Edge *edge, Pending *pending) noexcept nogil:
         else:
             if pending.has_since or not joined:
                 joined_say(edge, conn, pending, channel, STATE_JOINED)
-            position[0] = channel.epoch
-            position[1] = channel.offset
+            pending_position(pending, channel, position)
             if joined and not pending.has_since:    # it may be on its way there still
                 member_stands(edge, conn, channel, position)
             answer_position(edge, conn, pending.request, position[0], position[1], pending_outcome(pending, channel))
@@ -265,7 +272,10 @@ cdef void outcome_told(Edge *edge, Request *request, RecCaught *record) noexcept
         if pending.asked and not pending.told and channel_handle(channel_at(edge, pending.channel)) == record.channel:
             pending.told = 1
             pending.outcome = record.outcome
-            if pending.fresh:
+            if record.outcome == OUTCOME_RESET:     # from here on it misses nothing, though others still wait
+                pending.since_epoch = record.epoch
+                pending.since_offset = record.offset
+            elif pending.fresh:
                 pending.since_epoch = record.last_epoch
                 pending.since_offset = record.last_offset
             if pending.fresh and opening != NULL and pending.sibling == NONE:

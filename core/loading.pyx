@@ -13,8 +13,8 @@ from core.records cimport (CATCHUP_CURSOR, CATCHUP_START, REC_CATCHUP, REC_CAUGH
 from core.sequencer cimport (WORKER_LINKING, worker_at, worker_index, worker_published, worker_say,
                              worker_subscribed)
 from core.slab cimport invariant
-from core.stream cimport (Stored, Stream, StreamWaiting, stream_adopt, stream_at, stream_name, stream_open, stream_shut,
-                          stream_store, stream_wanted)
+from core.stream cimport (Stored, Stream, StreamWaiting, stream_adopt, stream_at, stream_last_epoch, stream_name,
+                          stream_open, stream_shut, stream_store, stream_wanted)
 
 
 cdef inline uint32_t _surveyed(const Record *record) noexcept nogil:
@@ -50,7 +50,9 @@ cdef int _needs(const Stream *stream, const Record *record) noexcept nogil:
     if _reads(record):
         return LOADING_MESSAGES
     if record.kind == REC_CATCHUP:
+        # At the very end nothing is to be read, unless the answer would be `reset`: there the message itself decides.
         return LOADING_NOT if catchup.since_offset == stream.offset \
+            and catchup.since_epoch >= stream_last_epoch(stream) \
             and not catchup.flags & (CATCHUP_CURSOR | CATCHUP_START) else LOADING_MESSAGES
     if record.kind == REC_SUBSCRIBE and (<const RecChannel *> record).epoch \
             and (<const RecChannel *> record).offset < stream.offset:

@@ -14,7 +14,7 @@ from core.edge cimport (CHANNEL_KNOWN, NAME_BYTES_MAX, NONE, OPENING_KEY, REQUES
 from core.expiry cimport expiry_set
 from core.fanout cimport channel_at, channel_find, channel_name, channel_rest
 from core.joins cimport (channel_wanted, joined_say, member_start, opening_at, pending_at, pending_end,
-                         pending_outcome, pending_settled, pending_since, pending_start, state_say)
+                         pending_outcome, pending_position, pending_settled, pending_since, pending_start, state_say)
 from core.ledger cimport KIND_PENDING, TIME_WELCOME, ledger_acquire, ledger_release, ledger_time
 from core.lifecycle cimport edge_fin, edge_timer_plan
 from core.mailbox cimport OPEN_DEVICE, OPEN_IF_ALIVE, OPEN_RESUMES, OPEN_TELLS_UNREAD, OPEN_WHOLE
@@ -367,6 +367,7 @@ cdef void _welcome_send(Edge *edge, Connection *conn, Opening *opening) noexcept
     cdef MpWriter writer
     cdef Pending *pending
     cdef Channel *channel = NULL
+    cdef uint64_t position[2]
     if body == NULL:
         edge_fin(edge, conn, OVERLOADED, b"out of memory", RETRY_AFTER_MS)
         return
@@ -379,9 +380,10 @@ cdef void _welcome_send(Edge *edge, Connection *conn, Opening *opening) noexcept
         pending = pending_at(edge, index)
         channel = channel_at(edge, pending.channel)
         mp_write_str(&writer, channel_name(edge, channel), channel.name_size)
+        pending_position(pending, channel, position)
         mp_write_array(&writer, 3)
-        mp_write_uint(&writer, channel.epoch)
-        mp_write_uint(&writer, channel.offset)
+        mp_write_uint(&writer, position[0])
+        mp_write_uint(&writer, position[1])
         write_text(&writer, pending_outcome(pending, channel))
         index = pending.sibling
     if opening.tells_unread:            # the channel written last was added first: the user's own

@@ -204,12 +204,12 @@ cdef bint _sift(Sequencer *sequencer, Batch *kept, uint64_t request, const LogRe
     if _is_kept(sequencer, stream, record):
         if record.kind == LOG_MESSAGE or record.flags & LOG_LAST:
             return _stays(kept, record, record.kind == LOG_MESSAGE)
+    if record.kind == LOG_MESSAGE and stream != NULL and stream_holds(stream, record.epoch, record.offset):
+        return _stays(kept, record, True)
+    if _key_counts(sequencer, record):  # whether or not its stream is still in memory
+        return _stays(kept, record, False)
     if stream == NULL or stream.history == NULL:
         return True
-    if record.kind == LOG_MESSAGE and stream_holds(stream, record.epoch, record.offset):
-        return _stays(kept, record, True)
-    if _key_counts(sequencer, record):
-        return _stays(kept, record, False)
     if stream.history.sifted != request and _is_told_here(stream, record):
         stream.history.sifted = request
         return _position_stays(kept, stream, record)

@@ -196,7 +196,11 @@ cdef bint _is_kept(Sequencer *sequencer, Stream *stream) noexcept nogil:
 
 
 cdef void _on_subscribe(Sequencer *sequencer, Worker *worker, RecChannel *record) noexcept nogil:
-    """A worker has members; a position of an older epoch that it saw is not given again."""
+    """A worker has members; a position of an older epoch that it saw is not given again.
+
+    It names the epoch in which it was told its position, which may be above that of the message there: where the log
+    has the position too, the log's epoch counts, or who holds that message would have no history in common with it.
+    """
     cdef const char *name = <const char *> record + sizeof(RecChannel)
     cdef Stream *stream = stream_wanted(&sequencer.streams, name, record.head.aux, sequencer.wall_ms)
     cdef bint everybody = stream != NULL and stream.domain == DOMAIN_GLOBAL
@@ -211,7 +215,8 @@ cdef void _on_subscribe(Sequencer *sequencer, Worker *worker, RecChannel *record
     stream_use(stream, sequencer.wall_ms)
     if record.offset and record.epoch < stream.epoch and record.offset >= stream.offset \
             and (stream.history == NULL or stream.history.given == stream.history.base):
-        stream_adopt(stream, record.epoch, record.offset)
+        if record.offset > stream.offset:
+            stream_adopt(stream, record.epoch, record.offset)
     else:
         _said_since(sequencer, worker, stream, record)
     if everybody and stream.offset and (record.offset or _is_kept(sequencer, stream)):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from core import log_records, notes, records
 from core.log_records import LogEntry
+from tests.core.edge_harness import wait_for
 from tests.core.router_harness import EPOCH, Sequencer, now_ms
 
 Make = Callable[..., Sequencer]
@@ -230,6 +231,29 @@ def test_a_sift_keeps_keys_inside_their_window(sequencers: Make) -> None:
     router = sequencers(recovered=[batch], history_messages=1)
     found = [(one.kind, one.offset, one.key) for one in sift(router, batch)]
     assert found == [(log_records.POSITION, 1, (3, 4)), (log_records.MESSAGE, 3, (0, 0))]
+
+
+@pytest.mark.parametrize("more", [{}, {**LOGGED, "log_complete": False}], ids=["aged", "squeezed"])
+def test_a_sift_keeps_keys_inside_their_window_though_their_streams_left_memory(
+    sequencers: Make, more: dict[str, Any]
+) -> None:
+    router = sequencers(**more, key_window_s=300)
+    young = log_records.pack(log_records.POSITION, b"group:gone", 5, 1, time_ms=now_ms() - 200_000, key=(3, 4))
+    old = log_records.pack(log_records.POSITION, b"group:gone", 5, 2, time_ms=now_ms() - 400_000, key=(5, 6))
+    assert [(one.kind, one.offset, one.key) for one in sift(router, young + old)] == [(log_records.POSITION, 1, (3, 4))]
+
+
+def test_the_position_that_a_sift_writes_is_of_the_message_that_stood_there(sequencers: Make) -> None:
+    """A worker names the epoch of the router that told it, which may be above."""
+    old = aged("group:old", 3)
+    router = sequencers(recovered=[old], history_age_s=500)
+    worker = router.worker(link=False)
+    worker.say.link(records.LINK, worker.epoch, 0)
+    worker.flush()
+    worker.tell([("group:old", 3, EPOCH - 1, 3)], before=True)
+    wait_for(lambda: records.SUBSCRIBED in [one["kind"] for one in worker.rest()], "its members are known")
+    (stays,) = sift(router, old)
+    assert (stays.kind, stays.epoch, stays.offset) == (log_records.POSITION, 5, 3)
 
 
 def test_a_position_that_a_sift_is_asked_about_stays_although_memory_has_its_message(sequencers: Make) -> None:

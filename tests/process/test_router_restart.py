@@ -16,6 +16,7 @@ from router.log.redis import RedisLog
 from tests.conftest import Node, stand_still, wait_until
 from tests.process.clients import (
     ERROR,
+    HISTORY,
     KINDS,
     LEAVE,
     MESSAGE,
@@ -320,5 +321,45 @@ def test_a_join_that_nobody_knows_of_any_more_is_not_listed_and_can_be_asked_for
         assert standing["outcome"] == "replayed"
         assert [frame[3] for frame in await again.messages(1)] == ["not for alice"]
         await asyncio.gather(carol.close(), again.close())
+
+    run(body())
+
+
+@pytest.mark.slow
+def test_who_has_all_of_a_quiet_channel_missed_nothing_however_often_the_router_is_killed(
+    kept_in: dict[str, str], holdfast: Any
+) -> None:
+    """Its messages are not in memory: with the embedded log, too much was said in others since."""
+    node: Node = holdfast("--workers", "1", HOLDFAST_ROUTER_HISTORY_TOTAL_BYTES="1048576", **kept_in)
+    node.expect_lost()
+
+    async def body() -> None:
+        member, speaker = await open_session(node), await open_session(node)
+        channel, *others = group(), *(group() for _ in range(6))
+        for name in (*others, channel):
+            await speaker.join(name)
+        await speaker.publish(others[0], "the hand comes last to what is recovered first")
+        await member.join(channel)
+        said = [await speaker.publish(channel, number) for number in range(3)]
+        for name in others:
+            for _ in range(6):
+                await speaker.publish(name, "z" * 50_000)
+        await member.messages(len(said))
+        for first in (True, False):
+            [killed] = node.routers
+            os.kill(killed, signal.SIGKILL)
+            await next_router(node, killed)
+            await speaker.publish(others[0], "the router is back, and this worker told it everything")
+            if first:  # and was answered: behind its SUBSCRIBE
+                await speaker.ask(HISTORY, channel, {"limit": 1})
+        await member.abort()
+        again = await dial(node, "tcp")
+        held = [said[-1]["epoch"], said[-1]["offset"]]
+        await again.hello(session=member.session, token=member.resume_token, resume={channel: held})
+        assert again.welcome["channels"][channel][1:] == [held[1], "live"]
+        more = await speaker.publish(channel, "more")
+        assert more["offset"] == held[1] + 1
+        assert (await again.message())[2] == more["offset"]
+        await asyncio.gather(again.close(), speaker.close())
 
     run(body())
