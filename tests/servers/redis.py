@@ -25,6 +25,8 @@ COMMAND_DEADLINE_S = 5.0
 # Under way at any time where a router writes.
 LAG_BYTES = 1 << 20
 PRIMARY = "holdfast"
+# What asking a server that is just starting, or has no time, ends with.
+AWAY = (redis.ConnectionError, redis.TimeoutError, redis.ResponseError)
 # Writes reach the disk within a second, as Redis' own default has it.
 LASTING = ("--appendonly", "yes", "--appendfsync", "everysec", "--save", "")
 ALWAYS = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
@@ -102,7 +104,7 @@ class Server:
         assert process.poll() is None, f"Redis ended\n{self.log.read_text()[-2000:]}"
         try:
             return self.do("PING") in (b"PONG", True)
-        except (redis.ConnectionError, redis.TimeoutError, redis.ResponseError):
+        except AWAY:
             return False
 
     def do(self, *command: bytes | str | int) -> Any:
@@ -215,15 +217,27 @@ class Sentinels:
         )
 
     def wait_whole(self) -> None:
-        """Wait until the sentinels agree on a primary that two replicas follow."""
+        """Wait until the sentinels agree on a primary that two replicas follow, and none is about to replace it: one
+        that was killed and came back may be followed again by both while the sentinels are replacing it.
+        """
         wait_until(self._is_whole, "two replicas follow the primary again", WHOLE_DEADLINE_S)
 
     def _is_whole(self) -> bool:
         try:
-            primaries = {one.do("SENTINEL", "GET-MASTER-ADDR-BY-NAME", PRIMARY)[1] for one in self.sentinels}
-            return len(primaries) == 1 and self._replicas(self.primary, LAG_BYTES) == 2
-        except (redis.ConnectionError, redis.TimeoutError, redis.ResponseError):
+            said = [self._primary_of(one) for one in self.sentinels]
+            return (
+                len({one[b"port"] for one in said}) == 1
+                and all(one[b"flags"] == b"master" for one in said)
+                and self._replicas(self.primary, LAG_BYTES) == 2
+            )
+        except AWAY:
             return False
+
+    @staticmethod
+    def _primary_of(sentinel: Server) -> dict[bytes, bytes]:
+        """What a sentinel knows of the primary."""
+        known: dict[bytes, bytes] = sentinel.do("SENTINEL", "MASTER", PRIMARY)
+        return known
 
     def destroy(self) -> None:
         for one in [*self.sentinels, *self.servers]:
@@ -298,7 +312,7 @@ class Cluster:
                 and replicas == self._count - self.SIZE
                 and all(self._is_whole(one) for one in self.servers)
             )
-        except (redis.ConnectionError, redis.TimeoutError, redis.ResponseError):
+        except AWAY:
             return False
 
     @staticmethod
