@@ -13,9 +13,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from router.log.opening import open_log
 from router.log.port import LogUnavailable
 from router.log.redis import RedisLog
-from tests.router.log.conftest import again, run
+from tests.router.log.conftest import run
 from tests.router.log.redis_records import message, now_ms, offsets
 from tests.servers.redis import ALWAYS, LASTING, Server, running
 
@@ -107,7 +108,7 @@ def test_each_batch_is_in_the_log_once_and_in_order(server: Server, seed: int) -
 
     async def work() -> None:
         log = RedisLog(server.url, prefix=f"chaos{seed}:", clock_ms=now_ms, deadline_s=DEADLINE_S)
-        router = Router(log, (await again(lambda: log.open(1))).epoch, dice)
+        router = Router(log, (await open_log(log, 1)).epoch, dice)
         faults = Faults(server, dice)
         async with asyncio.TaskGroup() as group:
             for _ in range(FAULTS):
@@ -118,7 +119,7 @@ def test_each_batch_is_in_the_log_once_and_in_order(server: Server, seed: int) -
         await log.close()
         # A router that comes after it finds all of it.
         log = RedisLog(server.url, prefix=f"chaos{seed}:", clock_ms=now_ms)
-        await again(lambda: log.open(1))
+        await open_log(log, 1)
         for channel, loaded in zip(
             CHANNELS, await log.load([c.encode() for c in CHANNELS], messages=True), strict=True
         ):
