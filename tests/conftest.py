@@ -34,6 +34,7 @@ HTTP_DEADLINE_S = 30.0
 AUDIT_DEADLINE_S = 30.0
 POLL_S = 0.05
 PORT_MIN = 10_000
+PORT_END = 65_536
 START_ATTEMPTS = 3
 # Given to every process of a node in its environment: how those left behind are found.
 MARK = "HOLDFAST_TEST_MARK"
@@ -65,10 +66,11 @@ def free_ports(count: int) -> list[int]:
     """Ports of loopback that nobody listens on, none of them given twice: below those that the kernel gives to
     connections, of which other tests open thousands meanwhile.
     """
-    highest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    end = first if first >= 2 * PORT_MIN else PORT_END  # where connections have nearly all, there is nothing below them
     ports: list[int] = []
     while len(ports) < count:
-        port = _port_choice.randrange(PORT_MIN, highest)
+        port = _port_choice.randrange(PORT_MIN, end)
         with socket.socket() as tried, contextlib.suppress(OSError):
             tried.bind(("127.0.0.1", port))
             if port not in _given_ports:
