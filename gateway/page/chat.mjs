@@ -10,7 +10,10 @@ const ROUND_TRIP_EVERY_MS = 5000;
 const at = (id) => document.getElementById(id);
 const time = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 
-/** @type {?{development: boolean, ws_port: number, ws_path: string, tls?: boolean}} What the gateway says of itself, once it has. */
+/**
+ * What the gateway says of itself, once it has.
+ * @type {?{development: boolean, ws_port: number, ws_path: string, tls?: boolean}}
+ */
 let info = null;
 /** @type {?Promise<void>} */
 let asking = null;

@@ -28,6 +28,7 @@ ARGUMENTS = [
 ]
 TYPES = {".html": "text/html", ".css": "text/css", ".mjs": "text/javascript"}
 DEADLINE_S = 60
+OPEN_MS = 15_000
 WIRE_MAX = 200  # lines that a failure tells
 INFO = "**/api/info"
 
@@ -116,7 +117,7 @@ class Windows:
         page = await self.open(user, **options)
         await page.click("#connect")
         try:
-            await expect(page.locator("#state")).to_have_text("open", timeout=15_000)
+            await expect(page.locator("#state")).to_have_text("open", timeout=OPEN_MS)
             await page.fill("#group", group)
             await page.click("#join")
             await expect(page.locator("#title")).to_have_text(group)
@@ -250,7 +251,7 @@ def test_who_presses_before_the_gateway_has_told_its_port_is_connected_there() -
         await expect(ann.locator("#state")).to_have_text("connecting")
         await expect(ann.locator("#connect")).to_be_disabled()
         told.set()
-        await expect(ann.locator("#state")).to_have_text("open", timeout=15_000)
+        await expect(ann.locator("#state")).to_have_text("open", timeout=OPEN_MS)
         assert [line for line in windows.wire if "dials" in line] == [f"ann dials ws://127.0.0.1:{gateway.ws_port}/im"]
 
     run(test)
@@ -271,7 +272,7 @@ def test_what_the_gateway_could_not_tell_is_asked_again_by_who_presses() -> None
         assert not windows.wire
         await ann.unroute(INFO)
         await ann.click("#connect")
-        await expect(ann.locator("#state")).to_have_text("open", timeout=15_000)
+        await expect(ann.locator("#state")).to_have_text("open", timeout=OPEN_MS)
         await expect(ann.locator("#notice")).to_have_text("")
         assert len(windows.complaints) == 2
         assert all("503" in said for said in windows.complaints)

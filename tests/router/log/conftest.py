@@ -43,6 +43,11 @@ async def again(ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
         await asyncio.sleep(POLL_S)
 
 
+async def append(log: RedisLog, batch: bytes) -> None:
+    """Until it is in."""
+    await again(lambda: log.append(batch))
+
+
 async def until(is_so: Callable[[], Coroutine[Any, Any, bool]]) -> None:
     """Ask until the answer is yes; the test's deadline ends it else."""
     while True:

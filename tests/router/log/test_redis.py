@@ -15,12 +15,13 @@ import pytest
 
 from core import log_records
 from core.namespace_spec import BUILT_IN, NamespaceSpec
+from router.log.opening import open_log
 from router.log.port import Changes, LogBroken, LogUnavailable, Position, SessionChange
 from router.log.redis import LOAD_CHANNELS, RedisLog
 from router.log.redis_keys import SHARDS
 from router.log.redis_sessions import wall_ms
 from tests.conftest import free_ports, stand_still, wait_until
-from tests.router.log.conftest import again, run, until
+from tests.router.log.conftest import again, append, run, until
 from tests.router.log.redis_records import NOW_MS, bodies, message, now_ms, offsets
 from tests.servers.redis import (
     ALWAYS,
@@ -41,11 +42,6 @@ CHANNELS = [f"group:{number}" for number in range(4 * SHARDS)]
 async def no_sift(records: bytes) -> bytes:
     """Nothing is ever asked of it."""
     raise AssertionError("a stream trims itself")
-
-
-async def append(log: RedisLog, batch: bytes) -> None:
-    """Until it is in."""
-    await again(lambda: log.append(batch))
 
 
 def everywhere(epoch: int, offset: int) -> bytes:
@@ -418,7 +414,7 @@ def sentinels() -> Iterator[Sentinels]:
 def test_nothing_that_was_answered_is_lost_when_sentinel_replaces_the_primary(sentinels: Sentinels) -> None:
     async def work() -> None:
         log = RedisLog(sentinels.url, clock_ms=now_ms, deadline_s=1.0)
-        epoch = (await again(lambda: log.open(1))).epoch
+        epoch = (await open_log(log, 1)).epoch
         expires_ms = wall_ms() + 3_600_000
         await log.save(Changes({bytes(16): SessionChange(b"said", expires_ms)}))
         first = sentinels.primary
@@ -433,7 +429,7 @@ def test_nothing_that_was_answered_is_lost_when_sentinel_replaces_the_primary(se
         await log.close()
         # A router that comes then finds all of it, and one that had been deposed is still refused.
         log = RedisLog(sentinels.url, clock_ms=now_ms)
-        assert (await again(lambda: log.open(1))).epoch > epoch
+        assert (await open_log(log, 1)).epoch > epoch
         await all_have(log, len(tasks) + 1)
         await log.close()
 
@@ -444,7 +440,7 @@ def test_nothing_that_was_answered_is_lost_when_sentinel_replaces_the_primary(se
 def test_one_primary_after_another_is_killed_and_comes_back_as_a_replica(sentinels: Sentinels) -> None:
     async def work() -> None:
         log = RedisLog(sentinels.url, clock_ms=now_ms, deadline_s=1.0)
-        epoch = (await again(lambda: log.open(1))).epoch
+        epoch = (await open_log(log, 1)).epoch
         last = 0
         for _ in range(2):
             await asyncio.to_thread(sentinels.wait_whole)
@@ -469,7 +465,7 @@ def test_an_old_primary_that_is_chosen_again_is_given_what_it_missed(sentinels: 
 
     async def work() -> None:
         log = RedisLog(sentinels.url, clock_ms=now_ms, deadline_s=1.0)
-        epoch = (await again(lambda: log.open(1))).epoch
+        epoch = (await open_log(log, 1)).epoch
         for offset in range(1, 7):
             await append(log, everywhere(epoch, offset))
         old = sentinels.primary
@@ -502,7 +498,7 @@ def cluster() -> Iterator[Cluster]:
 def test_a_cluster_takes_and_gives_all_and_waits_for_a_node_that_is_away(cluster: Cluster) -> None:
     async def work() -> None:
         log = RedisLog(cluster.url, clock_ms=now_ms, deadline_s=1.0)
-        epoch = (await again(lambda: log.open(1))).epoch
+        epoch = (await open_log(log, 1)).epoch
         await asyncio.gather(*(append(log, everywhere(epoch, one)) for one in range(1, 11)))
         await all_have(log, 10)
         assert all(server.do("DBSIZE") > 0 for server in cluster.servers)
@@ -528,7 +524,7 @@ def test_a_cluster_takes_and_gives_all_and_waits_for_a_node_that_is_away(cluster
 def test_a_slot_that_moves_to_another_node_is_followed(cluster: Cluster) -> None:
     async def work() -> None:
         log = RedisLog(cluster.url, clock_ms=now_ms)
-        epoch = (await again(lambda: log.open(1))).epoch
+        epoch = (await open_log(log, 1)).epoch
         await log.append(everywhere(epoch, 1))
         slot = log.keys.shard_slots[0]
         away, here = cluster.owner(slot), next(one for one in cluster.servers if one is not cluster.owner(slot))

@@ -10,24 +10,20 @@ from typing import Any
 import pytest
 
 from router.log import redis_append
+from router.log.opening import open_log
 from router.log.port import LogBroken, LogDeposed, LogUnavailable
 from router.log.redis import KEPT_BYTES_MAX, RedisLog
 from router.log.redis_append import Command, Shard
 from router.log.redis_keys import SHARDS
 from router.log.redis_link import Link
 from tests.conftest import stand_still, wait_until
-from tests.router.log.conftest import again, run, until
+from tests.router.log.conftest import again, append, run, until
 from tests.router.log.redis_records import bodies, message, now_ms, offsets
 from tests.servers.redis import LASTING, Sentinels, Server, running
 
 PAUSE_S = 0.02
 # One of each shard, so that a batch of all of them needs every shard.
 CHANNELS = [f"group:{number}" for number in range(4 * SHARDS)]
-
-
-async def append(log: RedisLog, batch: bytes) -> None:
-    """Until it is in."""
-    await again(lambda: log.append(batch))
 
 
 def everywhere(epoch: int, offset: int) -> bytes:
@@ -258,7 +254,7 @@ def test_too_much_under_way_is_refused(own_server: Server, monkeypatch: pytest.M
 
     async def work() -> None:
         log = log_of(own_server, deadline_s=0.5, kept_bytes_max=1)
-        epoch = (await again(lambda: log.open(1))).epoch
+        epoch = (await open_log(log, 1)).epoch
         stand_still(own_server.pid)
         refused = 0
         for offset in range(1, 10):
@@ -323,7 +319,7 @@ def test_what_is_lost_a_second_time_is_given_up_a_second_time(
 def test_a_primary_that_lost_its_replica_is_not_trusted_alone_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     async def work(primary: Server, replica: Server) -> None:
         log = log_of(primary, deadline_s=1.0)
-        epoch = (await again(lambda: log.open(1))).epoch
+        epoch = (await open_log(log, 1)).epoch
         await append(log, everywhere(epoch, 1))
         replica.kill()
         for _ in range(3):  # also over connections that were made since
