@@ -13,9 +13,8 @@ from collections.abc import Iterator
 import pytest
 
 from router.log.opening import open_log
-from router.log.port import LogUnavailable
 from router.log.redis import RedisLog
-from tests.router.log.conftest import run
+from tests.router.log.conftest import again, run
 from tests.router.log.redis_records import message, now_ms, offsets
 from tests.servers.redis import ALWAYS, LASTING, Server, running
 
