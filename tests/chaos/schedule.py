@@ -41,13 +41,14 @@ ACTS: dict[str, tuple[tuple[str, float, float], ...]] = {
     "disk": (("fill disk", 0.2, 0.5), ("free disk", 0.2, 0.6), ("wait", 0.3, 0.5)),
     "memory": (("fill redis", 0.2, 0.5), ("free redis", 0.2, 0.6), ("wait", 0.3, 0.5)),
     "clock": (("step clock back", 0.2, 0.5), ("kill router", 0.0, 0.2), ("wait", 0.3, 0.6)),
-    # What was said lately is nowhere but at a worker that stands still, and the stream goes on without it.
+    # What was said lately is nowhere but at a worker that stands still, for longer than a new router waits for its
+    # workers (2 s), and the stream goes on without it.
     "unwritten": (
         ("fill disk", 0.2, 0.4),
         ("stop worker", 0.3, 0.6),
         ("kill router", 0.0, 0.02),
         ("kill other workers", 0.0, 0.02),
-        ("continue worker", 1.0, 1.5),
+        ("continue worker", 2.5, 3.0),
         ("wait", 0.3, 0.6),
     ),
     "held": (("stop router", 0.2, 0.5), ("continue router", 0.1, 0.8), ("wait", 0.2, 0.5)),
