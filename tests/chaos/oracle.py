@@ -8,6 +8,8 @@ when everybody has had time to hear everything. For channels whose namespace ans
 - In the order of offsets, without a hole. A hole is told as EVENT `gap` with exactly its first and last offset, and
   only where the history may have been trimmed.
 - One position holds one message for everybody: members, publishers' answers and HISTORY.
+- Who forgets what it heard after its last ACK is given all of that again, and nothing that the gateway knew to be
+  acknowledged.
 - A `reset` never happens: the log survives everything that is done to it here.
 
 Positions are told apart by their offset alone, since offsets go on over epochs when the log survived; what
@@ -240,6 +242,8 @@ class Reader:
         self.is_member = False
         self.held: Position | None = None
         """The last position; None: the gateway knows from where on it is a member, the first message will tell."""
+        self.acked: Position | None = None
+        """The last that it acknowledged as a member; before it does, where it joined."""
         self.delivered_count = 0
         self.raw_repetitions = 0
         self.recreations = 0
@@ -258,7 +262,7 @@ class Reader:
     def joined(self, position: Position | None) -> None:
         """Member from the message after this position on; None: see `held`."""
         self._log("joins", 0 if position is None else position.offset)
-        self.is_member, self.held = True, position
+        self.is_member, self.held, self.acked = True, position, position
         self._entered = 0 if position is None else position.offset
 
     def left(self) -> None:
@@ -282,6 +286,25 @@ class Reader:
             self.held = position
         elif outcome == "live" and self.held is None:
             self.joined(position)
+
+    def acknowledges(self) -> int | None:
+        """All that it holds; the offset to say, None: it holds nothing that it knows of."""
+        if not self.is_member or self.held is None:
+            return None
+        self.acked = self.held
+        return self.held.offset
+
+    def begins_anew(self) -> None:
+        """It knows nothing of what it heard after its last ACK: all of that is due again."""
+        assert self.acked is not None
+        self._log("has forgotten all behind its last ACK", self.acked.offset)
+        self.held = self.acked
+        self._had = {offset for offset in self._had if offset <= self.acked.offset}
+        self._told = {offset for offset in self._told if offset <= self.acked.offset}
+
+    def repeated(self, offset: int, acked: int) -> None:
+        """It left its position out, and came to hear what the gateway knew to be acknowledged."""
+        self._fault(Kind.REPETITION, offset, f"sent again, and was acknowledged up to {acked}")
 
     def zombie(self, offset: int, text: str) -> None:
         self._fault(Kind.ZOMBIE, offset, text)

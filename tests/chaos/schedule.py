@@ -35,6 +35,11 @@ ACTS: dict[str, tuple[tuple[str, float, float], ...]] = {
     "worker": (("kill worker", 0.2, 0.6), ("wait", 0.3, 0.6)),
     "router": (("kill router", 0.2, 0.6), ("wait", 0.3, 0.8)),
     "both": (("kill router", 0.2, 0.6), ("kill worker", 0.0, 0.05), ("wait", 0.3, 0.8)),
+    "all": (("kill router", 0.2, 0.6), ("kill other workers", 0.0, 0.05), ("wait", 0.3, 0.8)),
+    # The same when sessions have had the time to move about.
+    "moved both": (("kill router", 1.0, 3.0), ("kill worker", 0.0, 0.05), ("wait", 0.3, 0.8)),
+    "moved all": (("kill router", 1.0, 3.0), ("kill other workers", 0.0, 0.05), ("wait", 0.3, 0.8)),
+    "torn": (("kill node", 0.3, 0.8), ("tear tails", 0.0, 0.0), ("start node", 0.0, 0.1), ("wait", 0.3, 0.6)),
     "node": (("kill node", 0.3, 0.8), ("start node", 0.0, 0.1), ("wait", 0.3, 0.6)),
     "redis": (("kill redis", 0.2, 0.6), ("start redis", 0.0, 0.4), ("wait", 0.3, 0.6)),
     "primary": (("kill primary", 0.2, 0.6), ("start killed", 0.2, 4.0), ("wait", 0.3, 0.6)),
