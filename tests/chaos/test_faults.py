@@ -35,8 +35,8 @@ def test_nothing_acknowledged_is_lost_or_repeated(holdfast: Start, tmp_path: Pat
 def test_sessions_move_just_before_it(holdfast: Start, tmp_path: Path, fault: str) -> None:
     """Nobody has had a session for long, and most say nothing of what they hold."""
     tally = run(worlds(holdfast, tmp_path), fault, MOVING, secret=SECRET)
-    assert tally.counts["forgets"] > tally.seeds, "nobody had to rely on its last ACK"
-    assert tally.counts["returns"] > 10 * tally.seeds, "nobody moved"
+    assert tally.counts["forgets"], "nobody had to rely on its last ACK"
+    assert tally.counts["returns"] > 5 * tally.seeds, "nobody moved"
 
 
 def worlds(holdfast: Start, tmp_path: Path) -> Callable[[], World]:
