@@ -40,8 +40,8 @@ class Link(asyncio.Protocol):
         """Offset by channel, as HELLO named it; -1: it was left out."""
         self.sure: dict[str, int] = {}
         """What the gateway cannot but know to be acknowledged, when HELLO was sent: it sends nothing of it again."""
-        self.heard: dict[str, int] = {}
-        """The last offset by channel that came over it."""
+        self.stands: dict[str, Position] = {}
+        """What HELLO named or came over it last, by channel: nothing before it is sent over this connection again."""
         self.acked: tuple[int, dict[str, int]] = (0, {})
         """The last ACK: the number of the last request before it, and what it said."""
         self.welcome: dict[str, Position] | None = None

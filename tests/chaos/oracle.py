@@ -8,8 +8,8 @@ when everybody has had time to hear everything. For channels whose namespace ans
 - In the order of offsets, without a hole. A hole is told as EVENT `gap` with exactly its first and last offset, and
   only where the history may have been trimmed.
 - One position holds one message for everybody: members, publishers' answers and HISTORY.
-- Who forgets what it heard after its last ACK is given all of that again, and nothing that the gateway knew to be
-  acknowledged.
+- Who forgets what it heard after its last ACK is given all of that again. Nothing is sent again that the gateway was
+  told of: by a position at the return, or by an ACK that it knew of. Nothing is sent twice over one connection.
 - A `reset` never happens: the log survives everything that is done to it here.
 
 Positions are told apart by their offset alone, since offsets go on over epochs when the log survived; what
@@ -33,7 +33,7 @@ class Kind(StrEnum):
     LOSS = "loss"
     """Acknowledged, or heard by others, and never delivered to a member that was entitled to it."""
     REPETITION = "repetition"
-    """One message at two positions: an application got it twice."""
+    """One message at two positions: an application got it twice. Or sent again to one who had said that it has it."""
     REORDERING = "reordering"
     """Delivered after a later one."""
     PHANTOM = "phantom"
@@ -302,9 +302,9 @@ class Reader:
         self._had = {offset for offset in self._had if offset <= self.acked.offset}
         self._told = {offset for offset in self._told if offset <= self.acked.offset}
 
-    def repeated(self, offset: int, acked: int) -> None:
-        """It left its position out, and came to hear what the gateway knew to be acknowledged."""
-        self._fault(Kind.REPETITION, offset, f"sent again, and was acknowledged up to {acked}")
+    def repeated(self, offset: int, text: str) -> None:
+        """It came although the gateway was told that it had come before, or had sent it over the same connection."""
+        self._fault(Kind.REPETITION, offset, f"sent again, {text}")
 
     def zombie(self, offset: int, text: str) -> None:
         self._fault(Kind.ZOMBIE, offset, text)

@@ -253,6 +253,7 @@ class Talker:
             }
             link.sure = dict(self._sure) if self.habits.acks_last else {}
             link.asked = {channel: -1 for channel in held} | {channel: at.offset for channel, at in named.items()}
+            link.stands = dict(named)
             positions = {channel: list(position) for channel, position in named.items()}
             values = {"v": 1, "session": self._session, "token": self._token, "resume": positions}
         link.hello_tick = self._oracle.tick
@@ -329,10 +330,13 @@ class Talker:
         publish = self._oracle.contents.get(content)
         if publish is not None:
             link.latest = max(link.latest, (publish.tick, channel, offset))
-        link.heard[channel] = offset
-        if link.asked.get(channel) == -1 and offset <= link.sure.get(channel, 0):
-            self._reader(channel).repeated(offset, link.sure[channel])
-        if self._reader(channel).received(Position(options["epoch"], offset), content):
+        position = Position(options["epoch"], offset)
+        if position <= link.stands.get(channel, Position(0, 0)):
+            self._reader(channel).repeated(offset, f"and this connection stood at {link.stands[channel]}")
+        elif link.asked.get(channel) == -1 and offset <= link.sure.get(channel, 0):
+            self._reader(channel).repeated(offset, f"and was acknowledged up to {link.sure[channel]}")
+        link.stands[channel] = position
+        if self._reader(channel).received(position, content):
             self.news.set()
         self._unacknowledged += 1
         if self._unacknowledged >= self.habits.acks_every:
@@ -346,7 +350,8 @@ class Talker:
             if offset is not None:
                 said[channel] = offset
         # The gateway takes no more than came over this connection.
-        link.acked = (self._last_request, {channel: at for channel, at in said.items() if link.heard.get(channel) == at})
+        came = {channel for channel, at in link.stands.items() if said.get(channel) == at.offset}
+        link.acked = (self._last_request, {channel: said[channel] for channel in came})
         link.send(ACK, said)
 
     def _on_fin(self, link: Link, frame: list[Any]) -> None:
@@ -454,6 +459,7 @@ class Talker:
             elif not reader.is_member or channel in self._lacking:
                 self._joined_s[channel] = time.monotonic()
                 self._sure.pop(channel, None)
+                link.stands.pop(channel, None)
                 position = Position(frame[2]["epoch"], frame[2]["offset"])
                 if since is None:
                     reader.joined(position)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.chaos.rounds import EVERYBODY, HABITS, NAMED, SECRET, SURE, TOGETHER, Start, marks, run
+from tests.chaos.rounds import EVERYBODY, HABITS, MOVING, NAMED, SECRET, SURE, TOGETHER, Start, marks, run
 from tests.chaos.world import World
 from tests.servers.redis import ALWAYS, LASTING, running, running_cluster, running_sentinels
 
@@ -22,12 +22,12 @@ def test_redis_is_out_of_memory(holdfast: Start) -> None:
         run(lambda: World(holdfast("--workers", "2", **settings), redis=server), "memory", NAMED)
 
 
-@pytest.mark.parametrize("fault", ["router", "both", "node"])
+@pytest.mark.parametrize("fault", ["router", "both", "node", "moved all"])
 def test_processes_are_killed_over_redis(holdfast: Start, fault: str) -> None:
     with running(*LASTING) as server:
         settings = {"HOLDFAST_LOG_BACKEND": "redis", "HOLDFAST_LOG_REDIS_URL": server.url}
         settings |= {"HOLDFAST_AUTH_SECRET": SECRET, **EVERYBODY}
-        habits = SURE if fault in TOGETHER else HABITS
+        habits = MOVING if fault.startswith("moved") else SURE if fault in TOGETHER else HABITS
         run(
             lambda: World(holdfast("--workers", "2", **settings), redis=server),
             fault,

@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,11 @@ from tests.chaos.oracle import Kind, Position, Reader
 from tests.chaos.rounds import HABITS, MOVING, SECRET, Start, marks, one_round
 from tests.chaos.talkers import Talker
 from tests.chaos.world import World
-from dataclasses import replace
 
 COHORTS = 10
 LAST_WORDS_S = 5.0
 """What is lost for good is not waited for."""
-SWALLOWED = 15
+STRUCK = 15
 FURTHER = 3
 
 pytestmark = marks
@@ -35,10 +35,23 @@ def swallow(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def swallowing(talker: Talker, link: Link, frame: list[Any]) -> None:
         heard[talker.name] = heard.get(talker.name, 0) + 1
-        if heard[talker.name] != SWALLOWED:
+        if heard[talker.name] != STRUCK:
             on_message(talker, link, frame)
 
     monkeypatch.setattr(Talker, "_on_message", swallowing)
+
+
+def repeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One message in each talker's life is sent twice over its connection."""
+    heard = dict[str, int]()
+    on_message = Talker._on_message
+
+    def repeating(talker: Talker, link: Link, frame: list[Any]) -> None:
+        heard[talker.name] = heard.get(talker.name, 0) + 1
+        for _ in range(2 if heard[talker.name] == STRUCK else 1):
+            on_message(talker, link, frame)
+
+    monkeypatch.setattr(Talker, "_on_message", repeating)
 
 
 def lose_acknowledgements(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,6 +81,7 @@ def take_more_for_acknowledged(monkeypatch: pytest.MonkeyPatch) -> None:
     ("plant", "kind"),
     [
         (swallow, Kind.SILENT_GAP),
+        (repeat, Kind.REPETITION),
         (lose_acknowledgements, Kind.REPETITION),
         (take_more_for_acknowledged, Kind.SILENT_GAP),
     ],
@@ -96,16 +110,9 @@ def forget_channels(log: Path) -> None:
     store.close()
 
 
-def forget_sessions(log: Path) -> None:
-    (path,) = log.rglob("*.sqlite")
-    with sqlite3.connect(path) as store:
-        store.execute("DELETE FROM sessions")
-    store.close()
-
-
 @pytest.mark.parametrize(
     ("spoil", "kind"),
-    [(cut_the_log, Kind.RESET), (forget_channels, Kind.FORGOTTEN), (forget_sessions, Kind.FORGOTTEN)],
+    [(cut_the_log, Kind.RESET), (forget_channels, Kind.FORGOTTEN)],
 )
 def test_what_a_dead_node_lost_is_found(
     holdfast: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Path], None], kind: Kind
