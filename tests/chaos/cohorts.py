@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tests.chaos.oracle import Book, Fault, Oracle
 from tests.chaos.habits import Habits
+from tests.chaos.oracle import Book, Fault, Oracle
 from tests.chaos.talkers import SETTLE_S, Place, Talker
 
 COME_S = 30.0

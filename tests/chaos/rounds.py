@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from tests.chaos.cohorts import Cohort, Tally, complaint
-from tests.chaos.schedule import schedule
 from tests.chaos.habits import Habits
+from tests.chaos.schedule import schedule
 from tests.chaos.world import World
 from tests.conftest import Node
 

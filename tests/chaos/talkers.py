@@ -8,6 +8,7 @@ word, comes back before the old connection is noticed, or resumes its session on
 
 import asyncio
 import contextlib
+import functools
 import random
 import time
 from collections.abc import Callable
@@ -167,8 +168,7 @@ class Talker:
         """All answered, all heard, and a member of what it wants."""
         if self._says or self._link is None or len(self._links) != 1:
             return False
-        here = all(self.readers[channel].is_member for channel in self._wanted)
-        if not here or self._leaving or self._lacking:
+        if self._leaving or not all(self._is_in(channel) for channel in self._wanted):
             return False
         return not any(reader.misses() for reader in self.readers.values())
 
@@ -434,7 +434,7 @@ class Talker:
         self._link = link
         self._requests.clear()
         for channel in sorted(self._wanted):
-            if not self.readers[channel].is_member or channel in self._lacking:
+            if not self._is_in(channel):
                 self._join(link, channel)
         for channel in sorted(self._leaving):
             if self.readers[channel].is_member:
@@ -456,7 +456,7 @@ class Talker:
             if frame[0] == ERROR:
                 self._refused(frame[2])
                 self._after(_retry_s(frame), lambda: self._join_again(channel))
-            elif not reader.is_member or channel in self._lacking:
+            elif not self._is_in(channel):
                 self._joined_s[channel] = time.monotonic()
                 self._sure.pop(channel, None)
                 link.stands.pop(channel, None)
@@ -473,8 +473,7 @@ class Talker:
         self._ask(link, on_answer, JOIN, channel, {} if since is None else {"since": list(since)})
 
     def _join_again(self, channel: str) -> None:
-        is_due = not self.readers[channel].is_member or channel in self._lacking
-        if self._link is not None and channel in self._wanted and is_due:
+        if self._link is not None and channel in self._wanted and not self._is_in(channel):
             self._join(self._link, channel)
 
     def _leave(self, link: Link, channel: str) -> None:
@@ -498,14 +497,18 @@ class Talker:
         self.news.set()
 
     def _send(self, say: Say) -> None:
-        is_own = say.channel.startswith("user:")
-        if self._link is None or not (is_own or (self._reader(say.channel).is_member and say.channel not in self._lacking)):
+        if self._link is None or not (say.channel.startswith("user:") or self._is_in(say.channel)):
             return
         say.attempts += 1
         options = {"key": say.content} if say.keyed else {}
-        self._ask(self._link, lambda link, frame: self._on_said(link, say, frame), PUBLISH, say.channel, say.content, options)
+        on_answer = functools.partial(self._on_said, say)
+        self._ask(self._link, on_answer, PUBLISH, say.channel, say.content, options)
 
-    def _on_said(self, link: Link, say: Say, frame: list[Any]) -> None:
+    def _is_in(self, channel: str) -> bool:
+        """A member, by the gateway's account as well."""
+        return self._reader(channel).is_member and channel not in self._lacking
+
+    def _on_said(self, say: Say, link: Link, frame: list[Any]) -> None:
         book = self._oracle.book(say.channel)
         if frame[0] == REPLY:
             before, said = link.acked

@@ -1,4 +1,4 @@
-"""What is planted between a node and the oracle is found: in rounds as those of faults, with clients or a log that lie."""
+"""What is planted between a node and the oracle is found, in rounds as those of faults: clients or a log that lie."""
 
 import asyncio
 import sqlite3
@@ -131,9 +131,7 @@ def test_what_a_dead_node_lost_is_found(
     assert f"{kind}: " in found_by(monkeypatch, world, "node", MOVING, secret=SECRET)
 
 
-def found_by(
-    monkeypatch: pytest.MonkeyPatch, world: World, fault: str, habits: Habits, **of_cohort: Any
-) -> str:
+def found_by(monkeypatch: pytest.MonkeyPatch, world: World, fault: str, habits: Habits, **of_cohort: Any) -> str:
     """What a round of a few cohorts has to complain of."""
     monkeypatch.setattr(cohorts, "SETTLE_S", LAST_WORDS_S)
     return asyncio.run(one_round(world, fault, 1, habits, Tally(), COHORTS, **of_cohort))
