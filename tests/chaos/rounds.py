@@ -32,8 +32,6 @@ NODES = int(os.environ.get("HOLDFAST_CHAOS_NODES", "2")) if FULL else 1
 FEW = 10
 """Seeds of what takes long by itself: a fail-over is seconds."""
 HABITS = Habits(pause_s=0.06, forgets=33, acks_every=10)
-NAMED = replace(HABITS, leaves_out=0, forgets=0)
-"""While the store of sessions is away, what a client names at its return is all that is known of its channels."""
 SURE = replace(HABITS, sure_s=1.0)
 """Where a router and a worker are killed at once, nobody else knows of what was joined just before."""
 MOVING = replace(SURE, hurries=5, breaks=5, leaves_out=50, forgets=50)
