@@ -39,6 +39,20 @@ ACTS: dict[str, tuple[tuple[str, float, float], ...]] = {
     # The same when sessions have had the time to move about.
     "moved both": (("kill router", 1.0, 3.0), ("kill worker", 0.0, 0.05), ("wait", 0.3, 0.8)),
     "moved all": (("kill router", 1.0, 3.0), ("kill other workers", 0.0, 0.05), ("wait", 0.3, 0.8)),
+    # The next router is killed while it still gathers what it is told.
+    "moved again": (
+        ("kill router", 1.0, 2.0),
+        ("kill router", 0.3, 2.0),
+        ("kill worker", 0.0, 0.05),
+        ("wait", 0.3, 0.8),
+    ),
+    # A worker stands still while its sessions go elsewhere and the router is killed, and then tells what it knew.
+    "moved away": (
+        ("stop worker", 0.5, 1.0),
+        ("kill router", 0.3, 1.0),
+        ("continue worker", 0.2, 4.0),
+        ("wait", 0.3, 0.8),
+    ),
     "torn": (("kill node", 0.6, 1.2), ("tear tails", 0.0, 0.0), ("start node", 0.0, 0.1), ("wait", 0.3, 0.6)),
     "node": (("kill node", 0.6, 1.2), ("start node", 0.0, 0.1), ("wait", 0.3, 0.6)),
     "redis": (("kill redis", 0.2, 0.6), ("start redis", 0.0, 0.4), ("wait", 0.3, 0.6)),

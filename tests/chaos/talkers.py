@@ -79,6 +79,8 @@ class Talker:
         claims = {"sub": name, "exp": int(time.time()) + TOKEN_S}
         self._fresh_token = jwt.encode(claims, secret, algorithm="HS256") if secret else ""
         self._link: Link | None = None
+        self._last_link: Link | None = None
+        """Where requests went last, whether it is open or not."""
         self._links: list[Link] = []
         self._evicted: list[Link] = []
         self._wanted: set[str] = set()
@@ -330,6 +332,8 @@ class Talker:
         publish = self._oracle.contents.get(content)
         if publish is not None:
             link.latest = max(link.latest, (publish.tick, channel, offset))
+        if link is not self._last_link and not self._reader(channel).is_member:
+            return  # it left over a later connection, of which this one's worker need not know yet: see `zombie`
         position = Position(options["epoch"], offset)
         if position <= link.stands.get(channel, Position(0, 0)):
             self._reader(channel).repeated(offset, f"and this connection stood at {link.stands[channel]}")
@@ -431,7 +435,7 @@ class Talker:
 
     def _open_on(self, link: Link) -> None:
         """From now on requests go here; what was not answered elsewhere is asked again."""
-        self._link = link
+        self._link = self._last_link = link
         self._requests.clear()
         for channel in sorted(self._wanted):
             if not self._is_in(channel):

@@ -31,7 +31,7 @@ def test_nothing_acknowledged_is_lost_or_repeated(holdfast: Start, tmp_path: Pat
     assert tally.counts["forgets"], "nobody had to rely on its last ACK"
 
 
-@pytest.mark.parametrize("fault", ["moved both", "moved all"])
+@pytest.mark.parametrize("fault", ["moved both", "moved all", "moved again", "moved away"])
 def test_sessions_move_just_before_it(holdfast: Start, tmp_path: Path, fault: str) -> None:
     """Nobody has had a session for long, and most say nothing of what they hold."""
     tally = run(worlds(holdfast, tmp_path), fault, MOVING, secret=SECRET)
