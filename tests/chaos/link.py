@@ -45,6 +45,7 @@ class Link(asyncio.Protocol):
         self.acked: tuple[int, dict[str, int]] = (0, {})
         """The last ACK: the number of the last request before it, and what it said."""
         self.welcome: dict[str, Position] | None = None
+        self.hello_s = 0.0
         self.hello_tick = self.welcome_tick = 0
         """The oracle's times of HELLO and WELCOME."""
         self.latest: tuple[int, str, int] = (0, "", 0)

@@ -52,6 +52,8 @@ class Kind(StrEnum):
     """A member was told that the history it knows is gone."""
     FORGOTTEN = "forgotten"
     """A resumed session lacks a channel that it had joined."""
+    UNWANTED = "unwanted"
+    """A resumed session has a channel that it had left."""
     ZOMBIE = "zombie"
     """The older of two connections of a session went on delivering."""
 
@@ -274,6 +276,10 @@ class Reader:
         """A resumed session does not have this channel any more."""
         self._fault(Kind.FORGOTTEN, 0 if self.held is None else self.held.offset, "the session lacks its channel")
         self.is_member = False
+
+    def unwanted(self, position: Position) -> None:
+        """A resumed session has this channel, and LEAVE was answered."""
+        self._fault(Kind.UNWANTED, position.offset, "the session has a channel that it had left")
 
     def resumed(self, position: Position, outcome: str, asked: int | None = None) -> None:
         """What WELCOME, or the answer to JOIN with `since`, said; `asked` is the offset that the client named, and -1

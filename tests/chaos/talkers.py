@@ -85,9 +85,11 @@ class Talker:
         self._evicted: list[Link] = []
         self._wanted: set[str] = set()
         self._leaving: set[str] = set()
-        self._joined_s: dict[str, float] = {}
+        self._changed_s: dict[str, float] = {}
         self._fresh: set[str] = set()
-        """Channels that were joined just before a connection ended."""
+        """Channels that were joined or left just before a connection ended."""
+        self._left_s: dict[str, float] = {}
+        """Since when channels are left, by the gateway's answer."""
         self._lacking: set[str] = set()
         """Channels that are to be joined again, from where it was."""
         self._sure: dict[str, int] = {}
@@ -258,11 +260,11 @@ class Talker:
             link.stands = dict(named)
             positions = {channel: list(position) for channel, position in named.items()}
             values = {"v": 1, "session": self._session, "token": self._token, "resume": positions}
-        link.hello_tick = self._oracle.tick
+        link.hello_s, link.hello_tick = time.monotonic(), self._oracle.tick
         self._ask(link, self._on_not_welcome, HELLO, values)
 
     def _is_fresh(self, channel: str) -> bool:
-        return time.monotonic() - self._joined_s.get(channel, 0.0) < self.habits.sure_s
+        return time.monotonic() - self._changed_s.get(channel, 0.0) < self.habits.sure_s
 
     def _forgets(self, link: Link) -> bool:
         """Its program died with its connection, if that was its only one, and knows what it acknowledged."""
@@ -419,7 +421,9 @@ class Talker:
         if reader.is_member:
             reader.resumed(position, outcome, link.asked.get(channel))
         else:
-            # It joined, and the answer was lost: it is a member from a position that only the gateway knows.
+            if channel not in self._fresh and self._left_s.get(channel, link.hello_s) < link.hello_s:
+                reader.unwanted(position)
+            # Else it joined, and the answer was lost: it is a member from a position that only the gateway knows.
             reader.joined(position if outcome == "live" else None)
 
     # ---- what it asks
@@ -453,6 +457,7 @@ class Talker:
 
     def _join(self, link: Link, channel: str) -> None:
         """Anew, or from where it was if the gateway lacks it."""
+        self._left_s.pop(channel, None)
         reader = self.readers[channel]
         since = reader.held if channel in self._lacking else None
 
@@ -461,7 +466,7 @@ class Talker:
                 self._refused(frame[2])
                 self._after(_retry_s(frame), lambda: self._join_again(channel))
             elif not self._is_in(channel):
-                self._joined_s[channel] = time.monotonic()
+                self._changed_s[channel] = time.monotonic()
                 self._sure.pop(channel, None)
                 link.stands.pop(channel, None)
                 position = Position(frame[2]["epoch"], frame[2]["offset"])
@@ -483,6 +488,7 @@ class Talker:
     def _leave(self, link: Link, channel: str) -> None:
         def on_answer(link: Link, frame: list[Any]) -> None:
             if frame[0] == REPLY:
+                self._changed_s[channel] = self._left_s[channel] = time.monotonic()
                 self._left(channel)
             else:
                 self._refused(frame[2])

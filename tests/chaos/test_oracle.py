@@ -169,6 +169,8 @@ def judge(ops: list[Op], log: list[Op]) -> tuple[Oracle, list[Fault]]:
                 readers[op.who].begins_anew()
             case "forgotten":
                 readers[op.who].forgotten()
+            case "unwanted":
+                readers[op.who].unwanted(position)
             case "zombie":
                 readers[op.who].zombie(op.offset, "after the other was welcome")
             case "history":
@@ -388,6 +390,10 @@ def forget_a_channel(rng: random.Random, ops: list[Op]) -> list[Op]:
     return [*ops, Op("forgotten", "bob")]
 
 
+def come_back_to_what_was_left(rng: random.Random, ops: list[Op]) -> list[Op]:
+    return [*ops, Op("unwanted", "cem", offset=1)]
+
+
 def go_on_as_a_zombie(rng: random.Random, ops: list[Op]) -> list[Op]:
     return [*ops, Op("zombie", "bob", offset=1)]
 
@@ -413,6 +419,7 @@ MUTATIONS: tuple[tuple[Mutation, Kind], ...] = (
     (step_back_an_epoch, Kind.EPOCH),
     (say_reset, Kind.RESET),
     (forget_a_channel, Kind.FORGOTTEN),
+    (come_back_to_what_was_left, Kind.UNWANTED),
     (go_on_as_a_zombie, Kind.ZOMBIE),
 )
 

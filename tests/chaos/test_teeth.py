@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -54,6 +55,16 @@ def repeat(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Talker, "_on_message", repeating)
 
 
+def stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LEAVE is answered, and nothing is left."""
+
+    def answering(talker: Talker, link: Link, channel: str) -> None:
+        talker._changed_s[channel] = talker._left_s[channel] = time.monotonic()
+        talker._left(channel)
+
+    monkeypatch.setattr(Talker, "_leave", answering)
+
+
 def lose_acknowledgements(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are said, and never come to the gateway."""
     send = Link.send
@@ -82,6 +93,7 @@ def take_more_for_acknowledged(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (swallow, Kind.SILENT_GAP),
         (repeat, Kind.REPETITION),
+        (stay, Kind.UNWANTED),
         (lose_acknowledgements, Kind.REPETITION),
         (take_more_for_acknowledged, Kind.SILENT_GAP),
     ],
@@ -89,10 +101,10 @@ def take_more_for_acknowledged(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_happens_on_the_way_is_found(
     holdfast: Start, monkeypatch: pytest.MonkeyPatch, plant: Callable[[pytest.MonkeyPatch], None], kind: Kind
 ) -> None:
-    habits = replace(HABITS, pause_s=0.02, breaks=5, forgets=50, acks_last=True, acks_every=10)
+    habits = replace(HABITS, pause_s=0.02, leaves=5, breaks=5, forgets=50, acks_last=True, acks_every=10)
     world = World(holdfast("--workers", "2"))
     plant(monkeypatch)
-    assert f"{kind}: " in found_by(monkeypatch, world, "nothing", habits)
+    assert f"{kind} in seed " in found_by(monkeypatch, world, "nothing", habits)
 
 
 def cut_the_log(log: Path) -> None:
@@ -128,7 +140,7 @@ def test_what_a_dead_node_lost_is_found(
         start_again()
 
     monkeypatch.setattr(node, "start_again", start_spoilt)
-    assert f"{kind}: " in found_by(monkeypatch, world, "node", MOVING, secret=SECRET)
+    assert f"{kind} in seed " in found_by(monkeypatch, world, "node", MOVING, secret=SECRET)
 
 
 def found_by(monkeypatch: pytest.MonkeyPatch, world: World, fault: str, habits: Habits, **of_cohort: Any) -> str:
