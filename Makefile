@@ -27,13 +27,19 @@ TESTS ?= tests
 # process, and those that take longest begin (tests/conftest.py).
 TOGETHER ?= -n $(shell expr 2 '*' $(JOBS)) --dist loadfile --no-loadscope-reorder
 # The checked build is for invariants and the ledger of the compiled core. These look at what is not compiled: the page,
-# the clients' libraries, the directory in etcd and who leads what by it, the benchmark's reports, docs and tools; at most
-# they have a node answer it, which tests/process and tests/chaos do in both builds. Once is enough.
+# the clients' libraries, the directory in etcd and who leads what by it, the benchmark's reports, docs and tools, and
+# what judges in chaos; at most they have a node answer it, which tests/process and the rest of tests/chaos do in both
+# builds. Once is enough.
 UNCHECKED := tests/browser tests/client $(wildcard tests/contract/test_directory*.py) tests/docs \
-	tests/loadtest/bench tests/monitoring tests/router/directory tests/router/shards tests/simulation tests/tools
+	tests/loadtest/bench tests/monitoring tests/router/directory tests/router/shards tests/simulation tests/tools \
+	$(patsubst %,tests/chaos/test_%.py,oracle schedule sequenced teeth)
 SOAK ?= 20m
+# Seeds that no run had before; a failure names its own.
+ifndef CHAOS_SEED
+CHAOS_SEED := $(shell date +%s)
+endif
 
-.PHONY: help run test bench million soak soak-120k chaos simulate locust check replay asan valgrind fuzz build build-checked debug docs \
+.PHONY: help run test bench million soak soak-faults soak-120k chaos simulate locust check replay asan valgrind fuzz build build-checked debug docs \
 	clean provision test-release test-checked
 
 help: ## list the verbs
@@ -58,8 +64,14 @@ bench: build ## measure against the floor program and the peers (see loadtest/);
 million: build ## hold 1,000,000 connections for ten minutes; needs the whole machine and about half an hour
 	@$(BIN) python -m loadtest.million $(ARGS)
 
-soak: build ## churn of good and bad clients over 15,000 connections, then nothing may be left; SOAK=24h for longer
-	@$(BIN) python -m loadtest.soak --time $(SOAK) $(ARGS)
+soak: $(PLACED)/dev build ## churn of good and bad clients over 15,000 connections, then nothing may be left; SOAK=24h for longer; then soak-faults
+	@ended=0; $(BIN) python -m loadtest.soak --time $(SOAK) $(ARGS) || ended=$$?; \
+	$(MAKE) --no-print-directory soak-faults ARGS= || ended=1; exit $$ended
+
+soak-faults: $(PLACED)/dev build provision ## each fault of chaos under 400 seeds that no run had before; again with CHAOS_SEED=n
+	@echo "CHAOS_SEED=$(CHAOS_SEED)"
+	@$(BIN) HOLDFAST_CHAOS=full HOLDFAST_CHAOS_SEED=$(CHAOS_SEED) HOLDFAST_BUILD=release PYTHONSAFEPATH=1 \
+		pytest -rP tests/chaos/test_faults.py tests/chaos/test_faults_over_redis.py tests/chaos/test_redis_log.py $(ARGS)
 
 soak-120k: build ## hold 120,000 connections with traffic for ten minutes; longer through ARGS="--hold 86400"
 	@$(BIN) python -m loadtest.million --soak $(ARGS)

@@ -112,7 +112,7 @@ class RedisLog:
         self._append_nodes = Nodes(self._url, deadline_s, self._greet_append)
         self._nodes = Nodes(self._url, deadline_s, self._greet)
         self.appender = Appender(self._append_nodes, self.keys, key_window_s * 1000, deadline_s, kept_bytes_max)
-        self._sessions = Sessions(self._nodes, self.keys, namespaces, clock_ms)
+        self._sessions = Sessions(self._nodes, self.keys, namespaces, clock_ms, self._followers)
         self._links = 0
         self._healing: asyncio.Task[None] | None = None
         self._scans: dict[Address, bytes] = {}
@@ -192,6 +192,10 @@ class RedisLog:
         text = answer if isinstance(answer, bytes) else bytes(str(answer), "ascii")
         lines = dict(line.split(b":", 1) for line in text.splitlines() if b":" in line)
         return min(1, int(lines.get(b"connected_slaves", 0)))
+
+    def _followers(self, link: Link) -> int:
+        """How many replicas must have what is stored of sessions at a server."""
+        return int(self.appender.wants_replica(link)) if self._wanted_replicas is None else self._wanted_replicas
 
     async def _heal(self) -> None:
         pause_s = HEAL_FIRST_S

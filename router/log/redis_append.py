@@ -211,6 +211,16 @@ class Appender:
             if shard.kept:
                 shard.doubt(shard.kept[-1].number)
 
+    def wants_replica(self, link: Link) -> bool:
+        """Whether what this server has alone may be thrown away: it has a shard that had a replica a moment ago."""
+        limit = time.monotonic() - REPLICA_MISSED_S
+        for shard in self._shards:
+            if shard.replicated > limit:
+                up = self._nodes.up(shard.slot)
+                if up is None or up.name == link.name:
+                    return True
+        return False
+
     def on_marks(self, marks: Iterable[bool]) -> None:
         """The router begins: of which shards is written that they are replicated."""
         for shard, marked in zip(self._shards, marks, strict=True):

@@ -16,8 +16,11 @@ from router.log.redis_scripts import CURSOR, SESSION
 
 # Commands sent before answers are waited for, so that neither side holds more than a few megabytes.
 CHUNK = 1_000
+# For replicas to follow: reads on the same connection wait as long.
+FOLLOW_MS = 200
 _CHANNEL = b"c:"
 _Command = tuple[int, bytes]
+Followers = Callable[[Link], int]
 
 
 def wall_ms() -> int:
@@ -28,18 +31,23 @@ def chunks(commands: Sequence[_Command]) -> Iterable[Sequence[_Command]]:
     return (commands[at : at + CHUNK] for at in range(0, len(commands), CHUNK))
 
 
-async def ask_all(nodes: Nodes, commands: Sequence[_Command]) -> list[Any]:
+async def ask_all(nodes: Nodes, commands: Sequence[_Command], followers: Followers = lambda link: 0) -> list[Any]:
     """Send packed commands, each with its slot, to whoever has it; the answers in the same order.
 
+    Args:
+        nodes: the servers.
+        commands: what to send.
+        followers: how many replicas of a server must have what was sent there.
+
     Raises:
-        LogUnavailable, LogBroken: some were not answered, or with an error.
+        LogUnavailable, LogBroken: some were not answered, or with an error, or replicas do not follow.
     """
     answers: list[Any] = []
     for chunk in chunks(commands):
         try:
-            answers += await _ask_chunk(nodes, chunk)
+            answers += await _ask_chunk(nodes, chunk, followers)
         except _Stale:  # answered at once by whoever is not the right one any more: the next one is asked
-            answers += await _ask_chunk(nodes, chunk)
+            answers += await _ask_chunk(nodes, chunk, followers)
     return answers
 
 
@@ -47,18 +55,21 @@ class _Stale(LogUnavailable):
     """Another connection is to be used."""
 
 
-async def _ask_chunk(nodes: Nodes, chunk: Sequence[_Command]) -> list[Any]:
+async def _ask_chunk(nodes: Nodes, chunk: Sequence[_Command], followers: Followers) -> list[Any]:
     groups: dict[Link, list[int]] = {}
     for index, (slot, _) in enumerate(chunk):
         groups.setdefault(nodes.up(slot) or await nodes.link(slot), []).append(index)
     found: list[Any] = [None] * len(chunk)
-    sent = [
-        (link, indices, link.send(b"".join(chunk[index][1] for index in indices), len(indices)))
-        for link, indices in groups.items()
-    ]
-    for link, indices, future in sent:
+    sent = []
+    for link, indices in groups.items():
+        data = [chunk[index][1] for index in indices]
+        wanted = followers(link)
+        if wanted:
+            data.append(pack("WAIT", wanted, FOLLOW_MS))
+        sent.append((link, indices, wanted, link.send(b"".join(data), len(data))))
+    for link, indices, wanted, future in sent:
         got = await future  # deadline: the connection's, which is dropped then
-        for index, answer in zip(indices, got, strict=True):
+        for index, answer in zip(indices, got, strict=False):
             if isinstance(answer, hiredis.HiredisError):
                 error = error_of(answer, link.name)
                 if is_stale(answer):
@@ -66,6 +77,8 @@ async def _ask_chunk(nodes: Nodes, chunk: Sequence[_Command]) -> list[Any]:
                     raise _Stale(str(error))
                 raise error
             found[index] = answer
+        if wanted and not (isinstance(got[-1], int) and got[-1] >= wanted):
+            raise LogUnavailable(f"{got[-1]} of {wanted} replicas of {link.name} have it: see their logs")
     return found
 
 
@@ -84,13 +97,20 @@ class Sessions:
         keys: names.
         namespaces: those of users' own channels say how long a cursor is kept.
         clock_ms: the wall clock.
+        followers: how many replicas of a server must have what is stored of sessions and cursors there.
 
     """
 
     def __init__(
-        self, nodes: Nodes, keys: Keys, namespaces: Sequence[NamespaceSpec], clock_ms: Callable[[], int] = wall_ms
+        self,
+        nodes: Nodes,
+        keys: Keys,
+        namespaces: Sequence[NamespaceSpec],
+        clock_ms: Callable[[], int] = wall_ms,
+        followers: Followers = lambda link: 0,
     ) -> None:
         self._nodes = nodes
+        self._followers = followers
         self._keys = keys
         self._clock_ms = clock_ms
         age_s = max((one.history_age_s for one in namespaces if one.domain == "session"), default=0)
@@ -103,7 +123,7 @@ class Sessions:
             key, slot = self._keys.cursor(channel)
             text = b"%020d-%020d" % position
             commands.append((slot, pack("EVALSHA", CURSOR.sha, 1, key, text, self._cursor_ms)))
-        await ask_all(self._nodes, commands)
+        await ask_all(self._nodes, commands, self._followers)
 
     def _session(self, id_: bytes, change: SessionChange) -> _Command:
         key, slot = self._keys.session(id_)

@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+from tests.chaos.habits import Habits
 from tests.chaos.oracle import Book, Fault, Oracle
-from tests.chaos.talkers import SETTLE_S, Habits, Place, Talker
+from tests.chaos.talkers import SETTLE_S, Place, Talker
 
 COME_S = 30.0
 CHANNELS, TALKERS = (1, 2), (3, 4)
@@ -124,6 +125,8 @@ class Tally:
             self.counts.update(cohort.oracle.counts())
             for talker in cohort.talkers:
                 self.counts["returns"] += talker.counts.returns
+                self.counts["forgets"] += talker.counts.forgets
+                self.counts["lacks"] += talker.counts.lacks
                 self.outcomes.update(talker.counts.outcomes)
                 self.refusals.update(talker.counts.refusals)
 

@@ -1,11 +1,10 @@
 """The Redis log under seeded faults: whatever happens to the server, each batch is in the log once and in its order.
 
 Four batches are under way at any time, as with a router. One seed makes one schedule; a failure names it. There are 25
-of them, and 200 with HOLDFAST_CHAOS=full.
+of them, and 200 with HOLDFAST_CHAOS=full; HOLDFAST_CHAOS_SEED takes others.
 """
 
 import asyncio
-import os
 import random
 import signal
 from collections.abc import Iterator
@@ -14,11 +13,13 @@ import pytest
 
 from router.log.opening import open_log
 from router.log.redis import RedisLog
+from tests.chaos.rounds import FULL, SEED
 from tests.router.log.conftest import again, run
 from tests.router.log.redis_records import message, now_ms, offsets
 from tests.servers.redis import ALWAYS, LASTING, Server, running
 
-SEEDS = 200 if os.environ.get("HOLDFAST_CHAOS") == "full" else 25
+SEEDS = 200 if FULL else 25
+FIRST = (SEED - 1) * 1_000
 FAULTS = 6
 BATCHES_PER_FAULT = 12
 UNDER_WAY = 4
@@ -93,7 +94,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(SEEDS))
+@pytest.mark.parametrize("seed", range(FIRST, FIRST + SEEDS))
 def test_each_batch_is_in_the_log_once_and_in_order(server: Server, seed: int) -> None:
     dice = random.Random(seed)
 

@@ -5,8 +5,10 @@ All doors are the operator's or the kernel's: signals, a full file system, Redis
 
 import asyncio
 import os
+import random
 import resource
 import signal
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +20,9 @@ READY_S = 60.0
 # Above what it has now: the next batch or the one after it does not fit.
 MEMORY_LEFT_BYTES = 32_768
 LEFT_BYTES = 4_096
+TORN_BYTES = 16_384
+TORN_HEAD = struct.Struct("<4sIIIQQ")
+"""Of a batch, as in router/log/segments.py."""
 
 
 class World:
@@ -44,6 +49,7 @@ class World:
             "kill router": lambda pick: self._kill(self.node.routers, pick),
             "kill node": lambda pick: self.node.crash(),
             "start node": lambda pick: self.node.start_again(),
+            "tear tails": self._tear,
             "kill redis": lambda pick: self._server.kill(),
             "start redis": lambda pick: self._server.start(),
             "kill primary": self._kill_primary,
@@ -128,6 +134,20 @@ class World:
                     pass
             except OSError:
                 return
+
+    def _tear(self, pick: int) -> None:
+        """What a power cut leaves of a write that nobody was answered for: a part of a batch, pages that were never
+        written, or whatever stood on the disk there. The journal of the sessions ends as well.
+        """
+        assert self.log is not None
+        dice = random.Random(pick)
+        whole = 8 * dice.randrange(8, TORN_BYTES // 8)
+        head = TORN_HEAD.pack(b"HFLB", dice.getrandbits(32), whole, 0, 1 << 40, 0)
+        last = max(self.log.rglob("segment-*.log"))
+        for path in (last, *self.log.rglob("*-wal")):
+            kinds = (head + dice.randbytes(dice.randrange(whole)), bytes(whole), dice.randbytes(whole))
+            with path.open("ab") as file:
+                file.write(kinds[dice.randrange(len(kinds))])
 
     def _limit_files(self, size: int) -> None:
         for pid in self.node.routers:

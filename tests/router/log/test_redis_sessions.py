@@ -5,12 +5,16 @@ from collections.abc import Callable
 
 import pytest
 
-from router.log.port import ENDED_KEPT_MS, Ban, Changes, LogBroken, Position, SessionChange
+from router.log import redis_append
+from router.log.opening import open_log
+from router.log.port import ENDED_KEPT_MS, Ban, Changes, LogBroken, LogUnavailable, Position, SessionChange
 from router.log.redis import RedisLog
-from router.log.redis_keys import Keys
+from router.log.redis_keys import SHARDS, Keys
 from router.log.redis_sessions import CHUNK, wall_ms
-from tests.router.log.conftest import run
-from tests.servers.redis import Server
+from tests.conftest import wait_until
+from tests.router.log.conftest import append, run
+from tests.router.log.redis_records import message, now_ms
+from tests.servers.redis import LASTING, Sentinels, Server, running
 
 ID = bytes(range(16))
 HOUR_MS = 3_600_000
@@ -103,3 +107,27 @@ def test_a_position_that_is_none_is_named(make_log: Callable[..., RedisLog], red
 
 def test_the_wall_clock_is_in_milliseconds() -> None:
     assert abs(wall_ms() - time.time() * 1000) < 1000
+
+
+def test_what_a_primary_without_its_replica_is_told_counts_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be one that another has replaced, and throw away what it alone has."""
+    changes = Changes({ID: SessionChange(b"said", wall_ms() + HOUR_MS)}, {"user:ann": Position(1, 2)})
+
+    async def work(primary: Server, replica: Server) -> None:
+        log = RedisLog(primary.url, clock_ms=now_ms)
+        epoch = (await open_log(log, 1)).epoch
+        await log.save(changes)
+        await append(log, b"".join(message(f"group:{number}", epoch, 1, b"1") for number in range(4 * SHARDS)))
+        await log.save(changes)
+        replica.kill()
+        wait_until(lambda: Sentinels._replicas(primary) == 0, "the replica is missed")
+        with pytest.raises(LogUnavailable, match="0 of 1 replicas"):
+            await log.save(changes)
+        assert await log.cursors(["user:ann"]) == [Position(1, 2)]
+        monkeypatch.setattr(redis_append, "REPLICA_MISSED_S", 0.0)
+        await log.save(changes)
+        await log.close()
+
+    with running(*LASTING) as primary, running(*LASTING, "--replicaof", f"127.0.0.1 {primary.port}") as replica:
+        wait_until(lambda: Sentinels._replicas(primary) == 1, "the replica follows")
+        run(work(primary, replica))
