@@ -275,6 +275,8 @@ class Sessions:
             change.expires_ms = self._expires(open_still=True)
         elif said.flags == records.LEFT:
             change.put(said.name, None)
+        elif said.flags == records.HEARS:
+            change.put_all(msgpack.unpackb(said.body, use_list=False), joined=said.worker < 0)
         else:
             # Told again, it may be older than an acknowledgement that is stored.
             change.put(said.name, said.position, joined=said.flags == records.JOINED and said.worker < 0)
