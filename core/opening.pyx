@@ -87,21 +87,19 @@ cdef void opening_again(Edge *edge, Request *request, uint32_t seq) noexcept nog
                   opening.welcome + opening.welcome_size, opening.stored_size)
 
 
-cdef int _fresh(Edge *edge, const Opening *opening, const char *name, uint32_t size, int domain) noexcept nogil:
+cdef int _fresh(Edge *edge, const Opening *opening, const Channel *channel) noexcept nogil:
     """Where a client that holds no position in a channel starts, by the router's word; 0: where it stands."""
     cdef int device
-    if domain == DOMAIN_GLOBAL and opening.older:
+    if channel.domain == DOMAIN_GLOBAL and opening.older:
         return CATCHUP_LISTED
-    if opening.resumed or domain != DOMAIN_USER:
+    if opening.resumed or channel.domain != DOMAIN_USER:
         return 0
-    device = namespace_of(&edge.namespaces, name, size).new_device
+    device = namespace_of(&edge.namespaces, channel_name(edge, channel), channel.name_size).new_device
     return 0 if device == NEW_LIVE else CATCHUP_CURSOR if device == NEW_LAST_ACK else CATCHUP_START
 
 
-cdef bint _open_channel(Edge *edge, Opening *opening, const char *name, uint32_t size,
-                        const uint64_t *since) noexcept nogil:
-    """Add one channel to an opening; False: out of memory."""
-    cdef Channel *channel = channel_wanted(edge, name, size)
+cdef bint _open_channel(Edge *edge, Opening *opening, Channel *channel, const uint64_t *since) noexcept nogil:
+    """Add one channel to an opening; False: out of memory, as without a channel."""
     cdef Pending *pending
     if channel == NULL:
         return False
@@ -116,7 +114,7 @@ cdef bint _open_channel(Edge *edge, Opening *opening, const char *name, uint32_t
     opening.globals += channel.domain == DOMAIN_GLOBAL
     pending_since(pending, since)
     if since == NULL:
-        pending.fresh = <uint8_t> _fresh(edge, opening, name, size, channel.domain)
+        pending.fresh = <uint8_t> _fresh(edge, opening, channel)
         pending.has_since = pending.fresh != 0
     if pending.waits or not pending_settled(edge, pending, channel, opening.seq):
         opening.remaining += 1
@@ -239,7 +237,7 @@ cdef bint _open_globals(Edge *edge, Opening *opening) noexcept nogil:
     for place in range(edge.globals):
         channel = channel_at(edge, edge.everybody[place])
         if not channel.flags & CHANNEL_NAMED:
-            sound = sound and _open_channel(edge, opening, channel_name(edge, channel), channel.name_size, NULL)
+            sound = sound and _open_channel(edge, opening, channel, NULL)
     _name_all(edge, opening, False)
     return sound
 
@@ -264,7 +262,7 @@ cdef void _stored_channel(Edge *edge, Connection *conn, Opening *opening, const 
             or (namespace.domain == DOMAIN_GROUP and namespace.join != JOIN_SERVER
                 and join_refused(edge, conn, namespace, name, size) != NULL):
         return                          # what the session may not join any more it is not in any more
-    if _open_channel(edge, opening, name, size, since):
+    if _open_channel(edge, opening, channel_wanted(edge, name, size), since):
         pending_at(edge, opening.first).stored = STORED_ALONE
 
 
@@ -316,7 +314,7 @@ cdef bint _open_channels(Edge *edge, Opening *opening, const uint8_t *extra, uin
         count -= 1
         if not _channel_read(&reader, &name, &name_size, since, &parts):
             return False
-        if not _open_channel(edge, opening, name, name_size, since if parts == 3 else NULL):
+        if not _open_channel(edge, opening, channel_wanted(edge, name, name_size), since if parts == 3 else NULL):
             return False
     return True
 

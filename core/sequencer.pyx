@@ -216,8 +216,8 @@ cdef void _on_subscribe(Sequencer *sequencer, Worker *worker, RecChannel *record
             stream_adopt(stream, record.epoch, record.offset)
     else:
         _said_since(sequencer, worker, stream, record)
-    if everybody and stream.offset and (record.offset
-                                         or stream_is_kept(&sequencer.streams, stream, sequencer.wall_ms)):
+    if everybody and stream.offset \
+            and (record.offset or stream_is_kept(&sequencer.streams, stream, sequencer.wall_ms)):
         everybody_add(sequencer, stream, True)
     if everybody and (record.channel == 0 or worker.everybody and stream_listed(stream)):
         everybody_say(sequencer, worker, stream, stream.offset)

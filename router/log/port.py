@@ -118,6 +118,8 @@ class SessionChange:
     def channels_after(self, stored: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
         """A session's channels as stored, after this."""
         channels = {} if self.ended else dict(stored)
+        if not channels:
+            return {name: position for name, position in self.channels.items() if position is not None}
         for name, position in self.channels.items():
             if position is None:
                 channels.pop(name, None)
