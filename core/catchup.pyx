@@ -7,12 +7,13 @@ from core.batch cimport batch_clear, batch_write
 from core.codes cimport BAD_REQUEST, OVERLOADED
 from core.ledger cimport COUNT_GAPS_RESET, COUNT_MESSAGES_ROUTED, ledger_count
 from core.loading cimport loading_takes
-from core.records cimport (CATCHUP_CURSOR, CATCHUP_OUTCOME, CATCHUP_START, GAP_LOST, GAP_NONE, GAP_TRIMMED,
-                           OUTCOME_GAP, OUTCOME_LIVE, OUTCOME_REPLAYED, OUTCOME_RESET, REC_CAUGHT, Caught, RecCaught)
+from core.records cimport (CATCHUP_CURSOR, CATCHUP_LISTED, CATCHUP_OUTCOME, CATCHUP_START, GAP_LOST, GAP_NONE,
+                           GAP_TRIMMED, OUTCOME_GAP, OUTCOME_LIVE, OUTCOME_REPLAYED, OUTCOME_RESET, REC_CAUGHT, Caught,
+                           RecCaught)
 from core.sequencer cimport WORKER_LINKED, worker_say
 from core.sessions cimport cursor_ask
 from core.stream cimport (Stored, stream_base, stream_find, stream_kept, stream_last_epoch, stream_namespace,
-                          stream_stored)
+                          stream_since, stream_stored)
 
 cdef enum:
     ENTRY_BYTES_MAX = 512       # a record of 56 bytes, a name of at most 255, and room
@@ -100,6 +101,17 @@ cdef void _from_start(Sequencer *sequencer, RecCatchup *record) noexcept nogil:
     if stream_kept(stream):
         record.since_epoch = stream_stored(stream, 0).epoch
         record.since_offset = stream_stored(stream, 0).offset - 1
+
+
+cdef void _from_listing(Sequencer *sequencer, RecCatchup *record) noexcept nogil:
+    """CATCHUP_LISTED: since is where workers were told of the channel."""
+    cdef Stream *stream = stream_find(&sequencer.streams, <const char *> record + sizeof(RecCatchup), record.head.aux)
+    cdef uint64_t since[2]
+    record.since_epoch = record.since_offset = 0
+    if stream != NULL:
+        stream_since(&sequencer.streams, stream, since)
+        record.since_epoch = since[0]
+        record.since_offset = since[1]
 
 
 cdef uint32_t _part_size(Stream *stream, uint32_t place, uint32_t bytes_max, uint32_t *count) noexcept nogil:
@@ -208,6 +220,8 @@ cdef void catchup_take(Sequencer *sequencer, Worker *worker, RecCatchup *record)
         return
     if record.flags & CATCHUP_START:
         _from_start(sequencer, record)
+    elif record.flags & CATCHUP_LISTED:
+        _from_listing(sequencer, record)
     if record.flags & CATCHUP_OUTCOME:
         catchup_answer(sequencer, worker, record)
         return

@@ -76,6 +76,7 @@ cdef enum ChannelFlag:
     CHANNEL_UNASKED = 2         # SUBSCRIBE found no room, here or at the router: it is said again
     CHANNEL_KNOWN = 4           # global, and something was said in it: held until the worker ends
     CHANNEL_RECREATED = 8       # while its members are told that it was
+    CHANNEL_NAMED = 16          # while an opening looks which channels it has already
 
 ctypedef struct Channel:        # 56 bytes; most are a user's own channel with one member
     uint32_t index
@@ -154,6 +155,7 @@ ctypedef struct Opening:        # a HELLO that waits for the router
     uint8_t cursor_known
     uint8_t claimed             # OPENED came
     uint8_t if_alive            # the resume token is old: the session has to be stored
+    uint8_t older               # than the global channels that neither the store nor the client names
 
 cdef enum RequestKind:
     REQUEST_DONE

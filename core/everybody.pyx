@@ -1,12 +1,12 @@
 """Everybody: which global channels there are, and who was told of them."""
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from core.records cimport GLOBAL_GONE, REC_GLOBAL, REC_SUBSCRIBE, record_init
 from core.sequencer cimport WORKER_LINKED, WORKER_LINKING, sequencer_record, worker_at, worker_index, worker_say
-from core.stream cimport (route_remove, route_set, stream_at, stream_is_silent, stream_list, stream_name,
-                          stream_routes_to, stream_unlist)
+from core.stream cimport (route_remove, route_set, stream_at, stream_begins, stream_is_kept, stream_is_silent,
+                          stream_list, stream_name, stream_routes_to, stream_since, stream_unlist)
 
 cdef union SubscribeRoom:
     RecChannel record
@@ -31,14 +31,16 @@ cdef void everybody_say(Sequencer *sequencer, Worker *worker, const Stream *stre
 
 
 cdef void _tell(Sequencer *sequencer, Worker *worker, Stream *stream, bint whole) noexcept nogil:
-    """Tell a worker of a stream, unless it knows; with `whole` it gets all that is kept, as if it had named offset 0.
+    """Tell a worker of a stream, unless it knows; with `whole` it gets what came since workers were told of it.
 
     That waits its turn: the worker's own SUBSCRIBE may wait for the same stream to be loaded.
     """
     cdef SubscribeRoom room
+    cdef uint64_t since[2]
     if stream_routes_to(stream, worker_index(sequencer, worker)):
         return
-    if whole and stream.offset:
+    stream_since(&sequencer.streams, stream, since)
+    if whole and stream.offset > since[1]:
         record_init(room.bytes, REC_SUBSCRIBE, stream.name_size, sizeof(RecChannel), stream.name_size)
         room.record.epoch = stream.epoch
         memcpy(room.bytes + sizeof(RecChannel), stream_name(&sequencer.streams, stream), stream.name_size)
@@ -55,7 +57,7 @@ cdef Stream *_oldest_aged(Sequencer *sequencer) noexcept nogil:
     cdef Stream *stream
     cdef uint32_t place
     for place in range(sequencer.streams.globals):
-        stream = stream_at(&sequencer.streams, sequencer.streams.everybody[place])
+        stream = stream_at(&sequencer.streams, sequencer.streams.everybody[place].slot)
         if stream.history.under_way or stream.history.loading \
                 or not stream_is_silent(&sequencer.streams, stream, sequencer.wall_ms):
             continue
@@ -72,6 +74,7 @@ cdef bint _room_made(Sequencer *sequencer) noexcept nogil:
     if stream == NULL:
         return False
     stream_unlist(&sequencer.streams, stream)
+    stream.history.let_go = 1
     for index in range(sequencer.worker_count):
         if not stream_routes_to(stream, index):
             continue
@@ -85,7 +88,8 @@ cdef bint _room_made(Sequencer *sequencer) noexcept nogil:
 cdef bint everybody_add(Sequencer *sequencer, Stream *stream, bint began_before) noexcept nogil:
     """A global stream has a position, or gets one now: tell all workers, if that is new. False: there is no room.
 
-    With `began_before`, who was linked before and does not know of it missed its beginning.
+    With `began_before`, who was linked before and does not know of it missed its beginning. Else it begins here, unless
+    something of it is kept: an earlier router had room for it. So does one that was let go.
     """
     cdef uint32_t index
     cdef Worker *worker
@@ -94,6 +98,9 @@ cdef bint everybody_add(Sequencer *sequencer, Stream *stream, bint began_before)
     while not stream_list(&sequencer.streams, stream):
         if not _room_made(sequencer):
             return False
+    if stream.history.let_go or not (began_before or stream_is_kept(&sequencer.streams, stream, sequencer.wall_ms)):
+        stream_begins(&sequencer.streams, stream, stream.epoch, stream.offset)
+    stream.history.let_go = 0
     for index in range(sequencer.worker_count):
         worker = worker_at(sequencer, index)
         if worker.everybody and (worker.state == WORKER_LINKED or worker.state == WORKER_LINKING and not worker.before):
@@ -107,4 +114,4 @@ cdef void everybody_link(Sequencer *sequencer, Worker *worker) noexcept nogil:
     if not worker.everybody:
         return
     for place in range(sequencer.streams.globals):
-        _tell(sequencer, worker, stream_at(&sequencer.streams, sequencer.streams.everybody[place]), worker.before)
+        _tell(sequencer, worker, stream_at(&sequencer.streams, sequencer.streams.everybody[place].slot), worker.before)

@@ -4,10 +4,11 @@
 # the next message. Otherwise a pending waits in the channel's list. A client that holds another position than the
 # channel's has its outcome told by the router (CATCHUP with CATCHUP_OUTCOME), and its membership is caught up first
 # (core/replay.pxd). A HELLO has one pending for each of its channels (core/opening.pxd), the global ones among them:
-# those that the router told of (core/everybody.pxd) are held for as long as the worker lives. Invariant: each pending
-# holds its channel.
+# those that the router told of (core/everybody.pxd) are held for as long as the worker lives. Of the global domain
+# these alone are stored with a session, be they joined, acknowledged or named in HELLO: of any other name nothing is
+# kept. Invariant: each pending holds its channel.
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from core.conn cimport Connection
 from core.edge cimport Channel, Edge, Opening, Pending, Request
@@ -51,7 +52,7 @@ cdef const char *pending_outcome(Pending *pending, Channel *channel) noexcept no
 cdef void pending_position(const Pending *pending, const Channel *channel, uint64_t *position) noexcept nogil
 cdef int member_start(Edge *edge, Connection *conn, Pending *pending, Channel *channel) noexcept nogil
 cdef void joined_say(Edge *edge, Connection *conn, Pending *pending, Channel *channel, int what) noexcept nogil
+cdef void hears_say(Edge *edge, Connection *conn, const uint8_t *names, uint32_t size) noexcept nogil
 cdef void state_say(Edge *edge, Connection *conn, Channel *channel, int what, uint64_t epoch,
                     uint64_t offset) noexcept nogil
-cdef void state_say_named(Edge *edge, Connection *conn, const char *name, uint32_t size,
-                          uint64_t offset) noexcept nogil
+cdef void pending_began(const Pending *pending, const Channel *channel, uint64_t *position) noexcept nogil

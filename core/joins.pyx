@@ -13,14 +13,14 @@ from core.fanout cimport (channel_acquire, channel_at, channel_find, channel_han
                           member_stands)
 from core.ledger cimport (COUNT_SUBSCRIPTIONS_REFUSED, KIND_PENDING, ledger_acquire, ledger_count, ledger_leaks,
                           ledger_release)
-from core.namespaces cimport DOMAIN_GLOBAL, DOMAIN_GROUP, GLOBALS_MAX, domain_in
+from core.namespaces cimport DOMAIN_GLOBAL, DOMAIN_GROUP, DOMAIN_USER, GLOBALS_MAX, domain_in
 from core.opening cimport opening_answered, opening_end, opening_refused
 from core.records cimport (CATCHUP_OUTCOME, GAP_ROUTER_LOST, GLOBAL_GONE, OUTCOME_GAP, OUTCOME_LIVE, OUTCOME_RESET,
-                           REC_STATE, STATE_ACKED, STATE_JOINED, STATE_LEFT, RecState, record_add)
+                           REC_STATE, STATE_ACKED, STATE_HEARS, STATE_JOINED, STATE_LEFT, RecState, record_add)
 from core.replay cimport catchup_ask
 from core.requests cimport request_done, request_open, request_peek, request_take
 from core.sites cimport HERE
-from core.slab cimport SLAB_NONE, slab_acquire, slab_release
+from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_release
 from core.told cimport told_say, told_take, told_time
 from core.welcome cimport welcome_fits
 
@@ -124,18 +124,6 @@ cdef void pending_position(const Pending *pending, const Channel *channel, uint6
     position[1] = pending.since_offset if is_reset else channel.offset
 
 
-cdef void state_say_named(Edge *edge, Connection *conn, const char *name, uint32_t size,
-                          uint64_t offset) noexcept nogil:
-    """An ACK in a channel that this worker has not subscribed to: a global one, whose position the router knows."""
-    cdef RecState *record = <RecState *> record_add(&edge.link.out, REC_STATE, size, sizeof(RecState), size)
-    if record != NULL:
-        record.what = STATE_ACKED
-        record.conn = <uint32_t> conn_handle(conn)
-        record.offset = offset
-        memcpy(record.session, conn.session, 16)
-        memcpy(<uint8_t *> record + sizeof(RecState), name, size)
-
-
 cdef void state_say(Edge *edge, Connection *conn, Channel *channel, int what, uint64_t epoch,
                     uint64_t offset) noexcept nogil:
     """Tell the router what the session did; the user comes with it, but with ACKED and before its session is open."""
@@ -166,12 +154,31 @@ cdef void state_say(Edge *edge, Connection *conn, Channel *channel, int what, ui
         told_say(edge, &record.head)
 
 
-cdef void joined_say(Edge *edge, Connection *conn, Pending *pending, Channel *channel, int what) noexcept nogil:
+cdef void pending_began(const Pending *pending, const Channel *channel, uint64_t *position) noexcept nogil:
     """Where the membership began: a client that is caught up stands where it said, or where a `reset` put it."""
-    if pending.has_since:
-        state_say(edge, conn, channel, what, pending.since_epoch, pending.since_offset)
-    else:
-        state_say(edge, conn, channel, what, channel.epoch, channel.offset)
+    position[0] = pending.since_epoch if pending.has_since else channel.epoch
+    position[1] = pending.since_offset if pending.has_since else channel.offset
+
+
+cdef void hears_say(Edge *edge, Connection *conn, const uint8_t *names, uint32_t size) noexcept nogil:
+    """HEARS: the session begins in global channels, {name: [epoch, offset]}."""
+    cdef RecState *record = <RecState *> told_take(edge, REC_STATE, <int> size, sizeof(RecState), size)
+    if record == NULL:
+        return
+    invariant(size <= 0xFFFF)           # GLOBALS_MAX names of 255 bytes are 36 KiB
+    record.what = STATE_HEARS
+    record.conn = <uint32_t> conn_handle(conn)
+    record.time_us = told_time(edge)
+    memcpy(record.session, conn.session, 16)
+    memcpy(<uint8_t *> record + sizeof(RecState), names, size)
+    told_say(edge, &record.head)
+
+
+cdef void joined_say(Edge *edge, Connection *conn, Pending *pending, Channel *channel, int what) noexcept nogil:
+    """Tell the router where the membership began."""
+    cdef uint64_t position[2]
+    pending_began(pending, channel, position)
+    state_say(edge, conn, channel, what, position[0], position[1])
 
 
 cdef int member_start(Edge *edge, Connection *conn, Pending *pending, Channel *channel) noexcept nogil:
@@ -184,9 +191,13 @@ cdef int member_start(Edge *edge, Connection *conn, Pending *pending, Channel *c
     return member_add(edge, conn, channel)
 
 
-cdef const char *_full(Edge *edge, Connection *conn, Channel *channel) noexcept nogil:
-    """Why the session may not be in one more group (its user's own channels do not count as such); NULL: it may."""
-    if channel.domain != DOMAIN_GROUP or member_joined(conn, channel):
+cdef const char *_full(Edge *edge, Connection *conn, const Pending *pending, Channel *channel) noexcept nogil:
+    """Why the session may not be in one more group (its user's own channels do not count as such); NULL: it may.
+
+    A global channel that is over takes a place as well while the session is caught up there: its names have no bound.
+    """
+    if channel.domain == DOMAIN_USER or channel.flags & CHANNEL_KNOWN or member_joined(conn, channel) \
+            or (channel.domain == DOMAIN_GLOBAL and not pending.has_since):
         return NULL
     if conn.membership_count >= edge.config.channels_max + edge.namespaces.session_count:
         return b"leave a channel before joining another"
@@ -206,13 +217,13 @@ cdef void _join_finish(Edge *edge, Pending *pending) noexcept nogil:
         request_done(edge, pending.seq)
     if conn != NULL and conn.state == STATE_OPEN:
         joined = member_joined(conn, channel)
-        full = _full(edge, conn, channel)
+        full = _full(edge, conn, pending, channel)
         if full != NULL:
             answer_error(edge, conn, pending.request, TOO_MANY_CHANNELS, full, 0)
         elif member_start(edge, conn, pending, channel) < 0:
             answer_error(edge, conn, pending.request, OVERLOADED, b"out of memory", RETRY_AFTER_MS)
         else:
-            if pending.has_since or not joined:
+            if (pending.has_since or not joined) and (channel.domain != DOMAIN_GLOBAL or channel.flags & CHANNEL_KNOWN):
                 joined_say(edge, conn, pending, channel, STATE_JOINED)
             pending_position(pending, channel, position)
             if joined and not pending.has_since:    # it may be on its way there still

@@ -12,7 +12,8 @@ from libc.string cimport memcmp, memcpy, memset
 
 from core.batch cimport batch_free, batch_reserve
 from core.hash cimport hash_bytes, index_find, index_free, index_put, index_remove
-from core.log_records cimport (LOG_LAST, LOG_MESSAGE, LOG_POSITION, LogRecord, log_record_fits, log_record_name)
+from core.log_records cimport (LOG_BEGINS, LOG_LAST, LOG_MESSAGE, LOG_POSITION, LogRecord, log_record_fits,
+                               log_record_name)
 from core.names cimport name_drop, name_keep, name_text, names_free, names_init
 from core.namespaces cimport Namespace, namespace_of, namespaces_fill
 from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_at, slab_free, slab_init, slab_release
@@ -220,7 +221,7 @@ cdef bint places_ask(LogPlaces *places, const LogRecord *record, uint32_t segmen
     memcpy(room, record, used)
     memset(room + used, 0, size - used)
     (<LogRecord *> room).size = size
-    (<LogRecord *> room).flags = LOG_LAST if last else 0
+    (<LogRecord *> room).flags = (record.flags & LOG_BEGINS) | (LOG_LAST if last else 0)
     if not whole:
         (<LogRecord *> room).kind = LOG_POSITION
         (<LogRecord *> room).body_size = 0

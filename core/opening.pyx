@@ -9,21 +9,23 @@ from core.answers cimport answer_reply, write_text
 from core.codes cimport BAD_TOKEN, OVERLOADED, SESSION_EXPIRED, TOKEN_EXPIRED, UNAVAILABLE
 from core.conn cimport (FLAG_HELLO, FLAG_SESSION, STATE_HANDSHAKING, STATE_OPEN, conn_get, conn_handle,
                         conn_memberships, conn_set_state)
-from core.edge cimport (CHANNEL_KNOWN, NAME_BYTES_MAX, NONE, OPENING_KEY, REQUEST_OPEN, RETRY_AFTER_MS, Channel,
-                        Pending, edge_random, edge_tick)
+from core.edge cimport (CHANNEL_KNOWN, CHANNEL_NAMED, NAME_BYTES_MAX, NONE, OPENING_KEY, REQUEST_OPEN, RETRY_AFTER_MS,
+                        Channel, Pending, edge_random, edge_tick)
 from core.expiry cimport expiry_set
 from core.fanout cimport channel_at, channel_find, channel_name, channel_rest
-from core.joins cimport (channel_wanted, joined_say, member_start, opening_at, pending_at, pending_end,
-                         pending_outcome, pending_position, pending_settled, pending_since, pending_start, state_say)
-from core.ledger cimport KIND_PENDING, TIME_WELCOME, ledger_acquire, ledger_release, ledger_time
+from core.joins cimport (channel_wanted, hears_say, joined_say, member_start, opening_at, pending_at, pending_began,
+                         pending_end, pending_outcome, pending_position, pending_settled, pending_since, pending_start,
+                         state_say)
+from core.ledger cimport (COUNT_STATES_LOST, KIND_PENDING, TIME_WELCOME, ledger_acquire, ledger_count, ledger_release,
+                          ledger_time)
 from core.lifecycle cimport edge_fin, edge_timer_plan
 from core.mailbox cimport OPEN_DEVICE, OPEN_IF_ALIVE, OPEN_RESUMES, OPEN_TELLS_UNREAD, OPEN_WHOLE
 from core.mpack cimport (MpReader, MpWriter, mp_read_array, mp_read_str, mp_read_uint, mp_write_array, mp_write_map,
                          mp_write_nil, mp_write_raw, mp_write_str, mp_write_uint)
 from core.namespaces cimport (DOMAIN_GLOBAL, DOMAIN_GROUP, DOMAIN_USER, JOIN_SERVER, NEW_LAST_ACK, NEW_LIVE,
                               USER_PREFIX_BYTES, Namespace, namespace_of)
-from core.records cimport (CATCHUP_CURSOR, CATCHUP_START, OPEN_AGAIN, OPEN_ALIVE, OPEN_RESUME, OPENED_TAKEN, REC_OPEN,
-                           STATE_HERE, STATE_JOINED, STATE_LEFT, record_add)
+from core.records cimport (CATCHUP_CURSOR, CATCHUP_LISTED, CATCHUP_START, OPEN_AGAIN, OPEN_ALIVE, OPEN_RESUME,
+                           OPENED_TAKEN, REC_OPEN, STATE_HERE, STATE_JOINED, STATE_LEFT, record_add)
 from core.requests cimport request_done, request_open, request_peek
 from core.rights cimport rights_set
 from core.sites cimport HERE
@@ -35,6 +37,9 @@ from core.welcome cimport welcome_entry_bytes, welcome_room
 cdef enum Stored:               # of a pending's channel; 0: the store does not have it
     STORED_TOO = 1              # the client's HELLO has it as well
     STORED_ALONE
+
+cdef enum:
+    HEARS_ENTRY_BYTES = 24          # two numbers of nine bytes, and what says how long the name is
 
 
 cdef void _open_say(Edge *edge, Connection *conn, uint32_t seq, int flags, const uint8_t *stored,
@@ -82,11 +87,19 @@ cdef void opening_again(Edge *edge, Request *request, uint32_t seq) noexcept nog
                   opening.welcome + opening.welcome_size, opening.stored_size)
 
 
-cdef bint _open_channel(Edge *edge, Opening *opening, const char *name, uint32_t size,
-                        const uint64_t *since) noexcept nogil:
-    """Add one channel to an opening; False: out of memory."""
-    cdef Channel *channel = channel_wanted(edge, name, size)
+cdef int _fresh(Edge *edge, const Opening *opening, const Channel *channel) noexcept nogil:
+    """Where a client that holds no position in a channel starts, by the router's word; 0: where it stands."""
     cdef int device
+    if channel.domain == DOMAIN_GLOBAL and opening.older:
+        return CATCHUP_LISTED
+    if opening.resumed or channel.domain != DOMAIN_USER:
+        return 0
+    device = namespace_of(&edge.namespaces, channel_name(edge, channel), channel.name_size).new_device
+    return 0 if device == NEW_LIVE else CATCHUP_CURSOR if device == NEW_LAST_ACK else CATCHUP_START
+
+
+cdef bint _open_channel(Edge *edge, Opening *opening, Channel *channel, const uint64_t *since) noexcept nogil:
+    """Add one channel to an opening; False: out of memory, as without a channel."""
     cdef Pending *pending
     if channel == NULL:
         return False
@@ -100,11 +113,9 @@ cdef bint _open_channel(Edge *edge, Opening *opening, const char *name, uint32_t
     opening.count += 1
     opening.globals += channel.domain == DOMAIN_GLOBAL
     pending_since(pending, since)
-    if since == NULL and not opening.resumed and channel.domain == DOMAIN_USER:
-        device = namespace_of(&edge.namespaces, name, size).new_device
-        pending.has_since = device != NEW_LIVE
-        if pending.has_since:
-            pending.fresh = CATCHUP_CURSOR if device == NEW_LAST_ACK else CATCHUP_START
+    if since == NULL:
+        pending.fresh = <uint8_t> _fresh(edge, opening, channel)
+        pending.has_since = pending.fresh != 0
     if pending.waits or not pending_settled(edge, pending, channel, opening.seq):
         opening.remaining += 1
     return True
@@ -116,6 +127,16 @@ cdef Pending *_opening_find(Edge *edge, Opening *opening, Channel *channel) noex
     while index != NONE and pending_at(edge, index).channel != channel.index:
         index = pending_at(edge, index).sibling
     return NULL if index == NONE else pending_at(edge, index)
+
+
+cdef void _name_all(Edge *edge, Opening *opening, bint named) noexcept nogil:
+    """Mark the channels that an opening has: to look for each of many in its list would be O(n²)."""
+    cdef uint32_t index = opening.first
+    cdef Channel *channel
+    while index != NONE:
+        channel = channel_at(edge, pending_at(edge, index).channel)
+        channel.flags = channel.flags | CHANNEL_NAMED if named else channel.flags & ~CHANNEL_NAMED
+        index = pending_at(edge, index).sibling
 
 
 cdef bint _is_full(Edge *edge, Opening *opening, const Namespace *namespace) noexcept nogil:
@@ -206,29 +227,29 @@ cdef bint _open_globals(Edge *edge, Opening *opening) noexcept nogil:
     """Add the global channels that nobody named; False: out of memory.
 
     A session begins where they stand. One that is resumed and had not heard of a channel is older than it: every HELLO
-    is told of all, and they are stored with it. So it gets that channel from its beginning.
+    is told of all, and they are stored with it. So it gets that channel from where workers were told of it.
     """
-    cdef bint older = _knows(edge, opening)
-    cdef uint64_t start[2]
+    cdef bint sound = True
     cdef uint32_t place
     cdef Channel *channel
+    opening.older = _knows(edge, opening)
+    _name_all(edge, opening, True)
     for place in range(edge.globals):
         channel = channel_at(edge, edge.everybody[place])
-        if _opening_find(edge, opening, channel) != NULL:
-            continue
-        start[0] = channel.epoch
-        start[1] = 0
-        if not _open_channel(edge, opening, channel_name(edge, channel), channel.name_size, start if older else NULL):
-            return False
-    return True
+        if not channel.flags & CHANNEL_NAMED:
+            sound = sound and _open_channel(edge, opening, channel, NULL)
+    _name_all(edge, opening, False)
+    return sound
 
 
 cdef void _stored_channel(Edge *edge, Connection *conn, Opening *opening, const char *name, uint32_t size,
                           const uint64_t *since) noexcept nogil:
     """A channel of the session as it is stored: what the client itself says of it counts more."""
     cdef Channel *channel = channel_find(edge, name, size)
-    cdef Pending *pending = NULL if channel == NULL else _opening_find(edge, opening, channel)
+    cdef Pending *pending = NULL
     cdef const Namespace *namespace
+    if channel != NULL and channel.flags & CHANNEL_NAMED:
+        pending = _opening_find(edge, opening, channel)
     if pending != NULL:
         pending.stored = STORED_TOO
         if not pending.has_since:
@@ -241,7 +262,7 @@ cdef void _stored_channel(Edge *edge, Connection *conn, Opening *opening, const 
             or (namespace.domain == DOMAIN_GROUP and namespace.join != JOIN_SERVER
                 and join_refused(edge, conn, namespace, name, size) != NULL):
         return                          # what the session may not join any more it is not in any more
-    if _open_channel(edge, opening, name, size, since):
+    if _open_channel(edge, opening, channel_wanted(edge, name, size), since):
         pending_at(edge, opening.first).stored = STORED_ALONE
 
 
@@ -266,15 +287,15 @@ cdef void _stored_channels(Edge *edge, Connection *conn, Opening *opening, const
     reader.end = body + size
     if mp_read_array(&reader, &count) != 0:
         return
-    while count:
+    _name_all(edge, opening, True)
+    while count and _channel_read(&reader, &name, &name_size, since, &parts) and parts >= 3:
         count -= 1
-        if not _channel_read(&reader, &name, &name_size, since, &parts) or parts < 3:
-            return
         if parts == 4:
             if mp_read_uint(&reader, &opening.cursor) != 0:
-                return
+                break
             opening.cursor_known = 1
         _stored_channel(edge, conn, opening, name, name_size, since)
+    _name_all(edge, opening, False)
 
 
 cdef bint _open_channels(Edge *edge, Opening *opening, const uint8_t *extra, uint32_t size) noexcept nogil:
@@ -293,7 +314,7 @@ cdef bint _open_channels(Edge *edge, Opening *opening, const uint8_t *extra, uin
         count -= 1
         if not _channel_read(&reader, &name, &name_size, since, &parts):
             return False
-        if not _open_channel(edge, opening, name, name_size, since if parts == 3 else NULL):
+        if not _open_channel(edge, opening, channel_wanted(edge, name, name_size), since if parts == 3 else NULL):
             return False
     return True
 
@@ -401,8 +422,62 @@ cdef bint _open_member(Edge *edge, Connection *conn, Pending *pending) noexcept 
     cdef Channel *channel = channel_at(edge, pending.channel)
     if member_start(edge, conn, pending, channel) < 0:
         return False
-    joined_say(edge, conn, pending, channel, STATE_HERE if pending.stored else STATE_JOINED)
+    if channel.domain != DOMAIN_GLOBAL:         # of those that are new here `_hears_say` tells, all at once
+        joined_say(edge, conn, pending, channel, STATE_HERE if pending.stored else STATE_JOINED)
     return True
+
+
+cdef inline bint _is_news(Edge *edge, const Pending *pending) noexcept nogil:
+    """Whether it is of a global channel that goes on, and that is not stored with the session yet."""
+    return not pending.stored and channel_at(edge, pending.channel).flags & CHANNEL_KNOWN != 0
+
+
+cdef void _hears_write(Edge *edge, const Opening *opening, uint32_t count, MpWriter *writer) noexcept nogil:
+    """{name: [epoch, offset]} of the global channels that are news."""
+    cdef uint32_t index = opening.first
+    cdef uint64_t position[2]
+    cdef Pending *pending
+    cdef Channel *channel
+    mp_write_map(writer, count)
+    while index != NONE:
+        pending = pending_at(edge, index)
+        index = pending.sibling
+        if not _is_news(edge, pending):
+            continue
+        channel = channel_at(edge, pending.channel)
+        pending_began(pending, channel, position)
+        mp_write_str(writer, channel_name(edge, channel), channel.name_size)
+        mp_write_array(writer, 2)
+        mp_write_uint(writer, position[0])
+        mp_write_uint(writer, position[1])
+    invariant(not writer.overflow)
+
+
+cdef void _hears_say(Edge *edge, Connection *conn, const Opening *opening) noexcept nogil:
+    """Tell the router in which global channels the session begins: one record, since a JOINED for each of 128 of them
+    cost five times what all the rest of a HELLO does."""
+    cdef uint32_t index = opening.first
+    cdef uint32_t count = 0
+    cdef uint32_t bytes_max = 8
+    cdef uint8_t *names
+    cdef MpWriter writer
+    while index != NONE:
+        if _is_news(edge, pending_at(edge, index)):
+            count += 1
+            bytes_max += channel_at(edge, pending_at(edge, index).channel).name_size + HEARS_ENTRY_BYTES
+        index = pending_at(edge, index).sibling
+    if count == 0:
+        return
+    names = <uint8_t *> malloc(bytes_max)
+    if names == NULL:
+        ledger_count(edge.ledger, COUNT_STATES_LOST, 1)
+        return
+    writer.p = names
+    writer.end = names + bytes_max
+    writer.overflow = False
+    _hears_write(edge, opening, count, &writer)
+    hears_say(edge, conn, names, <uint32_t> (writer.p - names))
+    free(names)
 
 
 cdef bint _open_members(Edge *edge, Connection *conn, Opening *opening) noexcept nogil:
@@ -422,6 +497,7 @@ cdef bint _open_members(Edge *edge, Connection *conn, Opening *opening) noexcept
         if not _open_member(edge, conn, pending_at(edge, index)):
             return False
         index = pending_at(edge, index).sibling
+    _hears_say(edge, conn, opening)
     return True
 
 

@@ -11,7 +11,7 @@ from core.ledger cimport (COUNT_LOG_BATCHES, COUNT_LOG_RECORDS, COUNT_MESSAGES_R
                           COUNT_NOT_LOGGED, COUNT_REPEATED_KEYS, GAUGE_LOG_BYTES, ledger_count, ledger_gauge)
 from core.log_out cimport (LateAnswer, LogChunk, log_done, log_due, log_has_room, log_is_there, log_late,
                            log_reserve, log_sent, log_shrink, log_under_way)
-from core.log_records cimport LOG_MESSAGE, LOG_WAITS, log_record_body
+from core.log_records cimport LOG_BEGINS, LOG_MESSAGE, LOG_WAITS, log_record_body
 from core.mailbox cimport NOTE_LOG_BATCH, Note, mailbox_put, note_init
 from core.mpack cimport MpWriter, mp_write_array, mp_write_map, mp_write_raw, mp_write_str, mp_write_uint
 from core.namespaces cimport ACK_LOGGED, DOMAIN_GLOBAL, Namespace, namespace_of
@@ -19,8 +19,8 @@ from core.records cimport PUBLISH_AGAIN, REC_MESSAGE, RecMessage
 from core.sequencer cimport (MESSAGE_ENVELOPE_BYTES, WORKER_LINKING, worker_at, worker_index,
                              worker_published, worker_say)
 from core.slab cimport invariant
-from core.stream cimport (Route, stream_advance, stream_at, stream_find, stream_name, stream_reach, stream_route,
-                          stream_store, stream_take_back, stream_use, stream_waits, stream_wanted)
+from core.stream cimport (Route, stream_advance, stream_at, stream_began_at, stream_find, stream_name, stream_reach,
+                          stream_route, stream_store, stream_take_back, stream_use, stream_waits, stream_wanted)
 
 ctypedef struct Publish:        # a PUBLISH, taken apart
     RecPublish *record          # borrowed, with all below, until the batch that brought it is done with
@@ -172,7 +172,7 @@ cdef LogRecord *_log_write(Sequencer *sequencer, Worker *worker, Stream *stream,
         record.origin_epoch = worker.epoch
         record.origin_worker = worker.number
         record.origin_seq = publish.record.seq
-    record.flags = flags
+    record.flags = flags | (LOG_BEGINS if stream_began_at(&sequencer.streams, stream, record.offset) else 0)
     record.stream = stream.history.slot
     record.worker = worker_index(sequencer, worker)
     record.worker_start = _start(worker)

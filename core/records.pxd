@@ -12,7 +12,7 @@ from libc.string cimport memset
 from core.batch cimport Batch, batch_reserve
 
 cdef enum:
-    RECORDS_VERSION = 5
+    RECORDS_VERSION = 6
 
 cdef enum RecordKind:
     REC_LINK = 1                # w->r: heartbeat, and the first word
@@ -159,6 +159,7 @@ cdef enum StateKind:
     STATE_HERE                  # joined before: after a resume or a lost link; nothing is stored
     STATE_LEFT                  # the session left the channel; what is stored goes
     STATE_ACKED                 # everything up to this position was received
+    STATE_HEARS                 # HELLO: in global channels from these positions on, {name: [epoch, offset]} for a name
     STATE_TOLD = 16             # added to one of these: told to an earlier router
 
 ctypedef struct RecState:       # name and, but with ACKED, the user follow
@@ -169,7 +170,7 @@ ctypedef struct RecState:       # name and, but with ACKED, the user follow
     uint16_t what               # StateKind
     uint16_t user_size
     uint32_t conn               # low half of the worker's handle: a session that was taken over is another's
-    uint64_t time_us            # of JOINED and LEFT as in RecSession; else 0
+    uint64_t time_us            # of JOINED, LEFT and HEARS as in RecSession; else 0
 
 cdef enum:
     TOLD_NOBODY = 0xFFFFFFFF    # no worker has had the session all along
@@ -183,6 +184,7 @@ cdef enum CatchupFlag:
     CATCHUP_OUTCOME = 1         # the outcome alone, no messages
     CATCHUP_CURSOR = 2          # since is unknown: the last ACK of the channel's user counts
     CATCHUP_START = 4           # since is unknown: from the oldest that is kept
+    CATCHUP_LISTED = 8          # since is unknown: from where workers were told of the global channel
 
 ctypedef struct RecCatchup:     # name follows
     Record head                 # aux: size of the name

@@ -5,14 +5,14 @@ from libc.string cimport memcpy, memset
 
 from core.batch cimport Batch, batch_free, batch_reserve
 from core.keys cimport KeyName, Keys, key_find, key_keep, keys_ms
-from core.log_records cimport (LOG_LAST, LOG_MESSAGE, LOG_POSITION, LogRecord, log_record_body, log_record_fits,
-                               log_record_name)
+from core.log_records cimport (LOG_BEGINS, LOG_LAST, LOG_MESSAGE, LOG_POSITION, LogRecord, log_record_body,
+                               log_record_fits, log_record_name)
 from core.mailbox cimport MAILBOX_BYTES_MAX, NOTE_LOG_KEPT, Note, mailbox_put, note_init
 from core.namespaces cimport DOMAIN_GLOBAL, Namespace, namespace_of
 from core.ordering cimport origin_name
-from core.stream cimport (Stored, Stream, stream_adopt, stream_find, stream_forget, stream_holds, stream_is_silent,
-                          stream_kept, stream_last_epoch, stream_list, stream_open, stream_store, stream_stored,
-                          stream_use, stream_wanted)
+from core.stream cimport (Stored, Stream, stream_adopt, stream_begins, stream_find, stream_forget, stream_holds,
+                          stream_is_silent, stream_kept, stream_last_epoch, stream_list, stream_open, stream_store,
+                          stream_stored, stream_use, stream_wanted)
 
 
 cdef void _key_again(Sequencer *sequencer, Keys *keys, const KeyName *name, const LogRecord *record) noexcept nogil:
@@ -78,6 +78,8 @@ cdef bint _stream_again(Sequencer *sequencer, Stream *stream, const LogRecord *r
         stream_store(&sequencer.streams, stream, &head, log_record_body(record), sequencer.wall_ms)
     if stream.domain == DOMAIN_GLOBAL and not stream_is_silent(&sequencer.streams, stream, sequencer.wall_ms):
         stream_list(&sequencer.streams, stream)     # beyond the bound: when something is said there
+    if record.flags & LOG_BEGINS:
+        stream_begins(&sequencer.streams, stream, record.epoch, record.offset - 1)
     return True
 
 
@@ -162,6 +164,7 @@ cdef bint _position_stays(Batch *kept, Stream *stream, const LogRecord *old) noe
     record.offset = stream.offset
     record.time_ms = <uint64_t> stream.used_s * 1000
     record.key_high = record.key_low = record.origin_epoch = 0
+    record.flags &= ~(<uint32_t> LOG_BEGINS)
     record.origin_worker = record.origin_seq = 0
     return True
 

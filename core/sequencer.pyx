@@ -22,15 +22,15 @@ from core.records cimport (BEGIN_BEFORE, BEGIN_BESIDE, BEGIN_EVERYBODY, CLOSE_CO
                            OPEN_AGAIN, OPEN_TOLD, REC_BAN, REC_BEGIN, REC_BYE, REC_CATCHUP, REC_CLOSE, REC_END,
                            REC_EVICT, REC_HISTORY, REC_LINK, REC_LINKED, REC_MESSAGE, REC_OPEN, REC_PRESENCE,
                            REC_PUBLISH, REC_REPLY, REC_SESSIONS, REC_STATE, REC_SUBSCRIBE, REC_SURVEY, REC_TAKEN,
-                           REC_UNSUBSCRIBE, RECORDS_VERSION, STATE_ACKED, STATE_TOLD, RecBody, RecCatchup, RecChannel,
-                           RecHistory, RecLink, RecMessage, RecPublish, RecSession, RecState, RecTaken)
+                           REC_UNSUBSCRIBE, RECORDS_VERSION, STATE_ACKED, STATE_HEARS, STATE_TOLD, RecBody, RecCatchup,
+                           RecChannel, RecHistory, RecLink, RecMessage, RecPublish, RecSession, RecState, RecTaken)
 from core.rooms cimport attender_start
 from core.sessions cimport session_close, session_open, session_state, session_told, sessions_ask, told_linked
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, invariant, slab_acquire
-from core.stream cimport (Stored, Stream, route_remove, route_set, stream_adopt, stream_base, stream_find, stream_kept,
-                          stream_listed, stream_namespace, stream_routes_to, stream_stored, stream_use,
-                          stream_wanted)
+from core.stream cimport (Stored, Stream, route_remove, route_set, stream_adopt, stream_base, stream_find,
+                          stream_is_kept, stream_kept, stream_listed, stream_namespace, stream_routes_to, stream_since,
+                          stream_stored, stream_use, stream_wanted)
 from core.survey cimport survey_answer
 
 assert sizeof(Owner) == 28 and WORKERS_MAX <= 256
@@ -188,13 +188,6 @@ cdef void _said_since(Sequencer *sequencer, Worker *worker, Stream *stream, RecC
         ledger_count(sequencer.ledger, COUNT_MESSAGES_ROUTED, 1)
 
 
-cdef bint _is_kept(Sequencer *sequencer, Stream *stream) noexcept nogil:
-    """Whether anything of a stream is still kept."""
-    cdef uint32_t count = stream_kept(stream)
-    return count != 0 and stream_stored(stream, count - 1).time_ms \
-        + stream_namespace(&sequencer.streams, stream).history_age_ms >= sequencer.wall_ms
-
-
 cdef void _on_subscribe(Sequencer *sequencer, Worker *worker, RecChannel *record) noexcept nogil:
     """A worker has members; a position of an older epoch that it saw is not given again.
 
@@ -204,10 +197,14 @@ cdef void _on_subscribe(Sequencer *sequencer, Worker *worker, RecChannel *record
     cdef const char *name = <const char *> record + sizeof(RecChannel)
     cdef Stream *stream = stream_wanted(&sequencer.streams, name, record.head.aux, sequencer.wall_ms)
     cdef bint everybody = stream != NULL and stream.domain == DOMAIN_GLOBAL
+    cdef uint64_t since[2]
     if everybody and record.channel == 0:
-        if stream_routes_to(stream, worker_index(sequencer, worker)):
-            return                      # it named the channel itself
-        everybody_say(sequencer, worker, stream, 0)
+        if stream_routes_to(stream, worker_index(sequencer, worker)) or not stream_listed(stream):
+            return                      # it named the channel itself, or it is over
+        stream_since(&sequencer.streams, stream, since)
+        record.epoch = since[0]
+        record.offset = since[1]
+        everybody_say(sequencer, worker, stream, record.offset)
     if stream == NULL or route_set(&sequencer.streams, stream, worker_index(sequencer, worker),
                                    0 if everybody else record.channel) < 0:
         worker_subscribed(worker, record.channel, _why_none(sequencer, name, record.head.aux), 0, 0)
@@ -219,7 +216,8 @@ cdef void _on_subscribe(Sequencer *sequencer, Worker *worker, RecChannel *record
             stream_adopt(stream, record.epoch, record.offset)
     else:
         _said_since(sequencer, worker, stream, record)
-    if everybody and stream.offset and (record.offset or _is_kept(sequencer, stream)):
+    if everybody and stream.offset \
+            and (record.offset or stream_is_kept(&sequencer.streams, stream, sequencer.wall_ms)):
         everybody_add(sequencer, stream, True)
     if everybody and (record.channel == 0 or worker.everybody and stream_listed(stream)):
         everybody_say(sequencer, worker, stream, stream.offset)
@@ -386,7 +384,7 @@ cdef void _on_state(Sequencer *sequencer, Worker *worker, RecState *record) noex
     if owner.worker != worker_index(sequencer, worker):
         return
     session_state(sequencer, record)
-    if record.what != STATE_ACKED and owner.conn[0] == record.conn:
+    if record.what != STATE_ACKED and record.what != STATE_HEARS and owner.conn[0] == record.conn:
         presence_state(sequencer, index, record)
 
 

@@ -48,6 +48,7 @@ ctypedef struct History:        # what a stream has from the first position that
     StreamWaiting *waiting_last
     uint8_t loading             # Loading
     uint8_t listed              # among the global ones that workers are told of (core/everybody.pxd)
+    uint8_t let_go              # it was, and nothing was said in it since
     bint filled                 # the ring has all that is retained
     Stored **ring               # owned: `capacity` places, NULL before the first message that is kept
     uint32_t first              # place of the oldest
@@ -74,6 +75,12 @@ ctypedef struct Stream:         # 48 bytes
     uint8_t live                # 1 while the slot is in use
     uint8_t namespace           # place in the table
 
+ctypedef struct Listed:         # a global stream that workers are told of
+    uint32_t slot
+    uint32_t reserved
+    uint64_t epoch              # the position at which they were: who has not heard of it missed what came since
+    uint64_t offset             # epoch 0: an earlier router told them, and the message that it began with is not kept
+
 ctypedef struct Streams:
     Slab slab
     Index index
@@ -86,7 +93,7 @@ ctypedef struct Streams:
     uint64_t waiting_bytes      # of all streams
     uint32_t unasked            # streams whose load is still to be asked for
     uint32_t globals            # global streams that workers are told of
-    uint32_t everybody[GLOBALS_MAX]     # their slots
+    Listed everybody[GLOBALS_MAX]
     uint32_t globals_bytes      # that they take in a WELCOME, at most
     uint32_t globals_bytes_max
     const Namespaces *namespaces    # borrowed: how much is kept of one stream
@@ -182,6 +189,13 @@ cdef inline Stored *stream_stored(Stream *stream, uint32_t place) noexcept nogil
     return stream.history.ring[(stream.history.first + place) & (stream.history.capacity - 1)]
 
 
+cdef inline bint stream_is_kept(const Streams *streams, Stream *stream, uint64_t wall_ms) noexcept nogil:
+    """Whether anything of a stream is still kept."""
+    cdef uint32_t count = stream_kept(stream)
+    return count != 0 and stream_stored(stream, count - 1).time_ms \
+        + stream_namespace(streams, stream).history_age_ms >= wall_ms
+
+
 cdef inline bint stream_holds(Stream *stream, uint64_t epoch, uint64_t offset) noexcept nogil:
     """Whether the message of this position is kept: O(log n)."""
     cdef uint32_t low = 0
@@ -220,6 +234,9 @@ cdef Stream *stream_wanted(Streams *streams, const char *name, uint32_t size, ui
 cdef void stream_shut(Stream *stream) noexcept nogil
 cdef bint stream_list(Streams *streams, Stream *stream) noexcept nogil
 cdef void stream_unlist(Streams *streams, Stream *stream) noexcept nogil
+cdef void stream_begins(Streams *streams, const Stream *stream, uint64_t epoch, uint64_t offset) noexcept nogil
+cdef bint stream_began_at(const Streams *streams, const Stream *stream, uint64_t offset) noexcept nogil
+cdef void stream_since(const Streams *streams, const Stream *stream, uint64_t *since) noexcept nogil
 cdef bint stream_is_silent(const Streams *streams, const Stream *stream, uint64_t now_ms) noexcept nogil
 cdef bint stream_routes_to(const Stream *stream, uint32_t worker) noexcept nogil
 cdef void stream_adopt(Stream *stream, uint64_t epoch, uint64_t offset) noexcept nogil

@@ -220,23 +220,70 @@ cdef bint stream_list(Streams *streams, Stream *stream) noexcept nogil:
     if not stream.history.listed:
         stream.history.listed = 1
         streams.globals_bytes += size
-        streams.everybody[streams.globals] = stream.history.slot
+        memset(&streams.everybody[streams.globals], 0, sizeof(Listed))
+        streams.everybody[streams.globals].slot = stream.history.slot
         streams.globals += 1
     return True
 
 
-cdef void stream_unlist(Streams *streams, Stream *stream) noexcept nogil:
-    """Take it out again, if it is there."""
+cdef uint32_t _listed_place(const Streams *streams, const Stream *stream) noexcept nogil:
+    """Where a listed stream stands in the list."""
     cdef uint32_t place = 0
-    if not stream.history.listed:
-        return
-    while streams.everybody[place] != stream.history.slot:
+    while streams.everybody[place].slot != stream.history.slot:
         place += 1
         invariant_always(place < streams.globals)
+    return place
+
+
+cdef void stream_unlist(Streams *streams, Stream *stream) noexcept nogil:
+    """Take it out again, if it is there."""
+    cdef uint32_t place
+    if not stream.history.listed:
+        return
+    place = _listed_place(streams, stream)
     streams.globals -= 1
     streams.globals_bytes -= _welcome_bytes(streams, stream)
     streams.everybody[place] = streams.everybody[streams.globals]
     stream.history.listed = 0
+
+
+cdef void stream_begins(Streams *streams, const Stream *stream, uint64_t epoch, uint64_t offset) noexcept nogil:
+    """Workers are told of a stream from this position on, or were; of several the last one counts."""
+    cdef Listed *listed
+    if not stream_listed(stream):
+        return
+    listed = &streams.everybody[_listed_place(streams, stream)]
+    if epoch > listed.epoch or (epoch == listed.epoch and offset > listed.offset):
+        listed.epoch = epoch
+        listed.offset = offset
+
+
+cdef bint stream_began_at(const Streams *streams, const Stream *stream, uint64_t offset) noexcept nogil:
+    """Whether the stream is listed, and this is its first message since."""
+    cdef const Listed *listed
+    if not stream_listed(stream):
+        return False
+    listed = &streams.everybody[_listed_place(streams, stream)]
+    return listed.epoch != 0 and listed.offset + 1 == offset
+
+
+cdef void stream_since(const Streams *streams, const Stream *stream, uint64_t *since) noexcept nogil:
+    """The position (epoch, offset) of whoever has not heard of a global stream.
+
+    One that is listed no more has nothing to tell. Where an earlier router listed it and its first message since is not
+    kept, something was missed, and it is told as the gap that it is, though from the very start.
+    """
+    cdef const Listed *listed = NULL
+    since[0] = stream.epoch
+    since[1] = stream.offset
+    if not stream_listed(stream):
+        return
+    listed = &streams.everybody[_listed_place(streams, stream)]
+    if listed.epoch == 0:
+        since[1] = 0
+    elif listed.offset <= stream.offset:
+        since[0] = listed.epoch
+        since[1] = listed.offset
 
 
 cdef void stream_adopt(Stream *stream, uint64_t epoch, uint64_t offset) noexcept nogil:

@@ -9,10 +9,11 @@ session; else the client is told to come back.
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import msgpack
@@ -275,6 +276,8 @@ class Sessions:
             change.expires_ms = self._expires(open_still=True)
         elif said.flags == records.LEFT:
             change.put(said.name, None)
+        elif said.flags == records.HEARS:
+            change.put_all(_heard(said.body), joined=said.worker < 0)
         else:
             # Told again, it may be older than an acknowledgement that is stored.
             change.put(said.name, said.position, joined=said.flags == records.JOINED and said.worker < 0)
@@ -488,12 +491,14 @@ class Sessions:
         return max((one for one in known if one is not None), default=None)
 
 
-def _told(channels: dict[str, tuple[int, int]], own: str, cursor: Position | None) -> list[list[object]]:
+def _told(channels: dict[str, tuple[int, int]], own: str, cursor: Position | None) -> list[tuple[object, ...]]:
     """[[name, epoch, offset], ...] for the data plane; the user's own channel with the offset of the cursor."""
-    told: list[list[object]] = [[name, *position] for name, position in channels.items() if name != own]
+    told: list[tuple[object, ...]] = [
+        (name, epoch, offset) for name, (epoch, offset) in channels.items() if name != own
+    ]
     position = channels.get(own, cursor)
     if position is not None:
-        told.append([own, *position, cursor.offset if cursor else 0])
+        told.append((own, *position, cursor.offset if cursor else 0))
     return told
 
 
@@ -512,6 +517,13 @@ def _merge(into: Changes, later: Changes) -> None:
             before.put(name, where, joined=name in change.joined)
     for channel, position in later.cursors.items():
         into.cursors[channel] = max(into.cursors.get(channel, position), position)
+
+
+@functools.lru_cache(maxsize=16)
+def _heard(body: bytes) -> Mapping[str, tuple[int, int]]:
+    """What HEARS says. Sessions that begin between two messages say the same, and share its names."""
+    channels: dict[str, tuple[int, int]] = msgpack.unpackb(body, use_list=False)
+    return channels
 
 
 def _user(body: bytes) -> str:

@@ -60,6 +60,7 @@ class Said:
     name: str = ""
     position: Position = _START
     body: bytes = b""
+    """Of an OPEN, what HELLO said; of HEARS, {name: [epoch, offset]}."""
     time_us: int = 0
     """When its worker said it first, by the monotonic clock; 0: that is not known."""
     worker: int = -1
@@ -113,8 +114,11 @@ def _read(said: bytes, place: int, kind: int, aux: int) -> Said:
     if kind == records.STATE:
         _, _, _, session, epoch, offset, what, _, conn, time_us = _STATE.unpack_from(said, place)
         start = place + _STATE.size
+        what &= ~records.STATES_TOLD
+        if what == records.HEARS:
+            return Said(kind, what, session, conn, body=said[start : start + aux], time_us=time_us)
         name = said[start : start + aux].decode()
-        return Said(kind, what & ~records.STATES_TOLD, session, conn, name, Position(epoch, offset), time_us=time_us)
+        return Said(kind, what, session, conn, name, Position(epoch, offset), time_us=time_us)
     _, _, _, conn, session, _, body_size, time_us = _SESSION.unpack_from(said, place)
     start = place + _SESSION.size
     return Said(kind, aux, session, conn, body=said[start : start + body_size], time_us=time_us)

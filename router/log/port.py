@@ -83,7 +83,7 @@ class SessionChange:
     stored (never opened, over, or expired) changes nothing: a late acknowledgement does not bring it back."""
     expires_ms: int | None = None
     """Wall clock; after it the session is as good as over. None: as before; of one that is new, never."""
-    channels: dict[str, Position | None] = field(default_factory=dict)
+    channels: dict[str, tuple[int, int] | None] = field(default_factory=dict)
     """Joined, or acknowledged up to there; None: left."""
     joined: set[str] = field(default_factory=set)
     """Those of `channels` that were joined at the position: it counts. Any other one that is lower than what is stored
@@ -95,7 +95,7 @@ class SessionChange:
     """Of the newest record that this says, or nothing: 8 bytes name a clock, 16 digits say what it showed. What is
     stored never goes back on one clock; another clock's date takes its place."""
 
-    def put(self, channel: str, position: Position | None, *, joined: bool = False) -> None:
+    def put(self, channel: str, position: tuple[int, int] | None, *, joined: bool = False) -> None:
         """Add what happened in a channel after what this says already."""
         before = self.channels.get(channel)
         if position is None:
@@ -106,9 +106,20 @@ class SessionChange:
             position = max(position, before)
         self.channels[channel] = position
 
+    def put_all(self, channels: Mapping[str, tuple[int, int]], *, joined: bool) -> None:
+        """`put` for many at once."""
+        if joined:
+            self.channels.update(channels)
+            self.joined.update(channels)
+            return
+        for channel, position in channels.items():
+            self.put(channel, position)
+
     def channels_after(self, stored: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
         """A session's channels as stored, after this."""
         channels = {} if self.ended else dict(stored)
+        if not channels:
+            return {name: position for name, position in self.channels.items() if position is not None}
         for name, position in self.channels.items():
             if position is None:
                 channels.pop(name, None)

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from core import notes, records
+from core import log_records, notes, records
 from core.codes import Code
 from core.namespace_spec import BUILT_IN, NamespaceSpec
 from tests.core.edge_harness import wait_for
@@ -37,6 +37,28 @@ def aging() -> list[NamespaceSpec]:
         else msgspec.structs.replace(spec, history_age_s=1)
         for spec in BUILT_IN
     ]
+
+
+def began(worker: Worker, name: str) -> tuple[int, int]:
+    """Where a session starts that had not heard of a channel."""
+    worker.rest()
+    worker.say.catchup(9, name.encode(), 5, 0, 0, flags=records.OUTCOME_ALONE | records.FROM_LISTING)
+    worker.flush()
+    last: tuple[int, int] = worker.expect(records.CAUGHT)["last"]
+    return last
+
+
+def let_go(worker: Worker) -> str:
+    """A channel with one message that made room for others."""
+    for number in range(GLOBALS_MAX):
+        assert worker.publish(f"global:{number}", "x")["aux"] == 0
+    wait_for(lambda: worker.publish("global:more", "x")["aux"] == 0, "one of the others has aged")
+    return str(next(one[0] for one in told(worker.rest()) if one[-1] == "gone"))
+
+
+def publish(worker: Worker, name: str) -> None:
+    """Publish as soon as there is room for the channel."""
+    wait_for(lambda: worker.publish(name, "y")["aux"] == 0, "another one has aged")
 
 
 def again(worker: Worker, channels: list[tuple[str, int, int, int]], *, before: bool = True) -> list[dict[str, Any]]:
@@ -281,3 +303,76 @@ def test_a_long_name_takes_the_place_of_several_that_have_aged(sequencers: Calla
     gone = {one[0] for one in told(worker.rest()) if one[-1] == "gone"}
     assert gone < {f"global:{number}" for number in range(4)}
     assert len(gone) == 3  # and not the one that has room beside it
+
+
+def test_a_channel_that_was_let_go_and_begins_again_begins_where_it_stood(sequencers: Callable[..., Sequencer]) -> None:
+    """Whoever has not heard of it misses what came since, and nothing of what was over before."""
+    sequencer = sequencers(namespaces=aging())
+    worker = sequencer.worker()
+    name = let_go(worker)
+    assert began(worker, name) == (EPOCH, 1)  # it is over: there is nothing to miss
+    publish(worker, name)
+    publish(worker, name)
+    assert began(worker, name) == (EPOCH, 1)
+    assert began(worker, "global:more") == (EPOCH, 0)
+
+
+def test_a_worker_that_was_away_when_a_channel_began_again_is_told_from_there(
+    sequencers: Callable[..., Sequencer],
+) -> None:
+    sequencer = sequencers(namespaces=aging())
+    here, away = sequencer.worker(0), sequencer.worker(1)
+    name = let_go(here)
+    publish(here, name)
+    away.rest()
+    said = told(again(away, []))
+    first = said.index((name, EPOCH, 1))
+    assert said[first : first + 3] == [(name, EPOCH, 1), (EPOCH, 2), (name, EPOCH, 2)]
+
+
+def test_a_channel_that_a_worker_names_after_it_was_let_go_begins_there(sequencers: Callable[..., Sequencer]) -> None:
+    sequencer = sequencers(namespaces=aging())
+    here, away = sequencer.worker(0), sequencer.worker(1)
+    name = let_go(here)
+    wait_for(lambda: (name, EPOCH, 1) in told(again(away, [(name, 9, EPOCH, 1)])), "another one has aged")
+    assert began(away, name) == (EPOCH, 1)
+
+
+def test_the_message_with_which_a_channel_began_says_so_in_the_log(sequencers: Callable[..., Sequencer]) -> None:
+    router = sequencers(log_under_way_max=1)
+    worker = router.worker()
+    flags = []
+    for number in range(3):
+        worker.send("global:news", number)
+        batch, (entry,) = router.batch()
+        flags.append(entry.flags & log_records.BEGINS)
+        router.commit(batch)
+    assert flags == [log_records.BEGINS, 0, 0]
+    worker.send("group:a", 1)
+    assert not router.batch()[1][0].flags & log_records.BEGINS
+
+
+@pytest.mark.parametrize("first", [3, 4], ids=["is kept", "is kept no more"])
+def test_the_next_router_knows_where_a_channel_began_by_its_first_message(
+    sequencers: Callable[..., Sequencer], first: int
+) -> None:
+    """Without it something was missed in any case, and is told from the start on."""
+    found = [message("global:news", 5, 3, flags=log_records.BEGINS), message("global:news", 5, 4)]
+    router = sequencers(recovered=found[first - 3 :])
+    worker = router.worker()
+    publish(worker, "global:news")
+    assert began(worker, "global:news") == ((5, 2) if first == 3 else (EPOCH, 0))
+
+
+def test_where_a_channel_began_is_read_from_a_log_that_is_not_read_whole(sequencers: Callable[..., Sequencer]) -> None:
+    router = sequencers(log_under_way_max=1, log_complete=False, everybodys=position("global:news", 4))
+    worker = router.worker()
+    worker.say.catchup(9, b"global:news", 5, 0, 0, flags=records.OUTCOME_ALONE | records.FROM_LISTING)
+    worker.flush()
+    request, _ = router.note(notes.LOG_LOAD)
+    assert router.last_first == 1  # its messages as well
+    kept = message("global:news", 5, 3, flags=log_records.BEGINS) + message("global:news", 5, 4)
+    assert router.loop is not None
+    router.loop.put(notes.LOG_LOADED, request=request, first=5, second=4, text=kept)
+    answer = worker.expect(records.CAUGHT)
+    assert (answer["last"], records.OUTCOMES[answer["outcome"]]) == ((5, 2), "replayed")

@@ -104,6 +104,39 @@ def test_no_more_groups_than_the_limit(edges: Callable[..., Edge]) -> None:
     edge.join(alice, "group:c")
 
 
+def test_of_global_channels_that_are_joined_none_is_stored_but_those_that_everybody_is_told_of(edge: Edge) -> None:
+    alice = edge.open("alice")
+    assert edge.router.state()["name"] == b"user:alice"
+    edge.router.send(wire.everybody("global:news", EPOCH, 3))
+    for number in range(20):
+        edge.join(alice, f"global:{number}", offset=number)
+        assert edge.router.expect(records.UNSUBSCRIBE)["name"] == f"global:{number}".encode()
+    alice.send([10, {f"global:{number}": 1 for number in range(20)}])
+    edge.join_known(alice, "global:news")
+    one = edge.router.state()
+    assert (one["what"], one["name"], one["position"]) == (records.JOINED, b"global:news", (EPOCH, 3))
+    assert (edge.live("channel"), edge.live("pending")) == (2, 0)
+
+
+def test_being_caught_up_in_global_channels_that_are_over_is_bounded_like_groups(edges: Callable[..., Edge]) -> None:
+    edge = edges(channels_max=2)
+    alice = edge.open("alice")
+
+    def behind(channel: str) -> Any:
+        alice.request(JOIN, channel, {"since": [EPOCH, 2]})
+        one = edge.router.expect(records.SUBSCRIBE)
+        edge.router.send(wire.subscribed(one["channel"], EPOCH, 5))
+        edge.router.send(wire.caught(edge.router.expect(records.CATCHUP), (EPOCH, 5)))
+        return alice.frame()
+
+    for number in range(2):
+        assert behind(f"global:{number}")[2]["outcome"] == "replayed"
+        edge.router.expect(records.CATCHUP)  # its messages, which do not come
+    answer = behind("global:more")
+    assert (answer[0], answer[2]) == (ERROR, Code.TOO_MANY_CHANNELS)
+    assert edge.live("membership") == 3
+
+
 def test_leaving_what_was_not_joined_is_refused(edge: Edge) -> None:
     alice = edge.open("alice")
     alice.send([LEAVE, 6, "group:a"])

@@ -105,6 +105,15 @@ def test_a_router_is_asked_about_what_is_kept_about_keys_and_about_the_last_posi
     assert one.ask(message(1), 1, 80) == b""
 
 
+def test_that_a_global_channel_began_with_a_message_stays_written() -> None:
+    one = index(1)
+    first = log_records.pack(log_records.MESSAGE, A, 1, 1, flags=log_records.BEGINS, body=b"x", key=(3, 4))
+    one.add(first, 1, 80)
+    assert asked(one.ask(first, 1, 80)) == [(log_records.MESSAGE, 1, LAST | log_records.BEGINS)]
+    one.add(message(2), 2, 80)
+    assert asked(one.ask(first, 1, 80)) == [(log_records.POSITION, 1, log_records.BEGINS)]
+
+
 def test_of_messages_that_go_before_their_age_positions_and_keys_are_asked_about() -> None:
     one = index(3)
     batch = message(1) + message(2, key=(3, 4)) + message(3) + message(4) + message(1, B) + message(1, b"gone:c")

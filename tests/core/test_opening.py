@@ -15,6 +15,14 @@ STORED = msgpack.packb({"user": "alice"})
 OUTCOME, CURSOR = 1, 2
 
 
+def heard(edge: Edge) -> dict[str, list[int]]:
+    """In which global channels the session begins, by what the store is told next."""
+    one = edge.router.state()
+    assert one["what"] == records.HEARS
+    channels: dict[str, list[int]] = msgpack.unpackb(one["name"])
+    return channels
+
+
 def hello(
     edge: Edge,
     channels: list[list[Any]],
@@ -192,14 +200,16 @@ def test_what_a_session_does_is_told_as_it_happens(edge: Edge) -> None:
     alice = edge.open("alice")
     first = edge.router.state()
     assert (first["what"], first["name"], first["user"]) == (records.JOINED, b"user:alice", b"alice")
+    edge.router.send(wire.everybody("global:news", EPOCH, 2))
     edge.join(alice, "group:a", offset=4)
-    alice.send([JOIN, 5, "group:a", {}], [10, {"group:a": 3, "group:strange": 8, "global:news": 2, "user:alice": 0}])
+    positions = {"group:a": 3, "group:strange": 8, "global:strange": 1, "global:news": 7, "user:alice": 0}
+    alice.send([JOIN, 5, "group:a", {}], [10, positions])
     alice.send([10, {"group:a": 99}], [LEAVE, 6, "group:a"])
     said = [(one["what"], one["name"], one["position"]) for one in (edge.router.state() for _ in range(5))]
     assert said == [
         (records.JOINED, b"group:a", (EPOCH, 4)),
         (records.ACKED, b"group:a", (EPOCH, 3)),
-        (records.ACKED, b"global:news", (0, 2)),
+        (records.ACKED, b"global:news", (EPOCH, 2)),
         (records.ACKED, b"group:a", (EPOCH, 4)),  # no more than it was given
         (records.LEFT, b"group:a", (EPOCH, 4)),
     ]
@@ -257,28 +267,31 @@ def test_a_new_session_is_told_and_stored_where_the_global_channels_stand(edge: 
         "global:news": [EPOCH, 4, "live"],
         "global:quiet": [EPOCH, 0, "live"],
     }
-    said = {each["name"]: (each["what"], each["position"]) for each in (edge.router.state() for _ in range(3))}
-    assert said[b"global:news"] == (records.JOINED, (EPOCH, 4))
-    assert said[b"global:quiet"] == (records.JOINED, (EPOCH, 0))
+    assert edge.router.state()["name"] == b"user:alice"
+    assert heard(edge) == {"global:news": [EPOCH, 4], "global:quiet": [EPOCH, 0]}
 
 
-def test_a_session_that_is_older_than_a_global_channel_gets_it_from_the_start(edge: Edge) -> None:
-    edge.router.send(wire.everybody("global:news", EPOCH, 1), wire.everybody("global:old", EPOCH, 5))
+def test_a_session_that_is_older_than_a_global_channel_gets_it_from_where_it_began(edge: Edge) -> None:
+    edge.router.send(wire.everybody("global:news", EPOCH, 9), wire.everybody("global:old", EPOCH, 5))
     client = hello(edge, [["user:alice", EPOCH, 0]], resumes=True, unread=False)
     subscribe(edge, {"user:alice": 0})
     stored = [["user:alice", EPOCH, 0, 0], ["global:old", EPOCH, 5]]
     edge.router.send(wire.opened(client.conn, edge.router.expect(records.OPEN)["seq"], stored))
     one = edge.router.expect(records.CATCHUP)
-    assert (one["name"], one["since"], one["flags"]) == (b"global:news", (EPOCH, 0), OUTCOME)
-    edge.router.send(wire.caught(one, (EPOCH, 1)))
+    assert (one["name"], one["flags"]) == (b"global:news", OUTCOME | records.FROM_LISTING)
+    edge.router.send(wire.caught({**one, "since": (EPOCH - 1, 7)}, (EPOCH, 9)))
     assert client.frame()[2]["channels"] == {
         "user:alice": [EPOCH, 0, "live"],
         "global:old": [EPOCH, 5, "live"],
-        "global:news": [EPOCH, 1, "replayed"],
+        "global:news": [EPOCH, 9, "replayed"],
     }
     again = edge.router.expect(records.CATCHUP)
-    edge.router.send(wire.caught(again, (EPOCH, 1), [(EPOCH, 1, frame_of("global:news", 1, "x"))]))
-    assert client.frame()[:4] == [9, "global:news", 1, "x"]
+    assert again["since"] == (EPOCH - 1, 7)
+    said = [(EPOCH, offset, frame_of("global:news", offset, "x")) for offset in (8, 9)]
+    edge.router.send(wire.caught(again, (EPOCH, 9), said))
+    assert [client.frame()[:4] for _ in said] == [[9, "global:news", 8, "x"], [9, "global:news", 9, "x"]]
+    assert edge.router.state()["name"] == b"user:alice"
+    assert heard(edge) == {"global:news": [EPOCH - 1, 7]}
 
 
 def test_a_resume_of_which_nothing_is_known_goes_on_live_in_global_channels(edge: Edge) -> None:
@@ -301,8 +314,8 @@ def test_global_channels_that_are_over_are_left_and_take_nobodys_place(edge: Edg
     edge.router.send(wire.opened(client.conn, edge.router.expect(records.OPEN)["seq"], stored))
     subscribe(edge, over)
     assert client.frame()[2]["channels"] == {"user:alice": [EPOCH, 0, "live"], "global:news": [EPOCH, 7, "live"]}
-    said = {each["name"].decode(): each["what"] for each in (edge.router.state() for _ in range(gone + 2))}
-    assert said == {"user:alice": records.HERE, "global:news": records.HERE, **dict.fromkeys(over, records.LEFT)}
+    said = {each["name"].decode(): each["what"] for each in (edge.router.state() for _ in range(gone + 1))}
+    assert said == {"user:alice": records.HERE, **dict.fromkeys(over, records.LEFT)}
 
 
 def test_a_global_channel_that_the_router_tells_of_late_is_not_over(edge: Edge) -> None:
@@ -327,3 +340,18 @@ def test_a_client_is_told_of_each_global_channel_that_it_names_be_it_over_or_not
     stored = [["user:alice", EPOCH, 0, 0], ["global:old", EPOCH, 4]]
     edge.router.send(wire.opened(client.conn, edge.router.expect(records.OPEN)["seq"], stored))
     assert client.frame()[2]["channels"] == {"user:alice": [EPOCH, 0, "live"], "global:old": [EPOCH, 5, "live"]}
+
+
+def test_no_global_channel_is_stored_with_a_session_but_those_that_the_router_told_of(edge: Edge) -> None:
+    """Whatever a client calls them: nothing bounds their names, and of one that is over there is nothing to miss."""
+    edge.link(EPOCH)
+    edge.router.send(wire.everybody("global:news", EPOCH, 7))
+    named = [["global:news", EPOCH, 6], ["global:old", EPOCH, 5]]
+    client = hello(edge, [["user:alice", EPOCH, 0], *named], unread=False)
+    subscribe(edge, {"user:alice": 0})
+    edge.router.send(wire.caught(edge.router.expect(records.CATCHUP), (EPOCH, 7)))
+    subscribe(edge, {"global:old": 5})
+    edge.router.send(wire.opened(client.conn, edge.router.expect(records.OPEN)["seq"]))
+    assert client.frame()[2]["channels"]["global:old"] == [EPOCH, 5, "live"]
+    assert edge.router.state()["name"] == b"user:alice"
+    assert heard(edge) == {"global:news": [EPOCH, 6]}

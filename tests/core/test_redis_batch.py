@@ -1,6 +1,7 @@
 """Batches cut into commands for Redis, held against a slow cutting of the same batch, and tails read back."""
 
 import itertools
+import struct
 import zlib
 from typing import Any
 
@@ -16,7 +17,7 @@ SHARDS = 4
 STARTS = [b"hf:{s%d}:" % number for number in range(SHARDS)]
 SETTINGS = [b"300000", b"60000", b"7"]
 RETENTIONS = {b"group": [b"10", b"1000"], b"user": [b"2000000000", b"18446744073709551615"], b"": [b"1", b"2"]}
-AT_REST = 20  # bytes at the end of a record's head that mean something only while it waits
+AT_REST = 20  # bytes at the end of a record's head: its flags, and what means something only while it waits
 NUMBERS = st.integers(0, 2**64 - 1)
 SMALL = st.integers(0, 2**32 - 1)
 
@@ -58,7 +59,8 @@ def at_rest(entry: log_records.LogEntry) -> bytes:
     if entry.kind == log_records.POSITION:
         return b""
     end = log_records.HEAD_BYTES
-    return entry.record[: end - AT_REST] + bytes(AT_REST) + entry.record[end:]
+    rest = struct.pack("<I", entry.flags & log_records.BEGINS).ljust(AT_REST, b"\0")
+    return entry.record[: end - AT_REST] + rest + entry.record[end:]
 
 
 class Told:
@@ -158,7 +160,7 @@ def test_a_batch_of_one_channel_has_one_key() -> None:
 
 
 def test_what_waited_is_at_rest_in_the_command() -> None:
-    plain = log_records.pack(log_records.MESSAGE, b"group:a", 1, 1, body=b"body")
+    plain = log_records.pack(log_records.MESSAGE, b"group:a", 1, 1, body=b"body", flags=log_records.BEGINS)
     head = log_records.HEAD_BYTES
     waiting = plain[: head - AT_REST] + b"\xff" * AT_REST + plain[head:]
     [(_, command)] = make_cutter().cut(waiting, 1, [1] * SHARDS)

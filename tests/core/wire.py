@@ -30,7 +30,7 @@ def record(kind: int, aux: int, fixed: bytes, variable: bytes = b"") -> bytes:
 
 
 def linked(epoch: int, *, ask: bool, stored_ms: int = 0) -> bytes:
-    return record(records.LINKED, int(ask), _LINK.pack(epoch, 5, 0, stored_ms))
+    return record(records.LINKED, int(ask), _LINK.pack(epoch, 6, 0, stored_ms))
 
 
 def subscribed(channel: int, epoch: int, offset: int, code: int = 0) -> bytes:

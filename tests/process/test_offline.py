@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import hmac
 import json
@@ -21,6 +22,7 @@ from tests.process.clients import (
     MESSAGE,
     Client,
     Gone,
+    Refused,
     dial,
     group,
     open_session,
@@ -247,5 +249,72 @@ def test_a_session_hears_of_a_global_channel_that_began_while_it_was_away(
         said = sorted([frame[1:4] for frame in await again.messages(2)])
         assert said == sorted([[known, 2, "while away"], [new, 1, "the first"]])
         await asyncio.gather(speaker.close(), again.close())
+
+    run(body())
+
+
+async def when_there_is_room(speaker: Client, channel: str, data: str) -> None:
+    """Publish in a global channel as soon as one that has aged can make room for it."""
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            with contextlib.suppress(Refused):
+                await speaker.publish(channel, data)
+                return
+            await asyncio.sleep(0.1)
+
+
+def test_a_global_channel_that_was_over_and_begins_again_tells_nobody_of_a_gap(
+    holdfast: Any, kept_in: dict[str, str]
+) -> None:
+    """Who had all of it, and who came while it was over, misses what is said now, the next router included."""
+    settings = {"DOMAIN": "global", "PUBLISH": "anyone", "HISTORY_AGE_S": "8"}
+    node: Node = holdfast(
+        "--workers", "2", **{f"HOLDFAST_NAMESPACES_NEWS_{key}": value for key, value in settings.items()}, **kept_in
+    )
+    node.expect_lost()
+
+    async def body() -> None:
+        channel = f"news:{unique('again')}"
+        speaker = await open_session(node)
+        await speaker.publish(channel, "old")
+        away = [await open_session(node) for _ in range(2)]
+        assert [one.welcome["channels"][channel][1:] for one in away] == [[1, "live"]] * 2
+        for number in range(127):
+            await speaker.publish(f"news:{number}", "x")
+        await when_there_is_room(speaker, "news:more", "x")
+        for one in away:
+            await one.abort()
+        away = [await resume(node, one) for one in away] + [await open_session(node) for _ in range(2)]
+        for one in away:
+            assert channel not in one.welcome["channels"]
+            await one.abort()
+        await when_there_is_room(speaker, channel, "new")
+        for number, one in enumerate(away):
+            if number == 1:
+                os.kill(node.routers[0], signal.SIGKILL)
+            back = await resume(node, one)
+            assert back.welcome["channels"][channel][1:] == [2, "replayed"], number
+            assert await data_of(back, 1) == [(channel, 2, "new")]
+            await back.close()
+        await speaker.close()
+
+    run(body())
+
+
+def test_nothing_is_stored_of_global_channels_that_a_client_makes_up(holdfast: Any) -> None:
+    node: Node = holdfast("--workers", "1")
+
+    async def body() -> None:
+        alice = await open_session(node)
+        await alice.publish("global:news", "x")
+        for number in range(300):
+            await alice.join(f"global:{number}")
+        await alice.send(ACK, {f"global:{number}": 1 for number in range(50)})
+        await alice.send(ACK, {"global:news": 1})
+        await alice.join(mine := group())
+        session = bytes.fromhex(alice.session)
+        wait_until(lambda: mine in stored(node).get(session, {}), "what was done before is stored")
+        assert set(stored(node)[session]) == {f"user:{alice.user}", "global:news", mine}
+        await alice.close()
 
     run(body())

@@ -5,6 +5,7 @@ import random
 import struct
 from collections.abc import Callable
 
+import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,6 +52,34 @@ def test_a_record_is_read_with_the_word_before_it_and_another_without() -> None:
         Said(records.OPEN, records.OPENS_TOLD, ALICE, 5, body=b"{}", time_us=7, worker=A, owner=B),
         Said(records.STATE, records.ACKED, BOB, 0, "group:a", (2, 3)),  # type: ignore[arg-type]
     ]
+
+
+def heard(channels: dict[str, tuple[int, int]], flags: int = 0) -> bytes:
+    """HEARS: the global channels in which a session began."""
+    names = msgpack.packb(channels)
+    return record(
+        records.STATE,
+        len(names),
+        struct.pack("=16sQQHHIQ", ALICE, 0, 0, records.HEARS | flags, 0, 0, 0),
+        names,
+    )
+
+
+def test_a_session_begins_in_global_channels_where_it_says_and_told_again_sets_nothing_back() -> None:
+    async def body(desk: Desk) -> None:
+        desk.sessions.on_open(1, 0, 5, ALICE, body_of("alice"))
+        desk.sessions.on_state(state(ALICE, records.ACKED, "global:a", 9, 9))
+        desk.sessions.on_state(heard({"global:a": (2, 1), "global:b": (2, 2)}))
+        desk.sessions.on_state(state(ALICE, records.ACKED, "global:b", 2, 5))
+        assert await desk.sessions.flush(DEADLINE_S)
+        assert desk.store.stored[ALICE].channels == {"global:a": (2, 1), "global:b": (2, 5)}
+        again = heard({"global:a": (2, 1), "global:b": (2, 2), "global:c": (2, 0)}, records.STATES_TOLD)
+        desk.sessions.on_state(told(2_000, again))
+        await desk.sessions._take_told()
+        assert await desk.sessions.flush(DEADLINE_S)
+        assert desk.store.stored[ALICE].channels == {"global:a": (2, 1), "global:b": (2, 5), "global:c": (2, 0)}
+
+    run(body)
 
 
 def test_a_channel_that_was_left_on_another_worker_stays_left() -> None:
