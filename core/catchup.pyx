@@ -250,21 +250,21 @@ cdef void _served(Sequencer *sequencer, uint32_t place) noexcept nogil:
     sequencer.catchups_place = place
 
 
-cdef void catchups_serve(Sequencer *sequencer) noexcept nogil:
-    """Answer what waits, as far as this turn's budget goes; the router turns again as long as anything is left.
+cdef void catchups_serve(Sequencer *sequencer, uint32_t *budget) noexcept nogil:
+    """Answer what waits, as far as the rest of this turn's budget goes; the router turns again as long as anything is
+    left.
 
     A worker whose batch is half full takes no more now: its turn comes when it took that.
     """
     cdef uint32_t place = sequencer.catchups_place
     cdef uint32_t end = sequencer.catchups.size
-    cdef uint32_t budget = CATCHUP_TURN_BYTES
     cdef uint32_t size
     cdef Waiting *waiting
     cdef RecCatchup *record
     cdef Worker *worker
     cdef uint8_t held[ENTRY_BYTES_MAX]
-    sequencer.catchups_due = False
-    while place < end and budget:
+    sequencer.catchups_due = budget[0] == 0 and place < end
+    while place < end and budget[0]:
         waiting = <Waiting *> (sequencer.catchups.data + place)
         record = <RecCatchup *> (sequencer.catchups.data + place + sizeof(Waiting))
         worker = &sequencer.workers[waiting.worker]
@@ -280,6 +280,6 @@ cdef void catchups_serve(Sequencer *sequencer) noexcept nogil:
                 _refuse(worker, <RecCatchup *> (held + sizeof(Waiting)), OVERLOADED)
             continue
         size = catchup_answer(sequencer, worker, record)
-        budget -= min(budget, size + <uint32_t> sizeof(RecCaught))
+        budget[0] -= min(budget[0], size + <uint32_t> sizeof(RecCaught))
         sequencer.catchups_due = place < end
     _served(sequencer, place)

@@ -129,6 +129,8 @@ cdef enum Gauge:
     GAUGE_KEPT_BYTES            # of blocks that hold what waits for the router's answer
     GAUGE_LOG_DISK_BYTES        # of the embedded log's segments
     GAUGE_LOG_DISK_BYTES_MAX    # at most; 0: there is no bound, or no such log
+    GAUGE_LOG_REDIS_KEPT_BYTES  # kept to be given to Redis again
+    GAUGE_LOG_REDIS_KEPT_BYTES_MAX  # of what Redis has already; 0: the log is not in Redis
     GAUGE_COUNT
 
 cdef enum Time:

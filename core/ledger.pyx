@@ -30,7 +30,8 @@ COUNTERS = ("connections_refused", "frames_in", "bytes_in", "bytes_out", "sends"
             "asked_again", "replayed", "states_lost", "subscriptions_refused", "history_squeezed", "log_outgrown")
 STATES = ("accepted", "handshaking", "open", "closing", "closed")
 GAUGES = ("open_connections", "linked", "queued_bytes", "router_epoch", "handshakes", "drain_pace", "log_bytes",
-          "log_bytes_max", "log_away", "held_bytes", "kept_bytes", "log_disk_bytes", "log_disk_bytes_max")
+          "log_bytes_max", "log_away", "held_bytes", "kept_bytes", "log_disk_bytes", "log_disk_bytes_max",
+          "log_redis_kept_bytes", "log_redis_kept_bytes_max")
 TIMES = ("publish", "welcome")
 BOUNDS_MS = tuple([TIME_BOUNDS_MS[place] for place in range(TIME_BUCKETS - 1)])
 assert len(KINDS) == KIND_COUNT and len(COUNTERS) == COUNT_COUNT and len(GAUGES) == GAUGE_COUNT

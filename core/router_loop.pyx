@@ -18,7 +18,7 @@ from core.bans cimport BANS_BYTES_MAX, bans_take
 from core.batch cimport Batch, batch_clear, batch_free
 from core.bus cimport (ZMQ_ROUTER, BusBatch, bus_close, bus_done, bus_lost, bus_on_event, bus_open, bus_pending,
                        bus_receive, bus_send, bus_tick)
-from core.catchup cimport CATCHUPS_BYTES_MAX, catchups_serve
+from core.catchup cimport CATCHUP_TURN_BYTES, CATCHUPS_BYTES_MAX, catchups_serve
 from core.claims cimport CLAIMS_BYTES_MAX, claims_serve
 from core.clock cimport clock_ms, clock_wall_ms
 from core.drained cimport drained_free, drained_tick
@@ -155,8 +155,8 @@ cdef bint _waiting(Sequencer *sequencer) noexcept nogil:
     return False
 
 
-cdef void _notes_take(Sequencer *sequencer) noexcept nogil:
-    """What the control thread asks for."""
+cdef void _notes_take(Sequencer *sequencer, uint32_t *budget) noexcept nogil:
+    """What the control thread asks for; `budget`: this turn's for catch-ups."""
     cdef Batch *batch = mailbox_drain(&sequencer.from_control)
     cdef uint32_t place = 0
     cdef Note *note
@@ -169,6 +169,7 @@ cdef void _notes_take(Sequencer *sequencer) noexcept nogil:
             ledger_gauge(sequencer.ledger, GAUGE_LOG_AWAY, note.first == 0)
         elif note.kind == NOTE_LOG_LOADED:
             loading_done(sequencer, note, sequencer_record)
+            catchups_serve(sequencer, budget)
         elif note.kind == NOTE_LOG_SIFT:
             sift_records(sequencer, note.request, <uint8_t *> note + sizeof(Note), note.text_size)
         elif note.kind == NOTE_SESSION_OPENED:
@@ -204,6 +205,7 @@ cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
     cdef epoll_event events[POLLER_EVENTS]
     cdef int place, taken
     cdef int count = 0
+    cdef uint32_t budget
     sequencer.now_ms = clock_ms()
     sequencer.quiet_until_ms += sequencer.now_ms
     while not sequencer.stopping:
@@ -215,11 +217,12 @@ cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
         ledger_count(sequencer.ledger, COUNT_WAKEUPS, 1)
         ledger_turn(sequencer.ledger, sequencer.now_ms)
         sequencer.forget_left_ns = FORGET_NS
+        budget = CATCHUP_TURN_BYTES
         for place in range(count):
             if events[place].data.u64 >= TAG_BUS:
                 bus_on_event(&sequencer.bus, events[place].data.u64, events[place].events)
             else:
-                _notes_take(sequencer)
+                _notes_take(sequencer, &budget)
         if sequencer.streams.unasked:
             loads_ask(sequencer)
         taken = 0
@@ -232,7 +235,7 @@ cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
         presence_due(sequencer)
         sequencer_tell_taken(sequencer)
         log_hand_over(sequencer)            # before the sends: the log is at work meanwhile
-        catchups_serve(sequencer)
+        catchups_serve(sequencer, &budget)
         sessions_flush(sequencer)
         mailbox_ring(&sequencer.to_control)
         _flush(sequencer)

@@ -371,7 +371,8 @@ cdef void _on_close(Sequencer *sequencer, Worker *worker, RecSession *record) no
 
 
 cdef void _on_state(Sequencer *sequencer, Worker *worker, RecState *record) noexcept nogil:
-    """What a session did counts as long as this worker has it."""
+    """What a session did counts as long as this connection has it: one of the same worker may have claimed it since,
+    and been told what was stored then."""
     cdef uint32_t index = owner_find(sequencer, record.session,
                                      hash_bytes(&sequencer.hash_key, record.session, 16))
     cdef Owner *owner
@@ -381,10 +382,10 @@ cdef void _on_state(Sequencer *sequencer, Worker *worker, RecState *record) noex
     if index == SLAB_NONE:
         return
     owner = owner_at(sequencer, index)
-    if owner.worker != worker_index(sequencer, worker):
+    if owner.worker != worker_index(sequencer, worker) or owner.conn[0] != record.conn:
         return
     session_state(sequencer, record)
-    if record.what != STATE_ACKED and record.what != STATE_HEARS and owner.conn[0] == record.conn:
+    if record.what != STATE_ACKED and record.what != STATE_HEARS:
         presence_state(sequencer, index, record)
 
 

@@ -62,7 +62,7 @@ class Router:
     def __init__(self, config: RouterConfig, stats: Stats) -> None:
         self.config = config
         self._stats = stats
-        self.log = make_log(config, self._on_disk, self._on_crowded)
+        self.log = make_log(config, self._on_disk, self._on_crowded, self._on_kept)
         self.writer: LogWriter | None = None
         self.sessions: Sessions | None = None
         store = self.log or MemoryStore()
@@ -134,6 +134,10 @@ class Router:
         self._stats.gauge("log_disk_bytes", bytes_)
         self._stats.gauge("log_disk_bytes_max", self.config.log_disk_bytes_max)
         self._stats.count("log_outgrown", outgrown)
+
+    def _on_kept(self, bytes_: int) -> None:
+        self._stats.gauge("log_redis_kept_bytes", bytes_)
+        self._stats.gauge("log_redis_kept_bytes_max", self.config.log_redis_kept_bytes_max)
 
     def _on_stored(self, before_ms: int) -> None:
         with contextlib.suppress(BufferError):  # no room: it is told again soon

@@ -29,6 +29,7 @@ def make_log(
     config: RouterConfig,
     on_disk: Callable[[int, int], None] = lambda bytes_, outgrown: None,
     on_crowded: Callable[[], None] = lambda: None,
+    on_kept: Callable[[int], None] = lambda bytes_: None,
 ) -> Log | None:
     """The log that the configuration names, not open yet; None: messages are kept in memory alone.
 
@@ -36,6 +37,7 @@ def make_log(
         config: see there.
         on_disk: see `EmbeddedLog`.
         on_crowded: see `EmbeddedLog`.
+        on_kept: see `RedisLog`.
 
     """
     if config.log_backend == "none":
@@ -48,6 +50,7 @@ def make_log(
             replicas=None if config.log_redis_replicas < 0 else config.log_redis_replicas,
             key_window_s=config.key_window_s,
             kept_bytes_max=config.log_redis_kept_bytes_max,
+            on_kept=on_kept,
         )
     return EmbeddedLog(
         Path(config.log_directory),

@@ -82,6 +82,7 @@ class RedisLog:
         deadline_s: for each command; what takes longer is LogUnavailable.
         key_window_s: for how long idempotency keys are remembered.
         kept_bytes_max: of what was appended lately, to be given again.
+        on_kept: called with how much of that is kept whenever it changes.
         clock_ms: the wall clock.
 
     Raises:
@@ -99,6 +100,7 @@ class RedisLog:
         deadline_s: float = DEADLINE_S,
         key_window_s: int = 300,
         kept_bytes_max: int = KEPT_BYTES_MAX,
+        on_kept: Callable[[int], None] = lambda bytes_: None,
         clock_ms: Callable[[], int] = wall_ms,
     ) -> None:
         self.keys = Keys(prefix, namespaces)
@@ -111,7 +113,9 @@ class RedisLog:
         # Appends have connections of their own: a long answer to something else would hold them up.
         self._append_nodes = Nodes(self._url, deadline_s, self._greet_append)
         self._nodes = Nodes(self._url, deadline_s, self._greet)
-        self.appender = Appender(self._append_nodes, self.keys, key_window_s * 1000, deadline_s, kept_bytes_max)
+        self.appender = Appender(
+            self._append_nodes, self.keys, key_window_s * 1000, deadline_s, kept_bytes_max, on_kept
+        )
         self._sessions = Sessions(self._nodes, self.keys, namespaces, clock_ms, self._followers)
         self._links = 0
         self._healing: asyncio.Task[None] | None = None

@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import hiredis
@@ -148,14 +148,24 @@ class Appender:
         key_window_ms: for how long idempotency keys are kept.
         deadline_s: for replicas to follow.
         kept_bytes_max: of what is stored and kept all the same.
+        on_kept: called with the bytes that are kept whenever that changes.
 
     """
 
-    def __init__(self, nodes: Nodes, keys: Keys, key_window_ms: int, deadline_s: float, kept_bytes_max: int) -> None:
+    def __init__(
+        self,
+        nodes: Nodes,
+        keys: Keys,
+        key_window_ms: int,
+        deadline_s: float,
+        kept_bytes_max: int,
+        on_kept: Callable[[int], None] = lambda bytes_: None,
+    ) -> None:
         self.epoch = 0
         self.kept_bytes_max = kept_bytes_max
         self._nodes = nodes
         self._keys = keys
+        self._on_kept = on_kept
         self._deadline_s = deadline_s
         self._cutter = Cutter(
             words("EVALSHA", APPEND.sha),
@@ -243,11 +253,12 @@ class Appender:
         made = Batch(commands, size, time.monotonic())
         self._recent[key] = made
         self.kept_bytes += made.size
+        self._on_kept(self.kept_bytes)
         return made
 
     def _forget(self) -> None:
         """What is stored and old, or too much, oldest first."""
-        limit = time.monotonic() - KEPT_S
+        limit, before = time.monotonic() - KEPT_S, self.kept_bytes
         while self._recent:
             key = next(iter(self._recent))
             oldest = self._recent[key]
@@ -257,6 +268,8 @@ class Appender:
                 one.shard.kept.popleft()
             self.kept_bytes -= oldest.size
             del self._recent[key]
+        if self.kept_bytes != before:
+            self._on_kept(self.kept_bytes)
 
     def _cut(self, batch: bytes) -> list[Command]:
         """Cut a batch into a command a shard, numbered."""

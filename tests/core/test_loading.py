@@ -22,8 +22,8 @@ def cold(sequencers: Make) -> Sequencer:
     return sequencers(**OPTIONS)
 
 
-def message(offset: int, epoch: int = 5) -> bytes:
-    body = msgpack.packb([9, "group:a", offset, offset, {"from": "bob", "time": 1, "epoch": epoch}])
+def message(offset: int, epoch: int = 5, data: Any = None) -> bytes:
+    body = msgpack.packb([9, "group:a", offset, data or offset, {"from": "bob", "time": 1, "epoch": epoch}])
     return log_records.pack(log_records.MESSAGE, b"group:a", epoch, offset, time_ms=now_ms(), body=body)
 
 
@@ -284,6 +284,34 @@ def test_nobody_is_told_reset_at_the_end_of_a_channel_before_its_messages_are_re
     loaded(cold, request, 8, 41, *[message(41)] * is_kept)
     told = records.OUTCOMES[worker.expect(records.CAUGHT)["outcome"]]
     assert told == ("live" if is_kept else "reset")
+
+
+def test_what_was_read_is_told_before_what_is_read_next_takes_its_memory(sequencers: Make) -> None:
+    """Eight channels of 200 KiB are caught up on together, in parts, and memory has room for one of them."""
+    count = 200
+    router = sequencers(**OPTIONS, history_total_bytes=1 << 18, history_messages=count)
+    worker = router.worker()
+    kept = [message(offset, data="x" * 1000) for offset in range(1, count + 1)]
+    channels = {number: (5, 0) for number in range(8)}
+    reads = parts = 0
+    while channels:
+        for number, since in channels.items():
+            worker.say.catchup(number, b"group:%d" % number, number, *since, bytes_max=1 << 16)
+        waiting = dict(channels)
+        while waiting:
+            for one in worker.rest():
+                del waiting[one["seq"]]
+                parts += 1
+                channels[one["seq"]] = one["last"]
+                if one["last"] == (5, count):
+                    del channels[one["seq"]]
+            assert router.loop is not None
+            for kind, _, _, request, with_messages, *_ in router.loop.take():  # told in one turn, or nearly
+                assert (kind, with_messages) == (notes.LOG_LOAD, 1)
+                loaded(router, request, 5, count, *kept)
+                reads += 1
+    assert parts == 8 * 4
+    assert reads <= parts
 
 
 def test_it_ends_while_loads_are_under_way(cold: Sequencer) -> None:

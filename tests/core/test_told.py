@@ -211,7 +211,7 @@ def test_who_has_had_the_session_all_along_is_told_with_it(sequencers: Callable[
     tell(old, records.JOINED, b"group:left-since", 9)
     old.flush()
     old.rest()
-    new.say.state(ALICE, records.JOINED, b"group:b", EPOCH, 0, b"alice")
+    new.say.state(ALICE, records.JOINED, b"group:b", EPOCH, 0, b"alice", 7)
     new.flush()
     (said,) = walk(store.note(notes.SESSION_STATE)[7])
     assert (said.name, said.worker) == ("group:b", -1)

@@ -12,10 +12,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from core import log_records
 from core.commands import READY_FRAME
 from core.ledger import Stats
 from router import process as router_process
 from router.config import RouterConfig
+from router.log.port import LogUnavailable
 from router.process import EXIT_CONFIG, Router
 
 DEADLINE_S = 30.0
@@ -124,3 +126,27 @@ def test_a_start_that_reads_its_log_for_long_says_so(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(router_process, "RECOVERY_SAID_S", 0.0)
     asyncio.run(run(said))
     assert said == [f"it reads its log, {number} MiB so far" for number in (1, 2, 3)]
+
+
+def test_what_is_kept_for_redis_is_a_gauge_beside_its_bound() -> None:
+    stats = Stats()
+    config = RouterConfig(
+        node="n",
+        endpoint="ipc:///nowhere",
+        epoch=1,
+        log_backend="redis",
+        log_redis_url="redis://127.0.0.1:1/0",
+        log_redis_kept_bytes_max=1_000,
+    )
+
+    async def run() -> None:
+        router = Router(config, stats)
+        assert router.log is not None
+        with pytest.raises(LogUnavailable):  # nobody is there: it is kept until somebody is
+            await router.log.append(log_records.pack(log_records.MESSAGE, b"group:a", 1, 1, body=bytes(5_000)))
+        await router.log.close()
+
+    asyncio.run(run())
+    gauges = stats.read()["gauges"]
+    assert gauges["log_redis_kept_bytes"] > 5_000
+    assert gauges["log_redis_kept_bytes_max"] == 1_000

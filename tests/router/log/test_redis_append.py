@@ -140,14 +140,19 @@ def test_what_is_too_old_to_be_given_again_leaves_a_hole_and_is_told(
     assert f"Redis lost {3 * SHARDS} batches that it had acknowledged" in caplog.text
 
 
-def test_little_is_kept_of_what_is_stored(own_server: Server) -> None:
+def test_little_is_kept_of_what_is_stored(own_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     async def work() -> None:
-        log = log_of(own_server, kept_bytes_max=10_000)
+        told: list[int] = []
+        log = RedisLog(own_server.url, clock_ms=now_ms, kept_bytes_max=10_000, on_kept=told.append)
         epoch = (await log.open(1)).epoch
         for offset in range(1, 30):
             await log.append(message("group:a", epoch, offset, bytes(1_000)))
             assert log.appender.kept_bytes <= 10_000 + 2_500
+            assert told[-1] == log.appender.kept_bytes
         assert log.appender.kept_bytes > 10_000 - 2_500
+        monkeypatch.setattr(redis_append, "KEPT_S", 0.0)
+        assert log.appender.is_whole()
+        assert told[-1] == log.appender.kept_bytes == 0
         await log.close()
 
     run(work())
