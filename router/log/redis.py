@@ -46,6 +46,7 @@ from router.log.redis_nodes import Nodes
 from router.log.redis_scripts import ALL, FENCE, LOAD, NEWEST, TRIM
 from router.log.redis_sessions import Sessions, ask_all, position_of, wall_ms
 from router.log.redis_url import Address, parse
+from router.log.unknown import DAYS, NAMED_MAX, say_unknown
 
 DEADLINE_S = 2.0
 SEED_BYTES = 48
@@ -116,6 +117,7 @@ class RedisLog:
         self._links = 0
         self._healing: asyncio.Task[None] | None = None
         self._scans: dict[Address, bytes] = {}
+        self._told_unknown: set[bytes] = set()
         self._closed = False
 
     # --------------------------------------------------------------------------------------------------------- opening
@@ -344,9 +346,19 @@ class RedisLog:
                 ]
                 [(cursor, names)] = await link.ask(asked)
                 self._scans[address] = cursor
+                self._say_unknown(names)
                 await ask_all(self._nodes, [self._trim(name) for name in names])
                 if cursor == b"0" or asyncio.get_running_loop().time() > until:
                     break
+
+    def _say_unknown(self, names: list[bytes]) -> None:
+        """Warn, once of each, of namespaces that are not configured: Redis is not read at a start."""
+        found = {name.partition(b"}:c:")[2].partition(b":")[0] for name in names}
+        new = {space for space in found if not self.keys.is_known(space)} - self._told_unknown
+        if new and len(self._told_unknown) < NAMED_MAX:
+            self._told_unknown |= new
+            counts = [(space.decode(errors="replace"), None) for space in new]
+            say_unknown("the log in Redis", counts, f"until their keys expire, or they are {DAYS} days old")
 
     def _trim(self, name: bytes) -> tuple[int, bytes]:
         """The command for the channel with this key."""
