@@ -80,3 +80,10 @@ def test_an_unpacked_program_is_found_and_gets_its_libraries(tmp_path: Path, mon
     assert provision.find_program("some-unpacked-server") == str(program)
     assert str(library.parent) in provision.environment_for(str(program))["LD_LIBRARY_PATH"]
     assert provision.environment_for("/bin/sh") == dict(os.environ)
+
+
+def test_each_verb_that_runs_tests_over_servers_provides_them_first() -> None:
+    """`make test` does so before its two parts."""
+    verbs = {line.partition(":")[0]: line for line in (ROOT / "Makefile").read_text().splitlines() if ": $(PLACED)" in line}
+    for verb in ("chaos", "replay", "asan"):
+        assert " provision " in verbs[verb]
