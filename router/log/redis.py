@@ -45,6 +45,7 @@ from router.log.redis_link import Link, pack
 from router.log.redis_nodes import Nodes
 from router.log.redis_scripts import ALL, FENCE, LOAD, NEWEST, TRIM
 from router.log.redis_sessions import Sessions, ask_all, position_of, wall_ms
+from router.log.redis_settings import concerns_of
 from router.log.redis_url import Address, parse
 from router.log.unknown import DAYS, NAMED_MAX, say_unknown
 
@@ -118,6 +119,7 @@ class RedisLog:
         self._healing: asyncio.Task[None] | None = None
         self._scans: dict[Address, bytes] = {}
         self._told_unknown: set[bytes] = set()
+        self._told_settings: set[tuple[str, str]] = set()
         self._closed = False
 
     # --------------------------------------------------------------------------------------------------------- opening
@@ -183,9 +185,17 @@ class RedisLog:
     async def _greet_append(self, link: Link) -> None:
         await self._greet(link)
         self.appender.on_link(link, await self._replicas(link))
+        await self._say_settings(link)
         self._links += 1
         if self._healing is None or self._healing.done():
             self._healing = ACCOUNT.task(self._heal(), "what Redis may have lost is given to it again")
+
+    async def _say_settings(self, link: Link) -> None:
+        """Warn of settings of a server that lose messages, of each once: it may be connected to again and again."""
+        for concern in await concerns_of(link) or ():
+            if (link.name, concern) not in self._told_settings:
+                self._told_settings.add((link.name, concern))
+                _log.warning("%s keeps less than what is promised: %s", link.name, concern)
 
     async def _replicas(self, link: Link) -> int:
         if self._wanted_replicas is not None:
