@@ -76,7 +76,7 @@ soak-faults: $(PLACED)/dev build provision ## each fault of chaos under 400 seed
 soak-120k: build ## hold 120,000 connections with traffic for ten minutes; longer through ARGS="--hold 86400"
 	@$(BIN) python -m loadtest.million --soak $(ARGS)
 
-chaos: $(PLACED)/dev build ## kills, rolling restarts and zombies at full size (make test has a small form)
+chaos: $(PLACED)/dev build provision ## kills, rolling restarts and zombies at full size (make test has a small form)
 	@$(BIN) HOLDFAST_CHAOS=full HOLDFAST_BUILD=release PYTHONSAFEPATH=1 pytest -rP tests/chaos $(ARGS)
 
 simulate: $(PLACED)/dev build ## routers, shards and sessions through 100,000 seeds of trouble (make test has 2,000)

@@ -1,4 +1,4 @@
-# Everybody: the global channels, which every worker with sessions hears.
+# Everybody: the global channels, which every worker hears.
 #
 # They are few (GLOBALS_MAX, and no more than half a frame has room for), and a worker is told of each (GLOBAL) before
 # it hears the first message of it: of all of them when it links, of a new one before its first message. So it knows

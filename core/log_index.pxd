@@ -12,10 +12,11 @@ from core.batch cimport Batch
 from core.hash cimport HashKey, Index
 from core.log_records cimport LogRecord
 from core.names cimport Names
-from core.namespaces cimport Namespaces
+from core.namespaces cimport Namespace, Namespaces
 from core.slab cimport Slab
 
 cdef enum:
+    HISTORY_AGE_DAYS_MAX = 366  # core.namespace_spec.HISTORY_AGE_S_MAX
     SETTLED = 0x80000000        # beside a segment's number: written by the sift that is being settled
 
 ctypedef struct Place:          # 24 bytes: a message that is kept
@@ -47,6 +48,12 @@ ctypedef struct LogPlaces:
     Namespaces namespaces       # how much is kept of one channel
     uint64_t count              # places of all channels
     uint64_t bytes              # of the records at these places
+
+
+cdef inline uint64_t history_age_ms(const Namespace *namespace) noexcept nogil:
+    """For how long messages are kept; of a namespace that is not configured (NULL), as long as any may ask for: what
+    was promised once may be wanted when it is configured again."""
+    return HISTORY_AGE_DAYS_MAX * <uint64_t> 86400000 if namespace == NULL else namespace.history_age_ms
 
 
 cdef inline Place *channel_place(Channel *channel, uint32_t number) noexcept nogil:

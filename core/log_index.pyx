@@ -6,6 +6,8 @@ is done in steps, and others have their turn between two of them.
 
 import os
 
+from core import namespace_spec
+
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
@@ -21,6 +23,7 @@ from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_at, slab_free, s
 cdef enum:
     STEP_RECORDS = 2000         # half a millisecond
 
+assert HISTORY_AGE_DAYS_MAX * namespace_spec.DAY_S == namespace_spec.HISTORY_AGE_S_MAX
 assert sizeof(Place) == 24 and sizeof(Channel) == 64
 
 
@@ -198,7 +201,7 @@ cdef bint _is_young(LogPlaces *places, const LogRecord *record, uint32_t segment
                     uint64_t wall_ms) noexcept nogil:
     """Whether a record is a message that is kept, and has not aged."""
     cdef const Namespace *namespace = namespace_of(&places.namespaces, log_record_name(record), record.name_size)
-    return namespace != NULL and record.time_ms + namespace.history_age_ms >= wall_ms and _is_placed(
+    return record.time_ms + history_age_ms(namespace) >= wall_ms and _is_placed(
         places_find(places, log_record_name(record), record.name_size), record, segment, at)
 
 
@@ -459,6 +462,23 @@ cdef class LogIndex:
                 place = channel_place(channel, channel.count - 1)
                 told.append((name[:channel.name_size], channel.epoch, channel.offset,
                              place.segment, place.at, place_size(place), place.check))
+        return told
+
+    def unknown(self):
+        """How many messages there are of each namespace that is none of those it was given. O(channels)."""
+        cdef uint32_t chunk, number
+        cdef Channel *channel
+        cdef const char *name
+        told = {}
+        for chunk in range(self.all.slab.chunk_count):
+            for number in range(1u << self.all.slab.chunk_shift):
+                if not _is_live(&self.all, chunk, number):
+                    continue
+                channel = _channel_at(&self.all, (chunk << self.all.slab.chunk_shift) | number)
+                name = name_text(&self.all.names, channel.name, channel.name_size)
+                if channel.count and namespace_of(&self.all.namespaces, name, channel.name_size) == NULL:
+                    space = (<bytes> name[:channel.name_size]).partition(b":")[0]
+                    told[space] = told.get(space, 0) + channel.count
         return told
 
     def check(self, bytes record):

@@ -5,6 +5,7 @@ from libc.string cimport memcpy, memset
 
 from core.batch cimport Batch, batch_free, batch_reserve
 from core.keys cimport KeyName, Keys, key_find, key_keep, keys_ms
+from core.log_index cimport history_age_ms
 from core.log_records cimport (LOG_BEGINS, LOG_LAST, LOG_MESSAGE, LOG_POSITION, LogRecord, log_record_body,
                                log_record_fits, log_record_name)
 from core.mailbox cimport MAILBOX_BYTES_MAX, NOTE_LOG_KEPT, Note, mailbox_put, note_init
@@ -195,10 +196,11 @@ cdef bint _is_told_here(Stream *stream, const LogRecord *record) noexcept nogil:
 cdef bint _is_kept(Sequencer *sequencer, const Stream *stream, const LogRecord *record) noexcept nogil:
     """Whether an old record is kept that memory cannot tell about: until it has aged."""
     cdef const Namespace *namespace = namespace_of(&sequencer.namespaces, log_record_name(record), record.name_size)
+    if namespace == NULL:               # its messages are nobody's now, and there again once it is configured again
+        return record.time_ms + history_age_ms(namespace) >= sequencer.wall_ms
     if not sequencer.streams.cold or stream != NULL and stream.history != NULL and stream.history.filled:
         return False
-    return namespace != NULL and namespace.history_messages != 0 \
-        and record.time_ms + namespace.history_age_ms >= sequencer.wall_ms
+    return namespace.history_messages != 0 and record.time_ms + history_age_ms(namespace) >= sequencer.wall_ms
 
 
 cdef bint _sift(Sequencer *sequencer, Batch *kept, uint64_t request, const LogRecord *record) noexcept nogil:

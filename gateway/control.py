@@ -146,6 +146,8 @@ class Control:
             self._history(conn, request, channel, options)
         elif spec.presence:
             self._plane.put(notes.PRESENCE, conn, request, text=channel.encode())
+        elif spec.domain == "global":
+            raise RequestRefused(Code.NOT_ALLOWED, "everybody receives a global channel: nobody's presence is kept")
         else:
             raise RequestRefused(
                 Code.NOT_ALLOWED,

@@ -38,7 +38,6 @@ RECOVERY_SAID_S = 2.0
 EXIT_CONFIG = 78
 EXIT_DEPOSED = 70
 EXIT_UNAVAILABLE = 75
-PASSED_OVER = "router: {} records of the log are of namespaces that are not known any more: they are passed over"
 # Python's default of 5 ms is waited for at each hand-over between the event loop and the log's threads, several times a
 # batch, while sessions are resumed by the thousand: messages that wait for the log waited for that.
 SWITCH_INTERVAL_S = 0.0005
@@ -89,9 +88,7 @@ class Router:
             )
         self.loop = data_plane(self.config, self._stats, opened)
         if self.log is not None and opened is not None:
-            passed = await self._recover(self.log, waits)
-            if passed:
-                print(PASSED_OVER.format(passed), file=sys.stderr)
+            await self._recover(self.log, waits)
             self.writer = LogWriter(self.log, self.loop.put)
             own = [spec.name for spec in self.config.namespaces if spec.domain == "session"]
             self.sessions = Sessions(
@@ -111,12 +108,12 @@ class Router:
         self.auditor = Auditor(ACCOUNT, lambda request: self.loop.put(notes.AUDIT, request=request))
         return self.loop
 
-    async def _recover(self, log: Log, waits: Callable[[str], None]) -> int:
-        """Let the data plane know what it has to; how many records had no place."""
-        passed = size = 0
+    async def _recover(self, log: Log, waits: Callable[[str], None]) -> None:
+        """Let the data plane know what it has to. What is of no namespace that it knows, the log tells of."""
+        size = 0
         said = time.monotonic()
         async for batch in log.recover():  # deadline: the log's own, of each batch
-            passed += self.loop.recover(batch)
+            self.loop.recover(batch)
             size += len(batch)
             if time.monotonic() >= said + RECOVERY_SAID_S:
                 said = time.monotonic()
@@ -127,8 +124,7 @@ class Router:
             records = (
                 log_records.pack(log_records.POSITION, one.channel, *one.position, time_ms=one.time_ms) for one in found
             )
-            passed += self.loop.recover_globals(b"".join(records))
-        return passed
+            self.loop.recover_globals(b"".join(records))
 
     def _on_disk(self, bytes_: int, outgrown: int) -> None:
         self._stats.gauge("log_disk_bytes", bytes_)

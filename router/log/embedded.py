@@ -39,6 +39,7 @@ from router.log.reading import read_channels, read_standing
 from router.log.segments import SEGMENT_BYTES, Broken, Segment, SegmentWriter
 from router.log.sifting import Sifter
 from router.log.state import State
+from router.log.unknown import DAYS, say_unknown
 
 SYNCS = ("always", "never")
 DEADLINE_S = 10.0
@@ -212,6 +213,11 @@ class EmbeddedLog:
         for segment in await self._disk.run(segments.listed, self._directory):
             for records in await self._disk.run(self._records_of, segment):
                 yield records
+        unknown = await self._disk.run(self._index.unknown)
+        if unknown:
+            counts = [(name.decode(errors="replace"), count) for name, count in unknown.items()]
+            bound = ", or until log.bytes_max wants their room" if self._bytes_max else ""
+            say_unknown(f"the log in {self._directory}", counts, f"until they are {DAYS} days old{bound}")
 
     def _records_of(self, segment: Segment) -> list[bytes]:
         if self._unread and self._unread[0].number == segment.number:

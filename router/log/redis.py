@@ -45,7 +45,9 @@ from router.log.redis_link import Link, pack
 from router.log.redis_nodes import Nodes
 from router.log.redis_scripts import ALL, FENCE, LOAD, NEWEST, TRIM
 from router.log.redis_sessions import Sessions, ask_all, position_of, wall_ms
+from router.log.redis_settings import concerns_of
 from router.log.redis_url import Address, parse
+from router.log.unknown import DAYS, NAMED_MAX, say_unknown
 
 DEADLINE_S = 2.0
 SEED_BYTES = 48
@@ -120,6 +122,8 @@ class RedisLog:
         self._links = 0
         self._healing: asyncio.Task[None] | None = None
         self._scans: dict[Address, bytes] = {}
+        self._told_unknown: set[bytes] = set()
+        self._told_settings: set[tuple[str, str]] = set()
         self._closed = False
 
     # --------------------------------------------------------------------------------------------------------- opening
@@ -185,9 +189,17 @@ class RedisLog:
     async def _greet_append(self, link: Link) -> None:
         await self._greet(link)
         self.appender.on_link(link, await self._replicas(link))
+        await self._say_settings(link)
         self._links += 1
         if self._healing is None or self._healing.done():
             self._healing = ACCOUNT.task(self._heal(), "what Redis may have lost is given to it again")
+
+    async def _say_settings(self, link: Link) -> None:
+        """Warn of settings of a server that lose messages, of each once: it may be connected to again and again."""
+        for concern in await concerns_of(link) or ():
+            if (link.name, concern) not in self._told_settings:
+                self._told_settings.add((link.name, concern))
+                _log.warning("%s keeps less than what is promised: %s", link.name, concern)
 
     async def _replicas(self, link: Link) -> int:
         if self._wanted_replicas is not None:
@@ -352,9 +364,19 @@ class RedisLog:
                 ]
                 [(cursor, names)] = await link.ask(asked)
                 self._scans[address] = cursor
+                self._say_unknown(names)
                 await ask_all(self._nodes, [self._trim(name) for name in names])
                 if cursor == b"0" or asyncio.get_running_loop().time() > until:
                     break
+
+    def _say_unknown(self, names: list[bytes]) -> None:
+        """Warn, once of each, of namespaces that are not configured: Redis is not read at a start."""
+        found = {name.partition(b"}:c:")[2].partition(b":")[0] for name in names}
+        new = {space for space in found if not self.keys.is_known(space)} - self._told_unknown
+        if new and len(self._told_unknown) < NAMED_MAX:
+            self._told_unknown |= new
+            counts = [(space.decode(errors="replace"), None) for space in new]
+            say_unknown("the log in Redis", counts, f"until their keys expire, or they are {DAYS} days old")
 
     def _trim(self, name: bytes) -> tuple[int, bytes]:
         """The command for the channel with this key."""

@@ -51,6 +51,18 @@ def test_a_message_is_found_where_it_was_appended() -> None:
     assert (one.channels, one.messages) == (2, 3)
 
 
+def test_messages_of_namespaces_that_nobody_configured_are_kept_whole_and_counted() -> None:
+    one = index()
+    assert one.unknown() == {}
+    for offset in range(1, 9):
+        one.add(message(offset, b"deal:a") + message(offset, b"deal:b") + message(offset), 1, offset * 1000)
+    one.add(log_records.pack(log_records.POSITION, b"gone:a", 1, 1), 1, 9000)
+    assert one.unknown() == {b"deal": 16}
+    assert len(ats(one, b"deal:a")) == 8
+    day_ms = 86_400_000
+    assert [one.ask_positions(message(1, b"deal:a"), 1, 1000, days * day_ms)[1] for days in (365, 367)] == [1, 0]
+
+
 def test_what_the_namespaces_size_does_not_keep_is_not_found() -> None:
     one = index()
     for offset in range(1, 9):
@@ -122,10 +134,10 @@ def test_of_messages_that_go_before_their_age_positions_and_keys_are_asked_about
     position = log_records.POSITION
     assert asked(found) == [(position, 2, 0), (position, 4, LAST), (position, 1, LAST), (position, 1, LAST)]
     assert entries(found)[0].key == (3, 4)
-    assert young == 4  # of those of the first channel that its size keeps, and the second's
+    assert young == 5  # of those of the first channel that its size keeps, the second's, and what nobody configured
     assert one.ask_positions(batch, 2, 80, 0) == (found, 0)  # they are somewhere else
     week_ms = 7 * 86_400_000
-    assert one.ask_positions(batch, 1, 80, week_ms + 1) == (found, 0)
+    assert one.ask_positions(batch, 1, 80, week_ms + 1) == (found, 1)
 
 
 def test_the_channels_of_a_namespace_that_have_messages_are_known() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from core import log_records, notes, records
 from core.log_records import LogEntry
+from core.namespace_spec import HISTORY_AGE_S_MAX
 from tests.core.edge_harness import wait_for
 from tests.core.router_harness import EPOCH, Sequencer, now_ms
 
@@ -142,8 +143,21 @@ def test_a_sift_leaves_to_the_log_what_memory_has_no_room_for(sequencers: Make) 
     last = log_records.pack(log_records.POSITION, b"group:1", 5, 2, time_ms=now_ms(), flags=2)
     other = log_records.pack(log_records.POSITION, b"group:1", 5, 1, time_ms=now_ms(), key=(0, 0))
     old = message("group:x", 5, 1, time_ms=now_ms() - 600_000)
-    stays = sift(router, b"".join([*batch, other, last, old, message("gone:a", 5, 1)]))
+    stays = sift(router, b"".join([*batch, other, last, old]))
     assert [one.record for one in stays] == [*batch, last]
+
+
+@pytest.mark.parametrize("is_crowded", [False, True])
+def test_a_sift_keeps_what_is_of_no_configured_namespace(sequencers: Make, is_crowded: bool) -> None:
+    """It was promised, and is wanted again with its namespace: whole, and where its channels stand."""
+    age_ms = HISTORY_AGE_S_MAX * 1000
+    young = message("deal:a", 5, 1), message("deal:a", 5, 2, time_ms=now_ms() - age_ms + 60_000)
+    last = log_records.pack(log_records.POSITION, b"deal:b", 5, 9, time_ms=now_ms(), flags=2)
+    gone = message("deal:c", 5, 1, time_ms=now_ms() - age_ms - 1_000), position("deal:b", 8)
+    some = [message(f"group:{number}", 5, 1) for number in range(40)] if is_crowded else []
+    router = sequencers(**LOGGED, recovered=[*some, *young], channels_max=16 if is_crowded else 1_000)
+    assert router.passed_over == 2
+    assert [one.record for one in sift(router, b"".join([*young, last, *gone]))] == [*young, last]
 
 
 def test_bytes_that_are_no_records_are_refused(sequencers: Make) -> None:

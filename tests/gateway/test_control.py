@@ -409,6 +409,16 @@ def test_presence(bench: Bench) -> None:
     assert (note["kind"], note["request"], note["text"]) == (notes.PRESENCE, 9, b"group:a")
 
 
+def test_why_no_presence_is_kept_says_what_can_be_done() -> None:
+    bench = Bench(namespaces=SPECS)
+    why = {
+        channel: msgpack.unpackb(bench.frame(PRESENCE, 9, channel)["text"])[3]
+        for channel in ("global:a", "inbox:alice")
+    }
+    assert "everybody receives a global channel: nobody's presence is kept" in why["global:a"]
+    assert "it needs namespaces.inbox.presence = true" in why["inbox:alice"]
+
+
 @pytest.mark.parametrize(
     ("frame", "code"),
     [

@@ -115,13 +115,13 @@ def test_a_start_that_reads_its_log_for_long_says_so(monkeypatch: pytest.MonkeyP
         def recover(self, batch: bytes) -> int:
             return 1
 
-    async def run(said: list[str]) -> int:
+    async def run(said: list[str]) -> None:
         router = Router(RouterConfig(node="n", endpoint="ipc:///nowhere", epoch=1), Stats())
         router.loop = Plane()  # type: ignore[assignment]
-        return await router._recover(Large(), said.append)  # type: ignore[arg-type]
+        await router._recover(Large(), said.append)  # type: ignore[arg-type]
 
     said: list[str] = []
-    assert asyncio.run(run(said)) == 3
+    asyncio.run(run(said))
     assert said == []
     monkeypatch.setattr(router_process, "RECOVERY_SAID_S", 0.0)
     asyncio.run(run(said))
