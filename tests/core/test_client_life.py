@@ -79,6 +79,7 @@ def test_who_leaves_gives_up_what_it_asked_but_not_what_it_published(driver: Dri
     driver.command("join", handle, "group:b")
     session.frame()
     driver.command("pause", handle)
+    assert session.frame()[0] == FIN
     session.close()
     assert driver.expect(PAUSED)[0] == handle
     assert driver.count("unanswered") == 0
@@ -86,6 +87,7 @@ def test_who_leaves_gives_up_what_it_asked_but_not_what_it_published(driver: Dri
     driver.publish(other, "group:a")
     session.frame()
     driver.command("pause", other)
+    assert session.frame()[0] == FIN
     session.close()
     assert driver.expect(PAUSED)[0] == other
     assert (driver.count("unanswered"), driver.count("failed")) == (1, 0)
