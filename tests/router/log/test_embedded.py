@@ -14,8 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from core import log_records
-from core.namespace_spec import BUILT_IN, DAY_S, NamespaceSpec
 from router.log import embedded
 from router.log.embedded import EmbeddedLog
 from router.log.port import Changes, LogBroken, LogInUse, LogUnavailable, Position, SessionChange
@@ -41,47 +39,6 @@ def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def offsets(log: EmbeddedLog, channel: bytes = b"group:a") -> list[int]:
     return [entry.offset for entry in await recovered(log) if entry.channel == channel]
-
-
-# --------------------------------------------------------------- namespaces that are not configured
-
-
-def test_a_start_says_which_namespaces_are_missing_and_keeps_what_is_theirs(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    deal = NamespaceSpec(name="deal", domain="group", history_messages=50_000, history_age_s=300 * DAY_S)
-    asked = []
-
-    async def keep(records: bytes) -> bytes:
-        asked.extend(log_records.entries(records))
-        return records
-
-    async def body(store: EmbeddedStore) -> None:
-        log = await store.log()  # which knows the built-in ones alone
-        await log.open(1)
-        assert await offsets(log) == []
-        assert caplog.text == ""
-        for offset in range(1, 101):
-            await log.append(message(b"deal:a", 1, offset, body=b"x" * 100) + message(b"gone:a", 1, offset))
-        await log.sift(keep)
-        assert {one.channel for one in asked} == {b"deal:a", b"gone:a"}
-        assert all(one.kind == log_records.MESSAGE for one in asked)
-        await log.close()
-        log = await store.log()
-        await log.open(1)
-        assert await offsets(log, b"deal:a") == list(range(1, 101))
-        assert "that are not configured: deal (100 messages), gone (100 messages). Nobody" in caplog.text
-        assert "they stay until they are 366 days old: configure" in caplog.text
-        await log.close()
-        caplog.clear()
-        log = EmbeddedLog(tmp_path, namespaces=[*BUILT_IN, deal], bytes_max=1 << 30)
-        await log.open(1)
-        assert await offsets(log, b"deal:a") == list(range(1, 101))
-        assert "not configured: gone (100 messages)." in caplog.text
-        assert "they stay until they are 366 days old, or until log.bytes_max wants their room" in caplog.text
-        await log.close()
-
-    on(tmp_path, body)
 
 
 # -------------------------------------------------------------------------------- the directory
