@@ -222,14 +222,13 @@ class Appender:
                 shard.doubt(shard.kept[-1].number)
 
     def wants_replica(self, link: Link) -> bool:
-        """Whether what this server has alone may be thrown away: it has a shard that had a replica a moment ago."""
+        """Whether what this server has alone may be thrown away: it has a shard that had a replica a moment ago, or it
+        has none of ours, as one that another has replaced and that appends have left already.
+        """
         limit = time.monotonic() - REPLICA_MISSED_S
-        for shard in self._shards:
-            if shard.replicated > limit:
-                up = self._nodes.up(shard.slot)
-                if up is None or up.name == link.name:
-                    return True
-        return False
+        ups = [(self._nodes.up(shard.slot), shard.replicated > limit) for shard in self._shards]
+        own = [replicated for up, replicated in ups if up is None or up.name == link.name]
+        return any(own) if own else any(replicated for _, replicated in ups)
 
     def on_marks(self, marks: Iterable[bool]) -> None:
         """The router begins: of which shards is written that they are replicated."""

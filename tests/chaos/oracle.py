@@ -277,9 +277,9 @@ class Reader:
         self._fault(Kind.FORGOTTEN, 0 if self.held is None else self.held.offset, "the session lacks its channel")
         self.is_member = False
 
-    def unwanted(self, position: Position) -> None:
-        """A resumed session has this channel, and LEAVE was answered."""
-        self._fault(Kind.UNWANTED, position.offset, "the session has a channel that it had left")
+    def unwanted(self, position: Position, since_s: float) -> None:
+        """A resumed session has this channel, and LEAVE was answered so long before its HELLO."""
+        self._fault(Kind.UNWANTED, position.offset, f"the session has it, and had left it {since_s:.3f} s before")
 
     def resumed(self, position: Position, outcome: str, asked: int | None = None) -> None:
         """What WELCOME, or the answer to JOIN with `since`, said; `asked` is the offset that the client named, and -1

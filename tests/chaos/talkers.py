@@ -421,8 +421,9 @@ class Talker:
         if reader.is_member:
             reader.resumed(position, outcome, link.asked.get(channel))
         else:
-            if channel not in self._fresh and self._left_s.get(channel, link.hello_s) < link.hello_s:
-                reader.unwanted(position)
+            since_s = link.hello_s - self._left_s.get(channel, link.hello_s)
+            if channel not in self._fresh and since_s > 0:
+                reader.unwanted(position, since_s)
             # Else it joined, and the answer was lost: it is a member from a position that only the gateway knows.
             reader.joined(position if outcome == "live" else None)
 

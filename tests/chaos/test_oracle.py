@@ -170,7 +170,7 @@ def judge(ops: list[Op], log: list[Op]) -> tuple[Oracle, list[Fault]]:
             case "forgotten":
                 readers[op.who].forgotten()
             case "unwanted":
-                readers[op.who].unwanted(position)
+                readers[op.who].unwanted(position, 1.0)
             case "zombie":
                 readers[op.who].zombie(op.offset, "after the other was welcome")
             case "history":
