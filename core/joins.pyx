@@ -22,6 +22,7 @@ from core.requests cimport request_done, request_open, request_peek, request_tak
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, slab_acquire, slab_release
 from core.told cimport told_say, told_take, told_time
+from core.vitals cimport vital_of
 from core.welcome cimport welcome_fits
 
 
@@ -163,6 +164,7 @@ cdef void state_say(Edge *edge, Connection *conn, Channel *channel, int what, ui
         memcpy(<uint8_t *> record + sizeof(RecState) + size, user, user_size)
     if kept:
         record.time_us = told_time(edge)
+        record.fence = vital_of(edge, conn).fence
         told_say(edge, &record.head)
 
 
