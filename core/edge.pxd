@@ -222,7 +222,7 @@ ctypedef struct Link:
     Batch told_before
     uint64_t told_ms            # when `told` was begun
     uint64_t told_us            # the time of the last record in it: no two have the same
-    uint64_t stored_ms          # what the router heard before then is stored
+    uint64_t stored_ms          # what was told before then is stored, by `now_ms`
     uint64_t router_epoch
     uint64_t heard_ms
     uint64_t sent_ms            # of the last LINK

@@ -22,6 +22,7 @@ from core.requests cimport request_done, request_open, request_peek, request_tak
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_release
 from core.told cimport told_say, told_take, told_time
+from core.vitals cimport vital_of
 from core.welcome cimport welcome_fits
 
 
@@ -151,6 +152,7 @@ cdef void state_say(Edge *edge, Connection *conn, Channel *channel, int what, ui
         memcpy(<uint8_t *> record + sizeof(RecState) + size, user, user_size)
     if kept:
         record.time_us = told_time(edge)
+        record.fence = vital_of(edge, conn).fence
         told_say(edge, &record.head)
 
 
@@ -169,6 +171,7 @@ cdef void hears_say(Edge *edge, Connection *conn, const uint8_t *names, uint32_t
     record.what = STATE_HEARS
     record.conn = <uint32_t> conn_handle(conn)
     record.time_us = told_time(edge)
+    record.fence = vital_of(edge, conn).fence
     memcpy(record.session, conn.session, 16)
     memcpy(<uint8_t *> record + sizeof(RecState), names, size)
     told_say(edge, &record.head)

@@ -20,12 +20,12 @@ from core.ledger cimport (COUNT_FINS_SENT, COUNT_FRAME_TIMEOUTS, COUNT_HEARTBEAT
 from core.mailbox cimport NOTE_SETTLE, Note, mailbox_put
 from core.outbox cimport outbox_append, outbox_drop, outbox_send, outbox_touch
 from core.poller cimport EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, poller_watch
-from core.records cimport CLOSE_COMES_BACK, CLOSE_OVER, REC_CLOSE, RecSession
+from core.records cimport CLOSE_COMES_BACK, CLOSE_OVER, REC_CLOSE, RecSession, record_add
 from core.ring cimport ring_release
 from core.sockets cimport sockets_abort, sockets_unacked
 from core.tls cimport tls_conn_free
 from core.told cimport told_say, told_take, told_time
-from core.vitals cimport vital_pinging
+from core.vitals cimport vital_of, vital_pinging
 from core.wheel cimport WHEEL_TICK_MS, timer_set, wheel_cancel, wheel_set
 
 cdef extern from "<unistd.h>" nogil:
@@ -39,18 +39,25 @@ cdef enum:
 
 cdef void _session_leave(Edge *edge, Connection *conn, bint over) noexcept nogil:
     """Give up what the session holds here and at the router; `over`: its client will not come back to it."""
+    cdef uint64_t fence = vital_of(edge, conn).fence
+    cdef int flags = (CLOSE_COMES_BACK if edge.drain_telling else 0) | (CLOSE_OVER if over else 0)
     cdef RecSession *record
     member_remove_all(edge, conn)
-    if conn.flags & FLAG_SESSION:
-        conn.flags &= ~FLAG_SESSION
-        record = <RecSession *> told_take(edge, REC_CLOSE,
-                                          (CLOSE_COMES_BACK if edge.drain_telling else 0)
-                                          | (CLOSE_OVER if over else 0), sizeof(RecSession), 0)
-        if record != NULL:
-            record.conn = conn_handle(conn)
-            memcpy(record.session, conn.session, 16)
-            record.time_us = told_time(edge)
-            told_say(edge, &record.head)
+    if not conn.flags & FLAG_SESSION:
+        return
+    conn.flags &= ~FLAG_SESSION
+    if fence:
+        record = <RecSession *> told_take(edge, REC_CLOSE, flags, sizeof(RecSession), 0)
+    else:                               # its claim was not answered: the next router hears nothing of that either
+        record = <RecSession *> record_add(&edge.link.out, REC_CLOSE, flags, sizeof(RecSession), 0)
+    if record == NULL:
+        return
+    record.conn = conn_handle(conn)
+    memcpy(record.session, conn.session, 16)
+    if fence:
+        record.fence = fence
+        record.time_us = told_time(edge)
+        told_say(edge, &record.head)
 
 
 cdef void _deadline(Edge *edge, Connection *conn, uint32_t ms) noexcept nogil:

@@ -57,6 +57,7 @@ cdef void link_hello(Edge *edge, int kind) noexcept nogil:
         record.epoch = edge.config.epoch
         record.version = RECORDS_VERSION
         record.worker = edge.config.worker
+        record.stored_ms = edge.now_ms
 
 
 cdef void link_flush(Edge *edge) noexcept nogil:

@@ -39,7 +39,7 @@ cdef enum NoteKind:
     NOTE_LOG_BATCH              # router; request: number of the batch; text: log records (core/log_records.pxd)
     NOTE_LOG_LOAD               # router; request, first: 1: with messages, 0: the position alone; text: channel
     NOTE_LOG_KEPT               # router; answer to LOG_SIFT; text: those of its records that have to stay
-    NOTE_SESSION_OPEN           # router; request, flags: OpenFlag, session; text: what is stored of it
+    NOTE_SESSION_OPEN           # router; request, flags: OpenFlag, first: fence, session; text: what is stored of it
     NOTE_SESSION_STATE          # router; text: STATE and CLOSE records of a turn, and what came late, behind TOLD
     NOTE_SESSION_TOLD           # router; text: what workers told an earlier router: a TOLD before each record
     NOTE_CURSOR                 # router; request; text: channel whose user's last ACK is asked for
@@ -66,7 +66,7 @@ cdef enum NoteKind:
     NOTE_LOG_STATE              # router; first: 1: the log takes batches, 0: it is away
     NOTE_LOG_LOADED             # router; request, conn: 1: more comes, first: epoch, second: offset, third: code; text
     NOTE_LOG_SIFT               # router; request; text: old log records; which of them have to stay?
-    NOTE_SESSION_OPENED         # router; request, first: code; text: channels, [[name, epoch, offset], ...]
+    NOTE_SESSION_OPENED         # router; request, first: code, second: fence; text: [[name, epoch, offset], ...]
     NOTE_CURSOR_READ            # router; request, first: CursorState, second: epoch, third: offset
     NOTE_SESSIONS_READ          # router; request, first: code; text: body of the REPLY
     NOTE_REFRESH                # text: REPLY; extra: rights; device and third as in OPEN

@@ -30,7 +30,7 @@ from core.requests cimport request_done, request_open, request_peek
 from core.rights cimport rights_set
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_release
-from core.told cimport told_say, told_take, told_time
+from core.told cimport told_keep, told_take
 from core.vitals cimport vital_of
 from core.welcome cimport welcome_entry_bytes, welcome_room
 
@@ -45,23 +45,32 @@ cdef enum:
 cdef void _open_say(Edge *edge, Connection *conn, uint32_t seq, int flags, const uint8_t *stored,
                     uint32_t size) noexcept nogil:
     """Tell the router that this connection has the session."""
-    cdef bint kept = seq != 0 and not flags & OPEN_AGAIN
-    cdef RecSession *record
-    if kept:
-        record = <RecSession *> told_take(edge, REC_OPEN, flags, sizeof(RecSession), size)
-    else:
-        record = <RecSession *> record_add(&edge.link.out, REC_OPEN, flags, sizeof(RecSession), size)
-    if record == NULL:
-        return
+    cdef RecSession *record = <RecSession *> record_add(&edge.link.out, REC_OPEN, flags, sizeof(RecSession), size)
+    if record != NULL:
+        _open_fill(edge, conn, record, seq, stored, size)
+
+
+cdef void _open_fill(Edge *edge, Connection *conn, RecSession *record, uint32_t seq, const uint8_t *stored,
+                     uint32_t size) noexcept nogil:
     record.conn = conn_handle(conn)
     record.seq = seq
     record.body_size = size
+    record.fence = vital_of(edge, conn).fence
     memcpy(record.session, conn.session, 16)
     if size:
         memcpy(<uint8_t *> record + sizeof(RecSession), stored, size)
-    if kept:
-        record.time_us = told_time(edge)
-        told_say(edge, &record.head)
+
+
+cdef void _open_keep(Edge *edge, Connection *conn, const Opening *opening, uint64_t fence) noexcept nogil:
+    """The router answered the claim: from now on the next one is told of it, too."""
+    cdef RecSession *record
+    vital_of(edge, conn).fence = fence
+    if fence:
+        record = <RecSession *> told_take(edge, REC_OPEN, _claim_flags(opening), sizeof(RecSession),
+                                          opening.stored_size)
+        if record != NULL:
+            _open_fill(edge, conn, record, opening.seq, opening.welcome + opening.welcome_size, opening.stored_size)
+            told_keep(&record.head)
 
 
 cdef void open_again(Edge *edge, Connection *conn) noexcept nogil:
@@ -570,6 +579,8 @@ cdef void open_claimed(Edge *edge, RecSession *record) noexcept nogil:
         return
     opening.claimed = 1
     conn = conn_get(&edge.connections, opening.conn)
+    if conn != NULL and conn.flags & FLAG_SESSION:
+        _open_keep(edge, conn, opening, record.fence)
     if record.head.aux == SESSION_EXPIRED and conn != NULL:
         opening_end(edge, opening)
         edge_fin(edge, conn, SESSION_EXPIRED, b"the resume token's time is over, and so is the session's", 0)

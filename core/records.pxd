@@ -12,7 +12,7 @@ from libc.string cimport memset
 from core.batch cimport Batch, batch_reserve
 
 cdef enum:
-    RECORDS_VERSION = 6
+    RECORDS_VERSION = 7
 
 cdef enum RecordKind:
     REC_LINK = 1                # w->r: heartbeat, and the first word
@@ -60,7 +60,8 @@ ctypedef struct RecLink:        # LINK, LINKED, BEGIN, END, BYE
     uint64_t epoch              # of the sender: the worker's start, the router's epoch
     uint32_t version            # RECORDS_VERSION
     uint32_t worker             # the worker's number on its node
-    uint64_t stored_ms          # LINKED: what the router heard of sessions before then is stored; its monotonic clock
+    uint64_t stored_ms          # by the worker's monotonic clock. LINK: now; LINKED: what it said of sessions before
+                                # then is stored
 
 cdef enum:
     GLOBAL_GONE = 1             # `channel` of GLOBAL: nothing is kept of it any more, and it makes room for another
@@ -91,7 +92,8 @@ ctypedef struct RecSession:     # OPEN, OPENED, CLOSE, EVICT; body follows OPEN 
     uint8_t session[16]
     uint32_t seq                # of the worker's request; OPEN and OPENED
     uint32_t body_size          # OPEN: what is stored of it; OPENED: its channels, [[name, epoch, offset], ...]
-    uint64_t time_us            # OPEN, CLOSE: when the worker said it first (core/told.pxd); 0: nothing is stored of it
+    uint64_t time_us            # CLOSE: when the worker said it first, by its own clock (core/told.pxd)
+    uint64_t fence              # number of the claim, higher than any before; 0: the router has not answered it
 
 ctypedef struct RecPublish:     # name, key, sender and data (MessagePack) follow
     Record head                 # aux: size of the name
@@ -171,6 +173,7 @@ ctypedef struct RecState:       # name and, but with ACKED, the user follow
     uint16_t user_size
     uint32_t conn               # low half of the worker's handle: a session that was taken over is another's
     uint64_t time_us            # of JOINED, LEFT and HEARS as in RecSession; else 0
+    uint64_t fence              # of these, the number of the session's claim; else 0
 
 cdef enum:
     TOLD_NOBODY = 0xFFFFFFFF    # no worker has had the session all along

@@ -55,10 +55,18 @@ CURSORS: Final[tuple[str, ...]]
 OUTCOMES: Final[tuple[str, ...]]
 
 class BatchWriter:
-    def link(self, kind: int, epoch: int, worker: int, aux: int = 0) -> None: ...
+    def link(self, kind: int, epoch: int, worker: int, aux: int = 0, now_ms: int = 0) -> None: ...
     def channel(self, kind: int, name: bytes, channel: int, epoch: int = 0, offset: int = 0) -> None: ...
     def session(
-        self, kind: int, session: bytes, conn: int, seq: int = 0, aux: int = 0, body: bytes = b"", time_us: int = 0
+        self,
+        kind: int,
+        session: bytes,
+        conn: int,
+        seq: int = 0,
+        aux: int = 0,
+        body: bytes = b"",
+        time_us: int = 0,
+        fence: int = 0,
     ) -> None: ...
     def state(
         self,
@@ -70,6 +78,7 @@ class BatchWriter:
         user: bytes = b"",
         conn: int = 0,
         time_us: int = 0,
+        fence: int = 0,
     ) -> None: ...
     def publish(
         self, seq: int, name: bytes, data: bytes, sender: bytes, key: bytes = b"", *, again: bool = False

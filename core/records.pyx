@@ -76,13 +76,13 @@ cdef class BatchWriter:
             raise BufferError("the batch is full")
         return record
 
-    def link(self, int kind, uint64_t epoch, uint32_t worker, int aux=0):
+    def link(self, int kind, uint64_t epoch, uint32_t worker, int aux=0, uint64_t now_ms=0):
         """LINK, BEGIN, END or BYE."""
         cdef RecLink *record = <RecLink *> self.add(kind, aux, sizeof(RecLink), 0)
         record.epoch = epoch
         record.version = RECORDS_VERSION
         record.worker = worker
-        record.stored_ms = 0
+        record.stored_ms = now_ms
 
     def channel(self, int kind, bytes name, uint64_t channel, uint64_t epoch=0, uint64_t offset=0):
         """SUBSCRIBE or UNSUBSCRIBE."""
@@ -93,24 +93,26 @@ cdef class BatchWriter:
         memcpy(<uint8_t *> record + sizeof(RecChannel), <const char *> name, len(name))
 
     def session(self, int kind, bytes session, uint64_t conn, uint32_t seq=0, int aux=0, bytes body=b"",
-                uint64_t time_us=0):
+                uint64_t time_us=0, uint64_t fence=0):
         """OPEN or CLOSE."""
         cdef RecSession *record = <RecSession *> self.add(kind, aux, sizeof(RecSession), len(body))
         record.conn = conn
         record.seq = seq
         record.body_size = len(body)
         record.time_us = time_us
+        record.fence = fence
         memcpy(record.session, <const char *> session, 16)
         memcpy(<uint8_t *> record + sizeof(RecSession), <const char *> body, len(body))
 
     def state(self, bytes session, int what, bytes name, uint64_t epoch, uint64_t offset, bytes user=b"",
-              uint32_t conn=0, uint64_t time_us=0):
+              uint32_t conn=0, uint64_t time_us=0, uint64_t fence=0):
         """STATE: what a session did in a channel."""
         cdef RecState *record = <RecState *> self.add(REC_STATE, len(name), sizeof(RecState), len(name) + len(user))
         record.what = what
         record.user_size = len(user)
         record.conn = conn
         record.time_us = time_us
+        record.fence = fence
         record.epoch = epoch
         record.offset = offset
         memcpy(record.session, <const char *> session, 16)
@@ -196,7 +198,8 @@ cdef _unpack(const Record *head):
     elif head.kind <= REC_EVICT:
         rest = <const char *> head + sizeof(RecSession)
         fields.update(conn=(<RecSession *> head).conn, seq=(<RecSession *> head).seq,
-                      session=(<RecSession *> head).session[:16], body=rest[:(<RecSession *> head).body_size])
+                      session=(<RecSession *> head).session[:16], fence=(<RecSession *> head).fence,
+                      body=rest[:(<RecSession *> head).body_size])
     elif head.kind == REC_PUBLISHED:
         fields.update(seq=(<RecPublished *> head).seq, epoch=(<RecPublished *> head).epoch,
                       offset=(<RecPublished *> head).offset)

@@ -62,6 +62,12 @@ ctypedef struct Worker:
     bint drains                 # it sends its clients away
     bint told                   # it gave sessions up, or some were taken over, since the last TAKEN
     uint32_t taken              # how many
+    uint64_t marked_ms          # when a LINK was heard of which it is to be told when all before it is stored; 0: none
+    uint64_t mark_ms            # what that said: the worker's clock
+    uint64_t stored_ms          # what it said before then is stored, by the worker's clock
+
+cdef enum:
+    FENCE_BITS = 20             # claims for each millisecond of an epoch, before they have the numbers of the next one
 
 ctypedef struct Owner:          # 28 bytes: which connection has a session
     uint8_t session[16]
@@ -95,7 +101,8 @@ ctypedef struct Sequencer:
     uint32_t claims_turns       # since it last was moved
     Batch states                # what sessions did in this turn (core/sessions.pxd)
     bint sessions_kept          # there is a store for them
-    uint64_t stored_ms          # what was heard before then is there, by the monotonic clock
+    uint64_t stored_ms          # what was heard before then is there, by `now_ms`
+    uint64_t fence              # number of the last claim; it begins with the epoch: later routers give higher ones
     Batch told                  # what workers told an earlier router, until the control thread wants it
     uint32_t told_workers       # so many workers are waited for; 0: the control thread says when
     bint told_gathers           # some are still

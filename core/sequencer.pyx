@@ -44,7 +44,7 @@ cdef void _linked(Sequencer *sequencer, Worker *worker, bint ask) noexcept nogil
     if answer != NULL:
         answer.epoch = sequencer.epoch
         answer.version = RECORDS_VERSION
-        answer.stored_ms = sequencer.stored_ms if sequencer.sessions_kept else sequencer.now_ms
+        answer.stored_ms = worker.stored_ms
 
 
 cdef Worker *worker_known(Sequencer *sequencer, const uint8_t *identity, uint32_t size) noexcept nogil:
@@ -80,6 +80,7 @@ cdef Worker *worker_of(Sequencer *sequencer, const uint8_t *identity, uint32_t s
     memcpy(unused.identity, identity, size)
     unused.identity_size = size
     unused.heard_ms = sequencer.now_ms
+    unused.marked_ms = unused.stored_ms = 0
     unused.state = WORKER_ASKED
     _linked(sequencer, unused, True)
     return unused
@@ -115,8 +116,23 @@ cdef void worker_give_up(Sequencer *sequencer, Worker *worker) noexcept nogil:
         worker_end(sequencer, worker)
 
 
+cdef void _mark(Sequencer *sequencer, Worker *worker, uint64_t its_ms) noexcept nogil:
+    """A worker says its time: what it said before then is stored once all is that was heard up to now.
+
+    Its clock is compared with none of ours: another machine's began at another time.
+    """
+    if not sequencer.sessions_kept:
+        worker.stored_ms = its_ms       # there is nothing to wait for
+    elif worker.marked_ms == 0 or sequencer.stored_ms > worker.marked_ms:
+        if worker.marked_ms:
+            worker.stored_ms = worker.mark_ms
+        worker.marked_ms = sequencer.now_ms
+        worker.mark_ms = its_ms
+
+
 cdef void _on_link(Sequencer *sequencer, Worker *worker, RecLink *record) noexcept nogil:
     if record.version == RECORDS_VERSION:
+        _mark(sequencer, worker, record.stored_ms)
         _linked(sequencer, worker, worker.state == WORKER_ASKED
                 and sequencer.now_ms - worker.asked_ms > WORKER_ASK_AGAIN_MS)
 
@@ -126,6 +142,8 @@ cdef void _on_begin(Sequencer *sequencer, Worker *worker, RecLink *record) noexc
     runs on beside it."""
     cdef uint32_t index
     cdef Worker *other
+    if record.version != RECORDS_VERSION:
+        return                          # nothing that it says can be read: it stays without a router
     for index in range(sequencer.worker_count):
         other = worker_at(sequencer, index)
         if not record.head.aux & BEGIN_BESIDE and other != worker and other.state >= WORKER_LINKING \
@@ -137,6 +155,7 @@ cdef void _on_begin(Sequencer *sequencer, Worker *worker, RecLink *record) noexc
     worker.state = WORKER_LINKING
     worker.number = record.worker
     worker.epoch = record.epoch
+    worker.marked_ms = worker.stored_ms = 0
     worker.everybody = record.head.aux & BEGIN_EVERYBODY != 0
     worker.before = record.head.aux & BEGIN_BEFORE != 0
     if not worker.before:
@@ -313,6 +332,15 @@ cdef void _on_open(Sequencer *sequencer, Worker *worker, RecSession *record) noe
         session_claim(sequencer, worker, &record.head)
 
 
+cdef void _fence_give(Sequencer *sequencer, RecSession *record) noexcept nogil:
+    """A claim gets its number; what was claimed of an earlier router has one."""
+    if record.seq == 0 or record.head.aux & OPEN_AGAIN:
+        sequencer.fence = max(sequencer.fence, record.fence)
+    else:
+        sequencer.fence += 1
+        record.fence = sequencer.fence
+
+
 cdef void session_claim(Sequencer *sequencer, Worker *worker, Record *said) noexcept nogil:
     """A connection gets a session: whoever had it hears of it before the claim (OPEN) is answered."""
     cdef RecSession *record = <RecSession *> said
@@ -321,6 +349,7 @@ cdef void session_claim(Sequencer *sequencer, Worker *worker, Record *said) noex
     cdef uint32_t claimant = worker_index(sequencer, worker)
     cdef bint evicted = False
     cdef Owner *owner
+    _fence_give(sequencer, record)
     _drained_claimed(sequencer, hash, record.session)
     if index != SLAB_NONE:
         owner = owner_at(sequencer, index)

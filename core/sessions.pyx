@@ -40,13 +40,14 @@ cdef inline Worker *_asker(Sequencer *sequencer, uint64_t question, int state) n
     return worker
 
 
-cdef void _opened(Worker *worker, uint64_t conn, uint32_t seq, int how, const uint8_t *body,
+cdef void _opened(Worker *worker, uint64_t conn, uint32_t seq, uint64_t fence, int how, const uint8_t *body,
                   uint32_t size) noexcept nogil:
     """OPENED; `how`: 0, OPENED_TAKEN, or a code: what is stored could not be read."""
     cdef RecSession *say = <RecSession *> worker_say(worker, REC_OPENED, how, sizeof(RecSession), size)
     if say != NULL:
         say.conn = conn
         say.seq = seq
+        say.fence = fence
         say.body_size = size
         if size:
             memcpy(<uint8_t *> say + sizeof(RecSession), body, size)
@@ -60,7 +61,7 @@ cdef bint _store(Sequencer *sequencer, RecSession *record, uint64_t question, in
     note.request = question
     note.flags = <uint16_t> flags
     note.conn = record.conn
-    note.first = record.time_us
+    note.first = record.fence
     note.text_size = record.body_size
     memcpy(note.session, record.session, 16)
     return mailbox_put(&sequencer.to_control, &note, <uint8_t *> record + sizeof(RecSession), NULL) == 0
@@ -85,8 +86,14 @@ cdef const uint8_t *_session_of(const Record *record) noexcept nogil:
     return (<const RecSession *> record).session
 
 
+cdef uint64_t _fence_of(const Record *record) noexcept nogil:
+    if record.kind == REC_STATE:
+        return (<const RecState *> record).fence
+    return (<const RecSession *> record).fence
+
+
 cdef void session_told(Sequencer *sequencer, Worker *worker, const Record *record) noexcept nogil:
-    """A record that an earlier router may not have stored, by its time.
+    """A record that an earlier router may not have stored, by its claim and its time.
 
     What workers tell a router that was just started waits for the others' (`told_end`). Later it counts at once, unless
     another worker has the session; the control thread knows what is stored, and of when.
@@ -99,6 +106,7 @@ cdef void session_told(Sequencer *sequencer, Worker *worker, const Record *recor
     if room == NULL:
         ledger_count_shared(sequencer.ledger, COUNT_STATES_LOST, 1)
         return
+    sequencer.fence = max(sequencer.fence, _fence_of(record))
     record_init(room, REC_TOLD, <int> worker_index(sequencer, worker), sizeof(RecTold), 0)
     memcpy(room + sizeof(RecTold), record, record.size)
     if not sequencer.told_gathers and not _told_owner(sequencer, <RecTold *> room):
@@ -163,19 +171,19 @@ cdef void session_open(Sequencer *sequencer, Worker *worker, RecSession *record,
     if sequencer.sessions_kept:
         told = _store(sequencer, record, _question(sequencer, worker, record.seq, evicted), record.head.aux)
     if record.head.aux & OPEN_ALIVE and not sequencer.sessions_kept and not evicted:
-        _opened(worker, record.conn, record.seq, SESSION_EXPIRED, NULL, 0)
+        _opened(worker, record.conn, record.seq, record.fence, SESSION_EXPIRED, NULL, 0)
     elif not resumes or not sequencer.sessions_kept:
-        _opened(worker, record.conn, record.seq, OPENED_TAKEN if evicted else 0, NULL, 0)
+        _opened(worker, record.conn, record.seq, record.fence, OPENED_TAKEN if evicted else 0, NULL, 0)
     elif not told:                      # it goes on with the client's own positions, if it has any
-        _opened(worker, record.conn, record.seq, UNAVAILABLE, NULL, 0)
+        _opened(worker, record.conn, record.seq, record.fence, UNAVAILABLE, NULL, 0)
 
 
 cdef void session_opened(Sequencer *sequencer, Note *note) noexcept nogil:
     """NOTE_SESSION_OPENED: what is stored of a session."""
     cdef Worker *worker = _asker(sequencer, note.request, WORKER_LINKING)
     if worker != NULL:
-        _opened(worker, note.conn, <uint32_t> note.request, <int> (note.first or note.request >> 55 & 1),
-                <uint8_t *> note + sizeof(Note), note.text_size)
+        _opened(worker, note.conn, <uint32_t> note.request, note.second,
+                <int> (note.first or note.request >> 55 & 1), <uint8_t *> note + sizeof(Note), note.text_size)
 
 
 cdef void _gather(Sequencer *sequencer, const Record *record) noexcept nogil:

@@ -37,14 +37,14 @@ cdef uint32_t _records(const Batch *told, uint32_t place) noexcept nogil:
 
 
 cdef uint64_t told_time(Edge *edge) noexcept nogil:
-    """Now, microseconds of the monotonic clock, which the processes of a node share; each time later than the last."""
+    """Now, microseconds of this machine's monotonic clock; each time later than the last."""
     edge.link.told_us = max(clock_ns() // 1000, edge.link.told_us + 1)
     return edge.link.told_us
 
 
 cdef Record *told_take(Edge *edge, int kind, int aux, uint32_t fixed, uint32_t variable) noexcept nogil:
-    """A record to be completed and then told (`told_say`), where it is kept; at the bound the oldest go. NULL: out of
-    memory, which is counted."""
+    """A record to be completed and then told (`told_say`) or kept (`told_keep`), where it is kept; at the bound the
+    oldest go. NULL: out of memory, which is counted."""
     cdef uint8_t *room = record_add(&edge.link.told, kind, aux, fixed, variable)
     if room == NULL:
         if not edge.link.up:            # no router has them; one that is there has them, and it would have to die now
@@ -56,16 +56,21 @@ cdef Record *told_take(Edge *edge, int kind, int aux, uint32_t fixed, uint32_t v
     return <Record *> room
 
 
-cdef void told_say(Edge *edge, Record *record) noexcept nogil:
-    """Tell the router; what is kept gets the flag of what was told."""
-    if batch_write(&edge.link.out, record, record.size) < 0:
-        ledger_count(edge.ledger, COUNT_STATES_LOST, 1)
+cdef void told_keep(Record *record) noexcept nogil:
+    """What is kept gets the flag of what was told."""
     if record.kind == REC_OPEN:
         record.aux |= OPEN_TOLD
     elif record.kind == REC_CLOSE:
         record.aux |= CLOSE_TOLD
     else:
         (<RecState *> record).what |= STATE_TOLD
+
+
+cdef void told_say(Edge *edge, Record *record) noexcept nogil:
+    """Tell the router, and keep it."""
+    if batch_write(&edge.link.out, record, record.size) < 0:
+        ledger_count(edge.ledger, COUNT_STATES_LOST, 1)
+    told_keep(record)
 
 
 cdef void told_tick(Edge *edge) noexcept nogil:

@@ -22,7 +22,7 @@ from core import notes, records
 from core.codes import Code
 from router.log.port import Changes, Log, LogDeposed, LogError, LogUnavailable, Position, Session, SessionChange
 from router.plane import Put, put_when_room
-from router.told import TURN_RECORDS, Said, clock_name, date_of, in_order, parts, sessions_in, time_of
+from router.told import TURN_RECORDS, Said, date_of, in_order, known_date, parts, sessions_in
 
 SAVE_EVERY_S = 0.02
 SAVE_RETRY_S = 0.5
@@ -55,7 +55,7 @@ class Sessions:
         ttl_s: how long a session is kept after its last sign of life: as long as its resume token is good.
         clock: wall clock, seconds.
         own: the namespaces of domain session, whose channels have cursors.
-        ticks_us: the monotonic clock, which the processes of a node share.
+        ticks_us: this machine's monotonic clock.
         on_lost: told of each change that finds no room.
         on_stored: told now and then that all that this got before a time (ms, `ticks_us`) is stored.
 
@@ -87,13 +87,12 @@ class Sessions:
         """What was written while a read is under way: the read may have come before it."""
         self._saved = asyncio.Event()
         self._saved.set()
-        self._claims: list[tuple[int, int, int, bytes, str]] = []
+        self._claims: list[tuple[int, int, int, bytes, str, int]] = []
         self._cursors: list[tuple[int, int, str]] = []
         self._questions: list[tuple[int, list[bytes]]] = []
         self._asked = asyncio.Event()
         self._lost = 0
         self._ticks_us = ticks_us
-        self._clock_name = clock_name()
         self._early: list[Said] | None = None
         """What was heard while what is told of the time before waits; None: nothing waits."""
         self._told_before: list[bytes] = []
@@ -134,9 +133,9 @@ class Sessions:
             while self._told_before:
                 count = len(self._told_before)
                 said = b"".join(self._told_before)
-                stored_us = await self._stored_us(sessions_in(said))
+                dates = await self._dates(sessions_in(said))
                 del self._told_before[:count]
-                async for one in in_order(said, stored_us):
+                async for one in in_order(said, dates):
                     self._apply(one)
             while self._early:
                 early, self._early = self._early[:TURN_RECORDS], self._early[TURN_RECORDS:]
@@ -145,7 +144,7 @@ class Sessions:
                 await asyncio.sleep(0)
             self._early = None
 
-    async def _stored_us(self, ids: list[bytes]) -> dict[bytes, int]:
+    async def _dates(self, ids: list[bytes]) -> dict[bytes, bytes]:
         """The dates of sessions as stored, or changed since."""
         found = {}
         for first in range(0, len(ids), READ_BATCH_MAX):
@@ -155,7 +154,7 @@ class Sessions:
             async with asyncio.timeout(READ_DEADLINE_S):
                 stored = await self._log.dates(some)
             for session, date, dates in zip(some, stored, changed, strict=True):
-                found[session] = max(time_of(self._clock_name, one) for one in (date, *dates))
+                found[session] = max(known_date(date), *dates, b"")
         return found
 
     async def _is_taken(self) -> bool:
@@ -168,16 +167,15 @@ class Sessions:
             _log.warning("what workers told an earlier router waits for the store: %s", _said(error))
         return self._early is None
 
-    def on_open(self, request: int, flags: int, conn: int, session: bytes, body: bytes, time_us: int = 0) -> None:
+    def on_open(self, request: int, flags: int, conn: int, session: bytes, body: bytes, fence: int = 0) -> None:
         """A session was claimed; with RESUMES the data plane waits for what is stored of it.
 
-        Until then, what is dated before now is of whoever had it before, who may not have heard yet.
+        What whoever had it before tells from now on has the lower number of an earlier claim.
         """
         if flags & records.RESUMES:
-            time_us = max(time_us, self._ticks_us())
-            self._claims.append((request, conn, flags, session, _user(body)))
+            self._claims.append((request, conn, flags, session, _user(body), fence))
             self._asked.set()
-        opened = Said(records.OPEN, flags, session, conn, body=body, time_us=time_us)
+        opened = Said(records.OPEN, flags, session, conn, body=body, fence=fence)
         self._come(iter(((opened, b""),)), len(body))
 
     def _opened(self, said: Said) -> None:
@@ -294,8 +292,7 @@ class Sessions:
                 self._on_lost()
                 return None
             change = self._changes.sessions[said.session] = SessionChange()
-        if said.time_us:
-            change.date = max(change.date, date_of(self._clock_name, said.time_us))
+        change.date = max(change.date, date_of(said.fence, said.time_us))
         self._changed.set()
         self._saved.clear()
         return change
@@ -396,9 +393,9 @@ class Sessions:
                 await self._answer_question(*question)
             self._written = None
 
-    async def _answer_claims(self, claims: list[tuple[int, int, int, bytes, str]]) -> None:
-        users = [user for *_, user in claims]
-        ids = [session for _, _, _, session, _ in claims]
+    async def _answer_claims(self, claims: list[tuple[int, int, int, bytes, str, int]]) -> None:
+        users = [user for *_, user, _ in claims]
+        ids = [session for _, _, _, session, *_ in claims]
         stored: list[Session | None] = [None] * len(claims)
         found: list[Position | None] = [None] * len(claims)
         code = 0
@@ -410,13 +407,15 @@ class Sessions:
             code = Code.UNAVAILABLE
             said = "%d sessions are resumed by their clients' positions alone, or told to come back: %s"
             _log.warning(said, len(claims), _said(error))
-        for (request, conn, flags, session, user), one, cursor in zip(claims, stored, found, strict=True):
+        for (request, conn, flags, session, user, fence), one, cursor in zip(claims, stored, found, strict=True):
             refusal = code
             if not code and flags & records.ALIVE and not self._is_alive(session, one):
                 refusal = Code.SESSION_EXPIRED
             channels = self._overlaid(session, one)
             text = msgpack.packb(_told(channels, f"user:{user}", self._newest(f"user:{user}", cursor)))
-            await put_when_room(self._put, notes.SESSION_OPENED, request=request, conn=conn, first=refusal, text=text)
+            await put_when_room(
+                self._put, notes.SESSION_OPENED, request=request, conn=conn, first=refusal, second=fence, text=text
+            )
 
     async def _stored(self, ids: list[bytes]) -> list[Session | None]:
         if self._early is not None:

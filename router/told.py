@@ -1,18 +1,17 @@
 """What workers tell of sessions, as values; and in order what several of them told an earlier router.
 
 Workers link to a new router one after the other, so what they tell again (core/told.pxd) comes in the order of their
-links. Each record carries the time at which it was told first, by the monotonic clock, which the processes of a node
-share: a session's records are put in the order of these times, and of them counts what was said by whoever had the
-session then. What is stored has such a time, too (its date): of what is no newer nothing counts, for the session may
-have gone on since, with a worker that is gone.
+links. Each record carries the number of the claim by which its connection had the session (its fence: the router gives
+each claim a higher one), and the time at which it was told first, by its worker's clock. Between claims their numbers
+decide, and only of one claim are times compared: clocks of different machines have nothing in common. What is stored
+has such a date, too: of what is no newer nothing counts, for the session may have gone on since, with a worker that is
+gone.
 """
 
 import asyncio
 import struct
-import zlib
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from core import records
 from router.log.port import Position
@@ -20,31 +19,28 @@ from router.log.port import Position
 # A millisecond or two of the event loop's time.
 TURN_RECORDS = 500
 
-_STATE = struct.Struct("=IHH16sQQHHIQ")
-_SESSION = struct.Struct("=IHHQ16sIIQ")
+_STATE = struct.Struct("=IHH16sQQHHIQQ")
+_SESSION = struct.Struct("=IHHQ16sIIQQ")
 _TOLD = struct.Struct("=IHHII")
 _HEAD = struct.Struct("=IHH")
 _STATE_SESSION, _SESSION_SESSION = 8, 16  # where the session stands in them
 _START = Position(0, 0)
-_NOTHING: Mapping[bytes, int] = {}
-# Drawn anew when the machine starts, as its monotonic clock is.
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-_CLOCK_BYTES = 8
+_NOTHING: Mapping[bytes, bytes] = {}
+# Dates of earlier versions began with the name of a clock instead: they say nothing about the order.
+_ORDER = b"claims--"
 
 
-def clock_name() -> bytes:
-    """What tells this machine's monotonic clock, which began when it started, from any other."""
-    return b"%08x" % zlib.crc32(_BOOT_ID.read_bytes())
+def date_of(fence: int, time_us: int) -> bytes:
+    """The time of a claim as it is stored with its session; later ones compare higher, and so do those of later claims.
+
+    Of what has no claim it is b"", which is below all.
+    """
+    return b"%s%020d%020d" % (_ORDER, fence, time_us) if fence else b""
 
 
-def date_of(clock: bytes, time_us: int) -> bytes:
-    """A time as it is stored with a session; later ones of a clock compare higher."""
-    return b"%s%016d" % (clock, time_us)
-
-
-def time_of(clock: bytes, date: bytes) -> int:
-    """The time of a date, 0: it is none, or another clock's: it says nothing about the order."""
-    return int(date[_CLOCK_BYTES:]) if date.startswith(clock) else 0
+def known_date(date: bytes) -> bytes:
+    """What is stored, b"" if no version since has written it."""
+    return date if date.startswith(_ORDER) else b""
 
 
 @dataclass(slots=True)
@@ -62,7 +58,9 @@ class Said:
     body: bytes = b""
     """Of an OPEN, what HELLO said; of HEARS, {name: [epoch, offset]}."""
     time_us: int = 0
-    """When its worker said it first, by the monotonic clock; 0: that is not known."""
+    """When its worker said it first, by its clock; 0 of an OPEN, with which its claim begins."""
+    fence: int = 0
+    """The number of the claim; 0: this has no date."""
     worker: int = -1
     """Who told it to an earlier router; -1: it was told to this one."""
     owner: int = records.NOBODY
@@ -112,16 +110,16 @@ def _places(said: bytes) -> Iterator[tuple[bytes, int]]:
 
 def _read(said: bytes, place: int, kind: int, aux: int) -> Said:
     if kind == records.STATE:
-        _, _, _, session, epoch, offset, what, _, conn, time_us = _STATE.unpack_from(said, place)
+        _, _, _, session, epoch, offset, what, _, conn, time_us, fence = _STATE.unpack_from(said, place)
         start = place + _STATE.size
         what &= ~records.STATES_TOLD
         if what == records.HEARS:
-            return Said(kind, what, session, conn, body=said[start : start + aux], time_us=time_us)
+            return Said(kind, what, session, conn, body=said[start : start + aux], time_us=time_us, fence=fence)
         name = said[start : start + aux].decode()
-        return Said(kind, what, session, conn, name, Position(epoch, offset), time_us=time_us)
-    _, _, _, conn, session, _, body_size, time_us = _SESSION.unpack_from(said, place)
+        return Said(kind, what, session, conn, name, Position(epoch, offset), time_us=time_us, fence=fence)
+    _, _, _, conn, session, _, body_size, time_us, fence = _SESSION.unpack_from(said, place)
     start = place + _SESSION.size
-    return Said(kind, aux, session, conn, body=said[start : start + body_size], time_us=time_us)
+    return Said(kind, aux, session, conn, body=said[start : start + body_size], time_us=time_us, fence=fence)
 
 
 def sessions_in(said: bytes) -> list[bytes]:
@@ -129,10 +127,10 @@ def sessions_in(said: bytes) -> list[bytes]:
     return list(dict.fromkeys(session for session, _ in _places(said)))
 
 
-async def in_order(said: bytes, stored_us: Mapping[bytes, int] = _NOTHING) -> AsyncIterator[Said]:
+async def in_order(said: bytes, stored: Mapping[bytes, bytes] = _NOTHING) -> AsyncIterator[Said]:
     """What workers told an earlier router: of each session what counts, in the order in which it happened.
 
-    Of what is not newer than `stored_us` of a session, nothing counts.
+    Of what is not newer than the date in `stored` of a session, nothing counts.
 
     It may be much, of one session or of many: others have their turn after each TURN_RECORDS of them.
     """
@@ -144,39 +142,31 @@ async def in_order(said: bytes, stored_us: Mapping[bytes, int] = _NOTHING) -> As
             await asyncio.sleep(0)
     number = 0
     for session, places in sessions.items():
-        for one in _of_one([_one(said, place)[0] for place in places], stored_us.get(session, 0)):
+        for one in _of_one([_one(said, place)[0] for place in places], stored.get(session, b"")):
             yield one
             number += 1
             if number % TURN_RECORDS == 0:
                 await asyncio.sleep(0)
 
 
-def _of_one(told: list[Said], stored_us: int) -> Iterator[Said]:
-    """Of one session.
+def _of_one(told: list[Said], stored: bytes) -> Iterator[Said]:
+    """Of one session: claim after claim, and of each what its connection did, by its worker's clock.
 
-    Who had it before all of this is not known, unless it is a worker that has it now and told no claim: then it had it
-    all along.
+    An end that another claim follows does not count: its client came back, and may have said it after that. Nor does
+    what others tell of a session that a worker has had all along.
     """
-    told.sort(key=lambda one: one.time_us)
-    worker, conn = _first_owner(told)
+    told.sort(key=lambda one: (one.fence, one.time_us))
+    claimed = max((one.fence for one in told if one.kind == records.OPEN), default=0)
+    worker = _all_along(told)
     for one in told:
-        if one.kind == records.OPEN:
-            worker, conn = one.worker, one.conn
-        elif worker >= 0 and (one.worker != worker or not _is_same(one, conn)):
+        if worker not in (records.NOBODY, one.worker) or (one.kind == records.CLOSE and one.fence < claimed):
             continue
-        if one.time_us > stored_us:
+        if date_of(one.fence, one.time_us) > stored:
             yield one
-        if one.kind == records.CLOSE:
-            worker = conn = -1
 
 
-def _first_owner(told: Iterable[Said]) -> tuple[int, int]:
-    owner = next((one.owner for one in told if one.owner != records.NOBODY), -1)
-    if any(one.kind == records.OPEN and one.worker == owner for one in told):
-        owner = -1
-    return owner, -1
-
-
-def _is_same(one: Said, conn: int) -> bool:
-    """Whether it is of this connection, -1: of any."""
-    return conn < 0 or (one.conn ^ conn) & 0xFFFFFFFF == 0
+def _all_along(told: list[Said]) -> int:
+    """The worker that has the session and tells no claim of it, NOBODY: none has."""
+    owner = next((one.owner for one in told if one.owner != records.NOBODY), records.NOBODY)
+    claims = any(one.kind == records.OPEN and one.worker == owner for one in told)
+    return records.NOBODY if claims else owner

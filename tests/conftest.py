@@ -161,7 +161,9 @@ class Account(NamedTuple):
 
 
 class Node:
-    """A running `holdfast run` with its own ports and its own temporary folder.
+    """A running `holdfast run`, or another `command`, with its own ports and its own temporary folder.
+
+    `before`: a command that runs it in its own place, as `unshare` does.
 
     Attributes:
         port, ws_port, admin_port: where it listens, on loopback.
@@ -170,7 +172,9 @@ class Node:
 
     """
 
-    def __init__(self, arguments: tuple[str, ...], settings: dict[str, str]) -> None:
+    def __init__(
+        self, arguments: tuple[str, ...], settings: dict[str, str], command: str = "run", before: tuple[str, ...] = ()
+    ) -> None:
         # Short, since a Unix socket's path has 107 bytes at most and pytest's own folders are long.
         self.folder = Path(tempfile.mkdtemp(prefix="hf-"))
         self.temporary = self.folder / "tmp"
@@ -178,6 +182,7 @@ class Node:
         self.log = self.folder / "log"
         self._memory_before = shared_memory()
         self._arguments, self._settings = arguments, settings
+        self._command, self._before = command, before
         self._may_lose = False
         self._may_leak = False
         self._stopped = False
@@ -223,7 +228,7 @@ class Node:
         environment |= {"XDG_STATE_HOME": str(self.folder / "state")}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [program, "run", *ports, *self._arguments],
+                [*self._before, program, self._command, *ports, *self._arguments],
                 cwd=self.folder,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -386,15 +391,15 @@ def holdfast() -> Iterator[Callable[..., Node]]:
     """
     nodes: list[Node] = []
 
-    def start(*arguments: str, **settings: str) -> Node:
+    def start(*arguments: str, command: str = "run", before: tuple[str, ...] = (), **settings: str) -> Node:
         # Noted before it runs, so that a node that fails to start is cleaned up as well.
-        nodes.append(node := Node(arguments, settings))
+        nodes.append(node := Node(arguments, settings, command, before))
         node.wait_ready()
         return node
 
     try:
         yield start
-        for node in nodes:
+        for node in reversed(nodes):  # a gateway before the node whose router it uses
             node.check_ledger()
             node.stop()
     finally:

@@ -92,8 +92,8 @@ class SessionChange:
     """The session is over: whatever is stored of it goes, but `date` for ENDED_KEPT_MS. With `opened`, it was opened
     again after that."""
     date: bytes = b""
-    """Of the newest record that this says, or nothing: 8 bytes name a clock, 16 digits say what it showed. What is
-    stored never goes back on one clock; another clock's date takes its place."""
+    """Of the newest record that this says, or nothing: 8 bytes name an order, digits say the place in it. What is
+    stored never goes back in the same order; one of another order takes its place."""
 
     def put(self, channel: str, position: tuple[int, int] | None, *, joined: bool = False) -> None:
         """Add what happened in a channel after what this says already."""

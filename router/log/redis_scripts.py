@@ -93,7 +93,7 @@ return ''
 # KEYS: a session. ARGV: 1 if it is over, what HELLO said or nothing, when it expires or nothing, its date or nothing,
 # ms for which that is kept of one that is over, number of fields to set, how many of these, the last ones, only if
 # their position (epoch-offset) is higher than what is there, fields and values, fields to remove. What is not known and
-# not opened stays unknown. A date (8 bytes name a clock, digits follow) never goes back on the same clock.
+# not opened stays unknown. A date (8 bytes name an order, digits follow) never goes back in the same order.
 SESSION = Script(b"""#!lua
 local function above(one, other)
   if #one ~= #other then return #one > #other end

@@ -48,7 +48,7 @@ CREATE TABLE bans (
 """
 # A version that did not know of it reads and writes the same table without.
 _ADD_DATE = "ALTER TABLE sessions ADD COLUMN date BLOB NOT NULL DEFAULT x''"
-# Later on the same clock, or of another one (`SessionChange.date`).
+# Later in the same order, or of another one (`SessionChange.date`).
 _LATER = """
 CASE WHEN length({0}) = 0 THEN date WHEN substr({0}, 1, 8) = substr(date, 1, 8) THEN max({0}, date) ELSE {0} END
 """

@@ -362,45 +362,45 @@ async def test_an_expired_session_is_not_known_any_more(store: Store) -> None:
 
 
 @on_a_loop
-async def test_the_date_of_a_session_never_goes_back_on_one_clock(store: Store) -> None:
+async def test_the_date_of_a_session_never_goes_back_in_one_order(store: Store) -> None:
     log, _ = await opened(store)
-    await save(log, channels={"group:a": Position(1, 1)}, date=b"clock--a0000000000000001")  # never opened: unknown
+    await save(log, channels={"group:a": Position(1, 1)}, date=b"order--a0000000000000001")  # never opened: unknown
     assert await log.dates([SESSION]) == [b""]
     for date, wanted in [
-        (b"clock--a0000000000000009", b"clock--a0000000000000009"),
-        (b"clock--a0000000000000010", b"clock--a0000000000000010"),
-        (b"clock--a0000000000000009", b"clock--a0000000000000010"),
-        (b"", b"clock--a0000000000000010"),
-        (b"clock--b0000000000000001", b"clock--b0000000000000001"),
-        (b"clock--b0000000000000000", b"clock--b0000000000000001"),
+        (b"order--a0000000000000009", b"order--a0000000000000009"),
+        (b"order--a0000000000000010", b"order--a0000000000000010"),
+        (b"order--a0000000000000009", b"order--a0000000000000010"),
+        (b"", b"order--a0000000000000010"),
+        (b"order--b0000000000000001", b"order--b0000000000000001"),
+        (b"order--b0000000000000000", b"order--b0000000000000001"),
     ]:
         for change in ({"opened": b"one"}, {"channels": {"group:a": Position(1, 1)}}, {}):
             await save(log, **change, expires_ms=FUTURE_MS, date=date)
             assert await log.dates([OTHER, SESSION]) == [b"", wanted]
     log, _ = await opened(store)
-    assert await log.dates([SESSION]) == [b"clock--b0000000000000001"]
+    assert await log.dates([SESSION]) == [b"order--b0000000000000001"]
     assert await log.sessions([SESSION]) == [Session(b"one", FUTURE_MS, {"group:a": Position(1, 1)})]
 
 
 @on_a_loop
 async def test_when_a_session_ended_is_known_after_it(store: Store) -> None:
     log, _ = await opened(store)
-    await save(log, opened=b"one", expires_ms=FUTURE_MS, channels={"group:a": Position(1, 1)}, date=b"clock--a2")
-    await save(log, OTHER, ended=True, date=b"clock--a7")  # its beginning was not stored
-    await save(log, ended=True, date=b"clock--a3")
-    assert await log.dates([SESSION, OTHER]) == [b"clock--a3", b"clock--a7"]
-    await save(log, channels={"group:a": Position(1, 3)}, expires_ms=FUTURE_MS, date=b"clock--a4")
-    await save(log, expires_ms=FUTURE_MS, date=b"clock--a5")
+    await save(log, opened=b"one", expires_ms=FUTURE_MS, channels={"group:a": Position(1, 1)}, date=b"order--a2")
+    await save(log, OTHER, ended=True, date=b"order--a7")  # its beginning was not stored
+    await save(log, ended=True, date=b"order--a3")
+    assert await log.dates([SESSION, OTHER]) == [b"order--a3", b"order--a7"]
+    await save(log, channels={"group:a": Position(1, 3)}, expires_ms=FUTURE_MS, date=b"order--a4")
+    await save(log, expires_ms=FUTURE_MS, date=b"order--a5")
     assert await log.sessions([SESSION, OTHER]) == [None, None]
-    assert await log.dates([SESSION]) == [b"clock--a3"]
-    await save(log, opened=b"new", date=b"clock--a1")
+    assert await log.dates([SESSION]) == [b"order--a3"]
+    await save(log, opened=b"new", date=b"order--a1")
     ((found,), dates) = await log.sessions([SESSION]), await log.dates([SESSION])
     assert found is not None
-    assert (found.opened, found.channels, dates) == (b"new", {}, [b"clock--a3"])
+    assert (found.opened, found.channels, dates) == (b"new", {}, [b"order--a3"])
     await save(log, ended=True)
-    await save(log, ended=True, opened=b"newer", expires_ms=FUTURE_MS, date=b"clock--a4")
+    await save(log, ended=True, opened=b"newer", expires_ms=FUTURE_MS, date=b"order--a4")
     assert await log.sessions([SESSION]) == [Session(b"newer", FUTURE_MS, {})]
-    assert await log.dates([SESSION]) == [b"clock--a4"]
+    assert await log.dates([SESSION]) == [b"order--a4"]
 
 
 @on_a_loop

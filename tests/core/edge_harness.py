@@ -78,7 +78,7 @@ class Router:
         self.socket.bind("tcp://127.0.0.1:*" if bus == "tcp" else f"ipc://{self._folder.name}/router")
         self.endpoint = self.socket.getsockopt(zmq.LAST_ENDPOINT).decode()  # type: ignore[union-attr]
         self.identity = b""
-        self.links = 0
+        self.links = self.heard_ms = 0
         self._records: collections.deque[wire.Record] = collections.deque()
         self.states: collections.deque[wire.Record] = collections.deque()
 
@@ -98,6 +98,7 @@ class Router:
         for one in wire.unpack(batch):
             if one["kind"] == records.LINK:
                 self.links += 1
+                self.heard_ms = one["now_ms"]
             elif one["kind"] == records.STATE:
                 self.states.append(one)
             else:

@@ -158,7 +158,7 @@ def test_stored_state_that_is_missing_or_broken_leaves_the_clients_own_positions
     subscribe(edge, {"user:alice": 0, "group:a": 5})
     one = edge.router.expect(records.OPEN)
     fixed = client.conn.to_bytes(8, "little") + bytes(16) + one["seq"].to_bytes(4, "little")
-    fixed += len(answers).to_bytes(4, "little") + bytes(8)
+    fixed += len(answers).to_bytes(4, "little") + bytes(16)
     edge.router.send(wire.record(records.OPENED, 0, fixed, answers))
     assert set(client.frame()[2]["channels"]) == {"user:alice", "group:a"}
     said = [edge.router.state() for _ in range(2)]

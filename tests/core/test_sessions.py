@@ -14,7 +14,7 @@ from core.router_loop import RouterLoop
 from tests.core.router_harness import DEADLINE_S, EPOCH, Sequencer, Worker
 
 ALICE, BOB = b"a" * 16, b"b" * 16
-STATE = struct.Struct("=IHH16sQQHHIQ")
+STATE = struct.Struct("=IHH16sQQHHIQQ")
 
 
 class Store:

@@ -12,7 +12,7 @@ from router.told import Said, walk
 from tests.core import wire
 from tests.core.edge_harness import EPOCH, LEAVE, REPLY, Edge, wait_for
 from tests.core.router_harness import Sequencer, Worker
-from tests.core.test_sessions import ALICE, Store
+from tests.core.test_sessions import ALICE, BOB, Store
 
 LATER = EPOCH + 1
 
@@ -80,29 +80,40 @@ def test_what_was_told_is_kept_until_the_router_has_stored_it(edge: Edge, stored
     assert ((records.JOINED, b"group:a", 4) in told(edge)) is kept
 
 
-def stored_ms(worker: Worker) -> int:
-    """Up to when the router says that all is stored, by its answer to a heartbeat."""
-    worker.say.link(records.LINK, worker.epoch, worker.number)
+def stored_ms(worker: Worker, now_ms: int) -> int:
+    """Up to when the router says that all is stored, as it answers a heartbeat; both by the worker's clock."""
+    worker.say.link(records.LINK, worker.epoch, worker.number, now_ms=now_ms)
     worker.flush()
     told_ms = worker.expect(records.LINKED)["stored_ms"]
     assert isinstance(told_ms, int)
     return told_ms
 
 
+def test_a_worker_says_its_time_with_each_heartbeat(edge: Edge) -> None:
+    before_ms = time.monotonic_ns() // 1_000_000
+    for _ in range(2):
+        edge.router.heartbeat()
+    assert before_ms <= edge.router.heard_ms <= time.monotonic_ns() // 1_000_000
+
+
 def test_a_router_without_a_store_has_nothing_to_wait_for(sequencer: Sequencer) -> None:
-    worker, before_ms = sequencer.worker(), time.monotonic_ns() // 1_000_000
-    assert before_ms - 100 <= stored_ms(worker) <= before_ms + 10_000
+    assert stored_ms(sequencer.worker(), 77) == 77
 
 
-def test_workers_hear_what_is_stored(sequencers: Callable[..., Sequencer]) -> None:
+@pytest.mark.parametrize("began_ms", [1_000, 10**15])
+def test_workers_hear_what_is_stored_by_their_own_clocks(sequencers: Callable[..., Sequencer], began_ms: int) -> None:
+    """Their machines were started long after the router's, or long before it."""
     sequencer = sequencers(sessions_kept=True)
     worker, store = sequencer.worker(), Store(sequencer)
-    assert stored_ms(worker) == 0
-    store.loop.put(notes.SESSIONS_STORED, first=123)
-    wait_for(lambda: stored_ms(worker) == 123, "what is stored is told")
+    assert [stored_ms(worker, began_ms + more) for more in (0, 500)] == [0, 0]
+    store.loop.put(notes.SESSIONS_STORED, first=1)  # by the router's clock: long ago
+    assert [stored_ms(worker, began_ms + more) for more in (600, 700)] == [0, 0]
+    store.loop.put(notes.SESSIONS_STORED, first=time.monotonic_ns() // 1_000_000 + 60_000)
+    wait_for(lambda: stored_ms(worker, began_ms + 800) != 0, "what is stored is told")
+    assert stored_ms(worker, began_ms + 900) == began_ms + 800
 
 
-def test_what_is_told_again_carries_the_time_at_which_it_was_told_first(edge: Edge) -> None:
+def test_what_is_told_again_carries_the_date_with_which_it_was_told_first(edge: Edge) -> None:
     before = time.monotonic_ns() // 1000
     alice = edge.open("alice")
     edge.join(alice, "group:a", offset=4)
@@ -112,19 +123,52 @@ def test_what_is_told_again_carries_the_time_at_which_it_was_told_first(edge: Ed
     edge.router.expect(records.UNSUBSCRIBE)
     after = time.monotonic_ns() // 1000
     said = edge.link(LATER)
-    assert said[0]["aux"] == records.OPENS_TOLD
+    assert (said[0]["aux"], said[0]["fence"], said[0]["time_us"]) == (records.OPENS_TOLD, wire.FENCE, 0)
     states = [one for one in edge.router.states if one["time_us"]]
     first, again = (
-        [one["time_us"] for one in states if (one["what"] >= records.STATES_TOLD) is how] for how in (False, True)
+        [(one["fence"], one["time_us"]) for one in states if (one["what"] >= records.STATES_TOLD) is how]
+        for how in (False, True)
     )
     assert again == first
-    times = [said[0]["time_us"], *again]
-    assert len(times) == 4
-    assert before <= times[0] < times[1] < times[2] <= between <= times[3] <= after
+    assert {fence for fence, _ in again} == {wire.FENCE}
+    times = [time_us for _, time_us in again]
+    assert len(times) == 3
+    assert before <= times[0] < times[1] <= between <= times[2] <= after
+
+
+def test_a_claim_that_was_not_answered_is_made_again_and_not_told(edge: Edge) -> None:
+    one = edge.hello(edge.client(), "alice")
+    said = [one for one in edge.link(LATER) if one["kind"] == records.OPEN]
+    assert [(again["aux"], again["seq"], again["fence"]) for again in said] == [(0, one["seq"], 0)]
+
+
+def test_later_claims_have_higher_numbers_and_those_of_a_later_router_higher_ones(
+    sequencers: Callable[..., Sequencer],
+) -> None:
+    fences = []
+    for epoch in (EPOCH, LATER):
+        worker = sequencers(epoch=epoch).worker()
+        for conn, session in ((5, ALICE), (6, BOB)):
+            worker.say.session(records.OPEN, session, conn, 3)
+            worker.flush()
+            fences.append(worker.expect(records.OPENED)["fence"])
+    assert fences == sorted(set(fences))
+
+
+def test_claims_have_higher_numbers_than_any_that_a_worker_tells_of(sequencers: Callable[..., Sequencer]) -> None:
+    """A router may have had claims in one rush, and the wall clock from which epochs are taken may step back."""
+    sequencer = sequencers(sessions_kept=True)
+    worker = sequencer.worker()
+    for flags, high, session in ((records.AGAIN, 2**62, ALICE), (records.OPENS_TOLD, 2**63, bytes(16))):
+        worker.say.session(records.OPEN, BOB, 9, 0, flags, fence=high)
+        worker.say.session(records.OPEN, session, 5, 3)
+        worker.flush()
+        assert worker.expect(records.OPENED)["fence"] == high + 1
 
 
 def tell(worker: Worker, what: int, channel: bytes, time_us: int = 1) -> None:
-    worker.say.state(ALICE, what | records.STATES_TOLD, channel, EPOCH, 3, b"alice", time_us=time_us)
+    told = what | records.STATES_TOLD
+    worker.say.state(ALICE, told, channel, EPOCH, 3, b"alice", time_us=time_us, fence=wire.FENCE)
 
 
 def test_what_finds_no_room_on_its_way_is_counted_and_kept_for_the_next_router() -> None:
@@ -160,7 +204,7 @@ def test_a_router_hands_over_what_it_is_told_of_sessions_when_all_have_told(
     sequencer = sequencers(sessions_kept=True)
     store, worker, other = Store(sequencer), sequencer.worker(0), sequencer.worker(1)
     begin(worker)
-    worker.say.session(records.OPEN, ALICE, 5, 3, records.OPENS_TOLD, b"what is stored", 7)
+    worker.say.session(records.OPEN, ALICE, 5, 3, records.OPENS_TOLD, b"what is stored", fence=7)
     tell(worker, records.JOINED, b"group:a", 8)
     worker.flush()
     assert worker.rest() == []  # nobody is answered
@@ -169,7 +213,8 @@ def test_a_router_hands_over_what_it_is_told_of_sessions_when_all_have_told(
     other.flush()
     other.rest()
     opened, joined, closed = handed_over(sequencer, store)
-    assert (opened.kind, opened.time_us, opened.conn, opened.body) == (records.OPEN, 7, 5, b"what is stored")
+    assert (opened.kind, opened.fence, opened.conn, opened.body) == (records.OPEN, 7, 5, b"what is stored")
+    assert joined.fence == wire.FENCE
     assert (joined.flags, joined.time_us, joined.name, joined.position) == (records.JOINED, 8, "group:a", (EPOCH, 3))
     assert (closed.time_us, closed.conn, closed.flags & records.OVER) == (6, 9, records.OVER)
     assert opened.worker == joined.worker != closed.worker

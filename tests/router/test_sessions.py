@@ -22,6 +22,7 @@ DEADLINE_S = 30.0
 NOW_S, TTL_S = 1_000_000.0, 60
 NOW_MS, TTL_MS = int(NOW_S * 1000), TTL_S * 1000
 ALICE, BOB = b"a" * 16, b"b" * 16
+Date = tuple[int, int]  # the number of a claim, and the time by its worker's clock
 
 
 def record(kind: int, aux: int, fixed: bytes, variable: bytes = b"") -> bytes:
@@ -30,20 +31,20 @@ def record(kind: int, aux: int, fixed: bytes, variable: bytes = b"") -> bytes:
 
 
 def state(
-    session: bytes, what: int, name: str, epoch: int = 0, offset: int = 0, user: str = "", time_us: int = 0
+    session: bytes, what: int, name: str, epoch: int = 0, offset: int = 0, user: str = "", date: Date = (0, 0)
 ) -> bytes:
-    fixed = struct.pack("=16sQQHHIQ", session, epoch, offset, what, len(user), 0, time_us)
+    fixed = struct.pack("=16sQQHHIQQ", session, epoch, offset, what, len(user), 0, date[1], date[0])
     return record(records.STATE, len(name), fixed, name.encode() + user.encode())
 
 
-def closed(session: bytes, flags: int = 0, time_us: int = 0) -> bytes:
-    return record(records.CLOSE, flags, struct.pack("=Q16sIIQ", 5, session, 0, 0, time_us))
+def closed(session: bytes, flags: int = 0, date: Date = (0, 0)) -> bytes:
+    return record(records.CLOSE, flags, struct.pack("=Q16sIIQQ", 5, session, 0, 0, date[1], date[0]))
 
 
-def told(time_us: int, one: bytes, worker: int = 0, owner: int = records.NOBODY) -> bytes:
+def told(date: Date, one: bytes, worker: int = 0, owner: int = records.NOBODY) -> bytes:
     """A record that a worker told an earlier router, then."""
     dated = bytearray(one)
-    struct.pack_into("=Q", dated, 48 if one[4] == records.STATE else 40, time_us)
+    struct.pack_into("=QQ", dated, 48 if one[4] == records.STATE else 40, date[1], date[0])
     return record(records.TOLD, worker, struct.pack("=II", owner, 0)) + bytes(dated)
 
 
@@ -270,7 +271,7 @@ def test_what_an_earlier_router_was_told_sets_no_stored_position_back() -> None:
                 (told_joined, "group:d", 2),
             ]
         ):
-            desk.sessions.on_state(told(2_000 + at, state(ALICE, what, name, 7, offset)))
+            desk.sessions.on_state(told((1, 2_000 + at), state(ALICE, what, name, 7, offset)))
         wanted = {"group:a": Position(7, 3), "group:b": Position(7, 1), "group:d": Position(7, 2)}
         await desk.sessions._take_told()
         assert desk.sessions._overlaid(ALICE, desk.store.stored[ALICE]) == wanted
@@ -353,7 +354,7 @@ def test_what_was_acknowledged_stays_so_when_a_join_is_told_again() -> None:
     async def body(desk: Desk) -> None:
         desk.store.stored[ALICE] = Session(body_of("alice"), 1, {"group:a": Position(1, 10)})
         desk.sessions.gather()
-        desk.sessions.on_told(told(5, state(ALICE, records.JOINED, "group:a", 1, 0, "alice")))
+        desk.sessions.on_told(told((1, 5), state(ALICE, records.JOINED, "group:a", 1, 0, "alice")))
         assert await desk.resumed(ALICE, "alice") == {"group:a": [1, 10]}
         await desk.stored()
         assert desk.store.stored[ALICE].channels == {"group:a": (1, 10)}
@@ -374,9 +375,9 @@ def test_what_is_heard_waits_for_what_is_told_of_the_time_before() -> None:
         desk.sessions.on_open(1, 0, 2, ALICE, body_of("alice"))
         desk.sessions.on_state(state(ALICE, records.LEFT, "group:b") + closed(BOB))
         desk.sessions.on_told(
-            told(7, closed(ALICE, records.OVER))
-            + told(5, state(ALICE, records.JOINED, "group:b", 1, 2, "alice"))
-            + told(6, state(BOB, records.JOINED, "group:b", 1, 2, "bob"))
+            told((1, 7), closed(ALICE, records.OVER))
+            + told((1, 5), state(ALICE, records.JOINED, "group:b", 1, 2, "alice"))
+            + told((1, 6), state(BOB, records.JOINED, "group:b", 1, 2, "bob"))
         )
         await desk.stored()
         assert desk.store.stored == {ALICE: Session(body_of("alice"), NOW_MS + TTL_MS + OPEN_GRACE_MS, {})}

@@ -45,7 +45,7 @@ def test_when_a_session_ended_is_forgotten_and_a_new_one_is_not(
         log = make_log()
         await log.open(1)
         key, _ = Keys(prefix).session(ID)
-        await log.save(Changes({ID: SessionChange(ended=True, date=b"clock--a1")}))
+        await log.save(Changes({ID: SessionChange(ended=True, date=b"order--a1")}))
         assert ENDED_KEPT_MS - 60_000 < redis_server.do("PTTL", key) <= ENDED_KEPT_MS
         await log.save(Changes({ID: SessionChange(b"said")}))
         assert redis_server.do("PTTL", key) == -1

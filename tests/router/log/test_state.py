@@ -139,9 +139,9 @@ def test_another_file_is_refused_and_left_as_it_is(path: Path) -> None:
 
 def test_when_a_session_ended_is_forgotten_after_a_time(path: Path) -> None:
     with opened(path) as state:
-        state.save(Changes({b"a": SessionChange(ended=True, date=b"clock--a1")}), NOW_MS)
+        state.save(Changes({b"a": SessionChange(ended=True, date=b"order--a1")}), NOW_MS)
         assert state.sweep(NOW_MS + ENDED_KEPT_MS - 1) == 0
-        assert state.dates([b"a"]) == [b"clock--a1"]
+        assert state.dates([b"a"]) == [b"order--a1"]
         assert state.sweep(NOW_MS + ENDED_KEPT_MS) == 1
         assert state.dates([b"a"]) == [b""]
 
@@ -154,5 +154,5 @@ def test_a_database_from_before_sessions_had_dates_is_used_on(path: Path) -> Non
         with opened(path) as state:
             assert state.sessions([b"a"], NOW_MS) == [Session(b"said", NOW_MS + 9, {})]
     with opened(path) as state:
-        state.save(Changes({b"a": SessionChange(expires_ms=NOW_MS + 10, date=b"clock--a1")}), NOW_MS)
-        assert state.dates([b"a"]) == [b"clock--a1"]
+        state.save(Changes({b"a": SessionChange(expires_ms=NOW_MS + 10, date=b"order--a1")}), NOW_MS)
+        assert state.dates([b"a"]) == [b"order--a1"]
