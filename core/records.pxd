@@ -60,8 +60,8 @@ ctypedef struct RecLink:        # LINK, LINKED, BEGIN, END, BYE
     uint64_t epoch              # of the sender: the worker's start, the router's epoch
     uint32_t version            # RECORDS_VERSION
     uint32_t worker             # the worker's number on its node
-    uint64_t stored_ms          # by the worker's monotonic clock. LINK: now; LINKED: what it said of sessions before
-                                # then is stored
+    # By the worker's monotonic clock. LINK: now; LINKED: what it said of sessions before then is stored.
+    uint64_t stored_ms
 
 cdef enum:
     GLOBAL_GONE = 1             # `channel` of GLOBAL: nothing is kept of it any more, and it makes room for another

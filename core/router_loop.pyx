@@ -208,6 +208,7 @@ cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
     cdef uint32_t budget
     sequencer.now_ms = clock_ms()
     sequencer.quiet_until_ms += sequencer.now_ms
+    sequencer.fence = sequencer.epoch << FENCE_BITS
     while not sequencer.stopping:
         pace_wait(&sequencer.pace, count)
         count = epoll_wait(sequencer.epoll_fd, events, POLLER_EVENTS, _wait_ms(sequencer))
@@ -326,7 +327,6 @@ cdef class RouterLoop:
         cdef uint32_t index
         self._seed(seeds, keys_max, <uint64_t> key_window_s * 1000)
         sequencer.epoch = epoch
-        sequencer.fence = epoch << FENCE_BITS
         namespaces_fill(&sequencer.namespaces, namespaces)
         streams_init(&sequencer.streams, sequencer.ledger, &sequencer.namespaces, sequencer.hash_key, epoch)
         sequencer.streams.history_total_max = history_total_bytes
