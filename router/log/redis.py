@@ -265,6 +265,8 @@ class RedisLog:
                         return
                     except LogUnavailable:
                         await asyncio.sleep(HEAL_FIRST_S)
+                    except LogDeposed:  # who has it now has what its own start found
+                        return
                     except LogError as error:
                         _log.warning("what Redis may have lost was not given to it again: %s", error)
                         return
