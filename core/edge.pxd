@@ -224,6 +224,7 @@ ctypedef struct Link:
     uint64_t told_us            # the time of the last record in it: no two have the same
     uint64_t stored_ms          # what was told before then is stored, by `now_ms`
     uint64_t router_epoch
+    uint32_t foreign            # the version of the router's link, if it is not ours; 0: it is, or is not known
     uint64_t heard_ms
     uint64_t sent_ms            # of the last LINK
     bint up                     # the router knows this worker and was heard of lately

@@ -18,7 +18,7 @@ from core.kept cimport kept_end, kept_say, kept_say_all, kept_seq, kept_take
 from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_DELIVERED, COUNT_ROUTER_LINKS,
                           GAUGE_LINKED, GAUGE_ROUTER_EPOCH, ledger_count, ledger_gauge)
 from core.lifecycle cimport edge_fin
-from core.mailbox cimport NOTE_BANS, NOTE_LINKED, NOTE_TAKEN, mailbox_put, note_init
+from core.mailbox cimport NOTE_BANS, NOTE_FOREIGN, NOTE_LINKED, NOTE_TAKEN, mailbox_put, note_init
 from core.mpack cimport MpWriter, mp_write_array, mp_write_raw, mp_write_uint
 from core.namespaces cimport DOMAIN_GROUP, domain_in
 from core.opening cimport open_again, open_claimed, open_overdue, opening_again
@@ -132,9 +132,25 @@ cdef void _channels_subscribe(Edge *edge, int flags) noexcept nogil:
                 channel_subscribe(edge, channel)
 
 
+cdef void _on_foreign(Edge *edge, uint32_t version) noexcept nogil:
+    """The router speaks another version: it can be told nothing. The control thread hears so once."""
+    cdef Note note
+    if edge.link.up:
+        _link_down(edge)
+    if edge.link.foreign != version:
+        edge.link.foreign = version
+        note_init(&note, NOTE_FOREIGN)
+        note.first = version
+        mailbox_put(&edge.to_control, &note, NULL, NULL)
+
+
 cdef void _on_linked(Edge *edge, RecLink *record) noexcept nogil:
     """The router answered; aux 1: it does not know this worker and wants everything."""
     cdef Note note
+    if record.version != RECORDS_VERSION:
+        _on_foreign(edge, record.version)
+        return
+    edge.link.foreign = 0
     edge.link.heard_ms = edge.now_ms
     edge.link.stored_ms = record.stored_ms
     if not record.head.aux:

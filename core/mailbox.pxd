@@ -46,6 +46,7 @@ cdef enum NoteKind:
     NOTE_SESSIONS               # router; request; text: ids of sessions whose stored channels are asked for
     NOTE_BAN                    # router; text: what is asked for (core/ban_list.py)
     NOTE_BANS                   # flags: 0 or BANS_ALL; text: a change of the bans (core/ban_list.py)
+    NOTE_FOREIGN                # the other end speaks version `first` of the link; text: the worker, at the router
     # control -> data plane
     # OPEN: text: WELCOME up to its map of channels; flags: OpenNote, and from OPEN_DEVICE on the number of the device's
     # class, 0: none; extra: the channels with their positions, behind them `first` bytes of rights (core/rights.pxd),

@@ -55,7 +55,7 @@ cdef enum BeginFlag:            # aux of BEGIN
     BEGIN_EVERYBODY = 2         # it has sessions: it wants to know of all global channels
     BEGIN_BEFORE = 4            # it was linked before: of a global channel that it does not name it was never told
 
-ctypedef struct RecLink:        # LINK, LINKED, BEGIN, END, BYE
+ctypedef struct RecLink:        # LINK, LINKED, BEGIN, END, BYE; the same in all versions, so that each can tell
     Record head                 # LINKED: aux 1 = resynchronise; BEGIN: BeginFlag
     uint64_t epoch              # of the sender: the worker's start, the router's epoch
     uint32_t version            # RECORDS_VERSION

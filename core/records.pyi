@@ -1,5 +1,6 @@
 from typing import Any, Final
 
+VERSION: Final[int]
 LINK: Final[int]
 LINKED: Final[int]
 BEGIN: Final[int]
@@ -55,7 +56,7 @@ CURSORS: Final[tuple[str, ...]]
 OUTCOMES: Final[tuple[str, ...]]
 
 class BatchWriter:
-    def link(self, kind: int, epoch: int, worker: int, aux: int = 0, now_ms: int = 0) -> None: ...
+    def link(self, kind: int, epoch: int, worker: int, aux: int = 0, now_ms: int = 0, version: int = ...) -> None: ...
     def channel(self, kind: int, name: bytes, channel: int, epoch: int = 0, offset: int = 0) -> None: ...
     def session(
         self,

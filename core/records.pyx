@@ -4,6 +4,7 @@ from libc.string cimport memcpy
 
 from core.batch cimport batch_free
 
+VERSION = RECORDS_VERSION
 LINK = REC_LINK
 LINKED = REC_LINKED
 BEGIN = REC_BEGIN
@@ -76,11 +77,12 @@ cdef class BatchWriter:
             raise BufferError("the batch is full")
         return record
 
-    def link(self, int kind, uint64_t epoch, uint32_t worker, int aux=0, uint64_t now_ms=0):
+    def link(self, int kind, uint64_t epoch, uint32_t worker, int aux=0, uint64_t now_ms=0,
+             uint32_t version=RECORDS_VERSION):
         """LINK, BEGIN, END or BYE."""
         cdef RecLink *record = <RecLink *> self.add(kind, aux, sizeof(RecLink), 0)
         record.epoch = epoch
-        record.version = RECORDS_VERSION
+        record.version = version
         record.worker = worker
         record.stored_ms = now_ms
 

@@ -52,6 +52,7 @@ ctypedef struct Worker:
     uint32_t state
     uint64_t epoch              # of the worker's start
     uint32_t number             # on its node
+    uint32_t foreign            # the version of its link, if it is not ours; 0: it is
     uint32_t sessions           # open there
     uint64_t heard_ms
     uint64_t asked_ms           # when it was last asked for everything

@@ -13,6 +13,7 @@ from core.hash cimport hash_bytes, index_put
 from core.loading cimport loading_takes
 from core.ledger cimport (COUNT_MESSAGES_ROUTED, COUNT_WORKERS_LOST, GAUGE_LINKED, KIND_SESSION, ledger_acquire,
                           ledger_count, ledger_gauge, ledger_leaks)
+from core.mailbox cimport NOTE_FOREIGN, Note, mailbox_put, note_init
 from core.mpack cimport MpWriter, mp_write_array, mp_write_map, mp_write_raw, mp_write_str, mp_write_uint
 from core.namespaces cimport DOMAIN_GLOBAL, namespace_of
 from core.ordering cimport publish_order
@@ -81,6 +82,7 @@ cdef Worker *worker_of(Sequencer *sequencer, const uint8_t *identity, uint32_t s
     unused.identity_size = size
     unused.heard_ms = sequencer.now_ms
     unused.marked_ms = unused.stored_ms = 0
+    unused.foreign = 0
     unused.state = WORKER_ASKED
     _linked(sequencer, unused, True)
     return unused
@@ -130,8 +132,23 @@ cdef void _mark(Sequencer *sequencer, Worker *worker, uint64_t its_ms) noexcept 
         worker.mark_ms = its_ms
 
 
-cdef void _on_link(Sequencer *sequencer, Worker *worker, RecLink *record) noexcept nogil:
+cdef bint _is_ours(Sequencer *sequencer, Worker *worker, RecLink *record) noexcept nogil:
+    """Whether it speaks this version of the link. Who does not is passed over, which is said once."""
+    cdef Note note
     if record.version == RECORDS_VERSION:
+        worker.foreign = 0
+        return True
+    if worker.foreign != record.version:
+        worker.foreign = record.version
+        note_init(&note, NOTE_FOREIGN)
+        note.first = record.version
+        note.text_size = worker.identity_size
+        mailbox_put(&sequencer.to_control, &note, worker.identity, NULL)
+    return False
+
+
+cdef void _on_link(Sequencer *sequencer, Worker *worker, RecLink *record) noexcept nogil:
+    if _is_ours(sequencer, worker, record):
         _mark(sequencer, worker, record.stored_ms)
         _linked(sequencer, worker, worker.state == WORKER_ASKED
                 and sequencer.now_ms - worker.asked_ms > WORKER_ASK_AGAIN_MS)
@@ -142,8 +159,8 @@ cdef void _on_begin(Sequencer *sequencer, Worker *worker, RecLink *record) noexc
     runs on beside it."""
     cdef uint32_t index
     cdef Worker *other
-    if record.version != RECORDS_VERSION:
-        return                          # nothing that it says can be read: it stays without a router
+    if not _is_ours(sequencer, worker, record):
+        return
     for index in range(sequencer.worker_count):
         other = worker_at(sequencer, index)
         if not record.head.aux & BEGIN_BESIDE and other != worker and other.state >= WORKER_LINKING \

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import msgspec
 import uvloop
 
-from core import bus, introspect, log_records, notes, stacks
+from core import bus, introspect, log_records, notes, records, stacks
 from core.auditor import Auditor
 from core.commands import CommandServer, Handler
 from core.descriptors import is_bus
@@ -25,7 +25,7 @@ from router.bans import BanKeeper, MemoryStore
 from router.config import RouterConfig
 from router.log.loader import Loader
 from router.log.opening import PACE_MS, UNDER_WAY_MAX, make_log, open_log
-from router.log.port import Log, LogDeposed, LogError, LogUnavailable, Opened
+from router.log.port import Log, LogDeposed, LogError, LogLost, LogUnavailable, Opened
 from router.log.writer import LogWriter
 from router.plane import put_when_room
 from router.sessions import Sessions
@@ -36,11 +36,16 @@ LINKED_DEADLINE_S = 2.0
 # A start that reads a large log says so this often: whoever says what it waits for is waited for.
 RECOVERY_SAID_S = 2.0
 EXIT_CONFIG = 78
-EXIT_DEPOSED = 70
+EXIT_DEPOSED = 70  # the node ends: see gateway/supervisor.py
+EXIT_LOST = 74
 EXIT_UNAVAILABLE = 75
 # Python's default of 5 ms is waited for at each hand-over between the event loop and the log's threads, several times a
 # batch, while sessions are resumed by the thousand: messages that wait for the log waited for that.
 SWITCH_INTERVAL_S = 0.0005
+FOREIGN = (
+    "router: {} speaks version {} of the link and this router version {}: it is passed over. Stop its node and start it"
+    " again, so that all of it is of one version"
+)
 LEFT_OVER = "router: the log did not take all that was left in time: of that, nothing was promised to anybody"
 
 STATES_LEFT_OVER = "router: the store did not take the last changes of sessions in time: clients' own positions count"
@@ -164,6 +169,8 @@ class Router:
                 self.bans.on_wish(text)
             elif kind == notes.LOG_LOAD and self.loader is not None:
                 self.loader.on_load(request, text, messages=bool(first))
+            elif kind == notes.FOREIGN:
+                print(FOREIGN.format(text.decode(errors="replace"), first, records.VERSION), file=sys.stderr)
             elif kind == notes.AUDITED:
                 self.auditor.on_note(request, text, extra)
 
@@ -317,15 +324,15 @@ def main(parent: int) -> int:
             runner.run(serve(config, stats))
     except (OSError, LogError) as error:
         print(f"router: {error}", file=sys.stderr)
-        return _exit_code(error)
+        return exit_code(error)
     _remove_socket(config.endpoint)
     return 0
 
 
-def _exit_code(error: Exception) -> int:
+def exit_code(error: Exception) -> int:
     """What the supervisor makes of it: 78 needs a change by the operator, the others may pass."""
     if isinstance(error, LogDeposed):
-        return EXIT_DEPOSED
+        return EXIT_LOST if isinstance(error, LogLost) else EXIT_DEPOSED
     return EXIT_UNAVAILABLE if isinstance(error, LogUnavailable) else EXIT_CONFIG
 
 

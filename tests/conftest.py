@@ -354,13 +354,17 @@ class Node:
         """SIGTERM; the node must end by itself with 0 and leave nothing behind."""
         if self._stopped:
             return
-        self._stopped = True
         self._process.send_signal(signal.SIGTERM)
+        self.expect_end(0)
+
+    def expect_end(self, expected: int) -> None:
+        """Wait until the node has ended with this exit code, and has left nothing behind."""
+        self._stopped = True
         try:
             code = self._process.wait(STOP_DEADLINE_S)
         except subprocess.TimeoutExpired as error:
-            raise AssertionError(f"still runs {STOP_DEADLINE_S} s after SIGTERM\n{self.log_tail()}") from error
-        assert code == 0, f"ended with {code} after SIGTERM\n{self.log_tail()}"
+            raise AssertionError(f"has not ended within {STOP_DEADLINE_S} s\n{self.log_tail()}") from error
+        assert code == expected, f"ended with {code}, not {expected}\n{self.log_tail()}"
         left = [f"{pid} {command_line(pid)}" for pid in marked_processes(self.folder.name)]
         assert not left, f"processes left behind: {left}"
         files = sorted(path.relative_to(self.folder).as_posix() for path in self.temporary.rglob("*"))

@@ -28,6 +28,7 @@ from router.log.port import (
     LogBroken,
     LogDeposed,
     LogError,
+    LogLost,
     LogUnavailable,
     Opened,
     Position,
@@ -283,7 +284,7 @@ class EmbeddedLog:
             with _Translated(self._directory):
                 lost = "the log was closed" if self._lock is None else self._lock.lost()
                 if lost:
-                    raise LogDeposed(lost)
+                    raise (LogDeposed if self._lock is not None and self._lock.is_taken else LogLost)(lost)
                 if self._unread:
                     self._index_rest()
                 places = self._writer.append([one.batch for one in group])

@@ -27,6 +27,10 @@ class LogDeposed(LogError):
     """Another router took the next epoch: nothing that this one appends is taken any more. It has to end."""
 
 
+class LogLost(LogDeposed):
+    """Its place was removed while it was used, and nobody else has it: a router that is started makes it anew."""
+
+
 class LogBroken(LogError):
     """What is stored cannot be read, and what to do about it is in the message."""
 

@@ -2,7 +2,8 @@
 
 Keys, with `hf:` as prefix, s0 to s15 for shards of channels, u0 to u255 for users' and sessions' own:
 
-    hf:log                     a hash: the epoch of the last router that opened the log, and the seeds
+    hf:log                     a hash: the epoch of the last router that opened the log, who that is, the seeds, and the
+                               number of this format (FORMAT)
     hf:{s7}:epoch             a hash: the epoch that may append to the shard, its last batch, whether it is replicated
     hf:{s7}:c:<channel>       a stream: id epoch-offset, field m: the log record (core/log_records.pxd)
     hf:{s7}:keys, …:tail      streams: idempotency keys of the window, and origins of the last minute
@@ -18,6 +19,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
@@ -31,6 +33,7 @@ from router.log.port import (
     Changes,
     Loaded,
     LogBroken,
+    LogDeposed,
     LogError,
     LogUnavailable,
     Opened,
@@ -39,11 +42,11 @@ from router.log.port import (
     Sift,
     Standing,
 )
-from router.log.redis_append import REPLICATED, Appender
+from router.log.redis_append import DEPOSED_BY, REPLICATED, Appender
 from router.log.redis_keys import SHARDS, Keys
 from router.log.redis_link import Link, pack
 from router.log.redis_nodes import Nodes
-from router.log.redis_scripts import ALL, FENCE, LOAD, NEWEST, TRIM
+from router.log.redis_scripts import ALL, FENCE, LOAD, NEWEST, OPEN, TRIM
 from router.log.redis_sessions import Sessions, ask_all, position_of, wall_ms
 from router.log.redis_settings import concerns_of
 from router.log.redis_url import Address, parse
@@ -52,6 +55,9 @@ from router.log.unknown import DAYS, NAMED_MAX, say_unknown
 DEADLINE_S = 2.0
 SEED_BYTES = 48
 VERSION_MIN = (7, 0)
+# Of all keys together. To be raised with any change that a program of before would misread: it refuses the log then.
+# What is older is read as it is, and is of this format once it is opened; what has no number is older than all.
+FORMAT = 1
 OPEN_ROUNDS_MAX = 8
 RECOVER_ENTRIES = 500
 SCAN_COUNT = 500
@@ -150,10 +156,27 @@ class RedisLog:
             if len(seeds) != SEED_BYTES:
                 raise LogBroken(f"{root.decode()} in Redis has no seeds of ours: use another prefix")
             epoch = max(wish, int(stored or 0) + 1)
-            script = pack("EVALSHA", FENCE.sha, 1, root, b"%020d" % epoch)
-            [higher] = await ask_all(self._nodes, [(slot, script)])
+            [(higher, later)] = await ask_all(self._nodes, [(slot, self._open(epoch))])
+            if later:
+                raise LogBroken(
+                    f"the log at {root.decode()} in Redis is of format {later.decode(errors='replace')}, and this"
+                    f" program reads up to format {FORMAT}: start the version of Holdfast that wrote it, or use another"
+                    " prefix"
+                )
             if not higher:
                 return epoch, seeds
+
+    def _open(self, epoch: int) -> bytes:
+        """The command that takes the root."""
+        who = f"process {os.getpid()} on {socket.gethostname()}"
+        return pack("EVALSHA", OPEN.sha, 1, self.keys.root, b"%020d" % epoch, FORMAT, who)
+
+    async def _deposer(self) -> str:
+        """Who has the log now, as far as it is known, to stand behind a message."""
+        with contextlib.suppress(LogError):
+            [who] = await ask_all(self._nodes, [(self.keys.root_slot, pack("HGET", self.keys.root, "holder"))])
+            return f": {who.decode(errors='replace')} has it" if who else ""
+        return ""
 
     async def _fence(self, epoch: int) -> int:
         """Tell every shard; the highest epoch that was not below this one, or 0."""
@@ -242,6 +265,8 @@ class RedisLog:
                         return
                     except LogUnavailable:
                         await asyncio.sleep(HEAL_FIRST_S)
+                    except LogDeposed:  # who has it now has what its own start found
+                        return
                     except LogError as error:
                         _log.warning("what Redis may have lost was not given to it again: %s", error)
                         return
@@ -253,15 +278,18 @@ class RedisLog:
         """A server that has forgotten this router, or never knew it, is told of it."""
         if self._epoch:
             root, slot = self.keys.root, self.keys.root_slot
-            fence = pack("EVALSHA", FENCE.sha, 1, root, b"%020d" % self._epoch)
-            await ask_all(self._nodes, [(slot, pack("HSETNX", root, "seeds", self._seeds)), (slot, fence)])
+            seeds = pack("HSETNX", root, "seeds", self._seeds)
+            await ask_all(self._nodes, [(slot, seeds), (slot, self._open(self._epoch))])
             await self._fence(self._epoch)
 
     # -------------------------------------------------------------------------------------------------------- messages
 
     async def append(self, batch: bytes) -> None:
         """See the port."""
-        await self.appender.append(batch)
+        try:
+            await self.appender.append(batch)
+        except LogDeposed as error:
+            raise LogDeposed(f"{error}{await self._deposer()}") from error
 
     async def recover(self) -> AsyncIterator[bytes]:
         """See the port. They are records without bodies, for their keys and origins."""
@@ -349,6 +377,7 @@ class RedisLog:
 
     async def sift(self, keep: Sift) -> None:
         """See the port: trims by age and bytes, some keys each time. `keep` is not asked: a stream loses its oldest."""
+        await self._check_is_mine()
         until = asyncio.get_running_loop().time() + SIFT_S
         links = {link.address: link for slot in self.keys.shard_slots if (link := await self._nodes.link(slot))}
         pattern = self.keys.shards[0].replace(b"{s0}", b"{s*}") + b"c:*"
@@ -377,6 +406,12 @@ class RedisLog:
             self._told_unknown |= new
             counts = [(space.decode(errors="replace"), None) for space in new]
             say_unknown("the log in Redis", counts, f"until their keys expire, or they are {DAYS} days old")
+
+    async def _check_is_mine(self) -> None:
+        """Who appends nothing would not notice that another has the log, and would keep its clients for ever."""
+        [stored] = await ask_all(self._nodes, [(self.keys.root_slot, pack("HGET", self.keys.root, "epoch"))])
+        if stored and int(stored) > self._epoch:
+            raise LogDeposed(f"{DEPOSED_BY.format(self._epoch)}{await self._deposer()}")
 
     def _trim(self, name: bytes) -> tuple[int, bytes]:
         """The command for the channel with this key."""

@@ -50,6 +50,7 @@ REPLICATED = b"replicated"
 REFUSED = b"$1\r\n0\r\n"
 ACCEPTED = b"$1\r\n1\r\n"
 DEPOSED = -1
+DEPOSED_BY = "a router with an epoch above {} has this log now: this one has to end"
 _log = logging.getLogger("holdfast")
 
 # Python's own hash of a batch, SipHash with 64 bits under a key that each process draws, and the first record's head,
@@ -358,7 +359,7 @@ class Appender:
                 failed = failed or answer
                 command.shard.doubt(command.number)
             elif answer == DEPOSED:
-                self._deposed = f"a router with an epoch above {self.epoch} has this log now: this one has to end"
+                self._deposed = DEPOSED_BY.format(self.epoch)
                 return LogDeposed(self._deposed)
             else:
                 self._note(command, answer)

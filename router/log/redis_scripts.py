@@ -90,6 +90,17 @@ redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'batch', '0')
 return ''
 """)
 
+# KEYS: the log's root. ARGV: a new epoch, the format that its router writes, who that is. Answers the epoch that is
+# there if the new one is not higher, and the format if that is a later one: then nothing is changed. Two empty strings:
+# it has the log now.
+OPEN = Script(b"""#!lua
+local root = redis.call('HMGET', KEYS[1], 'epoch', 'format')
+if root[2] and (tonumber(root[2]) or 1 / 0) > tonumber(ARGV[2]) then return {'', root[2]} end
+if root[1] and root[1] >= ARGV[1] then return {root[1], ''} end
+redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'batch', '0', 'format', ARGV[2], 'holder', ARGV[3])
+return {'', ''}
+""")
+
 # KEYS: a session. ARGV: 1 if it is over, what HELLO said or nothing, when it expires or nothing, its date or nothing,
 # ms for which that is kept of one that is over, number of fields to set, how many of these, the last ones, only if
 # their position (epoch-offset) is higher than what is there, fields and values, fields to remove. What is not known and
@@ -209,4 +220,4 @@ while true do
 end
 """)
 
-ALL = (APPEND, FENCE, SESSION, CURSOR, LOAD, NEWEST, TRIM)
+ALL = (APPEND, FENCE, OPEN, SESSION, CURSOR, LOAD, NEWEST, TRIM)

@@ -46,6 +46,19 @@ def test_messages_between_arrive_once_and_in_order(edge: Edge) -> None:
     assert alice.frame() == [REPLY, number, {"epoch": EPOCH, "offset": 25}]  # nothing came twice in between
 
 
+def test_a_router_of_another_version_is_told_nothing_and_named_once(edge: Edge) -> None:
+    alice = edge.open("alice")
+    edge.join(alice, "group:a")
+    for epoch in (EPOCH + 1, EPOCH + 2):
+        edge.router.send(wire.linked(epoch, ask=True, version=records.VERSION + 1))
+    note = edge.note(notes.FOREIGN)
+    assert note[4] == records.VERSION + 1
+    edge.router.heartbeat()
+    edge.link(EPOCH + 3)  # no BEGIN and no note before these
+    edge.router.send(wire.linked(EPOCH + 4, ask=False, version=records.VERSION - 1))
+    assert edge.note(notes.FOREIGN)[4] == records.VERSION - 1
+
+
 def test_a_jump_in_the_offsets_is_told_exactly_before_the_message(edge: Edge) -> None:
     alice, bob = edge.open("alice"), edge.open("bob")
     handle = edge.join(alice, "group:a", offset=10)

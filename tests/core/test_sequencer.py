@@ -7,13 +7,29 @@ import msgpack
 import msgspec
 import pytest
 
-from core import records
+from core import notes, records
 from core.codes import Code
 from core.namespace_spec import BUILT_IN
 from tests.core.edge_harness import wait_for
 from tests.core.router_harness import EPOCH, Sequencer, Worker
 
 SESSION = b"s" * 16
+
+
+def test_a_worker_of_another_version_is_passed_over_and_named_once(sequencer: Sequencer) -> None:
+    for version in (records.VERSION - 1, records.VERSION + 1):
+        stranger = sequencer.worker(version, link=False)
+        for kind in (records.LINK, records.BEGIN, records.END, records.LINK):
+            stranger.say.link(kind, stranger.epoch, stranger.number, version=version)
+        stranger.say.publish(1, b"group:a", b"\x01", b"alice", b"")
+        stranger.flush()
+        _, who = sequencer.note(notes.FOREIGN)
+        assert (who.decode(), sequencer.last_first) == (f"node/{version}/1", version)
+        told = stranger.take()
+        assert (told["kind"], told["version"]) == (records.LINKED, records.VERSION), "so that it can say so as well"
+    known = sequencer.worker()
+    assert known.publish("group:a", "x")["offset"] == 1
+    assert sequencer.stats.read()["gauges"]["linked"] == 1
 
 
 def messages(said: list[dict[str, object]]) -> list[tuple[object, object, object]]:

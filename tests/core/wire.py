@@ -31,8 +31,8 @@ def record(kind: int, aux: int, fixed: bytes, variable: bytes = b"") -> bytes:
     return (_HEAD.pack(size, kind, aux) + fixed + variable).ljust(size, b"\0")
 
 
-def linked(epoch: int, *, ask: bool, stored_ms: int = 0) -> bytes:
-    return record(records.LINKED, int(ask), _LINK.pack(epoch, 6, 0, stored_ms))
+def linked(epoch: int, *, ask: bool, stored_ms: int = 0, version: int = 7) -> bytes:
+    return record(records.LINKED, int(ask), _LINK.pack(epoch, version, 0, stored_ms))
 
 
 def subscribed(channel: int, epoch: int, offset: int, code: int = 0) -> bytes:

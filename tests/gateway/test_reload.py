@@ -104,6 +104,23 @@ def test_a_successor_that_fails_calls_the_rest_off(programs: Any, run_in_loop: A
     run_in_loop(scenario())
 
 
+def test_a_successor_that_says_why_it_is_not_ready_is_quoted(programs: Any, run_in_loop: Any) -> None:
+    async def scenario() -> None:
+        worker = programs.spec("worker-0")
+        supervisor = Supervisor(None, [worker], replace(QUICK, start_s=2))
+        late = programs.spec("worker-0", serve=False, waits="this router speaks version 4")
+        reload = Reload(supervisor, lambda _: plan_of(late))
+        async with Running(supervisor):
+            before = supervisor.workers[0].pid
+            reload.begin()
+            await over(reload)
+            assert reload.progress.state == "called_off"
+            assert "was not ready after 2 s: this router speaks version 4" in reload.progress.why
+            assert (supervisor.workers[0].pid, supervisor.workers[0].waits) == (before, "")
+
+    run_in_loop(scenario())
+
+
 def test_a_router_that_fails_calls_it_off(programs: Any, run_in_loop: Any) -> None:
     async def scenario() -> None:
         worker = programs.spec("worker-0")

@@ -17,8 +17,8 @@ from core.commands import READY_FRAME
 from core.ledger import Stats
 from router import process as router_process
 from router.config import RouterConfig
-from router.log.port import LogUnavailable
-from router.process import EXIT_CONFIG, Router
+from router.log.port import LogBroken, LogDeposed, LogError, LogInUse, LogLost, LogUnavailable
+from router.process import EXIT_CONFIG, Router, exit_code
 
 DEADLINE_S = 30.0
 Start = Callable[[str], tuple["subprocess.Popen[bytes]", socket.socket]]
@@ -87,6 +87,21 @@ def test_an_endpoint_that_cannot_be_bound_ends_it_with_a_word(start: Start, tmp_
     said = process.stdout.read().decode()
     assert said.startswith("router: ")
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (LogDeposed("another has it"), 70),  # the node ends
+        (LogLost("its directory is gone"), 74),  # it is started again
+        (LogUnavailable("away"), 75),  # likewise, for ever
+        (LogInUse("by process 1"), 78),
+        (LogBroken("damaged"), 78),
+        (OSError("taken"), 78),
+    ],
+)
+def test_its_exit_code_says_what_the_supervisor_is_to_make_of_it(error: LogError | OSError, code: int) -> None:
+    assert exit_code(error) == code
 
 
 def test_it_takes_the_place_of_a_killed_one(start: Start, tmp_path: Path) -> None:

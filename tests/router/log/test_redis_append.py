@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import time
 import types
 from collections.abc import Callable
@@ -34,6 +35,10 @@ async def all_have(log: RedisLog, expected: list[int]) -> None:
     for loaded in await again(lambda: log.load([one.encode() for one in CHANNELS], messages=True)):
         assert offsets(loaded) == expected
         assert bodies(loaded) == [b"%d" % offset for offset in expected]
+
+
+async def no_sift(records: bytes) -> bytes:
+    raise AssertionError("a stream trims itself")
 
 
 def log_of(server: Server, **options: float) -> RedisLog:
@@ -444,6 +449,26 @@ def test_scripts_that_redis_forgot_are_given_again(own_server: Server) -> None:
         own_server.do("SCRIPT", "FLUSH")
         await append(log, everywhere(epoch, 2))
         await all_have(log, [1, 2])
+        await log.close()
+
+    run(work())
+
+
+def test_who_is_deposed_is_told_by_whom_when_it_appends_and_when_it_only_sifts(
+    make_log: Callable[..., RedisLog],
+) -> None:
+    async def work() -> None:
+        former = make_log()
+        epoch = (await former.open(7)).epoch
+        await former.sift(no_sift)
+        log = make_log()
+        await log.open(1)
+        told = f"an epoch above 7 has this log now: this one has to end: process {os.getpid()} on .* has it"
+        with pytest.raises(LogDeposed, match=told):
+            await former.sift(no_sift)
+        with pytest.raises(LogDeposed, match=told):
+            await append(former, message("group:a", epoch, 1))
+        await former.close()
         await log.close()
 
     run(work())

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import redis
 
-from router.log.redis_scripts import ALL, APPEND, CURSOR, FENCE, LOAD, NEWEST, SESSION, TRIM, Script
+from router.log.redis_scripts import ALL, APPEND, CURSOR, FENCE, LOAD, NEWEST, OPEN, SESSION, TRIM, Script
 from tests.servers.redis import Server
 
 KEPT, EXPIRE_MS, WINDOW_MS = 10, 100_000, 50_000
@@ -109,6 +109,26 @@ def test_only_a_higher_epoch_fences(scripts: Scripts) -> None:
     assert int(scripts.do(FENCE, [scripts.state], f"{7:020}")) == 7
     assert int(scripts.do(FENCE, [scripts.state], f"{6:020}")) == 7
     assert scripts.do(FENCE, [scripts.state], f"{8:020}") == b""
+
+
+def test_only_a_higher_epoch_of_no_later_format_takes_the_root(scripts: Scripts, redis_server: Server) -> None:
+    def take(epoch: int, format_: int, who: str) -> list[bytes]:
+        found: list[bytes] = scripts.do(OPEN, [scripts.state], f"{epoch:020}", format_, who)
+        return found
+
+    def root() -> list[bytes]:
+        found: list[bytes] = redis_server.do("HMGET", scripts.state, "epoch", "format", "holder")
+        return found
+
+    assert take(7, 1, "a") == [b"", b""]
+    assert take(7, 1, "b") == [b"%020d" % 7, b""]
+    assert take(6, 2, "c") == [b"%020d" % 7, b""]
+    assert root() == [b"%020d" % 7, b"1", b"a"]
+    assert take(8, 10, "d") == [b"", b""]
+    assert take(9, 9, "e") == [b"", b"10"]
+    assert root() == [b"%020d" % 8, b"10", b"d"]
+    redis_server.do("HSET", scripts.state, "format", "ten")
+    assert take(9, 10, "f") == [b"", b"ten"]
 
 
 def test_a_position_without_its_message_is_kept(scripts: Scripts) -> None:
