@@ -62,7 +62,7 @@ def heard(channels: dict[str, tuple[int, int]], flags: int = 0) -> bytes:
     return record(
         records.STATE,
         len(names),
-        struct.pack("=16sQQHHIQ", ALICE, 0, 0, records.HEARS | flags, 0, 0, 0),
+        struct.pack("=16sQQHHIQQ", ALICE, 0, 0, records.HEARS | flags, 0, 0, 0, 0),
         names,
     )
 
@@ -76,7 +76,7 @@ def test_a_session_begins_in_global_channels_where_it_says_and_told_again_sets_n
         assert await desk.sessions.flush(DEADLINE_S)
         assert desk.store.stored[ALICE].channels == {"global:a": (2, 1), "global:b": (2, 5)}
         again = heard({"global:a": (2, 1), "global:b": (2, 2), "global:c": (2, 0)}, records.STATES_TOLD)
-        desk.sessions.on_state(told(2_000, again))
+        desk.sessions.on_state(told((1, 2_000), again))
         await desk.sessions._take_told()
         assert await desk.sessions.flush(DEADLINE_S)
         assert desk.store.stored[ALICE].channels == {"global:a": (2, 1), "global:b": (2, 5), "global:c": (2, 0)}
