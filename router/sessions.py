@@ -182,10 +182,10 @@ class Sessions:
         change = self._change(said)
         if change is None:
             return
-        if not said.flags & records.ALIVE:
+        if not said.flags & records.RESUMES:
             change.opened = said.body or msgpack.packb({})
         elif change.ended and change.opened is None:
-            return  # its client said that it is over, and its token is too old to begin it again
+            return  # it is over, and only a HELLO afresh begins one
         change.expires_ms = self._expires(open_still=True)
 
     def on_cursor(self, request: int, conn: int, channel: bytes) -> None:
@@ -409,7 +409,7 @@ class Sessions:
             _log.warning(said, len(claims), _said(error))
         for (request, conn, flags, session, user, fence), one, cursor in zip(claims, stored, found, strict=True):
             refusal = code
-            if not code and flags & records.ALIVE and not self._is_alive(session, one):
+            if not code and not self._is_alive(session, one):
                 refusal = Code.SESSION_EXPIRED
             channels = self._overlaid(session, one)
             text = msgpack.packb(_told(channels, f"user:{user}", self._newest(f"user:{user}", cursor)))
@@ -466,7 +466,7 @@ class Sessions:
     def _is_alive(self, session: bytes, stored: Session | None) -> bool:
         """Whether a session is stored, has not expired, and is not over."""
         alive = stored is not None
-        for changes in (self._saving, self._changes):
+        for changes in self._later():
             change = changes.sessions.get(session)
             if change is not None and (change.ended or change.opened is not None):
                 alive = change.opened is not None
