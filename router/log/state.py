@@ -233,7 +233,7 @@ class State:
         return [None if row is None else Position(*row) for row in rows]
 
     def sync(self) -> None:
-        """See to it that what was saved is on disk: a commit that waits for it takes all that stands before it along."""
+        """Have what was saved on disk: a commit that waits for the disk takes all that stands before it along."""
         with self._transaction():
             self._sqlite.execute("UPDATE meta SET value = value WHERE name = 'epoch'")
 

@@ -317,7 +317,6 @@ def test_a_session_that_was_over_is_over() -> None:
         desk.sessions.on_state(closed(ALICE, records.OVER))
         assert (await desk.asked(ALICE, "alice"))[0] == Code.SESSION_EXPIRED  # before the end was written
         await desk.stored()
-        assert desk.store.stored == {}
         assert (await desk.asked(ALICE, "alice"))[0] == Code.SESSION_EXPIRED
         await desk.stored()
         assert desk.store.stored == {}
@@ -349,8 +348,7 @@ def test_a_token_resumes_the_session_that_is_stored_and_begins_none(flags: int) 
 def test_an_old_token_waits_for_a_store_that_is_away() -> None:
     async def body(desk: Desk) -> None:
         desk.store.fails = LogUnavailable("away")
-        late = records.RESUMES | records.ALIVE
-        assert (await desk.asked(ALICE, "alice", late))[0] == Code.UNAVAILABLE
+        assert (await desk.asked(ALICE, "alice", records.RESUMES | records.ALIVE))[0] == Code.UNAVAILABLE
 
     run(body)
 
