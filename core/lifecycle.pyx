@@ -4,7 +4,7 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset, strlen
 
 from core.answers cimport (TYPE_FIN_ACK, TYPE_PING, WireView, answer_fin, answer_heartbeat, answer_raw, frame_encode)
-from core.codes cimport BYE, HEARTBEAT_LOST, HELLO_TIMEOUT, SLOW_CONSUMER, TOKEN_EXPIRED, UNAVAILABLE, code_name
+from core.codes cimport BYE, HEARTBEAT_LOST, HELLO_TIMEOUT, KICKED, SLOW_CONSUMER, TOKEN_EXPIRED, UNAVAILABLE, code_name
 from core.conn cimport (ASIDE_NONE, FLAG_ASKED, FLAG_BLOCKED, FLAG_ENDING, FLAG_FINISHED, FLAG_FIRST, FLAG_HALF,
                         FLAG_HELLO, FLAG_OVERFULL, FLAG_SESSION, FLAG_TLS, FLAG_TOUCHED, FLAG_WATCHED, FLAG_WEBSOCKET,
                         STAGE_DISCARD, STAGE_FRAMES, STATE_ACCEPTED, STATE_CLOSED, STATE_CLOSING, STATE_HANDSHAKING,
@@ -86,7 +86,7 @@ cdef void edge_fin_sized(Edge *edge, Connection *conn, int code, const char *rea
     """Queue FIN, give up the session, and wait for FIN_ACK. Nothing happens to a connection that is ending already."""
     if conn.state >= STATE_CLOSING:
         return
-    _session_leave(edge, conn, False)
+    _session_leave(edge, conn, code == KICKED)
     if conn.stage != STAGE_FRAMES:
         edge_close(edge, conn, code)
         return

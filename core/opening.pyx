@@ -18,7 +18,7 @@ from core.joins cimport (channel_wanted, hears_say, joined_say, member_start, op
                          state_say)
 from core.ledger cimport (COUNT_STATES_LOST, KIND_PENDING, TIME_WELCOME, ledger_acquire, ledger_count, ledger_release,
                           ledger_time)
-from core.lifecycle cimport edge_fin, edge_timer_plan
+from core.lifecycle cimport edge_break, edge_fin, edge_timer_plan
 from core.mailbox cimport OPEN_DEVICE, OPEN_IF_ALIVE, OPEN_RESUMES, OPEN_TELLS_UNREAD, OPEN_WHOLE
 from core.mpack cimport (MpReader, MpWriter, mp_read_array, mp_read_str, mp_read_uint, mp_write_array, mp_write_map,
                          mp_write_nil, mp_write_raw, mp_write_str, mp_write_uint)
@@ -583,7 +583,15 @@ cdef void open_claimed(Edge *edge, RecSession *record) noexcept nogil:
         _open_keep(edge, conn, opening, record.fence)
     if record.head.aux == SESSION_EXPIRED and conn != NULL:
         opening_end(edge, opening)
-        edge_fin(edge, conn, SESSION_EXPIRED, b"the resume token's time is over, and so is the session's", 0)
+        edge_break(edge, conn, SESSION_EXPIRED, b"the session is over, or nothing of it is stored any more: begin anew,"
+                   b" and JOIN its channels with `since`")
+        return
+    if opening.resumed and record.head.aux <= OPENED_TAKEN and record.body_size == 0 and conn != NULL \
+            and not _named_by_client(edge, opening):
+        # No log keeps sessions here: what the client leaves out, nobody knows.
+        opening_end(edge, opening)
+        edge_break(edge, conn, SESSION_EXPIRED, b"this gateway stores no sessions: begin anew, or name the positions of"
+                   b" all channels and say `whole`")
         return
     if record.head.aux > OPENED_TAKEN and conn != NULL and (opening.if_alive or not _named_by_client(edge, opening)):
         # Nobody knows what else the session was in: a resume would pass over what it missed there, in silence.

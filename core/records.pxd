@@ -76,11 +76,11 @@ cdef enum OpenFlag:             # aux of OPEN
     OPEN_RESUME = 1             # the session's stored state is wanted
     OPEN_AGAIN = 2              # said again after a lost link: nothing is answered or stored
     OPEN_TOLD = 4               # told to an earlier router: it is stored, and nothing else
-    OPEN_ALIVE = 8              # with OPEN_RESUME: refused unless the session is stored and has not expired
+    OPEN_ALIVE = 8              # with OPEN_RESUME: its token is old: where nothing is stored, only if it is taken over
 
 cdef enum CloseFlag:            # aux of CLOSE
     CLOSE_COMES_BACK = 1        # it was told to
-    CLOSE_OVER = 2              # the client said `bye`: the session is over, its state goes
+    CLOSE_OVER = 2              # the client said `bye`, or an operator `kicked`: the session is over, its state goes
     CLOSE_TOLD = 4              # told to an earlier router
 
 cdef enum:

@@ -87,7 +87,7 @@ class Sessions:
         """What was written while a read is under way: the read may have come before it."""
         self._saved = asyncio.Event()
         self._saved.set()
-        self._claims: list[tuple[int, int, int, bytes, str, int]] = []
+        self._claims: list[tuple[int, int, bytes, str, int]] = []
         self._cursors: list[tuple[int, int, str]] = []
         self._questions: list[tuple[int, list[bytes]]] = []
         self._asked = asyncio.Event()
@@ -173,7 +173,7 @@ class Sessions:
         What whoever had it before tells from now on has the lower number of an earlier claim.
         """
         if flags & records.RESUMES:
-            self._claims.append((request, conn, flags, session, _user(body), fence))
+            self._claims.append((request, conn, session, _user(body), fence))
             self._asked.set()
         opened = Said(records.OPEN, flags, session, conn, body=body, fence=fence)
         self._come(iter(((opened, b""),)), len(body))
@@ -182,10 +182,10 @@ class Sessions:
         change = self._change(said)
         if change is None:
             return
-        if not said.flags & records.ALIVE:
+        if not said.flags & records.RESUMES:
             change.opened = said.body or msgpack.packb({})
         elif change.ended and change.opened is None:
-            return  # its client said that it is over, and its token is too old to begin it again
+            return  # it is over, and only a HELLO afresh begins one
         change.expires_ms = self._expires(open_still=True)
 
     def on_cursor(self, request: int, conn: int, channel: bytes) -> None:
@@ -393,9 +393,9 @@ class Sessions:
                 await self._answer_question(*question)
             self._written = None
 
-    async def _answer_claims(self, claims: list[tuple[int, int, int, bytes, str, int]]) -> None:
+    async def _answer_claims(self, claims: list[tuple[int, int, bytes, str, int]]) -> None:
         users = [user for *_, user, _ in claims]
-        ids = [session for _, _, _, session, *_ in claims]
+        ids = [session for _, _, session, *_ in claims]
         stored: list[Session | None] = [None] * len(claims)
         found: list[Position | None] = [None] * len(claims)
         code = 0
@@ -407,9 +407,9 @@ class Sessions:
             code = Code.UNAVAILABLE
             said = "%d sessions are resumed by their clients' positions alone, or told to come back: %s"
             _log.warning(said, len(claims), _said(error))
-        for (request, conn, flags, session, user, fence), one, cursor in zip(claims, stored, found, strict=True):
+        for (request, conn, session, user, fence), one, cursor in zip(claims, stored, found, strict=True):
             refusal = code
-            if not code and flags & records.ALIVE and not self._is_alive(session, one):
+            if not code and not self._is_alive(session, one):
                 refusal = Code.SESSION_EXPIRED
             channels = self._overlaid(session, one)
             text = msgpack.packb(_told(channels, f"user:{user}", self._newest(f"user:{user}", cursor)))
@@ -466,7 +466,7 @@ class Sessions:
     def _is_alive(self, session: bytes, stored: Session | None) -> bool:
         """Whether a session is stored, has not expired, and is not over."""
         alive = stored is not None
-        for changes in (self._saving, self._changes):
+        for changes in self._later():
             change = changes.sessions.get(session)
             if change is not None and (change.ended or change.opened is not None):
                 alive = change.opened is not None

@@ -6,6 +6,7 @@ written together, with one fdatasync for all of them.
 """
 
 import asyncio
+import contextlib
 import errno
 import sqlite3
 import time
@@ -46,6 +47,8 @@ SYNCS = ("always", "never")
 DEADLINE_S = 10.0
 # How long a directory may be held by one who is just about to end.
 LOCK_DEADLINE_S = 2.0
+# From a change of a session to its being safe from a power loss (router/log/state.py).
+STATE_SYNC_S = 1.0
 GROUP_BYTES_MAX = 8 * 1024 * 1024
 GROUP_BATCHES_MAX = 64
 # A batch is known by its hash and its first bytes, which hold the first record's channel and position.
@@ -122,6 +125,7 @@ class EmbeddedLog:
         self._lock: DirectoryLock | None = None
         self._state: State | None = None
         self._namespaces = namespaces
+        self._sync_due: asyncio.TimerHandle | None = None
         self._index = LogIndex(namespaces)
         self._unread: deque[Segment] = deque()  # the thread's: what the index does not know yet, oldest first
         self._writer = SegmentWriter(directory, sync=self._sync, segment_bytes=segment_bytes)
@@ -191,6 +195,8 @@ class EmbeddedLog:
             return
         self._held.close()
         self._held = None
+        if self._sync_due is not None:
+            self._sync_due.cancel()
         self._state_disk.put(self._close_state)
         self._disk.put(self._close_segments)
         ends = await asyncio.gather(self._state_disk.close(), self._disk.close(), return_exceptions=True)
@@ -347,6 +353,18 @@ class EmbeddedLog:
     async def save(self, changes: Changes) -> None:
         """See `Log.save`."""
         await self._ask(lambda state, now_ms: state.save(changes, now_ms))
+        if self._sync and self._sync_due is None and self._held is not None:
+            self._sync_due = asyncio.get_running_loop().call_later(STATE_SYNC_S, self._sync_state)
+
+    def _sync_state(self) -> None:
+        """What was saved is on disk soon; what fails here fails for the next save as well, which says so."""
+        self._sync_due = None
+        self._state_disk.put(self._sync_saved)
+
+    def _sync_saved(self) -> None:
+        if self._state is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._state.sync()
 
     async def sessions(self, ids: Sequence[bytes]) -> list[Session | None]:
         """See `Log.sessions`."""

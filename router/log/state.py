@@ -2,9 +2,10 @@
 
 A session is one row; its channels are one MessagePack map in it, since they are read and written together and by the
 ten thousand. Epoch, seeds and bans are on disk when a call returns (synchronous=FULL). Sessions and cursors survive
-any process then, and a power loss but for its last moment (NORMAL): what that takes back makes a client hear something
-a second time after it resumed on its own positions, and waiting for the disk every 20 ms would slow the log, which
-waits for the same disk, for everybody.
+any process then (NORMAL), and a power loss once `sync` returned, which whoever has this calls a second after a change:
+waiting for the disk every 20 ms would slow the log, which waits for the same disk, for everybody. So a power loss takes
+back what sessions did in its last second or so: one that began then is gone, and its client is told so; in one that is
+older, a JOIN of that second is forgotten, a LEAVE is not known, and what was acknowledged comes again.
 
 All of this is for one thread, the one that made it, and knows no event loop; errors are those of sqlite3 and Broken.
 """
@@ -230,6 +231,11 @@ class State:
         wanted = "SELECT epoch, offset FROM cursors WHERE channel = ?"
         rows = [self._sqlite.execute(wanted, (channel,)).fetchone() for channel in channels]
         return [None if row is None else Position(*row) for row in rows]
+
+    def sync(self) -> None:
+        """Have what was saved on disk: a commit that waits for the disk takes all that stands before it along."""
+        with self._transaction():
+            self._sqlite.execute("UPDATE meta SET value = value WHERE name = 'epoch'")
 
     def sweep(self, now_ms: int) -> int:
         """Forget sessions that expired, SWEPT_MAX at most, and bans that ended; the number of sessions."""

@@ -125,6 +125,7 @@ class Tally:
             self.counts.update(cohort.oracle.counts())
             for talker in cohort.talkers:
                 self.counts["returns"] += talker.counts.returns
+                self.counts["expired"] += talker.counts.expired
                 self.counts["forgets"] += talker.counts.forgets
                 self.counts["lacks"] += talker.counts.lacks
                 self.outcomes.update(talker.counts.outcomes)

@@ -12,12 +12,11 @@ import functools
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import jwt
 
-from tests.chaos.habits import Counts, Habits
+from tests.chaos.habits import Counts, Habits, Say
 from tests.chaos.link import (
     ACK,
     BAD_TOKEN,
@@ -50,17 +49,6 @@ PAGE = 100
 Place = Callable[[], tuple[str, int]]
 
 
-@dataclass
-class Say:
-    """One message on its way."""
-
-    content: str
-    channel: str
-    keyed: bool
-    attempts: int = 0
-    request: int = 0
-
-
 class Talker:
     """One session of one user, and what it tells the oracle."""
 
@@ -86,6 +74,7 @@ class Talker:
         self._wanted: set[str] = set()
         self._leaving: set[str] = set()
         self._changed_s: dict[str, float] = {}
+        self._begun_s = 0.0
         self._fresh: set[str] = set()
         """Channels that were joined or left just before a connection ended."""
         self._left_s: dict[str, float] = {}
@@ -260,6 +249,9 @@ class Talker:
             link.stands = dict(named)
             positions = {channel: list(position) for channel, position in named.items()}
             values = {"v": 1, "session": self._session, "token": self._token, "resume": positions}
+        elif (own := self.readers[self.own].held) is not None:
+            link.asked = {self.own: own.offset}
+            values["resume"] = {self.own: list(own)}
         link.hello_s, link.hello_tick = time.monotonic(), self._oracle.tick
         self._ask(link, self._on_not_welcome, HELLO, values)
 
@@ -368,8 +360,10 @@ class Talker:
             self._evicted.append(link)
             self._look_for_zombies()
         elif link.welcome is None and frame[1] in (SESSION_EXPIRED, BAD_TOKEN):
+            self.counts.expired += 1
+            is_young = time.monotonic() - self._begun_s < self.habits.sure_s
             for reader in self.readers.values():
-                if reader.is_member:
+                if reader.is_member and not is_young:
                     reader.forgotten()
             self._session = self._token = ""
             self._sure.clear()
@@ -393,17 +387,22 @@ class Talker:
         listed = values["channels"]
         link.welcome_tick = self._oracle.tick
         link.welcome = {channel: Position(*entry[:2]) for channel, entry in listed.items()}
-        if link.resuming and not values["resumed"]:
+        begins = not values["resumed"]
+        self._begun_s = time.monotonic() if begins else self._begun_s
+        if link.resuming and begins:
             self._oracle.log("", self.name, "is welcome, but not resumed", 0, "")
         for channel, (epoch, offset, outcome) in listed.items():
             if channel in self.readers:
                 self.counts.outcomes[outcome] = self.counts.outcomes.get(outcome, 0) + 1
-                self._stands(channel, Position(epoch, offset), outcome, link)
+                if begins and channel.startswith("global:"):  # they begin where they stand
+                    self.readers[channel].joined(Position(epoch, offset))
+                else:
+                    self._stands(channel, Position(epoch, offset), outcome, link)
         for channel, reader in self.readers.items():
             if reader.is_member and channel not in listed:
                 if channel in self._leaving:
                     self._left(channel)
-                elif channel in self._lacking or (channel in self._fresh and link.asked.get(channel) == -1):
+                elif begins or channel in self._lacking or (channel in self._fresh and link.asked.get(channel) == -1):
                     self.counts.lacks += 1
                     self._lacking.add(channel)
                 else:

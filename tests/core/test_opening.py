@@ -88,6 +88,32 @@ def test_with_an_old_token_nothing_but_the_stored_session_is_resumed(edge: Edge,
     assert client.frame()[:2] == [FIN, code]
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_session_that_is_not_stored_is_begun_afresh_whatever_its_client_names(edge: Edge, whole: bool) -> None:
+    client = hello(edge, [["user:alice", EPOCH, 0], ["group:a", EPOCH, 5]], resumes=True, whole=whole)
+    subscribe(edge, {"user:alice": 0, "group:a": 5})
+    edge.router.send(wire.opened(client.conn, edge.router.expect(records.OPEN)["seq"], code=Code.SESSION_EXPIRED))
+    kind, code, _, options = client.frame()
+    assert (kind, code, options["class"]) == (FIN, Code.SESSION_EXPIRED, "fresh")
+    said = [edge.router.take()["kind"] for _ in range(3)]
+    assert sorted(said) == sorted([records.UNSUBSCRIBE, records.UNSUBSCRIBE, records.CLOSE])
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("taken", [0, 1])
+def test_where_no_sessions_are_stored_only_one_that_says_it_is_whole_is_resumed(
+    edge: Edge, whole: bool, taken: int
+) -> None:
+    client = hello(edge, [["user:alice", EPOCH, 0], ["group:a", EPOCH, 5]], resumes=True, whole=whole)
+    subscribe(edge, {"user:alice": 0, "group:a": 5})
+    edge.router.send(wire.opened(client.conn, edge.router.expect(records.OPEN)["seq"], None, taken))
+    answer = client.frame()
+    if whole:
+        assert set(answer[2]["channels"]) == {"user:alice", "group:a"}
+    else:
+        assert (answer[:2], answer[3]["class"]) == ([FIN, Code.SESSION_EXPIRED], "fresh")
+
+
 def test_a_channel_that_the_client_left_out_stands_where_the_store_says(edge: Edge) -> None:
     client = hello(edge, [["user:alice"], ["group:a", EPOCH, 5]], resumes=True)
     handles = subscribe(edge, {"user:alice": 7, "group:a": 5})
@@ -152,8 +178,8 @@ def test_a_channel_that_the_store_has_no_more_room_for_is_left_out(edges: Callab
     assert set(client.frame()[2]["channels"]) == {"user:alice", "group:0", "group:1"}
 
 
-@pytest.mark.parametrize("answers", [b"", b"\xc1", msgpack.packb([["group:b"]]), msgpack.packb(5)])
-def test_stored_state_that_is_missing_or_broken_leaves_the_clients_own_positions(edge: Edge, answers: bytes) -> None:
+@pytest.mark.parametrize("answers", [b"\xc1", msgpack.packb([["group:b"]]), msgpack.packb(5)])
+def test_stored_state_that_is_broken_leaves_the_clients_own_positions(edge: Edge, answers: bytes) -> None:
     client = hello(edge, [["user:alice", EPOCH, 0], ["group:a", EPOCH, 5]], resumes=True)
     subscribe(edge, {"user:alice": 0, "group:a": 5})
     one = edge.router.expect(records.OPEN)

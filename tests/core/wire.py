@@ -5,6 +5,7 @@ implementation as well.
 """
 
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import msgpack
@@ -44,8 +45,9 @@ def everybody(name: str, epoch: int, offset: int, *, gone: bool = False) -> byte
     return record(records.GLOBAL, len(name), _CHANNEL.pack(records.GONE * gone, epoch, offset), name.encode())
 
 
-def opened(conn: int, seq: int, stored: list[Any] | None = None, code: int = 0, fence: int = FENCE) -> bytes:
-    body = b"" if stored is None else packed(stored)
+def opened(conn: int, seq: int, stored: Sequence[Any] | None = (), code: int = 0, fence: int = FENCE) -> bytes:
+    """`stored` is None where no log keeps sessions."""
+    body = b"" if stored is None else packed(list(stored))
     return record(records.OPENED, code, _SESSION.pack(conn, bytes(16), seq, len(body), 0, fence), body)
 
 

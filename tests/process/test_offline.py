@@ -19,6 +19,8 @@ from tests.process.clients import (
     ACK,
     DEADLINE_S,
     FIN,
+    HELLO,
+    JOIN,
     MESSAGE,
     Client,
     Gone,
@@ -32,7 +34,7 @@ from tests.process.clients import (
 from tests.process.places import worker_of
 
 SECRET = "a secret that is long enough for HS256, as these go"
-RESUMED_ELSEWHERE = 605
+SESSION_EXPIRED, RESUMED_ELSEWHERE = 201, 605
 
 
 async def resume(node: Node, old: Client, positions: dict[str, list[int]] | None = None, kind: str = "tcp") -> Client:
@@ -161,6 +163,74 @@ def test_a_session_and_its_messages_outlive_the_whole_node(holdfast: Any) -> Non
     node.crash()
     node.start_again()
     run(after(), 60)
+
+
+def test_a_session_that_the_store_lost_is_begun_afresh_and_catches_up(holdfast: Any) -> None:
+    node: Node = holdfast("--workers", "1", HOLDFAST_AUTH_SECRET=SECRET)
+    node.expect_lost()
+    channel, alice_token, speaker_token = group(), token_of("alice"), token_of("speaker")
+    kept: list[Client] = []
+    epochs: list[int] = []
+
+    async def before() -> None:
+        alice, speaker = [await open_session(node, "tcp", token=one) for one in (alice_token, speaker_token)]
+        await speaker.join(channel)
+        joined = await alice.join(channel)
+        epochs.append(joined["epoch"])
+        await speaker.publish(channel, 1)
+        await data_of(alice, 1)
+        await alice.abort()
+        await speaker.publish(channel, 2)
+        kept.append(alice)
+
+    async def after() -> None:
+        (alice,) = kept
+        for named in ({}, {"resume": {channel: [epochs[0], 1]}, "whole": True}):
+            client = await dial(node, "tcp")
+            await client.send(HELLO, 1, {"session": alice.session, "token": alice.resume_token, **named})
+            _, code, _, options = await client.fin()
+            assert (code, options["class"]) == (SESSION_EXPIRED, "fresh")
+            await client.ended()
+        new = await open_session(node, "tcp", token=alice_token)
+        assert (new.welcome["resumed"], channel in new.welcome["channels"]) == (False, False)
+        joined = await new.ask(JOIN, channel, {"since": [epochs[0], 1]})
+        assert (joined["offset"], joined["outcome"]) == (2, "replayed")
+        assert await data_of(new, 1) == [(channel, 2, 2)]
+        await new.close()
+
+    run(before(), 60)
+    node.crash()
+    for found in (node.folder / "state").rglob("state.sqlite*"):
+        found.unlink()
+    node.start_again()
+    run(after(), 60)
+
+
+def test_a_session_that_said_bye_is_over_also_after_a_crash(holdfast: Any, kept_in: dict[str, str]) -> None:
+    node: Node = holdfast("--workers", "1", HOLDFAST_AUTH_SECRET=SECRET, **kept_in)
+    node.expect_lost()
+    gone: list[Client] = []
+
+    async def before() -> None:
+        alice = await open_session(node, "tcp", token=token_of("alice"))
+        await alice.join(group())
+        await alice.close()
+        stays = await open_session(node, "tcp", token=token_of("alice"))
+        await stays.settle()
+        gone.append(alice)
+        await is_over(alice)
+        await stays.close()
+
+    async def is_over(alice: Client) -> None:
+        client = await dial(node, "tcp")
+        await client.send(HELLO, 1, {"session": alice.session, "token": alice.resume_token})
+        assert (await client.fin())[1] == SESSION_EXPIRED
+        await client.ended()
+
+    run(before(), 60)
+    node.crash()
+    node.start_again()
+    run(is_over(gone[0]), 60)
 
 
 def test_a_new_device_gets_what_no_session_of_its_user_acknowledged(node: Node) -> None:

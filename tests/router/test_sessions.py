@@ -136,15 +136,15 @@ class Desk:
 
     async def resumed(self, session: bytes, user: str) -> dict[str, list[int]]:
         """What a resume is told of a session's channels."""
-        self.sessions.on_open(7, records.RESUMES, 3, session, body_of(user))
+        code, told = await self.asked(session, user)
+        assert code == 0
+        return told
+
+    async def asked(self, session: bytes, user: str, flags: int = records.RESUMES) -> tuple[int, dict[str, list[int]]]:
+        """The code that a resume is answered with, and what it is told of the session's channels."""
+        self.sessions.on_open(7, flags, 3, session, body_of(user))
         kind, fields = await self.told.get()
         assert (kind, fields["request"], fields["conn"]) == (notes.SESSION_OPENED, 7, 3)
-        return {name: rest for name, *rest in msgpack.unpackb(fields["text"])}
-
-    async def resumed_late(self, session: bytes, user: str) -> tuple[int, dict[str, list[int]]]:
-        """With a token that is older than it is good by itself: the code, and what is told."""
-        self.sessions.on_open(7, records.RESUMES | records.ALIVE, 3, session, body_of(user))
-        _, fields = await self.told.get()
         return fields["first"], {name: rest for name, *rest in msgpack.unpackb(fields["text"])}
 
     async def cursor(self, channel: str, known: str = "read") -> tuple[int, int]:
@@ -229,9 +229,9 @@ def test_a_resume_is_told_the_channels_and_the_users_cursor() -> None:
         )
         desk.store.marks["user:alice"] = Position(1, 4)
         assert await desk.resumed(ALICE, "alice") == {"group:a": [1, 5], "user:alice": [1, 2, 4]}
-        # Another session without stored state: its own channel stands at the user's cursor.
+        # Another session in which nothing is stored of it: its own channel stands at the user's cursor.
+        desk.store.stored[BOB] = Session(body_of("alice"), 1, {})
         assert await desk.resumed(BOB, "alice") == {"user:alice": [1, 4, 4]}
-        assert await desk.resumed(b"c" * 16, "carol") == {}
 
     run(body)
 
@@ -311,31 +311,34 @@ def test_each_channel_of_a_user_has_its_cursor_and_groups_have_none() -> None:
     run(body)
 
 
-def test_a_session_that_was_over_starts_again_empty() -> None:
+def test_a_session_that_was_over_is_over() -> None:
     async def body(desk: Desk) -> None:
         desk.store.stored[ALICE] = Session(body_of("alice"), 1, {"group:a": Position(1, 5)})
         desk.sessions.on_state(closed(ALICE, records.OVER))
-        assert await desk.resumed(ALICE, "alice") == {}  # before the end was written
+        assert (await desk.asked(ALICE, "alice"))[0] == Code.SESSION_EXPIRED  # before the end was written
         await desk.stored()
-        assert desk.store.stored[ALICE].channels == {}
+        assert (await desk.asked(ALICE, "alice"))[0] == Code.SESSION_EXPIRED
+        await desk.stored()
+        assert desk.store.stored == {}
 
     run(body)
 
 
-def test_an_old_token_resumes_the_session_that_is_stored_and_begins_none() -> None:
+@pytest.mark.parametrize("flags", [records.RESUMES, records.RESUMES | records.ALIVE], ids=["good", "old"])
+def test_a_token_resumes_the_session_that_is_stored_and_begins_none(flags: int) -> None:
     async def body(desk: Desk) -> None:
         desk.store.stored[ALICE] = Session(body_of("alice"), 1, {"group:a": Position(1, 5)})
-        assert await desk.resumed_late(ALICE, "alice") == (0, {"group:a": [1, 5]})
+        assert await desk.asked(ALICE, "alice", flags) == (0, {"group:a": [1, 5]})
         await desk.stored()
         assert desk.store.stored[ALICE].expires_ms == NOW_MS + TTL_MS + OPEN_GRACE_MS
-        assert (await desk.resumed_late(BOB, "bob"))[0] == Code.SESSION_EXPIRED
+        assert (await desk.asked(BOB, "bob", flags))[0] == Code.SESSION_EXPIRED
         desk.sessions.on_state(closed(BOB))
         await desk.stored()
         assert set(desk.store.stored) == {ALICE}
         desk.sessions.on_open(1, 0, 2, BOB, body_of("bob"))
-        assert (await desk.resumed_late(BOB, "bob"))[0] == 0  # before its beginning was written
+        assert (await desk.asked(BOB, "bob", flags))[0] == 0  # before its beginning was written
         desk.sessions.on_state(closed(ALICE, records.OVER))
-        assert (await desk.resumed_late(ALICE, "alice"))[0] == Code.SESSION_EXPIRED  # before its end was written
+        assert (await desk.asked(ALICE, "alice", flags))[0] == Code.SESSION_EXPIRED  # before its end was written
         await desk.stored()
         assert set(desk.store.stored) == {BOB}
 
@@ -345,7 +348,7 @@ def test_an_old_token_resumes_the_session_that_is_stored_and_begins_none() -> No
 def test_an_old_token_waits_for_a_store_that_is_away() -> None:
     async def body(desk: Desk) -> None:
         desk.store.fails = LogUnavailable("away")
-        assert (await desk.resumed_late(ALICE, "alice"))[0] == Code.UNAVAILABLE
+        assert (await desk.asked(ALICE, "alice", records.RESUMES | records.ALIVE))[0] == Code.UNAVAILABLE
 
     run(body)
 
@@ -429,7 +432,7 @@ def test_a_store_that_is_away_delays_writes_and_no_resume(monkeypatch: pytest.Mo
         desk.sessions.on_open(1, 0, 2, ALICE, body_of("alice"))
         desk.sessions.on_state(state(ALICE, records.JOINED, "group:a", 1, 5, "alice"))
         await desk.store.asked.wait()
-        assert await desk.resumed(ALICE, "alice") == {"group:a": [1, 5]}
+        assert await desk.asked(ALICE, "alice") == (Code.UNAVAILABLE, {"group:a": [1, 5]})
         assert await desk.cursor("user:alice", "away") == (0, 0)
         desk.sessions.on_state(state(ALICE, records.ACKED, "group:a", 1, 6))
         desk.store.fails = None
@@ -445,7 +448,7 @@ def test_a_store_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -
     async def body(desk: Desk) -> None:
         desk.store.stored[ALICE] = Session(body_of("alice"), 1, {"group:a": Position(1, 5)})
         desk.store.gate.clear()
-        assert await desk.resumed(ALICE, "alice") == {}
+        assert await desk.asked(ALICE, "alice") == (Code.UNAVAILABLE, {})
         desk.store.gate.set()
 
     run(body)
@@ -574,7 +577,7 @@ def test_whatever_happens_a_resume_is_told_what_a_plain_model_knows(steps: list[
                 desk.store.fails = LogUnavailable("away")
             elif what == "open" and model[session] is None:
                 model[session] = {}
-                assert await desk.resumed(session, "u") == {}
+                desk.sessions.on_open(1, 0, 2, session, body_of("u"))
             elif model[session] is None:
                 continue  # the data plane tells of open sessions alone
             elif what == "over":
@@ -592,7 +595,7 @@ def test_whatever_happens_a_resume_is_told_what_a_plain_model_knows(steps: list[
                 )
         desk.store.fails = None
         for session, channels in model.items():
-            told = await desk.resumed(session, "u")
-            assert told == (channels or {})
+            code, told = await desk.asked(session, "u")
+            assert (code, told) == (0 if channels is not None else Code.SESSION_EXPIRED, channels or {})
 
     run(body)

@@ -372,7 +372,7 @@ def test_a_store_that_is_away_is_waited_for_before_what_is_told_counts(monkeypat
         desk.sessions.gather()
         left, joined = did(records.LEFT, "group:a", 5), did(records.JOINED, "group:b", 5)
         desk.sessions.on_told(told((1, 5), left) + told((1, 6), joined))
-        assert (await desk.resumed_late(ALICE, "alice"))[0] == Code.UNAVAILABLE
+        assert (await desk.asked(ALICE, "alice"))[0] == Code.UNAVAILABLE
         assert not await desk.sessions.flush(0.05)
         desk.store.fails = None
         await desk.stored()
