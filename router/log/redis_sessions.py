@@ -24,11 +24,11 @@ from router.log.redis_scripts import CURSOR, SESSION
 
 # Commands sent before answers are waited for, so that neither side holds more than a few megabytes.
 CHUNK = 1_000
-# Of what was stored in the last KEPT_S: some 200,000 changes, a few seconds of a Redis.
+# Of what was stored in the last KEPT_S: some 170,000 changes, four seconds of a Redis.
 KEPT_BYTES_MAX = 64 * 1024 * 1024
 # What is kept beside the commands: measured, as memory that the process has more.
-SLOT_BYTES = 144
-CHUNK_BYTES = 320
+SLOT_BYTES = 120
+CHUNK_BYTES = 200
 _CHANNEL = b"c:"
 _Command = tuple[int, bytes]
 
