@@ -120,11 +120,11 @@ class RedisLog:
         self._epoch = 0
         # Appends have connections of their own: a long answer to something else would hold them up.
         self._append_nodes = Nodes(self._url, deadline_s, self._greet_append)
-        self._nodes = Nodes(self._url, deadline_s, self._greet)
+        self._nodes = Nodes(self._url, deadline_s, self._greet_other)
         self.appender = Appender(
             self._append_nodes, self.keys, key_window_s * 1000, deadline_s, kept_bytes_max, on_kept
         )
-        self._sessions = Sessions(self._nodes, self.keys, namespaces, clock_ms, self._followers)
+        self._sessions = Sessions(self._nodes, self.keys, namespaces, deadline_s, clock_ms)
         self._links = 0
         self._healing: asyncio.Task[None] | None = None
         self._scans: dict[Address, bytes] = {}
@@ -201,7 +201,9 @@ class RedisLog:
             (slot, pack("HGET", start + b"epoch", REPLICATED))
             for start, slot in zip(self.keys.shards, self.keys.shard_slots, strict=True)
         ]
-        self.appender.on_marks([mark is not None for mark in await ask_all(self._nodes, commands)])
+        marks = [mark is not None for mark in await ask_all(self._nodes, commands)]
+        self.appender.on_marks(marks)
+        self._sessions.on_marks(marks)
 
     async def _greet(self, link: Link) -> None:
         version = tuple(int(part) for part in link.version.split(".")[:2])
@@ -211,8 +213,26 @@ class RedisLog:
 
     async def _greet_append(self, link: Link) -> None:
         await self._greet(link)
-        self.appender.on_link(link, await self._replicas(link))
+        if self.appender.on_link(link, await self._replicas(link)):
+            self._nodes.drop_all("the connection for appends was lost: another server may be the primary now")
         await self._say_settings(link)
+        self._heal_soon()
+
+    async def _greet_other(self, link: Link) -> None:
+        await self._greet(link)
+        if self._sessions.kept_bytes:
+            self._heal_soon()  # whoever connects may have a deadline of its own, too short for what is given again
+        await self._stop_if_deposed(link)
+        await self._sessions.on_link(link, await self._replicas(link))
+
+    async def _stop_if_deposed(self, link: Link) -> None:
+        """A router that was replaced must not say again what another one has changed since."""
+        if self._epoch and self._nodes.owner(self.keys.root_slot) == link.address:
+            [epoch] = await link.ask(["HGET", self.keys.root, "epoch"])
+            if int(epoch or 0) > self._epoch:
+                raise LogDeposed(f"a router with an epoch above {self._epoch} has this log now: this one has to end")
+
+    def _heal_soon(self) -> None:
         self._links += 1
         if self._healing is None or self._healing.done():
             self._healing = ACCOUNT.task(self._heal(), "what Redis may have lost is given to it again")
@@ -231,10 +251,6 @@ class RedisLog:
         text = answer if isinstance(answer, bytes) else bytes(str(answer), "ascii")
         lines = dict(line.split(b":", 1) for line in text.splitlines() if b":" in line)
         return min(1, int(lines.get(b"connected_slaves", 0)))
-
-    def _followers(self, link: Link) -> int:
-        """How many replicas must have what is stored of sessions at a server."""
-        return int(self.appender.wants_replica(link)) if self._wanted_replicas is None else self._wanted_replicas
 
     async def _heal(self) -> None:
         pause_s = HEAL_FIRST_S
@@ -281,6 +297,7 @@ class RedisLog:
             seeds = pack("HSETNX", root, "seeds", self._seeds)
             await ask_all(self._nodes, [(slot, seeds), (slot, self._open(self._epoch))])
             await self._fence(self._epoch)
+        await self._sessions.heal()
 
     # -------------------------------------------------------------------------------------------------------- messages
 
@@ -456,7 +473,7 @@ class RedisLog:
         if self._healing is not None:
             self._healing.cancel()
             await asyncio.wait([self._healing], timeout=1)
-        if not self.appender.is_whole():
+        if not (self.appender.is_whole() and self._sessions.is_whole()):
             await self._settle()
         await self._append_nodes.close()
         await self._nodes.close()

@@ -209,10 +209,11 @@ class Appender:
     def _is_sure(self, shard: "Shard") -> bool:
         return shard.stored >= shard.last and not (shard.kept and self._nodes.up(shard.slot) is None)
 
-    def on_link(self, link: Link, replicas: int) -> None:
+    def on_link(self, link: Link, replicas: int) -> bool:
         """A connection is about to be used, to a server with so many replicas to wait for; it may know less than was
-        stored, which the answer to the last batch of each shard will tell.
+        stored, which the answer to the last batch of each shard will tell. Whether another one was lost.
         """
+        lost = any(one.why_lost for one in self._replicas)
         if any(count for one, count in self._replicas.items() if one.why_lost):
             self._replicated(shard for shard in self._shards if shard.marked)
         self._replicas = {one: count for one, count in self._replicas.items() if not one.why_lost}
@@ -221,15 +222,7 @@ class Appender:
         for shard in self._shards:
             if shard.kept:
                 shard.doubt(shard.kept[-1].number)
-
-    def wants_replica(self, link: Link) -> bool:
-        """Whether what this server has alone may be thrown away: it has a shard that had a replica a moment ago, or it
-        has none of ours, as one that another has replaced and that appends have left already.
-        """
-        limit = time.monotonic() - REPLICA_MISSED_S
-        ups = [(self._nodes.up(shard.slot), shard.replicated > limit) for shard in self._shards]
-        own = [replicated for up, replicated in ups if up is None or up.name == link.name]
-        return any(own) if own else any(replicated for _, replicated in ups)
+        return lost
 
     def on_marks(self, marks: Iterable[bool]) -> None:
         """The router begins: of which shards is written that they are replicated."""

@@ -46,4 +46,4 @@ def test_processes_are_killed_over_redis(holdfast: Start, fault: str) -> None:
 def test_a_primary_is_killed_and_its_replica_takes_over(holdfast: Start, servers: str) -> None:
     with running_sentinels() if servers == "sentinels" else running_cluster(replicas=1) as many:
         settings = {"HOLDFAST_LOG_BACKEND": "redis", "HOLDFAST_LOG_REDIS_URL": many.url}
-        run(lambda: World(holdfast("--workers", "2", **settings), many=many), "primary", SURE, few=True)
+        run(lambda: World(holdfast("--workers", "2", **settings), many=many), "primary", HABITS, few=True)
