@@ -13,11 +13,9 @@ from core.edge cimport (CHANNEL_KNOWN, CHANNEL_NAMED, NAME_BYTES_MAX, NONE, OPEN
                         Channel, Pending, edge_random, edge_tick)
 from core.expiry cimport expiry_set
 from core.fanout cimport channel_at, channel_find, channel_name, channel_rest
-from core.joins cimport (channel_wanted, hears_say, joined_say, member_start, opening_at, pending_at, pending_began,
-                         pending_end, pending_outcome, pending_position, pending_settled, pending_since, pending_start,
-                         state_say)
-from core.ledger cimport (COUNT_STATES_LOST, KIND_PENDING, TIME_WELCOME, ledger_acquire, ledger_count, ledger_release,
-                          ledger_time)
+from core.joins cimport (channel_wanted, hears_say, joined_say, member_start, opening_at, pending_at, pending_end,
+                         pending_outcome, pending_position, pending_settled, pending_since, pending_start, state_say)
+from core.ledger cimport KIND_PENDING, TIME_WELCOME, ledger_acquire, ledger_release, ledger_time
 from core.lifecycle cimport edge_break, edge_fin, edge_timer_plan
 from core.mailbox cimport OPEN_DEVICE, OPEN_IF_ALIVE, OPEN_RESUMES, OPEN_TELLS_UNREAD, OPEN_WHOLE
 from core.mpack cimport (MpReader, MpWriter, mp_read_array, mp_read_str, mp_read_uint, mp_write_array, mp_write_map,
@@ -37,9 +35,6 @@ from core.welcome cimport welcome_entry_bytes, welcome_room
 cdef enum Stored:               # of a pending's channel; 0: the store does not have it
     STORED_TOO = 1              # the client's HELLO has it as well
     STORED_ALONE
-
-cdef enum:
-    HEARS_ENTRY_BYTES = 24          # two numbers of nine bytes, and what says how long the name is
 
 
 cdef void _open_say(Edge *edge, Connection *conn, uint32_t seq, int flags, const uint8_t *stored,
@@ -431,62 +426,9 @@ cdef bint _open_member(Edge *edge, Connection *conn, Pending *pending) noexcept 
     cdef Channel *channel = channel_at(edge, pending.channel)
     if member_start(edge, conn, pending, channel) < 0:
         return False
-    if channel.domain != DOMAIN_GLOBAL:         # of those that are new here `_hears_say` tells, all at once
+    if channel.domain != DOMAIN_GLOBAL:         # of those that are new here `hears_say` tells, all at once
         joined_say(edge, conn, pending, channel, STATE_HERE if pending.stored else STATE_JOINED)
     return True
-
-
-cdef inline bint _is_news(Edge *edge, const Pending *pending) noexcept nogil:
-    """Whether it is of a global channel that goes on, and that is not stored with the session yet."""
-    return not pending.stored and channel_at(edge, pending.channel).flags & CHANNEL_KNOWN != 0
-
-
-cdef void _hears_write(Edge *edge, const Opening *opening, uint32_t count, MpWriter *writer) noexcept nogil:
-    """{name: [epoch, offset]} of the global channels that are news."""
-    cdef uint32_t index = opening.first
-    cdef uint64_t position[2]
-    cdef Pending *pending
-    cdef Channel *channel
-    mp_write_map(writer, count)
-    while index != NONE:
-        pending = pending_at(edge, index)
-        index = pending.sibling
-        if not _is_news(edge, pending):
-            continue
-        channel = channel_at(edge, pending.channel)
-        pending_began(pending, channel, position)
-        mp_write_str(writer, channel_name(edge, channel), channel.name_size)
-        mp_write_array(writer, 2)
-        mp_write_uint(writer, position[0])
-        mp_write_uint(writer, position[1])
-    invariant(not writer.overflow)
-
-
-cdef void _hears_say(Edge *edge, Connection *conn, const Opening *opening) noexcept nogil:
-    """Tell the router in which global channels the session begins: one record, since a JOINED for each of 128 of them
-    cost five times what all the rest of a HELLO does."""
-    cdef uint32_t index = opening.first
-    cdef uint32_t count = 0
-    cdef uint32_t bytes_max = 8
-    cdef uint8_t *names
-    cdef MpWriter writer
-    while index != NONE:
-        if _is_news(edge, pending_at(edge, index)):
-            count += 1
-            bytes_max += channel_at(edge, pending_at(edge, index).channel).name_size + HEARS_ENTRY_BYTES
-        index = pending_at(edge, index).sibling
-    if count == 0:
-        return
-    names = <uint8_t *> malloc(bytes_max)
-    if names == NULL:
-        ledger_count(edge.ledger, COUNT_STATES_LOST, 1)
-        return
-    writer.p = names
-    writer.end = names + bytes_max
-    writer.overflow = False
-    _hears_write(edge, opening, count, &writer)
-    hears_say(edge, conn, names, <uint32_t> (writer.p - names))
-    free(names)
 
 
 cdef bint _open_members(Edge *edge, Connection *conn, Opening *opening) noexcept nogil:
@@ -506,7 +448,7 @@ cdef bint _open_members(Edge *edge, Connection *conn, Opening *opening) noexcept
         if not _open_member(edge, conn, pending_at(edge, index)):
             return False
         index = pending_at(edge, index).sibling
-    _hears_say(edge, conn, opening)
+    hears_say(edge, conn, opening)
     return True
 
 

@@ -34,8 +34,8 @@ class Habits:
     """In a hundred returns: its program died, and begins anew behind its last ACK. It names nothing."""
     sure_s: float = 0.0
     """Of a channel that it joined no longer before its connection ended, and leaves out, the gateway may know nothing
-    where router and worker are killed at once (ADR 96): if WELCOME lacks it, it joins again from where it was. A session that
-    began no longer ago may be gone as well: it begins afresh, and joins everything so."""
+    where router and worker are killed at once (ADR 96): if WELCOME lacks it, it joins again from where it was. A
+    session that began no longer ago may be gone as well: it begins afresh, and joins everything so."""
     acks_last: bool = False
     """An ACK that the router heard is known from then on: nothing happens to the router or to what it stands on."""
     acks_every: int = 20
