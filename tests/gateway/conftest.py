@@ -72,7 +72,7 @@ class Programs:
         `lingers=True`: does not end when it is told to leave; `waits="for that"`: says so before it is ready; with
         `serve=False` SIGUSR2 makes it ready.
         """
-        settings = {"exit": None, "serve": True, "stubborn": False, "counts": False, "lingers": False}
+        settings: dict[str, Any] = {"exit": None, "serve": True, "stubborn": False, "counts": False, "lingers": False}
         settings |= {"ends": None, **behaviour}
         why = settings.get("waits", "")
         settings["waits"] = packed({"event": "waits", "fields": {"why": why}}).hex() if why else ""
