@@ -27,12 +27,10 @@ TESTS ?= tests
 # process, and those that take longest begin (tests/conftest.py).
 TOGETHER ?= -n $(shell expr 2 '*' $(JOBS)) --dist loadfile --no-loadscope-reorder
 # The checked build is for invariants and the ledger of the compiled core. These look at what is not compiled: the page,
-# the clients' libraries, the directory in etcd and who leads what by it, the benchmark's reports, docs and tools, and
-# what judges in chaos; at most they have a node answer it, which tests/process and the rest of tests/chaos do in both
-# builds. Once is enough.
+# the clients' libraries, the directory in etcd and who leads what by it, the benchmark's reports, docs and tools; at most
+# they have a node answer it, which tests/process does in both builds. Once is enough.
 UNCHECKED := tests/browser tests/client $(wildcard tests/contract/test_directory*.py) tests/docs \
-	tests/loadtest/bench tests/monitoring tests/router/directory tests/router/shards tests/simulation tests/tools \
-	$(patsubst %,tests/chaos/test_%.py,oracle schedule sequenced teeth)
+	tests/loadtest/bench tests/monitoring tests/router/directory tests/router/shards tests/simulation tests/tools
 SOAK ?= 20m
 # Seeds that no run had before; a failure names its own.
 ifndef CHAOS_SEED
