@@ -57,6 +57,12 @@ ACTS: dict[str, tuple[tuple[str, float, float], ...]] = {
     "node": (("kill node", 0.6, 1.2), ("start node", 0.0, 0.1), ("wait", 0.3, 0.6)),
     "redis": (("kill redis", 0.2, 0.6), ("start redis", 0.0, 0.4), ("wait", 0.3, 0.6)),
     "primary": (("kill primary", 0.2, 0.6), ("start killed", 0.2, 4.0), ("wait", 0.3, 0.6)),
+    "taken over": (
+        ("kill primary", 0.2, 0.6),
+        ("await another primary", 0.0, 0.0),
+        ("start killed", 0.0, 0.5),
+        ("wait", 0.3, 0.6),
+    ),
     "disk": (("fill disk", 0.2, 0.5), ("free disk", 0.2, 0.6), ("wait", 0.3, 0.5)),
     "memory": (("fill redis", 0.2, 0.5), ("free redis", 0.2, 0.6), ("wait", 0.3, 0.5)),
     "clock": (("step clock back", 0.2, 0.5), ("kill router", 0.0, 0.2), ("wait", 0.3, 0.6)),

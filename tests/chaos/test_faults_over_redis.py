@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from core.codes import Code
 from tests.chaos.rounds import EVERYBODY, HABITS, MOVING, SECRET, SURE, TOGETHER, Start, marks, run
 from tests.chaos.world import World
 from tests.servers.redis import ALWAYS, LASTING, running, running_cluster, running_sentinels
@@ -24,7 +25,8 @@ def test_redis_is_killed(holdfast: Start, durability: tuple[str, ...]) -> None:
 def test_redis_is_out_of_memory(holdfast: Start) -> None:
     with running(*LASTING) as server:
         settings = {"HOLDFAST_LOG_BACKEND": "redis", "HOLDFAST_LOG_REDIS_URL": server.url}
-        run(lambda: World(holdfast("--workers", "2", **settings), redis=server), "memory", LASTING_ACKS)
+        tally = run(lambda: World(holdfast("--workers", "2", **settings), redis=server), "memory", LASTING_ACKS)
+        assert tally.refusals[Code.UNAVAILABLE], "it had room for everything"
 
 
 @pytest.mark.parametrize("fault", ["router", "both", "node", "moved all"])
@@ -43,7 +45,9 @@ def test_processes_are_killed_over_redis(holdfast: Start, fault: str) -> None:
 
 
 @pytest.mark.parametrize("servers", ["sentinels", "cluster"])
-def test_a_primary_is_killed_and_its_replica_takes_over(holdfast: Start, servers: str) -> None:
+@pytest.mark.parametrize("fault", ["primary", "taken over"])
+def test_a_primary_is_killed_and_its_replica_takes_over(holdfast: Start, fault: str, servers: str) -> None:
+    """It comes back before, while or after another takes its place; or surely after that."""
     with running_sentinels() if servers == "sentinels" else running_cluster(replicas=1) as many:
         settings = {"HOLDFAST_LOG_BACKEND": "redis", "HOLDFAST_LOG_REDIS_URL": many.url}
-        run(lambda: World(holdfast("--workers", "2", **settings), many=many), "primary", HABITS, few=True)
+        run(lambda: World(holdfast("--workers", "2", **settings), many=many), fault, HABITS, few=True)

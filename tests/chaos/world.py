@@ -17,6 +17,7 @@ from tests.conftest import Node, stand_still, wait_until
 from tests.servers.redis import Cluster, Sentinels, Server
 
 READY_S = 60.0
+TAKE_OVER_S = 60.0
 # Above what it has now: the next batch or the one after it does not fit.
 MEMORY_LEFT_BYTES = 32_768
 LEFT_BYTES = 4_096
@@ -53,6 +54,7 @@ class World:
             "kill redis": lambda pick: self._server.kill(),
             "start redis": lambda pick: self._server.start(),
             "kill primary": self._kill_primary,
+            "await another primary": lambda pick: self._await_other(),
             "start killed": lambda pick: self._start_killed(),
             "fill disk": lambda pick: self._fill_disk(),
             "free disk": lambda pick: self._free_disk(),
@@ -115,6 +117,12 @@ class World:
         assert self.many is not None
         self._killed = self.many.victim(pick)
         self._killed.kill()
+
+    def _await_other(self) -> None:
+        many, killed = self.many, self._killed
+        assert many is not None
+        assert killed is not None
+        wait_until(lambda: many.replaced(killed), "another took its place", TAKE_OVER_S)
 
     def _start_killed(self) -> None:
         """It finds that another took its place, or that nobody has yet."""
