@@ -23,11 +23,21 @@ SOURCES := setup.py $(wildcard core/*.pyx core/*.pxd core/*.h)
 # A clone without one of these still builds: they are parts of the product with metadata of their own.
 METADATA := pyproject.toml $(wildcard client/python/pyproject.toml)
 TESTS ?= tests
-# Tests mostly wait for something; files run beside each other, longest folders first, and each in one process.
-TOGETHER ?= -n $(JOBS) --dist loadfile --no-loadscope-reorder
+# Tests mostly wait for something, so twice as many files as there are processors run beside each other, each in one
+# process, and those that take longest begin (tests/conftest.py).
+TOGETHER ?= -n $(shell expr 2 '*' $(JOBS)) --dist loadfile --no-loadscope-reorder
+# The checked build is for invariants and the ledger of the compiled core. These look at what is not compiled: the page,
+# the clients' libraries, the directory in etcd and who leads what by it, the benchmark's reports, docs and tools; at most
+# they have a node answer it, which tests/process does in both builds. Once is enough.
+UNCHECKED := tests/browser tests/client $(wildcard tests/contract/test_directory*.py) tests/docs \
+	tests/loadtest/bench tests/monitoring tests/router/directory tests/router/shards tests/simulation tests/tools
 SOAK ?= 20m
+# Seeds that no run had before; a failure names its own.
+ifndef CHAOS_SEED
+CHAOS_SEED := $(shell date +%s)
+endif
 
-.PHONY: help run test bench million soak soak-120k chaos simulate locust check replay asan valgrind fuzz build build-checked debug docs \
+.PHONY: help run test bench million soak soak-faults soak-120k chaos simulate locust check replay asan valgrind fuzz build build-checked debug docs \
 	clean provision test-release test-checked
 
 help: ## list the verbs
@@ -36,7 +46,7 @@ help: ## list the verbs
 run: build ## build and start everything; options through ARGS="--workers 1"
 	@exec $(VENV)/bin/holdfast run $(ARGS)
 
-test: $(PLACED)/dev $(LOAD)/installed build ## install what the tests need, then check, then run all tests against both builds
+test: $(PLACED)/dev $(LOAD)/installed build ## install what the tests need, then check, then run all tests, and those of the core against its checked build as well
 	@$(MAKE) --no-print-directory provision
 	@$(MAKE) --no-print-directory check
 	@$(MAKE) --no-print-directory test-release
@@ -52,13 +62,19 @@ bench: build ## measure against the floor program and the peers (see loadtest/);
 million: build ## hold 1,000,000 connections for ten minutes; needs the whole machine and about half an hour
 	@$(BIN) python -m loadtest.million $(ARGS)
 
-soak: build ## churn of good and bad clients over 15,000 connections, then nothing may be left; SOAK=24h for longer
-	@$(BIN) python -m loadtest.soak --time $(SOAK) $(ARGS)
+soak: $(PLACED)/dev build ## churn of good and bad clients over 15,000 connections, then nothing may be left; SOAK=24h for longer; then soak-faults
+	@ended=0; $(BIN) python -m loadtest.soak --time $(SOAK) $(ARGS) || ended=$$?; \
+	$(MAKE) --no-print-directory soak-faults ARGS= || ended=1; exit $$ended
+
+soak-faults: $(PLACED)/dev build provision ## each fault of chaos under 400 seeds that no run had before; again with CHAOS_SEED=n
+	@echo "CHAOS_SEED=$(CHAOS_SEED)"
+	@$(BIN) HOLDFAST_CHAOS=full HOLDFAST_CHAOS_SEED=$(CHAOS_SEED) HOLDFAST_BUILD=release PYTHONSAFEPATH=1 \
+		pytest -rP tests/chaos/test_faults.py tests/chaos/test_faults_over_redis.py tests/chaos/test_redis_log.py $(ARGS)
 
 soak-120k: build ## hold 120,000 connections with traffic for ten minutes; longer through ARGS="--hold 86400"
 	@$(BIN) python -m loadtest.million --soak $(ARGS)
 
-chaos: $(PLACED)/dev build ## kills, rolling restarts and zombies at full size (make test has a small form)
+chaos: $(PLACED)/dev build provision ## kills, rolling restarts and zombies at full size (make test has a small form)
 	@$(BIN) HOLDFAST_CHAOS=full HOLDFAST_BUILD=release PYTHONSAFEPATH=1 pytest -rP tests/chaos $(ARGS)
 
 simulate: $(PLACED)/dev build ## routers, shards and sessions through 100,000 seeds of trouble (make test has 2,000)
@@ -99,8 +115,8 @@ clean: ## remove what was built; .venv and downloads stay
 provision: $(PLACED)/base
 	@$(VENV)/bin/python tools/provision.py
 
-# The two builds run the same tests. The `pytest` program (not `python -m pytest`) keeps the repository's root from the
-# front of the module path, where it would hide build/checked.
+# The two builds run the same tests, but for UNCHECKED unless it is asked for by name. The `pytest` program (not
+# `python -m pytest`) keeps the repository's root from the front of the module path, where it would hide build/checked.
 test-release: $(PLACED)/dev build
 	@mkdir -p build/tests
 	@$(BIN) HOLDFAST_BUILD=release PYTHONSAFEPATH=1 pytest $(TOGETHER) $(TESTS) $(ARGS) 2>&1 | tee build/tests/release.log
@@ -108,7 +124,8 @@ test-release: $(PLACED)/dev build
 test-checked: $(PLACED)/dev build build-checked
 	@mkdir -p build/tests
 	@$(BIN) HOLDFAST_BUILD=checked $(CHECKED) \
-		pytest $(TOGETHER) $(TESTS) $(ARGS) 2>&1 | tee build/tests/checked.log
+		pytest $(TOGETHER) $(if $(filter tests,$(TESTS)),$(UNCHECKED:%=--ignore=%)) $(TESTS) $(ARGS) 2>&1 \
+		| tee build/tests/checked.log
 
 $(PLACED)/base: pyproject.toml tools/environment.py
 	@$(PYTHON) tools/environment.py base

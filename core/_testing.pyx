@@ -17,6 +17,7 @@ from core.edge cimport NONE, REQUEST_PUBLISH, Channel, ChannelMember, Edge, Requ
 from core.fanout cimport (channel_acquire, channel_at, channel_find, channel_members, channel_name, member_add,
                           member_remove, member_remove_all, parted_say)
 from core.hash cimport HashKey, index_free
+from core.joins cimport state_say
 from core.ledger cimport COUNT_ILLEGAL_STATES, COUNTER_FIRST, KIND_FD, Stats, ledger_error, ledger_release, ledger_time
 from core.mailbox cimport Mailbox, Note, mailbox_drain, mailbox_free, mailbox_init, mailbox_put, mailbox_ring
 from core.names cimport names_free, names_init
@@ -24,8 +25,8 @@ from core.namespaces cimport DOMAIN_GROUP, Namespace, Namespaces, namespace_of, 
 from core.outbox cimport outbox_drop, outbox_send, outbox_settle
 from core.requests cimport request_done, request_open, request_peek, requests_free
 from core.slab cimport SLAB_NONE, slab_at, slab_free, slab_init
-from core.told cimport told_free
-from core.stream cimport (History, Stored, Stream, Streams, route_remove, route_set, routes_remove_worker,
+from core.told cimport told_free, told_init, told_say_all
+from core.stream cimport (History, Stored, Stream, Streams, route_remove, route_set, routes_forget,
                           stream_advance, stream_find, stream_kept, stream_reach, stream_route, stream_store,
                           stream_stored, stream_use, stream_wanted, streams_free, streams_init, streams_sweep)
 
@@ -198,7 +199,9 @@ cdef class StreamTable:
         return route_remove(&self.streams, self.find(name), worker, channel)
 
     def remove_worker(self, uint32_t worker):
-        routes_remove_worker(&self.streams, worker)
+        cdef uint32_t place = 0
+        while not routes_forget(&self.streams, worker, &place, 3):
+            pass
 
     def routes(self, bytes name):
         """{worker: channel handle}, None when the stream is gone."""
@@ -264,6 +267,7 @@ cdef class Members:
         edge.config.queue_bytes_max = queue_bytes_max
         edge.link.out.bytes_max = 1 << 24
         edge.link.parted.bytes_max = 1 << 24
+        told_init(edge)
         slab_init(&edge.connections, sizeof(Connection), 4, 100000)
         slab_init(&edge.channels, sizeof(Channel), 4, 100000)
         slab_init(&edge.segments, sizeof(Segment), 4, 100000)
@@ -328,6 +332,16 @@ cdef class Members:
         batch = b"" if not self.edge.link.out.size else self.edge.link.out.data[:self.edge.link.out.size]
         batch_clear(&self.edge.link.out)
         return batch
+
+    def tell(self, uint32_t conn, bytes name, int what):
+        """A STATE of the connection in a channel that is there."""
+        state_say(self.edge, self.at(conn), channel_find(self.edge, name, len(name)), what, 1, 2)
+
+    def again(self):
+        """What a router that asks for everything is told first, after the turn before it."""
+        self.said()
+        told_say_all(self.edge)
+        return self.said()
 
     def heartbeat(self):
         """What the link says again in the turn of its heartbeat."""

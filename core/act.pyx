@@ -1,13 +1,13 @@
 """Act: the frames that are not on the path of a message."""
 
 from core.codes cimport BYE
-from core.edge cimport CONTROL_AHEAD_MS, CONTROL_UNIT_BYTES, CONTROL_UNIT_MS
+from core.edge cimport CHANNEL_KNOWN, CONTROL_AHEAD_MS, CONTROL_UNIT_BYTES, CONTROL_UNIT_MS
 from core.fanout cimport member_stands
-from core.joins cimport join_leave, join_start, state_say, state_say_named
+from core.joins cimport join_leave, join_start, state_say
 from core.lifecycle cimport edge_fin
 from core.mailbox cimport NOTE_FRAME, Note, mailbox_put
 from core.mpack cimport MP_MAP
-from core.namespaces cimport DOMAIN_GLOBAL, domain_in, JOIN_SERVER, JOIN_TOKEN
+from core.namespaces cimport JOIN_SERVER, JOIN_TOKEN
 from core.records cimport STATE_ACKED
 from core.rights cimport RIGHT_GIVEN
 
@@ -78,15 +78,16 @@ cdef bint _credit_allows(Edge *edge, Connection *conn, uint32_t size) noexcept n
     return True
 
 
-cdef bint _acknowledge(Edge *edge, Connection *conn, const char *name, uint32_t size, uint64_t offset) noexcept nogil:
-    """One position of an ACK, as far as the session was given the messages. False: it is no channel of the session."""
+cdef void _acknowledge(Edge *edge, Connection *conn, const char *name, uint32_t size, uint64_t offset) noexcept nogil:
+    """One position of an ACK, as far as the session was given the messages. It is passed over where the session is in
+    no channel of the name: a global one that nobody is told of any more is none."""
     cdef Channel *channel = channel_find(edge, name, size)
     cdef uint64_t stands[2]
-    if channel == NULL or not member_joined(conn, channel):
-        return False
+    if channel == NULL or not channel.flags & CHANNEL_KNOWN \
+            and (channel.domain == DOMAIN_GLOBAL or not member_joined(conn, channel)):
+        return
     member_stands(edge, conn, channel, stands)
     state_say(edge, conn, channel, STATE_ACKED, channel.epoch, min(offset, stands[1]))
-    return True
 
 
 cdef void act_acked(Edge *edge, Connection *conn, MpReader *reader, uint32_t pairs) noexcept nogil:
@@ -101,10 +102,8 @@ cdef void act_acked(Edge *edge, Connection *conn, MpReader *reader, uint32_t pai
         pairs -= 1
         mp_read_str(reader, &name, &size)
         mp_read_uint(reader, &offset)
-        if offset and size <= NAME_BYTES_MAX and not _acknowledge(edge, conn, name, size, offset) \
-                and domain_in(&edge.namespaces, name, size) == DOMAIN_GLOBAL \
-                and utf8_valid(<const uint8_t *> name, size):
-            state_say_named(edge, conn, name, size, offset)
+        if offset and size <= NAME_BYTES_MAX:
+            _acknowledge(edge, conn, name, size, offset)
 
 
 cdef void _refuse_rate(Edge *edge, Connection *conn, const uint8_t *body, uint32_t size) noexcept nogil:

@@ -257,8 +257,8 @@ cdef void _requests(Walk *walk) noexcept nogil:
         seq += 1
     audit_equal(&walk.audit, KIND_REQUEST, charged, walk.under_way,
                 b"requests (key) are charged to connections, but under way for them (value) are")
-    audit_equal(&walk.audit, KIND_CHANNEL, walk.pendings, walk.holds,
-                b"holds (key) are counted by channels, but joins that wait (value) are")
+    audit_equal(&walk.audit, KIND_CHANNEL, walk.pendings + walk.edge.globals, walk.holds,
+                b"holds (key) are counted by channels, but joins that wait, and global channels (value) are")
 
 
 cdef void _kept(Walk *walk) noexcept nogil:

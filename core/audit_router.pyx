@@ -12,7 +12,7 @@ from core.ledger cimport (KIND_CHANNEL, KIND_HISTORY, KIND_KEY, KIND_MEMBERSHIP,
                           KIND_TIMER)
 from core.names cimport NAME_CLASSES
 from core.rooms cimport NOBODY, Member, Room, attender_at, member_at, room_at
-from core.sequencer cimport IDENTITY_BYTES_MAX, WORKER_LINKED, WORKER_LINKING, WORKERS_MAX, Owner, Worker
+from core.sequencer cimport IDENTITY_BYTES_MAX, WORKER_ENDING, WORKER_LINKED, WORKER_LINKING, WORKERS_MAX, Owner, Worker
 from core.slab cimport SLAB_NONE, slab_at
 from core.stream cimport Route, Stream, route_key, stream_at, stream_kept, stream_route, stream_stored
 
@@ -27,7 +27,12 @@ ctypedef struct Walk:
 
 
 cdef inline bint _worker_known(Walk *walk, uint32_t worker) noexcept nogil:
-    return worker < walk.sequencer.worker_count and walk.sequencer.workers[worker].state >= WORKER_LINKING
+    """Whether something may name it: it is linking, linked, or gone and not forgotten yet."""
+    cdef uint32_t state
+    if worker >= walk.sequencer.worker_count:
+        return False
+    state = walk.sequencer.workers[worker].state
+    return state >= WORKER_LINKING or state == WORKER_ENDING
 
 
 cdef void _stream(Walk *walk, uint32_t index) noexcept nogil:

@@ -4,7 +4,8 @@
 # The answer names where to go on; the worker asks again until an answer ends at the stream's position. It goes into
 # the worker's batch, in which the messages themselves are: whatever is routed after it follows it. Messages are served
 # from a queue, a budget of bytes a turn, so that live traffic is not held up by those who come back; outcomes alone
-# are answered at once.
+# are answered at once. What was read from the log for this is served as soon as it is there, since what is read next
+# may take its place in memory.
 #
 # A position (e, n) was told by this log if message n has an epoch <= e and message n + 1, or the stream as it stands
 # when there is none, one >= e: a stream's position also carries the epoch of a router that has given no offset yet.
@@ -31,4 +32,4 @@ cdef void catchup_find(Stream *stream, uint64_t oldest_ms, uint64_t epoch, uint6
 cdef uint64_t catchup_epoch(Stream *stream, uint64_t offset) noexcept nogil
 cdef uint32_t catchup_answer(Sequencer *sequencer, Worker *worker, RecCatchup *record) noexcept nogil
 cdef void catchup_take(Sequencer *sequencer, Worker *worker, RecCatchup *record) noexcept nogil
-cdef void catchups_serve(Sequencer *sequencer) noexcept nogil
+cdef void catchups_serve(Sequencer *sequencer, uint32_t *budget) noexcept nogil

@@ -6,12 +6,14 @@ from libc.string cimport memcpy, memmove
 from core.batch cimport batch_clear, batch_write
 from core.codes cimport BAD_REQUEST, OVERLOADED
 from core.ledger cimport COUNT_GAPS_RESET, COUNT_MESSAGES_ROUTED, ledger_count
-from core.records cimport (CATCHUP_CURSOR, CATCHUP_OUTCOME, CATCHUP_START, GAP_LOST, GAP_NONE, GAP_TRIMMED,
-                           OUTCOME_GAP, OUTCOME_LIVE, OUTCOME_REPLAYED, OUTCOME_RESET, REC_CAUGHT, Caught, RecCaught)
+from core.loading cimport loading_takes
+from core.records cimport (CATCHUP_CURSOR, CATCHUP_LISTED, CATCHUP_OUTCOME, CATCHUP_START, GAP_LOST, GAP_NONE,
+                           GAP_TRIMMED, OUTCOME_GAP, OUTCOME_LIVE, OUTCOME_REPLAYED, OUTCOME_RESET, REC_CAUGHT, Caught,
+                           RecCaught)
 from core.sequencer cimport WORKER_LINKED, worker_say
 from core.sessions cimport cursor_ask
 from core.stream cimport (Stored, stream_base, stream_find, stream_kept, stream_last_epoch, stream_namespace,
-                          stream_stored)
+                          stream_since, stream_stored)
 
 cdef enum:
     ENTRY_BYTES_MAX = 512       # a record of 56 bytes, a name of at most 255, and room
@@ -101,6 +103,17 @@ cdef void _from_start(Sequencer *sequencer, RecCatchup *record) noexcept nogil:
         record.since_offset = stream_stored(stream, 0).offset - 1
 
 
+cdef void _from_listing(Sequencer *sequencer, RecCatchup *record) noexcept nogil:
+    """CATCHUP_LISTED: since is where workers were told of the channel."""
+    cdef Stream *stream = stream_find(&sequencer.streams, <const char *> record + sizeof(RecCatchup), record.head.aux)
+    cdef uint64_t since[2]
+    record.since_epoch = record.since_offset = 0
+    if stream != NULL:
+        stream_since(&sequencer.streams, stream, since)
+        record.since_epoch = since[0]
+        record.since_offset = since[1]
+
+
 cdef uint32_t _part_size(Stream *stream, uint32_t place, uint32_t bytes_max, uint32_t *count) noexcept nogil:
     """How many messages from a place on, without a hole between them, are in the next part, one at least; its size."""
     cdef uint64_t size = 0
@@ -148,6 +161,7 @@ cdef uint32_t catchup_answer(Sequencer *sequencer, Worker *worker, RecCatchup *r
     """CAUGHT, from the stream as it stands now; the bytes of the messages in it."""
     cdef Stream *stream = stream_find(&sequencer.streams, <const char *> record + sizeof(RecCatchup), record.head.aux)
     cdef uint64_t age_ms = 0
+    cdef uint64_t oldest_ms
     cdef uint32_t count = 0
     cdef uint32_t size = 0
     cdef Found found
@@ -160,8 +174,12 @@ cdef uint32_t catchup_answer(Sequencer *sequencer, Worker *worker, RecCatchup *r
         stream = &unknown
     else:
         age_ms = stream_namespace(&sequencer.streams, stream).history_age_ms
-    catchup_find(stream, sequencer.wall_ms - age_ms if sequencer.wall_ms > age_ms else 0, record.since_epoch,
-                 record.since_offset, &found)
+    oldest_ms = sequencer.wall_ms - age_ms if sequencer.wall_ms > age_ms else 0
+    catchup_find(stream, oldest_ms, record.since_epoch, record.since_offset, &found)
+    if found.outcome == OUTCOME_RESET and record.flags & CATCHUP_CURSOR:
+        # The cursor is of a stream of this name that aged away: of this one the user heard nothing.
+        record.since_epoch = record.since_offset = 0
+        catchup_find(stream, oldest_ms, 0, 0, &found)
     if not record.flags & CATCHUP_OUTCOME:
         size = _part_size(stream, found.place, record.bytes_max, &count)
     answer = <RecCaught *> worker_say(worker, REC_CAUGHT, 0, sizeof(RecCaught), size)
@@ -202,6 +220,8 @@ cdef void catchup_take(Sequencer *sequencer, Worker *worker, RecCatchup *record)
         return
     if record.flags & CATCHUP_START:
         _from_start(sequencer, record)
+    elif record.flags & CATCHUP_LISTED:
+        _from_listing(sequencer, record)
     if record.flags & CATCHUP_OUTCOME:
         catchup_answer(sequencer, worker, record)
         return
@@ -230,21 +250,21 @@ cdef void _served(Sequencer *sequencer, uint32_t place) noexcept nogil:
     sequencer.catchups_place = place
 
 
-cdef void catchups_serve(Sequencer *sequencer) noexcept nogil:
-    """Answer what waits, as far as this turn's budget goes; the router turns again as long as anything is left.
+cdef void catchups_serve(Sequencer *sequencer, uint32_t *budget) noexcept nogil:
+    """Answer what waits, as far as the rest of this turn's budget goes; the router turns again as long as anything is
+    left.
 
     A worker whose batch is half full takes no more now: its turn comes when it took that.
     """
     cdef uint32_t place = sequencer.catchups_place
     cdef uint32_t end = sequencer.catchups.size
-    cdef uint32_t budget = CATCHUP_TURN_BYTES
     cdef uint32_t size
     cdef Waiting *waiting
     cdef RecCatchup *record
     cdef Worker *worker
     cdef uint8_t held[ENTRY_BYTES_MAX]
-    sequencer.catchups_due = False
-    while place < end and budget:
+    sequencer.catchups_due = budget[0] == 0 and place < end
+    while place < end and budget[0]:
         waiting = <Waiting *> (sequencer.catchups.data + place)
         record = <RecCatchup *> (sequencer.catchups.data + place + sizeof(Waiting))
         worker = &sequencer.workers[waiting.worker]
@@ -252,12 +272,14 @@ cdef void catchups_serve(Sequencer *sequencer) noexcept nogil:
         place += size
         if worker.state != WORKER_LINKED or <uint32_t> worker.epoch != waiting.start:
             continue                    # it asks again, if it still wants to know
+        if sequencer.streams.cold and loading_takes(sequencer, worker, &record.head):
+            continue                    # it left memory while this waited
         if worker.out.size > worker.out.bytes_max // 2:
             memcpy(held, waiting, size)
             if batch_write(&sequencer.catchups, held, size) < 0:
                 _refuse(worker, <RecCatchup *> (held + sizeof(Waiting)), OVERLOADED)
             continue
         size = catchup_answer(sequencer, worker, record)
-        budget -= min(budget, size + <uint32_t> sizeof(RecCaught))
+        budget[0] -= min(budget[0], size + <uint32_t> sizeof(RecCaught))
         sequencer.catchups_due = place < end
     _served(sequencer, place)

@@ -85,7 +85,7 @@ cdef enum ClientCount:          # in the order of COUNTS in client_loop.pyx
     CLIENT_ACCEPTED             # answered with a position
     CLIENT_REFUSED              # answered by ERROR, whatever the request
     CLIENT_PUBLISH_REFUSED      # of these, PUBLISH
-    CLIENT_UNANSWERED           # requests whose connection ended first
+    CLIENT_UNANSWERED           # requests whose connection ended first; of those that left by themselves only PUBLISH
     CLIENT_OVERDUE              # requests without an answer in time
     CLIENT_DELIVERED            # every MESSAGE, those of channels never joined as well
     CLIENT_UNCHECKED            # of these, those of channels not joined: their order is not known

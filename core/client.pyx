@@ -237,7 +237,7 @@ cdef void requests_drop(Client *client, ClientConn *conn) noexcept nogil:
             member = member_of(conn, request.channel)
             if member != NULL:
                 position_base(&member.position, request.since)
-        else:
+        elif conn.flags & CLIENT_TOLD or request.kind == CLIENT_REQUEST_PUBLISH:    # who leaves gives up all but that
             client_count(client, CLIENT_UNANSWERED, 1)
         request_free(client, request)
 

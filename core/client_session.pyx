@@ -23,7 +23,7 @@ from core.client_history cimport (client_map_find, client_map_uint, history_catc
 from core.client_life cimport (client_ended, client_fail, client_fault, client_plan, client_set_state, client_silence,
                                client_tell)
 from core.client_out cimport client_ask, client_frame, client_send_body, client_shut
-from core.codes cimport BYE, DRAINING
+from core.codes cimport BYE, DRAINING, NOT_ALLOWED, TOKEN_EXPIRED
 from core.mpack cimport (MP_OK, MpReader, MpWriter, mp_read_array, mp_read_bin, mp_read_double, mp_read_map,
                          mp_read_str, mp_read_uint, mp_skip, mp_write_array, mp_write_bin_head, mp_write_map,
                          mp_write_raw, mp_write_str, mp_write_uint)
@@ -476,6 +476,9 @@ cdef void _on_fin(Client *client, ClientConn *conn, MpReader *reader) noexcept n
         return
     client_frame(client, &writer, 1, TYPE_FIN_ACK)
     client_send_body(client, conn, &writer)
+    if TOKEN_EXPIRED <= code < NOT_ALLOWED:     # come back afresh: what was held of its channels is caught up on there
+        free(conn.resume)
+        conn.resume = NULL
     if conn.state != CLIENT_HELLO and conn.state != CLIENT_OPEN:
         return
     client_fault(client, conn, code, client_map_uint(reader, b"after", 0), reason, size)

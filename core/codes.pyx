@@ -33,7 +33,7 @@ TABLE = tuple(_row(number, when) for number, when in (
     (NO_SUCH_CHANNEL, "The channel's namespace is not configured."),
     (NOT_JOINED, "Join the channel first."),
     (RATE_LIMITED, "Too many requests from this session; wait `retry_after`."),
-    (TOO_MANY_CHANNELS, "The session has joined as many channels as it may."),
+    (TOO_MANY_CHANNELS, "The session has joined as many channels as it may, or a global one is one too many."),
     (TOO_LARGE, "The payload or name is longer than its limit."),
     (BAD_REQUEST, "The request is malformed or not served by this version; the message says what."),
     (BAD_FRAME, "Bytes that are no frame of this protocol."),

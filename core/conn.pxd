@@ -4,7 +4,7 @@
 # nothing. It is two cache lines: what fan-out and flush touch, and what heartbeats, input and the session need. What an
 # idle connection needs only under some configurations, or not at all, stands in its aside (ADR 20). Invariant: a
 # connection in the table has a file descriptor; one that is CLOSED is in the list that the loop frees at the end of the
-# turn, and holds nothing else.
+# turn, or in that of those who are to be flushed first, and holds nothing else.
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 

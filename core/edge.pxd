@@ -14,7 +14,7 @@ from core.hash cimport HashKey, Index
 from core.ledger cimport Ledger
 from core.mailbox cimport Mailbox
 from core.names cimport Names
-from core.namespaces cimport Namespaces
+from core.namespaces cimport GLOBALS_MAX, Namespaces
 from core.pace cimport Pace
 from core.ring cimport RingPool
 from core.slab cimport Slab
@@ -56,6 +56,7 @@ ctypedef struct EdgeConfig:
     uint32_t worker             # number on its node
     uint64_t epoch              # of this start of the worker
     uint32_t handshakes_max     # connections that have not been welcomed yet
+    uint32_t flush_us           # that a turn gives to sending, before it looks for what came meanwhile
     uint32_t expiry_notice_ms   # before the end of a session's credentials, in which it may give new ones
     bint beside                 # an earlier start of the same worker runs on for a while
     bint proxy_protocol
@@ -73,6 +74,9 @@ ctypedef union ChannelMembers:
 cdef enum ChannelFlag:
     CHANNEL_LIVE = 1            # SUBSCRIBED arrived
     CHANNEL_UNASKED = 2         # SUBSCRIBE found no room, here or at the router: it is said again
+    CHANNEL_KNOWN = 4           # global, and something was said in it: held until the worker ends
+    CHANNEL_RECREATED = 8       # while its members are told that it was
+    CHANNEL_NAMED = 16          # while an opening looks which channels it has already
 
 ctypedef struct Channel:        # 56 bytes; most are a user's own channel with one member
     uint32_t index
@@ -82,7 +86,8 @@ ctypedef struct Channel:        # 56 bytes; most are a user's own channel with o
     ChannelMembers members      # read through channel_members
     uint32_t count
     uint32_t capacity
-    uint32_t holds              # pendings that point here; with them and members gone the channel is freed
+    # With neither members nor holds the channel is freed.
+    uint32_t holds              # pendings that point here, and its place among the global ones
     uint32_t waiting            # first pending that waits for SUBSCRIBED, NONE
     uint32_t name               # owned: number in the edge's names; read through channel_name
     uint8_t name_size
@@ -139,6 +144,7 @@ ctypedef struct Opening:        # a HELLO that waits for the router
     uint32_t remaining          # answers to come: one a channel, one for the session
     uint32_t first              # list of pendings
     uint32_t count              # pendings
+    uint32_t globals            # of them, those of global channels
     uint32_t welcome_size
     uint32_t stored_size
     uint64_t cursor             # last ACK of any of the user's sessions in the user's own channel
@@ -148,6 +154,8 @@ ctypedef struct Opening:        # a HELLO that waits for the router
     uint8_t tells_unread        # WELCOME wants it
     uint8_t cursor_known
     uint8_t claimed             # OPENED came
+    uint8_t if_alive            # the resume token is old: the session has to be stored
+    uint8_t older               # than the global channels that neither the store nor the client names
 
 cdef enum RequestKind:
     REQUEST_DONE
@@ -183,6 +191,12 @@ ctypedef struct Lag:            # a member that is behind in a channel (core/slo
     uint32_t next               # number of the connection's next lag + 1; 0: none
     uint64_t told               # last offset that the member was queued or told of
     uint64_t seen               # last offset that came
+    uint32_t recreations        # times that the channel was recreated of which the member is not told yet
+    uint64_t common             # while there are: all epochs since `told` have the messages up to here in common
+    uint64_t recreated_epoch    # of the one that is told next, since it is held no more; 0: there is none
+    uint64_t recreated_offset   # the channel goes on behind it
+    uint64_t recreated_before   # last offset before that
+    uint64_t recreated_last     # of any older epoch
 
 ctypedef struct KeptBlock:      # 40 bytes: records of requests, one behind the other (core/kept.pxd)
     uint8_t *data               # owned: `capacity` bytes
@@ -207,7 +221,10 @@ ctypedef struct Link:
     Batch told                  # what it was told of sessions lately (core/told.pxd)
     Batch told_before
     uint64_t told_ms            # when `told` was begun
+    uint64_t told_us            # the time of the last record in it: no two have the same
+    uint64_t stored_ms          # what was told before then is stored, by `now_ms`
     uint64_t router_epoch
+    uint32_t foreign            # the version of the router's link, if it is not ours; 0: it is, or is not known
     uint64_t heard_ms
     uint64_t sent_ms            # of the last LINK
     bint up                     # the router knows this worker and was heard of lately
@@ -232,7 +249,7 @@ ctypedef struct Edge:
     RingPool rings
     Slab segments
     Arena arenas[FORM_COUNT]
-    Connection *touched         # list: queued something this turn, first come first
+    Connection *touched         # list: queued something that was not sent yet, first come first
     Connection *touched_last    # borrowed: its end
     Connection *closed          # list: to be freed at the end of the turn
     Slab channels
@@ -247,7 +264,8 @@ ctypedef struct Edge:
     ReplayList replays_waiting  # those whose connection has room, first come first
     uint32_t replays_asked      # parts under way from the router
     uint32_t unasked            # channels whose SUBSCRIBE is to be said again
-    uint32_t globals            # channels of the global domain that this worker subscribed to
+    uint32_t globals            # global channels that the router told of
+    uint32_t everybody[GLOBALS_MAX]     # their indexes
     Requests requests
     Kept kept
     Link link

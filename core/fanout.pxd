@@ -15,7 +15,7 @@ from core.conn cimport FLAG_BLOCKED, FLAG_OVERFULL, FORM_COUNT, Connection, Memb
 from core.edge cimport Body, Channel, ChannelMember, Edge
 from core.hash cimport hash_bytes, index_find
 from core.names cimport name_text
-from core.namespaces cimport SLOW_DISCONNECT, USER_PREFIX_BYTES
+from core.namespaces cimport DOMAIN_GLOBAL, SLOW_DISCONNECT, USER_PREFIX_BYTES
 from core.outbox cimport OUTBOX_SENT, outbox_append, outbox_overfull
 from core.slab cimport slab_at
 from core.slow cimport slow_hold, slow_lags
@@ -184,9 +184,13 @@ cdef inline uint32_t deliver_slow(Edge *edge, Connection *conn, Channel *channel
     return delivered
 
 
+cdef uint64_t fanout_all(Edge *edge, const Body *bodies, uint32_t count, Channel *channel) noexcept nogil
+
+
 cdef inline uint64_t fanout_run(Edge *edge, Channel *channel, const Body *bodies, uint32_t count, uint64_t first,
                                 uint64_t last) noexcept nogil:
-    """Queue frames (MessagePack) for every member of a channel: a pointer each, encoded once per wire form.
+    """Queue frames (MessagePack) for every member of a channel: a pointer each, encoded once per wire form. Of a global
+    one everybody is a member.
 
     At most RUN_MAX of them. `first` is the offset of the first of messages that follow each other; with `last` it is
     the range that one frame tells of; 0: they have no position. Returns how many deliveries found room.
@@ -197,6 +201,8 @@ cdef inline uint64_t fanout_run(Edge *edge, Channel *channel, const Body *bodies
     cdef ChannelMember *members = channel_members(channel)
     cdef uint32_t place
     cdef Connection *conn
+    if channel.domain == DOMAIN_GLOBAL:
+        return fanout_all(edge, bodies, count, channel)
     runs_start(runs)
     for place in range(channel.count):
         if place + 4 < channel.count:
@@ -210,12 +216,13 @@ cdef inline uint64_t fanout_run(Edge *edge, Channel *channel, const Body *bodies
     return delivered
 
 
-cdef uint64_t fanout_all(Edge *edge, const Body *bodies, uint32_t count, Channel *channel) noexcept nogil
-cdef Channel *channel_of_message(Edge *edge, const Body *body) noexcept nogil
+cdef const char *message_channel(const Body *body, uint32_t *size) noexcept nogil
 cdef void event_gap_told(Edge *edge, Connection *conn, Channel *channel, uint64_t first, uint64_t last,
                          int reason) noexcept nogil
 cdef uint32_t event_gap_write(Edge *edge, Channel *channel, uint64_t first, uint64_t last, int reason,
                               uint8_t *body) noexcept nogil
+cdef uint32_t event_recreated_write(Edge *edge, Channel *channel, uint64_t epoch, uint64_t offset, uint64_t last,
+                                    uint8_t *body) noexcept nogil
 cdef void fanout_event_recreated(Edge *edge, Channel *channel, uint64_t epoch, uint64_t offset) noexcept nogil
 cdef void fanout_event_gap(Edge *edge, Channel *channel, uint64_t first, uint64_t last, int reason) noexcept nogil
 cdef Channel *channel_acquire(Edge *edge, const char *name, uint32_t size, int domain) noexcept nogil

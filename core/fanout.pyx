@@ -8,7 +8,7 @@ from libc.stdint cimport uint16_t
 from core.answers cimport TYPE_EVENT, answer_frame, write_text
 from core.batch cimport Batch, batch_clear, batch_write
 from core.conn cimport FLAG_CATCHING, MEMBERSHIPS_INLINE, PLACE_REPLAY, STATE_OPEN, conn_live
-from core.edge cimport ANSWER_BYTES, CHANNEL_UNASKED, NONE
+from core.edge cimport ANSWER_BYTES, CHANNEL_RECREATED, CHANNEL_UNASKED, NONE
 from core.hash cimport index_put, index_remove
 from core.ledger cimport (COUNT_BUS_FULL, COUNT_GAPS_RESET, COUNT_GAPS_TRIMMED, KIND_CHANNEL, KIND_MEMBERSHIP,
                           ledger_acquire, ledger_count, ledger_leaks, ledger_release)
@@ -25,19 +25,18 @@ from core.slab cimport SLAB_NONE, generation_next, invariant, invariant_always, 
 from core.slow cimport slow_end, slow_told
 
 
-cdef Channel *channel_of_message(Edge *edge, const Body *body) noexcept nogil:
-    """The channel that a MESSAGE frame names, NULL when this worker has not subscribed to it."""
+cdef const char *message_channel(const Body *body, uint32_t *size) noexcept nogil:
+    """The name of the channel of a MESSAGE frame, borrowed from it; NULL: it is none."""
     cdef MpReader reader
     cdef uint32_t count = 0
-    cdef uint32_t size = 0
     cdef uint64_t kind = 0
     cdef const char *name
     reader.p = body.data
     reader.end = body.data + body.size
     if mp_read_array(&reader, &count) != MP_OK or mp_read_uint(&reader, &kind) != MP_OK \
-            or mp_read_str(&reader, &name, &size) != MP_OK:
+            or mp_read_str(&reader, &name, size) != MP_OK:
         return NULL
-    return channel_find(edge, name, size)
+    return name
 
 
 cdef uint64_t fanout_all(Edge *edge, const Body *bodies, uint32_t count, Channel *channel) noexcept nogil:
@@ -119,24 +118,34 @@ cdef void fanout_event_gap(Edge *edge, Channel *channel, uint64_t first, uint64_
     fanout_run(edge, channel, &said, 1, first, last)
 
 
-cdef void fanout_event_recreated(Edge *edge, Channel *channel, uint64_t epoch, uint64_t offset) noexcept nogil:
-    """Tell every member that the channel goes on behind this position, which is of a later epoch than what they hold
-    and not of a higher offset: EVENT gap, `recreated`, of what they may hold and nobody else has any more."""
-    cdef uint8_t body[ANSWER_BYTES]
+cdef uint32_t event_recreated_write(Edge *edge, Channel *channel, uint64_t epoch, uint64_t offset, uint64_t last,
+                                    uint8_t *body) noexcept nogil:
+    """EVENT gap, `recreated`, into ANSWER_BYTES bytes: the channel goes on behind this position, and what lies between
+    it and `last` in an older epoch nobody has any more; its size."""
     cdef MpWriter writer
-    cdef Body said
     writer.p = body
     writer.end = body + ANSWER_BYTES
     writer.overflow = False
-    _event_gap_head(edge, channel, offset + 1, channel.offset, b"recreated", 5, &writer)
+    _event_gap_head(edge, channel, offset + 1, last, b"recreated", 5, &writer)
     write_text(&writer, b"epoch")
     mp_write_uint(&writer, epoch)
     write_text(&writer, b"offset")
     mp_write_uint(&writer, offset)
+    return <uint32_t> (writer.p - body)
+
+
+cdef void fanout_event_recreated(Edge *edge, Channel *channel, uint64_t epoch, uint64_t offset) noexcept nogil:
+    """Tell every member that the channel goes on behind this position, which is of a later epoch than what they hold
+    and not of a higher offset. Who is behind is told later (core/slow.pyx)."""
+    cdef uint8_t body[ANSWER_BYTES]
+    cdef Body said
     said.data = body
-    said.size = <uint32_t> (writer.p - body)
+    said.size = event_recreated_write(edge, channel, epoch, offset, channel.offset, body)
     ledger_count(edge.ledger, COUNT_GAPS_RESET, 1)
-    fanout_run(edge, channel, &said, 1, 0, 0)
+    channel.epoch = epoch
+    channel.flags |= CHANNEL_RECREATED
+    fanout_run(edge, channel, &said, 1, offset + 1, channel.offset)
+    channel.flags &= ~CHANNEL_RECREATED
 
 
 cdef Channel *channel_acquire(Edge *edge, const char *name, uint32_t size, int domain) noexcept nogil:
@@ -164,7 +173,6 @@ cdef Channel *channel_acquire(Edge *edge, const char *name, uint32_t size, int d
     channel.slow = SLOW_DISCONNECT if namespace == NULL else namespace.slow_consumer
     channel.capacity = 1
     channel.waiting = NONE
-    edge.globals += domain == DOMAIN_GLOBAL
     ledger_acquire(edge.ledger, KIND_CHANNEL, index, HERE)
     return channel
 
@@ -228,7 +236,6 @@ cdef void channel_rest(Edge *edge, Channel *channel) noexcept nogil:
     if channel.capacity > 1:
         pages_give(channel.members.many, channel.capacity * sizeof(ChannelMember))
     name_drop(&edge.names, channel.name, channel.name_size)
-    edge.globals -= channel.domain == DOMAIN_GLOBAL
     channel.generation = 0
     ledger_release(edge.ledger, KIND_CHANNEL, channel.index)
     slab_release(&edge.channels, channel.index)

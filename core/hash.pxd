@@ -4,7 +4,9 @@
 # choose names that collide. The index is open addressing with linear probing and backward-shift deletion; it holds
 # (hash, value) pairs and leaves the comparison of names to its user. A slot keeps the high half of the hash, which is
 # both its home (scaled to the capacity, so that this need not double to grow) and its tag: 8 bytes a slot, about 11 a
-# pair. Invariant: count <= capacity * 5/6, and there is no empty slot between a pair and its home slot.
+# pair. To move a million pairs at once would hold a turn up for some 20 ms, so a table that grew is the old one beside
+# the new one for a while, and each put moves INDEX_STEP slots. Invariant: count <= capacity * 5/6, there is no empty
+# slot between a pair and its home slot in either, and of the old one only what is at `moved` and behind it counts.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
@@ -17,14 +19,20 @@ ctypedef struct HashKey:
     uint64_t k0
     uint64_t k1
 
+cdef enum:
+    INDEX_STEP = 32             # a table grows by a quarter, so 5 would do; the old one is to go soon
+
 ctypedef struct IndexSlot:
     uint32_t hash               # high half of the 64-bit hash
     uint32_t value              # the user's number + 1; 0: empty
 
 ctypedef struct Index:
     IndexSlot *slots            # owned; capacity entries
+    IndexSlot *old              # owned; old_capacity entries that are on their way to `slots`; NULL: none are
     uint32_t capacity           # 0 before the first put
-    uint32_t count
+    uint32_t count              # of both
+    uint32_t old_capacity
+    uint32_t moved              # slots of the old table; what stood there stays, so that probes go on over it
 
 
 cdef inline uint64_t _rotl(uint64_t x, int b) noexcept nogil:
@@ -89,15 +97,17 @@ cdef inline uint32_t index_find(Index *index, uint64_t hash, uint32_t *probe) no
     while probe[0] < index.capacity:
         probe[0] += 1
         if index.slots[place].value == 0:
-            return 0
+            probe[0] = index.capacity
+            break
         if index.slots[place].hash == tag:
             return index.slots[place].value
         place += 1
         if place == index.capacity:
             place = 0
-    return 0
+    return 0 if index.old == NULL else index_find_old(index, tag, probe)
 
 
+cdef uint32_t index_find_old(Index *index, uint32_t tag, uint32_t *probe) noexcept nogil
 cdef int index_put(Index *index, uint64_t hash, uint32_t value) noexcept nogil
 cdef void index_remove(Index *index, uint64_t hash, uint32_t value) noexcept nogil
 cdef void index_free(Index *index) noexcept nogil

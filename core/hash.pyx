@@ -3,8 +3,17 @@
 from core.pages cimport pages_give, pages_take
 
 
-cdef inline uint32_t _next(Index *index, uint32_t place) noexcept nogil:
-    return place + 1 if place + 1 < index.capacity else 0
+cdef enum:
+    GONE = 0xFFFFFFFF           # in place of a value: removed from the old table
+
+
+cdef inline uint32_t _next(uint32_t place, uint32_t capacity) noexcept nogil:
+    return place + 1 if place + 1 < capacity else 0
+
+
+cdef inline uint32_t _home(uint32_t tag, uint32_t capacity) noexcept nogil:
+    """Where a pair would like to stand in a table of so many slots."""
+    return <uint32_t> ((<uint64_t> tag * capacity) >> 32)
 
 
 cdef inline uint32_t _distance(Index *index, uint32_t start, uint32_t place) noexcept nogil:
@@ -16,32 +25,45 @@ cdef inline void _place(Index *index, IndexSlot slot) noexcept nogil:
     """Into the first empty slot from its home on; there is one."""
     cdef uint32_t place = index_home(index, slot.hash)
     while index.slots[place].value != 0:
-        place = _next(index, place)
+        place = _next(place, index.capacity)
     index.slots[place] = slot
 
 
-cdef int _index_grow(Index *index) noexcept nogil:
+cdef void _move(Index *index, uint32_t step) noexcept nogil:
+    """So many slots of the old table; homes ascend in both, so this reads and writes one stretch of memory each."""
+    cdef uint32_t end = index.moved + min(step, index.old_capacity - index.moved)
+    while index.moved < end:
+        if index.old[index.moved].value != 0 and index.old[index.moved].value != <uint32_t> GONE:
+            _place(index, index.old[index.moved])
+        index.moved += 1
+    if index.moved == index.old_capacity:
+        pages_give(index.old, <size_t> index.old_capacity * sizeof(IndexSlot))
+        index.old = NULL
+        index.old_capacity = index.moved = 0
+
+
+cdef int _grow(Index *index) noexcept nogil:
     """By a quarter: a table is three quarters full on average, and its pairs were moved four times each."""
-    cdef Index larger
-    cdef uint32_t place
-    larger.capacity = 16 if index.capacity == 0 else index.capacity + index.capacity // 4
-    larger.count = index.count
-    larger.slots = <IndexSlot *> pages_take(<size_t> larger.capacity * sizeof(IndexSlot))
-    if larger.slots == NULL:
+    cdef uint32_t capacity = 16 if index.capacity == 0 else index.capacity + index.capacity // 4
+    cdef IndexSlot *slots = <IndexSlot *> pages_take(<size_t> capacity * sizeof(IndexSlot))
+    if slots == NULL:
         return -1
-    for place in range(index.capacity):
-        if index.slots[place].value != 0:
-            _place(&larger, index.slots[place])
-    pages_give(index.slots, <size_t> index.capacity * sizeof(IndexSlot))
-    index[0] = larger
+    invariant_always(index.old == NULL)     # INDEX_STEP: it was moved long ago
+    index.old = index.slots
+    index.old_capacity = index.capacity
+    index.slots = slots
+    index.capacity = capacity
     return 0
 
 
 cdef int index_put(Index *index, uint64_t hash, uint32_t value) noexcept nogil:
     """Add a pair; the same pair twice is two entries. -1: out of memory."""
     cdef IndexSlot slot
-    if (index.count + 1) * <uint64_t> 6 > index.capacity * <uint64_t> 5 and _index_grow(index) < 0:
+    invariant(value < <uint32_t> GONE - 1)
+    if (index.count + 1) * <uint64_t> 6 > index.capacity * <uint64_t> 5 and _grow(index) < 0:
         return -1
+    if index.old != NULL:
+        _move(index, INDEX_STEP)
     slot.hash = <uint32_t> (hash >> 32)
     slot.value = value + 1
     _place(index, slot)
@@ -49,22 +71,59 @@ cdef int index_put(Index *index, uint64_t hash, uint32_t value) noexcept nogil:
     return 0
 
 
-cdef void index_remove(Index *index, uint64_t hash, uint32_t value) noexcept nogil:
-    """Take out the pair, which must be there."""
-    cdef uint32_t place = index_home(index, <uint32_t> (hash >> 32))
-    cdef uint32_t hole
-    while index.slots[place].value != value + 1:
-        invariant_always(index.slots[place].value != 0)
-        place = _next(index, place)
-    hole = place
+cdef uint32_t index_find_old(Index *index, uint32_t tag, uint32_t *probe) noexcept nogil:
+    """The rest of `index_find`, where the table that it grew from is not gone yet."""
+    cdef uint32_t probed = probe[0] - index.capacity
+    cdef uint32_t place = _home(tag, index.old_capacity) + probed
+    cdef uint32_t value
+    if place >= index.old_capacity:
+        place -= index.old_capacity
+    while probed < index.old_capacity:
+        probed += 1
+        value = index.old[place].value
+        if value == 0:
+            return 0
+        if place >= index.moved and index.old[place].hash == tag and value != <uint32_t> GONE:
+            probe[0] = index.capacity + probed
+            return value
+        place = _next(place, index.old_capacity)
+    return 0
+
+
+cdef void _remove_old(Index *index, uint32_t tag, uint32_t value) noexcept nogil:
+    """Out of the table that it grew from, where its place stays taken: what was moved stands there, too."""
+    cdef uint32_t place
+    invariant_always(index.old != NULL)
+    place = _home(tag, index.old_capacity)
+    while place < index.moved or index.old[place].value != value + 1:
+        invariant_always(index.old[place].value != 0)
+        place = _next(place, index.old_capacity)
+    index.old[place].value = <uint32_t> GONE
+
+
+cdef void _remove(Index *index, uint32_t hole) noexcept nogil:
+    """What stands there; what stands behind it moves up."""
+    cdef uint32_t place = hole
     while True:
-        place = _next(index, place)
+        place = _next(place, index.capacity)
         if index.slots[place].value == 0:
             break
         if _distance(index, index_home(index, index.slots[place].hash), place) >= _distance(index, hole, place):
             index.slots[hole] = index.slots[place]
             hole = place
     index.slots[hole].value = 0
+
+
+cdef void index_remove(Index *index, uint64_t hash, uint32_t value) noexcept nogil:
+    """Take out the pair, which must be there."""
+    cdef uint32_t tag = <uint32_t> (hash >> 32)
+    cdef uint32_t place = index_home(index, tag)
+    while index.slots[place].value != value + 1 and index.slots[place].value != 0:
+        place = _next(place, index.capacity)
+    if index.slots[place].value != 0:
+        _remove(index, place)
+    else:
+        _remove_old(index, tag, value)
     index.count -= 1
     if index.count == 0:
         index_free(index)
@@ -72,8 +131,9 @@ cdef void index_remove(Index *index, uint64_t hash, uint32_t value) noexcept nog
 
 cdef void index_free(Index *index) noexcept nogil:
     pages_give(index.slots, <size_t> index.capacity * sizeof(IndexSlot))
-    index.slots = NULL
-    index.capacity = 0
+    pages_give(index.old, <size_t> index.old_capacity * sizeof(IndexSlot))
+    index.slots = index.old = NULL
+    index.capacity = index.old_capacity = index.moved = 0
     index.count = 0
 
 
@@ -86,7 +146,7 @@ def siphash13(bytes data, unsigned long long k0=0, unsigned long long k1=0):
 
 
 cdef class HashIndex:
-    """The index table for tests: a multimap from 64-bit hashes to numbers below 2**32 - 1."""
+    """The index table for tests: a multimap from 64-bit hashes to numbers below 2**32 - 2."""
 
     cdef Index index
 
@@ -95,6 +155,11 @@ cdef class HashIndex:
 
     def __len__(self):
         return self.index.count
+
+    @property
+    def moving(self):
+        """Slots of the table that it grew from which were not moved yet."""
+        return self.index.old_capacity - self.index.moved
 
     def put(self, unsigned long long hash, unsigned int value):
         if index_put(&self.index, hash, value) < 0:

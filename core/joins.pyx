@@ -1,27 +1,34 @@
 """Joins: what waits for the router before a JOIN is answered, and the channels of those that say HELLO."""
 
 from libc.stdint cimport uint8_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from core.answers cimport answer_empty, answer_error, answer_position
 from core.codes cimport NOT_JOINED, OVERLOADED, TOO_MANY_CHANNELS, UNAVAILABLE
 from core.conn cimport STATE_OPEN, conn_get, conn_handle
-from core.edge cimport CHANNEL_LIVE, NONE, REQUEST_JOIN, REQUEST_OPEN, RETRY_AFTER_MS
+from core.edge cimport CHANNEL_KNOWN, CHANNEL_LIVE, NONE, REQUEST_JOIN, REQUEST_OPEN, RETRY_AFTER_MS
 from core.fanout cimport (channel_acquire, channel_at, channel_find, channel_handle, channel_name, channel_rest,
                           channel_subscribe, channel_unasked, conn_user, fanout_event_gap, fanout_event_recreated,
                           member_add, member_catch, member_catches, member_caught, member_joined, member_remove,
                           member_stands)
-from core.ledger cimport (COUNT_SUBSCRIPTIONS_REFUSED, KIND_PENDING, ledger_acquire, ledger_count, ledger_leaks,
-                          ledger_release)
-from core.namespaces cimport DOMAIN_GROUP, domain_in
+from core.ledger cimport (COUNT_STATES_LOST, COUNT_SUBSCRIPTIONS_REFUSED, KIND_PENDING, ledger_acquire, ledger_count,
+                          ledger_leaks, ledger_release)
+from core.mpack cimport MpWriter, mp_write_array, mp_write_map, mp_write_str, mp_write_uint
+from core.namespaces cimport DOMAIN_GLOBAL, DOMAIN_GROUP, DOMAIN_USER, GLOBALS_MAX, domain_in
 from core.opening cimport opening_answered, opening_end, opening_refused
-from core.records cimport (CATCHUP_OUTCOME, GAP_ROUTER_LOST, OUTCOME_GAP, OUTCOME_LIVE, OUTCOME_RESET, REC_STATE,
-                           STATE_ACKED, STATE_JOINED, STATE_LEFT, RecState, record_add)
+from core.records cimport (CATCHUP_OUTCOME, GAP_ROUTER_LOST, GLOBAL_GONE, OUTCOME_GAP, OUTCOME_LIVE, OUTCOME_RESET,
+                           REC_STATE, STATE_ACKED, STATE_HEARS, STATE_JOINED, STATE_LEFT, RecState, record_add)
 from core.replay cimport catchup_ask
 from core.requests cimport request_done, request_open, request_peek, request_take
 from core.sites cimport HERE
-from core.slab cimport SLAB_NONE, slab_acquire, slab_release
-from core.told cimport told_keep
+from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_release
+from core.told cimport told_say, told_take, told_time
+from core.vitals cimport vital_of
+from core.welcome cimport welcome_fits
+
+cdef enum:
+    HEARS_ENTRY_BYTES = 24          # two numbers of nine bytes, and what says how long the name is
 
 
 cdef Channel *channel_wanted(Edge *edge, const char *name, uint32_t size) noexcept nogil:
@@ -115,30 +122,30 @@ cdef const char *pending_outcome(Pending *pending, Channel *channel) noexcept no
     return b"live" if pending.since_offset == channel.offset else b"replayed"
 
 
-cdef void state_say_named(Edge *edge, Connection *conn, const char *name, uint32_t size,
-                          uint64_t offset) noexcept nogil:
-    """An ACK in a channel that this worker has not subscribed to: a global one, whose position the router knows."""
-    cdef RecState *record = <RecState *> record_add(&edge.link.out, REC_STATE, size, sizeof(RecState), size)
-    if record != NULL:
-        record.what = STATE_ACKED
-        record.conn = <uint32_t> conn_handle(conn)
-        record.offset = offset
-        memcpy(record.session, conn.session, 16)
-        memcpy(<uint8_t *> record + sizeof(RecState), name, size)
+cdef void pending_position(const Pending *pending, const Channel *channel, uint64_t *position) noexcept nogil:
+    """The position that the client hears: where the channel stands, or stood when the outcome was `reset`, since the
+    client begins there."""
+    cdef bint is_reset = pending.has_since and pending.outcome == OUTCOME_RESET
+    position[0] = pending.since_epoch if is_reset else channel.epoch
+    position[1] = pending.since_offset if is_reset else channel.offset
 
 
 cdef void state_say(Edge *edge, Connection *conn, Channel *channel, int what, uint64_t epoch,
                     uint64_t offset) noexcept nogil:
-    """Tell the router what the session did; the user comes with it, but with ACKED."""
+    """Tell the router what the session did; the user comes with it, but with ACKED and before its session is open."""
     cdef uint32_t size = channel.name_size
     cdef uint32_t user_size = 0
-    cdef const char *user = conn_user(edge, conn, &user_size)
+    cdef const char *user = NULL
+    cdef bint kept = what == STATE_JOINED or what == STATE_LEFT
     cdef RecState *record
-    if what == STATE_ACKED:
-        user_size = 0
-    record = <RecState *> record_add(&edge.link.out, REC_STATE, size, sizeof(RecState), size + user_size)
+    if what != STATE_ACKED and conn.membership_count:
+        user = conn_user(edge, conn, &user_size)
+    if kept:
+        record = <RecState *> told_take(edge, REC_STATE, size, sizeof(RecState), size + user_size)
+    else:
+        record = <RecState *> record_add(&edge.link.out, REC_STATE, size, sizeof(RecState), size + user_size)
     if record == NULL:
-        return                          # the link is far behind; what the client says when it resumes counts
+        return                          # of an ACK, what the client says when it resumes counts
     record.what = <unsigned short> what
     record.user_size = <unsigned short> user_size
     record.conn = <uint32_t> conn_handle(conn)
@@ -146,22 +153,98 @@ cdef void state_say(Edge *edge, Connection *conn, Channel *channel, int what, ui
     record.offset = offset
     memcpy(record.session, conn.session, 16)
     memcpy(<uint8_t *> record + sizeof(RecState), channel_name(edge, channel), size)
-    memcpy(<uint8_t *> record + sizeof(RecState) + size, user, user_size)
-    if what == STATE_JOINED or what == STATE_LEFT:
-        told_keep(edge, &record.head)
+    if user_size:
+        memcpy(<uint8_t *> record + sizeof(RecState) + size, user, user_size)
+    if kept:
+        record.time_us = told_time(edge)
+        record.fence = vital_of(edge, conn).fence
+        told_say(edge, &record.head)
+
+
+cdef void pending_began(const Pending *pending, const Channel *channel, uint64_t *position) noexcept nogil:
+    """Where the membership began: a client that is caught up stands where it said, or where a `reset` put it."""
+    position[0] = pending.since_epoch if pending.has_since else channel.epoch
+    position[1] = pending.since_offset if pending.has_since else channel.offset
+
+
+cdef void _hears_told(Edge *edge, Connection *conn, const uint8_t *names, uint32_t size) noexcept nogil:
+    """HEARS: the session begins in global channels, {name: [epoch, offset]}."""
+    cdef RecState *record = <RecState *> told_take(edge, REC_STATE, <int> size, sizeof(RecState), size)
+    if record == NULL:
+        return
+    invariant(size <= 0xFFFF)           # GLOBALS_MAX names of 255 bytes are 36 KiB
+    record.what = STATE_HEARS
+    record.conn = <uint32_t> conn_handle(conn)
+    record.time_us = told_time(edge)
+    record.fence = vital_of(edge, conn).fence
+    memcpy(record.session, conn.session, 16)
+    memcpy(<uint8_t *> record + sizeof(RecState), names, size)
+    told_say(edge, &record.head)
+
+
+cdef inline bint _is_news(Edge *edge, const Pending *pending) noexcept nogil:
+    """Whether it is of a global channel that goes on, and that is not stored with the session yet."""
+    return not pending.stored and channel_at(edge, pending.channel).flags & CHANNEL_KNOWN != 0
+
+
+cdef void _hears_write(Edge *edge, const Opening *opening, uint32_t count, MpWriter *writer) noexcept nogil:
+    """{name: [epoch, offset]} of the global channels that are news."""
+    cdef uint32_t index = opening.first
+    cdef uint64_t position[2]
+    cdef Pending *pending
+    cdef Channel *channel
+    mp_write_map(writer, count)
+    while index != NONE:
+        pending = pending_at(edge, index)
+        index = pending.sibling
+        if not _is_news(edge, pending):
+            continue
+        channel = channel_at(edge, pending.channel)
+        pending_began(pending, channel, position)
+        mp_write_str(writer, channel_name(edge, channel), channel.name_size)
+        mp_write_array(writer, 2)
+        mp_write_uint(writer, position[0])
+        mp_write_uint(writer, position[1])
+    invariant(not writer.overflow)
+
+
+cdef void hears_say(Edge *edge, Connection *conn, const Opening *opening) noexcept nogil:
+    """Tell the router in which global channels the session begins: one record, since a JOINED for each of 128 of them
+    cost five times what all the rest of a HELLO does."""
+    cdef uint32_t index = opening.first
+    cdef uint32_t count = 0
+    cdef uint32_t bytes_max = 8
+    cdef uint8_t *names
+    cdef MpWriter writer
+    while index != NONE:
+        if _is_news(edge, pending_at(edge, index)):
+            count += 1
+            bytes_max += channel_at(edge, pending_at(edge, index).channel).name_size + HEARS_ENTRY_BYTES
+        index = pending_at(edge, index).sibling
+    if count == 0:
+        return
+    names = <uint8_t *> malloc(bytes_max)
+    if names == NULL:
+        ledger_count(edge.ledger, COUNT_STATES_LOST, 1)
+        return
+    writer.p = names
+    writer.end = names + bytes_max
+    writer.overflow = False
+    _hears_write(edge, opening, count, &writer)
+    _hears_told(edge, conn, names, <uint32_t> (writer.p - names))
+    free(names)
 
 
 cdef void joined_say(Edge *edge, Connection *conn, Pending *pending, Channel *channel, int what) noexcept nogil:
-    """Where the membership began: a client that is caught up stands where it said."""
-    if pending.has_since and pending.outcome != OUTCOME_RESET:
-        state_say(edge, conn, channel, what, pending.since_epoch, pending.since_offset)
-    else:
-        state_say(edge, conn, channel, what, channel.epoch, channel.offset)
+    """Tell the router where the membership began."""
+    cdef uint64_t position[2]
+    pending_began(pending, channel, position)
+    state_say(edge, conn, channel, what, position[0], position[1])
 
 
 cdef int member_start(Edge *edge, Connection *conn, Pending *pending, Channel *channel) noexcept nogil:
     """Begin the membership where the client stands; -1: out of memory."""
-    if pending.has_since and pending.outcome != OUTCOME_RESET and pending.since_offset != channel.offset:
+    if pending.has_since and pending.since_offset != channel.offset:
         return member_catch(edge, conn, channel, pending.since_epoch, pending.since_offset)
     if pending.has_since and member_catches(conn, channel):     # what it was being caught up on it has, or gave up
         member_caught(edge, conn, channel)
@@ -169,11 +252,19 @@ cdef int member_start(Edge *edge, Connection *conn, Pending *pending, Channel *c
     return member_add(edge, conn, channel)
 
 
-cdef bint _full(Edge *edge, Connection *conn, Channel *channel) noexcept nogil:
-    """Whether the session is in as many groups as it may be (its user's own channels do not count)."""
-    return channel.domain == DOMAIN_GROUP \
-        and conn.membership_count >= edge.config.channels_max + edge.namespaces.session_count \
-        and not member_joined(conn, channel)
+cdef const char *_full(Edge *edge, Connection *conn, const Pending *pending, Channel *channel) noexcept nogil:
+    """Why the session may not be in one more group (its user's own channels do not count as such); NULL: it may.
+
+    A global channel that is over takes a place as well while the session is caught up there: its names have no bound.
+    """
+    if channel.domain == DOMAIN_USER or channel.flags & CHANNEL_KNOWN or member_joined(conn, channel) \
+            or (channel.domain == DOMAIN_GLOBAL and not pending.has_since):
+        return NULL
+    if conn.membership_count >= edge.config.channels_max + edge.namespaces.session_count:
+        return b"leave a channel before joining another"
+    if not welcome_fits(edge, conn, channel):
+        return b"the names of the session's channels fill half of max_frame: leave one before joining another"
+    return NULL
 
 
 cdef void _join_finish(Edge *edge, Pending *pending) noexcept nogil:
@@ -181,20 +272,21 @@ cdef void _join_finish(Edge *edge, Pending *pending) noexcept nogil:
     cdef Channel *channel = channel_at(edge, pending.channel)
     cdef Connection *conn = conn_get(&edge.connections, pending.conn)
     cdef uint64_t position[2]
+    cdef const char *full
     cdef bint joined
     if pending.seq:
         request_done(edge, pending.seq)
     if conn != NULL and conn.state == STATE_OPEN:
         joined = member_joined(conn, channel)
-        if _full(edge, conn, channel):
-            answer_error(edge, conn, pending.request, TOO_MANY_CHANNELS, b"leave a channel before joining another", 0)
+        full = _full(edge, conn, pending, channel)
+        if full != NULL:
+            answer_error(edge, conn, pending.request, TOO_MANY_CHANNELS, full, 0)
         elif member_start(edge, conn, pending, channel) < 0:
             answer_error(edge, conn, pending.request, OVERLOADED, b"out of memory", RETRY_AFTER_MS)
         else:
-            if pending.has_since or not joined:
+            if (pending.has_since or not joined) and (channel.domain != DOMAIN_GLOBAL or channel.flags & CHANNEL_KNOWN):
                 joined_say(edge, conn, pending, channel, STATE_JOINED)
-            position[0] = channel.epoch
-            position[1] = channel.offset
+            pending_position(pending, channel, position)
             if joined and not pending.has_since:    # it may be on its way there still
                 member_stands(edge, conn, channel, position)
             answer_position(edge, conn, pending.request, position[0], position[1], pending_outcome(pending, channel))
@@ -252,7 +344,10 @@ cdef void outcome_told(Edge *edge, Request *request, RecCaught *record) noexcept
         if pending.asked and not pending.told and channel_handle(channel_at(edge, pending.channel)) == record.channel:
             pending.told = 1
             pending.outcome = record.outcome
-            if pending.fresh:
+            if record.outcome == OUTCOME_RESET:     # from here on it misses nothing, though others still wait
+                pending.since_epoch = record.epoch
+                pending.since_offset = record.offset
+            elif pending.fresh:
                 pending.since_epoch = record.last_epoch
                 pending.since_offset = record.last_offset
             if pending.fresh and opening != NULL and pending.sibling == NONE:
@@ -293,7 +388,7 @@ cdef void channel_subscribed(Edge *edge, Channel *channel, uint64_t epoch, uint6
     """SUBSCRIBED: the channel is live from this position on; after a new link it may tell of lost messages."""
     cdef uint32_t index = channel.waiting
     cdef Pending *pending
-    if channel.flags & CHANNEL_LIVE and channel.count:
+    if channel.flags & CHANNEL_LIVE and (channel.count or channel.domain == DOMAIN_GLOBAL):
         if offset > channel.offset:
             fanout_event_gap(edge, channel, channel.offset + 1, offset, GAP_ROUTER_LOST)
         elif offset < channel.offset and epoch > channel.epoch:
@@ -313,6 +408,49 @@ cdef void channel_subscribed(Edge *edge, Channel *channel, uint64_t epoch, uint6
             opening_answered(edge, opening_at(edge, pending.opening))
     channel.holds -= 1
     channel_rest(edge, channel)
+
+
+cdef Channel *global_known(Edge *edge, const char *name, uint32_t size) noexcept nogil:
+    """A global channel, held from now on; NULL: it is none, or there is no room or no memory for it."""
+    cdef Channel *channel = channel_find(edge, name, size)
+    if channel != NULL and channel.flags & CHANNEL_KNOWN:
+        return channel
+    if edge.globals == GLOBALS_MAX or domain_in(&edge.namespaces, name, size) != DOMAIN_GLOBAL:
+        return NULL
+    if channel == NULL:
+        channel = channel_acquire(edge, name, size, DOMAIN_GLOBAL)
+    if channel != NULL:
+        channel.flags |= CHANNEL_KNOWN
+        channel.holds += 1
+        edge.everybody[edge.globals] = channel.index
+        edge.globals += 1
+    return channel
+
+
+cdef void _global_let_go(Edge *edge, uint32_t place) noexcept nogil:
+    cdef Channel *channel = channel_at(edge, edge.everybody[place])
+    edge.globals -= 1
+    edge.everybody[place] = edge.everybody[edge.globals]
+    channel.flags &= ~CHANNEL_KNOWN
+    channel.holds -= 1
+    channel_rest(edge, channel)
+
+
+cdef void global_told(Edge *edge, RecChannel *record) noexcept nogil:
+    """GLOBAL: the router tells of a global channel, or lets it go."""
+    cdef const char *name = <const char *> record + sizeof(RecChannel)
+    cdef Channel *channel
+    cdef uint32_t place = 0
+    if record.channel != GLOBAL_GONE:
+        channel = global_known(edge, name, record.head.aux)
+        if channel != NULL:
+            channel_subscribed(edge, channel, record.epoch, record.offset)
+        return
+    channel = channel_find(edge, name, record.head.aux)
+    if channel != NULL and channel.flags & CHANNEL_KNOWN:
+        while edge.everybody[place] != channel.index:
+            place += 1
+        _global_let_go(edge, place)
 
 
 cdef void channel_refused(Edge *edge, Channel *channel, int code) noexcept nogil:
@@ -356,7 +494,7 @@ cdef void join_overdue(Edge *edge, Request *request) noexcept nogil:
 
 
 cdef void joins_end(Edge *edge) noexcept nogil:
-    """The loop stops: let go of all that still waits for the router."""
+    """The loop stops: let go of all that still waits for the router, and of the global channels."""
     cdef uint32_t seq = edge.requests.oldest
     cdef uint32_t last = edge.requests.next
     cdef Request taken
@@ -368,3 +506,5 @@ cdef void joins_end(Edge *edge) noexcept nogil:
                 opening_at(edge, taken.index).seq = 0      # it is closed by now
                 opening_end(edge, opening_at(edge, taken.index))
         seq += 1
+    while edge.globals:
+        _global_let_go(edge, edge.globals - 1)

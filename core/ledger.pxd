@@ -111,6 +111,8 @@ cdef enum Counter:
     COUNT_REPLAYED              # messages that were missed and delivered later
     COUNT_STATES_LOST           # changes of sessions' state that found no room on their way to the store; both threads'
     COUNT_SUBSCRIPTIONS_REFUSED     # SUBSCRIBEs that the router had no room for
+    COUNT_HISTORY_SQUEEZED      # messages that left the router's memory before their age, for want of room
+    COUNT_LOG_OUTGROWN          # messages that left the embedded log before their age, for want of room
     COUNT_COUNT
 
 cdef enum Gauge:
@@ -125,6 +127,10 @@ cdef enum Gauge:
     GAUGE_LOG_AWAY              # 1: the log does not take batches
     GAUGE_HELD_BYTES            # held aside for members that take too little
     GAUGE_KEPT_BYTES            # of blocks that hold what waits for the router's answer
+    GAUGE_LOG_DISK_BYTES        # of the embedded log's segments
+    GAUGE_LOG_DISK_BYTES_MAX    # at most; 0: there is no bound, or no such log
+    GAUGE_LOG_REDIS_KEPT_BYTES  # kept to be given to Redis again
+    GAUGE_LOG_REDIS_KEPT_BYTES_MAX  # of what Redis has already; 0: the log is not in Redis
     GAUGE_COUNT
 
 cdef enum Time:

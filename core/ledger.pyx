@@ -27,10 +27,11 @@ COUNTERS = ("connections_refused", "frames_in", "bytes_in", "bytes_out", "sends"
             "tls_handshakes", "tls_resumed", "tls_failures", "round_trips", "round_trip_ms", "pings_lost",
             "heartbeats_strange", "replies_sent", "refused_unanswered", "drain_cut", "frame_timeouts",
             "handles_leaked", "tasks_failed", "messages_not_logged", "log_records", "log_batches", "passed_over",
-            "asked_again", "replayed", "states_lost", "subscriptions_refused")
+            "asked_again", "replayed", "states_lost", "subscriptions_refused", "history_squeezed", "log_outgrown")
 STATES = ("accepted", "handshaking", "open", "closing", "closed")
 GAUGES = ("open_connections", "linked", "queued_bytes", "router_epoch", "handshakes", "drain_pace", "log_bytes",
-          "log_bytes_max", "log_away", "held_bytes", "kept_bytes")
+          "log_bytes_max", "log_away", "held_bytes", "kept_bytes", "log_disk_bytes", "log_disk_bytes_max",
+          "log_redis_kept_bytes", "log_redis_kept_bytes_max")
 TIMES = ("publish", "welcome")
 BOUNDS_MS = tuple([TIME_BOUNDS_MS[place] for place in range(TIME_BUCKETS - 1)])
 assert len(KINDS) == KIND_COUNT and len(COUNTERS) == COUNT_COUNT and len(GAUGES) == GAUGE_COUNT
@@ -83,9 +84,13 @@ cdef class Stats:
         """The control thread released one of its kinds."""
         ledger_close(&self.ledger, KINDS.index(kind, KIND_TASK))
 
-    def count(self, str counter):
-        """Add one to a counter that is the control thread's, or that both threads write."""
-        ledger_count_shared(&self.ledger, COUNTERS.index(counter), 1)
+    def count(self, str counter, uint64_t by=1):
+        """Add to a counter that is the control thread's, or that both threads write."""
+        ledger_count_shared(&self.ledger, COUNTERS.index(counter), by)
+
+    def gauge(self, str gauge, uint64_t value):
+        """Set a gauge that is the control thread's."""
+        ledger_gauge(&self.ledger, GAUGES.index(gauge), value)
 
     def places(self, str kind):
         """Where the live objects of a kind were acquired, in no order; empty in release."""

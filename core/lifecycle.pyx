@@ -4,7 +4,7 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset, strlen
 
 from core.answers cimport (TYPE_FIN_ACK, TYPE_PING, WireView, answer_fin, answer_heartbeat, answer_raw, frame_encode)
-from core.codes cimport BYE, HEARTBEAT_LOST, HELLO_TIMEOUT, SLOW_CONSUMER, TOKEN_EXPIRED, UNAVAILABLE, code_name
+from core.codes cimport BYE, HEARTBEAT_LOST, HELLO_TIMEOUT, KICKED, SLOW_CONSUMER, TOKEN_EXPIRED, UNAVAILABLE, code_name
 from core.conn cimport (ASIDE_NONE, FLAG_ASKED, FLAG_BLOCKED, FLAG_ENDING, FLAG_FINISHED, FLAG_FIRST, FLAG_HALF,
                         FLAG_HELLO, FLAG_OVERFULL, FLAG_SESSION, FLAG_TLS, FLAG_TOUCHED, FLAG_WATCHED, FLAG_WEBSOCKET,
                         STAGE_DISCARD, STAGE_FRAMES, STATE_ACCEPTED, STATE_CLOSED, STATE_CLOSING, STATE_HANDSHAKING,
@@ -24,8 +24,8 @@ from core.records cimport CLOSE_COMES_BACK, CLOSE_OVER, REC_CLOSE, RecSession, r
 from core.ring cimport ring_release
 from core.sockets cimport sockets_abort, sockets_unacked
 from core.tls cimport tls_conn_free
-from core.told cimport told_keep
-from core.vitals cimport vital_pinging
+from core.told cimport told_say, told_take, told_time
+from core.vitals cimport vital_of, vital_pinging
 from core.wheel cimport WHEEL_TICK_MS, timer_set, wheel_cancel, wheel_set
 
 cdef extern from "<unistd.h>" nogil:
@@ -39,17 +39,25 @@ cdef enum:
 
 cdef void _session_leave(Edge *edge, Connection *conn, bint over) noexcept nogil:
     """Give up what the session holds here and at the router; `over`: its client will not come back to it."""
+    cdef uint64_t fence = vital_of(edge, conn).fence
+    cdef int flags = (CLOSE_COMES_BACK if edge.drain_telling else 0) | (CLOSE_OVER if over else 0)
     cdef RecSession *record
     member_remove_all(edge, conn)
-    if conn.flags & FLAG_SESSION:
-        conn.flags &= ~FLAG_SESSION
-        record = <RecSession *> record_add(&edge.link.out, REC_CLOSE,
-                                           (CLOSE_COMES_BACK if edge.drain_telling else 0)
-                                           | (CLOSE_OVER if over else 0), sizeof(RecSession), 0)
-        if record != NULL:
-            record.conn = conn_handle(conn)
-            memcpy(record.session, conn.session, 16)
-            told_keep(edge, &record.head)
+    if not conn.flags & FLAG_SESSION:
+        return
+    conn.flags &= ~FLAG_SESSION
+    if fence:
+        record = <RecSession *> told_take(edge, REC_CLOSE, flags, sizeof(RecSession), 0)
+    else:                               # its claim was not answered: the next router hears nothing of that either
+        record = <RecSession *> record_add(&edge.link.out, REC_CLOSE, flags, sizeof(RecSession), 0)
+    if record == NULL:
+        return
+    record.conn = conn_handle(conn)
+    memcpy(record.session, conn.session, 16)
+    if fence:
+        record.fence = fence
+        record.time_us = told_time(edge)
+        told_say(edge, &record.head)
 
 
 cdef void _deadline(Edge *edge, Connection *conn, uint32_t ms) noexcept nogil:
@@ -78,7 +86,7 @@ cdef void edge_fin_sized(Edge *edge, Connection *conn, int code, const char *rea
     """Queue FIN, give up the session, and wait for FIN_ACK. Nothing happens to a connection that is ending already."""
     if conn.state >= STATE_CLOSING:
         return
-    _session_leave(edge, conn, False)
+    _session_leave(edge, conn, code == KICKED)
     if conn.stage != STAGE_FRAMES:
         edge_close(edge, conn, code)
         return
@@ -283,7 +291,7 @@ cdef void edge_close(Edge *edge, Connection *conn, int reason) noexcept nogil:
     conn_set_state(conn, edge.ledger, STATE_CLOSED)
     conn_aside_rest(&edge.asides, edge.ledger, conn)
     edge.ledger.words[REASON_FIRST + reason_place(conn.reason)] += 1
-    if not conn.flags & FLAG_TOUCHED:       # else the flush of this turn finds it closed and moves it over
+    if not conn.flags & FLAG_TOUCHED:       # else the flush finds it closed and moves it over
         conn.next_touched = edge.closed
         edge.closed = conn
 

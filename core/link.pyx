@@ -5,27 +5,29 @@ from libc.string cimport memcpy, memset
 from core.answers cimport TYPE_REPLY, answer_error, answer_position, answer_reply
 from core.batch cimport batch_clear, batch_reserve
 from core.bus cimport BusBatch, bus_done, bus_lost, bus_receive, bus_send, bus_tick
-from core.codes cimport NOT_JOINED, OVERLOADED, RATE_LIMITED, RESUMED_ELSEWHERE, UNAVAILABLE
+from core.codes cimport NOT_JOINED, OVERLOADED, RATE_LIMITED, RESUMED_ELSEWHERE, TOO_MANY_CHANNELS, UNAVAILABLE
 from core.conn cimport FLAG_SESSION, STATE_OPEN, conn_get, conn_live
 from core.edge cimport (ASKS_MAX, CHANNEL_LIVE, CHANNEL_UNASKED, REQUEST_CATCHUP, REQUEST_HISTORY, REQUEST_JOIN,
                         REQUEST_OPEN, REQUEST_PRESENCE, RETRY_AFTER_MS, UNDER_WAY_MAX, Channel)
-from core.fanout cimport (RUN_MAX, Body, channel_at, channel_find, channel_get, channel_of_message, channel_subscribe,
+from core.fanout cimport (RUN_MAX, Body, channel_at, channel_find, channel_get, channel_handle, channel_subscribe,
                           fanout_all, fanout_event_gap, fanout_event_recreated, fanout_run, member_joined,
-                          parted_say)
-from core.joins cimport channel_refused, channel_subscribed, join_overdue, joins_again, outcome_told
+                          message_channel, parted_say)
+from core.joins cimport (channel_refused, channel_subscribed, global_known, global_told, join_overdue, joins_again,
+                         outcome_told)
 from core.kept cimport kept_end, kept_say, kept_say_all, kept_seq, kept_take
 from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_DELIVERED, COUNT_ROUTER_LINKS,
                           GAUGE_LINKED, GAUGE_ROUTER_EPOCH, ledger_count, ledger_gauge)
 from core.lifecycle cimport edge_fin
-from core.mailbox cimport NOTE_BANS, NOTE_LINKED, NOTE_TAKEN, mailbox_put, note_init
+from core.mailbox cimport NOTE_BANS, NOTE_FOREIGN, NOTE_LINKED, NOTE_TAKEN, mailbox_put, note_init
 from core.mpack cimport MpWriter, mp_write_array, mp_write_raw, mp_write_uint
 from core.namespaces cimport DOMAIN_GROUP, domain_in
 from core.opening cimport open_again, open_claimed, open_overdue, opening_again
-from core.records cimport (GAP_ROUTER_LOST, MESSAGE_EVENT, REC_BANS, REC_BEGIN, REC_CAUGHT, REC_END, REC_EVICT,
-                           REC_HISTORY, REC_LINK, REC_LINKED, REC_MESSAGE, REC_OPENED, REC_PRESENCE, REC_PUBLISHED,
-                           REC_REPLY, REC_SUBSCRIBED, REC_TAKEN, RECORDS_VERSION, RecBody, RecCaught, RecChannel,
-                           RecHistory, RecLink, RecMessage, RecPublished, RecSession, RecTaken, Record, record_add,
-                           record_fits, record_init, record_size)
+from core.records cimport (BEGIN_BEFORE, BEGIN_BESIDE, BEGIN_EVERYBODY, GAP_ROUTER_LOST, MESSAGE_EVENT, MESSAGE_GLOBAL,
+                           REC_BANS, REC_BEGIN, REC_CAUGHT, REC_END, REC_EVICT, REC_GLOBAL, REC_HISTORY, REC_LINK,
+                           REC_LINKED, REC_MESSAGE, REC_OPENED, REC_PRESENCE, REC_PUBLISHED, REC_REPLY, REC_SUBSCRIBED,
+                           REC_TAKEN, RECORDS_VERSION, RecBody, RecCaught, RecChannel, RecHistory, RecLink, RecMessage,
+                           RecPublished, RecSession, RecTaken, Record, record_add, record_fits, record_init,
+                           record_size)
 from core.replay cimport replay_caught, replay_overdue, replays_again
 from core.requests cimport request_open, request_peek, request_take
 from core.slab cimport slab_at
@@ -36,7 +38,7 @@ cdef enum:
     RUN_BYTES_MAX = 32768       # of messages fanned out together: they fit in an arena
 
 ctypedef struct Run:            # messages of one channel that follow each other, not fanned out yet
-    uint64_t channel            # the worker's handle; 0: global
+    uint64_t channel            # the worker's handle
     uint32_t count
     uint32_t size               # bytes of the bodies
     uint64_t first              # offset of the first; the others follow it without a gap
@@ -45,12 +47,17 @@ ctypedef struct Run:            # messages of one channel that follow each other
 
 cdef void link_hello(Edge *edge, int kind) noexcept nogil:
     """LINK, BEGIN, END or BYE."""
-    cdef int beside = 1 if kind == REC_BEGIN and edge.config.beside else 0
-    cdef RecLink *record = <RecLink *> record_add(&edge.link.out, kind, beside, sizeof(RecLink), 0)
+    cdef int flags = 0
+    cdef RecLink *record
+    if kind == REC_BEGIN:
+        flags = BEGIN_EVERYBODY | (BEGIN_BESIDE if edge.config.beside else 0) \
+            | (BEGIN_BEFORE if edge.link.router_epoch else 0)
+    record = <RecLink *> record_add(&edge.link.out, kind, flags, sizeof(RecLink), 0)
     if record != NULL:
         record.epoch = edge.config.epoch
         record.version = RECORDS_VERSION
         record.worker = edge.config.worker
+        record.stored_ms = edge.now_ms
 
 
 cdef void link_flush(Edge *edge) noexcept nogil:
@@ -125,10 +132,27 @@ cdef void _channels_subscribe(Edge *edge, int flags) noexcept nogil:
                 channel_subscribe(edge, channel)
 
 
+cdef void _on_foreign(Edge *edge, uint32_t version) noexcept nogil:
+    """The router speaks another version: it can be told nothing. The control thread hears so once."""
+    cdef Note note
+    if edge.link.up:
+        _link_down(edge)
+    if edge.link.foreign != version:
+        edge.link.foreign = version
+        note_init(&note, NOTE_FOREIGN)
+        note.first = version
+        mailbox_put(&edge.to_control, &note, NULL, NULL)
+
+
 cdef void _on_linked(Edge *edge, RecLink *record) noexcept nogil:
     """The router answered; aux 1: it does not know this worker and wants everything."""
     cdef Note note
+    if record.version != RECORDS_VERSION:
+        _on_foreign(edge, record.version)
+        return
+    edge.link.foreign = 0
     edge.link.heard_ms = edge.now_ms
+    edge.link.stored_ms = record.stored_ms
     if not record.head.aux:
         if not edge.link.up and edge.link.router_epoch == record.epoch:
             edge.link.up = True
@@ -162,12 +186,9 @@ cdef void _run_deliver(Edge *edge, Run *run) noexcept nogil:
     cdef uint64_t delivered = 0
     if run.count == 0:
         return
-    if run.channel == 0:
-        delivered = fanout_all(edge, run.bodies, run.count, NULL)
-    else:
-        channel = channel_get(edge, run.channel)
-        if channel != NULL:
-            delivered = fanout_run(edge, channel, run.bodies, run.count, run.first, 0)
+    channel = channel_get(edge, run.channel)
+    if channel != NULL:
+        delivered = fanout_run(edge, channel, run.bodies, run.count, run.first, 0)
     ledger_count(edge.ledger, COUNT_DELIVERED, delivered)
     run.count = 0
     run.size = 0
@@ -187,21 +208,14 @@ cdef void _run_add(Edge *edge, Run *run, RecMessage *record) noexcept nogil:
     run.count += 1
 
 
-cdef void _on_global(Edge *edge, Run *run, RecMessage *record) noexcept nogil:
-    """A global message while some of the global channels have a position here: theirs moves, and who is being caught up
-    on it gets it by that alone."""
-    cdef Body body
-    cdef Channel *channel
-    body.data = <const uint8_t *> record + sizeof(RecMessage)
-    body.size = record.body_size
-    channel = channel_of_message(edge, &body)
-    if channel != NULL and channel.flags & CHANNEL_LIVE:
-        if record.offset <= channel.offset and record.epoch <= channel.epoch:
-            return
-        channel.epoch = record.epoch
-        channel.offset = record.offset
-    _run_deliver(edge, run)
-    ledger_count(edge.ledger, COUNT_DELIVERED, fanout_all(edge, &body, 1, channel))
+cdef Channel *_global_of(Edge *edge, RecMessage *record, const Body *body) noexcept nogil:
+    """The channel of a global message, which the router told of before; NULL: there was no memory or no room for it."""
+    cdef uint32_t size = 0
+    cdef const char *name = message_channel(body, &size)
+    cdef Channel *channel = NULL if name == NULL else global_known(edge, name, size)
+    if channel != NULL and not channel.flags & CHANNEL_LIVE:
+        channel_subscribed(edge, channel, record.epoch, record.offset - 1)
+    return channel
 
 
 cdef void _on_event(Edge *edge, Run *run, RecMessage *record) noexcept nogil:
@@ -219,19 +233,23 @@ cdef void _on_event(Edge *edge, Run *run, RecMessage *record) noexcept nogil:
 cdef void _on_message(Edge *edge, Run *run, RecMessage *record) noexcept nogil:
     """MESSAGE: gather for fan-out; a jump in the offsets is told to the members before the message."""
     cdef Channel *channel
+    cdef Body body
     if record.head.aux & MESSAGE_EVENT:
         _on_event(edge, run, record)
         return
-    if record.head.aux:
-        record.channel = 0
-        if edge.globals:
-            _on_global(edge, run, record)
-        else:
-            _run_add(edge, run, record)
-        return
-    channel = channel_get(edge, record.channel)
-    if channel == NULL:
-        return
+    if record.head.aux & MESSAGE_GLOBAL:
+        body.data = <const uint8_t *> record + sizeof(RecMessage)
+        body.size = record.body_size
+        channel = _global_of(edge, record, &body)
+        if channel == NULL:
+            _run_deliver(edge, run)
+            ledger_count(edge.ledger, COUNT_DELIVERED, fanout_all(edge, &body, 1, NULL))
+            return
+        record.channel = channel_handle(channel)
+    else:
+        channel = channel_get(edge, record.channel)
+        if channel == NULL:
+            return
     if channel.flags & CHANNEL_LIVE:
         if record.offset <= channel.offset:
             if record.epoch <= channel.epoch:
@@ -263,8 +281,14 @@ cdef Connection *_answered(Edge *edge, uint32_t seq, int code, const char *refus
 
 
 cdef void _on_published(Edge *edge, RecPublished *record) noexcept nogil:
+    cdef const char *refused = b"the router refused the message"
     cdef Request request
-    cdef Connection *conn = _answered(edge, record.seq, record.head.aux, b"the router refused the message", &request)
+    cdef Connection *conn
+    if record.head.aux == TOO_MANY_CHANNELS:
+        refused = b"there is no room for one more global channel: at most 128, which take at most half of max_frame" \
+            b" in WELCOME. Publish in one that there is, use a group, or wait until all that was said in one of them" \
+            b" is older than its history"
+    conn = _answered(edge, record.seq, record.head.aux, refused, &request)
     if conn != NULL:
         answer_position(edge, conn, request.request, record.epoch, record.offset, NULL)
 
@@ -339,6 +363,8 @@ cdef void _on_record(Edge *edge, Run *run, Record *record) noexcept nogil:
             channel_refused(edge, channel, record.aux)
         elif channel != NULL:
             channel_subscribed(edge, channel, (<RecChannel *> record).epoch, (<RecChannel *> record).offset)
+    elif record.kind == REC_GLOBAL:
+        global_told(edge, <RecChannel *> record)
     elif record.kind == REC_OPENED:
         open_claimed(edge, <RecSession *> record)
     elif record.kind == REC_CAUGHT:

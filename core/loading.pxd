@@ -1,7 +1,8 @@
 # Loading: streams whose position, or whose messages, have to be read from the log first.
 #
-# A router whose log gives back everything at the start (`Opened.complete`) never loads. Of another log a stream is cold
-# when it is made: its epoch is 0, and nothing may be given or told. What a worker says about it starts a load; that and
+# A router whose log gives back everything at the start (`Opened.complete`) loads nothing until something of it has no
+# room in memory; of another log it always does (`Streams.cold`). From then on a stream is cold when it is made: its
+# epoch is 0, and nothing may be given or told. What a worker says about it starts a load; that and
 # all that is said of the stream meanwhile waits, copied, in its order, and is done as if it came now when the load is
 # done. A stream whose position is known is loaded once more, with its messages, when somebody reads what may not be in
 # its ring. What waits is bounded, and refused beyond that; a load that fails refuses it as well. Where workers have

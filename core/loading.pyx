@@ -5,16 +5,16 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from core.codes cimport OVERLOADED
-from core.log_records cimport LOG_MESSAGE, LogRecord, log_record_body, log_record_fits
+from core.log_records cimport LOG_BEGINS, LOG_MESSAGE, LogRecord, log_record_body, log_record_fits
 from core.mailbox cimport NOTE_LOG_LOAD, mailbox_put, note_init
-from core.records cimport (CATCHUP_CURSOR, CATCHUP_START, REC_CATCHUP, REC_CAUGHT, REC_HISTORY, REC_PUBLISH, REC_REPLY,
-                           REC_SUBSCRIBE, REC_SURVEY, REC_UNSUBSCRIBE, SURVEY_AS_IS, SURVEY_MESSAGES, RecBody,
-                           RecCatchup, RecCaught, RecChannel, RecHistory, RecPublish)
+from core.records cimport (CATCHUP_CURSOR, CATCHUP_LISTED, CATCHUP_START, REC_CATCHUP, REC_CAUGHT, REC_HISTORY,
+                           REC_PUBLISH, REC_REPLY, REC_SUBSCRIBE, REC_SURVEY, REC_UNSUBSCRIBE, SURVEY_AS_IS,
+                           SURVEY_MESSAGES, RecBody, RecCatchup, RecCaught, RecChannel, RecHistory, RecPublish)
 from core.sequencer cimport (WORKER_LINKING, worker_at, worker_index, worker_published, worker_say,
                              worker_subscribed)
 from core.slab cimport invariant
-from core.stream cimport (Stored, Stream, StreamWaiting, stream_adopt, stream_at, stream_name, stream_open, stream_shut,
-                          stream_store, stream_wanted)
+from core.stream cimport (Stored, Stream, StreamWaiting, stream_adopt, stream_at, stream_begins, stream_last_epoch,
+                          stream_name, stream_open, stream_shut, stream_store, stream_wanted)
 
 
 cdef inline uint32_t _surveyed(const Record *record) noexcept nogil:
@@ -50,8 +50,10 @@ cdef int _needs(const Stream *stream, const Record *record) noexcept nogil:
     if _reads(record):
         return LOADING_MESSAGES
     if record.kind == REC_CATCHUP:
+        # At the very end nothing is to be read, unless the answer would be `reset`: there the message itself decides.
         return LOADING_NOT if catchup.since_offset == stream.offset \
-            and not catchup.flags & (CATCHUP_CURSOR | CATCHUP_START) else LOADING_MESSAGES
+            and catchup.since_epoch >= stream_last_epoch(stream) \
+            and not catchup.flags & (CATCHUP_CURSOR | CATCHUP_START | CATCHUP_LISTED) else LOADING_MESSAGES
     if record.kind == REC_SUBSCRIBE and (<const RecChannel *> record).epoch \
             and (<const RecChannel *> record).offset < stream.offset:
         return LOADING_MESSAGES
@@ -187,6 +189,8 @@ cdef void _know(Sequencer *sequencer, Stream *stream, const Note *note) noexcept
             head.time_ms = record.time_ms
             head.size = record.body_size
             stream_store(&sequencer.streams, stream, &head, log_record_body(record), sequencer.wall_ms)
+            if record.flags & LOG_BEGINS:
+                stream_begins(&sequencer.streams, stream, head.epoch, head.offset - 1)
 
 
 cdef void _run(Sequencer *sequencer, Stream *stream, StreamWaiting *waiting, int code, RunRecord run) noexcept nogil:
@@ -227,6 +231,6 @@ cdef void loading_done(Sequencer *sequencer, const Note *note, RunRecord run) no
     stream.history.loading = LOADING_NOT
     if note.third == 0:
         stream.history.filled = with_messages or stream.offset == 0
-    if stream.history.given == 0:
+    if stream.history.given == 0 and not stream.history.listed:
         stream_shut(stream)             # nothing was ever said there, as far as is known
     _run(sequencer, stream, waiting, <int> note.third, run)

@@ -17,6 +17,7 @@ cdef enum:
     LOG_CHUNK_BYTES = 1048576   # what is beyond it goes into the next one
     LOG_UNDER_WAY_MAX = 64
     LOG_PACED_BYTES = 32768     # one of so many bytes waits for no pace
+    LOG_SPARE_BYTES = 131072    # memory for a chunk's records that is kept for the next one, at most
 
 ctypedef struct LateAnswer:     # 32 bytes: a publish that repeats one which is not in the log yet
     uint64_t epoch              # the position that it is answered with
@@ -39,6 +40,7 @@ ctypedef struct LogOut:
     uint64_t bytes
     uint64_t bytes_max
     uint32_t chunks_max         # a power of two
+    Batch spare                 # memory without records in it, for the next chunk; owned
     uint64_t paced_ms           # before this time of the monotonic clock only what is large is handed over
     uint32_t pace_ms            # 0: nothing waits for it
     uint32_t under_way_max      # chunks handed over and not committed

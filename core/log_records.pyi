@@ -3,6 +3,7 @@ from typing import Final
 MESSAGE: Final[int]
 POSITION: Final[int]
 WAITS: Final[int]
+BEGINS: Final[int]
 HEAD_BYTES: Final[int]
 
 class LogEntry:

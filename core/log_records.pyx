@@ -5,6 +5,7 @@ from libc.string cimport memcpy, memset
 MESSAGE = LOG_MESSAGE
 POSITION = LOG_POSITION
 WAITS = LOG_WAITS
+BEGINS = LOG_BEGINS
 HEAD_BYTES = sizeof(LogRecord)
 
 assert HEAD_BYTES == 88

@@ -1,7 +1,8 @@
 # Loop: one worker's data-plane thread: wait, read, cut, act, fan out, flush, free.
 #
 # A turn is one epoll_wait and everything that it brought. Answers and deliveries are queued during the turn and leave
-# at its end: first the batch to the router, so that it works while we send, then one system call a touched connection.
+# at its end: first the batch to the router, so that it works while we send, then one system call a touched connection,
+# as many as a turn may send; the rest is the next turn's, which does not wait for events.
 # The GIL is never taken here; the control thread is rung through an eventfd once a batch of control frames.
 
 from core.edge cimport Edge

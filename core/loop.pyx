@@ -16,7 +16,7 @@ from core.audit_edge cimport edge_audit
 from core.batch cimport Batch, batch_clear, batch_free
 from core.buffer cimport Segment, arena_rest
 from core.bus cimport ZMQ_DEALER, bus_close, bus_on_event, bus_open, bus_pending
-from core.clock cimport clock_ms
+from core.clock cimport clock_ms, clock_ns
 from core.codes cimport BAD_FRAME, BYE, OVERLOADED, SLOW_CONSUMER
 from core.conn cimport (FLAG_ASKED, FLAG_BLOCKED, FLAG_CATCHING, FLAG_FINISHED, FLAG_FIRST, FLAG_HALF, FLAG_OVERFULL,
                         FLAG_SHUT, FLAG_TOUCHED, FLAG_WATCHED, STATE_CLOSED, STATE_OPEN, Aside, Connection, conn_get,
@@ -66,6 +66,10 @@ from core.wheel cimport TIMER_NONE, WHEEL_TICK_MS, wheel_expire, wheel_init
 cdef extern from "invariant.h":
     enum:
         HOLDFAST_CHECKS
+
+cdef enum:
+    FLUSH_US = 8000             # a turn gives to sending at most, and what one more connection takes
+    FLUSH_LOOK = 32             # connections between two looks at the clock
 
 cdef extern from * nogil:
     """
@@ -231,10 +235,12 @@ cdef void _flush_one(Edge *edge, Connection *conn) noexcept nogil:
         _drained(edge, conn)
 
 
-cdef void _flush(Edge *edge) noexcept nogil:
-    """One system call for each connection that this turn touched."""
+cdef void _flush_some(Edge *edge) noexcept nogil:
+    """One system call for each of the next FLUSH_LOOK connections that were touched."""
+    cdef uint32_t left = FLUSH_LOOK
     cdef Connection *conn
-    while edge.touched != NULL:
+    while edge.touched != NULL and left:
+        left -= 1
         conn = edge.touched
         edge.touched = conn.next_touched
         if edge.touched == NULL:
@@ -245,6 +251,22 @@ cdef void _flush(Edge *edge) noexcept nogil:
             edge.closed = conn
         else:
             _flush_one(edge, conn)
+
+
+cdef void _flush(Edge *edge, bint whole) noexcept nogil:
+    """Send what is queued, for as long as a turn may; `whole`: all of it.
+
+    A message to ten thousand members is a tenth of a second of system calls. Who is left has its turn in the next one,
+    before anybody who is touched later.
+    """
+    cdef uint64_t until_ns = 0
+    _flush_some(edge)
+    while edge.touched != NULL:
+        if until_ns == 0:
+            until_ns = clock_ns() + <uint64_t> edge.config.flush_us * 1000
+        elif not whole and clock_ns() >= until_ns:
+            return
+        _flush_some(edge)
 
 
 cdef void _free_closed(Edge *edge) noexcept nogil:
@@ -279,6 +301,8 @@ cdef void _control_ring(Edge *edge) noexcept nogil:
 
 cdef int _wait_ms(Edge *edge) noexcept nogil:
     """How long epoll may wait: until the next tick while anything has a deadline."""
+    if edge.touched != NULL:
+        return 0
     if edge.ring_credit == 0:
         return 0 if edge.link.again else RING_MS
     if edge.link.again or edge.link.out.size:
@@ -322,7 +346,7 @@ cdef void edge_run(Edge *edge) noexcept nogil:
         _timers_fire(edge)
         link_tick(edge)
         link_flush(edge)
-        _flush(edge)
+        _flush(edge, edge.audit != 0)   # an audit is to find nobody who is closed and not freed
         replays_ask(edge)
         link_flush(edge)
         if bus_pending(&edge.link.bus):
@@ -338,7 +362,7 @@ cdef void edge_run(Edge *edge) noexcept nogil:
     joins_end(edge)
     link_hello(edge, REC_BYE)
     link_flush(edge)
-    _flush(edge)
+    _flush(edge, True)
     _free_closed(edge)
 
 
@@ -363,6 +387,7 @@ cdef _config_set(Edge *edge, dict options):
     edge.config.worker = options["worker"]
     edge.config.epoch = options["epoch"]
     edge.config.handshakes_max = options["handshakes_max"]
+    edge.config.flush_us = options.get("flush_us", FLUSH_US)
     edge.config.expiry_notice_ms = options.get("expiry_notice_ms", 30000)
     edge.config.beside = options.get("beside", False)
     edge.config.proxy_protocol = options["proxy_protocol"]

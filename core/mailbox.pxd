@@ -39,12 +39,14 @@ cdef enum NoteKind:
     NOTE_LOG_BATCH              # router; request: number of the batch; text: log records (core/log_records.pxd)
     NOTE_LOG_LOAD               # router; request, first: 1: with messages, 0: the position alone; text: channel
     NOTE_LOG_KEPT               # router; answer to LOG_SIFT; text: those of its records that have to stay
-    NOTE_SESSION_OPEN           # router; request, flags: OpenFlag, session; text: what is stored of it
-    NOTE_SESSION_STATE          # router; text: STATE and CLOSE records of a turn
+    NOTE_SESSION_OPEN           # router; request, flags: OpenFlag, first: fence, session; text: what is stored of it
+    NOTE_SESSION_STATE          # router; text: STATE and CLOSE records of a turn, and what came late, behind TOLD
+    NOTE_SESSION_TOLD           # router; text: what workers told an earlier router: a TOLD before each record
     NOTE_CURSOR                 # router; request; text: channel whose user's last ACK is asked for
     NOTE_SESSIONS               # router; request; text: ids of sessions whose stored channels are asked for
     NOTE_BAN                    # router; text: what is asked for (core/ban_list.py)
     NOTE_BANS                   # flags: 0 or BANS_ALL; text: a change of the bans (core/ban_list.py)
+    NOTE_FOREIGN                # the other end speaks version `first` of the link; text: the worker, at the router
     # control -> data plane
     # OPEN: text: WELCOME up to its map of channels; flags: OpenNote, and from OPEN_DEVICE on the number of the device's
     # class, 0: none; extra: the channels with their positions, behind them `first` bytes of rights (core/rights.pxd),
@@ -65,16 +67,19 @@ cdef enum NoteKind:
     NOTE_LOG_STATE              # router; first: 1: the log takes batches, 0: it is away
     NOTE_LOG_LOADED             # router; request, conn: 1: more comes, first: epoch, second: offset, third: code; text
     NOTE_LOG_SIFT               # router; request; text: old log records; which of them have to stay?
-    NOTE_SESSION_OPENED         # router; request, first: code; text: channels, [[name, epoch, offset], ...]
+    NOTE_SESSION_OPENED         # router; request, first: code, second: fence; text: [[name, epoch, offset], ...]
     NOTE_CURSOR_READ            # router; request, first: CursorState, second: epoch, third: offset
     NOTE_SESSIONS_READ          # router; request, first: code; text: body of the REPLY
     NOTE_REFRESH                # text: REPLY; extra: rights; device and third as in OPEN
     NOTE_BANS_SAY               # router; text: a change of the bans, extra: all of them
+    NOTE_SESSIONS_STORED        # router; first: what was handed over of sessions before this time (ms) is stored
+    NOTE_TOLD_END               # router; nothing is waited for any more: hand over what workers told an earlier router
 
 cdef enum OpenNote:             # flags of OPEN
     OPEN_RESUMES = 1            # the session's stored state is wanted
     OPEN_TELLS_UNREAD = 2       # WELCOME has room for one entry more: `unread`
     OPEN_WHOLE = 4              # with OPEN_RESUMES: the client named each channel of its session
+    OPEN_IF_ALIVE = 8           # with OPEN_RESUMES: its token is old: only if the session is stored and has not expired
     OPEN_DEVICE = 256           # times the number of the device's class
 
 ctypedef struct Note:           # 72 bytes

@@ -15,6 +15,10 @@ JOINERS = ("anyone", "token", "server")
 SLOW_CONSUMERS = ("disconnect", "drop_oldest", "conflate")
 NEW_DEVICES = ("last_ack", "start", "live")
 DAY_S = 86_400
+# No namespace keeps more; of one that is not configured (any more) so much stays.
+HISTORY_MESSAGES_MAX = 1_000_000
+HISTORY_BYTES_MAX = 1_073_741_824
+HISTORY_AGE_S_MAX = 366 * DAY_S
 
 
 def _one_of(words: tuple[str, ...], description: str) -> Meta:
@@ -49,16 +53,19 @@ class NamespaceSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         ),
     ] = "logged"
     history_messages: Annotated[
-        int, Meta(ge=0, le=1_000_000, description="Messages kept of one channel; the older ones go first. 0: none.")
+        int,
+        Meta(
+            ge=0, le=HISTORY_MESSAGES_MAX, description="Messages kept of one channel; the older ones go first. 0: none."
+        ),
     ] = 1_000
     history_bytes: Annotated[
-        int, Meta(ge=0, le=1_073_741_824, description="Bytes of messages kept of one channel, envelopes included.")
+        int, Meta(ge=0, le=HISTORY_BYTES_MAX, description="Bytes of messages kept of one channel, envelopes included.")
     ] = 1_048_576
     history_age_s: Annotated[
         int,
         Meta(
             ge=1,
-            le=366 * DAY_S,
+            le=HISTORY_AGE_S_MAX,
             description="Seconds for which a message is kept: so long somebody may be away and miss nothing.",
         ),
     ] = 7 * DAY_S

@@ -9,6 +9,7 @@ from libc.string cimport memchr, memcmp
 cdef enum:
     NAMESPACES_MAX = 64
     NAMESPACE_BYTES_MAX = 31
+    GLOBALS_MAX = 128           # global channels at once: each HELLO is told, and stores, where all of them stand
     USER_PREFIX_BYTES = 5       # `user:`, which stands before the id in the name of a user's own channel
 
 cdef enum Domain:

@@ -3,14 +3,15 @@
 from libc.stdint cimport uint8_t
 from libc.string cimport memcpy, memset
 
-from core.codes cimport BAD_REQUEST, NO_SUCH_CHANNEL, OVERLOADED, UNAVAILABLE
+from core.codes cimport BAD_REQUEST, NO_SUCH_CHANNEL, OVERLOADED, TOO_MANY_CHANNELS, UNAVAILABLE
+from core.everybody cimport everybody_add
 from core.hash cimport hash_bytes
 from core.keys cimport Key, KeyName, key_find, key_keep, key_name, keys_ms
 from core.ledger cimport (COUNT_LOG_BATCHES, COUNT_LOG_RECORDS, COUNT_MESSAGES_ROUTED, COUNT_MESSAGES_SEQUENCED,
                           COUNT_NOT_LOGGED, COUNT_REPEATED_KEYS, GAUGE_LOG_BYTES, ledger_count, ledger_gauge)
 from core.log_out cimport (LateAnswer, LogChunk, log_done, log_due, log_has_room, log_is_there, log_late,
                            log_reserve, log_sent, log_shrink, log_under_way)
-from core.log_records cimport LOG_MESSAGE, LOG_WAITS, log_record_body
+from core.log_records cimport LOG_BEGINS, LOG_MESSAGE, LOG_WAITS, log_record_body
 from core.mailbox cimport NOTE_LOG_BATCH, Note, mailbox_put, note_init
 from core.mpack cimport MpWriter, mp_write_array, mp_write_map, mp_write_raw, mp_write_str, mp_write_uint
 from core.namespaces cimport ACK_LOGGED, DOMAIN_GLOBAL, Namespace, namespace_of
@@ -18,8 +19,8 @@ from core.records cimport PUBLISH_AGAIN, REC_MESSAGE, RecMessage
 from core.sequencer cimport (MESSAGE_ENVELOPE_BYTES, WORKER_LINKING, worker_at, worker_index,
                              worker_published, worker_say)
 from core.slab cimport invariant
-from core.stream cimport (Route, stream_advance, stream_at, stream_find, stream_name, stream_reach, stream_route,
-                          stream_store, stream_take_back, stream_use, stream_waits, stream_wanted)
+from core.stream cimport (Route, stream_advance, stream_at, stream_began_at, stream_find, stream_name, stream_reach,
+                          stream_route, stream_store, stream_take_back, stream_use, stream_waits, stream_wanted)
 
 ctypedef struct Publish:        # a PUBLISH, taken apart
     RecPublish *record          # borrowed, with all below, until the batch that brought it is done with
@@ -133,16 +134,9 @@ cdef inline void _message_say(Sequencer *sequencer, Worker *worker, uint64_t cha
 
 
 cdef void _message_route(Sequencer *sequencer, Stream *stream, const Stored *head, const uint8_t *body) noexcept nogil:
-    """Once to each worker with members; a global message to each worker with sessions."""
+    """Once to each worker with members; a global message to each worker that was told of its channel."""
     cdef uint32_t place
-    cdef Worker *worker
     cdef Route route
-    if stream.domain == DOMAIN_GLOBAL:
-        for place in range(sequencer.worker_count):
-            worker = worker_at(sequencer, place)
-            if worker.state >= WORKER_LINKING and worker.sessions:
-                _message_say(sequencer, worker, 0, head, body)
-        return
     for place in range(stream.route_count):
         route = stream_route(stream, place)
         _message_say(sequencer, worker_at(sequencer, route.worker), route.channel, head, body)
@@ -178,7 +172,7 @@ cdef LogRecord *_log_write(Sequencer *sequencer, Worker *worker, Stream *stream,
         record.origin_epoch = worker.epoch
         record.origin_worker = worker.number
         record.origin_seq = publish.record.seq
-    record.flags = flags
+    record.flags = flags | (LOG_BEGINS if stream_began_at(&sequencer.streams, stream, record.offset) else 0)
     record.stream = stream.history.slot
     record.worker = worker_index(sequencer, worker)
     record.worker_start = _start(worker)
@@ -260,6 +254,9 @@ cdef void publish_order(Sequencer *sequencer, Worker *worker, RecPublish *record
         worker_published(worker, record.seq, refusal, 0, 0)
         return
     stream = stream_wanted(&sequencer.streams, <const char *> publish.name, record.head.aux, sequencer.wall_ms)
+    if stream != NULL and stream.domain == DOMAIN_GLOBAL and not everybody_add(sequencer, stream, False):
+        worker_published(worker, record.seq, TOO_MANY_CHANNELS, 0, 0)
+        return
     if stream == NULL or not stream_advance(&sequencer.streams, stream):
         worker_published(worker, record.seq, OVERLOADED, 0, 0)
         return

@@ -16,8 +16,8 @@ import sys
 import traceback
 import weakref
 from collections import Counter
-from collections.abc import Callable, Coroutine
-from types import FrameType
+from collections.abc import Callable, Coroutine, Sequence
+from types import CodeType, FrameType
 from typing import Any, TypeVar
 
 from core import descriptors
@@ -28,6 +28,7 @@ STACK_FRAMES = 6
 SETTLE_DEADLINE_S = 5.0
 
 _T = TypeVar("_T")
+_Line = tuple[CodeType, int]
 # uvloop's own frames are C and do not show.
 _INNER = {__file__, *(module.__file__ for module in (asyncio.base_events, asyncio.tasks, asyncio.taskgroups))}
 _log = logging.getLogger("holdfast")
@@ -36,23 +37,32 @@ _log = logging.getLogger("holdfast")
 class Held:
     """One thing that is held, until `close`; closing it again does nothing."""
 
-    def __init__(self, account: "Account", kind: str, name: str, fd: int, stack: traceback.StackSummary) -> None:
+    def __init__(self, account: "Account", kind: str, name: str, fd: int, made: Sequence[_Line]) -> None:
         self.kind = kind
         self.name = name
         self.fd = fd
         self.was = descriptors.look(fd) if fd >= 0 else None
-        self.stack = stack
         self.collected = False
         self.owner: Held | None = None
         self.task: weakref.ref[asyncio.Task[Any]] | None = None
         self.finalizer: weakref.finalize[..., Any] | None = None
         self._account = account
+        self._made = made
 
     @property
     def place(self) -> str:
         """Where it was made: `gateway/admin.py:347 in start`."""
-        frame = self.stack[-1]
-        return f"{short(frame.filename)}:{frame.lineno} in {frame.name}"
+        code, line = self._made[0]
+        return f"{short(code.co_filename)}:{line} in {code.co_name}"
+
+    @property
+    def stack(self) -> traceback.StackSummary:
+        """The frames that made it, the innermost last."""
+        frames = [
+            traceback.FrameSummary(code.co_filename, line, code.co_name, lookup_line=False)
+            for code, line in reversed(self._made)
+        ]
+        return traceback.StackSummary.from_list(frames)
 
     @property
     def closed(self) -> bool:
@@ -290,11 +300,13 @@ def _depth() -> int:
     return depth
 
 
-def _stack(frame: FrameType) -> traceback.StackSummary:
-    """The frames from the outermost of STACK_FRAMES to `frame`; the lines' texts are read only when they are shown."""
-    walk = traceback.walk_stack(frame)
-    found = traceback.StackSummary.extract(walk, limit=STACK_FRAMES, lookup_lines=False)
-    found.reverse()
+def _stack(frame: FrameType) -> list[_Line]:
+    """The frames from `frame` outwards. Every task asks for them, so what can wait is left to `Held.stack`."""
+    found: list[_Line] = []
+    at: FrameType | None = frame
+    while at is not None and len(found) < STACK_FRAMES:
+        found.append((at.f_code, at.f_lineno))
+        at = at.f_back
     return found
 
 

@@ -3,6 +3,7 @@
 from libc.stdint cimport uint8_t
 from libc.string cimport memcpy
 
+from core.clock cimport clock_ns
 from core.codes cimport NOT_ALLOWED
 from core.leaving cimport Leaving, leaving_at, leaving_back, leaving_end, leaving_keep
 from core.ledger cimport COUNT_STATES_LOST, ledger_count
@@ -18,6 +19,8 @@ from core.stream cimport Route, Stream, stream_find, stream_route
 
 cdef enum:
     ENTRY_BYTES = 56            # of a session in the answer, but for its user's name
+    DUE_NS = 500000             # a turn gives to those who left; they are many when a worker died
+    DUE_LOOK = 16               # are told of between two looks at the clock
 
 cdef extern from *:
     """
@@ -92,14 +95,30 @@ cdef void _left_tell(Sequencer *sequencer, uint32_t index) noexcept nogil:
     leaving_end(&sequencer.leavings, index)
 
 
-cdef void presence_due(Sequencer *sequencer) noexcept nogil:
-    """Once a turn: tell of those who have been gone for long enough."""
-    while sequencer.leavings.oldest != NOBODY \
+cdef bint _due_one(Sequencer *sequencer) noexcept nogil:
+    """See to the next one that has been gone for long enough; False: there is none."""
+    if sequencer.leavings.oldest != NOBODY \
             and leaving_at(&sequencer.leavings, sequencer.leavings.oldest).due_ms <= sequencer.now_ms:
         _left_tell(sequencer, sequencer.leavings.oldest)
-    if sequencer.now_ms >= sequencer.quiet_until_ms:
-        while sequencer.gone.oldest != NOBODY:
-            leaving_end(&sequencer.gone, sequencer.gone.oldest)
+    elif sequencer.gone.oldest != NOBODY and sequencer.now_ms >= sequencer.quiet_until_ms:
+        leaving_end(&sequencer.gone, sequencer.gone.oldest)
+    else:
+        return False
+    return True
+
+
+cdef void presence_due(Sequencer *sequencer) noexcept nogil:
+    """Once a turn: tell of those who have been gone for long enough; what DUE_NS is not enough for waits for the next
+    turn, which comes at once."""
+    cdef uint64_t until_ns = 0
+    cdef uint32_t count = 0
+    while _due_one(sequencer):
+        count += 1
+        if count % DUE_LOOK == 0:
+            if until_ns == 0:
+                until_ns = clock_ns() + <uint64_t> DUE_NS
+            elif clock_ns() >= until_ns:
+                return
 
 
 cdef void _leave(Sequencer *sequencer, uint32_t index) noexcept nogil:

@@ -12,7 +12,7 @@ from libc.string cimport memset
 from core.batch cimport Batch, batch_reserve
 
 cdef enum:
-    RECORDS_VERSION = 3
+    RECORDS_VERSION = 7
 
 cdef enum RecordKind:
     REC_LINK = 1                # w->r: heartbeat, and the first word
@@ -41,6 +41,8 @@ cdef enum RecordKind:
     REC_BANS                    # r->w: the bans, or what has changed
     REC_SESSIONS                # w->r: which channels have these sessions?
     REC_SURVEY                  # w->r: how does this channel stand? (core/survey.pxd)
+    REC_TOLD                    # the router's own: who told what stands behind this, and whose the session is
+    REC_GLOBAL                  # r->w: a global channel stands here; what is said in it from now on follows this
     REC_KIND_COUNT
 
 ctypedef struct Record:         # 8 bytes: the head of every record
@@ -48,26 +50,37 @@ ctypedef struct Record:         # 8 bytes: the head of every record
     uint16_t kind
     uint16_t aux                # by kind: size of the name, code, or flags
 
-ctypedef struct RecLink:        # LINK, LINKED, BEGIN, END, BYE
-    Record head                 # LINKED: aux 1 = resynchronise; BEGIN: aux 1 = an earlier start runs on beside this
+cdef enum BeginFlag:            # aux of BEGIN
+    BEGIN_BESIDE = 1            # an earlier start runs on beside this
+    BEGIN_EVERYBODY = 2         # it has sessions: it wants to know of all global channels
+    BEGIN_BEFORE = 4            # it was linked before: of a global channel that it does not name it was never told
+
+ctypedef struct RecLink:        # LINK, LINKED, BEGIN, END, BYE; the same in all versions, so that each can tell
+    Record head                 # LINKED: aux 1 = resynchronise; BEGIN: BeginFlag
     uint64_t epoch              # of the sender: the worker's start, the router's epoch
     uint32_t version            # RECORDS_VERSION
     uint32_t worker             # the worker's number on its node
+    # By the worker's monotonic clock. LINK: now; LINKED: what it said of sessions before then is stored.
+    uint64_t stored_ms
 
-ctypedef struct RecChannel:     # SUBSCRIBE, SUBSCRIBED, UNSUBSCRIBE; name follows but in SUBSCRIBED
+cdef enum:
+    GLOBAL_GONE = 1             # `channel` of GLOBAL: nothing is kept of it any more, and it makes room for another
+
+ctypedef struct RecChannel:     # SUBSCRIBE, SUBSCRIBED, UNSUBSCRIBE, GLOBAL; name follows but in SUBSCRIBED
     Record head                 # aux: size of the name; SUBSCRIBED: 0, or the code of a refusal
-    uint64_t channel            # the worker's handle
-    uint64_t epoch              # SUBSCRIBE: the last position seen; SUBSCRIBED: the position now
+    uint64_t channel            # the worker's handle; GLOBAL: 0 or GLOBAL_GONE
+    uint64_t epoch              # SUBSCRIBE: the last position seen; SUBSCRIBED, GLOBAL: the position now
     uint64_t offset
 
 cdef enum OpenFlag:             # aux of OPEN
     OPEN_RESUME = 1             # the session's stored state is wanted
     OPEN_AGAIN = 2              # said again after a lost link: nothing is answered or stored
     OPEN_TOLD = 4               # told to an earlier router: it is stored, and nothing else
+    OPEN_ALIVE = 8              # with OPEN_RESUME: its token is old: where nothing is stored, only if it is taken over
 
 cdef enum CloseFlag:            # aux of CLOSE
     CLOSE_COMES_BACK = 1        # it was told to
-    CLOSE_OVER = 2              # the client said `bye`: the session is over, its state goes
+    CLOSE_OVER = 2              # the client said `bye`, or an operator `kicked`: the session is over, its state goes
     CLOSE_TOLD = 4              # told to an earlier router
 
 cdef enum:
@@ -79,6 +92,8 @@ ctypedef struct RecSession:     # OPEN, OPENED, CLOSE, EVICT; body follows OPEN 
     uint8_t session[16]
     uint32_t seq                # of the worker's request; OPEN and OPENED
     uint32_t body_size          # OPEN: what is stored of it; OPENED: its channels, [[name, epoch, offset], ...]
+    uint64_t time_us            # CLOSE: when the worker said it first, by its own clock (core/told.pxd)
+    uint64_t fence              # number of the claim, higher than any before; 0: the router has not answered it
 
 ctypedef struct RecPublish:     # name, key, sender and data (MessagePack) follow
     Record head                 # aux: size of the name
@@ -130,7 +145,7 @@ cdef enum MessageFlag:          # aux of MESSAGE
 
 ctypedef struct RecMessage:     # the MESSAGE frame as MessagePack follows
     Record head                 # MessageFlag
-    uint64_t channel            # the worker's handle; 0 when global
+    uint64_t channel            # the worker's handle; 0 when global: the frame has its name
     uint64_t epoch
     uint64_t offset
     uint32_t body_size
@@ -146,6 +161,7 @@ cdef enum StateKind:
     STATE_HERE                  # joined before: after a resume or a lost link; nothing is stored
     STATE_LEFT                  # the session left the channel; what is stored goes
     STATE_ACKED                 # everything up to this position was received
+    STATE_HEARS                 # HELLO: in global channels from these positions on, {name: [epoch, offset]} for a name
     STATE_TOLD = 16             # added to one of these: told to an earlier router
 
 ctypedef struct RecState:       # name and, but with ACKED, the user follow
@@ -156,11 +172,22 @@ ctypedef struct RecState:       # name and, but with ACKED, the user follow
     uint16_t what               # StateKind
     uint16_t user_size
     uint32_t conn               # low half of the worker's handle: a session that was taken over is another's
+    uint64_t time_us            # of JOINED, LEFT and HEARS as in RecSession; else 0
+    uint64_t fence              # of these, the number of the session's claim; else 0
+
+cdef enum:
+    TOLD_NOBODY = 0xFFFFFFFF    # no worker has had the session all along
+
+ctypedef struct RecTold:        # OPEN, CLOSE or STATE with its flag of what was told follows as a record of its own
+    Record head                 # aux: the worker's index
+    uint32_t owner              # index of the worker that had the session before this router started
+    uint32_t reserved
 
 cdef enum CatchupFlag:
     CATCHUP_OUTCOME = 1         # the outcome alone, no messages
     CATCHUP_CURSOR = 2          # since is unknown: the last ACK of the channel's user counts
     CATCHUP_START = 4           # since is unknown: from the oldest that is kept
+    CATCHUP_LISTED = 8          # since is unknown: from where workers were told of the global channel
 
 ctypedef struct RecCatchup:     # name follows
     Record head                 # aux: size of the name
@@ -289,6 +316,11 @@ cdef inline bint record_fits(const Record *head, size_t left) noexcept nogil:
             variable = (<RecBody *> head).body_size
     elif head.kind == REC_SURVEY:
         fixed = sizeof(RecHistory)
+        variable = head.aux
+    elif head.kind == REC_TOLD:
+        fixed = sizeof(RecTold)
+    elif head.kind == REC_GLOBAL:
+        fixed = sizeof(RecChannel)
         variable = head.aux
     else:
         return False

@@ -1,5 +1,6 @@
 from typing import Any, Final
 
+VERSION: Final[int]
 LINK: Final[int]
 LINKED: Final[int]
 BEGIN: Final[int]
@@ -23,11 +24,17 @@ STATE: Final[int]
 CATCHUP: Final[int]
 OUTCOME_ALONE: Final[int]
 FROM_CURSOR: Final[int]
+FROM_LISTING: Final[int]
 CAUGHT: Final[int]
 BAN: Final[int]
 BANS: Final[int]
 SESSIONS: Final[int]
 SURVEY: Final[int]
+GLOBAL: Final[int]
+GONE: Final[int]
+BESIDE: Final[int]
+EVERYBODY: Final[int]
+BEFORE: Final[int]
 AS_IS: Final[int]
 POSITION: Final[int]
 MESSAGES: Final[int]
@@ -35,21 +42,44 @@ JOINED: Final[int]
 HERE: Final[int]
 LEFT: Final[int]
 ACKED: Final[int]
+HEARS: Final[int]
 RESUMES: Final[int]
 AGAIN: Final[int]
 OVER: Final[int]
 OPENS_TOLD: Final[int]
 CLOSES_TOLD: Final[int]
 STATES_TOLD: Final[int]
+TOLD: Final[int]
+ALIVE: Final[int]
+NOBODY: Final[int]
 CURSORS: Final[tuple[str, ...]]
 OUTCOMES: Final[tuple[str, ...]]
 
 class BatchWriter:
-    def link(self, kind: int, epoch: int, worker: int, aux: int = 0) -> None: ...
+    def link(self, kind: int, epoch: int, worker: int, aux: int = 0, now_ms: int = 0, version: int = ...) -> None: ...
     def channel(self, kind: int, name: bytes, channel: int, epoch: int = 0, offset: int = 0) -> None: ...
-    def session(self, kind: int, session: bytes, conn: int, seq: int = 0, aux: int = 0, body: bytes = b"") -> None: ...
+    def session(
+        self,
+        kind: int,
+        session: bytes,
+        conn: int,
+        seq: int = 0,
+        aux: int = 0,
+        body: bytes = b"",
+        time_us: int = 0,
+        fence: int = 0,
+    ) -> None: ...
     def state(
-        self, session: bytes, what: int, name: bytes, epoch: int, offset: int, user: bytes = b"", conn: int = 0
+        self,
+        session: bytes,
+        what: int,
+        name: bytes,
+        epoch: int,
+        offset: int,
+        user: bytes = b"",
+        conn: int = 0,
+        time_us: int = 0,
+        fence: int = 0,
     ) -> None: ...
     def publish(
         self, seq: int, name: bytes, data: bytes, sender: bytes, key: bytes = b"", *, again: bool = False

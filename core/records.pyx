@@ -4,6 +4,7 @@ from libc.string cimport memcpy
 
 from core.batch cimport batch_free
 
+VERSION = RECORDS_VERSION
 LINK = REC_LINK
 LINKED = REC_LINKED
 BEGIN = REC_BEGIN
@@ -27,11 +28,17 @@ STATE = REC_STATE
 CATCHUP = REC_CATCHUP
 OUTCOME_ALONE = CATCHUP_OUTCOME
 FROM_CURSOR = CATCHUP_CURSOR
+FROM_LISTING = CATCHUP_LISTED
 CAUGHT = REC_CAUGHT
 BAN = REC_BAN
 BANS = REC_BANS
 SESSIONS = REC_SESSIONS
 SURVEY = REC_SURVEY
+GLOBAL = REC_GLOBAL
+GONE = GLOBAL_GONE
+BESIDE = BEGIN_BESIDE
+EVERYBODY = BEGIN_EVERYBODY
+BEFORE = BEGIN_BEFORE
 AS_IS = SURVEY_AS_IS
 POSITION = SURVEY_POSITION
 MESSAGES = SURVEY_MESSAGES
@@ -39,12 +46,16 @@ JOINED = STATE_JOINED
 HERE = STATE_HERE
 LEFT = STATE_LEFT
 ACKED = STATE_ACKED
+HEARS = STATE_HEARS
 RESUMES = OPEN_RESUME
 AGAIN = OPEN_AGAIN
 OVER = CLOSE_OVER
 OPENS_TOLD = OPEN_TOLD
 CLOSES_TOLD = CLOSE_TOLD
 STATES_TOLD = STATE_TOLD
+TOLD = REC_TOLD
+ALIVE = OPEN_ALIVE
+NOBODY = <uint32_t> TOLD_NOBODY
 CURSORS = ("read", "not_kept", "away")  # by CursorState
 OUTCOMES = ("live", "replayed", "gap", "reset")
 
@@ -66,12 +77,14 @@ cdef class BatchWriter:
             raise BufferError("the batch is full")
         return record
 
-    def link(self, int kind, uint64_t epoch, uint32_t worker, int aux=0):
+    def link(self, int kind, uint64_t epoch, uint32_t worker, int aux=0, uint64_t now_ms=0,
+             uint32_t version=RECORDS_VERSION):
         """LINK, BEGIN, END or BYE."""
         cdef RecLink *record = <RecLink *> self.add(kind, aux, sizeof(RecLink), 0)
         record.epoch = epoch
-        record.version = RECORDS_VERSION
+        record.version = version
         record.worker = worker
+        record.stored_ms = now_ms
 
     def channel(self, int kind, bytes name, uint64_t channel, uint64_t epoch=0, uint64_t offset=0):
         """SUBSCRIBE or UNSUBSCRIBE."""
@@ -81,22 +94,27 @@ cdef class BatchWriter:
         record.offset = offset
         memcpy(<uint8_t *> record + sizeof(RecChannel), <const char *> name, len(name))
 
-    def session(self, int kind, bytes session, uint64_t conn, uint32_t seq=0, int aux=0, bytes body=b""):
+    def session(self, int kind, bytes session, uint64_t conn, uint32_t seq=0, int aux=0, bytes body=b"",
+                uint64_t time_us=0, uint64_t fence=0):
         """OPEN or CLOSE."""
         cdef RecSession *record = <RecSession *> self.add(kind, aux, sizeof(RecSession), len(body))
         record.conn = conn
         record.seq = seq
         record.body_size = len(body)
+        record.time_us = time_us
+        record.fence = fence
         memcpy(record.session, <const char *> session, 16)
         memcpy(<uint8_t *> record + sizeof(RecSession), <const char *> body, len(body))
 
     def state(self, bytes session, int what, bytes name, uint64_t epoch, uint64_t offset, bytes user=b"",
-              uint32_t conn=0):
+              uint32_t conn=0, uint64_t time_us=0, uint64_t fence=0):
         """STATE: what a session did in a channel."""
         cdef RecState *record = <RecState *> self.add(REC_STATE, len(name), sizeof(RecState), len(name) + len(user))
         record.what = what
         record.user_size = len(user)
         record.conn = conn
+        record.time_us = time_us
+        record.fence = fence
         record.epoch = epoch
         record.offset = offset
         memcpy(record.session, <const char *> session, 16)
@@ -174,14 +192,16 @@ cdef _unpack(const Record *head):
     cdef const char *rest
     fields = {"kind": head.kind, "aux": head.aux}
     if head.kind <= REC_BYE:
-        fields.update(epoch=(<RecLink *> head).epoch, version=(<RecLink *> head).version)
+        fields.update(epoch=(<RecLink *> head).epoch, version=(<RecLink *> head).version,
+                      stored_ms=(<RecLink *> head).stored_ms)
     elif head.kind <= REC_UNSUBSCRIBE:
         fields.update(channel=(<RecChannel *> head).channel, epoch=(<RecChannel *> head).epoch,
                       offset=(<RecChannel *> head).offset)
     elif head.kind <= REC_EVICT:
         rest = <const char *> head + sizeof(RecSession)
         fields.update(conn=(<RecSession *> head).conn, seq=(<RecSession *> head).seq,
-                      session=(<RecSession *> head).session[:16], body=rest[:(<RecSession *> head).body_size])
+                      session=(<RecSession *> head).session[:16], fence=(<RecSession *> head).fence,
+                      body=rest[:(<RecSession *> head).body_size])
     elif head.kind == REC_PUBLISHED:
         fields.update(seq=(<RecPublished *> head).seq, epoch=(<RecPublished *> head).epoch,
                       offset=(<RecPublished *> head).offset)
@@ -194,6 +214,10 @@ cdef _unpack(const Record *head):
                       offset=(<RecMessage *> head).offset, body=rest[:(<RecMessage *> head).body_size])
     elif head.kind == REC_CAUGHT:
         fields.update(_caught(<RecCaught *> head))
+    elif head.kind == REC_GLOBAL:
+        rest = <const char *> head + sizeof(RecChannel)
+        fields.update(channel=(<RecChannel *> head).channel, epoch=(<RecChannel *> head).epoch,
+                      offset=(<RecChannel *> head).offset, name=rest[:head.aux])
     elif head.kind == REC_TAKEN:
         fields.update(count=(<RecTaken *> head).count, others=(<RecTaken *> head).others)
     return fields

@@ -5,12 +5,15 @@ from libc.string cimport memcpy, memset
 
 from core.batch cimport Batch, batch_free, batch_reserve
 from core.keys cimport KeyName, Keys, key_find, key_keep, keys_ms
-from core.log_records cimport (LOG_MESSAGE, LOG_POSITION, LogRecord, log_record_body, log_record_fits,
-                               log_record_name)
+from core.log_index cimport history_age_ms
+from core.log_records cimport (LOG_BEGINS, LOG_LAST, LOG_MESSAGE, LOG_POSITION, LogRecord, log_record_body,
+                               log_record_fits, log_record_name)
 from core.mailbox cimport MAILBOX_BYTES_MAX, NOTE_LOG_KEPT, Note, mailbox_put, note_init
+from core.namespaces cimport DOMAIN_GLOBAL, Namespace, namespace_of
 from core.ordering cimport origin_name
-from core.stream cimport (Stored, Stream, stream_adopt, stream_find, stream_forget, stream_holds, stream_kept,
-                          stream_last_epoch, stream_open, stream_store, stream_stored, stream_use, stream_wanted)
+from core.stream cimport (Stored, Stream, stream_adopt, stream_begins, stream_find, stream_forget, stream_holds,
+                          stream_is_silent, stream_kept, stream_last_epoch, stream_list, stream_open, stream_store,
+                          stream_stored, stream_use, stream_wanted)
 
 
 cdef void _key_again(Sequencer *sequencer, Keys *keys, const KeyName *name, const LogRecord *record) noexcept nogil:
@@ -60,9 +63,8 @@ cdef bint _stream_again(Sequencer *sequencer, Stream *stream, const LogRecord *r
     cdef Stored head
     if stream.history == NULL and not stream_open(&sequencer.streams, stream):
         return False
-    if record.epoch >= stream.epoch:    # a clock that stepped back: what comes must be above what was
-        stream.epoch = record.epoch + 1
-        sequencer.streams.epoch = max(sequencer.streams.epoch, stream.epoch)
+    if record.epoch >= stream.epoch:    # a clock that stepped back, or it is cold: what comes must be above what was
+        stream.epoch = sequencer.streams.epoch = max(sequencer.streams.epoch, record.epoch + 1)
     if _is_of_before(sequencer, stream, record):
         return True
     if record.offset > stream.offset:
@@ -75,11 +77,15 @@ cdef bint _stream_again(Sequencer *sequencer, Stream *stream, const LogRecord *r
         head.time_ms = record.time_ms
         head.size = record.body_size
         stream_store(&sequencer.streams, stream, &head, log_record_body(record), sequencer.wall_ms)
+    if stream.domain == DOMAIN_GLOBAL and not stream_is_silent(&sequencer.streams, stream, sequencer.wall_ms):
+        stream_list(&sequencer.streams, stream)     # beyond the bound: when something is said there
+    if record.flags & LOG_BEGINS:
+        stream_begins(&sequencer.streams, stream, record.epoch, record.offset - 1)
     return True
 
 
 cdef int64_t recover_records(Sequencer *sequencer, const uint8_t *data, size_t size, bint complete) noexcept nogil:
-    """Take a batch of the log; how many records had no place (unknown namespace, too many channels), -1: no batch."""
+    """Take a batch of the log; how many records are of unknown namespaces, -1: no batch."""
     cdef size_t place = 0
     cdef int64_t passed = 0
     cdef const LogRecord *record
@@ -93,8 +99,39 @@ cdef int64_t recover_records(Sequencer *sequencer, const uint8_t *data, size_t s
         if not complete:
             continue
         stream = stream_wanted(&sequencer.streams, log_record_name(record), record.name_size, sequencer.wall_ms)
-        if stream == NULL or not _stream_again(sequencer, stream, record):
+        if stream == NULL and namespace_of(&sequencer.namespaces, log_record_name(record), record.name_size) == NULL:
             passed += 1
+        elif stream == NULL or not _stream_again(sequencer, stream, record):
+            sequencer.streams.cold = sequencer.streams.logged   # there is no room for it: it is read when it is wanted
+    return passed
+
+
+cdef bint _global_again(Sequencer *sequencer, const LogRecord *record) noexcept nogil:
+    """A global stream stands at this record's position; False: there is no place for it."""
+    cdef Stream *stream = stream_wanted(&sequencer.streams, log_record_name(record), record.name_size,
+                                        sequencer.wall_ms)
+    if stream == NULL or stream.domain != DOMAIN_GLOBAL or stream.history == NULL \
+            and not stream_open(&sequencer.streams, stream):
+        return False
+    if record.epoch >= stream.epoch:
+        stream.epoch = sequencer.streams.epoch = max(sequencer.streams.epoch, record.epoch + 1)
+    if record.offset > stream.offset:
+        stream_adopt(stream, record.epoch, record.offset)
+    stream_use(stream, record.time_ms)
+    if not stream_is_silent(&sequencer.streams, stream, sequencer.wall_ms):
+        stream_list(&sequencer.streams, stream)     # beyond the bound: when something is said there
+    return True
+
+
+cdef int64_t recover_globals(Sequencer *sequencer, const uint8_t *data, size_t size) noexcept nogil:
+    """Know of global streams, each by a record of its last position; how many had no place, -1: no batch."""
+    cdef size_t place = 0
+    cdef int64_t passed = 0
+    while place < size:
+        if not log_record_fits(<const LogRecord *> (data + place), size - place):
+            return -1
+        passed += not _global_again(sequencer, <const LogRecord *> (data + place))
+        place += (<const LogRecord *> (data + place)).size
     return passed
 
 
@@ -128,6 +165,7 @@ cdef bint _position_stays(Batch *kept, Stream *stream, const LogRecord *old) noe
     record.offset = stream.offset
     record.time_ms = <uint64_t> stream.used_s * 1000
     record.key_high = record.key_low = record.origin_epoch = 0
+    record.flags &= ~(<uint32_t> LOG_BEGINS)
     record.origin_worker = record.origin_seq = 0
     return True
 
@@ -145,16 +183,39 @@ cdef bint _last_is_kept(Stream *stream) noexcept nogil:
     return stream.offset == 0 or (count != 0 and stream_stored(stream, count - 1).offset == stream.offset)
 
 
+cdef bint _is_told_here(Stream *stream, const LogRecord *record) noexcept nogil:
+    """Whether the position has to stand in this record's place.
+
+    Memory may keep the last message when the log does not: of that one a position is asked about (`places_ask`).
+    """
+    if record.flags & LOG_LAST and record.kind == LOG_POSITION:
+        return True
+    return not _last_is_kept(stream) and (stream.history.filled or record.flags & LOG_LAST)
+
+
+cdef bint _is_kept(Sequencer *sequencer, const Stream *stream, const LogRecord *record) noexcept nogil:
+    """Whether an old record is kept that memory cannot tell about: until it has aged."""
+    cdef const Namespace *namespace = namespace_of(&sequencer.namespaces, log_record_name(record), record.name_size)
+    if namespace == NULL:               # its messages are nobody's now, and there again once it is configured again
+        return record.time_ms + history_age_ms(namespace) >= sequencer.wall_ms
+    if not sequencer.streams.cold or stream != NULL and stream.history != NULL and stream.history.filled:
+        return False
+    return namespace.history_messages != 0 and record.time_ms + history_age_ms(namespace) >= sequencer.wall_ms
+
+
 cdef bint _sift(Sequencer *sequencer, Batch *kept, uint64_t request, const LogRecord *record) noexcept nogil:
     """Keep one old record if anything needs it; False: out of memory."""
     cdef Stream *stream = stream_find(&sequencer.streams, log_record_name(record), record.name_size)
+    if _is_kept(sequencer, stream, record):
+        if record.kind == LOG_MESSAGE or record.flags & LOG_LAST:
+            return _stays(kept, record, record.kind == LOG_MESSAGE)
+    if record.kind == LOG_MESSAGE and stream != NULL and stream_holds(stream, record.epoch, record.offset):
+        return _stays(kept, record, True)
+    if _key_counts(sequencer, record):  # whether or not its stream is still in memory
+        return _stays(kept, record, False)
     if stream == NULL or stream.history == NULL:
         return True
-    if record.kind == LOG_MESSAGE and stream_holds(stream, record.epoch, record.offset):
-        return _stays(kept, record, True)
-    if _key_counts(sequencer, record):
-        return _stays(kept, record, False)
-    if stream.history.sifted != request and not _last_is_kept(stream):
+    if stream.history.sifted != request and _is_told_here(stream, record):
         stream.history.sifted = request
         return _position_stays(kept, stream, record)
     return True

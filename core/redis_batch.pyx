@@ -4,7 +4,7 @@ from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_Resize
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.string cimport memcmp, memcpy, memset
 
-from core.log_records cimport LOG_POSITION, LogRecord, log_record_fits, log_record_name
+from core.log_records cimport LOG_BEGINS, LOG_POSITION, LogRecord, log_record_fits, log_record_name
 from core.number cimport NUMBER_TEXT_SIZE_MAX, integer_write
 
 cdef enum:
@@ -13,7 +13,7 @@ cdef enum:
     EPOCH_BYTES = 20
     COUNTS_BYTES = 256      # the numbers of a command: arguments, keys, epoch, batch, the last one
     RUN_BYTES = 64          # count of a run's records
-    WAITING_BYTES = 20      # the record's end: what means something only while it waits
+    WAITING_BYTES = 20      # the record's end: its flags, and what means something only while it waits
 
 cdef uint32_t _crc[256]
 
@@ -138,7 +138,9 @@ cdef inline uint8_t *_put_epoch(uint8_t *to, uint64_t epoch) noexcept nogil:
 cdef inline uint8_t *_put_record(uint8_t *to, const LogRecord *record) noexcept nogil:
     """Its id and its bytes, at rest; of a position alone, no bytes."""
     cdef uint8_t text[2 * NUMBER_TEXT_SIZE_MAX]
+    cdef uint8_t rest[WAITING_BYTES]
     cdef size_t size = integer_write(False, record.epoch, text)
+    cdef uint32_t flags = record.flags & <uint32_t> LOG_BEGINS
     text[size] = b"-"
     size += 1
     size += integer_write(False, record.offset, text + size)
@@ -146,7 +148,9 @@ cdef inline uint8_t *_put_record(uint8_t *to, const LogRecord *record) noexcept 
     if record.kind == LOG_POSITION:
         return _put_bulk(to, b"", 0)
     to = _put_bulk(to, record, record.size)
-    memset(to - 2 - record.size + sizeof(LogRecord) - WAITING_BYTES, 0, WAITING_BYTES)
+    memset(rest, 0, WAITING_BYTES)
+    memcpy(rest, &flags, sizeof(flags))
+    memcpy(to - 2 - record.size + sizeof(LogRecord) - WAITING_BYTES, rest, WAITING_BYTES)
     return to
 
 
@@ -156,10 +160,11 @@ cdef class Cutter:
     Args:
         evalsha: `EVALSHA` and the script's name, packed.
         starts: how the keys of each shard begin.
-        keys: the keys of each shard that come before its channels, three of them, packed.
+        keys: the keys of each shard that come before its channels, four of them, packed.
         settings: three arguments after epoch and number, packed.
         retentions: a namespace, how many messages are kept of its channels, and after how many ms without one a
-            channel is forgotten, both packed; the last one is for all others. The latter is only sent if it was not
+            channel is forgotten (what else the script makes of it is the script's), both packed; the last one is for
+            all others. The latter is only sent if it was not
             sent for that channel within the last hour, since it costs as much as a sixth of all else; else it is 0.
     """
 
@@ -249,9 +254,9 @@ cdef class Cutter:
         if <uint64_t> len(self._room) < room:
             PyByteArray_Resize(self._room, room)
         begin = to = <uint8_t *> PyByteArray_AS_STRING(self._room)
-        to = _put_count(to, b"*", <uint64_t> 14 + 4 * <uint64_t> cut.runs + 2 * <uint64_t> cut.records)
+        to = _put_count(to, b"*", <uint64_t> 15 + 4 * <uint64_t> cut.runs + 2 * <uint64_t> cut.records)
         to = _put(to, PyBytes_AS_STRING(self._evalsha), len(self._evalsha))
-        to = _put_number(to, <uint64_t> 3 + cut.runs)
+        to = _put_number(to, <uint64_t> 4 + cut.runs)
         to = _put(to, PyBytes_AS_STRING(keys), len(keys))
         to = _put_channels(to, data, parts, cut, PyBytes_AS_STRING(start), <uint32_t> len(start))
         to = _put_epoch(to, epoch)

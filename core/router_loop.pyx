@@ -18,7 +18,8 @@ from core.bans cimport BANS_BYTES_MAX, bans_take
 from core.batch cimport Batch, batch_clear, batch_free
 from core.bus cimport (ZMQ_ROUTER, BusBatch, bus_close, bus_done, bus_lost, bus_on_event, bus_open, bus_pending,
                        bus_receive, bus_send, bus_tick)
-from core.catchup cimport CATCHUPS_BYTES_MAX, catchups_serve
+from core.catchup cimport CATCHUP_TURN_BYTES, CATCHUPS_BYTES_MAX, catchups_serve
+from core.claims cimport CLAIMS_BYTES_MAX, claims_serve
 from core.clock cimport clock_ms, clock_wall_ms
 from core.drained cimport drained_free, drained_tick
 from core.hash cimport index_free
@@ -28,24 +29,26 @@ from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, C
 from core.loading cimport loading_done, loads_ask
 from core.log_out cimport LOG_CHUNKS_MAX, log_free, log_init, log_is_there, log_wait_ms
 from core.mailbox cimport (NOTE_AUDIT, NOTE_BANS_SAY, NOTE_CURSOR_READ, NOTE_LOG_COMMITTED, NOTE_LOG_LOADED,
-                           NOTE_LOG_SIFT, NOTE_LOG_STATE, NOTE_SESSION_OPENED, NOTE_SESSIONS_READ, Note, mailbox_drain,
-                           mailbox_free, mailbox_init, mailbox_ring, note_init)
+                           NOTE_LOG_SIFT, NOTE_LOG_STATE, NOTE_SESSION_OPENED, NOTE_SESSIONS_READ,
+                           NOTE_SESSIONS_STORED, NOTE_TOLD_END, Note, mailbox_drain, mailbox_free, mailbox_init,
+                           mailbox_ring, note_init)
 from core.namespaces cimport namespaces_fill
 from core.notes cimport notes_put, notes_take
 from core.ordering cimport log_committed, log_hand_over
 from core.leaving cimport leaving_wait_ms, leavings_free, leavings_init
+from core.owners cimport FORGET_NS, workers_forget
 from core.pace cimport pace_wait
 from core.poller cimport (EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN, POLLER_EVENTS, TAG_BUS, TAG_WAKE, epoll_create1,
                           epoll_event, epoll_wait, poller_watch)
 from core.presence cimport presence_due
 from core.records cimport Record, record_fits
-from core.recovery cimport recover_records, sift_records
+from core.recovery cimport recover_globals, recover_records, sift_records
 from core.rooms cimport rooms_free, rooms_init
-from core.sequencer cimport (ORIGIN_WINDOW_MS, ORIGINS_MAX, SEQUENCER_BATCHES_TURN, SWEEP_PERIOD_MS, SWEEP_SLOTS,
-                             TOLD_AGAIN_MS, WORKER_FREE, WORKER_SILENT_MS, Owner, Sequencer, Worker, sequencer_record,
-                             sequencer_tell_taken, worker_give_up, worker_known, worker_of)
+from core.sequencer cimport (FENCE_BITS, ORIGIN_WINDOW_MS, ORIGINS_MAX, SEQUENCER_BATCHES_TURN, SWEEP_PERIOD_MS,
+                             SWEEP_SLOTS, WORKER_ASKED, WORKER_SILENT_MS, Owner, Sequencer, Worker, sequencer_record,
+                             sequencer_tell_taken, session_claim, worker_give_up, worker_known, worker_of)
 from core.sessions cimport (STATES_BYTES_MAX, cursor_read, session_opened, sessions_alive, sessions_flush,
-                            sessions_read)
+                            sessions_read, told_end)
 from core.slab cimport slab_free, slab_init
 from core.stream cimport streams_free, streams_init, streams_sweep
 from core.zmtp cimport ZMTP_IDENTITY_BYTES_MAX
@@ -120,7 +123,7 @@ cdef void _worker_flush(Sequencer *sequencer, Worker *worker) noexcept nogil:
 cdef void _flush(Sequencer *sequencer) noexcept nogil:
     cdef uint32_t index
     for index in range(sequencer.worker_count):
-        if sequencer.workers[index].state != WORKER_FREE or sequencer.workers[index].out.size:
+        if sequencer.workers[index].state >= WORKER_ASKED or sequencer.workers[index].out.size:
             _worker_flush(sequencer, &sequencer.workers[index])
 
 
@@ -136,7 +139,7 @@ cdef void _tick(Sequencer *sequencer) noexcept nogil:
     bus_tick(&sequencer.bus, sequencer.now_ms)
     for index in range(sequencer.worker_count):
         worker = &sequencer.workers[index]
-        if worker.state != WORKER_FREE and sequencer.now_ms - worker.heard_ms > WORKER_SILENT_MS:
+        if worker.state >= WORKER_ASKED and sequencer.now_ms - worker.heard_ms > WORKER_SILENT_MS:
             worker_give_up(sequencer, worker)
     streams_sweep(&sequencer.streams, sequencer.wall_ms, SWEEP_SLOTS + sequencer.streams.slab.live // 16)
     keys_expire(&sequencer.keys, keys_ms(sequencer.now_ms))
@@ -152,8 +155,8 @@ cdef bint _waiting(Sequencer *sequencer) noexcept nogil:
     return False
 
 
-cdef void _notes_take(Sequencer *sequencer) noexcept nogil:
-    """What the control thread asks for."""
+cdef void _notes_take(Sequencer *sequencer, uint32_t *budget) noexcept nogil:
+    """What the control thread asks for; `budget`: this turn's for catch-ups."""
     cdef Batch *batch = mailbox_drain(&sequencer.from_control)
     cdef uint32_t place = 0
     cdef Note *note
@@ -166,6 +169,7 @@ cdef void _notes_take(Sequencer *sequencer) noexcept nogil:
             ledger_gauge(sequencer.ledger, GAUGE_LOG_AWAY, note.first == 0)
         elif note.kind == NOTE_LOG_LOADED:
             loading_done(sequencer, note, sequencer_record)
+            catchups_serve(sequencer, budget)
         elif note.kind == NOTE_LOG_SIFT:
             sift_records(sequencer, note.request, <uint8_t *> note + sizeof(Note), note.text_size)
         elif note.kind == NOTE_SESSION_OPENED:
@@ -174,6 +178,10 @@ cdef void _notes_take(Sequencer *sequencer) noexcept nogil:
             cursor_read(sequencer, note)
         elif note.kind == NOTE_SESSIONS_READ:
             sessions_read(sequencer, note)
+        elif note.kind == NOTE_SESSIONS_STORED:
+            sequencer.stored_ms = note.first
+        elif note.kind == NOTE_TOLD_END:
+            told_end(sequencer)
         elif note.kind == NOTE_AUDIT:
             sequencer.audit = note.request
         elif note.kind == NOTE_BANS_SAY:
@@ -197,9 +205,10 @@ cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
     cdef epoll_event events[POLLER_EVENTS]
     cdef int place, taken
     cdef int count = 0
+    cdef uint32_t budget
     sequencer.now_ms = clock_ms()
     sequencer.quiet_until_ms += sequencer.now_ms
-    sequencer.told_until_ms = sequencer.now_ms + TOLD_AGAIN_MS
+    sequencer.fence = sequencer.epoch << FENCE_BITS
     while not sequencer.stopping:
         pace_wait(&sequencer.pace, count)
         count = epoll_wait(sequencer.epoll_fd, events, POLLER_EVENTS, _wait_ms(sequencer))
@@ -208,30 +217,36 @@ cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
         sequencer.wall_ms = clock_wall_ms()
         ledger_count(sequencer.ledger, COUNT_WAKEUPS, 1)
         ledger_turn(sequencer.ledger, sequencer.now_ms)
+        sequencer.forget_left_ns = FORGET_NS
+        budget = CATCHUP_TURN_BYTES
         for place in range(count):
             if events[place].data.u64 >= TAG_BUS:
                 bus_on_event(&sequencer.bus, events[place].data.u64, events[place].events)
             else:
-                _notes_take(sequencer)
+                _notes_take(sequencer, &budget)
         if sequencer.streams.unasked:
             loads_ask(sequencer)
         taken = 0
         while taken < SEQUENCER_BATCHES_TURN and _batch_receive(sequencer):
             taken += 1
         _lost_forget(sequencer)
+        claims_serve(sequencer, taken < SEQUENCER_BATCHES_TURN, session_claim)
         _tick(sequencer)
+        workers_forget(sequencer, False)
         presence_due(sequencer)
         sequencer_tell_taken(sequencer)
         log_hand_over(sequencer)            # before the sends: the log is at work meanwhile
-        catchups_serve(sequencer)
+        catchups_serve(sequencer, &budget)
         sessions_flush(sequencer)
         mailbox_ring(&sequencer.to_control)
         _flush(sequencer)
-        sequencer.again = bus_pending(&sequencer.bus) or sequencer.catchups_due
+        sequencer.again = bus_pending(&sequencer.bus) or sequencer.catchups_due or sequencer.claims.size != 0 \
+            or sequencer.endings
         if sequencer.audit:
             sequencer_audit(sequencer, sequencer.audit)
             sequencer.audit = 0
         mailbox_ring(&sequencer.to_control)
+    told_end(sequencer)
     sequencer.log.under_way_max = sequencer.log.chunks_max  # the control thread appends what is left
     sequencer.log.pace_ms = 0
     sequencer.log.paced_ms = 0
@@ -260,11 +275,23 @@ cdef class RouterLoop:
         mailbox_init(&self.sequencer.to_control, eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC))
         mailbox_init(&self.sequencer.from_control, eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC))
 
+    cdef void _presence(self, uint32_t damping_ms, uint32_t members_max, uint64_t quiet_ms) noexcept:
+        """Who has which session, and who is in which channel: nobody yet."""
+        cdef Sequencer *sequencer = self.sequencer
+        sequencer.damping_ms = damping_ms
+        sequencer.events_members_max = members_max
+        sequencer.quiet_until_ms = quiet_ms
+        slab_init(&sequencer.owners, sizeof(Owner), 10, 0xFFFFFFFE)
+        rooms_init(&sequencer.rooms, sequencer.ledger, sequencer.hash_key, &sequencer.owners)
+        leavings_init(&sequencer.leavings, &sequencer.rooms, sequencer.hash_key, 0)
+        leavings_init(&sequencer.gone, &sequencer.rooms, sequencer.hash_key, <uint64_t> 1 << 32)
+
     def __init__(self, Stats stats, *, epoch, key_window_s, channels_max, spill_bytes_max, endpoint="",
                  namespaces=_BUILT_IN, keys_max=1 << 20, history_total_bytes=1 << 28, message_bytes_max=1 << 25,
                  log_under_way_max=0, log_pace_ms=0, log_bytes_max=1 << 26, seeds=b"", bint log_complete=True,
                  bint sessions_kept=False, uint32_t presence_damping_ms=3000, uint32_t events_members_max=200,
-                 presence_quiet_ms=30000, uint32_t log_chunks_max=LOG_CHUNKS_MAX):
+                 presence_quiet_ms=30000, uint32_t log_chunks_max=LOG_CHUNKS_MAX,
+                 uint32_t globals_bytes_max=1 << 15, uint32_t workers=0):
         """Bind to `endpoint`.
 
         Args:
@@ -282,12 +309,14 @@ cdef class RouterLoop:
             log_pace_ms: behind a batch of several messages the next one is given so much later at the soonest.
             log_bytes_max: most bytes that wait for the log.
             log_chunks_max: most batches of them, a power of two.
-            log_complete: `recover` is given all that the log keeps; else streams are loaded when they are wanted.
+            log_complete: `recover` is given all that the log keeps, and streams are loaded only when that was more than
+                memory has room for; else always.
             seeds: 48 bytes, the keys of the hashes that name idempotency keys; empty: drawn now.
             sessions_kept: the control thread stores sessions and cursors.
-            presence_damping_ms: how long a session may be away from a channel before its members are told that it
-                left.
+            presence_damping_ms: how long a session may be away from a channel before its members are told of it.
             events_members_max: in channels with more members nobody is told who joined and who left.
+            globals_bytes_max: what all global channels together may take in a WELCOME.
+            workers: how many tell what an earlier router may not have stored; 0: TOLD_END says when they have.
             presence_quiet_ms: so long from `run` on, sessions that were in a channel before are not told of.
 
         Raises:
@@ -302,24 +331,23 @@ cdef class RouterLoop:
         streams_init(&sequencer.streams, sequencer.ledger, &sequencer.namespaces, sequencer.hash_key, epoch)
         sequencer.streams.history_total_max = history_total_bytes
         sequencer.streams.streams_max = channels_max
+        sequencer.streams.globals_bytes_max = globals_bytes_max
         sequencer.streams.cold = not log_complete
+        sequencer.recovers = log_complete
         if log_under_way_max:
             self._log(log_bytes_max, log_under_way_max, log_chunks_max, log_pace_ms)
         sequencer.catchups.bytes_max = CATCHUPS_BYTES_MAX
-        sequencer.states.bytes_max = STATES_BYTES_MAX
-        sequencer.sessions_kept = sessions_kept
-        slab_init(&sequencer.owners, sizeof(Owner), 10, 0xFFFFFFFE)
-        rooms_init(&sequencer.rooms, sequencer.ledger, sequencer.hash_key, &sequencer.owners)
-        leavings_init(&sequencer.leavings, &sequencer.rooms, sequencer.hash_key, 0)
-        leavings_init(&sequencer.gone, &sequencer.rooms, sequencer.hash_key, <uint64_t> 1 << 32)
-        sequencer.damping_ms = presence_damping_ms
-        sequencer.events_members_max = events_members_max
-        sequencer.quiet_until_ms = presence_quiet_ms
+        sequencer.claims.bytes_max = CLAIMS_BYTES_MAX
+        sequencer.states.bytes_max = sequencer.told.bytes_max = STATES_BYTES_MAX
+        sequencer.sessions_kept = sequencer.told_gathers = sessions_kept
+        sequencer.told_workers = workers
+        self._presence(presence_damping_ms, events_members_max, presence_quiet_ms)
         sequencer.scratch_bytes = message_bytes_max
         sequencer.bans.bytes_max = BANS_BYTES_MAX
         sequencer.scratch = <uint8_t *> malloc(message_bytes_max)
         if sequencer.scratch == NULL:
             raise MemoryError
+        sequencer.spill_bytes_max = spill_bytes_max
         for index in range(sizeof(sequencer.workers) // sizeof(Worker)):
             sequencer.workers[index].out.bytes_max = spill_bytes_max
         sequencer.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
@@ -331,6 +359,7 @@ cdef class RouterLoop:
 
     cdef _log(self, uint64_t bytes_max, uint32_t under_way_max, uint32_t chunks_max, uint32_t pace_ms):
         """There is a log: room for what is on its way there."""
+        self.sequencer.streams.logged = True
         if log_init(&self.sequencer.log, bytes_max, under_way_max, chunks_max, pace_ms) < 0:
             raise MemoryError
         ledger_gauge(self.sequencer.ledger, GAUGE_LOG_BYTES_MAX, bytes_max)
@@ -362,15 +391,18 @@ cdef class RouterLoop:
             return
         bus_close(&sequencer.bus)
         for index in range(sequencer.worker_count):
-            if sequencer.workers[index].state != WORKER_FREE:
+            if sequencer.workers[index].state >= WORKER_ASKED:
                 worker_give_up(sequencer, &sequencer.workers[index])
+        workers_forget(sequencer, True)
         streams_free(&sequencer.streams)
         keys_free(&sequencer.keys)
         keys_free(&sequencer.origins)
         log_free(&sequencer.log)
         drained_free(&sequencer.drained)
         batch_free(&sequencer.catchups)
+        batch_free(&sequencer.claims)
         batch_free(&sequencer.states)
+        batch_free(&sequencer.told)
         if sequencer.rooms.ledger != NULL:
             leavings_free(&sequencer.leavings)
             leavings_free(&sequencer.gone)
@@ -395,22 +427,42 @@ cdef class RouterLoop:
         bus_open(&self.sequencer.bus, self.sequencer.ledger, ZMQ_ROUTER, endpoint, b"", self.sequencer.epoll_fd)
 
     def recover(self, const unsigned char[::1] batch):
-        """Take a batch that the log gave back, before `run`; gives how many of its records had no place: their
-        namespace is not known any more, or there are too many channels.
+        """Take a batch that the log gave back, before `run`; gives how many of its records are of a namespace that
+        is not known any more.
 
         Args:
-            batch: log records. Where the log is not complete, their keys alone count.
+            batch: log records. Where the log is not complete, their keys alone count. What has no place is read when it
+                is wanted, as far as its namespace is known.
 
         Raises:
             ValueError: these are no log records.
         """
+        return self._recover(batch, False)
+
+    @property
+    def knows_all(self) -> bool:
+        """Whether each channel that the log keeps is in memory, as far as `recover` gave them."""
+        return not self.sequencer.streams.cold
+
+    def recover_globals(self, const unsigned char[::1] batch):
+        """Take where global channels stand, before `run`, unless this `knows_all`; else as `recover`.
+
+        Args:
+            batch: a log record for each of them; of more than workers are told of, the first count.
+
+        Raises:
+            ValueError: these are no log records.
+        """
+        return self._recover(batch, True)
+
+    cdef _recover(self, const unsigned char[::1] batch, bint globals):
         cdef int64_t passed = 0
         self.sequencer.now_ms = clock_ms()
         self.sequencer.wall_ms = clock_wall_ms()
         if batch.shape[0]:
             with nogil:
-                passed = recover_records(self.sequencer, &batch[0], batch.shape[0],
-                                         not self.sequencer.streams.cold)
+                passed = recover_globals(self.sequencer, &batch[0], batch.shape[0]) if globals \
+                    else recover_records(self.sequencer, &batch[0], batch.shape[0], self.sequencer.recovers)
         if passed < 0:
             raise ValueError("a batch of the log holds something else than log records")
         return passed

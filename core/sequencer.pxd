@@ -5,7 +5,8 @@
 # worker is unknown until its END: what it sends before is passed over, and it is asked to say everything (LINKED,
 # aux 1). A worker whose batch passes its bound is
 # given up: it will be asked for everything when it is heard again, and finds the gap by itself; nothing is dropped in
-# silence. Invariant: every route and every session names a worker that is linking or linked.
+# silence. Invariant: every route and every session names a worker that is linking, linked
+# or ending.
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -36,10 +37,10 @@ cdef enum:
     MESSAGE_ENVELOPE_BYTES = 640    # channel, sender, positions and keys around the data
     ORIGIN_WINDOW_MS = 60000        # a publish that is sent again after that is taken for a new one
     ORIGINS_MAX = 524288
-    TOLD_AGAIN_MS = 1000        # within it all workers have linked to a router that was started
 
 cdef enum WorkerState:
     WORKER_FREE
+    WORKER_ENDING               # gone: what it had is being forgotten (core/owners.pxd)
     WORKER_ASKED                # LINKED aux 1 is on its way
     WORKER_LINKING              # between its BEGIN and END
     WORKER_LINKED
@@ -51,14 +52,23 @@ ctypedef struct Worker:
     uint32_t state
     uint64_t epoch              # of the worker's start
     uint32_t number             # on its node
+    uint32_t foreign            # the version of its link, if it is not ours; 0: it is
     uint32_t sessions           # open there
     uint64_t heard_ms
     uint64_t asked_ms           # when it was last asked for everything
     Batch out
     bint overfull               # a record found no room
+    bint everybody              # it is told of global channels
+    bint before                 # it was linked before its BEGIN, to this router or another
     bint drains                 # it sends its clients away
     bint told                   # it gave sessions up, or some were taken over, since the last TAKEN
     uint32_t taken              # how many
+    uint64_t marked_ms          # when a LINK was heard of which it is to be told when all before it is stored; 0: none
+    uint64_t mark_ms            # what that said: the worker's clock
+    uint64_t stored_ms          # what it said before then is stored, by the worker's clock
+
+cdef enum:
+    FENCE_BITS = 20             # claims for each millisecond of an epoch, before they have the numbers of the next one
 
 ctypedef struct Owner:          # 28 bytes: which connection has a session
     uint8_t session[16]
@@ -72,6 +82,12 @@ ctypedef struct Sequencer:
     Bus bus                     # owned
     Worker workers[WORKERS_MAX]
     uint32_t worker_count       # slots ever used
+    uint32_t endings            # workers that are gone, and not forgotten yet (core/owners.pxd)
+    uint32_t ending             # index of the one of them that is being forgotten
+    uint32_t ending_place       # slot of its owners, then of its routes, up to which it is
+    bint ending_routes          # its owners all are
+    uint64_t forget_left_ns     # for that in this turn
+    uint32_t spill_bytes_max    # of what waits for one worker
     Namespaces namespaces       # filled before the thread starts
     Streams streams
     LogOut log
@@ -81,8 +97,18 @@ ctypedef struct Sequencer:
     Batch catchups              # CATCHUPs that wait for their turn (core/catchup.pxd)
     uint32_t catchups_place     # what stands before it is answered
     bint catchups_due           # some can be answered in the next turn
+    Batch claims                # of sessions that another worker has: they wait a turn (core/claims.pxd)
+    uint32_t claims_place       # what stands before it came before this turn
+    uint32_t claims_turns       # since it last was moved
     Batch states                # what sessions did in this turn (core/sessions.pxd)
     bint sessions_kept          # there is a store for them
+    uint64_t stored_ms          # what was heard before then is there, by `now_ms`
+    uint64_t fence              # number of the last claim; it begins with the epoch: later routers give higher ones
+    Batch told                  # what workers told an earlier router, until the control thread wants it
+    uint32_t told_workers       # so many workers are waited for; 0: the control thread says when
+    bint told_gathers           # some are still
+    bint told_due               # none is: it is handed over as soon as there is room
+    bint recovers               # the log gave all it keeps back at the start
     uint32_t alive_next         # slot of the owner that was last told of as alive
     uint64_t alive_due          # slots times seconds that passed since
     Slab owners                 # an Attender beside each
@@ -97,7 +123,6 @@ ctypedef struct Sequencer:
     uint64_t epoch
     Pace pace
     uint64_t now_ms             # monotonic
-    uint64_t told_until_ms      # before that, workers tell what an earlier router may not have stored
     uint64_t wall_ms
     uint64_t swept_ms
     uint8_t *scratch            # owned: one MESSAGE, or the body of one REPLY
@@ -158,5 +183,7 @@ cdef Worker *worker_known(Sequencer *sequencer, const uint8_t *identity, uint32_
 cdef Worker *worker_of(Sequencer *sequencer, const uint8_t *identity, uint32_t size) noexcept nogil
 cdef void sequencer_tell_taken(Sequencer *sequencer) noexcept nogil
 cdef void worker_give_up(Sequencer *sequencer, Worker *worker) noexcept nogil
+cdef uint32_t owner_of(Sequencer *sequencer, const uint8_t *session) noexcept nogil
 cdef bint bulk_fits(Worker *worker, uint32_t seq, uint32_t size) noexcept nogil
+cdef void session_claim(Sequencer *sequencer, Worker *worker, Record *said) noexcept nogil
 cdef void sequencer_record(Sequencer *sequencer, Worker *worker, Record *record) noexcept nogil

@@ -5,28 +5,33 @@ from libc.string cimport memcmp, memcpy
 from core.bans cimport bans_asked, bans_say_all
 from core.batch cimport batch_clear, batch_free
 from core.catchup cimport catchup_take
+from core.claims cimport claim_waits, claims_settle
 from core.codes cimport NO_SUCH_CHANNEL, OVERLOADED
 from core.drained cimport DrainedSession, drained_keep, drained_take
-from core.hash cimport hash_bytes, index_find, index_put, index_remove
+from core.everybody cimport everybody_add, everybody_link, everybody_say
+from core.hash cimport hash_bytes, index_put
 from core.loading cimport loading_takes
 from core.ledger cimport (COUNT_MESSAGES_ROUTED, COUNT_WORKERS_LOST, GAUGE_LINKED, KIND_SESSION, ledger_acquire,
-                          ledger_count, ledger_gauge, ledger_leaks, ledger_release)
+                          ledger_count, ledger_gauge, ledger_leaks)
+from core.mailbox cimport NOTE_FOREIGN, Note, mailbox_put, note_init
 from core.mpack cimport MpWriter, mp_write_array, mp_write_map, mp_write_raw, mp_write_str, mp_write_uint
 from core.namespaces cimport DOMAIN_GLOBAL, namespace_of
 from core.ordering cimport publish_order
-from core.presence cimport presence_answer, presence_end, presence_state
-from core.records cimport (CLOSE_COMES_BACK, CLOSE_TOLD, OPEN_AGAIN, OPEN_TOLD, REC_BAN, REC_BEGIN, REC_BYE,
-                           REC_CATCHUP, REC_CLOSE, REC_END, REC_EVICT, REC_HISTORY, REC_LINK, REC_LINKED,
-                           REC_MESSAGE, REC_OPEN, REC_PRESENCE, REC_PUBLISH, REC_REPLY, REC_SESSIONS,
-                           REC_STATE, REC_SUBSCRIBE, REC_SURVEY, REC_TAKEN, REC_UNSUBSCRIBE,
-                           RECORDS_VERSION, STATE_ACKED, STATE_TOLD, RecBody, RecCatchup, RecChannel,
-                           RecHistory, RecLink, RecMessage, RecPublish, RecSession, RecState, RecTaken)
+from core.owners cimport owner_at, owner_conn, owner_end, owner_find, worker_empty, worker_end, workers_forget
+from core.presence cimport presence_answer, presence_state
+from core.records cimport (BEGIN_BEFORE, BEGIN_BESIDE, BEGIN_EVERYBODY, CLOSE_COMES_BACK, CLOSE_TOLD, MESSAGE_GLOBAL,
+                           OPEN_AGAIN, OPEN_TOLD, REC_BAN, REC_BEGIN, REC_BYE, REC_CATCHUP, REC_CLOSE, REC_END,
+                           REC_EVICT, REC_HISTORY, REC_LINK, REC_LINKED, REC_MESSAGE, REC_OPEN, REC_PRESENCE,
+                           REC_PUBLISH, REC_REPLY, REC_SESSIONS, REC_STATE, REC_SUBSCRIBE, REC_SURVEY, REC_TAKEN,
+                           REC_UNSUBSCRIBE, RECORDS_VERSION, STATE_ACKED, STATE_HEARS, STATE_TOLD, RecBody, RecCatchup,
+                           RecChannel, RecHistory, RecLink, RecMessage, RecPublish, RecSession, RecState, RecTaken)
 from core.rooms cimport attender_start
-from core.sessions cimport session_close, session_open, session_state, session_told, sessions_ask
+from core.sessions cimport session_close, session_open, session_state, session_told, sessions_ask, told_linked
 from core.sites cimport HERE
-from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_at, slab_release
-from core.stream cimport (Stored, Stream, route_remove, route_set, routes_remove_worker, stream_adopt, stream_base,
-                          stream_find, stream_kept, stream_namespace, stream_stored, stream_use, stream_wanted)
+from core.slab cimport SLAB_NONE, invariant, slab_acquire
+from core.stream cimport (Stored, Stream, route_remove, route_set, stream_adopt, stream_base, stream_find,
+                          stream_is_kept, stream_kept, stream_listed, stream_namespace, stream_routes_to, stream_since,
+                          stream_stored, stream_use, stream_wanted)
 from core.survey cimport survey_answer
 
 assert sizeof(Owner) == 28 and WORKERS_MAX <= 256
@@ -40,6 +45,7 @@ cdef void _linked(Sequencer *sequencer, Worker *worker, bint ask) noexcept nogil
     if answer != NULL:
         answer.epoch = sequencer.epoch
         answer.version = RECORDS_VERSION
+        answer.stored_ms = worker.stored_ms
 
 
 cdef Worker *worker_known(Sequencer *sequencer, const uint8_t *identity, uint32_t size) noexcept nogil:
@@ -48,7 +54,7 @@ cdef Worker *worker_known(Sequencer *sequencer, const uint8_t *identity, uint32_
     cdef Worker *worker
     for index in range(sequencer.worker_count):
         worker = worker_at(sequencer, index)
-        if worker.state != WORKER_FREE and worker.identity_size == size \
+        if worker.state >= WORKER_ASKED and worker.identity_size == size \
                 and memcmp(worker.identity, identity, size) == 0:
             return worker
     return NULL
@@ -64,6 +70,9 @@ cdef Worker *worker_of(Sequencer *sequencer, const uint8_t *identity, uint32_t s
         return NULL
     while index < sequencer.worker_count and worker_at(sequencer, index).state != WORKER_FREE:
         index += 1
+    if index == WORKERS_MAX and sequencer.endings:
+        workers_forget(sequencer, True)
+        return worker_of(sequencer, identity, size)
     if index == WORKERS_MAX:
         return NULL
     if index == sequencer.worker_count:
@@ -72,55 +81,20 @@ cdef Worker *worker_of(Sequencer *sequencer, const uint8_t *identity, uint32_t s
     memcpy(unused.identity, identity, size)
     unused.identity_size = size
     unused.heard_ms = sequencer.now_ms
+    unused.marked_ms = unused.stored_ms = 0
+    unused.foreign = 0
     unused.state = WORKER_ASKED
     _linked(sequencer, unused, True)
     return unused
 
 
-cdef inline Owner *_owner_at(Sequencer *sequencer, uint32_t index) noexcept nogil:
-    return <Owner *> slab_at(&sequencer.owners, index)
+cdef uint32_t owner_of(Sequencer *sequencer, const uint8_t *session) noexcept nogil:
+    """Slot of the owner that has a session, SLAB_NONE when nobody has it."""
+    return owner_find(sequencer, session, hash_bytes(&sequencer.hash_key, session, 16))
 
 
-cdef inline uint64_t _owner_conn(Owner *owner) noexcept nogil:
-    return <uint64_t> owner.conn[1] << 32 | owner.conn[0]
-
-
-cdef uint32_t _owner_find(Sequencer *sequencer, const uint8_t *session, uint64_t hash) noexcept nogil:
-    """Index of a session's owner, SLAB_NONE when nobody has it."""
-    cdef uint32_t probe = 0
-    cdef uint32_t found = index_find(&sequencer.owner_index, hash, &probe)
-    while found:
-        if memcmp(_owner_at(sequencer, found - 1).session, session, 16) == 0:
-            return found - 1
-        found = index_find(&sequencer.owner_index, hash, &probe)
-    return SLAB_NONE
-
-
-cdef void _owner_end(Sequencer *sequencer, uint32_t index) noexcept nogil:
-    cdef Owner *owner = _owner_at(sequencer, index)
-    presence_end(sequencer, index)
-    worker_at(sequencer, owner.worker).sessions -= 1
-    index_remove(&sequencer.owner_index, hash_bytes(&sequencer.hash_key, owner.session, 16), index)
-    owner.live = 0
-    ledger_release(sequencer.ledger, KIND_SESSION, index)
-    slab_release(&sequencer.owners, index)
-
-
-cdef void _owners_end_worker(Sequencer *sequencer, uint32_t worker) noexcept nogil:
-    """Forget the sessions of a worker: O(sessions), once a worker's end."""
-    cdef uint32_t chunk, number
-    cdef Owner *owner
-    for chunk in range(sequencer.owners.chunk_count):
-        number = 0
-        while number < (1u << sequencer.owners.chunk_shift) and sequencer.owners.chunks[chunk].memory != NULL:
-            owner = _owner_at(sequencer, (chunk << sequencer.owners.chunk_shift) | number)
-            if owner.live == 1 and owner.worker == worker:
-                _owner_end(sequencer, (chunk << sequencer.owners.chunk_shift) | number)
-            number += 1
-
-
-cdef void _worker_forget(Sequencer *sequencer, Worker *worker) noexcept nogil:
-    """Its members, sessions and what waits for it."""
+cdef void _worker_unlink(Sequencer *sequencer, Worker *worker) noexcept nogil:
+    """It is linked no more, and what waits for it is not wanted."""
     if worker.state == WORKER_LINKED:
         sequencer.linked -= 1
         sequencer.draining -= worker.drains
@@ -128,24 +102,54 @@ cdef void _worker_forget(Sequencer *sequencer, Worker *worker) noexcept nogil:
         worker.told = False
         worker.taken = 0
         ledger_gauge(sequencer.ledger, GAUGE_LINKED, sequencer.linked)
-    if worker.state >= WORKER_LINKING:
-        _owners_end_worker(sequencer, worker_index(sequencer, worker))
-        routes_remove_worker(&sequencer.streams, worker_index(sequencer, worker))
     batch_clear(&worker.out)
     worker.overfull = False
 
 
 cdef void worker_give_up(Sequencer *sequencer, Worker *worker) noexcept nogil:
     """A worker that is gone, or took too little: forget it. It is asked for everything if it is heard again."""
+    cdef bint known = worker.state >= WORKER_LINKING
     if worker.state == WORKER_LINKED:
         ledger_count(sequencer.ledger, COUNT_WORKERS_LOST, 1)
-    _worker_forget(sequencer, worker)
+    _worker_unlink(sequencer, worker)
     batch_free(&worker.out)
     worker.state = WORKER_FREE
+    if known:
+        worker_end(sequencer, worker)
+
+
+cdef void _mark(Sequencer *sequencer, Worker *worker, uint64_t its_ms) noexcept nogil:
+    """A worker says its time: what it said before then is stored once all is that was heard up to now.
+
+    Its clock is compared with none of ours: another machine's began at another time.
+    """
+    if not sequencer.sessions_kept:
+        worker.stored_ms = its_ms       # there is nothing to wait for
+    elif worker.marked_ms == 0 or sequencer.stored_ms > worker.marked_ms:
+        if worker.marked_ms:
+            worker.stored_ms = worker.mark_ms
+        worker.marked_ms = sequencer.now_ms
+        worker.mark_ms = its_ms
+
+
+cdef bint _is_ours(Sequencer *sequencer, Worker *worker, RecLink *record) noexcept nogil:
+    """Whether it speaks this version of the link. Who does not is passed over, which is said once."""
+    cdef Note note
+    if record.version == RECORDS_VERSION:
+        worker.foreign = 0
+        return True
+    if worker.foreign != record.version:
+        worker.foreign = record.version
+        note_init(&note, NOTE_FOREIGN)
+        note.first = record.version
+        note.text_size = worker.identity_size
+        mailbox_put(&sequencer.to_control, &note, worker.identity, NULL)
+    return False
 
 
 cdef void _on_link(Sequencer *sequencer, Worker *worker, RecLink *record) noexcept nogil:
-    if record.version == RECORDS_VERSION:
+    if _is_ours(sequencer, worker, record):
+        _mark(sequencer, worker, record.stored_ms)
         _linked(sequencer, worker, worker.state == WORKER_ASKED
                 and sequencer.now_ms - worker.asked_ms > WORKER_ASK_AGAIN_MS)
 
@@ -155,15 +159,24 @@ cdef void _on_begin(Sequencer *sequencer, Worker *worker, RecLink *record) noexc
     runs on beside it."""
     cdef uint32_t index
     cdef Worker *other
+    if not _is_ours(sequencer, worker, record):
+        return
     for index in range(sequencer.worker_count):
         other = worker_at(sequencer, index)
-        if not record.head.aux and other != worker and other.state >= WORKER_LINKING and other.number == record.worker \
-                and other.epoch < record.epoch and _same_node(other, worker):
+        if not record.head.aux & BEGIN_BESIDE and other != worker and other.state >= WORKER_LINKING \
+                and other.number == record.worker and other.epoch < record.epoch and _same_node(other, worker):
             worker_give_up(sequencer, other)
-    _worker_forget(sequencer, worker)
+    if worker.state >= WORKER_LINKING:
+        worker_empty(sequencer, worker)
+    _worker_unlink(sequencer, worker)
     worker.state = WORKER_LINKING
     worker.number = record.worker
     worker.epoch = record.epoch
+    worker.marked_ms = worker.stored_ms = 0
+    worker.everybody = record.head.aux & BEGIN_EVERYBODY != 0
+    worker.before = record.head.aux & BEGIN_BEFORE != 0
+    if not worker.before:
+        everybody_link(sequencer, worker)       # it has none to name, and its sessions begin where these stand
 
 
 cdef bint _same_node(Worker *one, Worker *other) noexcept nogil:
@@ -185,6 +198,7 @@ cdef void _said_since(Sequencer *sequencer, Worker *worker, Stream *stream, RecC
     tells the worker.
     """
     cdef uint64_t after = record.offset
+    cdef bint everybody = stream.domain == DOMAIN_GLOBAL
     cdef uint32_t place
     cdef Stored *stored
     cdef RecMessage *say
@@ -198,10 +212,11 @@ cdef void _said_since(Sequencer *sequencer, Worker *worker, Stream *stream, RecC
         stored = stream_stored(stream, place)
         if stored.offset <= after:
             continue
-        say = <RecMessage *> worker_say(worker, REC_MESSAGE, 0, sizeof(RecMessage), stored.size)
+        say = <RecMessage *> worker_say(worker, REC_MESSAGE, MESSAGE_GLOBAL if everybody else 0, sizeof(RecMessage),
+                                        stored.size)
         if say == NULL:
             return
-        say.channel = record.channel
+        say.channel = 0 if everybody else record.channel
         say.epoch = stored.epoch
         say.offset = stored.offset
         say.body_size = stored.size
@@ -210,19 +225,40 @@ cdef void _said_since(Sequencer *sequencer, Worker *worker, Stream *stream, RecC
 
 
 cdef void _on_subscribe(Sequencer *sequencer, Worker *worker, RecChannel *record) noexcept nogil:
-    """A worker has members; a position of an older epoch that it saw is not given again."""
+    """A worker has members; a position of an older epoch that it saw is not given again.
+
+    It names the epoch in which it was told its position, which may be above that of the message there: where the log
+    has the position too, the log's epoch counts, or who holds that message would have no history in common with it.
+    """
     cdef const char *name = <const char *> record + sizeof(RecChannel)
     cdef Stream *stream = stream_wanted(&sequencer.streams, name, record.head.aux, sequencer.wall_ms)
-    if stream == NULL or route_set(&sequencer.streams, stream, worker_index(sequencer, worker), record.channel) < 0:
+    cdef bint everybody = stream != NULL and stream.domain == DOMAIN_GLOBAL
+    cdef uint64_t since[2]
+    if everybody and record.channel == 0:
+        if stream_routes_to(stream, worker_index(sequencer, worker)) or not stream_listed(stream):
+            return                      # it named the channel itself, or it is over
+        stream_since(&sequencer.streams, stream, since)
+        record.epoch = since[0]
+        record.offset = since[1]
+        everybody_say(sequencer, worker, stream, record.offset)
+    if stream == NULL or route_set(&sequencer.streams, stream, worker_index(sequencer, worker),
+                                   0 if everybody else record.channel) < 0:
         worker_subscribed(worker, record.channel, _why_none(sequencer, name, record.head.aux), 0, 0)
         return
     stream_use(stream, sequencer.wall_ms)
     if record.offset and record.epoch < stream.epoch and record.offset >= stream.offset \
             and (stream.history == NULL or stream.history.given == stream.history.base):
-        stream_adopt(stream, record.epoch, record.offset)
-    elif stream.domain != DOMAIN_GLOBAL:
+        if record.offset > stream.offset:
+            stream_adopt(stream, record.epoch, record.offset)
+    else:
         _said_since(sequencer, worker, stream, record)
-    worker_subscribed(worker, record.channel, 0, stream.epoch, stream.offset)
+    if everybody and stream.offset \
+            and (record.offset or stream_is_kept(&sequencer.streams, stream, sequencer.wall_ms)):
+        everybody_add(sequencer, stream, True)
+    if everybody and (record.channel == 0 or worker.everybody and stream_listed(stream)):
+        everybody_say(sequencer, worker, stream, stream.offset)
+    if record.channel or not everybody:
+        worker_subscribed(worker, record.channel, 0, stream.epoch, stream.offset)
 
 
 cdef int _why_none(Sequencer *sequencer, const char *name, uint32_t size) noexcept nogil:
@@ -232,9 +268,13 @@ cdef int _why_none(Sequencer *sequencer, const char *name, uint32_t size) noexce
 
 cdef void _on_unsubscribe(Sequencer *sequencer, Worker *worker, RecChannel *record) noexcept nogil:
     cdef Stream *stream = stream_find(&sequencer.streams, <const char *> record + sizeof(RecChannel), record.head.aux)
-    if stream != NULL:
-        stream_use(stream, sequencer.wall_ms)
+    if stream == NULL:
+        return
+    stream_use(stream, sequencer.wall_ms)
+    if stream.domain != DOMAIN_GLOBAL:
         route_remove(&sequencer.streams, stream, worker_index(sequencer, worker), record.channel)
+    elif not stream_listed(stream):     # else its worker hears it for all its sessions
+        route_remove(&sequencer.streams, stream, worker_index(sequencer, worker), 0)
 
 
 cdef void _evict(Worker *worker, uint64_t conn, const uint8_t *session) noexcept nogil:
@@ -299,44 +339,48 @@ cdef void sequencer_tell_taken(Sequencer *sequencer) noexcept nogil:
         worker.told = False
 
 
-cdef bint _told_counts(Sequencer *sequencer, Worker *worker, uint32_t index) noexcept nogil:
-    """Whether what a worker told an earlier router of a session is the last word on it; `index`: its owner, if any.
-
-    Of one that another worker has it is not, unless that claimed it of this router just now, and waits for this.
-    """
-    cdef Owner *owner
-    if index == SLAB_NONE:
-        return True
-    owner = _owner_at(sequencer, index)
-    return owner.worker == worker_index(sequencer, worker) \
-        or (not owner.again and sequencer.now_ms < sequencer.told_until_ms)
-
-
 cdef void _on_open(Sequencer *sequencer, Worker *worker, RecSession *record) noexcept nogil:
-    """A connection claims a session: whoever had it hears of it before the claim is answered."""
+    """A connection claims a session, or claimed it of an earlier router."""
+    cdef uint32_t index = owner_find(sequencer, record.session, hash_bytes(&sequencer.hash_key, record.session, 16))
+    cdef bint elsewhere = index != SLAB_NONE and owner_at(sequencer, index).worker != worker_index(sequencer, worker)
+    if record.head.aux & OPEN_TOLD:
+        session_told(sequencer, worker, &record.head)
+    elif not claim_waits(sequencer, worker, record, elsewhere):
+        session_claim(sequencer, worker, &record.head)
+
+
+cdef void _fence_give(Sequencer *sequencer, RecSession *record) noexcept nogil:
+    """A claim gets its number; what was claimed of an earlier router has one."""
+    if record.seq == 0 or record.head.aux & OPEN_AGAIN:
+        sequencer.fence = max(sequencer.fence, record.fence)
+    else:
+        sequencer.fence += 1
+        record.fence = sequencer.fence
+
+
+cdef void session_claim(Sequencer *sequencer, Worker *worker, Record *said) noexcept nogil:
+    """A connection gets a session: whoever had it hears of it before the claim (OPEN) is answered."""
+    cdef RecSession *record = <RecSession *> said
     cdef uint64_t hash = hash_bytes(&sequencer.hash_key, record.session, 16)
-    cdef uint32_t index = _owner_find(sequencer, record.session, hash)
+    cdef uint32_t index = owner_find(sequencer, record.session, hash)
     cdef uint32_t claimant = worker_index(sequencer, worker)
     cdef bint evicted = False
     cdef Owner *owner
-    if record.head.aux & OPEN_TOLD:
-        if _told_counts(sequencer, worker, index):
-            session_told(sequencer, record)
-        return
+    _fence_give(sequencer, record)
     _drained_claimed(sequencer, hash, record.session)
     if index != SLAB_NONE:
-        owner = _owner_at(sequencer, index)
-        evicted = owner.worker != claimant or _owner_conn(owner) != record.conn
+        owner = owner_at(sequencer, index)
+        evicted = owner.worker != claimant or owner_conn(owner) != record.conn
         if evicted and record.seq == 0:     # said again after a lost link: the claim that is known is the newer one
             _evict(worker, record.conn, record.session)
             return
         if evicted:
-            _evict(worker_at(sequencer, owner.worker), _owner_conn(owner), record.session)
-        _owner_end(sequencer, index)
+            _evict(worker_at(sequencer, owner.worker), owner_conn(owner), record.session)
+        owner_end(sequencer, index)
     index = slab_acquire(&sequencer.owners)
     if index == SLAB_NONE or index_put(&sequencer.owner_index, hash, index) < 0:
         return
-    owner = _owner_at(sequencer, index)
+    owner = owner_at(sequencer, index)
     memcpy(owner.session, record.session, 16)
     owner.conn[0] = <uint32_t> record.conn
     owner.conn[1] = <uint32_t> (record.conn >> 32)
@@ -349,41 +393,45 @@ cdef void _on_open(Sequencer *sequencer, Worker *worker, RecSession *record) noe
     session_open(sequencer, worker, record, evicted)
 
 
+cdef bint _owns(Sequencer *sequencer, uint32_t index, const Worker *worker, uint64_t conn) noexcept nogil:
+    """Whether the owner at `index`, if any, is this connection of this worker."""
+    return index != SLAB_NONE and owner_conn(owner_at(sequencer, index)) == conn \
+        and worker_at(sequencer, owner_at(sequencer, index).worker) == worker
+
+
 cdef void _on_close(Sequencer *sequencer, Worker *worker, RecSession *record) noexcept nogil:
     """A connection ended; its session may be another's by now."""
     cdef uint64_t hash = hash_bytes(&sequencer.hash_key, record.session, 16)
-    cdef uint32_t index = _owner_find(sequencer, record.session, hash)
-    cdef Owner *owner
+    cdef uint32_t index = owner_find(sequencer, record.session, hash)
     if record.head.aux & CLOSE_TOLD:
-        if _told_counts(sequencer, worker, index):
-            session_close(sequencer, record)
+        session_told(sequencer, worker, &record.head)
         return
     if record.head.aux & CLOSE_COMES_BACK:
         _drained_given_up(sequencer, worker, hash, record.session)
-    if index == SLAB_NONE or ledger_leaks(sequencer.ledger, KIND_SESSION):
-        return
-    owner = _owner_at(sequencer, index)
-    if _owner_conn(owner) == record.conn and owner.worker == worker_index(sequencer, worker):
+    if sequencer.claims.size and not _owns(sequencer, index, worker, record.conn):
+        claims_settle(sequencer, worker, record.conn, session_claim)
+        index = owner_find(sequencer, record.session, hash)
+    if _owns(sequencer, index, worker, record.conn) and not ledger_leaks(sequencer.ledger, KIND_SESSION):
         session_close(sequencer, record)
-        _owner_end(sequencer, index)
+        owner_end(sequencer, index)
 
 
 cdef void _on_state(Sequencer *sequencer, Worker *worker, RecState *record) noexcept nogil:
-    """What a session did counts as long as this worker has it."""
-    cdef uint32_t index = _owner_find(sequencer, record.session,
-                                      hash_bytes(&sequencer.hash_key, record.session, 16))
+    """What a session did counts as long as this connection has it: one of the same worker may have claimed it since,
+    and been told what was stored then."""
+    cdef uint32_t index = owner_find(sequencer, record.session,
+                                     hash_bytes(&sequencer.hash_key, record.session, 16))
     cdef Owner *owner
     if record.what & STATE_TOLD:
-        if _told_counts(sequencer, worker, index):
-            session_state(sequencer, record)
+        session_told(sequencer, worker, &record.head)
         return
     if index == SLAB_NONE:
         return
-    owner = _owner_at(sequencer, index)
-    if owner.worker != worker_index(sequencer, worker):
+    owner = owner_at(sequencer, index)
+    if owner.worker != worker_index(sequencer, worker) or owner.conn[0] != record.conn:
         return
     session_state(sequencer, record)
-    if record.what != STATE_ACKED and owner.conn[0] == record.conn:
+    if record.what != STATE_ACKED and record.what != STATE_HEARS:
         presence_state(sequencer, index, record)
 
 
@@ -467,13 +515,16 @@ cdef void sequencer_record(Sequencer *sequencer, Worker *worker, Record *record)
         _on_link(sequencer, worker, <RecLink *> record)
     elif record.kind == REC_BYE:
         worker_give_up(sequencer, worker)
-    elif record.kind == REC_BEGIN and worker.state != WORKER_FREE:
+    elif record.kind == REC_BEGIN and worker.state >= WORKER_ASKED:
         _on_begin(sequencer, worker, <RecLink *> record)
     elif record.kind == REC_END and worker.state == WORKER_LINKING:
         worker.state = WORKER_LINKED
+        if worker.before:
+            everybody_link(sequencer, worker)
         bans_say_all(sequencer, worker)
         sequencer.linked += 1
         ledger_gauge(sequencer.ledger, GAUGE_LINKED, sequencer.linked)
+        told_linked(sequencer)
     elif worker.state < WORKER_LINKING or record.kind == REC_PUBLISH:
         return                          # it was asked for everything, and asks for all this again behind its END
     elif record.kind == REC_SUBSCRIBE:

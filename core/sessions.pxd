@@ -8,15 +8,18 @@
 from libc.stdint cimport uint32_t
 
 from core.mailbox cimport Note
-from core.records cimport RecBody, RecCatchup, RecSession, RecState
+from core.records cimport RecBody, RecCatchup, Record, RecSession, RecState
 from core.sequencer cimport Sequencer, Worker
 
 cdef enum:
-    STATES_BYTES_MAX = 33554432     # gathered while the control thread takes nothing; beyond it they are lost, counted
+    # Gathered while the control thread takes nothing, and as much of what was told; beyond it they are lost, counted.
+    STATES_BYTES_MAX = 33554432
     ALIVE_PERIOD_S = 21600          # each open session is told of once in so long: its state is not to expire
 
 cdef void session_open(Sequencer *sequencer, Worker *worker, RecSession *record, bint evicted) noexcept nogil
-cdef void session_told(Sequencer *sequencer, RecSession *record) noexcept nogil
+cdef void session_told(Sequencer *sequencer, Worker *worker, const Record *record) noexcept nogil
+cdef void told_linked(Sequencer *sequencer) noexcept nogil
+cdef void told_end(Sequencer *sequencer) noexcept nogil
 cdef void session_opened(Sequencer *sequencer, Note *note) noexcept nogil
 cdef void session_close(Sequencer *sequencer, RecSession *record) noexcept nogil
 cdef void session_state(Sequencer *sequencer, RecState *record) noexcept nogil

@@ -3,17 +3,18 @@
 from libc.stdint cimport uint8_t, uint16_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from core.batch cimport batch_clear, batch_write
+from core.batch cimport Batch, batch_clear, batch_free, batch_reserve, batch_write
 from core.catchup cimport catchup_answer, catchup_epoch
-from core.codes cimport NOT_ALLOWED, UNAVAILABLE
+from core.codes cimport NOT_ALLOWED, SESSION_EXPIRED, UNAVAILABLE
 from core.ledger cimport COUNT_STATES_LOST, ledger_count_shared
-from core.mailbox cimport (NOTE_CURSOR, NOTE_SESSION_OPEN, NOTE_SESSION_STATE, NOTE_SESSIONS, mailbox_put,
-                           note_init)
+from core.loading cimport loading_takes
+from core.mailbox cimport (NOTE_CURSOR, NOTE_SESSION_OPEN, NOTE_SESSION_STATE, NOTE_SESSION_TOLD, NOTE_SESSIONS,
+                           mailbox_put, note_init)
 from core.records cimport (CATCHUP_CURSOR, CATCHUP_OUTCOME, CURSOR_AWAY, CURSOR_NOT_KEPT, CURSOR_READ, OPEN_AGAIN,
-                           OPEN_RESUME, OPENED_TAKEN, REC_CATCHUP, REC_OPENED, REC_REPLY, REC_STATE, STATE_ACKED,
-                           STATE_HERE, Record, record_add)
-from core.sequencer cimport WORKER_LINKED, WORKER_LINKING, Owner, bulk_fits, worker_say
-from core.slab cimport slab_at
+                           OPEN_ALIVE, OPEN_RESUME, OPENED_TAKEN, REC_CATCHUP, REC_OPENED, REC_REPLY, REC_STATE,
+                           REC_TOLD, STATE_ACKED, STATE_HERE, TOLD_NOBODY, Record, RecTold, record_add, record_init)
+from core.sequencer cimport (WORKER_LINKED, WORKER_LINKING, Owner, bulk_fits, owner_of, worker_index, worker_say)
+from core.slab cimport SLAB_NONE, slab_at
 from core.stream cimport Stream, stream_find
 
 cdef enum:
@@ -39,13 +40,14 @@ cdef inline Worker *_asker(Sequencer *sequencer, uint64_t question, int state) n
     return worker
 
 
-cdef void _opened(Worker *worker, uint64_t conn, uint32_t seq, int how, const uint8_t *body,
+cdef void _opened(Worker *worker, uint64_t conn, uint32_t seq, uint64_t fence, int how, const uint8_t *body,
                   uint32_t size) noexcept nogil:
     """OPENED; `how`: 0, OPENED_TAKEN, or a code: what is stored could not be read."""
     cdef RecSession *say = <RecSession *> worker_say(worker, REC_OPENED, how, sizeof(RecSession), size)
     if say != NULL:
         say.conn = conn
         say.seq = seq
+        say.fence = fence
         say.body_size = size
         if size:
             memcpy(<uint8_t *> say + sizeof(RecSession), body, size)
@@ -59,15 +61,105 @@ cdef bint _store(Sequencer *sequencer, RecSession *record, uint64_t question, in
     note.request = question
     note.flags = <uint16_t> flags
     note.conn = record.conn
+    note.first = record.fence
     note.text_size = record.body_size
     memcpy(note.session, record.session, 16)
     return mailbox_put(&sequencer.to_control, &note, <uint8_t *> record + sizeof(RecSession), NULL) == 0
 
 
-cdef void session_told(Sequencer *sequencer, RecSession *record) noexcept nogil:
-    """A claim that an earlier router may not have stored."""
-    if sequencer.sessions_kept and not _store(sequencer, record, 0, 0):
+cdef bint _told_owner(Sequencer *sequencer, RecTold *told) noexcept nogil:
+    """Whether a TOLD and its record may count as things stand; `owner` is set to who had the session all along."""
+    cdef uint32_t index = owner_of(sequencer, _session_of(<Record *> (<uint8_t *> told + sizeof(RecTold))))
+    cdef Owner *owner
+    told.owner = TOLD_NOBODY
+    if index == SLAB_NONE:
+        return True
+    owner = <Owner *> slab_at(&sequencer.owners, index)
+    if owner.again:
+        told.owner = owner.worker
+    return owner.worker == told.head.aux
+
+
+cdef const uint8_t *_session_of(const Record *record) noexcept nogil:
+    if record.kind == REC_STATE:
+        return (<const RecState *> record).session
+    return (<const RecSession *> record).session
+
+
+cdef uint64_t _fence_of(const Record *record) noexcept nogil:
+    if record.kind == REC_STATE:
+        return (<const RecState *> record).fence
+    return (<const RecSession *> record).fence
+
+
+cdef void session_told(Sequencer *sequencer, Worker *worker, const Record *record) noexcept nogil:
+    """A record that an earlier router may not have stored, by its claim and its time.
+
+    What workers tell a router that was just started waits for the others' (`told_end`). Later it counts at once, unless
+    another worker has the session; the control thread knows what is stored, and of when.
+    """
+    cdef Batch *batch = &sequencer.told if sequencer.told_gathers else &sequencer.states
+    cdef uint8_t *room
+    if not sequencer.sessions_kept:
+        return
+    room = batch_reserve(batch, <uint32_t> sizeof(RecTold) + record.size)
+    if room == NULL:
         ledger_count_shared(sequencer.ledger, COUNT_STATES_LOST, 1)
+        return
+    sequencer.fence = max(sequencer.fence, _fence_of(record))
+    record_init(room, REC_TOLD, <int> worker_index(sequencer, worker), sizeof(RecTold), 0)
+    memcpy(room + sizeof(RecTold), record, record.size)
+    if not sequencer.told_gathers and not _told_owner(sequencer, <RecTold *> room):
+        batch.size -= <uint32_t> sizeof(RecTold) + record.size
+
+
+cdef bint _is_first(Sequencer *sequencer, uint32_t index) noexcept nogil:
+    """Whether a worker has told of its sessions, and none of the same number before it in the table."""
+    cdef uint32_t other
+    for other in range(index + 1):
+        if sequencer.workers[other].state == WORKER_LINKED and sequencer.workers[other].everybody \
+                and sequencer.workers[other].number == sequencer.workers[index].number:
+            return other == index
+    return False
+
+
+cdef void told_linked(Sequencer *sequencer) noexcept nogil:
+    """A worker has linked: behind the last one's END, nothing more is waited for.
+
+    Workers are told apart by their numbers: an earlier start of one may run on beside it (a rolling reload), and what
+    links without sessions (the admin server) is none.
+    """
+    cdef uint32_t index
+    cdef uint32_t count = 0
+    if not sequencer.told_gathers or sequencer.told_workers == 0:
+        return
+    for index in range(sequencer.worker_count):
+        count += _is_first(sequencer, index)
+    sequencer.told_due = sequencer.told_due or count >= sequencer.told_workers
+
+
+cdef void told_end(Sequencer *sequencer) noexcept nogil:
+    """NOTE_TOLD_END, or all have told: hand over all that was told, with who has had a session since before.
+
+    A full mailbox keeps it.
+    """
+    cdef uint32_t place = 0
+    cdef Note note
+    cdef RecTold *told
+    if not sequencer.told_gathers:
+        return
+    while place < sequencer.told.size:
+        told = <RecTold *> (sequencer.told.data + place)
+        _told_owner(sequencer, told)
+        place += <uint32_t> sizeof(RecTold) + (<Record *> (sequencer.told.data + place + sizeof(RecTold))).size
+    sessions_flush(sequencer)
+    note_init(&note, NOTE_SESSION_TOLD)
+    note.text_size = sequencer.told.size
+    if mailbox_put(&sequencer.to_control, &note, sequencer.told.data, NULL) < 0:
+        sequencer.told_due = True
+        return
+    sequencer.told_due = sequencer.told_gathers = False
+    batch_free(&sequencer.told)
 
 
 cdef void session_open(Sequencer *sequencer, Worker *worker, RecSession *record, bint evicted) noexcept nogil:
@@ -78,18 +170,20 @@ cdef void session_open(Sequencer *sequencer, Worker *worker, RecSession *record,
         return
     if sequencer.sessions_kept:
         told = _store(sequencer, record, _question(sequencer, worker, record.seq, evicted), record.head.aux)
-    if not resumes or not sequencer.sessions_kept:
-        _opened(worker, record.conn, record.seq, OPENED_TAKEN if evicted else 0, NULL, 0)
+    if record.head.aux & OPEN_ALIVE and not sequencer.sessions_kept and not evicted:
+        _opened(worker, record.conn, record.seq, record.fence, SESSION_EXPIRED, NULL, 0)
+    elif not resumes or not sequencer.sessions_kept:
+        _opened(worker, record.conn, record.seq, record.fence, OPENED_TAKEN if evicted else 0, NULL, 0)
     elif not told:                      # it goes on with the client's own positions, if it has any
-        _opened(worker, record.conn, record.seq, UNAVAILABLE, NULL, 0)
+        _opened(worker, record.conn, record.seq, record.fence, UNAVAILABLE, NULL, 0)
 
 
 cdef void session_opened(Sequencer *sequencer, Note *note) noexcept nogil:
     """NOTE_SESSION_OPENED: what is stored of a session."""
     cdef Worker *worker = _asker(sequencer, note.request, WORKER_LINKING)
     if worker != NULL:
-        _opened(worker, note.conn, <uint32_t> note.request, <int> (note.first or note.request >> 55 & 1),
-                <uint8_t *> note + sizeof(Note), note.text_size)
+        _opened(worker, note.conn, <uint32_t> note.request, note.second,
+                <int> (note.first or note.request >> 55 & 1), <uint8_t *> note + sizeof(Note), note.text_size)
 
 
 cdef void _gather(Sequencer *sequencer, const Record *record) noexcept nogil:
@@ -146,6 +240,9 @@ cdef void sessions_alive(Sequencer *sequencer, uint32_t seconds) noexcept nogil:
 cdef void sessions_flush(Sequencer *sequencer) noexcept nogil:
     """Hand this turn's over; a full mailbox keeps them for the next one."""
     cdef Note note
+    if sequencer.told_due:
+        sequencer.told_due = False
+        told_end(sequencer)
     if sequencer.states.size == 0:
         return
     note_init(&note, NOTE_SESSION_STATE)
@@ -192,6 +289,9 @@ cdef void cursor_read(Sequencer *sequencer, Note *note) noexcept nogil:
     room.record.since_epoch = note.second
     room.record.since_offset = note.third
     memcpy(room.bytes + sizeof(RecCatchup), <uint8_t *> note + sizeof(Note), note.text_size)
+    room.record.head.size = <uint32_t> ((sizeof(RecCatchup) + note.text_size + 7) & ~(<size_t> 7))
+    if sequencer.streams.cold and loading_takes(sequencer, worker, &room.record.head):
+        return                          # it left memory meanwhile, and is asked for anew when it is back
     catchup_answer(sequencer, worker, &room.record)
 
 

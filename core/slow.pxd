@@ -9,7 +9,12 @@
 #
 # What is held is the frame as MessagePack: those left out are never translated to JSON. Bound: `queue_bytes_max` for
 # all channels of a connection together, beside its queue. Invariant: a lag belongs to a membership, and ends with it;
-# while there is one, no message of its channel is queued but from it; told <= first of the held <= seen.
+# while there is one, no message of its channel is queued but from it; told <= first of the held <= seen, as long as
+# the channel was not recreated meanwhile.
+#
+# That a channel was recreated is never left out: without it the member could not tell why offsets repeat. What is held
+# of it is no frame but what it says. When it would be left out it is kept in the lag, together with what was so before,
+# and told before whatever comes next: several become one that goes on behind the lowest of their offsets.
 
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -22,7 +27,7 @@ cdef enum:
 ctypedef struct Held:           # 24 bytes before each frame that is held
     uint64_t first              # the offsets that it tells of: a message its own, EVENT gap a range, others 0
     uint64_t last
-    uint32_t size               # bytes of the frame
+    uint32_t size               # bytes of the frame; 0: recreated: an epoch, and the offsets that it lost
     uint32_t whole              # bytes with this head, a multiple of 8
 
 

@@ -5,6 +5,7 @@
 # number, bytes and age. A stream without workers whose history has aged away is dropped, unless the log still has to
 # answer for it, and whatever is made later gets a higher epoch, so that a position never means two messages. Most
 # streams are a user's own, with one worker and without a message so far: such a one is 48 bytes and its name (ADR 20).
+# Beside a log memory is a cache: what has not aged may leave it, and is read again when it is wanted (ADR 108).
 # Invariant: routes name linked workers only; the stored messages are in the order of their offsets, and none is beyond
 # the stream's; a stream has a History from its first position on; offset <= given.
 
@@ -14,7 +15,7 @@ from libc.string cimport memcmp
 from core.hash cimport HashKey, Index, hash_bytes, index_find
 from core.ledger cimport Ledger
 from core.names cimport Names, name_text
-from core.namespaces cimport Namespace, Namespaces
+from core.namespaces cimport GLOBALS_MAX, Namespace, Namespaces
 from core.slab cimport Slab, slab_at
 
 ctypedef struct Route:          # 16 bytes: a worker that has members
@@ -46,6 +47,8 @@ ctypedef struct History:        # what a stream has from the first position that
     StreamWaiting *waiting      # owned: oldest first, while it is loading
     StreamWaiting *waiting_last
     uint8_t loading             # Loading
+    uint8_t listed              # among the global ones that workers are told of (core/everybody.pxd)
+    uint8_t let_go              # it was, and nothing was said in it since
     bint filled                 # the ring has all that is retained
     Stored **ring               # owned: `capacity` places, NULL before the first message that is kept
     uint32_t first              # place of the oldest
@@ -72,6 +75,12 @@ ctypedef struct Stream:         # 48 bytes
     uint8_t live                # 1 while the slot is in use
     uint8_t namespace           # place in the table
 
+ctypedef struct Listed:         # a global stream that workers are told of
+    uint32_t slot
+    uint32_t reserved
+    uint64_t epoch              # the position at which they were: who has not heard of it missed what came since
+    uint64_t offset             # epoch 0: an earlier router told them, and the message that it began with is not kept
+
 ctypedef struct Streams:
     Slab slab
     Index index
@@ -79,9 +88,14 @@ ctypedef struct Streams:
     HashKey key
     Ledger *ledger              # borrowed
     uint64_t epoch              # for streams made from now on
-    bint cold                   # these have to be loaded first (core/loading.pxd)
+    bint logged                 # there is a log to read from what is not in memory
+    bint cold                   # not all that it keeps is: new ones have to be loaded first (core/loading.pxd)
     uint64_t waiting_bytes      # of all streams
     uint32_t unasked            # streams whose load is still to be asked for
+    uint32_t globals            # global streams that workers are told of
+    Listed everybody[GLOBALS_MAX]
+    uint32_t globals_bytes      # that they take in a WELCOME, at most
+    uint32_t globals_bytes_max
     const Namespaces *namespaces    # borrowed: how much is kept of one stream
     uint64_t history_total      # bytes kept of all streams
     uint64_t history_total_max  # beyond it whatever the hand points at loses its oldest
@@ -151,6 +165,11 @@ cdef inline uint32_t stream_kept(const Stream *stream) noexcept nogil:
     return 0 if stream.history == NULL else stream.history.count
 
 
+cdef inline bint stream_listed(const Stream *stream) noexcept nogil:
+    """Whether it is among the global ones that workers are told of."""
+    return stream.history != NULL and stream.history.listed
+
+
 cdef inline Stream *stream_find(Streams *streams, const char *name, uint32_t size) noexcept nogil:
     """The stream of a name, or NULL."""
     cdef uint64_t hash = hash_bytes(&streams.key, <const uint8_t *> name, size)
@@ -168,6 +187,13 @@ cdef inline Stream *stream_find(Streams *streams, const char *name, uint32_t siz
 cdef inline Stored *stream_stored(Stream *stream, uint32_t place) noexcept nogil:
     """The stored message number `place`, 0 the oldest."""
     return stream.history.ring[(stream.history.first + place) & (stream.history.capacity - 1)]
+
+
+cdef inline bint stream_is_kept(const Streams *streams, Stream *stream, uint64_t wall_ms) noexcept nogil:
+    """Whether anything of a stream is still kept."""
+    cdef uint32_t count = stream_kept(stream)
+    return count != 0 and stream_stored(stream, count - 1).time_ms \
+        + stream_namespace(streams, stream).history_age_ms >= wall_ms
 
 
 cdef inline bint stream_holds(Stream *stream, uint64_t epoch, uint64_t offset) noexcept nogil:
@@ -206,11 +232,18 @@ cdef void streams_init(Streams *streams, Ledger *ledger, const Namespaces *names
 cdef void streams_free(Streams *streams) noexcept nogil
 cdef Stream *stream_wanted(Streams *streams, const char *name, uint32_t size, uint64_t now_ms) noexcept nogil
 cdef void stream_shut(Stream *stream) noexcept nogil
+cdef bint stream_list(Streams *streams, Stream *stream) noexcept nogil
+cdef void stream_unlist(Streams *streams, Stream *stream) noexcept nogil
+cdef void stream_begins(Streams *streams, const Stream *stream, uint64_t epoch, uint64_t offset) noexcept nogil
+cdef bint stream_began_at(const Streams *streams, const Stream *stream, uint64_t offset) noexcept nogil
+cdef void stream_since(const Streams *streams, const Stream *stream, uint64_t *since) noexcept nogil
+cdef bint stream_is_silent(const Streams *streams, const Stream *stream, uint64_t now_ms) noexcept nogil
+cdef bint stream_routes_to(const Stream *stream, uint32_t worker) noexcept nogil
 cdef void stream_adopt(Stream *stream, uint64_t epoch, uint64_t offset) noexcept nogil
 cdef void stream_store(Streams *streams, Stream *stream, const Stored *head, const uint8_t *body,
                        uint64_t now_ms) noexcept nogil
 cdef void stream_forget(Streams *streams, Stream *stream, uint64_t epoch) noexcept nogil
 cdef int route_set(Streams *streams, Stream *stream, uint32_t worker, uint64_t channel) noexcept nogil
 cdef bint route_remove(Streams *streams, Stream *stream, uint32_t worker, uint64_t channel) noexcept nogil
-cdef void routes_remove_worker(Streams *streams, uint32_t worker) noexcept nogil
+cdef bint routes_forget(Streams *streams, uint32_t worker, uint32_t *place, uint32_t slots) noexcept nogil
 cdef void streams_sweep(Streams *streams, uint64_t now_ms, uint32_t slots) noexcept nogil

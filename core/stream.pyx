@@ -4,12 +4,13 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 
 from core.hash cimport index_free, index_put, index_remove
-from core.ledger cimport (KIND_CHANNEL, KIND_HISTORY, KIND_SUBSCRIPTION, ledger_acquire, ledger_leaks,
-                          ledger_release)
+from core.ledger cimport (COUNT_HISTORY_SQUEEZED, KIND_CHANNEL, KIND_HISTORY, KIND_SUBSCRIPTION, ledger_acquire,
+                          ledger_count, ledger_leaks, ledger_release)
 from core.names cimport name_drop, name_keep, names_free, names_init
-from core.namespaces cimport Namespace, namespace_of
+from core.namespaces cimport GLOBALS_MAX, Namespace, namespace_of
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, invariant, invariant_always, slab_acquire, slab_free, slab_init, slab_release
+from core.welcome cimport welcome_entry_bytes
 
 assert sizeof(Stream) == 48
 
@@ -86,6 +87,7 @@ cdef void _stream_end(Streams *streams, Stream *stream) noexcept nogil:
         free(stream.routes.many)
     if stream.history != NULL:
         _waiting_free(streams, stream.history)
+        stream_unlist(streams, stream)
         stream_shut(stream)
     name_drop(&streams.names, stream.name, stream.name_size)
     index_remove(&streams.index, hash, index)
@@ -146,8 +148,17 @@ cdef Stream *stream_wanted(Streams *streams, const char *name, uint32_t size, ui
     return stream
 
 
+cdef void _read_again(Streams *streams, Stream *stream) noexcept nogil:
+    """What is kept of it is not all in memory any more."""
+    stream.history.filled = False
+    streams.cold = streams.logged
+
+
 cdef void _history_squeeze(Streams *streams) noexcept nogil:
-    """Over the bound of all histories: empty one stream after the other, in turn, until it is kept again."""
+    """Over the bound of all histories: empty one stream after the other, in turn, until it is kept again.
+
+    Of one with records on their way to the log, nobody could say yet what is read from there.
+    """
     cdef uint32_t total = streams.slab.chunk_count << streams.slab.chunk_shift
     cdef uint32_t looked = 0
     cdef Stream *stream
@@ -158,9 +169,10 @@ cdef void _history_squeeze(Streams *streams) noexcept nogil:
             continue
         stream = stream_at(streams, streams.hand)
         while _stream_live(stream) and stream_kept(stream) and not stream.history.loading \
-                and streams.history_total > streams.history_total_max:
+                and not stream.history.under_way and streams.history_total > streams.history_total_max:
             _stored_drop_oldest(streams, stream)
-            stream.history.filled = False       # it is still in the log
+            ledger_count(streams.ledger, COUNT_HISTORY_SQUEEZED, 1)
+            _read_again(streams, stream)
 
 
 cdef bint _history_grow(Stream *stream) noexcept nogil:
@@ -192,6 +204,86 @@ cdef bint stream_open(Streams *streams, Stream *stream) noexcept nogil:
         &streams.key, <const uint8_t *> stream_name(streams, stream), stream.name_size))
     stream.history = history
     return True
+
+
+cdef uint32_t _welcome_bytes(Streams *streams, const Stream *stream) noexcept nogil:
+    return welcome_entry_bytes(stream_name(streams, stream), stream.name_size)
+
+
+cdef bint stream_list(Streams *streams, Stream *stream) noexcept nogil:
+    """Put a global stream among those that workers are told of; False: there are as many as there may be, or as WELCOME
+    has room for."""
+    cdef uint32_t size = _welcome_bytes(streams, stream)
+    if streams.globals == GLOBALS_MAX or streams.globals_bytes + size > streams.globals_bytes_max \
+            or (stream.history == NULL and not stream_open(streams, stream)):
+        return False
+    if not stream.history.listed:
+        stream.history.listed = 1
+        streams.globals_bytes += size
+        memset(&streams.everybody[streams.globals], 0, sizeof(Listed))
+        streams.everybody[streams.globals].slot = stream.history.slot
+        streams.globals += 1
+    return True
+
+
+cdef uint32_t _listed_place(const Streams *streams, const Stream *stream) noexcept nogil:
+    """Where a listed stream stands in the list."""
+    cdef uint32_t place = 0
+    while streams.everybody[place].slot != stream.history.slot:
+        place += 1
+        invariant_always(place < streams.globals)
+    return place
+
+
+cdef void stream_unlist(Streams *streams, Stream *stream) noexcept nogil:
+    """Take it out again, if it is there."""
+    cdef uint32_t place
+    if not stream.history.listed:
+        return
+    place = _listed_place(streams, stream)
+    streams.globals -= 1
+    streams.globals_bytes -= _welcome_bytes(streams, stream)
+    streams.everybody[place] = streams.everybody[streams.globals]
+    stream.history.listed = 0
+
+
+cdef void stream_begins(Streams *streams, const Stream *stream, uint64_t epoch, uint64_t offset) noexcept nogil:
+    """Workers are told of a stream from this position on, or were; of several the last one counts."""
+    cdef Listed *listed
+    if not stream_listed(stream):
+        return
+    listed = &streams.everybody[_listed_place(streams, stream)]
+    if epoch > listed.epoch or (epoch == listed.epoch and offset > listed.offset):
+        listed.epoch = epoch
+        listed.offset = offset
+
+
+cdef bint stream_began_at(const Streams *streams, const Stream *stream, uint64_t offset) noexcept nogil:
+    """Whether the stream is listed, and this is its first message since."""
+    cdef const Listed *listed
+    if not stream_listed(stream):
+        return False
+    listed = &streams.everybody[_listed_place(streams, stream)]
+    return listed.epoch != 0 and listed.offset + 1 == offset
+
+
+cdef void stream_since(const Streams *streams, const Stream *stream, uint64_t *since) noexcept nogil:
+    """The position (epoch, offset) of whoever has not heard of a global stream.
+
+    One that is listed no more has nothing to tell. Where an earlier router listed it and its first message since is not
+    kept, something was missed, and it is told as the gap that it is, though from the very start.
+    """
+    cdef const Listed *listed = NULL
+    since[0] = stream.epoch
+    since[1] = stream.offset
+    if not stream_listed(stream):
+        return
+    listed = &streams.everybody[_listed_place(streams, stream)]
+    if listed.epoch == 0:
+        since[1] = 0
+    elif listed.offset <= stream.offset:
+        since[0] = listed.epoch
+        since[1] = listed.offset
 
 
 cdef void stream_adopt(Stream *stream, uint64_t epoch, uint64_t offset) noexcept nogil:
@@ -236,7 +328,7 @@ cdef void stream_store(Streams *streams, Stream *stream, const Stored *head, con
     """
     cdef const Namespace *namespace = stream_namespace(streams, stream)
     cdef History *history = stream.history
-    cdef Stored *stored
+    cdef Stored *stored = NULL
     cdef uint32_t place
     if namespace.history_messages == 0 or head.size > namespace.history_bytes:
         while history.count:
@@ -252,10 +344,10 @@ cdef void stream_store(Streams *streams, Stream *stream, const Stored *head, con
             return                      # older than all that there is room for
         _stored_drop_oldest(streams, stream)
         place -= 1
-    if history.count == history.capacity and not _history_grow(stream):
-        return
-    stored = <Stored *> malloc(sizeof(Stored) + head.size)
+    if history.count < history.capacity or _history_grow(stream):
+        stored = <Stored *> malloc(sizeof(Stored) + head.size)
     if stored == NULL:
+        _read_again(streams, stream)
         return
     stored[0] = head[0]
     memcpy(stored.body, body, head.size)
@@ -292,6 +384,20 @@ cdef inline void _route_put(Stream *stream, uint32_t place, Route route) noexcep
     else:
         stream.routes.channel = route.channel
         stream.route_worker = <uint8_t> route.worker
+
+
+cdef bint stream_is_silent(const Streams *streams, const Stream *stream, uint64_t now_ms) noexcept nogil:
+    """Whether its last message is older than all that is kept."""
+    return <uint64_t> stream.used_s * 1000 + stream_namespace(streams, stream).history_age_ms < now_ms
+
+
+cdef bint stream_routes_to(const Stream *stream, uint32_t worker) noexcept nogil:
+    """Whether it has a route to this worker."""
+    cdef uint32_t place
+    for place in range(stream.route_count):
+        if stream_route(stream, place).worker == worker:
+            return True
+    return False
 
 
 cdef int route_set(Streams *streams, Stream *stream, uint32_t worker, uint64_t channel) noexcept nogil:
@@ -335,26 +441,35 @@ cdef bint route_remove(Streams *streams, Stream *stream, uint32_t worker, uint64
     return False
 
 
-cdef void routes_remove_worker(Streams *streams, uint32_t worker) noexcept nogil:
-    """Forget a worker everywhere: O(streams), once a worker's end."""
-    cdef uint32_t chunk, number
+cdef bint routes_forget(Streams *streams, uint32_t worker, uint32_t *place, uint32_t slots) noexcept nogil:
+    """Forget a worker in some slots more, from `place` on; True: in all."""
+    cdef uint32_t total = streams.slab.chunk_count << streams.slab.chunk_shift
     cdef Stream *stream
-    for chunk in range(streams.slab.chunk_count):
-        number = 0
-        while number < (1u << streams.slab.chunk_shift) and streams.slab.chunks[chunk].memory != NULL:
-            stream = stream_at(streams, (chunk << streams.slab.chunk_shift) | number)
-            if _stream_live(stream):
-                route_remove(streams, stream, worker, 0)
-            number += 1
+    while slots and place[0] < total:
+        slots -= 1
+        if streams.slab.chunks[place[0] >> streams.slab.chunk_shift].memory == NULL:
+            place[0] = ((place[0] >> streams.slab.chunk_shift) + 1) << streams.slab.chunk_shift
+            continue
+        stream = stream_at(streams, place[0])
+        if _stream_live(stream):
+            route_remove(streams, stream, worker, 0)
+        place[0] += 1
+    return place[0] >= total
 
 
 cdef bint _aged(Streams *streams, Stream *stream, uint64_t now_ms) noexcept nogil:
+    """Whether it may go: nobody has it, and its history has aged away or is in a log too."""
     if stream.route_count or (stream.history != NULL and (stream.history.under_way or stream.history.loading)):
         return False
-    if <uint64_t> stream.used_s * 1000 + stream_namespace(streams, stream).history_age_ms < now_ms:
+    if stream_is_silent(streams, stream, now_ms):
         return True
+    if streams.slab.live <= streams.streams_max - streams.streams_max // 8 \
+            or (stream.history != NULL and stream.history.listed):
+        return False
     # Nearly as many as there may be: what nobody has goes before its time, so that new channels find room.
-    return streams.slab.live > streams.streams_max - streams.streams_max // 8
+    ledger_count(streams.ledger, COUNT_HISTORY_SQUEEZED, stream_kept(stream))
+    streams.cold = streams.cold or streams.logged
+    return True
 
 
 cdef void streams_sweep(Streams *streams, uint64_t now_ms, uint32_t slots) noexcept nogil:

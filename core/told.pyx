@@ -1,10 +1,11 @@
 """Told: what sessions did is kept for a moment, and told again."""
 
-from libc.stdint cimport uint8_t, uint32_t
-from libc.string cimport memcpy
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from core.batch cimport Batch, batch_clear, batch_free, batch_reserve, batch_write
-from core.records cimport (CLOSE_TOLD, OPEN_TOLD, REC_CLOSE, REC_OPEN, STATE_TOLD, RecState)
+from core.batch cimport Batch, batch_clear, batch_free, batch_write
+from core.clock cimport clock_ns
+from core.ledger cimport COUNT_STATES_LOST, ledger_count
+from core.records cimport CLOSE_TOLD, OPEN_TOLD, REC_CLOSE, REC_OPEN, STATE_TOLD, RecState, record_add
 
 
 cdef void told_init(Edge *edge) noexcept nogil:
@@ -26,37 +27,66 @@ cdef void _turn_over(Edge *edge) noexcept nogil:
     edge.link.told_ms = edge.now_ms
 
 
-cdef void told_keep(Edge *edge, const Record *record) noexcept nogil:
-    """A record that the router has been told just now; at the bound the oldest go."""
-    if batch_write(&edge.link.told, record, record.size) < 0:
+cdef uint32_t _records(const Batch *told, uint32_t place) noexcept nogil:
+    """How many records stand in a batch from there on."""
+    cdef uint32_t count = 0
+    while place < told.size:
+        count += 1
+        place += (<const Record *> (told.data + place)).size
+    return count
+
+
+cdef uint64_t told_time(Edge *edge) noexcept nogil:
+    """Now, microseconds of this machine's monotonic clock; each time later than the last."""
+    edge.link.told_us = max(clock_ns() // 1000, edge.link.told_us + 1)
+    return edge.link.told_us
+
+
+cdef Record *told_take(Edge *edge, int kind, int aux, uint32_t fixed, uint32_t variable) noexcept nogil:
+    """A record to be completed and then told (`told_say`) or kept (`told_keep`), where it is kept; at the bound the
+    oldest go. NULL: out of memory, which is counted."""
+    cdef uint8_t *room = record_add(&edge.link.told, kind, aux, fixed, variable)
+    if room == NULL:
+        if not edge.link.up:            # no router has them; one that is there has them, and it would have to die now
+            ledger_count(edge.ledger, COUNT_STATES_LOST, _records(&edge.link.told_before, 0))
         _turn_over(edge)
-        batch_write(&edge.link.told, record, record.size)
+        room = record_add(&edge.link.told, kind, aux, fixed, variable)
+    if room == NULL:
+        ledger_count(edge.ledger, COUNT_STATES_LOST, 1)
+    return <Record *> room
+
+
+cdef void told_keep(Record *record) noexcept nogil:
+    """What is kept gets the flag of what was told."""
+    if record.kind == REC_OPEN:
+        record.aux |= OPEN_TOLD
+    elif record.kind == REC_CLOSE:
+        record.aux |= CLOSE_TOLD
+    else:
+        (<RecState *> record).what |= STATE_TOLD
+
+
+cdef void told_say(Edge *edge, Record *record) noexcept nogil:
+    """Tell the router, and keep it."""
+    if batch_write(&edge.link.out, record, record.size) < 0:
+        ledger_count(edge.ledger, COUNT_STATES_LOST, 1)
+    told_keep(record)
 
 
 cdef void told_tick(Edge *edge) noexcept nogil:
-    """Forget what a router that is there has stored by now."""
-    if edge.link.up and edge.now_ms - edge.link.told_ms >= TOLD_MS:
+    """Forget what a router that is there has stored."""
+    if edge.link.up and edge.link.stored_ms >= edge.link.told_ms + TOLD_MS:
         _turn_over(edge)
 
 
 cdef void _say(Edge *edge, const Batch *told) noexcept nogil:
+    """All that fits."""
     cdef uint32_t place = 0
-    cdef uint8_t *room
-    cdef Record *record
     while place < told.size:
-        record = <Record *> (told.data + place)
-        place += record.size
-        room = batch_reserve(&edge.link.out, record.size)
-        if room == NULL:
+        if batch_write(&edge.link.out, told.data + place, (<const Record *> (told.data + place)).size) < 0:
+            ledger_count(edge.ledger, COUNT_STATES_LOST, _records(told, place))
             return
-        memcpy(room, record, record.size)
-        record = <Record *> room
-        if record.kind == REC_OPEN:
-            record.aux |= OPEN_TOLD
-        elif record.kind == REC_CLOSE:
-            record.aux |= CLOSE_TOLD
-        else:
-            (<RecState *> record).what |= STATE_TOLD
+        place += (<const Record *> (told.data + place)).size
 
 
 cdef void told_say_all(Edge *edge) noexcept nogil:

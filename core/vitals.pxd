@@ -1,9 +1,9 @@
 # Vitals: what the registry shows of a connection and no delivery needs: its age, its round trip, its lost heartbeats,
-# the class of its device, and when its credentials end.
+# the class of its device, when its credentials end, and the number of its session's claim.
 #
 # They stand beside the connections in the table's chunks and not in the struct: no delivery touches them, 256 of them
 # are one page and a half, and a connection stays two cache lines (ADR 50). They are written by accept, HELLO, REFRESH,
-# PING and PONG only.
+# PING and PONG only, and read where a session joins or leaves a channel.
 #
 # A round trip is measured from the one PING that waits for its PONG. A PONG is believed when it has that PING's number
 # and clock; what else comes as an echo changes nothing. A PING still unanswered when the next one is due is lost, and
@@ -22,7 +22,7 @@ cdef enum:
     LOST_MAX = 0xFFFF           # counted no further
     GAP_MAX = 1000              # a peer's number that jumps by more, or back, says nothing about what was lost
 
-ctypedef struct Vital:          # 24 bytes
+ctypedef struct Vital:          # 32 bytes
     uint32_t created            # tick of the accept
     uint32_t ping_ms            # low half of the clock in the PING that waits for its PONG; 0: none waits
     uint32_t next_seq           # low half of the number that the peer's next PING has to have; 0: none was heard yet
@@ -32,6 +32,7 @@ ctypedef struct Vital:          # 24 bytes
     uint8_t warned              # the client was told that it will come
     uint8_t device              # class of its device, as the control thread numbers them; 0: not told
     uint16_t reserved
+    uint64_t fence              # of the claim that made the session this connection's; 0: it was not answered yet
 
 
 cdef inline Vital *vital_of(Edge *edge, const Connection *conn) noexcept nogil:
@@ -49,6 +50,7 @@ cdef inline void vital_begin(Edge *edge, const Connection *conn) noexcept nogil:
     vital.expires = 0
     vital.warned = 0
     vital.device = 0
+    vital.fence = 0
 
 
 cdef inline void vital_lost(Edge *edge, Vital *vital, uint32_t count) noexcept nogil:

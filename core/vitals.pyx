@@ -1,7 +1,7 @@
 """Vitals: room for them beside the connections."""
 
 VITAL_BYTES = sizeof(Vital)
-assert sizeof(Vital) == 24
+assert sizeof(Vital) == 32
 
 
 cdef void vitals_init(Slab *connections) noexcept nogil:

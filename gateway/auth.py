@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterable
 
+from core.ban_list import RESUME_AGE_MAX_MS
 from core.codes import Code
 from gateway.bans import Bans
 from gateway.identity import USER_BYTES_MAX as USER_BYTES_MAX
@@ -25,6 +26,7 @@ class Authenticator:
         *,
         node_key: bytes,
         resume_ttl_s: int,
+        resume_age_max_s: int = RESUME_AGE_MAX_MS // 1000,
         policy: Policy | None = None,
         keys: Iterable[Key] = (),
         bans: Bans | None = None,
@@ -35,7 +37,8 @@ class Authenticator:
             secret: checks HS256 tokens and signs resume tokens; None is development mode, in which HELLO may name any
                 user.
             node_key: signs resume tokens in development mode; shared by the workers of a node, unknown to others.
-            resume_ttl_s: seconds for which a resume token is good.
+            resume_ttl_s: seconds for which a resume token is good by itself.
+            resume_age_max_s: and for which it is good while its session is there.
             policy: what HELLO tokens must be.
             keys: that check RS256 and ES256 tokens.
             bans: who may not come in; none: nobody is banned.
@@ -44,7 +47,7 @@ class Authenticator:
         mac = Mac(node_key if secret is None else secret.encode())
         self.bans = bans or Bans()
         self._tokens = None if secret is None else Tokens(secret, mac, policy or Policy(), keys)
-        self._resume = ResumeTokens(mac, resume_ttl_s)
+        self._resume = ResumeTokens(mac, resume_ttl_s, resume_age_max_s)
 
     def identify(self, token: object, named: object, now_s: float) -> Identity:
         """Who says a fresh HELLO, with `token`; in development mode as `named`.

@@ -212,7 +212,10 @@ class Child:
                     await self.ready.wait()
                     return
             self.spec, self.spawner, self._beside = before
-            raise ReloadError(f"{self.name} was not running, and its new process was not ready after {ready_s:g} s")
+            why = f": {self.waits}" if self.waits else ""
+            raise ReloadError(
+                f"{self.name} was not running, and its new process was not ready after {ready_s:g} s{why}"
+            )
         ready = await successor.until_ready(ready_s)  # deadline: the caller's, ready_s
         if self._successor is successor:
             self._successor = None
@@ -280,9 +283,11 @@ class Child:
     def _made(self) -> ChildProcess:
         return ChildProcess(self.name, self._on_change, self._on_told)
 
-    def _on_told(self, _: ChildProcess, event: str, fields: dict[str, Any]) -> None:
+    def _on_told(self, process: ChildProcess, event: str, fields: dict[str, Any]) -> None:
         if event == "waits":
-            self.waits = str(fields["why"])
+            process.waits = str(fields["why"])
+            if process is self._current:
+                self.waits = process.waits
         elif self.on_event is not None:
             self.on_event(self, event, fields)
 
@@ -342,7 +347,7 @@ async def _fate(successor: ChildProcess, waited_s: float) -> str:
     if successor.pid is None:
         return f"ended before it was ready, {said(await successor.end())}; its own message is in the log"
     successor.send(signal.SIGKILL)
-    return f"was not ready after {waited_s:g} s"
+    return f"was not ready after {waited_s:g} s" + (f": {successor.waits}" if successor.waits else "")
 
 
 def said(code: int | None) -> str:

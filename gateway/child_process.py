@@ -47,6 +47,8 @@ class ChildProcess:
         self.name = name
         self.pid: int | None = None
         self.is_ready = False
+        self.waits = ""
+        """What it says it waits for before it is ready."""
         self._changed = changed
         self._on_event = on_event
         self._ready = asyncio.Event()

@@ -79,7 +79,12 @@ def connections(limit: int, as_json: bool, url: str, token: str | None, **filter
 @click.command()
 @click.argument("ids", metavar="[ID]...", nargs=-1)
 @_filters
-@click.option("--code", default="kicked", show_default=True, help="The code of FIN; it says whether to come back.")
+@click.option(
+    "--code",
+    default="kicked",
+    show_default=True,
+    help="The code of FIN; it says whether to come back. With kicked sessions are over, too.",
+)
 @click.option("--reason", help="The reason of FIN, for people.")
 @click.option("--after", metavar="DURATION", help="How long the client is to wait before it comes back.")
 @admin_options

@@ -1,11 +1,13 @@
 """`holdfast config`: whether a configuration can be used, what it comes to, and what may stand in one."""
 
+import functools
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -14,7 +16,19 @@ from gateway import namespaces, options, settings
 from gateway.config import SECTIONS, Config
 from gateway.errors import ConfigError
 
-_FILE = click.argument("file", required=False, type=click.Path(path_type=Path))
+
+def _file(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command its file, which may also be named as for `holdfast run`."""
+
+    @click.argument("file", required=False, type=click.Path(path_type=Path))
+    @click.option("--config", "config_path", type=click.Path(path_type=Path), help="The same as FILE.")
+    @functools.wraps(command)
+    def wrapper(file: Path | None, config_path: Path | None, **options: Any) -> None:
+        if file and config_path:
+            raise click.UsageError("name one file: FILE, or --config FILE")
+        command(file or config_path, **options)
+
+    return wrapper
 
 
 @click.group()
@@ -26,7 +40,7 @@ def config() -> None:
 
 
 @config.command()
-@_FILE
+@_file
 def check(file: Path | None) -> None:
     """Say everything that is wrong with the configuration; exit code 2 if anything is."""
     loaded, _ = _loaded(file)
@@ -36,7 +50,7 @@ def check(file: Path | None) -> None:
 
 
 @config.command()
-@_FILE
+@_file
 @click.option("--origin", is_flag=True, help="Say where each value came from.")
 @click.option("--json", "as_json", is_flag=True, help="Print it for machines.")
 def show(file: Path | None, origin: bool, as_json: bool) -> None:

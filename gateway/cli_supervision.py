@@ -19,7 +19,7 @@ def supervision_commands(cli: click.Group) -> None:
 
 
 @click.command()
-@click.option("--router", is_flag=True, help="Restart the router as well, last: publishes are refused for a moment.")
+@click.option("--router", is_flag=True, help="Restart the router as well, last: publishes wait for a moment.")
 @click.option("--wait/--no-wait", "follow", default=True, help="Follow it to its end.  [default: wait]")
 @admin_options
 def reload(router: bool, follow: bool, url: str, token: str | None) -> None:

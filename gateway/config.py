@@ -106,7 +106,7 @@ class GatewaySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         int, Meta(ge=100, le=60_000, description="Milliseconds for a router's answer, then ERROR `unavailable`.")
     ] = 5_000
     max_frame: Annotated[
-        int, Meta(ge=1_024, le=16_777_216, description="Bytes of one frame; longer ones end with `frame_too_large`.")
+        int, Meta(ge=4_096, le=16_777_216, description="Bytes of one frame; longer ones end with `frame_too_large`.")
     ] = 65_536
     queue_bytes_max: Annotated[
         int,
@@ -126,7 +126,13 @@ class GatewaySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         ),
     ] = 16_777_216
     channels_per_session_max: Annotated[
-        int, Meta(ge=1, le=32_000, description="Groups that one session may be in; bounds its memory.")
+        int,
+        Meta(
+            ge=1,
+            le=32_000,
+            description="Groups that one session may be in, as far as half of `max_frame` has room for their names;"
+            " bounds its memory.",
+        ),
     ] = 256
     publish_rate: Annotated[
         int, Meta(ge=0, le=1_000_000, description="Publishes a second and session, sustained. 0: no limit.")
@@ -165,8 +171,23 @@ class GatewaySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         int, Meta(ge=0, le=600_000, description="Milliseconds in which a stopping worker says FIN to its clients.")
     ] = 10_000
     resume_token_ttl_s: Annotated[
-        int, Meta(ge=10, le=2_592_000, description="Seconds for which a resume token is good; each WELCOME renews it.")
+        int,
+        Meta(
+            ge=10,
+            le=2_592_000,
+            description="Seconds after its end for which a session can be resumed, and for which a resume token is "
+            "good by itself; each WELCOME renews it.",
+        ),
     ] = 3_600
+    resume_token_age_max_s: Annotated[
+        int,
+        Meta(
+            ge=10,
+            le=2_592_000,
+            description="Seconds for which a resume token is good while its session is there: how long a connection "
+            "may be open without REFRESH and be resumed when it breaks.",
+        ),
+    ] = 2_592_000
 
 
 class RouterSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -303,6 +324,15 @@ class LogSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             " so that it outlives a power loss; `never`, so that it outlives the end of any process only.",
         ),
     ] = "always"
+    bytes_max: Annotated[
+        int,
+        Meta(
+            ge=67_108_864,
+            le=4_398_046_511_104,
+            description="Bytes that the embedded log's messages may take on disk; beyond it the oldest go before their"
+            " age, and who missed them is told of a gap. The router keeps about 32 bytes a message in memory.",
+        ),
+    ] = 16 * 1024 * 1024 * 1024
     pending_bytes_max: Annotated[
         int,
         Meta(
@@ -337,13 +367,11 @@ class LogSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         ),
     ] = "hf:"
     redis_replicas: Annotated[
-        int,
-        Meta(
-            ge=-1,
-            le=16,
-            description="Replicas that must have a message before it counts as logged. -1: one, where there are any.",
-        ),
+        int, Meta(ge=-1, le=16, description="Replicas that must have what counts as logged. -1: one, if there is one.")
     ] = -1
+    redis_kept_bytes_max: Annotated[
+        int, Meta(ge=16_777_216, le=8_589_934_592, description="Bytes kept to give Redis again what a fail-over lost.")
+    ] = 256 * 1024 * 1024
 
 
 class GrowthSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -475,6 +503,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     backlog: int = 4_096
     drain_ms: int = 10_000
     resume_token_ttl_s: int = 3_600
+    resume_token_age_max_s: int = 2_592_000
     stats_fd: int = -1
     """Inherited descriptor of the shared counters; -1 keeps them in the process's own memory."""
     commands_fd: int = -1
@@ -547,6 +576,7 @@ def router_config(
         node=config.node.name,
         endpoint=endpoint,
         epoch=epoch,
+        globals_bytes_max=config.gateway.max_frame // 2,
         stats_fd=stats_fd,
         commands_fd=commands_fd,
         tracemalloc_frames=config.growth.tracemalloc_frames,
@@ -556,11 +586,13 @@ def router_config(
         log_directory=config.log.directory,
         log_sync=config.log.sync,
         log_bytes_max=config.log.pending_bytes_max,
+        log_disk_bytes_max=config.log.bytes_max,
         log_open_timeout_s=config.log.open_timeout_s,
         workers=config.gateway.workers,
         log_redis_url=config.log.redis_url,
         log_redis_prefix=config.log.redis_prefix,
         log_redis_replicas=config.log.redis_replicas,
+        log_redis_kept_bytes_max=config.log.redis_kept_bytes_max,
         session_ttl_s=config.gateway.resume_token_ttl_s,
         namespaces=config.namespaces,
         **same,

@@ -22,6 +22,7 @@ from gateway.rights import Rights
 STATE_HANDSHAKING = 1
 STATE_OPEN = 2
 CHANNEL_BYTES_MAX = 255
+GLOBALS_MAX = 128  # core/namespaces.pxd
 HISTORY_LIMIT = 100
 HISTORY_LIMIT_MAX = 1000
 HELD_BYTES_MAX = 16_777_216  # of HELLOs that wait for the bans
@@ -145,6 +146,8 @@ class Control:
             self._history(conn, request, channel, options)
         elif spec.presence:
             self._plane.put(notes.PRESENCE, conn, request, text=channel.encode())
+        elif spec.domain == "global":
+            raise RequestRefused(Code.NOT_ALLOWED, "everybody receives a global channel: nobody's presence is kept")
         else:
             raise RequestRefused(
                 Code.NOT_ALLOWED,
@@ -244,12 +247,13 @@ class Control:
         resumes = options.get("session") is not None
         if resumes:
             held = self._auth.resumed(options["session"], options.get("token"), now)
-            session, identity = held.session, held.identity
+            session, identity, if_alive = held.session, held.identity, held.if_alive
         else:
-            session, identity = self._random(16), self._auth.identify(options.get("token"), options.get("user"), now)
+            session, if_alive = self._random(16), False
+            identity = self._auth.identify(options.get("token"), options.get("user"), now)
         lists = identity.rights.packed()
         own = self._own_channels(identity.user)
-        positions = self._resume(options.get("resume") if resumes else None, own, identity.rights)
+        positions = self._resume(options.get("resume"), own, identity.rights, fresh=not resumes)
         channels: list[list[Any]] = [[channel, *positions.pop(channel, ())] for channel in own]
         channels += [[channel, *position] for channel, position in positions.items()]
         stored: bytes = msgpack.packb({"user": identity.user, "device": identity.device})
@@ -260,6 +264,7 @@ class Control:
             flags=notes.OPEN_TELLS_UNREAD
             | (notes.OPEN_RESUMES if resumes else 0)
             | (notes.OPEN_WHOLE if resumes and options.get("whole") is True else 0)
+            | (notes.OPEN_IF_ALIVE if if_alive else 0)
             | notes.OPEN_DEVICE * self._devices.number(identity.device),
             first=len(lists),
             second=len(stored),
@@ -276,22 +281,32 @@ class Control:
             raise AuthError(Code.BAD_TOKEN, "the user id is too long for the name of a channel of each namespace")
         return channels
 
-    def _resume(self, resume: object, own: list[str], rights: Rights) -> dict[str, tuple[int, int]]:
-        """The positions of HELLO's resume map, checked; a group that may not be joined any more is left out."""
+    def _resume(self, resume: object, own: list[str], rights: Rights, *, fresh: bool) -> dict[str, tuple[int, int]]:
+        """The positions of HELLO's resume map, checked; a group that may not be joined any more is left out.
+
+        A fresh session stands in its user's own channels alone: what else the map names is JOINed with `since`.
+        """
         if resume is None:
             return {}
-        if not isinstance(resume, dict) or len(resume) > self._limits.channels_max + len(own):
+        most = self._limits.channels_max + len(own)
+        if not isinstance(resume, dict) or len(resume) > most + GLOBALS_MAX:
             raise RequestRefused(
                 Code.BAD_REQUEST, "resume is a map of channel to [epoch, offset], one a joined channel"
             )
         positions: dict[str, tuple[int, int]] = {}
+        joined = 0
         for name, value in resume.items():
+            if fresh and name not in own:
+                continue
             channel, spec = self._channel(name)
             position = _position(value, "resume")
             if position is None or (spec.domain == "session" and channel not in own):
                 raise RequestRefused(Code.BAD_REQUEST, "resume names a channel that is not this session's")
             if spec.domain != "group" or rights.may_join(spec, channel, development=self._limits.development):
                 positions[channel] = position
+            joined += spec.domain != "global"
+        if joined > most:
+            raise RequestRefused(Code.BAD_REQUEST, f"resume names {joined} channels; a session joins at most {most}")
         return positions
 
     def _welcome(self, request: int, session: bytes, identity: Identity, resumed: bool, now: float) -> bytes:

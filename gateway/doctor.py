@@ -6,14 +6,17 @@ loadtest/results/million.json.
 """
 
 import math
+import os
 import textwrap
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from gateway.config import Config
+from gateway.log_facts import LogFacts
 from gateway.machine import UNLIMITED, Facts
 from gateway.settings import FDS_BESIDE_CONNECTIONS
+from router.log.sifting import segment_bytes_of
 
 # From loadtest/results/million.json: PSS of all of Holdfast, with a million held less before them, a connection.
 USER_BYTES = 402
@@ -41,6 +44,8 @@ HOST = "root on the host (not a setting of a container)"
 NETWORK = "root, in the gateway's network namespace (docker --sysctl, a pod's securityContext.sysctls)"
 RUNTIME = "the service manager or container runtime (LimitNOFILE=, docker --ulimit nofile=), which need root"
 CONFIGURATION = "the configuration"
+OWNER = "whoever runs it"
+LOG_BYTES_MIN = 67_108_864  # the least that log.bytes_max may be (gateway/config.py)
 FAILS, RISK, UNKNOWN, OK = "fails", "risk", "unknown", "ok"
 _WIDTH = 110
 _ORDER = {FAILS: 0, RISK: 1, UNKNOWN: 2, OK: 3}
@@ -53,6 +58,8 @@ class Plan:
     wanted: int
     """Connections, of all workers together."""
     config: Config
+    log: LogFacts = field(default_factory=LogFacts)
+    """What is known of the place of its log."""
     grace_s: int | None = None
     """What the container runtime or service manager gives between SIGTERM and SIGKILL; None: not known."""
 
@@ -435,6 +442,41 @@ def handshakes(_: Facts, plan: Plan) -> Finding:
     return _risk("gateway.handshakes_max", is_risk, f"{gateway.handshakes_max:,}", says, remedy, CONFIGURATION)
 
 
+def log_disk(_: Facts, plan: Plan) -> Finding:
+    """statvfs(3), access(2); docs/operations.md, "The embedded log": the segments, one more, and state.sqlite."""
+    log, found, name = plan.config.log, plan.log, "log.directory"
+    says = (
+        "The embedded log takes up to log.bytes_max, and a segment more while it sifts. On a disk that is full before,"
+        " publishes at `logged` are refused."
+    )
+    if log.backend != "embedded":
+        return Finding(name, OK, f"not used: log.backend = {log.backend}", says)
+    if found.is_writable is False:
+        says = "The router cannot use this folder, and the node does not start."
+        return Finding(name, FAILS, log.directory, says, 0, f"a folder that uid {os.geteuid()} may write to", OWNER)
+    if found.disk_free is None:
+        return _unknown(name, says)
+    most, room = log.bytes_max, found.disk_free + found.disk_used
+    needed = most + segment_bytes_of(most)
+    value = f"{_mib(room)} free or the log's already, log.bytes_max {_mib(most)}"
+    remedy = f"log.bytes_max = {max(room * 15 // 16, LOG_BYTES_MIN)}, so that old messages go instead, or a larger disk"
+    return _risk(name, room < needed, value, says, remedy, CONFIGURATION)
+
+
+def log_in_redis(_: Facts, plan: Plan) -> Finding:
+    """Redis docs, "Redis persistence" (appendonly) and "Key eviction" (maxmemory-policy), from its INFO."""
+    log, found, name = plan.config.log, plan.log, "Redis of the log"
+    says = "What is answered at `logged` is Redis' to keep: it needs appendonly yes and maxmemory-policy noeviction."
+    if log.backend != "redis":
+        return Finding(name, OK, f"not used: log.backend = {log.backend}", says)
+    if found.redis_error:
+        return Finding(name, UNKNOWN, f"cannot be asked: {found.redis_error}", says)
+    if found.redis_concerns is None:
+        return Finding(name, UNKNOWN, "does not tell its settings", says)
+    value = "; ".join(found.redis_concerns) or "keeps what it is given"
+    return _risk(name, bool(found.redis_concerns), value, says, "set them in its configuration file", OWNER)
+
+
 CHECKS: tuple[Check, ...] = (
     configured,
     files_of_a_process,
@@ -459,6 +501,8 @@ CHECKS: tuple[Check, ...] = (
     grace,
     heartbeat,
     handshakes,
+    log_disk,
+    log_in_redis,
 )
 
 

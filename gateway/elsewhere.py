@@ -42,9 +42,12 @@ class Elsewhere:
         while True:
             await asyncio.sleep(self._look_s)
             leaving = [process for child in self._children() for process in child.leaving]
-            load = self.look()
             if leaving:
+                load = self.look()
                 await asyncio.gather(*(_tell(process, load) for process in leaving))
+            else:
+                # Nothing is read for nobody: four looks a second would be a third of what an idle node costs.
+                self._counted = {}
 
     def look(self) -> Load:
         """The busiest of the current processes since the last look."""

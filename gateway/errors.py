@@ -5,6 +5,7 @@ HoldfastError
 ├── RunDirectoryError    the run directory belongs to another program or cannot be used
 ├── StartError           a part of the node could not be started
 │   └── PortTakenError   … because another program listens there
+├── LogTakenError        another node has the log now: this one has ended
 ├── ReloadError          a rolling restart was called off; what runs, runs on
 └── RequestError         an admin request that cannot be answered as asked; carries the HTTP status
 """
@@ -34,6 +35,12 @@ class PortTakenError(StartError):
     """Another program listens on a port that the node needs."""
 
     exit_code = 78  # EX_CONFIG, also what a worker exits with when its port is taken
+
+
+class LogTakenError(HoldfastError):
+    """Another node has the log now; this one has ended. To start it again would depose the other."""
+
+    exit_code = 70  # also what a router exits with that was deposed
 
 
 class ReloadError(HoldfastError):

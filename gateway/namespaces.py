@@ -146,6 +146,12 @@ def _of_domain(spec: NamespaceSpec) -> Iterator[tuple[str, str]]:
         yield "domain", f"the protocol says that {spec.name} is {base.domain}: take another name"
     if spec.domain != "group" and spec.join != "anyone":
         yield "join", f"channels of domain {spec.domain} are joined with HELLO, by nobody else: leave it out"
+    if spec.domain == "group" and spec.join == "server" and spec.publish == "members":
+        yield (
+            "publish",
+            'with join = "server" no client is a member, so that none could publish: say "anyone", or "server" for the'
+            " admin API alone",
+        )
     if spec.domain != "session" and spec.new_device != "last_ack":
         yield "new_device", "it is about channels of a user, domain session: leave it out"
     if spec.domain == "global":
@@ -155,5 +161,7 @@ def _of_domain(spec: NamespaceSpec) -> Iterator[tuple[str, str]]:
             yield "presence", "everybody receives a global channel, so that nobody's presence is kept: leave it out"
         if spec.slow_consumer != "disconnect":
             yield "slow_consumer", "a global channel has no members of its own to be held aside for: leave it out"
-    if spec.events and not spec.presence:
+        if spec.events:
+            yield "events", "nobody joins a global channel or leaves it: leave it out"
+    elif spec.events and not spec.presence:
         yield "events", "who joined and who left is known from presence: set presence = true, or events = false"

@@ -61,7 +61,7 @@ _STATUS = {"too_large": 413, "rate_limited": 429, "overloaded": 503, "unavailabl
 _BAN_REFUSALS = {
     "not_banned": (404, "this user is not banned"),
     "too_many_bans": (409, f"there are {BANS_MAX} bans, with those that are remembered for their resume tokens"),
-    "unavailable": (503, "the log is away: nothing has changed"),
+    "unavailable": (503, "the log is away: nothing has changed yet, but it may be stored, so ask again"),
     "overloaded": (503, "too many bans are under way: nothing has changed"),
 }
 # Modules that the zygote imports and forks.

@@ -1,5 +1,8 @@
 """Resume tokens: signed by the gateway, short-lived, good on every worker that has the same secret.
 
+A connection may have been open for longer than its token was good by itself: within `age_max_s` such a token resumes
+the session if that is still stored, which the router tells (`Resumed.if_alive`).
+
 One carries all that the session's credentials said, and when they end: nobody gets more by resuming than the token of
 the HELLO gave. It carries when it was issued, too, so that a ban kills it for good (`gateway.bans`).
 
@@ -33,6 +36,8 @@ class Resumed:
     session: bytes
     identity: Identity
     issued_ms: int
+    if_alive: bool = False
+    """The token is older than it is good by itself: the session counts, if it is stored and has not expired."""
 
     @property
     def user(self) -> str:
@@ -41,11 +46,19 @@ class Resumed:
 
 
 class ResumeTokens:
-    """Makes and checks them; `mac` is under the gateway's secret, `ttl_s` how long one is good."""
+    """Makes and checks them.
 
-    def __init__(self, mac: Mac, ttl_s: int) -> None:
+    Args:
+        mac: under the gateway's secret.
+        ttl_s: how long one is good by itself.
+        age_max_s: how long at most, of a session that is still there.
+
+    """
+
+    def __init__(self, mac: Mac, ttl_s: int, age_max_s: int) -> None:
         self._mac = Mac(mac(b"holdfast resume token"))
         self._ttl_s = ttl_s
+        self._age_max_ms = age_max_s * 1000
         self._strange = 0
         self._told_s = float("-inf")
 
@@ -84,9 +97,10 @@ class ResumeTokens:
             raise AuthError(Code.BAD_TOKEN, "the resume token is another session's")
         if expires_s is not None and expires_s <= now_s:
             raise AuthError(Code.TOKEN_EXPIRED, "the time of the token that began the session is over")
-        if until_s <= now_s:
+        if_alive = until_s <= now_s
+        if if_alive and issued_ms + self._age_max_ms <= now_s * 1000:
             raise AuthError(Code.SESSION_EXPIRED, "the resume token's time is over")
-        return Resumed(held, Identity(user, device, Rights.unpacked(rights), expires_s), issued_ms)
+        return Resumed(held, Identity(user, device, Rights.unpacked(rights), expires_s), issued_ms, if_alive)
 
     def _count_strange(self, now_s: float) -> None:
         """Say that tokens of an unknown key come, at most once in TOLD_EVERY_S."""

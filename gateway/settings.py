@@ -34,6 +34,16 @@ _OTHER_VARIABLES = re.compile(r"HOLDFAST_(CONFIG$|BUILD$|CHECKS$|CHAOS$|INJECT$|
 _KUBERNETES_NAMES = re.compile(r".*_(SERVICE_(HOST|PORT(_.+)?)|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
 _KUBERNETES_VALUES = re.compile(r"(tcp|udp|sctp)://")
 HIDDEN_KEYS = frozenset({"auth.secret", "admin.token", "log.redis_url"})
+# What a text must be that has a pattern, in words.
+FORMS = {
+    "node.name": "up to 63 letters, digits, dots, dashes and underscores, of which the first is a letter or digit",
+    "gateway.ws_path": "a path that begins with a slash, without spaces, of 256 characters at most",
+    "router.endpoint": "ipc:///path or tcp://host:port",
+    "auth.algorithms": "HS256, RS256 and ES256, or some of them, with commas and no spaces between",
+    "log.redis_url": "a URL that begins with redis://, rediss://, redis+sentinel:// or redis+cluster://",
+    "log.redis_prefix": "1 to 64 letters, digits, colons, dots, _ and -",
+    "growth.hook_url": "a URL that begins with http:// or https://, without spaces",
+}
 _TRUE, _FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off"})
 
 # Descriptors a worker needs beside its connections: listeners, epoll, event and timer fds, ZeroMQ's own, logs, and one
@@ -271,7 +281,7 @@ def _checked(given: _Given) -> object:
         value = _read_text(str(given.value), annotated) if given.text else given.value
         return msgspec.convert(value, annotated)
     except (msgspec.ValidationError, ValueError) as error:
-        allowed, about = _allowed(annotated)
+        allowed, about = _allowed(given.key, annotated)
         raise ConfigError(f"{given.key} = {shown} {given.source}: must be {allowed}. {about}") from error
 
 
@@ -295,7 +305,7 @@ def _read_text(text: str, annotated: object) -> object:
     return text
 
 
-def _allowed(annotated: Any) -> tuple[str, str]:
+def _allowed(key: str, annotated: Any) -> tuple[str, str]:
     """What a value of the key may be, in words, and the key's description."""
     meta: msgspec.Meta = annotated.__metadata__[0]
     about = meta.description or ""
@@ -310,7 +320,7 @@ def _allowed(annotated: Any) -> tuple[str, str]:
         *first, last = words
         return f"{', '.join(first)} or {last}", about
     if meta.pattern:
-        return f"text like {meta.pattern}", about
+        return FORMS[key], about
     if meta.max_length:
         return f"text of at most {meta.max_length} characters", about
     return "text" if not meta.min_length else "text that is not empty", about
@@ -467,6 +477,11 @@ def _tokens(config: Config) -> Iterator[str]:
 
 def _timeouts(config: Config) -> Iterator[str]:
     gateway = config.gateway
+    if gateway.resume_token_age_max_s < gateway.resume_token_ttl_s:
+        yield (
+            f"gateway.resume_token_age_max_s = {gateway.resume_token_age_max_s} is less than resume_token_ttl_s ="
+            f" {gateway.resume_token_ttl_s}, for which a token is good in any case: raise one, or lower the other"
+        )
     if gateway.hello_timeout_ms > gateway.ping_ms * gateway.misses:
         yield (
             f"gateway.hello_timeout_ms = {gateway.hello_timeout_ms} is longer than ping_ms * misses ="

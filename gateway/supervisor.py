@@ -2,9 +2,10 @@
 
 Order at the start: the router, then the workers, each step once the one before is ready. Order at the end: the workers
 first (they say FIN to their clients), then the router. What dies in between is started again after a pause that doubles
-from 100 ms to 10 s, and the others notice nothing. Two things end the node instead: a port that is taken, and a process
-that ends again and again before it was ready once; trying those for ever would only hide them. A router whose log is
-away is waited for: it says so, and the node is not ready meanwhile.
+from 100 ms to 10 s, and the others notice nothing. Three things end the node instead: a port that is taken, a process
+that ends again and again before it was ready once, which trying for ever would only hide, and a log that another node
+took over, since two that take it from each other serve nobody. A router whose log is away is waited for: it says so,
+and the node is not ready meanwhile.
 """
 
 import asyncio
@@ -17,14 +18,21 @@ from dataclasses import dataclass
 from core.process import has_terminal
 from gateway import logs
 from gateway.child import Child, ChildSpec, said
-from gateway.errors import PortTakenError, StartError
+from gateway.errors import HoldfastError, LogTakenError, PortTakenError, StartError
 from gateway.spawner import Spawner
 
 # A worker ends with this code when another program listens on its port (EX_CONFIG of sysexits.h).
 EXIT_PORT_TAKEN = 78
 # A router ends with this one when its log went away while it read it (EX_TEMPFAIL): it is tried for ever.
 EXIT_UNAVAILABLE = 75
+# A router ends with this one when another router took its log over.
+EXIT_DEPOSED = 70
 _KILLED_TIMEOUT_S = 5.0
+
+_TAKEN = (
+    "another node has the log now (who, says the router's message above): this one has sent its clients away and ended."
+    " A log is one node's: stop the other one before you start this again, or give them logs of their own"
+)
 
 _log = logs.get("supervisor")
 
@@ -108,7 +116,7 @@ class Supervisor:
         self._keepers: dict[Child, asyncio.Task[None]] = {}
         self._end = asyncio.Event()
         self._had_terminal = False
-        self._failure: StartError | None = None
+        self._failure: HoldfastError | None = None
 
     @property
     def children(self) -> list[Child]:
@@ -149,6 +157,7 @@ class Supervisor:
 
         Raises:
             StartError: the node could not be started; all of it is stopped again.
+            LogTakenError: another node took the log over; all of it is stopped, and its clients were sent away.
 
         """
         try:
@@ -240,7 +249,7 @@ class Supervisor:
         if working.done() and not working.cancelled():
             working.result()
 
-    def _fail(self, failure: StartError) -> None:
+    def _fail(self, failure: HoldfastError) -> None:
         if self._failure is None:
             self._failure = failure
         self.stop()
@@ -291,6 +300,10 @@ class Supervisor:
             return None
 
     def _gives_up(self, child: Child, code: int | None) -> bool:
+        if child is self.router and code == EXIT_DEPOSED:
+            _log.error("log_taken", code=code, why="another node has the log: this one ends, and its clients come back")
+            self._fail(LogTakenError(_TAKEN))
+            return True
         if child.was_ready:
             return False
         if code == EXIT_PORT_TAKEN:

@@ -148,6 +148,8 @@ class Tokens:
     def _judged(self, token: bytes) -> bytes:
         """The payload of any token, by PyJWT."""
         parts = token.split(b".")
+        if len(parts) != 3:
+            raise AuthError(Code.BAD_TOKEN, "the token is no JWT: it has three parts with dots between them")
         try:
             head, _, _ = (_decoded(part) for part in parts)
             header = _header.decode(head)

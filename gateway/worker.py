@@ -14,7 +14,7 @@ import time
 import msgspec
 import uvloop
 
-from core import bus, introspect, notes, stacks
+from core import bus, introspect, notes, records, stacks
 from core.auditor import Auditor
 from core.codes import Code
 from core.commands import CommandServer, Handler
@@ -38,6 +38,7 @@ from gateway.token_keys import Key, KeyFile
 
 EXIT_CONFIG = 78  # what the supervisor takes for "starting again will not help"
 STOP_DEADLINE_S = 5.0
+FOREIGN = "this router speaks version {} of the link and this worker version {}: stop the node and start it again"
 
 
 class WorkerProcess:
@@ -73,6 +74,7 @@ class WorkerProcess:
             config.secret,
             node_key=node_key(config.development_key or config.router_endpoint),
             resume_ttl_s=config.resume_token_ttl_s,
+            resume_age_max_s=config.resume_token_age_max_s,
             policy=token_policy(config),
             keys=keys,
         )
@@ -176,6 +178,8 @@ class WorkerProcess:
                     self._control.release()
                 elif kind == notes.LINKED:
                     self._linked.set()
+                elif kind == notes.FOREIGN:
+                    self._on_foreign(first)
                 elif kind == notes.LISTED:
                     self._listing.on_listed(request, first, text, conn)
                 elif kind == notes.SETTLE:  # behind the decisions about all that this connection asked for
@@ -189,6 +193,12 @@ class WorkerProcess:
                 self._log.exception("control frame failed", kind=kind)
                 self._plane.put(notes.FIN, conn, first=int(Code.INTERNAL), text=b"a fault of the gateway's own")
         self._plane.flush()
+
+    def _on_foreign(self, version: int) -> None:
+        why = FOREIGN.format(version, records.VERSION)
+        self._log.error("link_version", why=why)
+        if not self._linked.is_set():
+            self._commands.tell("waits", why=why)
 
 
 def ticket_key(config: WorkerConfig) -> bytes:

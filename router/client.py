@@ -24,6 +24,10 @@ from core.owned import ACCOUNT, Held
 LINK_PERIOD_S = 1.0
 SILENT_S = 4.0
 DRAIN_MAX = 128
+FOREIGN = (
+    f"the router speaks version {{}} of the link and this program version {records.VERSION}: stop the node and start it"
+    " again, so that all of it is of one version"
+)
 
 
 class RouterError(Exception):
@@ -135,6 +139,7 @@ class RouterClient:
         self._waiting: dict[int, _Waiting] = {}  # by seq, in the order in which they were published
         self._asking: dict[int, _Asked] = {}  # by seq
         self._seq = 0
+        self._foreign = 0  # the version of the router's link, if it is not ours
         self._bans: dict[str, Standing] | None = None
         self._banning: dict[int, asyncio.Future[Standing]] = {}
         self._heard = 0.0
@@ -218,7 +223,7 @@ class RouterClient:
                 self._send()
                 return await one.answer
         except TimeoutError:
-            raise Unavailable("the router did not answer in time") from None
+            raise self._late() from None
         finally:
             self._waiting.pop(seq, None)
 
@@ -243,7 +248,7 @@ class RouterClient:
                 self._send()
                 return await future
         except TimeoutError:
-            raise Unavailable("the router did not answer in time") from None
+            raise self._late() from None
         finally:
             self._banning.pop(number, None)
 
@@ -315,7 +320,7 @@ class RouterClient:
                 self._send()
                 return await asyncio.gather(*futures)
         except TimeoutError:
-            raise Unavailable("the router did not answer in time") from None
+            raise self._late() from None
         finally:
             for seq in asked:
                 del self._asking[seq]
@@ -379,8 +384,15 @@ class RouterClient:
                 self._on_record(record)
         asyncio.get_running_loop().call_soon(self._receive)
 
+    def _late(self) -> Unavailable:
+        """Why there was no answer in time."""
+        return Unavailable(FOREIGN.format(self._foreign) if self._foreign else "the router did not answer in time")
+
     def _on_record(self, record: dict[str, Any]) -> None:
-        if record["kind"] == records.LINKED and record["aux"]:
+        if record["kind"] == records.LINKED and record["version"] != records.VERSION:
+            self._foreign = record["version"]
+        elif record["kind"] == records.LINKED and record["aux"]:
+            self._foreign = 0
             self._lose_bans()
             self._writer.link(records.BEGIN, self.start_number, 0)
             self._writer.link(records.END, self.start_number, 0)

@@ -26,6 +26,8 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Seconds for which an idempotency key is remembered (protocol: 5 minutes)."""
     channels_max: int = 1_000_000
     """Channels known at once; further ones are refused with `unavailable`."""
+    globals_bytes_max: int = 32_768
+    """Bytes that all global channels together may take in a WELCOME."""
     spill_bytes_max: int = 64 * 1024 * 1024
     """Bytes kept for one worker while its ZeroMQ queue is full; beyond it the worker is told to start afresh."""
     presence_damping_ms: int = 3_000
@@ -38,10 +40,14 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Of the embedded log."""
     log_sync: str = "always"
     """Of the embedded log: `always` outlives a power loss, `never` only the end of any process."""
+    log_disk_bytes_max: int = 16 * 1024 * 1024 * 1024
+    """Of the embedded log: bytes of its messages; beyond it the oldest go before their age. 0: no bound."""
     log_redis_url: str = ""
     log_redis_prefix: str = "hf:"
     log_redis_replicas: int = -1
     """How many replicas must have a batch before it counts as logged; -1: as many as Redis says it has, 1 at most."""
+    log_redis_kept_bytes_max: int = 256 * 1024 * 1024
+    """Of what was appended lately, in memory, to be given again to a Redis that lost it."""
     log_bytes_max: int = 64 * 1024 * 1024
     """Bytes that wait for the log; beyond it messages that have to be in it are refused, others are not logged."""
     log_open_timeout_s: int = 0

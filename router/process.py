@@ -13,7 +13,7 @@ from collections.abc import Callable
 import msgspec
 import uvloop
 
-from core import bus, introspect, notes, stacks
+from core import bus, introspect, log_records, notes, records, stacks
 from core.auditor import Auditor
 from core.commands import CommandServer, Handler
 from core.descriptors import is_bus
@@ -25,24 +25,27 @@ from router.bans import BanKeeper, MemoryStore
 from router.config import RouterConfig
 from router.log.loader import Loader
 from router.log.opening import PACE_MS, UNDER_WAY_MAX, make_log, open_log
-from router.log.port import LogDeposed, LogError, LogUnavailable, Opened
+from router.log.port import Log, LogDeposed, LogError, LogLost, LogUnavailable, Opened
 from router.log.writer import LogWriter
+from router.plane import put_when_room
 from router.sessions import Sessions
 
 STOP_DEADLINE_S = 5.0
-# All workers link to a router that was started within it (core/sequencer.pxd, TOLD_AGAIN_MS).
-LINKED_DEADLINE_S = 1.0
-LINKED_LOOK_S = 0.01
+# All workers link to a router that was started within it: they say LINK once a second, and have to connect before.
+LINKED_DEADLINE_S = 2.0
+# A start that reads a large log says so this often: whoever says what it waits for is waited for.
+RECOVERY_SAID_S = 2.0
 EXIT_CONFIG = 78
-EXIT_DEPOSED = 70
+EXIT_DEPOSED = 70  # the node ends: see gateway/supervisor.py
+EXIT_LOST = 74
 EXIT_UNAVAILABLE = 75
-PASSED_OVER = (
-    "router: {} records of the log are of namespaces that are not known any more, or of more channels than"
-    " router.channels_max allows: they are passed over"
-)
 # Python's default of 5 ms is waited for at each hand-over between the event loop and the log's threads, several times a
 # batch, while sessions are resumed by the thousand: messages that wait for the log waited for that.
 SWITCH_INTERVAL_S = 0.0005
+FOREIGN = (
+    "router: {} speaks version {} of the link and this router version {}: it is passed over. Stop its node and start it"
+    " again, so that all of it is of one version"
+)
 LEFT_OVER = "router: the log did not take all that was left in time: of that, nothing was promised to anybody"
 
 STATES_LEFT_OVER = "router: the store did not take the last changes of sessions in time: clients' own positions count"
@@ -62,8 +65,8 @@ class Router:
 
     def __init__(self, config: RouterConfig, stats: Stats) -> None:
         self.config = config
-        self.log = make_log(config)
         self._stats = stats
+        self.log = make_log(config, self._on_disk, self._on_crowded, self._on_kept)
         self.writer: LogWriter | None = None
         self.sessions: Sessions | None = None
         store = self.log or MemoryStore()
@@ -73,8 +76,8 @@ class Router:
         self.loader: Loader | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def open(self, away: Callable[[str], None] = lambda why: None) -> RouterLoop:
-        """Open the log, let the data plane know what it has, and bind. `away` hears why the log is waited for.
+    async def open(self, waits: Callable[[str], None] = lambda why: None) -> RouterLoop:
+        """Open the log, let the data plane know what it has, and bind. `waits` hears why that takes long.
 
         Raises:
             LogError: the log cannot be used.
@@ -82,14 +85,15 @@ class Router:
         """
         opened = None
         if self.log is not None:
-            opened = await open_log(self.log, self.config.epoch, timeout_s=self.config.log_open_timeout_s, away=away)
+            opened = await open_log(
+                self.log,
+                self.config.epoch,
+                timeout_s=self.config.log_open_timeout_s,
+                away=lambda why: waits(f"its log is away: {why}"),
+            )
         self.loop = data_plane(self.config, self._stats, opened)
         if self.log is not None and opened is not None:
-            passed = 0
-            async for batch in self.log.recover():  # deadline: the log's own, of each batch
-                passed += self.loop.recover(batch)
-            if passed:
-                print(PASSED_OVER.format(passed), file=sys.stderr)
+            await self._recover(self.log, waits)
             self.writer = LogWriter(self.log, self.loop.put)
             own = [spec.name for spec in self.config.namespaces if spec.domain == "session"]
             self.sessions = Sessions(
@@ -99,13 +103,50 @@ class Router:
                 clock=time.time,
                 own=own,
                 on_lost=lambda: self._stats.count("states_lost"),
+                on_stored=self._on_stored,
             )
+            self.sessions.gather()
             self.loader = Loader(self.log, self.loop.put)
         await self.bans.load()
         self.loop.bind(self.config.endpoint)
         self._held = ACCOUNT.hold("handle", "the data plane", object_=self.loop)
         self.auditor = Auditor(ACCOUNT, lambda request: self.loop.put(notes.AUDIT, request=request))
         return self.loop
+
+    async def _recover(self, log: Log, waits: Callable[[str], None]) -> None:
+        """Let the data plane know what it has to. What is of no namespace that it knows, the log tells of."""
+        size = 0
+        said = time.monotonic()
+        async for batch in log.recover():  # deadline: the log's own, of each batch
+            self.loop.recover(batch)
+            size += len(batch)
+            if time.monotonic() >= said + RECOVERY_SAID_S:
+                said = time.monotonic()
+                waits(f"it reads its log, {size >> 20} MiB so far")
+        if not self.loop.knows_all:
+            everybodys = [spec.name for spec in self.config.namespaces if spec.domain == "global"]
+            found = await log.standing(everybodys)
+            records = (
+                log_records.pack(log_records.POSITION, one.channel, *one.position, time_ms=one.time_ms) for one in found
+            )
+            self.loop.recover_globals(b"".join(records))
+
+    def _on_disk(self, bytes_: int, outgrown: int) -> None:
+        self._stats.gauge("log_disk_bytes", bytes_)
+        self._stats.gauge("log_disk_bytes_max", self.config.log_disk_bytes_max)
+        self._stats.count("log_outgrown", outgrown)
+
+    def _on_kept(self, bytes_: int) -> None:
+        self._stats.gauge("log_redis_kept_bytes", bytes_)
+        self._stats.gauge("log_redis_kept_bytes_max", self.config.log_redis_kept_bytes_max)
+
+    def _on_stored(self, before_ms: int) -> None:
+        with contextlib.suppress(BufferError):  # no room: it is told again soon
+            self.loop.put(notes.SESSIONS_STORED, first=before_ms)
+
+    def _on_crowded(self) -> None:
+        if self.writer is not None:
+            self.writer.sift_soon()
 
     def take(self) -> None:
         """What the data plane says."""
@@ -115,9 +156,11 @@ class Router:
             elif kind == notes.LOG_KEPT and self.writer is not None:
                 self.writer.on_kept(request, text)
             elif kind == notes.SESSION_OPEN and self.sessions is not None:
-                self.sessions.on_open(request, flags, conn, session, text)
+                self.sessions.on_open(request, flags, conn, session, text, first)
             elif kind == notes.SESSION_STATE and self.sessions is not None:
                 self.sessions.on_state(text)
+            elif kind == notes.SESSION_TOLD and self.sessions is not None:
+                self.sessions.on_told(text)
             elif kind == notes.CURSOR and self.sessions is not None:
                 self.sessions.on_cursor(request, conn, text)
             elif kind == notes.SESSIONS and self.sessions is not None:
@@ -126,6 +169,8 @@ class Router:
                 self.bans.on_wish(text)
             elif kind == notes.LOG_LOAD and self.loader is not None:
                 self.loader.on_load(request, text, messages=bool(first))
+            elif kind == notes.FOREIGN:
+                print(FOREIGN.format(text.decode(errors="replace"), first, records.VERSION), file=sys.stderr)
             elif kind == notes.AUDITED:
                 self.auditor.on_note(request, text, extra)
 
@@ -145,11 +190,8 @@ class Router:
 
     async def _read_sessions(self, sessions: Sessions) -> None:
         """Once the workers have told what an earlier router may not have stored: that is part of what is read."""
-        for _ in range(int(LINKED_DEADLINE_S / LINKED_LOOK_S)):
-            if self._stats.read()["gauges"]["linked"] >= self.config.workers:
-                break
-            await asyncio.sleep(LINKED_LOOK_S)
-        self.take()
+        if not await sessions.all_told(LINKED_DEADLINE_S if self.config.workers else 0):
+            await put_when_room(self.loop.put, notes.TOLD_END)
         await sessions.read()
 
     def ended(self) -> BaseException | None:
@@ -182,6 +224,8 @@ def data_plane(config: RouterConfig, stats: Stats, opened: Opened | None) -> Rou
         epoch=opened.epoch if opened else config.epoch,
         key_window_s=config.key_window_s,
         channels_max=config.channels_max,
+        globals_bytes_max=config.globals_bytes_max,
+        workers=config.workers,
         spill_bytes_max=config.spill_bytes_max,
         history_total_bytes=config.history_total_bytes,
         namespaces=config.namespaces,
@@ -198,7 +242,7 @@ def data_plane(config: RouterConfig, stats: Stats, opened: Opened | None) -> Rou
 
 async def _opened(router: Router, commands: CommandServer, stopped: asyncio.Event) -> RouterLoop | None:
     """The data plane; None: the node ended while the log was waited for."""
-    opening = asyncio.ensure_future(router.open(away=lambda why: commands.tell("waits", why=f"its log is away: {why}")))
+    opening = asyncio.ensure_future(router.open(waits=lambda why: commands.tell("waits", why=why)))
     ending = asyncio.ensure_future(stopped.wait())
     # deadline: that of the log's opening, or the node's end
     await asyncio.wait({opening, ending}, return_when=asyncio.FIRST_COMPLETED)
@@ -280,15 +324,15 @@ def main(parent: int) -> int:
             runner.run(serve(config, stats))
     except (OSError, LogError) as error:
         print(f"router: {error}", file=sys.stderr)
-        return _exit_code(error)
+        return exit_code(error)
     _remove_socket(config.endpoint)
     return 0
 
 
-def _exit_code(error: Exception) -> int:
+def exit_code(error: Exception) -> int:
     """What the supervisor makes of it: 78 needs a change by the operator, the others may pass."""
     if isinstance(error, LogDeposed):
-        return EXIT_DEPOSED
+        return EXIT_LOST if isinstance(error, LogLost) else EXIT_DEPOSED
     return EXIT_UNAVAILABLE if isinstance(error, LogUnavailable) else EXIT_CONFIG
 
 

@@ -9,20 +9,25 @@ session; else the client is told to come back.
 
 import asyncio
 import contextlib
+import functools
 import logging
-import struct
-from collections.abc import Callable, Collection, Iterator
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import msgpack
 
 from core import notes, records
 from core.codes import Code
-from router.log.port import Changes, Log, LogDeposed, LogError, Position, Session, SessionChange
+from router.log.port import Changes, Log, LogDeposed, LogError, LogUnavailable, Position, Session, SessionChange
 from router.plane import Put, put_when_room
+from router.told import TURN_RECORDS, Said, date_of, in_order, known_date, parts, sessions_in
 
 SAVE_EVERY_S = 0.02
 SAVE_RETRY_S = 0.5
+# How often the data plane is told up to when everything is stored, while nothing changes.
+STORED_TELL_S = 0.5
 READ_DEADLINE_S = 2.0
 # Some milliseconds of the event loop's time: the log's commits pass through it in between.
 READ_BATCH_MAX = 250
@@ -33,9 +38,10 @@ OPEN_GRACE_MS = 12 * 3_600_000
 # Told to whoever asks what is stored of sessions, of all of them together.
 CHANNELS_TOLD_MAX = 200
 
-_STATE = struct.Struct("=IHH16sQQHHI")
-_CLOSE = struct.Struct("=IHHQ16sII")
-_HEAD = struct.Struct("=IHH")
+# What is said in one turn of the data plane is taken at once up to here, about TURN_RECORDS; more, some at a time.
+TURN_BYTES = 65_536
+# That wait for it at most: as much as the data plane gathers while nothing is taken.
+TURNS_BYTES_MAX = 33_554_432
 
 _log = logging.getLogger("holdfast.sessions")
 
@@ -49,7 +55,9 @@ class Sessions:
         ttl_s: how long a session is kept after its last sign of life: as long as its resume token is good.
         clock: wall clock, seconds.
         own: the namespaces of domain session, whose channels have cursors.
+        ticks_us: this machine's monotonic clock.
         on_lost: told of each change that finds no room.
+        on_stored: told now and then that all that this got before a time (ms, `ticks_us`) is stored.
 
     """
 
@@ -61,7 +69,9 @@ class Sessions:
         ttl_s: int,
         clock: Callable[[], float],
         own: Collection[str] = ("user",),
+        ticks_us: Callable[[], int] = lambda: time.monotonic_ns() // 1000,
         on_lost: Callable[[], None] = lambda: None,
+        on_stored: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._log = log
         self._put = put
@@ -69,6 +79,7 @@ class Sessions:
         self._clock = clock
         self._own = frozenset(own)
         self._on_lost = on_lost
+        self._on_stored = on_stored
         self._changes = Changes()
         self._saving = Changes()
         self._changed = asyncio.Event()
@@ -76,31 +87,105 @@ class Sessions:
         """What was written while a read is under way: the read may have come before it."""
         self._saved = asyncio.Event()
         self._saved.set()
-        self._claims: list[tuple[int, int, bytes, str]] = []
+        self._claims: list[tuple[int, int, bytes, str, int]] = []
         self._cursors: list[tuple[int, int, str]] = []
         self._questions: list[tuple[int, list[bytes]]] = []
         self._asked = asyncio.Event()
         self._lost = 0
-        self._over: set[bytes] = set()
-        """Sessions that were over, and are resumed before that was written: what is stored of them is not theirs."""
+        self._ticks_us = ticks_us
+        self._early: list[Said] | None = None
+        """What was heard while what is told of the time before waits; None: nothing waits."""
+        self._told_before: list[bytes] = []
+        self._told = asyncio.Event()
+        self._told.set()
+        self._taking = asyncio.Lock()
+        self._turns: deque[tuple[Iterator[tuple[Said, bytes]], int]] = deque()
+        """What came and was not taken yet: the rest of it, its bytes, and when it came."""
+        self._turns_bytes = 0
 
     # -------------------------------------------------------------------------------------------- from the data plane
 
-    def on_open(self, request: int, flags: int, conn: int, session: bytes, body: bytes) -> None:
-        """A session was claimed; with RESUMES the data plane waits for what is stored of it."""
+    def gather(self) -> None:
+        """Let what is heard wait until `on_told` comes: that happened before."""
+        self._early = []
+        self._told.clear()
+
+    def on_told(self, said: bytes) -> None:
+        """What workers told an earlier router: TOLD records, each with the one behind it."""
+        self._told_before.append(said)
+        self._told.set()
+
+    async def all_told(self, deadline_s: float) -> bool:
+        """Whether `on_told` comes within so long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(deadline_s):
+                await self._told.wait()
+        return self._told.is_set()
+
+    async def _take_told(self) -> None:
+        """Take what was told of the time before, and what was heard since, some at a time: it may be much.
+
+        Raises:
+            LogError, TimeoutError: the store is away; it waits on.
+        """
+        await self._told.wait()  # no deadline: `on_told` comes after a time that workers have, or at the end
+        async with self._taking:  # no deadline: whoever has it is at work here
+            while self._told_before:
+                count = len(self._told_before)
+                said = b"".join(self._told_before)
+                dates = await self._dates(sessions_in(said))
+                del self._told_before[:count]
+                async for one in in_order(said, dates):
+                    self._apply(one)
+            while self._early:
+                early, self._early = self._early[:TURN_RECORDS], self._early[TURN_RECORDS:]
+                for one in early:
+                    self._apply(one)
+                await asyncio.sleep(0)
+            self._early = None
+
+    async def _dates(self, ids: list[bytes]) -> dict[bytes, bytes]:
+        """The dates of sessions as stored, or changed since."""
+        found = {}
+        for first in range(0, len(ids), READ_BATCH_MAX):
+            some = ids[first : first + READ_BATCH_MAX]
+            later = [(changes.sessions.get(one) for changes in self._later()) for one in some]
+            changed = [[change.date for change in of_one if change is not None] for of_one in later]
+            async with asyncio.timeout(READ_DEADLINE_S):
+                stored = await self._log.dates(some)
+            for session, date, dates in zip(some, stored, changed, strict=True):
+                found[session] = max(known_date(date), *dates, b"")
+        return found
+
+    async def _is_taken(self) -> bool:
+        """Whether nothing is left of what was told of the time before; else the store is away."""
+        if self._early is None:
+            return True
+        try:
+            await self._take_told()
+        except (LogError, TimeoutError) as error:
+            _log.warning("what workers told an earlier router waits for the store: %s", _said(error))
+        return self._early is None
+
+    def on_open(self, request: int, flags: int, conn: int, session: bytes, body: bytes, fence: int = 0) -> None:
+        """A session was claimed; with RESUMES the data plane waits for what is stored of it.
+
+        What whoever had it before tells from now on has the lower number of an earlier claim.
+        """
         if flags & records.RESUMES:
-            self._claims.append((request, conn, session, _user(body)))
+            self._claims.append((request, conn, session, _user(body), fence))
             self._asked.set()
-        change = self._change(session)
+        opened = Said(records.OPEN, flags, session, conn, body=body, fence=fence)
+        self._come(iter(((opened, b""),)), len(body))
+
+    def _opened(self, said: Said) -> None:
+        change = self._change(said)
         if change is None:
             return
-        saving = self._saving.sessions.get(session)
-        if change.ended or (saving is not None and saving.ended):
-            self._over.add(session)
-            if saving is not None:
-                change.channels = {**dict.fromkeys(saving.channels), **change.channels}
-        change.ended = False
-        change.opened = body or msgpack.packb({})
+        if not said.flags & records.RESUMES:
+            change.opened = said.body or msgpack.packb({})
+        elif change.ended and change.opened is None:
+            return  # it is over, and only a HELLO afresh begins one
         change.expires_ms = self._expires(open_still=True)
 
     def on_cursor(self, request: int, conn: int, channel: bytes) -> None:
@@ -114,47 +199,100 @@ class Sessions:
         self._asked.set()
 
     def on_state(self, said: bytes) -> None:
-        """What sessions did: STATE and CLOSE records."""
-        for kind, aux, place in _walk(said):
-            if kind == records.STATE:
-                _, _, _, session, epoch, offset, what, _, _ = _STATE.unpack_from(said, place)
-                name = said[place + _STATE.size :][:aux].decode()
-                self._state(session, what, name, Position(epoch, offset))
-            elif kind == records.CLOSE:
-                session = _CLOSE.unpack_from(said, place)[4]
-                change = self._change(session)
-                if change is not None:
-                    change.expires_ms = self._expires(open_still=False)
-                    if aux & records.OVER:
-                        change.ended = True
-                        change.channels.clear()
-                        change.known.clear()
+        """What sessions did: STATE and CLOSE records; behind a TOLD, what a worker that linked late told of before.
 
-    def _state(self, session: bytes, what: int, name: str, position: Position) -> None:
-        change = self._change(session)
+        That is compared with what is stored; what is heard behind it waits.
+        """
+        self._come(parts(said), len(said))
+
+    def _come(self, said: Iterator[tuple[Said, bytes]], size: int) -> None:
+        """Take what was said in its order: at once, or some at a time where it is much, and what comes behind it."""
+        self._turns.append((said, size))
+        self._turns_bytes += size
+        if len(self._turns) == 1 and size <= TURN_BYTES:
+            self._take_turn()
+        while self._turns_bytes > TURNS_BYTES_MAX:  # the data plane's mailbox is the queue then
+            self._take_turn()
+        if self._turns:
+            self._changed.set()
+            self._saved.clear()
+
+    def _take_turn(self) -> None:
+        for _ in range(TURN_RECORDS):
+            said, size = self._turns[0]
+            one, whole = next(said, (None, b""))
+            if one is None:
+                self._turns.popleft()
+                self._turns_bytes -= size
+                if not self._turns:
+                    return
+            elif one.worker < 0:
+                self._hear(one)
+            else:
+                self._early = [] if self._early is None else self._early
+                self._told_before.append(whole)
+                self._asked.set()
+
+    async def _take_turns(self) -> None:
+        """All that came before this: others have their turn after each TURN_RECORDS."""
+        while self._turns:
+            self._take_turn()
+            await asyncio.sleep(0)
+
+    def _hear(self, said: Said) -> None:
+        if self._early is None:
+            self._apply(said)
+        elif len(self._early) < CHANGED_MAX:
+            self._early.append(said)
+        else:
+            self._lost += 1
+            self._on_lost()
+
+    def _apply(self, said: Said) -> None:
+        if said.kind == records.OPEN:
+            self._opened(said)
+        elif said.kind == records.CLOSE:
+            self._closed(said)
+        else:
+            self._state(said)
+
+    def _closed(self, said: Said) -> None:
+        change = self._change(said)
         if change is None:
             return
-        if what == records.HERE:
-            change.expires_ms = self._expires(open_still=True)
-        elif what & ~records.STATES_TOLD == records.LEFT:
-            change.channels[name] = None
-            change.known.pop(name, None)
-        elif what & records.STATES_TOLD and change.channels.get(name, position) is not None:
-            change.known.setdefault(name, position)
-        else:
-            change.channels[name] = position
-        if what == records.ACKED and name.partition(":")[0] in self._own:
-            self._changes.cursors[name] = max(self._changes.cursors.get(name, position), position)
+        change.expires_ms = self._expires(open_still=False)
+        if said.flags & records.OVER:
+            change.ended, change.opened = True, None
+            change.channels.clear()
+            change.joined.clear()
 
-    def _change(self, session: bytes) -> SessionChange | None:
+    def _state(self, said: Said) -> None:
+        change = self._change(said)
+        if change is None:
+            return
+        if said.flags == records.HERE:
+            change.expires_ms = self._expires(open_still=True)
+        elif said.flags == records.LEFT:
+            change.put(said.name, None)
+        elif said.flags == records.HEARS:
+            change.put_all(_heard(said.body), joined=said.worker < 0)
+        else:
+            # Told again, it may be older than an acknowledgement that is stored.
+            change.put(said.name, said.position, joined=said.flags == records.JOINED and said.worker < 0)
+        if said.flags == records.ACKED and said.name.partition(":")[0] in self._own:
+            position = said.position
+            self._changes.cursors[said.name] = max(self._changes.cursors.get(said.name, position), position)
+
+    def _change(self, said: Said) -> SessionChange | None:
         """What changed of a session since the last write, to be added to; None: too much waits for the store."""
-        change = self._changes.sessions.get(session)
+        change = self._changes.sessions.get(said.session)
         if change is None:
             if len(self._changes.sessions) >= CHANGED_MAX:
                 self._lost += 1
                 self._on_lost()
                 return None
-            change = self._changes.sessions[session] = SessionChange()
+            change = self._changes.sessions[said.session] = SessionChange()
+        change.date = max(change.date, date_of(said.fence, said.time_us))
         self._changed.set()
         self._saved.clear()
         return change
@@ -171,9 +309,18 @@ class Sessions:
             LogDeposed: another router took over.
         """
         while True:
-            await self._changed.wait()  # no deadline: for as long as nothing changes
-            await asyncio.sleep(SAVE_EVERY_S)
-            await self._save()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(STORED_TELL_S):
+                    await self._changed.wait()
+            if self._changed.is_set():
+                await asyncio.sleep(SAVE_EVERY_S)
+            began_us = self._ticks_us()
+            await self._take_turns()
+            gathers = self._early is not None
+            if self._changed.is_set():
+                await self._save()
+            if not gathers:
+                self._on_stored(began_us // 1000)
 
     async def _save(self) -> None:
         """One write, again until it is done: what came meanwhile goes with it."""
@@ -206,17 +353,32 @@ class Sessions:
 
     async def flush(self, deadline_s: float) -> bool:
         """Wait until everything so far is stored; False: it is not in time."""
+        if not self._told.is_set():
+            self.on_told(b"")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(deadline_s):
+                await self._take_turns()
+                while not await self._is_taken():  # noqa: ASYNC110  the store is asked again
+                    await asyncio.sleep(SAVE_RETRY_S)
                 await self._saved.wait()
-        return self._saved.is_set()
+        return self._saved.is_set() and self._early is None
 
     # --------------------------------------------------------------------------------------------------------- reading
 
     async def read(self) -> None:
-        """Answer what is asked until this is cancelled: all that came together in one read."""
+        """Answer what is asked until this is cancelled: all that came together in one read.
+
+        What workers told an earlier router is taken first: it is part of what is stored, which is away until then.
+        """
+        await self._told.wait()  # no deadline: see `_take_told`
         while True:
-            await self._asked.wait()  # no deadline: for as long as nobody asks
+            if await self._is_taken():
+                await self._asked.wait()  # no deadline: for as long as nobody asks
+                await self._take_turns()
+                if self._early is not None:
+                    continue  # a worker told late
+            else:
+                await asyncio.sleep(SAVE_RETRY_S)
             claims, self._claims = self._claims[:READ_BATCH_MAX], self._claims[READ_BATCH_MAX:]
             cursors, self._cursors = self._cursors[:READ_BATCH_MAX], self._cursors[READ_BATCH_MAX:]
             question = self._questions.pop(0) if self._questions else None
@@ -231,26 +393,34 @@ class Sessions:
                 await self._answer_question(*question)
             self._written = None
 
-    async def _answer_claims(self, claims: list[tuple[int, int, bytes, str]]) -> None:
-        users = [user for _, _, _, user in claims]
-        ids = [session for _, _, session, _ in claims]
+    async def _answer_claims(self, claims: list[tuple[int, int, bytes, str, int]]) -> None:
+        users = [user for *_, user, _ in claims]
+        ids = [session for _, _, session, *_ in claims]
         stored: list[Session | None] = [None] * len(claims)
         found: list[Position | None] = [None] * len(claims)
         code = 0
         try:
             async with asyncio.timeout(READ_DEADLINE_S):
-                stored = await self._log.sessions(ids)
+                stored = await self._stored(ids)
                 found = await self._log.cursors([f"user:{user}" for user in users])
         except (LogError, TimeoutError) as error:
             code = Code.UNAVAILABLE
             said = "%d sessions are resumed by their clients' positions alone, or told to come back: %s"
             _log.warning(said, len(claims), _said(error))
-        for (request, conn, session, user), one, cursor in zip(claims, stored, found, strict=True):
-            if session in self._over:
-                self._start_again(session, one)
+        for (request, conn, session, user, fence), one, cursor in zip(claims, stored, found, strict=True):
+            refusal = code
+            if not code and not self._is_alive(session, one):
+                refusal = Code.SESSION_EXPIRED
             channels = self._overlaid(session, one)
             text = msgpack.packb(_told(channels, f"user:{user}", self._newest(f"user:{user}", cursor)))
-            await put_when_room(self._put, notes.SESSION_OPENED, request=request, conn=conn, first=code, text=text)
+            await put_when_room(
+                self._put, notes.SESSION_OPENED, request=request, conn=conn, first=refusal, second=fence, text=text
+            )
+
+    async def _stored(self, ids: list[bytes]) -> list[Session | None]:
+        if self._early is not None:
+            raise LogUnavailable("what workers told an earlier router could not be compared with it yet")
+        return await self._log.sessions(ids)
 
     async def _answer_cursors(self, asked: list[tuple[int, int, str]]) -> None:
         found: list[Position | None] = [None] * len(asked)
@@ -281,7 +451,7 @@ class Sessions:
         code = 0
         try:
             async with asyncio.timeout(READ_DEADLINE_S):
-                stored = await self._log.sessions(ids)
+                stored = await self._stored(ids)
         except (LogError, TimeoutError) as error:
             code, stored = Code.UNAVAILABLE, []
             _log.warning("what is stored of %d sessions cannot be told: %s", len(ids), _said(error))
@@ -293,11 +463,14 @@ class Sessions:
             told.append([len(channels), [[name, *position] for name, position in first]] if known else None)
         await put_when_room(self._put, notes.SESSIONS_READ, request=request, first=code, text=msgpack.packb(told))
 
-    def _start_again(self, session: bytes, stored: Session | None) -> None:
-        self._over.discard(session)
-        change = self._change(session)
-        if change is not None and stored is not None:
-            change.channels = {**dict.fromkeys(stored.channels), **change.channels}
+    def _is_alive(self, session: bytes, stored: Session | None) -> bool:
+        """Whether a session is stored, has not expired, and is not over."""
+        alive = stored is not None
+        for changes in self._later():
+            change = changes.sessions.get(session)
+            if change is not None and (change.ended or change.opened is not None):
+                alive = change.opened is not None
+        return alive
 
     def _overlaid(self, session: bytes, stored: Session | None) -> dict[str, tuple[int, int]]:
         """A session's channels as stored and changed since."""
@@ -305,7 +478,7 @@ class Sessions:
         for changes in self._later():
             change = changes.sessions.get(session)
             if change is not None:
-                channels = change.channels_after({} if change.ended else channels)
+                channels = change.channels_after(channels)
         return channels
 
     def _later(self) -> list[Changes]:
@@ -317,12 +490,14 @@ class Sessions:
         return max((one for one in known if one is not None), default=None)
 
 
-def _told(channels: dict[str, tuple[int, int]], own: str, cursor: Position | None) -> list[list[object]]:
+def _told(channels: dict[str, tuple[int, int]], own: str, cursor: Position | None) -> list[tuple[object, ...]]:
     """[[name, epoch, offset], ...] for the data plane; the user's own channel with the offset of the cursor."""
-    told: list[list[object]] = [[name, *position] for name, position in channels.items() if name != own]
+    told: list[tuple[object, ...]] = [
+        (name, epoch, offset) for name, (epoch, offset) in channels.items() if name != own
+    ]
     position = channels.get(own, cursor)
     if position is not None:
-        told.append([own, *position, cursor.offset if cursor else 0])
+        told.append((own, *position, cursor.offset if cursor else 0))
     return told
 
 
@@ -332,27 +507,22 @@ def _merge(into: Changes, later: Changes) -> None:
         before = into.sessions.get(session)
         if before is None or change.ended:
             into.sessions[session] = change
+            change.date = change.date if before is None else max(change.date, before.date)
             continue
-        before.ended = False if change.opened is not None else before.ended
         before.opened = before.opened if change.opened is None else change.opened
+        before.date = max(before.date, change.date)
         before.expires_ms = before.expires_ms if change.expires_ms is None else change.expires_ms
-        for name, at in change.known.items():
-            if before.channels.get(name, at) is None:
-                before.channels[name] = at
-            else:
-                before.known.setdefault(name, at)
-        before.channels.update(change.channels)
+        for name, where in change.channels.items():
+            before.put(name, where, joined=name in change.joined)
     for channel, position in later.cursors.items():
         into.cursors[channel] = max(into.cursors.get(channel, position), position)
 
 
-def _walk(said: bytes) -> Iterator[tuple[int, int, int]]:
-    """(kind, aux, place) of each record."""
-    place = 0
-    while place < len(said):
-        size, kind, aux = _HEAD.unpack_from(said, place)
-        yield kind, aux, place
-        place += size
+@functools.lru_cache(maxsize=16)
+def _heard(body: bytes) -> Mapping[str, tuple[int, int]]:
+    """What HEARS says. Sessions that begin between two messages say the same, and share its names."""
+    channels: dict[str, tuple[int, int]] = msgpack.unpackb(body, use_list=False)
+    return channels
 
 
 def _user(body: bytes) -> str:

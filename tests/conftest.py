@@ -38,6 +38,21 @@ PORT_END = 65_536
 START_ATTEMPTS = 3
 # Given to every process of a node in its environment: how those left behind are found.
 MARK = "HOLDFAST_TEST_MARK"
+# Where the longest files are: of files that run beside each other, one that begins last keeps everybody waiting.
+LONGEST_FIRST = (
+    "chaos",
+    "client/integration/test_outcomes.py",
+    "process/test_redis_restart.py",
+    "contract/test_directory_faults.py",
+    "browser",
+    "simulation",
+    "loadtest/soak",
+    "process",
+    "router/log",
+    "client",
+    "contract",
+    "monitoring",
+)
 # What must read opened = closed once all clients have left.
 BALANCED = ("connection", "ring", "buffer")
 BUILD = os.environ.get("HOLDFAST_BUILD", "release")
@@ -146,7 +161,9 @@ class Account(NamedTuple):
 
 
 class Node:
-    """A running `holdfast run` with its own ports and its own temporary folder.
+    """A running `holdfast run`, or another `command`, with its own ports and its own temporary folder.
+
+    `before`: a command that runs it in its own place, as `unshare` does.
 
     Attributes:
         port, ws_port, admin_port: where it listens, on loopback.
@@ -155,7 +172,9 @@ class Node:
 
     """
 
-    def __init__(self, arguments: tuple[str, ...], settings: dict[str, str]) -> None:
+    def __init__(
+        self, arguments: tuple[str, ...], settings: dict[str, str], command: str = "run", before: tuple[str, ...] = ()
+    ) -> None:
         # Short, since a Unix socket's path has 107 bytes at most and pytest's own folders are long.
         self.folder = Path(tempfile.mkdtemp(prefix="hf-"))
         self.temporary = self.folder / "tmp"
@@ -163,6 +182,7 @@ class Node:
         self.log = self.folder / "log"
         self._memory_before = shared_memory()
         self._arguments, self._settings = arguments, settings
+        self._command, self._before = command, before
         self._may_lose = False
         self._may_leak = False
         self._stopped = False
@@ -176,7 +196,7 @@ class Node:
                 break
             except _Exited as exited:
                 # Between our looking and its binding, somebody else may have taken a port.
-                if attempt == START_ATTEMPTS or "in use" not in self.log_tail():
+                if attempt == START_ATTEMPTS or "in use by another program" not in self.log_tail():
                     self._stopped = True
                     raise AssertionError(f"holdfast ended with {exited} at its start\n{self.log_tail()}") from exited
                 self._spawn()
@@ -208,7 +228,7 @@ class Node:
         environment |= {"XDG_STATE_HOME": str(self.folder / "state")}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [program, "run", *ports, *self._arguments],
+                [*self._before, program, self._command, *ports, *self._arguments],
                 cwd=self.folder,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -334,13 +354,17 @@ class Node:
         """SIGTERM; the node must end by itself with 0 and leave nothing behind."""
         if self._stopped:
             return
-        self._stopped = True
         self._process.send_signal(signal.SIGTERM)
+        self.expect_end(0)
+
+    def expect_end(self, expected: int) -> None:
+        """Wait until the node has ended with this exit code, and has left nothing behind."""
+        self._stopped = True
         try:
             code = self._process.wait(STOP_DEADLINE_S)
         except subprocess.TimeoutExpired as error:
-            raise AssertionError(f"still runs {STOP_DEADLINE_S} s after SIGTERM\n{self.log_tail()}") from error
-        assert code == 0, f"ended with {code} after SIGTERM\n{self.log_tail()}"
+            raise AssertionError(f"has not ended within {STOP_DEADLINE_S} s\n{self.log_tail()}") from error
+        assert code == expected, f"ended with {code}, not {expected}\n{self.log_tail()}"
         left = [f"{pid} {command_line(pid)}" for pid in marked_processes(self.folder.name)]
         assert not left, f"processes left behind: {left}"
         files = sorted(path.relative_to(self.folder).as_posix() for path in self.temporary.rglob("*"))
@@ -371,20 +395,30 @@ def holdfast() -> Iterator[Callable[..., Node]]:
     """
     nodes: list[Node] = []
 
-    def start(*arguments: str, **settings: str) -> Node:
+    def start(*arguments: str, command: str = "run", before: tuple[str, ...] = (), **settings: str) -> Node:
         # Noted before it runs, so that a node that fails to start is cleaned up as well.
-        nodes.append(node := Node(arguments, settings))
+        nodes.append(node := Node(arguments, settings, command, before))
         node.wait_ready()
         return node
 
     try:
         yield start
-        for node in nodes:
+        for node in reversed(nodes):  # a gateway before the node whose router it uses
             node.check_ledger()
             node.stop()
     finally:
         for node in nodes:
             node.destroy()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest; the tests of a file stay in their order."""
+
+    def rank(item: pytest.Item) -> int:
+        folders = f"{item.path.as_posix()}/"
+        return next((at for at, one in enumerate(LONGEST_FIRST) if f"/tests/{one}/" in folders), len(LONGEST_FIRST))
+
+    items.sort(key=rank)
 
 
 @pytest.hookimpl(wrapper=True)

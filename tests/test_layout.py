@@ -70,6 +70,17 @@ def test_what_the_makefile_runs_is_there() -> None:
     assert {name for name in named if not (ROOT / name).is_file()} == set()
 
 
+def test_the_checked_build_runs_all_that_is_about_the_core() -> None:
+    run = subprocess.run(
+        ["make", "-n", "test-checked"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30
+    ).stdout
+    left_out = set(re.findall(r"--ignore=(\S+)", run))
+    assert left_out
+    assert {one for one in left_out if not (ROOT / one).exists()} == set()
+    kept = ("tests/chaos", "tests/core", "tests/fuzz", "tests/process", "tests/router/log", "tests/contract/test_log")
+    assert [one for one in left_out if one.startswith(kept) or one in {"tests", "tests/router", "tests/contract"}] == []
+
+
 def test_every_package_of_the_product_is_shipped() -> None:
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
     shipped = set(pyproject["tool"]["setuptools"]["packages"])

@@ -265,10 +265,13 @@ export class Session {
   }
 
   #credentials(resume, token) {
-    if (!resume) return token !== undefined ? { token } : { user: this.#options.user };
     const positions = this.#positions.all();
+    // Of a new session the user's own channel: it would begin at the last ACK of any of the user's sessions.
+    if (!resume) for (const channel of this.#joined) delete positions[channel];
+    const fits = byteLength(this.#codec.encode([positions])) <= (this.#welcome?.maxFrame ?? 0) - HELLO_REST_BYTES;
+    const more = fits && Object.keys(positions).length ? { resume: positions } : {};
+    if (!resume) return token !== undefined ? { token, ...more } : { user: this.#options.user, ...more };
     // Without positions every channel stands at its last ACK; what comes twice then is dropped here.
-    const fits = byteLength(this.#codec.encode([positions])) <= this.#welcome.maxFrame - HELLO_REST_BYTES;
     const held = { session: this.#welcome.session, token: this.#welcome.resumeToken };
     // The session is in no other channel: the gateway needs nothing that it may not be able to read now.
     return fits ? { ...held, resume: positions, whole: true } : { ...held, resume: {} };
@@ -351,8 +354,7 @@ export class Session {
     if (this.#phase !== "greeting" || id !== this.#helloId) {
       this.#requests.pop(id)?.fail(new RequestRefused(code, String(message), after));
     } else if (this.#resuming && isRequestOnly(code)) {
-      // A resume that is not served is asked for afresh, on the same connection.
-      this.#greet(this.#socket, false);
+      this.#greet(this.#socket, false); // a resume that is not served is asked for afresh, on the same connection
     } else {
       throw new Closed(code, String(message), closeClass(code), after);
     }
@@ -431,8 +433,7 @@ export class Session {
     this.#restore(resumed);
     this.#pulse = new Pulse(this.#clock.now(), this.#welcome.pingMs, this.#welcome.misses);
     this.#pulse.carry(resumed ? this.#unacknowledged : {}, this.#clock.now());
-    // The first round trip is measured at once rather than after a heartbeat.
-    this.#send(this.#pulse.ping(this.#clock.now()));
+    this.#send(this.#pulse.ping(this.#clock.now())); // the first round trip is measured at once
     this.#arm();
     this.#openIfRejoined();
   }

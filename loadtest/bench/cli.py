@@ -20,7 +20,7 @@ from loadtest.bench import connections, provide, report, resumes, runs
 from loadtest.bench.circumstances import circumstances
 from loadtest.bench.servers import MAKE, with_tokens
 from loadtest.bench.verdicts import judge, summary
-from loadtest.bench.workloads import PEERS, WORKLOADS, Workload, expand
+from loadtest.bench.workloads import PEERS, WORKLOADS, Workload, expand, left_out
 from loadtest.measure import ROOT, BenchError
 
 RESULTS = ROOT / "loadtest" / "results"
@@ -33,7 +33,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         prog="make bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help=", ".join(WORKLOADS))
-    parser.add_argument("--servers", type=lambda text: expand(text.split(",")), help="names with commas between")
+    parser.add_argument("--servers", help="names with commas between")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peer-rounds", type=int, default=2, help="how many of the rounds the peers take part in")
     parser.add_argument("--idle-rounds", type=int, default=1, help="of idle, which takes longest")
@@ -45,9 +45,22 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     unknown = [name for name in options.workloads if name not in WORKLOADS]
     if unknown:
         parser.error(f"there is no workload {unknown[0]!r}; there are {', '.join(WORKLOADS)}")
+    options.servers = _servers(parser, options.servers.split(","), options.workloads) if options.servers else None
     if options.rounds < 1 or options.idle_rounds < 1 or options.seconds <= 0 or options.warmup < 0:
         parser.error("--rounds and --seconds must be positive")
     return options
+
+
+def _servers(parser: argparse.ArgumentParser, wanted: list[str], workloads: list[str]) -> list[str]:
+    """Those that are meant; a name that a workload has nothing for, which was asked for as well, is refused."""
+    try:
+        found = expand(wanted)
+    except ValueError as error:
+        parser.error(str(error))
+    for name in workloads:
+        if why := left_out(WORKLOADS[name], wanted):
+            parser.error(why)
+    return found
 
 
 def one_run(workload: Workload, name: str, options: argparse.Namespace) -> list[runs.Run]:

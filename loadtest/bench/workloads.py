@@ -39,6 +39,7 @@ def _load(name: str, about: str, client: str, options: str, servers: tuple[str, 
 
 
 ALL = (*FLOORS, *HOLDFAST, *PEERS)
+KNOWN = (*ALL, "holdfast-tcp", "holdfast-no-history", "holdfast-redis")
 FEW = (*FLOORS, "holdfast", "nats", "picows", "ws", "nbio")
 
 WORKLOADS = {
@@ -77,9 +78,9 @@ WORKLOADS = {
         ),
         _load(
             "history",
-            "the same load as max, with history and log, and without",
+            "the load of max with history and log and without; a client that has caught up looks again in 0.3 ms",
             "max",
-            "--members 500 --publishers 4 --under-way 8",
+            "--members 500 --publishers 4 --under-way 8 --gather 0.3",
             HISTORY,
         ),
         _load(
@@ -158,11 +159,22 @@ def expand(wanted: list[str]) -> list[str]:
     Raises:
         ValueError: there is no such server.
     """
-    known = (*ALL, "holdfast-tcp", "holdfast-no-history", "holdfast-redis")
     found: list[str] = []
     for word in wanted:
-        matching = [name for name in known if name == word or name.startswith(word + "-")]
+        matching = _meant(word)
         if not matching:
-            raise ValueError(f"there is no server {word!r}; there are {', '.join(known)}")
+            raise ValueError(f"there is no server {word!r}; there are {', '.join(KNOWN)}")
         found += [name for name in matching if name not in found]
     return found
+
+
+def _meant(word: str) -> list[str]:
+    return [name for name in KNOWN if name == word or name.startswith(word + "-")]
+
+
+def left_out(workload: Workload, wanted: list[str]) -> str:
+    """Which of the names is none of a workload's servers, in words; nothing when each stands for one of them."""
+    for word in wanted:
+        if not set(_meant(word)) & set(workload.servers):
+            return f"{workload.name} has no server {word!r}; it has {', '.join(workload.servers)}"
+    return ""

@@ -21,7 +21,7 @@ from loadtest.measure import process_tree
 from loadtest.resources import kind_of
 from loadtest.soak.plan import Plan
 from tests.chaos.cohorts import Cohort, Tally, complaint
-from tests.chaos.talkers import Habits
+from tests.chaos.habits import Habits
 
 COHORTS = 10
 GENERATION_S = 10.0

@@ -78,11 +78,13 @@ def look(server: Server, began_s: float) -> Sample:
         BenchError: a process has ended meanwhile.
     """
     pids, metrics = processes(server), server.metrics()
-    try:
-        fds = {name: len(os.listdir(f"/proc/{pid}/fd")) for name, pid in pids.items()}
-        memory = {name: rollup(pid) for name, pid in pids.items()}
-    except (FileNotFoundError, ProcessLookupError) as error:
-        raise BenchError(f"a process of the node has ended: {error}") from error
+    fds, memory = {}, {}
+    for name, pid in pids.items():
+        try:
+            fds[name] = len(os.listdir(f"/proc/{pid}/fd"))
+            memory[name] = rollup(pid)
+        except (FileNotFoundError, ProcessLookupError) as error:
+            raise BenchError(f"{name} of the node has ended: {error}") from error
     live: Counter[str] = Counter()
     for key, value in metrics.items():
         if found := _LIVE.match(key):

@@ -15,11 +15,12 @@ enum { MILLISECOND_NS = 1000000 };
 #define SECOND_NS 1000000000.0
 #define CLOSE_DEADLINE_NS 5000000000u
 
-static void cpu_read(double *user_s, double *system_s) {
+static void cpu_read(double *user_s, double *system_s, long *sleeps) {
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
     *user_s = (double)usage.ru_utime.tv_sec + (double)usage.ru_utime.tv_usec * 1e-6;
     *system_s = (double)usage.ru_stime.tv_sec + (double)usage.ru_stime.tv_usec * 1e-6;
+    *sleeps = usage.ru_nvcsw;
 }
 
 static void say(const char *line) {
@@ -88,7 +89,8 @@ static void begin_window(void) {
     bool idle = swarm.options.workload == WORKLOAD_IDLE || swarm.options.workload == WORKLOAD_STORM;
     swarm.phase = idle ? HOLDING : WINDOW;
     /* A storm is over by now: its client's CPU counts from the start of the process. */
-    if (swarm.options.workload != WORKLOAD_STORM) cpu_read(&swarm.cpu_user_start_s, &swarm.cpu_system_start_s);
+    if (swarm.options.workload != WORKLOAD_STORM)
+        cpu_read(&swarm.cpu_user_start_s, &swarm.cpu_system_start_s, &swarm.sleeps_start);
     say("start");
 }
 
@@ -150,7 +152,7 @@ static void drain_tick(void) {
     uint64_t deadline_ns = swarm.close_start_ns + (uint64_t)(swarm.options.drain_s * SECOND_NS);
     if (!swarm.drained && swarm.now_ns < deadline_ns) return;
     swarm.drained_ns = swarm.now_ns;
-    cpu_read(&swarm.cpu_user_s, &swarm.cpu_system_s);
+    cpu_read(&swarm.cpu_user_s, &swarm.cpu_system_s, &swarm.sleeps);
     say("drained");
     begin_closing();
 }

@@ -28,6 +28,7 @@ static const char usage[] =
     "  --handshake-timeout S   from connect to joined (10)\n"
     "  --handshakes N          under way at once (512)\n"
     "  --gather MS             idle: wait so long for more before each turn while the connections are held (0)\n"
+    "                          max: wait so long before it sleeps until the next message\n"
     "  --first N               index of the first connection (0): user swarm-<i> and the loopback source address\n"
     "  --token-file F          a token a line instead of user names\n"
     "  --group PREFIX          channels are group:<prefix>-<n> (swarm)\n"

@@ -88,8 +88,8 @@ int report_print(void) {
     printf("\"globals\": %llu, \"globals_least\": %u, \"globals_most\": %u, ", (unsigned long long)swarm.globals, least,
            most);
     print_percentiles("global_latency_us", &swarm.global_latency);
-    printf("\"cpu_user_s\": %.3f, \"cpu_system_s\": %.3f, ", swarm.cpu_user_s - swarm.cpu_user_start_s,
-           swarm.cpu_system_s - swarm.cpu_system_start_s);
+    printf("\"cpu_user_s\": %.3f, \"cpu_system_s\": %.3f, \"sleeps\": %ld, ", swarm.cpu_user_s - swarm.cpu_user_start_s,
+           swarm.cpu_system_s - swarm.cpu_system_start_s, swarm.sleeps - swarm.sleeps_start);
     print_failures();
     printf("}\n");
     fflush(stdout);

@@ -106,7 +106,7 @@ typedef struct {
     int payload_bytes;
     double rate; /* messages a second in all */
     int handshakes_max;
-    double gather_s; /* idle: how long a turn waits for more while the connections are held */
+    double gather_s; /* idle: how long a turn waits for more while connections are held; max: before it may sleep */
     double warmup_s, seconds, drain_s, handshake_s, ack_s;
     uint64_t messages; /* stop the window after so many; 0: by time */
     const char *group; /* channel name prefix */
@@ -189,6 +189,7 @@ typedef struct {
     uint64_t tidied_ns, drain_checked_ns;
     int tidy_next; /* where the next slice of the heartbeat sweep begins */
     double cpu_user_start_s, cpu_system_start_s, cpu_user_s, cpu_system_s;
+    long sleeps_start, sleeps; /* how often this process gave its core up: as often it had to be woken */
     Counts counts;
     Histogram latency;
     Histogram connecting; /* from the intended time of connecting to joined */

@@ -22,12 +22,19 @@ class DiskThread:
     Args:
         name: of the thread.
         deadline_s: after it whoever waits for a job hears LogUnavailable; the job itself is not stopped.
+        around: makes what each job is done in, such as what says errors in other words.
 
     """
 
-    def __init__(self, name: str, deadline_s: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        deadline_s: float,
+        around: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> None:
         self.name = name
         self._deadline_s = deadline_s
+        self._around = around
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._held: Held | None = ACCOUNT.hold("handle", f"the thread {name}", object_=self)
@@ -47,7 +54,8 @@ class DiskThread:
 
         def do() -> None:
             try:
-                result = job(*arguments)
+                with self._around():
+                    result = job(*arguments)
             except BaseException as error:
                 self.tell(_fail, answer, error)
             else:

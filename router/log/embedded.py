@@ -6,6 +6,7 @@ written together, with one fdatasync for all of them.
 """
 
 import asyncio
+import contextlib
 import errno
 import sqlite3
 import time
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from core import log_records
+from core.log_index import LogIndex
+from core.namespace_spec import BUILT_IN, NamespaceSpec
 from core.owned import ACCOUNT, Held
 from router.log import segments
 from router.log.disk_thread import CLOSED, JOBS_MAX, DiskThread
@@ -26,20 +29,26 @@ from router.log.port import (
     LogBroken,
     LogDeposed,
     LogError,
+    LogLost,
     LogUnavailable,
     Opened,
     Position,
     Session,
     Sift,
+    Standing,
 )
-from router.log.segments import SEGMENT_BYTES, Broken, Segment, SegmentWriter, Sifted
+from router.log.reading import read_channels, read_standing
+from router.log.segments import SEGMENT_BYTES, Broken, Segment, SegmentWriter
+from router.log.sifting import Sifter
 from router.log.state import State
+from router.log.unknown import DAYS, say_unknown
 
 SYNCS = ("always", "never")
 DEADLINE_S = 10.0
 # How long a directory may be held by one who is just about to end.
 LOCK_DEADLINE_S = 2.0
-CHUNK_BYTES = 1024 * 1024
+# From a change of a session to its being safe from a power loss (router/log/state.py).
+STATE_SYNC_S = 1.0
 GROUP_BYTES_MAX = 8 * 1024 * 1024
 GROUP_BATCHES_MAX = 64
 # A batch is known by its hash and its first bytes, which hold the first record's channel and position.
@@ -79,7 +88,12 @@ class EmbeddedLog:
         sync: `always`: what was answered survives a power loss; `never`: it survives the end of any process, but a
             power loss takes what the kernel had not written yet.
         deadline_s: of each call.
+        namespaces: how much is kept of a channel.
         segment_bytes: a segment file that is larger is ended.
+        bytes_max: of all segments; beyond it the oldest messages go before their age. 0: no bound.
+        on_disk: called after each look at the disk with the segments' bytes, and how many messages went before their
+            age since the call before.
+        on_crowded: called when the bound is near: a sift is wanted before its time.
         now_ms: the wall clock.
 
     """
@@ -90,7 +104,11 @@ class EmbeddedLog:
         *,
         sync: str = "always",
         deadline_s: float = DEADLINE_S,
+        namespaces: Sequence[NamespaceSpec] = BUILT_IN,
         segment_bytes: int = SEGMENT_BYTES,
+        bytes_max: int = 0,
+        on_disk: Callable[[int, int], None] = lambda bytes_, outgrown: None,
+        on_crowded: Callable[[], None] = lambda: None,
         now_ms: Callable[[], int] = wall_ms,
     ) -> None:
         if sync not in SYNCS:
@@ -99,10 +117,17 @@ class EmbeddedLog:
         self._sync = sync == "always"
         self._deadline_s = deadline_s
         self._segment_bytes = segment_bytes
+        self._bytes_max = bytes_max
+        self._on_disk = on_disk
+        self._on_crowded = on_crowded
         self._now_ms = now_ms
         self._held: Held | None = None  # from open to close
         self._lock: DirectoryLock | None = None
         self._state: State | None = None
+        self._namespaces = namespaces
+        self._sync_due: asyncio.TimerHandle | None = None
+        self._index = LogIndex(namespaces)
+        self._unread: deque[Segment] = deque()  # the thread's: what the index does not know yet, oldest first
         self._writer = SegmentWriter(directory, sync=self._sync, segment_bytes=segment_bytes)
         self._appends: deque[_Append] = deque()  # loop to thread
         self._is_asked = False
@@ -121,11 +146,12 @@ class EmbeddedLog:
 
     async def open(self, epoch: int) -> Opened:
         """See `Log.open`."""
-        self._disk = DiskThread("log", self._deadline_s)
-        self._state_disk = DiskThread("log-state", self._deadline_s)
+        self._disk = DiskThread("log", self._deadline_s, lambda: _Translated(self._directory))
+        self._state_disk = DiskThread("log-state", self._deadline_s, lambda: _Translated(self._directory))
         self._held = ACCOUNT.hold("handle", f"the log in {self._directory}", object_=self)
         try:
             await self._disk.run(self._open_segments)
+            self._on_disk(self._sifter.disk_bytes, 0)
             taken, seeds = await self._state_disk.run(self._open_state, epoch)
             self._writer.take(taken)
         except BaseException:
@@ -134,23 +160,34 @@ class EmbeddedLog:
         return Opened(taken, seeds, complete=True)
 
     def _open_segments(self) -> None:
-        with _Translated(self._directory):
-            try:
-                self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self._lock = DirectoryLock(self._directory / "lock", min(LOCK_DEADLINE_S, self._deadline_s / 2))
-            except OSError as error:
-                if error.errno not in _UNUSABLE:
-                    raise
-                raise LogBroken(
-                    f"log.directory is {self._directory}, which cannot be used ({error.strerror}): name a folder that "
-                    f"the gateway may write to"
-                ) from error
-            self._writer.open()
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = DirectoryLock(self._directory / "lock", min(LOCK_DEADLINE_S, self._deadline_s / 2))
+        except OSError as error:
+            if error.errno not in _UNUSABLE:
+                raise
+            raise LogBroken(
+                f"log.directory is {self._directory}, which cannot be used ({error.strerror}): name a folder that "
+                f"the gateway may write to"
+            ) from error
+        self._writer.open()
+        self._unread = deque(segments.listed(self._directory))
+        self._index = LogIndex(self._namespaces)
+        self._sifter = Sifter(
+            self._directory,
+            self._index,
+            self._writer,
+            self._state_disk,
+            segment_bytes=self._segment_bytes,
+            bytes_max=self._bytes_max,
+            deadline_s=self._deadline_s,
+            now_ms=self._now_ms,
+        )
+        self._sifter.look()
 
     def _open_state(self, epoch: int) -> tuple[int, bytes]:
-        with _Translated(self._directory):
-            state = self._state = State(self._directory / "state.sqlite", sync=self._sync)
-            return state.take_epoch(epoch, self._writer.epoch), state.seeds()
+        state = self._state = State(self._directory / "state.sqlite", sync=self._sync)
+        return state.take_epoch(epoch, self._writer.epoch), state.seeds()
 
     async def close(self) -> None:
         """See `Log.close`."""
@@ -158,6 +195,8 @@ class EmbeddedLog:
             return
         self._held.close()
         self._held = None
+        if self._sync_due is not None:
+            self._sync_due.cancel()
         self._state_disk.put(self._close_state)
         self._disk.put(self._close_segments)
         ends = await asyncio.gather(self._state_disk.close(), self._disk.close(), return_exceptions=True)
@@ -177,18 +216,34 @@ class EmbeddedLog:
     # --------------------------------------------------------------------------------------------------------- messages
 
     async def recover(self) -> AsyncIterator[bytes]:
-        """See `Log.recover`."""
-        for segment in await self._disk.run(self._listed):
+        """See `Log.recover`. What is read for the first time is put into the index on the way."""
+        for segment in await self._disk.run(segments.listed, self._directory):
             for records in await self._disk.run(self._records_of, segment):
                 yield records
-
-    def _listed(self) -> list[Segment]:
-        with _Translated(self._directory):
-            return segments.listed(self._directory)
+        unknown = await self._disk.run(self._index.unknown)
+        if unknown:
+            counts = [(name.decode(errors="replace"), count) for name, count in unknown.items()]
+            bound = ", or until log.bytes_max wants their room" if self._bytes_max else ""
+            say_unknown(f"the log in {self._directory}", counts, f"until they are {DAYS} days old{bound}")
 
     def _records_of(self, segment: Segment) -> list[bytes]:
-        with _Translated(self._directory):
-            return list(segments.records_of(segment, CHUNK_BYTES))
+        if self._unread and self._unread[0].number == segment.number:
+            return self._read_first()
+        return list(segments.chunks(records for _, records in segments.placed_of(segment)))
+
+    def _read_first(self) -> list[bytes]:
+        """The first segment that the index does not know: put there, and its records."""
+        first, found = self._unread[0], []
+        for at, records in segments.placed_of(first):
+            self._index.add(records, first.number, at)
+            found.append(records)
+        self._unread.popleft()
+        return list(segments.chunks(found))
+
+    def _index_rest(self) -> None:
+        """Nobody recovers first, or not to the end: still the index has to know everything."""
+        while self._unread:
+            self._read_first()
 
     async def append(self, batch: bytes) -> None:
         """See `Log.append`."""
@@ -235,8 +290,12 @@ class EmbeddedLog:
             with _Translated(self._directory):
                 lost = "the log was closed" if self._lock is None else self._lock.lost()
                 if lost:
-                    raise LogDeposed(lost)
-                self._writer.append([one.batch for one in group])
+                    raise (LogDeposed if self._lock is not None and self._lock.is_taken else LogLost)(lost)
+                if self._unread:
+                    self._index_rest()
+                places = self._writer.append([one.batch for one in group])
+                for one, at in zip(group, places, strict=True):
+                    self._index.add(one.batch, self._writer.file_number, at)
         except LogError as error:
             self._refused_below = group[0].generation + 1
             self._failure = error
@@ -255,77 +314,65 @@ class EmbeddedLog:
                 self._generation = max(self._generation, one.generation + 1)
                 if not one.answer.done():
                     one.answer.set_exception(type(error)(*error.args))
+        if self._sifter.is_crowded():
+            self._on_crowded()
         while len(self._recent) > RECENT_MAX:
             del self._recent[next(iter(self._recent))]
 
     async def load(self, channels: Sequence[bytes], *, messages: bool) -> list[Loaded]:
-        """See `Log.load`. Reads everything there is, since a router that recovered all has no need of it."""
-        positions = dict.fromkeys(channels, Position(0, 0))
-        records: dict[bytes, list[bytes]] = {channel: [] for channel in channels}
-        async for batch in self.recover():
-            for entry in log_records.entries(batch):
-                position = Position(entry.epoch, entry.offset)
-                if entry.channel not in positions or position <= positions[entry.channel]:
-                    continue
-                positions[entry.channel] = position
-                if messages and entry.kind == log_records.MESSAGE:
-                    records[entry.channel].append(entry.record)
-        return [Loaded(positions[channel], b"".join(records[channel])) for channel in channels]
+        """See `Log.load`. The index knows the positions; the messages are read by the thread that also sifts, so that
+        they stay where the index says meanwhile.
+        """
+        if self._unread:
+            await self._disk.run(self._index_rest)
+        if messages:
+            return await self._state_disk.run(read_channels, self._directory, self._index, channels)
+        return [Loaded(Position(*self._index.position(channel))) for channel in channels]
+
+    async def standing(self, namespaces: Sequence[str]) -> list[Standing]:
+        """See `Log.standing`."""
+        if self._unread:
+            await self._disk.run(self._index_rest)
+        return await self._state_disk.run(read_standing, self._directory, self._index, namespaces)
 
     # ------------------------------------------------------------------------------------------------------------ sift
 
     async def sift(self, keep: Sift) -> None:
-        """See `Log.sift`. When the old segments are twice what was kept of them the last time, they are sifted anew: so
-        each record is written again at most about once for each time that the log's size doubles.
-        """
-        await self._state_disk.run(self._sweep)
-        old = [segment for segment in await self._state_disk.run(self._listed) if segment.last < self._writer.number]
-        size = sum(segment.size for segment in old)
-        kept = sum(segment.size for segment in old if segment.sifted)
-        if size <= max(2 * kept, kept + self._segment_bytes):
-            return
-        sifted = Sifted(self._directory, self._writer.epoch)
-        for segment in old:
-            await self._sift_one(segment, sifted, keep)
-        await self._state_disk.run(self._finish, sifted)
-
-    async def _sift_one(self, segment: Segment, sifted: Sifted, keep: Sift) -> None:
-        kept = []
-        for records in await self._state_disk.run(self._records_of, segment):
-            try:
-                async with asyncio.timeout(self._deadline_s):
-                    kept.append(await keep(records))
-            except TimeoutError as error:
-                raise LogUnavailable(
-                    f"nobody said within {self._deadline_s:g} s what is kept of old records"
-                ) from error
-        if any(kept) and not sifted.size:
-            await self._state_disk.run(self._finish, sifted)  # of these nothing is kept: on a full disk, that helps
-        sifted.add(segment, kept)
-        if sifted.size >= self._segment_bytes:
-            await self._state_disk.run(self._finish, sifted)
-
-    def _finish(self, sifted: Sifted) -> None:
-        with _Translated(self._directory):
-            sifted.finish()
-
-    def _sweep(self) -> None:
-        with _Translated(self._directory):
-            self._there().sweep(self._now_ms())
-
-    def _there(self) -> State:
-        assert self._state is not None, "open comes first"
-        return self._state
+        """See `Log.sift`."""
+        await self._ask(lambda state, now_ms: state.sweep(now_ms))
+        if self._unread:
+            await self._disk.run(self._index_rest)
+        outgrown = self._sifter.outgrown
+        try:
+            await self._sifter.sift(keep)
+        finally:
+            self._on_disk(self._sifter.disk_bytes, self._sifter.outgrown - outgrown)
 
     # ---------------------------------------------------------------------------------------- sessions, cursors, bans
 
     async def save(self, changes: Changes) -> None:
         """See `Log.save`."""
         await self._ask(lambda state, now_ms: state.save(changes, now_ms))
+        if self._sync and self._sync_due is None and self._held is not None:
+            self._sync_due = asyncio.get_running_loop().call_later(STATE_SYNC_S, self._sync_state)
+
+    def _sync_state(self) -> None:
+        """What was saved is on disk soon; what fails here fails for the next save as well, which says so."""
+        self._sync_due = None
+        self._state_disk.put(self._sync_saved)
+
+    def _sync_saved(self) -> None:
+        if self._state is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._state.sync()
 
     async def sessions(self, ids: Sequence[bytes]) -> list[Session | None]:
         """See `Log.sessions`."""
         return await self._ask(lambda state, now_ms: state.sessions(ids, now_ms))
+
+    async def dates(self, ids: Sequence[bytes]) -> list[bytes]:
+        """See `Log.dates`."""
+        return await self._ask(lambda state, _: state.dates(ids))
 
     async def cursors(self, channels: Sequence[str]) -> list[Position | None]:
         """See `Log.cursors`."""
@@ -341,8 +388,8 @@ class EmbeddedLog:
 
     async def _ask(self, question: Callable[[State, int], _T]) -> _T:
         def answer() -> _T:
-            with _Translated(self._directory):
-                return question(self._there(), self._now_ms())
+            assert self._state is not None, "open comes first"
+            return question(self._state, self._now_ms())
 
         return await self._state_disk.run(answer)
 

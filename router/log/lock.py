@@ -26,6 +26,8 @@ class DirectoryLock:
 
     def __init__(self, path: Path, deadline_s: float) -> None:
         self._path = path
+        self.is_taken = False
+        """Whether `lost` found that another process has it."""
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._held = ACCOUNT.hold("control_fd", f"the log's {path.name}", fd=self._fd)
         self._mine = f"{os.getpid()} {secrets.token_hex(8)}\n".encode()
@@ -75,6 +77,7 @@ class DirectoryLock:
         same = (there.st_dev, there.st_ino) == (own.st_dev, own.st_ino)
         if same and os.pread(self._fd, len(self._mine) + 1, 0) == self._mine:
             return ""
+        self.is_taken = True
         return f"another process took {self._path}{self._taker()}"
 
     def _taker(self) -> str:

@@ -10,6 +10,7 @@ from router.config import RouterConfig
 from router.log.embedded import EmbeddedLog
 from router.log.port import Log, LogBroken, LogUnavailable, Opened
 from router.log.redis import RedisLog
+from router.log.sifting import segment_bytes_of
 
 BACKENDS = ("embedded", "redis", "none")
 OPEN_RETRY_S = 0.5
@@ -24,8 +25,21 @@ PACE_MS = 4
 _log = logging.getLogger("holdfast.log")
 
 
-def make_log(config: RouterConfig) -> Log | None:
-    """The log that the configuration names, not open yet; None: messages are kept in memory alone."""
+def make_log(
+    config: RouterConfig,
+    on_disk: Callable[[int, int], None] = lambda bytes_, outgrown: None,
+    on_crowded: Callable[[], None] = lambda: None,
+    on_kept: Callable[[int], None] = lambda bytes_: None,
+) -> Log | None:
+    """The log that the configuration names, not open yet; None: messages are kept in memory alone.
+
+    Args:
+        config: see there.
+        on_disk: see `EmbeddedLog`.
+        on_crowded: see `EmbeddedLog`.
+        on_kept: see `RedisLog`.
+
+    """
     if config.log_backend == "none":
         return None
     if config.log_backend == "redis":
@@ -35,8 +49,18 @@ def make_log(config: RouterConfig) -> Log | None:
             prefix=config.log_redis_prefix,
             replicas=None if config.log_redis_replicas < 0 else config.log_redis_replicas,
             key_window_s=config.key_window_s,
+            kept_bytes_max=config.log_redis_kept_bytes_max,
+            on_kept=on_kept,
         )
-    return EmbeddedLog(Path(config.log_directory), sync=config.log_sync)
+    return EmbeddedLog(
+        Path(config.log_directory),
+        sync=config.log_sync,
+        namespaces=config.namespaces,
+        segment_bytes=segment_bytes_of(config.log_disk_bytes_max),
+        bytes_max=config.log_disk_bytes_max,
+        on_disk=on_disk,
+        on_crowded=on_crowded,
+    )
 
 
 async def open_log(

@@ -10,6 +10,10 @@ from typing import NamedTuple, Protocol
 
 from core.ban_list import RESUME_AGE_MAX_MS
 
+# How long the date of a session that is over is kept: longer than a node is without a router. Whoever told of it before
+# its end and tells it again to the next one does not begin it again.
+ENDED_KEPT_MS = 600_000
+
 
 class LogError(Exception):
     """The tree of what a log says when it cannot do what was asked."""
@@ -21,6 +25,10 @@ class LogUnavailable(LogError):
 
 class LogDeposed(LogError):
     """Another router took the next epoch: nothing that this one appends is taken any more. It has to end."""
+
+
+class LogLost(LogDeposed):
+    """Its place was removed while it was used, and nobody else has it: a router that is started makes it anew."""
 
 
 class LogBroken(LogError):
@@ -60,6 +68,16 @@ class Loaded:
     """Its kept messages as log records, oldest first; empty unless they were asked for."""
 
 
+class Standing(NamedTuple):
+    """A channel of which messages are kept."""
+
+    channel: bytes
+    position: Position
+    """Of its last message."""
+    time_ms: int
+    """When the newest that is kept was made, wall clock."""
+
+
 @dataclass
 class SessionChange:
     """What became of a session since the last save."""
@@ -69,22 +87,50 @@ class SessionChange:
     stored (never opened, over, or expired) changes nothing: a late acknowledgement does not bring it back."""
     expires_ms: int | None = None
     """Wall clock; after it the session is as good as over. None: as before; of one that is new, never."""
-    channels: dict[str, Position | None] = field(default_factory=dict)
+    channels: dict[str, tuple[int, int] | None] = field(default_factory=dict)
     """Joined, or acknowledged up to there; None: left."""
-    known: dict[str, Position] = field(default_factory=dict)
-    """Joined, by the word of a worker to an earlier router: where a channel is stored, what is stored of it stays."""
+    joined: set[str] = field(default_factory=set)
+    """Those of `channels` that were joined at the position: it counts. Any other one that is lower than what is stored
+    changes nothing: what was acknowledged stays so, whatever is told late."""
     ended: bool = False
-    """The session is over: whatever is stored of it goes."""
+    """The session is over: whatever is stored of it goes, but `date` for ENDED_KEPT_MS. With `opened`, it was opened
+    again after that."""
+    date: bytes = b""
+    """Of the newest record that this says, or nothing: 8 bytes name an order, digits say the place in it. What is
+    stored never goes back in the same order; one of another order takes its place."""
 
-    def channels_after(self, channels: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
-        """What a session's channels are after this change, unless it is over."""
-        after = {**self.known, **channels}
+    def put(self, channel: str, position: tuple[int, int] | None, *, joined: bool = False) -> None:
+        """Add what happened in a channel after what this says already."""
+        before = self.channels.get(channel)
+        if position is None:
+            self.joined.discard(channel)
+        elif joined or (before is None and channel in self.channels):
+            self.joined.add(channel)  # what was stored before it was left does not count
+        elif before is not None:
+            position = max(position, before)
+        self.channels[channel] = position
+
+    def put_all(self, channels: Mapping[str, tuple[int, int]], *, joined: bool) -> None:
+        """`put` for many at once."""
+        if joined:
+            self.channels.update(channels)
+            self.joined.update(channels)
+            return
+        for channel, position in channels.items():
+            self.put(channel, position)
+
+    def channels_after(self, stored: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+        """A session's channels as stored, after this."""
+        channels = {} if self.ended else dict(stored)
+        if not channels:
+            return {name: position for name, position in self.channels.items() if position is not None}
         for name, position in self.channels.items():
             if position is None:
-                after.pop(name, None)
+                channels.pop(name, None)
             else:
-                after[name] = position
-        return after
+                before = channels.get(name)
+                channels[name] = position if before is None or name in self.joined else max(position, before)
+        return channels
 
 
 @dataclass
@@ -155,6 +201,13 @@ class Log(Protocol):
     async def load(self, channels: Sequence[bytes], *, messages: bool) -> list[Loaded]:
         """What is kept of channels, in one round trip, in their order."""
 
+    async def standing(self, namespaces: Sequence[str]) -> list[Standing]:
+        """The channels of some namespaces of domain global of which messages are kept, the one with the newest first.
+
+        For whoever has not recovered all: nobody names these channels before they are told of. It may give some whose
+        messages are too old already.
+        """
+
     async def sift(self, keep: "Sift") -> None:
         """Called now and then: give back the place of what is not kept any more.
 
@@ -167,6 +220,9 @@ class Log(Protocol):
     async def sessions(self, ids: Sequence[bytes]) -> list[Session | None]:
         """Sessions, in the order of their ids; None: not known, over, or expired."""
 
+    async def dates(self, ids: Sequence[bytes]) -> list[bytes]:
+        """`SessionChange.date` as stored, in the order of the ids, also of sessions that are over; b"": none is."""
+
     async def cursors(self, channels: Sequence[str]) -> list[Position | None]:
         """Cursors, in the order of the channels."""
 
@@ -177,7 +233,7 @@ class Log(Protocol):
         """The bans that are kept (`Ban.kept_ms`), with those that are over but are kept still."""
 
     async def close(self) -> None:
-        """Give up what is held; nothing that was answered is lost."""
+        """Give up what is held; nothing that was answered is lost. One that is closed has nothing left to do."""
 
 
 class Sift(Protocol):
@@ -186,7 +242,9 @@ class Sift(Protocol):
     async def __call__(self, records: bytes) -> bytes:
         """Those of `records`, a batch of old ones, that have to stay, as a batch in the same order.
 
-        A message that is kept stays as it is; the last position of a channel whose message goes stands in the message's
-        place as LOG_POSITION; everything else is left out. The log puts the answer where the old records were, so that
-        `recover` still gives a channel's records in the order of their positions: nothing is to be appended again.
+        Messages that their namespace's size does not keep any more are not among them, but as positions where one may
+        be wanted. A message that is kept stays as it is; the last position of a channel whose message goes stands in
+        the message's place as LOG_POSITION; everything else is left out. The log puts the answer where the old records
+        were, so that `recover` still gives a channel's records in the order of their positions: nothing is to be
+        appended again.
         """

@@ -2,11 +2,13 @@
 
 Keys, with `hf:` as prefix, s0 to s15 for shards of channels, u0 to u255 for users' and sessions' own:
 
-    hf:log                     a hash: the epoch of the last router that opened the log, and the seeds
-    hf:{s7}:epoch             a hash: the epoch that may append to the shard, and its last batch
+    hf:log                     a hash: the epoch of the last router that opened the log, who that is, the seeds, and the
+                               number of this format (FORMAT)
+    hf:{s7}:epoch             a hash: the epoch that may append to the shard, its last batch, whether it is replicated
     hf:{s7}:c:<channel>       a stream: id epoch-offset, field m: the log record (core/log_records.pxd)
     hf:{s7}:keys, …:tail      streams: idempotency keys of the window, and origins of the last minute
-    hf:{u7}:s:<session>       a hash: what HELLO said of it, when it expires, and where it stands
+    hf:{s7}:global            a sorted set: keys of channels that everybody hears, by when each leaves it
+    hf:{u7}:s:<session>       a hash: what HELLO said of it, when it expires, its date, and where it stands
     hf:{u7}:cursor:<channel>  a string: where a user stands
     hf:bans                    a hash
 
@@ -17,6 +19,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
@@ -25,18 +28,36 @@ from core import log_records
 from core.namespace_spec import BUILT_IN, NamespaceSpec
 from core.owned import ACCOUNT
 from core.redis_batch import tail_records
-from router.log.port import Ban, Changes, Loaded, LogBroken, LogError, LogUnavailable, Opened, Position, Session, Sift
-from router.log.redis_append import Appender
+from router.log.port import (
+    Ban,
+    Changes,
+    Loaded,
+    LogBroken,
+    LogDeposed,
+    LogError,
+    LogUnavailable,
+    Opened,
+    Position,
+    Session,
+    Sift,
+    Standing,
+)
+from router.log.redis_append import DEPOSED_BY, REPLICATED, Appender
 from router.log.redis_keys import SHARDS, Keys
 from router.log.redis_link import Link, pack
 from router.log.redis_nodes import Nodes
-from router.log.redis_scripts import ALL, FENCE, LOAD, TRIM
+from router.log.redis_scripts import ALL, FENCE, LOAD, NEWEST, OPEN, TRIM
 from router.log.redis_sessions import Sessions, ask_all, position_of, wall_ms
+from router.log.redis_settings import concerns_of
 from router.log.redis_url import Address, parse
+from router.log.unknown import DAYS, NAMED_MAX, say_unknown
 
 DEADLINE_S = 2.0
 SEED_BYTES = 48
 VERSION_MIN = (7, 0)
+# Of all keys together. To be raised with any change that a program of before would misread: it refuses the log then.
+# What is older is read as it is, and is of this format once it is opened; what has no number is older than all.
+FORMAT = 1
 OPEN_ROUNDS_MAX = 8
 RECOVER_ENTRIES = 500
 SCAN_COUNT = 500
@@ -48,6 +69,7 @@ HEAL_LAST_S = 2.0
 SETTLE_DEADLINE_S = 2.0
 # So that no answer is of more than some dozen megabytes.
 LOAD_CHANNELS = 32
+KEPT_BYTES_MAX = 256 * 1024 * 1024
 _SIZE_TIME = struct.Struct("<I20xQ")  # of a log record: its size, and when it was made
 _log = logging.getLogger("holdfast")
 
@@ -67,6 +89,8 @@ class RedisLog:
         replicas: how many replicas must have what is answered; None: one, where there is one.
         deadline_s: for each command; what takes longer is LogUnavailable.
         key_window_s: for how long idempotency keys are remembered.
+        kept_bytes_max: of what was appended lately, to be given again.
+        on_kept: called with how much of that is kept whenever it changes.
         clock_ms: the wall clock.
 
     Raises:
@@ -83,6 +107,8 @@ class RedisLog:
         replicas: int | None = None,
         deadline_s: float = DEADLINE_S,
         key_window_s: int = 300,
+        kept_bytes_max: int = KEPT_BYTES_MAX,
+        on_kept: Callable[[int], None] = lambda bytes_: None,
         clock_ms: Callable[[], int] = wall_ms,
     ) -> None:
         self.keys = Keys(prefix, namespaces)
@@ -94,12 +120,16 @@ class RedisLog:
         self._epoch = 0
         # Appends have connections of their own: a long answer to something else would hold them up.
         self._append_nodes = Nodes(self._url, deadline_s, self._greet_append)
-        self._nodes = Nodes(self._url, deadline_s, self._greet)
-        self.appender = Appender(self._append_nodes, self.keys, key_window_s * 1000, deadline_s)
-        self._sessions = Sessions(self._nodes, self.keys, namespaces, clock_ms)
+        self._nodes = Nodes(self._url, deadline_s, self._greet_other)
+        self.appender = Appender(
+            self._append_nodes, self.keys, key_window_s * 1000, deadline_s, kept_bytes_max, on_kept
+        )
+        self._sessions = Sessions(self._nodes, self.keys, namespaces, deadline_s, clock_ms)
         self._links = 0
         self._healing: asyncio.Task[None] | None = None
         self._scans: dict[Address, bytes] = {}
+        self._told_unknown: set[bytes] = set()
+        self._told_settings: set[tuple[str, str]] = set()
         self._closed = False
 
     # --------------------------------------------------------------------------------------------------------- opening
@@ -112,6 +142,7 @@ class RedisLog:
             if highest < epoch:
                 self._epoch = self.appender.epoch = epoch
                 await self._wait_for_replicas()
+                await self._ask_marks()
                 return Opened(epoch, self._seeds, complete=False)
             epoch = highest + 1
         raise LogUnavailable("other routers open this log at the same time, again and again: stop all but one")
@@ -125,10 +156,27 @@ class RedisLog:
             if len(seeds) != SEED_BYTES:
                 raise LogBroken(f"{root.decode()} in Redis has no seeds of ours: use another prefix")
             epoch = max(wish, int(stored or 0) + 1)
-            script = pack("EVALSHA", FENCE.sha, 1, root, b"%020d" % epoch)
-            [higher] = await ask_all(self._nodes, [(slot, script)])
+            [(higher, later)] = await ask_all(self._nodes, [(slot, self._open(epoch))])
+            if later:
+                raise LogBroken(
+                    f"the log at {root.decode()} in Redis is of format {later.decode(errors='replace')}, and this"
+                    f" program reads up to format {FORMAT}: start the version of Holdfast that wrote it, or use another"
+                    " prefix"
+                )
             if not higher:
                 return epoch, seeds
+
+    def _open(self, epoch: int) -> bytes:
+        """The command that takes the root."""
+        who = f"process {os.getpid()} on {socket.gethostname()}"
+        return pack("EVALSHA", OPEN.sha, 1, self.keys.root, b"%020d" % epoch, FORMAT, who)
+
+    async def _deposer(self) -> str:
+        """Who has the log now, as far as it is known, to stand behind a message."""
+        with contextlib.suppress(LogError):
+            [who] = await ask_all(self._nodes, [(self.keys.root_slot, pack("HGET", self.keys.root, "holder"))])
+            return f": {who.decode(errors='replace')} has it" if who else ""
+        return ""
 
     async def _fence(self, epoch: int) -> int:
         """Tell every shard; the highest epoch that was not below this one, or 0."""
@@ -145,6 +193,18 @@ class RedisLog:
             if count:
                 await link.ask(["WAIT", count, int(self._deadline_s * 500)])
 
+    async def _ask_marks(self) -> None:
+        """Which shards had a replica when an earlier router appended to them."""
+        if self._wanted_replicas == 0:  # there are none any more, say those who know
+            return
+        commands = [
+            (slot, pack("HGET", start + b"epoch", REPLICATED))
+            for start, slot in zip(self.keys.shards, self.keys.shard_slots, strict=True)
+        ]
+        marks = [mark is not None for mark in await ask_all(self._nodes, commands)]
+        self.appender.on_marks(marks)
+        self._sessions.on_marks(marks)
+
     async def _greet(self, link: Link) -> None:
         version = tuple(int(part) for part in link.version.split(".")[:2])
         if version < VERSION_MIN:
@@ -153,10 +213,36 @@ class RedisLog:
 
     async def _greet_append(self, link: Link) -> None:
         await self._greet(link)
-        self.appender.on_link(link, await self._replicas(link))
+        if self.appender.on_link(link, await self._replicas(link)):
+            self._nodes.drop_all("the connection for appends was lost: another server may be the primary now")
+        await self._say_settings(link)
+        self._heal_soon()
+
+    async def _greet_other(self, link: Link) -> None:
+        await self._greet(link)
+        if self._sessions.kept_bytes:
+            self._heal_soon()  # whoever connects may have a deadline of its own, too short for what is given again
+        await self._stop_if_deposed(link)
+        await self._sessions.on_link(link, await self._replicas(link))
+
+    async def _stop_if_deposed(self, link: Link) -> None:
+        """A router that was replaced must not say again what another one has changed since."""
+        if self._epoch and self._nodes.owner(self.keys.root_slot) == link.address:
+            [epoch] = await link.ask(["HGET", self.keys.root, "epoch"])
+            if int(epoch or 0) > self._epoch:
+                raise LogDeposed(f"a router with an epoch above {self._epoch} has this log now: this one has to end")
+
+    def _heal_soon(self) -> None:
         self._links += 1
         if self._healing is None or self._healing.done():
             self._healing = ACCOUNT.task(self._heal(), "what Redis may have lost is given to it again")
+
+    async def _say_settings(self, link: Link) -> None:
+        """Warn of settings of a server that lose messages, of each once: it may be connected to again and again."""
+        for concern in await concerns_of(link) or ():
+            if (link.name, concern) not in self._told_settings:
+                self._told_settings.add((link.name, concern))
+                _log.warning("%s keeps less than what is promised: %s", link.name, concern)
 
     async def _replicas(self, link: Link) -> int:
         if self._wanted_replicas is not None:
@@ -195,6 +281,8 @@ class RedisLog:
                         return
                     except LogUnavailable:
                         await asyncio.sleep(HEAL_FIRST_S)
+                    except LogDeposed:  # who has it now has what its own start found
+                        return
                     except LogError as error:
                         _log.warning("what Redis may have lost was not given to it again: %s", error)
                         return
@@ -206,15 +294,19 @@ class RedisLog:
         """A server that has forgotten this router, or never knew it, is told of it."""
         if self._epoch:
             root, slot = self.keys.root, self.keys.root_slot
-            fence = pack("EVALSHA", FENCE.sha, 1, root, b"%020d" % self._epoch)
-            await ask_all(self._nodes, [(slot, pack("HSETNX", root, "seeds", self._seeds)), (slot, fence)])
+            seeds = pack("HSETNX", root, "seeds", self._seeds)
+            await ask_all(self._nodes, [(slot, seeds), (slot, self._open(self._epoch))])
             await self._fence(self._epoch)
+        await self._sessions.heal()
 
     # -------------------------------------------------------------------------------------------------------- messages
 
     async def append(self, batch: bytes) -> None:
         """See the port."""
-        await self.appender.append(batch)
+        try:
+            await self.appender.append(batch)
+        except LogDeposed as error:
+            raise LogDeposed(f"{error}{await self._deposer()}") from error
 
     async def recover(self) -> AsyncIterator[bytes]:
         """See the port. They are records without bodies, for their keys and origins."""
@@ -275,8 +367,34 @@ class RedisLog:
                 kept.append(record)
         return Loaded(position_of(last), b"".join(kept))
 
+    async def standing(self, namespaces: Sequence[str]) -> list[Standing]:
+        """See the port. Each batch with a message of such a channel that is not listed yet lists it."""
+        wanted = {name.encode() for name in namespaces}
+        lists = await ask_all(
+            self._nodes,
+            [
+                (slot, pack("ZRANGE", start + b"global", 0, -1))
+                for start, slot in zip(self.keys.shards, self.keys.shard_slots, strict=True)
+            ],
+        )
+        channels = [name.partition(b"}:c:")[2] for names in lists for name in names]
+        channels = [channel for channel in channels if channel.partition(b":")[0] in wanted]
+        answers = await ask_all(self._nodes, [self._newest(channel) for channel in channels])
+        found = [
+            Standing(channel, position_of(answer[0]), _SIZE_TIME.unpack_from(answer[1])[1])
+            for channel, answer in zip(channels, answers, strict=True)
+            if answer and len(answer[1]) == log_records.HEAD_BYTES  # else it is told to whoever loads it
+        ]
+        return sorted(found, key=lambda one: one.time_ms, reverse=True)
+
+    def _newest(self, channel: bytes) -> tuple[int, bytes]:
+        """The command for a channel."""
+        key, slot = self.keys.channel(channel)
+        return slot, pack("EVALSHA", NEWEST.sha, 1, key, log_records.HEAD_BYTES)
+
     async def sift(self, keep: Sift) -> None:
         """See the port: trims by age and bytes, some keys each time. `keep` is not asked: a stream loses its oldest."""
+        await self._check_is_mine()
         until = asyncio.get_running_loop().time() + SIFT_S
         links = {link.address: link for slot in self.keys.shard_slots if (link := await self._nodes.link(slot))}
         pattern = self.keys.shards[0].replace(b"{s0}", b"{s*}") + b"c:*"
@@ -292,9 +410,25 @@ class RedisLog:
                 ]
                 [(cursor, names)] = await link.ask(asked)
                 self._scans[address] = cursor
+                self._say_unknown(names)
                 await ask_all(self._nodes, [self._trim(name) for name in names])
                 if cursor == b"0" or asyncio.get_running_loop().time() > until:
                     break
+
+    def _say_unknown(self, names: list[bytes]) -> None:
+        """Warn, once of each, of namespaces that are not configured: Redis is not read at a start."""
+        found = {name.partition(b"}:c:")[2].partition(b":")[0] for name in names}
+        new = {space for space in found if not self.keys.is_known(space)} - self._told_unknown
+        if new and len(self._told_unknown) < NAMED_MAX:
+            self._told_unknown |= new
+            counts = [(space.decode(errors="replace"), None) for space in new]
+            say_unknown("the log in Redis", counts, f"until their keys expire, or they are {DAYS} days old")
+
+    async def _check_is_mine(self) -> None:
+        """Who appends nothing would not notice that another has the log, and would keep its clients for ever."""
+        [stored] = await ask_all(self._nodes, [(self.keys.root_slot, pack("HGET", self.keys.root, "epoch"))])
+        if stored and int(stored) > self._epoch:
+            raise LogDeposed(f"{DEPOSED_BY.format(self._epoch)}{await self._deposer()}")
 
     def _trim(self, name: bytes) -> tuple[int, bytes]:
         """The command for the channel with this key."""
@@ -315,6 +449,10 @@ class RedisLog:
         """See the port."""
         return await self._sessions.sessions(ids)
 
+    async def dates(self, ids: Sequence[bytes]) -> list[bytes]:
+        """See the port."""
+        return await self._sessions.dates(ids)
+
     async def cursors(self, channels: Sequence[str]) -> list[Position | None]:
         """See the port."""
         return await self._sessions.cursors(channels)
@@ -329,11 +467,13 @@ class RedisLog:
 
     async def close(self) -> None:
         """See the port."""
+        if self._closed:
+            return
         self._closed = True
         if self._healing is not None:
             self._healing.cancel()
             await asyncio.wait([self._healing], timeout=1)
-        if not self.appender.is_whole():
+        if not (self.appender.is_whole() and self._sessions.is_whole()):
             await self._settle()
         await self._append_nodes.close()
         await self._nodes.close()

@@ -6,21 +6,36 @@ Each key has a shard's hash tag, so that one script may touch all keys of a shar
 import zlib
 from collections.abc import Sequence
 
-from core.namespace_spec import BUILT_IN, DAY_S, NamespaceSpec
+from core.namespace_spec import (
+    BUILT_IN,
+    DAY_S,
+    HISTORY_AGE_S_MAX,
+    HISTORY_BYTES_MAX,
+    HISTORY_MESSAGES_MAX,
+    NamespaceSpec,
+)
 from router.log.redis_nodes import slot_of
 
 # Each costs a script a batch, about 15 µs of Redis and of us: with 256 of them a batch of 300 records took three times
 # as long. As many primaries of a cluster can take part.
 SHARDS = 16
 USER_SHARDS = 256
-# A channel without a namespace of its own is kept like this one.
-_OTHERS = NamespaceSpec(name="", domain="group")
+# Twice as long as it takes until a channel that is spoken in is listed again (core/redis_batch.pxd, REFRESH_MINUTES).
+_LISTED_LONGER_MS = 2 * 3_600_000
+# Channels of a namespace that is not configured: theirs may have been as large as any, and may be configured again.
+_OTHERS = NamespaceSpec(
+    name="",
+    domain="group",
+    history_messages=HISTORY_MESSAGES_MAX,
+    history_bytes=HISTORY_BYTES_MAX,
+    history_age_s=HISTORY_AGE_S_MAX,
+)
 
 
 class Retention:
     """What is kept of the channels of one namespace."""
 
-    __slots__ = ("age_ms", "bytes", "expire_ms", "messages")
+    __slots__ = ("age_ms", "bytes", "expire_ms", "listed_ms", "messages")
 
     def __init__(self, spec: NamespaceSpec) -> None:
         self.messages = spec.history_messages
@@ -28,6 +43,13 @@ class Retention:
         self.age_ms = spec.history_age_s * 1000
         # Well after its messages, so that a channel's last position outlives them.
         self.expire_ms = 2 * self.age_ms + DAY_S * 1000
+        # What everybody hears is told to whoever comes, so that a router has to know of it without being asked.
+        self.listed_ms = self.age_ms + _LISTED_LONGER_MS if spec.domain == "global" else 0
+
+    @property
+    def settings(self) -> str:
+        """How long the key of a channel is kept and, if it is, listed, for the script that appends."""
+        return f"{self.expire_ms}:{self.listed_ms}" if self.listed_ms else f"{self.expire_ms}"
 
 
 class Keys:
@@ -77,6 +99,10 @@ class Keys:
         name = channel.encode()
         number = zlib.crc32(name) % USER_SHARDS
         return b"%scursor:%s" % (self.users[number], name), self.user_slots[number]
+
+    def is_known(self, namespace: bytes) -> bool:
+        """Whether it is configured."""
+        return namespace in self._retentions
 
     def retention(self, channel: bytes) -> Retention:
         return self._retentions.get(channel.partition(b":")[0], self._others)

@@ -103,6 +103,8 @@ class Link(asyncio.Protocol):
         self.version = ""
         self.why_lost = ""
         """Why it cannot be used any more; empty while it can."""
+        self.wants_credentials = False
+        """It answered that it knows us by a password only."""
         self._deadline_s = deadline_s
         self._loop = asyncio.get_running_loop()
         self._closed = self._loop.create_future()
@@ -171,7 +173,7 @@ class Link(asyncio.Protocol):
         [answer] = await self.ask(hello)
         said = {key.decode(): value for key, value in answer.items()}
         self.role, self.version = said.get("role", b"sentinel").decode(), said["version"].decode()
-        if url.database and credentials:
+        if url.database and self.role != "sentinel":
             await self.ask(["SELECT", url.database])
 
     async def ask(self, *commands: _Args) -> list[Any]:
@@ -185,6 +187,7 @@ class Link(asyncio.Protocol):
         for answer in answers:
             if isinstance(answer, hiredis.HiredisError):
                 if is_stale(answer):
+                    self.wants_credentials = str(answer).startswith("NOAUTH")
                     self.drop(str(error_of(answer, self.name)))
                 raise error_of(answer, self.name)
         return answers

@@ -49,6 +49,15 @@ class Nodes:
         link = self._links.get(self._owners[slot])
         return link if link is not None and not link.why_lost else None
 
+    def owner(self, slot: int) -> Address | None:
+        """Who has a slot, as far as it is known."""
+        return None if self._owners is None else self._owners[slot]
+
+    def drop_all(self, why: str) -> None:
+        """Give up the connections that are there: who has what is looked up again."""
+        for link in self._links.values():
+            link.drop(why)
+
     async def link(self, slot: int) -> Link:
         """The connection for a slot, made if need be.
 
@@ -102,18 +111,29 @@ class Nodes:
             known += [address for address in self._links if address not in known]
         said = []
         for address in known:
-            link = Link(address, self._deadline_s)
             try:
-                await link.connect(self._url, credentials=self._url.kind == "cluster")
-                if self._url.kind == "sentinel":
-                    return await self._ask_sentinel(link)
-                return await self._ask_cluster(link)
+                return await self._ask_who(address, credentials=self._url.kind == "cluster")
             except LogUnavailable as error:
                 said.append(str(error))
-            finally:
-                link.drop("asked")
-                await link.closed()
         raise LogUnavailable(f"who has what is told by nobody: {'; '.join(said)}")
+
+    async def _ask_who(self, address: Address, *, credentials: bool) -> list[Address]:
+        """Ask one of them; a sentinel gets the URL's credentials if it asks for some."""
+        link = Link(address, self._deadline_s)
+        try:
+            await link.connect(self._url, credentials=credentials)
+            if self._url.kind == "sentinel":
+                return await self._ask_sentinel(link)
+            return await self._ask_cluster(link)
+        except LogUnavailable as error:
+            if not link.wants_credentials or credentials or not self._url.password:
+                if credentials and self._url.kind == "sentinel":
+                    raise LogUnavailable(f"{error}; this is a sentinel, which is told those for the servers") from None
+                raise
+        finally:
+            link.drop("asked")
+            await link.closed()
+        return await self._ask_who(address, credentials=True)
 
     async def _ask_sentinel(self, link: Link) -> list[Address]:
         [found] = await link.ask(["SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._url.primary])

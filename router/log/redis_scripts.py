@@ -18,10 +18,12 @@ class Script:
         return hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
 
 
-# KEYS: the shard's epoch, its keys, its tail, then channels.
+# KEYS: the shard's epoch, its keys, its tail, its list of global channels, then channels.
 # ARGV: epoch, number of the batch in this shard, window of the keys in ms, window of the tail in ms, entries of those
 # two kept at most, the keys, the tail, for each channel how many messages are kept, ms until it is forgotten (0: as it
-# is), number of records, and for each record id and bytes; at last 1 to accept that batches before it are missing.
+# is) and, behind a colon, for how many ms it is listed, if it is; number of records, and for each record id and bytes;
+# at last 1 to accept that batches before it are missing.
+# The list is by the time at which a channel leaves it, the last 1024 at most: eight times what a router tells of.
 # Answers the number of the last batch that the shard has: the one given, unless an earlier one is missing; -1: deposed.
 APPEND = Script(b"""#!lua
 local state = redis.call('HMGET', KEYS[1], 'epoch', 'batch')
@@ -36,8 +38,13 @@ if batch <= have then
   redis.call('HSET', KEYS[1], 'batch', string.format('%.0f', have))
   return batch
 end
+local time
+local function now_ms()
+  time = time or redis.call('TIME')
+  return tonumber(time[1]) * 1000
+end
 local at = 8
-for channel = 4, #KEYS do
+for channel = 5, #KEYS do
   local kept, expire, records = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
   at = at + 3
   for _ = 1, records do
@@ -50,15 +57,23 @@ for channel = 4, #KEYS do
     end
     at = at + 2
   end
-  if expire ~= '0' then redis.call('PEXPIRE', KEYS[channel], expire) end
+  if expire ~= '0' then
+    local forgotten, listed = string.match(expire, '^(%d+):?(%d*)$')
+    redis.call('PEXPIRE', KEYS[channel], forgotten)
+    if listed ~= '' then
+      local leaves = string.format('%.0f', now_ms() + tonumber(listed))
+      redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', string.format('%.0f', now_ms()))
+      redis.call('ZADD', KEYS[4], leaves, KEYS[channel])
+      redis.call('ZREMRANGEBYRANK', KEYS[4], 0, -1025)
+      redis.call('PEXPIREAT', KEYS[4], redis.call('ZRANGE', KEYS[4], -1, -1, 'WITHSCORES')[2])
+    end
+  end
 end
-local time
 for index = 2, 3 do
   local blob, window = ARGV[index + 4], ARGV[index + 1]
   if blob ~= '' then
-    time = time or redis.call('TIME')
-    local oldest = tonumber(time[1]) * 1000 - tonumber(window)
-    redis.call('XADD', KEYS[index], 'MINID', '~', string.format('%.0f', oldest), '*', 'r', blob)
+    local oldest = string.format('%.0f', now_ms() - tonumber(window))
+    redis.call('XADD', KEYS[index], 'MINID', '~', oldest, '*', 'r', blob)
     if batch % 64 == 0 then redis.call('XTRIM', KEYS[index], 'MAXLEN', '~', ARGV[5]) end
     redis.call('PEXPIRE', KEYS[index], window)
   end
@@ -75,25 +90,55 @@ redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'batch', '0')
 return ''
 """)
 
-# KEYS: a session. ARGV: 1 if it is over, what HELLO said or nothing, when it expires or nothing, number of fields to
-# set, fields and values (with ? before it: only where there is none), fields to remove. What is not known and not
-# opened stays unknown.
+# KEYS: the log's root. ARGV: a new epoch, the format that its router writes, who that is. Answers the epoch that is
+# there if the new one is not higher, and the format if that is a later one: then nothing is changed. Two empty strings:
+# it has the log now.
+OPEN = Script(b"""#!lua
+local root = redis.call('HMGET', KEYS[1], 'epoch', 'format')
+if root[2] and (tonumber(root[2]) or 1 / 0) > tonumber(ARGV[2]) then return {'', root[2]} end
+if root[1] and root[1] >= ARGV[1] then return {root[1], ''} end
+redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'batch', '0', 'format', ARGV[2], 'holder', ARGV[3])
+return {'', ''}
+""")
+
+# KEYS: a session. ARGV: 1 if it is over, what HELLO said or nothing, when it expires or nothing, its date or nothing,
+# ms for which that is kept of one that is over, number of fields to set, how many of these, the last ones, only if
+# their position (epoch-offset) is higher than what is there, fields and values, fields to remove. What is not known and
+# not opened stays unknown. A date (8 bytes name an order, digits follow) never goes back in the same order.
 SESSION = Script(b"""#!lua
-if ARGV[1] == '1' then return redis.call('DEL', KEYS[1]) end
+local function above(one, other)
+  if #one ~= #other then return #one > #other end
+  return one > other
+end
+local function higher(position, stored)
+  if not stored then return true end
+  local epoch, offset = string.match(position, '^(%d+)-(%d+)$')
+  local before, held = string.match(stored, '^(%d+)-(%d+)$')
+  if epoch ~= before then return above(epoch, before) end
+  return above(offset, held)
+end
+local date, stored = ARGV[4], redis.call('HGET', KEYS[1], 'date')
+if date == '' or stored and stored:sub(1, 8) == date:sub(1, 8) and stored:sub(9) > date:sub(9) then date = stored end
+if ARGV[1] == '1' then redis.call('DEL', KEYS[1]) end
 if ARGV[2] ~= '' then
+  if redis.call('HEXISTS', KEYS[1], 'opened') == 0 then redis.call('PERSIST', KEYS[1]) end
   redis.call('HSET', KEYS[1], 'opened', ARGV[2])
-elseif redis.call('EXISTS', KEYS[1]) == 0 then
+elseif redis.call('HEXISTS', KEYS[1], 'opened') == 0 then
+  if ARGV[1] == '1' and date then
+    redis.call('HSET', KEYS[1], 'date', date)
+    redis.call('PEXPIRE', KEYS[1], ARGV[5])
+  end
   return 0
 end
-local fields = tonumber(ARGV[4])
-for at = 5, 3 + 2 * fields, 2 do
-  if ARGV[at + 1]:sub(1, 1) == '?' then
-    redis.call('HSETNX', KEYS[1], ARGV[at], ARGV[at + 1]:sub(2))
-  else
+if date then redis.call('HSET', KEYS[1], 'date', date) end
+local fields = tonumber(ARGV[6])
+local counts = 7 + 2 * (fields - tonumber(ARGV[7]))
+for at = 8, 6 + 2 * fields, 2 do
+  if at <= counts or higher(ARGV[at + 1], redis.call('HGET', KEYS[1], ARGV[at])) then
     redis.call('HSET', KEYS[1], ARGV[at], ARGV[at + 1])
   end
 end
-for at = 5 + 2 * fields, #ARGV do redis.call('HDEL', KEYS[1], ARGV[at]) end
+for at = 8 + 2 * fields, #ARGV do redis.call('HDEL', KEYS[1], ARGV[at]) end
 if ARGV[3] ~= '' then
   redis.call('HSET', KEYS[1], 'expires', ARGV[3])
   redis.call('PEXPIREAT', KEYS[1], ARGV[3])
@@ -134,6 +179,17 @@ end
 return found
 """)
 
+# KEYS: a channel. ARGV: how many bytes of a message to read. Answers its last id and the first bytes of its newest
+# message; nothing if none is kept.
+NEWEST = Script(b"""#!lua flags=no-writes
+local entries = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
+if #entries == 0 then return {} end
+local said = redis.call('XINFO', 'STREAM', KEYS[1])
+for at = 1, #said, 2 do
+  if said[at] == 'last-generated-id' then return {said[at + 1], entries[1][2][2]:sub(1, tonumber(ARGV[1]))} end
+end
+""")
+
 # KEYS: a channel. ARGV: the wall clock's ms before which messages are too old, ms until the channel is forgotten, how
 # many bytes of messages are kept, how many bytes of each do not count. Reads when a record was made from its bytes
 # (core/log_records.pxd), oldest first, and trims up to the first that is young enough, at most 100 at a time. What is
@@ -164,4 +220,4 @@ while true do
 end
 """)
 
-ALL = (APPEND, FENCE, SESSION, CURSOR, LOAD, TRIM)
+ALL = (APPEND, FENCE, OPEN, SESSION, CURSOR, LOAD, NEWEST, TRIM)

@@ -1,6 +1,13 @@
-"""Sessions, cursors and bans in Redis: a hash a session, a string a cursor, one hash for the bans."""
+"""Sessions, cursors and bans in Redis: a hash a session, a string a cursor, one hash for the bans.
 
+As with what is appended (redis_append), replicas have it before it counts as stored, and what was stored in the last
+minute is kept here: each new connection is given it again before anything else is asked there, for its server may have
+come back, or be primary now, without it. In order it changes nothing of what is there: the last that is said counts.
+"""
+
+import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -8,7 +15,8 @@ import hiredis
 import msgspec
 
 from core.namespace_spec import DAY_S, NamespaceSpec
-from router.log.port import Ban, Changes, LogBroken, LogUnavailable, Position, Session, SessionChange
+from router.log.port import ENDED_KEPT_MS, Ban, Changes, LogBroken, LogUnavailable, Position, Session, SessionChange
+from router.log.redis_append import KEPT_S, REPLICA_MISSED_S
 from router.log.redis_keys import Keys
 from router.log.redis_link import Link, error_of, is_stale, pack
 from router.log.redis_nodes import Nodes
@@ -16,6 +24,11 @@ from router.log.redis_scripts import CURSOR, SESSION
 
 # Commands sent before answers are waited for, so that neither side holds more than a few megabytes.
 CHUNK = 1_000
+# Of what was stored in the last KEPT_S: some 170,000 changes, four seconds of a Redis.
+KEPT_BYTES_MAX = 64 * 1024 * 1024
+# What is kept beside the commands: measured, as memory that the process has more.
+SLOT_BYTES = 120
+CHUNK_BYTES = 200
 _CHANNEL = b"c:"
 _Command = tuple[int, bytes]
 
@@ -47,10 +60,27 @@ class _Stale(LogUnavailable):
     """Another connection is to be used."""
 
 
-async def _ask_chunk(nodes: Nodes, chunk: Sequence[_Command]) -> list[Any]:
+async def _groups(nodes: Nodes, chunk: Sequence[_Command]) -> dict[Link, list[int]]:
+    """Which commands go where."""
     groups: dict[Link, list[int]] = {}
     for index, (slot, _) in enumerate(chunk):
         groups.setdefault(nodes.up(slot) or await nodes.link(slot), []).append(index)
+    return groups
+
+
+def _check(link: Link, answers: Iterable[Any]) -> None:
+    """Raise the first error among answers."""
+    for answer in answers:
+        if isinstance(answer, hiredis.HiredisError):
+            error = error_of(answer, link.name)
+            if is_stale(answer):
+                link.drop(str(error))
+                raise _Stale(str(error))
+            raise error
+
+
+async def _ask_chunk(nodes: Nodes, chunk: Sequence[_Command]) -> list[Any]:
+    groups = await _groups(nodes, chunk)
     found: list[Any] = [None] * len(chunk)
     sent = [
         (link, indices, link.send(b"".join(chunk[index][1] for index in indices), len(indices)))
@@ -58,15 +88,24 @@ async def _ask_chunk(nodes: Nodes, chunk: Sequence[_Command]) -> list[Any]:
     ]
     for link, indices, future in sent:
         got = await future  # deadline: the connection's, which is dropped then
+        _check(link, got)
         for index, answer in zip(indices, got, strict=True):
-            if isinstance(answer, hiredis.HiredisError):
-                error = error_of(answer, link.name)
-                if is_stale(answer):
-                    link.drop(str(error))
-                    raise _Stale(str(error))
-                raise error
             found[index] = answer
     return found
+
+
+class _Kept:
+    """A chunk that was stored: of each slot how many commands, and these."""
+
+    __slots__ = ("made", "size", "slots")
+
+    def __init__(self, chunk: Sequence[_Command]) -> None:
+        slots: dict[int, list[bytes]] = {}
+        for slot, command in chunk:
+            slots.setdefault(slot, []).append(command)
+        self.slots = [(slot, len(commands), b"".join(commands)) for slot, commands in slots.items()]
+        self.size = CHUNK_BYTES + sum(SLOT_BYTES + len(data) for *_, data in self.slots)
+        self.made = time.monotonic()
 
 
 def position_of(text: bytes) -> Position:
@@ -83,18 +122,114 @@ class Sessions:
         nodes: the servers.
         keys: names.
         namespaces: those of users' own channels say how long a cursor is kept.
+        deadline_s: for replicas to follow.
         clock_ms: the wall clock.
 
     """
 
     def __init__(
-        self, nodes: Nodes, keys: Keys, namespaces: Sequence[NamespaceSpec], clock_ms: Callable[[], int] = wall_ms
+        self,
+        nodes: Nodes,
+        keys: Keys,
+        namespaces: Sequence[NamespaceSpec],
+        deadline_s: float,
+        clock_ms: Callable[[], int] = wall_ms,
     ) -> None:
         self._nodes = nodes
         self._keys = keys
         self._clock_ms = clock_ms
         age_s = max((one.history_age_s for one in namespaces if one.domain == "session"), default=0)
         self._cursor_ms = (2 * age_s + DAY_S) * 1000
+        self._wait_ms = int(deadline_s * 500)
+        self._replicas: dict[Link, int] = {}
+        self._replicated = -math.inf
+        """When a server that had replicas was lost (`time.monotonic`): another one is not trusted alone for a while."""
+        self._kept: deque[_Kept] = deque()
+        self.kept_bytes = 0
+
+    # --------------------------------------------------------------------------------------------------------- storing
+
+    def on_marks(self, marks: Iterable[bool]) -> None:
+        """The router begins: whether Redis says of shards that they are replicated."""
+        if any(marks):
+            self._replicated = time.monotonic()
+
+    async def on_link(self, link: Link, replicas: int) -> None:
+        """A connection is about to be used, to a server with so many replicas to wait for: give it what it may lack.
+
+        Raises:
+            LogUnavailable, LogBroken: it does not take it.
+        """
+        if any(count for one, count in self._replicas.items() if one.why_lost):
+            self._replicated = time.monotonic()
+        self._replicas = {one: count for one, count in self._replicas.items() if not one.why_lost}
+        self._replicas[link] = replicas
+        data: list[bytes] = []
+        size = 0
+        for slot, count, commands in [one for kept in self._kept for one in kept.slots]:
+            if self._nodes.owner(slot) == link.address:
+                data.append(commands)
+                size += count
+            if size >= CHUNK:
+                _check(link, await link.send(b"".join(data), size))  # deadline: the connection's
+                data, size = [], 0
+        if size:
+            _check(link, await link.send(b"".join(data), size))  # deadline: the connection's
+
+    def is_whole(self) -> bool:
+        """Whether none of the servers that got something lately is out of sight."""
+        return all(self._nodes.up(slot) is not None for slot in self._slots())
+
+    async def heal(self) -> None:
+        """See to it that these servers have what is kept here."""
+        for slot in self._slots():
+            await self._nodes.link(slot)
+
+    def _slots(self) -> set[int]:
+        return {slot for kept in self._kept for slot, *_ in kept.slots}
+
+    async def _store(self, commands: Sequence[_Command]) -> None:
+        """Send commands that change something; returns when replicas have it as well.
+
+        Raises:
+            LogUnavailable, LogBroken: some may not be stored.
+        """
+        for chunk in chunks(commands):
+            try:
+                await self._store_chunk(chunk)
+            except _Stale:
+                await self._store_chunk(chunk)
+            self._keep(_Kept(chunk))
+
+    async def _store_chunk(self, chunk: Sequence[_Command]) -> None:
+        groups = await _groups(self._nodes, chunk)
+        missed = time.monotonic() - self._replicated < REPLICA_MISSED_S
+        sent = []
+        for link, indices in groups.items():
+            data = [chunk[index][1] for index in indices]
+            count = self._replicas.get(link, 0) or int(missed)
+            if count:
+                data.append(pack("WAIT", count, self._wait_ms))
+            sent.append((link, count, link.send(b"".join(data), len(data))))
+        for link, count, future in sent:
+            answers = await future  # deadline: the connection's, which is dropped then
+            _check(link, answers)
+            if count and answers[-1] < count:
+                # How many there are is asked again with the next connection.
+                link.drop(f"{answers[-1]} of {count} replicas of {link.name} have it: see their logs")
+        for link, *_ in sent:
+            if link.why_lost:  # whatever was answered: the next server may know less, and was not given this again
+                raise LogUnavailable(link.why_lost)
+
+    def _keep(self, made: _Kept) -> None:
+        self._kept.append(made)
+        self.kept_bytes += made.size
+        while self._kept[0].made < made.made - KEPT_S or self.kept_bytes > KEPT_BYTES_MAX:
+            self.kept_bytes -= self._kept.popleft().size
+            if not self._kept:
+                break
+
+    # -------------------------------------------------------------------------------------------------------- the port
 
     async def save(self, changes: Changes) -> None:
         """See the port."""
@@ -103,26 +238,25 @@ class Sessions:
             key, slot = self._keys.cursor(channel)
             text = b"%020d-%020d" % position
             commands.append((slot, pack("EVALSHA", CURSOR.sha, 1, key, text, self._cursor_ms)))
-        await ask_all(self._nodes, commands)
+        await self._store(commands)
 
     def _session(self, id_: bytes, change: SessionChange) -> _Command:
         key, slot = self._keys.session(id_)
         fields: list[bytes] = []
+        raised: list[bytes] = []
         gone: list[bytes] = []
-        for channel, known in change.known.items():
-            fields += (_CHANNEL + channel.encode(), b"?%d-%d" % known)
         for channel, position in change.channels.items():
             name = _CHANNEL + channel.encode()
             if position is None:
                 gone.append(name)
             else:
-                fields += (name, b"%d-%d" % position)
+                (fields if channel in change.joined else raised).extend((name, b"%d-%d" % position))
         expires = b"" if change.expires_ms is None else b"%d" % change.expires_ms
         ended = b"1" if change.ended else b"0"
         # An empty value says "not opened", so the real one is marked.
         opened = b"" if change.opened is None else b"o" + change.opened
-        head = (ended, opened, expires, len(fields) >> 1)
-        return slot, pack("EVALSHA", SESSION.sha, 1, key, *head, *fields, *gone)
+        head = (ended, opened, expires, change.date, ENDED_KEPT_MS, (len(fields) + len(raised)) >> 1, len(raised) >> 1)
+        return slot, pack("EVALSHA", SESSION.sha, 1, key, *head, *fields, *raised, *gone)
 
     async def sessions(self, ids: Sequence[bytes]) -> list[Session | None]:
         """See the port."""
@@ -132,11 +266,20 @@ class Sessions:
             commands.append((slot, pack("HGETALL", key)))
         return [self._read(answer) for answer in await ask_all(self._nodes, commands)]
 
+    async def dates(self, ids: Sequence[bytes]) -> list[bytes]:
+        """See the port."""
+        commands = []
+        for id_ in ids:
+            key, slot = self._keys.session(id_)
+            commands.append((slot, pack("HGET", key, b"date")))
+        return [answer or b"" for answer in await ask_all(self._nodes, commands)]
+
     def _read(self, fields: dict[bytes, bytes]) -> Session | None:
         opened = fields.pop(b"opened", None)
         if opened is None:
             return None
         expires_ms = int(fields.pop(b"expires", b"0"))
+        fields.pop(b"date", None)
         if expires_ms and expires_ms <= self._clock_ms():
             return None
         channels = {name.removeprefix(_CHANNEL).decode(): position_of(text) for name, text in fields.items()}
@@ -158,7 +301,7 @@ class Sessions:
         else:
             said = msgspec.msgpack.encode((ban.until_ms, ban.reason, ban.since_ms))
             command = pack("HSET", self._keys.bans, user, said)
-        await ask_all(self._nodes, [(self._keys.bans_slot, command)])
+        await self._store([(self._keys.bans_slot, command)])
 
     async def bans(self) -> list[Ban]:
         """See the port."""

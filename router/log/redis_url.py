@@ -4,6 +4,8 @@
     redis+sentinel://h1:26379,h2:26379/name      the primary that the sentinels call so; /name/2 for its database 2
     redis+cluster://h1:6379,h2:6379              a cluster, of which some nodes are named
 
+User and password are the servers', and are told to sentinels that ask for some.
+
 `rediss+sentinel` and `rediss+cluster` use TLS to all of them.
 """
 

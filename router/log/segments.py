@@ -18,7 +18,7 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +26,7 @@ from typing import NamedTuple
 from core.owned import ACCOUNT, Held
 
 SEGMENT_BYTES = 64 * 1024 * 1024
+CHUNK_BYTES = 1024 * 1024
 VERSION = 1
 # 48 bytes: magic, version, crc of what follows; the segment's number, the last that it stands for, the epoch, whether
 # it was sifted.
@@ -215,26 +216,32 @@ def torn_at(data: bytes) -> int | None:
     return start
 
 
-def records_of(segment: Segment, chunk_bytes: int) -> Iterator[bytes]:
-    """A segment's records as batches of about `chunk_bytes`; what is damaged is passed over and told."""
-    parts: list[memoryview] = []
-    held = 0
+def placed_of(segment: Segment) -> Iterator[tuple[int, bytes]]:
+    """A segment's batches of records, and where in its file they begin; what is damaged is passed over and told."""
     for batch in batches(read(segment.path)):
-        if batch.records is None:
-            _log.error(
-                "%s: bytes %d to %d are damaged: what stood there is lost, and readers are told of a gap",
-                segment.path,
-                batch.start,
-                batch.end,
-            )
+        if batch.records is not None:
+            yield batch.start + _BATCH.size, bytes(batch.records)
             continue
-        parts.append(batch.records)
-        held += len(batch.records)
-        if held >= chunk_bytes:
-            yield b"".join(parts)
-            parts, held = [], 0
-    if parts:
-        yield b"".join(parts)
+        _log.error(
+            "%s: bytes %d to %d are damaged: what stood there is lost, and readers are told of a gap",
+            segment.path,
+            batch.start,
+            batch.end,
+        )
+
+
+def chunks(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """Batches of records as larger ones of about CHUNK_BYTES."""
+    held: list[bytes] = []
+    size = 0
+    for part in filter(None, parts):
+        held.append(part)
+        size += len(part)
+        if size >= CHUNK_BYTES:
+            yield b"".join(held)
+            held, size = [], 0
+    if held:
+        yield b"".join(held)
 
 
 class SegmentWriter:
@@ -249,6 +256,8 @@ class SegmentWriter:
 
     def __init__(self, directory: Path, *, sync: bool = True, segment_bytes: int = SEGMENT_BYTES) -> None:
         self.number = 0
+        self.file_number = 0
+        """By which the file is named: lower than `number` while it is one that a sift made of several."""
         self.epoch = 0
         """The highest that was found; `take` sets this router's own."""
         self.cut_bytes = 0
@@ -282,6 +291,7 @@ class SegmentWriter:
         data = read(segment.path)
         torn = torn_at(data)
         self._adopt(os.open(segment.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC), segment.path)
+        self.file_number = segment.number
         self._end = len(data)
         if torn is not None:
             self.cut_bytes = len(data) - torn
@@ -299,8 +309,8 @@ class SegmentWriter:
         """From now on this is the epoch of what is written."""
         self.epoch = epoch
 
-    def append(self, batches: Sequence[bytes]) -> None:
-        """Append batches, all of them or none; at most BATCHES_MAX.
+    def append(self, batches: Sequence[bytes]) -> list[int]:
+        """Append batches, all of them or none; at most BATCHES_MAX. Gives where the records of each begin in the file.
 
         Raises:
             OSError: nothing of them is in the log.
@@ -311,7 +321,7 @@ class SegmentWriter:
                 self._is_clean = True
             if self._fd < 0 or self._end >= self._segment_bytes or self._is_removed():
                 self._roll()
-            self._write(batches)
+            return self._write(batches)
         except OSError:
             self._take_back()
             raise
@@ -327,16 +337,20 @@ class SegmentWriter:
         )
         return True
 
-    def _write(self, batches: Sequence[bytes]) -> None:
+    def _write(self, batches: Sequence[bytes]) -> list[int]:
         synced = self._end if self._sync else 0
         parts: list[bytes] = []
+        places, end = [], self._end
         for records in batches:
             parts += (batch_head(records, self.epoch, synced), records)
+            places.append(end + _BATCH.size)
+            end += _BATCH.size + len(records)
         written = write(self._fd, parts)
         if self._sync:
             os.fdatasync(self._fd)
         self._end += written
         self.appended_bytes += written
+        return places
 
     def _take_back(self) -> None:
         """Cut what a failure may have left. After a failed fdatasync as well: what is cut is written anew, so that the
@@ -368,7 +382,8 @@ class SegmentWriter:
             raise
         self._release()
         self._adopt(fd, path)
-        self.number, self._end = number, end
+        self.number = self.file_number = number
+        self._end = end
 
     def _adopt(self, fd: int, path: Path) -> None:
         self._fd = fd
@@ -383,6 +398,16 @@ class SegmentWriter:
     def close(self) -> None:
         """Close the file; what was appended is where append left it."""
         self._release()
+
+
+Settle = Callable[[int, int, list[tuple[int, bytes]]], Iterable[None]]
+"""Told of a sifted segment's number, of the last that it stands for, and of its batches with where they begin; it is
+done when all of what it returns was gone through, step by step, so that other threads have their turns."""
+
+
+def _done(steps: Iterable[None]) -> None:
+    for _ in steps:
+        continue
 
 
 class Sifted:
@@ -407,8 +432,8 @@ class Sifted:
         self._parts += (records for records in kept if records)
         self.size += sum(map(len, kept))
 
-    def finish(self) -> None:
-        """Put it in the place of those that it was made from.
+    def finish(self, settle: Settle) -> None:
+        """Put it in the place of those that it was made from, and tell what is where now.
 
         Raises:
             OSError: all are as they were.
@@ -416,23 +441,30 @@ class Sifted:
         if not self._replaces:
             return
         first, last = self._replaces[0], self._replaces[-1]
+        placed: list[tuple[int, bytes]] = []
         if self._parts:
-            self._write(first, last.last)
+            placed = self._write(first, last.last)
             os.rename(self._directory / _SIFTED, first.path)
+            _done(settle(first.number, last.last, placed))
             sync_directory(self._directory)
+        else:
+            _done(settle(first.number, last.last, placed))
         for segment in self._replaces[1 if self._parts else 0 :]:
             segment.path.unlink()
         self._parts, self._replaces, self.size = [], [], 0
 
-    def _write(self, first: Segment, last: int) -> None:
+    def _write(self, first: Segment, last: int) -> list[tuple[int, bytes]]:
+        placed = []
         path = self._directory / _SIFTED
         try:
             with opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as fd:
                 end = write(fd, [file_head(first.number, last, self._epoch, sifted=True)])
                 for records in self._parts:  # all of it is on disk before the file has its name
+                    placed.append((end + _BATCH.size, records))
                     end += write(fd, [batch_head(records, self._epoch, end), records])
                 os.fdatasync(fd)
         except OSError:
             with contextlib.suppress(OSError):
                 path.unlink()
             raise
+        return placed

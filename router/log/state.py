@@ -2,9 +2,10 @@
 
 A session is one row; its channels are one MessagePack map in it, since they are read and written together and by the
 ten thousand. Epoch, seeds and bans are on disk when a call returns (synchronous=FULL). Sessions and cursors survive
-any process then, and a power loss but for its last moment (NORMAL): what that takes back makes a client hear something
-a second time after it resumed on its own positions, and waiting for the disk every 20 ms would slow the log, which
-waits for the same disk, for everybody.
+any process then (NORMAL), and a power loss once `sync` returned, which whoever has this calls a second after a change:
+waiting for the disk every 20 ms would slow the log, which waits for the same disk, for everybody. So a power loss takes
+back what sessions did in its last second or so: one that began then is gone, and its client is told so; in one that is
+older, a JOIN of that second is forgotten, a LEAVE is not known, and what was acknowledged comes again.
 
 All of this is for one thread, the one that made it, and knows no event loop; errors are those of sqlite3 and Broken.
 """
@@ -20,7 +21,7 @@ import msgpack
 
 from core import descriptors
 from core.owned import ACCOUNT, Held
-from router.log.port import Ban, Changes, Position, Session, SessionChange
+from router.log.port import ENDED_KEPT_MS, Ban, Changes, Position, Session, SessionChange
 from router.log.segments import Broken
 
 VERSION = 1
@@ -35,7 +36,10 @@ _NO_CHANNELS: bytes = msgpack.packb({})
 
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE sessions (id BLOB PRIMARY KEY, opened BLOB NOT NULL, expires_ms INTEGER NOT NULL, channels BLOB NOT NULL);
+CREATE TABLE sessions (
+    id BLOB PRIMARY KEY, opened BLOB NOT NULL, expires_ms INTEGER NOT NULL, channels BLOB NOT NULL,
+    date BLOB NOT NULL DEFAULT x''
+);
 CREATE INDEX sessions_by_end ON sessions (expires_ms);
 CREATE TABLE cursors (channel TEXT PRIMARY KEY, epoch INTEGER NOT NULL, offset INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE bans (
@@ -43,17 +47,33 @@ CREATE TABLE bans (
     kept_ms INTEGER NOT NULL
 ) WITHOUT ROWID;
 """
-_SAVE_SESSION = """
-INSERT INTO sessions (id, opened, expires_ms, channels) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE
-SET opened = excluded.opened, expires_ms = excluded.expires_ms, channels = excluded.channels
+# A version that did not know of it reads and writes the same table without.
+_ADD_DATE = "ALTER TABLE sessions ADD COLUMN date BLOB NOT NULL DEFAULT x''"
+# Later in the same order, or of another one (`SessionChange.date`).
+_LATER = """
+CASE WHEN length({0}) = 0 THEN date WHEN substr({0}, 1, 8) = substr(date, 1, 8) THEN max({0}, date) ELSE {0} END
+"""
+_SAVE_SESSION = f"""
+INSERT INTO sessions (id, opened, expires_ms, channels, date) VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE
+SET opened = excluded.opened, expires_ms = excluded.expires_ms, channels = excluded.channels,
+    date = {_LATER.format("excluded.date")}
 """
 # Of a session that was opened and in which nothing else happened, what is stored of its channels stays as it is.
-_SAVE_OPENED = """
-INSERT INTO sessions (id, opened, expires_ms, channels) VALUES (?1, ?2, ?3, ?4) ON CONFLICT (id) DO UPDATE
-SET channels = CASE WHEN expires_ms > ?5 THEN channels ELSE excluded.channels END,
-    opened = excluded.opened, expires_ms = excluded.expires_ms
+_SAVE_OPENED = f"""
+INSERT INTO sessions (id, opened, expires_ms, channels, date) VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (id) DO UPDATE
+SET channels = CASE WHEN expires_ms > ?6 THEN channels ELSE excluded.channels END,
+    opened = excluded.opened, expires_ms = excluded.expires_ms, date = {_LATER.format("excluded.date")}
 """
-_SAVE_EXPIRY = "UPDATE sessions SET expires_ms = ? WHERE id = ? AND expires_ms > ?"
+_SAVE_EXPIRY = f"""
+UPDATE sessions SET expires_ms = ?1, date = {_LATER.format("?2")}
+WHERE id = ?3 AND expires_ms > ?4 AND length(opened) > 0
+"""
+# Nothing is stored of a session that is over but when it ended: `opened` is empty, and that of no other one is.
+_SAVE_ENDED = f"""
+INSERT INTO sessions (id, opened, expires_ms, channels, date) VALUES (?1, x'', ?2, ?3, ?4) ON CONFLICT (id) DO UPDATE
+SET opened = excluded.opened, expires_ms = excluded.expires_ms, channels = excluded.channels,
+    date = {_LATER.format("excluded.date")}
+"""
 _SAVE_CURSOR = """
 INSERT INTO cursors (channel, epoch, offset) VALUES (?, ?, ?) ON CONFLICT (channel) DO UPDATE
 SET epoch = excluded.epoch, offset = excluded.offset WHERE (excluded.epoch, excluded.offset) > (epoch, offset)
@@ -104,6 +124,8 @@ class State:
                 self._sqlite.execute(f"PRAGMA user_version = {VERSION}")
                 self._set("seeds", secrets.token_bytes(SEED_BYTES))
                 self._set("epoch", 0)
+            if "date" not in [name for _, name, *_ in self._sqlite.execute("PRAGMA table_info(sessions)")]:
+                self._sqlite.execute(_ADD_DATE)
 
     def _hold(self) -> None:
         """Note the descriptors that SQLite keeps: the file's, the journal's and the index's."""
@@ -162,29 +184,32 @@ class State:
     def save(self, changes: Changes, now_ms: int) -> None:
         """Store changes, all or none of them."""
         with self._transaction(disk=False):
-            ended = [(session,) for session, change in changes.sessions.items() if change.ended]
+            ended = [(one,) for one, change in changes.sessions.items() if change.ended and not _leaves_date(change)]
             self._sqlite.executemany("DELETE FROM sessions WHERE id = ?", ended)
+            self._sqlite.executemany(_SAVE_ENDED, _ended_rows(changes, now_ms))
             self._sqlite.executemany(_SAVE_OPENED, _opened_rows(changes, now_ms))
             self._sqlite.executemany(_SAVE_EXPIRY, _expiry_rows(changes, now_ms))
             self._sqlite.executemany(_SAVE_SESSION, self._rows(changes, now_ms))
             cursors = ((channel, *position) for channel, position in changes.cursors.items())
             self._sqlite.executemany(_SAVE_CURSOR, cursors)
 
-    def _rows(self, changes: Changes, now_ms: int) -> list[tuple[bytes, bytes, int, bytes]]:
+    def _rows(self, changes: Changes, now_ms: int) -> list[tuple[bytes, bytes, int, bytes, bytes]]:
         """Sessions that read what is stored of them first, since a part of it changes."""
         found = []
         for session, change in changes.sessions.items():
-            if change.ended or not _is_read(change):
+            if _is_over(change) or not _is_read(change):
                 continue
             stored = self._session(session, now_ms)
             if stored is None and change.opened is None:
                 continue
             changed = _changed(stored or Session(b"", NEVER_MS, {}), change)
-            found.append((session, changed.opened, changed.expires_ms, msgpack.packb(changed.channels)))
+            found.append((session, changed.opened, changed.expires_ms, msgpack.packb(changed.channels), change.date))
         return found
 
     def _session(self, session: bytes, now_ms: int) -> Session | None:
-        wanted = "SELECT opened, expires_ms, channels FROM sessions WHERE id = ? AND expires_ms > ?"
+        wanted = (
+            "SELECT opened, expires_ms, channels FROM sessions WHERE id = ? AND expires_ms > ? AND length(opened) > 0"
+        )
         row = self._sqlite.execute(wanted, (session, now_ms)).fetchone()
         if row is None:
             return None
@@ -195,11 +220,22 @@ class State:
         """Sessions in the order of their ids."""
         return [self._session(session, now_ms) for session in ids]
 
+    def dates(self, ids: Sequence[bytes]) -> list[bytes]:
+        """Dates of sessions in the order of their ids."""
+        wanted = "SELECT date FROM sessions WHERE id = ?"
+        rows = [self._sqlite.execute(wanted, (session,)).fetchone() for session in ids]
+        return [b"" if row is None else row[0] for row in rows]
+
     def cursors(self, channels: Sequence[str]) -> list[Position | None]:
         """Cursors in the order of the channels."""
         wanted = "SELECT epoch, offset FROM cursors WHERE channel = ?"
         rows = [self._sqlite.execute(wanted, (channel,)).fetchone() for channel in channels]
         return [None if row is None else Position(*row) for row in rows]
+
+    def sync(self) -> None:
+        """Have what was saved on disk: a commit that waits for the disk takes all that stands before it along."""
+        with self._transaction():
+            self._sqlite.execute("UPDATE meta SET value = value WHERE name = 'epoch'")
 
     def sweep(self, now_ms: int) -> int:
         """Forget sessions that expired, SWEPT_MAX at most, and bans that ended; the number of sessions."""
@@ -236,24 +272,43 @@ class State:
         self._sqlite.close()
 
 
+def _is_over(change: SessionChange) -> bool:
+    return change.ended and change.opened is None
+
+
+def _leaves_date(change: SessionChange) -> bool:
+    return _is_over(change) and bool(change.date)
+
+
+def _ended_rows(changes: Changes, now_ms: int) -> Iterator[tuple[bytes, int, bytes, bytes]]:
+    for session, change in changes.sessions.items():
+        if _leaves_date(change):
+            yield session, now_ms + ENDED_KEPT_MS, _NO_CHANNELS, change.date
+
+
 def _is_read(change: SessionChange) -> bool:
     """Whether what is stored of a session must be read to be changed.
 
     When ten thousand are resumed at once it need not be: all that happened to them is that they were opened.
     """
-    return bool(change.channels or change.known) or (change.opened is not None and change.expires_ms is None)
+    return bool(change.channels) or (change.opened is not None and change.expires_ms is None)
 
 
-def _opened_rows(changes: Changes, now_ms: int) -> Iterator[tuple[bytes, bytes, int, bytes, int]]:
+def _opened_rows(changes: Changes, now_ms: int) -> Iterator[tuple[bytes, bytes, int, bytes, bytes, int]]:
     for session, change in changes.sessions.items():
-        if not change.ended and not _is_read(change) and change.opened is not None and change.expires_ms is not None:
-            yield session, change.opened, change.expires_ms, _NO_CHANNELS, now_ms
+        if (
+            not _is_over(change)
+            and not _is_read(change)
+            and change.opened is not None
+            and change.expires_ms is not None
+        ):
+            yield session, change.opened, change.expires_ms, _NO_CHANNELS, change.date, now_ms
 
 
-def _expiry_rows(changes: Changes, now_ms: int) -> Iterator[tuple[int, bytes, int]]:
+def _expiry_rows(changes: Changes, now_ms: int) -> Iterator[tuple[int, bytes, bytes, int]]:
     for session, change in changes.sessions.items():
-        if not change.ended and not _is_read(change) and change.opened is None and change.expires_ms is not None:
-            yield change.expires_ms, session, now_ms
+        if not _is_over(change) and not _is_read(change) and change.opened is None and change.expires_ms is not None:
+            yield change.expires_ms, change.date, session, now_ms
 
 
 def _changed(stored: Session, change: SessionChange) -> Session:

@@ -63,6 +63,7 @@ class LogWriter:
         self._answered = asyncio.Event()
         self._nothing = asyncio.Event()
         self._nothing.set()
+        self._is_crowded = asyncio.Event()
         self._sifts: dict[int, asyncio.Future[bytes]] = {}
         self._sift_count = 0
         self._held = ACCOUNT.hold("handle", "the log's writer", object_=self)
@@ -192,10 +193,17 @@ class LogWriter:
 
     # --------------------------------------------------------------------------------------------------------- sifting
 
+    def sift_soon(self) -> None:
+        """The log is near its bound, and does not wait for its next sift."""
+        self._is_crowded.set()
+
     async def sift_now_and_then(self) -> None:
         """Let the log give back the place of what is not kept any more, until this is cancelled."""
         while True:
-            await asyncio.sleep(SIFT_PERIOD_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SIFT_PERIOD_S):
+                    await self._is_crowded.wait()
+            self._is_crowded.clear()
             try:
                 await self._log.sift(self.keep)
             except (LogError, TimeoutError) as error:

@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tests.chaos.oracle import Fault, Oracle
-from tests.chaos.talkers import SETTLE_S, Habits, Place, Talker
+from tests.chaos.habits import Habits
+from tests.chaos.oracle import Book, Fault, Oracle
+from tests.chaos.talkers import SETTLE_S, Place, Talker
 
 COME_S = 30.0
 CHANNELS, TALKERS = (1, 2), (3, 4)
@@ -30,6 +31,7 @@ class Cohort:
         namespace: str = "group",
         retained: int = 1_000,
         secret: str = "",
+        kind: type[Book] = Book,
     ) -> None:
         self.seed = seed
         self.faults: list[Fault] = []
@@ -38,12 +40,12 @@ class Cohort:
         self.oracle = Oracle(clock=lambda: time.monotonic() - began)
         self.channels = [f"{namespace}:{seed}-{number}" for number in range(rng.randint(*CHANNELS))]
         for channel in self.channels:
-            self.oracle.book(channel, retained)
+            self.oracle.book(channel, retained, kind)
         self.talkers: list[Talker] = []
         for number in range(rng.randint(*TALKERS)):
             name = f"{seed}.{number}"
-            # The first never leaves: what its channels hold in full is known through it.
-            own = replace(habits, leaves=0 if number == 0 else habits.leaves)
+            # The first never leaves: what its channels hold in full is known through it. Nobody leaves a global one.
+            own = replace(habits, leaves=0 if number == 0 or namespace == "global" else habits.leaves)
             self.talkers.append(Talker(self.oracle, place, name, name, own, secret))
         for talker in self.talkers:
             talker.mates = [mate.own for mate in self.talkers]
@@ -58,9 +60,12 @@ class Cohort:
             talker.start()
         await self._until_settled(COME_S)
         # Everybody hears the first word of each channel: nobody's place in it is unknown.
-        for channel in self.channels:
-            self.talkers[0].say(channel)
+        self._say_to_all(self.channels)
         await self._until_settled(COME_S)
+
+    def _say_to_all(self, channels: list[str]) -> None:
+        for channel in channels:
+            self.oracle.book(channel).awaits(self.talkers[0].say(channel))
 
     def act(self) -> None:
         self._acting = [asyncio.create_task(self._act(talker)) for talker in self.talkers]
@@ -78,8 +83,7 @@ class Cohort:
             for channel in self.channels:
                 talker.want(channel)
         text = await self._until_settled(SETTLE_S)
-        for channel in [*self.channels, *self.talkers[0].mates] if not text else ():
-            self.talkers[0].say(channel)
+        self._say_to_all([*self.channels, *self.talkers[0].mates] if not text else [])
         text = text or await self._until_settled(SETTLE_S)
         if history and not text:
             for channel in self.channels:
@@ -121,6 +125,9 @@ class Tally:
             self.counts.update(cohort.oracle.counts())
             for talker in cohort.talkers:
                 self.counts["returns"] += talker.counts.returns
+                self.counts["expired"] += talker.counts.expired
+                self.counts["forgets"] += talker.counts.forgets
+                self.counts["lacks"] += talker.counts.lacks
                 self.outcomes.update(talker.counts.outcomes)
                 self.refusals.update(talker.counts.refusals)
 

@@ -8,6 +8,8 @@ when everybody has had time to hear everything. For channels whose namespace ans
 - In the order of offsets, without a hole. A hole is told as EVENT `gap` with exactly its first and last offset, and
   only where the history may have been trimmed.
 - One position holds one message for everybody: members, publishers' answers and HISTORY.
+- Who forgets what it heard after its last ACK is given all of that again. Nothing is sent again that the gateway was
+  told of: by a position at the return, or by an ACK that it knew of. Nothing is sent twice over one connection.
 - A `reset` never happens: the log survives everything that is done to it here.
 
 Positions are told apart by their offset alone, since offsets go on over epochs when the log survived; what
@@ -31,7 +33,7 @@ class Kind(StrEnum):
     LOSS = "loss"
     """Acknowledged, or heard by others, and never delivered to a member that was entitled to it."""
     REPETITION = "repetition"
-    """One message at two positions: an application got it twice."""
+    """One message at two positions: an application got it twice. Or sent again to one who had said that it has it."""
     REORDERING = "reordering"
     """Delivered after a later one."""
     PHANTOM = "phantom"
@@ -50,6 +52,8 @@ class Kind(StrEnum):
     """A member was told that the history it knows is gone."""
     FORGOTTEN = "forgotten"
     """A resumed session lacks a channel that it had joined."""
+    UNWANTED = "unwanted"
+    """A resumed session has a channel that it had left."""
     ZOMBIE = "zombie"
     """The older of two connections of a session went on delivering."""
 
@@ -124,6 +128,9 @@ class Book:
         assert content not in self.oracle.contents, f"{content} is published twice"
         self.published[content] = self.oracle.contents[content] = Publish(content, self.channel, by, self.oracle.tick)
         self.oracle.log(self.channel, by, "publishes", 0, content)
+
+    def awaits(self, content: str) -> None:
+        """Everybody is to hear this: a matter of course here, where what is answered is not lost."""
 
     def acknowledge(self, content: str, position: Position) -> None:
         found = self.published[content]
@@ -237,8 +244,11 @@ class Reader:
         self.is_member = False
         self.held: Position | None = None
         """The last position; None: the gateway knows from where on it is a member, the first message will tell."""
+        self.acked: Position | None = None
+        """The last that it acknowledged as a member; before it does, where it joined."""
         self.delivered_count = 0
         self.raw_repetitions = 0
+        self.recreations = 0
         self._had: set[int] = set()
         self._passed_over: dict[int, int] = {}
         """Offsets that did not come: by which one they were passed over."""
@@ -254,7 +264,7 @@ class Reader:
     def joined(self, position: Position | None) -> None:
         """Member from the message after this position on; None: see `held`."""
         self._log("joins", 0 if position is None else position.offset)
-        self.is_member, self.held = True, position
+        self.is_member, self.held, self.acked = True, position, position
         self._entered = 0 if position is None else position.offset
 
     def left(self) -> None:
@@ -266,6 +276,10 @@ class Reader:
         """A resumed session does not have this channel any more."""
         self._fault(Kind.FORGOTTEN, 0 if self.held is None else self.held.offset, "the session lacks its channel")
         self.is_member = False
+
+    def unwanted(self, position: Position, since_s: float) -> None:
+        """A resumed session has this channel, and LEAVE was answered so long before its HELLO."""
+        self._fault(Kind.UNWANTED, position.offset, f"the session has it, and had left it {since_s:.3f} s before")
 
     def resumed(self, position: Position, outcome: str, asked: int | None = None) -> None:
         """What WELCOME, or the answer to JOIN with `since`, said; `asked` is the offset that the client named, and -1
@@ -279,8 +293,31 @@ class Reader:
         elif outcome == "live" and self.held is None:
             self.joined(position)
 
+    def acknowledges(self) -> int | None:
+        """All that it holds; the offset to say, None: it holds nothing that it knows of."""
+        if not self.is_member or self.held is None:
+            return None
+        self.acked = self.held
+        return self.held.offset
+
+    def begins_anew(self) -> None:
+        """It knows nothing of what it heard after its last ACK: all of that is due again."""
+        assert self.acked is not None
+        self._log("has forgotten all behind its last ACK", self.acked.offset)
+        self.held = self.acked
+        self._had = {offset for offset in self._had if offset <= self.acked.offset}
+        self._told = {offset for offset in self._told if offset <= self.acked.offset}
+
+    def repeated(self, offset: int, text: str) -> None:
+        """It came although the gateway was told that it had come before, or had sent it over the same connection."""
+        self._fault(Kind.REPETITION, offset, f"sent again, {text}")
+
     def zombie(self, offset: int, text: str) -> None:
         self._fault(Kind.ZOMBIE, offset, text)
+
+    def recreated(self, first: int, last: int, position: Position) -> None:
+        """EVENT gap with that reason: the channel goes on behind this position."""
+        self.gap(first, last, "recreated")
 
     def gap(self, first: object, last: object, reason: object) -> None:
         """EVENT gap."""
@@ -392,8 +429,11 @@ class Oracle:
         """Its own time: how much was reported to it."""
         return len(self._lines)
 
-    def book(self, channel: str, retained: int = 1_000) -> Book:
-        return self._books.setdefault(channel, Book(self, channel, retained))
+    def book(self, channel: str, retained: int = 1_000, kind: type[Book] = Book) -> Book:
+        """The one of a channel, made as said when it is first asked for."""
+        if channel not in self._books:
+            self._books[channel] = kind(self, channel, retained)
+        return self._books[channel]
 
     def note(self, what: str) -> None:
         """Something that concerns everybody: a fault was made, a process is back."""
@@ -423,6 +463,7 @@ class Oracle:
             "acknowledged": answered,
             "delivered": sum(reader.delivered_count for reader in readers),
             "raw_repetitions": sum(reader.raw_repetitions for reader in readers),
+            "recreations": sum(reader.recreations for reader in readers),
             "readers": len(readers),
         }
 

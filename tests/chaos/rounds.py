@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from tests.chaos.cohorts import Cohort, Tally, complaint
+from tests.chaos.habits import Habits
 from tests.chaos.schedule import schedule
-from tests.chaos.talkers import Habits
 from tests.chaos.world import World
 from tests.conftest import Node
 
@@ -31,25 +31,39 @@ ROUNDS = 4 if FULL else 2 if RELEASE else 1
 NODES = int(os.environ.get("HOLDFAST_CHAOS_NODES", "2")) if FULL else 1
 FEW = 10
 """Seeds of what takes long by itself: a fail-over is seconds."""
-HABITS = Habits(pause_s=0.06)
-NAMED = replace(HABITS, leaves_out=0)
-"""While the store of sessions is away, what a client names at its return is all that is known of its channels."""
-SURE = replace(HABITS, sure_s=2.0)
+HABITS = Habits(pause_s=0.06, forgets=33, acks_every=10)
+SURE = replace(HABITS, sure_s=1.0)
 """Where a router and a worker are killed at once, nobody else knows of what was joined just before."""
-TOGETHER = ("both", "node")
+MOVING = replace(SURE, hurries=5, breaks=5, leaves_out=50, forgets=50)
+"""A session has moved within a second before whatever is struck, to the other worker as often as not."""
+TOGETHER = ("both", "all", "moved both", "moved all", "node", "torn")
 SECRET = "a secret of thirty-two bytes or so"
 """Without one, each start of a node signs resume tokens with a key of its own."""
 marks = [pytest.mark.slow, pytest.mark.timeout(3_600 if FULL else 240)]
 """Of every module of rounds."""
+EVERYBODY = {
+    "HOLDFAST_NAMESPACES_GLOBAL_PUBLISH": "anyone",
+    "HOLDFAST_NAMESPACES_GLOBAL_HISTORY_MESSAGES": "1000",
+}
+"""Of nodes on which one cohort of each round speaks in global channels."""
 Start = Callable[..., Node]
 
 
 async def one_round(
-    world: World, fault: str, number: int, habits: Habits, tally: Tally, count: int = COHORTS, **of_cohort: Any
+    world: World,
+    fault: str,
+    number: int,
+    habits: Habits,
+    tally: Tally,
+    count: int = COHORTS,
+    everybody: bool = False,
+    **of_cohort: Any,
 ) -> str:
-    """A round's schedule over its cohorts; what was broken."""
+    """A round's schedule over its cohorts; what was broken. With `everybody` one of them speaks in global channels."""
     plan = schedule(fault, number)
     cohorts = [Cohort(f"{fault}-{number}-{index}", world.place, habits, **of_cohort) for index in range(count)]
+    if everybody:
+        cohorts[0] = Cohort(f"{fault}-{number}-all", world.place, habits, **{**of_cohort, "namespace": "global"})
     await asyncio.gather(*(cohort.come() for cohort in cohorts))
     for cohort in cohorts:
         cohort.act()

@@ -34,13 +34,48 @@ ACTS: dict[str, tuple[tuple[str, float, float], ...]] = {
     "nothing": (("wait", 0.5, 0.8),),
     "worker": (("kill worker", 0.2, 0.6), ("wait", 0.3, 0.6)),
     "router": (("kill router", 0.2, 0.6), ("wait", 0.3, 0.8)),
-    "both": (("kill router", 0.2, 0.6), ("kill worker", 0.0, 0.05), ("wait", 0.3, 0.8)),
-    "node": (("kill node", 0.3, 0.8), ("start node", 0.0, 0.1), ("wait", 0.3, 0.6)),
+    "both": (("kill router", 0.6, 1.2), ("kill worker", 0.0, 0.05), ("wait", 0.3, 0.8)),
+    "all": (("kill router", 0.6, 1.2), ("kill other workers", 0.0, 0.05), ("wait", 0.3, 0.8)),
+    # The same when sessions have had the time to move about.
+    "moved both": (("kill router", 1.0, 3.0), ("kill worker", 0.0, 0.05), ("wait", 0.3, 0.8)),
+    "moved all": (("kill router", 1.0, 3.0), ("kill other workers", 0.0, 0.05), ("wait", 0.3, 0.8)),
+    # The next router is killed while it still gathers what it is told.
+    "moved again": (
+        ("kill router", 1.0, 2.0),
+        ("kill router", 0.3, 2.0),
+        ("kill worker", 0.0, 0.05),
+        ("wait", 0.3, 0.8),
+    ),
+    # A worker stands still while its sessions go elsewhere and the router is killed, and then tells what it knew.
+    "moved away": (
+        ("stop worker", 0.5, 1.0),
+        ("kill router", 0.3, 1.0),
+        ("continue worker", 0.2, 4.0),
+        ("wait", 0.3, 0.8),
+    ),
+    "torn": (("kill node", 0.6, 1.2), ("tear tails", 0.0, 0.0), ("start node", 0.0, 0.1), ("wait", 0.3, 0.6)),
+    "node": (("kill node", 0.6, 1.2), ("start node", 0.0, 0.1), ("wait", 0.3, 0.6)),
     "redis": (("kill redis", 0.2, 0.6), ("start redis", 0.0, 0.4), ("wait", 0.3, 0.6)),
     "primary": (("kill primary", 0.2, 0.6), ("start killed", 0.2, 4.0), ("wait", 0.3, 0.6)),
+    "taken over": (
+        ("kill primary", 0.2, 0.6),
+        ("await another primary", 0.0, 0.0),
+        ("start killed", 0.0, 0.5),
+        ("wait", 0.3, 0.6),
+    ),
     "disk": (("fill disk", 0.2, 0.5), ("free disk", 0.2, 0.6), ("wait", 0.3, 0.5)),
     "memory": (("fill redis", 0.2, 0.5), ("free redis", 0.2, 0.6), ("wait", 0.3, 0.5)),
     "clock": (("step clock back", 0.2, 0.5), ("kill router", 0.0, 0.2), ("wait", 0.3, 0.6)),
+    # What was said lately is nowhere but at a worker that stands still, and the stream goes on without it: the next
+    # router waits for each worker for two seconds after its start.
+    "unwritten": (
+        ("fill disk", 0.2, 0.4),
+        ("stop worker", 0.3, 0.6),
+        ("kill router", 0.0, 0.02),
+        ("kill other workers", 0.0, 0.02),
+        ("continue worker", 4.0, 4.5),
+        ("wait", 0.3, 0.6),
+    ),
     "held": (("stop router", 0.2, 0.5), ("continue router", 0.1, 0.8), ("wait", 0.2, 0.5)),
 }
 

@@ -8,131 +8,45 @@ word, comes back before the old connection is noticed, or resumes its session on
 
 import asyncio
 import contextlib
+import functools
 import random
-import struct
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import jwt
-import msgpack
 
+from tests.chaos.habits import Counts, Habits, Say
+from tests.chaos.link import (
+    ACK,
+    BAD_TOKEN,
+    ERROR,
+    EVENT,
+    FIN,
+    FIN_ACK,
+    HELLO,
+    HISTORY,
+    JOIN,
+    LEAVE,
+    MESSAGE,
+    PING,
+    PONG,
+    PUBLISH,
+    RATE_LIMITED,
+    REPLY,
+    RESUMED_ELSEWHERE,
+    SESSION_EXPIRED,
+    WELCOME,
+    Link,
+)
 from tests.chaos.oracle import Oracle, Position, Reader
 
-HELLO, WELCOME, REPLY, ERROR, PING, PONG, JOIN, LEAVE, PUBLISH, MESSAGE, ACK, HISTORY = range(12)
-EVENT, FIN, FIN_ACK = 13, 14, 15
-RATE_LIMITED, SESSION_EXPIRED, BAD_TOKEN, RESUMED_ELSEWHERE = 403, 201, 602, 605
 DIAL_S, WELCOME_S, ANSWER_S, SETTLE_S, LEAVE_S = 5.0, 15.0, 30.0, 30.0, 5.0
 AGAIN_S = 0.05
 TOKEN_S = 86_400
 PAGE = 100
-_LENGTH = struct.Struct(">I")
 
 Place = Callable[[], tuple[str, int]]
-
-
-@dataclass
-class Say:
-    """One message on its way."""
-
-    content: str
-    channel: str
-    keyed: bool
-    attempts: int = 0
-    request: int = 0
-
-
-class Link(asyncio.Protocol):
-    """One connection: cuts frames and hands them to its talker."""
-
-    def __init__(self, talker: "Talker") -> None:
-        self.talker = talker
-        self.transport: asyncio.Transport | None = None
-        self.ended = asyncio.Event()
-        self.answered = asyncio.Event()
-        """WELCOME came, or the end."""
-        self.fin: tuple[int, int] | None = None
-        """Code and `after` of the gateway's FIN."""
-        self.resuming = False
-        self.asked: dict[str, int] = {}
-        """Offset by channel, as HELLO named it."""
-        self.welcome: dict[str, Position] | None = None
-        self.hello_tick = self.welcome_tick = 0
-        """The oracle's times of HELLO and WELCOME."""
-        self.latest: tuple[int, str, int] = (0, "", 0)
-        """Of what came over this connection the message that was published last: when, its channel and offset."""
-        self._buffer = bytearray()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        buffer = self._buffer
-        buffer += data
-        start = 0
-        while len(buffer) - start >= _LENGTH.size:
-            (size,) = _LENGTH.unpack_from(buffer, start)
-            if len(buffer) - start < _LENGTH.size + size:
-                break
-            body = bytes(buffer[start + _LENGTH.size : start + _LENGTH.size + size])
-            start += _LENGTH.size + size
-            self.talker.hear(self, msgpack.unpackb(body))
-        del buffer[:start]
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.ended.set()
-        self.answered.set()
-        self.talker.lost(self)
-
-    def send(self, *frame: Any) -> None:
-        if self.transport is not None and not self.transport.is_closing():
-            body = msgpack.packb(frame)
-            self.transport.write(_LENGTH.pack(len(body)) + body)
-
-    def close(self) -> None:
-        if self.transport is not None:
-            self.transport.close()
-
-    def abort(self) -> None:
-        if self.transport is not None:
-            self.transport.abort()
-
-    @property
-    def is_open(self) -> bool:
-        return self.welcome is not None and self.fin is None and not self.ended.is_set()
-
-
-@dataclass(frozen=True)
-class Habits:
-    """How often in a hundred acts a talker does what; the rest is publishing."""
-
-    pause_s: float = 0.01
-    unkeyed: int = 10
-    leaves: int = 2
-    breaks: int = 1
-    hurries: int = 0
-    doubles: int = 0
-    whispers: int = 10
-    """To the user's channel of one of its mates."""
-    away_s: float = 0.0
-    """It stays away for up to so long."""
-    leaves_out: int = 15
-    """In a hundred returns and channels: the position is left out, so that the last ACK counts."""
-    sure_s: float = 0.0
-    """For so long after it joined a channel it names its position: where router and worker are killed at once, nobody
-    else knows of it (ADR 96)."""
-    acks_every: int = 20
-
-
-@dataclass
-class Counts:
-    """What a talker did."""
-
-    returns: int = 0
-    outcomes: dict[str, int] = field(default_factory=dict)
-    refusals: dict[int, int] = field(default_factory=dict)
 
 
 class Talker:
@@ -153,11 +67,21 @@ class Talker:
         claims = {"sub": name, "exp": int(time.time()) + TOKEN_S}
         self._fresh_token = jwt.encode(claims, secret, algorithm="HS256") if secret else ""
         self._link: Link | None = None
+        self._last_link: Link | None = None
+        """Where requests went last, whether it is open or not."""
         self._links: list[Link] = []
         self._evicted: list[Link] = []
         self._wanted: set[str] = set()
         self._leaving: set[str] = set()
-        self._joined_s: dict[str, float] = {}
+        self._changed_s: dict[str, float] = {}
+        self._begun_s = 0.0
+        self._fresh: set[str] = set()
+        """Channels that were joined or left just before a connection ended."""
+        self._left_s: dict[str, float] = {}
+        """Since when channels are left, by the gateway's answer."""
+        self._lacking: set[str] = set()
+        """Channels that are to be joined again, from where it was."""
+        self._sure: dict[str, int] = {}
         self._says: dict[str, Say] = {}
         self._requests: dict[int, Callable[[Link, list[Any]], None]] = {}
         self._last_request = self._said = self._unacknowledged = 0
@@ -180,7 +104,8 @@ class Talker:
 
     def leave(self, channel: str) -> None:
         """Only with nothing under way there: it could not be published again."""
-        if channel not in self._wanted or any(say.channel == channel for say in self._says.values()):
+        under_way = any(say.channel == channel for say in self._says.values())
+        if channel not in self._wanted or channel in self._lacking or under_way:
             return
         self._wanted.discard(channel)
         self._leaving.add(channel)
@@ -236,8 +161,9 @@ class Talker:
         """All answered, all heard, and a member of what it wants."""
         if self._says or self._link is None or len(self._links) != 1:
             return False
-        here = all(self.readers[channel].is_member for channel in self._wanted)
-        return here and not self._leaving and not any(reader.misses() for reader in self.readers.values())
+        if self._leaving or not all(self._is_in(channel) for channel in self._wanted):
+            return False
+        return not any(reader.misses() for reader in self.readers.values())
 
     def complaint(self) -> str:
         """Why it is not settled."""
@@ -310,21 +236,39 @@ class Talker:
         )
         if self._token:
             link.resuming = True
+            self._fresh |= {channel for channel in self.readers if self._is_fresh(channel)}
+            leaves_out = 100 if self._forgets(link) else self.habits.leaves_out
             held = {channel: reader.held for channel, reader in self.readers.items() if reader.is_member}
             named = {
                 channel: position
                 for channel, position in held.items()
-                if position is not None
-                and (self._rng.randrange(100) >= self.habits.leaves_out or self._is_fresh(channel))
+                if position is not None and self._rng.randrange(100) >= leaves_out
             }
+            link.sure = dict(self._sure) if self.habits.acks_last else {}
             link.asked = {channel: -1 for channel in held} | {channel: at.offset for channel, at in named.items()}
+            link.stands = dict(named)
             positions = {channel: list(position) for channel, position in named.items()}
             values = {"v": 1, "session": self._session, "token": self._token, "resume": positions}
-        link.hello_tick = self._oracle.tick
+        elif (own := self.readers[self.own].held) is not None:
+            link.asked = {self.own: own.offset}
+            values["resume"] = {self.own: list(own)}
+        link.hello_s, link.hello_tick = time.monotonic(), self._oracle.tick
         self._ask(link, self._on_not_welcome, HELLO, values)
 
     def _is_fresh(self, channel: str) -> bool:
-        return time.monotonic() - self._joined_s.get(channel, 0.0) < self.habits.sure_s
+        return time.monotonic() - self._changed_s.get(channel, 0.0) < self.habits.sure_s
+
+    def _forgets(self, link: Link) -> bool:
+        """Its program died with its connection, if that was its only one, and knows what it acknowledged."""
+        if self._rng.randrange(100) >= self.habits.forgets or self._links != [link] or self._fresh or self._lacking:
+            return False
+        members = [reader for reader in self.readers.values() if reader.is_member]
+        if any(reader.acked is None for reader in members):
+            return False
+        for reader in members:
+            reader.begins_anew()
+        self.counts.forgets += 1
+        return True
 
     def _on_not_welcome(self, link: Link, frame: list[Any]) -> None:
         """HELLO answered by ERROR: for now, or for ever, which shows when it does not come to rest."""
@@ -336,6 +280,7 @@ class Talker:
         """The connection is gone."""
         if link in self._links:
             self._links.remove(link)
+        self._fresh |= {channel for channel in self.readers if self._is_fresh(channel)}
         if self._link is link:
             self._link = None
             others = [other for other in self._links if other.is_open]
@@ -361,9 +306,13 @@ class Talker:
         elif kind == WELCOME:
             self._on_welcome(link, frame[2])
         elif kind == EVENT:
-            if frame[2] == "gap":
+            if frame[2] == "gap" and (frame[1] in self.readers or not frame[1].startswith("global:")):
                 details = frame[3]
-                self._reader(frame[1]).gap(details.get("from"), details.get("to"), details.get("reason"))
+                reader, first, last = self._reader(frame[1]), details.get("from"), details.get("to")
+                if details.get("reason") == "recreated":
+                    reader.recreated(first, last, Position(details["epoch"], details["offset"]))
+                else:
+                    reader.gap(first, last, details.get("reason"))
                 self.news.set()
         elif kind == FIN:
             self._on_fin(link, frame)
@@ -372,16 +321,36 @@ class Talker:
 
     def _on_message(self, link: Link, frame: list[Any]) -> None:
         _, channel, offset, content, options = frame
+        if channel.startswith("global:") and channel not in self.readers:
+            return  # another cohort's, which everybody hears
         publish = self._oracle.contents.get(content)
         if publish is not None:
             link.latest = max(link.latest, (publish.tick, channel, offset))
-        if self._reader(channel).received(Position(options["epoch"], offset), content):
+        if link is not self._last_link and not self._reader(channel).is_member:
+            return  # it left over a later connection, of which this one's worker need not know yet: see `zombie`
+        position = Position(options["epoch"], offset)
+        if position <= link.stands.get(channel, Position(0, 0)):
+            self._reader(channel).repeated(offset, f"and this connection stood at {link.stands[channel]}")
+        elif link.asked.get(channel) == -1 and offset <= link.sure.get(channel, 0):
+            self._reader(channel).repeated(offset, f"and was acknowledged up to {link.sure[channel]}")
+        link.stands[channel] = position
+        if self._reader(channel).received(position, content):
             self.news.set()
         self._unacknowledged += 1
         if self._unacknowledged >= self.habits.acks_every:
             self._unacknowledged = 0
-            held = {channel: reader.held for channel, reader in self.readers.items() if reader.is_member}
-            link.send(ACK, {channel: position.offset for channel, position in held.items() if position is not None})
+            self._acknowledge(link)
+
+    def _acknowledge(self, link: Link) -> None:
+        said = {}
+        for channel, reader in self.readers.items():
+            offset = reader.acknowledges() if channel not in self._lacking else None
+            if offset is not None:
+                said[channel] = offset
+        # The gateway takes no more than came over this connection.
+        came = {channel for channel, at in link.stands.items() if said.get(channel) == at.offset}
+        link.acked = (self._last_request, {channel: said[channel] for channel in came})
+        link.send(ACK, said)
 
     def _on_fin(self, link: Link, frame: list[Any]) -> None:
         options = frame[3] if len(frame) > 3 else {}
@@ -391,10 +360,13 @@ class Talker:
             self._evicted.append(link)
             self._look_for_zombies()
         elif link.welcome is None and frame[1] in (SESSION_EXPIRED, BAD_TOKEN):
+            self.counts.expired += 1
+            is_young = time.monotonic() - self._begun_s < self.habits.sure_s
             for reader in self.readers.values():
-                if reader.is_member:
+                if reader.is_member and not is_young:
                     reader.forgotten()
             self._session = self._token = ""
+            self._sure.clear()
         link.send(FIN_ACK)
         link.close()
 
@@ -415,18 +387,28 @@ class Talker:
         listed = values["channels"]
         link.welcome_tick = self._oracle.tick
         link.welcome = {channel: Position(*entry[:2]) for channel, entry in listed.items()}
-        if link.resuming and not values["resumed"]:
+        begins = not values["resumed"]
+        self._begun_s = time.monotonic() if begins else self._begun_s
+        if link.resuming and begins:
             self._oracle.log("", self.name, "is welcome, but not resumed", 0, "")
         for channel, (epoch, offset, outcome) in listed.items():
             if channel in self.readers:
                 self.counts.outcomes[outcome] = self.counts.outcomes.get(outcome, 0) + 1
-                self._stands(channel, Position(epoch, offset), outcome, link)
+                if begins and channel.startswith("global:"):  # they begin where they stand
+                    self.readers[channel].joined(Position(epoch, offset))
+                else:
+                    self._stands(channel, Position(epoch, offset), outcome, link)
         for channel, reader in self.readers.items():
             if reader.is_member and channel not in listed:
                 if channel in self._leaving:
                     self._left(channel)
+                elif begins or channel in self._lacking or (channel in self._fresh and link.asked.get(channel) == -1):
+                    self.counts.lacks += 1
+                    self._lacking.add(channel)
                 else:
                     reader.forgotten()
+        self._lacking -= listed.keys()
+        self._fresh.clear()
         self._look_for_zombies()
         self._open_on(link)
         link.answered.set()
@@ -438,7 +420,10 @@ class Talker:
         if reader.is_member:
             reader.resumed(position, outcome, link.asked.get(channel))
         else:
-            # It joined, and the answer was lost: it is a member from a position that only the gateway knows.
+            since_s = link.hello_s - self._left_s.get(channel, link.hello_s)
+            if channel not in self._fresh and since_s > 0:
+                reader.unwanted(position, since_s)
+            # Else it joined, and the answer was lost: it is a member from a position that only the gateway knows.
             reader.joined(position if outcome == "live" else None)
 
     # ---- what it asks
@@ -454,10 +439,10 @@ class Talker:
 
     def _open_on(self, link: Link) -> None:
         """From now on requests go here; what was not answered elsewhere is asked again."""
-        self._link = link
+        self._link = self._last_link = link
         self._requests.clear()
         for channel in sorted(self._wanted):
-            if not self.readers[channel].is_member:
+            if not self._is_in(channel):
                 self._join(link, channel)
         for channel in sorted(self._leaving):
             if self.readers[channel].is_member:
@@ -471,26 +456,39 @@ class Talker:
                 self._send(say)
 
     def _join(self, link: Link, channel: str) -> None:
+        """Anew, or from where it was if the gateway lacks it."""
+        self._left_s.pop(channel, None)
+        reader = self.readers[channel]
+        since = reader.held if channel in self._lacking else None
+
         def on_answer(link: Link, frame: list[Any]) -> None:
             if frame[0] == ERROR:
                 self._refused(frame[2])
                 self._after(_retry_s(frame), lambda: self._join_again(channel))
-            elif not self.readers[channel].is_member:
-                self._joined_s[channel] = time.monotonic()
-                self.readers[channel].joined(Position(frame[2]["epoch"], frame[2]["offset"]))
+            elif not self._is_in(channel):
+                self._changed_s[channel] = time.monotonic()
+                self._sure.pop(channel, None)
+                link.stands.pop(channel, None)
+                position = Position(frame[2]["epoch"], frame[2]["offset"])
+                if since is None:
+                    reader.joined(position)
+                else:
+                    reader.resumed(position, frame[2]["outcome"], since.offset)
+                self._lacking.discard(channel)
                 for say in list(self._says.values()):
                     if say.channel == channel:
                         self._send(say)
 
-        self._ask(link, on_answer, JOIN, channel, {})
+        self._ask(link, on_answer, JOIN, channel, {} if since is None else {"since": list(since)})
 
     def _join_again(self, channel: str) -> None:
-        if self._link is not None and channel in self._wanted and not self.readers[channel].is_member:
+        if self._link is not None and channel in self._wanted and not self._is_in(channel):
             self._join(self._link, channel)
 
     def _leave(self, link: Link, channel: str) -> None:
         def on_answer(link: Link, frame: list[Any]) -> None:
             if frame[0] == REPLY:
+                self._changed_s[channel] = self._left_s[channel] = time.monotonic()
                 self._left(channel)
             else:
                 self._refused(frame[2])
@@ -504,19 +502,28 @@ class Talker:
 
     def _left(self, channel: str) -> None:
         self._leaving.discard(channel)
+        self._sure.pop(channel, None)
         self.readers[channel].left()
         self.news.set()
 
     def _send(self, say: Say) -> None:
-        if self._link is None or (not say.channel.startswith("user:") and not self._reader(say.channel).is_member):
+        if self._link is None or not (say.channel.startswith("user:") or self._is_in(say.channel)):
             return
         say.attempts += 1
         options = {"key": say.content} if say.keyed else {}
-        self._ask(self._link, lambda link, frame: self._on_said(say, frame), PUBLISH, say.channel, say.content, options)
+        on_answer = functools.partial(self._on_said, say)
+        self._ask(self._link, on_answer, PUBLISH, say.channel, say.content, options)
 
-    def _on_said(self, say: Say, frame: list[Any]) -> None:
+    def _is_in(self, channel: str) -> bool:
+        """A member, by the gateway's account as well."""
+        return self._reader(channel).is_member and channel not in self._lacking
+
+    def _on_said(self, say: Say, link: Link, frame: list[Any]) -> None:
         book = self._oracle.book(say.channel)
         if frame[0] == REPLY:
+            before, said = link.acked
+            if frame[1] > before:
+                self._sure |= said  # it went the same way before it
             self._says.pop(say.content, None)
             book.acknowledge(say.content, Position(frame[2]["epoch"], frame[2]["offset"]))
             return

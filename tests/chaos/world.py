@@ -5,8 +5,10 @@ All doors are the operator's or the kernel's: signals, a full file system, Redis
 
 import asyncio
 import os
+import random
 import resource
 import signal
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,9 +17,13 @@ from tests.conftest import Node, stand_still, wait_until
 from tests.servers.redis import Cluster, Sentinels, Server
 
 READY_S = 60.0
+TAKE_OVER_S = 60.0
 # Above what it has now: the next batch or the one after it does not fit.
 MEMORY_LEFT_BYTES = 32_768
 LEFT_BYTES = 4_096
+TORN_BYTES = 16_384
+TORN_HEAD = struct.Struct("<4sIIIQQ")
+"""Of a batch, as in router/log/segments.py."""
 
 
 class World:
@@ -44,16 +50,21 @@ class World:
             "kill router": lambda pick: self._kill(self.node.routers, pick),
             "kill node": lambda pick: self.node.crash(),
             "start node": lambda pick: self.node.start_again(),
+            "tear tails": self._tear,
             "kill redis": lambda pick: self._server.kill(),
             "start redis": lambda pick: self._server.start(),
             "kill primary": self._kill_primary,
+            "await another primary": lambda pick: self._await_other(),
             "start killed": lambda pick: self._start_killed(),
             "fill disk": lambda pick: self._fill_disk(),
             "free disk": lambda pick: self._free_disk(),
             "fill redis": lambda pick: self._limit_memory(),
             "free redis": lambda pick: self._server.do("CONFIG", "SET", "maxmemory", 0),
             "step clock back": self._step_back,
-            "stop router": self._stop_router,
+            "stop router": lambda pick: self._stop(self.node.routers, pick),
+            "stop worker": lambda pick: self._stop(self.node.workers, pick),
+            "continue worker": lambda pick: self._continue(),
+            "kill other workers": lambda pick: self._kill_others(),
             "continue router": lambda pick: self._continue(),
         }
 
@@ -87,8 +98,12 @@ class World:
         if pids:
             os.kill(pids[pick % len(pids)], signal.SIGKILL)
 
-    def _stop_router(self, pick: int) -> None:
-        pids = self.node.routers
+    def _kill_others(self) -> None:
+        for pid in self.node.workers:
+            if pid not in self._stopped:
+                os.kill(pid, signal.SIGKILL)
+
+    def _stop(self, pids: list[int], pick: int) -> None:
         if pids:
             pid = pids[pick % len(pids)]
             self._stopped.append(pid)
@@ -102,6 +117,12 @@ class World:
         assert self.many is not None
         self._killed = self.many.victim(pick)
         self._killed.kill()
+
+    def _await_other(self) -> None:
+        many, killed = self.many, self._killed
+        assert many is not None
+        assert killed is not None
+        wait_until(lambda: many.replaced(killed), "another took its place", TAKE_OVER_S)
 
     def _start_killed(self) -> None:
         """It finds that another took its place, or that nobody has yet."""
@@ -121,6 +142,20 @@ class World:
                     pass
             except OSError:
                 return
+
+    def _tear(self, pick: int) -> None:
+        """What a power cut leaves of a write that nobody was answered for: a part of a batch, pages that were never
+        written, or whatever stood on the disk there. The journal of the sessions ends as well.
+        """
+        assert self.log is not None
+        dice = random.Random(pick)
+        whole = 8 * dice.randrange(8, TORN_BYTES // 8)
+        head = TORN_HEAD.pack(b"HFLB", dice.getrandbits(32), whole, 0, 1 << 40, 0)
+        last = max(self.log.rglob("segment-*.log"))
+        for path in (last, *self.log.rglob("*-wal")):
+            kinds = (head + dice.randbytes(dice.randrange(whole)), bytes(whole), dice.randbytes(whole))
+            with path.open("ab") as file:
+                file.write(kinds[dice.randrange(len(kinds))])
 
     def _limit_files(self, size: int) -> None:
         for pid in self.node.routers:

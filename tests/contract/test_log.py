@@ -17,6 +17,7 @@ from router.log.port import (
     Position,
     Session,
     SessionChange,
+    Standing,
 )
 from tests.contract.conftest import MakeStore
 from tests.contract.running import message, messages, on_a_loop, recovered, run
@@ -100,6 +101,18 @@ async def test_a_position_alone_is_kept_without_its_message(store: Store) -> Non
 
 
 @on_a_loop
+async def test_what_is_kept_is_loaded_after_trimming_and_by_the_next_router(store: Store) -> None:
+    log, epoch = await opened(store)
+    for offset in range(1, 201):
+        await log.append(message(b"group:a", epoch, offset))
+    await store.trim(log)
+    for router in (log, (await opened(store, epoch + 1))[0]):
+        (a,) = await router.load([b"group:a"], messages=True)
+        assert a.position == (epoch, 200)
+        assert positions(a)[-store.history :] == [(epoch, offset) for offset in range(201 - store.history, 201)]
+
+
+@on_a_loop
 async def test_a_channel_named_twice_is_loaded_twice(store: Store) -> None:
     log, epoch = await opened(store)
     await log.append(message(b"group:a", epoch, 1))
@@ -115,6 +128,32 @@ async def test_names_and_bodies_of_any_bytes_are_kept(store: Store) -> None:
     batch = [message(name, epoch, 1, body=bytes(range(256)) * 40) for name in names]
     await log.append(b"".join(batch))
     assert [one.records for one in await log.load(names, messages=True)] == batch
+
+
+@on_a_loop
+async def test_channels_that_everybody_hears_are_known_to_the_next_router(store: Store) -> None:
+    log, epoch = await opened(store)
+    assert await log.standing(["global"]) == []
+    now_ms = time.time_ns() // 1_000_000
+    names = [b"global:%d" % number for number in range(40)]
+    for number, name in enumerate(names):
+        made = [
+            log_records.pack(log_records.MESSAGE, name, epoch, offset, time_ms=now_ms + number) for offset in (1, 2)
+        ]
+        await log.append(
+            b"".join([*made, message(b"group:%d" % number, epoch, 1), message(b"user:a", epoch, number + 1)])
+        )
+    alone = log_records.pack(log_records.POSITION, b"global:alone", epoch, 9, time_ms=now_ms)
+    trimmed = log_records.pack(log_records.POSITION, names[7], epoch, 9, time_ms=now_ms)
+    await log.append(alone + trimmed)
+    expected = [Standing(name, Position(epoch, 2), now_ms + number) for number, name in enumerate(names)]
+    expected[7] = expected[7]._replace(position=Position(epoch, 9))
+    expected.reverse()
+    assert await log.standing(["global"]) == expected
+    assert await log.standing(["board"]) == []
+    assert await log.standing([]) == []
+    log, _ = await opened(store)
+    assert await log.standing(["board", "global"]) == expected
 
 
 # ------------------------------------------------------------------------------------------------- epochs and restarts
@@ -254,7 +293,7 @@ async def test_a_session_is_stored_as_it_changes_and_survives(store: Store) -> N
     await save(log, opened=b"\x81hello", expires_ms=FUTURE_MS, channels=joined)
     await save(log, channels={"group:a": Position(3, 9), "group:b": Position(2**40, 2**40)})
     await save(log, channels={"user:alice": None, "group:never": None}, expires_ms=FUTURE_MS + 5)
-    await save(log, known={"group:a": Position(3, 4), "group:c": Position(5, 6)})
+    await save(log, channels={"group:a": Position(3, 4), "group:c": Position(5, 6)})
     wanted = Session(
         b"\x81hello",
         FUTURE_MS + 5,
@@ -286,6 +325,30 @@ async def test_a_session_that_is_over_is_not_brought_back_by_what_comes_late(sto
 
 
 @on_a_loop
+async def test_what_was_acknowledged_stays_so_unless_the_channel_is_joined(store: Store) -> None:
+    log, _ = await opened(store)
+    await save(log, opened=b"one", expires_ms=FUTURE_MS, channels={"group:a": Position(2, 10)})
+    for lower in (Position(2, 9), Position(1, 99)):
+        await save(log, channels={"group:a": lower})
+        assert await log.sessions([SESSION]) == [Session(b"one", FUTURE_MS, {"group:a": Position(2, 10)})]
+    for higher in (Position(2, 100), Position(10, 1)):
+        await save(log, channels={"group:a": higher, "group:b": Position(1, 1)})
+        wanted = Session(b"one", FUTURE_MS, {"group:a": higher, "group:b": Position(1, 1)})
+        assert await log.sessions([SESSION]) == [wanted]
+    await save(log, channels={"group:a": Position(2, 5), "group:b": Position(1, 0)}, joined={"group:a"})
+    wanted = Session(b"one", FUTURE_MS, {"group:a": Position(2, 5), "group:b": Position(1, 1)})
+    assert await log.sessions([SESSION]) == [wanted]
+
+
+@on_a_loop
+async def test_a_session_that_was_over_and_is_opened_again_starts_empty(store: Store) -> None:
+    log, _ = await opened(store)
+    await save(log, opened=b"one", expires_ms=FUTURE_MS, channels={"group:a": Position(1, 1)})
+    await save(log, ended=True, opened=b"two", expires_ms=FUTURE_MS, channels={"group:b": Position(1, 0)})
+    assert await log.sessions([SESSION]) == [Session(b"two", FUTURE_MS, {"group:b": Position(1, 0)})]
+
+
+@on_a_loop
 async def test_an_expired_session_is_not_known_any_more(store: Store) -> None:
     log, _ = await opened(store)
     await save(log, opened=b"one", expires_ms=FUTURE_MS, channels={"group:a": Position(1, 1)})
@@ -296,6 +359,48 @@ async def test_an_expired_session_is_not_known_any_more(store: Store) -> None:
     assert await log.sessions([SESSION]) == [None]
     await store.trim(log)
     assert [one is None for one in await log.sessions([SESSION, OTHER])] == [True, False]
+
+
+@on_a_loop
+async def test_the_date_of_a_session_never_goes_back_in_one_order(store: Store) -> None:
+    log, _ = await opened(store)
+    await save(log, channels={"group:a": Position(1, 1)}, date=b"order--a0000000000000001")  # never opened: unknown
+    assert await log.dates([SESSION]) == [b""]
+    for date, wanted in [
+        (b"order--a0000000000000009", b"order--a0000000000000009"),
+        (b"order--a0000000000000010", b"order--a0000000000000010"),
+        (b"order--a0000000000000009", b"order--a0000000000000010"),
+        (b"", b"order--a0000000000000010"),
+        (b"order--b0000000000000001", b"order--b0000000000000001"),
+        (b"order--b0000000000000000", b"order--b0000000000000001"),
+    ]:
+        for change in ({"opened": b"one"}, {"channels": {"group:a": Position(1, 1)}}, {}):
+            await save(log, **change, expires_ms=FUTURE_MS, date=date)
+            assert await log.dates([OTHER, SESSION]) == [b"", wanted]
+    log, _ = await opened(store)
+    assert await log.dates([SESSION]) == [b"order--b0000000000000001"]
+    assert await log.sessions([SESSION]) == [Session(b"one", FUTURE_MS, {"group:a": Position(1, 1)})]
+
+
+@on_a_loop
+async def test_when_a_session_ended_is_known_after_it(store: Store) -> None:
+    log, _ = await opened(store)
+    await save(log, opened=b"one", expires_ms=FUTURE_MS, channels={"group:a": Position(1, 1)}, date=b"order--a2")
+    await save(log, OTHER, ended=True, date=b"order--a7")  # its beginning was not stored
+    await save(log, ended=True, date=b"order--a3")
+    assert await log.dates([SESSION, OTHER]) == [b"order--a3", b"order--a7"]
+    await save(log, channels={"group:a": Position(1, 3)}, expires_ms=FUTURE_MS, date=b"order--a4")
+    await save(log, expires_ms=FUTURE_MS, date=b"order--a5")
+    assert await log.sessions([SESSION, OTHER]) == [None, None]
+    assert await log.dates([SESSION]) == [b"order--a3"]
+    await save(log, opened=b"new", date=b"order--a1")
+    ((found,), dates) = await log.sessions([SESSION]), await log.dates([SESSION])
+    assert found is not None
+    assert (found.opened, found.channels, dates) == (b"new", {}, [b"order--a3"])
+    await save(log, ended=True)
+    await save(log, ended=True, opened=b"newer", expires_ms=FUTURE_MS, date=b"order--a4")
+    assert await log.sessions([SESSION]) == [Session(b"newer", FUTURE_MS, {})]
+    assert await log.dates([SESSION]) == [b"order--a4"]
 
 
 @on_a_loop
@@ -367,9 +472,11 @@ async def test_a_closed_log_is_unavailable(store: Store) -> None:
         log.append(message(b"group:a", epoch, 2)),
         log.load([b"group:a"], messages=True),
         log.sessions([SESSION]),
+        log.dates([SESSION]),
         log.save(Changes(cursors={"user:alice": Position(1, 1)})),
         log.cursors(["user:alice"]),
         log.bans(),
+        log.standing(["global"]),
     ):
         with pytest.raises(LogUnavailable, match="closed"):
             await call

@@ -24,6 +24,7 @@ CHANGE = st.builds(
     opened=st.sampled_from([None, b"one", b"two"]),
     expires_ms=st.sampled_from([None, None, 1, FUTURE_MS, FUTURE_MS + 1]),
     channels=st.dictionaries(st.sampled_from(["group:a", "user:alice", ""]), st.none() | POSITION),
+    joined=st.sets(st.sampled_from(["group:a", "user:alice"])),
     ended=st.sampled_from([False, False, True]),
 )
 # Batches that are appended at once: of each, how many messages a channel gets.
@@ -78,12 +79,14 @@ class Model:
 
     def _change(self, session: bytes, change: SessionChange) -> None:
         stored = self.sessions.pop(session, None)
-        if change.ended or (stored is None and change.opened is None):
+        stored = None if change.ended else stored
+        if stored is None and change.opened is None:
             return
         channels = {} if stored is None else dict(stored.channels)
         for name, position in change.channels.items():
-            channels.pop(name, None)
-            channels |= {} if position is None else {name: position}
+            before = channels.pop(name, (0, 0))
+            if position is not None:
+                channels[name] = position if name in change.joined else max(position, before)
         opened = change.opened if stored is None or change.opened is not None else stored.opened
         assert opened is not None
         kept = 2**62 if stored is None else stored.expires_ms

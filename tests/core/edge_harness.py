@@ -78,7 +78,7 @@ class Router:
         self.socket.bind("tcp://127.0.0.1:*" if bus == "tcp" else f"ipc://{self._folder.name}/router")
         self.endpoint = self.socket.getsockopt(zmq.LAST_ENDPOINT).decode()  # type: ignore[union-attr]
         self.identity = b""
-        self.links = 0
+        self.links = self.heard_ms = 0
         self._records: collections.deque[wire.Record] = collections.deque()
         self.states: collections.deque[wire.Record] = collections.deque()
 
@@ -98,6 +98,7 @@ class Router:
         for one in wire.unpack(batch):
             if one["kind"] == records.LINK:
                 self.links += 1
+                self.heard_ms = one["now_ms"]
             elif one["kind"] == records.STATE:
                 self.states.append(one)
             else:
@@ -275,7 +276,7 @@ class Edge:
         """Up to where the router is asked for the session; the OPEN record. Channels new here are in the backlog."""
         client.send([0, 1, {}])
         client.conn = self.note(notes.FRAME)[2]
-        client.session = user.encode().ljust(16, b"\0")
+        client.session = user.encode()[:16].ljust(16, b"\0")
         self.put(
             notes.OPEN,
             client.conn,
@@ -357,7 +358,7 @@ class Edge:
             self.router.close()
 
 
-def frame_of(channel: str, offset: int, data: Any) -> bytes:
+def frame_of(channel: str, offset: int, data: Any, epoch: int = EPOCH) -> bytes:
     """A MESSAGE frame as the router writes it."""
-    packed: bytes = msgpack.packb([MESSAGE, channel, offset, data, {"from": "x", "time": 1, "epoch": EPOCH}])
+    packed: bytes = msgpack.packb([MESSAGE, channel, offset, data, {"from": "x", "time": 1, "epoch": epoch}])
     return packed

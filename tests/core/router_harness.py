@@ -75,13 +75,13 @@ class Worker:
         assert not one["aux"]
         return said
 
-    def link(self, *, beside: bool = False) -> None:
+    def link(self, *, beside: bool = False, everybody: bool = True) -> None:
         """Say LINK, be asked for everything, and hold nothing; `beside` an earlier start that runs on."""
         self.say.link(records.LINK, self.epoch, self.number)
         self.flush()
         assert self.expect(records.LINKED)["aux"] == 1
         assert self.expect(records.LINKED)["aux"] == 0
-        self.tell([], beside=beside)
+        self.tell([], beside=beside, everybody=everybody)
 
     def tell(
         self,
@@ -89,9 +89,14 @@ class Worker:
         sessions: list[tuple[bytes, int]] = [],  # noqa: B006 - never changed
         *,
         beside: bool = False,
+        before: bool = False,
+        everybody: bool = True,
     ) -> None:
-        """Say everything that this worker holds: (name, handle, epoch, offset) and (session, conn)."""
-        self.say.link(records.BEGIN, self.epoch, self.number, int(beside))
+        """Say everything that this worker holds: (name, handle, epoch, offset) and (session, conn); with `before` it
+        was linked before, with `everybody` it wants to know of global channels.
+        """
+        flags = records.BESIDE * beside | records.BEFORE * before | records.EVERYBODY * everybody
+        self.say.link(records.BEGIN, self.epoch, self.number, flags)
         for session, conn in sessions:
             self.say.session(records.OPEN, session, conn)
         for name, handle, epoch, offset in channels:
@@ -144,10 +149,11 @@ class Sequencer:
         bus: str = "ipc",
         namespaces: Sequence[NamespaceSpec] | None = None,
         recovered: Iterable[bytes] = (),
+        everybodys: bytes = b"",
         **options: Any,
     ) -> None:
         """`options`: those of the loop, and what the built-in namespaces keep of a channel (see HISTORY); `recovered`:
-        batches that the log gives back.
+        batches that the log gives back; `everybodys`: where it says that global channels stand.
         """
         history = {name: options.pop(name, default) for name, default in HISTORY.items()}
         self._folder = tempfile.TemporaryDirectory(prefix="hf-")
@@ -157,6 +163,7 @@ class Sequencer:
         specs = namespaces or [msgspec.structs.replace(spec, **history) for spec in BUILT_IN]
         self.loop: RouterLoop | None = RouterLoop(self.stats, namespaces=specs, **{**OPTIONS, **options})
         self.passed_over = sum(self.loop.recover(batch) for batch in recovered)
+        self.passed_over += self.loop.recover_globals(everybodys)
         self.loop.bind(self.endpoint)
         self._notes: collections.deque[Any] = collections.deque()
         self.last_first = 0

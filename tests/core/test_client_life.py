@@ -74,6 +74,25 @@ def test_closing_in_any_stage_ends_the_handle(drivers: type[Driver], stage: Call
         assert driver.live("connection") == 0
 
 
+def test_who_leaves_gives_up_what_it_asked_but_not_what_it_published(driver: Driver) -> None:
+    handle, session = driver.connect("group:a")
+    driver.command("join", handle, "group:b")
+    session.frame()
+    driver.command("pause", handle)
+    assert session.frame()[0] == FIN
+    session.close()
+    assert driver.expect(PAUSED)[0] == handle
+    assert driver.count("unanswered") == 0
+    other, session = driver.connect("group:a")
+    driver.publish(other, "group:a")
+    session.frame()
+    driver.command("pause", other)
+    assert session.frame()[0] == FIN
+    session.close()
+    assert driver.expect(PAUSED)[0] == other
+    assert (driver.count("unanswered"), driver.count("failed")) == (1, 0)
+
+
 def test_a_broken_connection_is_kept_until_python_has_decided(driver: Driver) -> None:
     handle, session = driver.connect("group:a")
     driver.publish(handle, "group:a")

@@ -331,6 +331,28 @@ def test_a_resumed_session_goes_on_where_it_was(driver: Driver) -> None:
     assert (driver.count("resumed"), driver.count("joined"), driver.count("missed_away")) == (1, 1, 0)
 
 
+def test_a_session_that_is_gone_begins_afresh_and_catches_up(driver: Driver) -> None:
+    handle, session = driver.connect(A, transport="tcp", resumable=True)
+    deliver(driver, session, message(1))
+    pause(driver, handle, session)
+    session = come_back(driver, handle)
+    assert session.frame()[2]["session"] == "s1"
+    session.send([FIN, 201, "session_expired", {"class": "fresh"}])
+    assert driver.expect(FAILED)[1] == 201
+    assert session.frame() == [FIN_ACK]
+    session.close()
+    driver.wait_count("failed", 1)
+    session = come_back(driver, handle)
+    assert "session" not in session.welcome()
+    assert driver.expect(CONNECTED)[2] == 0
+    kind, number, channel, *_ = session.frame()
+    assert (kind, channel) == (JOIN, A)
+    session.send([REPLY, number, {"epoch": 5, "offset": 3, "outcome": "live"}])
+    deliver(driver, session, message(4))
+    assert faults(driver) == {}
+    assert (driver.count("resumed"), driver.count("missed_away")) == (0, 2)
+
+
 def test_a_resumed_channel_that_is_not_replayed_in_full_is_found(driver: Driver) -> None:
     handle, session = driver.connect(A, transport="tcp", resumable=True)
     deliver(driver, session, message(1))

@@ -49,7 +49,7 @@ def test_the_hash_is_cpythons(seed: int) -> None:
 # Few high halves, which are the homes: some share one, some are neighbours, and the last run around the table's end.
 HIGHS = [0, 1, 2, 1 << 30, (1 << 30) + 1, 1 << 31, 0xF0000000, 0xFFFFFFFD, 0xFFFFFFFE, 0xFFFFFFFF]
 HASHES = st.builds(lambda high, low: high << 32 | low, st.sampled_from(HIGHS), st.integers(0, 3))
-VALUES = st.integers(0, 40) | st.just(2**32 - 2)
+VALUES = st.integers(0, 40) | st.just(2**32 - 3)
 
 
 class IndexMachine(RuleBasedStateMachine):
@@ -112,6 +112,49 @@ def test_growing_by_quarters_loses_nothing() -> None:
             assert all(other in index.find(siphash13(b"%d" % other)) for other in range(value + 1))
     for value in range(4999, -1, -1):
         index.remove(siphash13(b"%d" % value), value)
+    assert len(index) == 0
+
+
+def test_no_put_moves_much_of_a_large_table() -> None:
+    index, moving, most, grew = HashIndex(), 0, 0, 0
+    for value in range(100_000):
+        index.put(siphash13(b"%d" % value), value)
+        if index.moving > moving:
+            grew += 1
+        else:
+            most = max(most, moving - index.moving)
+        moving = index.moving
+    assert 0 < most <= 32
+    assert grew > 10
+
+
+@given(st.randoms(use_true_random=False), st.integers(500, 1500))
+@settings(max_examples=10, deadline=None)
+def test_pairs_come_and_go_while_a_table_is_moved(random, size: int) -> None:  # type: ignore[no-untyped-def]
+    def drawn() -> int:  # homes around the table's end among them
+        tag: int = random.choice((random.getrandbits(32), random.randrange(8), 2**32 - 1 - random.randrange(8)))
+        return tag << 32
+
+    index, pairs = HashIndex(), dict[int, int]()
+    while len(pairs) < size or not index.moving:
+        pairs[len(pairs)] = random.getrandbits(64) if len(pairs) % 8 else drawn()
+        index.put(pairs[len(pairs) - 1], len(pairs) - 1)
+    value = len(pairs)
+    while index.moving:
+        for _ in range(random.randrange(8)):
+            gone = random.choice(list(pairs))
+            hash = pairs.pop(gone)
+            index.remove(hash, gone)
+            assert gone not in index.find(hash)
+        pairs[value] = drawn()
+        index.put(pairs[value], value)
+        value += 1
+        tags: dict[int, list[int]] = {}
+        for other, hash in pairs.items():
+            tags.setdefault(hash >> 32, []).append(other)
+        assert all(sorted(index.find(tag << 32)) == sorted(found) for tag, found in tags.items())
+    for other, hash in pairs.items():
+        index.remove(hash, other)
     assert len(index) == 0
 
 

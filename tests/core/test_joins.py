@@ -10,7 +10,7 @@ import pytest
 from core import notes, records
 from core.codes import Code
 from tests.core import wire
-from tests.core.edge_harness import EPOCH, ERROR, FIN, JOIN, LEAVE, REPLY, WELCOME, Edge, wait_for
+from tests.core.edge_harness import EPOCH, ERROR, FIN, JOIN, LEAVE, REPLY, WELCOME, Edge, frame_of, wait_for
 
 
 def test_a_join_is_answered_by_subscribed_and_not_before(edge: Edge) -> None:
@@ -104,6 +104,39 @@ def test_no_more_groups_than_the_limit(edges: Callable[..., Edge]) -> None:
     edge.join(alice, "group:c")
 
 
+def test_of_global_channels_that_are_joined_none_is_stored_but_those_that_everybody_is_told_of(edge: Edge) -> None:
+    alice = edge.open("alice")
+    assert edge.router.state()["name"] == b"user:alice"
+    edge.router.send(wire.everybody("global:news", EPOCH, 3))
+    for number in range(20):
+        edge.join(alice, f"global:{number}", offset=number)
+        assert edge.router.expect(records.UNSUBSCRIBE)["name"] == f"global:{number}".encode()
+    alice.send([10, {f"global:{number}": 1 for number in range(20)}])
+    edge.join_known(alice, "global:news")
+    one = edge.router.state()
+    assert (one["what"], one["name"], one["position"]) == (records.JOINED, b"global:news", (EPOCH, 3))
+    assert (edge.live("channel"), edge.live("pending")) == (2, 0)
+
+
+def test_being_caught_up_in_global_channels_that_are_over_is_bounded_like_groups(edges: Callable[..., Edge]) -> None:
+    edge = edges(channels_max=2)
+    alice = edge.open("alice")
+
+    def behind(channel: str) -> Any:
+        alice.request(JOIN, channel, {"since": [EPOCH, 2]})
+        one = edge.router.expect(records.SUBSCRIBE)
+        edge.router.send(wire.subscribed(one["channel"], EPOCH, 5))
+        edge.router.send(wire.caught(edge.router.expect(records.CATCHUP), (EPOCH, 5)))
+        return alice.frame()
+
+    for number in range(2):
+        assert behind(f"global:{number}")[2]["outcome"] == "replayed"
+        edge.router.expect(records.CATCHUP)  # its messages, which do not come
+    answer = behind("global:more")
+    assert (answer[0], answer[2]) == (ERROR, Code.TOO_MANY_CHANNELS)
+    assert edge.live("membership") == 3
+
+
 def test_leaving_what_was_not_joined_is_refused(edge: Edge) -> None:
     alice = edge.open("alice")
     alice.send([LEAVE, 6, "group:a"])
@@ -135,6 +168,30 @@ def test_hello_waits_for_its_session_and_all_its_channels(edge: Edge) -> None:
         "group:b": [EPOCH, 3, "reset"],
     }
     assert (edge.live("pending"), edge.live("membership")) == (0, 3)
+
+
+def test_what_is_said_between_a_reset_and_welcome_comes_behind_it(edge: Edge) -> None:
+    """Other channels still wait: the channel moves on, and the client begins where it is told to."""
+    alice = edge.client()
+    one = edge.hello(alice, "alice", [["group:a", 1, 3], ["group:b", 1, 3]])
+    asked = {each["name"]: each for each in (edge.router.expect(records.CATCHUP) for _ in range(2))}
+    edge.router.send(wire.opened(alice.conn, one["seq"]))
+    first, second = (frame_of("group:a", offset, offset) for offset in (1, 2))
+    edge.router.send(
+        wire.caught(asked[b"group:a"], (EPOCH, 0), outcome="reset"),
+        wire.message(asked[b"group:a"]["channel"], EPOCH, 1, first),
+        wire.caught(asked[b"group:b"], (EPOCH, 0), outcome="reset"),
+    )
+    told = alice.frame()[2]["channels"]
+    assert (told["group:a"], told["group:b"]) == ([EPOCH, 0, "reset"], [EPOCH, 0, "reset"])
+    catchup = edge.router.expect(records.CATCHUP)
+    assert (catchup["name"], catchup["since"], catchup["flags"]) == (b"group:a", (EPOCH, 0), 0)
+    edge.router.send(
+        wire.caught(catchup, (EPOCH, 1), [(EPOCH, 1, first)]),
+        wire.message(catchup["channel"], EPOCH, 2, second),
+    )
+    assert [frame[2] for frame in alice.frames(2)] == [1, 2]
+    assert edge.live("pending") == 0
 
 
 def test_the_time_from_accept_to_welcome_is_counted(edge: Edge) -> None:

@@ -28,7 +28,11 @@ def test_the_control_thread_counts_what_it_drops_where_the_data_plane_does() -> 
     stats = Stats()
     for _ in range(2):
         stats.count("states_lost")
-    assert stats.read()["counters"]["states_lost"] == 2
+    stats.count("log_outgrown", 7)
+    stats.gauge("log_disk_bytes", 9)
+    read = stats.read()
+    assert (read["counters"]["states_lost"], read["counters"]["log_outgrown"]) == (2, 7)
+    assert read["gauges"]["log_disk_bytes"] == 9
 
 
 def test_another_process_reads_the_counters_through_the_shared_memory() -> None:

@@ -46,6 +46,19 @@ def test_messages_between_arrive_once_and_in_order(edge: Edge) -> None:
     assert alice.frame() == [REPLY, number, {"epoch": EPOCH, "offset": 25}]  # nothing came twice in between
 
 
+def test_a_router_of_another_version_is_told_nothing_and_named_once(edge: Edge) -> None:
+    alice = edge.open("alice")
+    edge.join(alice, "group:a")
+    for epoch in (EPOCH + 1, EPOCH + 2):
+        edge.router.send(wire.linked(epoch, ask=True, version=records.VERSION + 1))
+    note = edge.note(notes.FOREIGN)
+    assert note[4] == records.VERSION + 1
+    edge.router.heartbeat()
+    edge.link(EPOCH + 3)  # no BEGIN and no note before these
+    edge.router.send(wire.linked(EPOCH + 4, ask=False, version=records.VERSION - 1))
+    assert edge.note(notes.FOREIGN)[4] == records.VERSION - 1
+
+
 def test_a_jump_in_the_offsets_is_told_exactly_before_the_message(edge: Edge) -> None:
     alice, bob = edge.open("alice"), edge.open("bob")
     handle = edge.join(alice, "group:a", offset=10)
@@ -86,6 +99,16 @@ def test_a_publish_carries_everything_to_the_router_and_the_position_back(edge: 
     assert answer[4]["retry_after"] > 0
     alice.send([PUBLISH, 0, "group:a", "no answer wanted"])
     assert edge.router.expect(records.PUBLISH)["seq"] == 0
+
+
+def test_who_may_not_begin_one_more_global_channel_is_told_the_bound_and_what_to_do(edge: Edge) -> None:
+    alice = edge.open("alice")
+    number = alice.request(PUBLISH, "global:more", "x")
+    edge.router.send(wire.published(edge.router.expect(records.PUBLISH)["seq"], 0, 0, Code.TOO_MANY_CHANNELS))
+    answer = alice.frame()
+    assert answer[:3] == [ERROR, number, Code.TOO_MANY_CHANNELS]
+    assert "at most 128" in answer[3]
+    assert "use a group" in answer[3]
 
 
 def test_without_the_router_a_publish_is_refused_at_its_deadline_with_a_time_to_come_back(
@@ -165,7 +188,7 @@ def test_a_new_router_is_told_everything_with_the_last_positions(edge: Edge) -> 
     edge.router.send(wire.message(handle, EPOCH, 4, frame_of("group:a", 4, "x")))
     alice.frame()
     # What an earlier router may not have stored stands before it: tests/core/test_told.py.
-    said = [one for one in edge.link(EPOCH + 1) if one["kind"] != records.OPEN or one["aux"] == records.AGAIN]
+    said = [one for one in edge.link(EPOCH + 1) if one["aux"] != records.OPENS_TOLD]
     sessions = {(one["session"], one["conn"]) for one in said if one["kind"] == records.OPEN}
     assert sessions == {(client.session, client.conn) for client in (alice, bob)}
     held = {one["name"]: (one["epoch"], one["offset"]) for one in said if one["kind"] == records.SUBSCRIBE}
@@ -245,7 +268,8 @@ def test_joins_and_hellos_that_wait_are_asked_again(edge: Edge) -> None:
     assert waiting.frame()[0] == 1
 
 
-def test_an_evicted_session_ends_and_gets_nothing_more(edge: Edge) -> None:
+def test_an_evicted_session_ends_and_gets_nothing_more(edges: Callable[..., Edge]) -> None:
+    edge = edges(fin_timeout_ms=200)
     alice = edge.open("alice")
     handle = edge.join(alice, "group:a")
     said = [wire.message(handle, EPOCH, offset, frame_of("group:a", offset, "x")) for offset in (1, 2)]
@@ -290,3 +314,32 @@ def test_an_event_reaches_the_members_and_moves_no_position(edge: Edge) -> None:
 def test_bytes_that_are_no_batch_are_survived(edge: Edge, junk: bytes) -> None:
     edge.router.send(junk)
     edge.open("alice")
+
+
+def test_a_global_message_that_was_missed_is_told_to_everybody(edge: Edge) -> None:
+    alice, bob = edge.open("alice"), edge.open("bob")
+    said = {
+        offset: wire.message(0, EPOCH, offset, frame_of("global:x", offset, 0), everybody=True) for offset in (5, 8)
+    }
+    edge.router.send(wire.everybody("global:x", EPOCH, 4), said[5], said[5], said[8])
+    for client in (alice, bob):
+        assert client.frame()[:3] == [MESSAGE, "global:x", 5]
+        assert client.frame() == [EVENT, "global:x", "gap", {"from": 6, "to": 7, "reason": "router_lost"}]
+        assert client.frame()[:3] == [MESSAGE, "global:x", 8]
+    (one,) = (one for one in edge.link(EPOCH + 1) if one.get("name") == b"global:x")
+    assert (one["kind"], one["epoch"], one["offset"]) == (records.SUBSCRIBE, EPOCH, 8)
+    edge.router.send(wire.subscribed(one["channel"], EPOCH + 1, 9))
+    assert alice.frame() == [EVENT, "global:x", "gap", {"from": 9, "to": 9, "reason": "router_lost"}]
+    edge.router.send(wire.everybody("global:x", EPOCH + 2, 2))
+    found = alice.frame()
+    assert found[2] == "gap"
+    assert (found[3]["reason"], found[3]["epoch"], found[3]["offset"]) == ("recreated", EPOCH + 2, 2)
+
+
+def test_a_global_channel_that_the_router_lets_go_is_forgotten(edge: Edge) -> None:
+    alice = edge.open("alice")
+    edge.router.send(wire.everybody("global:x", EPOCH, 4), wire.everybody("global:x", EPOCH, 4, gone=True))
+    assert edge.router.expect(records.UNSUBSCRIBE)["name"] == b"global:x"
+    edge.router.send(wire.everybody("global:x", EPOCH, 6))  # it comes again: nothing was missed in between
+    edge.router.send(wire.message(0, EPOCH, 7, frame_of("global:x", 7, 0), everybody=True))
+    assert alice.frame()[:3] == [MESSAGE, "global:x", 7]

@@ -200,6 +200,21 @@ def test_a_reclaimed_connection_hears_fin_and_has_until_its_deadline_to_answer(e
     assert edge.counter("closed_kicked") == 1
 
 
+@pytest.mark.parametrize(("code", "is_over"), [(Code.KICKED, True), (Code.DRAINING, False), (Code.BANNED, False)])
+def test_a_session_that_is_kicked_is_over_and_one_that_is_told_to_come_back_is_not(
+    edge: Edge, code: Code, is_over: bool
+) -> None:
+    alice = edge.open("alice")
+    turn(edge, notes.RECLAIM, {"first": int(code), "extra": b"enough"}, conn=alice.conn)
+    assert alice.frame()[:2] == [FIN, code]
+    while (said := edge.router.take())["kind"] != records.CLOSE:
+        assert said["kind"] != records.OPEN
+    assert (said["aux"] & records.OVER != 0) is is_over
+    alice.send([FIN_ACK])
+    alice.shut()
+    assert alice.ended()
+
+
 def test_reclaiming_what_ends_already_changes_nothing(edge: Edge) -> None:
     alice = edge.open("alice")
     for was in (OPEN, CLOSING):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from core import log_records, notes, records
 from core.codes import Code
-from tests.core.router_harness import EPOCH, Sequencer, now_ms
+from tests.core.router_harness import EPOCH, Sequencer, Worker, now_ms
 
 Make = Callable[..., Sequencer]
 OPTIONS: dict[str, Any] = {"log_under_way_max": 1, "log_complete": False}
@@ -22,8 +22,8 @@ def cold(sequencers: Make) -> Sequencer:
     return sequencers(**OPTIONS)
 
 
-def message(offset: int, epoch: int = 5) -> bytes:
-    body = msgpack.packb([9, "group:a", offset, offset, {"from": "bob", "time": 1, "epoch": epoch}])
+def message(offset: int, epoch: int = 5, data: Any = None) -> bytes:
+    body = msgpack.packb([9, "group:a", offset, data or offset, {"from": "bob", "time": 1, "epoch": epoch}])
     return log_records.pack(log_records.MESSAGE, b"group:a", epoch, offset, time_ms=now_ms(), body=body)
 
 
@@ -240,6 +240,78 @@ def test_an_epoch_in_the_log_that_is_not_below_ours_is_passed(cold: Sequencer) -
     worker.flush()
     loaded(cold, wanted(cold)[0], EPOCH + 4, 2)
     assert worker.expect(records.SUBSCRIBED)["epoch"] == EPOCH + 5
+
+
+def member_of_an_earlier_router(router: Sequencer, offset: int) -> Worker:
+    """A worker that was told this position of the channel by the router before, which said nothing there itself."""
+    worker = router.worker()
+    worker.say.channel(records.SUBSCRIBE, b"group:a", 3, EPOCH - 1, offset)
+    worker.flush()
+    return worker
+
+
+def test_who_holds_the_last_message_is_at_the_end_though_routers_came_and_went_since(cold: Sequencer) -> None:
+    worker = member_of_an_earlier_router(cold, 41)
+    loaded(cold, wanted(cold)[0], 5, 41)
+    assert worker.expect(records.SUBSCRIBED)["offset"] == 41
+    worker.say.catchup(9, b"group:a", 3, 5, 41, flags=1)
+    worker.flush()
+    assert records.OUTCOMES[worker.expect(records.CAUGHT)["outcome"]] == "live"
+
+
+def test_what_the_log_lost_is_not_given_again_though_routers_came_and_went_since(cold: Sequencer) -> None:
+    worker = member_of_an_earlier_router(cold, 43)
+    loaded(cold, wanted(cold)[0], 5, 41)
+    assert worker.expect(records.SUBSCRIBED)["offset"] == 43
+    worker.send("group:a", "x")
+    assert [one.offset for one in cold.batch()[1]] == [44]
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_nobody_is_told_reset_at_the_end_of_a_channel_before_its_messages_are_read(
+    cold: Sequencer, is_kept: bool
+) -> None:
+    """The message itself tells its epoch better than the position does that stands behind it."""
+    worker = cold.worker()
+    worker.say.channel(records.SUBSCRIBE, b"group:a", 3)
+    worker.flush()
+    loaded(cold, wanted(cold)[0], 8, 41)
+    assert worker.expect(records.SUBSCRIBED)["offset"] == 41
+    worker.say.catchup(9, b"group:a", 3, 5, 41, flags=1)
+    worker.flush()
+    request, channel, with_messages = wanted(cold)
+    assert (channel, with_messages) == (b"group:a", True)
+    loaded(cold, request, 8, 41, *[message(41)] * is_kept)
+    told = records.OUTCOMES[worker.expect(records.CAUGHT)["outcome"]]
+    assert told == ("live" if is_kept else "reset")
+
+
+def test_what_was_read_is_told_before_what_is_read_next_takes_its_memory(sequencers: Make) -> None:
+    """Eight channels of 200 KiB are caught up on together, in parts, and memory has room for one of them."""
+    count = 200
+    router = sequencers(**OPTIONS, history_total_bytes=1 << 18, history_messages=count)
+    worker = router.worker()
+    kept = [message(offset, data="x" * 1000) for offset in range(1, count + 1)]
+    channels = {number: (5, 0) for number in range(8)}
+    reads = parts = 0
+    while channels:
+        for number, since in channels.items():
+            worker.say.catchup(number, b"group:%d" % number, number, *since, bytes_max=1 << 16)
+        waiting = dict(channels)
+        while waiting:
+            for one in worker.rest():
+                del waiting[one["seq"]]
+                parts += 1
+                channels[one["seq"]] = one["last"]
+                if one["last"] == (5, count):
+                    del channels[one["seq"]]
+            assert router.loop is not None
+            for kind, _, _, request, with_messages, *_ in router.loop.take():  # told in one turn, or nearly
+                assert (kind, with_messages) == (notes.LOG_LOAD, 1)
+                loaded(router, request, 5, count, *kept)
+                reads += 1
+    assert parts == 8 * 4
+    assert reads <= parts
 
 
 def test_it_ends_while_loads_are_under_way(cold: Sequencer) -> None:

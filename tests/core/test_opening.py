@@ -15,8 +15,22 @@ STORED = msgpack.packb({"user": "alice"})
 OUTCOME, CURSOR = 1, 2
 
 
+def heard(edge: Edge) -> dict[str, list[int]]:
+    """In which global channels the session begins, by what the store is told next."""
+    one = edge.router.state()
+    assert one["what"] == records.HEARS
+    channels: dict[str, list[int]] = msgpack.unpackb(one["name"])
+    return channels
+
+
 def hello(
-    edge: Edge, channels: list[list[Any]], *, resumes: bool = False, whole: bool = False, unread: bool = True
+    edge: Edge,
+    channels: list[list[Any]],
+    *,
+    resumes: bool = False,
+    whole: bool = False,
+    unread: bool = True,
+    if_alive: bool = False,
 ) -> Client:
     """A client whose HELLO the control thread let in."""
     client = edge.client()
@@ -27,7 +41,10 @@ def hello(
         notes.OPEN,
         client.conn,
         1,
-        flags=notes.OPEN_RESUMES * resumes | notes.OPEN_WHOLE * whole | notes.OPEN_TELLS_UNREAD * unread,
+        flags=notes.OPEN_RESUMES * resumes
+        | notes.OPEN_WHOLE * whole
+        | notes.OPEN_TELLS_UNREAD * unread
+        | notes.OPEN_IF_ALIVE * if_alive,
         second=len(STORED),
         session=client.session,
         text=b"\x93\x01\x01" + (b"\x82" if unread else b"\x81") + msgpack.packb("channels"),
@@ -59,6 +76,42 @@ def test_the_claim_carries_what_is_stored_and_whether_stored_state_is_wanted(edg
         edge.wait_empty()
         edge.router.expect(records.UNSUBSCRIBE)
         edge.router.expect(records.CLOSE)
+
+
+@pytest.mark.parametrize("code", [Code.SESSION_EXPIRED, Code.UNAVAILABLE])
+def test_with_an_old_token_nothing_but_the_stored_session_is_resumed(edge: Edge, code: Code) -> None:
+    client = hello(edge, [["user:alice", EPOCH, 0]], resumes=True, whole=True, if_alive=True)
+    subscribe(edge, {"user:alice": 0})
+    one = edge.router.expect(records.OPEN)
+    assert one["aux"] == records.RESUMES | records.ALIVE
+    edge.router.send(wire.opened(client.conn, one["seq"], code=code))
+    assert client.frame()[:2] == [FIN, code]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_session_that_is_not_stored_is_begun_afresh_whatever_its_client_names(edge: Edge, whole: bool) -> None:
+    client = hello(edge, [["user:alice", EPOCH, 0], ["group:a", EPOCH, 5]], resumes=True, whole=whole)
+    subscribe(edge, {"user:alice": 0, "group:a": 5})
+    edge.router.send(wire.opened(client.conn, edge.router.expect(records.OPEN)["seq"], code=Code.SESSION_EXPIRED))
+    kind, code, _, options = client.frame()
+    assert (kind, code, options["class"]) == (FIN, Code.SESSION_EXPIRED, "fresh")
+    said = [edge.router.take()["kind"] for _ in range(3)]
+    assert sorted(said) == sorted([records.UNSUBSCRIBE, records.UNSUBSCRIBE, records.CLOSE])
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("taken", [0, 1])
+def test_where_no_sessions_are_stored_only_one_that_says_it_is_whole_is_resumed(
+    edge: Edge, whole: bool, taken: int
+) -> None:
+    client = hello(edge, [["user:alice", EPOCH, 0], ["group:a", EPOCH, 5]], resumes=True, whole=whole)
+    subscribe(edge, {"user:alice": 0, "group:a": 5})
+    edge.router.send(wire.opened(client.conn, edge.router.expect(records.OPEN)["seq"], None, taken))
+    answer = client.frame()
+    if whole:
+        assert set(answer[2]["channels"]) == {"user:alice", "group:a"}
+    else:
+        assert (answer[:2], answer[3]["class"]) == ([FIN, Code.SESSION_EXPIRED], "fresh")
 
 
 def test_a_channel_that_the_client_left_out_stands_where_the_store_says(edge: Edge) -> None:
@@ -125,13 +178,14 @@ def test_a_channel_that_the_store_has_no_more_room_for_is_left_out(edges: Callab
     assert set(client.frame()[2]["channels"]) == {"user:alice", "group:0", "group:1"}
 
 
-@pytest.mark.parametrize("answers", [b"", b"\xc1", msgpack.packb([["group:b"]]), msgpack.packb(5)])
-def test_stored_state_that_is_missing_or_broken_leaves_the_clients_own_positions(edge: Edge, answers: bytes) -> None:
+@pytest.mark.parametrize("answers", [b"\xc1", msgpack.packb([["group:b"]]), msgpack.packb(5)])
+def test_stored_state_that_is_broken_leaves_the_clients_own_positions(edge: Edge, answers: bytes) -> None:
     client = hello(edge, [["user:alice", EPOCH, 0], ["group:a", EPOCH, 5]], resumes=True)
     subscribe(edge, {"user:alice": 0, "group:a": 5})
     one = edge.router.expect(records.OPEN)
     fixed = client.conn.to_bytes(8, "little") + bytes(16) + one["seq"].to_bytes(4, "little")
-    edge.router.send(wire.record(records.OPENED, 0, fixed + len(answers).to_bytes(4, "little"), answers))
+    fixed += len(answers).to_bytes(4, "little") + bytes(16)
+    edge.router.send(wire.record(records.OPENED, 0, fixed, answers))
     assert set(client.frame()[2]["channels"]) == {"user:alice", "group:a"}
     said = [edge.router.state() for _ in range(2)]
     assert [(each["name"], each["what"], each["position"]) for each in said] == [
@@ -172,14 +226,16 @@ def test_what_a_session_does_is_told_as_it_happens(edge: Edge) -> None:
     alice = edge.open("alice")
     first = edge.router.state()
     assert (first["what"], first["name"], first["user"]) == (records.JOINED, b"user:alice", b"alice")
+    edge.router.send(wire.everybody("global:news", EPOCH, 2))
     edge.join(alice, "group:a", offset=4)
-    alice.send([JOIN, 5, "group:a", {}], [10, {"group:a": 3, "group:strange": 8, "global:news": 2, "user:alice": 0}])
+    positions = {"group:a": 3, "group:strange": 8, "global:strange": 1, "global:news": 7, "user:alice": 0}
+    alice.send([JOIN, 5, "group:a", {}], [10, positions])
     alice.send([10, {"group:a": 99}], [LEAVE, 6, "group:a"])
     said = [(one["what"], one["name"], one["position"]) for one in (edge.router.state() for _ in range(5))]
     assert said == [
         (records.JOINED, b"group:a", (EPOCH, 4)),
         (records.ACKED, b"group:a", (EPOCH, 3)),
-        (records.ACKED, b"global:news", (0, 2)),
+        (records.ACKED, b"global:news", (EPOCH, 2)),
         (records.ACKED, b"group:a", (EPOCH, 4)),  # no more than it was given
         (records.LEFT, b"group:a", (EPOCH, 4)),
     ]
@@ -224,3 +280,104 @@ def test_a_new_router_is_told_of_sessions_and_memberships_again(edge: Edge) -> N
         (records.HERE, b"user:alice"),
         (records.HERE, b"group:a"),
     ]
+
+
+def test_a_new_session_is_told_and_stored_where_the_global_channels_stand(edge: Edge) -> None:
+    edge.link(EPOCH)
+    edge.router.send(wire.everybody("global:news", EPOCH, 4), wire.everybody("global:quiet", EPOCH, 0))
+    client = hello(edge, [["user:alice"]], unread=False)
+    subscribe(edge, {"user:alice": 0})
+    edge.router.send(wire.opened(client.conn, edge.router.expect(records.OPEN)["seq"]))
+    assert client.frame()[2]["channels"] == {
+        "user:alice": [EPOCH, 0, "live"],
+        "global:news": [EPOCH, 4, "live"],
+        "global:quiet": [EPOCH, 0, "live"],
+    }
+    assert edge.router.state()["name"] == b"user:alice"
+    assert heard(edge) == {"global:news": [EPOCH, 4], "global:quiet": [EPOCH, 0]}
+
+
+def test_a_session_that_is_older_than_a_global_channel_gets_it_from_where_it_began(edge: Edge) -> None:
+    edge.router.send(wire.everybody("global:news", EPOCH, 9), wire.everybody("global:old", EPOCH, 5))
+    client = hello(edge, [["user:alice", EPOCH, 0]], resumes=True, unread=False)
+    subscribe(edge, {"user:alice": 0})
+    stored = [["user:alice", EPOCH, 0, 0], ["global:old", EPOCH, 5]]
+    edge.router.send(wire.opened(client.conn, edge.router.expect(records.OPEN)["seq"], stored))
+    one = edge.router.expect(records.CATCHUP)
+    assert (one["name"], one["flags"]) == (b"global:news", OUTCOME | records.FROM_LISTING)
+    edge.router.send(wire.caught({**one, "since": (EPOCH - 1, 7)}, (EPOCH, 9)))
+    assert client.frame()[2]["channels"] == {
+        "user:alice": [EPOCH, 0, "live"],
+        "global:old": [EPOCH, 5, "live"],
+        "global:news": [EPOCH, 9, "replayed"],
+    }
+    again = edge.router.expect(records.CATCHUP)
+    assert again["since"] == (EPOCH - 1, 7)
+    said = [(EPOCH, offset, frame_of("global:news", offset, "x")) for offset in (8, 9)]
+    edge.router.send(wire.caught(again, (EPOCH, 9), said))
+    assert [client.frame()[:4] for _ in said] == [[9, "global:news", 8, "x"], [9, "global:news", 9, "x"]]
+    assert edge.router.state()["name"] == b"user:alice"
+    assert heard(edge) == {"global:news": [EPOCH - 1, 7]}
+
+
+def test_a_resume_of_which_nothing_is_known_goes_on_live_in_global_channels(edge: Edge) -> None:
+    edge.router.send(wire.everybody("global:news", EPOCH, 3))
+    client = hello(edge, [["user:alice", EPOCH, 0]], resumes=True, unread=False)
+    subscribe(edge, {"user:alice": 0})
+    edge.router.send(wire.opened(client.conn, edge.router.expect(records.OPEN)["seq"]))
+    assert client.frame()[2]["channels"]["global:news"] == [EPOCH, 3, "live"]
+
+
+@pytest.mark.parametrize("gone", [1, 130], ids=["one", "more than there may be at once"])
+def test_global_channels_that_are_over_are_left_and_take_nobodys_place(edge: Edge, gone: int) -> None:
+    """The store names those that the session heard of; the router, asked for each, does not tell of these any more."""
+    edge.link(EPOCH)
+    edge.router.send(wire.everybody("global:news", EPOCH, 7))
+    client = hello(edge, [["user:alice", EPOCH, 0]], resumes=True, unread=False)
+    subscribe(edge, {"user:alice": 0})
+    over = {f"global:old-{number}": 5 for number in range(gone)}
+    stored = [["user:alice", EPOCH, 0, 0], *([name, EPOCH, 5] for name in over), ["global:news", EPOCH, 7]]
+    edge.router.send(wire.opened(client.conn, edge.router.expect(records.OPEN)["seq"], stored))
+    subscribe(edge, over)
+    assert client.frame()[2]["channels"] == {"user:alice": [EPOCH, 0, "live"], "global:news": [EPOCH, 7, "live"]}
+    said = {each["name"].decode(): each["what"] for each in (edge.router.state() for _ in range(gone + 1))}
+    assert said == {"user:alice": records.HERE, **dict.fromkeys(over, records.LEFT)}
+
+
+def test_a_global_channel_that_the_router_tells_of_late_is_not_over(edge: Edge) -> None:
+    edge.link(EPOCH)
+    client = hello(edge, [["user:alice", EPOCH, 0]], resumes=True, unread=False)
+    subscribe(edge, {"user:alice": 0})
+    stored = [["user:alice", EPOCH, 0, 0], ["global:news", EPOCH, 7]]
+    edge.router.send(wire.opened(client.conn, edge.router.expect(records.OPEN)["seq"], stored))
+    asked = edge.router.expect(records.SUBSCRIBE)
+    assert asked["name"] == b"global:news"
+    edge.router.send(
+        wire.everybody("global:news", EPOCH, 7),
+        wire.subscribed(asked["channel"], EPOCH, 7),
+    )
+    assert client.frame()[2]["channels"] == {"user:alice": [EPOCH, 0, "live"], "global:news": [EPOCH, 7, "live"]}
+
+
+def test_a_client_is_told_of_each_global_channel_that_it_names_be_it_over_or_not(edge: Edge) -> None:
+    edge.link(EPOCH)
+    client = hello(edge, [["user:alice", EPOCH, 0], ["global:old", EPOCH, 5]], resumes=True, unread=False)
+    subscribe(edge, {"user:alice": 0, "global:old": 5})
+    stored = [["user:alice", EPOCH, 0, 0], ["global:old", EPOCH, 4]]
+    edge.router.send(wire.opened(client.conn, edge.router.expect(records.OPEN)["seq"], stored))
+    assert client.frame()[2]["channels"] == {"user:alice": [EPOCH, 0, "live"], "global:old": [EPOCH, 5, "live"]}
+
+
+def test_no_global_channel_is_stored_with_a_session_but_those_that_the_router_told_of(edge: Edge) -> None:
+    """Whatever a client calls them: nothing bounds their names, and of one that is over there is nothing to miss."""
+    edge.link(EPOCH)
+    edge.router.send(wire.everybody("global:news", EPOCH, 7))
+    named = [["global:news", EPOCH, 6], ["global:old", EPOCH, 5]]
+    client = hello(edge, [["user:alice", EPOCH, 0], *named], unread=False)
+    subscribe(edge, {"user:alice": 0})
+    edge.router.send(wire.caught(edge.router.expect(records.CATCHUP), (EPOCH, 7)))
+    subscribe(edge, {"global:old": 5})
+    edge.router.send(wire.opened(client.conn, edge.router.expect(records.OPEN)["seq"]))
+    assert client.frame()[2]["channels"]["global:old"] == [EPOCH, 5, "live"]
+    assert edge.router.state()["name"] == b"user:alice"
+    assert heard(edge) == {"global:news": [EPOCH, 6]}

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from core import log_records, notes, records
 from core.log_records import LogEntry
+from core.namespace_spec import HISTORY_AGE_S_MAX
+from tests.core.edge_harness import wait_for
 from tests.core.router_harness import EPOCH, Sequencer, now_ms
 
 Make = Callable[..., Sequencer]
@@ -28,6 +30,11 @@ def aged(channel: str, count: int) -> bytes:
     """Messages that are too old to be kept, and a position that is not."""
     old = b"".join(message(channel, 5, offset, time_ms=now_ms() - 1_000_000) for offset in range(1, count + 1))
     return old + log_records.pack(log_records.POSITION, channel.encode(), 5, count, time_ms=now_ms())
+
+
+def position(channel: str, offset: int, *, epoch: int = 5, age_ms: int = 0) -> bytes:
+    """Where a channel stands, which was last spoken in so long ago."""
+    return log_records.pack(log_records.POSITION, channel.encode(), epoch, offset, time_ms=now_ms() - age_ms)
 
 
 def kept(router: Sequencer, channel: str) -> list[int]:
@@ -90,9 +97,67 @@ def test_what_is_older_than_the_history_is_not_kept(sequencers: Make) -> None:
     assert router.worker().history("group:b")["offset"] == 7
 
 
-def test_unknown_namespaces_and_too_many_channels_are_counted(sequencers: Make) -> None:
+def test_records_of_unknown_namespaces_are_counted(sequencers: Make) -> None:
     batch = message("gone:a", 5, 1) + message("group:a", 5, 1) + message("group:b", 5, 1)
-    assert sequencers(recovered=[batch], channels_max=1).passed_over == 2
+    assert sequencers(recovered=[batch], channels_max=1).passed_over == 1
+
+
+LOGGED: dict[str, Any] = {"log_under_way_max": 1}
+
+
+def test_what_memory_has_no_room_for_is_read_when_it_is_wanted(sequencers: Make) -> None:
+    batch = [message(f"group:{number}", 5, 1) for number in range(40)]
+    router = sequencers(**LOGGED, recovered=batch, channels_max=16)
+    worker = router.worker()
+    worker.say.channel(records.SUBSCRIBE, b"group:1", 3)
+    worker.flush()
+    request, channel = router.note(notes.LOG_LOAD)
+    assert channel == b"group:1"
+    assert router.loop is not None
+    router.loop.put(notes.LOG_LOADED, request=request, first=5, second=1)
+    told = worker.expect(records.SUBSCRIBED)
+    assert (told["epoch"] > 5, told["offset"]) == (True, 1)
+
+
+def test_messages_that_had_no_room_are_read_when_they_are_wanted(sequencers: Make) -> None:
+    body = msgpack.packb([9, "group:a", 1, "x" * 600_000, {"from": "bob", "time": 1, "epoch": 5}])
+    batch = [message(f"group:{number}", 5, 1, body=body) for number in range(4)]
+    router = sequencers(**LOGGED, recovered=batch, history_total_bytes=1 << 20)
+    assert router.counter("history_squeezed") == 3
+    worker = router.worker()
+    for number in range(4):
+        worker.say.history(records.HISTORY, 9, b"group:%d" % number)
+    worker.flush()
+    wanted = [router.note(notes.LOG_LOAD) for _ in range(3)]
+    assert len(worker.expect(records.REPLY)["body"]) > 600_000
+    assert router.loop is not None
+    for request, channel in wanted:
+        router.loop.put(notes.LOG_LOADED, request=request, first=5, second=1, text=batch[int(channel[6:])])
+        assert len(worker.expect(records.REPLY)["body"]) > 600_000
+
+
+def test_a_sift_leaves_to_the_log_what_memory_has_no_room_for(sequencers: Make) -> None:
+    """Until it has aged. Of what the log says is over, by its size, the last position alone stays."""
+    batch = [message(f"group:{number}", 5, 1) for number in range(40)]
+    router = sequencers(**LOGGED, recovered=batch, channels_max=16, history_age_s=500)
+    last = log_records.pack(log_records.POSITION, b"group:1", 5, 2, time_ms=now_ms(), flags=2)
+    other = log_records.pack(log_records.POSITION, b"group:1", 5, 1, time_ms=now_ms(), key=(0, 0))
+    old = message("group:x", 5, 1, time_ms=now_ms() - 600_000)
+    stays = sift(router, b"".join([*batch, other, last, old]))
+    assert [one.record for one in stays] == [*batch, last]
+
+
+@pytest.mark.parametrize("is_crowded", [False, True])
+def test_a_sift_keeps_what_is_of_no_configured_namespace(sequencers: Make, is_crowded: bool) -> None:
+    """It was promised, and is wanted again with its namespace: whole, and where its channels stand."""
+    age_ms = HISTORY_AGE_S_MAX * 1000
+    young = message("deal:a", 5, 1), message("deal:a", 5, 2, time_ms=now_ms() - age_ms + 60_000)
+    last = log_records.pack(log_records.POSITION, b"deal:b", 5, 9, time_ms=now_ms(), flags=2)
+    gone = message("deal:c", 5, 1, time_ms=now_ms() - age_ms - 1_000), position("deal:b", 8)
+    some = [message(f"group:{number}", 5, 1) for number in range(40)] if is_crowded else []
+    router = sequencers(**LOGGED, recovered=[*some, *young], channels_max=16 if is_crowded else 1_000)
+    assert router.passed_over == 2
+    assert [one.record for one in sift(router, b"".join([*young, last, *gone]))] == [*young, last]
 
 
 def test_bytes_that_are_no_records_are_refused(sequencers: Make) -> None:
@@ -142,6 +207,15 @@ def test_a_log_that_is_not_complete_gives_keys_alone(sequencers: Make) -> None:
     assert (router.passed_over, router.live("channel")) == (0, 0)
 
 
+def test_what_is_no_global_channel_has_no_place_among_them(sequencers: Make) -> None:
+    found = [position("group:a", 3), position("nobody:a", 3), position("global:a", 3), position("global:b", 3)]
+    router = sequencers(log_complete=False, everybodys=b"".join(found), channels_max=3)
+    assert router.passed_over == 2
+    assert router.loop is not None
+    with pytest.raises(ValueError, match="something else than log records"):
+        router.loop.recover_globals(found[0][:-8])
+
+
 # ------------------------------------------------------------------------------------------------------------- the sift
 
 
@@ -171,6 +245,41 @@ def test_a_sift_keeps_keys_inside_their_window(sequencers: Make) -> None:
     router = sequencers(recovered=[batch], history_messages=1)
     found = [(one.kind, one.offset, one.key) for one in sift(router, batch)]
     assert found == [(log_records.POSITION, 1, (3, 4)), (log_records.MESSAGE, 3, (0, 0))]
+
+
+@pytest.mark.parametrize("more", [{}, {**LOGGED, "log_complete": False}], ids=["aged", "squeezed"])
+def test_a_sift_keeps_keys_inside_their_window_though_their_streams_left_memory(
+    sequencers: Make, more: dict[str, Any]
+) -> None:
+    router = sequencers(**more, key_window_s=300)
+    young = log_records.pack(log_records.POSITION, b"group:gone", 5, 1, time_ms=now_ms() - 200_000, key=(3, 4))
+    old = log_records.pack(log_records.POSITION, b"group:gone", 5, 2, time_ms=now_ms() - 400_000, key=(5, 6))
+    assert [(one.kind, one.offset, one.key) for one in sift(router, young + old)] == [(log_records.POSITION, 1, (3, 4))]
+
+
+def test_the_position_that_a_sift_writes_is_of_the_message_that_stood_there(sequencers: Make) -> None:
+    """A worker names the epoch of the router that told it, which may be above."""
+    old = aged("group:old", 3)
+    router = sequencers(recovered=[old], history_age_s=500)
+    worker = router.worker(link=False)
+    worker.say.link(records.LINK, worker.epoch, 0)
+    worker.flush()
+    worker.tell([("group:old", 3, EPOCH - 1, 3)], before=True)
+    wait_for(lambda: records.SUBSCRIBED in [one["kind"] for one in worker.rest()], "its members are known")
+    (stays,) = sift(router, old)
+    assert (stays.kind, stays.epoch, stays.offset) == (log_records.POSITION, 5, 3)
+
+
+def test_a_position_that_a_sift_is_asked_about_stays_although_memory_has_its_message(sequencers: Make) -> None:
+    """The log has it no more: it went there before its age."""
+    batch = message("group:a", 5, 1) + message("group:a", 5, 2)
+    router = sequencers(**LOGGED, recovered=[batch])
+    last = log_records.pack(log_records.POSITION, b"group:a", 5, 2, time_ms=now_ms(), flags=2)
+    for _ in range(2):
+        (stays,) = sift(router, last)
+        assert (stays.kind, stays.channel, stays.offset) == (log_records.POSITION, b"group:a", 2)
+    after = sequencers(**LOGGED, recovered=[stays.record])
+    assert after.worker().history("group:a")["offset"] == 2
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.booleans()), min_size=1, max_size=30), st.integers(1, 5))

@@ -1,6 +1,7 @@
 """Batches cut into commands for Redis, held against a slow cutting of the same batch, and tails read back."""
 
 import itertools
+import struct
 import zlib
 from typing import Any
 
@@ -16,7 +17,7 @@ SHARDS = 4
 STARTS = [b"hf:{s%d}:" % number for number in range(SHARDS)]
 SETTINGS = [b"300000", b"60000", b"7"]
 RETENTIONS = {b"group": [b"10", b"1000"], b"user": [b"2000000000", b"18446744073709551615"], b"": [b"1", b"2"]}
-AT_REST = 20  # bytes at the end of a record's head that mean something only while it waits
+AT_REST = 20  # bytes at the end of a record's head: its flags, and what means something only while it waits
 NUMBERS = st.integers(0, 2**64 - 1)
 SMALL = st.integers(0, 2**32 - 1)
 
@@ -26,7 +27,7 @@ def packed(*args: bytes) -> bytes:
 
 
 def make_cutter() -> Cutter:
-    keys = [packed(start + b"e", start + b"k", start + b"t") for start in STARTS]
+    keys = [packed(start + b"e", start + b"k", start + b"t", start + b"g") for start in STARTS]
     retentions = [(name, packed(kept), packed(expiry)) for name, (kept, expiry) in RETENTIONS.items()]
     return Cutter(packed(b"EVALSHA", b"f" * 40), STARTS, keys, packed(*SETTINGS), retentions)
 
@@ -58,7 +59,8 @@ def at_rest(entry: log_records.LogEntry) -> bytes:
     if entry.kind == log_records.POSITION:
         return b""
     end = log_records.HEAD_BYTES
-    return entry.record[: end - AT_REST] + bytes(AT_REST) + entry.record[end:]
+    rest = struct.pack("<I", entry.flags & log_records.BEGINS).ljust(AT_REST, b"\0")
+    return entry.record[: end - AT_REST] + rest + entry.record[end:]
 
 
 class Told:
@@ -87,7 +89,8 @@ def expected(batch: bytes, epoch: int, numbers: list[int], told: Told) -> list[t
         if not mine:
             continue
         runs = [(name, list(group)) for name, group in itertools.groupby(mine, key=lambda one: one.channel)]
-        args = [b"EVALSHA", b"f" * 40, b"%d" % (3 + len(runs)), start + b"e", start + b"k", start + b"t"]
+        args = [b"EVALSHA", b"f" * 40, b"%d" % (4 + len(runs))]
+        args += [start + b"e", start + b"k", start + b"t", start + b"g"]
         args += [start + b"c:" + name for name, _ in runs]
         args += [b"%020d" % epoch, b"%d" % numbers[shard], *SETTINGS]
         args += [b"".join(tail_of(one) for one in mine if (one.key != (0, 0)) == keyed) for keyed in (True, False)]
@@ -137,7 +140,7 @@ def test_when_a_channel_expires_is_told_once_an_hour_and_after_another_server_ca
     def told_at(time_ms: int) -> bool:
         record = log_records.pack(log_records.MESSAGE, b"group:a", 1, 1, time_ms=time_ms)
         [(_, command)] = cutter.cut(record, 1, [1] * SHARDS)
-        expiry = read(command)[15]
+        expiry = read(command)[16]
         assert expiry in (b"0", RETENTIONS[b"group"][1])
         return expiry != b"0"
 
@@ -153,11 +156,11 @@ def test_a_batch_of_one_channel_has_one_key() -> None:
     batch = b"".join(log_records.pack(log_records.MESSAGE, b"group:a", 1, offset) for offset in range(1, 1001))
     [(shard, command)] = make_cutter().cut(batch, 1, [7] * SHARDS)
     assert shard == zlib.crc32(b"group:a") % SHARDS
-    assert read(command)[2] == b"4"
+    assert read(command)[2] == b"5"
 
 
 def test_what_waited_is_at_rest_in_the_command() -> None:
-    plain = log_records.pack(log_records.MESSAGE, b"group:a", 1, 1, body=b"body")
+    plain = log_records.pack(log_records.MESSAGE, b"group:a", 1, 1, body=b"body", flags=log_records.BEGINS)
     head = log_records.HEAD_BYTES
     waiting = plain[: head - AT_REST] + b"\xff" * AT_REST + plain[head:]
     [(_, command)] = make_cutter().cut(waiting, 1, [1] * SHARDS)

@@ -14,7 +14,7 @@ from core.router_loop import RouterLoop
 from tests.core.router_harness import DEADLINE_S, EPOCH, Sequencer, Worker
 
 ALICE, BOB = b"a" * 16, b"b" * 16
-STATE = struct.Struct("=IHH16sQQHHI")
+STATE = struct.Struct("=IHH16sQQHHIQQ")
 
 
 class Store:
@@ -46,7 +46,7 @@ class Store:
             if kind == records.CLOSE:
                 found.append((-aux, "", (0, 0)))
             else:
-                _, _, _, _, epoch, offset, what, _, _ = STATE.unpack_from(said, place)
+                _, _, _, _, epoch, offset, what, *_ = STATE.unpack_from(said, place)
                 found.append((what, said[place + STATE.size :][:aux].decode(), (epoch, offset)))
             place += size
         return found
@@ -84,6 +84,22 @@ def test_a_resume_waits_for_what_is_stored(kept: tuple[Store, Worker]) -> None:
     assert (one["seq"], one["conn"], one["body"], one["aux"]) == (3, 5, told, 0)
 
 
+def test_a_claim_with_an_old_token_needs_the_stored_session(sequencers: Callable[..., Sequencer]) -> None:
+    sequencer = sequencers(sessions_kept=True)
+    store, worker = Store(sequencer), sequencer.worker()
+    claim(worker, ALICE, records.RESUMES | records.ALIVE)
+    note = store.note(notes.SESSION_OPEN)
+    assert note[1] == records.RESUMES | records.ALIVE
+    store.loop.put(notes.SESSION_OPENED, request=note[3], conn=note[2], first=Code.SESSION_EXPIRED)
+    assert worker.expect(records.OPENED)["aux"] == Code.SESSION_EXPIRED
+
+
+def test_without_a_store_an_old_token_resumes_nothing(sequencers: Callable[..., Sequencer]) -> None:
+    worker = sequencers().worker()
+    claim(worker, ALICE, records.RESUMES | records.ALIVE)
+    assert worker.expect(records.OPENED)["aux"] == Code.SESSION_EXPIRED
+
+
 def test_the_former_owner_is_told_before_the_claim_waits(sequencers: Callable[..., Sequencer]) -> None:
     sequencer = sequencers(sessions_kept=True)
     store, old, new = Store(sequencer), sequencer.worker(0), sequencer.worker(1)
@@ -100,9 +116,39 @@ def test_the_former_owner_is_told_before_the_claim_waits(sequencers: Callable[..
     old.rest()
     store.loop.put(notes.SESSION_OPENED, request=note[3], conn=note[2])
     assert new.expect(records.OPENED)["aux"] == 1
-    new.say.state(ALICE, records.JOINED, b"group:a", EPOCH, 0, b"alice")
+    new.say.state(ALICE, records.JOINED, b"group:a", EPOCH, 0, b"alice", 5)
     new.flush()
     assert store.states() == [(records.JOINED, "group:a", (EPOCH, 0))]
+
+
+@pytest.mark.parametrize("elsewhere", [True, False], ids=["another worker", "the same worker"])
+def test_between_a_claim_and_its_eviction_nothing_of_the_old_connection_counts(
+    sequencers: Callable[..., Sequencer], elsewhere: bool
+) -> None:
+    """Its `bye` does not end the session, its LEAVE takes no channel of it, its ACK and JOIN say nothing."""
+    sequencer = sequencers(sessions_kept=True)
+    store, old = Store(sequencer), sequencer.worker(0)
+    new = sequencer.worker(1) if elsewhere else old
+    old.publish("group:a", 1)
+    claim(old, ALICE)
+    old.expect(records.OPENED)
+    store.note(notes.SESSION_OPEN)
+    claim(new, ALICE, records.RESUMES, conn=6)
+    assert old.expect(records.EVICT)["conn"] == 5
+    note = store.note(notes.SESSION_OPEN)
+    store.loop.put(notes.SESSION_OPENED, request=note[3], conn=note[2])
+    assert new.expect(records.OPENED)["conn"] == 6
+    old.say.state(ALICE, records.ACKED, b"group:a", EPOCH, 1, conn=5)
+    old.say.state(ALICE, records.LEFT, b"group:a", EPOCH, 1, b"alice", 5)
+    old.say.state(ALICE, records.JOINED, b"group:late", EPOCH, 0, b"alice", 5)
+    old.say.session(records.CLOSE, ALICE, 5, 0, records.OVER)
+    old.flush()
+    old.rest()
+    assert sequencer.live("session") == 1
+    new.say.state(ALICE, records.JOINED, b"group:b", EPOCH, 0, b"alice", 6)
+    new.say.session(records.CLOSE, ALICE, 6)
+    new.flush()
+    assert store.states() == [(records.JOINED, "group:b", (EPOCH, 0)), (0, "", (0, 0))]
 
 
 def test_an_answer_for_a_worker_that_is_gone_reaches_nobody(kept: tuple[Store, Worker]) -> None:
@@ -147,7 +193,7 @@ def test_an_ack_gets_the_epoch_of_its_message_and_is_held_to_what_was_said(kept:
     for number in range(3):
         worker.publish("group:a", number)
     for name, offset in ((b"group:a", 2), (b"group:a", 99), (b"group:silent", 1)):
-        worker.say.state(ALICE, records.ACKED, name, EPOCH + 5, offset)
+        worker.say.state(ALICE, records.ACKED, name, EPOCH + 5, offset, conn=5)
     worker.flush()
     assert store.states() == [(records.ACKED, "group:a", (EPOCH, 2)), (records.ACKED, "group:a", (EPOCH, 3))]
 
@@ -180,6 +226,24 @@ def test_a_cursor_that_could_not_be_read_is_told_apart_from_none(kept: tuple[Sto
         assert (records.CURSORS[one["cursor"]], one["last"]) == (known, (0, 0))
 
 
+@pytest.mark.parametrize(("epoch", "offset"), [(EPOCH - 1, 2), (EPOCH - 1, 50), (EPOCH + 1, 1)])
+def test_a_cursor_of_a_stream_that_aged_away_starts_a_device_before_all_that_is_kept(
+    kept: tuple[Store, Worker], epoch: int, offset: int
+) -> None:
+    store, worker = kept
+    for number in range(3):
+        worker.publish("user:alice", number)
+    worker.say.catchup(9, b"user:alice", 5, 0, 0, flags=1 | 2)
+    worker.flush()
+    note = store.note(notes.CURSOR)
+    store.loop.put(notes.CURSOR_READ, request=note[3], conn=note[2], second=epoch, third=offset, text=note[7])
+    one = worker.expect(records.CAUGHT)
+    assert (records.OUTCOMES[one["outcome"]], one["last"], one["position"]) == ("replayed", (0, 0), (EPOCH, 3))
+    worker.say.catchup(10, b"user:alice", 5, *one["last"])
+    worker.flush()
+    assert len(worker.expect(records.CAUGHT)["messages"]) == 3
+
+
 def test_a_channel_without_messages_needs_no_cursor(kept: tuple[Store, Worker]) -> None:
     _, worker = kept
     worker.say.catchup(9, b"user:alice", 5, 0, 0, flags=1 | 2)
@@ -204,7 +268,7 @@ def test_without_a_store_every_claim_is_answered_and_a_new_device_starts_live(se
     assert worker.expect(records.OPENED)["body"] == b""
     worker.publish("user:alice", 1)
     worker.say.catchup(9, b"user:alice", 5, 0, 0, flags=1 | 2)
-    worker.say.state(ALICE, records.ACKED, b"user:alice", EPOCH, 1)
+    worker.say.state(ALICE, records.ACKED, b"user:alice", EPOCH, 1, conn=5)
     worker.flush()
     one = worker.expect(records.CAUGHT)
     assert (records.OUTCOMES[one["outcome"]], records.CURSORS[one["cursor"]]) == ("live", "not_kept")

@@ -37,24 +37,37 @@ KINDS = pytest.mark.parametrize("kind", [Client, WsClient, TextClient])
 Make = Callable[..., Edge]
 
 
+def recreated(epoch: int, offset: int, last: int) -> dict[str, Any]:
+    return {"from": offset + 1, "to": last, "reason": "recreated", "epoch": epoch, "offset": offset}
+
+
 class Channel:
     """A channel with a quick member, through which the test knows that a message is out."""
 
     def __init__(self, edge: Edge, name: str, quick: Client) -> None:
         self.edge, self.name, self.quick = edge, name, quick
         self.handle = edge.join(quick, name)
-        self.offset = 0
+        self.epoch, self.offset = EPOCH, 0
 
     def say(self, size: int = 10_000, count: int = 1) -> None:
         """The router's next messages, in one batch; the quick member hears them all."""
         said = []
         for _ in range(count):
             self.offset += 1
-            body = frame_of(self.name, self.offset, "x" * size)
-            said.append(wire.message(self.handle, EPOCH, self.offset, body))
+            body = frame_of(self.name, self.offset, "x" * size, self.epoch)
+            said.append(wire.message(self.handle, self.epoch, self.offset, body))
         self.edge.router.send(*said)
         for offset in range(self.offset - count + 1, self.offset + 1):
             assert self.quick.frame()[:3] == [MESSAGE, self.name, offset]
+
+    def recreate(self, offset: int) -> None:
+        """The log lost what lies behind this offset, and the next message comes there."""
+        last, self.offset = self.offset, offset + 1
+        self.epoch += 1
+        body = frame_of(self.name, self.offset, "new", self.epoch)
+        self.edge.router.send(wire.message(self.handle, self.epoch, self.offset, body))
+        assert self.quick.frame() == [EVENT, self.name, "gap", recreated(self.epoch, offset, last)]
+        assert self.quick.frame()[:3] == [MESSAGE, self.name, self.offset]
 
     def lose(self, count: int) -> None:
         """Some never come: the next message tells of them."""
@@ -62,18 +75,30 @@ class Channel:
 
 
 class Heard:
-    """What a member is told of a channel: each offset once, in order, by its message or by a gap."""
+    """What a member is told of a channel: each offset once, in order, by its message or by a gap; where the channel was
+    recreated, that it was, before anything that came later.
+    """
 
     def __init__(self) -> None:
-        self.last = 0
+        self.epoch, self.last = EPOCH, 0
         self.messages: list[int] = []
         self.reasons: list[str] = []
+        self.recreated: list[dict[str, Any]] = []
+
+    def has_all(self, channel: Channel) -> bool:
+        return (self.epoch, self.last) == (channel.epoch, channel.offset)
 
     def take(self, frame: list[Any]) -> None:
         if frame[0] == MESSAGE:
             assert frame[2] == self.last + 1, f"{frame[2]} after {self.last}"
+            assert frame[4]["epoch"] == self.epoch
             self.last = frame[2]
             self.messages.append(frame[2])
+        elif frame[3].get("reason") == "recreated":
+            assert frame[3]["epoch"] > self.epoch
+            assert frame[3]["offset"] + 1 == frame[3]["from"] <= self.last <= frame[3]["to"]
+            self.epoch, self.last = frame[3]["epoch"], frame[3]["offset"]
+            self.recreated.append(frame[3])
         else:
             assert (frame[0], frame[2]) == (EVENT, "gap")
             assert self.last + 1 == frame[3]["from"] <= frame[3]["to"], f"{frame[3]} after {self.last}"
@@ -230,9 +255,83 @@ def test_what_the_router_lost_is_told_once_to_a_member_that_is_behind(edges: Mak
     assert told.reasons == ["slow_consumer"]
 
 
+@KINDS
+@pytest.mark.parametrize("name", ["drop:a", "last:a"])
+def test_that_a_channel_was_recreated_is_never_left_out(edges: Make, kind: type[Client], name: str) -> None:
+    edge, channel, slow = start(edges, name, kind)
+    fall_behind(edge, channel, 5)
+    last = channel.offset
+    channel.recreate(4)
+    fall_behind(edge, channel, edge.counter("passed_over") + 60)  # so that it would be left out itself
+    assert channel.offset > 10
+    heard = Heard()
+    while not heard.has_all(channel):
+        heard.take(slow.frame())
+    assert heard.recreated == [recreated(EPOCH + 1, 4, last)]
+    assert heard.reasons == ["slow_consumer"] * 2  # up to there, and behind it
+    wait_for(lambda: edge.live("lag") == 0, "it is not behind any more")
+    channel.say()
+    heard.take(slow.frame())
+    assert heard.has_all(channel)
+
+
+@pytest.mark.parametrize("name", ["drop:a", "last:a"])
+def test_recreations_that_are_left_out_are_told_as_one(edges: Make, name: str) -> None:
+    edge, channel, slow = start(edges, name)
+    fall_behind(edge, channel, 5)
+    last = channel.offset
+    channel.recreate(4)
+    channel.say(count=3)
+    channel.recreate(6)  # 5 and 6 of the epoch before are there still, and are left out
+    fall_behind(edge, channel, edge.counter("passed_over") + 60)
+    heard = Heard()
+    while not heard.has_all(channel):
+        heard.take(slow.frame())
+    assert heard.recreated == [recreated(EPOCH + 2, 4, last)]
+    assert heard.reasons == ["slow_consumer"] * 2
+
+
+def test_a_recreation_that_is_held_is_told_in_its_place(edges: Make) -> None:
+    edge, channel, slow = start(edges, "drop:a")
+    while edge.live("lag") == 0:
+        channel.say()
+    channel.say(count=2)
+    last = channel.offset
+    channel.recreate(4)
+    channel.say(count=2)
+    channel.recreate(2)
+    heard = Heard()
+    while not heard.has_all(channel):
+        heard.take(slow.frame())
+    assert heard.messages == [*range(1, last + 1), 5, 6, 7, 3]
+    assert heard.recreated == [recreated(EPOCH + 1, 4, last), recreated(EPOCH + 2, 2, 7)]
+    assert heard.reasons == []
+
+
+def test_a_join_before_a_recreation_is_told_is_answered_with_what_is_common(edges: Make) -> None:
+    edge, channel, slow = start(edges, "last:a")
+    fall_behind(edge, channel, 5)
+    channel.recreate(1)
+    channel.say(count=8)
+    number = slow.request(JOIN, "last:a")
+    heard = Heard()
+    while True:
+        frame = slow.frame()
+        if frame[0] == REPLY:
+            break
+        heard.take(frame)
+    assert heard.recreated == []
+    assert frame == [REPLY, number, {"epoch": EPOCH + 1, "offset": 1, "outcome": "live"}]
+    while not heard.has_all(channel):
+        heard.take(slow.frame())
+    assert len(heard.recreated) == 1
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_any_order_of_messages_and_reading(edges: Make, seed: int) -> None:
-    """Two channels, members that read now and then: each offset of each channel is told once, and nobody is ended."""
+    """Two channels, members that read now and then: each offset of each channel is told once, that it was
+    recreated in its place, and nobody is ended.
+    """
     chance = random.Random(seed)
     edge = edges(namespaces=NAMESPACES, queue_bytes_max=BOUND)
     quick = edge.open("quick")
@@ -250,17 +349,20 @@ def test_any_order_of_messages_and_reading(edges: Make, seed: int) -> None:
         heard[one, frame[1]].take(frame)
 
     for _ in range(120):
-        chance.choice(channels).say(chance.choice((10, 1000, 20_000)), chance.choice((1, 1, 5, 20)))
+        channel = chance.choice(channels)
+        channel.say(chance.choice((10, 1000, 20_000)), chance.choice((1, 1, 5, 20)))
+        if chance.random() < 0.2:
+            channel.recreate(chance.randrange(channel.offset))
         one = chance.choice(slow)
         for _ in range(chance.randrange(0, 12)):
-            if any(heard[one, channel.name].last < channel.offset for channel in channels):
+            if not all(heard[one, channel.name].has_all(channel) for channel in channels):
                 read(one)
                 ahead[one] += 1
     edge.put(notes.AUDIT, request=7)
     note = edge.note(notes.AUDITED)
     assert unpack(note[7], note[8])["findings"] == []
     for one in slow:
-        while any(heard[one, channel.name].last < channel.offset for channel in channels):
+        while not all(heard[one, channel.name].has_all(channel) for channel in channels):
             read(one)
     assert edge.counter("slow_consumers") == 0
     assert edge.counter("passed_over") > 0

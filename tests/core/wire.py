@@ -5,18 +5,21 @@ implementation as well.
 """
 
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import msgpack
 
 from core import records
 
-_LINK, _CHANNEL, _SESSION = struct.Struct("=QII"), struct.Struct("=QQQ"), struct.Struct("=Q16sII")
+_LINK, _CHANNEL, _SESSION = struct.Struct("=QIIQ"), struct.Struct("=QQQ"), struct.Struct("=Q16sIIQQ")
 _PUBLISH, _HISTORY, _BODY = struct.Struct("=IIHHI"), struct.Struct("=IIHHIQQ"), struct.Struct("=II")
 _CATCHUP, _CAUGHT = struct.Struct("=QQQIIII"), struct.Struct("=QQQQQQQIIIBBH")
-_STATE = struct.Struct("=16sQQHHI")
+_STATE = struct.Struct("=16sQQHHIQQ")
 _PUBLISHED, _MESSAGE, _HEAD = struct.Struct("=IIQQ"), struct.Struct("=QQQII"), struct.Struct("=IHH")
 Record = dict[str, Any]
+# Of the claims that are answered here, unless another one is wanted.
+FENCE = 7
 
 
 def packed(value: Any) -> bytes:
@@ -29,21 +32,27 @@ def record(kind: int, aux: int, fixed: bytes, variable: bytes = b"") -> bytes:
     return (_HEAD.pack(size, kind, aux) + fixed + variable).ljust(size, b"\0")
 
 
-def linked(epoch: int, *, ask: bool) -> bytes:
-    return record(records.LINKED, int(ask), _LINK.pack(epoch, 3, 0))
+def linked(epoch: int, *, ask: bool, stored_ms: int = 0, version: int = 7) -> bytes:
+    return record(records.LINKED, int(ask), _LINK.pack(epoch, version, 0, stored_ms))
 
 
 def subscribed(channel: int, epoch: int, offset: int, code: int = 0) -> bytes:
     return record(records.SUBSCRIBED, code, _CHANNEL.pack(channel, epoch, offset))
 
 
-def opened(conn: int, seq: int, stored: list[Any] | None = None, code: int = 0) -> bytes:
-    body = b"" if stored is None else packed(stored)
-    return record(records.OPENED, code, _SESSION.pack(conn, bytes(16), seq, len(body)), body)
+def everybody(name: str, epoch: int, offset: int, *, gone: bool = False) -> bytes:
+    """GLOBAL."""
+    return record(records.GLOBAL, len(name), _CHANNEL.pack(records.GONE * gone, epoch, offset), name.encode())
+
+
+def opened(conn: int, seq: int, stored: Sequence[Any] | None = (), code: int = 0, fence: int = FENCE) -> bytes:
+    """`stored` is None where no log keeps sessions."""
+    body = b"" if stored is None else packed(list(stored))
+    return record(records.OPENED, code, _SESSION.pack(conn, bytes(16), seq, len(body), 0, fence), body)
 
 
 def evict(conn: int) -> bytes:
-    return record(records.EVICT, 0, _SESSION.pack(conn, bytes(16), 0, 0))
+    return record(records.EVICT, 0, _SESSION.pack(conn, bytes(16), 0, 0, 0, 0))
 
 
 def published(seq: int, epoch: int, offset: int, code: int = 0) -> bytes:
@@ -99,14 +108,15 @@ def caught(
 
 def _fields(kind: int, aux: int, data: bytes) -> Record:
     if kind in (records.LINK, records.BEGIN, records.END, records.BYE):
-        epoch, version, worker = _LINK.unpack_from(data)
-        return {"epoch": epoch, "version": version, "worker": worker}
+        epoch, version, worker, now_ms = _LINK.unpack_from(data)
+        return {"epoch": epoch, "version": version, "worker": worker, "now_ms": now_ms}
     if kind in (records.SUBSCRIBE, records.UNSUBSCRIBE):
         channel, epoch, offset = _CHANNEL.unpack_from(data)
         return {"channel": channel, "epoch": epoch, "offset": offset, "name": data[_CHANNEL.size :][:aux]}
     if kind in (records.OPEN, records.CLOSE):
-        conn, session, seq, size = _SESSION.unpack_from(data)
-        return {"conn": conn, "session": session, "seq": seq, "body": data[_SESSION.size :][:size]}
+        conn, session, seq, size, time_us, fence = _SESSION.unpack_from(data)
+        said = {"conn": conn, "session": session, "seq": seq, "time_us": time_us, "fence": fence}
+        return {**said, "body": data[_SESSION.size :][:size]}
     if kind == records.PUBLISH:
         seq, data_size, key_size, sender_size, flags = _PUBLISH.unpack_from(data)
         parts, place = [], _PUBLISH.size
@@ -125,10 +135,10 @@ def _fields(kind: int, aux: int, data: bytes) -> Record:
         asked = {"channel": channel, "since": (epoch, offset), "seq": seq, "bytes_max": bytes_max, "flags": flags}
         return {**asked, "name": data[_CATCHUP.size :][:aux]}
     assert kind == records.STATE, f"a worker says no record of kind {kind}"
-    session, epoch, offset, what, user_size, conn = _STATE.unpack_from(data)
+    session, epoch, offset, what, user_size, conn, time_us, fence = _STATE.unpack_from(data)
     names = data[_STATE.size :]
     told = {"session": session, "position": (epoch, offset), "what": what, "conn": conn}
-    return {**told, "name": names[:aux], "user": names[aux:][:user_size]}
+    return {**told, "time_us": time_us, "fence": fence, "name": names[:aux], "user": names[aux:][:user_size]}
 
 
 def unpack(batch: bytes) -> list[Record]:

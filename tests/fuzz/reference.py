@@ -449,7 +449,12 @@ class Model:
         user = options.get("user")
         if user is not None and (not isinstance(user, str) or not 1 <= len(user.encode()) <= 250):
             return frozenset({BAD_TOKEN})
-        return frozenset({WELCOME})
+        resume = options.get("resume")
+        if resume is not None and not isinstance(resume, dict):
+            return frozenset({BAD_FRAME})
+        # A fresh session stands in its user's own channel alone; what else is named there is passed over.
+        named = any(isinstance(name, str) and name.startswith("user:") for name in resume or ())
+        return frozenset({WELCOME, BAD_FRAME} if named else {WELCOME})
 
     def acknowledge(self, frame: list[Any]) -> None:
         if (

@@ -45,9 +45,14 @@ if config["exit"] is not None:
     os._exit(config["exit"])
 if config["waits"]:
     os.write(config["commands_fd"], bytes.fromhex(config["waits"]))
-if config["serve"]:
+
+def serve(*_):
     note("ready")
     os.write(config["commands_fd"], b"\\x00\\x00\\x00\\x15\\x82\\xa5event\\xa5ready\\xa6fields\\x80")
+
+signal.signal(signal.SIGUSR2, serve if config["ends"] is None else lambda *_: os._exit(config["ends"]))
+if config["serve"]:
+    serve()
 while True:
     signal.pause()
 """
@@ -62,11 +67,13 @@ class Programs:
     def spec(self, name: str, **behaviour: Any) -> ChildSpec:
         """A program that gets ready and waits for SIGTERM.
 
-        `exit=N`: ends with that code before it is ready; `serve=False`: never gets ready; `stubborn=True`: ignores
-        SIGTERM; `counts=True`: writes into its ledger; `lingers=True`: does not end when it is told to leave;
-        `waits="for that"`: says so before it is ready.
+        `exit=N`: ends with that code before it is ready; `ends=N`: SIGUSR2 makes it end with that code;
+        `serve=False`: never gets ready; `stubborn=True`: ignores SIGTERM; `counts=True`: writes into its ledger;
+        `lingers=True`: does not end when it is told to leave; `waits="for that"`: says so before it is ready; with
+        `serve=False` SIGUSR2 makes it ready.
         """
-        settings = {"exit": None, "serve": True, "stubborn": False, "counts": False, "lingers": False, **behaviour}
+        settings: dict[str, Any] = {"exit": None, "serve": True, "stubborn": False, "counts": False, "lingers": False}
+        settings |= {"ends": None, **behaviour}
         why = settings.get("waits", "")
         settings["waits"] = packed({"event": "waits", "fields": {"why": why}}).hex() if why else ""
 

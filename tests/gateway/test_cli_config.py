@@ -74,6 +74,14 @@ def test_what_is_shown_is_a_file_that_says_the_same(file: Path, tmp_path: Path) 
     assert asked("show", again).stdout == shown
 
 
+@pytest.mark.parametrize("command", ["check", "show"])
+def test_the_file_may_be_named_as_for_a_node(command: str, file: Path) -> None:
+    assert asked(command, "--config", file).stdout == asked(command, file).stdout
+    assert str(file) in asked("check", "--config", file).stdout
+    both = asked(command, file, "--config", file)
+    assert (both.exit_code, "name one file" in both.stderr) == (2, True)
+
+
 def test_machines_get_json(file: Path) -> None:
     told = json.loads(asked("show", file, "--json").stdout)
     assert (told["gateway.port"], told["namespaces.chat.history_age_s"]) == (7001, 60)

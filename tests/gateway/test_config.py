@@ -61,6 +61,7 @@ def test_every_option_of_the_router_reaches_it() -> None:
     assert set(RouterSection.__struct_fields__) <= set(RouterConfig.__struct_fields__)
     config = load(None, {}, {"router.channels_max": 5, "router.endpoint": "tcp://127.0.0.1:1"}, MACHINE)
     part = router_config(config, epoch=7, endpoint="ipc:///other")
+    assert part.globals_bytes_max == config.gateway.max_frame // 2
     assert (part.channels_max, part.endpoint, part.epoch) == (5, "ipc:///other", 7)
 
 

@@ -110,7 +110,7 @@ def hello(bench: Bench, options: dict[str, Any]) -> tuple[dict[str, Any], dict[s
     assert (kind, request, told.pop("unread")) == (WELCOME, 3, None)
     flags = notes.OPEN_TELLS_UNREAD | (notes.OPEN_RESUMES if told["resumed"] else 0)
     flags |= notes.OPEN_WHOLE if told["resumed"] and options.get("whole") is True else 0
-    assert note["flags"] % notes.OPEN_DEVICE == flags
+    assert note["flags"] % notes.OPEN_DEVICE & ~notes.OPEN_IF_ALIVE == flags
     stored = note["extra"][len(note["extra"]) - note["second"] :]
     assert msgpack.unpackb(stored)["user"] == told["user"]
     unpacker = msgpack.Unpacker()
@@ -165,8 +165,20 @@ def test_without_positions_only_the_users_channel_is_resumed(bench: Bench) -> No
     assert hello(bench, {"session": SESSION.hex(), "token": token})[2] == [["user:bob"]]
 
 
-def test_positions_of_a_fresh_session_are_ignored(bench: Bench) -> None:
+def test_a_fresh_session_begins_where_the_client_stands_in_the_users_own_channel(bench: Bench) -> None:
+    positions = {"user:bob": [1, 4], "group:a": [1, 1], "user:eve": [1, 2], "gone:x": [1, 1], "global:n": [1, 9]}
+    assert hello(bench, {"user": "bob", "resume": positions})[2] == [["user:bob", 1, 4]]
     assert hello(bench, {"user": "bob", "resume": {"group:a": [1, 1]}})[2] == [["user:bob"]]
+    assert bench.fin(HELLO, 1, {"user": "bob", "resume": {"user:bob": "x"}}) == Code.BAD_FRAME
+
+
+def test_with_an_old_token_the_session_has_to_be_there(bench: Bench) -> None:
+    token = hello(bench, {"user": "bob"})[1]["resume_token"]
+    resume = {"session": SESSION.hex(), "token": token}
+    bench.now += 59
+    assert not hello(bench, resume)[0]["flags"] & notes.OPEN_IF_ALIVE
+    bench.now += 1
+    assert hello(bench, resume)[0]["flags"] & notes.OPEN_IF_ALIVE
 
 
 def test_a_resume_token_that_cannot_be_used_ends_the_connection(bench: Bench) -> None:
@@ -175,7 +187,7 @@ def test_a_resume_token_that_cannot_be_used_ends_the_connection(bench: Bench) ->
     assert bench.fin(HELLO, 1, {"session": SESSION.hex(), "token": token[1:]}) == Code.BAD_TOKEN
     assert bench.fin(HELLO, 1, {"session": SESSION.hex(), "token": "AAAA" + token}) == Code.SESSION_EXPIRED
     assert bench.fin(HELLO, 1, {"session": SESSION.hex()}) == Code.BAD_TOKEN
-    bench.now += 60
+    bench.now += 30 * 86_400
     assert bench.fin(HELLO, 1, {"session": SESSION.hex(), "token": token}) == Code.SESSION_EXPIRED
 
 
@@ -395,6 +407,16 @@ def test_history(bench: Bench) -> None:
 def test_presence(bench: Bench) -> None:
     note = bench.frame(PRESENCE, 9, "group:a")
     assert (note["kind"], note["request"], note["text"]) == (notes.PRESENCE, 9, b"group:a")
+
+
+def test_why_no_presence_is_kept_says_what_can_be_done() -> None:
+    bench = Bench(namespaces=SPECS)
+    why = {
+        channel: msgpack.unpackb(bench.frame(PRESENCE, 9, channel)["text"])[3]
+        for channel in ("global:a", "inbox:alice")
+    }
+    assert "everybody receives a global channel: nobody's presence is kept" in why["global:a"]
+    assert "it needs namespaces.inbox.presence = true" in why["inbox:alice"]
 
 
 @pytest.mark.parametrize(

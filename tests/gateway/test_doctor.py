@@ -9,8 +9,9 @@ import msgspec
 import pytest
 
 from gateway import doctor, machine
-from gateway.config import Config, GatewaySection
+from gateway.config import Config, GatewaySection, LogSection
 from gateway.doctor import FAILS, OK, RISK, UNKNOWN, Check, Plan
+from gateway.log_facts import LogFacts
 from gateway.machine import UNLIMITED, Facts
 from gateway.settings import FDS_BESIDE_CONNECTIONS
 from gateway.supervisor import Timing
@@ -18,10 +19,15 @@ from gateway.supervisor import Timing
 ROOT = Path(__file__).resolve().parents[2]
 GATEWAY = GatewaySection(workers=4, connections_max=100_000, handshakes_max=4_096)
 WANTED = 400_000
+ROOMY = LogFacts(disk_free=1 << 40, is_writable=True)
 
 
 def plan(wanted: int = WANTED, grace_s: int | None = 60, **settings: Any) -> Plan:
-    return Plan(wanted, Config(gateway=msgspec.structs.replace(GATEWAY, **settings)), grace_s)
+    return Plan(wanted, Config(gateway=msgspec.structs.replace(GATEWAY, **settings)), ROOMY, grace_s)
+
+
+def log_plan(found: LogFacts, **log: Any) -> Plan:
+    return Plan(WANTED, Config(log=LogSection(directory="/log", **log)), found)
 
 
 # A machine that is good for exactly WANTED connections with these settings.
@@ -154,6 +160,42 @@ def test_heartbeats_come_before_balancers_lose_patience(ping_ms: int, status: st
 @pytest.mark.parametrize(("handshakes_max", "status"), [(4_096, OK), (4_095, RISK)])
 def test_what_waits_in_the_kernel_should_be_let_in(handshakes_max: int, status: str) -> None:
     assert doctor.handshakes(FIT, plan(handshakes_max=handshakes_max)).status == status
+
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("free", "used", "status"), [(1_088 * MIB, 0, OK), (88 * MIB, 1_000 * MIB, OK), (1_088 * MIB - 1, 0, RISK)]
+)
+def test_the_logs_disk_has_room_for_its_bound_and_a_segment(free: int, used: int, status: str) -> None:
+    found = LogFacts(disk_free=free, disk_used=used, is_writable=True)
+    finding = doctor.log_disk(FIT, log_plan(found, bytes_max=1_024 * MIB))
+    assert finding.status == status
+    assert ("log.bytes_max = " in finding.remedy) == (status == RISK)
+
+
+def test_a_log_that_cannot_be_written_fails_and_one_that_nobody_looked_at_is_unknown() -> None:
+    finding = doctor.log_disk(FIT, log_plan(LogFacts(disk_free=1 << 40, is_writable=False)))
+    assert (finding.status, finding.breaks_at, finding.value) == (FAILS, 0, "/log")
+    assert finding.remedy
+    assert doctor.log_disk(FIT, log_plan(LogFacts())).status == UNKNOWN
+    assert doctor.log_disk(FIT, log_plan(LogFacts(), backend="none")).status == OK
+
+
+@pytest.mark.parametrize(
+    ("found", "status", "value"),
+    [
+        (LogFacts(redis_concerns=()), OK, "keeps what it is given"),
+        (LogFacts(redis_concerns=("x: appendonly is no",)), RISK, "x: appendonly is no"),
+        (LogFacts(redis_error="nobody is there"), UNKNOWN, "cannot be asked: nobody is there"),
+        (LogFacts(), UNKNOWN, "does not tell its settings"),
+    ],
+)
+def test_redis_has_to_keep_what_it_is_given(found: LogFacts, status: str, value: str) -> None:
+    finding = doctor.log_in_redis(FIT, log_plan(found, backend="redis"))
+    assert (finding.status, finding.value) == (status, value)
+    assert doctor.log_in_redis(FIT, plan()).status == OK
 
 
 def test_tls_takes_its_memory_and_a_shorter_heartbeat_its_cpu() -> None:

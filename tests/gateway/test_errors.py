@@ -12,6 +12,7 @@ from gateway import errors
         (errors.RunDirectoryError, 1),
         (errors.StartError, 1),
         (errors.PortTakenError, 78),
+        (errors.LogTakenError, 70),
     ],
 )
 def test_exit_codes(error: type[errors.HoldfastError], exit_code: int) -> None:

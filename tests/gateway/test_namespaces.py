@@ -156,7 +156,11 @@ def test_the_words_of_an_option() -> None:
         ),
         (
             "[namespaces.global]\nevents = true",
-            "namespaces.global.events = true: who joined and who left is known from presence",
+            "namespaces.global.events = true: nobody joins a global channel or leaves it: leave it out",
+        ),
+        (
+            "[namespaces.closed]\ndomain = 'group'\njoin = 'server'",
+            'namespaces.closed.publish = "members": with join = "server" no client is a member',
         ),
         (
             "[namespaces.global]\nslow_consumer = 'conflate'",
@@ -177,6 +181,7 @@ def test_what_cannot_be_is_refused_with_what_to_do(toml: str, said: str, tmp_pat
         "[namespaces.group]\nhistory_bytes = 2024\npayload_bytes_max = 1000",
         "[namespaces.group]\npayload_bytes_max = 64512",
         "[namespaces.notes]\ndomain = 'session'\npublish = 'members'\nnew_device = 'start'",
+        "[namespaces.group]\njoin = 'server'\npublish = 'anyone'",
         "[namespaces.group]\njoin = 'token'\nslow_consumer = 'conflate'",
     ],
 )

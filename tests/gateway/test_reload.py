@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -103,6 +104,23 @@ def test_a_successor_that_fails_calls_the_rest_off(programs: Any, run_in_loop: A
     run_in_loop(scenario())
 
 
+def test_a_successor_that_says_why_it_is_not_ready_is_quoted(programs: Any, run_in_loop: Any) -> None:
+    async def scenario() -> None:
+        worker = programs.spec("worker-0")
+        supervisor = Supervisor(None, [worker], replace(QUICK, start_s=2))
+        late = programs.spec("worker-0", serve=False, waits="this router speaks version 4")
+        reload = Reload(supervisor, lambda _: plan_of(late))
+        async with Running(supervisor):
+            before = supervisor.workers[0].pid
+            reload.begin()
+            await over(reload)
+            assert reload.progress.state == "called_off"
+            assert "was not ready after 2 s: this router speaks version 4" in reload.progress.why
+            assert (supervisor.workers[0].pid, supervisor.workers[0].waits) == (before, "")
+
+    run_in_loop(scenario())
+
+
 def test_a_router_that_fails_calls_it_off(programs: Any, run_in_loop: Any) -> None:
     async def scenario() -> None:
         worker = programs.spec("worker-0")
@@ -117,6 +135,46 @@ def test_a_router_that_fails_calls_it_off(programs: Any, run_in_loop: Any) -> No
                 "called_off",
                 "the new router is not ready after 0.5 s",
             )
+
+    run_in_loop(scenario())
+
+
+def test_a_router_that_says_what_it_waits_for_is_waited_for(programs: Any, run_in_loop: Any) -> None:
+    async def scenario() -> None:
+        worker = programs.spec("worker-0")
+        slow = programs.spec("router", serve=False, waits="it reads its log")
+        supervisor = Supervisor(programs.spec("router"), [worker], replace(QUICK, start_s=1.0))
+        reload = Reload(supervisor, lambda _: plan_of(worker, router=slow))
+        router = supervisor.router
+        assert router is not None
+        async with Running(supervisor):
+            reload.begin(router=True)
+            await until(lambda: router.waits != "", "it says so")
+            late = time.monotonic() + 2.5
+            await until(lambda: time.monotonic() > late or reload.progress.state != "running", "two deadlines are over")
+            assert reload.progress.state == "running"
+            os.kill(router.pid or 0, signal.SIGUSR2)
+            await over(reload)
+            assert (reload.progress.state, reload.progress.why) == ("done", "")
+
+    run_in_loop(scenario())
+
+
+def test_a_router_that_ends_while_it_is_waited_for_calls_it_off(programs: Any, run_in_loop: Any) -> None:
+    async def scenario() -> None:
+        worker = programs.spec("worker-0")
+        slow = programs.spec("router", serve=False, waits="it reads its log")
+        supervisor = Supervisor(programs.spec("router"), [worker], replace(QUICK, start_s=1.0))
+        reload = Reload(supervisor, lambda _: plan_of(worker, router=slow))
+        router = supervisor.router
+        assert router is not None
+        async with Running(supervisor):
+            reload.begin(router=True)
+            await until(lambda: router.waits != "", "it says so")
+            os.kill(router.pid or 0, signal.SIGKILL)
+            await over(reload)
+            assert reload.progress.state == "called_off"
+            assert reload.progress.why.startswith("the new router is not ready after")
 
     run_in_loop(scenario())
 

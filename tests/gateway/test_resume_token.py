@@ -17,7 +17,7 @@ from tests.gateway.token_makers import NOW
 SESSION = bytes(range(16))
 LISTS = st.none() | st.lists(st.text()).map(tuple)
 MAC = Mac(b"key")
-TOKENS = ResumeTokens(MAC, 60)
+TOKENS = ResumeTokens(MAC, 60, 600)
 
 
 def refusal(session: object, token: object, now_s: float = NOW) -> int:
@@ -44,8 +44,11 @@ def test_what_goes_in_comes_out(session: bytes, identity: Identity, now_s: float
 
 def test_it_ends_with_its_time() -> None:
     given_token = TOKENS.make(SESSION, Identity("alice"), NOW)
-    assert TOKENS.check(SESSION.hex(), given_token, NOW + 59).user == "alice"
-    assert refusal(SESSION.hex(), given_token, NOW + 60) == Code.SESSION_EXPIRED
+    assert TOKENS.check(SESSION.hex(), given_token, NOW + 59).if_alive is False
+    # From here on the session has to be there: its connection may have been open all the time.
+    assert TOKENS.check(SESSION.hex(), given_token, NOW + 60).if_alive is True
+    assert TOKENS.check(SESSION.hex(), given_token, NOW + 599).user == "alice"
+    assert refusal(SESSION.hex(), given_token, NOW + 600) == Code.SESSION_EXPIRED
 
 
 def test_another_sessions_is_refused() -> None:
@@ -67,7 +70,7 @@ def test_one_of_an_older_version_asks_for_a_fresh_session() -> None:
 def test_one_of_a_key_that_is_not_known_asks_for_a_fresh_session_and_is_told_now_and_then(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    tokens = ResumeTokens(Mac(b"another key"), 60)
+    tokens = ResumeTokens(Mac(b"another key"), 60, 600)
     of_before = TOKENS.make(SESSION, Identity("alice"), NOW)
     for now_s in (NOW, NOW + 1, NOW + 2, NOW + TOLD_EVERY_S):
         with pytest.raises(AuthError) as refused:

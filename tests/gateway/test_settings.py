@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from gateway import settings
 from gateway.config import Config
 from gateway.errors import ConfigError
+from gateway.namespaces import words_of
 from gateway.settings import Machine, is_loopback, load
 
 MACHINE = Machine(hostname="host-1", processors=4, open_files_max=20_000)
@@ -98,12 +100,24 @@ def test_environment_switches(text: str, value: bool) -> None:
         ("[gateway]\nport = 1.5", "gateway.port = 1.5 in {}: must be a whole number"),
         ("[gateway]\nproxy_protocol = 1", "gateway.proxy_protocol = 1 in {}: must be true or false"),
         ("[log]\nlevel = 'loud'", 'log.level = "loud" in {}: must be debug, info, warning or error.'),
-        ("[router]\nendpoint = 'redis://x'", 'router.endpoint = "redis://x" in {}: must be text like'),
-        ("[node]\nname = 'a b'", 'node.name = "a b" in {}: must be text like'),
+        (
+            "[router]\nendpoint = 'redis://x'",
+            'router.endpoint = "redis://x" in {}: must be ipc:///path or tcp://host:port',
+        ),
+        ("[node]\nname = 'a b'", 'node.name = "a b" in {}: must be up to 63 letters, digits'),
+        ("[auth]\nalgorithms = 'HS512'", 'auth.algorithms = "HS512" in {}: must be HS256, RS256 and ES256, or some'),
+        ("[log]\nredis_url = 'http://x'", "log.redis_url = (hidden) in {}: must be a URL that begins with redis://"),
     ],
 )
 def test_the_file_is_refused_with_what_to_do(toml: str, said: str, tmp_path: Path) -> None:
     assert said.format(tmp_path / "holdfast.toml") in complaints(toml, tmp=tmp_path)
+
+
+def test_each_form_that_a_text_must_have_is_said_in_words() -> None:
+    """A pattern is no advice; only where it is a choice of words, these are listed."""
+    for key, annotated in settings._keys().items():
+        if annotated.__metadata__[0].pattern and not words_of(annotated):
+            assert settings.FORMS[key]
 
 
 @pytest.mark.parametrize(
@@ -191,6 +205,10 @@ def test_secrets_are_never_shown(key: str, value: object) -> None:
         ({"gateway.kept_bytes_max": 65_536}, "gateway.kept_bytes_max = 65536 must be at least twice gateway.max_frame"),
         ({"gateway.publish_burst": 5}, "without gateway.publish_rate"),
         ({"gateway.ping_ms": 1_000, "gateway.misses": 1}, "hello_timeout_ms = 5000 is longer than"),
+        (
+            {"gateway.resume_token_age_max_s": 600, "gateway.resume_token_ttl_s": 601},
+            "gateway.resume_token_age_max_s = 600 is less than resume_token_ttl_s = 601",
+        ),
         ({"gateway.tls_key": "/etc/passwd"}, "belong together"),
         ({"gateway.tls_key": "/none", "gateway.tls_certificate": "/none"}, 'gateway.tls_key = "/none": no such file'),
         ({"log.backend": "redis"}, "needs log.redis_url: say where it is"),
@@ -215,6 +233,7 @@ def test_values_that_do_not_fit_each_other_are_refused(flags: dict[str, object],
         {"router.endpoint": "tcp://[::1]:7410"},
         {"router.endpoint": "tcp://0.0.0.0:7410", "auth.secret": SECRET},
         {"gateway.connections_max": 19_744},
+        {"gateway.resume_token_age_max_s": 600, "gateway.resume_token_ttl_s": 600},
     ],
 )
 def test_values_that_just_fit_are_taken(flags: dict[str, object]) -> None:

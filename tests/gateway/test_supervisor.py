@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from gateway import supervisor as supervisor_module
-from gateway.errors import PortTakenError, StartError
+from gateway.errors import LogTakenError, PortTakenError, StartError
 from gateway.supervisor import Epochs, Supervisor, Timing
 
 QUICK = Timing(drain_s=2, grace_s=1, router_stop_s=1, start_s=30, backoff_first_s=0.01, backoff_max_s=0.05)
@@ -224,6 +224,35 @@ def test_a_router_whose_log_went_away_is_tried_for_ever_and_is_no_crash_loop(pro
         assert not supervisor.router.crash_loop
         supervisor.stop()
         await running
+
+    run_in_loop(scenario())
+
+
+def test_a_router_whose_log_another_took_is_not_started_again_and_the_node_ends(
+    programs: Any, run_in_loop: Any
+) -> None:
+    async def scenario() -> None:
+        supervisor = Supervisor(programs.spec("router", ends=70), [programs.spec("worker-0")], QUICK)
+        running = Running(supervisor)
+        async with asyncio.timeout(DEADLINE_S):
+            await running.announced.wait()
+        assert supervisor.router is not None
+        supervisor.router.send(signal.SIGUSR2)
+        with pytest.raises(LogTakenError, match=r"another node has the log now.*stop the other one before you start"):
+            await running.task
+        assert supervisor.missing() == ["stopping"]
+
+    run_in_loop(scenario())
+    assert [note[0] for note in programs.noted("started")] == ["router", "worker-0"]
+    assert [note[0] for note in programs.noted("stopped")] == ["worker-0"], "it had its time for its clients"
+
+
+def test_a_worker_that_ends_with_that_code_is_started_again(programs: Any, run_in_loop: Any) -> None:
+    async def scenario() -> None:
+        supervisor = Supervisor(None, [programs.spec("worker-0", ends=70)], QUICK)
+        async with Running(supervisor):
+            supervisor.workers[0].send(signal.SIGUSR2)
+            await until(partial(is_started, supervisor, 1), "it is started")
 
     run_in_loop(scenario())
 

@@ -394,3 +394,9 @@ def test_a_second_look_at_an_es256_token_costs_a_small_part_of_the_first() -> No
 
     first, second = took_s(), min(took_s() for _ in range(5))
     assert second < first / 2
+
+
+@pytest.mark.parametrize("junk", ["junk", "a.b", "a.b.c.d", "", "."])
+def test_what_is_no_token_at_all_is_told_so_in_words(junk: str) -> None:
+    with pytest.raises(AuthError, match="the token is no JWT: it has three parts with dots between them"):
+        checker().check(junk, NOW)

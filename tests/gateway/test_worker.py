@@ -13,12 +13,15 @@ import msgpack
 import msgspec
 import pytest
 
+from core import records
 from core.commands import READY_FRAME
 from gateway.config import WorkerConfig
 from gateway.ports import listening
 from gateway.worker import EXIT_CONFIG
 from router.config import RouterConfig
 from tests.conftest import free_ports, wait_until
+from tests.core import wire
+from tests.core.edge_harness import Router
 
 DEADLINE_S = 30.0
 UNAVAILABLE, DRAINING = 5, 1
@@ -188,3 +191,24 @@ def test_a_client_that_does_not_answer_its_fin_does_not_hold_up_the_end(start: S
         assert read_frame(connection)[0] == 1
         worker.terminate()
         assert worker.wait(DEADLINE_S) == 0
+
+
+def test_with_a_router_of_another_version_it_says_so_and_is_not_ready(start: Start, tmp_path: Path) -> None:
+    router = Router("ipc")
+    try:
+        part = worker_part(tmp_path, free_ports(2))
+        worker, commands = start(
+            "gateway.worker", lambda fd: msgspec.structs.replace(part(fd), router_endpoint=router.endpoint)
+        )
+        router.heartbeat()
+        router.send(wire.linked(7, ask=True, version=records.VERSION + 1))
+        why = f"this router speaks version {records.VERSION + 1} of the link and this worker version {records.VERSION}"
+        assert select.select([commands], [], [], DEADLINE_S)[0], "it says nothing"
+        said = msgpack.unpackb(commands.recv(1000)[4:])
+        assert (said["event"], said["fields"]["why"].startswith(why)) == ("waits", True), said
+        worker.terminate()
+        assert worker.wait(DEADLINE_S) == 0
+        assert worker.stdout is not None
+        assert why in worker.stdout.read().decode()
+    finally:
+        router.close()

@@ -41,6 +41,15 @@ def test_every_message_is_counted_once_per_member(start_floor: StartFloor, mode:
     assert {name: result[name] for name in wrong} == dict.fromkeys(wrong, 0)
 
 
+def test_a_client_that_gathers_sleeps_of_its_own_accord_and_misses_nothing(start_floor: StartFloor) -> None:
+    load = ("--publishers", "1", "--under-way", "1", "--gather", "50", *LOAD[:2], "--messages", "20", *LOAD[4:])
+    result = run(start_floor("--per-delivery"), "max", *load)
+    assert (result["delivered"], result["lost"], result["exit_code"]) == (20 * MEMBERS, 0, 0)
+    # 20 messages one after the other take a few milliseconds: all else is this client's waiting until it looks again.
+    assert result["latency_us"]["max"] >= 50_000
+    assert result["sleeps"] > 0
+
+
 @pytest.mark.parametrize("mode", ["--per-delivery", "--coalesce"])
 @pytest.mark.parametrize(
     ("fault", "at", "counted", "delivered"),

@@ -250,6 +250,13 @@ CASES = (
         NODE,
     ),
     Case(
+        "HoldfastLogOutgrown",
+        75,
+        one("holdfast_log_outgrown_total", "2x4 300x95", process="router"),
+        (one("holdfast_log_outgrown_total", "2x100", process="router"),),
+        NODE,
+    ),
+    Case(
         "HoldfastStatesLost",
         75,
         one("holdfast_states_lost_total", "2x4 3x95", process="router"),

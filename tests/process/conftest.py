@@ -22,7 +22,10 @@ def shared_node() -> Iterator[Node]:
 
 @pytest.fixture(params=["embedded", "redis"])
 def kept_in(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
-    """Settings of a node with each side of the log; for those that are killed and go on with what they had."""
+    """Settings of a node with each side of the log; for those that are killed and go on with what they had.
+
+    Named before `holdfast`, so that nodes can store what is left when they stop: without Redis they try for seconds.
+    """
     if request.param == "embedded":
         yield {}
         return

@@ -90,8 +90,7 @@ def test_with_a_secret_only_signed_tokens_come_in(holdfast: Any) -> None:
             await again.hello(session=client.session, token=client.resume_token)
             assert again.user == "alice"
             await client.fin()
-            await client.send(15)
-            await client.ended()
+            await client.acknowledge()
             await again.close()
 
     run(body())

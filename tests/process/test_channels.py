@@ -120,7 +120,7 @@ def test_members_are_listed_and_ended_by_device_and_channel(holdfast: Callable[.
 
 
 def test_what_is_kept_is_told_by_the_next_router_as_well(
-    holdfast: Callable[..., Node], kept_in: dict[str, str]
+    kept_in: dict[str, str], holdfast: Callable[..., Node]
 ) -> None:
     node = holdfast("--workers", "1", HOLDFAST_NAMESPACES_GROUP_HISTORY_MESSAGES="5", **kept_in)
     node.expect_lost()

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.conftest import Node, stand_still, wait_until
-from tests.process.clients import FIN_ACK, KINDS, PING, PONG, Client, Gone, open_session, run, unique
+from tests.process.clients import FIN, HELLO, KINDS, PING, PONG, WELCOME, Client, Gone, dial, open_session, run, unique
 from tests.process.places import worker_of
 
 HTTP_DEADLINE_S = 20.0
@@ -51,10 +51,9 @@ async def gone(node: Node, id_: str) -> None:
 
 
 async def finned(client: Client, *start: Any) -> None:
-    """FIN that starts so; answered, after which the gateway closes."""
+    """FIN that starts so; answered, after which both close."""
     assert (await client.fin())[1 : 1 + len(start)] == list(start)
-    await client.send(FIN_ACK)
-    assert isinstance(await client.ended(), Gone)
+    assert isinstance(await client.acknowledge(), Gone)
 
 
 def test_each_session_is_listed_with_what_it_is(node: Node) -> None:
@@ -137,8 +136,7 @@ def test_the_command_line_lists_and_kicks(node: Node) -> None:
         for client in clients:
             kind_, after = (await client.fin())[3].values()
             assert (kind_, 2000 <= after <= 3000) == ("resume", True)
-            await client.send(FIN_ACK)
-            await client.ended()
+            await client.acknowledge()
         [one] = await found(node, user=other)
         code, out, error = await holdfast(node, "kick", one["id"])
         assert (code, out) == (0, f"{one['id']} of {other}: open -> closing (kicked)\n")
@@ -147,6 +145,28 @@ def test_the_command_line_lists_and_kicks(node: Node) -> None:
         code, _, error = await holdfast(node, "kick", one["id"])
         assert code == 1
         assert "no_such_connection" in error
+
+    run(body())
+
+
+@pytest.mark.parametrize(("code", "number"), [("kicked", 604), ("draining", 1)])
+def test_a_kick_ends_the_session_unless_its_code_says_to_come_back(node: Node, code: str, number: int) -> None:
+    async def body() -> None:
+        old = await open_session(node, "tcp")
+        await old.join("group:registry")
+        done, _, error = await holdfast(node, "kick", "--session", old.session, "--code", code)
+        assert (done, error) == (0, "")
+        await finned(old, number)
+        client = await dial(node, "tcp")
+        await client.send(HELLO, 1, {"session": old.session, "token": old.resume_token})
+        answer = await client.receive()
+        if code == "kicked":
+            assert (answer[:2], answer[3]["class"]) == ([FIN, 201], "fresh")
+            await client.ended()
+        else:
+            assert (answer[0], answer[2]["resumed"]) == (WELCOME, True)
+            assert "group:registry" in answer[2]["channels"]
+            await client.close()
 
     run(body())
 

@@ -50,7 +50,7 @@ def joined(found: list[list[Any]]) -> list[Any]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_pages_meet_over_the_epochs_of_routers_that_were_killed(
-    holdfast: Any, kept_in: dict[str, str], kind: str
+    kept_in: dict[str, str], holdfast: Any, kind: str
 ) -> None:
     node: Node = holdfast("--workers", "1", **kept_in)
     node.expect_lost()
@@ -83,7 +83,7 @@ def test_pages_meet_over_the_epochs_of_routers_that_were_killed(
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_paging_goes_on_where_it_was_when_the_router_is_killed_in_between(
-    holdfast: Any, kept_in: dict[str, str], reverse: bool
+    kept_in: dict[str, str], holdfast: Any, reverse: bool
 ) -> None:
     node: Node = holdfast("--workers", "1", **kept_in)
     node.expect_lost()
@@ -135,7 +135,7 @@ def test_pages_meet_at_the_bound_of_a_frame_and_one_message_is_always_given(hold
     run(body())
 
 
-def test_the_end_that_is_trimmed_is_the_end_of_paging_back(holdfast: Any, kept_in: dict[str, str]) -> None:
+def test_the_end_that_is_trimmed_is_the_end_of_paging_back(kept_in: dict[str, str], holdfast: Any) -> None:
     node: Node = holdfast("--workers", "1", HOLDFAST_NAMESPACES_GROUP_HISTORY_MESSAGES="10", **kept_in)
 
     async def body() -> None:

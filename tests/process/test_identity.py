@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import Node, wait_until
 from tests.gateway.token_makers import EC_KEY, OTHER_RSA_KEY, RSA_KEY, SECRET, jwk, pem, token
-from tests.process.clients import EVENT, FIN_ACK, HELLO, KINDS, REFRESH, WELCOME, Client, Refused, dial, run, unique
+from tests.process.clients import EVENT, HELLO, KINDS, REFRESH, WELCOME, Client, Refused, dial, run, unique
 
 TOKEN_EXPIRED, SESSION_EXPIRED, NOT_ALLOWED, BAD_TOKEN, BANNED = 200, 201, 400, 602, 603
 HTTP_DEADLINE_S = 20.0
@@ -46,8 +46,7 @@ async def answer(node: Node, given: str) -> int:
 
 async def finned(client: Client) -> tuple[int, str]:
     _, code, reason, _ = await client.fin()
-    await client.send(FIN_ACK)
-    await client.ended()
+    await client.acknowledge()
     return code, reason
 
 

@@ -24,6 +24,7 @@ SETTINGS = {
     "PLANS_PRESENCE": "false",
     "CLOSED_DOMAIN": "group",
     "CLOSED_JOIN": "server",
+    "CLOSED_PUBLISH": "server",
     "BOARD_DOMAIN": "global",
     "BOARD_PUBLISH": "anyone",
 }

@@ -179,13 +179,33 @@ def test_tokens_that_do_not_resume_this_session_are_refused(node: Node, kind: st
     run(body())
 
 
-def test_after_fin_the_session_is_over_and_its_token_starts_it_again_empty(node: Node) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_after_fin_the_session_is_over_and_its_token_begins_none(node: Node, kind: str) -> None:
+    async def body() -> None:
+        old, channel = await open_session(node, kind), group()
+        joined = await old.join(channel)
+        positions = {channel: [joined["epoch"], joined["offset"]], f"user:{old.user}": [1, 0]}
+        await old.close()
+        for named in ({}, {"resume": positions}, {"resume": positions, "whole": True}):
+            options = await refused(node, SESSION_EXPIRED, kind, session=old.session, token=old.resume_token, **named)
+            assert options["class"] == "fresh"
+
+    run(body())
+
+
+def test_without_a_log_only_a_session_that_says_it_is_whole_is_resumed(holdfast: Any) -> None:
+    node: Node = holdfast("--workers", "1", HOLDFAST_LOG_BACKEND="none")
+
     async def body() -> None:
         old, channel = await open_session(node, "tcp"), group()
-        await old.join(channel)
-        await old.close()
-        new = await resume(node, old)
-        assert set(new.welcome["channels"]) == {f"user:{old.user}"}
+        joined = await old.join(channel)
+        at = {channel: [joined["epoch"], joined["offset"]], f"user:{old.user}": [joined["epoch"], 0]}
+        await old.abort()
+        for named in ({}, {"resume": at}):
+            await refused(node, SESSION_EXPIRED, "tcp", session=old.session, token=old.resume_token, **named)
+        client = await dial(node, "tcp")
+        new = await client.hello(session=old.session, token=old.resume_token, resume=at, whole=True)
+        assert channel in new.welcome["channels"]
         await new.close()
 
     run(body())

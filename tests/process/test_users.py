@@ -59,7 +59,7 @@ def test_what_waits_for_a_user_who_is_away_is_counted_until_a_device_acknowledge
     run(body())
 
 
-def test_cursors_outlive_the_node(holdfast: Any, kept_in: dict[str, str]) -> None:
+def test_cursors_outlive_the_node(kept_in: dict[str, str], holdfast: Any) -> None:
     node: Node = holdfast("--workers", "1", HOLDFAST_NAMESPACES_INBOX_DOMAIN="session", **kept_in)
     node.expect_lost()
     user = unique("bob")
@@ -81,7 +81,7 @@ def test_cursors_outlive_the_node(holdfast: Any, kept_in: dict[str, str]) -> Non
     assert (of_channel(node, own), of_channel(node, inbox)) == ((3, 1, 2), (3, 2, 1))
 
 
-def test_how_far_behind_each_session_is_is_told_also_by_the_next_router(holdfast: Any, kept_in: dict[str, str]) -> None:
+def test_how_far_behind_each_session_is_is_told_also_by_the_next_router(kept_in: dict[str, str], holdfast: Any) -> None:
     node: Node = holdfast("--workers", "1", **kept_in)
     node.expect_lost()
     user, channel = unique("bob"), group()

@@ -11,6 +11,7 @@ from typing import Any
 import msgpack
 import pytest
 import uvloop
+import zmq
 
 from core import notes, records
 from core.ban_list import FOREVER_MS
@@ -20,6 +21,7 @@ from core.namespace_spec import BUILT_IN
 from core.router_loop import RouterLoop
 from router.bans import BanKeeper, MemoryStore
 from router.client import BanRefused, Presence, Refused, RouterClient, StoredSession, Unavailable
+from tests.core import wire
 
 DEADLINE_S = 30.0
 DATA = msgpack.packb({"text": "hello"})
@@ -68,6 +70,23 @@ def run(work: Any) -> None:
 @pytest.fixture
 def endpoint(tmp_path: Path) -> str:
     return f"ipc://{tmp_path}/router.sock"
+
+
+def test_a_router_of_another_version_is_named(endpoint: str) -> None:
+    async def body() -> None:
+        context: zmq.Context[Any] = zmq.Context()
+        with context.socket(zmq.ROUTER) as other:
+            other.bind(endpoint)
+            async with linked_client(endpoint) as client:
+                asked = asyncio.create_task(publish(client, deadline_s=2))
+                assert await asyncio.to_thread(other.poll, int(DEADLINE_S * 1000))
+                identity, _ = other.recv_multipart()
+                other.send_multipart([identity, wire.linked(7, ask=True, version=records.VERSION + 1)])
+                with pytest.raises(Unavailable, match=f"speaks version {records.VERSION + 1} of the link and this"):
+                    await asked
+        context.term()
+
+    run(body())
 
 
 def test_a_publish_is_answered_by_its_position(endpoint: str) -> None:

@@ -1,19 +1,24 @@
 """The router as a process of its own: told by standard input, ready by a word to its supervisor, ended by a signal."""
 
+import asyncio
 import select
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from core import log_records
 from core.commands import READY_FRAME
+from core.ledger import Stats
+from router import process as router_process
 from router.config import RouterConfig
-from router.process import EXIT_CONFIG
+from router.log.port import LogBroken, LogDeposed, LogError, LogInUse, LogLost, LogUnavailable
+from router.process import EXIT_CONFIG, Router, exit_code
 
 DEADLINE_S = 30.0
 Start = Callable[[str], tuple["subprocess.Popen[bytes]", socket.socket]]
@@ -84,6 +89,21 @@ def test_an_endpoint_that_cannot_be_bound_ends_it_with_a_word(start: Start, tmp_
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (LogDeposed("another has it"), 70),  # the node ends
+        (LogLost("its directory is gone"), 74),  # it is started again
+        (LogUnavailable("away"), 75),  # likewise, for ever
+        (LogInUse("by process 1"), 78),
+        (LogBroken("damaged"), 78),
+        (OSError("taken"), 78),
+    ],
+)
+def test_its_exit_code_says_what_the_supervisor_is_to_make_of_it(error: LogError | OSError, code: int) -> None:
+    assert exit_code(error) == code
+
+
 def test_it_takes_the_place_of_a_killed_one(start: Start, tmp_path: Path) -> None:
     endpoint = f"ipc://{tmp_path}/router.sock"
     first, commands = start(endpoint)
@@ -94,3 +114,54 @@ def test_it_takes_the_place_of_a_killed_one(start: Start, tmp_path: Path) -> Non
     assert wait_ready(commands) == READY_FRAME
     second.terminate()
     assert second.wait(DEADLINE_S) == 0
+
+
+def test_a_start_that_reads_its_log_for_long_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its supervisor gives up a start that takes long, unless it says what it waits for."""
+
+    class Large:
+        async def recover(self) -> AsyncIterator[bytes]:
+            for _ in range(3):
+                yield bytes(1 << 20)
+
+    class Plane:
+        knows_all = True
+
+        def recover(self, batch: bytes) -> int:
+            return 1
+
+    async def run(said: list[str]) -> None:
+        router = Router(RouterConfig(node="n", endpoint="ipc:///nowhere", epoch=1), Stats())
+        router.loop = Plane()  # type: ignore[assignment]
+        await router._recover(Large(), said.append)  # type: ignore[arg-type]
+
+    said: list[str] = []
+    asyncio.run(run(said))
+    assert said == []
+    monkeypatch.setattr(router_process, "RECOVERY_SAID_S", 0.0)
+    asyncio.run(run(said))
+    assert said == [f"it reads its log, {number} MiB so far" for number in (1, 2, 3)]
+
+
+def test_what_is_kept_for_redis_is_a_gauge_beside_its_bound() -> None:
+    stats = Stats()
+    config = RouterConfig(
+        node="n",
+        endpoint="ipc:///nowhere",
+        epoch=1,
+        log_backend="redis",
+        log_redis_url="redis://127.0.0.1:1/0",
+        log_redis_kept_bytes_max=1_000,
+    )
+
+    async def run() -> None:
+        router = Router(config, stats)
+        assert router.log is not None
+        with pytest.raises(LogUnavailable):  # nobody is there: it is kept until somebody is
+            await router.log.append(log_records.pack(log_records.MESSAGE, b"group:a", 1, 1, body=bytes(5_000)))
+        await router.log.close()
+
+    asyncio.run(run())
+    gauges = stats.read()["gauges"]
+    assert gauges["log_redis_kept_bytes"] > 5_000
+    assert gauges["log_redis_kept_bytes_max"] == 1_000

@@ -22,6 +22,7 @@ DEADLINE_S = 30.0
 NOW_S, TTL_S = 1_000_000.0, 60
 NOW_MS, TTL_MS = int(NOW_S * 1000), TTL_S * 1000
 ALICE, BOB = b"a" * 16, b"b" * 16
+Date = tuple[int, int]  # the number of a claim, and the time by its worker's clock
 
 
 def record(kind: int, aux: int, fixed: bytes, variable: bytes = b"") -> bytes:
@@ -29,13 +30,22 @@ def record(kind: int, aux: int, fixed: bytes, variable: bytes = b"") -> bytes:
     return (struct.pack("=IHH", size, kind, aux) + fixed + variable).ljust(size, b"\0")
 
 
-def state(session: bytes, what: int, name: str, epoch: int = 0, offset: int = 0, user: str = "") -> bytes:
-    fixed = struct.pack("=16sQQHHI", session, epoch, offset, what, len(user), 0)
+def state(
+    session: bytes, what: int, name: str, epoch: int = 0, offset: int = 0, user: str = "", date: Date = (0, 0)
+) -> bytes:
+    fixed = struct.pack("=16sQQHHIQQ", session, epoch, offset, what, len(user), 0, date[1], date[0])
     return record(records.STATE, len(name), fixed, name.encode() + user.encode())
 
 
-def closed(session: bytes, flags: int = 0) -> bytes:
-    return record(records.CLOSE, flags, struct.pack("=Q16sII", 5, session, 0, 0))
+def closed(session: bytes, flags: int = 0, date: Date = (0, 0)) -> bytes:
+    return record(records.CLOSE, flags, struct.pack("=Q16sIIQQ", 5, session, 0, 0, date[1], date[0]))
+
+
+def told(date: Date, one: bytes, worker: int = 0, owner: int = records.NOBODY) -> bytes:
+    """A record that a worker told an earlier router, then."""
+    dated = bytearray(one)
+    struct.pack_into("=QQ", dated, 48 if one[4] == records.STATE else 40, date[1], date[0])
+    return record(records.TOLD, worker, struct.pack("=II", owner, 0)) + bytes(dated)
 
 
 def body_of(user: str) -> bytes:
@@ -49,6 +59,7 @@ class Store:
     def __init__(self) -> None:
         self.stored: dict[bytes, Session] = {}
         self.marks: dict[str, Position] = {}
+        self.dated: dict[bytes, bytes] = {}
         self.saves: list[Changes] = []
         self.gate = asyncio.Event()
         self.gate.set()
@@ -67,23 +78,25 @@ class Store:
         for session, change in changes.sessions.items():
             if change.ended:
                 self.stored.pop(session, None)
-                continue
+            if change.date and (change.ended or change.opened is not None or session in self.stored):
+                self.dated[session] = change.date
             before = self.stored.get(session)
             if before is None and change.opened is None:
                 continue
             before = before or Session(b"", 0, {})
-            channels = {**change.known, **before.channels, **change.channels}
-            self.stored[session] = Session(
-                change.opened or before.opened,
-                change.expires_ms or before.expires_ms,
-                {name: position for name, position in channels.items() if position is not None},
-            )
+            channels = change.channels_after(before.channels)
+            expires_ms = change.expires_ms or before.expires_ms
+            self.stored[session] = Session(change.opened or before.opened, expires_ms, channels)
         for name, position in changes.cursors.items():
             self.marks[name] = max(self.marks.get(name, position), position)
 
     async def sessions(self, ids: Sequence[bytes]) -> list[Session | None]:
         await self._pass()
         return [self.stored.get(one) for one in ids]
+
+    async def dates(self, ids: Sequence[bytes]) -> list[bytes]:
+        await self._pass()
+        return [self.dated.get(one, b"") for one in ids]
 
     async def cursors(self, channels: Sequence[str]) -> list[Position | None]:
         await self._pass()
@@ -98,9 +111,17 @@ class Desk:
         self.told: asyncio.Queue[tuple[int, dict[str, Any]]] = asyncio.Queue()
         self.full = 0
         """How often there will be no room for what it tells."""
-        self.lost = 0
+        self.lost, self.now_us = 0, 1_000
+        self.stored_ms: list[int] = []
         self.sessions = Sessions(
-            log, self._put, ttl_s=TTL_S, clock=lambda: NOW_S, own=["user", "inbox"], on_lost=self._lose
+            log,
+            self._put,
+            ttl_s=TTL_S,
+            clock=lambda: NOW_S,
+            own=["user", "inbox"],
+            ticks_us=lambda: self.now_us,
+            on_lost=self._lose,
+            on_stored=self.stored_ms.append,
         )
         self.tasks = [asyncio.create_task(self.sessions.write()), asyncio.create_task(self.sessions.read())]
 
@@ -115,10 +136,16 @@ class Desk:
 
     async def resumed(self, session: bytes, user: str) -> dict[str, list[int]]:
         """What a resume is told of a session's channels."""
-        self.sessions.on_open(7, records.RESUMES, 3, session, body_of(user))
+        code, told = await self.asked(session, user)
+        assert code == 0
+        return told
+
+    async def asked(self, session: bytes, user: str, flags: int = records.RESUMES) -> tuple[int, dict[str, list[int]]]:
+        """The code that a resume is answered with, and what it is told of the session's channels."""
+        self.sessions.on_open(7, flags, 3, session, body_of(user))
         kind, fields = await self.told.get()
         assert (kind, fields["request"], fields["conn"]) == (notes.SESSION_OPENED, 7, 3)
-        return {name: rest for name, *rest in msgpack.unpackb(fields["text"])}
+        return fields["first"], {name: rest for name, *rest in msgpack.unpackb(fields["text"])}
 
     async def cursor(self, channel: str, known: str = "read") -> tuple[int, int]:
         self.sessions.on_cursor(8, 4, channel.encode())
@@ -202,9 +229,9 @@ def test_a_resume_is_told_the_channels_and_the_users_cursor() -> None:
         )
         desk.store.marks["user:alice"] = Position(1, 4)
         assert await desk.resumed(ALICE, "alice") == {"group:a": [1, 5], "user:alice": [1, 2, 4]}
-        # Another session without stored state: its own channel stands at the user's cursor.
+        # Another session in which nothing is stored of it: its own channel stands at the user's cursor.
+        desk.store.stored[BOB] = Session(body_of("alice"), 1, {})
         assert await desk.resumed(BOB, "alice") == {"user:alice": [1, 4, 4]}
-        assert await desk.resumed(b"c" * 16, "carol") == {}
 
     run(body)
 
@@ -234,10 +261,19 @@ def test_what_an_earlier_router_was_told_sets_no_stored_position_back() -> None:
         desk.sessions.on_open(1, 0, 5, ALICE, body_of("alice"))
         desk.sessions.on_state(state(ALICE, records.ACKED, "group:a", 7, 3))
         assert await desk.sessions.flush(DEADLINE_S)
-        desk.sessions.on_state(state(ALICE, told_joined, "group:a", 7, 0) + state(ALICE, told_joined, "group:b", 7, 1))
-        desk.sessions.on_state(state(ALICE, told_joined, "group:c", 7, 1) + state(ALICE, told_left, "group:c"))
-        desk.sessions.on_state(state(ALICE, told_left, "group:d") + state(ALICE, told_joined, "group:d", 7, 2))
+        for at, (what, name, offset) in enumerate(
+            [
+                (told_joined, "group:a", 0),
+                (told_joined, "group:b", 1),
+                (told_joined, "group:c", 1),
+                (told_left, "group:c", 0),
+                (told_left, "group:d", 0),
+                (told_joined, "group:d", 2),
+            ]
+        ):
+            desk.sessions.on_state(told((1, 2_000 + at), state(ALICE, what, name, 7, offset)))
         wanted = {"group:a": Position(7, 3), "group:b": Position(7, 1), "group:d": Position(7, 2)}
+        await desk.sessions._take_told()
         assert desk.sessions._overlaid(ALICE, desk.store.stored[ALICE]) == wanted
         assert await desk.sessions.flush(DEADLINE_S)
         assert desk.store.stored[ALICE].channels == wanted
@@ -275,13 +311,114 @@ def test_each_channel_of_a_user_has_its_cursor_and_groups_have_none() -> None:
     run(body)
 
 
-def test_a_session_that_was_over_starts_again_empty() -> None:
+def test_a_session_that_was_over_is_over() -> None:
     async def body(desk: Desk) -> None:
         desk.store.stored[ALICE] = Session(body_of("alice"), 1, {"group:a": Position(1, 5)})
         desk.sessions.on_state(closed(ALICE, records.OVER))
-        assert await desk.resumed(ALICE, "alice") == {}  # before the end was written
         await desk.stored()
-        assert desk.store.stored[ALICE].channels == {}
+        assert (await desk.asked(ALICE, "alice"))[0] == Code.SESSION_EXPIRED
+        await desk.stored()
+        assert desk.store.stored == {}
+
+    run(body)
+
+
+@pytest.mark.parametrize("flags", [records.RESUMES, records.RESUMES | records.ALIVE], ids=["good", "old"])
+def test_a_token_resumes_the_session_that_is_stored_and_begins_none(flags: int) -> None:
+    async def body(desk: Desk) -> None:
+        desk.store.stored[ALICE] = Session(body_of("alice"), 1, {"group:a": Position(1, 5)})
+        assert await desk.asked(ALICE, "alice", flags) == (0, {"group:a": [1, 5]})
+        await desk.stored()
+        assert desk.store.stored[ALICE].expires_ms == NOW_MS + TTL_MS + OPEN_GRACE_MS
+        assert (await desk.asked(BOB, "bob", flags))[0] == Code.SESSION_EXPIRED
+        desk.sessions.on_state(closed(BOB))
+        await desk.stored()
+        assert set(desk.store.stored) == {ALICE}
+        desk.sessions.on_open(1, 0, 2, BOB, body_of("bob"))
+        assert (await desk.asked(BOB, "bob", flags))[0] == 0  # before its beginning was written
+        desk.sessions.on_state(closed(ALICE, records.OVER))
+        assert (await desk.asked(ALICE, "alice", flags))[0] == Code.SESSION_EXPIRED  # before its end was written
+        await desk.stored()
+        assert set(desk.store.stored) == {BOB}
+
+    run(body)
+
+
+def test_an_old_token_waits_for_a_store_that_is_away() -> None:
+    async def body(desk: Desk) -> None:
+        desk.store.fails = LogUnavailable("away")
+        assert (await desk.asked(ALICE, "alice", records.RESUMES | records.ALIVE))[0] == Code.UNAVAILABLE
+
+    run(body)
+
+
+def test_what_was_acknowledged_stays_so_when_a_join_is_told_again() -> None:
+    async def body(desk: Desk) -> None:
+        desk.store.stored[ALICE] = Session(body_of("alice"), 1, {"group:a": Position(1, 10)})
+        desk.sessions.gather()
+        desk.sessions.on_told(told((1, 5), state(ALICE, records.JOINED, "group:a", 1, 0, "alice")))
+        assert await desk.resumed(ALICE, "alice") == {"group:a": [1, 10]}
+        await desk.stored()
+        assert desk.store.stored[ALICE].channels == {"group:a": (1, 10)}
+        desk.sessions.on_state(state(ALICE, records.JOINED, "group:a", 1, 3, "alice"))  # its client says so itself
+        await desk.stored()
+        assert desk.store.stored[ALICE].channels == {"group:a": (1, 3)}
+        desk.sessions.on_state(state(ALICE, records.LEFT, "group:a") + state(ALICE, records.ACKED, "group:a", 1, 1))
+        await desk.stored()
+        assert desk.store.stored[ALICE].channels == {"group:a": (1, 1)}
+
+    run(body)
+
+
+def test_what_is_heard_waits_for_what_is_told_of_the_time_before() -> None:
+    async def body(desk: Desk) -> None:
+        desk.store.stored[ALICE] = Session(body_of("alice"), 1, {"group:a": Position(1, 5)})
+        desk.sessions.gather()
+        desk.sessions.on_open(1, 0, 2, ALICE, body_of("alice"))
+        desk.sessions.on_state(state(ALICE, records.LEFT, "group:b") + closed(BOB))
+        desk.sessions.on_told(
+            told((1, 7), closed(ALICE, records.OVER))
+            + told((1, 5), state(ALICE, records.JOINED, "group:b", 1, 2, "alice"))
+            + told((1, 6), state(BOB, records.JOINED, "group:b", 1, 2, "bob"))
+        )
+        await desk.stored()
+        assert desk.store.stored == {ALICE: Session(body_of("alice"), NOW_MS + TTL_MS + OPEN_GRACE_MS, {})}
+
+    run(body)
+
+
+def test_what_waits_is_written_when_the_router_ends_before_anything_was_told() -> None:
+    async def body(desk: Desk) -> None:
+        desk.sessions.gather()
+        desk.sessions.on_open(1, 0, 2, ALICE, body_of("alice"))
+        await desk.stored()
+        assert set(desk.store.stored) == {ALICE}
+
+    run(body)
+
+
+def test_more_than_may_wait_for_what_is_told_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.sessions.CHANGED_MAX", 1)
+
+    async def body(desk: Desk) -> None:
+        desk.sessions.gather()
+        desk.sessions.on_open(1, 0, 2, ALICE, body_of("alice"))
+        desk.sessions.on_open(1, 0, 2, BOB, body_of("bob"))
+        await desk.stored()
+        assert set(desk.store.stored) == {ALICE}
+
+    run(body)
+
+
+def test_more_than_may_wait_for_its_turn_is_taken_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.sessions.TURNS_BYTES_MAX", 100_000)
+
+    async def body(desk: Desk) -> None:
+        desk.store.stored[ALICE] = Session(body_of("alice"), 1, {})
+        for number in range(3):
+            desk.sessions.on_state(state(ALICE, records.JOINED, f"group:{number}", 1, 2) * 1_000)
+        assert desk.sessions._turns_bytes <= 100_000
+        assert set(await desk.resumed(ALICE, "alice")) == {"group:0", "group:1", "group:2"}
 
     run(body)
 
@@ -294,7 +431,7 @@ def test_a_store_that_is_away_delays_writes_and_no_resume(monkeypatch: pytest.Mo
         desk.sessions.on_open(1, 0, 2, ALICE, body_of("alice"))
         desk.sessions.on_state(state(ALICE, records.JOINED, "group:a", 1, 5, "alice"))
         await desk.store.asked.wait()
-        assert await desk.resumed(ALICE, "alice") == {"group:a": [1, 5]}
+        assert await desk.asked(ALICE, "alice") == (Code.UNAVAILABLE, {"group:a": [1, 5]})
         assert await desk.cursor("user:alice", "away") == (0, 0)
         desk.sessions.on_state(state(ALICE, records.ACKED, "group:a", 1, 6))
         desk.store.fails = None
@@ -310,7 +447,7 @@ def test_a_store_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -
     async def body(desk: Desk) -> None:
         desk.store.stored[ALICE] = Session(body_of("alice"), 1, {"group:a": Position(1, 5)})
         desk.store.gate.clear()
-        assert await desk.resumed(ALICE, "alice") == {}
+        assert await desk.asked(ALICE, "alice") == (Code.UNAVAILABLE, {})
         desk.store.gate.set()
 
     run(body)
@@ -439,7 +576,7 @@ def test_whatever_happens_a_resume_is_told_what_a_plain_model_knows(steps: list[
                 desk.store.fails = LogUnavailable("away")
             elif what == "open" and model[session] is None:
                 model[session] = {}
-                assert await desk.resumed(session, "u") == {}
+                desk.sessions.on_open(1, 0, 2, session, body_of("u"))
             elif model[session] is None:
                 continue  # the data plane tells of open sessions alone
             elif what == "over":
@@ -450,13 +587,14 @@ def test_whatever_happens_a_resume_is_told_what_a_plain_model_knows(steps: list[
                 model[session].pop(name, None)  # type: ignore[union-attr]
                 desk.sessions.on_state(state(session, records.LEFT, name))
             else:
-                model[session][name] = [1, offset]  # type: ignore[index]
+                before = model[session].get(name, [1, 0])  # type: ignore[union-attr]
+                model[session][name] = [1, offset] if what == "join" else max(before, [1, offset])  # type: ignore[index]
                 desk.sessions.on_state(
                     state(session, records.JOINED if what == "join" else records.ACKED, name, 1, offset)
                 )
         desk.store.fails = None
         for session, channels in model.items():
-            told = await desk.resumed(session, "u")
-            assert told == (channels or {})
+            code, told = await desk.asked(session, "u")
+            assert (code, told) == (0 if channels is not None else Code.SESSION_EXPIRED, channels or {})
 
     run(body)

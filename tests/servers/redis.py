@@ -198,6 +198,10 @@ class Sentinels:
         """Whom to kill: there is one primary, whatever `pick` says."""
         return self.primary
 
+    def replaced(self, server: Server) -> bool:
+        """Whether another one is primary now."""
+        return self.primary is not server
+
     @property
     def primary(self) -> Server:
         """Whom the sentinels name now."""
@@ -293,6 +297,11 @@ class Cluster:
     def primaries(self) -> list[Server]:
         """Who says of itself that it is one."""
         return [one for one in self.servers if self._replication(one)["role"] == "master"]
+
+    def replaced(self, server: Server) -> bool:
+        """Whether as many are primaries without this one, which is down, as there were with it."""
+        others = [one for one in self.servers if one is not server]
+        return sum(self._replication(one)["role"] == "master" for one in others) == self.SIZE
 
     def victim(self, pick: int) -> Server:
         """Whom to kill."""

@@ -8,6 +8,8 @@ import pytest
 
 from tools import provision
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 def test_the_packages_of_a_simulated_installation_are_read() -> None:
     simulated = "Reading package lists...\nInst liblzf1 (3.6-3 [amd64])\nInst redis-server (5:7)\nConf liblzf1 (3.6)\n"
@@ -80,3 +82,12 @@ def test_an_unpacked_program_is_found_and_gets_its_libraries(tmp_path: Path, mon
     assert provision.find_program("some-unpacked-server") == str(program)
     assert str(library.parent) in provision.environment_for(str(program))["LD_LIBRARY_PATH"]
     assert provision.environment_for("/bin/sh") == dict(os.environ)
+
+
+def test_each_verb_that_runs_tests_over_servers_provides_them_first() -> None:
+    """`make test` does so before its two parts."""
+    verbs = {
+        line.partition(":")[0]: line for line in (ROOT / "Makefile").read_text().splitlines() if ": $(PLACED)" in line
+    }
+    for verb in ("chaos", "replay", "asan"):
+        assert " provision " in verbs[verb]

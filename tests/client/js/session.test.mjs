@@ -160,7 +160,7 @@ test("a resumed session that lacks one of its channels joins it again from where
 });
 
 test("a refused resume starts afresh on the same connection and says what was reset", async () => {
-  const line = await Line.opened();
+  const line = await Line.opened({}, { channels: { "user:ann": [1, 0, "live"] } });
   await line.join("group:x", 1, 4);
   line.socket.drop();
   line.clock.advance(250);
@@ -168,7 +168,9 @@ test("a refused resume starts afresh on the same connection and says what was re
   line.socket.onopen({});
   line.refuse(0, 406, "bad_request");
   assert.equal(line.socket.of(0)[1][2].user, "ann");
-  line.socket.give([1, line.socket.of(0)[1][1], { session: "s2", user: "ann" }]);
+  assert.deepEqual(line.socket.of(0)[1][2].resume, { "user:ann": [1, 0] });
+  const channels = { "user:ann": [1, 0, "live"] };
+  line.socket.give([1, line.socket.of(0)[1][1], { session: "s2", user: "ann", channels }]);
   assert.deepEqual(line.socket.of(6)[0][3], { since: [1, 4] });
   line.refuse(6, 406, "bad_request");
   assert.deepEqual(line.socket.of(6)[1][3], {});

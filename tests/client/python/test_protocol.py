@@ -316,6 +316,20 @@ def test_fresh_start_forgets_the_session_until_it_is_welcomed() -> None:
     assert "session" in line.connect()[2]
 
 
+def test_a_fresh_start_says_where_it_stands_in_the_users_own_channel() -> None:
+    line = opened(channels={"user:ann": [1, 2, "live"]})
+    line.join("group:x", 1, 4)
+    line.give([9, "user:ann", 3, "x", {"epoch": 1}])
+    line.items()
+    line.protocol.connection_lost(LOST)
+    line.protocol.start_afresh()
+    hello = line.connect(channels={"user:ann": [1, 5, "replayed"]})
+    assert hello[2]["resume"] == {"user:ann": [1, 3]}
+    assert "whole" not in hello[2]
+    line.give(*([9, "user:ann", offset, "x", {"epoch": 1}] for offset in (3, 4, 5)))
+    assert [item.offset if isinstance(item, Message) else item for item in line.items()] == [4, 5]
+
+
 def test_too_many_positions_for_one_frame_are_left_to_the_acks() -> None:
     line = opened(max_frame=9000)
     for number in range(100):

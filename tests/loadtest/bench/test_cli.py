@@ -45,6 +45,18 @@ def test_what_is_not_known_is_refused(words: list[str], capsys: pytest.CaptureFi
     assert "error" in capsys.readouterr().err
 
 
+def test_a_server_that_a_workload_does_not_have_is_refused_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.parse(["history", "max", "--servers", "holdfast-no-history"])
+    assert "error: max has no server 'holdfast-no-history'; it has floor-per-delivery," in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.parse(["--servers", "uws"])
+    assert "error: there is no server 'uws'; there are" in capsys.readouterr().err
+    assert cli.parse(["max", "--servers", "holdfast,floor"]).servers is not None
+    assert cli.parse(["--servers", "holdfast-no-history"]).servers == ["holdfast-no-history"]
+    assert cli.parse(["max"]).servers is None
+
+
 @pytest.mark.parametrize(
     ("holdfast_us", "code"),
     [(1.0, 0), (2.0, 1), (None, 2)],

@@ -1,9 +1,10 @@
 """The thread that waits for a disk."""
 
 import asyncio
+import contextlib
 import gc
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 import uvloop
@@ -52,6 +53,24 @@ def wait(go: threading.Event, started: threading.Event | None = None) -> None:
 def fail(done: threading.Event) -> None:
     done.set()
     raise OSError(5, "Input/output error")
+
+
+def test_errors_are_said_in_the_words_of_what_jobs_are_done_in() -> None:
+    @contextlib.contextmanager
+    def translated() -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise LogUnavailable(f"in other words: {error.strerror}") from error
+
+    async def body() -> None:
+        thread = DiskThread("log-test", DEADLINE_S, translated)
+        with pytest.raises(LogUnavailable, match="in other words: Input/output error"):
+            await thread.run(fail, threading.Event())
+        assert await thread.run(lambda: 7) == 7
+        await thread.close()
+
+    run(body)
 
 
 def _note(done: list[int], number: int) -> str:

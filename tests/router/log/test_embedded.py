@@ -343,7 +343,7 @@ def test_a_sift_that_nobody_answers_ends_and_changes_nothing(tmp_path: Path) -> 
         await log.open(1)
         for offset in range(1, 100):
             await log.append(message(b"group:a", 1, offset))
-        log._deadline_s = 0.1
+        log._sifter._deadline_s = 0.1
         with pytest.raises(LogUnavailable, match=r"nobody said within 0.1 s what is kept"):
             await log.sift(keep)
         assert await offsets(log) == list(range(1, 100))

@@ -10,7 +10,9 @@ import pytest
 
 from core.owned import ACCOUNT
 from router.log.lock import DirectoryLock
-from router.log.port import LogInUse
+from router.log.port import LogDeposed, LogInUse, LogLost
+from tests.contract.running import message, run
+from tests.contract.stores import EmbeddedStore
 
 DEADLINE_S = 30
 HOLD = """
@@ -70,3 +72,21 @@ def test_one_whose_folder_was_removed_says_so_and_not_that_another_took_it(tmp_p
     assert first.lost().startswith(f"{folder / 'lock'} was removed")
     first.release()
     assert first.lost() == f"{folder / 'lock'} was given up"
+
+
+def test_a_log_whose_lock_was_removed_is_lost_and_one_whose_lock_another_has_is_taken(tmp_path: Path) -> None:
+    store = EmbeddedStore(tmp_path / "log")
+
+    async def body() -> None:
+        log = await store.log()
+        await log.open(1)
+        (tmp_path / "log" / "lock").unlink()
+        with pytest.raises(LogLost, match="was removed while this process used it"):
+            await log.append(message(b"group:a", 1, 1))
+        other = DirectoryLock(tmp_path / "log" / "lock", 0.0)
+        with pytest.raises(LogDeposed, match="another process took") as caught:
+            await log.append(message(b"group:a", 1, 2))
+        assert type(caught.value) is LogDeposed
+        other.release()
+
+    run(store, body)

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from core import log_records
-from core.namespace_spec import BUILT_IN, NamespaceSpec
+from core.namespace_spec import BUILT_IN, DAY_S, NamespaceSpec
 from router.log.opening import open_log
 from router.log.port import Changes, LogBroken, LogUnavailable, Position, SessionChange
 from router.log.redis import LOAD_CHANNELS, RedisLog
@@ -202,6 +202,41 @@ def test_messages_that_are_too_old_are_not_loaded_and_their_position_is(
     run(work())
 
 
+def test_a_namespace_that_was_forgotten_for_a_while_has_all_again(
+    make_log: Callable[..., RedisLog], redis_server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever the router that does not know it would keep of others: by number, bytes or age."""
+    deal = NamespaceSpec(
+        name="deal", domain="group", history_messages=2_000, history_bytes=1 << 22, history_age_s=20 * DAY_S
+    )
+
+    async def work() -> None:
+        log = make_log(namespaces=[*BUILT_IN, deal], clock_ms=now_ms)
+        epoch = (await log.open(1)).epoch
+        old_ms = now_ms() - 10 * DAY_S * 1000
+        said = [message("deal:a", epoch, offset, bytes(1_000), time_ms=old_ms) for offset in range(1, 1_501)]
+        await append(log, b"".join(said))
+        key = log.keys.channel(b"deal:a")[0]
+        expires_ms = redis_server.do("PTTL", key)
+        await log.close()
+        log = make_log(clock_ms=now_ms)
+        await log.open(1)
+        while "deal" not in caplog.text:  # deadline: the test's
+            await log.sift(no_sift)
+        for _ in range(20):
+            await log.sift(no_sift)
+        assert caplog.text.count("has messages of namespaces that are not configured: deal. Nobody can read") == 1
+        assert expires_ms - 60_000 < redis_server.do("PTTL", key) <= expires_ms
+        await log.close()
+        log = make_log(namespaces=[*BUILT_IN, deal], clock_ms=now_ms)
+        await log.open(1)
+        [loaded] = await log.load([b"deal:a"], messages=True)
+        assert (loaded.position, offsets(loaded)) == (Position(epoch, 1_500), list(range(1, 1_501)))
+        await log.close()
+
+    run(work())
+
+
 def test_messages_beyond_the_bytes_that_are_kept_go_in_redis_too(
     make_log: Callable[..., RedisLog], redis_server: Server
 ) -> None:
@@ -287,6 +322,22 @@ def test_a_log_that_is_closed_says_so(make_log: Callable[..., RedisLog]) -> None
             await log.append(message("group:a", epoch, 1))
 
     run(work())
+
+
+def test_closing_a_closed_log_has_nothing_left_to_do(
+    make_log: Callable[..., RedisLog], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It does not look for what Redis may have lost through connections that it gave up itself."""
+
+    async def work() -> None:
+        log = make_log()
+        epoch = (await log.open(1)).epoch
+        await log.append(message("group:a", epoch, 1, b"one"))
+        await log.close()
+        await log.close()
+
+    run(work())
+    assert "may have lost" not in caplog.text
 
 
 def test_an_old_redis_is_refused(make_log: Callable[..., RedisLog], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,14 @@
 
 import pytest
 
-from core.namespace_spec import DAY_S, NamespaceSpec
+from core.namespace_spec import (
+    BUILT_IN,
+    DAY_S,
+    HISTORY_AGE_S_MAX,
+    HISTORY_BYTES_MAX,
+    HISTORY_MESSAGES_MAX,
+    NamespaceSpec,
+)
 from router.log.redis_keys import SHARDS, Keys
 from router.log.redis_nodes import SLOTS, slot_of
 
@@ -42,7 +49,25 @@ def test_retention_is_the_namespaces_own() -> None:
     found = keys.retention(b"chat:a")
     assert (found.messages, found.age_ms) == (7, 60_000)
     assert found.expire_ms == (120 + DAY_S) * 1000
-    assert keys.retention(b"other:a").messages == NamespaceSpec(name="", domain="group").history_messages
+
+
+def test_what_is_of_no_configured_namespace_is_kept_as_the_largest_may_ask() -> None:
+    keys = Keys("hf:", (NamespaceSpec(name="chat", domain="group", history_messages=7, history_age_s=60),))
+    found = keys.retention(b"other:a")
+    assert (found.messages, found.bytes) == (HISTORY_MESSAGES_MAX, HISTORY_BYTES_MAX)
+    assert found.age_ms == HISTORY_AGE_S_MAX * 1000
+    assert (keys.is_known(b"chat"), keys.is_known(b"other")) == (True, False)
+
+
+def test_what_everybody_hears_is_listed_for_longer_than_it_is_kept() -> None:
+    """By more than the hour that may pass until it is listed again, and no other channel is."""
+    keys = Keys("hf:", (NamespaceSpec(name="board", domain="global", history_age_s=60), *BUILT_IN))
+    for channel in (b"board:a", b"global:a"):
+        found = keys.retention(channel)
+        assert found.listed_ms > found.age_ms + 3_600_000
+        assert found.settings == f"{found.expire_ms}:{found.listed_ms}"
+    for channel in (b"group:a", b"user:a", b"other:a"):
+        assert keys.retention(channel).settings == f"{keys.retention(channel).expire_ms}"
 
 
 @pytest.mark.parametrize("prefix", ["", "a{b", "a b", "a*", "a\n"])

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import redis
 
-from router.log.redis_scripts import ALL, APPEND, CURSOR, FENCE, LOAD, SESSION, TRIM, Script
+from router.log.redis_scripts import ALL, APPEND, CURSOR, FENCE, LOAD, NEWEST, OPEN, SESSION, TRIM, Script
 from tests.servers.redis import Server
 
 KEPT, EXPIRE_MS, WINDOW_MS = 10, 100_000, 50_000
@@ -16,16 +16,19 @@ class Scripts:
 
     def __init__(self, server: Server, prefix: str) -> None:
         self._server = server
-        self.state, self.keys, self.tail, self.channel = (f"{prefix}{name}" for name in ("e", "k", "t", "c"))
+        self.state, self.keys, self.tail, self.list, self.channel = (f"{prefix}{name}" for name in "ektlc")
 
     def do(self, script: Script, keys: list[str], *args: Any) -> Any:
         return self._server.do("EVAL", script.text, len(keys), *keys, *args)
 
-    def append(self, epoch: int, batch: int, *ids: str, expire: int = EXPIRE_MS, force: int = 0, **more: str) -> Any:
+    def append(
+        self, epoch: int, batch: int, *ids: str, expire: int | str = EXPIRE_MS, force: int = 0, **more: str
+    ) -> Any:
         records = [part for one in ids for part in (one, more.get("value", "v"))]
         tails = more.get("key", ""), more.get("tail", "")
         settings = (f"{epoch:020}", batch, WINDOW_MS, WINDOW_MS, 1000, *tails, KEPT, expire, len(ids))
-        return self.do(APPEND, [self.state, self.keys, self.tail, self.channel], *settings, *records, force)
+        channel = more.get("channel", self.channel)
+        return self.do(APPEND, [self.state, self.keys, self.tail, self.list, channel], *settings, *records, force)
 
     def load(self, messages: int = 1000, size: int = 10**6, head: int = 0) -> list[bytes]:
         return list(self.do(LOAD, [self.channel], messages, size, head))
@@ -108,6 +111,26 @@ def test_only_a_higher_epoch_fences(scripts: Scripts) -> None:
     assert scripts.do(FENCE, [scripts.state], f"{8:020}") == b""
 
 
+def test_only_a_higher_epoch_of_no_later_format_takes_the_root(scripts: Scripts, redis_server: Server) -> None:
+    def take(epoch: int, format_: int, who: str) -> list[bytes]:
+        found: list[bytes] = scripts.do(OPEN, [scripts.state], f"{epoch:020}", format_, who)
+        return found
+
+    def root() -> list[bytes]:
+        found: list[bytes] = redis_server.do("HMGET", scripts.state, "epoch", "format", "holder")
+        return found
+
+    assert take(7, 1, "a") == [b"", b""]
+    assert take(7, 1, "b") == [b"%020d" % 7, b""]
+    assert take(6, 2, "c") == [b"%020d" % 7, b""]
+    assert root() == [b"%020d" % 7, b"1", b"a"]
+    assert take(8, 10, "d") == [b"", b""]
+    assert take(9, 9, "e") == [b"", b"10"]
+    assert root() == [b"%020d" % 8, b"10", b"d"]
+    redis_server.do("HSET", scripts.state, "format", "ten")
+    assert take(9, 10, "f") == [b"", b"ten"]
+
+
 def test_a_position_without_its_message_is_kept(scripts: Scripts) -> None:
     scripts.append(5, 1, "5-7", value="")
     assert scripts.ids() == []
@@ -146,6 +169,42 @@ def test_no_more_bytes_are_read_than_asked_for(scripts: Scripts) -> None:
     assert len(scripts.load(size=29, head=90)) == 1 + 2
 
 
+def test_a_channel_is_listed_for_as_long_as_is_said(scripts: Scripts, redis_server: Server) -> None:
+    def listed() -> list[bytes]:
+        return list(redis_server.do("ZRANGE", scripts.list, 0, -1))
+
+    scripts.append(5, 1, "5-1")
+    assert listed() == []
+    scripts.append(5, 2, "5-2", expire=f"{EXPIRE_MS}:50000")
+    scripts.append(5, 3, "5-1", expire=f"{EXPIRE_MS}:90000", channel=f"{scripts.channel}2")
+    scripts.append(5, 4, "5-3", expire=0)
+    assert listed() == [scripts.channel.encode(), f"{scripts.channel}2".encode()]
+    assert EXPIRE_MS - 20_000 < redis_server.do("PTTL", scripts.channel) <= EXPIRE_MS
+    assert 50_000 < redis_server.do("PTTL", scripts.list) <= 90_000
+    redis_server.do("ZADD", scripts.list, 1, scripts.channel)  # its time is over, and whoever is listed next finds it
+    scripts.append(5, 5, "5-2", expire=f"{EXPIRE_MS}:60000", channel=f"{scripts.channel}2")
+    assert listed() == [f"{scripts.channel}2".encode()]
+    assert 40_000 < redis_server.do("PTTL", scripts.list) <= 60_000
+
+
+def test_no_more_channels_are_listed_than_there_is_room_for(scripts: Scripts, redis_server: Server) -> None:
+    fill = "for number = 1, 1024 do redis.call('ZADD', KEYS[1], 10^15 + number, number) end"
+    redis_server.do("EVAL", fill, 1, scripts.list)
+    for _ in range(2):
+        scripts.append(5, 1, "5-1", expire=f"{EXPIRE_MS}:{10**15}", force=1)
+        found = redis_server.do("ZRANGE", scripts.list, 0, -1)
+        assert (len(found), found[0], found[-1]) == (1024, b"2", scripts.channel.encode())
+
+
+def test_of_a_newest_message_only_its_beginning_is_read(scripts: Scripts, redis_server: Server) -> None:
+    assert scripts.do(NEWEST, [scripts.channel], 4) == []
+    scripts.append(5, 1, "5-1", "5-2", value="abcdefgh")
+    scripts.append(5, 2, "5-7", value="")
+    assert scripts.do(NEWEST, [scripts.channel], 4) == [b"5-7", b"abcd"]
+    redis_server.do("XTRIM", scripts.channel, "MAXLEN", 0)
+    assert scripts.do(NEWEST, [scripts.channel], 4) == []
+
+
 def test_a_cursor_only_grows(scripts: Scripts, redis_server: Server) -> None:
     for epoch, offset in ((5, 9), (5, 10), (5, 3), (4, 99), (2**60, 1)):
         scripts.do(CURSOR, [scripts.channel], f"{epoch:020}-{offset:020}", EXPIRE_MS)
@@ -156,17 +215,33 @@ def test_a_cursor_only_grows(scripts: Scripts, redis_server: Server) -> None:
 
 
 def test_a_session_that_is_not_known_is_only_made_by_opening_it(scripts: Scripts, redis_server: Server) -> None:
-    assert scripts.do(SESSION, [scripts.channel], 0, "", 10**15, 1, "c:a", "1-1") == 0
+    assert scripts.do(SESSION, [scripts.channel], 0, "", 10**15, "", 60_000, 1, 0, "c:a", "1-1") == 0
     assert redis_server.do("EXISTS", scripts.channel) == 0
-    assert scripts.do(SESSION, [scripts.channel], 0, "o", 10**15, 1, "c:a", "1-1") == 1
-    assert scripts.do(SESSION, [scripts.channel], 0, "", "", 1, "c:b", "1-2", "c:a") == 1
+    assert scripts.do(SESSION, [scripts.channel], 0, "o", 10**15, "", 60_000, 1, 0, "c:a", "1-1") == 1
+    assert scripts.do(SESSION, [scripts.channel], 0, "", "", "", 60_000, 1, 0, "c:b", "1-2", "c:a") == 1
     assert redis_server.do("HGETALL", scripts.channel) == {
         b"opened": b"o",
         b"expires": b"1" + 15 * b"0",
         b"c:b": b"1-2",
     }
-    assert scripts.do(SESSION, [scripts.channel], 1, "", "", 0) == 1
+    scripts.do(SESSION, [scripts.channel], 1, "", "", "", 60_000, 0, 0)
     assert redis_server.do("EXISTS", scripts.channel) == 0
+
+
+def test_a_position_is_set_or_only_raised(scripts: Scripts, redis_server: Server) -> None:
+    scripts.do(SESSION, [scripts.channel], 0, "o", 10**15, "", 60_000, 2, 1, "c:set", "7-9", "c:raised", "7-9")
+    for position, now in (("7-10", b"7-10"), ("7-8", b"7-10"), ("6-99", b"7-10"), ("10-1", b"10-1"), ("7-11", b"10-1")):
+        scripts.do(SESSION, [scripts.channel], 0, "", "", "", 60_000, 2, 1, "c:set", position, "c:raised", position)
+        assert redis_server.do("HGET", scripts.channel, "c:set") == position.encode()
+        assert redis_server.do("HGET", scripts.channel, "c:raised") == now
+
+
+def test_a_session_that_was_over_and_is_opened_again_begins_with_nothing(
+    scripts: Scripts, redis_server: Server
+) -> None:
+    scripts.do(SESSION, [scripts.channel], 0, "o", 10**15, "", 60_000, 1, 0, "c:a", "1-1")
+    scripts.do(SESSION, [scripts.channel], 1, "again", "", "", 60_000, 1, 1, "c:b", "1-2")
+    assert redis_server.do("HGETALL", scripts.channel) == {b"opened": b"again", b"c:b": b"1-2"}
 
 
 def test_what_is_too_old_is_trimmed_by_the_records_own_time(scripts: Scripts, redis_server: Server) -> None:

@@ -1,18 +1,23 @@
 """The embedded log's database: what survives, and what is said when it cannot be read."""
 
+import asyncio
 import contextlib
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from core.owned import ACCOUNT
-from router.log.port import Changes, Position, Session, SessionChange
+from router.log import embedded
+from router.log.embedded import EmbeddedLog
+from router.log.port import ENDED_KEPT_MS, Changes, Position, Session, SessionChange
 from router.log.segments import Broken
 from router.log.state import SEED_BYTES, SWEPT_MAX, State
 
 NOW_MS = 1_000_000
+DEADLINE_S = 30
 
 
 @contextlib.contextmanager
@@ -100,8 +105,8 @@ def test_a_session_that_is_only_opened_again_keeps_its_channels_unless_it_had_ex
 
 def test_expired_sessions_are_swept_a_bounded_number_at_a_time(path: Path) -> None:
     ids = [number.to_bytes(16, "big") for number in range(SWEPT_MAX + 5)]
-    changes = Changes({one: SessionChange(opened=b"", expires_ms=NOW_MS + 1) for one in ids})
-    changes.sessions[b"\xff" * 16] = SessionChange(opened=b"", expires_ms=NOW_MS + 3)
+    changes = Changes({one: SessionChange(opened=b"x", expires_ms=NOW_MS + 1) for one in ids})
+    changes.sessions[b"\xff" * 16] = SessionChange(opened=b"x", expires_ms=NOW_MS + 3)
     with opened(path) as state:
         state.save(changes, NOW_MS)
         assert state.sweep(NOW_MS) == 0
@@ -135,3 +140,59 @@ def test_another_file_is_refused_and_left_as_it_is(path: Path) -> None:
     with pytest.raises(sqlite3.DatabaseError, match="not a database"):
         State(path)
     assert path.read_bytes() == b"not a database" * 100
+
+
+def test_when_a_session_ended_is_forgotten_after_a_time(path: Path) -> None:
+    with opened(path) as state:
+        state.save(Changes({b"a": SessionChange(ended=True, date=b"order--a1")}), NOW_MS)
+        assert state.sweep(NOW_MS + ENDED_KEPT_MS - 1) == 0
+        assert state.dates([b"a"]) == [b"order--a1"]
+        assert state.sweep(NOW_MS + ENDED_KEPT_MS) == 1
+        assert state.dates([b"a"]) == [b""]
+
+
+def test_a_database_from_before_sessions_had_dates_is_used_on(path: Path) -> None:
+    with opened(path) as state:
+        state.save(Changes({b"a": SessionChange(b"said", NOW_MS + 9)}), NOW_MS)
+        state._sqlite.execute("ALTER TABLE sessions DROP COLUMN date")
+    for _ in range(2):
+        with opened(path) as state:
+            assert state.sessions([b"a"], NOW_MS) == [Session(b"said", NOW_MS + 9, {})]
+    with opened(path) as state:
+        state.save(Changes({b"a": SessionChange(expires_ms=NOW_MS + 10, date=b"order--a1")}), NOW_MS)
+        assert state.dates([b"a"]) == [b"order--a1"]
+
+
+def test_sync_has_the_disk_take_all_that_was_saved_before(path: Path) -> None:
+    with opened(path) as state:
+        state.save(Changes({bytes(16): SessionChange(opened=b"was")}), NOW_MS)
+        state.sync()
+        assert int(state._sqlite.execute("PRAGMA synchronous").fetchone()[0]) == 2
+        assert state.sessions([bytes(16)], NOW_MS)[0] is not None
+
+
+def test_what_was_saved_of_sessions_is_on_disk_soon_with_few_waits_for_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, done, count = State.sync, threading.Event(), [0]
+
+    def sync(state: State) -> None:
+        real(state)
+        count[0] += 1
+        done.set()
+
+    async def body() -> None:
+        log = EmbeddedLog(tmp_path / "log")
+        await log.open(1)
+        try:
+            for number in (1, 2):
+                done.clear()
+                await asyncio.gather(*(log.save(Changes({bytes(16): SessionChange(opened=b"x")})) for _ in range(20)))
+                assert await asyncio.to_thread(done.wait, DEADLINE_S)
+                assert number <= count[0] <= 10 * number
+        finally:
+            await log.close()
+
+    monkeypatch.setattr(embedded, "STATE_SYNC_S", 0.2)
+    monkeypatch.setattr(State, "sync", sync)
+    asyncio.run(body())

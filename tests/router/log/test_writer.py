@@ -186,6 +186,27 @@ def test_a_sift_is_answered_by_the_data_plane() -> None:
     play(run())
 
 
+def test_a_log_that_is_near_its_bound_is_sifted_before_its_time() -> None:
+    async def run() -> None:
+        plane = Plane()
+        sifts: asyncio.Queue[None] = asyncio.Queue()
+
+        async def sift(keep: Sift) -> None:
+            sifts.put_nowait(None)
+
+        plane.log.sift = sift  # type: ignore[method-assign]
+        task = asyncio.create_task(plane.writer.sift_now_and_then())
+        for count in range(3):
+            await plane.settle()
+            assert sifts.qsize() == count
+            plane.writer.sift_soon()
+        task.cancel()
+        await asyncio.wait([task])
+        await plane.close()
+
+    play(run())
+
+
 def test_a_data_plane_without_room_hears_it_when_there_is_some() -> None:
     """Its mailbox is full of what was loaded: that ends no router."""
 

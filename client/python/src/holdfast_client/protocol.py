@@ -326,16 +326,20 @@ class Protocol:
         self._resuming = resume
         self._hello_id = self._requests.next_id()
         values: dict[str, Any] = {"v": VERSION, "client": self._identity.client}
+        # Of a new session the user's own channel: it would begin at the last ACK of any of the user's sessions.
+        left_out: set[str] = set() if resume else self._joined
+        positions = {name: list(one) for name, one in self.positions.all().items() if name not in left_out}
+        room = 0 if self.welcome is None else self.welcome.max_frame_bytes - _HELLO_REST_BYTES
+        fits = body_bytes(encode([positions], self._encoding)) <= room
         if resume and self.welcome is not None:
             values |= {"session": self.welcome.session, "token": self.welcome.resume_token}
-            positions = {channel: list(position) for channel, position in self.positions.all().items()}
             # Without positions every channel stands at its last ACK; what comes twice then is dropped here.
-            fits = body_bytes(encode([positions], self._encoding)) <= self.welcome.max_frame_bytes - _HELLO_REST_BYTES
             values |= {"resume": positions, "whole": True} if fits else {"resume": {}}
         elif self._hello_token is not None:
             values["token"] = self._hello_token
         elif self._identity.user is not None:
             values["user"] = self._identity.user
+        values |= {"resume": positions} if not resume and positions and fits else {}
         self._send([FrameType.HELLO, self._hello_id, values], now)
 
     def _request(
@@ -473,12 +477,10 @@ class Protocol:
         if is_request_only(frame.code) and self._resuming:
             self._greet(now, resume=False)
             return
-        class_ = close_class(frame.code)
-        self._end(Closed(frame.code, frame.message, class_, frame.retry_after_ms))
+        self._end(Closed(frame.code, frame.message, close_class(frame.code), frame.retry_after_ms))
 
     def _on_reply(self, frame: frames.Reply, now: float) -> None:
-        request = self._requests.pop(frame.request_id)
-        if request is None:
+        if (request := self._requests.pop(frame.request_id)) is None:
             return
         answer = request.read(frame.value)
         if isinstance(answer, frames.Standing):
@@ -539,8 +541,7 @@ class Protocol:
             self._restore(channel, standing, held.get(channel))
         for channel in sorted(self._joined - frame.channels.keys()):
             self._rejoin(channel, held.get(channel), now)
-        # The first round trip is measured at once rather than after a heartbeat.
-        self._send(self._heartbeat.ping(now), now)
+        self._send(self._heartbeat.ping(now), now)  # the first round trip is measured at once
         self._open_if_rejoined(now)
 
     def _restore(self, channel: str, standing: frames.Standing, held: Position | None) -> None:
@@ -584,8 +585,7 @@ class Protocol:
 
     def _rejoin_refused(self, request: Request, why: str, now: float) -> None:
         before, asked_since = self._rejoining.pop(request.id)
-        if asked_since:
-            # Perhaps it is only the replay that is not served: join where the channel is now.
+        if asked_since:  # perhaps it is only the replay that is not served: join where the channel is now
             self.positions.forget(request.channel)
             self._rejoin(request.channel, before, now, ask_since=False)
             return

@@ -1,0 +1,172 @@
+"""What workers tell of sessions, as values; and in order what several of them told an earlier router.
+
+Workers link to a new router one after the other, so what they tell again (core/told.pxd) comes in the order of their
+links. Each record carries the number of the claim by which its connection had the session (its fence: the router gives
+each claim a higher one), and the time at which it was told first, by its worker's clock. Between claims their numbers
+decide, and only of one claim are times compared: clocks of different machines have nothing in common. What is stored
+has such a date, too: of what is no newer nothing counts, for the session may have gone on since, with a worker that is
+gone.
+"""
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
+
+from core import records
+from router.log.port import Position
+
+# A millisecond or two of the event loop's time.
+TURN_RECORDS = 500
+
+_STATE = struct.Struct("=IHH16sQQHHIQQ")
+_SESSION = struct.Struct("=IHHQ16sIIQQ")
+_TOLD = struct.Struct("=IHHII")
+_HEAD = struct.Struct("=IHH")
+_STATE_SESSION, _SESSION_SESSION = 8, 16  # where the session stands in them
+_START = Position(0, 0)
+_NOTHING: Mapping[bytes, bytes] = {}
+# Dates of earlier versions began with the name of a clock instead: they say nothing about the order.
+_ORDER = b"claims--"
+
+
+def date_of(fence: int, time_us: int) -> bytes:
+    """The time of a claim as it is stored with its session; later ones compare higher, and so do those of later claims.
+
+    Of what has no claim it is b"", which is below all.
+    """
+    return b"%s%020d%020d" % (_ORDER, fence, time_us) if fence else b""
+
+
+def known_date(date: bytes) -> bytes:
+    """What is stored, b"" if no version since has written it."""
+    return date if date.startswith(_ORDER) else b""
+
+
+@dataclass(slots=True)
+class Said:
+    """A record: OPEN, CLOSE or STATE."""
+
+    kind: int
+    flags: int
+    """OpenFlag, CloseFlag or StateKind."""
+    session: bytes
+    conn: int
+    """The worker's handle of the connection; of a STATE, its low half."""
+    name: str = ""
+    position: Position = _START
+    body: bytes = b""
+    """Of an OPEN, what HELLO said; of HEARS, {name: [epoch, offset]}."""
+    time_us: int = 0
+    """When its worker said it first, by its clock; 0 of an OPEN, with which its claim begins."""
+    fence: int = 0
+    """The number of the claim; 0: this has no date."""
+    worker: int = -1
+    """Who told it to an earlier router; -1: it was told to this one."""
+    owner: int = records.NOBODY
+    """The worker that had the session before this router started, and has it still."""
+
+
+def walk(said: bytes) -> Iterator[Said]:
+    """The records of a batch, each with what the TOLD before it says."""
+    return (one for one, _ in parts(said))
+
+
+def parts(said: bytes) -> Iterator[tuple[Said, bytes]]:
+    """The records of a batch as `walk` gives them, each with its bytes, and those of its TOLD."""
+    place = 0
+    while place < len(said):
+        begins = place
+        one, place = _one(said, place)
+        yield one, said[begins:place]
+
+
+def _one(said: bytes, place: int) -> tuple[Said, int]:
+    """The record there, or the one behind the TOLD there, and where the next begins."""
+    size, kind, aux = _HEAD.unpack_from(said, place)
+    if kind != records.TOLD:
+        return _read(said, place, kind, aux), place + size
+    _, _, worker, owner, _ = _TOLD.unpack_from(said, place)
+    place += size
+    size, kind, aux = _HEAD.unpack_from(said, place)
+    one = _read(said, place, kind, aux)
+    one.worker, one.owner = worker, owner
+    return one, place + size
+
+
+def _places(said: bytes) -> Iterator[tuple[bytes, int]]:
+    """Session and place of each record of a batch, where its TOLD is."""
+    place = 0
+    while place < len(said):
+        begins = place
+        size, kind, _ = _HEAD.unpack_from(said, place)
+        if kind == records.TOLD:
+            place += size
+            size, kind, _ = _HEAD.unpack_from(said, place)
+        session = place + (_STATE_SESSION if kind == records.STATE else _SESSION_SESSION)
+        yield said[session : session + 16], begins
+        place += size
+
+
+def _read(said: bytes, place: int, kind: int, aux: int) -> Said:
+    if kind == records.STATE:
+        _, _, _, session, epoch, offset, what, _, conn, time_us, fence = _STATE.unpack_from(said, place)
+        start = place + _STATE.size
+        what &= ~records.STATES_TOLD
+        if what == records.HEARS:
+            return Said(kind, what, session, conn, body=said[start : start + aux], time_us=time_us, fence=fence)
+        name = said[start : start + aux].decode()
+        return Said(kind, what, session, conn, name, Position(epoch, offset), time_us=time_us, fence=fence)
+    _, _, _, conn, session, _, body_size, time_us, fence = _SESSION.unpack_from(said, place)
+    start = place + _SESSION.size
+    return Said(kind, aux, session, conn, body=said[start : start + body_size], time_us=time_us, fence=fence)
+
+
+def sessions_in(said: bytes) -> list[bytes]:
+    """The sessions of a batch, each once."""
+    return list(dict.fromkeys(session for session, _ in _places(said)))
+
+
+async def in_order(said: bytes, stored: Mapping[bytes, bytes] = _NOTHING) -> AsyncIterator[Said]:
+    """What workers told an earlier router: of each session what counts, in the order in which it happened.
+
+    Of what is not newer than the date in `stored` of a session, nothing counts.
+
+    It may be much, of one session or of many: others have their turn after each TURN_RECORDS of them.
+    """
+    # Numbers, which the garbage collector passes over: it would hold everybody up for all the records at once.
+    sessions: dict[bytes, list[int]] = {}
+    for number, (session, place) in enumerate(_places(said), 1):
+        sessions.setdefault(session, []).append(place)
+        if number % TURN_RECORDS == 0:
+            await asyncio.sleep(0)
+    number = 0
+    for session, places in sessions.items():
+        for one in _of_one([_one(said, place)[0] for place in places], stored.get(session, b"")):
+            yield one
+            number += 1
+            if number % TURN_RECORDS == 0:
+                await asyncio.sleep(0)
+
+
+def _of_one(told: list[Said], stored: bytes) -> Iterator[Said]:
+    """Of one session: claim after claim, and of each what its connection did, by its worker's clock.
+
+    An end that another claim follows does not count: its client came back, and may have said it after that. Nor does
+    what others tell of a session that a worker has had all along.
+    """
+    told.sort(key=lambda one: (one.fence, one.time_us))
+    claimed = max((one.fence for one in told if one.kind == records.OPEN), default=0)
+    worker = _all_along(told)
+    for one in told:
+        if worker not in (records.NOBODY, one.worker) or (one.kind == records.CLOSE and one.fence < claimed):
+            continue
+        if date_of(one.fence, one.time_us) > stored:
+            yield one
+
+
+def _all_along(told: list[Said]) -> int:
+    """The worker that has the session and tells no claim of it, NOBODY: none has."""
+    owner = next((one.owner for one in told if one.owner != records.NOBODY), records.NOBODY)
+    claims = any(one.kind == records.OPEN and one.worker == owner for one in told)
+    return records.NOBODY if claims else owner

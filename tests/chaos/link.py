@@ -1,0 +1,92 @@
+"""Links: one connection each, from the protocol page alone. TCP and MessagePack."""
+
+import asyncio
+import struct
+from typing import Any, Protocol
+
+import msgpack
+
+from tests.chaos.oracle import Position
+
+HELLO, WELCOME, REPLY, ERROR, PING, PONG, JOIN, LEAVE, PUBLISH, MESSAGE, ACK, HISTORY = range(12)
+EVENT, FIN, FIN_ACK = 13, 14, 15
+RATE_LIMITED, SESSION_EXPIRED, BAD_TOKEN, RESUMED_ELSEWHERE = 403, 201, 602, 605
+_LENGTH = struct.Struct(">I")
+
+
+class Hearer(Protocol):
+    """Whose connection it is."""
+
+    def hear(self, link: "Link", frame: list[Any]) -> None:
+        """A frame came."""
+
+    def lost(self, link: "Link") -> None:
+        """The connection is gone."""
+
+
+class Link(asyncio.Protocol):
+    """One connection: cuts frames and hands them to its talker."""
+
+    def __init__(self, talker: Hearer) -> None:
+        self.talker = talker
+        self.transport: asyncio.Transport | None = None
+        self.ended = asyncio.Event()
+        self.answered = asyncio.Event()
+        """WELCOME came, or the end."""
+        self.fin: tuple[int, int] | None = None
+        """Code and `after` of the gateway's FIN."""
+        self.resuming = False
+        self.asked: dict[str, int] = {}
+        """Offset by channel, as HELLO named it; -1: it was left out."""
+        self.sure: dict[str, int] = {}
+        """What the gateway cannot but know to be acknowledged, when HELLO was sent: it sends nothing of it again."""
+        self.stands: dict[str, Position] = {}
+        """What HELLO named or came over it last, by channel: nothing before it is sent over this connection again."""
+        self.acked: tuple[int, dict[str, int]] = (0, {})
+        """The last ACK: the number of the last request before it, and what it said."""
+        self.welcome: dict[str, Position] | None = None
+        self.hello_s = 0.0
+        self.hello_tick = self.welcome_tick = 0
+        """The oracle's times of HELLO and WELCOME."""
+        self.latest: tuple[int, str, int] = (0, "", 0)
+        """Of what came over this connection the message that was published last: when, its channel and offset."""
+        self._buffer = bytearray()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        buffer = self._buffer
+        buffer += data
+        start = 0
+        while len(buffer) - start >= _LENGTH.size:
+            (size,) = _LENGTH.unpack_from(buffer, start)
+            if len(buffer) - start < _LENGTH.size + size:
+                break
+            body = bytes(buffer[start + _LENGTH.size : start + _LENGTH.size + size])
+            start += _LENGTH.size + size
+            self.talker.hear(self, msgpack.unpackb(body))
+        del buffer[:start]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.ended.set()
+        self.answered.set()
+        self.talker.lost(self)
+
+    def send(self, *frame: Any) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            body = msgpack.packb(frame)
+            self.transport.write(_LENGTH.pack(len(body)) + body)
+
+    def close(self) -> None:
+        if self.transport is not None:
+            self.transport.close()
+
+    def abort(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+
+    @property
+    def is_open(self) -> bool:
+        return self.welcome is not None and self.fin is None and not self.ended.is_set()
