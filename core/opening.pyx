@@ -56,11 +56,10 @@ cdef void _open_fill(Edge *edge, Connection *conn, RecSession *record, uint32_t 
         memcpy(<uint8_t *> record + sizeof(RecSession), stored, size)
 
 
-cdef void _open_keep(Edge *edge, Connection *conn, const Opening *opening, uint64_t fence) noexcept nogil:
+cdef void _open_keep(Edge *edge, Connection *conn, const Opening *opening) noexcept nogil:
     """The router answered the claim: from now on the next one is told of it, too."""
     cdef RecSession *record
-    vital_of(edge, conn).fence = fence
-    if fence:
+    if vital_of(edge, conn).fence:
         record = <RecSession *> told_take(edge, REC_OPEN, _claim_flags(opening), sizeof(RecSession),
                                           opening.stored_size)
         if record != NULL:
@@ -509,20 +508,28 @@ cdef bint _named_by_client(Edge *edge, Opening *opening) noexcept nogil:
     return opening.whole
 
 
+cdef void _fence_raise(Edge *edge, const RecSession *record) noexcept nogil:
+    """A claim that was said again, over a link that was lost, got a later number: what is stored is dated by that."""
+    cdef Connection *conn = conn_get(&edge.connections, record.conn)
+    if conn != NULL and conn.flags & FLAG_SESSION and vital_of(edge, conn).fence:
+        vital_of(edge, conn).fence = max(vital_of(edge, conn).fence, record.fence)
+
+
 cdef void open_claimed(Edge *edge, RecSession *record) noexcept nogil:
     """OPENED: the session is this connection's, and whoever had it before was told."""
     cdef Request *request = request_peek(edge, record.seq)
     cdef Opening *opening
     cdef Connection *conn
-    if request == NULL or request.kind != REQUEST_OPEN:
+    if request == NULL or request.kind != REQUEST_OPEN or opening_at(edge, request.index).claimed:
+        _fence_raise(edge, record)
         return
     opening = opening_at(edge, request.index)
-    if opening.claimed:
-        return
     opening.claimed = 1
     conn = conn_get(&edge.connections, opening.conn)
     if conn != NULL and conn.flags & FLAG_SESSION:
-        _open_keep(edge, conn, opening, record.fence)
+        vital_of(edge, conn).fence = record.fence
+        if record.head.aux != SESSION_EXPIRED:      # what was over stays so, for the next router too
+            _open_keep(edge, conn, opening)
     if record.head.aux == SESSION_EXPIRED and conn != NULL:
         opening_end(edge, opening)
         edge_break(edge, conn, SESSION_EXPIRED, b"the session is over, or nothing of it is stored any more: begin anew,"

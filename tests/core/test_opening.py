@@ -97,6 +97,8 @@ def test_a_session_that_is_not_stored_is_begun_afresh_whatever_its_client_names(
     assert (kind, code, options["class"]) == (FIN, Code.SESSION_EXPIRED, "fresh")
     said = [edge.router.take()["kind"] for _ in range(3)]
     assert sorted(said) == sorted([records.UNSUBSCRIBE, records.UNSUBSCRIBE, records.CLOSE])
+    # Nor does the next router hear of the claim: it would outdo the end of the session.
+    assert [one["kind"] for one in edge.link(EPOCH + 1)] == [records.CLOSE]
 
 
 @pytest.mark.parametrize("whole", [False, True])

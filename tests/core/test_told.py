@@ -136,6 +136,16 @@ def test_what_is_told_again_carries_the_date_with_which_it_was_told_first(edge: 
     assert before <= times[0] < times[1] <= between <= times[2] <= after
 
 
+def test_a_claim_that_is_answered_twice_has_the_later_number(edge: Edge) -> None:
+    alice = edge.open("alice")
+    for fence in (wire.FENCE + 5, wire.FENCE + 3):
+        edge.router.send(wire.opened(alice.conn, 1, fence=fence))
+    edge.join(alice, "group:a", offset=4)
+    alice.send([LEAVE, 9, "group:a"])
+    edge.router.expect(records.UNSUBSCRIBE)
+    assert {one["fence"] for one in edge.router.states if one["name"] == b"group:a"} == {wire.FENCE + 5}
+
+
 def test_a_claim_that_was_not_answered_is_made_again_and_not_told(edge: Edge) -> None:
     one = edge.hello(edge.client(), "alice")
     said = [one for one in edge.link(LATER) if one["kind"] == records.OPEN]

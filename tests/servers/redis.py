@@ -301,7 +301,7 @@ class Cluster:
     def replaced(self, server: Server) -> bool:
         """Whether as many are primaries without this one, which is down, as there were with it."""
         others = [one for one in self.servers if one is not server]
-        return sum(self._replication(one)["role"] == "master" for one in others) == self.SIZE
+        return bool(sum(self._replication(one)["role"] == "master" for one in others) == self.SIZE)
 
     def victim(self, pick: int) -> Server:
         """Whom to kill."""

@@ -164,9 +164,14 @@ def test_a_database_from_before_sessions_had_dates_is_used_on(path: Path) -> Non
 
 
 def test_sync_has_the_disk_take_all_that_was_saved_before(path: Path) -> None:
+    """SQLite waits for the disk with the frames that a commit adds to its journal, and with none of one without any."""
+    journal = path.with_name(path.name + "-wal")
     with opened(path) as state:
         state.save(Changes({bytes(16): SessionChange(opened=b"was")}), NOW_MS)
-        state.sync()
+        for _ in range(2):
+            before = journal.read_bytes()
+            state.sync()
+            assert journal.read_bytes() != before
         assert int(state._sqlite.execute("PRAGMA synchronous").fetchone()[0]) == 2
         assert state.sessions([bytes(16)], NOW_MS)[0] is not None
 
