@@ -258,6 +258,10 @@ class Talker:
     def _is_fresh(self, channel: str) -> bool:
         return time.monotonic() - self._changed_s.get(channel, 0.0) < self.habits.sure_s
 
+    def _may_lack(self, link: Link, channel: str) -> bool:
+        """It left out what it had just joined, or was answered over another connection since it said HELLO here."""
+        return (channel in self._fresh or self._is_fresh(channel)) and link.asked.get(channel, -1) == -1
+
     def _forgets(self, link: Link) -> bool:
         """Its program died with its connection, if that was its only one, and knows what it acknowledged."""
         if self._rng.randrange(100) >= self.habits.forgets or self._links != [link] or self._fresh or self._lacking:
@@ -270,8 +274,7 @@ class Talker:
         self.counts.forgets += 1
         return True
 
-    def _on_not_welcome(self, link: Link, frame: list[Any]) -> None:
-        """HELLO answered by ERROR: for now, or for ever, which shows when it does not come to rest."""
+    def _on_not_welcome(self, link: Link, frame: list[Any]) -> None:  # for now, or for ever: then it comes to no rest
         self._refused(frame[2])
         self._oracle.log("", self.name, f"is not welcome: {frame[2]} {frame[3]}", 0, "")
         link.abort()
@@ -402,7 +405,7 @@ class Talker:
             if reader.is_member and channel not in listed:
                 if channel in self._leaving:
                     self._left(channel)
-                elif begins or channel in self._lacking or (channel in self._fresh and link.asked.get(channel) == -1):
+                elif begins or channel in self._lacking or self._may_lack(link, channel):
                     self.counts.lacks += 1
                     self._lacking.add(channel)
                 else:

@@ -29,12 +29,15 @@ def told(said: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
     return found
 
 
+AGE_S = 4
+
+
 def aging() -> list[NamespaceSpec]:
-    """Namespaces with history, of which that of global channels is kept for a second."""
+    """Namespaces with history, of which that of global channels is kept for as long as a test needs to look at it."""
     return [
         msgspec.structs.replace(spec, history_messages=10, history_bytes=1 << 20, history_age_s=300)
         if spec.name != "global"
-        else msgspec.structs.replace(spec, history_age_s=1)
+        else msgspec.structs.replace(spec, history_age_s=AGE_S)
         for spec in BUILT_IN
     ]
 

@@ -372,8 +372,12 @@ def test_a_client_is_told_of_each_global_channel_that_it_names_be_it_over_or_not
 
 def test_no_global_channel_is_stored_with_a_session_but_those_that_the_router_told_of(edge: Edge) -> None:
     """Whatever a client calls them: nothing bounds their names, and of one that is over there is nothing to miss."""
-    edge.link(EPOCH)
+    other = edge.open("other")
     edge.router.send(wire.everybody("global:news", EPOCH, 7))
+    edge.join(other, "group:a")  # the worker has read what came before its answer
+    other.send([LEAVE, 9, "group:a"])
+    edge.router.expect(records.UNSUBSCRIBE)
+    edge.router.states.clear()
     named = [["global:news", EPOCH, 6], ["global:old", EPOCH, 5]]
     client = hello(edge, [["user:alice", EPOCH, 0], *named], unread=False)
     subscribe(edge, {"user:alice": 0})
