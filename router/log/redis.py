@@ -228,9 +228,13 @@ class RedisLog:
     async def _stop_if_deposed(self, link: Link) -> None:
         """A router that was replaced must not say again what another one has changed since."""
         if self._epoch and self._nodes.owner(self.keys.root_slot) == link.address:
-            [epoch] = await link.ask(["HGET", self.keys.root, "epoch"])
-            if int(epoch or 0) > self._epoch:
-                raise LogDeposed(f"a router with an epoch above {self._epoch} has this log now: this one has to end")
+            [stored] = await link.ask(["HGET", self.keys.root, "epoch"])
+            if self._is_deposed(stored):
+                raise LogDeposed(DEPOSED_BY.format(self._epoch))
+
+    def _is_deposed(self, stored: bytes | None) -> bool:
+        """Whether the epoch at the root is a later router's."""
+        return int(stored or 0) > self._epoch
 
     def _heal_soon(self) -> None:
         self._links += 1
@@ -427,7 +431,7 @@ class RedisLog:
     async def _check_is_mine(self) -> None:
         """Who appends nothing would not notice that another has the log, and would keep its clients for ever."""
         [stored] = await ask_all(self._nodes, [(self.keys.root_slot, pack("HGET", self.keys.root, "epoch"))])
-        if stored and int(stored) > self._epoch:
+        if self._is_deposed(stored):
             raise LogDeposed(f"{DEPOSED_BY.format(self._epoch)}{await self._deposer()}")
 
     def _trim(self, name: bytes) -> tuple[int, bytes]:
