@@ -10,12 +10,13 @@ import pytest
 CHILD = """
 import os, signal, sys
 from core.process import die_with_parent
-signal.signal(signal.SIGTERM, lambda *_: (os.write(1, b"ended"), os._exit(0)))
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 die_with_parent(int(sys.argv[1]) or os.getppid())
 os.write(1, b"up ")
 signal.alarm(30)
-while True:
-    signal.pause()
+signal.sigwait({signal.SIGTERM})
+os.write(1, b"ended")
+os._exit(0)
 """
 # Starts CHILD, waits until it says that it is up, and dies without a word to it.
 PARENT = """

@@ -24,18 +24,26 @@ def note(word):
     with open(config["notes"], "a") as file:
         file.write(f"{config['name']} {word} {os.getpid()} {config['epoch']}\\n")
 
-def leave(*_):
-    note("stopped")
-    os._exit(0)
+def leave():
+    if not config["stubborn"]:
+        note("stopped")
+        os._exit(0)
 
-def give_way(*_):
+def give_way():
     note("leaves")
-    while config["lingers"]:
-        signal.pause()
-    os._exit(0)
+    if not config["lingers"]:
+        os._exit(0)
 
-signal.signal(signal.SIGUSR1, give_way)
-signal.signal(signal.SIGTERM, signal.SIG_IGN if config["stubborn"] else leave)
+def serve():
+    note("ready")
+    os.write(config["commands_fd"], b"\\x00\\x00\\x00\\x15\\x82\\xa5event\\xa5ready\\xa6fields\\x80")
+
+def told():
+    serve() if config["ends"] is None else os._exit(config["ends"])
+
+# Blocked and waited for: a handler would run late, or never, for what comes just before a pause().
+told_by = {signal.SIGUSR1: give_way, signal.SIGTERM: leave, signal.SIGUSR2: told}
+signal.pthread_sigmask(signal.SIG_BLOCK, told_by)
 note("started")
 if config["counts"]:
     # The ledger's first kind (fd) opened 5 and closed 3 times; 7 of the first counter.
@@ -46,15 +54,10 @@ if config["exit"] is not None:
 if config["waits"]:
     os.write(config["commands_fd"], bytes.fromhex(config["waits"]))
 
-def serve(*_):
-    note("ready")
-    os.write(config["commands_fd"], b"\\x00\\x00\\x00\\x15\\x82\\xa5event\\xa5ready\\xa6fields\\x80")
-
-signal.signal(signal.SIGUSR2, serve if config["ends"] is None else lambda *_: os._exit(config["ends"]))
 if config["serve"]:
     serve()
 while True:
-    signal.pause()
+    told_by[signal.sigwait(told_by)]()
 """
 
 

@@ -30,14 +30,14 @@ MACHINE = Machine("host-1", 3, 20_000)
 READY = """
 import json, os, signal, sys
 config = json.load(sys.stdin)
-signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 if config.get("ws_path") == "/taken":
     os._exit(78)
 with open(os.path.join(os.environ["NOTES"], str(os.getpid())), "w") as file:
     json.dump(config, file)
 os.write(config["commands_fd"], b"\\x00\\x00\\x00\\x15\\x82\\xa5event\\xa5ready\\xa6fields\\x80")
-while True:
-    signal.pause()
+signal.sigwait({signal.SIGTERM})
+os._exit(0)
 """
 
 

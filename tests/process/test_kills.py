@@ -356,7 +356,8 @@ def test_children_of_a_killed_supervisor_end_by_themselves(holdfast: Any) -> Non
 
 
 def is_replaced(node: Node, victim: int) -> bool:
-    return bool(node.workers) and victim not in node.workers
+    workers = node.workers
+    return bool(workers) and victim not in workers
 
 
 def test_a_worker_that_dies_again_and_again_is_started_with_growing_pauses(holdfast: Any) -> None:

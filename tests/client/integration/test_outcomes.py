@@ -131,7 +131,12 @@ def kill_workers(node: Node) -> None:
     before = set(node.workers)
     for pid in before:
         os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: node.workers and not before & set(node.workers) and node.get("/readyz")[0] == 200, "new workers")
+
+    def are_replaced() -> bool:
+        workers = set(node.workers)
+        return bool(workers) and not before & workers and node.get("/readyz")[0] == 200
+
+    wait_until(are_replaced, "new workers")
 
 
 def restart(node: Node) -> None:
