@@ -26,6 +26,10 @@ cdef inline uint64_t owner_conn(Owner *owner) noexcept nogil:
     return <uint64_t> owner.conn[1] << 32 | owner.conn[0]
 
 
+cdef inline uint64_t owner_fence(Owner *owner) noexcept nogil:
+    return <uint64_t> owner.fence[1] << 32 | owner.fence[0]
+
+
 cdef uint32_t owner_find(Sequencer *sequencer, const uint8_t *session, uint64_t hash) noexcept nogil
 cdef void owner_end(Sequencer *sequencer, uint32_t index) noexcept nogil
 cdef void worker_end(Sequencer *sequencer, Worker *worker) noexcept nogil

@@ -175,13 +175,9 @@ ctypedef struct RecState:       # name and, but with ACKED, the user follow
     uint64_t time_us            # of JOINED, LEFT and HEARS as in RecSession; else 0
     uint64_t fence              # of these, the number of the session's claim; else 0
 
-cdef enum:
-    TOLD_NOBODY = 0xFFFFFFFF    # no worker has had the session all along
-
 ctypedef struct RecTold:        # OPEN, CLOSE or STATE with its flag of what was told follows as a record of its own
     Record head                 # aux: the worker's index
-    uint32_t owner              # index of the worker that had the session before this router started
-    uint32_t reserved
+    uint64_t claim              # the number of the claim by which a connection has the session now, 0: none has it
 
 cdef enum CatchupFlag:
     CATCHUP_OUTCOME = 1         # the outcome alone, no messages

@@ -51,7 +51,6 @@ CLOSES_TOLD: Final[int]
 STATES_TOLD: Final[int]
 TOLD: Final[int]
 ALIVE: Final[int]
-NOBODY: Final[int]
 CURSORS: Final[tuple[str, ...]]
 OUTCOMES: Final[tuple[str, ...]]
 

@@ -55,7 +55,6 @@ CLOSES_TOLD = CLOSE_TOLD
 STATES_TOLD = STATE_TOLD
 TOLD = REC_TOLD
 ALIVE = OPEN_ALIVE
-NOBODY = <uint32_t> TOLD_NOBODY
 CURSORS = ("read", "not_kept", "away")  # by CursorState
 OUTCOMES = ("live", "replayed", "gap", "reset")
 

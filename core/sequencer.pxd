@@ -70,12 +70,12 @@ ctypedef struct Worker:
 cdef enum:
     FENCE_BITS = 20             # claims for each millisecond of an epoch, before they have the numbers of the next one
 
-ctypedef struct Owner:          # 28 bytes: which connection has a session
+ctypedef struct Owner:          # 36 bytes: which connection has a session
     uint8_t session[16]
     uint32_t conn[2]            # the worker's handle, low half first; whole it would cost 4 bytes of alignment
+    uint32_t fence[2]           # the number of its claim, likewise
     uint8_t worker              # index in the table of workers
     uint8_t live
-    uint16_t again              # said again after a lost link, by the worker that had it already
 
 ctypedef struct Sequencer:
     Ledger *ledger              # borrowed

@@ -17,7 +17,7 @@ from core.mailbox cimport NOTE_FOREIGN, Note, mailbox_put, note_init
 from core.mpack cimport MpWriter, mp_write_array, mp_write_map, mp_write_raw, mp_write_str, mp_write_uint
 from core.namespaces cimport DOMAIN_GLOBAL, namespace_of
 from core.ordering cimport publish_order
-from core.owners cimport owner_at, owner_conn, owner_end, owner_find, worker_empty, worker_end, workers_forget
+from core.owners cimport owner_at, owner_conn, owner_end, owner_fence, owner_find, worker_empty, worker_end, workers_forget
 from core.presence cimport presence_answer, presence_state
 from core.records cimport (BEGIN_BEFORE, BEGIN_BESIDE, BEGIN_EVERYBODY, CLOSE_COMES_BACK, CLOSE_TOLD, MESSAGE_GLOBAL,
                            OPEN_AGAIN, OPEN_TOLD, REC_BAN, REC_BEGIN, REC_BYE, REC_CATCHUP, REC_CLOSE, REC_END,
@@ -34,7 +34,7 @@ from core.stream cimport (Stored, Stream, route_remove, route_set, stream_adopt,
                           stream_stored, stream_use, stream_wanted)
 from core.survey cimport survey_answer
 
-assert sizeof(Owner) == 28 and WORKERS_MAX <= 256
+assert sizeof(Owner) == 36 and WORKERS_MAX <= 256
 
 
 cdef void _linked(Sequencer *sequencer, Worker *worker, bint ask) noexcept nogil:
@@ -371,7 +371,7 @@ cdef void session_claim(Sequencer *sequencer, Worker *worker, Record *said) noex
     if index != SLAB_NONE:
         owner = owner_at(sequencer, index)
         evicted = owner.worker != claimant or owner_conn(owner) != record.conn
-        if evicted and record.seq == 0:     # said again after a lost link: the claim that is known is the newer one
+        if evicted and record.fence < owner_fence(owner):   # said again after a lost link, and of before the other's
             _evict(worker, record.conn, record.session)
             return
         if evicted:
@@ -384,9 +384,10 @@ cdef void session_claim(Sequencer *sequencer, Worker *worker, Record *said) noex
     memcpy(owner.session, record.session, 16)
     owner.conn[0] = <uint32_t> record.conn
     owner.conn[1] = <uint32_t> (record.conn >> 32)
+    owner.fence[0] = <uint32_t> record.fence
+    owner.fence[1] = <uint32_t> (record.fence >> 32)
     owner.worker = <uint8_t> claimant
     owner.live = 1
-    owner.again = 1 if record.head.aux & OPEN_AGAIN else 0
     attender_start(&sequencer.rooms, index)
     worker.sessions += 1
     ledger_acquire(sequencer.ledger, KIND_SESSION, index, HERE)

@@ -10,9 +10,10 @@ from core.ledger cimport COUNT_STATES_LOST, ledger_count_shared
 from core.loading cimport loading_takes
 from core.mailbox cimport (NOTE_CURSOR, NOTE_SESSION_OPEN, NOTE_SESSION_STATE, NOTE_SESSION_TOLD, NOTE_SESSIONS,
                            mailbox_put, note_init)
+from core.owners cimport owner_at, owner_fence
 from core.records cimport (CATCHUP_CURSOR, CATCHUP_OUTCOME, CURSOR_AWAY, CURSOR_NOT_KEPT, CURSOR_READ, OPEN_AGAIN,
                            OPEN_ALIVE, OPEN_RESUME, OPENED_TAKEN, REC_CATCHUP, REC_OPENED, REC_REPLY, REC_STATE,
-                           REC_TOLD, STATE_ACKED, STATE_HERE, TOLD_NOBODY, Record, RecTold, record_add, record_init)
+                           REC_TOLD, STATE_ACKED, STATE_HERE, Record, RecTold, record_add, record_init)
 from core.sequencer cimport (WORKER_LINKED, WORKER_LINKING, Owner, bulk_fits, owner_of, worker_index, worker_say)
 from core.slab cimport SLAB_NONE, slab_at
 from core.stream cimport Stream, stream_find
@@ -67,17 +68,12 @@ cdef bint _store(Sequencer *sequencer, RecSession *record, uint64_t question, in
     return mailbox_put(&sequencer.to_control, &note, <uint8_t *> record + sizeof(RecSession), NULL) == 0
 
 
-cdef bint _told_owner(Sequencer *sequencer, RecTold *told) noexcept nogil:
-    """Whether a TOLD and its record may count as things stand; `owner` is set to who had the session all along."""
-    cdef uint32_t index = owner_of(sequencer, _session_of(<Record *> (<uint8_t *> told + sizeof(RecTold))))
-    cdef Owner *owner
-    told.owner = TOLD_NOBODY
-    if index == SLAB_NONE:
-        return True
-    owner = <Owner *> slab_at(&sequencer.owners, index)
-    if owner.again:
-        told.owner = owner.worker
-    return owner.worker == told.head.aux
+cdef bint _told_claim(Sequencer *sequencer, RecTold *told) noexcept nogil:
+    """Whether a TOLD and its record may count: no connection has the session by a later claim. `claim` is set."""
+    cdef const Record *record = <const Record *> (<uint8_t *> told + sizeof(RecTold))
+    cdef uint32_t index = owner_of(sequencer, _session_of(record))
+    told.claim = 0 if index == SLAB_NONE else owner_fence(owner_at(sequencer, index))
+    return told.claim <= _fence_of(record)
 
 
 cdef const uint8_t *_session_of(const Record *record) noexcept nogil:
@@ -96,7 +92,7 @@ cdef void session_told(Sequencer *sequencer, Worker *worker, const Record *recor
     """A record that an earlier router may not have stored, by its claim and its time.
 
     What workers tell a router that was just started waits for the others' (`told_end`). Later it counts at once, unless
-    another worker has the session; the control thread knows what is stored, and of when.
+    a connection has the session by a later claim; the control thread knows what is stored, and of when.
     """
     cdef Batch *batch = &sequencer.told if sequencer.told_gathers else &sequencer.states
     cdef uint8_t *room
@@ -109,7 +105,7 @@ cdef void session_told(Sequencer *sequencer, Worker *worker, const Record *recor
     sequencer.fence = max(sequencer.fence, _fence_of(record))
     record_init(room, REC_TOLD, <int> worker_index(sequencer, worker), sizeof(RecTold), 0)
     memcpy(room + sizeof(RecTold), record, record.size)
-    if not sequencer.told_gathers and not _told_owner(sequencer, <RecTold *> room):
+    if not sequencer.told_gathers and not _told_claim(sequencer, <RecTold *> room):
         batch.size -= <uint32_t> sizeof(RecTold) + record.size
 
 
@@ -139,7 +135,7 @@ cdef void told_linked(Sequencer *sequencer) noexcept nogil:
 
 
 cdef void told_end(Sequencer *sequencer) noexcept nogil:
-    """NOTE_TOLD_END, or all have told: hand over all that was told, with who has had a session since before.
+    """NOTE_TOLD_END, or all have told: hand over all that was told, with the claim by which each session is had now.
 
     A full mailbox keeps it.
     """
@@ -150,7 +146,7 @@ cdef void told_end(Sequencer *sequencer) noexcept nogil:
         return
     while place < sequencer.told.size:
         told = <RecTold *> (sequencer.told.data + place)
-        _told_owner(sequencer, told)
+        _told_claim(sequencer, told)
         place += <uint32_t> sizeof(RecTold) + (<Record *> (sequencer.told.data + place + sizeof(RecTold))).size
     sessions_flush(sequencer)
     note_init(&note, NOTE_SESSION_TOLD)

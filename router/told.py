@@ -21,7 +21,7 @@ TURN_RECORDS = 500
 
 _STATE = struct.Struct("=IHH16sQQHHIQQ")
 _SESSION = struct.Struct("=IHHQ16sIIQQ")
-_TOLD = struct.Struct("=IHHII")
+_TOLD = struct.Struct("=IHHQ")
 _HEAD = struct.Struct("=IHH")
 _STATE_SESSION, _SESSION_SESSION = 8, 16  # where the session stands in them
 _START = Position(0, 0)
@@ -63,8 +63,8 @@ class Said:
     """The number of the claim; 0: this has no date."""
     worker: int = -1
     """Who told it to an earlier router; -1: it was told to this one."""
-    owner: int = records.NOBODY
-    """The worker that had the session before this router started, and has it still."""
+    claim: int = 0
+    """The number of the claim by which a connection had the session when this was handed over; 0: none had it."""
 
 
 def walk(said: bytes) -> Iterator[Said]:
@@ -86,11 +86,11 @@ def _one(said: bytes, place: int) -> tuple[Said, int]:
     size, kind, aux = _HEAD.unpack_from(said, place)
     if kind != records.TOLD:
         return _read(said, place, kind, aux), place + size
-    _, _, worker, owner, _ = _TOLD.unpack_from(said, place)
+    _, _, worker, claim = _TOLD.unpack_from(said, place)
     place += size
     size, kind, aux = _HEAD.unpack_from(said, place)
     one = _read(said, place, kind, aux)
-    one.worker, one.owner = worker, owner
+    one.worker, one.claim = worker, claim
     return one, place + size
 
 
@@ -153,20 +153,15 @@ def _of_one(told: list[Said], stored: bytes) -> Iterator[Said]:
     """Of one session: claim after claim, and of each what its connection did, by its worker's clock.
 
     An end that another claim follows does not count: its client came back, and may have said it after that. Nor does
-    what others tell of a session that a worker has had all along.
+    what came before the claim of a connection that has had the session for so long that it is not told.
     """
     told.sort(key=lambda one: (one.fence, one.time_us))
-    claimed = max((one.fence for one in told if one.kind == records.OPEN), default=0)
-    worker = _all_along(told)
+    claims = {one.fence for one in told if one.kind == records.OPEN}
+    had = max(one.claim for one in told)
+    last = max(claims | {had})
+    since = 0 if had in claims else had
     for one in told:
-        if worker not in (records.NOBODY, one.worker) or (one.kind == records.CLOSE and one.fence < claimed):
+        if one.fence < (last if one.kind == records.CLOSE else since):
             continue
         if date_of(one.fence, one.time_us) > stored:
             yield one
-
-
-def _all_along(told: list[Said]) -> int:
-    """The worker that has the session and tells no claim of it, NOBODY: none has."""
-    owner = next((one.owner for one in told if one.owner != records.NOBODY), records.NOBODY)
-    claims = any(one.kind == records.OPEN and one.worker == owner for one in told)
-    return records.NOBODY if claims else owner

@@ -11,7 +11,7 @@ from tests.core import wire
 U16, U32, U64 = st.integers(0, 2**16 - 1), st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
 NAMES = st.binary(max_size=255)
 FLAGS = {"JOINED", "HERE", "LEFT", "ACKED", "RESUMES", "AGAIN", "OVER", "OUTCOME_ALONE", "FROM_CURSOR"}
-FLAGS |= {"AS_IS", "POSITION", "MESSAGES", "ALIVE", "NOBODY", "OPENS_TOLD", "CLOSES_TOLD", "STATES_TOLD"}
+FLAGS |= {"AS_IS", "POSITION", "MESSAGES", "ALIVE", "OPENS_TOLD", "CLOSES_TOLD", "STATES_TOLD"}
 FLAGS |= {"GONE", "BESIDE", "EVERYBODY", "BEFORE", "HEARS", "FROM_LISTING", "VERSION"}
 KINDS = {name: value for name, value in vars(records).items() if name.isupper() and isinstance(value, int)}
 KINDS = {name: value for name, value in KINDS.items() if name not in FLAGS}

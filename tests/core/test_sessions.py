@@ -94,6 +94,23 @@ def test_a_claim_with_an_old_token_needs_the_stored_session(sequencers: Callable
     assert worker.expect(records.OPENED)["aux"] == Code.SESSION_EXPIRED
 
 
+@pytest.mark.parametrize("first", ["the earlier claim", "the later claim"])
+def test_after_a_restart_the_later_claim_has_the_session_whoever_links_first(
+    sequencers: Callable[..., Sequencer], first: str
+) -> None:
+    """The connection with the earlier one has not heard yet that its client went elsewhere."""
+    sequencer = sequencers(sessions_kept=True)
+    early, late = sequencer.worker(0), sequencer.worker(1)
+    claims = [(early, 5, 7), (late, 6, 8)]
+    for place, (worker, conn, fence) in enumerate(claims if first == "the earlier claim" else reversed(claims)):
+        worker.say.session(records.OPEN, ALICE, conn, 0, records.AGAIN, fence=fence)
+        worker.flush()
+        if place == 0:
+            assert worker.rest() == []
+    assert early.expect(records.EVICT)["conn"] == 5
+    assert late.rest() == []
+
+
 def test_without_a_store_an_old_token_resumes_nothing(sequencers: Callable[..., Sequencer]) -> None:
     worker = sequencers().worker()
     claim(worker, ALICE, records.RESUMES | records.ALIVE)

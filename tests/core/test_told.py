@@ -228,7 +228,7 @@ def test_a_router_hands_over_what_it_is_told_of_sessions_when_all_have_told(
     assert (joined.flags, joined.time_us, joined.name, joined.position) == (records.JOINED, 8, "group:a", (EPOCH, 3))
     assert (closed.time_us, closed.conn, closed.flags & records.OVER) == (6, 9, records.OVER)
     assert opened.worker == joined.worker != closed.worker
-    assert {one.owner for one in (opened, joined, closed)} == {records.NOBODY}
+    assert {one.claim for one in (opened, joined, closed)} == {0}
     assert sequencer.live("session") == 0
 
 
@@ -249,19 +249,19 @@ def test_it_is_handed_over_when_all_workers_have_told_whoever_else_links(sequenc
     assert [one.name for one in walk(store.note(notes.SESSION_TOLD)[7])] == ["group:a"]
 
 
-def test_who_has_had_the_session_all_along_is_told_with_it(sequencers: Callable[..., Sequencer]) -> None:
+def test_the_claim_by_which_a_connection_has_the_session_is_told_with_it(sequencers: Callable[..., Sequencer]) -> None:
     sequencer = sequencers(sessions_kept=True)
     store, old, new = Store(sequencer), sequencer.worker(0), sequencer.worker(1)
     begin(old)
     tell(old, records.JOINED, b"group:left-since")
     old.flush()
     old.rest()
-    new.say.session(records.OPEN, ALICE, 7, 0, records.AGAIN)
+    new.say.session(records.OPEN, ALICE, 7, 0, records.AGAIN, fence=wire.FENCE + 1)
     new.flush()
     new.rest()
     (one,) = handed_over(sequencer, store)
-    assert one.owner not in (one.worker, records.NOBODY)
-    # Later what another worker tells of it does not count.
+    assert (one.fence, one.claim) == (wire.FENCE, wire.FENCE + 1)
+    # Later what another worker tells of an earlier claim does not count.
     begin(old)
     tell(old, records.JOINED, b"group:left-since", 9)
     old.flush()

@@ -41,11 +41,11 @@ def closed(session: bytes, flags: int = 0, date: Date = (0, 0)) -> bytes:
     return record(records.CLOSE, flags, struct.pack("=Q16sIIQQ", 5, session, 0, 0, date[1], date[0]))
 
 
-def told(date: Date, one: bytes, worker: int = 0, owner: int = records.NOBODY) -> bytes:
-    """A record that a worker told an earlier router, then."""
+def told(date: Date, one: bytes, worker: int = 0, claim: int = 0) -> bytes:
+    """A record that a worker told an earlier router, then; `claim`: by which a connection has the session now."""
     dated = bytearray(one)
     struct.pack_into("=QQ", dated, 48 if one[4] == records.STATE else 40, date[1], date[0])
-    return record(records.TOLD, worker, struct.pack("=II", owner, 0)) + bytes(dated)
+    return record(records.TOLD, worker, struct.pack("=Q", claim)) + bytes(dated)
 
 
 def body_of(user: str) -> bytes:

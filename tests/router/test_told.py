@@ -49,9 +49,9 @@ def taken(batch: bytes) -> list[Said]:
 
 
 def test_a_record_is_read_with_the_word_before_it_and_another_without() -> None:
-    batch = told((7, 9), opened(5), A, B) + state(BOB, records.ACKED, "group:a", 2, 3)
+    batch = told((7, 9), opened(5), B, 8) + state(BOB, records.ACKED, "group:a", 2, 3)
     assert list(walk(batch)) == [
-        Said(records.OPEN, records.OPENS_TOLD, ALICE, 5, body=b"{}", time_us=9, fence=7, worker=A, owner=B),
+        Said(records.OPEN, records.OPENS_TOLD, ALICE, 5, body=b"{}", time_us=9, fence=7, worker=B, claim=8),
         Said(records.STATE, records.ACKED, BOB, 0, "group:a", (2, 3)),  # type: ignore[arg-type]
     ]
 
@@ -108,12 +108,24 @@ def test_who_claimed_the_session_too_long_ago_to_be_told_tells_what_was_done_sin
     assert counts(told((2, LONG), did(records.JOINED, "group:a", 5), A), ends, left)[0] == (2, LONG, "group:a")
 
 
-def test_a_worker_that_had_the_session_all_along_is_who_tells_of_it() -> None:
-    other = told((1, 3), did(records.JOINED, "group:a", 5), A, B) + told((1, 4), closed(5), A, B)
+def test_nothing_of_before_counts_where_a_connection_has_had_the_session_for_long() -> None:
+    other = told((1, 3), did(records.JOINED, "group:a", 5), A, 2) + told((1, 4), closed(5), A, 2)
     assert counts(other) == []
-    assert counts(other, told((2, 5), did(records.LEFT, "group:b", 6), B, B)) == [(2, 5, "group:b")]
+    assert counts(other, told((2, 5), did(records.LEFT, "group:b", 6), B, 2)) == [(2, 5, "group:b")]
     # But it had it only since it claimed it.
-    assert counts(other, told((2, 0), opened(6), B, B)) == [(1, 3, "group:a"), (2, 0, "")]
+    assert counts(other, told((2, 0), opened(6), B, 2)) == [(1, 3, "group:a"), (2, 0, "")]
+
+
+def test_a_connection_that_has_the_session_by_an_earlier_claim_takes_nothing_from_later_ones() -> None:
+    """Its client went elsewhere, and is gone there as well."""
+    later = told((2, 0), opened(6), B, 1) + told((2, 5), did(records.LEFT, "group:b", 6), B, 1)
+    later += told((2, 6), closed(6), B, 1)
+    assert counts(told((1, 3), did(records.JOINED, "group:a", 5), A, 1), later) == [
+        (1, 3, "group:a"),
+        (2, 0, ""),
+        (2, 5, "group:b"),
+        (2, 6, ""),
+    ]
 
 
 def test_what_no_claim_was_answered_for_does_not_count() -> None:
