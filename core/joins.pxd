@@ -52,7 +52,7 @@ cdef const char *pending_outcome(Pending *pending, Channel *channel) noexcept no
 cdef void pending_position(const Pending *pending, const Channel *channel, uint64_t *position) noexcept nogil
 cdef int member_start(Edge *edge, Connection *conn, Pending *pending, Channel *channel) noexcept nogil
 cdef void joined_say(Edge *edge, Connection *conn, Pending *pending, Channel *channel, int what) noexcept nogil
-cdef void hears_say(Edge *edge, Connection *conn, const Opening *opening) noexcept nogil
+cdef void names_say(Edge *edge, Connection *conn, const Opening *opening, int what) noexcept nogil
 cdef void state_say(Edge *edge, Connection *conn, Channel *channel, int what, uint64_t epoch,
                     uint64_t offset) noexcept nogil
 cdef void pending_began(const Pending *pending, const Channel *channel, uint64_t *position) noexcept nogil

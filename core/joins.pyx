@@ -18,12 +18,13 @@ from core.mpack cimport MpWriter, mp_write_array, mp_write_map, mp_write_str, mp
 from core.namespaces cimport DOMAIN_GLOBAL, DOMAIN_GROUP, DOMAIN_USER, GLOBALS_MAX, domain_in
 from core.opening cimport opening_answered, opening_end, opening_refused
 from core.records cimport (CATCHUP_OUTCOME, GAP_ROUTER_LOST, GLOBAL_GONE, OUTCOME_GAP, OUTCOME_LIVE, OUTCOME_RESET,
-                           REC_STATE, STATE_ACKED, STATE_HEARS, STATE_JOINED, STATE_LEFT, RecState, record_add)
+                           REC_STATE, STATE_ACKED, STATE_HEARS, STATE_JOINED, STATE_LEFT, STATE_LISTS, RecState,
+                           record_add)
 from core.replay cimport catchup_ask
 from core.requests cimport request_done, request_open, request_peek, request_take
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_release
-from core.told cimport told_say, told_take, told_time
+from core.told cimport told_keep, told_say, told_take, told_time
 from core.vitals cimport vital_of
 from core.welcome cimport welcome_fits
 
@@ -167,28 +168,33 @@ cdef void pending_began(const Pending *pending, const Channel *channel, uint64_t
     position[1] = pending.since_offset if pending.has_since else channel.offset
 
 
-cdef void _hears_told(Edge *edge, Connection *conn, const uint8_t *names, uint32_t size) noexcept nogil:
-    """HEARS: the session begins in global channels, {name: [epoch, offset]}."""
+cdef void _names_told(Edge *edge, Connection *conn, int what, const uint8_t *names, uint32_t size) noexcept nogil:
+    """HEARS or LISTS: where the session is, {name: [epoch, offset]}."""
     cdef RecState *record = <RecState *> told_take(edge, REC_STATE, <int> size, sizeof(RecState), size)
     if record == NULL:
         return
-    invariant(size <= 0xFFFF)           # GLOBALS_MAX names of 255 bytes are 36 KiB
-    record.what = STATE_HEARS
+    record.what = <unsigned short> what
     record.conn = <uint32_t> conn_handle(conn)
     record.time_us = told_time(edge)
     record.fence = vital_of(edge, conn).fence
     memcpy(record.session, conn.session, 16)
     memcpy(<uint8_t *> record + sizeof(RecState), names, size)
-    told_say(edge, &record.head)
+    if what == STATE_LISTS:             # this router told it
+        told_keep(&record.head)
+    else:
+        told_say(edge, &record.head)
 
 
-cdef inline bint _is_news(Edge *edge, const Pending *pending) noexcept nogil:
-    """Whether it is of a global channel that goes on, and that is not stored with the session yet."""
+cdef inline bint _is_named(Edge *edge, const Pending *pending, int what) noexcept nogil:
+    """Whether HEARS or LISTS has its channel: HEARS those global ones that go on and are not stored with the session
+    yet, LISTS those that are stored."""
+    if what == STATE_LISTS:
+        return pending.stored != 0
     return not pending.stored and channel_at(edge, pending.channel).flags & CHANNEL_KNOWN != 0
 
 
-cdef void _hears_write(Edge *edge, const Opening *opening, uint32_t count, MpWriter *writer) noexcept nogil:
-    """{name: [epoch, offset]} of the global channels that are news."""
+cdef void _names_write(Edge *edge, const Opening *opening, int what, uint32_t count, MpWriter *writer) noexcept nogil:
+    """{name: [epoch, offset]} of the channels that HEARS or LISTS has."""
     cdef uint32_t index = opening.first
     cdef uint64_t position[2]
     cdef Pending *pending
@@ -197,7 +203,7 @@ cdef void _hears_write(Edge *edge, const Opening *opening, uint32_t count, MpWri
     while index != NONE:
         pending = pending_at(edge, index)
         index = pending.sibling
-        if not _is_news(edge, pending):
+        if not _is_named(edge, pending, what):
             continue
         channel = channel_at(edge, pending.channel)
         pending_began(pending, channel, position)
@@ -208,20 +214,24 @@ cdef void _hears_write(Edge *edge, const Opening *opening, uint32_t count, MpWri
     invariant(not writer.overflow)
 
 
-cdef void hears_say(Edge *edge, Connection *conn, const Opening *opening) noexcept nogil:
-    """Tell the router in which global channels the session begins: one record, since a JOINED for each of 128 of them
-    cost five times what all the rest of a HELLO does."""
+cdef void names_say(Edge *edge, Connection *conn, const Opening *opening, int what) noexcept nogil:
+    """HEARS: tell the router in which global channels the session begins; one record, since a JOINED for each of 128 of
+    them cost five times what all the rest of a HELLO does.
+
+    LISTS: keep for the next router which of its channels this one knew. It may be gone before it has stored all of it,
+    and whoever told it may tell the next one late, or never.
+    """
     cdef uint32_t index = opening.first
     cdef uint32_t count = 0
     cdef uint32_t bytes_max = 8
     cdef uint8_t *names
     cdef MpWriter writer
     while index != NONE:
-        if _is_news(edge, pending_at(edge, index)):
+        if _is_named(edge, pending_at(edge, index), what):
             count += 1
             bytes_max += channel_at(edge, pending_at(edge, index).channel).name_size + HEARS_ENTRY_BYTES
         index = pending_at(edge, index).sibling
-    if count == 0:
+    if count == 0 and what == STATE_HEARS:
         return
     names = <uint8_t *> malloc(bytes_max)
     if names == NULL:
@@ -230,8 +240,9 @@ cdef void hears_say(Edge *edge, Connection *conn, const Opening *opening) noexce
     writer.p = names
     writer.end = names + bytes_max
     writer.overflow = False
-    _hears_write(edge, opening, count, &writer)
-    _hears_told(edge, conn, names, <uint32_t> (writer.p - names))
+    _names_write(edge, opening, what, count, &writer)
+    if writer.p - names <= 0xFFFF:      # a larger `max_frame` lets in more: then what is stored counts
+        _names_told(edge, conn, what, names, <uint32_t> (writer.p - names))
     free(names)
 
 

@@ -13,7 +13,7 @@ from core.edge cimport (CHANNEL_KNOWN, CHANNEL_NAMED, NAME_BYTES_MAX, NONE, OPEN
                         Channel, Pending, edge_random, edge_tick)
 from core.expiry cimport expiry_set
 from core.fanout cimport channel_at, channel_find, channel_name, channel_rest
-from core.joins cimport (channel_wanted, hears_say, joined_say, member_start, opening_at, pending_at, pending_end,
+from core.joins cimport (channel_wanted, joined_say, member_start, names_say, opening_at, pending_at, pending_end,
                          pending_outcome, pending_position, pending_settled, pending_since, pending_start, state_say)
 from core.ledger cimport KIND_PENDING, TIME_WELCOME, ledger_acquire, ledger_release, ledger_time
 from core.lifecycle cimport edge_break, edge_fin, edge_timer_plan
@@ -23,7 +23,8 @@ from core.mpack cimport (MpReader, MpWriter, mp_read_array, mp_read_str, mp_read
 from core.namespaces cimport (DOMAIN_GLOBAL, DOMAIN_GROUP, DOMAIN_USER, JOIN_SERVER, NEW_LAST_ACK, NEW_LIVE,
                               USER_PREFIX_BYTES, Namespace, namespace_of)
 from core.records cimport (CATCHUP_CURSOR, CATCHUP_LISTED, CATCHUP_START, OPEN_AGAIN, OPEN_ALIVE, OPEN_RESUME,
-                           OPENED_TAKEN, REC_OPEN, STATE_HERE, STATE_JOINED, STATE_LEFT, record_add)
+                           OPENED_TAKEN, REC_OPEN, STATE_HEARS, STATE_HERE, STATE_JOINED, STATE_LEFT, STATE_LISTS,
+                           record_add)
 from core.requests cimport request_done, request_open, request_peek
 from core.rights cimport rights_set
 from core.sites cimport HERE
@@ -425,7 +426,7 @@ cdef bint _open_member(Edge *edge, Connection *conn, Pending *pending) noexcept 
     cdef Channel *channel = channel_at(edge, pending.channel)
     if member_start(edge, conn, pending, channel) < 0:
         return False
-    if channel.domain != DOMAIN_GLOBAL:         # of those that are new here `hears_say` tells, all at once
+    if channel.domain != DOMAIN_GLOBAL:         # of those that are new here `names_say` tells, all at once
         joined_say(edge, conn, pending, channel, STATE_HERE if pending.stored else STATE_JOINED)
     return True
 
@@ -437,6 +438,8 @@ cdef bint _open_members(Edge *edge, Connection *conn, Opening *opening) noexcept
     """
     cdef uint32_t index = opening.first
     cdef Pending *own = NULL
+    if opening.resumed:
+        names_say(edge, conn, opening, STATE_LISTS)
     while index != NONE:
         own = pending_at(edge, index)
         index = own.sibling
@@ -447,7 +450,7 @@ cdef bint _open_members(Edge *edge, Connection *conn, Opening *opening) noexcept
         if not _open_member(edge, conn, pending_at(edge, index)):
             return False
         index = pending_at(edge, index).sibling
-    hears_say(edge, conn, opening)
+    names_say(edge, conn, opening, STATE_HEARS)
     return True
 
 

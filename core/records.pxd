@@ -12,7 +12,7 @@ from libc.string cimport memset
 from core.batch cimport Batch, batch_reserve
 
 cdef enum:
-    RECORDS_VERSION = 7
+    RECORDS_VERSION = 8
 
 cdef enum RecordKind:
     REC_LINK = 1                # w->r: heartbeat, and the first word
@@ -162,6 +162,8 @@ cdef enum StateKind:
     STATE_LEFT                  # the session left the channel; what is stored goes
     STATE_ACKED                 # everything up to this position was received
     STATE_HEARS                 # HELLO: in global channels from these positions on, {name: [epoch, offset]} for a name
+    STATE_LISTS                 # WELCOME of a resume: these are all the channels that it was in; as HEARS, and said to the
+                                # next router alone
     STATE_TOLD = 16             # added to one of these: told to an earlier router
 
 ctypedef struct RecState:       # name and, but with ACKED, the user follow
@@ -172,12 +174,12 @@ ctypedef struct RecState:       # name and, but with ACKED, the user follow
     uint16_t what               # StateKind
     uint16_t user_size
     uint32_t conn               # low half of the worker's handle: a session that was taken over is another's
-    uint64_t time_us            # of JOINED, LEFT and HEARS as in RecSession; else 0
+    uint64_t time_us            # of JOINED, LEFT, HEARS and LISTS as in RecSession; else 0
     uint64_t fence              # of these, the number of the session's claim; else 0
 
 ctypedef struct RecTold:        # OPEN, CLOSE or STATE with its flag of what was told follows as a record of its own
     Record head                 # aux: the worker's index
-    uint64_t claim              # the number of the claim by which a connection has the session now, 0: none has it
+    uint64_t claim              # the claim of a connection that has had the session since before this router; 0: none has
 
 cdef enum CatchupFlag:
     CATCHUP_OUTCOME = 1         # the outcome alone, no messages

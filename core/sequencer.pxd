@@ -76,6 +76,7 @@ ctypedef struct Owner:          # 36 bytes: which connection has a session
     uint32_t fence[2]           # the number of its claim, likewise
     uint8_t worker              # index in the table of workers
     uint8_t live
+    uint8_t again               # it had the session before this router started, and said so
 
 ctypedef struct Sequencer:
     Ledger *ledger              # borrowed

@@ -388,6 +388,7 @@ cdef void session_claim(Sequencer *sequencer, Worker *worker, Record *said) noex
     owner.fence[1] = <uint32_t> (record.fence >> 32)
     owner.worker = <uint8_t> claimant
     owner.live = 1
+    owner.again = 1 if record.head.aux & OPEN_AGAIN else 0
     attender_start(&sequencer.rooms, index)
     worker.sessions += 1
     ledger_acquire(sequencer.ledger, KIND_SESSION, index, HERE)

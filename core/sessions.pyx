@@ -69,11 +69,13 @@ cdef bint _store(Sequencer *sequencer, RecSession *record, uint64_t question, in
 
 
 cdef bint _told_claim(Sequencer *sequencer, RecTold *told) noexcept nogil:
-    """Whether a TOLD and its record may count: no connection has the session by a later claim. `claim` is set."""
+    """Whether a TOLD and its record may count: no connection has the session by a later claim. `claim` is set to that
+    of one that has had it since before this router started."""
     cdef const Record *record = <const Record *> (<uint8_t *> told + sizeof(RecTold))
     cdef uint32_t index = owner_of(sequencer, _session_of(record))
-    told.claim = 0 if index == SLAB_NONE else owner_fence(owner_at(sequencer, index))
-    return told.claim <= _fence_of(record)
+    cdef Owner *owner = NULL if index == SLAB_NONE else owner_at(sequencer, index)
+    told.claim = owner_fence(owner) if owner != NULL and owner.again else 0
+    return owner == NULL or owner_fence(owner) <= _fence_of(record)
 
 
 cdef const uint8_t *_session_of(const Record *record) noexcept nogil:

@@ -22,7 +22,7 @@ from core import notes, records
 from core.codes import Code
 from router.log.port import Changes, Log, LogDeposed, LogError, LogUnavailable, Position, Session, SessionChange
 from router.plane import Put, put_when_room
-from router.told import TURN_RECORDS, Said, date_of, in_order, known_date, parts, sessions_in
+from router.told import TURN_RECORDS, Said, date_of, in_order, known_date, listed_in, parts, sessions_in
 
 SAVE_EVERY_S = 0.02
 SAVE_RETRY_S = 0.5
@@ -99,6 +99,8 @@ class Sessions:
         self._told = asyncio.Event()
         self._told.set()
         self._taking = asyncio.Lock()
+        self._listed: dict[bytes, Session | None] = {}
+        """What is stored of those of which a LISTS tells, while what was told is taken."""
         self._turns: deque[tuple[Iterator[tuple[Said, bytes]], int]] = deque()
         """What came and was not taken yet: the rest of it, its bytes, and when it came."""
         self._turns_bytes = 0
@@ -134,9 +136,11 @@ class Sessions:
                 count = len(self._told_before)
                 said = b"".join(self._told_before)
                 dates = await self._dates(sessions_in(said))
+                self._listed = await self._read_some(listed_in(said))
                 del self._told_before[:count]
                 async for one in in_order(said, dates):
                     self._apply(one)
+                self._listed = {}
             while self._early:
                 early, self._early = self._early[:TURN_RECORDS], self._early[TURN_RECORDS:]
                 for one in early:
@@ -155,6 +159,15 @@ class Sessions:
                 stored = await self._log.dates(some)
             for session, date, dates in zip(some, stored, changed, strict=True):
                 found[session] = max(known_date(date), *dates, b"")
+        return found
+
+    async def _read_some(self, ids: list[bytes]) -> dict[bytes, Session | None]:
+        """What is stored of many sessions."""
+        found: dict[bytes, Session | None] = {}
+        for first in range(0, len(ids), READ_BATCH_MAX):
+            some = ids[first : first + READ_BATCH_MAX]
+            async with asyncio.timeout(READ_DEADLINE_S):
+                found.update(zip(some, await self._log.sessions(some), strict=True))
         return found
 
     async def _is_taken(self) -> bool:
@@ -274,6 +287,11 @@ class Sessions:
             change.expires_ms = self._expires(open_still=True)
         elif said.flags == records.LEFT:
             change.put(said.name, None)
+        elif said.flags == records.LISTS:
+            listed = _heard(said.body)
+            for name in self._overlaid(said.session, self._listed.get(said.session)).keys() - listed.keys():
+                change.put(name, None)
+            change.put_all(listed, joined=False)
         elif said.flags == records.HEARS:
             change.put_all(_heard(said.body), joined=said.worker < 0)
         else:
@@ -520,7 +538,7 @@ def _merge(into: Changes, later: Changes) -> None:
 
 @functools.lru_cache(maxsize=16)
 def _heard(body: bytes) -> Mapping[str, tuple[int, int]]:
-    """What HEARS says. Sessions that begin between two messages say the same, and share its names."""
+    """What HEARS or LISTS says. Sessions that begin between two messages say the same, and share its names."""
     channels: dict[str, tuple[int, int]] = msgpack.unpackb(body, use_list=False)
     return channels
 

@@ -25,6 +25,8 @@ _TOLD = struct.Struct("=IHHQ")
 _HEAD = struct.Struct("=IHH")
 _STATE_SESSION, _SESSION_SESSION = 8, 16  # where the session stands in them
 _START = Position(0, 0)
+_WHAT = 40  # where a STATE says what it is
+_NAMES = (records.HEARS, records.LISTS)
 _NOTHING: Mapping[bytes, bytes] = {}
 # Dates of earlier versions began with the name of a clock instead: they say nothing about the order.
 _ORDER = b"claims--"
@@ -56,7 +58,7 @@ class Said:
     name: str = ""
     position: Position = _START
     body: bytes = b""
-    """Of an OPEN, what HELLO said; of HEARS, {name: [epoch, offset]}."""
+    """Of an OPEN, what HELLO said; of HEARS and LISTS, {name: [epoch, offset]}."""
     time_us: int = 0
     """When its worker said it first, by its clock; 0 of an OPEN, with which its claim begins."""
     fence: int = 0
@@ -64,7 +66,7 @@ class Said:
     worker: int = -1
     """Who told it to an earlier router; -1: it was told to this one."""
     claim: int = 0
-    """The number of the claim by which a connection had the session when this was handed over; 0: none had it."""
+    """That of a connection that has had the session since before this router started; 0: none has."""
 
 
 def walk(said: bytes) -> Iterator[Said]:
@@ -94,8 +96,8 @@ def _one(said: bytes, place: int) -> tuple[Said, int]:
     return one, place + size
 
 
-def _places(said: bytes) -> Iterator[tuple[bytes, int]]:
-    """Session and place of each record of a batch, where its TOLD is."""
+def _places(said: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Of each record of a batch its session, its place, where its TOLD is, and what a STATE is; else 0."""
     place = 0
     while place < len(said):
         begins = place
@@ -103,8 +105,10 @@ def _places(said: bytes) -> Iterator[tuple[bytes, int]]:
         if kind == records.TOLD:
             place += size
             size, kind, _ = _HEAD.unpack_from(said, place)
-        session = place + (_STATE_SESSION if kind == records.STATE else _SESSION_SESSION)
-        yield said[session : session + 16], begins
+        is_state = kind == records.STATE
+        session = place + (_STATE_SESSION if is_state else _SESSION_SESSION)
+        what = int.from_bytes(said[place + _WHAT : place + _WHAT + 2], "little") if is_state else 0
+        yield said[session : session + 16], begins, what & ~records.STATES_TOLD
         place += size
 
 
@@ -113,7 +117,7 @@ def _read(said: bytes, place: int, kind: int, aux: int) -> Said:
         _, _, _, session, epoch, offset, what, _, conn, time_us, fence = _STATE.unpack_from(said, place)
         start = place + _STATE.size
         what &= ~records.STATES_TOLD
-        if what == records.HEARS:
+        if what in _NAMES:
             return Said(kind, what, session, conn, body=said[start : start + aux], time_us=time_us, fence=fence)
         name = said[start : start + aux].decode()
         return Said(kind, what, session, conn, name, Position(epoch, offset), time_us=time_us, fence=fence)
@@ -124,7 +128,12 @@ def _read(said: bytes, place: int, kind: int, aux: int) -> Said:
 
 def sessions_in(said: bytes) -> list[bytes]:
     """The sessions of a batch, each once."""
-    return list(dict.fromkeys(session for session, _ in _places(said)))
+    return list(dict.fromkeys(session for session, *_ in _places(said)))
+
+
+def listed_in(said: bytes) -> list[bytes]:
+    """Those of which a LISTS tells."""
+    return list(dict.fromkeys(session for session, _, what in _places(said) if what == records.LISTS))
 
 
 async def in_order(said: bytes, stored: Mapping[bytes, bytes] = _NOTHING) -> AsyncIterator[Said]:
@@ -136,7 +145,7 @@ async def in_order(said: bytes, stored: Mapping[bytes, bytes] = _NOTHING) -> Asy
     """
     # Numbers, which the garbage collector passes over: it would hold everybody up for all the records at once.
     sessions: dict[bytes, list[int]] = {}
-    for number, (session, place) in enumerate(_places(said), 1):
+    for number, (session, place, _) in enumerate(_places(said), 1):
         sessions.setdefault(session, []).append(place)
         if number % TURN_RECORDS == 0:
             await asyncio.sleep(0)
@@ -153,15 +162,18 @@ def _of_one(told: list[Said], stored: bytes) -> Iterator[Said]:
     """Of one session: claim after claim, and of each what its connection did, by its worker's clock.
 
     An end that another claim follows does not count: its client came back, and may have said it after that. Nor does
-    what came before the claim of a connection that has had the session for so long that it is not told.
+    what came before the claim of a connection that has had the session for so long that it is not told, nor joins and
+    leaves of before a claim that lists its channels.
     """
     told.sort(key=lambda one: (one.fence, one.time_us))
     claims = {one.fence for one in told if one.kind == records.OPEN}
     had = max(one.claim for one in told)
     last = max(claims | {had})
     since = 0 if had in claims else had
+    listed = max((one.fence for one in told if one.flags == records.LISTS and one.kind == records.STATE), default=0)
+    bounds = {records.OPEN: since, records.CLOSE: last, records.STATE: max(since, listed)}
     for one in told:
-        if one.fence < (last if one.kind == records.CLOSE else since):
+        if one.fence < bounds[one.kind]:
             continue
         if date_of(one.fence, one.time_us) > stored:
             yield one

@@ -62,13 +62,11 @@ class Talker:
         self.news = asyncio.Event()
         self.stopping = False
         self._oracle, self._place = oracle, place
-        self._rng = random.Random(seed)
-        self._session = self._token = ""
+        self._rng, self._session, self._token = random.Random(seed), "", ""
         claims = {"sub": name, "exp": int(time.time()) + TOKEN_S}
         self._fresh_token = jwt.encode(claims, secret, algorithm="HS256") if secret else ""
         self._link: Link | None = None
-        self._last_link: Link | None = None
-        """Where requests went last, whether it is open or not."""
+        self._last_link: Link | None = None  # where requests went last, whether it is open or not
         self._links: list[Link] = []
         self._evicted: list[Link] = []
         self._wanted: set[str] = set()
@@ -77,6 +75,8 @@ class Talker:
         self._begun_s = 0.0
         self._fresh: set[str] = set()
         """Channels that were joined or left just before a connection ended."""
+        self._unsure: set[str] = set()
+        """Channels of which a LEAVE was not answered: it may count."""
         self._left_s: dict[str, float] = {}
         """Since when channels are left, by the gateway's answer."""
         self._lacking: set[str] = set()
@@ -168,7 +168,7 @@ class Talker:
     def complaint(self) -> str:
         """Why it is not settled."""
         missing = {channel: reader.misses() for channel, reader in self.readers.items() if reader.misses()}
-        absent = sorted(channel for channel in self._wanted if not self.readers[channel].is_member)
+        absent = sorted(channel for channel in self._wanted if not self._is_in(channel))
         return (
             f"{self.name}: {len(self._links)} connections, open: {self._link is not None}, unanswered"
             f" {sorted(self._says)[:5]}, misses {missing}, no member of {absent}, leaves {sorted(self._leaving)}"
@@ -231,19 +231,14 @@ class Talker:
         return link
 
     def _hello(self, link: Link) -> None:
-        values: dict[str, Any] = (
-            {"v": 1, "token": self._fresh_token} if self._fresh_token else {"v": 1, "user": self.name}
-        )
+        values: dict[str, Any] = {"v": 1} | ({"token": self._fresh_token} if self._fresh_token else {"user": self.name})
         if self._token:
             link.resuming = True
             self._fresh |= {channel for channel in self.readers if self._is_fresh(channel)}
             leaves_out = 100 if self._forgets(link) else self.habits.leaves_out
             held = {channel: reader.held for channel, reader in self.readers.items() if reader.is_member}
-            named = {
-                channel: position
-                for channel, position in held.items()
-                if position is not None and self._rng.randrange(100) >= leaves_out
-            }
+            stays = {channel: self._rng.randrange(100) >= leaves_out for channel in held}
+            named = {channel: at for channel, at in held.items() if at is not None and stays[channel]}
             link.sure = dict(self._sure) if self.habits.acks_last else {}
             link.asked = {channel: -1 for channel in held} | {channel: at.offset for channel, at in named.items()}
             link.stands = dict(named)
@@ -256,10 +251,11 @@ class Talker:
         self._ask(link, self._on_not_welcome, HELLO, values)
 
     def _is_fresh(self, channel: str) -> bool:
-        return time.monotonic() - self._changed_s.get(channel, 0.0) < self.habits.sure_s
+        changed_s = time.monotonic() - self._changed_s.get(channel, 0.0)
+        return changed_s < self.habits.sure_s or channel in self._unsure
 
     def _may_lack(self, link: Link, channel: str) -> bool:
-        """It left out what it had just joined, or was answered over another connection since it said HELLO here."""
+        """It left out what it had just joined, or what was changed over another connection since it said HELLO here."""
         return (channel in self._fresh or self._is_fresh(channel)) and link.asked.get(channel, -1) == -1
 
     def _forgets(self, link: Link) -> bool:
@@ -412,6 +408,7 @@ class Talker:
                     reader.forgotten()
         self._lacking -= listed.keys()
         self._fresh.clear()
+        self._unsure.clear()
         self._look_for_zombies()
         self._open_on(link)
         link.answered.set()
@@ -490,6 +487,7 @@ class Talker:
 
     def _leave(self, link: Link, channel: str) -> None:
         def on_answer(link: Link, frame: list[Any]) -> None:
+            self._unsure.discard(channel)
             if frame[0] == REPLY:
                 self._changed_s[channel] = self._left_s[channel] = time.monotonic()
                 self._left(channel)
@@ -497,6 +495,7 @@ class Talker:
                 self._refused(frame[2])
                 self._after(_retry_s(frame), lambda: self._leave_again(channel))
 
+        self._unsure.add(channel)
         self._ask(link, on_answer, LEAVE, channel)
 
     def _leave_again(self, channel: str) -> None:

@@ -12,7 +12,7 @@ U16, U32, U64 = st.integers(0, 2**16 - 1), st.integers(0, 2**32 - 1), st.integer
 NAMES = st.binary(max_size=255)
 FLAGS = {"JOINED", "HERE", "LEFT", "ACKED", "RESUMES", "AGAIN", "OVER", "OUTCOME_ALONE", "FROM_CURSOR"}
 FLAGS |= {"AS_IS", "POSITION", "MESSAGES", "ALIVE", "OPENS_TOLD", "CLOSES_TOLD", "STATES_TOLD"}
-FLAGS |= {"GONE", "BESIDE", "EVERYBODY", "BEFORE", "HEARS", "FROM_LISTING", "VERSION"}
+FLAGS |= {"GONE", "BESIDE", "EVERYBODY", "BEFORE", "HEARS", "LISTS", "FROM_LISTING", "VERSION"}
 KINDS = {name: value for name, value in vars(records).items() if name.isupper() and isinstance(value, int)}
 KINDS = {name: value for name, value in KINDS.items() if name not in FLAGS}
 
@@ -54,7 +54,7 @@ def test_a_workers_batch_is_read_as_it_was_written(
     writer.session(records.OPEN, session, number, seq)
     writer.history(records.HISTORY, seq, b"group:a", limit=7, reverse=True, since=(number, 3), bytes_max=99)
     begin, *subscribed, opened, history = wire.unpack(writer.take())
-    assert begin == {"kind": records.BEGIN, "aux": 0, "epoch": number, "version": 7, "worker": seq, "now_ms": 0}
+    assert begin == {"kind": records.BEGIN, "aux": 0, "epoch": number, "version": 8, "worker": seq, "now_ms": 0}
     assert [(one["name"], one["channel"], one["epoch"], one["offset"]) for one in subscribed] == channels
     assert (opened["session"], opened["conn"], opened["seq"]) == (session, number, seq)
     expected = {"seq": seq, "limit": 7, "reverse": 1, "since": (number, 3), "bytes_max": 99, "name": b"group:a"}
@@ -76,7 +76,7 @@ def test_a_routers_batch_is_read_as_it_was_written(
         wire.message(channel, epoch, offset, body, everybody=True),
     ]
     linked, subscribed, opened, published, reply, message = records.unpack(b"".join(batch))
-    assert linked == {"kind": records.LINKED, "aux": 1, "epoch": epoch, "version": 7, "stored_ms": 0}
+    assert linked == {"kind": records.LINKED, "aux": 1, "epoch": epoch, "version": 8, "stored_ms": 0}
     position = {"epoch": epoch, "offset": offset}
     assert subscribed == {"kind": records.SUBSCRIBED, "aux": 0, "channel": channel, **position}
     assert (opened["conn"], opened["seq"]) == (channel, seq)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 
+import msgpack
 import pytest
 
 from core import notes, records
@@ -12,6 +13,7 @@ from router.told import Said, walk
 from tests.core import wire
 from tests.core.edge_harness import EPOCH, LEAVE, REPLY, Edge, wait_for
 from tests.core.router_harness import Sequencer, Worker
+from tests.core.test_opening import hello, subscribe
 from tests.core.test_sessions import ALICE, BOB, Store
 
 LATER = EPOCH + 1
@@ -41,6 +43,21 @@ def test_what_was_told_lately_comes_before_the_sessions_that_are_there(edge: Edg
         (records.JOINED, b"group:b", 0),
         (records.LEFT, b"group:b", 0),
     ]
+
+
+def test_the_next_router_is_told_in_which_channels_a_resumed_session_was(edge: Edge) -> None:
+    """The last one answered by what it had heard: it may not have stored it, and who told it may not tell it again."""
+    client = hello(edge, [["user:alice", EPOCH, 2], ["group:named", EPOCH, 3]], resumes=True)
+    subscribe(edge, {"user:alice": 2, "group:named": 3})
+    stored = [["user:alice", EPOCH, 1, 1], ["group:stored", EPOCH, 5]]
+    edge.router.send(wire.opened(client.conn, edge.router.expect(records.OPEN)["seq"], stored))
+    subscribe(edge, {"group:stored": 5})
+    assert set(client.frame()[2]["channels"]) == {"user:alice", "group:named", "group:stored"}
+    edge.link(LATER)
+    (what, names, _), *rest = told(edge)
+    assert what == records.LISTS
+    assert msgpack.unpackb(names) == {"user:alice": [EPOCH, 2], "group:stored": [EPOCH, 5]}
+    assert rest == [(records.JOINED, b"group:named", 3)]
 
 
 def test_what_a_client_was_answered_without_a_router_reaches_the_next_one(edge: Edge) -> None:

@@ -32,7 +32,7 @@ def record(kind: int, aux: int, fixed: bytes, variable: bytes = b"") -> bytes:
     return (_HEAD.pack(size, kind, aux) + fixed + variable).ljust(size, b"\0")
 
 
-def linked(epoch: int, *, ask: bool, stored_ms: int = 0, version: int = 7) -> bytes:
+def linked(epoch: int, *, ask: bool, stored_ms: int = 0, version: int = records.VERSION) -> bytes:
     return record(records.LINKED, int(ask), _LINK.pack(epoch, version, 0, stored_ms))
 
 

@@ -12,11 +12,14 @@ import msgpack
 import pytest
 
 from core import log_records
+from core.codes import Code
 from router.log.redis import RedisLog
 from tests.conftest import Node, stand_still, wait_until
 from tests.process.clients import (
     ERROR,
+    HELLO,
     HISTORY,
+    JOIN,
     KINDS,
     LEAVE,
     MESSAGE,
@@ -285,6 +288,49 @@ def test_a_session_that_moved_is_not_set_back_when_the_router_and_its_worker_are
         await again.close()
 
     run(body())
+
+
+@pytest.mark.slow
+def test_what_is_read_from_an_old_connection_after_its_session_moved_does_not_count_later(holdfast: Any) -> None:
+    """It came to a worker that stood still, which tells the next router of it when it goes on."""
+    node: Node = holdfast("--workers", "2")
+    node.expect_lost()
+
+    async def body() -> None:
+        kept, never = group("kept"), group("never")
+        old, helper = await one_on_each_worker(node)
+        await old.join(kept)
+        home = worker_of(node, old)
+        await asyncio.to_thread(wait_until, lambda: groups_stored(node, old.session) == [kept], "it is stored")
+        await asyncio.to_thread(stand_still, home)
+        await old.send(LEAVE, 77, kept)
+        await old.send(JOIN, 78, never, {})
+        moved = await welcomed_elsewhere(node, old)
+        assert kept in moved.welcome["channels"]
+        (router,) = node.routers
+        os.kill(router, signal.SIGKILL)
+        os.kill(home, signal.SIGCONT)
+        await next_router(node, router)
+        assert (await old.fin())[1] == Code.RESUMED_ELSEWHERE
+        await helper.join(group())  # the next one answered it: it has been told everything
+        again = await dial(node, "tcp")
+        await again.hello(session=moved.session, token=moved.resume_token, resume={})
+        assert [name for name in again.welcome["channels"] if name.startswith("group:")] == [kept]
+        await asyncio.gather(helper.close(), again.close())
+
+    run(body())
+
+
+async def welcomed_elsewhere(node: Node, old: Client) -> Client:
+    """The session on a worker that answers, while another stands still: of several dials one gets there."""
+    for _attempt in range(64):
+        client = await dial(node, "tcp")
+        await client.send(HELLO, 1, {"v": 1, "session": old.session, "token": old.resume_token, "resume": {}})
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                return await client.welcomed()
+        await client.abort()
+    raise AssertionError("64 connections reached only the worker that stands still")
 
 
 @pytest.mark.slow

@@ -42,7 +42,7 @@ def closed(session: bytes, flags: int = 0, date: Date = (0, 0)) -> bytes:
 
 
 def told(date: Date, one: bytes, worker: int = 0, claim: int = 0) -> bytes:
-    """A record that a worker told an earlier router, then; `claim`: by which a connection has the session now."""
+    """A record that a worker told an earlier router, then; `claim`: of a connection that has the session still."""
     dated = bytearray(one)
     struct.pack_into("=QQ", dated, 48 if one[4] == records.STATE else 40, date[1], date[0])
     return record(records.TOLD, worker, struct.pack("=Q", claim)) + bytes(dated)

@@ -56,13 +56,13 @@ def test_a_record_is_read_with_the_word_before_it_and_another_without() -> None:
     ]
 
 
-def heard(channels: dict[str, tuple[int, int]], flags: int = 0) -> bytes:
-    """HEARS: the global channels in which a session began."""
+def heard(channels: dict[str, tuple[int, int]], flags: int = 0, what: int = records.HEARS) -> bytes:
+    """HEARS: the global channels in which a session began; or LISTS: all in which it was."""
     names = msgpack.packb(channels)
     return record(
         records.STATE,
         len(names),
-        struct.pack("=16sQQHHIQQ", ALICE, 0, 0, records.HEARS | flags, 0, 0, 0, 0),
+        struct.pack("=16sQQHHIQQ", ALICE, 0, 0, what | flags, 0, 0, 0, 0),
         names,
     )
 
@@ -93,6 +93,36 @@ def test_a_channel_that_was_left_on_another_worker_stays_left() -> None:
         left += told((2, then + 2), closed(6), B)
         wanted = [(1, 0, ""), (1, at + 2, "group:a"), (2, 0, ""), (2, then + 1, "group:a"), (2, then + 2, "")]
         assert counts(joined, left) == counts(left, joined) == wanted
+
+
+def lists(channels: dict[str, tuple[int, int]]) -> bytes:
+    return heard(channels, records.STATES_TOLD, records.LISTS)
+
+
+def test_joins_and_leaves_of_before_a_claim_that_lists_its_channels_do_not_count() -> None:
+    """Of whatever the connection of before said in the meantime, WELCOME of the later one knew what counts."""
+    old = told((1, 0), opened(5), A) + told((1, LONG), did(records.LEFT, "group:a", 5), A)
+    new = told((2, 0), opened(6), B) + told((2, 1), lists({"group:a": (1, 4)}), B)
+    new += told((2, 2), did(records.JOINED, "group:b", 6), B)
+    assert counts(old, new) == counts(new, old) == [(1, 0, ""), (2, 0, ""), (2, 1, ""), (2, 2, "group:b")]
+
+
+def test_a_session_is_in_the_channels_that_are_listed_whatever_was_stored_by_then() -> None:
+    """The router that listed them did so before it had stored all that it had heard."""
+
+    async def body(desk: Desk) -> None:
+        desk.sessions.on_open(1, 0, 5, ALICE, body_of("alice"))
+        for name in ("group:left", "group:acked"):
+            desk.sessions.on_state(state(ALICE, records.JOINED, name, 1, 9))
+        assert await desk.sessions.flush(DEADLINE_S)
+        claim, listed = told((2, 0), opened(6)), lists({"group:acked": (1, 4), "group:joined": (1, 7)})
+        desk.sessions.on_state(claim + told((2, 1), listed) + told((2, 2), did(records.JOINED, "group:late", 6)))
+        await desk.sessions._take_told()
+        assert await desk.sessions.flush(DEADLINE_S)
+        wanted = {"group:acked": (1, 9), "group:joined": (1, 7), "group:late": (1, 4)}
+        assert desk.store.stored[ALICE].channels == wanted
+
+    run(body)
 
 
 @pytest.mark.parametrize("then", [0, LONG])
