@@ -162,8 +162,8 @@ cdef enum StateKind:
     STATE_LEFT                  # the session left the channel; what is stored goes
     STATE_ACKED                 # everything up to this position was received
     STATE_HEARS                 # HELLO: in global channels from these positions on, {name: [epoch, offset]} for a name
-    STATE_LISTS                 # WELCOME of a resume: these are all the channels that it was in; as HEARS, and said to the
-                                # next router alone
+    STATE_LISTS                 # WELCOME of a resume: these are all the channels that it was in; as HEARS, and said to
+                                # the next router alone
     STATE_TOLD = 16             # added to one of these: told to an earlier router
 
 ctypedef struct RecState:       # name and, but with ACKED, the user follow
@@ -179,7 +179,7 @@ ctypedef struct RecState:       # name and, but with ACKED, the user follow
 
 ctypedef struct RecTold:        # OPEN, CLOSE or STATE with its flag of what was told follows as a record of its own
     Record head                 # aux: the worker's index
-    uint64_t claim              # the claim of a connection that has had the session since before this router; 0: none has
+    uint64_t claim              # of a connection that has had the session since before this router; 0: none
 
 cdef enum CatchupFlag:
     CATCHUP_OUTCOME = 1         # the outcome alone, no messages
