@@ -17,7 +17,8 @@ from core.mailbox cimport NOTE_FOREIGN, Note, mailbox_put, note_init
 from core.mpack cimport MpWriter, mp_write_array, mp_write_map, mp_write_raw, mp_write_str, mp_write_uint
 from core.namespaces cimport DOMAIN_GLOBAL, namespace_of
 from core.ordering cimport publish_order
-from core.owners cimport owner_at, owner_conn, owner_end, owner_fence, owner_find, worker_empty, worker_end, workers_forget
+from core.owners cimport (owner_at, owner_conn, owner_end, owner_fence, owner_find, worker_empty, worker_end,
+                          workers_forget)
 from core.presence cimport presence_answer, presence_state
 from core.records cimport (BEGIN_BEFORE, BEGIN_BESIDE, BEGIN_EVERYBODY, CLOSE_COMES_BACK, CLOSE_TOLD, MESSAGE_GLOBAL,
                            OPEN_AGAIN, OPEN_TOLD, REC_BAN, REC_BEGIN, REC_BYE, REC_CATCHUP, REC_CLOSE, REC_END,
