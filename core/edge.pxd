@@ -100,6 +100,8 @@ ctypedef struct Pending:        # a JOIN, or one channel of a HELLO, that waits 
     uint64_t request            # the client's id
     uint64_t since_epoch
     uint64_t since_offset
+    uint64_t stored_epoch       # what the router knew of the session's position, where `stored`
+    uint64_t stored_offset
     uint32_t index
     uint32_t seq                # in the ring of requests; 0 when part of an opening
     uint32_t channel            # index; held

@@ -206,7 +206,11 @@ cdef void _names_write(Edge *edge, const Opening *opening, int what, uint32_t co
         if not _is_named(edge, pending, what):
             continue
         channel = channel_at(edge, pending.channel)
-        pending_began(pending, channel, position)
+        if what == STATE_LISTS:         # what the client says that it has is no ACK
+            position[0] = pending.stored_epoch
+            position[1] = pending.stored_offset
+        else:
+            pending_began(pending, channel, position)
         mp_write_str(writer, channel_name(edge, channel), channel.name_size)
         mp_write_array(writer, 2)
         mp_write_uint(writer, position[0])

@@ -246,6 +246,12 @@ cdef bint _open_globals(Edge *edge, Opening *opening) noexcept nogil:
     return sound
 
 
+cdef inline void _set_stored(Pending *pending, int stored, const uint64_t *since) noexcept nogil:
+    pending.stored = <uint8_t> stored
+    pending.stored_epoch = since[0]
+    pending.stored_offset = since[1]
+
+
 cdef void _stored_channel(Edge *edge, Connection *conn, Opening *opening, const char *name, uint32_t size,
                           const uint64_t *since) noexcept nogil:
     """A channel of the session as it is stored: what the client itself says of it counts more."""
@@ -255,7 +261,7 @@ cdef void _stored_channel(Edge *edge, Connection *conn, Opening *opening, const 
     if channel != NULL and channel.flags & CHANNEL_NAMED:
         pending = _opening_find(edge, opening, channel)
     if pending != NULL:
-        pending.stored = STORED_TOO
+        _set_stored(pending, STORED_TOO, since)
         if not pending.has_since:
             pending_since(pending, since)
             if not pending.waits and not pending_settled(edge, pending, channel, opening.seq):
@@ -267,7 +273,7 @@ cdef void _stored_channel(Edge *edge, Connection *conn, Opening *opening, const 
                 and join_refused(edge, conn, namespace, name, size) != NULL):
         return                          # what the session may not join any more it is not in any more
     if _open_channel(edge, opening, channel_wanted(edge, name, size), since):
-        pending_at(edge, opening.first).stored = STORED_ALONE
+        _set_stored(pending_at(edge, opening.first), STORED_ALONE, since)
 
 
 cdef bint _channel_read(MpReader *reader, const char **name, uint32_t *size, uint64_t *since,

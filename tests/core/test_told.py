@@ -56,7 +56,7 @@ def test_the_next_router_is_told_in_which_channels_a_resumed_session_was(edge: E
     edge.link(LATER)
     (what, names, _), *rest = told(edge)
     assert what == records.LISTS
-    assert msgpack.unpackb(names) == {"user:alice": [EPOCH, 2], "group:stored": [EPOCH, 5]}
+    assert msgpack.unpackb(names) == {"user:alice": [EPOCH, 1], "group:stored": [EPOCH, 5]}
     assert rest == [(records.JOINED, b"group:named", 3)]
 
 
