@@ -476,7 +476,7 @@ class Talker:
                     reader.resumed(position, frame[2]["outcome"], since.offset)
                 self._lacking.discard(channel)
                 for say in list(self._says.values()):
-                    if say.channel == channel:
+                    if say.channel == channel and (say.keyed or not say.attempts):  # else it is under way here
                         self._send(say)
 
         self._ask(link, on_answer, JOIN, channel, {} if since is None else {"since": list(since)})
