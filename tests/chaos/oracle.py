@@ -423,6 +423,7 @@ class Oracle:
         self._books: dict[str, Book] = {}
         self._lines: list[Line] = []
         self._clock = clock
+        self.router_killed_tick = -1
 
     @property
     def tick(self) -> int:
@@ -437,6 +438,8 @@ class Oracle:
 
     def note(self, what: str) -> None:
         """Something that concerns everybody: a fault was made, a process is back."""
+        if what == "kill router":
+            self.router_killed_tick = self.tick
         self.log("", "", what, 0, "")
 
     def log(self, channel: str, who: str, what: str, offset: int, content: str) -> None:

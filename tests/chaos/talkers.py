@@ -371,11 +371,12 @@ class Talker:
 
     def _look_for_zombies(self) -> None:
         """Who was evicted heard nothing that was not even published when the newer connection was welcome. Newer is
-        only what said HELLO after the older one's WELCOME: of two at once nobody here knows who came first.
+        only what said HELLO after the older one's WELCOME: of two at once nobody here knows who came first. Nor does a
+        router that was started since, until the newer one's worker has linked.
         """
         for old in self._evicted:
             tick, channel, offset = old.latest
-            for new in self._links:
+            for new in [one for one in self._links if one.welcome_tick > self._oracle.router_killed_tick]:
                 if new.is_open and new.hello_tick > old.welcome_tick > 0 and tick > new.welcome_tick:
                     self._reader(channel).zombie(
                         offset, "came over the older connection, published after the newer's WELCOME"
