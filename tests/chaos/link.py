@@ -11,6 +11,8 @@ from tests.chaos.oracle import Position
 HELLO, WELCOME, REPLY, ERROR, PING, PONG, JOIN, LEAVE, PUBLISH, MESSAGE, ACK, HISTORY = range(12)
 EVENT, FIN, FIN_ACK = 13, 14, 15
 RATE_LIMITED, SESSION_EXPIRED, BAD_TOKEN, RESUMED_ELSEWHERE = 403, 201, 602, 605
+AGAIN_S = 0.05
+"""Before a client comes back, or asks again, unless it is told to wait longer."""
 _LENGTH = struct.Struct(">I")
 
 
@@ -90,3 +92,16 @@ class Link(asyncio.Protocol):
     @property
     def is_open(self) -> bool:
         return self.welcome is not None and self.fin is None and not self.ended.is_set()
+
+
+def abort(links: list[Link]) -> None:
+    """All of them break."""
+    for link in links:
+        link.abort()
+
+
+def retry_s(frame: list[Any]) -> float:
+    """When to ask again after an ERROR."""
+    options = frame[4] if len(frame) > 4 else {}
+    wait_ms: int = options.get("retry_after", 0)
+    return max(AGAIN_S, min(wait_ms, 1_000) / 1000)

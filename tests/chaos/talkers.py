@@ -19,6 +19,7 @@ import jwt
 from tests.chaos.habits import Counts, Habits, Say
 from tests.chaos.link import (
     ACK,
+    AGAIN_S,
     BAD_TOKEN,
     ERROR,
     EVENT,
@@ -38,11 +39,12 @@ from tests.chaos.link import (
     SESSION_EXPIRED,
     WELCOME,
     Link,
+    abort,
+    retry_s,
 )
 from tests.chaos.oracle import Oracle, Position, Reader
 
 DIAL_S, WELCOME_S, ANSWER_S, SETTLE_S, LEAVE_S = 5.0, 15.0, 30.0, 30.0, 5.0
-AGAIN_S = 0.05
 TOKEN_S = 86_400
 PAGE = 100
 
@@ -66,7 +68,7 @@ class Talker:
         claims = {"sub": name, "exp": int(time.time()) + TOKEN_S}
         self._fresh_token = jwt.encode(claims, secret, algorithm="HS256") if secret else ""
         self._link: Link | None = None
-        self._last_link: Link | None = None  # where requests went last, whether it is open or not
+        self._last_link: Link | None = None  # where requests went last, open or not
         self._links: list[Link] = []
         self._evicted: list[Link] = []
         self._wanted: set[str] = set()
@@ -123,8 +125,7 @@ class Talker:
 
     def snap(self) -> None:
         """The connection breaks, without a word to either side's program."""
-        for link in self._links:
-            link.abort()
+        abort(self._links)
 
     async def hurry(self, connections: int = 1) -> None:
         """Come back while the old connection is still there; with two, on both at once."""
@@ -262,10 +263,9 @@ class Talker:
         """Its program died with its connection, if that was its only one, and knows what it acknowledged."""
         if self._rng.randrange(100) >= self.habits.forgets or self._links != [link] or self._fresh or self._lacking:
             return False
-        members = [reader for reader in self.readers.values() if reader.is_member]
-        if any(reader.acked is None for reader in members):
+        if any(reader.is_member and reader.acked is None for reader in self.readers.values()):
             return False
-        for reader in members:
+        for reader in [one for one in self.readers.values() if one.is_member]:
             reader.begins_anew()
         self.counts.forgets += 1
         return True
@@ -277,14 +277,15 @@ class Talker:
 
     def lost(self, link: Link) -> None:
         """The connection is gone."""
-        if link in self._links:
-            self._links.remove(link)
+        self._links = [other for other in self._links if other is not link]
         self._fresh |= {channel for channel in self.readers if self._is_fresh(channel)}
         if self._link is link:
             self._link = None
             others = [other for other in self._links if other.is_open]
-            if others:
+            if others and others[-1].welcome_tick > link.welcome_tick:
                 self._open_on(others[-1])
+            else:
+                abort(others)  # it had moved from these
         if not self._links:
             self._gone.set()
         self.news.set()
@@ -365,7 +366,7 @@ class Talker:
                 if reader.is_member and not is_young:
                     reader.forgotten()
             self._session = self._token = ""
-            self._sure.clear()
+            self._sure = {}
         link.send(FIN_ACK)
         link.close()
 
@@ -465,7 +466,7 @@ class Talker:
         def on_answer(link: Link, frame: list[Any]) -> None:
             if frame[0] == ERROR:
                 self._refused(frame[2])
-                self._after(_retry_s(frame), lambda: self._join_again(channel))
+                self._after(retry_s(frame), lambda: self._join_again(channel))
             elif not self._is_in(channel):
                 self._changed_s[channel] = time.monotonic()
                 self._sure.pop(channel, None)
@@ -494,7 +495,7 @@ class Talker:
                 self._left(channel)
             else:
                 self._refused(frame[2])
-                self._after(_retry_s(frame), lambda: self._leave_again(channel))
+                self._after(retry_s(frame), lambda: self._leave_again(channel))
 
         self._unsure.add(channel)
         self._ask(link, on_answer, LEAVE, channel)
@@ -536,7 +537,7 @@ class Talker:
             self._says.pop(say.content, None)
             book.refuse(say.content, code)
         elif say.keyed:
-            self._after(_retry_s(frame), lambda: self._send_again(say))
+            self._after(retry_s(frame), lambda: self._send_again(say))
         else:
             self._says.pop(say.content, None)  # nobody will ever know
 
@@ -575,12 +576,6 @@ class Talker:
 
         handle = asyncio.get_running_loop().call_later(delay_s, run)
         self._later.add(handle)
-
-
-def _retry_s(frame: list[Any]) -> float:
-    options = frame[4] if len(frame) > 4 else {}
-    wait_ms: int = options.get("retry_after", 0)
-    return max(AGAIN_S, min(wait_ms, 1_000) / 1000)
 
 
 def _settles(answer: asyncio.Future[list[Any]]) -> Callable[[Link, list[Any]], None]:
