@@ -58,6 +58,8 @@ VERSION_MIN = (7, 0)
 # Of all keys together. To be raised with any change that a program of before would misread: it refuses the log then.
 # What is older is read as it is, and is of this format once it is opened; what has no number is older than all.
 FORMAT = 1
+# By which a router sees whether it is still its own.
+ROOT_FIELDS = ("epoch", "holder")
 OPEN_ROUNDS_MAX = 8
 RECOVER_ENTRIES = 500
 SCAN_COUNT = 500
@@ -77,6 +79,11 @@ _log = logging.getLogger("holdfast")
 def _beside_body(channel: bytes) -> int:
     """How many bytes of a record are not its message's, at most."""
     return log_records.HEAD_BYTES + len(channel) + 7
+
+
+def _has_it(holder: bytes | None) -> str:
+    """Who has the log, as far as it is known, to stand behind a message."""
+    return f": {holder.decode(errors='replace')} has it" if holder else ""
 
 
 class RedisLog:
@@ -175,7 +182,7 @@ class RedisLog:
         """Who has the log now, as far as it is known, to stand behind a message."""
         with contextlib.suppress(LogError):
             [who] = await ask_all(self._nodes, [(self.keys.root_slot, pack("HGET", self.keys.root, "holder"))])
-            return f": {who.decode(errors='replace')} has it" if who else ""
+            return _has_it(who)
         return ""
 
     async def _fence(self, epoch: int) -> int:
@@ -188,7 +195,8 @@ class RedisLog:
 
     async def _wait_for_replicas(self) -> None:
         """Give the replicas time to know of it: a fail-over should not bring back those that were deposed."""
-        for link in {link for slot in self.keys.shard_slots if (link := self._nodes.up(slot)) is not None}:
+        slots = [self.keys.root_slot, *self.keys.shard_slots]
+        for link in {link for slot in slots if (link := self._nodes.up(slot)) is not None}:
             count = await self._replicas(link)
             if count:
                 await link.ask(["WAIT", count, int(self._deadline_s * 500)])
@@ -226,15 +234,19 @@ class RedisLog:
         await self._sessions.on_link(link, await self._replicas(link))
 
     async def _stop_if_deposed(self, link: Link) -> None:
-        """A router that was replaced must not say again what another one has changed since."""
-        if self._epoch and self._nodes.owner(self.keys.root_slot) == link.address:
-            [stored] = await link.ask(["HGET", self.keys.root, "epoch"])
-            if self._is_deposed(stored):
-                raise LogDeposed(DEPOSED_BY.format(self._epoch))
+        """A router that was replaced must not say again what another one has changed since: whoever has the root is
+        asked, also where that is not the one that is connected to.
+        """
+        here = self._nodes.owner(self.keys.root_slot) == link.address
+        if self._epoch and (here or self._sessions.has_for(link)):
+            root = link if here else await self._nodes.beside(self.keys.root_slot)
+            [said] = await root.ask(["HMGET", self.keys.root, *ROOT_FIELDS])
+            self._judge_root(*said)
 
-    def _is_deposed(self, stored: bytes | None) -> bool:
-        """Whether the epoch at the root is a later router's."""
-        return int(stored or 0) > self._epoch
+    def _judge_root(self, stored: bytes | None, holder: bytes | None) -> None:
+        """Raise LogDeposed if the epoch at the root is a later router's."""
+        if int(stored or 0) > self._epoch:
+            raise LogDeposed(DEPOSED_BY.format(self._epoch) + _has_it(holder))
 
     def _heal_soon(self) -> None:
         self._links += 1
@@ -430,9 +442,8 @@ class RedisLog:
 
     async def _check_is_mine(self) -> None:
         """Who appends nothing would not notice that another has the log, and would keep its clients for ever."""
-        [stored] = await ask_all(self._nodes, [(self.keys.root_slot, pack("HGET", self.keys.root, "epoch"))])
-        if self._is_deposed(stored):
-            raise LogDeposed(f"{DEPOSED_BY.format(self._epoch)}{await self._deposer()}")
+        [said] = await ask_all(self._nodes, [(self.keys.root_slot, pack("HMGET", self.keys.root, *ROOT_FIELDS))])
+        self._judge_root(*said)
 
     def _trim(self, name: bytes) -> tuple[int, bytes]:
         """The command for the channel with this key."""

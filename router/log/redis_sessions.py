@@ -176,6 +176,10 @@ class Sessions:
         if size:
             _check(link, await link.send(b"".join(data), size))  # deadline: the connection's
 
+    def has_for(self, link: Link) -> bool:
+        """Whether its server is given something of what is kept here."""
+        return any(self._nodes.owner(slot) == link.address for slot in self._slots())
+
     def is_whole(self) -> bool:
         """Whether none of the servers that got something lately is out of sight."""
         return all(self._nodes.up(slot) is not None for slot in self._slots())

@@ -1,6 +1,7 @@
 """Sessions, cursors and bans in Redis; what every log promises of them is in tests/contract/."""
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -26,11 +27,25 @@ from router.log.redis_sessions import CHUNK, wall_ms
 from tests.conftest import stand_still, wait_until
 from tests.router.log.conftest import again, append, run
 from tests.router.log.redis_records import message, now_ms
-from tests.servers.redis import FLEETING, LASTING, WHOLE_DEADLINE_S, Sentinels, Server, running, running_sentinels
+from tests.servers.redis import (
+    FLEETING,
+    LASTING,
+    WHOLE_DEADLINE_S,
+    Cluster,
+    Sentinels,
+    Server,
+    running,
+    running_cluster,
+    running_sentinels,
+)
 
 ID = bytes(range(16))
 OTHER_ID = bytes(16)
 HOUR_MS = 3_600_000
+
+
+def _id(number: int) -> bytes:
+    return number.to_bytes(16, "big")
 
 
 def test_a_session_goes_when_redis_forgets_it(
@@ -89,7 +104,7 @@ def test_what_is_over_by_our_clock_is_not_told_even_if_redis_still_has_it(make_l
 
 
 def test_more_than_one_chunk_is_saved_and_read(make_log: Callable[..., RedisLog]) -> None:
-    ids = [number.to_bytes(16, "big") for number in range(CHUNK + 200)]
+    ids = [_id(number) for number in range(CHUNK + 200)]
 
     async def work() -> None:
         log = make_log()
@@ -215,6 +230,37 @@ def test_a_router_that_was_replaced_says_nothing_again(own_server: Server) -> No
         await first.close()
 
     run(work())
+
+
+@pytest.mark.slow
+def test_a_router_that_was_replaced_says_nothing_again_where_the_root_is_not() -> None:
+    """Who has the log is told by another node then; as long as that does not answer, nothing is said again."""
+
+    async def work(cluster: Cluster) -> None:
+        first, second = RedisLog(cluster.url, deadline_s=1.0), RedisLog(cluster.url)
+        await first.open(1)
+        root = cluster.owner(first.keys.root_slot)
+        session = next(one for one in map(_id, range(100)) if cluster.owner(first.keys.session(one)[1]) is not root)
+        other = cluster.owner(first.keys.session(session)[1])
+        expires_ms = wall_ms() + HOUR_MS
+        await first.save(Changes({session: SessionChange(b"said", expires_ms, {"group:a": Position(1, 2)})}))
+        await second.open(1)
+        await second.save(Changes({session: SessionChange(channels={"group:a": None})}))
+        stand_still(root.pid)
+        try:
+            other.do("CLIENT", "KILL", "TYPE", "normal")
+            with pytest.raises(LogUnavailable):
+                await first.sessions([session])
+        finally:
+            root.signal(signal.SIGCONT)
+        with pytest.raises(LogDeposed, match=f"this one has to end: process {os.getpid()} on .* has it"):
+            await again(lambda: first.sessions([session]))
+        assert await again(lambda: second.sessions([session])) == [Session(b"said", expires_ms, {})]
+        await second.close()
+        await first.close()
+
+    with running_cluster() as cluster:
+        run(work(cluster))
 
 
 def test_nothing_is_stored_that_a_replica_has_not_nor_alone_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
