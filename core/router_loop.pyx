@@ -23,7 +23,7 @@ from core.claims cimport CLAIMS_BYTES_MAX, claims_serve
 from core.clock cimport clock_ms, clock_wall_ms
 from core.drained cimport drained_free, drained_tick
 from core.hash cimport index_free
-from core.keys cimport keys_expire, keys_free, keys_ms
+from core.keys cimport KEYS_SWEPT, keys_expire, keys_free, keys_ms
 from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_WAKEUPS, GAUGE_LOG_AWAY,
                           GAUGE_LOG_BYTES_MAX, GAUGE_ROUTER_EPOCH, Stats, ledger_count, ledger_gauge, ledger_turn)
 from core.loading cimport loading_done, loads_ask
@@ -142,8 +142,8 @@ cdef void _tick(Sequencer *sequencer) noexcept nogil:
         if worker.state >= WORKER_ASKED and sequencer.now_ms - worker.heard_ms > WORKER_SILENT_MS:
             worker_give_up(sequencer, worker)
     streams_sweep(&sequencer.streams, sequencer.wall_ms, SWEEP_SLOTS + sequencer.streams.slab.live // 16)
-    keys_expire(&sequencer.keys, keys_ms(sequencer.now_ms))
-    keys_expire(&sequencer.origins, keys_ms(sequencer.now_ms))
+    keys_expire(&sequencer.keys, keys_ms(sequencer.now_ms), KEYS_SWEPT)
+    keys_expire(&sequencer.origins, keys_ms(sequencer.now_ms), KEYS_SWEPT)
     drained_tick(&sequencer.drained, sequencer.now_ms)
 
 
