@@ -41,11 +41,11 @@ from core.pace cimport pace_wait
 from core.poller cimport (EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN, POLLER_EVENTS, TAG_BUS, TAG_WAKE, epoll_create1,
                           epoll_event, epoll_wait, poller_watch)
 from core.presence cimport presence_due
-from core.records cimport Record, record_fits
+from core.records cimport FENCE_BITS, Record, record_fits
 from core.recovery cimport recover_globals, recover_records, sift_records
 from core.rooms cimport rooms_free, rooms_init
-from core.sequencer cimport (FENCE_BITS, ORIGIN_WINDOW_MS, ORIGINS_MAX, SEQUENCER_BATCHES_TURN, SWEEP_PERIOD_MS,
-                             SWEEP_SLOTS, WORKER_ASKED, WORKER_SILENT_MS, Owner, Sequencer, Worker, sequencer_record,
+from core.sequencer cimport (ORIGIN_WINDOW_MS, ORIGINS_MAX, SEQUENCER_BATCHES_TURN, SWEEP_PERIOD_MS, SWEEP_SLOTS,
+                             WORKER_ASKED, WORKER_SILENT_MS, Owner, Sequencer, Worker, sequencer_record,
                              sequencer_tell_taken, session_claim, worker_give_up, worker_known, worker_of)
 from core.sessions cimport (STATES_BYTES_MAX, cursor_read, session_opened, sessions_alive, sessions_flush,
                             sessions_read, told_end)

@@ -2,8 +2,8 @@
 
 Keys, with `hf:` as prefix, s0 to s15 for shards of channels, u0 to u255 for users' and sessions' own:
 
-    hf:log                     a hash: the epoch of the last router that opened the log, who that is, the seeds, and the
-                               number of this format (FORMAT)
+    hf:log                     a hash: the epoch of the last router that opened the log, who that is, the one up to
+                               which its claims have numbers, if that is higher, the seeds, and this format (FORMAT)
     hf:{s7}:epoch             a hash: the epoch that may append to the shard, its last batch, whether it is replicated
     hf:{s7}:c:<channel>       a stream: id epoch-offset, field m: the log record (core/log_records.pxd)
     hf:{s7}:keys, …:tail      streams: idempotency keys of the window, and origins of the last minute
@@ -46,7 +46,7 @@ from router.log.redis_append import DEPOSED_BY, REPLICATED, Appender
 from router.log.redis_keys import SHARDS, Keys
 from router.log.redis_link import Link, pack
 from router.log.redis_nodes import Nodes
-from router.log.redis_scripts import ALL, FENCE, LOAD, NEWEST, OPEN, TRIM
+from router.log.redis_scripts import ALL, CLAIMS, FENCE, LOAD, NEWEST, OPEN, TRIM
 from router.log.redis_sessions import Sessions, ask_all, position_of, wall_ms
 from router.log.redis_settings import concerns_of
 from router.log.redis_url import Address, parse
@@ -125,6 +125,8 @@ class RedisLog:
         self._deadline_s = deadline_s
         self._seeds = b""
         self._epoch = 0
+        self._claims = 0
+        """The next router's epoch is higher."""
         # Appends have connections of their own: a long answer to something else would hold them up.
         self._append_nodes = Nodes(self._url, deadline_s, self._greet_append)
         self._nodes = Nodes(self._url, deadline_s, self._greet_other)
@@ -147,7 +149,7 @@ class RedisLog:
             epoch, self._seeds = await self._take_root(epoch)
             highest = await self._fence(epoch)
             if highest < epoch:
-                self._epoch = self.appender.epoch = epoch
+                self._epoch = self._claims = self.appender.epoch = epoch
                 await self._wait_for_replicas()
                 await self._ask_marks()
                 return Opened(epoch, self._seeds, complete=False)
@@ -159,10 +161,11 @@ class RedisLog:
         root, slot = self.keys.root, self.keys.root_slot
         while True:
             await ask_all(self._nodes, [(slot, pack("HSETNX", root, "seeds", os.urandom(SEED_BYTES)))])
-            [(stored, seeds)] = await ask_all(self._nodes, [(slot, pack("HMGET", root, "epoch", "seeds"))])
+            fields = pack("HMGET", root, "epoch", "claims", "seeds")
+            [(stored, claims, seeds)] = await ask_all(self._nodes, [(slot, fields)])
             if len(seeds) != SEED_BYTES:
                 raise LogBroken(f"{root.decode()} in Redis has no seeds of ours: use another prefix")
-            epoch = max(wish, int(stored or 0) + 1)
+            epoch = max(wish, int(stored or 0) + 1, int(claims or 0) + 1)
             [(higher, later)] = await ask_all(self._nodes, [(slot, self._open(epoch))])
             if later:
                 raise LogBroken(
@@ -173,10 +176,14 @@ class RedisLog:
             if not higher:
                 return epoch, seeds
 
-    def _open(self, epoch: int) -> bytes:
+    def _open(self, epoch: int, *, again: bool = False) -> bytes:
         """The command that takes the root."""
         who = f"process {os.getpid()} on {socket.gethostname()}"
-        return pack("EVALSHA", OPEN.sha, 1, self.keys.root, b"%020d" % epoch, FORMAT, who)
+        return pack("EVALSHA", OPEN.sha, 1, self.keys.root, b"%020d" % epoch, FORMAT, who, int(again))
+
+    def _claimed(self, claims: int) -> bytes:
+        """The command that keeps later routers above claims."""
+        return pack("EVALSHA", CLAIMS.sha, 1, self.keys.root, b"%020d" % self._epoch, b"%020d" % claims)
 
     async def _deposer(self) -> str:
         """Who has the log now, as far as it is known, to stand behind a message."""
@@ -311,7 +318,8 @@ class RedisLog:
         if self._epoch:
             root, slot = self.keys.root, self.keys.root_slot
             seeds = pack("HSETNX", root, "seeds", self._seeds)
-            await ask_all(self._nodes, [(slot, seeds), (slot, self._open(self._epoch))])
+            opened = self._open(self._epoch, again=True)
+            await ask_all(self._nodes, [(slot, seeds), (slot, opened), (slot, self._claimed(self._claims))])
             await self._fence(self._epoch)
         await self._sessions.heal()
 
@@ -458,7 +466,16 @@ class RedisLog:
 
     async def save(self, changes: Changes) -> None:
         """See the port."""
+        if changes.claims > self._claims:
+            await self._store_claims(changes.claims)
         await self._sessions.save(changes)
+
+    async def _store_claims(self, claims: int) -> None:
+        try:
+            await self._sessions.store([(self.keys.root_slot, self._claimed(claims))])
+        except LogDeposed as error:
+            raise LogDeposed(f"{DEPOSED_BY.format(self._epoch)}{await self._deposer()}") from error
+        self._claims = claims
 
     async def sessions(self, ids: Sequence[bytes]) -> list[Session | None]:
         """See the port."""

@@ -192,7 +192,7 @@ class Sessions:
     def _slots(self) -> set[int]:
         return {slot for kept in self._kept for slot, *_ in kept.slots}
 
-    async def _store(self, commands: Sequence[_Command]) -> None:
+    async def store(self, commands: Sequence[_Command]) -> None:
         """Send commands that change something; returns when replicas have it as well.
 
         Raises:
@@ -242,7 +242,7 @@ class Sessions:
             key, slot = self._keys.cursor(channel)
             text = b"%020d-%020d" % position
             commands.append((slot, pack("EVALSHA", CURSOR.sha, 1, key, text, self._cursor_ms)))
-        await self._store(commands)
+        await self.store(commands)
 
     def _session(self, id_: bytes, change: SessionChange) -> _Command:
         key, slot = self._keys.session(id_)
@@ -305,7 +305,7 @@ class Sessions:
         else:
             said = msgspec.msgpack.encode((ban.until_ms, ban.reason, ban.since_ms))
             command = pack("HSET", self._keys.bans, user, said)
-        await self._store([(self._keys.bans_slot, command)])
+        await self.store([(self._keys.bans_slot, command)])
 
     async def bans(self) -> list[Ban]:
         """See the port."""

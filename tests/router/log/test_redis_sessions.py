@@ -25,7 +25,7 @@ from router.log.redis import RedisLog
 from router.log.redis_keys import SHARDS, Keys
 from router.log.redis_sessions import CHUNK, wall_ms
 from tests.conftest import stand_still, wait_until
-from tests.router.log.conftest import again, append, run
+from tests.router.log.conftest import again, append, run, until
 from tests.router.log.redis_records import message, now_ms
 from tests.servers.redis import (
     FLEETING,
@@ -228,6 +228,44 @@ def test_a_router_that_was_replaced_says_nothing_again(own_server: Server) -> No
         assert await again(lambda: second.sessions([ID])) == [Session(b"said", expires_ms, {})]
         await second.close()
         await first.close()
+
+    run(work())
+
+
+def test_claims_of_a_router_that_was_replaced_take_no_epochs_and_store_nothing(make_log: Callable[..., RedisLog]) -> None:
+    async def work() -> None:
+        first, second = make_log(), make_log()
+        await first.open(1)
+        await second.open(1)
+        with pytest.raises(LogDeposed, match=f"this one has to end: process {os.getpid()} on .* has it"):
+            await first.save(Changes({ID: SessionChange(b"said")}, claims=7))
+        assert await second.sessions([ID]) == [None]
+        await first.close()
+        await second.close()
+        third = make_log()
+        assert (await third.open(1)).epoch == 3
+        await third.close()
+
+    run(work())
+
+
+def test_a_server_that_has_forgotten_all_is_told_of_claims_again(own_server: Server) -> None:
+    async def work() -> None:
+        log = RedisLog(own_server.url)
+        await log.open(1)
+        await log.save(Changes({ID: SessionChange(b"said")}, claims=7))
+        own_server.do("FLUSHALL")
+        own_server.do("CLIENT", "KILL", "TYPE", "normal")
+        await again(lambda: log.append(message("group:a", 1, 1)))
+
+        async def told() -> bool:
+            return bool(own_server.do("HEXISTS", log.keys.root, "epoch"))
+
+        await until(told)
+        await log.close()
+        log = RedisLog(own_server.url)
+        assert (await log.open(1)).epoch == 8
+        await log.close()
 
     run(work())
 
