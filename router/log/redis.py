@@ -42,7 +42,7 @@ from router.log.port import (
     Sift,
     Standing,
 )
-from router.log.redis_append import DEPOSED_BY, REPLICATED, Appender
+from router.log.redis_append import DEPOSED_BY, REPLICA_MISSED_S, REPLICATED, Appender
 from router.log.redis_keys import SHARDS, Keys
 from router.log.redis_link import Link, pack
 from router.log.redis_nodes import Nodes
@@ -238,7 +238,7 @@ class RedisLog:
         if self._sessions.kept_bytes:
             self._heal_soon()  # whoever connects may have a deadline of its own, too short for what is given again
         await self._stop_if_deposed(link)
-        await self._sessions.on_link(link, await self._replicas(link))
+        await self._sessions.on_link(link, await self._replicas(link), alone=await self._is_alone(link))
 
     async def _stop_if_deposed(self, link: Link) -> None:
         """A router that was replaced must not say again what another one has changed since: whoever has the root is
@@ -270,10 +270,21 @@ class RedisLog:
     async def _replicas(self, link: Link) -> int:
         if self._wanted_replicas is not None:
             return self._wanted_replicas
-        [answer] = await link.ask(["INFO", "replication"])
+        return min(1, int((await self._info(link)).get(b"connected_slaves", 0)))
+
+    async def _is_alone(self, link: Link) -> bool:
+        """Whether it has had no replica for so long that none can have taken its place unsaid: a server keeps what it
+        would send them from the first one on, and for an hour (repl-backlog-ttl) after the last one.
+        """
+        said = await self._info(link)
+        had = int(said.get(b"repl_backlog_active", 1)) or int(said.get(b"connected_slaves", 1))
+        return not had and int(said.get(b"uptime_in_seconds", 0)) > REPLICA_MISSED_S
+
+    @staticmethod
+    async def _info(link: Link) -> dict[bytes, bytes]:
+        [answer] = await link.ask(["INFO", "replication", "server"])
         text = answer if isinstance(answer, bytes) else bytes(str(answer), "ascii")
-        lines = dict(line.split(b":", 1) for line in text.splitlines() if b":" in line)
-        return min(1, int(lines.get(b"connected_slaves", 0)))
+        return dict(line.split(b":", 1) for line in text.splitlines() if b":" in line)
 
     async def _heal(self) -> None:
         pause_s = HEAL_FIRST_S

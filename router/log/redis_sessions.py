@@ -143,7 +143,10 @@ class Sessions:
         self._wait_ms = int(deadline_s * 500)
         self._replicas: dict[Link, int] = {}
         self._replicated = -math.inf
-        """When a server that had replicas was lost (`time.monotonic`): another one is not trusted alone for a while."""
+        """When a server that had replicas was lost (`time.monotonic`): another one is not trusted alone for a while,
+        unless it has always been so.
+        """
+        self._alone: set[Link] = set()
         self._kept: deque[_Kept] = deque()
         self.kept_bytes = 0
 
@@ -154,8 +157,9 @@ class Sessions:
         if any(marks):
             self._replicated = time.monotonic()
 
-    async def on_link(self, link: Link, replicas: int) -> None:
+    async def on_link(self, link: Link, replicas: int, *, alone: bool = False) -> None:
         """A connection is about to be used, to a server with so many replicas to wait for: give it what it may lack.
+        `alone`: it has not had one lately, as others of a cluster may have.
 
         Raises:
             LogUnavailable, LogBroken: it does not take it.
@@ -163,7 +167,10 @@ class Sessions:
         if any(count for one, count in self._replicas.items() if one.why_lost):
             self._replicated = time.monotonic()
         self._replicas = {one: count for one, count in self._replicas.items() if not one.why_lost}
+        self._alone = {one for one in self._alone if not one.why_lost}
         self._replicas[link] = replicas
+        if alone:
+            self._alone.add(link)
         data: list[bytes] = []
         size = 0
         for slot, count, commands in [one for kept in self._kept for one in kept.slots]:
@@ -211,7 +218,7 @@ class Sessions:
         sent = []
         for link, indices in groups.items():
             data = [chunk[index][1] for index in indices]
-            count = self._replicas.get(link, 0) or int(missed)
+            count = self._replicas.get(link, 0) or int(missed and link not in self._alone)
             if count:
                 data.append(pack("WAIT", count, self._wait_ms))
             sent.append((link, count, link.send(b"".join(data), len(data))))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from router.log import redis_sessions
+from router.log import redis, redis_sessions
 from router.log.opening import open_log
 from router.log.port import (
     ENDED_KEPT_MS,
@@ -380,3 +380,37 @@ def test_what_a_primary_without_its_replica_is_told_counts_for_nothing(monkeypat
     with running(*LASTING) as primary, running(*LASTING, "--replicaof", f"127.0.0.1 {primary.port}") as replica:
         wait_until(lambda: Sentinels._replicas(primary) == 1, "the replica follows")
         run(work(primary, replica))
+
+
+@pytest.mark.slow
+def test_only_those_primaries_of_a_cluster_wait_for_a_replica_that_have_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a start, and after a connection was lost, a server that had replicas is not trusted alone for a minute."""
+    monkeypatch.setattr(redis, "REPLICA_MISSED_S", 0.0)  # they run for some seconds
+    changes = Changes({_id(number): SessionChange(b"said") for number in range(4 * SHARDS)})
+
+    async def work(cluster: Cluster) -> None:
+        log = RedisLog(cluster.url)
+        epoch = (await open_log(log, 1)).epoch
+        await append(log, b"".join(message(f"group:{number}", epoch, 1, b"1") for number in range(4 * SHARDS)))
+        await log.save(changes)
+        await log.close()
+        log = RedisLog(cluster.url)
+        await open_log(log, 1)
+        await log.save(changes)
+        replicated = cluster.servers[0]
+        replicated.do("CLIENT", "KILL", "TYPE", "normal")
+        await again(lambda: log.sessions(list(changes.sessions)))
+        await again(lambda: log.save(changes))
+        replica = cluster.servers[Cluster.SIZE]
+        replica.kill()
+        wait_until(lambda: Sentinels._replicas(replicated) == 0, "the replica is missed")
+        why = set()
+        for _ in range(3):  # the first of them may be that a connection was lost
+            with pytest.raises(LogUnavailable) as refused:
+                await log.save(changes)
+            why.add(str(refused.value).partition(":")[0])
+        assert "0 of 1 replicas of Redis at 127.0.0.1" in why
+        await log.close()
+
+    with running_cluster(replicas=1, replicated=1) as cluster:
+        run(work(cluster))
