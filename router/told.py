@@ -28,8 +28,8 @@ _START = Position(0, 0)
 _WHAT = 40  # where a STATE says what it is
 _NAMES = (records.HEARS, records.LISTS)
 _NOTHING: Mapping[bytes, bytes] = {}
-# More claims than an epoch has numbers for go on in those of the next one: half of them before, that is taken from later
-# routers, so that it is stored in time.
+# More claims than an epoch has numbers for go on in those of the next one. So that it is stored in time, that one is
+# taken from later routers half of them before.
 _AHEAD = 1 << records.CLAIM_BITS >> 1
 # Dates of earlier versions began with the name of a clock instead: they say nothing about the order.
 _ORDER = b"claims--"

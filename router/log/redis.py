@@ -247,6 +247,7 @@ class RedisLog:
         here = self._nodes.owner(self.keys.root_slot) == link.address
         if self._epoch and (here or self._sessions.has_for(link)):
             root = link if here else await self._nodes.beside(self.keys.root_slot)
+            # deadline: that of each command
             [said] = await root.ask(["HMGET", self.keys.root, *ROOT_FIELDS])
             self._judge_root(*said)
 

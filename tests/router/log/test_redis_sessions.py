@@ -232,7 +232,9 @@ def test_a_router_that_was_replaced_says_nothing_again(own_server: Server) -> No
     run(work())
 
 
-def test_claims_of_a_router_that_was_replaced_take_no_epochs_and_store_nothing(make_log: Callable[..., RedisLog]) -> None:
+def test_claims_of_a_router_that_was_replaced_take_no_epochs_and_store_nothing(
+    make_log: Callable[..., RedisLog],
+) -> None:
     async def work() -> None:
         first, second = make_log(), make_log()
         await first.open(1)
