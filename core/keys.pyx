@@ -1,10 +1,11 @@
 """Keys: find, keep and forget idempotency keys."""
 
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from core.hash cimport hash_bytes, index_find, index_free, index_put, index_remove
 from core.ledger cimport KIND_KEY, Stats, ledger_acquire, ledger_leaks, ledger_release
+from core.pages cimport pages_give, pages_take
 from core.sites cimport HERE
 
 
@@ -24,16 +25,29 @@ cdef int key_name(Keys *keys, const uint8_t *channel, uint32_t channel_size, con
     return 0
 
 
+cdef inline Key *_at(Keys *keys, uint32_t place) noexcept nogil:
+    return &keys.blocks[place >> KEYS_BLOCK_BITS][place & ((1 << KEYS_BLOCK_BITS) - 1)]
+
+
+cdef inline void _block_free(Keys *keys, uint32_t block) noexcept nogil:
+    pages_give(keys.blocks[block], sizeof(Key) << KEYS_BLOCK_BITS)
+    keys.blocks[block] = NULL
+
+
+cdef inline bint _is_over(Keys *keys, const Key *key, uint64_t now_ms) noexcept nogil:
+    return key.kept_ms + keys.window_ms < now_ms
+
+
 cdef Key *key_find(Keys *keys, const KeyName *name, uint64_t now_ms) noexcept nogil:
     """The first message under this key inside the window, or NULL."""
     cdef uint32_t probe = 0
     cdef uint32_t found
     cdef Key *key
-    keys_expire(keys, now_ms)
+    keys_expire(keys, now_ms, KEYS_STEP)
     found = index_find(&keys.index, name.high, &probe)
     while found:
-        key = &keys.ring[found - 1]
-        if key.high == name.high and key.low == name.low:
+        key = _at(keys, found - 1)
+        if key.high == name.high and key.low == name.low and not _is_over(keys, key, now_ms):
             return key
         found = index_find(&keys.index, name.high, &probe)
     return NULL
@@ -41,67 +55,75 @@ cdef Key *key_find(Keys *keys, const KeyName *name, uint64_t now_ms) noexcept no
 
 cdef void _forget_oldest(Keys *keys) noexcept nogil:
     cdef uint32_t place = keys.oldest & (keys.capacity - 1)
-    index_remove(&keys.index, keys.ring[place].high, place)
+    index_remove(&keys.index, _at(keys, place).high, place)
     if not ledger_leaks(keys.ledger, KIND_KEY):
         ledger_release(keys.ledger, KIND_KEY, keys.named + keys.oldest)
     keys.oldest += 1
+    if keys.oldest & ((1 << KEYS_BLOCK_BITS) - 1) == 0:
+        _block_free(keys, place >> KEYS_BLOCK_BITS)
 
 
-cdef void keys_expire(Keys *keys, uint64_t now_ms) noexcept nogil:
-    """Forget the keys whose window is over."""
-    while keys.oldest != keys.next \
-            and keys.ring[keys.oldest & (keys.capacity - 1)].kept_ms + keys.window_ms < now_ms:
+cdef void keys_expire(Keys *keys, uint64_t now_ms, uint32_t most) noexcept nogil:
+    """Forget so many keys whose window is over."""
+    while most and keys.oldest != keys.next \
+            and _is_over(keys, _at(keys, keys.oldest & (keys.capacity - 1)), now_ms):
         _forget_oldest(keys)
+        most -= 1
 
 
-cdef int _grow(Keys *keys) noexcept nogil:
-    """Double the ring; places change, so the index is built again. -1: out of memory, the old one stays."""
-    cdef uint32_t capacity = keys.capacity * 2 if keys.capacity else 256
-    cdef Key *ring = <Key *> malloc(capacity * sizeof(Key))
-    cdef uint32_t at = keys.oldest
-    if ring == NULL:
+cdef int _blocks_make(Keys *keys) noexcept nogil:
+    """Room for all the blocks there may be at once: those that are full, and parts of two more. -1: out of memory."""
+    cdef uint32_t blocks = 2
+    while blocks < (keys.keys_max >> KEYS_BLOCK_BITS) + 2:
+        blocks *= 2
+    keys.blocks = <Key **> calloc(blocks, sizeof(Key *))
+    if keys.blocks == NULL:
         return -1
-    index_free(&keys.index)
-    while at != keys.next:
-        ring[at & (capacity - 1)] = keys.ring[at & (keys.capacity - 1)]
-        if index_put(&keys.index, ring[at & (capacity - 1)].high, at & (capacity - 1)) < 0:
-            break
-        at += 1
-    while keys.next != at:          # without memory for the index the newest are forgotten
-        keys.next -= 1
-        ledger_release(keys.ledger, KIND_KEY, keys.named + keys.next)
-    free(keys.ring)
-    keys.ring = ring
-    keys.capacity = capacity
+    keys.capacity = blocks << KEYS_BLOCK_BITS
     return 0
+
+
+cdef Key *_next(Keys *keys) noexcept nogil:
+    """Where the next key is to be kept; NULL: out of memory."""
+    cdef uint32_t place
+    if keys.capacity == 0 and _blocks_make(keys) < 0:
+        return NULL
+    place = keys.next & (keys.capacity - 1)
+    if keys.blocks[place >> KEYS_BLOCK_BITS] == NULL:
+        keys.blocks[place >> KEYS_BLOCK_BITS] = <Key *> pages_take(sizeof(Key) << KEYS_BLOCK_BITS)
+        if keys.blocks[place >> KEYS_BLOCK_BITS] == NULL:
+            return NULL
+    return _at(keys, place)
 
 
 cdef int key_keep(Keys *keys, const KeyName *name, uint64_t epoch, uint64_t offset, uint64_t now_ms) noexcept nogil:
     """Remember a key that `key_find` did not find; -1: out of memory."""
-    cdef uint32_t place
+    cdef Key *key
+    keys_expire(keys, now_ms, KEYS_STEP)
     if keys.next - keys.oldest >= keys.keys_max:
         _forget_oldest(keys)
-    if keys.next - keys.oldest >= keys.capacity and _grow(keys) < 0:
+    key = _next(keys)
+    if key == NULL or index_put(&keys.index, name.high, keys.next & (keys.capacity - 1)) < 0:
         return -1
-    place = keys.next & (keys.capacity - 1)
-    if index_put(&keys.index, name.high, place) < 0:
-        return -1
-    keys.ring[place].high = name.high
-    keys.ring[place].low = name.low
-    keys.ring[place].epoch = epoch
-    keys.ring[place].offset = offset
-    keys.ring[place].kept_ms = now_ms
+    key.high = name.high
+    key.low = name.low
+    key.epoch = epoch
+    key.offset = offset
+    key.kept_ms = now_ms
     ledger_acquire(keys.ledger, KIND_KEY, keys.named + keys.next, HERE)
     keys.next += 1
     return 0
 
 
 cdef void keys_free(Keys *keys) noexcept nogil:
+    cdef uint32_t block
     while keys.oldest != keys.next:
         _forget_oldest(keys)
     index_free(&keys.index)
-    free(keys.ring)
-    keys.ring = NULL
+    for block in range(keys.capacity >> KEYS_BLOCK_BITS):
+        _block_free(keys, block)
+    free(keys.blocks)
+    keys.blocks = NULL
     keys.capacity = 0
 
 
@@ -136,3 +158,12 @@ cdef class KeyTable:
 
     def __len__(self):
         return self.keys.next - self.keys.oldest
+
+    @property
+    def blocks(self):
+        """How many there are."""
+        return sum(1 for at in range(self.keys.capacity >> KEYS_BLOCK_BITS) if self.keys.blocks[at] != NULL)
+
+    def sweep(self, unsigned long long now_ms):
+        """As once a second in the router."""
+        keys_expire(&self.keys, now_ms, KEYS_SWEPT)

@@ -86,6 +86,9 @@ cdef enum CloseFlag:            # aux of CLOSE
 cdef enum:
     OPENED_TAKEN = 1            # aux of OPENED: another connection held the session; above it: code of a refusal
 
+cdef enum:
+    FENCE_BITS = 20             # of a claim's number, behind its router's epoch: a count; more go on in the next one's
+
 ctypedef struct RecSession:     # OPEN, OPENED, CLOSE, EVICT; body follows OPEN and OPENED
     Record head                 # aux: OpenFlag, 0 or OPENED_TAKEN or a code, CloseFlag, 0
     uint64_t conn               # the worker's handle

@@ -52,6 +52,7 @@ CLOSES_TOLD: Final[int]
 STATES_TOLD: Final[int]
 TOLD: Final[int]
 ALIVE: Final[int]
+CLAIM_BITS: Final[int]
 CURSORS: Final[tuple[str, ...]]
 OUTCOMES: Final[tuple[str, ...]]
 

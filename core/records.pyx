@@ -56,6 +56,7 @@ CLOSES_TOLD = CLOSE_TOLD
 STATES_TOLD = STATE_TOLD
 TOLD = REC_TOLD
 ALIVE = OPEN_ALIVE
+CLAIM_BITS = FENCE_BITS
 CURSORS = ("read", "not_kept", "away")  # by CursorState
 OUTCOMES = ("live", "replayed", "gap", "reset")
 

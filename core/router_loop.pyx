@@ -23,7 +23,7 @@ from core.claims cimport CLAIMS_BYTES_MAX, claims_serve
 from core.clock cimport clock_ms, clock_wall_ms
 from core.drained cimport drained_free, drained_tick
 from core.hash cimport index_free
-from core.keys cimport keys_expire, keys_free, keys_ms
+from core.keys cimport KEYS_SWEPT, keys_expire, keys_free, keys_ms
 from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_WAKEUPS, GAUGE_LOG_AWAY,
                           GAUGE_LOG_BYTES_MAX, GAUGE_ROUTER_EPOCH, Stats, ledger_count, ledger_gauge, ledger_turn)
 from core.loading cimport loading_done, loads_ask
@@ -41,11 +41,11 @@ from core.pace cimport pace_wait
 from core.poller cimport (EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN, POLLER_EVENTS, TAG_BUS, TAG_WAKE, epoll_create1,
                           epoll_event, epoll_wait, poller_watch)
 from core.presence cimport presence_due
-from core.records cimport Record, record_fits
+from core.records cimport FENCE_BITS, Record, record_fits
 from core.recovery cimport recover_globals, recover_records, sift_records
 from core.rooms cimport rooms_free, rooms_init
-from core.sequencer cimport (FENCE_BITS, ORIGIN_WINDOW_MS, ORIGINS_MAX, SEQUENCER_BATCHES_TURN, SWEEP_PERIOD_MS,
-                             SWEEP_SLOTS, WORKER_ASKED, WORKER_SILENT_MS, Owner, Sequencer, Worker, sequencer_record,
+from core.sequencer cimport (ORIGIN_WINDOW_MS, ORIGINS_MAX, SEQUENCER_BATCHES_TURN, SWEEP_PERIOD_MS, SWEEP_SLOTS,
+                             WORKER_ASKED, WORKER_SILENT_MS, Owner, Sequencer, Worker, sequencer_record,
                              sequencer_tell_taken, session_claim, worker_give_up, worker_known, worker_of)
 from core.sessions cimport (STATES_BYTES_MAX, cursor_read, session_opened, sessions_alive, sessions_flush,
                             sessions_read, told_end)
@@ -142,8 +142,8 @@ cdef void _tick(Sequencer *sequencer) noexcept nogil:
         if worker.state >= WORKER_ASKED and sequencer.now_ms - worker.heard_ms > WORKER_SILENT_MS:
             worker_give_up(sequencer, worker)
     streams_sweep(&sequencer.streams, sequencer.wall_ms, SWEEP_SLOTS + sequencer.streams.slab.live // 16)
-    keys_expire(&sequencer.keys, keys_ms(sequencer.now_ms))
-    keys_expire(&sequencer.origins, keys_ms(sequencer.now_ms))
+    keys_expire(&sequencer.keys, keys_ms(sequencer.now_ms), KEYS_SWEPT)
+    keys_expire(&sequencer.origins, keys_ms(sequencer.now_ms), KEYS_SWEPT)
     drained_tick(&sequencer.drained, sequencer.now_ms)
 
 

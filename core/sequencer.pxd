@@ -67,9 +67,6 @@ ctypedef struct Worker:
     uint64_t mark_ms            # what that said: the worker's clock
     uint64_t stored_ms          # what it said before then is stored, by the worker's clock
 
-cdef enum:
-    FENCE_BITS = 20             # claims for each millisecond of an epoch, before they have the numbers of the next one
-
 ctypedef struct Owner:          # 36 bytes: which connection has a session
     uint8_t session[16]
     uint32_t conn[2]            # the worker's handle, low half first; whole it would cost 4 bytes of alignment

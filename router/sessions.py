@@ -22,7 +22,7 @@ from core import notes, records
 from core.codes import Code
 from router.log.port import Changes, Log, LogDeposed, LogError, LogUnavailable, Position, Session, SessionChange
 from router.plane import Put, put_when_room
-from router.told import TURN_RECORDS, Said, date_of, in_order, known_date, listed_in, parts, sessions_in
+from router.told import TURN_RECORDS, Said, claims_of, date_of, in_order, known_date, listed_in, parts, sessions_in
 
 SAVE_EVERY_S = 0.02
 SAVE_RETRY_S = 0.5
@@ -311,6 +311,7 @@ class Sessions:
                 return None
             change = self._changes.sessions[said.session] = SessionChange()
         change.date = max(change.date, date_of(said.fence, said.time_us))
+        self._changes.claims = max(self._changes.claims, claims_of(said.fence))
         self._changed.set()
         self._saved.clear()
         return change
@@ -532,6 +533,7 @@ def _merge(into: Changes, later: Changes) -> None:
         before.expires_ms = before.expires_ms if change.expires_ms is None else change.expires_ms
         for name, where in change.channels.items():
             before.put(name, where, joined=name in change.joined)
+    into.claims = max(into.claims, later.claims)
     for channel, position in later.cursors.items():
         into.cursors[channel] = max(into.cursors.get(channel, position), position)
 

@@ -28,6 +28,9 @@ _START = Position(0, 0)
 _WHAT = 40  # where a STATE says what it is
 _NAMES = (records.HEARS, records.LISTS)
 _NOTHING: Mapping[bytes, bytes] = {}
+# More claims than an epoch has numbers for go on in those of the next one. So that it is stored in time, that one is
+# taken from later routers half of them before.
+_AHEAD = 1 << records.CLAIM_BITS >> 1
 # Dates of earlier versions began with the name of a clock instead: they say nothing about the order.
 _ORDER = b"claims--"
 
@@ -38,6 +41,11 @@ def date_of(fence: int, time_us: int) -> bytes:
     Of what has no claim it is b"", which is below all.
     """
     return b"%s%020d%020d" % (_ORDER, fence, time_us) if fence else b""
+
+
+def claims_of(fence: int) -> int:
+    """The epoch that no later router may take, once a claim has this number."""
+    return (fence + _AHEAD) >> records.CLAIM_BITS
 
 
 def known_date(date: bytes) -> bytes:

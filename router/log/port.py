@@ -141,6 +141,9 @@ class Changes:
     cursors: dict[str, Position] = field(default_factory=dict)
     """Channel of a user's own (`user:alice`) to the highest position that any of the user's sessions acknowledged.
     A position that is not higher than the stored one changes nothing."""
+    claims: int = 0
+    """An epoch that no later router may take, nor one below it: numbers of claims reach into it. It is stored before
+    what has them for dates, or with it."""
 
 
 @dataclass(frozen=True)

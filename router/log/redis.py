@@ -2,8 +2,8 @@
 
 Keys, with `hf:` as prefix, s0 to s15 for shards of channels, u0 to u255 for users' and sessions' own:
 
-    hf:log                     a hash: the epoch of the last router that opened the log, who that is, the seeds, and the
-                               number of this format (FORMAT)
+    hf:log                     a hash: the epoch of the last router that opened the log, who that is, the one up to
+                               which its claims have numbers, if that is higher, the seeds, and this format (FORMAT)
     hf:{s7}:epoch             a hash: the epoch that may append to the shard, its last batch, whether it is replicated
     hf:{s7}:c:<channel>       a stream: id epoch-offset, field m: the log record (core/log_records.pxd)
     hf:{s7}:keys, …:tail      streams: idempotency keys of the window, and origins of the last minute
@@ -42,11 +42,11 @@ from router.log.port import (
     Sift,
     Standing,
 )
-from router.log.redis_append import DEPOSED_BY, REPLICATED, Appender
+from router.log.redis_append import DEPOSED_BY, REPLICA_MISSED_S, REPLICATED, Appender
 from router.log.redis_keys import SHARDS, Keys
 from router.log.redis_link import Link, pack
 from router.log.redis_nodes import Nodes
-from router.log.redis_scripts import ALL, FENCE, LOAD, NEWEST, OPEN, TRIM
+from router.log.redis_scripts import ALL, CLAIMS, FENCE, LOAD, NEWEST, OPEN, TRIM
 from router.log.redis_sessions import Sessions, ask_all, position_of, wall_ms
 from router.log.redis_settings import concerns_of
 from router.log.redis_url import Address, parse
@@ -58,6 +58,8 @@ VERSION_MIN = (7, 0)
 # Of all keys together. To be raised with any change that a program of before would misread: it refuses the log then.
 # What is older is read as it is, and is of this format once it is opened; what has no number is older than all.
 FORMAT = 1
+# By which a router sees whether it is still its own.
+ROOT_FIELDS = ("epoch", "holder")
 OPEN_ROUNDS_MAX = 8
 RECOVER_ENTRIES = 500
 SCAN_COUNT = 500
@@ -77,6 +79,11 @@ _log = logging.getLogger("holdfast")
 def _beside_body(channel: bytes) -> int:
     """How many bytes of a record are not its message's, at most."""
     return log_records.HEAD_BYTES + len(channel) + 7
+
+
+def _has_it(holder: bytes | None) -> str:
+    """Who has the log, as far as it is known, to stand behind a message."""
+    return f": {holder.decode(errors='replace')} has it" if holder else ""
 
 
 class RedisLog:
@@ -118,6 +125,8 @@ class RedisLog:
         self._deadline_s = deadline_s
         self._seeds = b""
         self._epoch = 0
+        self._claims = 0
+        """The next router's epoch is higher."""
         # Appends have connections of their own: a long answer to something else would hold them up.
         self._append_nodes = Nodes(self._url, deadline_s, self._greet_append)
         self._nodes = Nodes(self._url, deadline_s, self._greet_other)
@@ -140,7 +149,7 @@ class RedisLog:
             epoch, self._seeds = await self._take_root(epoch)
             highest = await self._fence(epoch)
             if highest < epoch:
-                self._epoch = self.appender.epoch = epoch
+                self._epoch = self._claims = self.appender.epoch = epoch
                 await self._wait_for_replicas()
                 await self._ask_marks()
                 return Opened(epoch, self._seeds, complete=False)
@@ -152,10 +161,11 @@ class RedisLog:
         root, slot = self.keys.root, self.keys.root_slot
         while True:
             await ask_all(self._nodes, [(slot, pack("HSETNX", root, "seeds", os.urandom(SEED_BYTES)))])
-            [(stored, seeds)] = await ask_all(self._nodes, [(slot, pack("HMGET", root, "epoch", "seeds"))])
+            fields = pack("HMGET", root, "epoch", "claims", "seeds")
+            [(stored, claims, seeds)] = await ask_all(self._nodes, [(slot, fields)])
             if len(seeds) != SEED_BYTES:
                 raise LogBroken(f"{root.decode()} in Redis has no seeds of ours: use another prefix")
-            epoch = max(wish, int(stored or 0) + 1)
+            epoch = max(wish, int(stored or 0) + 1, int(claims or 0) + 1)
             [(higher, later)] = await ask_all(self._nodes, [(slot, self._open(epoch))])
             if later:
                 raise LogBroken(
@@ -166,16 +176,20 @@ class RedisLog:
             if not higher:
                 return epoch, seeds
 
-    def _open(self, epoch: int) -> bytes:
+    def _open(self, epoch: int, *, again: bool = False) -> bytes:
         """The command that takes the root."""
         who = f"process {os.getpid()} on {socket.gethostname()}"
-        return pack("EVALSHA", OPEN.sha, 1, self.keys.root, b"%020d" % epoch, FORMAT, who)
+        return pack("EVALSHA", OPEN.sha, 1, self.keys.root, b"%020d" % epoch, FORMAT, who, int(again))
+
+    def _claimed(self, claims: int) -> bytes:
+        """The command that keeps later routers above claims."""
+        return pack("EVALSHA", CLAIMS.sha, 1, self.keys.root, b"%020d" % self._epoch, b"%020d" % claims)
 
     async def _deposer(self) -> str:
         """Who has the log now, as far as it is known, to stand behind a message."""
         with contextlib.suppress(LogError):
             [who] = await ask_all(self._nodes, [(self.keys.root_slot, pack("HGET", self.keys.root, "holder"))])
-            return f": {who.decode(errors='replace')} has it" if who else ""
+            return _has_it(who)
         return ""
 
     async def _fence(self, epoch: int) -> int:
@@ -188,7 +202,8 @@ class RedisLog:
 
     async def _wait_for_replicas(self) -> None:
         """Give the replicas time to know of it: a fail-over should not bring back those that were deposed."""
-        for link in {link for slot in self.keys.shard_slots if (link := self._nodes.up(slot)) is not None}:
+        slots = [self.keys.root_slot, *self.keys.shard_slots]
+        for link in {link for slot in slots if (link := self._nodes.up(slot)) is not None}:
             count = await self._replicas(link)
             if count:
                 await link.ask(["WAIT", count, int(self._deadline_s * 500)])
@@ -223,18 +238,23 @@ class RedisLog:
         if self._sessions.kept_bytes:
             self._heal_soon()  # whoever connects may have a deadline of its own, too short for what is given again
         await self._stop_if_deposed(link)
-        await self._sessions.on_link(link, await self._replicas(link))
+        await self._sessions.on_link(link, await self._replicas(link), alone=await self._is_alone(link))
 
     async def _stop_if_deposed(self, link: Link) -> None:
-        """A router that was replaced must not say again what another one has changed since."""
-        if self._epoch and self._nodes.owner(self.keys.root_slot) == link.address:
-            [stored] = await link.ask(["HGET", self.keys.root, "epoch"])
-            if self._is_deposed(stored):
-                raise LogDeposed(DEPOSED_BY.format(self._epoch))
+        """A router that was replaced must not say again what another one has changed since: whoever has the root is
+        asked, also where that is not the one that is connected to.
+        """
+        here = self._nodes.owner(self.keys.root_slot) == link.address
+        if self._epoch and (here or self._sessions.has_for(link)):
+            root = link if here else await self._nodes.beside(self.keys.root_slot)
+            # deadline: that of each command
+            [said] = await root.ask(["HMGET", self.keys.root, *ROOT_FIELDS])
+            self._judge_root(*said)
 
-    def _is_deposed(self, stored: bytes | None) -> bool:
-        """Whether the epoch at the root is a later router's."""
-        return int(stored or 0) > self._epoch
+    def _judge_root(self, stored: bytes | None, holder: bytes | None) -> None:
+        """Raise LogDeposed if the epoch at the root is a later router's."""
+        if int(stored or 0) > self._epoch:
+            raise LogDeposed(DEPOSED_BY.format(self._epoch) + _has_it(holder))
 
     def _heal_soon(self) -> None:
         self._links += 1
@@ -251,10 +271,21 @@ class RedisLog:
     async def _replicas(self, link: Link) -> int:
         if self._wanted_replicas is not None:
             return self._wanted_replicas
-        [answer] = await link.ask(["INFO", "replication"])
+        return min(1, int((await self._info(link)).get(b"connected_slaves", 0)))
+
+    async def _is_alone(self, link: Link) -> bool:
+        """Whether it has had no replica for so long that none can have taken its place unsaid: a server keeps what it
+        would send them from the first one on, and for an hour (repl-backlog-ttl) after the last one.
+        """
+        said = await self._info(link)
+        had = int(said.get(b"repl_backlog_active", 1)) or int(said.get(b"connected_slaves", 1))
+        return not had and int(said.get(b"uptime_in_seconds", 0)) > REPLICA_MISSED_S
+
+    @staticmethod
+    async def _info(link: Link) -> dict[bytes, bytes]:
+        [answer] = await link.ask(["INFO", "replication", "server"])
         text = answer if isinstance(answer, bytes) else bytes(str(answer), "ascii")
-        lines = dict(line.split(b":", 1) for line in text.splitlines() if b":" in line)
-        return min(1, int(lines.get(b"connected_slaves", 0)))
+        return dict(line.split(b":", 1) for line in text.splitlines() if b":" in line)
 
     async def _heal(self) -> None:
         pause_s = HEAL_FIRST_S
@@ -299,7 +330,8 @@ class RedisLog:
         if self._epoch:
             root, slot = self.keys.root, self.keys.root_slot
             seeds = pack("HSETNX", root, "seeds", self._seeds)
-            await ask_all(self._nodes, [(slot, seeds), (slot, self._open(self._epoch))])
+            opened = self._open(self._epoch, again=True)
+            await ask_all(self._nodes, [(slot, seeds), (slot, opened), (slot, self._claimed(self._claims))])
             await self._fence(self._epoch)
         await self._sessions.heal()
 
@@ -430,9 +462,8 @@ class RedisLog:
 
     async def _check_is_mine(self) -> None:
         """Who appends nothing would not notice that another has the log, and would keep its clients for ever."""
-        [stored] = await ask_all(self._nodes, [(self.keys.root_slot, pack("HGET", self.keys.root, "epoch"))])
-        if self._is_deposed(stored):
-            raise LogDeposed(f"{DEPOSED_BY.format(self._epoch)}{await self._deposer()}")
+        [said] = await ask_all(self._nodes, [(self.keys.root_slot, pack("HMGET", self.keys.root, *ROOT_FIELDS))])
+        self._judge_root(*said)
 
     def _trim(self, name: bytes) -> tuple[int, bytes]:
         """The command for the channel with this key."""
@@ -447,7 +478,16 @@ class RedisLog:
 
     async def save(self, changes: Changes) -> None:
         """See the port."""
+        if changes.claims > self._claims:
+            await self._store_claims(changes.claims)
         await self._sessions.save(changes)
+
+    async def _store_claims(self, claims: int) -> None:
+        try:
+            await self._sessions.store([(self.keys.root_slot, self._claimed(claims))])
+        except LogDeposed as error:
+            raise LogDeposed(f"{DEPOSED_BY.format(self._epoch)}{await self._deposer()}") from error
+        self._claims = claims
 
     async def sessions(self, ids: Sequence[bytes]) -> list[Session | None]:
         """See the port."""

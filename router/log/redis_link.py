@@ -16,7 +16,7 @@ from typing import Any, cast
 import hiredis
 
 from core.owned import ACCOUNT, Held
-from router.log.port import LogBroken, LogError, LogUnavailable
+from router.log.port import LogBroken, LogDeposed, LogError, LogUnavailable
 from router.log.redis_url import Address, RedisUrl
 
 UNSENT_BYTES_MAX = 64 * 1024 * 1024
@@ -48,6 +48,8 @@ def error_of(error: hiredis.HiredisError, name: str) -> LogError:
     """What an error of the server is to us."""
     text = str(error)
     code = text.partition(" ")[0]
+    if code == "DEPOSED":
+        return LogDeposed(f"{name} says that a later router has this log now: this one has to end")
     if code == "WRONGTYPE":
         return LogBroken(
             f"{name} has something of somebody else's under the name of one of our keys ({text}): "

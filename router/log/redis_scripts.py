@@ -90,15 +90,24 @@ redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'batch', '0')
 return ''
 """)
 
-# KEYS: the log's root. ARGV: a new epoch, the format that its router writes, who that is. Answers the epoch that is
-# there if the new one is not higher, and the format if that is a later one: then nothing is changed. Two empty strings:
-# it has the log now.
+# KEYS: the log's root. ARGV: a new epoch, the format that its router writes, who that is, 1 if it has had the log
+# before. Answers the epoch that is there if the new one is not higher (or up to which others have claims), and the
+# format if that is a later one: then nothing is changed. Two empty strings: it has the log now.
 OPEN = Script(b"""#!lua
-local root = redis.call('HMGET', KEYS[1], 'epoch', 'format')
+local root = redis.call('HMGET', KEYS[1], 'epoch', 'format', 'claims')
 if root[2] and (tonumber(root[2]) or 1 / 0) > tonumber(ARGV[2]) then return {'', root[2]} end
 if root[1] and root[1] >= ARGV[1] then return {root[1], ''} end
+if ARGV[4] ~= '1' and root[3] and root[3] >= ARGV[1] then return {root[3], ''} end
 redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'batch', '0', 'format', ARGV[2], 'holder', ARGV[3])
 return {'', ''}
+""")
+
+# KEYS: the log's root. ARGV: the epoch of the router that has the log, one that no later router may take.
+CLAIMS = Script(b"""#!lua
+local root = redis.call('HMGET', KEYS[1], 'epoch', 'claims')
+if root[1] and root[1] > ARGV[1] then return redis.error_reply('-DEPOSED by ' .. root[1]) end
+if not root[2] or root[2] < ARGV[2] then redis.call('HSET', KEYS[1], 'claims', ARGV[2]) end
+return 1
 """)
 
 # KEYS: a session. ARGV: 1 if it is over, what HELLO said or nothing, when it expires or nothing, its date or nothing,
@@ -220,4 +229,4 @@ while true do
 end
 """)
 
-ALL = (APPEND, FENCE, OPEN, SESSION, CURSOR, LOAD, NEWEST, TRIM)
+ALL = (APPEND, FENCE, OPEN, CLAIMS, SESSION, CURSOR, LOAD, NEWEST, TRIM)

@@ -143,7 +143,10 @@ class Sessions:
         self._wait_ms = int(deadline_s * 500)
         self._replicas: dict[Link, int] = {}
         self._replicated = -math.inf
-        """When a server that had replicas was lost (`time.monotonic`): another one is not trusted alone for a while."""
+        """When a server that had replicas was lost (`time.monotonic`): another one is not trusted alone for a while,
+        unless it has always been so.
+        """
+        self._alone: set[Link] = set()
         self._kept: deque[_Kept] = deque()
         self.kept_bytes = 0
 
@@ -154,8 +157,9 @@ class Sessions:
         if any(marks):
             self._replicated = time.monotonic()
 
-    async def on_link(self, link: Link, replicas: int) -> None:
+    async def on_link(self, link: Link, replicas: int, *, alone: bool = False) -> None:
         """A connection is about to be used, to a server with so many replicas to wait for: give it what it may lack.
+        `alone`: it has not had one lately, as others of a cluster may have.
 
         Raises:
             LogUnavailable, LogBroken: it does not take it.
@@ -163,7 +167,10 @@ class Sessions:
         if any(count for one, count in self._replicas.items() if one.why_lost):
             self._replicated = time.monotonic()
         self._replicas = {one: count for one, count in self._replicas.items() if not one.why_lost}
+        self._alone = {one for one in self._alone if not one.why_lost}
         self._replicas[link] = replicas
+        if alone:
+            self._alone.add(link)
         data: list[bytes] = []
         size = 0
         for slot, count, commands in [one for kept in self._kept for one in kept.slots]:
@@ -175,6 +182,10 @@ class Sessions:
                 data, size = [], 0
         if size:
             _check(link, await link.send(b"".join(data), size))  # deadline: the connection's
+
+    def has_for(self, link: Link) -> bool:
+        """Whether its server is given something of what is kept here."""
+        return any(self._nodes.owner(slot) == link.address for slot in self._slots())
 
     def is_whole(self) -> bool:
         """Whether none of the servers that got something lately is out of sight."""
@@ -188,7 +199,7 @@ class Sessions:
     def _slots(self) -> set[int]:
         return {slot for kept in self._kept for slot, *_ in kept.slots}
 
-    async def _store(self, commands: Sequence[_Command]) -> None:
+    async def store(self, commands: Sequence[_Command]) -> None:
         """Send commands that change something; returns when replicas have it as well.
 
         Raises:
@@ -207,7 +218,7 @@ class Sessions:
         sent = []
         for link, indices in groups.items():
             data = [chunk[index][1] for index in indices]
-            count = self._replicas.get(link, 0) or int(missed)
+            count = self._replicas.get(link, 0) or int(missed and link not in self._alone)
             if count:
                 data.append(pack("WAIT", count, self._wait_ms))
             sent.append((link, count, link.send(b"".join(data), len(data))))
@@ -238,7 +249,7 @@ class Sessions:
             key, slot = self._keys.cursor(channel)
             text = b"%020d-%020d" % position
             commands.append((slot, pack("EVALSHA", CURSOR.sha, 1, key, text, self._cursor_ms)))
-        await self._store(commands)
+        await self.store(commands)
 
     def _session(self, id_: bytes, change: SessionChange) -> _Command:
         key, slot = self._keys.session(id_)
@@ -301,7 +312,7 @@ class Sessions:
         else:
             said = msgspec.msgpack.encode((ban.until_ms, ban.reason, ban.since_ms))
             command = pack("HSET", self._keys.bans, user, said)
-        await self._store([(self._keys.bans_slot, command)])
+        await self.store([(self._keys.bans_slot, command)])
 
     async def bans(self) -> list[Ban]:
         """See the port."""

@@ -98,6 +98,8 @@ class State:
         self._path = path
         self._sync = sync
         self._held: list[Held] = []
+        self._epoch = 0
+        """Known to be stored: the next router's is higher."""
         # Transactions are begun by `_transaction` alone.
         self._sqlite = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
         try:
@@ -177,6 +179,7 @@ class State:
             assert isinstance(stored, int)
             taken = max(wish, stored + 1, known + 1)
             self._set("epoch", taken)
+        self._epoch = taken
         return taken
 
     # ------------------------------------------------------------------------------------------- sessions and cursors
@@ -184,6 +187,8 @@ class State:
     def save(self, changes: Changes, now_ms: int) -> None:
         """Store changes, all or none of them."""
         with self._transaction(disk=False):
+            if changes.claims > self._epoch:
+                self._set("epoch", changes.claims)
             ended = [(one,) for one, change in changes.sessions.items() if change.ended and not _leaves_date(change)]
             self._sqlite.executemany("DELETE FROM sessions WHERE id = ?", ended)
             self._sqlite.executemany(_SAVE_ENDED, _ended_rows(changes, now_ms))
@@ -192,6 +197,7 @@ class State:
             self._sqlite.executemany(_SAVE_SESSION, self._rows(changes, now_ms))
             cursors = ((channel, *position) for channel, position in changes.cursors.items())
             self._sqlite.executemany(_SAVE_CURSOR, cursors)
+        self._epoch = max(self._epoch, changes.claims)
 
     def _rows(self, changes: Changes, now_ms: int) -> list[tuple[bytes, bytes, int, bytes, bytes]]:
         """Sessions that read what is stored of them first, since a part of it changes."""

@@ -172,6 +172,24 @@ async def test_each_epoch_is_higher_than_any_before_whatever_is_wished(store: St
 
 
 @on_a_loop
+async def test_an_epoch_is_above_all_into_which_claims_of_an_earlier_router_reach(store: Store) -> None:
+    """It had more of them than an epoch has numbers for, and the clock stepped back."""
+    opened_then = SessionChange(b"said", FUTURE_MS)
+    log, epoch = await opened(store, 1000)
+    await log.save(Changes({SESSION: opened_then}, claims=epoch))  # its own
+    await log.save(Changes({SESSION: opened_then}, claims=epoch + 6))
+    await log.save(Changes({OTHER: opened_then}, claims=epoch + 5))
+    assert (await opened(store, 0))[1] == 1007
+    log, epoch = await opened(store, 1007)
+    assert epoch == 1008
+    await log.save(Changes({}, claims=1010))
+    assert (await opened(store, 1010))[1] == 1011
+    log, epoch = await opened(store, 2000)
+    assert epoch == 2000
+    assert [one is not None for one in await log.sessions([SESSION, OTHER])] == [True, True]
+
+
+@on_a_loop
 async def test_the_seeds_are_the_same_for_every_router(store: Store) -> None:
     found = [(await (await store.log()).open(1)).seeds for _ in range(3)]
     assert len(found[0]) == 48

@@ -10,6 +10,9 @@ from core.ledger import Stats
 
 WINDOW = 1000
 KEYS_MAX = 300
+BLOCK = 4096
+STEP = 4
+SWEPT = 4096
 
 
 class KeysMachine(RuleBasedStateMachine):
@@ -102,3 +105,49 @@ def test_the_ledger_is_closed_with_the_table() -> None:
     del table
     ledger = stats.read()["ledger"]
     assert ledger["key_opened"] == ledger["key_closed"] == 1000
+
+
+def fill(table: KeyTable, first: int, last: int, now: int = 0) -> None:
+    for number in range(first, last + 1):
+        assert table.publish(b"group:a", b"", b"%d" % number, (1, number), now) == (1, number)
+
+
+def test_no_key_makes_room_for_more_than_a_block_of_them() -> None:
+    """A ring that was copied into one of twice the size held a turn up for 70 ms at half a million keys."""
+    table = KeyTable(Stats())
+    blocks = []
+    for number in range(4 * BLOCK):
+        fill(table, number, number)
+        blocks.append(table.blocks)
+    assert blocks == [1 + number // BLOCK for number in range(4 * BLOCK)]
+
+
+def test_around_the_ring_the_newest_are_known_and_blocks_go_with_the_oldest() -> None:
+    table = KeyTable(Stats(), keys_max=BLOCK + 100)
+    fill(table, 1, 10 * BLOCK)
+    assert (len(table), table.blocks) == (BLOCK + 100, 2)
+    fill(table, 1, 1)  # it was forgotten, and the oldest is now
+    for number in range(9 * BLOCK - 98, 10 * BLOCK + 1):
+        assert table.publish(b"group:a", b"", b"%d" % number, (2, 2), 0) == (1, number)
+
+
+def test_keys_that_are_over_go_a_few_at_a_time_and_do_not_count_meanwhile() -> None:
+    """Half a million that were over at once held a turn up for 40 ms."""
+    stats = Stats()
+    table = KeyTable(stats, window_ms=WINDOW)
+    count = 3 * BLOCK
+    fill(table, 1, count)
+    later = WINDOW + 1
+    fill(table, count, count, later)
+    left = count + 1 - 2 * STEP
+    assert len(table) == left
+    table.sweep(later)
+    assert len(table) == left - SWEPT
+    assert table.blocks == 3
+    fill(table, count - 100, count - 1, later)
+    table.sweep(later)
+    table.sweep(later)
+    assert (len(table), table.blocks) == (101, 1)
+    assert table.publish(b"group:a", b"", b"%d" % count, (2, 2), later) == (1, count)
+    ledger = stats.read()["ledger"]
+    assert ledger["key_opened"] - ledger["key_closed"] == 101

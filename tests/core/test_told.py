@@ -180,6 +180,7 @@ def test_later_claims_have_higher_numbers_and_those_of_a_later_router_higher_one
             worker.flush()
             fences.append(worker.expect(records.OPENED)["fence"])
     assert fences == sorted(set(fences))
+    assert [one >> records.CLAIM_BITS for one in fences] == [EPOCH, EPOCH, LATER, LATER]
 
 
 def test_claims_have_higher_numbers_than_any_that_a_worker_tells_of(sequencers: Callable[..., Sequencer]) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from core import records
 from core.codes import Code
 from router.log.port import LogUnavailable, Position, Session
-from router.told import TURN_RECORDS, Said, date_of, in_order, known_date, walk
+from router.told import TURN_RECORDS, Said, claims_of, date_of, in_order, known_date, walk
 from tests.router.test_sessions import ALICE, BOB, DEADLINE_S, Desk, body_of, record, run, state, told
 from tests.router.test_sessions import closed as ended
 
@@ -273,6 +273,34 @@ def test_later_claims_have_later_dates_and_so_have_later_times_of_one() -> None:
     assert dates == sorted(dates)
     assert known_date(dates[0]) == dates[0]
     assert date_of(0, 77) == known_date(b"") == known_date(b"0a1b2c3d0000000000000077") == b""
+
+
+CLAIMS = 1 << records.CLAIM_BITS
+
+
+@pytest.mark.parametrize(
+    ("count", "wanted"),
+    [(1, 7), (CLAIMS // 2 - 1, 7), (CLAIMS // 2, 8), (CLAIMS, 8), (3 * CLAIMS // 2, 9), (5 * CLAIMS, 12)],
+)
+def test_claims_take_epochs_from_later_routers_before_they_have_their_numbers(count: int, wanted: int) -> None:
+    assert claims_of(7 * CLAIMS + count) == wanted
+
+
+def test_the_store_is_told_with_the_claims_that_it_was_away_for_which_epochs_they_take() -> None:
+    async def body(desk: Desk) -> None:
+        desk.store.fails = LogUnavailable("away")
+        desk.sessions.on_open(1, 0, 5, ALICE, body_of("alice"), 8 * CLAIMS + 1)
+        await desk.store.asked.wait()
+        desk.sessions.on_open(2, 0, 6, BOB, body_of("bob"), 7 * CLAIMS)
+        desk.store.fails = None
+        await desk.stored()
+        assert [(set(one.sessions), one.claims) for one in desk.store.saves] == [({ALICE, BOB}, 8)]
+        desk.sessions.on_told(told((9 * CLAIMS, 5), did(records.JOINED, "group:a", 5)))
+        desk.sessions.on_state(told((9 * CLAIMS, 6), did(records.JOINED, "group:b", 5)))
+        await desk.stored()
+        assert desk.store.saves[-1].claims == 9
+
+    run(body)
 
 
 def test_of_what_is_no_newer_than_what_is_stored_nothing_counts() -> None:

@@ -260,13 +260,14 @@ def running_sentinels(*options: str) -> Iterator[Sentinels]:
 
 
 class Cluster:
-    """Three primaries, with `replicas` of each."""
+    """Three primaries, with `replicas` of each of the first `replicated`."""
 
     SIZE = 3
     SLOTS = 16_384
 
-    def __init__(self, *options: str, replicas: int = 0) -> None:
-        self._count = self.SIZE * (1 + replicas)
+    def __init__(self, *options: str, replicas: int = 0, replicated: int = SIZE) -> None:
+        self._count = self.SIZE + replicas * replicated
+        self._replicated = replicated
         # The bus listens 10,000 above unless it is told otherwise, which may be above every port there is.
         self.servers = []
         for port, bus in zip(*[iter(free_ports(2 * self._count))] * 2, strict=True):
@@ -291,7 +292,7 @@ class Cluster:
             self.servers[0].do("CLUSTER", "MEET", "127.0.0.1", other.port, bus)
         wait_until(lambda: all(self._is_whole(one) for one in self.servers), "the cluster is whole", START_DEADLINE_S)
         for number, one in enumerate(self.servers[self.SIZE :]):
-            one.do("CLUSTER", "REPLICATE", self.servers[number % self.SIZE].do("CLUSTER", "MYID"))
+            one.do("CLUSTER", "REPLICATE", self.servers[number % self._replicated].do("CLUSTER", "MYID"))
         self.wait_whole()
 
     def primaries(self) -> list[Server]:
@@ -358,9 +359,9 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def running_cluster(*options: str, replicas: int = 0) -> Iterator[Cluster]:
-    """A cluster of three primaries, with so many replicas of each."""
-    made = Cluster(*options, replicas=replicas)
+def running_cluster(*options: str, replicas: int = 0, replicated: int = Cluster.SIZE) -> Iterator[Cluster]:
+    """A cluster of three primaries, with so many replicas of each of the first ones."""
+    made = Cluster(*options, replicas=replicas, replicated=replicated)
     try:
         made.start()
         yield made

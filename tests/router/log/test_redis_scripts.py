@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import redis
 
-from router.log.redis_scripts import ALL, APPEND, CURSOR, FENCE, LOAD, NEWEST, OPEN, SESSION, TRIM, Script
+from router.log.redis_scripts import ALL, APPEND, CLAIMS, CURSOR, FENCE, LOAD, NEWEST, OPEN, SESSION, TRIM, Script
 from tests.servers.redis import Server
 
 KEPT, EXPIRE_MS, WINDOW_MS = 10, 100_000, 50_000
@@ -129,6 +129,28 @@ def test_only_a_higher_epoch_of_no_later_format_takes_the_root(scripts: Scripts,
     assert root() == [b"%020d" % 8, b"10", b"d"]
     redis_server.do("HSET", scripts.state, "format", "ten")
     assert take(9, 10, "f") == [b"", b"ten"]
+
+
+def test_claims_of_the_router_that_has_the_log_keep_others_from_epochs_but_not_itself(
+    scripts: Scripts, redis_server: Server
+) -> None:
+    def take(epoch: int, *again: int) -> list[bytes]:
+        found: list[bytes] = scripts.do(OPEN, [scripts.state], f"{epoch:020}", 1, "a", *again)
+        return found
+
+    def claim(epoch: int, claims: int) -> Any:
+        return scripts.do(CLAIMS, [scripts.state], f"{epoch:020}", f"{claims:020}")
+
+    assert take(7) == [b"", b""]
+    assert [claim(7, one) for one in (10, 9)] == [1, 1]
+    assert take(10) == [b"%020d" % 10, b""]
+    redis_server.do("HDEL", scripts.state, "epoch")  # it forgot
+    assert take(7) == [b"%020d" % 10, b""]
+    assert take(7, 1) == [b"", b""]
+    assert take(11) == [b"", b""]
+    with pytest.raises(redis.ResponseError, match=f"^DEPOSED by {11:020}$"):
+        claim(7, 12)
+    assert redis_server.do("HGET", scripts.state, "claims") == b"%020d" % 10
 
 
 def test_a_position_without_its_message_is_kept(scripts: Scripts) -> None:

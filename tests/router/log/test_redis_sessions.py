@@ -1,13 +1,14 @@
 """Sessions, cursors and bans in Redis; what every log promises of them is in tests/contract/."""
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import Callable
 
 import pytest
 
-from router.log import redis_sessions
+from router.log import redis, redis_sessions
 from router.log.opening import open_log
 from router.log.port import (
     ENDED_KEPT_MS,
@@ -24,13 +25,27 @@ from router.log.redis import RedisLog
 from router.log.redis_keys import SHARDS, Keys
 from router.log.redis_sessions import CHUNK, wall_ms
 from tests.conftest import stand_still, wait_until
-from tests.router.log.conftest import again, append, run
+from tests.router.log.conftest import again, append, run, until
 from tests.router.log.redis_records import message, now_ms
-from tests.servers.redis import FLEETING, LASTING, WHOLE_DEADLINE_S, Sentinels, Server, running, running_sentinels
+from tests.servers.redis import (
+    FLEETING,
+    LASTING,
+    WHOLE_DEADLINE_S,
+    Cluster,
+    Sentinels,
+    Server,
+    running,
+    running_cluster,
+    running_sentinels,
+)
 
 ID = bytes(range(16))
 OTHER_ID = bytes(16)
 HOUR_MS = 3_600_000
+
+
+def _id(number: int) -> bytes:
+    return number.to_bytes(16, "big")
 
 
 def test_a_session_goes_when_redis_forgets_it(
@@ -89,7 +104,7 @@ def test_what_is_over_by_our_clock_is_not_told_even_if_redis_still_has_it(make_l
 
 
 def test_more_than_one_chunk_is_saved_and_read(make_log: Callable[..., RedisLog]) -> None:
-    ids = [number.to_bytes(16, "big") for number in range(CHUNK + 200)]
+    ids = [_id(number) for number in range(CHUNK + 200)]
 
     async def work() -> None:
         log = make_log()
@@ -217,6 +232,77 @@ def test_a_router_that_was_replaced_says_nothing_again(own_server: Server) -> No
     run(work())
 
 
+def test_claims_of_a_router_that_was_replaced_take_no_epochs_and_store_nothing(
+    make_log: Callable[..., RedisLog],
+) -> None:
+    async def work() -> None:
+        first, second = make_log(), make_log()
+        await first.open(1)
+        await second.open(1)
+        with pytest.raises(LogDeposed, match=f"this one has to end: process {os.getpid()} on .* has it"):
+            await first.save(Changes({ID: SessionChange(b"said")}, claims=7))
+        assert await second.sessions([ID]) == [None]
+        await first.close()
+        await second.close()
+        third = make_log()
+        assert (await third.open(1)).epoch == 3
+        await third.close()
+
+    run(work())
+
+
+def test_a_server_that_has_forgotten_all_is_told_of_claims_again(own_server: Server) -> None:
+    async def work() -> None:
+        log = RedisLog(own_server.url)
+        await log.open(1)
+        await log.save(Changes({ID: SessionChange(b"said")}, claims=7))
+        own_server.do("FLUSHALL")
+        own_server.do("CLIENT", "KILL", "TYPE", "normal")
+        await again(lambda: log.append(message("group:a", 1, 1)))
+
+        async def told() -> bool:
+            return bool(own_server.do("HEXISTS", log.keys.root, "epoch"))
+
+        await until(told)
+        await log.close()
+        log = RedisLog(own_server.url)
+        assert (await log.open(1)).epoch == 8
+        await log.close()
+
+    run(work())
+
+
+@pytest.mark.slow
+def test_a_router_that_was_replaced_says_nothing_again_where_the_root_is_not() -> None:
+    """Who has the log is told by another node then; as long as that does not answer, nothing is said again."""
+
+    async def work(cluster: Cluster) -> None:
+        first, second = RedisLog(cluster.url, deadline_s=1.0), RedisLog(cluster.url)
+        await first.open(1)
+        root = cluster.owner(first.keys.root_slot)
+        session = next(one for one in map(_id, range(100)) if cluster.owner(first.keys.session(one)[1]) is not root)
+        other = cluster.owner(first.keys.session(session)[1])
+        expires_ms = wall_ms() + HOUR_MS
+        await first.save(Changes({session: SessionChange(b"said", expires_ms, {"group:a": Position(1, 2)})}))
+        await second.open(1)
+        await second.save(Changes({session: SessionChange(channels={"group:a": None})}))
+        stand_still(root.pid)
+        try:
+            other.do("CLIENT", "KILL", "TYPE", "normal")
+            with pytest.raises(LogUnavailable):
+                await first.sessions([session])
+        finally:
+            root.signal(signal.SIGCONT)
+        with pytest.raises(LogDeposed, match=f"this one has to end: process {os.getpid()} on .* has it"):
+            await again(lambda: first.sessions([session]))
+        assert await again(lambda: second.sessions([session])) == [Session(b"said", expires_ms, {})]
+        await second.close()
+        await first.close()
+
+    with running_cluster() as cluster:
+        run(work(cluster))
+
+
 def test_nothing_is_stored_that_a_replica_has_not_nor_alone_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     async def refused(log: RedisLog) -> None:
         with pytest.raises(LogUnavailable, match="0 of 1 replicas"):
@@ -296,3 +382,37 @@ def test_what_a_primary_without_its_replica_is_told_counts_for_nothing(monkeypat
     with running(*LASTING) as primary, running(*LASTING, "--replicaof", f"127.0.0.1 {primary.port}") as replica:
         wait_until(lambda: Sentinels._replicas(primary) == 1, "the replica follows")
         run(work(primary, replica))
+
+
+@pytest.mark.slow
+def test_only_those_primaries_of_a_cluster_wait_for_a_replica_that_have_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a start, and after a connection was lost, a server that had replicas is not trusted alone for a minute."""
+    monkeypatch.setattr(redis, "REPLICA_MISSED_S", 0.0)  # they run for some seconds
+    changes = Changes({_id(number): SessionChange(b"said") for number in range(4 * SHARDS)})
+
+    async def work(cluster: Cluster) -> None:
+        log = RedisLog(cluster.url)
+        epoch = (await open_log(log, 1)).epoch
+        await append(log, b"".join(message(f"group:{number}", epoch, 1, b"1") for number in range(4 * SHARDS)))
+        await log.save(changes)
+        await log.close()
+        log = RedisLog(cluster.url)
+        await open_log(log, 1)
+        await log.save(changes)
+        replicated = cluster.servers[0]
+        replicated.do("CLIENT", "KILL", "TYPE", "normal")
+        await again(lambda: log.sessions(list(changes.sessions)))
+        await again(lambda: log.save(changes))
+        replica = cluster.servers[Cluster.SIZE]
+        replica.kill()
+        wait_until(lambda: Sentinels._replicas(replicated) == 0, "the replica is missed")
+        why = set()
+        for _ in range(3):  # the first of them may be that a connection was lost
+            with pytest.raises(LogUnavailable) as refused:
+                await log.save(changes)
+            why.add(str(refused.value).partition(":")[0])
+        assert "0 of 1 replicas of Redis at 127.0.0.1" in why
+        await log.close()
+
+    with running_cluster(replicas=1, replicated=1) as cluster:
+        run(work(cluster))
