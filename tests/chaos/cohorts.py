@@ -128,8 +128,17 @@ class Tally:
                 self.counts["expired"] += talker.counts.expired
                 self.counts["forgets"] += talker.counts.forgets
                 self.counts["lacks"] += talker.counts.lacks
+                self.counts["evicted"] += len(talker.evicted)
+                # Of connections that said HELLO at one moment, for one session.
+                self.counts["at_once"] += len(talker.evicted) - len({link.hello_tick for link in talker.evicted})
                 self.outcomes.update(talker.counts.outcomes)
                 self.refusals.update(talker.counts.refusals)
+
+    def merge(self, other: "Tally") -> None:
+        self.seeds += other.seeds
+        self.counts.update(other.counts)
+        self.outcomes.update(other.outcomes)
+        self.refusals.update(other.refusals)
 
     def __str__(self) -> str:
         parts = [f"{self.seeds} seeds", *(f"{value:,} {name}" for name, value in sorted(self.counts.items()))]

@@ -37,12 +37,27 @@ ACTS: dict[str, tuple[tuple[str, float, float], ...]] = {
     "both": (("kill router", 0.6, 1.2), ("kill worker", 0.0, 0.05), ("wait", 0.3, 0.8)),
     "all": (("kill router", 0.6, 1.2), ("kill other workers", 0.0, 0.05), ("wait", 0.3, 0.8)),
     # The same when sessions have had the time to move about.
-    "moved both": (("kill router", 1.0, 3.0), ("kill worker", 0.0, 0.05), ("wait", 0.3, 0.8)),
-    "moved all": (("kill router", 1.0, 3.0), ("kill other workers", 0.0, 0.05), ("wait", 0.3, 0.8)),
+    "moved both": (
+        ("note sessions", 0.0, 0.0),
+        ("see them moved", 1.0, 3.0),
+        ("kill router", 0.0, 0.1),
+        ("kill worker", 0.0, 0.05),
+        ("wait", 0.3, 0.8),
+    ),
+    "moved all": (
+        ("note sessions", 0.0, 0.0),
+        ("see them moved", 1.0, 3.0),
+        ("kill router", 0.0, 0.1),
+        ("kill other workers", 0.0, 0.05),
+        ("wait", 0.3, 0.8),
+    ),
     # The next router is killed while it still gathers what it is told.
     "moved again": (
-        ("kill router", 1.0, 2.0),
-        ("kill router", 0.3, 2.0),
+        ("note sessions", 0.0, 0.0),
+        ("see them moved", 1.0, 2.0),
+        ("kill router", 0.0, 0.1),
+        ("await router", 0.0, 0.0),
+        ("kill router", 0.0, 1.5),
         ("kill worker", 0.0, 0.05),
         ("wait", 0.3, 0.8),
     ),
