@@ -203,10 +203,11 @@ class Node:
         self._check_build()
 
     def crash(self) -> None:
-        """SIGKILL to every process of the node at once."""
-        for pid in marked_processes(self.folder.name):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        """SIGKILL to every process of the node, and none sees another one die: it would begin to end in order."""
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in marked_processes(self.folder.name):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
         self._process.wait(STOP_DEADLINE_S)
         wait_until(lambda: not marked_processes(self.folder.name), "all its processes are gone")
 

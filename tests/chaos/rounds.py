@@ -74,7 +74,11 @@ async def one_round(
         for cohort in cohorts:
             cohort.oracle.note(what)
 
-    await world.strike(plan, note)
+    try:
+        await world.strike(plan, note)
+    except BaseException:
+        await asyncio.gather(*(talker.stop(bye=False) for cohort in cohorts for talker in cohort.talkers))
+        raise
     found = await asyncio.gather(*(cohort.settle() for cohort in cohorts), return_exceptions=True)
     tally.add(cohorts)
     texts = [complaint(cohorts), *(str(one) for one in found if isinstance(one, BaseException))]

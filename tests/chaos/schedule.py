@@ -39,14 +39,14 @@ ACTS: dict[str, tuple[tuple[str, float, float], ...]] = {
     # The same when sessions have had the time to move about.
     "moved both": (
         ("note sessions", 0.0, 0.0),
-        ("see them moved", 1.0, 3.0),
+        ("see them moved", 0.8, 2.0),
         ("kill router", 0.0, 0.1),
         ("kill worker", 0.0, 0.05),
         ("wait", 0.3, 0.8),
     ),
     "moved all": (
         ("note sessions", 0.0, 0.0),
-        ("see them moved", 1.0, 3.0),
+        ("see them moved", 0.8, 2.0),
         ("kill router", 0.0, 0.1),
         ("kill other workers", 0.0, 0.05),
         ("wait", 0.3, 0.8),
@@ -54,7 +54,7 @@ ACTS: dict[str, tuple[tuple[str, float, float], ...]] = {
     # The next router is killed while it still gathers what it is told.
     "moved again": (
         ("note sessions", 0.0, 0.0),
-        ("see them moved", 1.0, 2.0),
+        ("see them moved", 0.8, 2.0),
         ("kill router", 0.0, 0.1),
         ("await router", 0.0, 0.0),
         ("kill router", 0.0, 1.5),
@@ -68,7 +68,13 @@ ACTS: dict[str, tuple[tuple[str, float, float], ...]] = {
         ("continue worker", 0.2, 4.0),
         ("wait", 0.3, 0.8),
     ),
-    "torn": (("kill node", 0.6, 1.2), ("tear tails", 0.0, 0.0), ("start node", 0.0, 0.1), ("wait", 0.3, 0.6)),
+    "torn": (
+        ("await journal", 0.0, 0.0),
+        ("kill node", 0.6, 1.2),
+        ("tear tails", 0.0, 0.0),
+        ("start node", 0.0, 0.1),
+        ("wait", 0.3, 0.6),
+    ),
     "node": (("kill node", 0.6, 1.2), ("start node", 0.0, 0.1), ("wait", 0.3, 0.6)),
     "redis": (("kill redis", 0.2, 0.6), ("start redis", 0.0, 0.4), ("wait", 0.3, 0.6)),
     "primary": (("kill primary", 0.2, 0.6), ("start killed", 0.2, 4.0), ("wait", 0.3, 0.6)),

@@ -82,7 +82,6 @@ def test_a_tail_that_was_not_torn_is_told(holdfast: Start, tmp_path: Path, monke
     world, whole = World(node, log=log), dict[Path, int]()
     of_router(node)  # publishes something
     run(somebody_comes(node))
-    wait_until(lambda: list(log.rglob("*-wal")), "a session is stored")
     crash, start_again = node.crash, node.start_again
 
     def crash_and_look() -> None:

@@ -11,6 +11,7 @@ import random
 import resource
 import signal
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,6 +64,7 @@ class World:
             "await router": lambda pick: wait_until(self._is_router_back, "a later router serves", READY_S),
             "kill node": lambda pick: self._kill_node(),
             "start node": lambda pick: self.node.start_again(),
+            "await journal": lambda pick: wait_until(self._journals, "sessions are stored", READY_S),
             "tear tails": self._tear,
             "kill redis": lambda pick: self._kill_redis(),
             "start redis": lambda pick: self._server.start(),
@@ -88,20 +90,22 @@ class World:
 
     async def strike(self, schedule: Schedule, note: Callable[[str], None]) -> None:
         """Step by step; `note` hears of each. AssertionError: something did not strike."""
+        loop = asyncio.get_running_loop()
+        await asyncio.to_thread(self._strike, schedule, lambda what: loop.call_soon_threadsafe(note, what))
+
+    def _strike(self, schedule: Schedule, note: Callable[[str], object]) -> None:
+        """In a thread of its own: the loop has its talkers to serve, and comes late to what is to strike at once."""
         self._proofs.clear()
         self._routers_back = None
         for step in schedule.steps:
-            await asyncio.sleep(step.after_s)
+            time.sleep(step.after_s)
             note(step.act)
-            await asyncio.to_thread(self._acts[step.act], step.pick)
+            self._acts[step.act](step.pick)
         self.struck += 1
-        await asyncio.to_thread(self.heal)
-        await asyncio.to_thread(self._prove)
-        note("all is whole again")
-
-    def _prove(self) -> None:
+        self.heal()
         for proof in self._proofs:
             proof()
+        note("all is whole again")
 
     def heal(self) -> None:
         self._continue()
@@ -151,11 +155,16 @@ class World:
         return self._routers_back != self._back_count()
 
     def _back_count(self) -> int:
-        return self.node.log.read_text(errors="replace").count("child_is_back child=router")
+        return self._said_count("child_is_back child=router")
+
+    def _said_count(self, text: str) -> int:
+        return self.node.log.read_text(errors="replace").count(text)
 
     def _kill_node(self) -> None:
         before = [self.node.pid, *self.node.workers, *self.node.routers]
+        drains = self._said_count("drain_begins")
         self.node.crash()
+        assert self._said_count("drain_begins") == drains, "a worker had the time to begin an orderly end"
         self._proofs.append(lambda: self._check_replaced(*before))
 
     def _stop(self, pids: list[int], pick: int) -> None:
@@ -241,7 +250,7 @@ class World:
         whole = 8 * dice.randrange(8, TORN_BYTES // 8)
         head = TORN_HEAD.pack(b"HFLB", dice.getrandbits(32), whole, 0, 1 << 40, 0)
         last = max(self.log.rglob("segment-*.log"))
-        journals = list(self.log.rglob("*-wal"))
+        journals = self._journals()
         assert journals, "the sessions have no journal that could be torn"
         for path in (last, *journals):
             kinds = (head + dice.randbytes(dice.randrange(whole)), bytes(whole), dice.randbytes(whole))
@@ -251,6 +260,11 @@ class World:
             if path is last:
                 cut = f"{path}: a crash left its last {len(torn)} bytes torn; they are cut."
         self._proofs.append(lambda: self._check_said(cut))
+
+    def _journals(self) -> list[Path]:
+        """Of the sessions' store; there is none until it is written to after a start."""
+        assert self.log is not None
+        return list(self.log.rglob("*-wal"))
 
     def _check_said(self, text: str) -> None:
         assert text in self.node.log.read_text(errors="replace"), f"nothing says: {text}\n{self.node.log_tail()}"
