@@ -96,6 +96,13 @@ class Cohort:
         if text and not self.faults:
             raise AssertionError(f"seed {self.seed} does not come to rest: {text}")
 
+    async def give_up(self) -> None:
+        """Go without a word; there is nothing to judge."""
+        for task in self._acting:
+            task.cancel()
+        await asyncio.gather(*self._acting, return_exceptions=True)
+        await asyncio.gather(*(talker.stop(bye=False) for talker in self.talkers))
+
     async def _until_settled(self, deadline_s: float) -> str:
         """Empty, or why it is not settled."""
         end = time.monotonic() + deadline_s

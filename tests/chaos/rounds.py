@@ -77,7 +77,7 @@ async def one_round(
     try:
         await world.strike(plan, note)
     except BaseException:
-        await asyncio.gather(*(talker.stop(bye=False) for cohort in cohorts for talker in cohort.talkers))
+        await asyncio.gather(*(cohort.give_up() for cohort in cohorts))
         raise
     found = await asyncio.gather(*(cohort.settle() for cohort in cohorts), return_exceptions=True)
     tally.add(cohorts)

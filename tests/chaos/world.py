@@ -26,6 +26,7 @@ READY_S = 60.0
 TAKE_OVER_S = 60.0
 # From when there is no room to when the router has noticed, which writes all the time.
 NOTICED_S = 20.0
+MOVED_S = 30.0
 # Above what it has now: the next batch or the one after it does not fit.
 MEMORY_LEFT_BYTES = 32_768
 LEFT_BYTES = 4_096
@@ -183,8 +184,8 @@ class World:
         self._at_first = Placement.of(self.node)
 
     def _see_moved(self) -> None:
-        """Before what follows strikes, sessions are at another worker than they were."""
-        self._at_first.check_moved(Placement.of(self.node))
+        """Before what follows strikes, sessions are at another worker than they were; on a busy machine that takes."""
+        wait_until(lambda: self._at_first.is_moved(Placement.of(self.node)), "sessions have moved", MOVED_S)
 
     def _kill_redis(self) -> None:
         before = self._run_id()
