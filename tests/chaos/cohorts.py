@@ -136,8 +136,7 @@ class Tally:
                 self.counts["forgets"] += talker.counts.forgets
                 self.counts["lacks"] += talker.counts.lacks
                 self.counts["evicted"] += len(talker.evicted)
-                # Of connections that said HELLO at one moment, for one session.
-                self.counts["at_once"] += len(talker.evicted) - len({link.hello_tick for link in talker.evicted})
+                self.counts["at_once"] += talker.counts.at_once
                 self.outcomes.update(talker.counts.outcomes)
                 self.refusals.update(talker.counts.refusals)
 

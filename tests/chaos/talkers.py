@@ -134,6 +134,7 @@ class Talker:
         for link in links:
             self._hello(link)
         await asyncio.gather(*(_within(link.answered, WELCOME_S) for link in links))
+        self.counts.at_once += sum(link.welcome is not None or link in self.evicted for link in links) > 1
 
     async def act(self) -> None:
         """One thing, by chance and habit."""
@@ -578,8 +579,7 @@ class Talker:
 
 
 def _retry_s(frame: list[Any]) -> float:
-    options = frame[4] if len(frame) > 4 else {}
-    wait_ms: int = options.get("retry_after", 0)
+    wait_ms: int = frame[4].get("retry_after", 0) if len(frame) > 4 else 0
     return max(AGAIN_S, min(wait_ms, 1_000) / 1000)
 
 

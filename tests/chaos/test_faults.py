@@ -11,7 +11,6 @@ import pytest
 
 from core.codes import Code
 from tests.chaos.clock import Clock
-from tests.chaos.cohorts import Tally
 from tests.chaos.rounds import EVERYBODY, FULL, HABITS, MOVING, SECRET, SURE, TOGETHER, Start, marks, run
 from tests.chaos.sequenced import SequencedBook
 from tests.chaos.world import World
@@ -28,13 +27,9 @@ pytestmark = marks
 @pytest.mark.parametrize("fault", ["worker", "router", "both", "all", "node", "torn", "held"])
 def test_nothing_acknowledged_is_lost_or_repeated(holdfast: Start, tmp_path: Path, fault: str) -> None:
     habits = SURE if fault in TOGETHER else replace(HABITS, acks_last=fault in LEAVE_THE_ROUTER)
-
-    def shows(tally: Tally) -> bool:
-        """Somebody had missed something, and had to rely on its last ACK."""
-        missed = fault in ("router", "held") or tally.outcomes["replayed"] > 0
-        return missed and (fault != "worker" or tally.counts["forgets"] > 0)
-
-    run(worlds(holdfast, tmp_path), fault, habits, shows=shows, secret=SECRET, everybody=True)
+    tally = run(worlds(holdfast, tmp_path), fault, habits, secret=SECRET, everybody=True)
+    assert fault in ("router", "held") or tally.outcomes["replayed"], "somebody had missed something"
+    assert fault != "worker" or tally.counts["forgets"], "nobody had to rely on its last ACK"
 
 
 @pytest.mark.parametrize("fault", ["moved both", "moved all", "moved again", "moved away"])
@@ -129,12 +124,12 @@ def test_what_is_not_kept_any_more_is_told_exactly(holdfast: Start, tmp_path: Pa
     config = tmp_path / "holdfast.toml"
     config.write_text(f'[namespaces.short]\ndomain = "group"\nhistory_messages = {SHORT}\n')
     habits = replace(SURE, breaks=3, away_s=1.0)
-    run(
+    tally = run(
         lambda: World(holdfast("--config", str(config), "--workers", "2")),
         fault,
         habits,
-        # Somebody was away for long enough, and somebody came back soon enough.
-        shows=lambda tally: tally.outcomes["gap"] and tally.outcomes["replayed"],
         namespace="short",
         retained=SHORT,
     )
+    assert tally.outcomes["gap"], "nobody was away for long enough"
+    assert tally.outcomes["replayed"], "nobody came back soon enough"
