@@ -93,12 +93,13 @@ def wait_until(
 def stand_still(pid: int) -> None:
     """SIGSTOP, and wait until it has reached every thread: one that runs on another processor may still answer."""
     os.kill(pid, signal.SIGSTOP)
-    stats = Path(f"/proc/{pid}/task").glob
+    wait_until(lambda: stands_still(pid), f"process {pid} stands still")
 
-    def states() -> set[str]:
-        return {path.read_text().rpartition(")")[2].split()[0] for path in stats("*/stat")}
 
-    wait_until(lambda: states() == {"T"}, f"process {pid} stands still")
+def stands_still(pid: int) -> bool:
+    """Whether it is there, and every thread of it is stopped."""
+    stats = Path(f"/proc/{pid}/task").glob("*/stat")
+    return {path.read_text().rpartition(")")[2].split()[0] for path in stats} == {"T"}
 
 
 def children(pid: int) -> list[int]:
@@ -134,8 +135,7 @@ def marked_processes(mark: str) -> list[int]:
 
 
 def shared_memory() -> set[str]:
-    """What there is, but for that of faketime, under which nodes of other tests run beside this one."""
-    return {name for name in os.listdir("/dev/shm") if "faketime_" not in name}
+    return set(os.listdir("/dev/shm"))
 
 
 def complaints(audited: dict[str, Any]) -> list[str]:
@@ -203,10 +203,11 @@ class Node:
         self._check_build()
 
     def crash(self) -> None:
-        """SIGKILL to every process of the node at once."""
-        for pid in marked_processes(self.folder.name):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        """SIGKILL to every process of the node, and none sees another one die: it would begin to end in order."""
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in marked_processes(self.folder.name):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
         self._process.wait(STOP_DEADLINE_S)
         wait_until(lambda: not marked_processes(self.folder.name), "all its processes are gone")
 

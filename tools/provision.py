@@ -48,7 +48,6 @@ NEEDS = (
     Need("the node that runs the JavaScript client's tests", ("node", "nodejs"), ("nodejs",)),
     Need("a browser for the page's tests", ("chromium", "chromium-browser", "google-chrome"), ("chromium",)),
     Need("Redis", ("redis-server",), ("redis-server",)),
-    Need("faketime, a clock that steps back", ("faketime",), ("faketime",)),
     Need("etcd", ("etcd",), ("etcd-server",)),
     Need("Prometheus and promtool", ("promtool",), ("prometheus",)),
     Need("Alertmanager and amtool", ("amtool",), ("prometheus-alertmanager",)),

@@ -100,7 +100,6 @@ class Soak:
         router = router_of(self._node)
         if kills and router is not None:
             os.kill(router, signal.SIGKILL)
-            self._kills += 1
             for cohort in cohorts:
                 cohort.oracle.note("the router is killed")
         end_s = time.monotonic() + self._lives_s - at_s
@@ -109,6 +108,8 @@ class Soak:
                 await stopped.wait()
         # deadline: SETTLE_S of each cohort, twice
         found = await asyncio.gather(*(cohort.settle() for cohort in cohorts), return_exceptions=True)
+        # All came to rest, so that there is a router again; it is another one if the kill struck.
+        self._kills += kills and router is not None and router_of(self._node) not in (None, router)
         self._tally.add(cohorts)
         self._kinds.update(fault.kind.value for cohort in cohorts for fault in cohort.faults)
         broken = [str(one) for one in found if isinstance(one, BaseException)]

@@ -96,6 +96,13 @@ class Cohort:
         if text and not self.faults:
             raise AssertionError(f"seed {self.seed} does not come to rest: {text}")
 
+    async def give_up(self) -> None:
+        """Go without a word; there is nothing to judge."""
+        for task in self._acting:
+            task.cancel()
+        await asyncio.gather(*self._acting, return_exceptions=True)
+        await asyncio.gather(*(talker.stop(bye=False) for talker in self.talkers))
+
     async def _until_settled(self, deadline_s: float) -> str:
         """Empty, or why it is not settled."""
         end = time.monotonic() + deadline_s
@@ -128,8 +135,16 @@ class Tally:
                 self.counts["expired"] += talker.counts.expired
                 self.counts["forgets"] += talker.counts.forgets
                 self.counts["lacks"] += talker.counts.lacks
+                self.counts["evicted"] += len(talker.evicted)
+                self.counts["at_once"] += talker.counts.at_once
                 self.outcomes.update(talker.counts.outcomes)
                 self.refusals.update(talker.counts.refusals)
+
+    def merge(self, other: "Tally") -> None:
+        self.seeds += other.seeds
+        self.counts.update(other.counts)
+        self.outcomes.update(other.outcomes)
+        self.refusals.update(other.refusals)
 
     def __str__(self) -> str:
         parts = [f"{self.seeds} seeds", *(f"{value:,} {name}" for name, value in sorted(self.counts.items()))]

@@ -50,6 +50,9 @@ class Counts:
     """Sessions that were gone when it came back."""
     forgets: int = 0
     """Returns behind the last ACK."""
+    at_once: int = 0
+    """Returns on two connections, both of which said HELLO before either was answered: each was welcome, or had to
+    give way to the other."""
     lacks: int = 0
     """Channels that it joined just before, and that the gateway did not know any more."""
     outcomes: dict[str, int] = field(default_factory=dict)

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import random
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,11 +27,15 @@ def why_not() -> str:
     return f"needs {' and '.join(missing)}: make provision" if missing else ""
 
 
-def command(*words: str) -> None:
+def command(*words: str) -> str:
+    """What it says."""
     program = provision.find_program(words[0])
     assert program, f"{words[0]} is not installed"
     environment = provision.environment_for(program)
-    subprocess.run([program, *words[1:]], env=environment, check=True, capture_output=True, timeout=COMMAND_DEADLINE_S)
+    done = subprocess.run(
+        [program, *words[1:]], env=environment, check=True, capture_output=True, text=True, timeout=COMMAND_DEADLINE_S
+    )
+    return done.stdout
 
 
 class Namespace:
@@ -49,9 +54,9 @@ class Namespace:
         for device in ("lo", "cable"):
             self.inside("ip", "link", "set", device, "up")
 
-    def inside(self, *words: str) -> None:
-        """Run a command in there."""
-        command("ip", "netns", "exec", self.name, provision.find_program(words[0]) or words[0], *words[1:])
+    def inside(self, *words: str) -> str:
+        """Run a command in there; what it says."""
+        return command("ip", "netns", "exec", self.name, provision.find_program(words[0]) or words[0], *words[1:])
 
     def enter(self) -> None:
         """Let the calling thread, and no other one, make its sockets in there from now on."""
@@ -62,12 +67,16 @@ class Namespace:
 
     def lose(self, percent: int) -> None:
         """From now on so many packets get lost, in both directions; 100 cuts the cable, and nobody is told."""
-        what = "drop" if percent == 100 else f"numgen random mod 100 < {percent} drop"
+        what = "drop" if percent == 100 else f"numgen random mod 100 < {percent} counter drop"
         self.inside("nft", "add table inet weather")
         for hook in ("input", "output"):
             self.inside("nft", f"add chain inet weather {hook} {{ type filter hook {hook} priority 0; }}")
             self.inside("nft", f"flush chain inet weather {hook}")
             self.inside("nft", f"add rule inet weather {hook} {what}")
+
+    def lost(self) -> int:
+        """How many packets got lost since `lose` was asked for a part of them."""
+        return sum(map(int, re.findall(r"counter packets (\d+)", self.inside("nft", "list table inet weather"))))
 
     def remove(self) -> None:
         for words in (("ip", "link", "del", self.cable), ("ip", "netns", "del", self.name)):

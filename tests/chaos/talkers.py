@@ -70,7 +70,7 @@ class Talker:
         self._link: Link | None = None
         self._last_link: Link | None = None  # where requests went last, open or not
         self._links: list[Link] = []
-        self._evicted: list[Link] = []
+        self.evicted: list[Link] = []
         self._wanted: set[str] = set()
         self._leaving: set[str] = set()
         self._changed_s: dict[str, float] = {}
@@ -135,6 +135,7 @@ class Talker:
         for link in links:
             self._hello(link)
         await asyncio.gather(*(_within(link.answered, WELCOME_S) for link in links))
+        self.counts.at_once += sum(link.welcome is not None or link in self.evicted for link in links) > 1
 
     async def act(self) -> None:
         """One thing, by chance and habit."""
@@ -357,7 +358,7 @@ class Talker:
         link.fin = (frame[1], options.get("after", 0))
         self._oracle.log("", self.name, f"is told FIN {frame[1]}", 0, "")
         if frame[1] == RESUMED_ELSEWHERE:
-            self._evicted.append(link)
+            self.evicted.append(link)
             self._look_for_zombies()
         elif link.welcome is None and frame[1] in (SESSION_EXPIRED, BAD_TOKEN):
             self.counts.expired += 1
@@ -375,7 +376,7 @@ class Talker:
         only what said HELLO after the older one's WELCOME: of two at once nobody here knows who came first. Nor does a
         router that was started since, until the newer one's worker has linked.
         """
-        for old in self._evicted:
+        for old in self.evicted:
             tick, channel, offset = old.latest
             for new in [one for one in self._links if one.welcome_tick > self._oracle.router_killed_tick]:
                 if new.is_open and new.hello_tick > old.welcome_tick > 0 and tick > new.welcome_tick:

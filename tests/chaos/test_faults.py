@@ -1,5 +1,6 @@
 """Each fault under at least a hundred seeds: nothing acknowledged is lost, nothing repeated, no hole is silent."""
 
+import itertools
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from core.codes import Code
-from tests.chaos.rounds import EVERYBODY, FULL, HABITS, MOVING, NODES, SECRET, SURE, TOGETHER, Start, marks, run
+from tests.chaos.clock import Clock
+from tests.chaos.rounds import EVERYBODY, FULL, HABITS, MOVING, SECRET, SURE, TOGETHER, Start, marks, run
 from tests.chaos.sequenced import SequencedBook
 from tests.chaos.world import World
 
@@ -18,7 +20,6 @@ SHORT = 12
 LEAVE_THE_ROUTER = ("worker", "held")
 COMMAND_S = 10.0
 DISK_BYTES = 24 * 1024 * 1024
-FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
 
 pytestmark = marks
 
@@ -43,7 +44,7 @@ def test_sessions_move_just_before_it(holdfast: Start, tmp_path: Path, fault: st
 
 def worlds(holdfast: Start, tmp_path: Path) -> Callable[[], World]:
     """Nodes one after the other, each with a log of its own."""
-    numbers = iter(range(NODES))
+    numbers = itertools.count()
 
     def world() -> World:
         directory = tmp_path / f"log-{next(numbers)}"
@@ -59,7 +60,7 @@ def test_what_dies_with_the_router_is_told(holdfast: Start, tmp_path: Path, faul
     config = tmp_path / "holdfast.toml"
     config.write_text('[namespaces.quick]\ndomain = "group"\nack = "sequenced"\n')
     habits = {"router": HABITS, "both": SURE, "unwritten": replace(SURE, leaves_out=0, forgets=0, leaves=0)}[fault]
-    numbers = iter(range(NODES))
+    numbers = itertools.count()
 
     def world() -> World:
         directory = tmp_path / f"log-{next(numbers)}"
@@ -91,38 +92,30 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_the_disk_is_full(holdfast: Start, tmp_path: Path, request: pytest.FixtureRequest, disk: str) -> None:
     """By a limit of the kernel on how far the router's files may grow, which needs no privilege, and a full one."""
     small: Path | None = request.getfixturevalue("small_disk") if disk == "small" else None
-    numbers = iter(range(NODES))
+    numbers = itertools.count()
 
     def world() -> World:
         directory = (small or tmp_path) / f"log-{next(numbers)}"
         node = holdfast("--workers", "2", HOLDFAST_LOG_DIRECTORY=str(directory))
         return World(node, disk=small, log=directory)
 
-    tally = run(world, "disk")
-    assert tally.refusals[Code.UNAVAILABLE], "nobody noticed"
+    run(world, "disk", shows=lambda tally: tally.refusals[Code.UNAVAILABLE])
 
 
 def test_the_clock_steps_back(holdfast: Start, tmp_path: Path) -> None:
     """By minutes to an hour, and the router is killed behind it: its successor's wall clock is before its own."""
-    if not FAKETIME.exists():
-        pytest.skip("needs libfaketime: make provision")
-    clock = tmp_path / "clock"
-    clock.write_text("+0\n")
-    settings = {
-        "LD_PRELOAD": str(FAKETIME),
-        "FAKETIME_TIMESTAMP_FILE": str(clock),
-        "FAKETIME_NO_CACHE": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-    }
-    run(lambda: World(holdfast("--workers", "2", **settings), clock=clock), "clock")
+    clock = Clock(tmp_path, SECRET)
+    run(lambda: World(holdfast("--workers", "2", **clock.settings), clock=clock), "clock", secret=SECRET)
 
 
 def test_a_client_comes_back_before_its_old_connection_is_noticed(holdfast: Start) -> None:
-    run(lambda: World(holdfast("--workers", "2")), "nothing", replace(HABITS, hurries=12, acks_last=True))
+    habits = replace(HABITS, hurries=12, acks_last=True)
+    run(lambda: World(holdfast("--workers", "2")), "nothing", habits, shows=lambda tally: tally.counts["evicted"])
 
 
 def test_two_connections_resume_one_session_at_once(holdfast: Start) -> None:
-    run(lambda: World(holdfast("--workers", "2")), "nothing", replace(HABITS, doubles=12, acks_last=True))
+    habits = replace(HABITS, doubles=12, acks_last=True)
+    run(lambda: World(holdfast("--workers", "2")), "nothing", habits, shows=lambda tally: tally.counts["at_once"])
 
 
 @pytest.mark.parametrize("fault", ["nothing", "both"])

@@ -14,9 +14,10 @@ import pytest
 from router.log.opening import open_log
 from router.log.redis import RedisLog
 from tests.chaos.rounds import FULL, SEED
+from tests.conftest import stand_still, stands_still
 from tests.router.log.conftest import again, run
 from tests.router.log.redis_records import message, now_ms, offsets
-from tests.servers.redis import ALWAYS, LASTING, Server, running
+from tests.servers.redis import ALWAYS, LASTING, Server, errors, running
 
 SEEDS = 200 if FULL else 25
 FIRST = (SEED - 1) * 1_000
@@ -25,6 +26,7 @@ BATCHES_PER_FAULT = 12
 UNDER_WAY = 4
 CHANNELS = [f"group:{number}" for number in range(40)]
 DEADLINE_S = 0.5
+FURTHER_S = 0.005
 
 
 class Router:
@@ -34,6 +36,7 @@ class Router:
         self.offsets = dict.fromkeys(CHANNELS, 0)
         self._log, self._epoch, self._dice = log, epoch, dice
         self._room = asyncio.Semaphore(UNDER_WAY)
+        self.under_way = 0
 
     def batch(self) -> bytes:
         parts = []
@@ -43,48 +46,73 @@ class Router:
             parts.append(message(channel, self._epoch, offset, b"%d" % offset, key=(offset, 1)))
         return b"".join(parts)
 
-    async def publish(self, count: int, group: asyncio.TaskGroup) -> None:
-        """So many batches; returns when all are at least on their way."""
-        for _ in range(count):
+    async def publish(self, count: int, group: asyncio.TaskGroup, struck: asyncio.Event) -> None:
+        """So many batches, and further ones until it has struck; returns when all are at least on their way."""
+        while count > 0 or not struck.is_set():
             await self._room.acquire()
+            self.under_way += 1
             group.create_task(self._append(self.batch()))
+            count -= 1
+            if count < 0:
+                await asyncio.sleep(FURTHER_S)
 
     async def _append(self, batch: bytes) -> None:
         await again(lambda: self._log.append(batch))
+        self.under_way -= 1
         self._room.release()
 
 
 class Faults:
-    """What may happen to a server. Each leaves it running."""
+    """What may happen to a server while batches are on their way to it. Each leaves it running, and is over once the
+    server shows that it has struck.
+    """
 
-    def __init__(self, server: Server, dice: random.Random) -> None:
-        self._server, self._dice = server, dice
+    def __init__(self, server: Server, router: Router, dice: random.Random) -> None:
+        self._server, self._router, self._dice = server, router, dice
 
     async def any(self) -> None:
         fault = self._dice.choice([self.kill, self.kill, self.stand_still, self.no_memory, self.forget, self.cut])
         await fault()
 
     async def kill(self) -> None:
+        before = self._server.do("INFO", "server")["run_id"]
         self._server.kill()
         self._server.start(wait=False)
         await asyncio.to_thread(self._server.wait)
+        assert self._server.do("INFO", "server")["run_id"] != before
 
     async def stand_still(self) -> None:
         """For longer than anybody waits, or for less."""
-        self._server.signal(signal.SIGSTOP)
+        pid = self._server.pid
+        await asyncio.to_thread(stand_still, pid)
         await asyncio.sleep(DEADLINE_S * self._dice.choice([0.1, 1.5]))
+        assert stands_still(pid)
+        assert self._router.under_way, "nobody waited for it"
         self._server.signal(signal.SIGCONT)
 
     async def no_memory(self) -> None:
-        for size in (1, 0) * self._dice.randint(1, 4):
-            self._server.do("CONFIG", "SET", "maxmemory", size)
+        before, times = self._errors("OOM"), self._dice.randint(1, 4)
+        while times > 0 or self._errors("OOM") == before:
+            self._server.do("CONFIG", "SET", "maxmemory", 1)
             await asyncio.sleep(self._dice.uniform(0, 0.03))
+            self._server.do("CONFIG", "SET", "maxmemory", 0)
+            await asyncio.sleep(self._dice.uniform(0, 0.03))
+            times -= 1
 
     async def forget(self) -> None:
-        self._server.do("SCRIPT", "FLUSH")
+        before = self._errors("NOSCRIPT")
+        while self._errors("NOSCRIPT") == before:
+            self._server.do("SCRIPT", "FLUSH")
+            await asyncio.sleep(FURTHER_S)
 
     async def cut(self) -> None:
-        self._server.do("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        cut = 0
+        while not cut:
+            cut = self._server.do("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            await asyncio.sleep(FURTHER_S)
+
+    def _errors(self, kind: str) -> int:
+        return errors(self._server, kind)
 
 
 @pytest.fixture(params=[LASTING, ALWAYS], ids=["everysec", "always"], scope="module")
@@ -101,12 +129,14 @@ def test_each_batch_is_in_the_log_once_and_in_order(server: Server, seed: int) -
     async def work() -> None:
         log = RedisLog(server.url, prefix=f"chaos{seed}:", clock_ms=now_ms, deadline_s=DEADLINE_S)
         router = Router(log, (await open_log(log, 1)).epoch, dice)
-        faults = Faults(server, dice)
+        faults = Faults(server, router, dice)
         async with asyncio.TaskGroup() as group:
             for _ in range(FAULTS):
-                publishing = group.create_task(router.publish(BATCHES_PER_FAULT, group))
+                struck = asyncio.Event()
+                publishing = group.create_task(router.publish(BATCHES_PER_FAULT, group, struck))
                 await asyncio.sleep(dice.uniform(0, 0.02))
                 await faults.any()
+                struck.set()
                 await publishing
         # Closing gives again what is missing as well, but for so long only.
         await again(log.appender.heal)

@@ -131,6 +131,8 @@ def test_nobody_is_given_up_over_a_link_that_loses_every_twentieth_packet(
         idlers.open(tokens(BEHIND_A_BAD_LINK))
         away.lose(5)
         stay(node, idlers, BEHIND_A_BAD_LINK)
+        # Each was sent a PING or sent one in every interval, and it or its answer is several packets.
+        assert away.lost() > BEHIND_A_BAD_LINK * INTERVALS / 20, f"only {away.lost()} packets got lost"
         away.lose(0)
     finally:
         idlers.stop()
@@ -146,6 +148,8 @@ def test_nobody_is_given_up_over_a_link_with_200_ms_delay(gateway: Callable[...,
         try:
             idlers.open(tokens(BEHIND_A_BAD_LINK), proxies)
             stay(node, idlers, BEHIND_A_BAD_LINK)
+            trips, took_ms = (node.metric(f"holdfast_round_trip{name}_total") for name in ("s", "_ms"))
+            assert took_ms / trips >= 2 * DELAY_MS, f"{trips} round trips took {took_ms} ms"
         finally:
             idlers.stop()
 

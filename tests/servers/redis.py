@@ -141,6 +141,11 @@ def running(*options: str, port: int = 0) -> Iterator[Server]:
         server.destroy()
 
 
+def errors(server: Server, kind: str) -> int:
+    """How often it answered a command with such an error, `OOM` for one, since its start."""
+    return int(server.do("INFO", "errorstats").get(f"errorstat_{kind}", {}).get("count", 0))
+
+
 class Sentinels:
     """A primary, two replicas, three sentinels."""
 
