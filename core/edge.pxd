@@ -150,6 +150,7 @@ ctypedef struct Opening:        # a HELLO that waits for the router
     uint32_t welcome_size
     uint32_t stored_size
     uint64_t cursor             # last ACK of any of the user's sessions in the user's own channel
+    uint64_t router_epoch       # of the router that said what is stored
     uint8_t *welcome            # owned: WELCOME up to its map of channels, then what is to be stored of the session
     uint8_t resumed
     uint8_t whole               # the client named each channel of its session

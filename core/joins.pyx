@@ -5,6 +5,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from core.answers cimport answer_empty, answer_error, answer_position
+from core.batch cimport batch_write
 from core.codes cimport NOT_JOINED, OVERLOADED, TOO_MANY_CHANNELS, UNAVAILABLE
 from core.conn cimport STATE_OPEN, conn_get, conn_handle
 from core.edge cimport CHANNEL_KNOWN, CHANNEL_LIVE, NONE, REQUEST_JOIN, REQUEST_OPEN, RETRY_AFTER_MS
@@ -168,8 +169,9 @@ cdef void pending_began(const Pending *pending, const Channel *channel, uint64_t
     position[1] = pending.since_offset if pending.has_since else channel.offset
 
 
-cdef void _names_told(Edge *edge, Connection *conn, int what, const uint8_t *names, uint32_t size) noexcept nogil:
-    """HEARS or LISTS: where the session is, {name: [epoch, offset]}."""
+cdef void _names_told(Edge *edge, Connection *conn, int what, uint64_t said_by, const uint8_t *names,
+                      uint32_t size) noexcept nogil:
+    """HEARS or LISTS: where the session is, {name: [epoch, offset]}, as the router of the epoch `said_by` knew."""
     cdef RecState *record = <RecState *> told_take(edge, REC_STATE, <int> size, sizeof(RecState), size)
     if record == NULL:
         return
@@ -179,18 +181,21 @@ cdef void _names_told(Edge *edge, Connection *conn, int what, const uint8_t *nam
     record.fence = vital_of(edge, conn).fence
     memcpy(record.session, conn.session, 16)
     memcpy(<uint8_t *> record + sizeof(RecState), names, size)
-    if what == STATE_LISTS:             # this router told it
-        told_keep(&record.head)
-    else:
+    if what == STATE_HEARS:
         told_say(edge, &record.head)
+        return
+    told_keep(&record.head)
+    if said_by != edge.link.router_epoch and batch_write(&edge.link.out, record, record.head.size) < 0:
+        ledger_count(edge.ledger, COUNT_STATES_LOST, 1)     # another one came since, and told_say_all had nothing of it
 
 
 cdef inline bint _is_named(Edge *edge, const Pending *pending, int what) noexcept nogil:
     """Whether HEARS or LISTS has its channel: HEARS those global ones that go on and are not stored with the session
-    yet, LISTS those that are stored."""
+    yet, LISTS the others that are stored."""
+    cdef Channel *channel = channel_at(edge, pending.channel)
     if what == STATE_LISTS:
-        return pending.stored != 0
-    return not pending.stored and channel_at(edge, pending.channel).flags & CHANNEL_KNOWN != 0
+        return pending.stored and channel.domain != DOMAIN_GLOBAL
+    return not pending.stored and channel.flags & CHANNEL_KNOWN != 0
 
 
 cdef void _names_write(Edge *edge, const Opening *opening, int what, uint32_t count, MpWriter *writer) noexcept nogil:
@@ -246,7 +251,7 @@ cdef void names_say(Edge *edge, Connection *conn, const Opening *opening, int wh
     writer.overflow = False
     _names_write(edge, opening, what, count, &writer)
     if writer.p - names <= 0xFFFF:      # a larger `max_frame` lets in more: then what is stored counts
-        _names_told(edge, conn, what, names, <uint32_t> (writer.p - names))
+        _names_told(edge, conn, what, opening.router_epoch, names, <uint32_t> (writer.p - names))
     free(names)
 
 

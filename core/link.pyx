@@ -152,7 +152,7 @@ cdef void _on_linked(Edge *edge, RecLink *record) noexcept nogil:
         return
     edge.link.foreign = 0
     edge.link.heard_ms = edge.now_ms
-    edge.link.stored_ms = record.stored_ms
+    edge.link.stored_ms = max(edge.link.stored_ms, record.stored_ms)   # a new router stores on
     if not record.head.aux:
         if not edge.link.up and edge.link.router_epoch == record.epoch:
             edge.link.up = True

@@ -534,6 +534,7 @@ cdef void open_claimed(Edge *edge, RecSession *record) noexcept nogil:
         return
     opening = opening_at(edge, request.index)
     opening.claimed = 1
+    opening.router_epoch = edge.link.router_epoch
     conn = conn_get(&edge.connections, opening.conn)
     if conn != NULL and conn.flags & FLAG_SESSION:
         vital_of(edge, conn).fence = record.fence

@@ -165,7 +165,7 @@ cdef enum StateKind:
     STATE_LEFT                  # the session left the channel; what is stored goes
     STATE_ACKED                 # everything up to this position was received
     STATE_HEARS                 # HELLO: in global channels from these positions on, {name: [epoch, offset]} for a name
-    STATE_LISTS                 # WELCOME of a resume: in these channels alone, as stored; said to the next router only
+    STATE_LISTS                 # WELCOME of a resume: in these alone, global ones apart; for the next router, as HEARS
     STATE_TOLD = 16             # added to one of these: told to an earlier router
 
 ctypedef struct RecState:       # name and, but with ACKED, the user follow

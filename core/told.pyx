@@ -5,7 +5,8 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from core.batch cimport Batch, batch_clear, batch_free, batch_write
 from core.clock cimport clock_ns
 from core.ledger cimport COUNT_STATES_LOST, ledger_count
-from core.records cimport CLOSE_TOLD, OPEN_TOLD, REC_CLOSE, REC_OPEN, STATE_TOLD, RecState, record_add
+from core.records cimport (CLOSE_TOLD, OPEN_TOLD, REC_CLOSE, REC_OPEN, REC_STATE, STATE_LISTS, STATE_TOLD, RecState,
+                           record_add)
 
 
 cdef void told_init(Edge *edge) noexcept nogil:
@@ -79,14 +80,22 @@ cdef void told_tick(Edge *edge) noexcept nogil:
         _turn_over(edge)
 
 
+cdef inline bint _is_needed(Edge *edge, const Record *record) noexcept nogil:
+    """Whether the next router has to hear it: a list of channels only where they may not all be stored."""
+    return record.kind != REC_STATE or (<const RecState *> record).what != (STATE_LISTS | STATE_TOLD) \
+        or (<const RecState *> record).time_us // 1000 >= edge.link.stored_ms
+
+
 cdef void _say(Edge *edge, const Batch *told) noexcept nogil:
     """All that fits."""
     cdef uint32_t place = 0
+    cdef const Record *record
     while place < told.size:
-        if batch_write(&edge.link.out, told.data + place, (<const Record *> (told.data + place)).size) < 0:
+        record = <const Record *> (told.data + place)
+        if _is_needed(edge, record) and batch_write(&edge.link.out, told.data + place, record.size) < 0:
             ledger_count(edge.ledger, COUNT_STATES_LOST, _records(told, place))
             return
-        place += (<const Record *> (told.data + place)).size
+        place += record.size
 
 
 cdef void told_say_all(Edge *edge) noexcept nogil:

@@ -95,13 +95,14 @@ class Router:
         if self.log is not None and opened is not None:
             await self._recover(self.log, waits)
             self.writer = LogWriter(self.log, self.loop.put)
-            own = [spec.name for spec in self.config.namespaces if spec.domain == "session"]
+            domains = {spec.name: spec.domain for spec in self.config.namespaces}
             self.sessions = Sessions(
                 self.log,
                 self.loop.put,
                 ttl_s=self.config.session_ttl_s,
                 clock=time.time,
-                own=own,
+                own=[name for name, domain in domains.items() if domain == "session"],
+                everywhere=[name for name, domain in domains.items() if domain == "global"],
                 on_lost=lambda: self._stats.count("states_lost"),
                 on_stored=self._on_stored,
             )

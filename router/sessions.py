@@ -13,7 +13,7 @@ import functools
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import msgpack
@@ -31,6 +31,8 @@ STORED_TELL_S = 0.5
 READ_DEADLINE_S = 2.0
 # Some milliseconds of the event loop's time: the log's commits pass through it in between.
 READ_BATCH_MAX = 250
+# Whole ones, of which each may be in many channels.
+LISTED_BATCH_MAX = 50
 # Changed sessions that wait for a store that is away; of those beyond it only what was stored before is known.
 CHANGED_MAX = 1_000_000
 # An open session is told of once in six hours (core/sessions.pxd): twice that, and it is nobody's any more.
@@ -55,6 +57,7 @@ class Sessions:
         ttl_s: how long a session is kept after its last sign of life: as long as its resume token is good.
         clock: wall clock, seconds.
         own: the namespaces of domain session, whose channels have cursors.
+        everywhere: those of domain global, in whose channels everybody is.
         ticks_us: this machine's monotonic clock.
         on_lost: told of each change that finds no room.
         on_stored: told now and then that all that this got before a time (ms, `ticks_us`) is stored.
@@ -69,6 +72,7 @@ class Sessions:
         ttl_s: int,
         clock: Callable[[], float],
         own: Collection[str] = ("user",),
+        everywhere: Collection[str] = ("global",),
         ticks_us: Callable[[], int] = lambda: time.monotonic_ns() // 1000,
         on_lost: Callable[[], None] = lambda: None,
         on_stored: Callable[[int], None] = lambda _: None,
@@ -78,6 +82,7 @@ class Sessions:
         self._ttl_ms = ttl_s * 1000
         self._clock = clock
         self._own = frozenset(own)
+        self._everywhere = frozenset(everywhere)
         self._on_lost = on_lost
         self._on_stored = on_stored
         self._changes = Changes()
@@ -99,8 +104,6 @@ class Sessions:
         self._told = asyncio.Event()
         self._told.set()
         self._taking = asyncio.Lock()
-        self._listed: dict[bytes, Session | None] = {}
-        """What is stored of those of which a LISTS tells, while what was told is taken."""
         self._turns: deque[tuple[Iterator[tuple[Said, bytes]], int]] = deque()
         """What came and was not taken yet: the rest of it, its bytes, and when it came."""
         self._turns_bytes = 0
@@ -132,21 +135,66 @@ class Sessions:
         """
         await self._told.wait()  # no deadline: `on_told` comes after a time that workers have, or at the end
         async with self._taking:  # no deadline: whoever has it is at work here
+            dates: dict[bytes, bytes] = {}
             while self._told_before:
                 count = len(self._told_before)
                 said = b"".join(self._told_before)
-                dates = await self._dates(sessions_in(said))
-                self._listed = await self._read_some(listed_in(said))
-                del self._told_before[:count]
-                async for one in in_order(said, dates):
-                    self._apply(one)
-                self._listed = {}
+                heard = {one.session for one in self._early or () if one.fence}
+                dates |= await self._dates(list(heard.union(sessions_in(said))))
+                with self._sees_writes():
+                    listed = await self._read_listed(listed_in(said))
+                    del self._told_before[:count]
+                    await self._apply_told(in_order(said, dates), listed, dates)
             while self._early:
                 early, self._early = self._early[:TURN_RECORDS], self._early[TURN_RECORDS:]
                 for one in early:
-                    self._apply(one)
+                    # An old connection's worker may have linked first: a later claim decides, as of what is told.
+                    if not one.fence or date_of(one.fence, one.time_us) > dates.get(one.session, b""):
+                        self._apply(one)
                 await asyncio.sleep(0)
             self._early = None
+
+    @contextlib.contextmanager
+    def _sees_writes(self) -> Iterator[None]:
+        """What is written within counts as later than what is read within."""
+        if self._written is not None:
+            yield  # a read is under way, which sees to it
+            return
+        self._written = []
+        try:
+            yield
+        finally:
+            self._written = None
+
+    async def _apply_told(
+        self, told: AsyncIterator[Said], listed: dict[bytes, Session | None], dates: dict[bytes, bytes]
+    ) -> None:
+        """Apply it in its order; `dates` get those of the claims."""
+        channels = 0
+        async for one in told:
+            if one.kind == records.OPEN:
+                dates[one.session] = max(dates.get(one.session, b""), date_of(one.fence, 0))
+            if one.kind != records.STATE or one.flags != records.LISTS:
+                self._apply(one)
+            elif one.session in listed:
+                channels += self._list(one, listed[one.session])
+            if channels >= TURN_RECORDS:
+                channels = 0
+                await asyncio.sleep(0)
+
+    def _list(self, said: Said, stored: Session | None) -> int:
+        """LISTS: the session is in these channels, and in none else but global ones; how many they are."""
+        listed = _heard(said.body)
+        known = self._overlaid(said.session, stored)
+        own = {} if stored is None else stored.channels
+        gone = [name for name in known.keys() - listed.keys() if name.partition(":")[0] not in self._everywhere]
+        news = {name: max(at, own.get(name, at)) for name, at in listed.items() if name not in known}
+        change = self._change(said) if gone or news else None
+        if change is not None:
+            for name in gone:
+                change.put(name, None)
+            change.put_all(news, joined=False)
+        return len(listed)
 
     async def _dates(self, ids: list[bytes]) -> dict[bytes, bytes]:
         """The dates of sessions as stored, or changed since."""
@@ -161,13 +209,22 @@ class Sessions:
                 found[session] = max(known_date(date), *dates, b"")
         return found
 
-    async def _read_some(self, ids: list[bytes]) -> dict[bytes, Session | None]:
-        """What is stored of many sessions."""
+    async def _read_listed(self, ids: list[bytes]) -> dict[bytes, Session | None]:
+        """What is stored of sessions of which a LISTS tells; of those that cannot be read, that counts as it stands.
+
+        Raises:
+            LogDeposed: another router took over.
+        """
         found: dict[bytes, Session | None] = {}
-        for first in range(0, len(ids), READ_BATCH_MAX):
-            some = ids[first : first + READ_BATCH_MAX]
-            async with asyncio.timeout(READ_DEADLINE_S):
-                found.update(zip(some, await self._log.sessions(some), strict=True))
+        for first in range(0, len(ids), LISTED_BATCH_MAX):
+            some = ids[first : first + LISTED_BATCH_MAX]
+            try:
+                async with asyncio.timeout(READ_DEADLINE_S):
+                    found.update(zip(some, await self._log.sessions(some), strict=True))
+            except LogDeposed:
+                raise
+            except (LogError, TimeoutError) as error:
+                _log.warning("of %d sessions what is stored counts as it stands: %s", len(some), _said(error))
         return found
 
     async def _is_taken(self) -> bool:
@@ -287,11 +344,6 @@ class Sessions:
             change.expires_ms = self._expires(open_still=True)
         elif said.flags == records.LEFT:
             change.put(said.name, None)
-        elif said.flags == records.LISTS:
-            listed = _heard(said.body)
-            for name in self._overlaid(said.session, self._listed.get(said.session)).keys() - listed.keys():
-                change.put(name, None)
-            change.put_all(listed, joined=False)
         elif said.flags == records.HEARS:
             change.put_all(_heard(said.body), joined=said.worker < 0)
         else:
@@ -357,7 +409,7 @@ class Sessions:
                     _log.warning("sessions cannot be stored until the store is back: %s", error)
                 told = True
             await asyncio.sleep(SAVE_RETRY_S)
-            _merge(self._saving, self._changes)
+            self._saving.add(self._changes)
             self._changes = Changes()
         if told:
             _log.warning("sessions are stored again; changes of %d found no room meanwhile", self._lost)
@@ -403,14 +455,13 @@ class Sessions:
             question = self._questions.pop(0) if self._questions else None
             if not self._claims and not self._cursors and not self._questions:
                 self._asked.clear()
-            self._written = []
-            if claims:
-                await self._answer_claims(claims)
-            if cursors:
-                await self._answer_cursors(cursors)
-            if question:
-                await self._answer_question(*question)
-            self._written = None
+            with self._sees_writes():
+                if claims:
+                    await self._answer_claims(claims)
+                if cursors:
+                    await self._answer_cursors(cursors)
+                if question:
+                    await self._answer_question(*question)
 
     async def _answer_claims(self, claims: list[tuple[int, int, bytes, str, int]]) -> None:
         users = [user for *_, user, _ in claims]
@@ -518,24 +569,6 @@ def _told(channels: dict[str, tuple[int, int]], own: str, cursor: Position | Non
     if position is not None:
         told.append((own, *position, cursor.offset if cursor else 0))
     return told
-
-
-def _merge(into: Changes, later: Changes) -> None:
-    """Add what changed later."""
-    for session, change in later.sessions.items():
-        before = into.sessions.get(session)
-        if before is None or change.ended:
-            into.sessions[session] = change
-            change.date = change.date if before is None else max(change.date, before.date)
-            continue
-        before.opened = before.opened if change.opened is None else change.opened
-        before.date = max(before.date, change.date)
-        before.expires_ms = before.expires_ms if change.expires_ms is None else change.expires_ms
-        for name, where in change.channels.items():
-            before.put(name, where, joined=name in change.joined)
-    into.claims = max(into.claims, later.claims)
-    for channel, position in later.cursors.items():
-        into.cursors[channel] = max(into.cursors.get(channel, position), position)
 
 
 @functools.lru_cache(maxsize=16)

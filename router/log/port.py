@@ -145,6 +145,23 @@ class Changes:
     """An epoch that no later router may take, nor one below it: numbers of claims reach into it. It is stored before
     what has them for dates, or with it."""
 
+    def add(self, later: "Changes") -> None:
+        """Take in what changed later."""
+        for session, change in later.sessions.items():
+            before = self.sessions.get(session)
+            if before is None or change.ended:
+                self.sessions[session] = change
+                change.date = change.date if before is None else max(change.date, before.date)
+                continue
+            before.opened = before.opened if change.opened is None else change.opened
+            before.date = max(before.date, change.date)
+            before.expires_ms = before.expires_ms if change.expires_ms is None else change.expires_ms
+            for name, where in change.channels.items():
+                before.put(name, where, joined=name in change.joined)
+        self.claims = max(self.claims, later.claims)
+        for channel, position in later.cursors.items():
+            self.cursors[channel] = max(self.cursors.get(channel, position), position)
+
 
 @dataclass(frozen=True)
 class Session:

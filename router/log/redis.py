@@ -242,14 +242,21 @@ class RedisLog:
 
     async def _stop_if_deposed(self, link: Link) -> None:
         """A router that was replaced must not say again what another one has changed since: whoever has the root is
-        asked, also where that is not the one that is connected to.
+        asked, also where that is not the one that is connected to. While that one does not answer, the others' sessions
+        must not wait for it.
         """
         here = self._nodes.owner(self.keys.root_slot) == link.address
-        if self._epoch and (here or self._sessions.has_for(link)):
-            root = link if here else await self._nodes.beside(self.keys.root_slot)
+        root = link if here else self._nodes.up(self.keys.root_slot)
+        if not self._epoch or root is None or not (here or self._sessions.has_for(link)):
+            return
+        try:
             # deadline: that of each command
             [said] = await root.ask(["HMGET", self.keys.root, *ROOT_FIELDS])
-            self._judge_root(*said)
+        except LogUnavailable:
+            if here:
+                raise
+            return
+        self._judge_root(*said)
 
     def _judge_root(self, stored: bytes | None, holder: bytes | None) -> None:
         """Raise LogDeposed if the epoch at the root is a later router's."""

@@ -50,8 +50,8 @@ class Link(asyncio.Protocol):
         self.hello_s = 0.0
         self.hello_tick = self.welcome_tick = 0
         """The oracle's times of HELLO and WELCOME."""
-        self.latest: tuple[int, str, int] = (0, "", 0)
-        """Of what came over this connection the message that was published last: when, its channel and offset."""
+        self.latest: tuple[int, str, int, int] = (0, "", 0, 0)
+        """The message published last of what came over this connection: when, its channel and offset, when it came."""
         self._buffer = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

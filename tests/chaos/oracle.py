@@ -25,6 +25,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 NEIGHBOURS = 12
+FOR_EVER = 1 << 62
 
 
 class Kind(StrEnum):
@@ -423,7 +424,8 @@ class Oracle:
         self._books: dict[str, Book] = {}
         self._lines: list[Line] = []
         self._clock = clock
-        self.router_killed_tick = -1
+        self.router_killed_tick = self.linked_tick = -1
+        """When the last router was killed, and when all workers had linked to the next one."""
 
     @property
     def tick(self) -> int:
@@ -439,7 +441,9 @@ class Oracle:
     def note(self, what: str) -> None:
         """Something that concerns everybody: a fault was made, a process is back."""
         if what == "kill router":
-            self.router_killed_tick = self.tick
+            self.router_killed_tick, self.linked_tick = self.tick, FOR_EVER
+        elif what == "all is whole again":
+            self.linked_tick = self.tick
         self.log("", "", what, 0, "")
 
     def log(self, channel: str, who: str, what: str, offset: int, content: str) -> None:

@@ -63,7 +63,9 @@ ACTS: dict[str, tuple[tuple[str, float, float], ...]] = {
     ),
     # A worker stands still while its sessions go elsewhere and the router is killed, and then tells what it knew.
     "moved away": (
-        ("stop worker", 0.5, 1.0),
+        ("note sessions", 0.0, 0.0),
+        ("see them moved", 0.3, 0.8),
+        ("stop worker", 0.0, 0.2),
         ("kill router", 0.3, 1.0),
         ("continue worker", 0.2, 4.0),
         ("wait", 0.3, 0.8),

@@ -326,7 +326,8 @@ class Talker:
             return  # another cohort's, which everybody hears
         publish = self._oracle.contents.get(content)
         if publish is not None:
-            link.latest = max(link.latest, (publish.tick, channel, offset))
+            came: tuple[int, str, int, int] = (publish.tick, channel, offset, self._oracle.tick)
+            link.latest = max(link.latest, came)
         if link is not self._last_link and not self._reader(channel).is_member:
             return  # it left over a later connection, of which this one's worker need not know yet: see `zombie`
         position = Position(options["epoch"], offset)
@@ -374,11 +375,12 @@ class Talker:
     def _look_for_zombies(self) -> None:
         """Who was evicted heard nothing that was not even published when the newer connection was welcome. Newer is
         only what said HELLO after the older one's WELCOME: of two at once nobody here knows who came first. Nor does a
-        router that was started since, until the newer one's worker has linked.
+        router that was started since, until all workers have linked.
         """
         for old in self.evicted:
-            tick, channel, offset = old.latest
-            for new in [one for one in self._links if one.welcome_tick > self._oracle.router_killed_tick]:
+            tick, channel, offset, heard_tick = old.latest
+            is_known = heard_tick > self._oracle.linked_tick
+            for new in [one for one in self._links if is_known or one.welcome_tick > self._oracle.router_killed_tick]:
                 if new.is_open and new.hello_tick > old.welcome_tick > 0 and tick > new.welcome_tick:
                     self._reader(channel).zombie(
                         offset, "came over the older connection, published after the newer's WELCOME"

@@ -60,6 +60,35 @@ def test_the_next_router_is_told_in_which_channels_a_resumed_session_was(edge: E
     assert rest == [(records.JOINED, b"group:named", 3)]
 
 
+def test_a_router_that_came_before_welcome_is_told_the_list_at_once(edge: Edge) -> None:
+    """What is stored said the one before, which did not live to answer for the channels."""
+    client = hello(edge, [["user:alice"]], resumes=True)
+    subscribe(edge, {"user:alice": 2})
+    stored = [["user:alice", EPOCH, 2, 2], ["group:stored", EPOCH, 5]]
+    edge.router.send(wire.opened(client.conn, edge.router.expect(records.OPEN)["seq"], stored))
+    edge.router.expect(records.SUBSCRIBE)
+    said = edge.link(LATER)
+    assert [what for what, *_ in told(edge)] == []
+    edge.router.states.clear()
+    for one in said:
+        if one["kind"] == records.SUBSCRIBE:
+            edge.router.send(wire.subscribed(one["channel"], EPOCH, 2 if one["name"] == b"user:alice" else 5))
+    assert set(client.frame()[2]["channels"]) == {"user:alice", "group:stored"}
+    edge.router.heartbeat()
+    ((what, names, _),) = told(edge)
+    assert (what, msgpack.unpackb(names)) == (records.LISTS, {"user:alice": [EPOCH, 2], "group:stored": [EPOCH, 5]})
+
+
+def test_a_list_of_which_all_is_stored_is_not_told_again(edge: Edge) -> None:
+    client = hello(edge, [["user:alice", EPOCH, 2]], resumes=True)
+    subscribe(edge, {"user:alice": 2})
+    edge.router.send(wire.opened(client.conn, edge.router.expect(records.OPEN)["seq"], [["user:alice", EPOCH, 1, 1]]))
+    client.frame()
+    edge.router.send(wire.linked(EPOCH, ask=False, stored_ms=time.monotonic_ns() // 1_000_000 + 1_000))
+    edge.link(LATER)
+    assert told(edge) == []
+
+
 def test_what_a_client_was_answered_without_a_router_reaches_the_next_one(edge: Edge) -> None:
     alice, bob = edge.open("alice"), edge.open("bob")
     edge.join(alice, "group:a", offset=4)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from core import records
 from core.codes import Code
-from router.log.port import LogUnavailable, Position, Session
+from router.log.port import LogBroken, LogUnavailable, Position, Session
 from router.told import TURN_RECORDS, Said, claims_of, date_of, in_order, known_date, walk
 from tests.router.test_sessions import ALICE, BOB, DEADLINE_S, Desk, body_of, record, run, state, told
 from tests.router.test_sessions import closed as ended
@@ -121,6 +121,130 @@ def test_a_session_is_in_the_channels_that_are_listed_whatever_was_stored_by_the
         assert await desk.sessions.flush(DEADLINE_S)
         wanted = {"group:acked": (1, 9), "group:joined": (1, 7), "group:late": (1, 4)}
         assert desk.store.stored[ALICE].channels == wanted
+
+    run(body)
+
+
+def live(one: bytes, fence: int, time_us: int) -> bytes:
+    """What a worker tells of now, by its claim and its clock."""
+    raw = bytearray(one)
+    struct.pack_into("=QQ", raw, 48 if one[4] == records.STATE else 40, time_us, fence)
+    return bytes(raw)
+
+
+@pytest.mark.parametrize(
+    "late",
+    [
+        state(ALICE, records.LEFT, "group:kept", 1, 4),
+        state(ALICE, records.JOINED, "group:never", 1, 4),
+        state(ALICE, records.JOINED, "group:left", 1, 4),
+        ended(ALICE, records.OVER),
+    ],
+    ids=["leave", "join", "join of what was left", "bye"],
+)
+@pytest.mark.parametrize("lists_are_told", [True, False])
+def test_what_an_old_connection_says_while_the_router_gathers_does_not_count(late: bytes, lists_are_told: bool) -> None:
+    """Its worker stood still, and linked before that of the later claim."""
+    newer = told((2, 0), opened(6)) + told((2, 2), did(records.LEFT, "group:left", 6))
+    if lists_are_told:
+        newer += told((2, 1), lists({"group:kept": (1, 4)}))
+
+    async def body(desk: Desk) -> None:
+        desk.sessions.on_open(1, 0, 5, ALICE, body_of("alice"), 1)
+        desk.sessions.on_state(live(state(ALICE, records.JOINED, "group:kept", 1, 4), 1, 5))
+        assert await desk.sessions.flush(DEADLINE_S)
+        desk.sessions.gather()
+        desk.sessions.on_state(live(late, 1, 6))
+        desk.sessions.on_told(newer)
+        assert await desk.sessions.flush(DEADLINE_S)
+        assert desk.store.stored[ALICE].channels.keys() == {"group:kept"}
+
+    run(body)
+
+
+def test_what_an_old_connection_says_does_not_count_where_the_later_claim_is_stored_and_told_no_more() -> None:
+    async def body(desk: Desk) -> None:
+        desk.sessions.on_open(1, 0, 5, ALICE, body_of("alice"), 2)
+        desk.sessions.on_state(live(state(ALICE, records.JOINED, "group:kept", 1, 4), 2, 5))
+        assert await desk.sessions.flush(DEADLINE_S)
+        desk.sessions.gather()
+        desk.sessions.on_state(live(state(ALICE, records.LEFT, "group:kept", 1, 4), 1, 900))
+        assert await desk.sessions.flush(DEADLINE_S)
+        assert desk.store.stored[ALICE].channels.keys() == {"group:kept"}
+
+    run(body)
+
+
+def test_what_is_stored_while_a_list_is_read_counts() -> None:
+    async def body(desk: Desk) -> None:
+        desk.sessions.on_open(1, 0, 5, ALICE, body_of("alice"), 1)
+        desk.sessions.on_state(live(state(ALICE, records.JOINED, "group:kept", 1, 4), 1, 5))
+        assert await desk.sessions.flush(DEADLINE_S)
+        read = desk.store.sessions
+
+        async def slow(ids: list[bytes]) -> list[Session | None]:
+            found: list[Session | None] = await read(ids)
+            await desk.sessions._saved.wait()
+            return found
+
+        desk.store.sessions = slow
+        desk.sessions.on_state(live(state(ALICE, records.JOINED, "group:never", 1, 9), 1, 6))
+        desk.sessions.on_state(told((2, 0), opened(6)) + told((2, 1), lists({"group:kept": (1, 4)})))
+        await desk.sessions._take_told()
+        desk.store.sessions = read
+        assert await desk.sessions.flush(DEADLINE_S)
+        assert desk.store.stored[ALICE].channels.keys() == {"group:kept"}
+
+    run(body)
+
+
+def test_a_list_sets_no_acknowledged_position_back() -> None:
+    """An old connection's LEAVE waits for the store when the list comes."""
+
+    async def body(desk: Desk) -> None:
+        desk.sessions.on_open(1, 0, 5, ALICE, body_of("alice"), 1)
+        desk.sessions.on_state(live(state(ALICE, records.JOINED, "group:kept", 1, 4), 1, 5))
+        desk.sessions.on_state(state(ALICE, records.ACKED, "group:kept", 1, 50))
+        assert await desk.sessions.flush(DEADLINE_S)
+        desk.sessions.on_state(live(state(ALICE, records.LEFT, "group:kept", 1, 9), 1, 6))
+        desk.sessions.on_state(told((2, 0), opened(6)) + told((2, 1), lists({"group:kept": (1, 4)})))
+        await desk.sessions._take_told()
+        assert await desk.sessions.flush(DEADLINE_S)
+        assert desk.store.stored[ALICE].channels == {"group:kept": (1, 50)}
+
+    run(body)
+
+
+def test_a_listed_session_that_cannot_be_read_keeps_nobody_waiting(caplog: pytest.LogCaptureFixture) -> None:
+    async def body(desk: Desk) -> None:
+        desk.sessions.on_open(1, 0, 5, ALICE, body_of("alice"), 1)
+        desk.sessions.on_state(live(state(ALICE, records.JOINED, "group:kept", 1, 4), 1, 5))
+        assert await desk.sessions.flush(DEADLINE_S)
+        read = desk.store.sessions
+
+        async def broken(ids: list[bytes]) -> list[Session | None]:
+            raise LogBroken("`x` in Redis is no position: remove what does not belong")
+
+        desk.store.sessions = broken
+        desk.sessions.on_state(told((2, 0), opened(6)) + told((2, 1), lists({})))
+        await desk.sessions._take_told()
+        desk.store.sessions = read
+        assert await desk.sessions.flush(DEADLINE_S)
+        assert desk.store.stored[ALICE].channels.keys() == {"group:kept"}
+
+    run(body)
+    assert "of 1 sessions what is stored counts as it stands" in caplog.text
+
+
+def test_a_list_says_nothing_of_global_channels() -> None:
+    async def body(desk: Desk) -> None:
+        desk.sessions.on_open(1, 0, 5, ALICE, body_of("alice"), 1)
+        desk.sessions.on_state(live(state(ALICE, records.JOINED, "global:news", 1, 4), 1, 5))
+        assert await desk.sessions.flush(DEADLINE_S)
+        desk.sessions.on_state(told((2, 0), opened(6)) + told((2, 1), lists({})))
+        await desk.sessions._take_told()
+        assert await desk.sessions.flush(DEADLINE_S)
+        assert desk.store.stored[ALICE].channels.keys() == {"global:news"}
 
     run(body)
 
