@@ -171,7 +171,7 @@ class Sessions:
     ) -> None:
         """Apply it in its order; `dates` get those of the claims."""
         channels = 0
-        async for one in told:
+        async for one in told:  # deadline: it waits for nothing but its turn
             if one.kind == records.OPEN:
                 dates[one.session] = max(dates.get(one.session, b""), date_of(one.fence, 0))
             if one.kind != records.STATE or one.flags != records.LISTS:

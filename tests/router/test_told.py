@@ -132,6 +132,13 @@ def live(one: bytes, fence: int, time_us: int) -> bytes:
     return bytes(raw)
 
 
+async def begin(desk: Desk) -> None:
+    """A session that is in a group."""
+    desk.sessions.on_open(1, 0, 5, ALICE, body_of("alice"), 1)
+    desk.sessions.on_state(live(state(ALICE, records.JOINED, "group:kept", 1, 4), 1, 5))
+    assert await desk.sessions.flush(DEADLINE_S)
+
+
 @pytest.mark.parametrize(
     "late",
     [
@@ -150,9 +157,7 @@ def test_what_an_old_connection_says_while_the_router_gathers_does_not_count(lat
         newer += told((2, 1), lists({"group:kept": (1, 4)}))
 
     async def body(desk: Desk) -> None:
-        desk.sessions.on_open(1, 0, 5, ALICE, body_of("alice"), 1)
-        desk.sessions.on_state(live(state(ALICE, records.JOINED, "group:kept", 1, 4), 1, 5))
-        assert await desk.sessions.flush(DEADLINE_S)
+        await begin(desk)
         desk.sessions.gather()
         desk.sessions.on_state(live(late, 1, 6))
         desk.sessions.on_told(newer)
@@ -177,9 +182,7 @@ def test_what_an_old_connection_says_does_not_count_where_the_later_claim_is_sto
 
 def test_what_is_stored_while_a_list_is_read_counts() -> None:
     async def body(desk: Desk) -> None:
-        desk.sessions.on_open(1, 0, 5, ALICE, body_of("alice"), 1)
-        desk.sessions.on_state(live(state(ALICE, records.JOINED, "group:kept", 1, 4), 1, 5))
-        assert await desk.sessions.flush(DEADLINE_S)
+        await begin(desk)
         read = desk.store.sessions
 
         async def slow(ids: list[bytes]) -> list[Session | None]:
@@ -217,9 +220,7 @@ def test_a_list_sets_no_acknowledged_position_back() -> None:
 
 def test_a_listed_session_that_cannot_be_read_keeps_nobody_waiting(caplog: pytest.LogCaptureFixture) -> None:
     async def body(desk: Desk) -> None:
-        desk.sessions.on_open(1, 0, 5, ALICE, body_of("alice"), 1)
-        desk.sessions.on_state(live(state(ALICE, records.JOINED, "group:kept", 1, 4), 1, 5))
-        assert await desk.sessions.flush(DEADLINE_S)
+        await begin(desk)
         read = desk.store.sessions
 
         async def broken(ids: list[bytes]) -> list[Session | None]:
