@@ -132,10 +132,10 @@ def live(one: bytes, fence: int, time_us: int) -> bytes:
     return bytes(raw)
 
 
-async def begin(desk: Desk) -> None:
-    """A session that is in a group."""
-    desk.sessions.on_open(1, 0, 5, ALICE, body_of("alice"), 1)
-    desk.sessions.on_state(live(state(ALICE, records.JOINED, "group:kept", 1, 4), 1, 5))
+async def begin(desk: Desk, fence: int = 1, name: str = "group:kept") -> None:
+    """A session that is in one channel."""
+    desk.sessions.on_open(1, 0, 5, ALICE, body_of("alice"), fence)
+    desk.sessions.on_state(live(state(ALICE, records.JOINED, name, 1, 4), fence, 5))
     assert await desk.sessions.flush(DEADLINE_S)
 
 
@@ -169,9 +169,7 @@ def test_what_an_old_connection_says_while_the_router_gathers_does_not_count(lat
 
 def test_what_an_old_connection_says_does_not_count_where_the_later_claim_is_stored_and_told_no_more() -> None:
     async def body(desk: Desk) -> None:
-        desk.sessions.on_open(1, 0, 5, ALICE, body_of("alice"), 2)
-        desk.sessions.on_state(live(state(ALICE, records.JOINED, "group:kept", 1, 4), 2, 5))
-        assert await desk.sessions.flush(DEADLINE_S)
+        await begin(desk, 2)
         desk.sessions.gather()
         desk.sessions.on_state(live(state(ALICE, records.LEFT, "group:kept", 1, 4), 1, 900))
         assert await desk.sessions.flush(DEADLINE_S)
@@ -205,8 +203,7 @@ def test_a_list_sets_no_acknowledged_position_back() -> None:
     """An old connection's LEAVE waits for the store when the list comes."""
 
     async def body(desk: Desk) -> None:
-        desk.sessions.on_open(1, 0, 5, ALICE, body_of("alice"), 1)
-        desk.sessions.on_state(live(state(ALICE, records.JOINED, "group:kept", 1, 4), 1, 5))
+        await begin(desk)
         desk.sessions.on_state(state(ALICE, records.ACKED, "group:kept", 1, 50))
         assert await desk.sessions.flush(DEADLINE_S)
         desk.sessions.on_state(live(state(ALICE, records.LEFT, "group:kept", 1, 9), 1, 6))
@@ -239,9 +236,7 @@ def test_a_listed_session_that_cannot_be_read_keeps_nobody_waiting(caplog: pytes
 
 def test_a_list_says_nothing_of_global_channels() -> None:
     async def body(desk: Desk) -> None:
-        desk.sessions.on_open(1, 0, 5, ALICE, body_of("alice"), 1)
-        desk.sessions.on_state(live(state(ALICE, records.JOINED, "global:news", 1, 4), 1, 5))
-        assert await desk.sessions.flush(DEADLINE_S)
+        await begin(desk, name="global:news")
         desk.sessions.on_state(told((2, 0), opened(6)) + told((2, 1), lists({})))
         await desk.sessions._take_told()
         assert await desk.sessions.flush(DEADLINE_S)
