@@ -68,12 +68,8 @@ class Nodes:
         if found is not None:
             return found
         async with self._lock:  # deadline: each step of whoever has the lock has one
-            return await self.beside(slot)
-
-    async def beside(self, slot: int) -> Link:
-        """As `link`, for whoever greets another connection: nobody else makes one meanwhile."""
-        found = self.up(slot)
-        return found if found is not None else await self._connect(slot)
+            found = self.up(slot)
+            return found if found is not None else await self._connect(slot)
 
     async def _connect(self, slot: int) -> Link:
         if self._closed:
