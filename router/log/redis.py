@@ -21,7 +21,7 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from core import log_records
@@ -204,7 +204,7 @@ class RedisLog:
         """Give the replicas time to know of it: a fail-over should not bring back those that were deposed."""
         slots = [self.keys.root_slot, *self.keys.shard_slots]
         for link in {link for slot in slots if (link := self._nodes.up(slot)) is not None}:
-            count = await self._replicas(link)
+            count = self._replicas(await self._info(link))
             if count:
                 await link.ask(["WAIT", count, int(self._deadline_s * 500)])
 
@@ -228,7 +228,7 @@ class RedisLog:
 
     async def _greet_append(self, link: Link) -> None:
         await self._greet(link)
-        if self.appender.on_link(link, await self._replicas(link)):
+        if self.appender.on_link(link, self._replicas(await self._info(link))):
             self._nodes.drop_all("the connection for appends was lost: another server may be the primary now")
         await self._say_settings(link)
         self._heal_soon()
@@ -238,7 +238,8 @@ class RedisLog:
         if self._sessions.kept_bytes:
             self._heal_soon()  # whoever connects may have a deadline of its own, too short for what is given again
         await self._stop_if_deposed(link)
-        await self._sessions.on_link(link, await self._replicas(link), alone=await self._is_alone(link))
+        said = await self._info(link)
+        await self._sessions.on_link(link, self._replicas(said), alone=self._is_alone(said))
 
     async def _stop_if_deposed(self, link: Link) -> None:
         """A router that was replaced must not say again what another one has changed since: whoever has the root is
@@ -275,16 +276,17 @@ class RedisLog:
                 self._told_settings.add((link.name, concern))
                 _log.warning("%s keeps less than what is promised: %s", link.name, concern)
 
-    async def _replicas(self, link: Link) -> int:
+    def _replicas(self, said: Mapping[bytes, bytes]) -> int:
+        """How many have to follow, of those that a server's INFO tells of."""
         if self._wanted_replicas is not None:
             return self._wanted_replicas
-        return min(1, int((await self._info(link)).get(b"connected_slaves", 0)))
+        return min(1, int(said.get(b"connected_slaves", 0)))
 
-    async def _is_alone(self, link: Link) -> bool:
+    @staticmethod
+    def _is_alone(said: Mapping[bytes, bytes]) -> bool:
         """Whether it has had no replica for so long that none can have taken its place unsaid: a server keeps what it
         would send them from the first one on, and for an hour (repl-backlog-ttl) after the last one.
         """
-        said = await self._info(link)
         had = int(said.get(b"repl_backlog_active", 1)) or int(said.get(b"connected_slaves", 1))
         return not had and int(said.get(b"uptime_in_seconds", 0)) > REPLICA_MISSED_S
 
