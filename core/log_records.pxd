@@ -18,7 +18,8 @@ cdef enum LogFlag:
 ctypedef struct LogRecord:      # 88 bytes; name and body (the MESSAGE frame as MessagePack) follow
     uint32_t size               # the whole record, a multiple of 8
     uint16_t kind
-    uint16_t name_size
+    uint8_t name_size
+    uint8_t shard               # of its channel (core/shards.pxd); 0 in what was written before there were several
     uint64_t epoch
     uint64_t offset
     uint64_t time_ms            # wall clock
@@ -40,7 +41,7 @@ cdef inline bint log_record_fits(const LogRecord *record, size_t left) noexcept 
     """Whether a whole record stands here with `left` bytes to go."""
     return left >= sizeof(LogRecord) and record.size >= sizeof(LogRecord) and record.size <= left \
         and record.size % 8 == 0 and record.kind in (LOG_MESSAGE, LOG_POSITION) \
-        and 0 < record.name_size <= 255 \
+        and record.name_size > 0 \
         and sizeof(LogRecord) + <size_t> record.name_size + record.body_size <= record.size
 
 

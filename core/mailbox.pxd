@@ -47,6 +47,10 @@ cdef enum NoteKind:
     NOTE_BAN                    # router; text: what is asked for (core/ban_list.py)
     NOTE_BANS                   # flags: 0 or BANS_ALL; text: a change of the bans (core/ban_list.py)
     NOTE_FOREIGN                # the other end speaks version `first` of the link; text: the worker, at the router
+    NOTE_DRAINED                # router; request: shard, first: ticket: the log has all that was under way of it
+    NOTE_FORGOTTEN              # router; request: shard: nothing of it is left
+    NOTE_CLAIM                  # router; a session is claimed (core/admission.pxd)
+    NOTE_LINK_CLOSED            # request: place of the link: the data plane does not touch it any more
     # control -> data plane
     # OPEN: text: WELCOME up to its map of channels; flags: OpenNote, and from OPEN_DEVICE on the number of the device's
     # class, 0: none; extra: the channels with their positions, behind them `first` bytes of rights (core/rights.pxd),
@@ -74,6 +78,16 @@ cdef enum NoteKind:
     NOTE_BANS_SAY               # router; text: a change of the bans, extra: all of them
     NOTE_SESSIONS_STORED        # router; first: what was handed over of sessions before this time (ms) is stored
     NOTE_TOLD_END               # router; nothing is waited for any more: hand over what workers told an earlier router
+    NOTE_LEAD                   # router; request: shard, first: epoch of its new channels, second: fence, below its claims'
+    NOTE_PAUSE                  # router; request: shard: take nothing of it for now; LEAD with the same epoch ends that
+    NOTE_SHARD_DRAIN            # router; request: shard, first: ticket: answer DRAINED when the log has all of it
+    NOTE_FORGET                 # router; request: shard: it is another's; answer FORGOTTEN
+    NOTE_HOLD                   # router; first: ms of CLOCK_BOOTTIME until which it may lead; without it, for ever
+    NOTE_LOG_RECOVER            # router; text: log records of a shard that is going to be led
+    NOTE_CLAIMED                # router; answer to CLAIM (core/admission.pxd)
+    NOTE_EVICT                  # router; session, first: code, text: why: its connection lost it
+    NOTE_LINK_OPEN              # request: place of the link that the control thread opened
+    NOTE_LINK_CLOSE             # request: place of the link: stop using it, and answer LINK_CLOSED
 
 cdef enum OpenNote:             # flags of OPEN
     OPEN_RESUMES = 1            # the session's stored state is wanted

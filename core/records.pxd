@@ -12,7 +12,7 @@ from libc.string cimport memset
 from core.batch cimport Batch, batch_reserve
 
 cdef enum:
-    RECORDS_VERSION = 8
+    RECORDS_VERSION = 9
 
 cdef enum RecordKind:
     REC_LINK = 1                # w->r: heartbeat, and the first word
@@ -43,11 +43,15 @@ cdef enum RecordKind:
     REC_SURVEY                  # w->r: how does this channel stand? (core/survey.pxd)
     REC_TOLD                    # the router's own: who told what stands behind this, and whose the session is
     REC_GLOBAL                  # r->w: a global channel stands here; what is said in it from now on follows this
+    REC_LEADS                   # r->w: I lead this shard under this epoch: say what you hold of it
+    REC_SHARDS                  # w->r: all that I hold of these shards follows; what you heard of them before is void
+    REC_ATTEND                  # w->r: what a session did in a channel, to the channel's leader when that is another
     REC_KIND_COUNT
 
 ctypedef struct Record:         # 8 bytes: the head of every record
     uint32_t size               # the whole record, a multiple of 8
-    uint16_t kind
+    uint8_t kind
+    uint8_t shard               # of what the record is about (core/shards.pxd); of LEADS, the shard itself
     uint16_t aux                # by kind: size of the name, code, or flags
 
 cdef enum BeginFlag:            # aux of BEGIN
@@ -71,6 +75,14 @@ ctypedef struct RecChannel:     # SUBSCRIBE, SUBSCRIBED, UNSUBSCRIBE, GLOBAL; na
     uint64_t channel            # the worker's handle; GLOBAL: 0 or GLOBAL_GONE
     uint64_t epoch              # SUBSCRIBE: the last position seen; SUBSCRIBED, GLOBAL: the position now
     uint64_t offset
+
+ctypedef struct RecLeads:
+    Record head
+    uint64_t epoch              # that new channels of the shard begin with: of two leaders the one with the higher leads
+
+ctypedef struct RecShards:
+    Record head
+    uint64_t which[4]           # bit n % 64 of word n // 64: shard n
 
 cdef enum OpenFlag:             # aux of OPEN
     OPEN_RESUME = 1             # the session's stored state is wanted
@@ -168,7 +180,7 @@ cdef enum StateKind:
     STATE_LISTS                 # WELCOME of a resume: in these alone, global ones apart; for the next router, as HEARS
     STATE_TOLD = 16             # added to one of these: told to an earlier router
 
-ctypedef struct RecState:       # name and, but with ACKED, the user follow
+ctypedef struct RecState:       # STATE, ATTEND; name and, but with ACKED, the user follow
     Record head                 # aux: size of the name
     uint8_t session[16]
     uint64_t epoch
@@ -251,7 +263,7 @@ cdef inline void record_init(uint8_t *room, int kind, int aux, uint32_t fixed, u
     memset(room + size - 8, 0, 8)
     memset(room, 0, fixed)
     head.size = size
-    head.kind = <uint16_t> kind
+    head.kind = <uint8_t> kind
     head.aux = <uint16_t> aux
 
 
@@ -299,7 +311,7 @@ cdef inline bint record_fits(const Record *head, size_t left) noexcept nogil:
             variable = (<RecMessage *> head).body_size
     elif head.kind == REC_TAKEN:
         fixed = sizeof(RecTaken)
-    elif head.kind == REC_STATE:
+    elif head.kind == REC_STATE or head.kind == REC_ATTEND:
         fixed = sizeof(RecState)
         if head.size >= fixed:
             variable = <size_t> head.aux + (<RecState *> head).user_size
@@ -322,6 +334,10 @@ cdef inline bint record_fits(const Record *head, size_t left) noexcept nogil:
     elif head.kind == REC_GLOBAL:
         fixed = sizeof(RecChannel)
         variable = head.aux
+    elif head.kind == REC_LEADS:
+        fixed = sizeof(RecLeads)
+    elif head.kind == REC_SHARDS:
+        fixed = sizeof(RecShards)
     else:
         return False
     return head.kind != 0 and head.size >= fixed + variable

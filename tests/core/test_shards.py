@@ -1,0 +1,30 @@
+"""Shards: the same in every process and release, spread evenly, and a power of two."""
+
+from collections import Counter
+
+import pytest
+
+from core import shards
+
+
+@pytest.mark.parametrize(("name", "byte"), [(b"user:alice", 51), (b"group:1", 157), (b"", 174)])
+def test_a_name_has_the_same_byte_for_ever(name: bytes, byte: int) -> None:
+    assert shards.byte_of(name) == byte
+
+
+@pytest.mark.parametrize("pattern", ["user:%d", "group:room-%d", "user:u%06d"])
+def test_names_that_differ_in_a_number_are_spread_evenly(pattern: str) -> None:
+    counts = Counter(shards.byte_of((pattern % number).encode()) for number in range(51_200))
+    assert len(counts) == shards.COUNT_MAX
+    assert 120 < min(counts.values()) and max(counts.values()) < 290  # 200 each; six deviations are 85
+
+
+@pytest.mark.parametrize("count", [1, 2, 64, 256])
+def test_a_power_of_two_is_a_count(count: int) -> None:
+    assert shards.check_count(count) == count
+
+
+@pytest.mark.parametrize("count", [-1, 0, 3, 255, 257, 512])
+def test_any_other_number_is_none(count: int) -> None:
+    with pytest.raises(ValueError, match="power of two"):
+        shards.check_count(count)
