@@ -11,8 +11,8 @@ import re
 
 from starlette.requests import ClientDisconnect, Request
 
+from gateway.cluster_config import is_loopback
 from gateway.errors import RequestError
-from gateway.settings import is_loopback
 
 BODY_TIMEOUT_S = 10.0
 _HOST = re.compile(r"(?P<name>[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")

@@ -3,7 +3,7 @@
 Every option is a field below with its type, default, allowed range and, in its description, its unit and reason. The
 names are `section.key` everywhere: `[gateway] port = 7400` in the TOML file, `HOLDFAST_GATEWAY_PORT` in the
 environment, `--port` for the options that have a flag. `gateway.settings` reads and checks them, `gateway.namespaces`
-those of namespaces.
+those of namespaces; the sections about many nodes are in `gateway.cluster_config`.
 """
 
 from typing import Annotated, Any
@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from core.namespace_spec import BUILT_IN, NamespaceSpec
+from gateway.cluster_config import BusSection, DirectorySection, RouterLink, RouterSection, directory_config
 from gateway.token_policy import Policy
 from router.config import RouterConfig
 
@@ -27,6 +28,14 @@ class NodeSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             " dots, dashes and underscores. Empty: the host's name.",
         ),
     ] = ""
+    role: Annotated[
+        str,
+        Meta(
+            pattern="^(all|gateway|router)$",
+            description="What runs here: `all`; with a directory also `gateway`, workers alone, or `router`, a router"
+            " alone. Both have the admin server.",
+        ),
+    ] = "all"
     run_dir: Annotated[
         str,
         Meta(
@@ -188,52 +197,6 @@ class GatewaySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             "may be open without REFRESH and be resumed when it breaks.",
         ),
     ] = 2_592_000
-
-
-class RouterSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    endpoint: Annotated[
-        str,
-        Meta(
-            pattern=r"^((ipc:///.+)|(tcp://.+:[0-9]{1,5}))?$",
-            description="ZeroMQ endpoint of the router, ipc:///path or tcp://host:port. Empty: a socket in run_dir.",
-        ),
-    ] = ""
-    history_total_bytes: Annotated[
-        int,
-        Meta(
-            ge=1_048_576,
-            le=1_099_511_627_776,
-            description="Bytes of messages kept in memory, of all channels together; how much of one channel is kept"
-            " its namespace says.",
-        ),
-    ] = 256 * 1024 * 1024
-    key_window_s: Annotated[
-        int, Meta(ge=1, le=86_400, description="Seconds in which a repeated idempotency key publishes nothing anew.")
-    ] = 300
-    channels_max: Annotated[int, Meta(ge=1, le=100_000_000, description="Channels known at once.")] = 1_000_000
-    spill_bytes_max: Annotated[
-        int,
-        Meta(
-            ge=1_048_576, le=17_179_869_184, description="Bytes kept for one worker whose link to the router is full."
-        ),
-    ] = 64 * 1024 * 1024
-    presence_damping_ms: Annotated[
-        int,
-        Meta(
-            ge=0,
-            le=60_000,
-            description="Where members are told who comes and goes: how long a session may be away before they are told"
-            " that it left.",
-        ),
-    ] = 3_000
-    events_members_max: Annotated[
-        int,
-        Meta(
-            ge=0,
-            le=1_000_000,
-            description="In channels with more sessions than this nobody is told who joined and who left.",
-        ),
-    ] = 200
 
 
 class AdminSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -446,6 +409,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     admin: AdminSection = AdminSection()
     auth: AuthSection = AuthSection()
     log: LogSection = LogSection()
+    directory: DirectorySection = DirectorySection()
+    bus: BusSection = BusSection()
     growth: GrowthSection = GrowthSection()
     namespaces: tuple[NamespaceSpec, ...] = BUILT_IN
 
@@ -453,6 +418,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def development(self) -> bool:
         """Whether anybody may be anyone, since there is no secret to check a token with."""
         return not self.auth.secret
+
+    @property
+    def clustered(self) -> bool:
+        """Whether there is a directory, and with it other nodes."""
+        return bool(self.directory.endpoints)
 
 
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -471,6 +441,12 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ws_port: int
     ws_path: str = "/ws"
     router_endpoint: str
+    """Of the one router; empty: the routers are those that the supervisor tells of."""
+    routers: tuple[RouterLink, ...] = ()
+    """Those that it knew when this process was started."""
+    bus_public_key: str = ""
+    bus_secret_key: str = ""
+    """Who this worker is to routers whose bus has keys (CURVE, Z85)."""
     namespaces: tuple[NamespaceSpec, ...] = BUILT_IN
     secret: str | None
     """What tokens are checked with; None is development mode."""
@@ -549,6 +525,8 @@ def worker_config(
         index=index,
         epoch=epoch,
         router_endpoint=router_endpoint,
+        bus_public_key=config.bus.public_key,
+        bus_secret_key=config.bus.secret_key,
         secret=config.auth.secret or None,
         stats_fd=stats_fd,
         commands_fd=commands_fd,
@@ -595,5 +573,8 @@ def router_config(
         log_redis_kept_bytes_max=config.log.redis_kept_bytes_max,
         session_ttl_s=config.gateway.resume_token_ttl_s,
         namespaces=config.namespaces,
+        directory=directory_config(config),
+        bus_public_key=config.bus.public_key,
+        bus_secret_key=config.bus.secret_key,
         **same,
     )

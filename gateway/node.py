@@ -9,10 +9,9 @@ import os
 import resource
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 import uvloop
@@ -20,7 +19,6 @@ from prometheus_client import CollectorRegistry
 
 from core import introspect
 from core.auditor import Auditor
-from core.ban_list import BANS_MAX, Standing
 from core.owned import ACCOUNT
 from core.transcode import mpack_from_json
 from gateway import __version__, logs
@@ -34,13 +32,14 @@ from gateway.config import Config, router_config, worker_config
 from gateway.connections_api import Places, Walks
 from gateway.development_key import development_key
 from gateway.elsewhere import Elsewhere
-from gateway.errors import PortTakenError, ReloadError, RequestError
+from gateway.errors import PortTakenError, ReloadError
 from gateway.growth_api import GrowthCollector
 from gateway.hook import Hook
 from gateway.ledger_watch import LedgerWatch
 from gateway.metrics import AuditCollector, NodeCollector, ProcessView
 from gateway.node_audit import NodeAudit
 from gateway.ports import Listeners, bound
+from gateway.publisher import RouterPublisher
 from gateway.reload import Plan, Reload
 from gateway.run_directory import RunDirectory
 from gateway.supervision_api import Supervision, routes
@@ -50,30 +49,22 @@ from gateway.users_api import routes as user_routes
 from gateway.watch import Watch
 from gateway.watcher import Place, Watcher
 from gateway.zygote import TCP_FD, WS_FD
-from router.client import BanRefused, ChannelState, Refused, RouterClient, StoredSession, Survey, Unavailable
+from router.client import RouterClient
 
 SUPERVISOR = "supervisor"
 EXIT_KILLED = 130  # 128 + SIGINT, as shells say it
 _LINK_TIMEOUT_S = 5.0
-_RETRY_AFTER_S = 1
-# The router's refusals as HTTP says them; the others are the request's own fault.
-_STATUS = {"too_large": 413, "rate_limited": 429, "overloaded": 503, "unavailable": 503}
-_BAN_REFUSALS = {
-    "not_banned": (404, "this user is not banned"),
-    "too_many_bans": (409, f"there are {BANS_MAX} bans, with those that are remembered for their resume tokens"),
-    "unavailable": (503, "the log is away: nothing has changed yet, but it may be stored, so ask again"),
-    "overloaded": (503, "too many bans are under way: nothing has changed"),
-}
 # Modules that the zygote imports and forks.
 WORKER_COMMAND: tuple[str, ...] = ("gateway.worker",)
 ROUTER_COMMAND: tuple[str, ...] = ("router.process",)
-_Answer = TypeVar("_Answer")
 # What a rolling restart cannot change, by section; None: nothing of it. Of TLS, whether there is any.
 FIXED: dict[str, tuple[str, ...] | None] = {
     "node": None,
     "admin": None,
     "auth": None,
     "growth": None,
+    "directory": None,
+    "bus": None,
     "router": ("endpoint",),
     "gateway": ("workers", "host", "port", "ws_port", "backlog", "tls_certificate", "tls_key"),
 }
@@ -455,67 +446,3 @@ def views(supervisor: Supervisor) -> list[ProcessView]:
 
 def _view(child: Child) -> ProcessView:
     return ProcessView(child.name, child.pid, child.ready.is_set(), child.restarts, child.totals(), child.stuck)
-
-
-def _refusal(error: Refused) -> RequestError:
-    status = _STATUS.get(error.code_name, 400)
-    return RequestError(status, error.code_name, str(error), _RETRY_AFTER_S if status in (429, 503) else None)
-
-
-class RouterPublisher:
-    """Publishes, bans and asks over the link to the router, and says in HTTP's words why it could not."""
-
-    def __init__(self, client: RouterClient, deadline_s: float) -> None:
-        self._client = client
-        self._deadline_s = deadline_s
-
-    async def publish(
-        self, channel: str, data: bytes, *, key: str | None, sender: str, deadline_s: float
-    ) -> tuple[int, int]:
-        """See `gateway.admin.Publisher`."""
-        try:
-            return await self._client.publish(channel, data, key=key, sender=sender, deadline_s=deadline_s)
-        except (Unavailable, TimeoutError) as error:
-            message = str(error) or "the router does not answer"
-            raise RequestError(503, "unavailable", message, _RETRY_AFTER_S) from error
-        except Refused as error:
-            raise _refusal(error) from error
-
-    async def ban(self, user: str, until_ms: int, reason: str) -> Standing:
-        """See `gateway.bans_api.BanBook`."""
-        try:
-            return await self._client.ban(user, until_ms, reason, deadline_s=self._deadline_s)
-        except Unavailable as error:
-            raise RequestError(503, "unavailable", str(error), _RETRY_AFTER_S) from error
-        except BanRefused as error:
-            status, message = _BAN_REFUSALS.get(error.why, (400, str(error)))
-            raise RequestError(status, error.why, message, _RETRY_AFTER_S if status == 503 else None) from error
-
-    def bans(self) -> Mapping[str, Standing]:
-        """See `gateway.bans_api.BanBook`."""
-        try:
-            return self._client.bans()
-        except Unavailable as error:
-            raise RequestError(503, "unavailable", str(error), _RETRY_AFTER_S) from error
-
-    async def channels(self, names: Sequence[str]) -> list[ChannelState]:
-        """See `gateway.users_api.Standings`."""
-        return await self._answer(self._client.channels(names, deadline_s=self._deadline_s))
-
-    async def sessions(self, ids: Sequence[bytes]) -> list[StoredSession | None] | None:
-        """See `gateway.users_api.Standings`."""
-        return await self._answer(self._client.sessions(ids, deadline_s=self._deadline_s))
-
-    async def survey(self, names: Sequence[str], depth: int) -> list[Survey]:
-        """See `gateway.channels_api.Surveys`."""
-        return await self._answer(self._client.survey(names, depth, deadline_s=self._deadline_s))
-
-    @staticmethod
-    async def _answer(asked: Awaitable[_Answer]) -> _Answer:
-        """What the router says to a question; its deadline is in the question."""
-        try:
-            return await asked  # deadline: the question's own
-        except Unavailable as error:
-            raise RequestError(503, "unavailable", str(error), _RETRY_AFTER_S) from error
-        except Refused as error:
-            raise _refusal(error) from error

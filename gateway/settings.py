@@ -20,7 +20,8 @@ from typing import Any
 
 import msgspec
 
-from gateway import namespaces
+from gateway import cluster_config, namespaces
+from gateway.cluster_config import is_loopback
 from gateway.config import SECTIONS, Config
 from gateway.errors import ConfigError
 from router.log import redis_url
@@ -33,7 +34,7 @@ _OTHER_VARIABLES = re.compile(r"HOLDFAST_(CONFIG$|BUILD$|CHECKS$|CHAOS$|INJECT$|
 # HOLDFAST_GATEWAY_PORT=tcp://10.0.0.7:7400 would otherwise stop every pod beside such a service.
 _KUBERNETES_NAMES = re.compile(r".*_(SERVICE_(HOST|PORT(_.+)?)|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
 _KUBERNETES_VALUES = re.compile(r"(tcp|udp|sctp)://")
-HIDDEN_KEYS = frozenset({"auth.secret", "admin.token", "log.redis_url"})
+HIDDEN_KEYS = frozenset({"auth.secret", "admin.token", "log.redis_url"}) | cluster_config.HIDDEN_KEYS
 # What a text must be that has a pattern, in words.
 FORMS = {
     "node.name": "up to 63 letters, digits, dots, dashes and underscores, of which the first is a letter or digit",
@@ -43,6 +44,7 @@ FORMS = {
     "log.redis_url": "a URL that begins with redis://, rediss://, redis+sentinel:// or redis+cluster://",
     "log.redis_prefix": "1 to 64 letters, digits, colons, dots, _ and -",
     "growth.hook_url": "a URL that begins with http:// or https://, without spaces",
+    **cluster_config.FORMS,
 }
 _TRUE, _FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off"})
 
@@ -362,14 +364,6 @@ def _numeric(host: str) -> str:
     return "127.0.0.1" if host == "localhost" else host
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`, an address or `localhost`."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
 def _misfits(config: Config, machine: Machine) -> Iterator[str]:
     """What is wrong although each value by itself is allowed."""
     rules: tuple[Callable[[Config], Iterator[str]], ...] = (
@@ -381,6 +375,7 @@ def _misfits(config: Config, machine: Machine) -> Iterator[str]:
         _tls,
         _namespaces,
         _log,
+        cluster_config.misfits,
     )
     for rule in rules:
         yield from rule(config)

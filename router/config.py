@@ -9,6 +9,33 @@ import msgspec
 from core.namespace_spec import BUILT_IN, NamespaceSpec
 
 
+class DirectoryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the directory is, and what a node says of itself there."""
+
+    endpoints: tuple[str, ...]
+    """Members of the etcd cluster, `host:port`."""
+    prefix: str = "holdfast/"
+    user: str = ""
+    password: str = ""
+    tls: bool = False
+    tls_ca: str = ""
+    tls_certificate: str = ""
+    tls_key: str = ""
+    """Files (PEM); empty: see `router.directory.etcd_config`."""
+    ttl_s: int = 10
+    """Of a node's lease."""
+    shards: int = 256
+    when_away: str = "refuse"
+    """Logins that need the directory while it is away: `refuse`, or `local`."""
+    weight: int = 1
+    """How many shards this router is to lead, relative to others."""
+    leave_s: int = 30
+    """What it has at its end for giving its shards to others."""
+    address: str = ""
+    """How this node is reached: JSON {"bus": endpoint, "key": public key, "admin": URL}."""
+    region: str = ""
+
+
 class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Configuration of one router process."""
 
@@ -56,6 +83,11 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Workers of the node, which link to a router that was started before it answers resumes; 0: nobody knows."""
     session_ttl_s: int = 3_600
     """Seconds for which what is stored of a session is kept after its last sign of life: as long as resume tokens."""
+    directory: DirectoryConfig | None = None
+    """Where routers agree who leads which shard; None: this one leads all."""
+    bus_public_key: str = ""
+    bus_secret_key: str = ""
+    """Of the endpoint (CURVE, Z85); empty: it has none."""
     stats_fd: int = -1
     """Inherited descriptor of the shared counters; -1 keeps them in the process's own memory."""
     commands_fd: int = -1

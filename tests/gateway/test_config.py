@@ -5,9 +5,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.config import SECTIONS, GatewaySection, RouterSection, WorkerConfig, router_config, worker_config
+from gateway.cluster_config import RouterSection
+from gateway.config import SECTIONS, GatewaySection, WorkerConfig, router_config, worker_config
 from gateway.settings import Machine, load
-from router.config import RouterConfig
+from router.config import DirectoryConfig, RouterConfig
 
 MACHINE = Machine("host-1", 2, 20_000)
 SECRET = "s" * 32
@@ -58,7 +59,8 @@ def test_every_option_of_the_gateway_reaches_the_worker() -> None:
 
 
 def test_every_option_of_the_router_reaches_it() -> None:
-    assert set(RouterSection.__struct_fields__) <= set(RouterConfig.__struct_fields__)
+    told = {*RouterConfig.__struct_fields__, *DirectoryConfig.__struct_fields__}
+    assert set(RouterSection.__struct_fields__) <= told
     config = load(None, {}, {"router.channels_max": 5, "router.endpoint": "tcp://127.0.0.1:1"}, MACHINE)
     part = router_config(config, epoch=7, endpoint="ipc:///other")
     assert part.globals_bytes_max == config.gateway.max_frame // 2
@@ -71,7 +73,8 @@ def test_process_parts_and_sections_have_the_same_defaults() -> None:
     for field in msgspec.structs.fields(GatewaySection):
         if field.name not in chosen:
             assert defaults[field.name] == field.default, field.name
-    defaults = {field.name: field.default for field in msgspec.structs.fields(RouterConfig)}
+    parts = (*msgspec.structs.fields(RouterConfig), *msgspec.structs.fields(DirectoryConfig))
+    defaults = {field.name: field.default for field in parts}
     for field in msgspec.structs.fields(RouterSection):
         if field.name != "endpoint":
             assert defaults[field.name] == field.default, field.name

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 from gateway import settings
+from gateway.cluster_config import is_loopback
 from gateway.config import Config
 from gateway.errors import ConfigError
 from gateway.namespaces import words_of
-from gateway.settings import Machine, is_loopback, load
+from gateway.settings import Machine, load
 
 MACHINE = Machine(hostname="host-1", processors=4, open_files_max=20_000)
 SECRET = "s" * 32

@@ -1,0 +1,344 @@
+"""The sections of the configuration that are about many nodes, and what a node's processes are told of them.
+
+With a directory (`[directory] endpoints`) a node is one of many: its router registers there and leads some of the
+shards, its workers link to every router that is there, over tcp. Without one it is alone, and all of this is at its
+defaults.
+"""
+
+import ipaddress
+import json
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+from msgspec import Meta
+
+from router.config import DirectoryConfig
+from router.directory.etcd_config import EtcdConfig
+from router.directory.port import Misused
+
+if TYPE_CHECKING:
+    from gateway.config import Config
+
+KEY_FORM = r"^([0-9A-Za-z.:+=^!/*?&<>()\[\]{}@%$#-]{40})?$"
+KEY_WORDS = "40 characters of Z85, as `holdfast keys` prints them"
+FORMS = {
+    "bus.advertise": "host:port, such as 10.0.0.5:7410",
+    "bus.public_key": KEY_WORDS,
+    "bus.secret_key": KEY_WORDS,
+    "directory.endpoints": "host:port of each member, with commas and no spaces between",
+    "directory.prefix": "up to 128 characters without spaces, of which the last is a slash",
+}
+HIDDEN_KEYS = frozenset({"bus.secret_key", "directory.password"})
+
+
+class RouterSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    endpoint: Annotated[
+        str,
+        Meta(
+            pattern=r"^((ipc:///.+)|(tcp://.+:[0-9]{1,5}))?$",
+            description="ZeroMQ endpoint of the router, ipc:///path or tcp://host:port. Empty: a socket in run_dir;"
+            " with a directory the port of bus.advertise.",
+        ),
+    ] = ""
+    history_total_bytes: Annotated[
+        int,
+        Meta(
+            ge=1_048_576,
+            le=1_099_511_627_776,
+            description="Bytes of messages kept in memory, of all channels together; how much of one channel is kept"
+            " its namespace says.",
+        ),
+    ] = 256 * 1024 * 1024
+    key_window_s: Annotated[
+        int, Meta(ge=1, le=86_400, description="Seconds in which a repeated idempotency key publishes nothing anew.")
+    ] = 300
+    channels_max: Annotated[int, Meta(ge=1, le=100_000_000, description="Channels known at once.")] = 1_000_000
+    spill_bytes_max: Annotated[
+        int,
+        Meta(
+            ge=1_048_576, le=17_179_869_184, description="Bytes kept for one worker whose link to the router is full."
+        ),
+    ] = 64 * 1024 * 1024
+    presence_damping_ms: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=60_000,
+            description="Where members are told who comes and goes: how long a session may be away before they are told"
+            " that it left.",
+        ),
+    ] = 3_000
+    events_members_max: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000_000,
+            description="In channels with more sessions than this nobody is told who joined and who left.",
+        ),
+    ] = 200
+    leave_s: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=600,
+            description="With a directory: seconds that a router which is to end has for giving its shards to others,"
+            " one by one.",
+        ),
+    ] = 30
+    weight: Annotated[
+        int,
+        Meta(ge=1, le=1_000, description="With a directory: how many shards it leads, relative to other routers."),
+    ] = 1
+
+
+class DirectorySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    endpoints: Annotated[
+        str,
+        Meta(
+            pattern=r"^([^\s,/]+:[0-9]{1,5}(,[^\s,/]+:[0-9]{1,5})*)?$",
+            description="Members of the etcd cluster that says who leads what, host:port with commas between. Empty:"
+            " none, this node is alone.",
+        ),
+    ] = ""
+    prefix: Annotated[
+        str,
+        Meta(
+            pattern=r"^[!-~]{0,127}/$",
+            description="What all keys in the directory begin with; clusters that share one need one each.",
+        ),
+    ] = "holdfast/"
+    user: Annotated[str, Meta(description="User of etcd's own access control. Empty: it has none.")] = ""
+    password: Annotated[str, Meta(description="Its password.")] = ""
+    tls: Annotated[bool, Meta(description="Whether etcd is spoken to over TLS.")] = False
+    tls_ca: Annotated[
+        str,
+        Meta(description="File with the authority that signed etcd's certificates (PEM). Empty: those of the system."),
+    ] = ""
+    tls_certificate: Annotated[
+        str, Meta(description="File with our certificate (PEM), where etcd asks for one. Empty: none.")
+    ] = ""
+    tls_key: Annotated[str, Meta(description="File with that certificate's private key (PEM). Empty: none.")] = ""
+    ttl_s: Annotated[
+        int,
+        Meta(
+            ge=2,
+            le=300,
+            description="Seconds after which a node that is not heard of any more counts as gone, and others take what"
+            " it led; also for how long it goes on without the directory.",
+        ),
+    ] = 10
+    shards: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=256,
+            description="Shards of the cluster, a power of two, the same on all nodes and for good.",
+        ),
+    ] = 256
+    when_away: Annotated[
+        str,
+        Meta(
+            pattern="^(refuse|local)$",
+            description="Logins that need the directory while it is away: `refuse` them until it is back, or let each"
+            " router judge by the `local` ones that it knows.",
+        ),
+    ] = "refuse"
+
+
+class BusSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    advertise: Annotated[
+        str,
+        Meta(
+            pattern=r"^(\S+:[0-9]{1,5})?$",
+            description="With a directory: host:port at which the workers of all nodes reach this node's router.",
+        ),
+    ] = ""
+    public_key: Annotated[
+        str,
+        Meta(
+            pattern=KEY_FORM,
+            description="Public key of this node on the bus (CURVE, `holdfast keys` makes a pair). Empty: nothing is"
+            " encrypted.",
+        ),
+    ] = ""
+    secret_key: Annotated[str, Meta(pattern=KEY_FORM, description="The secret key of that pair.")] = ""
+    insecure: Annotated[
+        bool,
+        Meta(
+            description="Let bus.advertise be an address beyond loopback without keys: for networks that nobody else"
+            " reaches."
+        ),
+    ] = False
+
+
+class RouterLink(msgspec.Struct, frozen=True, kw_only=True):
+    """A router that workers link to."""
+
+    name: str
+    """Of its node."""
+    epoch: int
+    """Of this life of the node."""
+    bus: str
+    """ZeroMQ endpoint."""
+    key: str = ""
+    """Its public key; empty: its bus has none."""
+    admin: str = ""
+    """URL of its node's admin server, if others can reach it."""
+
+
+# ------------------------------------------------------------------------------------------------- what processes get
+
+
+def bus_endpoint(config: "Config") -> str:
+    """Where the router listens with a directory: at the port that it advertises, on all addresses but for loopback."""
+    if config.router.endpoint:
+        return config.router.endpoint
+    host, _, port = config.bus.advertise.rpartition(":")
+    return f"tcp://{host}:{port}" if is_loopback(host) and host != "localhost" else f"tcp://*:{port}"
+
+
+def address(config: "Config") -> str:
+    """What `nodes/<node>` says of how to reach this node."""
+    host = config.bus.advertise.rpartition(":")[0]
+    admin = host if config.admin.host in ("0.0.0.0", "::") else config.admin.host
+    admin = f"[{admin}]" if ":" in admin and not admin.startswith("[") else admin
+    told = {
+        "bus": f"tcp://{config.bus.advertise}" if config.bus.advertise else "",
+        "key": config.bus.public_key,
+        "admin": f"http://{admin}:{config.admin.port}" if admin else "",
+    }
+    return json.dumps({name: text for name, text in told.items() if text})
+
+
+def link_of(name: str, epoch: int, address_: str) -> RouterLink | None:
+    """The router of a node, from its address; None: it is none that this version understands."""
+    try:
+        told = json.loads(address_)
+        link = {"bus": told["bus"], "key": told.get("key", ""), "admin": told.get("admin", "")}
+        return msgspec.convert({"name": name, "epoch": epoch, **link}, RouterLink)
+    except (ValueError, TypeError, KeyError, AttributeError, msgspec.ValidationError):
+        return None
+
+
+def directory_config(config: "Config") -> DirectoryConfig | None:
+    """The directory as a router or a supervisor is told of it; None: there is none."""
+    section = config.directory
+    if not section.endpoints:
+        return None
+    return DirectoryConfig(
+        endpoints=tuple(section.endpoints.split(",")),
+        prefix=section.prefix,
+        user=section.user,
+        password=section.password,
+        tls=section.tls,
+        tls_ca=section.tls_ca,
+        tls_certificate=section.tls_certificate,
+        tls_key=section.tls_key,
+        ttl_s=section.ttl_s,
+        shards=section.shards,
+        when_away=section.when_away,
+        weight=config.router.weight,
+        leave_s=config.router.leave_s,
+        address=address(config),
+    )
+
+
+# ------------------------------------------------------------------------------------------------- what does not fit
+
+
+def misfits(config: "Config") -> Iterator[str]:
+    """What is wrong although each value by itself is allowed."""
+    yield from _keys(config)
+    if not config.directory.endpoints:
+        yield from _alone(config)
+        return
+    yield from _directory(config)
+    yield from _bus(config)
+    if config.log.backend == "embedded":
+        yield (
+            "log.backend = embedded with directory.endpoints: that log is one node's, and any router may come to lead"
+            " any shard. Set log.backend = redis (with log.redis_url), or none, on every node"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`, an address or `localhost`."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _alone(config: "Config") -> Iterator[str]:
+    if config.node.role != "all":
+        yield (
+            f"node.role = {config.node.role} without directory.endpoints: routers and gateways of several nodes find"
+            " each other in the directory. Set directory.endpoints, or node.role = all"
+        )
+    if config.bus.advertise:
+        yield f"bus.advertise = {config.bus.advertise} without directory.endpoints: nobody would be told. Set both"
+
+
+def _directory(config: "Config") -> Iterator[str]:
+    section = config.directory
+    try:
+        EtcdConfig(
+            endpoints=tuple(section.endpoints.split(",")),
+            prefix=section.prefix,
+            user=section.user,
+            password=section.password,
+            tls=section.tls,
+            ca_file=section.tls_ca,
+            cert_file=section.tls_certificate,
+            key_file=section.tls_key,
+        )
+    except Misused as error:
+        yield f"[directory]: {error}"
+    for name in ("tls_ca", "tls_certificate", "tls_key"):
+        path = getattr(section, name)
+        if path and not os.access(path, os.R_OK):
+            yield f'directory.{name} = "{path}": no such file, or it may not be read'
+    if section.shards & (section.shards - 1):
+        yield f"directory.shards = {section.shards}: must be a power of two, such as 64 or 256"
+
+
+def _bus(config: "Config") -> Iterator[str]:
+    endpoint, advertised = config.router.endpoint, config.bus.advertise
+    if endpoint and not endpoint.startswith("tcp://"):
+        yield f"router.endpoint = {endpoint} with directory.endpoints: other nodes cannot reach it. Use tcp://, or none"
+    if config.node.role == "gateway":
+        return
+    if not advertised:
+        yield (
+            "directory.endpoints without bus.advertise: say at which host:port the workers of all nodes reach this"
+            " node's router, such as 10.0.0.5:7410, or set node.role = gateway"
+        )
+        return
+    host, _, port = advertised.rpartition(":")
+    if not 1 <= int(port) <= 65_535:
+        yield f"bus.advertise = {advertised}: its port must be between 1 and 65535"
+    if is_loopback(host):
+        return
+    if not config.auth.secret:
+        yield (
+            f"bus.advertise = {advertised} without auth.secret: development mode keeps to this machine. Set auth.secret"
+            " (HOLDFAST_AUTH_SECRET), or use a loopback address"
+        )
+    if not config.bus.public_key and not config.bus.insecure:
+        yield (
+            f"bus.advertise = {advertised} without bus.public_key and bus.secret_key: anybody who reaches that port"
+            " could publish as anybody. Make a pair (holdfast keys), or set bus.insecure = true where nobody else can"
+        )
+
+
+def _keys(config: "Config") -> Iterator[str]:
+    public, secret = config.bus.public_key, config.bus.secret_key
+    if bool(public) != bool(secret):
+        yield "bus.public_key and bus.secret_key belong together: set both (holdfast keys makes a pair) or neither"
+    elif secret:
+        import zmq  # here: most commands, and most nodes, need none of it to read their settings
+
+        if zmq.curve_public(secret.encode()).decode() != public:
+            yield "bus.public_key is not that of bus.secret_key: take both lines from one run of holdfast keys"

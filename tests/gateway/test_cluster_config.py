@@ -1,0 +1,125 @@
+"""Settings of many nodes: what does not fit together, and what the processes are told of them."""
+
+import json
+
+import msgspec
+import pytest
+import zmq
+
+from gateway.cluster_config import address, bus_endpoint, directory_config, is_loopback, link_of
+from gateway.config import Config, router_config, worker_config
+from gateway.errors import ConfigError
+from gateway.settings import Machine, load
+
+MACHINE = Machine(hostname="host-1", processors=4, open_files_max=20_000)
+SECRET = "s" * 32
+ETCD: dict[str, object] = {"directory.endpoints": "etcd-0:2379,etcd-1:2379", "log.backend": "none"}
+NODE = ETCD | {"bus.advertise": "127.0.0.1:7410"}
+FAR = ETCD | {"bus.advertise": "10.0.0.5:7410", "auth.secret": SECRET}
+PUBLIC, PRIVATE = (key.decode() for key in zmq.curve_keypair())
+
+
+def configured(given: dict[str, object]) -> Config:
+    return load(None, {}, given, MACHINE)
+
+
+def complaints(given: dict[str, object]) -> str:
+    with pytest.raises(ConfigError) as caught:
+        configured(given)
+    return str(caught.value)
+
+
+def test_without_a_directory_a_node_is_alone() -> None:
+    config = configured({})
+    assert not config.clustered
+    assert (config.node.role, directory_config(config)) == ("all", None)
+    assert router_config(config, epoch=1, endpoint="ipc:///x").directory is None
+
+
+def test_the_router_is_told_its_directory_and_how_it_is_reached() -> None:
+    given = NODE | {"directory.ttl_s": 5, "directory.shards": 64, "router.weight": 3, "router.leave_s": 7}
+    told = router_config(configured(given), epoch=1, endpoint="tcp://127.0.0.1:7410").directory
+    assert told is not None
+    assert told.endpoints == ("etcd-0:2379", "etcd-1:2379")
+    assert (told.prefix, told.ttl_s, told.shards, told.weight, told.leave_s) == ("holdfast/", 5, 64, 3, 7)
+    assert json.loads(told.address) == {"bus": "tcp://127.0.0.1:7410", "admin": "http://127.0.0.1:7402"}
+
+
+def test_a_router_with_keys_tells_its_public_one_alone() -> None:
+    config = configured(FAR | {"bus.public_key": PUBLIC, "bus.secret_key": PRIVATE})
+    assert json.loads(address(config))["key"] == PUBLIC
+    assert PRIVATE not in address(config)
+    told = router_config(config, epoch=1, endpoint="tcp://*:7410")
+    assert (told.bus_public_key, told.bus_secret_key) == (PUBLIC, PRIVATE)
+    worker = worker_config(config, index=0, epoch=1, router_endpoint="")
+    assert (worker.bus_public_key, worker.bus_secret_key) == (PUBLIC, PRIVATE)
+
+
+def test_an_admin_server_on_all_addresses_is_reached_where_the_bus_is() -> None:
+    given = FAR | {"bus.insecure": True, "admin.host": "0.0.0.0", "admin.token": "t" * 16}
+    assert json.loads(address(configured(given)))["admin"] == "http://10.0.0.5:7402"
+
+
+@pytest.mark.parametrize(
+    ("given", "endpoint"),
+    [
+        (NODE, "tcp://127.0.0.1:7410"),
+        (FAR | {"bus.insecure": True}, "tcp://*:7410"),
+        (NODE | {"router.endpoint": "tcp://127.0.0.1:7411"}, "tcp://127.0.0.1:7411"),
+    ],
+)
+def test_the_router_listens_where_it_can_be_reached(given: dict[str, object], endpoint: str) -> None:
+    assert bus_endpoint(configured(given)) == endpoint
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"node.role": "router"}, "node.role = router without directory.endpoints"),
+        ({"node.role": "gateway"}, "node.role = gateway without directory.endpoints"),
+        ({"node.role": "both"}, 'node.role = "both" on the command line: must be all, gateway or router'),
+        ({"bus.advertise": "127.0.0.1:7410"}, "bus.advertise = 127.0.0.1:7410 without directory.endpoints"),
+        ({"bus.advertise": "here"}, "must be host:port, such as 10.0.0.5:7410"),
+        (ETCD, "directory.endpoints without bus.advertise"),
+        (NODE | {"log.backend": "embedded"}, "log.backend = embedded with directory.endpoints"),
+        (NODE | {"router.endpoint": "ipc:///run/x"}, "router.endpoint = ipc:///run/x with directory.endpoints"),
+        (NODE | {"bus.advertise": "127.0.0.1:70000"}, "its port must be between 1 and 65535"),
+        (NODE | {"directory.endpoints": "http://etcd:2379"}, "must be host:port of each member"),
+        (NODE | {"directory.endpoints": "etcd:99999"}, "[directory]: 'etcd:99999' is no endpoint of etcd"),
+        (NODE | {"directory.prefix": "holdfast"}, "of which the last is a slash"),
+        (NODE | {"directory.user": "holdfast"}, "[directory]: etcd's user and password go together"),
+        (NODE | {"directory.tls_ca": "/nowhere"}, "of no use without tls = true"),
+        (NODE | {"directory.tls": True, "directory.tls_ca": "/nowhere"}, 'directory.tls_ca = "/nowhere": no such file'),
+        (NODE | {"directory.shards": 100}, "directory.shards = 100: must be a power of two"),
+        (FAR | {"bus.insecure": True, "auth.secret": ""}, "bus.advertise = 10.0.0.5:7410 without auth.secret"),
+        (FAR, "bus.advertise = 10.0.0.5:7410 without bus.public_key and bus.secret_key"),
+        ({"bus.public_key": PUBLIC}, "bus.public_key and bus.secret_key belong together"),
+        ({"bus.public_key": PUBLIC, "bus.secret_key": "a" * 40}, "bus.public_key is not that of bus.secret_key"),
+        ({"bus.secret_key": "short"}, "bus.secret_key = (hidden) on the command line: must be 40 characters of Z85"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_what_to_do(given: dict[str, object], said: str) -> None:
+    assert said in complaints(given)
+
+
+@pytest.mark.parametrize("given", [NODE, FAR | {"bus.insecure": True}, ETCD | {"node.role": "gateway"}])
+def test_what_fits_is_taken(given: dict[str, object]) -> None:
+    assert configured(given).clustered
+
+
+def test_a_router_is_found_from_what_its_node_says() -> None:
+    config = configured(FAR | {"bus.public_key": PUBLIC, "bus.secret_key": PRIVATE})
+    link = link_of("host-1", 7, address(config))
+    assert link is not None
+    assert (link.name, link.epoch, link.bus, link.key) == ("host-1", 7, "tcp://10.0.0.5:7410", PUBLIC)
+    assert msgspec.convert(msgspec.to_builtins(link), type(link)) == link
+
+
+@pytest.mark.parametrize("text", ["", "10.0.0.5:7410", "[]", "{}", '{"bus": 1}', "null"])
+def test_an_address_of_another_form_is_nobodys(text: str) -> None:
+    assert link_of("host-1", 7, text) is None
+
+
+@pytest.mark.parametrize(("host", "own"), [("localhost", True), ("[::1]", True), ("10.0.0.5", False), ("db", False)])
+def test_what_only_this_machine_reaches_is_known(host: str, own: bool) -> None:
+    assert is_loopback(host) is own
