@@ -111,11 +111,11 @@ def cli() -> None:
 @cli.command(epilog=_SOURCES)
 @_with(*_CONFIG, *_GATEWAY)
 def run(config_path: Path | None, **flags: object) -> None:
-    """Run a whole node: router, workers and admin server.
+    """Run a whole node: router, workers and admin server; with a directory, what node.role says.
 
     Runs until SIGTERM or Ctrl-C, then says goodbye to the clients and stops; a second Ctrl-C stops at once.
     """
-    _run(lambda: _read(config_path, flags), router=True, workers=True, admin=True)
+    _run(lambda: _read(config_path, flags))
 
 
 @cli.command(epilog=_SOURCES)
@@ -127,8 +127,11 @@ def run(config_path: Path | None, **flags: object) -> None:
     ),
 )
 def gateway(config_path: Path | None, **flags: object) -> None:
-    """Run workers and the admin server, linked to a router elsewhere (see `holdfast router`)."""
-    _run(lambda: _read(config_path, flags, endpoint=ENDPOINT), router=False, workers=True, admin=True)
+    """Run workers and the admin server, linked to a router elsewhere (see `holdfast router`).
+
+    With a directory they are linked to all routers that are there, as by node.role = gateway.
+    """
+    _run(lambda: _read(config_path, flags, role="gateway"))
 
 
 @cli.command(epilog=_SOURCES)
@@ -144,9 +147,11 @@ def gateway(config_path: Path | None, **flags: object) -> None:
     ),
 )
 def router(config_path: Path | None, **flags: object) -> None:
-    """Run a router alone, for gateways that `holdfast gateway` runs."""
-    admin = flags.get("admin__port") is not None
-    _run(lambda: _read(config_path, flags, endpoint=ENDPOINT), router=True, workers=False, admin=admin)
+    """Run a router alone, for gateways that `holdfast gateway` runs.
+
+    With a directory it leads its share of the shards, and has an admin server, as by node.role = router.
+    """
+    _run(lambda: _read(config_path, flags, role="router"), admin=flags.get("admin__port") is not None)
 
 
 @cli.command("options")
@@ -240,44 +245,53 @@ def main() -> None:
 # --------------------------------------------------------------------------------------------------- running a node
 
 
-def _load(
-    config_path: Path | None,
-    flags: dict[str, object],
-    endpoint: str = "",
-    machine: settings.Machine | None = None,
-) -> Config:
+def _load(config_path: Path | None, flags: dict[str, object], machine: settings.Machine | None = None) -> Config:
     """The configuration; ends the program with its complaints when it cannot be used."""
     try:
-        return _read(config_path, flags, endpoint, machine)
+        return _given(config_path, flags, machine)
     except ConfigError as error:
         _end(error)
 
 
-def _read(
-    config_path: Path | None, flags: dict[str, object], endpoint: str = "", machine: settings.Machine | None = None
-) -> Config:
+def _given(config_path: Path | None, flags: dict[str, object], machine: settings.Machine | None = None) -> Config:
     """The configuration, from the file, the environment and the options; ConfigError with its complaints."""
     given = {name.replace("__", "."): value for name, value in flags.items()}
-    config = settings.load(config_path, os.environ, given, machine)
-    if endpoint and not config.router.endpoint:
-        config = settings.load(config_path, os.environ, {**given, "router.endpoint": endpoint}, machine)
-    return config
+    return settings.load(config_path, os.environ, given, machine)
 
 
-def _run(load: Callable[[], Config], *, router: bool, workers: bool, admin: bool) -> None:
+def _read(config_path: Path | None, flags: dict[str, object], role: str = "") -> tuple[Config, str]:
+    """The configuration, and what is to run: what the command says, or else what node.role says."""
+    if not role:
+        config = _given(config_path, flags)
+        return config, config.node.role
+    # Its role is what it is checked as; without a directory there is none, but a place to meet.
+    try:
+        config = _given(config_path, {**flags, "node__role": role})
+    except ConfigError as error:
+        if f"node.role = {role} without" not in str(error):
+            raise
+        config = _given(config_path, flags)
+    if not config.clustered and not config.router.endpoint:
+        config = _given(config_path, {**flags, "router__endpoint": ENDPOINT})
+    return config, role
+
+
+def _run(load: Callable[[], tuple[Config, str]], *, admin: bool = True) -> None:
     """Runs a node; `load` is called again when it is to be restarted with the settings of then."""
     # Imported here: `holdfast version` and `publish` need neither uvloop nor the web server.
     from gateway import node
 
     try:
-        config = load()
+        config, role = load()
     except ConfigError as error:
         _end(error)
-    parts = node.Parts(router=router, workers=workers, admin=admin)
+    parts = node.Parts(
+        router=role in ("all", "router"), workers=role in ("all", "gateway"), admin=admin or config.clustered
+    )
     if config.development:
         click.secho(_DEVELOPMENT, fg="yellow", bold=True, err=True)
     try:
-        code = node.run(config, parts, lambda: click.echo(banner(config, parts)), load)
+        code = node.run(config, parts, lambda: click.echo(banner(config, parts)), lambda: load()[0])
     except HoldfastError as error:
         _end(error)
     sys.exit(code)
@@ -304,8 +318,12 @@ def banner(config: Config, parts: Any) -> str:
         lines.append(f"  WebSocket  {scheme}://{_shown(gateway_.host)}:{gateway_.ws_port}{gateway_.ws_path}")
         lines.append(f"  TCP        {_shown(gateway_.host)}:{gateway_.port}")
         lines.append(f"  workers    {gateway_.workers}")
-    if config.router.endpoint:
+    if config.clustered:
+        lines.append(f"  directory  {config.directory.endpoints}")
+    if config.router.endpoint and (parts.router or not config.clustered):
         lines.append(f"  router     {config.router.endpoint}")
+    elif config.clustered and parts.router:
+        lines.append(f"  router     tcp://{config.bus.advertise}")
     mode = "development (anybody may be any user)" if config.development else "tokens are checked"
     return "\n".join([*lines, f"  mode       {mode}"])
 

@@ -21,6 +21,8 @@ from router.directory.port import Misused
 if TYPE_CHECKING:
     from gateway.config import Config
 
+GATEWAY_UNIT = ".gw"
+"""What the name of a node with workers has behind it in the directory: its router is another unit, of another lease."""
 KEY_FORM = r"^([0-9A-Za-z.:+=^!/*?&<>()\[\]{}@%$#-]{40})?$"
 KEY_WORDS = "40 characters of Z85, as `holdfast keys` prints them"
 FORMS = {
@@ -199,14 +201,14 @@ def bus_endpoint(config: "Config") -> str:
     return f"tcp://{host}:{port}" if is_loopback(host) and host != "localhost" else f"tcp://*:{port}"
 
 
-def address(config: "Config") -> str:
-    """What `nodes/<node>` says of how to reach this node."""
+def address(config: "Config", *, bus: bool = True) -> str:
+    """What `nodes/<node>` says of how to reach this node; without `bus`: its workers, to which nobody links."""
     host = config.bus.advertise.rpartition(":")[0]
     admin = host if config.admin.host in ("0.0.0.0", "::") else config.admin.host
     admin = f"[{admin}]" if ":" in admin and not admin.startswith("[") else admin
     told = {
-        "bus": f"tcp://{config.bus.advertise}" if config.bus.advertise else "",
-        "key": config.bus.public_key,
+        "bus": f"tcp://{config.bus.advertise}" if bus and config.bus.advertise else "",
+        "key": config.bus.public_key if bus else "",
         "admin": f"http://{admin}:{config.admin.port}" if admin else "",
     }
     return json.dumps({name: text for name, text in told.items() if text})
@@ -256,6 +258,8 @@ def misfits(config: "Config") -> Iterator[str]:
         return
     yield from _directory(config)
     yield from _bus(config)
+    if config.node.name.endswith(GATEWAY_UNIT):
+        yield f"node.name = {config.node.name}: what ends with {GATEWAY_UNIT} is the name of a node's workers"
     if config.log.backend == "embedded":
         yield (
             "log.backend = embedded with directory.endpoints: that log is one node's, and any router may come to lead"

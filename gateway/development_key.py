@@ -1,4 +1,7 @@
-"""What signs resume tokens where no secret is configured: kept beside the embedded log, as long as the sessions are."""
+"""What signs resume tokens where no secret is configured: kept beside the embedded log, as long as the sessions are.
+
+With a directory it is the same on all nodes, and no secret: in development mode anybody may be any user anyhow.
+"""
 
 import contextlib
 import os
@@ -15,6 +18,8 @@ def development_key(config: Config) -> str:
 
     It is made at the first call. A folder that cannot be written is the router's to complain of.
     """
+    if config.development and config.clustered:
+        return f"{config.directory.endpoints} {config.directory.prefix}"
     if not config.development or config.log.backend != "embedded" or not config.log.directory:
         return ""
     path = Path(config.log.directory) / _NAME

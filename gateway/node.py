@@ -5,13 +5,15 @@ This is the one place that knows all the parts; each of them knows only what it 
 
 import asyncio
 import contextlib
+import functools
 import os
 import resource
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import uvloop
@@ -28,6 +30,7 @@ from gateway.bans_api import routes as ban_routes
 from gateway.channels_api import Channels
 from gateway.channels_api import routes as channel_routes
 from gateway.child import Child, ChildSpec, Totals
+from gateway.cluster_config import RouterLink, bus_endpoint
 from gateway.config import Config, router_config, worker_config
 from gateway.connections_api import Places, Walks
 from gateway.development_key import development_key
@@ -50,6 +53,10 @@ from gateway.watch import Watch
 from gateway.watcher import Place, Watcher
 from gateway.zygote import TCP_FD, WS_FD
 from router.client import RouterClient
+
+if TYPE_CHECKING:
+    from gateway.cluster import Cluster
+    from gateway.routers import RouterClients
 
 SUPERVISOR = "supervisor"
 EXIT_KILLED = 130  # 128 + SIGINT, as shells say it
@@ -100,36 +107,55 @@ def run(config: Config, parts: Parts, announce: Callable[[], None], again: Calla
 
 async def _serve(config: Config, parts: Parts, announce: Callable[[], None], again: Callable[[], Config]) -> int:
     ACCOUNT.own_loop()
-    with _endpoint(config) as endpoint, contextlib.closing(_listeners(config, parts)) as listeners:
+    async with contextlib.AsyncExitStack() as stack:
+        endpoint = stack.enter_context(_endpoint(config))
+        listeners = stack.enter_context(contextlib.closing(_listeners(config, parts)))
+        workers: list[Child] = []
+        cluster = None
+        if config.clustered:
+            # deadline: there is nothing to wait for at its beginning
+            cluster = await stack.enter_async_context(_cluster(config, workers if parts.workers else None))
+        routers = _no_routers if cluster is None else cluster.view.routers
         supervisor = Supervisor(
             router_spec(config, endpoint) if parts.router else None,
-            worker_specs(config, endpoint, listeners) if parts.workers else [],
+            worker_specs(config, endpoint, listeners, routers=routers) if parts.workers else [],
             timing(config),
-            must_be_ready=parts.router,
+            # In a cluster, what is missing may be elsewhere and come back.
+            must_be_ready=parts.router and cluster is None,
         )
+        workers += supervisor.workers
         told = info(config, parts)
-        reload = Reload(supervisor, Planner(config, parts, again, endpoint, listeners, told.update))
+        reload = Reload(supervisor, Planner(config, parts, again, endpoint, listeners, told.update, routers))
         supervisor.on_stop = [listeners.close, reload.cancel]
         supervisor.on_hangup = reload.begin_quietly
         supervisor.handle_signals()
-        async with contextlib.AsyncExitStack() as stack:
-            hook = Hook(config.growth.hook_url, config.growth.hook_command, config.growth.hook_timeout_s)
-            audit = NodeAudit(
-                (SUPERVISOR, os.getpid()),
-                lambda: Totals.of(ACCOUNT.read()),
-                Auditor(ACCOUNT),
-                lambda: supervisor.children,
-                config.node.name,
+        hook = Hook(config.growth.hook_url, config.growth.hook_command, config.growth.hook_timeout_s)
+        audit = NodeAudit(
+            (SUPERVISOR, os.getpid()),
+            lambda: Totals.of(ACCOUNT.read()),
+            Auditor(ACCOUNT),
+            lambda: supervisor.children,
+            config.node.name,
+        )
+        watcher = await stack.enter_async_context(_growth(config, supervisor, hook))
+        if parts.admin:
+            supervision = Supervision(reload, supervisor.stop)
+            await stack.enter_async_context(
+                _admin(config, told, supervisor, endpoint, supervision, watcher, hook, audit, cluster)
             )
-            watcher = await stack.enter_async_context(_growth(config, supervisor, hook))
-            if parts.admin:
-                supervision = Supervision(reload, supervisor.stop)
-                await stack.enter_async_context(
-                    _admin(config, told, supervisor, endpoint, supervision, watcher, hook, audit)
-                )
-            await stack.enter_async_context(_watched(config, supervisor, hook, audit))
-            await supervisor.run(announce)
-        return EXIT_KILLED if supervisor.killed else 0
+        await stack.enter_async_context(_watched(config, supervisor, hook, audit))
+        await supervisor.run(announce)
+    return EXIT_KILLED if supervisor.killed else 0
+
+
+def _no_routers() -> tuple[RouterLink, ...]:
+    return ()
+
+
+def _cluster(config: Config, workers: Sequence[Child] | None) -> contextlib.AbstractAsyncContextManager["Cluster"]:
+    from gateway.cluster import joined  # here: a node that is alone starts 0.2 s earlier without the library of etcd
+
+    return joined(config, None if workers is None else lambda: workers)
 
 
 @contextlib.asynccontextmanager
@@ -159,14 +185,15 @@ async def _watched(config: Config, supervisor: Supervisor, hook: Hook, audit: No
 
 def timing(config: Config) -> Timing:
     """How long the supervisor waits for what."""
-    return Timing(drain_s=config.gateway.drain_ms / 1000)
+    leave_s = float(config.router.leave_s) if config.clustered else 0.0
+    return Timing(drain_s=config.gateway.drain_ms / 1000, router_leave_s=leave_s)
 
 
 @contextlib.contextmanager
 def _endpoint(config: Config) -> Iterator[str]:
     """Where the router listens: as configured, or a socket in a run directory that lasts as long as the node."""
-    if config.router.endpoint:
-        yield config.router.endpoint
+    if config.router.endpoint or config.clustered:
+        yield bus_endpoint(config) if config.clustered else config.router.endpoint
         return
     directory = RunDirectory(config.node.run_dir)
     try:
@@ -214,13 +241,38 @@ def _raise_open_files() -> None:
 # ------------------------------------------------------------------------------------------------------ the processes
 
 
-def worker_specs(config: Config, endpoint: str, listeners: Listeners, *, beside: bool = False) -> list[ChildSpec]:
-    """What to run as the workers; `beside`: while those that they replace run on."""
-    return [worker_spec(config, endpoint, index, listeners, beside=beside) for index in range(config.gateway.workers)]
+def worker_specs(
+    config: Config,
+    endpoint: str,
+    listeners: Listeners,
+    *,
+    beside: bool = False,
+    routers: Callable[[], tuple[RouterLink, ...]] = _no_routers,
+) -> list[ChildSpec]:
+    """What to run as the workers.
+
+    Args:
+        config: of the node.
+        endpoint: of its router.
+        listeners: what they accept from.
+        beside: they run while those that they replace run on.
+        routers: of the cluster, as they are known when one is started.
+
+    """
+    places = range(config.gateway.workers)
+    return [worker_spec(config, endpoint, index, listeners, beside=beside, routers=routers) for index in places]
 
 
-def worker_spec(config: Config, endpoint: str, index: int, listeners: Listeners, *, beside: bool = False) -> ChildSpec:
-    """What to run as worker `index`, linked to the router at `endpoint`."""
+def worker_spec(
+    config: Config,
+    endpoint: str,
+    index: int,
+    listeners: Listeners,
+    *,
+    beside: bool = False,
+    routers: Callable[[], tuple[RouterLink, ...]] = _no_routers,
+) -> ChildSpec:
+    """What to run as worker `index`, linked to the router at `endpoint`, or to all of the cluster's."""
 
     def part(epoch: int, stats_fd: int, commands_fd: int) -> bytes:
         return msgspec.json.encode(
@@ -228,7 +280,8 @@ def worker_spec(config: Config, endpoint: str, index: int, listeners: Listeners,
                 config,
                 index=index,
                 epoch=epoch,
-                router_endpoint=reachable(endpoint),
+                router_endpoint="" if config.clustered else reachable(endpoint),
+                routers=routers(),
                 stats_fd=stats_fd,
                 commands_fd=commands_fd,
                 tcp_fd=TCP_FD,
@@ -307,6 +360,8 @@ class Planner:
     listeners: Listeners
     tell: Callable[[dict[str, object]], None]
     """Takes the new answer of /api/info."""
+    routers: Callable[[], tuple[RouterLink, ...]] = _no_routers
+    """Of the cluster."""
 
     def __call__(self, router: bool) -> Plan:
         """The plan.
@@ -324,8 +379,8 @@ class Planner:
             )
         workers: list[tuple[ChildSpec, ChildSpec]] = []
         if self.parts.workers:
-            beside = worker_specs(config, self.endpoint, self.listeners, beside=True)
-            workers = list(zip(beside, worker_specs(config, self.endpoint, self.listeners), strict=True))
+            make = functools.partial(worker_specs, config, self.endpoint, self.listeners, routers=self.routers)
+            workers = list(zip(make(beside=True), make(), strict=True))
         return Plan(
             workers,
             router_spec(config, self.endpoint) if router and self.parts.router else None,
@@ -375,9 +430,10 @@ async def _admin(
     watcher: Watcher,
     hook: Hook,
     audit: NodeAudit,
+    cluster: "Cluster | None",
 ) -> AsyncIterator[None]:
     """The admin server, for as long as the context lasts: from before the children start until they have ended."""
-    client = RouterClient(reachable(endpoint), f"{config.node.name}-admin")
+    client = _client(config, endpoint, cluster)
     publisher = RouterPublisher(client, config.gateway.request_timeout_ms / 1000)
     registry = CollectorRegistry(auto_describe=False)
     registry.register(NodeCollector(lambda: views(supervisor), node=config.node.name, version=__version__))
@@ -393,7 +449,7 @@ async def _admin(
     channels = Channels(publisher, config.namespaces, workers, walks)
     context = AdminContext(
         info=told,
-        missing=supervisor.missing,
+        missing=lambda: [*supervisor.missing(), *(cluster.missing() if cluster is not None else ())],
         registry=registry,
         publisher=publisher,
         to_mpack=mpack_from_json,
@@ -423,12 +479,24 @@ async def _admin(
             await client.close()
 
 
+def _client(config: Config, endpoint: str, cluster: "Cluster | None") -> "RouterClient | RouterClients":
+    """The link to the router, or those to all routers of the cluster."""
+    name = f"{config.node.name}-admin"
+    if cluster is None:
+        return RouterClient(reachable(endpoint), name)
+    from gateway.routers import RouterClients  # here: as in `_cluster`
+
+    everybodys = [spec.name for spec in config.namespaces if spec.domain == "global"]
+    return RouterClients(cluster.view, lambda link: RouterClient(link.bus, name), everybodys)
+
+
 def info(config: Config, parts: Parts) -> dict[str, object]:
     """What the page and people may know of the node."""
     return {
         "node": config.node.name,
         "version": __version__,
         "development": config.development,
+        "role": config.node.role,
         "workers": config.gateway.workers if parts.workers else 0,
         "port": config.gateway.port,
         "ws_port": config.gateway.ws_port,

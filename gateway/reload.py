@@ -159,7 +159,8 @@ class Reload:
             return
         router.spec = plan.router
         timing = self._supervisor.timing
-        await router.restart(timing.grace_s)  # deadline: grace_s, after which it is killed
+        # deadline: what it has for giving its shards away, and grace_s, after which it is killed
+        await router.restart(timing.router_leave_s + timing.grace_s)
         await self._until_started(router, timing.start_s)
 
     async def _until_started(self, router: Child, start_s: float) -> None:

@@ -23,7 +23,8 @@ from gateway.spawner import Spawner
 
 # A worker ends with this code when another program listens on its port (EX_CONFIG of sysexits.h).
 EXIT_PORT_TAKEN = 78
-# A router ends with this one when its log went away while it read it (EX_TEMPFAIL): it is tried for ever.
+# A router ends with this one (EX_TEMPFAIL) when its log went away while it read it, or when other routers lead what it
+# led: it is tried for ever.
 EXIT_UNAVAILABLE = 75
 # A router ends with this one when another router took its log over.
 EXIT_DEPOSED = 70
@@ -47,10 +48,14 @@ class Timing:
     """How long after `drain_s` a process that still runs is killed."""
     router_stop_s: float = 2.0
     """What the router has at least, also when the workers took all the time there was."""
+    router_leave_s: float = 0.0
+    """What it has in addition, for giving its shards to other routers."""
     start_s: float = 30.0
     """From the start of a process until it has to be ready."""
     backoff_first_s: float = 0.1
     backoff_max_s: float = 10.0
+    again_s: float = 1.0
+    """A router that lived so long and wants to be started anew (EXIT_UNAVAILABLE) is, without a pause."""
     steady_s: float = 30.0
     """A process that lived this long died of something new: its pause starts from the first again."""
     crash_loop_ends: int = 5
@@ -272,6 +277,8 @@ class Supervisor:
             if self._gives_up(child, code):
                 return
             pause_s = min(self.timing.backoff_max_s, self.timing.backoff_first_s * 2 ** min(failures - 1, 16))
+            if code == EXIT_UNAVAILABLE and child.was_ready and lived_s >= self.timing.again_s:
+                failures, pause_s = 0, 0.0
             _log.warning("child_ended", child=child.name, code=code, lived_s=round(lived_s, 3), restart_in_s=pause_s)
             await self._pause(pause_s)
         await child.until_empty()
@@ -339,7 +346,8 @@ class Supervisor:
         deadline = time.monotonic() + self.timing.drain_s + self.timing.grace_s
         await self._stop_children(self.workers, deadline)
         if self.router:
-            await self._stop_children([self.router], max(deadline, time.monotonic() + self.timing.router_stop_s))
+            least_s = self.timing.router_stop_s + self.timing.router_leave_s
+            await self._stop_children([self.router], max(deadline, time.monotonic() + least_s))
 
     async def _stop_children(self, children: Sequence[Child], deadline: float) -> None:
         """SIGTERM, then SIGKILL at the deadline (of `time.monotonic`)."""

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from typing import Any, cast
 
 import msgspec
 import uvloop
@@ -26,12 +27,14 @@ from core.process import LEAVE, die_with_parent
 from core.tls import TICKET_KEY_BYTES
 from gateway import logs
 from gateway.auth import Authenticator, node_key
+from gateway.cluster_config import RouterLink
 from gateway.config import WorkerConfig, token_policy
 from gateway.control import Control, Limits
 from gateway.devices import Devices
 from gateway.drain import Drain
 from gateway.errors import ConfigError
 from gateway.guard import Guard
+from gateway.links import LinkPlane, Links
 from gateway.listing import Listing
 from gateway.ports import listening
 from gateway.token_keys import Key, KeyFile
@@ -68,6 +71,8 @@ class WorkerProcess:
             wall_offset_s=time.time() - time.monotonic(),
             devices=devices,
         )
+        # Where there is a directory; with a router's endpoint the data plane has its one link from the start.
+        self._links = Links(cast(LinkPlane, plane), config.bus_public_key, config.bus_secret_key)
         self._auditor = Auditor(ACCOUNT, self._ask_audit)
         self._commands = CommandServer(config.commands_fd, self._handlers())
         auth = Authenticator(
@@ -106,6 +111,10 @@ class WorkerProcess:
             running.add_signal_handler(number, self._stop.set)
         running.add_signal_handler(LEAVE, self._leave)
         running.add_reader(self._plane.control_fd, self._take)
+        ACCOUNT.explain(self._links.owns)
+        if not self._config.router_endpoint:
+            with contextlib.suppress(OSError):  # the supervisor tells of them again
+                self._links.want(self._config.routers)
         await self._commands.start()
         self._guard.start()
         await ACCOUNT.settle()  # deadline: SETTLE_DEADLINE_S
@@ -125,6 +134,7 @@ class WorkerProcess:
         return {
             "pace": self._pace,
             "ping": self._ping,
+            "routers": self._routers,
             "connections": self._listing.connections,
             "reclaim": self._listing.reclaim,
             **introspect.handlers(self._config.tracemalloc_frames),
@@ -133,6 +143,10 @@ class WorkerProcess:
 
     async def _ping(self) -> None:
         """Answer, so that the supervisor knows that this thread gets to it."""
+
+    async def _routers(self, routers: list[dict[str, Any]]) -> None:
+        """Which routers there are."""
+        self._links.want(msgspec.convert(one, RouterLink) for one in routers)
 
     async def _pace(self, handshakes: int, welcome_s: float) -> None:
         """How the node's other workers are doing, for a drain's pace."""
@@ -182,6 +196,8 @@ class WorkerProcess:
                     self._on_foreign(first)
                 elif kind == notes.LISTED:
                     self._listing.on_listed(request, first, text, conn)
+                elif kind == notes.LINK_CLOSED:
+                    self._links.on_closed(request)
                 elif kind == notes.SETTLE:  # behind the decisions about all that this connection asked for
                     self._plane.put(notes.SETTLED, conn)
                 elif kind == notes.AUDITED:

@@ -1,9 +1,10 @@
 """Small real programs to stand for a worker or a router, for tests of what starts, watches and stops them."""
 
 import asyncio
+import itertools
 import json
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ import uvloop
 
 from core.commands import packed
 from gateway.child import ChildSpec
+from router.config import DirectoryConfig
+from tests.servers import etcd
 
 DEADLINE_S = 90.0
+_prefixes = itertools.count(1)
 
 # Notes each step in a file of its own kind, so that a test can wait for it and see the order of things.
 PROGRAM = """
@@ -116,3 +120,16 @@ def run_in_loop() -> Callable[[Coroutine[Any, Any, Any]], Any]:
             return runner.run(limited(work))
 
     return run
+
+
+@pytest.fixture(scope="package")
+def etcd_member() -> Iterator[etcd.Member]:
+    """An etcd that no test harms."""
+    with etcd.running() as member:
+        yield member
+
+
+@pytest.fixture
+def in_etcd(etcd_member: etcd.Member) -> DirectoryConfig:
+    """A directory of the test's own."""
+    return DirectoryConfig(endpoints=(etcd_member.endpoint,), prefix=f"gateway{next(_prefixes)}/", ttl_s=5, shards=4)

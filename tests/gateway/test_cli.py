@@ -227,3 +227,35 @@ def test_the_doctor_judges_the_limit_of_open_files_rather_than_adapting_to_it(mo
     report = json.loads(done.stdout)
     assert (done.exit_code, report["wanted"], report["reachable"]) == (1, 100_000, 768)
     assert call("doctor", env={"HOLDFAST_GATEWAY_PORT": "x"}).exit_code == 2
+
+
+CLUSTER = {
+    "HOLDFAST_DIRECTORY_ENDPOINTS": "127.0.0.1:2379",
+    "HOLDFAST_BUS_ADVERTISE": "127.0.0.1:7410",
+    "HOLDFAST_LOG_BACKEND": "none",
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "env", "parts"),
+    [
+        ("run", {}, node.Parts(router=True, workers=True, admin=True)),
+        ("run", {"HOLDFAST_NODE_ROLE": "gateway"}, node.Parts(router=False, workers=True, admin=True)),
+        ("run", {"HOLDFAST_NODE_ROLE": "router"}, node.Parts(router=True, workers=False, admin=True)),
+        ("gateway", {"HOLDFAST_BUS_ADVERTISE": ""}, node.Parts(router=False, workers=True, admin=True)),
+        ("router", {}, node.Parts(router=True, workers=False, admin=True)),
+    ],
+)
+def test_with_a_directory_a_node_has_a_role(runs: Runs, command: str, env: dict[str, str], parts: node.Parts) -> None:
+    result = call(command, env={**CLUSTER, **env})
+    assert result.exit_code == 0, result.output
+    (found,) = runs.calls
+    assert found[1] == parts
+    assert found[0].router.endpoint == "", "it is not the place where those meet that have no directory"
+    assert "directory  127.0.0.1:2379" in result.output
+
+
+def test_what_does_not_fit_a_role_is_said(runs: Runs) -> None:
+    result = call("router", env={**CLUSTER, "HOLDFAST_BUS_ADVERTISE": ""})
+    assert result.exit_code == 2
+    assert "directory.endpoints without bus.advertise" in result.output

@@ -81,6 +81,7 @@ def test_the_router_listens_where_it_can_be_reached(given: dict[str, object], en
         ({"bus.advertise": "127.0.0.1:7410"}, "bus.advertise = 127.0.0.1:7410 without directory.endpoints"),
         ({"bus.advertise": "here"}, "must be host:port, such as 10.0.0.5:7410"),
         (ETCD, "directory.endpoints without bus.advertise"),
+        (NODE | {"node.name": "a.gw"}, "node.name = a.gw: what ends with .gw"),
         (NODE | {"log.backend": "embedded"}, "log.backend = embedded with directory.endpoints"),
         (NODE | {"router.endpoint": "ipc:///run/x"}, "router.endpoint = ipc:///run/x with directory.endpoints"),
         (NODE | {"bus.advertise": "127.0.0.1:70000"}, "its port must be between 1 and 65535"),

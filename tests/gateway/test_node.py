@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from gateway import node
+from gateway.cluster_config import RouterLink
 from gateway.config import Config, WorkerConfig
 from gateway.errors import PortTakenError, ReloadError
 from gateway.ports import Listeners
@@ -64,6 +65,24 @@ def test_the_router_is_told_where_to_listen() -> None:
     assert spec.command == ("router.process",)
     part = msgspec.json.decode(spec.config(9, 5, 6), type=RouterConfig)
     assert (part.endpoint, part.epoch, part.stats_fd, part.commands_fd) == ("tcp://0.0.0.0:7410", 9, 5, 6)
+
+
+def clustered(**flags: object) -> Config:
+    directory = {"directory__endpoints": "127.0.0.1:1", "bus__advertise": "127.0.0.1:7410", "log__backend": "none"}
+    return configured(**directory, **flags)
+
+
+def test_with_a_directory_workers_are_told_of_all_routers() -> None:
+    link = RouterLink(name="a", epoch=7, bus="tcp://10.0.0.5:7410")
+    spec = node.worker_spec(clustered(), "tcp://127.0.0.1:7410", 0, NO_LISTENERS, routers=lambda: (link,))
+    part = msgspec.json.decode(spec.config(9, 5, 6), type=WorkerConfig)
+    assert (part.router_endpoint, part.routers) == ("", (link,))
+    assert part.development_key, "resume tokens are good on each node"
+
+
+def test_with_a_directory_a_router_has_time_for_giving_its_shards_away() -> None:
+    assert node.timing(configured()).router_leave_s == 0
+    assert node.timing(clustered(router__leave_s=7)).router_leave_s == 7
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,35 @@ def test_a_router_whose_log_went_away_is_tried_for_ever_and_is_no_crash_loop(pro
         await running
 
     run_in_loop(scenario())
+
+
+def test_a_router_that_wants_to_begin_anew_is_started_again_without_a_pause(programs: Any, run_in_loop: Any) -> None:
+    """It gave its shards up because others lead them: each second without it is one without a part of the cluster."""
+    timing = replace(QUICK, backoff_first_s=DEADLINE_S * 2, backoff_max_s=DEADLINE_S * 2, again_s=0.0)
+
+    async def scenario() -> None:
+        supervisor = Supervisor(programs.spec("router", ends=75), [], timing)
+        async with Running(supervisor):
+            assert supervisor.router is not None
+            for restarts in range(1, timing.crash_loop_ends + 2):
+                os.kill(supervisor.router.pid or 0, signal.SIGUSR2)
+                await until(lambda many=restarts: supervisor.children[0].restarts == many, "it is started")  # type: ignore[misc]
+                await until(lambda: supervisor.missing() == [], "it is ready")
+            assert not supervisor.router.crash_loop
+
+    run_in_loop(scenario())
+
+
+def test_a_router_has_its_time_for_giving_its_shards_away(programs: Any, run_in_loop: Any) -> None:
+    timing = replace(QUICK, drain_s=0, grace_s=0, router_stop_s=0, router_leave_s=DEADLINE_S)
+
+    async def scenario() -> None:
+        supervisor = Supervisor(programs.spec("router"), [], timing)
+        async with Running(supervisor):
+            pass
+
+    run_in_loop(scenario())
+    assert [note[0] for note in programs.noted("stopped")] == ["router"]
 
 
 def test_a_router_whose_log_another_took_is_not_started_again_and_the_node_ends(

@@ -1,0 +1,136 @@
+"""What the supervisor knows of the cluster: which routers there are, which shards each leads, and what is to come.
+
+It watches the directory by itself, so that every node can tell of all, also one without a router. It decides nothing:
+routers do (`router.shards.leadership`), from the same keys.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+from core.owned import ACCOUNT
+from gateway import logs
+from gateway.cluster_config import RouterLink, link_of
+from router.directory.port import Directory, DirectoryError, Reach, Snapshot
+from router.shards.placement import place
+from router.shards.records import NODES, ShardRecord
+from router.shards.view import Table, View
+
+RETRY_S = 0.5
+STOP_DEADLINE_S = 5.0
+
+_log = logs.get("supervisor")
+
+
+class ClusterView:
+    """The directory's keys about nodes and shards, as they are now.
+
+    Args:
+        directory: where they are.
+        shards: how many there are.
+        probe_s: how often to ask it something, so that its absence is noticed.
+
+    """
+
+    def __init__(self, directory: Directory, shards: int, probe_s: float = 3.0) -> None:
+        self.directory = directory
+        self.shards = shards
+        self.view = View()
+        self.on_change: list[Callable[[], None]] = []
+        """Called after each change."""
+        self._probe_s = probe_s
+        self._tasks: list[asyncio.Task[None]] = []
+        self._read_once = asyncio.Event()
+
+    def start(self) -> None:
+        """Watch from now on."""
+        for table in self.view.tables.values():
+            self._tasks.append(ACCOUNT.task(self._follow(table), f"watch of {table.prefix}"))
+        self._tasks.append(ACCOUNT.task(self._probe(), "probe of the directory"))
+
+    async def close(self) -> None:
+        """Watch no more. The directory stays whose it is."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=STOP_DEADLINE_S)
+        self._tasks = []
+
+    async def until_ready(self, deadline_s: float) -> bool:
+        """Whether everything was read once within that time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(deadline_s):
+                await self._read_once.wait()
+        return self._read_once.is_set()
+
+    def reachable(self) -> Reach:
+        """Whether the directory answers."""
+        return self.directory.reachable()
+
+    # --------------------------------------------------------------------------------------------------- what it shows
+
+    def routers(self) -> tuple[RouterLink, ...]:
+        """The routers that live and say how they are reached, by name."""
+        found = (
+            link_of(name, seen.revision, seen.record.address)
+            for name, seen in sorted(self.view.nodes.items())
+            if seen.record is not None and seen.record.weight > 0
+        )
+        return tuple(link for link in found if link is not None)
+
+    def record(self, shard: int) -> ShardRecord | None:
+        """What the key of a shard says, whether or not its leader lives."""
+        return self.view.shards.get(str(shard)).record
+
+    def leader(self, shard: int) -> RouterLink | None:
+        """The router that leads a shard, if it lives."""
+        record = self.record(shard)
+        if record is None or record.node_epoch not in self.view.alive:
+            return None
+        node = self.view.nodes.get(record.node).record
+        return None if node is None else link_of(record.node, record.node_epoch, node.address)
+
+    def leaders(self) -> list[str | None]:
+        """By shard, the name of its leader; None: nobody that lives leads it."""
+        records = (self.record(shard) for shard in range(self.shards))
+        return [self.view.alive.get(record.node_epoch) if record is not None else None for record in records]
+
+    def wanted(self) -> list[str | None]:
+        """By shard, the router that it is to be with in the end."""
+        return place(self.leaders(), self.view.weights(), self.view.pinned())
+
+    # ------------------------------------------------------------------------------------------------------- following
+
+    async def _follow(self, table: Table[object]) -> None:
+        while True:
+            try:
+                snapshot = await self.directory.read(table.prefix)
+                self._take(table, snapshot)
+                watch = self.directory.watch(table.prefix, snapshot.revision)
+                async with contextlib.aclosing(watch):  # no deadline: its end is that of the watch, which is at once
+                    async for told in watch:  # no deadline: for as long as nothing changes
+                        self._take(table, told)
+            except DirectoryError as error:
+                _log.warning("directory_not_read", prefix=table.prefix, error=str(error))
+                await asyncio.sleep(RETRY_S)
+
+    def _take(self, table: Table[object], told: object) -> None:
+        if isinstance(told, Snapshot):
+            table.snapshot(told.revision, told.items)
+        else:
+            table.change(told.revision, told.changes)  # type: ignore[attr-defined]
+        if table.prefix == NODES:
+            self.view.count_nodes()
+        for text in self.view.complaints():
+            _log.error("directory_key", why=text)
+        if self.view.ready():
+            self._read_once.set()
+        for act in self.on_change:
+            act()
+
+    async def _probe(self) -> None:
+        """Ask it something now and then: a connection that stands still tells nothing by itself."""
+        while True:
+            with contextlib.suppress(DirectoryError):
+                await self.directory.page(NODES, "", 1)
+            await asyncio.sleep(self._probe_s)
