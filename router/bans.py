@@ -72,7 +72,7 @@ class BanKeeper:
         self._untold: deque[bytes] = deque()
         self._telling: asyncio.TimerHandle | None = None
         self._held: Held | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def load(self) -> None:
         """Read what is stored, before workers link.
@@ -84,18 +84,21 @@ class BanKeeper:
         self._standings = {one.user: _standing(one) for one in await self._store.bans()}
         self._tell(b"")
 
-    def start(self) -> None:
-        """Take wishes from now on."""
+    def start(self, reread_s: float = 0.0) -> None:
+        """Take wishes from now on, and every `reread_s` what other routers stored; 0: there are no others."""
         self._held = ACCOUNT.hold("handle", "the keeper of bans", object_=self)
-        self._task = ACCOUNT.task(self._run(), "bans", owner=self._held)
+        self._tasks = [ACCOUNT.task(self._run(), "bans", owner=self._held)]
+        if reread_s:
+            self._tasks.append(ACCOUNT.task(self._reread_always(reread_s), "bans of other routers", owner=self._held))
 
     async def close(self) -> None:
         """Give up what is under way."""
         if self._telling is not None:
             self._telling.cancel()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task}, timeout=1.0)
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=1.0)
         if self._held is not None:
             self._held.close()
 
@@ -145,6 +148,29 @@ class BanKeeper:
             return
         self._standings[wish.user] = standing
         self._tell(told_packed(wish.ask, "", [standing]))
+
+    async def _reread_always(self, every_s: float) -> None:
+        while True:
+            await asyncio.sleep(every_s)
+            try:
+                await self.reread()
+            except LogError as error:
+                _log.debug("bans of other routers are not read now: %s", error)
+
+    async def reread(self) -> None:
+        """Take what other routers stored, and tell it. What was stored from here meanwhile is newer than what is read.
+
+        Raises:
+            LogError: it cannot be read.
+
+        """
+        before = dict(self._standings)
+        found = [_standing(one) for one in await self._store.bans()]
+        changed = [one for one in found if before.get(one.user) != one]
+        changed = [one for one in changed if self._standings.get(one.user) == before.get(one.user)]
+        if changed and not self._untold:  # else they are read again soon
+            self._standings |= {one.user: one for one in changed}
+            self._tell(told_packed(0, "", changed))
 
     def _refuse(self, wish: Wish, why: str) -> None:
         self._tell(told_packed(wish.ask, why, []))

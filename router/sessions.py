@@ -368,6 +368,10 @@ class Sessions:
         self._saved.clear()
         return change
 
+    def drop(self, is_gone: Callable[[int], bool]) -> None:
+        """Another router has some shards (see `Changes.drop`): what is not written of them yet is not written."""
+        self._changes.drop(is_gone)
+
     def _expires(self, *, open_still: bool) -> int:
         return int(self._clock() * 1000) + self._ttl_ms + (OPEN_GRACE_MS if open_still else 0)
 

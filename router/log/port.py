@@ -4,11 +4,12 @@ One object a router process, used by its control thread's event loop alone. What
 deadline that the log was made with, by a result or by a LogError. `tests/contract/` holds both sides against this page.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from core.ban_list import RESUME_AGE_MAX_MS
+from core.shards import byte_of
 
 # How long the date of a session that is over is kept: longer than a node is without a router. Whoever told of it before
 # its end and tells it again to the next one does not begin it again.
@@ -161,6 +162,13 @@ class Changes:
         self.claims = max(self.claims, later.claims)
         for channel, position in later.cursors.items():
             self.cursors[channel] = max(self.cursors.get(channel, position), position)
+
+    def drop(self, is_gone: Callable[[int], bool]) -> None:
+        """Leave out what is of some shards, which are told by a byte of each name: see core/shards.pxd."""
+        for session in [one for one in self.sessions if is_gone(one[0])]:
+            del self.sessions[session]
+        for channel in [one for one in self.cursors if is_gone(byte_of(one.encode()))]:
+            del self.cursors[channel]
 
 
 @dataclass(frozen=True)

@@ -239,6 +239,74 @@ def test_a_wish_out_of_bounds_is_refused(wish: tuple[str, int, str]) -> None:
     assert [told.refusal for told in setup.changes] == ["bad_request"]
 
 
+def test_what_other_routers_stored_is_told_once(run: Run) -> None:
+    async def body() -> None:
+        setup = await started()
+        await setup.wish("eve", NOW_MS + 1_000)
+        await setup.store.ban(Ban("bob", FOREVER_MS, "", NOW_MS))
+        await setup.store.ban(Ban("eve", FOREVER_MS, "again", NOW_MS + 1))
+        await setup.keeper.reread()
+        bob, eve = Standing("bob", NOW_MS, FOREVER_MS, ""), Standing("eve", NOW_MS + 1, FOREVER_MS, "again")
+        assert sorted(setup.changes[-1].standings) == [bob, eve]
+        assert sorted(setup.all or []) == [bob, eve]
+        count = len(setup.changes)
+        await setup.keeper.reread()
+        assert len(setup.changes) == count
+        await setup.keeper.close()
+
+    run(body())
+
+
+def test_a_wish_that_is_fulfilled_while_bans_are_read_again_counts(run: Run) -> None:
+    class Slow(MemoryStore):
+        gate = asyncio.Event()
+
+        async def bans(self) -> list[Ban]:
+            found = await super().bans()
+            await self.gate.wait()
+            return found
+
+    async def body() -> None:
+        store = Slow()
+        await store.ban(Ban("eve", FOREVER_MS, "", NOW_MS - 5))
+        store.gate.set()
+        setup = await started(store)
+        store.gate.clear()
+        await store.ban(Ban("eve", FOREVER_MS, "by another", NOW_MS - 1))
+        reading = asyncio.create_task(setup.keeper.reread())
+        await asyncio.sleep(0)
+        await setup.wish("eve", NOW_MS)
+        store.gate.set()
+        await reading
+        assert setup.all is not None
+        assert [one.until_ms for one in setup.all] == [NOW_MS]
+        await setup.keeper.close()
+
+    run(body())
+
+
+def test_bans_are_read_again_now_and_then_also_after_the_log_was_away(run: Run) -> None:
+    class Away(MemoryStore):
+        reads = 0
+
+        async def bans(self) -> list[Ban]:
+            self.reads += 1
+            if self.reads == 2:
+                raise LogUnavailable
+            return await super().bans()
+
+    async def body() -> None:
+        setup = Setup(Away())
+        await setup.keeper.load()
+        setup.keeper.start(reread_s=0.001)
+        await setup.store.ban(Ban("bob", FOREVER_MS, "", NOW_MS))
+        await setup.told.wait()
+        assert setup.all == [Standing("bob", NOW_MS, FOREVER_MS, "")]
+        await setup.keeper.close()
+
+    run(body())
+
+
 def test_it_leaves_nothing_behind(run: Run) -> None:
     async def body() -> None:
         before = ACCOUNT.read()["ledger"]

@@ -1,0 +1,376 @@
+"""One router among others: its place in the directory, what the others say there, and how it leaves.
+
+The lease comes first: `open` registers the node, then `run` watches what everybody wrote, feeds the keeper of shards,
+and tidies up. `run` ends only by an exception, and with it the process: a lease that ended is a life that ended, and
+whoever starts the process anew begins another one. What is led outlives a directory that is away, until the lease's
+bound (router/shards/leadership.py).
+
+Beside the prefixes of the machine there is `loads/<node>`: [1, node epoch, {shard: messages a second}], written every
+LOADS_S for operators and for nobody else. What nodes that are over left behind is removed by whoever sees it, and what
+sessions left behind by the leader of their shard, slowly.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, NoReturn
+
+import msgpack
+
+from core.owned import ACCOUNT
+from core.shards import COUNT_MAX
+from router.config import DirectoryConfig
+from router.directory import sweep
+from router.directory.port import (
+    Changes,
+    Claim,
+    Directory,
+    NodeEpoch,
+    NotAllowed,
+    Registration,
+    Snapshot,
+    Unavailable,
+)
+from router.shard_keeper import ShardKeeper
+from router.shards import events as ev
+from router.shards.owners import Owner, prefix_of
+from router.shards.records import CORDONS, MOVES, PREFIXES, NodeRecord, Unreadable, decode, encode
+
+LOADS = "loads/"
+LOADS_VERSION = 1
+LOADS_S = 5.0
+LOOK_S = 0.1
+"""How often the lease's bound is looked at; a lease that is known to be lost is noticed at once."""
+RETRY_S = 0.5
+TIDY_S = 30.0
+SWEEP_S = 10.0
+"""From one shard of which sessions are swept to the next."""
+SWEPT_A_SECOND = 500.0
+TAKERS_S = 0.25
+"""How often one that leaves looks whether there is anybody left to give to."""
+STOP_DEADLINE_S = 5.0
+_log = logging.getLogger("holdfast.shards")
+
+
+class LeaseOver(Exception):
+    """The directory says that this life of the node is over: nothing that is led here counts any more."""
+
+
+class Cluster:
+    """One router's membership.
+
+    Args:
+        node: its name.
+        config: of the directory.
+        directory: used by this alone, and closed with it.
+        keeper: of its shards.
+        counts: how many messages were ordered so far, by shard.
+
+    """
+
+    def __init__(
+        self,
+        node: str,
+        config: DirectoryConfig,
+        directory: Directory,
+        keeper: ShardKeeper,
+        counts: Callable[[], Sequence[int]],
+    ) -> None:
+        self.node = node
+        self._config = config
+        self._directory = directory
+        self._keeper = keeper
+        self._counts = counts
+        self._registration: Registration | None = None
+        self._held = ACCOUNT.hold("handle", "the membership of a cluster", object_=self)
+        self._tasks: list[asyncio.Task[NoReturn]] = []
+
+    # ------------------------------------------------------------------------------------------------------- the lease
+
+    async def open(self, waits: Callable[[str], None] = lambda why: None) -> None:
+        """Register; `waits` hears why that takes long.
+
+        Raises:
+            NotAllowed, Misused: it will never be.
+        """
+        record = NodeRecord(self._config.weight, self._config.address, self._config.region)
+        said = ""
+        while self._registration is None:
+            try:
+                self._registration = await self._directory.register(self.node, encode(record), self._config.ttl_s)
+            except Unavailable as error:
+                if str(error) != said:
+                    said = str(error)
+                    waits(f"its directory is away: {said}")
+                await asyncio.sleep(RETRY_S)
+        epoch = self._registration.identity.epoch
+        _log.info("registered as %s, epoch %d", self.node, epoch)
+        self._keeper.feed(ev.Registered(epoch), ev.LeaseHeld(epoch, self._registration.held_until()))
+
+    async def run(self) -> NoReturn:
+        """Take part until something ends it.
+
+        Raises:
+            LeaseOver: this life of the node is over.
+            LogDeposed: another router has a shard that was led here.
+        """
+        parts = [self._keep_lease(), self._tell_loads(), self._tidy(), self._sweep(), *map(self._watch, PREFIXES)]
+        names = ["the lease's bound", "loads", "tidying", "sweeping", *(f"the watch of {one}" for one in PREFIXES)]
+        self._tasks = [ACCOUNT.task(part, name, owner=self._held) for part, name in zip(parts, names, strict=True)]
+        ends: set[asyncio.Future[Any]] = {self._keeper.broken, *self._tasks}
+        # no deadline: while the process lives
+        done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for one in done:
+            one.result()
+        raise AssertionError("these end only by an exception")
+
+    async def close(self, *, give_back: bool = True) -> None:
+        """Give the lease back: nothing may be led or on its way to the log any more. Or let it run out."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=STOP_DEADLINE_S)
+        if self._registration is not None and give_back:
+            await self._registration.close()
+        await self._directory.close()  # deadline: likewise
+        self._held.close()
+
+    async def _keep_lease(self) -> NoReturn:
+        registration = self._registration
+        assert registration is not None
+        epoch = registration.identity.epoch
+        told, away = 0.0, False
+        while not registration.lost.is_set():
+            until = registration.held_until()
+            if until > told:
+                told = until
+                self._keeper.feed(ev.LeaseHeld(epoch, until))
+            if self._directory.reachable().answers == away:
+                away = not away
+                _log.warning("the directory %s", "is away: what is led stays" if away else "is back")
+                self._keeper.feed(ev.DirectoryAway() if away else ev.DirectoryBack())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await registration.lost.wait()
+        self._keeper.feed(ev.LeaseLost(epoch))
+        raise LeaseOver(f"the lease of {self.node}, epoch {epoch}, has ended: what it led is others' now")
+
+    # ----------------------------------------------------------------------------------------------- what others write
+
+    async def _watch(self, prefix: str) -> NoReturn:
+        while True:
+            try:
+                snapshot = await self._directory.read(prefix)
+                self._keeper.feed(ev.Snapshot(prefix, snapshot.revision, snapshot.items))
+                # deadline: of its end, which waits for nobody
+                async with contextlib.aclosing(self._directory.watch(prefix, snapshot.revision)) as changes:
+                    await self._follow(prefix, changes)
+            except (Unavailable, NotAllowed) as error:
+                _log.warning("%s cannot be watched now: %s", prefix, error)
+            await asyncio.sleep(RETRY_S)
+
+    async def _follow(self, prefix: str, changes: AsyncIterator[Changes | Snapshot]) -> None:
+        async for one in changes:  # no deadline: for as long as nothing changes
+            if isinstance(one, Snapshot):
+                self._keeper.feed(ev.Snapshot(prefix, one.revision, one.items))
+            else:
+                self._keeper.feed(ev.Changed(prefix, one.revision, one.changes))
+
+    # --------------------------------------------------------------------------------------------------------- leaving
+
+    async def leave(self, deadline_s: float) -> bool:
+        """Hand all shards over, as far as there are others to take them; whether none is left."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(deadline_s):
+                if not self._takers():
+                    return False
+                problem = ""
+                if self._keeper.machine.view.weights().get(self.node):  # else an operator cordoned it already
+                    problem = await self._keeper.cordon(self.node, on=True, leaving=True)
+                if problem:
+                    _log.warning("this router ends without handing over: %s", problem)
+                    return False
+                while self._takers() and not self._keeper.idle.is_set():
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(TAKERS_S):
+                            await self._keeper.idle.wait()
+        return self._keeper.idle.is_set()
+
+    def _takers(self) -> list[str]:
+        weights = self._keeper.machine.view.weights()
+        return [name for name, weight in weights.items() if weight and name != self.node]
+
+    # ----------------------------------------------------------------------------------------------------------- loads
+
+    async def _tell_loads(self) -> NoReturn:
+        assert self._registration is not None
+        identity = self._registration.identity
+        before, revision = list(self._counts()), 0
+        while True:
+            await asyncio.sleep(LOADS_S)
+            counts = list(self._counts())
+            rates = {shard: (counts[shard] - before[shard]) / LOADS_S for shard in self._keeper.led()}
+            before = counts
+            value = msgpack.packb([LOADS_VERSION, identity.epoch, rates])
+            for _ in range(2):  # one of an earlier life stands there
+                result = await self._try_claim(Claim(LOADS + self.node, revision, value, identity))
+                revision = getattr(result, "revision", 0)
+                if not revision or getattr(result, "value", value) is value:
+                    break
+
+    async def _try_claim(self, claim: Claim) -> Any:
+        """The result, None if it is not known."""
+        try:
+            return (await self._directory.transact([claim]))[0]
+        except (Unavailable, NotAllowed) as error:
+            _log.debug("%s is not written: %s", claim.key, error)
+            return None
+
+    async def loads(self) -> dict[int, float]:
+        """Messages a second, by shard, as their leaders wrote last."""
+        alive = self._keeper.machine.view.alive
+        found: dict[int, float] = {}
+        for item in (await self._directory.read(LOADS)).items.values():
+            _, epoch, rates = _load(item.value)
+            if epoch in alive:
+                found |= rates
+        return found
+
+    # ---------------------------------------------------------------------------------------------------------- tidying
+
+    async def _tidy(self) -> NoReturn:
+        while True:
+            await asyncio.sleep(TIDY_S * random.uniform(0.8, 1.2))
+            with contextlib.suppress(Unavailable, NotAllowed):  # another time, or another router
+                await self.tidy()
+
+    async def tidy(self) -> int:
+        """Remove what lives of nodes that are over left here; how many keys that were."""
+        view = self._keeper.machine.view
+        if not view.ready():
+            return 0
+        gone = [
+            Claim(LOADS + key.removeprefix(LOADS), item.revision, None)
+            for key, item in (await self._directory.read(LOADS)).items.items()
+            if view.over(_load(item.value)[1])
+        ]
+        for name, move in view.moves.items():
+            if move.record is not None and view.over(move.record.node_epoch):
+                gone.append(Claim(MOVES + name, move.revision, None))
+        for name, cordon in view.cordons.items():
+            if cordon.record is not None and cordon.record.epoch and view.over(cordon.record.epoch):
+                gone.append(Claim(CORDONS + name, cordon.revision, None))
+        if gone:
+            await self._directory.transact(gone)
+        return len(gone)
+
+    async def _sweep(self) -> NoReturn:
+        """Sessions of nodes that are over, shard by shard of those that are led here."""
+        shard = -1
+        while True:
+            await asyncio.sleep(SWEEP_S * random.uniform(0.8, 1.2))
+            led = list(self._keeper.led())
+            if not led:
+                continue
+            shard = next((one for one in led if one > shard), led[0])
+            with contextlib.suppress(Unavailable, NotAllowed):  # another time
+                # deadline: the directory's own, of each of its calls
+                swept = await sweep.sweep(self._directory, prefix_of(shard), _owner, SWEPT_A_SECOND)
+                if swept.removed:
+                    _log.info("%d sessions of nodes that are over are removed from shard %d", swept.removed, shard)
+
+    # ------------------------------------------------------------------------------------------------------- operators
+
+    async def view(self) -> dict[str, Any]:
+        """Who leads what, as this router sees it: for JSON."""
+        machine = self._keeper.machine
+        view = machine.view
+        loads: dict[int, float] = {}
+        with contextlib.suppress(Unavailable, NotAllowed):  # without loads, then
+            loads = await self.loads()
+        shards = []
+        for shard, wanted in enumerate(machine.plan()):
+            record = view.shards.get(str(shard)).record
+            shards.append(
+                {
+                    "shard": shard,
+                    "leader": view.alive.get(record.node_epoch) if record else None,
+                    "epoch": record.epoch if record else 0,
+                    "how": record.how if record else "",
+                    "wanted": wanted,
+                    "load": round(loads.get(shard, 0.0), 1),
+                }
+            )
+        reach = self._directory.reachable()
+        return {
+            "node": self.node,
+            "shards": shards,
+            "routers": self._routers(shards),
+            "pins": {str(shard): node for shard, node in sorted(view.pinned().items())},
+            "moves": [
+                {"shard": seen.record.shard, "to": name, "epoch": seen.record.epoch}
+                for name, seen in view.moves.items()
+                if seen.record
+                and getattr(view.shards.get(str(seen.record.shard)).record, "epoch", 0) == seen.record.epoch
+            ],
+            "directory": {"answers": reach.answers},
+        }
+
+    def _routers(self, shards: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        view = self._keeper.machine.view
+        found = []
+        for name, seen in sorted(view.nodes.items()):
+            assert seen.record is not None
+            if not seen.record.weight:
+                continue
+            cordon = view.cordons.get(name)
+            leaving = cordon.record is not None and cordon.record.epoch == seen.revision
+            mine = [one for one in shards if one["leader"] == name]
+            found.append(
+                {
+                    "name": name,
+                    "epoch": seen.revision,
+                    "weight": seen.record.weight,
+                    "address": seen.record.address,
+                    "region": seen.record.region,
+                    "cordoned": view.weights().get(name) == 0,
+                    "leaving": leaving,
+                    "shards": len(mine),
+                    "load": round(sum(one["load"] for one in mine), 1),
+                }
+            )
+        return found
+
+
+def _load(value: bytes) -> tuple[int, int, dict[int, float]]:
+    """What stands at `loads/`; of another version, nothing that counts or goes."""
+    try:
+        version, epoch, rates = msgpack.unpackb(value, strict_map_key=False)
+    except (ValueError, TypeError, msgpack.UnpackException):
+        return 0, 1 << 63, {}
+    return (version, epoch, rates) if version == LOADS_VERSION else (0, 1 << 63, {})
+
+
+def _owner(key: str, value: bytes) -> NodeEpoch | None:
+    """Whose a session is; what cannot be read is nobody's, and stays."""
+    try:
+        record = decode(Owner, value)
+    except Unreadable:
+        return None
+    return NodeEpoch(record.node, record.node_epoch)
+
+
+def view_alone(node: str, epoch: int) -> dict[str, Any]:
+    """What `Cluster.view` gives, of a router that is alone."""
+    shard = {"leader": node, "epoch": epoch, "how": "alone", "wanted": node, "load": 0.0}
+    router = {"name": node, "epoch": epoch, "weight": 1, "address": "", "region": "", "cordoned": False}
+    return {
+        "node": node,
+        "shards": [{"shard": number, **shard} for number in range(COUNT_MAX)],
+        "routers": [{**router, "leaving": False, "shards": COUNT_MAX, "load": 0.0}],
+        "pins": {},
+        "moves": [],
+        "directory": None,
+    }
