@@ -45,6 +45,7 @@ from gateway.ports import Listeners, bound
 from gateway.publisher import RouterPublisher
 from gateway.reload import Plan, Reload
 from gateway.run_directory import RunDirectory
+from gateway.shards_api import routes as shard_routes
 from gateway.supervision_api import Supervision, routes
 from gateway.supervisor import Supervisor, Timing
 from gateway.users_api import Users
@@ -439,6 +440,8 @@ async def _admin(
     registry.register(NodeCollector(lambda: views(supervisor), node=config.node.name, version=__version__))
     registry.register(GrowthCollector(watcher, hook))
     registry.register(AuditCollector(lambda: audit.last))
+    if cluster is not None:
+        _watch_cluster(registry, cluster, config, client, supervisor)
     walks = Walks()
 
     def workers() -> Places:
@@ -463,6 +466,7 @@ async def _admin(
             *ban_routes(config.admin.token, publisher, time.time),
             *user_routes(config.admin.token, users),
             *channel_routes(config.admin.token, channels),
+            *shard_routes(config.admin.token, config.node.name, None if cluster is None else cluster.view),
         ],
         audit=audit,
     )
@@ -488,6 +492,22 @@ def _client(config: Config, endpoint: str, cluster: "Cluster | None") -> "Router
 
     everybodys = [spec.name for spec in config.namespaces if spec.domain == "global"]
     return RouterClients(cluster.view, lambda link: RouterClient(link.bus, name), everybodys)
+
+
+def _watch_cluster(
+    registry: CollectorRegistry,
+    cluster: "Cluster",
+    config: Config,
+    client: "RouterClient | RouterClients",
+    supervisor: Supervisor,
+) -> None:
+    """Adds what the directory says to the metrics."""
+    from gateway.cluster_metrics import ClusterCollector  # here: as in `_cluster`
+
+    def links() -> list[bool]:
+        return [client.linked] if isinstance(client, RouterClient) else list(client.links.values())
+
+    registry.register(ClusterCollector(cluster, config.node.name, links, lambda: supervisor.workers))
 
 
 def info(config: Config, parts: Parts) -> dict[str, object]:

@@ -18,6 +18,7 @@ HEADINGS = (
     "The embedded log",
     "The log in Redis",
     "Two nodes, one log",
+    "Many nodes",
     "Upgrading",
     "What outlives what",
     "Deadlines",

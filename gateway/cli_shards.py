@@ -1,0 +1,166 @@
+"""The commands about a cluster's shards: who leads them, moving them, taking a router's away; and keys for the bus."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from gateway.cli_admin import admin_options, ask, table
+
+POLL_S = 0.25
+# Shards go one by one, each within a fraction of a second; 256 of them and a directory that was away fit into this.
+FOLLOW_DEADLINE_S = 300.0
+ROUTERS = ("ROUTER", "LEADS", "WANTED", "WEIGHT", "STATE", "BUS")
+
+_wait = click.option("--wait/--no-wait", "follow", default=True, help="Follow it to its end.  [default: wait]")
+
+
+def shard_commands(cli: click.Group) -> None:
+    """Adds the commands of this module to the program."""
+    for command in (shards, cordon, uncordon, keys):
+        cli.add_command(command)
+
+
+@click.group(invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, with each shard.")
+@admin_options
+@click.pass_context
+def shards(context: click.Context, as_json: bool, url: str, token: str | None) -> None:
+    """Show which router of the cluster leads how many shards, and which shards are on their way.
+
+    Any node of the cluster can be asked.
+    """
+    context.obj = {"url": url, "token": token}
+    if context.invoked_subcommand is None:
+        found = _shards(url, token)
+        click.echo(json.dumps(found) if as_json else _said(found))
+
+
+@shards.command()
+@click.argument("shard", type=click.IntRange(0))
+@click.argument("node", required=False)
+@click.option("--auto", is_flag=True, help="Wherever it belongs: ends what an earlier move wanted.")
+@_wait
+@admin_options
+@click.pass_context
+def move(
+    context: click.Context, shard: int, node: str | None, auto: bool, follow: bool, url: str, token: str | None
+) -> None:
+    """Move SHARD to the router of NODE, where it stays as long as that lives; or, with --auto, where it belongs."""
+    if (node is None) != auto:
+        raise click.UsageError("say where to: either NODE, or --auto")
+    url, token = _of_group(context, url, token)
+    body: dict[str, object] = {"shard": shard, "to": node}
+    ask("POST", f"{url.rstrip('/')}/api/shards/move", token=token, body=body, purpose="move a shard")
+
+    def is_there(found: dict[str, Any]) -> bool:
+        one = found["shards"][shard]
+        return one["leader"] is not None and one["leader"] == (node or one["wanted"])
+
+    found = _followed(url, token, is_there, f"shard {shard} is not there") if follow else _shards(url, token)
+    one = found["shards"][shard]
+    click.echo(f"shard {shard}: led by {one['leader'] or 'nobody'}, wanted at {one['wanted'] or 'no router'}")
+
+
+@click.command()
+@click.argument("node")
+@_wait
+@admin_options
+def cordon(node: str, follow: bool, url: str, token: str | None) -> None:
+    """Have the router of NODE give its shards to others, and get none until `holdfast uncordon`."""
+    _cordon(node, True, url, token)
+    found = _shards(url, token)
+    if follow:
+        others = [one for one in found["routers"] if not one["cordoned"] and one["name"] != node]
+        if not others:
+            raise click.ClickException(f"{node} is cordoned, but there is no other router to take what it leads")
+        found = _followed(url, token, lambda now: not _leads(now)[node], f"{node} still leads shards")
+    click.echo(f"{node}: cordoned, leads {_leads(found)[node]}")
+
+
+@click.command()
+@click.argument("node")
+@admin_options
+def uncordon(node: str, url: str, token: str | None) -> None:
+    """Let the router of NODE have its share of shards again."""
+    _cordon(node, False, url, token)
+    click.echo(f"{node}: takes shards")
+
+
+@click.command()
+def keys() -> None:
+    """Make a pair of keys for the bus, as lines of the configuration file.
+
+    Each node may have its own, or all of them the same.
+    """
+    import zmq  # here: the other commands start faster without it
+
+    public, secret = (key.decode() for key in zmq.curve_keypair())
+    click.echo(f'[bus]\npublic_key = "{public}"\nsecret_key = "{secret}"  # keep it to the nodes')
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _of_group(context: click.Context, url: str, token: str | None) -> tuple[str, str | None]:
+    """What the command was given, or else what stands before it: `holdfast shards --url … move …`."""
+    given = context.get_parameter_source("url")
+    before = context.obj or {}
+    if given is click.core.ParameterSource.DEFAULT and before:
+        url = before["url"]
+    return url, token or before.get("token")
+
+
+def _shards(url: str, token: str | None) -> dict[str, Any]:
+    return ask("GET", f"{url.rstrip('/')}/api/shards", token=token, purpose="list shards")
+
+
+def _cordon(node: str, on: bool, url: str, token: str | None) -> None:
+    body: dict[str, object] = {"node": node, "on": on}
+    ask("POST", f"{url.rstrip('/')}/api/shards/cordon", token=token, body=body, purpose="cordon a node")
+
+
+def _followed(url: str, token: str | None, ended: Callable[[dict[str, Any]], bool], late: str) -> dict[str, Any]:
+    """How it stands when it has ended."""
+    end = time.monotonic() + FOLLOW_DEADLINE_S
+    while True:
+        found = _shards(url, token)
+        if ended(found):
+            return found
+        if time.monotonic() >= end:
+            raise click.ClickException(f"{late} after {FOLLOW_DEADLINE_S:g} s; it is written down, and may come yet")
+        time.sleep(POLL_S)
+
+
+def _leads(found: dict[str, Any]) -> Counter[str]:
+    return Counter(one["leader"] for one in found["shards"])
+
+
+def _said(found: dict[str, Any]) -> str:
+    rows = [
+        (
+            one["name"],
+            str(one["leads"]),
+            str(one["wanted"]),
+            str(one["weight"]),
+            "cordoned" if one["cordoned"] else "takes shards",
+            one["bus"] + (" (CURVE)" if one["encrypted"] else ""),
+        )
+        for one in found["routers"]
+    ]
+    parts = [table([ROUTERS, *rows]) if rows else "no routers"]
+    gateways = ", ".join(one["name"] for one in found["gateways"]) or "none"
+    parts.append(f"workers at {gateways}; {len(found['shards'])} shards, {found['unled']} without a leader")
+    going = [one for one in found["shards"] if one["leader"] is not None and one["wanted"] != one["leader"]]
+    if going:
+        told = ", ".join(f"{one['shard']} {one['leader']} -> {one['wanted'] or 'nobody'}" for one in going[:8])
+        parts.append(f"{len(going)} to move: {told}{', …' if len(going) > 8 else ''}")
+    pinned = [f"{one['shard']} at {one['pinned']}" for one in found["shards"] if one["pinned"] is not None]
+    if pinned:
+        parts.append(f"pinned: {', '.join(pinned)}")
+    if not found["reachable"]:
+        parts.append("the directory does not answer: this is how it was last known")
+    return "\n".join(parts)

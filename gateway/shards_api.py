@@ -1,0 +1,171 @@
+"""Shards over HTTP: who leads which, and what an operator wants of that.
+
+`GET /api/shards` answers how it stands. `POST /api/shards/move` (`{"shard": 7, "to": "node-b"}`; `to` null: wherever it
+belongs) and `POST /api/shards/cordon` (`{"node": "node-b", "on": true}`) write down what is wanted, which routers then
+do, one shard after another. Any node of the cluster answers and takes all of it: it comes from the directory.
+"""
+
+from collections import Counter
+from typing import TypeVar
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from gateway import logs
+from gateway.access import body_of, check_access, check_is_json
+from gateway.cluster_config import GATEWAY_UNIT
+from gateway.cluster_view import ClusterView
+from gateway.errors import RequestError
+from router.directory.port import Claim, DirectoryError, Lost
+from router.shards.records import CORDONS, PINS, CordonRecord, PinRecord, encode
+
+_T = TypeVar("_T")
+
+BODY_BYTES_MAX = 1_024
+ATTEMPTS = 3
+_RETRY_AFTER_S = 1
+
+_log = logs.get("supervisor")
+
+
+class _MoveRequest(msgspec.Struct, forbid_unknown_fields=True):
+    shard: int
+    to: str | None
+
+
+class _CordonRequest(msgspec.Struct, forbid_unknown_fields=True):
+    node: str
+    on: bool
+
+
+def routes(token: str, node: str, cluster: ClusterView | None) -> list[Route]:
+    """The routes.
+
+    Args:
+        token: as in `gateway.access.check_access`.
+        node: name of this one.
+        cluster: what is known of it; None: this node is alone.
+
+    """
+
+    async def shown(request: Request) -> Response:
+        check_access(token, request)
+        return JSONResponse({"node": node, **as_json(_ready(cluster))})
+
+    async def move(request: Request) -> Response:
+        check_access(token, request)
+        check_is_json(request)
+        asked = _parsed(await body_of(request, BODY_BYTES_MAX), _MoveRequest, '{"shard": 0, "to": node or null}')
+        view = _ready(cluster)
+        if not 0 <= asked.shard < view.shards:
+            raise RequestError(400, "bad_request", f"there is no shard {asked.shard}: they are 0 to {view.shards - 1}")
+        takers = {name for name, weight in view.view.weights().items() if weight}
+        if asked.to is not None and asked.to not in takers:
+            known = ", ".join(sorted(takers)) or "none now"
+            raise RequestError(400, "bad_request", f"{asked.to!r} is no router that takes shards: these are {known}")
+        value = None if asked.to is None else encode(PinRecord(asked.to))
+        await _write(view, PINS, str(asked.shard), value)
+        _log.info("shard_pinned", shard=asked.shard, to=asked.to)
+        return JSONResponse({"shard": asked.shard, "to": asked.to, "leader": view.leaders()[asked.shard]}, 202)
+
+    async def cordon(request: Request) -> Response:
+        check_access(token, request)
+        check_is_json(request)
+        asked = _parsed(await body_of(request, BODY_BYTES_MAX), _CordonRequest, '{"node": name, "on": true or false}')
+        view = _ready(cluster)
+        if asked.on and asked.node not in view.view.weights():
+            known = ", ".join(sorted(view.view.weights())) or "none now"
+            raise RequestError(404, "no_such_node", f"{asked.node!r} is no router that is there: these are {known}")
+        await _write(view, CORDONS, asked.node, encode(CordonRecord(0)) if asked.on else None)
+        _log.info("node_cordoned" if asked.on else "node_uncordoned", node=asked.node)
+        leads = view.leaders().count(asked.node)
+        return JSONResponse({"node": asked.node, "cordoned": asked.on, "leads": leads}, 202)
+
+    return [
+        Route("/api/shards", shown, methods=["GET"]),
+        Route("/api/shards/move", move, methods=["POST"]),
+        Route("/api/shards/cordon", cordon, methods=["POST"]),
+    ]
+
+
+def as_json(cluster: ClusterView) -> dict[str, object]:
+    """How it stands."""
+    leaders, wanted, pins = cluster.leaders(), cluster.wanted(), cluster.view.pinned()
+    leads, shares = Counter(leaders), Counter(wanted)
+    weights = cluster.view.weights()
+    routers = [
+        {
+            "name": link.name,
+            "epoch": link.epoch,
+            "weight": seen.weight if (seen := cluster.view.nodes.get(link.name).record) else 0,
+            "cordoned": not weights.get(link.name),
+            "leads": leads[link.name],
+            "wanted": shares[link.name],
+            "bus": link.bus,
+            "encrypted": bool(link.key),
+            "admin": link.admin or None,
+        }
+        for link in cluster.routers()
+    ]
+    gateways = [
+        {"name": name.removesuffix(GATEWAY_UNIT), "epoch": seen.revision}
+        for name, seen in sorted(cluster.view.nodes.items())
+        if name.endswith(GATEWAY_UNIT)
+    ]
+    shards = []
+    for shard in range(cluster.shards):
+        record = cluster.record(shard)
+        shards.append(
+            {
+                "shard": shard,
+                "leader": leaders[shard],
+                "wanted": wanted[shard],
+                "pinned": pins.get(shard),
+                "epoch": record.epoch if record is not None else 0,
+                "how": record.how if record is not None else None,
+            }
+        )
+    return {
+        "reachable": cluster.reachable().answers,
+        "unled": leads[None],
+        "routers": routers,
+        "gateways": gateways,
+        "shards": shards,
+    }
+
+
+def _ready(cluster: ClusterView | None) -> ClusterView:
+    """The cluster, if there is one and it is known."""
+    if cluster is None:
+        raise RequestError(
+            404, "no_directory", "this node is alone: directory.endpoints is not set, its router leads all"
+        )
+    if not cluster.view.ready():
+        raise RequestError(503, "unavailable", "the directory has not been read yet", _RETRY_AFTER_S)
+    return cluster
+
+
+async def _write(cluster: ClusterView, prefix: str, name: str, value: bytes | None) -> None:
+    """Put a value at a key, whatever is there; None: nothing is to be there."""
+    revision = cluster.view.tables[prefix].get(name).revision
+    try:
+        for _ in range(ATTEMPTS):
+            if value is None and not revision:
+                return
+            (result,) = await cluster.directory.transact([Claim(prefix + name, revision, value)])
+            if not isinstance(result, Lost):
+                return
+            revision = result.revision
+    except DirectoryError as error:
+        message = f"{error}: it may be written down all the same, so look before you ask again"
+        raise RequestError(503, "unavailable", message, _RETRY_AFTER_S) from error
+    raise RequestError(409, "busy", f"{prefix}{name} is changed by others again and again", _RETRY_AFTER_S)
+
+
+def _parsed(body: bytes, kind: type[_T], form: str) -> _T:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RequestError(400, "bad_request", f"{error}; expected {form}") from error
