@@ -13,7 +13,7 @@ from gateway.cli_admin import admin_options, ask, table
 POLL_S = 0.25
 # Shards go one by one, each within a fraction of a second; 256 of them and a directory that was away fit into this.
 FOLLOW_DEADLINE_S = 300.0
-ROUTERS = ("ROUTER", "LEADS", "WANTED", "WEIGHT", "STATE", "BUS")
+ROUTERS = ("ROUTER", "LEADS", "WANTED", "WEIGHT", "LOAD", "STATE", "BUS")
 
 _wait = click.option("--wait/--no-wait", "follow", default=True, help="Follow it to its end.  [default: wait]")
 
@@ -146,8 +146,9 @@ def _said(found: dict[str, Any]) -> str:
             str(one["leads"]),
             str(one["wanted"]),
             str(one["weight"]),
-            "cordoned" if one["cordoned"] else "takes shards",
-            one["bus"] + (" (CURVE)" if one["encrypted"] else ""),
+            "-" if one["load"] is None else f"{one['load']:g}/s",
+            "leaving" if one["leaving"] else "cordoned" if one["cordoned"] else "takes shards",
+            (one["bus"] or "-") + (" (CURVE)" if one["encrypted"] else ""),
         )
         for one in found["routers"]
     ]
@@ -161,6 +162,8 @@ def _said(found: dict[str, Any]) -> str:
     pinned = [f"{one['shard']} at {one['pinned']}" for one in found["shards"] if one["pinned"] is not None]
     if pinned:
         parts.append(f"pinned: {', '.join(pinned)}")
-    if not found["reachable"]:
+    if found["reachable"] is None:
+        parts.append("this node is alone: it has no directory")
+    elif not found["reachable"]:
         parts.append("the directory does not answer: this is how it was last known")
     return "\n".join(parts)

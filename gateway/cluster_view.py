@@ -11,6 +11,7 @@ from collections.abc import Callable
 from core.owned import ACCOUNT
 from gateway import logs
 from gateway.cluster_config import RouterLink, link_of
+from router.cluster import LOADS, load_of
 from router.directory.port import Directory, DirectoryError, Reach, Snapshot
 from router.shards.placement import place
 from router.shards.records import NODES, ShardRecord
@@ -98,6 +99,18 @@ class ClusterView:
     def wanted(self) -> list[str | None]:
         """By shard, the router that it is to be with in the end."""
         return place(self.leaders(), self.view.weights(), self.view.pinned())
+
+    async def loads(self, deadline_s: float) -> dict[int, float]:
+        """Messages a second, by shard, as the leaders wrote last; of none, if the directory does not tell in time."""
+        found: dict[int, float] = {}
+        with contextlib.suppress(DirectoryError, TimeoutError):
+            async with asyncio.timeout(deadline_s):
+                written = await self.directory.read(LOADS)
+            for item in written.items.values():
+                _, epoch, rates = load_of(item.value)
+                if epoch in self.view.alive:
+                    found |= rates
+        return found
 
     # ------------------------------------------------------------------------------------------------------- following
 

@@ -5,7 +5,7 @@ belongs) and `POST /api/shards/cordon` (`{"node": "node-b", "on": true}`) write 
 do, one shard after another. Any node of the cluster answers and takes all of it: it comes from the directory.
 """
 
-from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -13,9 +13,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from core.shards import COUNT_MAX
 from gateway import logs
 from gateway.access import body_of, check_access, check_is_json
-from gateway.cluster_config import GATEWAY_UNIT
+from gateway.cluster_config import GATEWAY_UNIT, RouterLink
 from gateway.cluster_view import ClusterView
 from gateway.errors import RequestError
 from router.directory.port import Claim, DirectoryError, Lost
@@ -25,6 +26,7 @@ _T = TypeVar("_T")
 
 BODY_BYTES_MAX = 1_024
 ATTEMPTS = 3
+LOADS_DEADLINE_S = 1.0
 _RETRY_AFTER_S = 1
 
 _log = logs.get("supervisor")
@@ -52,7 +54,11 @@ def routes(token: str, node: str, cluster: ClusterView | None) -> list[Route]:
 
     async def shown(request: Request) -> Response:
         check_access(token, request)
-        return JSONResponse({"node": node, **as_json(_ready(cluster))})
+        if cluster is None:
+            return JSONResponse(alone(node))
+        view = _ready(cluster)
+        loads = await view.loads(LOADS_DEADLINE_S)
+        return JSONResponse({"node": node, **as_json(view, loads)})
 
     async def move(request: Request) -> Response:
         check_access(token, request)
@@ -90,30 +96,9 @@ def routes(token: str, node: str, cluster: ClusterView | None) -> list[Route]:
     ]
 
 
-def as_json(cluster: ClusterView) -> dict[str, object]:
-    """How it stands."""
+def as_json(cluster: ClusterView, loads: Mapping[int, float]) -> dict[str, object]:
+    """How it stands; `loads`: messages a second, by shard."""
     leaders, wanted, pins = cluster.leaders(), cluster.wanted(), cluster.view.pinned()
-    leads, shares = Counter(leaders), Counter(wanted)
-    weights = cluster.view.weights()
-    routers = [
-        {
-            "name": link.name,
-            "epoch": link.epoch,
-            "weight": seen.weight if (seen := cluster.view.nodes.get(link.name).record) else 0,
-            "cordoned": not weights.get(link.name),
-            "leads": leads[link.name],
-            "wanted": shares[link.name],
-            "bus": link.bus,
-            "encrypted": bool(link.key),
-            "admin": link.admin or None,
-        }
-        for link in cluster.routers()
-    ]
-    gateways = [
-        {"name": name.removesuffix(GATEWAY_UNIT), "epoch": seen.revision}
-        for name, seen in sorted(cluster.view.nodes.items())
-        if name.endswith(GATEWAY_UNIT)
-    ]
     shards = []
     for shard in range(cluster.shards):
         record = cluster.record(shard)
@@ -125,14 +110,58 @@ def as_json(cluster: ClusterView) -> dict[str, object]:
                 "pinned": pins.get(shard),
                 "epoch": record.epoch if record is not None else 0,
                 "how": record.how if record is not None else None,
+                "load": round(loads.get(shard, 0.0), 1),
             }
         )
+    gateways = [
+        {"name": name.removesuffix(GATEWAY_UNIT), "epoch": seen.revision}
+        for name, seen in sorted(cluster.view.nodes.items())
+        if name.endswith(GATEWAY_UNIT)
+    ]
     return {
         "reachable": cluster.reachable().answers,
-        "unled": leads[None],
-        "routers": routers,
+        "unled": leaders.count(None),
+        "routers": [_router(cluster, link, leaders, wanted, loads) for link in cluster.routers()],
         "gateways": gateways,
         "shards": shards,
+    }
+
+
+def _router(
+    cluster: ClusterView,
+    link: RouterLink,
+    leaders: Sequence[str | None],
+    wanted: Sequence[str | None],
+    loads: Mapping[int, float],
+) -> dict[str, object]:
+    node, cordon = cluster.view.nodes.get(link.name).record, cluster.view.cordons.get(link.name).record
+    load = sum(loads.get(shard, 0.0) for shard, leader in enumerate(leaders) if leader == link.name)
+    return {
+        "name": link.name,
+        "epoch": link.epoch,
+        "weight": node.weight if node is not None else 0,
+        "cordoned": not cluster.view.weights().get(link.name),
+        "leaving": cordon is not None and cordon.epoch == link.epoch,
+        "leads": leaders.count(link.name),
+        "wanted": wanted.count(link.name),
+        "load": round(load, 1),
+        "bus": link.bus,
+        "encrypted": bool(link.key),
+        "admin": link.admin or None,
+    }
+
+
+def alone(node: str) -> dict[str, object]:
+    """The same of a node without a directory, whose router leads everything."""
+    router = {"name": node, "epoch": 0, "weight": 1, "cordoned": False, "leaving": False, "leads": COUNT_MAX}
+    shard = {"leader": node, "wanted": node, "pinned": None, "epoch": 0, "how": "alone", "load": None}
+    return {
+        "node": node,
+        "reachable": None,
+        "unled": 0,
+        "routers": [{**router, "wanted": COUNT_MAX, "load": None, "bus": None, "encrypted": False, "admin": None}],
+        "gateways": [{"name": node, "epoch": 0}],
+        "shards": [{"shard": number, **shard} for number in range(COUNT_MAX)],
     }
 
 

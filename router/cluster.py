@@ -233,7 +233,7 @@ class Cluster:
         alive = self._keeper.machine.view.alive
         found: dict[int, float] = {}
         for item in (await self._directory.read(LOADS)).items.values():
-            _, epoch, rates = _load(item.value)
+            _, epoch, rates = load_of(item.value)
             if epoch in alive:
                 found |= rates
         return found
@@ -254,7 +254,7 @@ class Cluster:
         gone = [
             Claim(LOADS + key.removeprefix(LOADS), item.revision, None)
             for key, item in (await self._directory.read(LOADS)).items.items()
-            if view.over(_load(item.value)[1])
+            if view.over(load_of(item.value)[1])
         ]
         for name, move in view.moves.items():
             if move.record is not None and view.over(move.record.node_epoch):
@@ -344,7 +344,7 @@ class Cluster:
         return found
 
 
-def _load(value: bytes) -> tuple[int, int, dict[int, float]]:
+def load_of(value: bytes) -> tuple[int, int, dict[int, float]]:
     """What stands at `loads/`; of another version, nothing that counts or goes."""
     try:
         version, epoch, rates = msgpack.unpackb(value, strict_map_key=False)

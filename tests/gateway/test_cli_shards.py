@@ -10,6 +10,7 @@ import zmq
 from click.testing import CliRunner, Result
 
 from gateway import cli, cli_shards
+from gateway.shards_api import alone
 from tests.gateway.fake_admin import FakeAdmin
 
 Call = Callable[..., Result]
@@ -46,6 +47,8 @@ def cluster(leaders: str, wanted: str = "", cordoned: str = "", pinned: dict[int
             "epoch": 7,
             "weight": 1,
             "cordoned": name in cordoned,
+            "leaving": False,
+            "load": 12.5,
             "leads": leaders.count(name),
             "wanted": wanted.count(name),
             "bus": f"tcp://{name}:7410",
@@ -72,9 +75,9 @@ def cluster(leaders: str, wanted: str = "", cordoned: str = "", pinned: dict[int
 def test_shards_says_who_leads_how_many_and_what_moves(admin: FakeAdmin, call: Call) -> None:
     admin.answers = [(200, cluster("aab-", "aabb", cordoned="a", pinned={2: "b"}))]
     said = call("shards").output.splitlines()
-    assert said[0].split() == ["ROUTER", "LEADS", "WANTED", "WEIGHT", "STATE", "BUS"]
-    assert said[1].split() == ["a", "2", "2", "1", "cordoned", "tcp://a:7410"]
-    assert said[2].split() == ["b", "1", "2", "1", "takes", "shards", "tcp://b:7410", "(CURVE)"]
+    assert said[0].split() == ["ROUTER", "LEADS", "WANTED", "WEIGHT", "LOAD", "STATE", "BUS"]
+    assert said[1].split() == ["a", "2", "2", "1", "12.5/s", "cordoned", "tcp://a:7410"]
+    assert said[2].split() == ["b", "1", "2", "1", "12.5/s", "takes", "shards", "tcp://b:7410", "(CURVE)"]
     assert said[3] == "workers at a; 4 shards, 1 without a leader"
     assert said[4] == "pinned: 2 at b"
     assert admin.requests[0][1] == "/api/shards"
@@ -156,6 +159,13 @@ def test_a_refusal_is_said(admin: FakeAdmin, call: Call) -> None:
     result = call("shards")
     assert result.exit_code == 1
     assert "refused (no_directory): this node is alone" in result.output
+
+
+def test_a_node_that_is_alone_says_so(admin: FakeAdmin, call: Call) -> None:
+    admin.answers = [(200, json.dumps(alone("a")).encode())]
+    said = call("shards").output.splitlines()
+    assert said[1].split() == ["a", "256", "256", "1", "-", "takes", "shards", "-"]
+    assert said[-1] == "this node is alone: it has no directory"
 
 
 def test_keys_are_a_pair_that_can_stand_in_the_file() -> None:

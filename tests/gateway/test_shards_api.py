@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import httpx
+import msgpack
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -12,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from gateway.cluster_view import ClusterView
 from gateway.errors import RequestError
-from gateway.shards_api import routes
+from gateway.shards_api import alone, routes
 from router.config import DirectoryConfig
 from router.directory.etcd import EtcdDirectory
 from router.directory.opening import make_directory
@@ -75,7 +76,37 @@ def test_the_answer_says_who_leads_what_and_what_is_to_come(in_etcd: DirectoryCo
                 "pinned": None,
                 "epoch": 1,
                 "how": "claimed",
+                "load": 0.0,
             }
+            assert set(told) == set(alone("a"))
+            for part in ("routers", "gateways", "shards"):
+                assert set(told[part][0]) == set(alone("a")[part][0])  # type: ignore[index]
+
+    run_in_loop(scenario())
+
+
+def test_loads_are_those_that_living_routers_wrote(in_etcd: DirectoryConfig, run_in_loop: Any) -> None:
+    async def scenario() -> None:
+        async with two_routers(in_etcd) as (view, others, client):
+            epoch = view.view.nodes.get("a").revision
+            for name, whose, rates in (("a", epoch, {0: 3.04, 2: 4.0}), ("gone", 1, {1: 9.0})):
+                value = msgpack.packb([1, whose, rates])
+                await others.transact([Claim(f"loads/{name}", 0, value)])
+            told = (await client.get("/api/shards")).json()
+            assert [shard["load"] for shard in told["shards"]] == [3.0, 0.0, 4.0, 0.0]
+            assert [router["load"] for router in told["routers"]] == [7.0, 0.0]
+
+    run_in_loop(scenario())
+
+
+def test_who_leaves_is_told_from_who_is_cordoned(in_etcd: DirectoryConfig, run_in_loop: Any) -> None:
+    async def scenario() -> None:
+        async with two_routers(in_etcd) as (view, others, client):
+            epoch = view.view.nodes.get("a").revision
+            await others.transact([Claim("cordons/a", 0, encode(CordonRecord(epoch)))])
+            await shown(view, lambda: view.view.cordons.get("a").revision > 0)
+            told = (await client.get("/api/shards")).json()["routers"]
+            assert [(router["cordoned"], router["leaving"]) for router in told] == [(True, True), (False, False)]
 
     run_in_loop(scenario())
 
@@ -162,10 +193,11 @@ def test_nobody_without_the_token_may(run_in_loop: Any, method: str, path: str) 
 def test_a_node_without_a_directory_says_so(run_in_loop: Any) -> None:
     async def scenario() -> None:
         async with asking(None) as client:
-            answer = await client.get("/api/shards")
-            assert (answer.status_code, answer.json()["code"]) == (404, "no_directory")
+            told = (await client.get("/api/shards")).json()
+            assert [router["name"] for router in told["routers"]] == ["a"]
+            assert {shard["leader"] for shard in told["shards"]} == {"a"}
             answer = await client.post("/api/shards/move", json={"shard": 0, "to": None})
-            assert answer.status_code == 404
+            assert (answer.status_code, answer.json()["code"]) == (404, "no_directory")
 
     run_in_loop(scenario())
 
