@@ -92,14 +92,11 @@ def uncordon(node: str, url: str, token: str | None) -> None:
 
 @click.command()
 def keys() -> None:
-    """Make a pair of keys for the bus, as lines of the configuration file.
-
-    Each node may have its own, or all of them the same.
-    """
+    """Make a pair of keys for the bus, as lines for the configuration file of every node of a cluster."""
     import zmq  # here: the other commands start faster without it
 
     public, secret = (key.decode() for key in zmq.curve_keypair())
-    click.echo(f'[bus]\npublic_key = "{public}"\nsecret_key = "{secret}"  # keep it to the nodes')
+    click.echo(f'[bus]\npublic_key = "{public}"\nsecret_key = "{secret}"  # for the nodes alone')
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -161,8 +161,8 @@ class BusSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         str,
         Meta(
             pattern=KEY_FORM,
-            description="Public key of this node on the bus (CURVE, `holdfast keys` makes a pair). Empty: nothing is"
-            " encrypted.",
+            description="Public key of the cluster's pair (CURVE, `holdfast keys` makes one), the same on all nodes:"
+            " who has the pair may use the bus. Empty: anybody who reaches it may, and nothing is encrypted.",
         ),
     ] = ""
     secret_key: Annotated[str, Meta(pattern=KEY_FORM, description="The secret key of that pair.")] = ""

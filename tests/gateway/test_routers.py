@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from core import records, shards
+from core.ban_list import FOREVER_MS
 from gateway.cluster_config import RouterLink
 from gateway.routers import RouterClients
+from router.bans import MemoryStore
 from router.client import RouterClient, Unavailable
 from router.config import DirectoryConfig
 from router.directory.etcd import EtcdDirectory
@@ -19,7 +21,7 @@ from router.directory.port import Claim, Registration, Won
 from router.shards.records import NodeRecord, ShardRecord, encode
 from tests.gateway.test_cluster_view import lead, viewed
 from tests.gateway.test_supervisor import until
-from tests.router.test_client import DATA, DEADLINE_S, router
+from tests.router.test_client import DATA, DEADLINE_S, keeping, router
 
 CHANNELS = {shards.byte_of(name.encode()) & 3: name for name in (f"group:{number}" for number in range(40))}
 """One channel of each shard."""
@@ -123,3 +125,22 @@ def test_what_waits_at_a_leader_that_lost_the_shard_is_said_to_the_next_one(
             await other.close()
 
     run_in_loop(scenario())
+
+
+def test_a_ban_goes_to_any_router_also_to_one_that_comes_later(
+    in_etcd: DirectoryConfig, run_in_loop: Any, tmp_path: Path
+) -> None:
+    endpoint = f"ipc://{tmp_path / 'bans'}"
+
+    async def scenario() -> None:
+        async with linked(in_etcd) as (clients, others):
+            with pytest.raises(Unavailable, match="there is no router"):
+                await clients.ban("mallory", FOREVER_MS, "spam", deadline_s=0.05)
+            waiting = asyncio.ensure_future(clients.ban("mallory", FOREVER_MS, "spam", deadline_s=DEADLINE_S))
+            one = await registered(others, "a", endpoint)
+            assert (await waiting).user == "mallory"
+            assert clients.bans()["mallory"].reason == "spam"
+            await one.close()
+
+    with keeping(endpoint, 1, MemoryStore()):
+        run_in_loop(scenario())
