@@ -171,6 +171,10 @@ class SessionClaims:
             return None
         return slot.owner, slot.fence
 
+    def owners(self) -> list[Owner]:
+        """Those that messages go to."""
+        return [slot.owner for slot in self._slots.values() if slot.owner is not None]
+
     def step(self, event: SessionEvent) -> list[SessionEffect]:
         """Take an event; what is to be done about it, in order."""
         self._out = []

@@ -100,6 +100,11 @@ class Table(Generic[R]):
         self._put(name, value, revision)
         return True
 
+    def forget_gone(self) -> None:
+        """Let go of what is known to be gone, where no watch comes to say so: a claim finds out."""
+        for name in [name for name, seen in self._seen.items() if not seen.revision]:
+            del self._seen[name]
+
     def _put(self, name: str, value: bytes | None, revision: int) -> None:
         if value is None:
             # Kept until the watch is there too, so that what it tells of before does not bring the key back.
