@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.conftest import Node, free_ports
+from tests.conftest import Node, free_ports, wait_until
 from tests.servers import etcd
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def member() -> Iterator[etcd.Member]:
     with etcd.running() as made:
         yield made
@@ -40,3 +40,15 @@ def test_a_router_alone_tells_of_the_cluster_and_leaves_nothing(
     told = json.loads(text)
     assert (told["node"], told["reachable"], told["gateways"]) == ("a", True, [])
     assert node.metric("holdfast_directory_reachable") == 1
+
+
+def test_a_directory_that_is_away_for_a_while_is_noticed_and_costs_no_descriptor(
+    holdfast: Callable[..., Node], cluster: Callable[[], dict[str, str]], member: etcd.Member
+) -> None:
+    node = holdfast(**cluster(), HOLDFAST_NODE_ROLE="router", HOLDFAST_NODE_NAME="a")
+    for _ in range(2):
+        member.kill()
+        wait_until(lambda: node.metric("holdfast_directory_reachable") == 0, "that it is away is noticed")
+        assert node.get("/api/shards")[0] == 200
+        member.start()
+        wait_until(lambda: node.metric("holdfast_directory_reachable") == 1, "that it is back is noticed")
