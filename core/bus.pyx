@@ -1,19 +1,24 @@
-"""Bus: find libzmq, open and close a socket, receive."""
+"""Bus: find libzmq, open and close a socket, connect again, let in, receive."""
 
 import ctypes.util
 import glob
 import importlib.util
 import os
 
-from libc.errno cimport errno
-from libc.string cimport memcpy
+from libc.stdint cimport uint16_t
+from libc.stdio cimport snprintf
+from libc.string cimport memcmp, memcpy
 from posix.dlfcn cimport RTLD_NOW, dlerror, dlopen, dlsym
 
 from core.batch cimport batch_clear, batch_free, batch_reserve
 from core.ledger cimport ledger_acquire
 from core.peers cimport peers_close, peers_lost, peers_on_event, peers_open, peers_receive, peers_tick
-from core.poller cimport EPOLL_CTL_ADD, EPOLLIN, TAG_BUS, poller_watch
+from core.poller cimport EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, TAG_BUS, poller_watch
 from core.sites cimport HERE
+
+cdef enum:
+    ENDS = ZMQ_EVENT_CLOSED | ZMQ_EVENT_DISCONNECTED | ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL \
+        | ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH
 
 
 def libzmq_path():
@@ -65,6 +70,8 @@ cdef _load(Zmq *zmq):
     zmq.getsockopt = <int (*)(void *, int, void *, size_t *) noexcept nogil> _symbol(zmq.library, b"zmq_getsockopt")
     zmq.bind = <int (*)(void *, const char *) noexcept nogil> _symbol(zmq.library, b"zmq_bind")
     zmq.connect = <int (*)(void *, const char *) noexcept nogil> _symbol(zmq.library, b"zmq_connect")
+    zmq.monitor = <int (*)(void *, const char *, int) noexcept nogil> _symbol(zmq.library, b"zmq_socket_monitor")
+    zmq.recv = <int (*)(void *, void *, size_t, int) noexcept nogil> _symbol(zmq.library, b"zmq_recv")
     zmq.send = <int (*)(void *, const void *, size_t, int) noexcept nogil> _symbol(zmq.library, b"zmq_send")
     zmq.msg_init = <int (*)(ZmqMessage *) noexcept nogil> _symbol(zmq.library, b"zmq_msg_init")
     zmq.msg_recv = <int (*)(ZmqMessage *, void *, int) noexcept nogil> _symbol(zmq.library, b"zmq_msg_recv")
@@ -74,64 +81,209 @@ cdef _load(Zmq *zmq):
     zmq.error = <int (*)() noexcept nogil> _symbol(zmq.library, b"zmq_errno")
 
 
-cdef _option(Bus *bus, int option, int value):
-    if bus.zmq.setsockopt(bus.socket, option, &value, sizeof(value)) != 0:
-        raise OSError(bus.zmq.error(), f"zmq_setsockopt({option}) failed")
+cdef bint _option(Bus *bus, int option, int value) noexcept nogil:
+    return bus.zmq.setsockopt(bus.socket, option, &value, sizeof(value)) == 0
 
 
-cdef _zmq_open(Bus *bus, str endpoint, bytes identity):
-    cdef int failed
-    _load(&bus.zmq)
-    bus.context = bus.zmq.ctx_new()
-    bus.socket = bus.zmq.socket(bus.context, ZMQ_ROUTER if bus.router else ZMQ_DEALER)
-    if bus.socket == NULL:
-        raise OSError(bus.zmq.error(), "zmq_socket failed")
+cdef bint _key(Bus *bus, int option, const uint8_t *key) noexcept nogil:
+    return bus.zmq.setsockopt(bus.socket, option, key, BUS_KEY_BYTES) == 0
+
+
+cdef bint _socket_set(Bus *bus) noexcept nogil:
+    """The options of both kinds; False: libzmq refuses one."""
     # A worker's last word (BYE) gets a moment to leave; without it the router waits for the worker's silence.
-    _option(bus, ZMQ_LINGER, 0 if bus.router else 200)
-    _option(bus, ZMQ_SNDHWM, BUS_HWM)
-    _option(bus, ZMQ_RCVHWM, BUS_HWM)
-    if bus.router:
-        _option(bus, ZMQ_ROUTER_MANDATORY, 1)
-        _option(bus, ZMQ_ROUTER_HANDOVER, 1)
-        failed = bus.zmq.bind(bus.socket, endpoint.encode())
-    else:
-        _option(bus, ZMQ_RECONNECT_IVL, 20)
-        _option(bus, ZMQ_RECONNECT_IVL_MAX, 200)
-        bus.zmq.setsockopt(bus.socket, ZMQ_IDENTITY, <const char *> identity, len(identity))
-        failed = bus.zmq.connect(bus.socket, endpoint.encode())
-    if failed:
-        raise OSError(bus.zmq.error(), f"cannot open the bus at {endpoint}")
+    if not (_option(bus, ZMQ_LINGER, 0 if bus.router else 200) and _option(bus, ZMQ_SNDHWM, BUS_HWM)
+            and _option(bus, ZMQ_RCVHWM, BUS_HWM) and _option(bus, ZMQ_HEARTBEAT_IVL, BUS_HEARTBEAT_MS)
+            and _option(bus, ZMQ_HEARTBEAT_TIMEOUT, BUS_SILENT_MS)
+            and _option(bus, ZMQ_TCP_MAXRT, BUS_SILENT_MS + BUS_HEARTBEAT_MS)
+            and _option(bus, ZMQ_HANDSHAKE_IVL, BUS_CONNECT_MS)):
+        return False
+    return not bus.curve or (_key(bus, ZMQ_CURVE_PUBLICKEY, bus.public_key)
+                             and _key(bus, ZMQ_CURVE_SECRETKEY, bus.secret_key))
 
 
-cdef object bus_open(Bus *bus, Ledger *ledger, int kind, str endpoint, bytes identity, int epoll_fd):
+cdef bint _watch(Bus *bus, void *socket, int operation) noexcept nogil:
+    """Watch what says that a socket of libzmq may have something, or no more."""
+    cdef int fd = -1
+    cdef size_t size = sizeof(fd)
+    return bus.zmq.getsockopt(socket, ZMQ_FD, &fd, &size) == 0 \
+        and poller_watch(bus.epoll_fd, fd, bus.tag, operation, EPOLLIN) == 0
+
+
+cdef void _drop(Bus *bus, void **socket) noexcept nogil:
+    if socket[0] != NULL:
+        _watch(bus, socket[0], EPOLL_CTL_DEL)   # libzmq closes the descriptor some time later
+        bus.zmq.close(socket[0])
+        socket[0] = NULL
+
+
+cdef bint _bind(Bus *bus) noexcept nogil:
+    """Make the ROUTER, and before it who says which keys it lets in."""
+    if bus.curve:
+        bus.side = bus.zmq.socket(bus.context, ZMQ_REP)
+        if bus.side == NULL or bus.zmq.bind(bus.side, b"inproc://zeromq.zap.01") != 0 \
+                or not _watch(bus, bus.side, EPOLL_CTL_ADD):
+            return False
+    bus.socket = bus.zmq.socket(bus.context, ZMQ_ROUTER)
+    if bus.socket == NULL or not _socket_set(bus) or not _option(bus, ZMQ_ROUTER_MANDATORY, 1) \
+            or not _option(bus, ZMQ_ROUTER_HANDOVER, 1):
+        return False
+    if bus.curve and not (_option(bus, ZMQ_CURVE_SERVER, 1)
+                          and bus.zmq.setsockopt(bus.socket, ZMQ_ZAP_DOMAIN, b"holdfast", 8) == 0):
+        return False
+    return bus.zmq.bind(bus.socket, bus.endpoint) == 0 and _watch(bus, bus.socket, EPOLL_CTL_ADD)
+
+
+cdef bint _connect(Bus *bus) noexcept nogil:
+    """Make a DEALER for one stream, and the monitor that tells of its beginning and its end."""
+    cdef char name[32]
+    bus.streams += 1
+    snprintf(name, sizeof(name), b"inproc://stream-%u", bus.streams)
+    bus.socket = bus.zmq.socket(bus.context, ZMQ_DEALER)
+    bus.side = bus.zmq.socket(bus.context, ZMQ_PAIR)
+    if bus.socket == NULL or bus.side == NULL or not _socket_set(bus):
+        return False
+    if not _option(bus, ZMQ_IMMEDIATE, 1) or not _option(bus, ZMQ_RECONNECT_IVL, -1) \
+            or not _option(bus, ZMQ_CONNECT_TIMEOUT, BUS_CONNECT_MS):
+        return False
+    if bus.curve and not _key(bus, ZMQ_CURVE_SERVERKEY, bus.server_key):
+        return False
+    bus.zmq.setsockopt(bus.socket, ZMQ_IDENTITY, bus.named, bus.named_size)
+    return bus.zmq.monitor(bus.socket, name, ENDS | ZMQ_EVENT_HANDSHAKE_SUCCEEDED) == 0 \
+        and bus.zmq.connect(bus.side, name) == 0 and _watch(bus, bus.side, EPOLL_CTL_ADD) \
+        and bus.zmq.connect(bus.socket, bus.endpoint) == 0 and _watch(bus, bus.socket, EPOLL_CTL_ADD)
+
+
+cdef void _hang_up(Bus *bus) noexcept nogil:
+    """The stream is over: nothing of it is sent or received any more."""
+    cdef int now = 0
+    bus.more = False
+    bus.zmq.setsockopt(bus.socket, ZMQ_LINGER, &now, sizeof(now))
+    _drop(bus, &bus.socket)
+    _drop(bus, &bus.side)
+    bus.ready = False
+    bus.lost = bus.lost or bus.open
+    bus.open = False
+    bus.made = False
+
+
+cdef void _monitor_read(Bus *bus) noexcept nogil:
+    """What became of a DEALER's stream. An event is a number and a value in one part, the endpoint in another."""
+    cdef uint8_t said[512]
+    cdef uint16_t event
+    cdef bint ended = False
+    while bus.zmq.recv(bus.side, said, sizeof(said), ZMQ_DONTWAIT) >= 0:
+        memcpy(&event, said, sizeof(event))
+        bus.zmq.recv(bus.side, said, sizeof(said), ZMQ_DONTWAIT)
+        if event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED:
+            bus.open = True
+            bus.made = bus.streams > 1      # who opened the bus knows of the first
+        ended = ended or event & ENDS != 0
+    if ended:
+        _hang_up(bus)
+
+
+cdef void _zap_answer(Bus *bus) noexcept nogil:
+    """Let in who has the cluster's own key (RFC 27). A question: version, request, domain, address, identity,
+    mechanism, credentials."""
+    cdef uint8_t parts[8][256]
+    cdef int sizes[8]
+    cdef int place, more
+    cdef size_t size = sizeof(more)
+    cdef bint welcome
+    while True:
+        place = 0
+        more = 1
+        while more:
+            sizes[min(place, 7)] = bus.zmq.recv(bus.side, parts[min(place, 7)], 256, ZMQ_DONTWAIT)
+            if sizes[min(place, 7)] < 0:
+                return
+            place += 1
+            bus.zmq.getsockopt(bus.side, ZMQ_RCVMORE, &more, &size)
+        # One that is cut off here is longer than 256 bytes, and neither a request's number nor a key.
+        welcome = place == 7 and sizes[5] == 5 and memcmp(parts[5], b"CURVE", 5) == 0 \
+            and sizes[6] == BUS_KEY_BYTES and memcmp(parts[6], bus.public_key, BUS_KEY_BYTES) == 0
+        bus.zmq.send(bus.side, b"1.0", 3, ZMQ_SNDMORE | ZMQ_DONTWAIT)
+        bus.zmq.send(bus.side, parts[1], min(sizes[1], 256) if place > 1 else 0, ZMQ_SNDMORE | ZMQ_DONTWAIT)
+        bus.zmq.send(bus.side, b"200" if welcome else b"400", 3, ZMQ_SNDMORE | ZMQ_DONTWAIT)
+        bus.zmq.send(bus.side, b"", 0, ZMQ_SNDMORE | ZMQ_DONTWAIT)
+        bus.zmq.send(bus.side, b"", 0, ZMQ_SNDMORE | ZMQ_DONTWAIT)
+        bus.zmq.send(bus.side, b"", 0, ZMQ_DONTWAIT)
+
+
+cdef _keys_set(Bus *bus, bytes server_key, bytes public_key, bytes secret_key):
+    """Raises ValueError when there are some and not all, or one is no key."""
+    bus.curve = bool(public_key or secret_key or server_key)
+    if not bus.curve:
+        return
+    server_key = b"" if bus.router else _z85(server_key)
+    public_key, secret_key = _z85(public_key), _z85(secret_key)
+    memcpy(bus.public_key, <const char *> public_key, BUS_KEY_BYTES)
+    memcpy(bus.secret_key, <const char *> secret_key, BUS_KEY_BYTES)
+    if not bus.router:
+        memcpy(bus.server_key, <const char *> server_key, BUS_KEY_BYTES)
+
+
+Z85 = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
+
+
+def _z85(bytes text):
+    """The 32 bytes of a key in Z85 (RFC 32).
+
+    Raises:
+        ValueError: it is none.
+    """
+    digits = [Z85.find(one) for one in text]
+    if len(digits) != 40 or -1 in digits:
+        raise ValueError("a key of the bus is 40 characters of Z85")
+    key = b""
+    for place in range(0, 40, 5):
+        number = 0
+        for digit in digits[place:place + 5]:
+            number = number * 85 + digit
+        if number > 0xFFFFFFFF:
+            raise ValueError("a key of the bus is 40 characters of Z85")
+        key += number.to_bytes(4)
+    return key
+
+
+cdef object bus_open(Bus *bus, Ledger *ledger, int kind, str endpoint, bytes identity, int epoll_fd,
+                     bytes server_key=b"", bytes public_key=b"", bytes secret_key=b""):
     """Open a socket of `kind` and watch it in the loop's epoll: a ROUTER binds to `endpoint`, a DEALER of `identity`
-    connects to it.
+    connects to it. With keys (Z85) both speak CURVE: `server_key` is the public one of the ROUTER.
 
     Raises:
         OSError: the endpoint cannot be bound or connected.
         ImportError: there is no libzmq for a tcp:// endpoint.
+        ValueError: a key is none.
     """
-    cdef int fd = -1
-    cdef size_t size = sizeof(fd)
     bus.ledger = ledger
     bus.router = kind == ZMQ_ROUTER
     bus.native = endpoint.startswith("ipc://")
     if bus.native:
         peers_open(&bus.peers, ledger, bus.router, os.fsencode(endpoint.removeprefix("ipc://")), identity, epoll_fd)
         return
-    _zmq_open(bus, endpoint, identity)
-    if bus.zmq.getsockopt(bus.socket, ZMQ_FD, &fd, &size) != 0:
-        raise OSError(bus.zmq.error(), "zmq_getsockopt(ZMQ_FD) failed")
-    if poller_watch(epoll_fd, fd, TAG_BUS, EPOLL_CTL_ADD, EPOLLIN) < 0:
-        raise OSError(errno, "epoll_ctl failed")
+    where = endpoint.encode()
+    if len(where) > BUS_ENDPOINT_BYTES_MAX or len(identity) > ZMTP_IDENTITY_BYTES_MAX:
+        raise OSError(0, f"cannot open the bus at {endpoint}: its name is too long")
+    _keys_set(bus, server_key, public_key, secret_key)
+    _load(&bus.zmq)
+    bus.context = bus.zmq.ctx_new()
+    bus.epoll_fd = epoll_fd
+    bus.tag = TAG_BUS
+    bus.again_after_ms = BUS_AGAIN_MS
+    memcpy(bus.endpoint, <const char *> where, len(where) + 1)
+    memcpy(bus.named, <const char *> identity, len(identity))
+    bus.named_size = len(identity)
+    if not (_bind(bus) if bus.router else _connect(bus)):
+        raise OSError(bus.zmq.error(), f"cannot open the bus at {endpoint}")
 
 
 cdef void bus_close(Bus *bus) noexcept:
     """Close socket and context; unsent batches are dropped, a worker's over libzmq after 200 ms."""
     peers_close(&bus.peers)
-    if bus.socket != NULL:
-        bus.zmq.close(bus.socket)
-        bus.socket = NULL
+    _drop(bus, &bus.socket)                 # first: while it stands, somebody says whom it lets in
+    _drop(bus, &bus.side)
     if bus.context != NULL:
         bus.zmq.ctx_term(bus.context)
         bus.context = NULL
@@ -142,8 +294,12 @@ cdef void bus_on_event(Bus *bus, uint64_t tag, uint32_t events) noexcept nogil:
     """What epoll said of a tag from TAG_BUS on."""
     if bus.native:
         peers_on_event(&bus.peers, tag, events)
-    else:
-        bus.ready = True
+        return
+    bus.ready = bus.socket != NULL
+    if bus.side != NULL and bus.router:
+        _zap_answer(bus)
+    elif bus.side != NULL:
+        _monitor_read(bus)
 
 
 cdef bint _align(Bus *bus, BusBatch *batch) noexcept nogil:
@@ -163,6 +319,8 @@ cdef bint _zmq_receive(Bus *bus, BusBatch *batch) noexcept nogil:
     """The next part that libzmq has; at a ROUTER a message is the identity and then batches."""
     cdef int more = 0
     cdef size_t size = sizeof(more)
+    if bus.socket == NULL:
+        return False
     if bus.router and not bus.more:
         bus.zmq.msg_init(&bus.identity)
         if bus.zmq.msg_recv(&bus.identity, bus.socket, ZMQ_DONTWAIT) < 0:
@@ -196,10 +354,30 @@ cdef bint bus_receive(Bus *bus, BusBatch *batch) noexcept nogil:
 
 
 cdef bint bus_lost(Bus *bus, uint8_t *identity, uint32_t *identity_size) noexcept nogil:
-    """Whether a peer was lost, and at a ROUTER which; False: none that is known. libzmq tells nobody."""
-    return bus.native and peers_lost(&bus.peers, identity, identity_size)
+    """Whether a peer was lost, and at a ROUTER which; False: none that is known. libzmq's ROUTER is told by the peer
+    that comes again."""
+    cdef bint lost = bus.lost
+    if bus.native:
+        return peers_lost(&bus.peers, identity, identity_size)
+    bus.lost = False
+    return lost
 
 
 cdef bint bus_tick(Bus *bus, uint64_t now_ms) noexcept nogil:
     """Connect again when it is time to; True: a new stream to the router was begun."""
-    return bus.native and peers_tick(&bus.peers, now_ms)
+    cdef bint made = bus.made
+    if bus.native:
+        return peers_tick(&bus.peers, now_ms)
+    bus.made = False
+    if made:
+        bus.again_after_ms = BUS_AGAIN_MS
+    if bus.socket != NULL or bus.router:
+        return made
+    if bus.again_ms == 0:
+        bus.again_ms = now_ms + bus.again_after_ms
+        bus.again_after_ms = min(bus.again_after_ms * 2, <uint32_t> BUS_AGAIN_MAX_MS)
+    elif now_ms >= bus.again_ms:
+        bus.again_ms = 0
+        if not _connect(bus):               # out of files or memory
+            _hang_up(bus)
+    return made

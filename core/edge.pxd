@@ -231,6 +231,7 @@ ctypedef struct Link:
     uint64_t heard_ms
     uint64_t sent_ms            # of the last LINK
     bint up                     # the router knows this worker and was heard of lately
+    bint fresh                  # its stream is new, and the router was not heard to know of that
     bint again                  # more may stand in the socket than one turn takes
 
 ctypedef struct Edge:

@@ -22,12 +22,12 @@ from core.mailbox cimport NOTE_BANS, NOTE_FOREIGN, NOTE_LINKED, NOTE_TAKEN, mail
 from core.mpack cimport MpWriter, mp_write_array, mp_write_raw, mp_write_uint
 from core.namespaces cimport DOMAIN_GROUP, domain_in
 from core.opening cimport open_again, open_claimed, open_overdue, opening_again
-from core.records cimport (BEGIN_BEFORE, BEGIN_BESIDE, BEGIN_EVERYBODY, GAP_ROUTER_LOST, MESSAGE_EVENT, MESSAGE_GLOBAL,
-                           REC_BANS, REC_BEGIN, REC_CAUGHT, REC_END, REC_EVICT, REC_GLOBAL, REC_HISTORY, REC_LINK,
-                           REC_LINKED, REC_MESSAGE, REC_OPENED, REC_PRESENCE, REC_PUBLISHED, REC_REPLY, REC_SUBSCRIBED,
-                           REC_TAKEN, RECORDS_VERSION, RecBody, RecCaught, RecChannel, RecHistory, RecLink, RecMessage,
-                           RecPublished, RecSession, RecTaken, Record, record_add, record_fits, record_init,
-                           record_size)
+from core.records cimport (BEGIN_BEFORE, BEGIN_BESIDE, BEGIN_EVERYBODY, GAP_ROUTER_LOST, LINK_FRESH, MESSAGE_EVENT,
+                           MESSAGE_GLOBAL, REC_BANS, REC_BEGIN, REC_CAUGHT, REC_END, REC_EVICT, REC_GLOBAL, REC_HISTORY,
+                           REC_LINK, REC_LINKED, REC_MESSAGE, REC_OPENED, REC_PRESENCE, REC_PUBLISHED, REC_REPLY,
+                           REC_SUBSCRIBED, REC_TAKEN, RECORDS_VERSION, RecBody, RecCaught, RecChannel, RecHistory,
+                           RecLink, RecMessage, RecPublished, RecSession, RecTaken, Record, record_add, record_fits,
+                           record_init, record_size)
 from core.replay cimport replay_caught, replay_overdue, replays_again
 from core.requests cimport request_open, request_peek, request_take
 from core.slab cimport slab_at
@@ -49,7 +49,9 @@ cdef void link_hello(Edge *edge, int kind) noexcept nogil:
     """LINK, BEGIN, END or BYE."""
     cdef int flags = 0
     cdef RecLink *record
-    if kind == REC_BEGIN:
+    if kind == REC_LINK and edge.link.fresh:
+        flags = LINK_FRESH
+    elif kind == REC_BEGIN:
         flags = BEGIN_EVERYBODY | (BEGIN_BESIDE if edge.config.beside else 0) \
             | (BEGIN_BEFORE if edge.link.router_epoch else 0)
     record = <RecLink *> record_add(&edge.link.out, kind, flags, sizeof(RecLink), 0)
@@ -159,6 +161,7 @@ cdef void _on_linked(Edge *edge, RecLink *record) noexcept nogil:
             kept_say_all(edge, False)
             ledger_gauge(edge.ledger, GAUGE_LINKED, 1)
         return
+    edge.link.fresh = False
     batch_clear(&edge.link.out)         # whatever stands there this router would pass over; all of it is said again
     batch_clear(&edge.link.parted)      # and it has no routes to take away
     link_hello(edge, REC_BEGIN)
@@ -350,6 +353,8 @@ cdef void _on_record(Edge *edge, Run *run, Record *record) noexcept nogil:
     """One record from the router. Whatever may change who is a member comes behind the messages before it."""
     cdef Channel *channel
     cdef Connection *conn
+    if edge.link.fresh and record.kind != REC_LINKED:
+        return
     if record.kind == REC_MESSAGE:
         _on_message(edge, run, <RecMessage *> record)
         return
@@ -412,6 +417,15 @@ cdef void _link_down(Edge *edge) noexcept nogil:
     ledger_gauge(edge.ledger, GAUGE_LINKED, 0)
 
 
+cdef void _stream_begin(Edge *edge) noexcept nogil:
+    """A new stream: the first word is that it is one, and until it is answered nothing counts. The router may know
+    this worker still, and say things behind others that were lost with the stream before."""
+    batch_clear(&edge.link.out)
+    edge.link.fresh = True
+    link_hello(edge, REC_LINK)
+    edge.link.sent_ms = edge.now_ms
+
+
 cdef void link_tick(Edge *edge) noexcept nogil:
     """Heartbeat of the link, its connection, and the requests that are overdue."""
     cdef uint8_t identity[ZMTP_IDENTITY_BYTES_MAX]
@@ -419,7 +433,7 @@ cdef void link_tick(Edge *edge) noexcept nogil:
     if bus_lost(&edge.link.bus, identity, &identity_size):
         _link_down(edge)
     if bus_tick(&edge.link.bus, edge.now_ms):
-        edge.link.sent_ms = 0           # a new stream: the first word at once
+        _stream_begin(edge)
     if edge.now_ms - edge.link.sent_ms >= LINK_PERIOD_MS or edge.link.sent_ms == 0:
         if edge.link.out.size < LINK_PUBLISH_BYTES_MAX:
             link_hello(edge, REC_LINK)

@@ -15,7 +15,7 @@ class EdgeLoop:
         ws_fd: int,
         connections_max: int,
         namespaces: Iterable[NamespaceSpec] = ...,
-        **options: int | str | bool | bytes | None,
+        **options: int | str | bool | bytes | tuple[str, str, str] | None,
     ) -> None: ...
     @property
     def control_fd(self) -> int: ...

@@ -479,7 +479,9 @@ cdef class EdgeLoop:
         if edge.epoll_fd < 0:
             raise OSError(errno, "epoll_create1 failed")
         accept_reserve(edge)
-        bus_open(&edge.link.bus, edge.ledger, ZMQ_DEALER, endpoint, identity.encode(), edge.epoll_fd)
+        server_key, public_key, secret_key = (key.encode() for key in options.get("bus_keys", ("", "", "")))
+        bus_open(&edge.link.bus, edge.ledger, ZMQ_DEALER, endpoint, identity.encode(), edge.epoll_fd,
+                 server_key, public_key, secret_key)
         if options.get("tls_certificate"):
             edge.tls = tls_context_open(options["tls_certificate"], options["tls_key"],
                                         options.get("tls_ticket_key", b""))

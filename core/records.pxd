@@ -59,8 +59,11 @@ cdef enum BeginFlag:            # aux of BEGIN
     BEGIN_EVERYBODY = 2         # it has sessions: it wants to know of all global channels
     BEGIN_BEFORE = 4            # it was linked before: of a global channel that it does not name it was never told
 
+cdef enum:
+    LINK_FRESH = 1              # the first word of a new stream: of what went by the one before, all may be lost
+
 ctypedef struct RecLink:        # LINK, LINKED, BEGIN, END, BYE; the same in all versions, so that each can tell
-    Record head                 # LINKED: aux 1 = resynchronise; BEGIN: BeginFlag
+    Record head                 # LINKED: aux 1 = resynchronise; LINK: 0 or LINK_FRESH; BEGIN: BeginFlag
     uint64_t epoch              # of the sender: the worker's start, the router's epoch
     uint32_t version            # RECORDS_VERSION
     uint32_t worker             # the worker's number on its node

@@ -418,13 +418,20 @@ cdef class RouterLoop:
         free(sequencer.scratch)
         free(sequencer)
 
-    def bind(self, endpoint):
+    def bind(self, endpoint, *, public_key="", secret_key=""):
         """Bind to a ZeroMQ endpoint, once, before `run`.
+
+        Args:
+            endpoint: ipc:// or tcp://.
+            public_key: of the cluster's CURVE pair, in Z85: only who has it is let in; empty: everybody is.
+            secret_key: the other one of the pair.
 
         Raises:
             OSError: the endpoint cannot be bound.
+            ValueError: a key is none.
         """
-        bus_open(&self.sequencer.bus, self.sequencer.ledger, ZMQ_ROUTER, endpoint, b"", self.sequencer.epoll_fd)
+        bus_open(&self.sequencer.bus, self.sequencer.ledger, ZMQ_ROUTER, endpoint, b"", self.sequencer.epoll_fd,
+                 b"", public_key.encode(), secret_key.encode())
 
     def recover(self, const unsigned char[::1] batch):
         """Take a batch that the log gave back, before `run`; gives how many of its records are of a namespace that

@@ -20,9 +20,9 @@ from core.ordering cimport publish_order
 from core.owners cimport (owner_at, owner_conn, owner_end, owner_fence, owner_find, worker_empty, worker_end,
                           workers_forget)
 from core.presence cimport presence_answer, presence_state
-from core.records cimport (BEGIN_BEFORE, BEGIN_BESIDE, BEGIN_EVERYBODY, CLOSE_COMES_BACK, CLOSE_TOLD, MESSAGE_GLOBAL,
-                           OPEN_AGAIN, OPEN_TOLD, REC_BAN, REC_BEGIN, REC_BYE, REC_CATCHUP, REC_CLOSE, REC_END,
-                           REC_EVICT, REC_HISTORY, REC_LINK, REC_LINKED, REC_MESSAGE, REC_OPEN, REC_PRESENCE,
+from core.records cimport (BEGIN_BEFORE, BEGIN_BESIDE, BEGIN_EVERYBODY, CLOSE_COMES_BACK, CLOSE_TOLD, LINK_FRESH,
+                           MESSAGE_GLOBAL, OPEN_AGAIN, OPEN_TOLD, REC_BAN, REC_BEGIN, REC_BYE, REC_CATCHUP, REC_CLOSE,
+                           REC_END, REC_EVICT, REC_HISTORY, REC_LINK, REC_LINKED, REC_MESSAGE, REC_OPEN, REC_PRESENCE,
                            REC_PUBLISH, REC_REPLY, REC_SESSIONS, REC_STATE, REC_SUBSCRIBE, REC_SURVEY, REC_TAKEN,
                            REC_UNSUBSCRIBE, RECORDS_VERSION, STATE_ACKED, STATE_HEARS, STATE_TOLD, RecBody, RecCatchup,
                            RecChannel, RecHistory, RecLink, RecMessage, RecPublish, RecSession, RecState, RecTaken)
@@ -149,7 +149,18 @@ cdef bint _is_ours(Sequencer *sequencer, Worker *worker, RecLink *record) noexce
 
 
 cdef void _on_link(Sequencer *sequencer, Worker *worker, RecLink *record) noexcept nogil:
-    if _is_ours(sequencer, worker, record):
+    cdef uint8_t identity[IDENTITY_BYTES_MAX]
+    cdef Worker *again
+    if not _is_ours(sequencer, worker, record):
+        return
+    if record.head.aux & LINK_FRESH and worker.state >= WORKER_LINKING:
+        # Its last stream ended, which nobody else told: what was said by it, either way, may not have come.
+        memcpy(identity, worker.identity, worker.identity_size)
+        worker_give_up(sequencer, worker)
+        again = worker_of(sequencer, identity, worker.identity_size)
+        if again != NULL:
+            again.slot = worker.slot
+    else:
         _mark(sequencer, worker, record.stored_ms)
         _linked(sequencer, worker, worker.state == WORKER_ASKED
                 and sequencer.now_ms - worker.asked_ms > WORKER_ASK_AGAIN_MS)

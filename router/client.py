@@ -24,6 +24,10 @@ from core.owned import ACCOUNT, Held
 LINK_PERIOD_S = 1.0
 SILENT_S = 4.0
 DRAIN_MAX = 128
+# As those of workers (core/bus.pxd): a stream over a network that is cut ends, and is tried again, as soon.
+HEARTBEAT_MS = 500
+STREAM_SILENT_MS = 1500
+CONNECT_MS = 1000
 FOREIGN = (
     f"the router speaks version {{}} of the link and this program version {records.VERSION}: stop the node and start it"
     " again, so that all of it is of one version"
@@ -130,8 +134,20 @@ class _Waiting(msgspec.Struct):
 class RouterClient:
     """One link to a router, owned by the event loop that `start` runs in."""
 
-    def __init__(self, endpoint: str, name: str) -> None:
+    def __init__(
+        self, endpoint: str, name: str, *, server_key: str = "", public_key: str = "", secret_key: str = ""
+    ) -> None:
+        """Make it for a router's endpoint, where it will be known under `name`.
+
+        Args:
+            endpoint: ipc:// or tcp://.
+            name: the node's.
+            server_key: the router's public CURVE key, in Z85; empty: the link is not encrypted.
+            public_key: of the cluster's pair.
+            secret_key: likewise.
+        """
         self._endpoint = endpoint
+        self._keys = (server_key.encode(), public_key.encode(), secret_key.encode())
         # A router knows a publish that is said again by its peer's start and its seq: no two peers may have the same.
         self.start_number = int.from_bytes(os.urandom(7)) + 1
         self._identity = f"{name}-{os.urandom(6).hex()}/0/1".encode()
@@ -165,6 +181,14 @@ class RouterClient:
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.RECONNECT_IVL, 20)
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 200)
+        if self._endpoint.startswith("tcp://"):
+            self._socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+            self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, STREAM_SILENT_MS)
+            self._socket.setsockopt(zmq.TCP_MAXRT, HEARTBEAT_MS + STREAM_SILENT_MS)
+            self._socket.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_MS)
+            self._socket.setsockopt(zmq.HANDSHAKE_IVL, CONNECT_MS)
+        if self._keys[0]:
+            self._socket.curve_serverkey, self._socket.curve_publickey, self._socket.curve_secretkey = self._keys
         self._socket.connect(self._endpoint)
         fd = self._socket.getsockopt(zmq.FD)
         assert isinstance(fd, int)

@@ -70,15 +70,21 @@ def wait_for(condition: Callable[[], Any], what: str) -> None:
 class Router:
     """The scripted router: says what the test tells it to, and hands out the worker's records in their order."""
 
-    def __init__(self, bus: str) -> None:
+    def __init__(self, bus: str, secret_key: str = "") -> None:
+        """`secret_key`: its CURVE key; it lets in who knows the public one."""
         self._context = zmq.Context(1)
         self._folder = tempfile.TemporaryDirectory(prefix="hf-")
         self.socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        if secret_key:
+            self.socket.curve_server, self.socket.curve_secretkey = True, secret_key.encode()
         self.socket.bind("tcp://127.0.0.1:*" if bus == "tcp" else f"ipc://{self._folder.name}/router")
         self.endpoint = self.socket.getsockopt(zmq.LAST_ENDPOINT).decode()  # type: ignore[union-attr]
         self.identity = b""
         self.links = self.heard_ms = 0
+        self.fresh = False
+        """Whether its last LINK was the first word of a new stream."""
         self._records: collections.deque[wire.Record] = collections.deque()
         self.states: collections.deque[wire.Record] = collections.deque()
 
@@ -99,6 +105,7 @@ class Router:
             if one["kind"] == records.LINK:
                 self.links += 1
                 self.heard_ms = one["now_ms"]
+                self.fresh = one["aux"] == records.FRESH
             elif one["kind"] == records.STATE:
                 self.states.append(one)
             else:
@@ -214,10 +221,15 @@ class Edge:
         connections_max: int = 1000,
         link: bool = True,
         bus: str = "ipc",
+        bus_keys: tuple[str, str, str] = ("", "", ""),
+        through: Callable[[str], str] = lambda endpoint: endpoint,
         namespaces: Sequence[NamespaceSpec] = BUILT_IN,
         **options: int | str | bool,
     ) -> None:
-        self.stats, self.router = Stats(), Router(bus)
+        """`bus_keys`: the router's public CURVE key and the worker's pair, which is the router's as well; `through`:
+        where to connect to instead of the router's endpoint.
+        """
+        self.stats, self.router = Stats(), Router(bus, bus_keys[2])
         listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
         self.port, self.ws_port = (one.getsockname()[1] for one in listeners)
         for one in listeners:
@@ -225,7 +237,8 @@ class Edge:
         tcp, websocket = (one.detach() for one in listeners)
         self.loop = EdgeLoop(
             self.stats,
-            endpoint=self.router.endpoint,
+            endpoint=through(self.router.endpoint),
+            bus_keys=bus_keys,
             identity="test/0/1",
             tcp_fd=tcp,
             ws_fd=websocket,

@@ -40,8 +40,20 @@ def now_ms() -> int:
 class Worker:
     """A scripted worker: `say` builds its next batch, `flush` sends it, `take` hands out what the router said."""
 
-    def __init__(self, context: "zmq.Context[Any]", endpoint: str, identity: str, number: int, epoch: int) -> None:
+    def __init__(
+        self,
+        context: "zmq.Context[Any]",
+        endpoint: str,
+        identity: str,
+        number: int,
+        epoch: int,
+        *,
+        keys: tuple[bytes, bytes, bytes] | None = None,
+    ) -> None:
+        """`keys`: the router's public one, and this worker's pair."""
         self.socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
+        if keys is not None:
+            self.socket.curve_serverkey, self.socket.curve_publickey, self.socket.curve_secretkey = keys
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.setsockopt(zmq.IDENTITY, identity.encode())
         self.socket.connect(endpoint)
@@ -150,10 +162,12 @@ class Sequencer:
         namespaces: Sequence[NamespaceSpec] | None = None,
         recovered: Iterable[bytes] = (),
         everybodys: bytes = b"",
+        keys: tuple[bytes, bytes] = (b"", b""),
         **options: Any,
     ) -> None:
         """`options`: those of the loop, and what the built-in namespaces keep of a channel (see HISTORY); `recovered`:
-        batches that the log gives back; `everybodys`: where it says that global channels stand.
+        batches that the log gives back; `everybodys`: where it says that global channels stand; `keys`: the CURVE pair
+        of its cluster.
         """
         history = {name: options.pop(name, default) for name, default in HISTORY.items()}
         self._folder = tempfile.TemporaryDirectory(prefix="hf-")
@@ -164,7 +178,7 @@ class Sequencer:
         self.loop: RouterLoop | None = RouterLoop(self.stats, namespaces=specs, **{**OPTIONS, **options})
         self.passed_over = sum(self.loop.recover(batch) for batch in recovered)
         self.passed_over += self.loop.recover_globals(everybodys)
-        self.loop.bind(self.endpoint)
+        self.loop.bind(self.endpoint, public_key=keys[0].decode(), secret_key=keys[1].decode())
         self._notes: collections.deque[Any] = collections.deque()
         self.last_first = 0
         """`first` of the note that `note` gave last."""
