@@ -265,9 +265,10 @@ cdef class Members:
         self.stats = stats
         edge.ledger = &stats.ledger
         edge.config.queue_bytes_max = queue_bytes_max
-        edge.link.out.bytes_max = 1 << 24
-        edge.link.parted.bytes_max = 1 << 24
+        edge.links[0].out.bytes_max = 1 << 24
+        edge.links[0].parted.bytes_max = 1 << 24
         told_init(edge)
+        edge.shard_count = 1
         slab_init(&edge.connections, sizeof(Connection), 4, 100000)
         slab_init(&edge.channels, sizeof(Channel), 4, 100000)
         slab_init(&edge.segments, sizeof(Segment), 4, 100000)
@@ -290,8 +291,8 @@ cdef class Members:
         slab_free(&self.edge.segments)
         names_free(&self.edge.names)
         index_free(&self.edge.channel_index)
-        batch_free(&self.edge.link.out)
-        batch_free(&self.edge.link.parted)
+        batch_free(&self.edge.links[0].out)
+        batch_free(&self.edge.links[0].parted)
         told_free(self.edge)
         free(self.edge)
 
@@ -325,12 +326,12 @@ cdef class Members:
 
     def room(self, uint32_t bytes_max):
         """How many bytes the router may be told in one turn."""
-        self.edge.link.out.bytes_max = bytes_max
+        self.edge.links[0].out.bytes_max = bytes_max
 
     def said(self):
         """End the turn: the batch for the router, which takes it."""
-        batch = b"" if not self.edge.link.out.size else self.edge.link.out.data[:self.edge.link.out.size]
-        batch_clear(&self.edge.link.out)
+        batch = b"" if not self.edge.links[0].out.size else self.edge.links[0].out.data[:self.edge.links[0].out.size]
+        batch_clear(&self.edge.links[0].out)
         return batch
 
     def tell(self, uint32_t conn, bytes name, int what):
@@ -340,12 +341,14 @@ cdef class Members:
     def again(self):
         """What a router that asks for everything is told first, after the turn before it."""
         self.said()
-        told_say_all(self.edge)
+        cdef uint64_t shards[4]
+        memset(shards, 0xFF, sizeof(shards))
+        told_say_all(self.edge, &self.edge.links[0], shards)
         return self.said()
 
     def heartbeat(self):
         """What the link says again in the turn of its heartbeat."""
-        parted_say(self.edge)
+        parted_say(&self.edge.links[0])
 
     def members(self, bytes name):
         """The members of a channel, None when there is no such channel; raises when the two sides disagree."""

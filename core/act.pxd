@@ -16,8 +16,8 @@ from core.codes cimport (BAD_FRAME, BAD_REQUEST, NOT_ALLOWED, NOT_JOINED, NO_SUC
 from core.conn cimport (FLAG_ASKED, FLAG_ENCODED, FLAG_HELLO, FLAG_WEBSOCKET, FORM_TCP, FORM_WS_BINARY, FORM_WS_TEXT,
                         STATE_CLOSING, STATE_HANDSHAKING, STATE_OPEN, Aside, Connection, conn_aside, conn_handle,
                         conn_memberships)
-from core.edge cimport (ENVELOPE_BYTES, KEY_BYTES_MAX, NAME_BYTES_MAX, REQUEST_PUBLISH, RETRY_AFTER_MS,
-                        UNDER_WAY_MAX, Channel, Edge)
+from core.edge cimport (ENVELOPE_BYTES, KEY_BYTES_MAX, NAME_BYTES_MAX, REQUEST_PUBLISH, RETRY_AFTER_MS, UNDER_WAY_MAX,
+                        Channel, Edge, link_of)
 from core.fanout cimport channel_at, channel_find, conn_user, member_joined
 from core.framing cimport FRAME_TEXT, FrameView
 from core.kept cimport kept_end, kept_say, kept_seq, kept_take
@@ -32,6 +32,7 @@ from core.namespaces cimport (DOMAIN_GLOBAL, DOMAIN_GROUP, DOMAIN_USER, PUBLISH_
 from core.records cimport REC_PUBLISH, RecPublish, record_add, record_init, record_size
 from core.requests cimport request_open
 from core.rights cimport RIGHT_REFUSED, right_to
+from core.shards cimport SHARD_OF_GLOBALS, shard_byte
 from core.transcode cimport json_to_mpack
 from core.utf8 cimport utf8_valid
 from core.vitals cimport vital_pinged, vital_ponged
@@ -50,6 +51,7 @@ ctypedef struct PublishFrame:   # views into the frame, until the call returns
     uint32_t name_size
     uint32_t key_size
     uint32_t data_size
+    uint8_t shard               # of the channel, once it was checked
 
 
 cdef inline int publish_key(MpReader *reader, PublishFrame *frame) noexcept nogil:
@@ -158,6 +160,8 @@ cdef inline const char *publish_check(Edge *edge, Connection *conn, PublishFrame
     if namespace == NULL:
         code[0] = NO_SUCH_CHANNEL
         return NO_NAMESPACE
+    frame.shard = <uint8_t> SHARD_OF_GLOBALS if namespace.domain == DOMAIN_GLOBAL \
+        else shard_byte(frame.name, frame.name_size) & <uint8_t> (edge.shard_count - 1)
     if frame.key_size > KEY_BYTES_MAX:
         code[0] = TOO_LARGE
         return b"the key is longer than 64 bytes"
@@ -176,7 +180,7 @@ cdef inline const char *publish_check(Edge *edge, Connection *conn, PublishFrame
     if conn.under_way >= UNDER_WAY_MAX:
         code[0] = RATE_LIMITED
         return b"too many messages of this session wait for their answers"
-    if edge.link.out.size > LINK_PUBLISH_BYTES_MAX:
+    if link_of(edge, frame.shard).out.size > LINK_PUBLISH_BYTES_MAX:
         code[0] = OVERLOADED
         return b"too much waits for the router"
     return NULL
@@ -188,6 +192,7 @@ cdef inline void publish_write(Edge *edge, Connection *conn, PublishFrame *frame
     cdef uint32_t sender_size = 0
     cdef const char *sender = conn_user(edge, conn, &sender_size)
     cdef uint8_t *place
+    record.head.shard = frame.shard
     record.seq = seq
     record.data_size = frame.data_size
     record.key_size = <unsigned short> frame.key_size
@@ -228,17 +233,17 @@ cdef inline void publish_kept(Edge *edge, Connection *conn, PublishFrame *frame)
         return
     record_init(room, REC_PUBLISH, frame.name_size, sizeof(RecPublish), variable)
     publish_write(edge, conn, frame, <RecPublish *> room, seq)
-    if edge.link.up:
+    if link_of(edge, frame.shard).up:
         kept_say(edge, room)            # without room it stays, and is answered when it is overdue
 
 
 cdef inline void publish_forward(Edge *edge, Connection *conn, PublishFrame *frame) noexcept nogil:
     """Append the message to the router's batch of this turn. Without an answer it is kept only to await the router."""
     cdef RecPublish *record
-    if frame.id or not edge.link.up:
+    if frame.id or not link_of(edge, frame.shard).up:
         publish_kept(edge, conn, frame)
         return
-    record = <RecPublish *> record_add(&edge.link.out, REC_PUBLISH, frame.name_size, sizeof(RecPublish),
+    record = <RecPublish *> record_add(&link_of(edge, frame.shard).out, REC_PUBLISH, frame.name_size, sizeof(RecPublish),
                                        publish_bytes(edge, conn, frame))
     if record == NULL:
         answer_error(edge, conn, 0, OVERLOADED, b"out of memory", 0)

@@ -313,7 +313,8 @@ cdef void _descriptors(Walk *walk) noexcept nogil:
     audit_fd(&walk.audit, edge.reserve_fd)
     audit_fd(&walk.audit, edge.to_control.event_fd)
     audit_fd(&walk.audit, edge.from_control.event_fd)
-    audit_peers(&walk.audit, &edge.link.bus.peers)
+    for place in range(edge.links_end):
+        audit_peers(&walk.audit, &edge.links[place].bus.peers)
 
 
 cdef void edge_audit(Edge *edge, uint64_t request) noexcept nogil:

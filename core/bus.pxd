@@ -164,7 +164,7 @@ cdef inline void bus_done(Bus *bus) noexcept nogil:
 
 
 cdef object bus_open(Bus *bus, Ledger *ledger, int kind, str endpoint, bytes identity, int epoll_fd,
-                     bytes server_key=*, bytes public_key=*, bytes secret_key=*)
+                     uint64_t tag, bytes server_key=*, bytes public_key=*, bytes secret_key=*)
 cdef void bus_close(Bus *bus) noexcept
 cdef void bus_on_event(Bus *bus, uint64_t tag, uint32_t events) noexcept nogil
 cdef bint bus_receive(Bus *bus, BusBatch *batch) noexcept nogil

@@ -13,7 +13,7 @@ from posix.dlfcn cimport RTLD_NOW, dlerror, dlopen, dlsym
 from core.batch cimport batch_clear, batch_free, batch_reserve
 from core.ledger cimport ledger_acquire
 from core.peers cimport peers_close, peers_lost, peers_on_event, peers_open, peers_receive, peers_tick
-from core.poller cimport EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, TAG_BUS, poller_watch
+from core.poller cimport EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, poller_watch
 from core.sites cimport HERE
 
 cdef enum:
@@ -248,9 +248,10 @@ def _z85(bytes text):
 
 
 cdef object bus_open(Bus *bus, Ledger *ledger, int kind, str endpoint, bytes identity, int epoll_fd,
-                     bytes server_key=b"", bytes public_key=b"", bytes secret_key=b""):
+                     uint64_t tag, bytes server_key=b"", bytes public_key=b"", bytes secret_key=b""):
     """Open a socket of `kind` and watch it in the loop's epoll: a ROUTER binds to `endpoint`, a DEALER of `identity`
     connects to it. With keys (Z85) both speak CURVE: `server_key` is the public one of the ROUTER.
+    `tag` is that of its events; those of further descriptors follow it.
 
     Raises:
         OSError: the endpoint cannot be bound or connected.
@@ -261,7 +262,8 @@ cdef object bus_open(Bus *bus, Ledger *ledger, int kind, str endpoint, bytes ide
     bus.router = kind == ZMQ_ROUTER
     bus.native = endpoint.startswith("ipc://")
     if bus.native:
-        peers_open(&bus.peers, ledger, bus.router, os.fsencode(endpoint.removeprefix("ipc://")), identity, epoll_fd)
+        peers_open(&bus.peers, ledger, bus.router, os.fsencode(endpoint.removeprefix("ipc://")), identity, epoll_fd,
+                   tag)
         return
     where = endpoint.encode()
     if len(where) > BUS_ENDPOINT_BYTES_MAX or len(identity) > ZMTP_IDENTITY_BYTES_MAX:
@@ -270,7 +272,7 @@ cdef object bus_open(Bus *bus, Ledger *ledger, int kind, str endpoint, bytes ide
     _load(&bus.zmq)
     bus.context = bus.zmq.ctx_new()
     bus.epoll_fd = epoll_fd
-    bus.tag = TAG_BUS
+    bus.tag = tag
     bus.again_after_ms = BUS_AGAIN_MS
     memcpy(bus.endpoint, <const char *> where, len(where) + 1)
     memcpy(bus.named, <const char *> identity, len(identity))
@@ -291,7 +293,7 @@ cdef void bus_close(Bus *bus) noexcept:
 
 
 cdef void bus_on_event(Bus *bus, uint64_t tag, uint32_t events) noexcept nogil:
-    """What epoll said of a tag from TAG_BUS on."""
+    """What epoll said of one of its tags."""
     if bus.native:
         peers_on_event(&bus.peers, tag, events)
         return

@@ -5,6 +5,7 @@ from libc.string cimport memcpy, memmove
 
 from core.batch cimport batch_clear, batch_write
 from core.codes cimport BAD_REQUEST, OVERLOADED
+from core.leading cimport shard_is_said
 from core.ledger cimport COUNT_GAPS_RESET, COUNT_MESSAGES_ROUTED, ledger_count
 from core.loading cimport loading_takes
 from core.records cimport (CATCHUP_CURSOR, CATCHUP_LISTED, CATCHUP_OUTCOME, CATCHUP_START, GAP_LOST, GAP_NONE,
@@ -168,7 +169,7 @@ cdef uint32_t catchup_answer(Sequencer *sequencer, Worker *worker, RecCatchup *r
     cdef Stream unknown
     cdef RecCaught *answer
     if stream == NULL:                  # nothing was ever said there, as far as is known
-        unknown.epoch = sequencer.streams.epoch
+        unknown.epoch = sequencer.streams.epochs[record.head.shard]
         unknown.offset = 0
         unknown.history = NULL
         stream = &unknown
@@ -270,7 +271,8 @@ cdef void catchups_serve(Sequencer *sequencer, uint32_t *budget) noexcept nogil:
         worker = &sequencer.workers[waiting.worker]
         size = <uint32_t> sizeof(Waiting) + record.head.size
         place += size
-        if worker.state != WORKER_LINKED or <uint32_t> worker.epoch != waiting.start:
+        if worker.state != WORKER_LINKED or <uint32_t> worker.epoch != waiting.start \
+                or not shard_is_said(worker, record.head.shard):
             continue                    # it asks again, if it still wants to know
         if sequencer.streams.cold and loading_takes(sequencer, worker, &record.head):
             continue                    # it left memory while this waited

@@ -4,6 +4,7 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcmp, memcpy, memmove
 
 from core.batch cimport batch_clear, batch_reserve
+from core.leading cimport shard_is_said, shard_waits
 from core.records cimport OPEN_AGAIN, OPEN_RESUME, Record
 from core.sequencer cimport WORKER_LINKING, worker_at, worker_index
 
@@ -43,7 +44,7 @@ cdef bint claim_waits(Sequencer *sequencer, Worker *worker, const RecSession *re
     cdef Claim *claim
     if record.seq == 0 or record.head.aux & OPEN_AGAIN:
         return False                    # said again after a lost link: no answer is waited for
-    if not elsewhere and not (record.head.aux & OPEN_RESUME and _is_waited_for(sequencer, record.session)):
+    if not elsewhere and not shard_waits(sequencer, record.head.shard) and not (record.head.aux & OPEN_RESUME and _is_waited_for(sequencer, record.session)):
         return False
     claim = <Claim *> batch_reserve(&sequencer.claims, size)
     if claim == NULL:
@@ -60,7 +61,8 @@ cdef void _do(Sequencer *sequencer, Claim *claim, RunRecord run) noexcept nogil:
     cdef uint32_t index = claim.worker
     claim.worker = DONE
     if index != DONE and worker_at(sequencer, index).state >= WORKER_LINKING \
-            and <uint32_t> worker_at(sequencer, index).epoch == claim.start:
+            and <uint32_t> worker_at(sequencer, index).epoch == claim.start \
+            and shard_is_said(worker_at(sequencer, index), _record_of(claim).head.shard):
         run(sequencer, worker_at(sequencer, index), <Record *> _record_of(claim))
 
 
@@ -78,8 +80,11 @@ cdef void claims_settle(Sequencer *sequencer, Worker *worker, uint64_t conn, Run
 cdef void claims_serve(Sequencer *sequencer, bint all_taken, RunRecord run) noexcept nogil:
     """At the end of a turn: do those that were there before it, if it took all that had come; the others wait on."""
     cdef uint32_t place = 0
+    cdef uint32_t put_off = 0
+    cdef uint32_t claim_size
     cdef Claim *claim
     if sequencer.claims.size == 0:
+        sequencer.claims_held = False
         return
     sequencer.claims_turns += 1
     if sequencer.claims_place and not all_taken and sequencer.claims_turns < CLAIMS_TURNS_MAX:
@@ -87,9 +92,17 @@ cdef void claims_serve(Sequencer *sequencer, bint all_taken, RunRecord run) noex
     sequencer.claims_turns = 0
     while place < sequencer.claims_place:
         claim = _claim_at(sequencer, place)
-        place += claim.size
-        _do(sequencer, claim, run)
+        claim_size = claim.size
+        place += claim_size
+        if claim.worker != DONE and shard_waits(sequencer, _record_of(claim).head.shard) \
+                and batch_reserve(&sequencer.claims, claim_size) != NULL:
+            claim = _claim_at(sequencer, place - claim_size)
+            memcpy(sequencer.claims.data + sequencer.claims.size - claim_size, claim, claim_size)
+            put_off += claim_size
+        else:
+            _do(sequencer, claim, run)
     sequencer.claims_place = sequencer.claims.size - place
+    sequencer.claims_held = sequencer.claims_place == put_off and put_off != 0
     if sequencer.claims_place:
         memmove(sequencer.claims.data, sequencer.claims.data + place, sequencer.claims_place)
         sequencer.claims.size = sequencer.claims_place

@@ -1,4 +1,4 @@
-# Clock: the two clocks of the kernel that a data plane reads, once a turn.
+# Clock: the clocks of the kernel that a data plane reads, once a turn.
 #
 # Whatever is below a loop is told the time, so that a test can be its clock.
 
@@ -17,6 +17,7 @@ cdef extern from * nogil:
     enum:
         CLOCK_MONOTONIC
         CLOCK_REALTIME
+        CLOCK_BOOTTIME
 
 
 cdef inline uint64_t clock_ns() noexcept nogil:
@@ -26,6 +27,11 @@ cdef inline uint64_t clock_ns() noexcept nogil:
 
 cdef inline uint64_t clock_ms() noexcept nogil:
     return clock_ns() // 1000000
+
+
+cdef inline uint64_t clock_boot_ms() noexcept nogil:
+    """The clock that goes on while the machine is suspended, as leases do."""
+    return holdfast_clock_ns(CLOCK_BOOTTIME) // 1000000
 
 
 cdef inline uint64_t clock_wall_ns() noexcept nogil:

@@ -17,6 +17,7 @@ from core.names cimport Names
 from core.namespaces cimport GLOBALS_MAX, Namespaces
 from core.pace cimport Pace
 from core.ring cimport RingPool
+from core.shards cimport SHARDS_MAX, SHARD_WORDS, shard_of_channel, shard_of_session
 from core.slab cimport Slab
 from core.wheel cimport WHEEL_TICK_MS, Wheel
 
@@ -36,6 +37,8 @@ cdef enum:
     RING_MS = 4                 # the control thread is woken once in so long when it is woken all the time,
     RINGS_MAX = 32              # and so many times at once when it was not
     NONE = 0xFFFFFFFF
+    LINKS_MAX = 64              # routers at once
+    LINK_NOWHERE = LINKS_MAX    # place of what stands for a shard that nobody is known to lead: what it is told is void
     OPENING_KEY = 0x100000000   # what the ledger tells openings from pendings by, both KIND_PENDING
     REPLAY_KEY = 0x200000000    # and replays
 
@@ -221,15 +224,18 @@ ctypedef struct Link:
     Bus bus                     # owned
     Batch out                   # what this turn has for the router
     Batch parted                # UNSUBSCRIBE records that found no room there: they are said again
-    Batch told                  # what it was told of sessions lately (core/told.pxd)
-    Batch told_before
-    uint64_t told_ms            # when `told` was begun
-    uint64_t told_us            # the time of the last record in it: no two have the same
-    uint64_t stored_ms          # what was told before then is stored, by `now_ms`
+    uint64_t stored_ms          # what it was told before then is stored, by `now_ms`
     uint64_t router_epoch
     uint32_t foreign            # the version of the router's link, if it is not ours; 0: it is, or is not known
     uint64_t heard_ms
     uint64_t sent_ms            # of the last LINK
+    uint32_t place              # in the edge's table
+    uint32_t led                # shards whose leader it is
+    uint64_t news[SHARD_WORDS]     # bits: shards that it said to lead, in the batch that is being taken
+    bint asked                  # it wants to know everything
+    uint64_t asked_epoch
+    bint used                   # the control thread opened it, and it was not told to close it
+    bint closing                # it was, and is not told yet that this is done
     bint up                     # the router knows this worker and was heard of lately
     bint fresh                  # its stream is new, and the router was not heard to know of that
     bint again                  # more may stand in the socket than one turn takes
@@ -272,7 +278,18 @@ ctypedef struct Edge:
     uint32_t everybody[GLOBALS_MAX]     # their indexes
     Requests requests
     Kept kept
-    Link link
+    Link links[LINKS_MAX + 1]   # the last one is LINK_NOWHERE
+    uint32_t links_end          # places from there on were never used
+    uint32_t links_up
+    bint links_again            # something may be received without another wait
+    bint globals_told           # some router told of the global channels that there are
+    uint32_t shard_count        # a power of two
+    uint8_t shard_links[SHARDS_MAX]     # place of the link to its leader, LINK_NOWHERE
+    uint64_t shard_epochs[SHARDS_MAX]   # that its leader told; 0: none did
+    Batch told                  # what routers were told of sessions lately (core/told.pxd)
+    Batch told_before
+    uint64_t told_ms            # when `told` was begun
+    uint64_t told_us            # the time of the last record in it: no two have the same
     Mailbox to_control
     Mailbox from_control
     uint64_t ring_ms            # when the credit below last grew
@@ -293,6 +310,21 @@ ctypedef struct Edge:
     uint32_t drain_next         # index in the table where the walk of the drain goes on
     uint64_t audit              # request of the audit that is due at the end of this turn; 0: none
     void *tls                   # owned by the loop: the TLS context, NULL without TLS
+
+
+cdef inline uint8_t edge_shard(Edge *edge, const char *name, uint32_t size) noexcept nogil:
+    """The shard of a channel."""
+    return shard_of_channel(&edge.namespaces, name, size, edge.shard_count)
+
+
+cdef inline Link *link_of(Edge *edge, uint32_t shard) noexcept nogil:
+    """The link to whoever leads a shard; LINK_NOWHERE's, which is never up."""
+    return &edge.links[edge.shard_links[shard]]
+
+
+cdef inline uint8_t conn_shard(Edge *edge, const Connection *conn) noexcept nogil:
+    """The shard of its session."""
+    return shard_of_session(conn.session, edge.shard_count)
 
 
 cdef inline uint32_t edge_tick(Edge *edge) noexcept nogil:

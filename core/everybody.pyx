@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from core.records cimport GLOBAL_GONE, REC_GLOBAL, REC_SUBSCRIBE, record_init
-from core.sequencer cimport WORKER_LINKED, WORKER_LINKING, sequencer_record, worker_at, worker_index, worker_say
+from core.sequencer cimport WORKER_LINKING, sequencer_record, worker_at, worker_index, worker_say
 from core.stream cimport (route_remove, route_set, stream_at, stream_begins, stream_is_kept, stream_is_silent,
                           stream_list, stream_name, stream_routes_to, stream_since, stream_unlist)
 
@@ -103,7 +103,7 @@ cdef bint everybody_add(Sequencer *sequencer, Stream *stream, bint began_before)
     stream.history.let_go = 0
     for index in range(sequencer.worker_count):
         worker = worker_at(sequencer, index)
-        if worker.everybody and (worker.state == WORKER_LINKED or worker.state == WORKER_LINKING and not worker.before):
+        if worker.everybody and worker.knows_globals and worker.state >= WORKER_LINKING:
             _tell(sequencer, worker, stream, began_before and worker.before)
     return True
 

@@ -12,7 +12,7 @@ from libc.string cimport memcmp
 from core.answers cimport WS_HEADER_BYTES_MAX, WireView, frame_encode
 from core.buffer cimport arena_reserve, shared_release
 from core.conn cimport FLAG_BLOCKED, FLAG_OVERFULL, FORM_COUNT, Connection, Membership, conn_memberships
-from core.edge cimport Body, Channel, ChannelMember, Edge
+from core.edge cimport Body, Channel, ChannelMember, Edge, Link, edge_shard
 from core.hash cimport hash_bytes, index_find
 from core.names cimport name_text
 from core.namespaces cimport DOMAIN_GLOBAL, SLOW_DISCONNECT, USER_PREFIX_BYTES
@@ -44,6 +44,10 @@ cdef inline Channel *channel_at(Edge *edge, uint32_t index) noexcept nogil:
 cdef inline const char *channel_name(Edge *edge, const Channel *channel) noexcept nogil:
     """Its name, not terminated, `name_size` bytes; valid while the channel is."""
     return name_text(&edge.names, channel.name, channel.name_size)
+
+
+cdef inline uint8_t channel_shard(Edge *edge, const Channel *channel) noexcept nogil:
+    return edge_shard(edge, channel_name(edge, channel), channel.name_size)
 
 
 cdef inline ChannelMember *channel_members(Channel *channel) noexcept nogil:
@@ -229,7 +233,7 @@ cdef Channel *channel_acquire(Edge *edge, const char *name, uint32_t size, int d
 cdef void channel_rest(Edge *edge, Channel *channel) noexcept nogil
 cdef void channel_subscribe(Edge *edge, Channel *channel) noexcept nogil
 cdef void channel_unasked(Edge *edge, Channel *channel) noexcept nogil
-cdef void parted_say(Edge *edge) noexcept nogil
+cdef void parted_say(Link *link) noexcept nogil
 cdef int member_add(Edge *edge, Connection *conn, Channel *channel) noexcept nogil
 cdef int member_catch(Edge *edge, Connection *conn, Channel *channel, uint64_t epoch, uint64_t offset) noexcept nogil
 cdef bint member_catches(Connection *conn, Channel *channel) noexcept nogil

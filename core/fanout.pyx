@@ -8,7 +8,7 @@ from libc.stdint cimport uint16_t
 from core.answers cimport TYPE_EVENT, answer_frame, write_text
 from core.batch cimport Batch, batch_clear, batch_write
 from core.conn cimport FLAG_CATCHING, MEMBERSHIPS_INLINE, PLACE_REPLAY, STATE_OPEN, conn_live
-from core.edge cimport ANSWER_BYTES, CHANNEL_RECREATED, CHANNEL_UNASKED, NONE
+from core.edge cimport ANSWER_BYTES, CHANNEL_RECREATED, CHANNEL_UNASKED, NONE, Link, link_of
 from core.hash cimport index_put, index_remove
 from core.ledger cimport (COUNT_BUS_FULL, COUNT_GAPS_RESET, COUNT_GAPS_TRIMMED, KIND_CHANNEL, KIND_MEMBERSHIP,
                           ledger_acquire, ledger_count, ledger_leaks, ledger_release)
@@ -200,9 +200,14 @@ cdef void _channel_asked(Edge *edge, Channel *channel) noexcept nogil:
         edge.unasked -= 1
 
 
+cdef inline Link *_link(Edge *edge, const Channel *channel) noexcept nogil:
+    return link_of(edge, channel_shard(edge, channel))
+
+
 cdef void channel_subscribe(Edge *edge, Channel *channel) noexcept nogil:
     """Ask the router for the channel, telling it the last position seen here."""
-    cdef RecChannel *record = <RecChannel *> _channel_record(edge, &edge.link.out, channel, REC_SUBSCRIBE)
+    cdef RecChannel *record = <RecChannel *> _channel_record(edge, &_link(edge, channel).out, channel,
+                                                              REC_SUBSCRIBE)
     if record == NULL:
         channel_unasked(edge, channel)
         return
@@ -215,15 +220,15 @@ cdef void _channel_unsubscribe(Edge *edge, Channel *channel) noexcept nogil:
     """Tell the router that nobody is here any more, with the next heartbeat of the link if there is no room now."""
     if channel.flags & CHANNEL_UNASKED:
         _channel_asked(edge, channel)   # the router has no route to this worker
-    elif _channel_record(edge, &edge.link.out, channel, REC_UNSUBSCRIBE) == NULL \
-            and _channel_record(edge, &edge.link.parted, channel, REC_UNSUBSCRIBE) == NULL:
+    elif _channel_record(edge, &_link(edge, channel).out, channel, REC_UNSUBSCRIBE) == NULL \
+            and _channel_record(edge, &_link(edge, channel).parted, channel, REC_UNSUBSCRIBE) == NULL:
         ledger_count(edge.ledger, COUNT_BUS_FULL, 1)    # the route stays until the next link: messages for nobody
 
 
-cdef void parted_say(Edge *edge) noexcept nogil:
+cdef void parted_say(Link *link) noexcept nogil:
     """Say again what found no room, once there is room for all of it; a handle that was given up is nobody else's."""
-    if edge.link.parted.size and batch_write(&edge.link.out, edge.link.parted.data, edge.link.parted.size) == 0:
-        batch_clear(&edge.link.parted)
+    if link.parted.size and batch_write(&link.out, link.parted.data, link.parted.size) == 0:
+        batch_clear(&link.parted)
 
 
 cdef void channel_rest(Edge *edge, Channel *channel) noexcept nogil:

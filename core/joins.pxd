@@ -42,7 +42,8 @@ cdef void global_told(Edge *edge, RecChannel *record) noexcept nogil
 cdef void channel_refused(Edge *edge, Channel *channel, int code) noexcept nogil
 cdef void outcome_told(Edge *edge, Request *request, RecCaught *record) noexcept nogil
 cdef void join_overdue(Edge *edge, Request *request) noexcept nogil
-cdef void joins_again(Edge *edge) noexcept nogil
+cdef void joins_again(Edge *edge, const uint64_t *shards) noexcept nogil
+cdef void attend_say(Edge *edge, Connection *conn, Channel *channel) noexcept nogil
 cdef void joins_end(Edge *edge) noexcept nogil
 cdef Channel *channel_wanted(Edge *edge, const char *name, uint32_t size) noexcept nogil
 cdef Pending *pending_start(Edge *edge, uint64_t conn, uint64_t request, Channel *channel) noexcept nogil

@@ -5,22 +5,23 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from core.answers cimport answer_empty, answer_error, answer_position
-from core.batch cimport batch_write
+from core.batch cimport batch_reserve, batch_write
 from core.codes cimport NOT_JOINED, OVERLOADED, TOO_MANY_CHANNELS, UNAVAILABLE
 from core.conn cimport STATE_OPEN, conn_get, conn_handle
-from core.edge cimport CHANNEL_KNOWN, CHANNEL_LIVE, NONE, REQUEST_JOIN, REQUEST_OPEN, RETRY_AFTER_MS
+from core.edge cimport (CHANNEL_KNOWN, CHANNEL_LIVE, NONE, REQUEST_JOIN, REQUEST_OPEN, RETRY_AFTER_MS, Link,
+                        conn_shard, link_of)
 from core.fanout cimport (channel_acquire, channel_at, channel_find, channel_handle, channel_name, channel_rest,
-                          channel_subscribe, channel_unasked, conn_user, fanout_event_gap, fanout_event_recreated,
-                          member_add, member_catch, member_catches, member_caught, member_joined, member_remove,
-                          member_stands)
+                          channel_shard, channel_subscribe, channel_unasked, conn_user, fanout_event_gap,
+                          fanout_event_recreated, member_add, member_catch, member_catches, member_caught,
+                          member_joined, member_remove, member_stands)
 from core.ledger cimport (COUNT_STATES_LOST, COUNT_SUBSCRIPTIONS_REFUSED, KIND_PENDING, ledger_acquire, ledger_count,
                           ledger_leaks, ledger_release)
 from core.mpack cimport MpWriter, mp_write_array, mp_write_map, mp_write_str, mp_write_uint
 from core.namespaces cimport DOMAIN_GLOBAL, DOMAIN_GROUP, DOMAIN_USER, GLOBALS_MAX, domain_in
 from core.opening cimport opening_answered, opening_end, opening_refused
 from core.records cimport (CATCHUP_OUTCOME, GAP_ROUTER_LOST, GLOBAL_GONE, OUTCOME_GAP, OUTCOME_LIVE, OUTCOME_RESET,
-                           REC_STATE, STATE_ACKED, STATE_HEARS, STATE_JOINED, STATE_LEFT, STATE_LISTS, RecState,
-                           record_add)
+                           REC_ATTEND, REC_STATE, STATE_ACKED, STATE_HEARS, STATE_HERE, STATE_JOINED, STATE_LEFT,
+                           STATE_LISTS, RecState, Record, record_add)
 from core.replay cimport catchup_ask
 from core.requests cimport request_done, request_open, request_peek, request_take
 from core.sites cimport HERE
@@ -139,15 +140,17 @@ cdef void state_say(Edge *edge, Connection *conn, Channel *channel, int what, ui
     cdef uint32_t user_size = 0
     cdef const char *user = NULL
     cdef bint kept = what == STATE_JOINED or what == STATE_LEFT
+    cdef uint8_t shard = conn_shard(edge, conn)
     cdef RecState *record
     if what != STATE_ACKED and conn.membership_count:
         user = conn_user(edge, conn, &user_size)
     if kept:
         record = <RecState *> told_take(edge, REC_STATE, size, sizeof(RecState), size + user_size)
     else:
-        record = <RecState *> record_add(&edge.link.out, REC_STATE, size, sizeof(RecState), size + user_size)
+        record = <RecState *> record_add(&link_of(edge, shard).out, REC_STATE, size, sizeof(RecState), size + user_size)
     if record == NULL:
         return                          # of an ACK, what the client says when it resumes counts
+    record.head.shard = shard
     record.what = <unsigned short> what
     record.user_size = <unsigned short> user_size
     record.conn = <uint32_t> conn_handle(conn)
@@ -160,7 +163,48 @@ cdef void state_say(Edge *edge, Connection *conn, Channel *channel, int what, ui
     if kept:
         record.time_us = told_time(edge)
         record.fence = vital_of(edge, conn).fence
+        _attend_too(edge, record, channel)
         told_say(edge, &record.head)
+    elif what == STATE_HERE:
+        _attend_too(edge, record, channel)
+
+
+cdef void _attend_too(Edge *edge, const RecState *record, Channel *channel) noexcept nogil:
+    """Where another router leads the channel, that one knows who is there: it is told as well."""
+    cdef uint8_t shard = channel_shard(edge, channel)
+    cdef Link *link = link_of(edge, shard)
+    cdef uint8_t *room
+    if link == link_of(edge, record.head.shard) or not link.up:
+        return                          # it is told of all that are there when it is up, or leads the channel
+    room = batch_reserve(&link.out, record.head.size)
+    if room == NULL:
+        ledger_count(edge.ledger, COUNT_STATES_LOST, 1)
+        return
+    memcpy(room, record, record.head.size)
+    (<Record *> room).kind = REC_ATTEND
+    (<Record *> room).shard = shard
+
+
+cdef void attend_say(Edge *edge, Connection *conn, Channel *channel) noexcept nogil:
+    """To a router that begins to lead the channel: the session is there."""
+    cdef uint8_t shard = channel_shard(edge, channel)
+    cdef Link *link = link_of(edge, shard)
+    cdef uint32_t user_size = 0
+    cdef const char *user = conn_user(edge, conn, &user_size)
+    cdef bint own = link == link_of(edge, conn_shard(edge, conn))
+    cdef RecState *record = <RecState *> record_add(&link.out, REC_STATE if own else REC_ATTEND, channel.name_size,
+                                                    sizeof(RecState), channel.name_size + user_size)
+    if record == NULL:
+        return
+    record.head.shard = conn_shard(edge, conn) if own else shard
+    record.what = STATE_HERE
+    record.user_size = <unsigned short> user_size
+    record.conn = <uint32_t> conn_handle(conn)
+    record.epoch = channel.epoch
+    record.offset = channel.offset
+    memcpy(record.session, conn.session, 16)
+    memcpy(<uint8_t *> record + sizeof(RecState), channel_name(edge, channel), channel.name_size)
+    memcpy(<uint8_t *> record + sizeof(RecState) + channel.name_size, user, user_size)
 
 
 cdef void pending_began(const Pending *pending, const Channel *channel, uint64_t *position) noexcept nogil:
@@ -175,6 +219,7 @@ cdef void _names_told(Edge *edge, Connection *conn, int what, uint64_t said_by, 
     cdef RecState *record = <RecState *> told_take(edge, REC_STATE, <int> size, sizeof(RecState), size)
     if record == NULL:
         return
+    record.head.shard = conn_shard(edge, conn)
     record.what = <unsigned short> what
     record.conn = <uint32_t> conn_handle(conn)
     record.time_us = told_time(edge)
@@ -185,7 +230,8 @@ cdef void _names_told(Edge *edge, Connection *conn, int what, uint64_t said_by, 
         told_say(edge, &record.head)
         return
     told_keep(&record.head)
-    if said_by != edge.link.router_epoch and batch_write(&edge.link.out, record, record.head.size) < 0:
+    if said_by != link_of(edge, record.head.shard).router_epoch \
+            and batch_write(&link_of(edge, record.head.shard).out, record, record.head.size) < 0:
         ledger_count(edge.ledger, COUNT_STATES_LOST, 1)     # another one came since, and told_say_all had nothing of it
 
 
@@ -381,25 +427,26 @@ cdef void outcome_told(Edge *edge, Request *request, RecCaught *record) noexcept
         index = pending.sibling
 
 
-cdef void _outcome_again(Edge *edge, Pending *pending, uint32_t seq) noexcept nogil:
-    if pending.asked and not pending.told:
+cdef void _outcome_again(Edge *edge, Pending *pending, uint32_t seq, const uint64_t *shards) noexcept nogil:
+    cdef uint32_t shard = channel_shard(edge, channel_at(edge, pending.channel))
+    if pending.asked and not pending.told and shards[shard >> 6] >> (shard & 63) & 1:
         catchup_ask(edge, channel_at(edge, pending.channel), seq, pending.since_epoch, pending.since_offset,
                     <uint32_t> CATCHUP_OUTCOME | pending.fresh)
 
 
-cdef void joins_again(Edge *edge) noexcept nogil:
-    """The router does not know this worker: the outcomes that were asked for are asked for again."""
+cdef void joins_again(Edge *edge, const uint64_t *shards) noexcept nogil:
+    """A router does not know what this worker asked of these shards (bits): the outcomes are asked for again."""
     cdef uint32_t seq = edge.requests.oldest
     cdef uint32_t index
     cdef Request *request
     while seq != edge.requests.next:
         request = request_peek(edge, seq)
         if request != NULL and request.kind == REQUEST_JOIN:
-            _outcome_again(edge, pending_at(edge, request.index), seq)
+            _outcome_again(edge, pending_at(edge, request.index), seq, shards)
         elif request != NULL and request.kind == REQUEST_OPEN:
             index = opening_at(edge, request.index).first
             while index != NONE:
-                _outcome_again(edge, pending_at(edge, index), seq)
+                _outcome_again(edge, pending_at(edge, index), seq, shards)
                 index = pending_at(edge, index).sibling
         seq += 1
 

@@ -6,7 +6,7 @@
 # Invariant: `waiting` over all blocks = open requests of the kinds that are kept; `bytes` = sum of the capacities, at
 # most `bytes_max`.
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
 from core.edge cimport NONE, Edge, Kept, KeptBlock
@@ -65,5 +65,5 @@ cdef inline void kept_end(Edge *edge, uint32_t index) noexcept nogil:
 cdef uint32_t kept_block_add(Edge *edge, uint32_t whole) noexcept nogil
 cdef void kept_block_end(Edge *edge, KeptBlock *block) noexcept nogil
 cdef bint kept_say(Edge *edge, uint8_t *record) noexcept nogil
-cdef uint32_t kept_say_all(Edge *edge, bint again) noexcept nogil
+cdef uint32_t kept_say_all(Edge *edge, const uint64_t *shards, bint again) noexcept nogil
 cdef void kept_init(Kept *kept, uint32_t bytes_max) noexcept nogil

@@ -3,7 +3,7 @@
 from libc.string cimport memcpy
 
 from core.batch cimport batch_reserve
-from core.edge cimport Request
+from core.edge cimport Request, link_of
 from core.ledger cimport COUNT_ASKED_AGAIN, ledger_count
 from core.records cimport PUBLISH_AGAIN, REC_PUBLISH, RecPublish
 from core.requests cimport request_kept, request_peek
@@ -78,7 +78,7 @@ cdef bint kept_say(Edge *edge, uint8_t *record) noexcept nogil:
     """Add a kept record to the router's batch; False: there is no room, and it stays unsaid."""
     cdef uint32_t size = (<Record *> record).size
     cdef KeptHead *head = <KeptHead *> (record - sizeof(KeptHead))
-    cdef uint8_t *room = batch_reserve(&edge.link.out, size)
+    cdef uint8_t *room = batch_reserve(&link_of(edge, (<Record *> record).shard).out, size)
     if room == NULL:
         return False
     memcpy(room, record, size)
@@ -94,12 +94,13 @@ cdef inline bint _waits(Edge *edge, const KeptBlock *block, const KeptHead *head
     return request != NULL and request.index == block.index and request_kept(request)
 
 
-cdef uint32_t kept_say_all(Edge *edge, bint again) noexcept nogil:
-    """Say what waits, in order: with `again` all of it, else only what no router was told; how many records."""
+cdef uint32_t kept_say_all(Edge *edge, const uint64_t *shards, bint again) noexcept nogil:
+    """Say what waits of these shards (bits), in order: with `again` all of it, else only what no router was told; how many
+    records."""
     cdef uint32_t index = edge.kept.first
     cdef uint32_t said = 0
     cdef uint32_t repeated = 0
-    cdef uint32_t place
+    cdef uint32_t place, shard
     cdef KeptBlock *block
     cdef KeptHead *head
     cdef bint before
@@ -109,7 +110,8 @@ cdef uint32_t kept_say_all(Edge *edge, bint again) noexcept nogil:
         while place < block.used:
             head = <KeptHead *> (block.data + place)
             place += <uint32_t> sizeof(KeptHead)
-            if (again or not head.said) and _waits(edge, block, head):
+            shard = (<Record *> (block.data + place)).shard
+            if (again or not head.said) and shards[shard >> 6] >> (shard & 63) & 1 and _waits(edge, block, head):
                 before = head.said
                 if not kept_say(edge, block.data + place):
                     return said

@@ -9,7 +9,7 @@ from core.conn cimport (ASIDE_NONE, FLAG_ASKED, FLAG_BLOCKED, FLAG_ENDING, FLAG_
                         FLAG_HELLO, FLAG_OVERFULL, FLAG_SESSION, FLAG_TLS, FLAG_TOUCHED, FLAG_WATCHED, FLAG_WEBSOCKET,
                         STAGE_DISCARD, STAGE_FRAMES, STATE_ACCEPTED, STATE_CLOSED, STATE_CLOSING, STATE_HANDSHAKING,
                         STATE_OPEN, Aside, conn_aside_at, conn_aside_rest, conn_handle, conn_set_state)
-from core.edge cimport RETRY_AFTER_MS, edge_random, edge_tick, edge_ticks
+from core.edge cimport RETRY_AFTER_MS, Link, conn_shard, edge_random, edge_tick, edge_ticks, link_of
 from core.expiry cimport expiry_due, expiry_near, expiry_over, expiry_tell
 from core.fanout cimport member_remove_all
 from core.framing_tcp cimport tcp_decoder_init
@@ -37,6 +37,24 @@ cdef enum:
     WS_CLOSE_MS = 2500
 
 
+cdef void _guest_leaves(Edge *edge, Connection *conn) noexcept nogil:
+    """Other routers that lead channels of a session hear of its end, too: all that are up, as its memberships are over."""
+    cdef uint32_t place
+    cdef Link *link
+    cdef RecSession *record
+    if edge.links_up < 2:
+        return
+    for place in range(edge.links_end):
+        link = &edge.links[place]
+        if not link.up or link == link_of(edge, conn_shard(edge, conn)):
+            continue
+        record = <RecSession *> record_add(&link.out, REC_CLOSE, 0, sizeof(RecSession), 0)
+        if record != NULL:
+            record.head.shard = conn_shard(edge, conn)
+            record.conn = conn_handle(conn)
+            memcpy(record.session, conn.session, 16)
+
+
 cdef void _session_leave(Edge *edge, Connection *conn, bint over) noexcept nogil:
     """Give up what the session holds here and at the router; `over`: its client will not come back to it."""
     cdef uint64_t fence = vital_of(edge, conn).fence
@@ -49,15 +67,18 @@ cdef void _session_leave(Edge *edge, Connection *conn, bint over) noexcept nogil
     if fence:
         record = <RecSession *> told_take(edge, REC_CLOSE, flags, sizeof(RecSession), 0)
     else:                               # its claim was not answered: the next router hears nothing of that either
-        record = <RecSession *> record_add(&edge.link.out, REC_CLOSE, flags, sizeof(RecSession), 0)
+        record = <RecSession *> record_add(&link_of(edge, conn_shard(edge, conn)).out, REC_CLOSE, flags,
+                                           sizeof(RecSession), 0)
     if record == NULL:
         return
+    record.head.shard = conn_shard(edge, conn)
     record.conn = conn_handle(conn)
     memcpy(record.session, conn.session, 16)
     if fence:
         record.fence = fence
         record.time_us = told_time(edge)
         told_say(edge, &record.head)
+    _guest_leaves(edge, conn)
 
 
 cdef void _deadline(Edge *edge, Connection *conn, uint32_t ms) noexcept nogil:

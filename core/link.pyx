@@ -1,32 +1,35 @@
-"""Link: what a worker says to its router and hears from it."""
+"""Link: what a worker says to its routers and hears from them."""
 
 from libc.string cimport memcpy, memset
 
+from core.shards cimport SHARDS_MAX, SHARD_WORDS
 from core.answers cimport TYPE_REPLY, answer_error, answer_position, answer_reply
-from core.batch cimport batch_clear, batch_reserve
-from core.bus cimport BusBatch, bus_done, bus_lost, bus_receive, bus_send, bus_tick
+from core.batch cimport batch_clear, batch_free, batch_reserve
+from core.bus cimport BusBatch, bus_done, bus_lost, bus_pending, bus_receive, bus_send, bus_tick
 from core.codes cimport NOT_JOINED, OVERLOADED, RATE_LIMITED, RESUMED_ELSEWHERE, TOO_MANY_CHANNELS, UNAVAILABLE
 from core.conn cimport FLAG_SESSION, STATE_OPEN, conn_get, conn_live
-from core.edge cimport (ASKS_MAX, CHANNEL_LIVE, CHANNEL_UNASKED, REQUEST_CATCHUP, REQUEST_HISTORY, REQUEST_JOIN,
-                        REQUEST_OPEN, REQUEST_PRESENCE, RETRY_AFTER_MS, UNDER_WAY_MAX, Channel)
-from core.fanout cimport (RUN_MAX, Body, channel_at, channel_find, channel_get, channel_handle, channel_subscribe,
-                          fanout_all, fanout_event_gap, fanout_event_recreated, fanout_run, member_joined,
-                          message_channel, parted_say)
+from core.edge cimport (ASKS_MAX, CHANNEL_LIVE, CHANNEL_UNASKED, LINK_NOWHERE, REQUEST_CATCHUP, REQUEST_HISTORY,
+                        REQUEST_JOIN, REQUEST_OPEN, REQUEST_PRESENCE, RETRY_AFTER_MS, UNDER_WAY_MAX, Channel, Link,
+                        conn_shard, edge_shard, link_of)
+from core.fanout cimport (RUN_MAX, Body, channel_at, channel_find, channel_get, channel_handle, channel_shard,
+                          channel_subscribe, fanout_all, fanout_event_gap, fanout_event_recreated, fanout_run,
+                          member_joined, message_channel, parted_say)
 from core.joins cimport (channel_refused, channel_subscribed, global_known, global_told, join_overdue, joins_again,
                          outcome_told)
 from core.kept cimport kept_end, kept_say, kept_say_all, kept_seq, kept_take
 from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_DELIVERED, COUNT_ROUTER_LINKS,
                           GAUGE_LINKED, GAUGE_ROUTER_EPOCH, ledger_count, ledger_gauge)
-from core.lifecycle cimport edge_fin
-from core.mailbox cimport NOTE_BANS, NOTE_FOREIGN, NOTE_LINKED, NOTE_TAKEN, mailbox_put, note_init
+from core.lifecycle cimport edge_fin, edge_fin_sized
+from core.mailbox cimport NOTE_BANS, NOTE_FOREIGN, NOTE_LINKED, NOTE_LINK_CLOSED, NOTE_TAKEN, mailbox_put, note_init
 from core.mpack cimport MpWriter, mp_write_array, mp_write_raw, mp_write_uint
 from core.namespaces cimport DOMAIN_GROUP, domain_in
-from core.opening cimport open_again, open_claimed, open_overdue, opening_again
+from core.opening cimport attends_again, open_again, open_claimed, open_overdue, opening_again
 from core.records cimport (BEGIN_BEFORE, BEGIN_BESIDE, BEGIN_EVERYBODY, GAP_ROUTER_LOST, LINK_FRESH, MESSAGE_EVENT,
-                           MESSAGE_GLOBAL, REC_BANS, REC_BEGIN, REC_CAUGHT, REC_END, REC_EVICT, REC_GLOBAL, REC_HISTORY,
-                           REC_LINK, REC_LINKED, REC_MESSAGE, REC_OPENED, REC_PRESENCE, REC_PUBLISHED, REC_REPLY,
-                           REC_SUBSCRIBED, REC_TAKEN, RECORDS_VERSION, RecBody, RecCaught, RecChannel, RecHistory,
-                           RecLink, RecMessage, RecPublished, RecSession, RecTaken, Record, record_add, record_fits,
+                           MESSAGE_GLOBAL, RECORDS_VERSION, REC_BANS, REC_BEGIN, REC_BYE, REC_CAUGHT, REC_END,
+                           REC_EVICT, REC_GLOBAL, REC_HISTORY, REC_LEADS, REC_LINK, REC_LINKED, REC_MESSAGE,
+                           REC_OPENED, REC_PRESENCE, REC_PUBLISHED, REC_REPLY, REC_SHARDS, REC_SUBSCRIBED, REC_TAKEN,
+                           SHARDS_BEFORE, SHARDS_SAID, RecBody, RecCaught, RecChannel, RecHistory, RecLeads, RecLink,
+                           RecMessage, RecPublished, RecSession, RecShards, RecTaken, Record, record_add, record_fits,
                            record_init, record_size)
 from core.replay cimport replay_caught, replay_overdue, replays_again
 from core.requests cimport request_open, request_peek, request_take
@@ -45,16 +48,16 @@ ctypedef struct Run:            # messages of one channel that follow each other
     Body bodies[RUN_MAX]        # borrowed from the batch
 
 
-cdef void link_hello(Edge *edge, int kind) noexcept nogil:
+cdef void _hello(Edge *edge, Link *link, int kind) noexcept nogil:
     """LINK, BEGIN, END or BYE."""
     cdef int flags = 0
     cdef RecLink *record
-    if kind == REC_LINK and edge.link.fresh:
+    if kind == REC_LINK and link.fresh:
         flags = LINK_FRESH
     elif kind == REC_BEGIN:
         flags = BEGIN_EVERYBODY | (BEGIN_BESIDE if edge.config.beside else 0) \
-            | (BEGIN_BEFORE if edge.link.router_epoch else 0)
-    record = <RecLink *> record_add(&edge.link.out, kind, flags, sizeof(RecLink), 0)
+            | (BEGIN_BEFORE if link.router_epoch else 0)
+    record = <RecLink *> record_add(&link.out, kind, flags, sizeof(RecLink), 0)
     if record != NULL:
         record.epoch = edge.config.epoch
         record.version = RECORDS_VERSION
@@ -62,15 +65,52 @@ cdef void link_hello(Edge *edge, int kind) noexcept nogil:
         record.stored_ms = edge.now_ms
 
 
+cdef void link_bye(Edge *edge) noexcept nogil:
+    """This worker ends: every router is told."""
+    cdef uint32_t place
+    for place in range(edge.links_end):
+        if edge.links[place].used:
+            _hello(edge, &edge.links[place], REC_BYE)
+
+
 cdef void link_flush(Edge *edge) noexcept nogil:
-    """Send this turn's records in one batch. A full socket keeps them; the next turn tries again."""
-    if edge.link.out.size == 0:
-        return
-    if bus_send(&edge.link.bus, NULL, 0, 0, edge.link.out.data, edge.link.out.size) != 0:
-        ledger_count(edge.ledger, COUNT_BUS_FULL, 1)
-        return
-    ledger_count(edge.ledger, COUNT_BATCHES_OUT, 1)
-    batch_clear(&edge.link.out)
+    """Send this turn's records, one batch a link. A full socket keeps them; the next turn tries again."""
+    cdef uint32_t place
+    cdef Link *link
+    for place in range(edge.links_end):
+        link = &edge.links[place]
+        if not link.used or link.out.size == 0:
+            continue
+        if bus_send(&link.bus, NULL, 0, 0, link.out.data, link.out.size) != 0:
+            ledger_count(edge.ledger, COUNT_BUS_FULL, 1)
+            continue
+        ledger_count(edge.ledger, COUNT_BATCHES_OUT, 1)
+        batch_clear(&link.out)
+    if edge.links[LINK_NOWHERE].out.size:
+        batch_clear(&edge.links[LINK_NOWHERE].out)
+        batch_clear(&edge.links[LINK_NOWHERE].parted)
+
+
+cdef bint link_again(Edge *edge) noexcept nogil:
+    """Whether something may be received without another wait; to be asked after the last send of a turn."""
+    cdef bint again = False
+    cdef uint32_t place
+    cdef Link *link
+    for place in range(edge.links_end):
+        link = &edge.links[place]
+        if link.used:
+            link.again = link.again or bus_pending(&link.bus)
+            again = again or link.again
+    return again
+
+
+cdef bint link_waits(Edge *edge) noexcept nogil:
+    """Whether something waits to be sent."""
+    cdef uint32_t place
+    for place in range(edge.links_end):
+        if edge.links[place].used and edge.links[place].out.size:
+            return True
+    return False
 
 
 cdef void _request_fail(Edge *edge, Request *request, const char *why) noexcept nogil:
@@ -99,7 +139,12 @@ cdef void _requests_overdue(Edge *edge) noexcept nogil:
         _request_fail(edge, &request, b"the router did not answer in time")
 
 
-cdef void _again_sessions(Edge *edge) noexcept nogil:
+cdef inline bint _is_in(const uint64_t *shards, uint32_t shard) noexcept nogil:
+    return shards[shard >> 6] >> (shard & 63) & 1
+
+
+cdef void _again_sessions(Edge *edge, Link *link, const uint64_t *shards) noexcept nogil:
+    """The sessions of these shards (bits), and then who is where."""
     cdef uint32_t chunk, number
     cdef uint32_t seq = edge.requests.oldest
     cdef uint32_t per_chunk = 1u << edge.connections.chunk_shift
@@ -111,16 +156,20 @@ cdef void _again_sessions(Edge *edge) noexcept nogil:
         for number in range(per_chunk):
             conn = <Connection *> slab_at(&edge.connections, (chunk << edge.connections.chunk_shift) | number)
             if conn_live(conn) and conn.flags & FLAG_SESSION and conn.state == STATE_OPEN:
-                open_again(edge, conn)
+                if _is_in(shards, conn_shard(edge, conn)):
+                    open_again(edge, conn)
+                attends_again(edge, link, conn, shards)
     while seq != edge.requests.next:
         request = request_peek(edge, seq)
         if request != NULL and request.kind == REQUEST_OPEN:
-            opening_again(edge, request, seq)
+            conn = conn_get(&edge.connections, request.conn)
+            if conn != NULL and _is_in(shards, conn_shard(edge, conn)):
+                opening_again(edge, request, seq)
         seq += 1
 
 
-cdef void _channels_subscribe(Edge *edge, int flags) noexcept nogil:
-    """Say SUBSCRIBE for the channels that have any of these flags; 0: for all."""
+cdef void _channels_subscribe(Edge *edge, const uint64_t *shards, int flags) noexcept nogil:
+    """Say SUBSCRIBE for the channels of these shards (bits) that have any of these flags; 0: for all."""
     cdef uint32_t chunk, number
     cdef uint32_t per_chunk = 1u << edge.channels.chunk_shift
     cdef Channel *channel
@@ -130,57 +179,146 @@ cdef void _channels_subscribe(Edge *edge, int flags) noexcept nogil:
         for number in range(per_chunk):
             channel = channel_at(edge, (chunk << edge.channels.chunk_shift) | number)
             if channel.generation != 0 and channel.generation != <uint32_t> 0xDDDDDDDD \
-                    and (flags == 0 or channel.flags & flags):
+                    and (flags == 0 or channel.flags & flags) and _is_in(shards, channel_shard(edge, channel)):
                 channel_subscribe(edge, channel)
 
 
-cdef void _on_foreign(Edge *edge, uint32_t version) noexcept nogil:
+cdef void _on_foreign(Edge *edge, Link *link, uint32_t version) noexcept nogil:
     """The router speaks another version: it can be told nothing. The control thread hears so once."""
     cdef Note note
-    if edge.link.up:
-        _link_down(edge)
-    if edge.link.foreign != version:
-        edge.link.foreign = version
+    _down(edge, link)
+    if link.foreign != version:
+        link.foreign = version
         note_init(&note, NOTE_FOREIGN)
+        note.request = link.place
         note.first = version
         mailbox_put(&edge.to_control, &note, NULL, NULL)
 
 
-cdef void _on_linked(Edge *edge, RecLink *record) noexcept nogil:
+cdef void _gauges(Edge *edge) noexcept nogil:
+    ledger_gauge(edge.ledger, GAUGE_LINKED, edge.links_up)
+
+
+cdef void _up(Edge *edge, Link *link) noexcept nogil:
+    if not link.up:
+        link.up = True
+        edge.links_up += 1
+        _gauges(edge)
+
+
+cdef void _down(Edge *edge, Link *link) noexcept nogil:
+    if link.up:
+        link.up = False
+        edge.links_up -= 1
+        _gauges(edge)
+
+
+cdef void _map_to(Edge *edge, uint32_t shard, uint32_t place) noexcept nogil:
+    """A shard has another leader, or none that is known."""
+    edge.links[edge.shard_links[shard]].led -= 1
+    edge.shard_links[shard] = <uint8_t> place
+    edge.links[place].led += 1
+
+
+cdef void _on_leads(Edge *edge, Link *link, const RecLeads *record) noexcept nogil:
+    """The router leads a shard, unless another one leads it by now; it is told what is held of it behind the batch."""
+    cdef uint32_t shard = record.head.shard
+    if shard >= edge.shard_count or record.epoch < edge.shard_epochs[shard]:
+        return
+    edge.shard_epochs[shard] = record.epoch
+    _map_to(edge, shard, link.place)
+    link.news[shard >> 6] |= <uint64_t> 1 << (shard & 63)
+
+
+cdef void _on_linked(Edge *edge, Link *link, RecLink *record) noexcept nogil:
     """The router answered; aux 1: it does not know this worker and wants everything."""
-    cdef Note note
     if record.version != RECORDS_VERSION:
-        _on_foreign(edge, record.version)
+        _on_foreign(edge, link, record.version)
         return
-    edge.link.foreign = 0
-    edge.link.heard_ms = edge.now_ms
-    edge.link.stored_ms = max(edge.link.stored_ms, record.stored_ms)   # a new router stores on
-    if not record.head.aux:
-        if not edge.link.up and edge.link.router_epoch == record.epoch:
-            edge.link.up = True
-            kept_say_all(edge, False)
-            ledger_gauge(edge.ledger, GAUGE_LINKED, 1)
-        return
-    edge.link.fresh = False
-    batch_clear(&edge.link.out)         # whatever stands there this router would pass over; all of it is said again
-    batch_clear(&edge.link.parted)      # and it has no routes to take away
-    link_hello(edge, REC_BEGIN)
-    told_say_all(edge)
-    _again_sessions(edge)
-    _channels_subscribe(edge, 0)
-    link_hello(edge, REC_END)
-    kept_say_all(edge, True)            # before anything new: of one channel nothing overtakes
-    joins_again(edge)
-    replays_again(edge)
-    edge.link.up = True
-    edge.link.router_epoch = record.epoch
+    link.foreign = 0
+    link.heard_ms = edge.now_ms
+    link.stored_ms = max(link.stored_ms, record.stored_ms)     # a new router stores on
+    if record.head.aux:
+        link.fresh = False
+        link.asked = True               # what it leads stands behind this
+        link.asked_epoch = record.epoch
+    elif not link.up and link.router_epoch == record.epoch:
+        _up(edge, link)
+        _kept_of(edge, link, False)
+
+
+cdef void _mapped(Edge *edge, const Link *link, uint64_t *shards) noexcept nogil:
+    """Bits of the shards whose leader is at the other end."""
+    cdef uint32_t shard
+    memset(shards, 0, SHARDS_MAX // 8)
+    for shard in range(edge.shard_count):
+        if edge.shard_links[shard] == link.place:
+            shards[shard >> 6] |= <uint64_t> 1 << (shard & 63)
+
+
+cdef void _kept_of(Edge *edge, Link *link, bint again) noexcept nogil:
+    cdef uint64_t shards[SHARD_WORDS]
+    _mapped(edge, link, shards)
+    kept_say_all(edge, shards, again)
+
+
+cdef void _shards(Link *link, const uint64_t *shards, int flags) noexcept nogil:
+    cdef RecShards *record = <RecShards *> record_add(&link.out, REC_SHARDS, flags, sizeof(RecShards), 0)
+    if record != NULL:
+        memcpy(record.which, shards, sizeof(record.which))
+
+
+cdef void _hold(Edge *edge, Link *link, const uint64_t *shards) noexcept nogil:
+    """All that is held of these shards (bits), between two SHARDS."""
+    _shards(link, shards, 0)
+    told_say_all(edge, link, shards)
+    _again_sessions(edge, link, shards)
+    _channels_subscribe(edge, shards, 0)
+    _shards(link, shards, SHARDS_SAID | (SHARDS_BEFORE if edge.globals_told else 0))
+    if shards[0] & 1:
+        edge.globals_told = True
+
+
+cdef void _ask_again(Edge *edge, const uint64_t *shards) noexcept nogil:
+    """What waits for an answer, before anything new: of one channel nothing overtakes."""
+    kept_say_all(edge, shards, True)
+    joins_again(edge, shards)
+    replays_again(edge, shards)
+
+
+cdef void _say_everything(Edge *edge, Link *link) noexcept nogil:
+    """To a router that does not know this worker."""
+    cdef Note note
+    cdef uint64_t shards[SHARD_WORDS]
+    batch_clear(&link.out)              # whatever stands there this router would pass over; all of it is said again
+    batch_clear(&link.parted)           # and it has no routes to take away
+    link.asked = False
+    memset(link.news, 0, sizeof(link.news))
+    _mapped(edge, link, shards)
+    _hello(edge, link, REC_BEGIN)
+    _hold(edge, link, shards)
+    _hello(edge, link, REC_END)
+    _ask_again(edge, shards)
+    _up(edge, link)
+    link.router_epoch = link.asked_epoch
     ledger_count(edge.ledger, COUNT_ROUTER_LINKS, 1)
-    ledger_gauge(edge.ledger, GAUGE_LINKED, 1)
-    ledger_gauge(edge.ledger, GAUGE_ROUTER_EPOCH, record.epoch)
-    memset(&note, 0, sizeof(note))
-    note.kind = NOTE_LINKED
-    note.first = record.epoch
+    ledger_gauge(edge.ledger, GAUGE_ROUTER_EPOCH, link.router_epoch)
+    note_init(&note, NOTE_LINKED)
+    note.first = link.router_epoch
+    note.request = link.place
     mailbox_put(&edge.to_control, &note, NULL, NULL)
+
+
+cdef void _news(Edge *edge, Link *link) noexcept nogil:
+    """Behind a batch: the router wants to know everything, or leads some shards from now on."""
+    cdef uint64_t shards[SHARD_WORDS]
+    if link.asked:
+        _say_everything(edge, link)
+    elif link.up and link.news[0] | link.news[1] | link.news[2] | link.news[3]:
+        memcpy(shards, link.news, sizeof(shards))
+        memset(link.news, 0, sizeof(link.news))
+        _hold(edge, link, shards)
+        _ask_again(edge, shards)
 
 
 cdef void _run_deliver(Edge *edge, Run *run) noexcept nogil:
@@ -254,6 +392,8 @@ cdef void _on_message(Edge *edge, Run *run, RecMessage *record) noexcept nogil:
         if channel == NULL:
             return
     if channel.flags & CHANNEL_LIVE:
+        if record.epoch < channel.epoch:
+            return                      # of a leader that was deposed
         if record.offset <= channel.offset:
             if record.epoch <= channel.epoch:
                 return
@@ -349,11 +489,22 @@ cdef void _on_bans(Edge *edge, RecBody *record) noexcept nogil:
     mailbox_put(&edge.to_control, &note, <uint8_t *> record + sizeof(RecBody), NULL)
 
 
-cdef void _on_record(Edge *edge, Run *run, Record *record) noexcept nogil:
+cdef void _on_evict(Edge *edge, const RecSession *record) noexcept nogil:
+    """A connection has lost its session."""
+    cdef Connection *conn = conn_get(&edge.connections, record.conn)
+    if conn == NULL or not conn.flags & FLAG_SESSION:
+        return
+    if record.head.aux == 0:
+        edge_fin(edge, conn, RESUMED_ELSEWHERE, b"the session was resumed on another connection", 0)
+    else:
+        edge_fin_sized(edge, conn, record.head.aux, <const char *> record + sizeof(RecSession), record.body_size, 0)
+
+
+cdef void _on_record(Edge *edge, Link *link, Run *run, Record *record) noexcept nogil:
     """One record from the router. Whatever may change who is a member comes behind the messages before it."""
     cdef Channel *channel
     cdef Connection *conn
-    if edge.link.fresh and record.kind != REC_LINKED:
+    if link.fresh and record.kind != REC_LINKED:
         return
     if record.kind == REC_MESSAGE:
         _on_message(edge, run, <RecMessage *> record)
@@ -371,13 +522,11 @@ cdef void _on_record(Edge *edge, Run *run, Record *record) noexcept nogil:
     elif record.kind == REC_GLOBAL:
         global_told(edge, <RecChannel *> record)
     elif record.kind == REC_OPENED:
-        open_claimed(edge, <RecSession *> record)
+        open_claimed(edge, link, <RecSession *> record)
     elif record.kind == REC_CAUGHT:
         _on_caught(edge, <RecCaught *> record)
     elif record.kind == REC_EVICT:
-        conn = conn_get(&edge.connections, (<RecSession *> record).conn)
-        if conn != NULL and conn.flags & FLAG_SESSION:
-            edge_fin(edge, conn, RESUMED_ELSEWHERE, b"the session was resumed on another connection", 0)
+        _on_evict(edge, <RecSession *> record)
     elif record.kind == REC_REPLY:
         _on_reply(edge, <RecBody *> record)
     elif record.kind == REC_TAKEN:
@@ -385,11 +534,13 @@ cdef void _on_record(Edge *edge, Run *run, Record *record) noexcept nogil:
     elif record.kind == REC_BANS:
         _on_bans(edge, <RecBody *> record)
     elif record.kind == REC_LINKED:
-        _on_linked(edge, <RecLink *> record)
+        _on_linked(edge, link, <RecLink *> record)
+    elif record.kind == REC_LEADS:
+        _on_leads(edge, link, <RecLeads *> record)
 
 
-cdef int link_receive(Edge *edge) noexcept nogil:
-    """Take up to LINK_BATCHES_TURN batches from the router and act on each record; how many were taken."""
+cdef int _receive(Edge *edge, Link *link) noexcept nogil:
+    """Take up to LINK_BATCHES_TURN batches from a router and act on each record; how many were taken."""
     cdef BusBatch batch
     cdef Run run
     cdef size_t place
@@ -397,55 +548,107 @@ cdef int link_receive(Edge *edge) noexcept nogil:
     run.count = 0
     run.size = 0
     run.channel = 0
-    while taken < LINK_BATCHES_TURN and bus_receive(&edge.link.bus, &batch):
+    while taken < LINK_BATCHES_TURN and bus_receive(&link.bus, &batch):
         place = 0
         while record_fits(<Record *> (batch.data + place), batch.size - place):
-            _on_record(edge, &run, <Record *> (batch.data + place))
+            _on_record(edge, link, &run, <Record *> (batch.data + place))
             place += (<Record *> (batch.data + place)).size
         _run_deliver(edge, &run)
-        bus_done(&edge.link.bus)
+        bus_done(&link.bus)
+        _news(edge, link)
         ledger_count(edge.ledger, COUNT_BATCHES_IN, 1)
         taken += 1
     if taken:
-        edge.link.heard_ms = edge.now_ms
-    edge.link.again = taken == LINK_BATCHES_TURN
+        link.heard_ms = edge.now_ms
+    link.again = taken == LINK_BATCHES_TURN
     return taken
 
 
-cdef void _link_down(Edge *edge) noexcept nogil:
-    edge.link.up = False
-    ledger_gauge(edge.ledger, GAUGE_LINKED, 0)
+cdef void link_receive(Edge *edge) noexcept nogil:
+    """Take what routers have sent."""
+    cdef uint32_t place
+    for place in range(edge.links_end):
+        if edge.links[place].again and edge.links[place].used:
+            _receive(edge, &edge.links[place])
 
 
-cdef void _stream_begin(Edge *edge) noexcept nogil:
+cdef void _stream_begin(Edge *edge, Link *link) noexcept nogil:
     """A new stream: the first word is that it is one, and until it is answered nothing counts. The router may know
     this worker still, and say things behind others that were lost with the stream before."""
-    batch_clear(&edge.link.out)
-    edge.link.fresh = True
-    link_hello(edge, REC_LINK)
-    edge.link.sent_ms = edge.now_ms
+    batch_clear(&link.out)
+    link.fresh = True
+    _hello(edge, link, REC_LINK)
+    link.sent_ms = edge.now_ms
+
+
+cdef void _tick(Edge *edge, Link *link) noexcept nogil:
+    """Heartbeat of a link, and its connection."""
+    cdef uint8_t identity[ZMTP_IDENTITY_BYTES_MAX]
+    cdef uint32_t identity_size
+    cdef uint64_t shards[SHARD_WORDS]
+    if bus_lost(&link.bus, identity, &identity_size):
+        _down(edge, link)
+    if bus_tick(&link.bus, edge.now_ms):
+        _stream_begin(edge, link)
+    if edge.now_ms - link.sent_ms >= LINK_PERIOD_MS or link.sent_ms == 0:
+        if link.out.size < LINK_PUBLISH_BYTES_MAX:
+            _hello(edge, link, REC_LINK)
+        if edge.unasked and link.up:    # O(channels), as long as one of them finds no room
+            _mapped(edge, link, shards)
+            _channels_subscribe(edge, shards, CHANNEL_UNASKED)
+        if link.up:
+            parted_say(link)
+        link.sent_ms = edge.now_ms
+    if link.up and edge.now_ms - link.heard_ms > LINK_SILENT_MS:
+        _down(edge, link)
 
 
 cdef void link_tick(Edge *edge) noexcept nogil:
-    """Heartbeat of the link, its connection, and the requests that are overdue."""
-    cdef uint8_t identity[ZMTP_IDENTITY_BYTES_MAX]
-    cdef uint32_t identity_size
-    if bus_lost(&edge.link.bus, identity, &identity_size):
-        _link_down(edge)
-    if bus_tick(&edge.link.bus, edge.now_ms):
-        _stream_begin(edge)
-    if edge.now_ms - edge.link.sent_ms >= LINK_PERIOD_MS or edge.link.sent_ms == 0:
-        if edge.link.out.size < LINK_PUBLISH_BYTES_MAX:
-            link_hello(edge, REC_LINK)
-        if edge.unasked and edge.link.up:   # O(channels), as long as one of them finds no room
-            _channels_subscribe(edge, CHANNEL_UNASKED)
-        if edge.link.up:
-            parted_say(edge)
-        edge.link.sent_ms = edge.now_ms
-    if edge.link.up and edge.now_ms - edge.link.heard_ms > LINK_SILENT_MS:
-        _link_down(edge)
+    """Heartbeats of the links, and the requests that are overdue."""
+    cdef uint32_t place
+    for place in range(edge.links_end):
+        if edge.links[place].used:
+            _tick(edge, &edge.links[place])
+        elif edge.links[place].closing:
+            _closed_tell(edge, &edge.links[place])
     told_tick(edge)
     _requests_overdue(edge)
+
+
+cdef void link_opened(Edge *edge, uint32_t place) noexcept nogil:
+    """The control thread opened a link's socket: from now on it is this thread's."""
+    cdef Link *link = &edge.links[place]
+    link.router_epoch = 0
+    link.heard_ms = link.sent_ms = link.stored_ms = 0
+    link.foreign = 0
+    link.asked = link.closing = link.fresh = False
+    link.used = link.again = True
+    memset(link.news, 0, sizeof(link.news))
+    edge.links_end = max(edge.links_end, place + 1)
+
+
+cdef void link_closed(Edge *edge, uint32_t place) noexcept nogil:
+    """The control thread wants its socket back: what it leads, nobody is known to lead."""
+    cdef Link *link = &edge.links[place]
+    cdef uint32_t shard
+    if not link.used:
+        return
+    _down(edge, link)
+    link.used = link.again = False
+    batch_free(&link.out)
+    batch_free(&link.parted)
+    for shard in range(edge.shard_count):
+        if edge.shard_links[shard] == place:
+            _map_to(edge, shard, LINK_NOWHERE)
+    link.closing = True
+    _closed_tell(edge, link)
+
+
+cdef void _closed_tell(Edge *edge, Link *link) noexcept nogil:
+    cdef Note note
+    note_init(&note, NOTE_LINK_CLOSED)
+    note.request = link.place
+    link.closing = mailbox_put(&edge.to_control, &note, NULL, NULL) < 0
 
 
 cdef RecHistory *_ask(Edge *edge, Connection *conn, const Note *note, const char *name, int record_kind,
@@ -476,6 +679,7 @@ cdef RecHistory *_ask(Edge *edge, Connection *conn, const Note *note, const char
     if seq == 0:
         answer_error(edge, conn, note.request, OVERLOADED, b"too much waits for the router", RETRY_AFTER_MS)
         return NULL
+    (<Record *> room).shard = edge_shard(edge, name, note.text_size)
     (<RecHistory *> room).seq = seq
     memcpy(room + sizeof(RecHistory), name, note.text_size)
     return <RecHistory *> room
@@ -491,12 +695,12 @@ cdef void link_history(Edge *edge, Connection *conn, const Note *note, const cha
         record.since_epoch = note.second
         record.since_offset = note.third
         record.bytes_max = edge.config.max_frame - 64
-        if edge.link.up:
+        if link_of(edge, record.head.shard).up:
             kept_say(edge, <uint8_t *> record)
 
 
 cdef void link_presence(Edge *edge, Connection *conn, const Note *note, const char *name) noexcept nogil:
     """PRESENCE, checked by the control thread."""
     cdef RecHistory *record = _ask(edge, conn, note, name, REC_PRESENCE, REQUEST_PRESENCE)
-    if record != NULL and edge.link.up:
+    if record != NULL and link_of(edge, record.head.shard).up:
         kept_say(edge, <uint8_t *> record)

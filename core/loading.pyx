@@ -14,7 +14,7 @@ from core.sequencer cimport (WORKER_LINKING, worker_at, worker_index, worker_pub
                              worker_subscribed)
 from core.slab cimport invariant
 from core.stream cimport (Stored, Stream, StreamWaiting, stream_adopt, stream_at, stream_begins, stream_last_epoch,
-                          stream_name, stream_open, stream_shut, stream_store, stream_wanted)
+                          stream_name, stream_open, stream_shard, stream_shut, stream_store, stream_wanted)
 
 
 cdef inline uint32_t _surveyed(const Record *record) noexcept nogil:
@@ -174,10 +174,12 @@ cdef void _know(Sequencer *sequencer, Stream *stream, const Note *note) noexcept
     cdef const uint8_t *data = <const uint8_t *> note + sizeof(Note)
     cdef size_t place = 0
     cdef const LogRecord *record
+    cdef uint32_t shard
     cdef Stored head
     if stream.epoch == 0:
-        sequencer.streams.epoch = max(sequencer.streams.epoch, note.first + 1)
-        stream.epoch = sequencer.streams.epoch
+        shard = stream_shard(&sequencer.streams, stream)
+        sequencer.streams.epochs[shard] = max(sequencer.streams.epochs[shard], note.first + 1)
+        stream.epoch = sequencer.streams.epochs[shard]
         if note.second:
             stream_adopt(stream, note.first, note.second)
     while place < note.text_size and log_record_fits(<const LogRecord *> (data + place), note.text_size - place):

@@ -2,28 +2,30 @@
 
 import os
 
+from core.shards cimport SHARDS_MAX
 from core.namespace_spec import BUILT_IN as _BUILT_IN
+from core.shards import check_count
 
 cimport cython
 from libc.errno cimport errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from core.accept cimport accept_all, accept_prepare, accept_reserve
 from core.answers cimport answer_written
 from core.audit_edge cimport edge_audit
 from core.batch cimport Batch, batch_clear, batch_free
 from core.buffer cimport Segment, arena_rest
-from core.bus cimport ZMQ_DEALER, bus_close, bus_on_event, bus_open, bus_pending
+from core.bus cimport ZMQ_DEALER, Bus, bus_close, bus_on_event, bus_open
 from core.clock cimport clock_ms, clock_ns
 from core.codes cimport BAD_FRAME, BYE, OVERLOADED, SLOW_CONSUMER
 from core.conn cimport (FLAG_ASKED, FLAG_BLOCKED, FLAG_CATCHING, FLAG_FINISHED, FLAG_FIRST, FLAG_HALF, FLAG_OVERFULL,
                         FLAG_SHUT, FLAG_TOUCHED, FLAG_WATCHED, STATE_CLOSED, STATE_OPEN, Aside, Connection, conn_get,
                         conn_release, conn_timer_place)
 from core.drain cimport drain_begin, drain_cut, drain_listeners_close, drain_step
-from core.edge cimport (FORM_COUNT, RECEIVE_BYTES, RETRY_AFTER_MS, RING_MS, RINGS_MAX, Channel, Lag, Opening,
-                        Pending, Replay, edge_random, edge_tick)
+from core.edge cimport (FORM_COUNT, LINKS_MAX, LINK_NOWHERE, RECEIVE_BYTES, RETRY_AFTER_MS, RINGS_MAX, RING_MS,
+                        Channel, Lag, Link, Opening, Pending, Replay, edge_random, edge_tick)
 from core.expiry cimport expiry_set
 from core.hash cimport index_free
 from core.intake cimport intake_read
@@ -34,22 +36,22 @@ from core.ledger cimport (COUNT_GIL_TAKES, COUNT_SLOW_CONSUMERS, COUNT_WAKEUPS, 
                           ledger_gauge, ledger_turn)
 from core.lifecycle cimport (edge_close, edge_discard, edge_fin, edge_fin_sized, edge_half_step, edge_timer_fired,
                              edge_timer_plan, edge_watch)
-from core.link cimport LINK_OUT_BYTES_MAX, link_flush, link_hello, link_history, link_presence, link_receive, link_tick
+from core.link cimport (LINK_OUT_BYTES_MAX, link_again, link_bye, link_closed, link_flush, link_history,
+                        link_opened, link_presence, link_receive, link_tick, link_waits)
 from core.listing cimport listing_turn
-from core.mailbox cimport (OPEN_DEVICE, NOTE_AUDIT, NOTE_DRAIN, NOTE_DRAIN_STEP, NOTE_FIN, NOTE_HISTORY, NOTE_LIST,
-                           NOTE_OPEN, NOTE_PRESENCE, NOTE_RECLAIM, NOTE_REFRESH, NOTE_SEND, NOTE_SETTLED, NOTE_STOP,
-                           NOTE_STOPPED, Note, mailbox_drain, mailbox_free, mailbox_init, mailbox_put, mailbox_ring,
-                           note_init)
+from core.mailbox cimport (NOTE_AUDIT, NOTE_DRAIN, NOTE_DRAIN_STEP, NOTE_FIN, NOTE_HISTORY, NOTE_LINK_CLOSE,
+                           NOTE_LINK_OPEN, NOTE_LIST, NOTE_OPEN, NOTE_PRESENCE, NOTE_RECLAIM, NOTE_REFRESH, NOTE_SEND,
+                           NOTE_SETTLED, NOTE_STOP, NOTE_STOPPED, OPEN_DEVICE, Note, mailbox_drain, mailbox_free,
+                           mailbox_init, mailbox_put, mailbox_ring, note_init)
 from core.names cimport names_free, names_init
 from core.namespaces cimport namespaces_fill
 from core.notes cimport notes_put, notes_take
 from core.opening cimport open_start
 from core.outbox cimport OUTBOX_BLOCKED, OUTBOX_BROKEN, OUTBOX_SENT, outbox_send, outbox_settle, outbox_touch
 from core.pace cimport pace_wait
-from core.poller cimport (EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT,
-                          POLLER_EVENTS, TAG_BUS, TAG_BUS_LAST, TAG_TCP, TAG_WAKE, TAG_WS, epoll_create1, epoll_event,
-                          epoll_wait, poller_watch)
-from core.records cimport REC_BYE
+from core.poller cimport (EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLL_CLOEXEC, EPOLL_CTL_ADD, POLLER_EVENTS, TAG_BUS,
+                          TAG_LINKS, TAG_LINKS_LAST, TAG_TCP, TAG_WAKE, TAG_WS, epoll_create1,
+                          epoll_event, epoll_wait, poller_watch)
 from core.replay cimport replays_ask, replays_pump
 from core.requests cimport requests_free
 from core.rights cimport rights_set
@@ -123,6 +125,10 @@ cdef void _on_note(Edge *edge, Note *note) noexcept nogil:
         edge.stopping = True
     elif note.kind == NOTE_LIST or note.kind == NOTE_RECLAIM:
         listing_turn(edge, note, text, extra)
+    elif note.kind == NOTE_LINK_OPEN:
+        link_opened(edge, <uint32_t> note.request)
+    elif note.kind == NOTE_LINK_CLOSE:
+        link_closed(edge, <uint32_t> note.request)
     elif note.kind == NOTE_AUDIT:
         edge.audit = note.request
     elif conn == NULL:
@@ -155,6 +161,14 @@ cdef void _notes_take(Edge *edge) noexcept nogil:
     batch_clear(batch)                  # a storm's notes are not to wait for the next note to be given back
 
 
+cdef void _on_link_event(Edge *edge, uint64_t tag, uint32_t events) noexcept nogil:
+    """Of a link that is not used yet, nothing is lost: `link_opened` looks at it anyway."""
+    cdef Link *link = &edge.links[(tag - TAG_LINKS) >> 1]
+    if link.used:
+        bus_on_event(&link.bus, tag, events)
+        link.again = True
+
+
 cdef void _on_event(Edge *edge, epoll_event *event) noexcept nogil:
     """What one ready file descriptor asks for."""
     cdef uint64_t tag = event.data.u64
@@ -173,9 +187,8 @@ cdef void _on_event(Edge *edge, epoll_event *event) noexcept nogil:
         accept_all(edge, edge.ws_fd, True)
     elif tag == TAG_WAKE:
         _notes_take(edge)
-    elif TAG_BUS <= tag <= TAG_BUS_LAST:
-        bus_on_event(&edge.link.bus, tag, event.events)
-        edge.link.again = True
+    elif TAG_LINKS <= tag <= TAG_LINKS_LAST:
+        _on_link_event(edge, tag, event.events)
 
 
 cdef void _timers_fire(Edge *edge) noexcept nogil:
@@ -303,10 +316,12 @@ cdef int _wait_ms(Edge *edge) noexcept nogil:
     """How long epoll may wait: until the next tick while anything has a deadline."""
     if edge.touched != NULL:
         return 0
+    if edge.links_again:
+        return 0
     if edge.ring_credit == 0:
-        return 0 if edge.link.again else RING_MS
-    if edge.link.again or edge.link.out.size:
-        return 0 if edge.link.again else 5
+        return RING_MS
+    if link_waits(edge):
+        return 5
     if edge.wheel.count or edge.requests.oldest != edge.requests.next:
         return WHEEL_TICK_MS - <int> (edge.now_ms % WHEEL_TICK_MS)
     return 500
@@ -341,16 +356,14 @@ cdef void edge_run(Edge *edge) noexcept nogil:
             _hang(edge)
         for place in range(count):
             _on_event(edge, &events[place])
-        if edge.link.again:
-            link_receive(edge)
+        link_receive(edge)
         _timers_fire(edge)
         link_tick(edge)
         link_flush(edge)
         _flush(edge, edge.audit != 0)   # an audit is to find nobody who is closed and not freed
         replays_ask(edge)
         link_flush(edge)
-        if bus_pending(&edge.link.bus):
-            edge.link.again = True
+        edge.links_again = link_again(edge)
         _free_closed(edge)
         if edge.audit:
             edge_audit(edge, edge.audit)
@@ -360,7 +373,7 @@ cdef void edge_run(Edge *edge) noexcept nogil:
         _control_ring(edge)
     drain_cut(edge)
     joins_end(edge)
-    link_hello(edge, REC_BYE)
+    link_bye(edge)
     link_flush(edge)
     _flush(edge, True)
     _free_closed(edge)
@@ -417,8 +430,9 @@ cdef _tables_init(Edge *edge, uint32_t connections_max):
     edge.requests.oldest = 1
     edge.requests.next = 1
     kept_init(&edge.kept, edge.config.kept_bytes_max)
-    edge.link.out.bytes_max = LINK_OUT_BYTES_MAX
-    edge.link.parted.bytes_max = LINK_OUT_BYTES_MAX
+    for place in range(LINKS_MAX + 1):
+        edge.links[place].place = place
+        edge.links[place].out.bytes_max = edge.links[place].parted.bytes_max = LINK_OUT_BYTES_MAX
     told_init(edge)
     edge.control.bytes_max = LINK_OUT_BYTES_MAX
     # An unfinished message keeps at most max_frame, a header and an unfinished control frame of 131 bytes; an HTTP
@@ -443,6 +457,7 @@ cdef class EdgeLoop:
 
     def __cinit__(self, Stats stats, **options):
         self.stats = stats
+        self.links = set()
         self.edge = <Edge *> calloc(1, sizeof(Edge))
         if self.edge == NULL:
             raise MemoryError
@@ -479,9 +494,11 @@ cdef class EdgeLoop:
         if edge.epoll_fd < 0:
             raise OSError(errno, "epoll_create1 failed")
         accept_reserve(edge)
-        server_key, public_key, secret_key = (key.encode() for key in options.get("bus_keys", ("", "", "")))
-        bus_open(&edge.link.bus, edge.ledger, ZMQ_DEALER, endpoint, identity.encode(), edge.epoll_fd,
-                 server_key, public_key, secret_key)
+        self.identity = identity
+        self._shards_init(options.get("shards", SHARDS_MAX), 0 if endpoint else LINK_NOWHERE)
+        if endpoint:
+            self.link_open(0, endpoint, *options.get("bus_keys", ()))
+            link_opened(edge, 0)
         if options.get("tls_certificate"):
             edge.tls = tls_context_open(options["tls_certificate"], options["tls_key"],
                                         options.get("tls_ticket_key", b""))
@@ -505,7 +522,7 @@ cdef class EdgeLoop:
         if edge == NULL:
             return
         drain_listeners_close(edge)
-        bus_close(&edge.link.bus)
+        self.close()
         for fd in (edge.epoll_fd, edge.reserve_fd, edge.to_control.event_fd, edge.from_control.event_fd):
             if fd >= 0:
                 c_close(fd)
@@ -524,8 +541,9 @@ cdef class EdgeLoop:
         slab_free(&edge.rings.slab)
         index_free(&edge.channel_index)
         tls_context_free(<TlsContext *> edge.tls)
-        batch_free(&edge.link.out)
-        batch_free(&edge.link.parted)
+        for place in range(LINKS_MAX + 1):
+            batch_free(&edge.links[place].out)
+            batch_free(&edge.links[place].parted)
         told_free(edge)
         batch_free(&edge.control)
         mailbox_free(&edge.to_control)
@@ -546,9 +564,44 @@ cdef class EdgeLoop:
         with nogil:
             edge_run(self.edge)
 
+    cdef _shards_init(self, int count, uint32_t place):
+        """Before any router said what it leads: a router that is alone leads all."""
+        self.edge.shard_count = check_count(count)
+        memset(self.edge.shard_links, <int> place, sizeof(self.edge.shard_links))
+        self.edge.links[place].led = count
+
+    def link_open(self, uint32_t place, str endpoint, str server_key="", str public_key="", str secret_key=""):
+        """Open a link to a router, at a place where there is none; LINK_OPEN lets the data plane use it.
+
+        Args:
+            place: 0 to LINKS_MAX - 1.
+            endpoint: the router's.
+            server_key: its public CURVE key, in Z85; empty: the link is not encrypted.
+            public_key: of the cluster's pair.
+            secret_key: likewise.
+
+        Raises:
+            OSError: the endpoint cannot be used.
+            ValueError: there is no such place, or a link is there, or a key is none.
+        """
+        if place >= LINKS_MAX or self.edge.links[place].used or place in self.links:
+            raise ValueError(f"there is no free place {place} for a link: 0 to {LINKS_MAX - 1}, each once")
+        memset(&self.edge.links[place].bus, 0, sizeof(Bus))
+        bus_open(&self.edge.links[place].bus, self.edge.ledger, ZMQ_DEALER, endpoint, self.identity.encode(),
+                 self.edge.epoll_fd, TAG_LINKS + 2 * place, server_key.encode(), public_key.encode(),
+                 secret_key.encode())
+        self.links.add(place)
+
+    def link_close(self, uint32_t place):
+        """Close a link that the data plane does not use any more (LINK_CLOSED)."""
+        if place in self.links:
+            self.links.discard(place)
+            bus_close(&self.edge.links[place].bus)
+
     def close(self):
-        """Give the stream to the router back, once `run` has returned."""
-        bus_close(&self.edge.link.bus)
+        """Give the streams to the routers back, once `run` has returned."""
+        for place in list(self.links):
+            self.link_close(place)
 
     def take(self):
         """All notes from the data plane, as `core.notes` gives them."""

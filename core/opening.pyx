@@ -10,11 +10,12 @@ from core.codes cimport BAD_TOKEN, OVERLOADED, SESSION_EXPIRED, TOKEN_EXPIRED, U
 from core.conn cimport (FLAG_HELLO, FLAG_SESSION, STATE_HANDSHAKING, STATE_OPEN, conn_get, conn_handle,
                         conn_memberships, conn_set_state)
 from core.edge cimport (CHANNEL_KNOWN, CHANNEL_NAMED, NAME_BYTES_MAX, NONE, OPENING_KEY, REQUEST_OPEN, RETRY_AFTER_MS,
-                        Channel, Pending, edge_random, edge_tick)
+                        Channel, Link, Pending, conn_shard, edge_random, edge_tick, link_of)
 from core.expiry cimport expiry_set
-from core.fanout cimport channel_at, channel_find, channel_name, channel_rest
-from core.joins cimport (channel_wanted, joined_say, member_start, names_say, opening_at, pending_at, pending_end,
-                         pending_outcome, pending_position, pending_settled, pending_since, pending_start, state_say)
+from core.fanout cimport channel_at, channel_find, channel_name, channel_rest, channel_shard
+from core.joins cimport (attend_say, channel_wanted, joined_say, member_start, names_say, opening_at, pending_at,
+                         pending_end, pending_outcome, pending_position, pending_settled, pending_since,
+                         pending_start, state_say)
 from core.ledger cimport KIND_PENDING, TIME_WELCOME, ledger_acquire, ledger_release, ledger_time
 from core.lifecycle cimport edge_break, edge_fin, edge_timer_plan
 from core.mailbox cimport OPEN_DEVICE, OPEN_IF_ALIVE, OPEN_RESUMES, OPEN_TELLS_UNREAD, OPEN_WHOLE
@@ -41,13 +42,15 @@ cdef enum Stored:               # of a pending's channel; 0: the store does not 
 cdef void _open_say(Edge *edge, Connection *conn, uint32_t seq, int flags, const uint8_t *stored,
                     uint32_t size) noexcept nogil:
     """Tell the router that this connection has the session."""
-    cdef RecSession *record = <RecSession *> record_add(&edge.link.out, REC_OPEN, flags, sizeof(RecSession), size)
+    cdef RecSession *record = <RecSession *> record_add(&link_of(edge, conn_shard(edge, conn)).out, REC_OPEN, flags,
+                                                        sizeof(RecSession), size)
     if record != NULL:
         _open_fill(edge, conn, record, seq, stored, size)
 
 
 cdef void _open_fill(Edge *edge, Connection *conn, RecSession *record, uint32_t seq, const uint8_t *stored,
                      uint32_t size) noexcept nogil:
+    record.head.shard = conn_shard(edge, conn)
     record.conn = conn_handle(conn)
     record.seq = seq
     record.body_size = size
@@ -69,13 +72,21 @@ cdef void _open_keep(Edge *edge, Connection *conn, const Opening *opening) noexc
 
 
 cdef void open_again(Edge *edge, Connection *conn) noexcept nogil:
-    """After a lost link: the session that a connection has, and where it is a member."""
-    cdef uint32_t slot
-    cdef Channel *channel
+    """To a router that does not know: the session that a connection has."""
     _open_say(edge, conn, 0, OPEN_AGAIN, NULL, 0)
+
+
+cdef void attends_again(Edge *edge, Link *link, Connection *conn, const uint64_t *shards) noexcept nogil:
+    """To a router that begins to lead these shards (bits), the session's own or its channels': where it is a member."""
+    cdef uint32_t slot, shard
+    cdef uint32_t own = conn_shard(edge, conn)
+    cdef bint all_ = shards[own >> 6] >> (own & 63) & 1
+    cdef Channel *channel
     for slot in range(conn.membership_count):
         channel = channel_at(edge, conn_memberships(conn)[slot].channel)
-        state_say(edge, conn, channel, STATE_HERE, channel.epoch, channel.offset)
+        shard = channel_shard(edge, channel)
+        if link_of(edge, shard) == link and (all_ or shards[shard >> 6] >> (shard & 63) & 1):
+            attend_say(edge, conn, channel)
 
 
 cdef int _claim_flags(const Opening *opening) noexcept nogil:
@@ -524,7 +535,7 @@ cdef void _fence_raise(Edge *edge, const RecSession *record) noexcept nogil:
         vital_of(edge, conn).fence = max(vital_of(edge, conn).fence, record.fence)
 
 
-cdef void open_claimed(Edge *edge, RecSession *record) noexcept nogil:
+cdef void open_claimed(Edge *edge, const Link *by, RecSession *record) noexcept nogil:
     """OPENED: the session is this connection's, and whoever had it before was told."""
     cdef Request *request = request_peek(edge, record.seq)
     cdef Opening *opening
@@ -534,7 +545,7 @@ cdef void open_claimed(Edge *edge, RecSession *record) noexcept nogil:
         return
     opening = opening_at(edge, request.index)
     opening.claimed = 1
-    opening.router_epoch = edge.link.router_epoch
+    opening.router_epoch = by.router_epoch
     conn = conn_get(&edge.connections, opening.conn)
     if conn != NULL and conn.flags & FLAG_SESSION:
         vital_of(edge, conn).fence = record.fence

@@ -162,6 +162,7 @@ cdef LogRecord *_log_write(Sequencer *sequencer, Worker *worker, Stream *stream,
     memset(record, 0, sizeof(LogRecord))
     record.kind = LOG_MESSAGE
     record.name_size = stream.name_size
+    record.shard = publish.record.head.shard
     record.epoch = stream.epoch
     record.offset = stream.history.given
     record.time_ms = sequencer.wall_ms
@@ -271,6 +272,7 @@ cdef void publish_order(Sequencer *sequencer, Worker *worker, RecPublish *record
         key_keep(&sequencer.origins, &publish.keyed, stream.epoch, stream.history.given,
                  keys_ms(sequencer.now_ms))
     ledger_count(sequencer.ledger, COUNT_MESSAGES_SEQUENCED, 1)
+    sequencer.shards[record.head.shard].sequenced += 1
 
 
 # ------------------------------------------------------------------------------------------------------- the commit

@@ -4,8 +4,8 @@
 # hop (docs/adr/0004). Here the loop's thread writes and reads the stream itself: one sendmsg, one recv. The bytes are
 # ZMTP (zmtp.pxd), so a peer may be libzmq's as well, as the supervisor's is. What a socket does not take waits here up
 # to one batch, and the next send says EAGAIN. A DEALER whose peer is gone connects again; a ROUTER tells which peers it
-# lost, so that nobody waits for them. Invariant: a slot with a descriptor is in the loop's epoll under TAG_BUS + 1 +
-# its number; a slot in the queue is there once.
+# lost, so that nobody waits for them. Invariant: a slot with a descriptor is in the loop's epoll under `tag` + 1 + its
+# number; a slot in the queue is there once.
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -49,6 +49,7 @@ ctypedef struct Peers:
     Peer *slots                 # owned; one for a DEALER, PEERS_MAX for a ROUTER
     uint32_t slot_count
     int32_t epoll_fd            # borrowed from the loop
+    uint64_t tag                # of its listener; of its slots, the numbers behind it
     int32_t listen_fd           # owned; -1 at a DEALER
     uint16_t queue[PEERS_MAX]   # ring of slots to be looked at
     uint32_t queue_first
@@ -76,7 +77,8 @@ cdef inline bint peers_pending(Peers *peers) noexcept nogil:
     return peers.queue_count > 0
 
 
-cdef object peers_open(Peers *peers, Ledger *ledger, bint router, bytes path, bytes identity, int epoll_fd)
+cdef object peers_open(Peers *peers, Ledger *ledger, bint router, bytes path, bytes identity, int epoll_fd,
+                       uint64_t tag)
 cdef void peers_close(Peers *peers) noexcept nogil
 cdef void peers_on_event(Peers *peers, uint64_t tag, uint32_t events) noexcept nogil
 cdef bint peers_receive(Peers *peers, BusBatch *batch) noexcept nogil

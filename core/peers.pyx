@@ -6,7 +6,7 @@ from libc.string cimport memcmp, memcpy, memmove, memset
 
 from core.batch cimport batch_clear, batch_free, batch_reserve, batch_write
 from core.ledger cimport KIND_FD, KIND_PEER, ledger_acquire, ledger_leaks, ledger_release
-from core.poller cimport EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, TAG_BUS, poller_watch
+from core.poller cimport EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, poller_watch
 from core.sites cimport HERE
 from core.slab cimport invariant
 from core.sockets cimport MSG_DONTWAIT, MSG_NOSIGNAL, iovec, msghdr, recv, send, sendmsg
@@ -56,7 +56,8 @@ cdef extern from * nogil:
     int c_unlink "unlink"(const char *)
 
 
-cdef object peers_open(Peers *peers, Ledger *ledger, bint router, bytes path, bytes identity, int epoll_fd):
+cdef object peers_open(Peers *peers, Ledger *ledger, bint router, bytes path, bytes identity, int epoll_fd,
+                       uint64_t tag):
     """Listen at a path as a ROUTER, or connect to it as a DEALER of `identity`, now or as soon as somebody listens.
 
     Raises:
@@ -68,6 +69,7 @@ cdef object peers_open(Peers *peers, Ledger *ledger, bint router, bytes path, by
     peers.ledger = ledger
     peers.listen_fd = -1
     peers.epoll_fd = epoll_fd
+    peers.tag = tag
     peers.slot_count = PEERS_MAX if router else 1
     peers.again_after_ms = PEER_AGAIN_MS
     memcpy(peers.path, <const char *> path, len(path) + 1)
@@ -84,7 +86,7 @@ cdef object peers_open(Peers *peers, Ledger *ledger, bint router, bytes path, by
         peers_tick(peers, 1)
         return
     peers.listen_fd = holdfast_unix_listen(peers.path)
-    if peers.listen_fd < 0 or poller_watch(epoll_fd, peers.listen_fd, TAG_BUS, EPOLL_CTL_ADD, EPOLLIN) < 0:
+    if peers.listen_fd < 0 or poller_watch(epoll_fd, peers.listen_fd, peers.tag, EPOLL_CTL_ADD, EPOLLIN) < 0:
         raise OSError(errno, f"cannot listen on the bus at {path.decode(errors='replace')}")
     ledger_acquire(ledger, KIND_FD, peers.listen_fd, HERE)
 
@@ -132,7 +134,7 @@ cdef void peers_close(Peers *peers) noexcept nogil:
 cdef void _watch(Peers *peers, Peer *peer, bint writing) noexcept nogil:
     if peer.watched != writing:
         peer.watched = writing
-        poller_watch(peers.epoll_fd, peer.fd, TAG_BUS + 1 + <uint64_t> (peer - peers.slots), EPOLL_CTL_MOD,
+        poller_watch(peers.epoll_fd, peer.fd, peers.tag + 1 + <uint64_t> (peer - peers.slots), EPOLL_CTL_MOD,
                      EPOLLIN | EPOLLOUT if writing else EPOLLIN)
 
 
@@ -199,7 +201,7 @@ cdef bint _begin(Peers *peers, uint32_t slot, int fd) noexcept nogil:
     size = ZMTP_GREETING_BYTES + zmtp_ready_write(words + ZMTP_GREETING_BYTES,
                                                   b"DEALER" if peers.listen_fd < 0 else b"ROUTER",
                                                   peers.identity, peers.identity_size)
-    if poller_watch(peers.epoll_fd, fd, TAG_BUS + 1 + <uint64_t> slot, EPOLL_CTL_ADD, EPOLLIN) < 0 \
+    if poller_watch(peers.epoll_fd, fd, peers.tag + 1 + <uint64_t> slot, EPOLL_CTL_ADD, EPOLLIN) < 0 \
             or _say(peers, peer, words, size) < 0:
         _lose(peers, peer)
         return False
@@ -217,7 +219,7 @@ cdef void _accept(Peers *peers) noexcept nogil:
                 continue
             if errno != EAGAIN:             # out of files: look again later instead of at once and for ever
                 peers.paused = True
-                poller_watch(peers.epoll_fd, peers.listen_fd, TAG_BUS, EPOLL_CTL_MOD, 0)
+                poller_watch(peers.epoll_fd, peers.listen_fd, peers.tag, EPOLL_CTL_MOD, 0)
             return
         slot = 0
         while slot < peers.slot_count and peers.slots[slot].stage != PEER_FREE:
@@ -231,17 +233,17 @@ cdef void _accept(Peers *peers) noexcept nogil:
 cdef void peers_on_event(Peers *peers, uint64_t tag, uint32_t events) noexcept nogil:
     """What epoll said of one of these sockets."""
     cdef Peer *peer
-    if tag == TAG_BUS:
+    if tag == peers.tag:
         _accept(peers)
         return
-    peer = &peers.slots[tag - TAG_BUS - 1]
+    peer = &peers.slots[tag - peers.tag - 1]
     if peer.fd < 0:                         # closed earlier in this turn
         return
     if events & EPOLLOUT and _flush(peers, peer) < 0:
         _break(peers, peer)
     if events & ~<uint32_t> EPOLLOUT:
         peer.readable = 1
-        _enqueue(peers, <uint32_t> (tag - TAG_BUS - 1))
+        _enqueue(peers, <uint32_t> (tag - peers.tag - 1))
 
 
 cdef void _rest(Peers *peers, uint64_t now_ms) noexcept nogil:
@@ -268,7 +270,7 @@ cdef bint peers_tick(Peers *peers, uint64_t now_ms) noexcept nogil:
         peers.again_ms = now_ms + PEER_AGAIN_MAX_MS
         if peers.paused:
             peers.paused = False
-            poller_watch(peers.epoll_fd, peers.listen_fd, TAG_BUS, EPOLL_CTL_MOD, EPOLLIN)
+            poller_watch(peers.epoll_fd, peers.listen_fd, peers.tag, EPOLL_CTL_MOD, EPOLLIN)
         return False
     if peers.slots[0].stage != PEER_FREE:
         return False

@@ -29,8 +29,9 @@ cdef enum:
     TAG_TCP = 1
     TAG_WS = 2
     TAG_WAKE = 3
-    TAG_BUS = 4                 # and the numbers from there on, up to 1000: the bus's sockets
-    TAG_BUS_LAST = 1000
+    TAG_BUS = 4                 # and the numbers from there on, up to 1000: a router's bus
+    TAG_LINKS = 1024            # and the numbers from there on, two a link: a worker's links
+    TAG_LINKS_LAST = 2047
 
 
 cdef inline int poller_watch(int epoll_fd, int fd, uint64_t tag, int operation, uint32_t events) noexcept nogil:

@@ -83,8 +83,12 @@ ctypedef struct RecLeads:
     Record head
     uint64_t epoch              # that new channels of the shard begin with: of two leaders the one with the higher leads
 
+cdef enum ShardsFlag:           # aux of SHARDS
+    SHARDS_SAID = 1             # that was all of these shards: it stands behind what SHARDS without it stood before
+    SHARDS_BEFORE = 2           # with SHARDS_SAID: some router told of the global channels before, and they were named
+
 ctypedef struct RecShards:
-    Record head
+    Record head                 # aux: ShardsFlag
     uint64_t which[4]           # bit n % 64 of word n // 64: shard n
 
 cdef enum OpenFlag:             # aux of OPEN
@@ -104,12 +108,13 @@ cdef enum:
 cdef enum:
     FENCE_BITS = 20             # of a claim's number, behind its router's epoch: a count; more go on in the next one's
 
-ctypedef struct RecSession:     # OPEN, OPENED, CLOSE, EVICT; body follows OPEN and OPENED
-    Record head                 # aux: OpenFlag, 0 or OPENED_TAKEN or a code, CloseFlag, 0
+ctypedef struct RecSession:     # OPEN, OPENED, CLOSE, EVICT; body follows OPEN, OPENED and EVICT
+    Record head                 # aux: OpenFlag, 0 or OPENED_TAKEN or a code, CloseFlag, 0 or a code
     uint64_t conn               # the worker's handle
     uint8_t session[16]
     uint32_t seq                # of the worker's request; OPEN and OPENED
-    uint32_t body_size          # OPEN: what is stored of it; OPENED: its channels, [[name, epoch, offset], ...]
+    # OPEN: what is stored of it; OPENED: its channels, [[name, epoch, offset], ...]; EVICT: why, as text
+    uint32_t body_size
     uint64_t time_us            # CLOSE: when the worker said it first, by its own clock (core/told.pxd)
     uint64_t fence              # number of the claim, higher than any before; 0: the router has not answered it
 

@@ -1,3 +1,4 @@
+from collections.abc import Iterable
 from typing import Any, Final
 
 VERSION: Final[int]
@@ -34,6 +35,8 @@ GLOBAL: Final[int]
 LEADS: Final[int]
 SHARDS: Final[int]
 ATTEND: Final[int]
+SAID: Final[int]
+TOLD_GLOBALS: Final[int]
 GONE: Final[int]
 FRESH: Final[int]
 BESIDE: Final[int]
@@ -62,7 +65,9 @@ OUTCOMES: Final[tuple[str, ...]]
 
 class BatchWriter:
     def link(self, kind: int, epoch: int, worker: int, aux: int = 0, now_ms: int = 0, version: int = ...) -> None: ...
-    def channel(self, kind: int, name: bytes, channel: int, epoch: int = 0, offset: int = 0) -> None: ...
+    def channel(
+        self, kind: int, name: bytes, channel: int, epoch: int = 0, offset: int = 0, *, shard: int = 0
+    ) -> None: ...
     def session(
         self,
         kind: int,
@@ -73,6 +78,8 @@ class BatchWriter:
         body: bytes = b"",
         time_us: int = 0,
         fence: int = 0,
+        *,
+        shards: int = 256,
     ) -> None: ...
     def state(
         self,
@@ -85,9 +92,20 @@ class BatchWriter:
         conn: int = 0,
         time_us: int = 0,
         fence: int = 0,
+        *,
+        kind: int = ...,
+        shard: int | None = None,
     ) -> None: ...
     def publish(
-        self, seq: int, name: bytes, data: bytes, sender: bytes, key: bytes = b"", *, again: bool = False
+        self,
+        seq: int,
+        name: bytes,
+        data: bytes,
+        sender: bytes,
+        key: bytes = b"",
+        *,
+        again: bool = False,
+        shard: int = 0,
     ) -> None: ...
     def body(self, kind: int, body: bytes, seq: int = 0) -> None: ...
     def history(
@@ -100,6 +118,7 @@ class BatchWriter:
         reverse: bool = False,
         since: tuple[int, int] | None = None,
         bytes_max: int = 65536,
+        shard: int = 0,
     ) -> None: ...
     def catchup(
         self,
@@ -111,7 +130,9 @@ class BatchWriter:
         *,
         flags: int = 0,
         bytes_max: int = 32768,
+        shard: int = 0,
     ) -> None: ...
+    def shards(self, shards: Iterable[int], *, said: bool = False, before: bool = False) -> None: ...
     def take(self) -> bytes: ...
 
 def unpack(batch: bytes) -> list[dict[str, Any]]: ...

@@ -3,6 +3,7 @@
 from libc.string cimport memcpy
 
 from core.batch cimport batch_free
+from core.shards cimport SHARDS_MAX, shard_of_session
 
 VERSION = RECORDS_VERSION
 LINK = REC_LINK
@@ -38,6 +39,8 @@ GLOBAL = REC_GLOBAL
 LEADS = REC_LEADS
 SHARDS = REC_SHARDS
 ATTEND = REC_ATTEND
+SAID = SHARDS_SAID
+TOLD_GLOBALS = SHARDS_BEFORE
 GONE = GLOBAL_GONE
 FRESH = LINK_FRESH
 BESIDE = BEGIN_BESIDE
@@ -91,18 +94,20 @@ cdef class BatchWriter:
         record.worker = worker
         record.stored_ms = now_ms
 
-    def channel(self, int kind, bytes name, uint64_t channel, uint64_t epoch=0, uint64_t offset=0):
+    def channel(self, int kind, bytes name, uint64_t channel, uint64_t epoch=0, uint64_t offset=0, *, int shard=0):
         """SUBSCRIBE or UNSUBSCRIBE."""
         cdef RecChannel *record = <RecChannel *> self.add(kind, len(name), sizeof(RecChannel), len(name))
+        record.head.shard = shard
         record.channel = channel
         record.epoch = epoch
         record.offset = offset
         memcpy(<uint8_t *> record + sizeof(RecChannel), <const char *> name, len(name))
 
     def session(self, int kind, bytes session, uint64_t conn, uint32_t seq=0, int aux=0, bytes body=b"",
-                uint64_t time_us=0, uint64_t fence=0):
-        """OPEN or CLOSE."""
+                uint64_t time_us=0, uint64_t fence=0, *, int shards=SHARDS_MAX):
+        """OPEN or CLOSE, where there are so many shards."""
         cdef RecSession *record = <RecSession *> self.add(kind, aux, sizeof(RecSession), len(body))
+        record.head.shard = shard_of_session(<const uint8_t *> <const char *> session, shards)
         record.conn = conn
         record.seq = seq
         record.body_size = len(body)
@@ -112,9 +117,10 @@ cdef class BatchWriter:
         memcpy(<uint8_t *> record + sizeof(RecSession), <const char *> body, len(body))
 
     def state(self, bytes session, int what, bytes name, uint64_t epoch, uint64_t offset, bytes user=b"",
-              uint32_t conn=0, uint64_t time_us=0, uint64_t fence=0):
-        """STATE: what a session did in a channel."""
-        cdef RecState *record = <RecState *> self.add(REC_STATE, len(name), sizeof(RecState), len(name) + len(user))
+              uint32_t conn=0, uint64_t time_us=0, uint64_t fence=0, *, int kind=REC_STATE, shard=None):
+        """STATE: what a session did in a channel; or ATTEND, with the channel's shard."""
+        cdef RecState *record = <RecState *> self.add(kind, len(name), sizeof(RecState), len(name) + len(user))
+        record.head.shard = session[0] if shard is None else shard
         record.what = what
         record.user_size = len(user)
         record.conn = conn
@@ -126,11 +132,13 @@ cdef class BatchWriter:
         memcpy(<uint8_t *> record + sizeof(RecState), <const char *> name, len(name))
         memcpy(<uint8_t *> record + sizeof(RecState) + len(name), <const char *> user, len(user))
 
-    def publish(self, uint32_t seq, bytes name, bytes data, bytes sender, bytes key=b"", *, bint again=False):
+    def publish(self, uint32_t seq, bytes name, bytes data, bytes sender, bytes key=b"", *, bint again=False,
+                int shard=0):
         """PUBLISH of MessagePack `data`; a seq of 0 asks for no answer; `again`: it may have been ordered already."""
         cdef RecPublish *record = <RecPublish *> self.add(
             REC_PUBLISH, len(name), sizeof(RecPublish), len(name) + len(key) + len(sender) + len(data))
         cdef uint8_t *place = <uint8_t *> record + sizeof(RecPublish)
+        record.head.shard = shard
         record.seq = seq
         record.data_size = len(data)
         record.key_size = len(key)
@@ -141,9 +149,10 @@ cdef class BatchWriter:
             place += len(part)
 
     def history(self, int kind, uint32_t seq, bytes name, *, int limit=100, bint reverse=False, since=None,
-                uint32_t bytes_max=65536):
+                uint32_t bytes_max=65536, int shard=0):
         """HISTORY, PRESENCE or SURVEY."""
         cdef RecHistory *record = <RecHistory *> self.add(kind, len(name), sizeof(RecHistory), len(name))
+        record.head.shard = shard
         record.seq = seq
         record.limit = limit
         record.reverse = reverse
@@ -154,9 +163,10 @@ cdef class BatchWriter:
         memcpy(<uint8_t *> record + sizeof(RecHistory), <const char *> name, len(name))
 
     def catchup(self, uint32_t seq, bytes name, uint64_t channel, uint64_t epoch, uint64_t offset, *,
-                uint32_t flags=0, uint32_t bytes_max=32768):
+                uint32_t flags=0, uint32_t bytes_max=32768, int shard=0):
         """CATCHUP from a position."""
         cdef RecCatchup *record = <RecCatchup *> self.add(REC_CATCHUP, len(name), sizeof(RecCatchup), len(name))
+        record.head.shard = shard
         record.seq = seq
         record.channel = channel
         record.since_epoch = epoch
@@ -171,6 +181,14 @@ cdef class BatchWriter:
         record.seq = seq
         record.body_size = len(body)
         memcpy(<uint8_t *> record + sizeof(RecBody), <const char *> body, len(body))
+
+    def shards(self, shards, *, bint said=False, bint before=False):
+        """SHARDS: what follows is all of these, or with `said`, that was all."""
+        cdef RecShards *record = <RecShards *> self.add(
+            REC_SHARDS, (SHARDS_SAID if said else 0) | (SHARDS_BEFORE if before else 0), sizeof(RecShards), 0)
+        cdef uint32_t shard
+        for shard in shards:
+            record.which[shard >> 6] |= <uint64_t> 1 << (shard & 63)
 
     def take(self):
         """The batch so far, as bytes."""
@@ -223,6 +241,8 @@ cdef _unpack(const Record *head):
         rest = <const char *> head + sizeof(RecChannel)
         fields.update(channel=(<RecChannel *> head).channel, epoch=(<RecChannel *> head).epoch,
                       offset=(<RecChannel *> head).offset, name=rest[:head.aux])
+    elif head.kind == REC_LEADS:
+        fields.update(shard=head.shard, epoch=(<RecLeads *> head).epoch)
     elif head.kind == REC_TAKEN:
         fields.update(count=(<RecTaken *> head).count, others=(<RecTaken *> head).others)
     return fields

@@ -7,8 +7,10 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
+from core.mailbox cimport Note
 from core.sequencer cimport Sequencer
 
 cdef int64_t recover_records(Sequencer *sequencer, const uint8_t *data, size_t size, bint complete) noexcept nogil
 cdef int64_t recover_globals(Sequencer *sequencer, const uint8_t *data, size_t size) noexcept nogil
 cdef void sift_records(Sequencer *sequencer, uint64_t request, const uint8_t *data, size_t size) noexcept nogil
+cdef void recover_shard(Sequencer *sequencer, const Note *note) noexcept nogil

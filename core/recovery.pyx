@@ -1,6 +1,6 @@
 """Recovery: records of the log into streams and keys, and old records sifted."""
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from core.batch cimport Batch, batch_free, batch_reserve
@@ -8,11 +8,12 @@ from core.keys cimport KeyName, Keys, key_find, key_keep, keys_ms
 from core.log_index cimport history_age_ms
 from core.log_records cimport (LOG_BEGINS, LOG_LAST, LOG_MESSAGE, LOG_POSITION, LogRecord, log_record_body,
                                log_record_fits, log_record_name)
-from core.mailbox cimport MAILBOX_BYTES_MAX, NOTE_LOG_KEPT, Note, mailbox_put, note_init
+from core.mailbox cimport MAILBOX_BYTES_MAX, NOTE_LOG_KEPT, mailbox_put, note_init
 from core.namespaces cimport DOMAIN_GLOBAL, Namespace, namespace_of
 from core.ordering cimport origin_name
+from core.shards cimport SHARD_OF_GLOBALS
 from core.stream cimport (Stored, Stream, stream_adopt, stream_begins, stream_find, stream_forget, stream_holds,
-                          stream_is_silent, stream_kept, stream_last_epoch, stream_list, stream_open, stream_store,
+                          stream_is_silent, stream_kept, stream_last_epoch, stream_list, stream_open, stream_shard, stream_store,
                           stream_stored, stream_use, stream_wanted)
 
 
@@ -58,13 +59,20 @@ cdef bint _is_of_before(Sequencer *sequencer, Stream *stream, const LogRecord *r
     return False
 
 
+cdef uint64_t _epoch_above(Sequencer *sequencer, const Stream *stream, const LogRecord *record) noexcept nogil:
+    """That of its shard, raised above the record's if need be."""
+    cdef uint64_t *epoch = &sequencer.streams.epochs[stream_shard(&sequencer.streams, stream)]
+    epoch[0] = max(epoch[0], record.epoch + 1)
+    return epoch[0]
+
+
 cdef bint _stream_again(Sequencer *sequencer, Stream *stream, const LogRecord *record) noexcept nogil:
     """One record of a stream; False: out of memory."""
     cdef Stored head
     if stream.history == NULL and not stream_open(&sequencer.streams, stream):
         return False
     if record.epoch >= stream.epoch:    # a clock that stepped back, or it is cold: what comes must be above what was
-        stream.epoch = sequencer.streams.epoch = max(sequencer.streams.epoch, record.epoch + 1)
+        stream.epoch = _epoch_above(sequencer, stream, record)
     if _is_of_before(sequencer, stream, record):
         return True
     if record.offset > stream.offset:
@@ -114,7 +122,7 @@ cdef bint _global_again(Sequencer *sequencer, const LogRecord *record) noexcept 
             and not stream_open(&sequencer.streams, stream):
         return False
     if record.epoch >= stream.epoch:
-        stream.epoch = sequencer.streams.epoch = max(sequencer.streams.epoch, record.epoch + 1)
+        stream.epoch = _epoch_above(sequencer, stream, record)
     if record.offset > stream.offset:
         stream_adopt(stream, record.epoch, record.offset)
     stream_use(stream, record.time_ms)
@@ -133,6 +141,17 @@ cdef int64_t recover_globals(Sequencer *sequencer, const uint8_t *data, size_t s
         passed += not _global_again(sequencer, <const LogRecord *> (data + place))
         place += (<const LogRecord *> (data + place)).size
     return passed
+
+
+cdef void recover_shard(Sequencer *sequencer, const Note *note) noexcept nogil:
+    """NOTE_LOG_RECOVER: what the log has of a shard that is going to be led: keys, or with `first` global channels, under
+    the epoch `second`."""
+    cdef const uint8_t *data = <const uint8_t *> note + sizeof(Note)
+    if note.first:
+        sequencer.streams.epochs[SHARD_OF_GLOBALS] = max(sequencer.streams.epochs[SHARD_OF_GLOBALS], note.second)
+        recover_globals(sequencer, data, note.text_size)
+    else:
+        recover_records(sequencer, data, note.text_size, False)
 
 
 # --------------------------------------------------------------------------------------------------------- the sift

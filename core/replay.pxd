@@ -26,7 +26,7 @@ cdef void replay_end(Edge *edge, Connection *conn, uint32_t index) noexcept nogi
 cdef void replay_position(Edge *edge, uint32_t index, uint64_t *position) noexcept nogil
 cdef void replays_pump(Edge *edge, Connection *conn) noexcept nogil
 cdef void replays_ask(Edge *edge) noexcept nogil
-cdef void replays_again(Edge *edge) noexcept nogil
+cdef void replays_again(Edge *edge, const uint64_t *shards) noexcept nogil
 cdef void replay_caught(Edge *edge, Request *request, RecCaught *record) noexcept nogil
 cdef void replay_overdue(Edge *edge, Request *request) noexcept nogil
 cdef void catchup_ask(Edge *edge, Channel *channel, uint32_t seq, uint64_t epoch, uint64_t offset,

@@ -8,8 +8,9 @@ from core.codes cimport INTERNAL, UNAVAILABLE
 from core.conn cimport (FLAG_CATCHING, FLAG_HALF, FLAG_OVERFULL, STATE_OPEN, Aside, conn_aside_at, conn_aside_rest,
                         conn_aside_slot, conn_get, conn_handle)
 from core.edge cimport (CHANNEL_LIVE, REPLAY_ASKED, REPLAY_KEY, REPLAY_PARKED, REPLAY_WAITING, REQUEST_CATCHUP,
-                        RETRY_AFTER_MS, edge_random)
-from core.fanout cimport channel_at, channel_handle, channel_name, channel_rest, event_gap_told, member_caught
+                        RETRY_AFTER_MS, edge_random, link_of)
+from core.fanout cimport (channel_at, channel_handle, channel_name, channel_rest, channel_shard, event_gap_told,
+                          member_caught)
 from core.ledger cimport (COUNT_DELIVERED, COUNT_REPLAYED, KIND_PENDING, ledger_acquire, ledger_count,
                           ledger_leaks, ledger_release)
 from core.lifecycle cimport edge_fin
@@ -139,10 +140,12 @@ cdef void replays_pump(Edge *edge, Connection *conn) noexcept nogil:
 cdef void catchup_ask(Edge *edge, Channel *channel, uint32_t seq, uint64_t epoch, uint64_t offset,
                       uint32_t flags) noexcept nogil:
     """CATCHUP; without room for it the request becomes overdue."""
-    cdef RecCatchup *record = <RecCatchup *> record_add(&edge.link.out, REC_CATCHUP, channel.name_size,
+    cdef uint8_t shard = channel_shard(edge, channel)
+    cdef RecCatchup *record = <RecCatchup *> record_add(&link_of(edge, shard).out, REC_CATCHUP, channel.name_size,
                                                         sizeof(RecCatchup), channel.name_size)
     if record == NULL:
         return
+    record.head.shard = shard
     record.channel = channel_handle(channel)
     record.since_epoch = epoch
     record.since_offset = offset
@@ -155,7 +158,7 @@ cdef void catchup_ask(Edge *edge, Channel *channel, uint32_t seq, uint64_t epoch
 cdef void replays_ask(Edge *edge) noexcept nogil:
     """Ask the router for the next parts, as many as may be under way."""
     cdef Replay *replay
-    while edge.replays_waiting.first and edge.replays_asked < REPLAYS_ASKED_MAX and edge.link.up:
+    while edge.replays_waiting.first and edge.replays_asked < REPLAYS_ASKED_MAX and edge.links_up:
         replay = _replay_at(edge, edge.replays_waiting.first - 1)
         replay.seq = request_open(edge, REQUEST_CATCHUP, replay.conn, 0, replay.index)
         if replay.seq == 0:
@@ -166,16 +169,19 @@ cdef void replays_ask(Edge *edge) noexcept nogil:
         catchup_ask(edge, channel_at(edge, replay.channel), replay.seq, replay.epoch, replay.offset, 0)
 
 
-cdef void replays_again(Edge *edge) noexcept nogil:
-    """The router does not know this worker: what was asked of it is asked again."""
+cdef void replays_again(Edge *edge, const uint64_t *shards) noexcept nogil:
+    """A router does not know what this worker asked of these shards (bits): it is asked again."""
     cdef uint32_t seq = edge.requests.oldest
     cdef Request *request
     cdef Replay *replay
+    cdef uint32_t shard
     while seq != edge.requests.next:
         request = request_peek(edge, seq)
         if request != NULL and request.kind == REQUEST_CATCHUP:
             replay = _replay_at(edge, request.index)
-            catchup_ask(edge, channel_at(edge, replay.channel), seq, replay.epoch, replay.offset, 0)
+            shard = channel_shard(edge, channel_at(edge, replay.channel))
+            if shards[shard >> 6] >> (shard & 63) & 1:
+                catchup_ask(edge, channel_at(edge, replay.channel), seq, replay.epoch, replay.offset, 0)
         seq += 1
 
 

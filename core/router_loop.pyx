@@ -7,6 +7,7 @@ again; past its bound the worker is given up (see sequencer.pxd).
 import os
 
 from core.namespace_spec import BUILT_IN as _BUILT_IN
+from core.shards import check_count
 
 from libc.errno cimport EAGAIN, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -24,13 +25,15 @@ from core.clock cimport clock_ms, clock_wall_ms
 from core.drained cimport drained_free, drained_tick
 from core.hash cimport index_free
 from core.keys cimport KEYS_SWEPT, keys_expire, keys_free, keys_ms
+from core.forgetting cimport forgetting_turn
+from core.leading cimport shard_note, shards_lead_all, shards_turn
 from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_WAKEUPS, GAUGE_LOG_AWAY,
                           GAUGE_LOG_BYTES_MAX, GAUGE_ROUTER_EPOCH, Stats, ledger_count, ledger_gauge, ledger_turn)
 from core.loading cimport loading_done, loads_ask
 from core.log_out cimport LOG_CHUNKS_MAX, log_free, log_init, log_is_there, log_wait_ms
 from core.mailbox cimport (NOTE_AUDIT, NOTE_BANS_SAY, NOTE_CURSOR_READ, NOTE_LOG_COMMITTED, NOTE_LOG_LOADED,
                            NOTE_LOG_SIFT, NOTE_LOG_STATE, NOTE_SESSION_OPENED, NOTE_SESSIONS_READ,
-                           NOTE_SESSIONS_STORED, NOTE_TOLD_END, Note, mailbox_drain, mailbox_free, mailbox_init,
+                           NOTE_SESSIONS_STORED, NOTE_TOLD_END, NOTE_EVICT, NOTE_HOLD, NOTE_LEAD, NOTE_LOG_RECOVER, Note, mailbox_drain, mailbox_free, mailbox_init,
                            mailbox_ring, note_init)
 from core.namespaces cimport namespaces_fill
 from core.notes cimport notes_put, notes_take
@@ -41,12 +44,12 @@ from core.pace cimport pace_wait
 from core.poller cimport (EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN, POLLER_EVENTS, TAG_BUS, TAG_WAKE, epoll_create1,
                           epoll_event, epoll_wait, poller_watch)
 from core.presence cimport presence_due
-from core.records cimport FENCE_BITS, Record, record_fits
-from core.recovery cimport recover_globals, recover_records, sift_records
+from core.records cimport Record, record_fits
+from core.recovery cimport recover_globals, recover_records, recover_shard, sift_records
 from core.rooms cimport rooms_free, rooms_init
 from core.sequencer cimport (ORIGIN_WINDOW_MS, ORIGINS_MAX, SEQUENCER_BATCHES_TURN, SWEEP_PERIOD_MS, SWEEP_SLOTS,
                              WORKER_ASKED, WORKER_SILENT_MS, Owner, Sequencer, Worker, sequencer_record,
-                             sequencer_tell_taken, session_claim, worker_give_up, worker_known, worker_of)
+                             sequencer_tell_taken, session_claim, session_evict, worker_give_up, worker_known, worker_of)
 from core.sessions cimport (STATES_BYTES_MAX, cursor_read, session_opened, sessions_alive, sessions_flush,
                             sessions_read, told_end)
 from core.slab cimport slab_free, slab_init
@@ -182,6 +185,12 @@ cdef void _notes_take(Sequencer *sequencer, uint32_t *budget) noexcept nogil:
             sequencer.stored_ms = note.first
         elif note.kind == NOTE_TOLD_END:
             told_end(sequencer)
+        elif NOTE_LEAD <= note.kind <= NOTE_HOLD:
+            shard_note(sequencer, note)
+        elif note.kind == NOTE_LOG_RECOVER:
+            recover_shard(sequencer, note)
+        elif note.kind == NOTE_EVICT:
+            session_evict(sequencer, note)
         elif note.kind == NOTE_AUDIT:
             sequencer.audit = note.request
         elif note.kind == NOTE_BANS_SAY:
@@ -195,7 +204,7 @@ cdef int _wait_ms(Sequencer *sequencer) noexcept nogil:
     """How long the next turn may wait for events."""
     if sequencer.again:
         return 0
-    cdef int most = 5 if _waiting(sequencer) else <int> leaving_wait_ms(&sequencer.leavings, sequencer.now_ms,
+    cdef int most = 5 if _waiting(sequencer) or sequencer.claims_held else <int> leaving_wait_ms(&sequencer.leavings, sequencer.now_ms,
                                                                         SWEEP_PERIOD_MS)
     return log_wait_ms(&sequencer.log, sequencer.now_ms, most) if log_is_there(&sequencer.log) else most
 
@@ -208,7 +217,6 @@ cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
     cdef uint32_t budget
     sequencer.now_ms = clock_ms()
     sequencer.quiet_until_ms += sequencer.now_ms
-    sequencer.fence = sequencer.epoch << FENCE_BITS
     while not sequencer.stopping:
         pace_wait(&sequencer.pace, count)
         count = epoll_wait(sequencer.epoll_fd, events, POLLER_EVENTS, _wait_ms(sequencer))
@@ -217,6 +225,7 @@ cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
         sequencer.wall_ms = clock_wall_ms()
         ledger_count(sequencer.ledger, COUNT_WAKEUPS, 1)
         ledger_turn(sequencer.ledger, sequencer.now_ms)
+        shards_turn(sequencer)
         sequencer.forget_left_ns = FORGET_NS
         budget = CATCHUP_TURN_BYTES
         for place in range(count):
@@ -233,6 +242,7 @@ cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
         claims_serve(sequencer, taken < SEQUENCER_BATCHES_TURN, session_claim)
         _tick(sequencer)
         workers_forget(sequencer, False)
+        forgetting_turn(sequencer)
         presence_due(sequencer)
         sequencer_tell_taken(sequencer)
         log_hand_over(sequencer)            # before the sends: the log is at work meanwhile
@@ -240,8 +250,9 @@ cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
         sessions_flush(sequencer)
         mailbox_ring(&sequencer.to_control)
         _flush(sequencer)
-        sequencer.again = bus_pending(&sequencer.bus) or sequencer.catchups_due or sequencer.claims.size != 0 \
-            or sequencer.endings
+        sequencer.again = bus_pending(&sequencer.bus) or sequencer.catchups_due \
+            or sequencer.claims.size != 0 and not sequencer.claims_held or sequencer.endings \
+            or sequencer.forgets and not sequencer.forget_rests
         if sequencer.audit:
             sequencer_audit(sequencer, sequencer.audit)
             sequencer.audit = 0
@@ -291,7 +302,8 @@ cdef class RouterLoop:
                  log_under_way_max=0, log_pace_ms=0, log_bytes_max=1 << 26, seeds=b"", bint log_complete=True,
                  bint sessions_kept=False, uint32_t presence_damping_ms=3000, uint32_t events_members_max=200,
                  presence_quiet_ms=30000, uint32_t log_chunks_max=LOG_CHUNKS_MAX,
-                 uint32_t globals_bytes_max=1 << 15, uint32_t workers=0):
+                 uint32_t globals_bytes_max=1 << 15, uint32_t workers=0, uint32_t shards=256,
+                 bint leads_all=True):
         """Bind to `endpoint`.
 
         Args:
@@ -316,6 +328,9 @@ cdef class RouterLoop:
             presence_damping_ms: how long a session may be away from a channel before its members are told of it.
             events_members_max: in channels with more members nobody is told who joined and who left.
             globals_bytes_max: what all global channels together may take in a WELCOME.
+            shards: how many there are, a power of two.
+            leads_all: it is the only router, and leads them all under `epoch`; else notes say what it leads, and the first
+                HOLD for how long.
             workers: how many tell what an earlier router may not have stored; 0: TOLD_END says when they have.
             presence_quiet_ms: so long from `run` on, sessions that were in a channel before are not told of.
 
@@ -328,7 +343,12 @@ cdef class RouterLoop:
         self._seed(seeds, keys_max, <uint64_t> key_window_s * 1000)
         sequencer.epoch = epoch
         namespaces_fill(&sequencer.namespaces, namespaces)
-        streams_init(&sequencer.streams, sequencer.ledger, &sequencer.namespaces, sequencer.hash_key, epoch)
+        streams_init(&sequencer.streams, sequencer.ledger, &sequencer.namespaces, sequencer.hash_key,
+                     check_count(shards))
+        sequencer.shard_count = shards
+        sequencer.hold_over = not leads_all
+        if leads_all:
+            shards_lead_all(sequencer, epoch)
         sequencer.streams.history_total_max = history_total_bytes
         sequencer.streams.streams_max = channels_max
         sequencer.streams.globals_bytes_max = globals_bytes_max
@@ -339,7 +359,8 @@ cdef class RouterLoop:
         sequencer.catchups.bytes_max = CATCHUPS_BYTES_MAX
         sequencer.claims.bytes_max = CLAIMS_BYTES_MAX
         sequencer.states.bytes_max = sequencer.told.bytes_max = STATES_BYTES_MAX
-        sequencer.sessions_kept = sequencer.told_gathers = sessions_kept
+        sequencer.sessions_kept = sessions_kept
+        sequencer.told_gathers = sessions_kept and leads_all
         sequencer.told_workers = workers
         self._presence(presence_damping_ms, events_members_max, presence_quiet_ms)
         sequencer.scratch_bytes = message_bytes_max
@@ -431,7 +452,7 @@ cdef class RouterLoop:
             ValueError: a key is none.
         """
         bus_open(&self.sequencer.bus, self.sequencer.ledger, ZMQ_ROUTER, endpoint, b"", self.sequencer.epoll_fd,
-                 b"", public_key.encode(), secret_key.encode())
+                 TAG_BUS, b"", public_key.encode(), secret_key.encode())
 
     def recover(self, const unsigned char[::1] batch):
         """Take a batch that the log gave back, before `run`; gives how many of its records are of a namespace that
@@ -473,6 +494,10 @@ cdef class RouterLoop:
         if passed < 0:
             raise ValueError("a batch of the log holds something else than log records")
         return passed
+
+    def shard_counts(self):
+        """How many messages were ordered so far, by shard; from any thread."""
+        return [self.sequencer.shards[shard].sequenced for shard in range(self.sequencer.shard_count)]
 
     def run(self):
         """Serve until `stop`; the calling thread gives the GIL up for the whole time."""

@@ -18,11 +18,12 @@ from core.keys cimport Keys
 from core.leaving cimport Leavings
 from core.ledger cimport Ledger
 from core.log_out cimport LogOut
-from core.mailbox cimport Mailbox
+from core.mailbox cimport Mailbox, Note
 from core.namespaces cimport Namespaces
 from core.pace cimport Pace
 from core.records cimport REC_PUBLISHED, REC_SUBSCRIBED, RecChannel, Record, RecPublished, record_add
 from core.rooms cimport Rooms
+from core.shards cimport SHARDS_MAX, SHARD_WORDS
 from core.slab cimport Slab
 from core.stream cimport Streams
 
@@ -66,6 +67,8 @@ ctypedef struct Worker:
     uint64_t marked_ms          # when a LINK was heard of which it is to be told when all before it is stored; 0: none
     uint64_t mark_ms            # what that said: the worker's clock
     uint64_t stored_ms          # what it said before then is stored, by the worker's clock
+    uint64_t synced[SHARD_WORDS]   # bits: shards of which it said what it holds (core/leading.pxd)
+    bint knows_globals          # it was told of all global channels, and is told of each new one
 
 ctypedef struct Owner:          # 36 bytes: which connection has a session
     uint8_t session[16]
@@ -74,6 +77,16 @@ ctypedef struct Owner:          # 36 bytes: which connection has a session
     uint8_t worker              # index in the table of workers
     uint8_t live
     uint8_t again               # it had the session before this router started, and said so
+    uint8_t guest               # another router gave it the session: it is only in rooms here
+
+ctypedef struct Shard:
+    uint64_t epoch              # that LEADS tells, and new streams begin with
+    uint64_t fence              # number of the last claim in it; it begins with the epoch: later leaders give higher ones
+    uint64_t sequenced          # messages; only ever grows, and is read by the control thread
+    uint64_t claims_from_ms     # before that they wait for what workers hold of it
+    uint64_t drain              # ticket + 1 of the SHARD_DRAIN that is not answered; 0: none
+    uint64_t drain_chunk        # of the log: when all before it are there
+    uint8_t state               # ShardState of core/leading
 
 ctypedef struct Sequencer:
     Ledger *ledger              # borrowed
@@ -101,7 +114,17 @@ ctypedef struct Sequencer:
     Batch states                # what sessions did in this turn (core/sessions.pxd)
     bint sessions_kept          # there is a store for them
     uint64_t stored_ms          # what was heard before then is there, by `now_ms`
-    uint64_t fence              # number of the last claim; it begins with the epoch: later routers give higher ones
+    Shard shards[SHARDS_MAX]
+    uint32_t shard_count        # a power of two
+    uint32_t drains             # shards with a SHARD_DRAIN that is not answered
+    uint64_t hold_ms            # of CLOCK_BOOTTIME, up to which this router may lead; HOLD_FOR_EVER
+    bint hold_over              # that was so in this turn
+    uint32_t forgets            # shards that are being forgotten (core/forgetting.pxd)
+    uint32_t forget_place       # slot up to which they are
+    int forget_step
+    bint forget_again           # something has to stay for now
+    bint forget_rests           # until the next turn
+    bint claims_held            # all claims that wait are in shards of which not all workers have said what they hold
     Batch told                  # what workers told an earlier router, until the control thread wants it
     uint32_t told_workers       # so many workers are waited for; 0: the control thread says when
     bint told_gathers           # some are still
@@ -183,5 +206,6 @@ cdef void sequencer_tell_taken(Sequencer *sequencer) noexcept nogil
 cdef void worker_give_up(Sequencer *sequencer, Worker *worker) noexcept nogil
 cdef uint32_t owner_of(Sequencer *sequencer, const uint8_t *session) noexcept nogil
 cdef bint bulk_fits(Worker *worker, uint32_t seq, uint32_t size) noexcept nogil
+cdef void session_evict(Sequencer *sequencer, const Note *note) noexcept nogil
 cdef void session_claim(Sequencer *sequencer, Worker *worker, Record *said) noexcept nogil
 cdef void sequencer_record(Sequencer *sequencer, Worker *worker, Record *record) noexcept nogil

@@ -11,6 +11,7 @@ from core.drained cimport DrainedSession, drained_keep, drained_take
 from core.everybody cimport everybody_add, everybody_link, everybody_say
 from core.hash cimport hash_bytes, index_put
 from core.loading cimport loading_takes
+from core.leading cimport shard_is_said, shard_takes, shards_begin, shards_said, shards_tell
 from core.ledger cimport (COUNT_MESSAGES_ROUTED, COUNT_WORKERS_LOST, GAUGE_LINKED, KIND_SESSION, ledger_acquire,
                           ledger_count, ledger_gauge, ledger_leaks)
 from core.mailbox cimport NOTE_FOREIGN, Note, mailbox_put, note_init
@@ -21,13 +22,16 @@ from core.owners cimport (owner_at, owner_conn, owner_end, owner_fence, owner_fi
                           workers_forget)
 from core.presence cimport presence_answer, presence_state
 from core.records cimport (BEGIN_BEFORE, BEGIN_BESIDE, BEGIN_EVERYBODY, CLOSE_COMES_BACK, CLOSE_TOLD, LINK_FRESH,
-                           MESSAGE_GLOBAL, OPEN_AGAIN, OPEN_TOLD, REC_BAN, REC_BEGIN, REC_BYE, REC_CATCHUP, REC_CLOSE,
-                           REC_END, REC_EVICT, REC_HISTORY, REC_LINK, REC_LINKED, REC_MESSAGE, REC_OPEN, REC_PRESENCE,
-                           REC_PUBLISH, REC_REPLY, REC_SESSIONS, REC_STATE, REC_SUBSCRIBE, REC_SURVEY, REC_TAKEN,
-                           REC_UNSUBSCRIBE, RECORDS_VERSION, STATE_ACKED, STATE_HEARS, STATE_TOLD, RecBody, RecCatchup,
-                           RecChannel, RecHistory, RecLink, RecMessage, RecPublish, RecSession, RecState, RecTaken)
-from core.rooms cimport attender_start
+                           MESSAGE_GLOBAL, OPEN_AGAIN, OPEN_TOLD, RECORDS_VERSION, REC_ATTEND, REC_BAN, REC_BEGIN,
+                           REC_BYE, REC_CATCHUP, REC_CLOSE, REC_END, REC_EVICT, REC_HISTORY, REC_LINK, REC_LINKED,
+                           REC_MESSAGE, REC_OPEN, REC_PRESENCE, REC_PUBLISH, REC_REPLY, REC_SESSIONS, REC_SHARDS,
+                           REC_STATE, REC_SUBSCRIBE, REC_SURVEY, REC_TAKEN, REC_UNSUBSCRIBE, SHARDS_BEFORE,
+                           STATE_ACKED, STATE_HEARS, STATE_LEFT, STATE_LISTS, STATE_TOLD, RecBody, RecCatchup,
+                           RecChannel, RecHistory, RecLink, RecMessage, RecPublish, RecSession, RecShards, RecState,
+                           RecTaken)
+from core.rooms cimport NOBODY, attender_at, attender_start
 from core.sessions cimport session_close, session_open, session_state, session_told, sessions_ask, told_linked
+from core.shards cimport shard_of_channel
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, invariant, slab_acquire
 from core.stream cimport (Stored, Stream, route_remove, route_set, stream_adopt, stream_base, stream_find,
@@ -47,6 +51,9 @@ cdef void _linked(Sequencer *sequencer, Worker *worker, bint ask) noexcept nogil
         answer.epoch = sequencer.epoch
         answer.version = RECORDS_VERSION
         answer.stored_ms = worker.stored_ms
+    if ask:
+        shards_begin(worker)
+        shards_tell(sequencer, worker)
 
 
 cdef Worker *worker_known(Sequencer *sequencer, const uint8_t *identity, uint32_t size) noexcept nogil:
@@ -187,8 +194,16 @@ cdef void _on_begin(Sequencer *sequencer, Worker *worker, RecLink *record) noexc
     worker.marked_ms = worker.stored_ms = 0
     worker.everybody = record.head.aux & BEGIN_EVERYBODY != 0
     worker.before = record.head.aux & BEGIN_BEFORE != 0
-    if not worker.before:
-        everybody_link(sequencer, worker)       # it has none to name, and its sessions begin where these stand
+    shards_begin(worker)
+
+
+cdef void _on_shards(Sequencer *sequencer, Worker *worker, RecShards *record) noexcept nogil:
+    """What a worker holds of some shards follows, or that was all; then it is told of the global channels that it did not
+    name, from where it stands if it was told of some before."""
+    if shards_said(sequencer, worker, record):
+        worker.before = record.head.aux & SHARDS_BEFORE != 0
+        worker.knows_globals = True
+        everybody_link(sequencer, worker)
 
 
 cdef bint _same_node(Worker *one, Worker *other) noexcept nogil:
@@ -297,6 +312,21 @@ cdef void _evict(Worker *worker, uint64_t conn, const uint8_t *session) noexcept
         memcpy(say.session, session, 16)
 
 
+cdef void session_evict(Sequencer *sequencer, const Note *note) noexcept nogil:
+    """NOTE_EVICT: whoever has the session here is to end, with a code and for a reason."""
+    cdef uint32_t index = owner_of(sequencer, note.session)
+    cdef RecSession *say
+    if index == SLAB_NONE or owner_at(sequencer, index).guest:
+        return
+    say = <RecSession *> worker_say(worker_at(sequencer, owner_at(sequencer, index).worker), REC_EVICT,
+                                    <int> note.first, sizeof(RecSession), note.text_size)
+    if say != NULL:
+        say.conn = owner_conn(owner_at(sequencer, index))
+        say.body_size = note.text_size
+        memcpy(say.session, note.session, 16)
+        memcpy(<uint8_t *> say + sizeof(RecSession), <const uint8_t *> note + sizeof(Note), note.text_size)
+
+
 cdef bint bulk_fits(Worker *worker, uint32_t seq, uint32_t size) noexcept nogil:
     """Whether a large answer may be added to a worker's batch: beyond half of its bound it is refused, so that answers
     never make the router give a worker up."""
@@ -363,11 +393,38 @@ cdef void _on_open(Sequencer *sequencer, Worker *worker, RecSession *record) noe
 
 cdef void _fence_give(Sequencer *sequencer, RecSession *record) noexcept nogil:
     """A claim gets its number; what was claimed of an earlier router has one."""
+    cdef uint64_t *fence = &sequencer.shards[record.head.shard].fence
     if record.seq == 0 or record.head.aux & OPEN_AGAIN:
-        sequencer.fence = max(sequencer.fence, record.fence)
+        fence[0] = max(fence[0], record.fence)
     else:
-        sequencer.fence += 1
-        record.fence = sequencer.fence
+        fence[0] += 1
+        record.fence = fence[0]
+
+
+cdef Owner *_owner_start(Sequencer *sequencer, Worker *worker, const uint8_t *session, uint64_t hash) noexcept nogil:
+    """An owner at this worker that is in no room yet; NULL: out of memory."""
+    cdef uint32_t index = slab_acquire(&sequencer.owners)
+    cdef Owner *owner
+    if index == SLAB_NONE or index_put(&sequencer.owner_index, hash, index) < 0:
+        return NULL
+    owner = owner_at(sequencer, index)
+    memcpy(owner.session, session, 16)
+    owner.worker = <uint8_t> worker_index(sequencer, worker)
+    owner.live = 1
+    attender_start(&sequencer.rooms, index)
+    worker.sessions += 1
+    ledger_acquire(sequencer.ledger, KIND_SESSION, index, HERE)
+    return owner
+
+
+cdef void _own(Worker *worker, Owner *owner, const RecSession *record) noexcept nogil:
+    """The session is this connection's, by this claim."""
+    owner.conn[0] = <uint32_t> record.conn
+    owner.conn[1] = <uint32_t> (record.conn >> 32)
+    owner.fence[0] = <uint32_t> record.fence
+    owner.fence[1] = <uint32_t> (record.fence >> 32)
+    owner.again = 1 if record.head.aux & OPEN_AGAIN else 0
+    owner.guest = 0
 
 
 cdef void session_claim(Sequencer *sequencer, Worker *worker, Record *said) noexcept nogil:
@@ -383,33 +440,28 @@ cdef void session_claim(Sequencer *sequencer, Worker *worker, Record *said) noex
     if index != SLAB_NONE:
         owner = owner_at(sequencer, index)
         evicted = owner.worker != claimant or owner_conn(owner) != record.conn
-        if evicted and record.fence < owner_fence(owner):   # said again after a lost link, and of before the other's
+        if owner.guest:
+            if not evicted:             # it stays in its rooms
+                _own(worker, owner, record)
+                session_open(sequencer, worker, record, False)
+                return
+            evicted = False
+        elif evicted and record.fence < owner_fence(owner):   # said again after a lost link, and of before the other's
             _evict(worker, record.conn, record.session)
             return
         if evicted:
             _evict(worker_at(sequencer, owner.worker), owner_conn(owner), record.session)
         owner_end(sequencer, index)
-    index = slab_acquire(&sequencer.owners)
-    if index == SLAB_NONE or index_put(&sequencer.owner_index, hash, index) < 0:
-        return
-    owner = owner_at(sequencer, index)
-    memcpy(owner.session, record.session, 16)
-    owner.conn[0] = <uint32_t> record.conn
-    owner.conn[1] = <uint32_t> (record.conn >> 32)
-    owner.fence[0] = <uint32_t> record.fence
-    owner.fence[1] = <uint32_t> (record.fence >> 32)
-    owner.worker = <uint8_t> claimant
-    owner.live = 1
-    owner.again = 1 if record.head.aux & OPEN_AGAIN else 0
-    attender_start(&sequencer.rooms, index)
-    worker.sessions += 1
-    ledger_acquire(sequencer.ledger, KIND_SESSION, index, HERE)
-    session_open(sequencer, worker, record, evicted)
+    owner = _owner_start(sequencer, worker, record.session, hash)
+    if owner != NULL:
+        _own(worker, owner, record)
+        session_open(sequencer, worker, record, evicted)
 
 
 cdef bint _owns(Sequencer *sequencer, uint32_t index, const Worker *worker, uint64_t conn) noexcept nogil:
     """Whether the owner at `index`, if any, is this connection of this worker."""
-    return index != SLAB_NONE and owner_conn(owner_at(sequencer, index)) == conn \
+    return index != SLAB_NONE and owner_at(sequencer, index).conn[0] == <uint32_t> conn \
+        and (owner_at(sequencer, index).guest or owner_conn(owner_at(sequencer, index)) == conn) \
         and worker_at(sequencer, owner_at(sequencer, index).worker) == worker
 
 
@@ -422,6 +474,10 @@ cdef void _on_close(Sequencer *sequencer, Worker *worker, RecSession *record) no
         return
     if record.head.aux & CLOSE_COMES_BACK:
         _drained_given_up(sequencer, worker, hash, record.session)
+    if not shard_is_said(worker, record.head.shard) or (index != SLAB_NONE and owner_at(sequencer, index).guest):
+        if _owns(sequencer, index, worker, record.conn) and owner_at(sequencer, index).guest:
+            owner_end(sequencer, index)
+        return
     if sequencer.claims.size and not _owns(sequencer, index, worker, record.conn):
         claims_settle(sequencer, worker, record.conn, session_claim)
         index = owner_find(sequencer, record.session, hash)
@@ -442,11 +498,40 @@ cdef void _on_state(Sequencer *sequencer, Worker *worker, RecState *record) noex
     if index == SLAB_NONE:
         return
     owner = owner_at(sequencer, index)
-    if owner.worker != worker_index(sequencer, worker) or owner.conn[0] != record.conn:
+    if owner.guest or owner.worker != worker_index(sequencer, worker) or owner.conn[0] != record.conn:
         return
     session_state(sequencer, record)
-    if record.what != STATE_ACKED and record.what != STATE_HEARS:
+    if record.what != STATE_ACKED and record.what != STATE_HEARS and record.what != STATE_LISTS \
+            and shard_is_said(worker, shard_of_channel(&sequencer.namespaces, <const char *> record + sizeof(RecState),
+                                                       record.head.aux, sequencer.shard_count)):
         presence_state(sequencer, index, record)
+
+
+cdef void _on_attend(Sequencer *sequencer, Worker *worker, RecState *record) noexcept nogil:
+    """What a session did in a channel that is led here: whoever has it at another router is a guest in its rooms."""
+    cdef uint64_t hash = hash_bytes(&sequencer.hash_key, record.session, 16)
+    cdef uint32_t index = owner_find(sequencer, record.session, hash)
+    cdef Owner *owner = NULL if index == SLAB_NONE else owner_at(sequencer, index)
+    if owner != NULL and (owner.worker != worker_index(sequencer, worker) or owner.conn[0] != record.conn):
+        if not owner.guest:
+            return                      # the claim decides
+        owner_end(sequencer, index)
+        owner = NULL
+    if owner == NULL:
+        if record.what == STATE_LEFT:
+            return
+        owner = _owner_start(sequencer, worker, record.session, hash)
+        if owner == NULL:
+            return
+        owner.conn[0] = record.conn
+        owner.conn[1] = 0
+        owner.fence[0] = owner.fence[1] = 0
+        owner.again = 0
+        owner.guest = 1
+        index = owner_find(sequencer, record.session, hash)
+    presence_state(sequencer, index, record)
+    if owner.guest and attender_at(&sequencer.rooms, index).first == NOBODY:
+        owner_end(sequencer, index)
 
 
 cdef bint _wanted(Sequencer *sequencer, Stream *stream, Stored *stored, RecHistory *record) noexcept nogil:
@@ -504,7 +589,7 @@ cdef void _on_history(Sequencer *sequencer, Worker *worker, RecHistory *record) 
     for place in range(count):
         mp_write_raw(&writer, stream_stored(stream, picked[place]).body, stream_stored(stream, picked[place]).size)
     mp_write_str(&writer, b"epoch", 5)
-    mp_write_uint(&writer, sequencer.streams.epoch if stream == NULL else stream.epoch)
+    mp_write_uint(&writer, sequencer.streams.epochs[record.head.shard] if stream == NULL else stream.epoch)
     mp_write_str(&writer, b"offset", 6)
     mp_write_uint(&writer, 0 if stream == NULL else stream.offset)
     invariant(not writer.overflow)
@@ -519,6 +604,8 @@ cdef void _on_history(Sequencer *sequencer, Worker *worker, RecHistory *record) 
 
 cdef void sequencer_record(Sequencer *sequencer, Worker *worker, Record *record) noexcept nogil:
     """One record of a worker, the hot one first."""
+    if not shard_takes(worker, record) and record.kind != REC_CLOSE:
+        return                          # it says it again to whoever leads the shard
     if sequencer.streams.cold and worker.state >= WORKER_LINKING \
             and (record.kind != REC_PUBLISH or worker.state == WORKER_LINKED) \
             and loading_takes(sequencer, worker, record):
@@ -533,8 +620,6 @@ cdef void sequencer_record(Sequencer *sequencer, Worker *worker, Record *record)
         _on_begin(sequencer, worker, <RecLink *> record)
     elif record.kind == REC_END and worker.state == WORKER_LINKING:
         worker.state = WORKER_LINKED
-        if worker.before:
-            everybody_link(sequencer, worker)
         bans_say_all(sequencer, worker)
         sequencer.linked += 1
         ledger_gauge(sequencer.ledger, GAUGE_LINKED, sequencer.linked)
@@ -557,6 +642,10 @@ cdef void sequencer_record(Sequencer *sequencer, Worker *worker, Record *record)
         _on_history(sequencer, worker, <RecHistory *> record)
     elif record.kind == REC_PRESENCE:
         presence_answer(sequencer, worker, <RecHistory *> record)
+    elif record.kind == REC_SHARDS:
+        _on_shards(sequencer, worker, <RecShards *> record)
+    elif record.kind == REC_ATTEND:
+        _on_attend(sequencer, worker, <RecState *> record)
     elif record.kind == REC_BAN:
         bans_asked(sequencer, <RecBody *> record)
     elif record.kind == REC_SURVEY:

@@ -6,6 +6,7 @@ from libc.string cimport memcpy, memset
 from core.batch cimport Batch, batch_clear, batch_free, batch_reserve, batch_write
 from core.catchup cimport catchup_answer, catchup_epoch
 from core.codes cimport NOT_ALLOWED, SESSION_EXPIRED, UNAVAILABLE
+from core.leading cimport SHARD_LEADING, shard_is_said
 from core.ledger cimport COUNT_STATES_LOST, ledger_count_shared
 from core.loading cimport loading_takes
 from core.mailbox cimport (NOTE_CURSOR, NOTE_SESSION_OPEN, NOTE_SESSION_STATE, NOTE_SESSION_TOLD, NOTE_SESSIONS,
@@ -15,6 +16,7 @@ from core.records cimport (CATCHUP_CURSOR, CATCHUP_OUTCOME, CURSOR_AWAY, CURSOR_
                            OPEN_ALIVE, OPEN_RESUME, OPENED_TAKEN, REC_CATCHUP, REC_OPENED, REC_REPLY, REC_STATE,
                            REC_TOLD, STATE_ACKED, STATE_HERE, Record, RecTold, record_add, record_init)
 from core.sequencer cimport (WORKER_LINKED, WORKER_LINKING, Owner, bulk_fits, owner_of, worker_index, worker_say)
+from core.shards cimport shard_of_channel
 from core.slab cimport SLAB_NONE, slab_at
 from core.stream cimport Stream, stream_find
 
@@ -74,6 +76,8 @@ cdef bint _told_claim(Sequencer *sequencer, RecTold *told) noexcept nogil:
     cdef const Record *record = <const Record *> (<uint8_t *> told + sizeof(RecTold))
     cdef uint32_t index = owner_of(sequencer, _session_of(record))
     cdef Owner *owner = NULL if index == SLAB_NONE else owner_at(sequencer, index)
+    if owner != NULL and owner.guest:
+        owner = NULL
     told.claim = owner_fence(owner) if owner != NULL and owner.again else 0
     return owner == NULL or owner_fence(owner) <= _fence_of(record)
 
@@ -104,7 +108,7 @@ cdef void session_told(Sequencer *sequencer, Worker *worker, const Record *recor
     if room == NULL:
         ledger_count_shared(sequencer.ledger, COUNT_STATES_LOST, 1)
         return
-    sequencer.fence = max(sequencer.fence, _fence_of(record))
+    sequencer.shards[record.shard].fence = max(sequencer.shards[record.shard].fence, _fence_of(record))
     record_init(room, REC_TOLD, <int> worker_index(sequencer, worker), sizeof(RecTold), 0)
     memcpy(room + sizeof(RecTold), record, record.size)
     if not sequencer.told_gathers and not _told_claim(sequencer, <RecTold *> room):
@@ -194,6 +198,11 @@ cdef void session_close(Sequencer *sequencer, RecSession *record) noexcept nogil
     _gather(sequencer, &record.head)
 
 
+cdef inline uint32_t _shard_of(Sequencer *sequencer, const RecState *record) noexcept nogil:
+    return shard_of_channel(&sequencer.namespaces, <const char *> record + sizeof(RecState), record.head.aux,
+                            sequencer.shard_count)
+
+
 cdef void session_state(Sequencer *sequencer, RecState *record) noexcept nogil:
     """What a session did, told by the worker that has it."""
     cdef Stream *stream
@@ -201,10 +210,13 @@ cdef void session_state(Sequencer *sequencer, RecState *record) noexcept nogil:
         return
     if record.what == STATE_ACKED:
         stream = stream_find(&sequencer.streams, <const char *> record + sizeof(RecState), record.head.aux)
-        if stream == NULL or stream.offset == 0:
-            return                      # there is nothing to acknowledge
-        record.offset = min(record.offset, stream.offset)
-        record.epoch = catchup_epoch(stream, record.offset)
+        if sequencer.shards[_shard_of(sequencer, record)].state == SHARD_LEADING:
+            if stream == NULL or stream.offset == 0:
+                return                  # there is nothing to acknowledge
+            record.offset = min(record.offset, stream.offset)
+            record.epoch = catchup_epoch(stream, record.offset)
+        elif record.offset == 0:
+            return                      # as its worker knows, who heard it of the channel's leader
     _gather(sequencer, &record.head)
 
 
@@ -227,7 +239,7 @@ cdef void sessions_alive(Sequencer *sequencer, uint32_t seconds) noexcept nogil:
         if sequencer.owners.chunks[sequencer.alive_next >> sequencer.owners.chunk_shift].memory == NULL:
             continue
         owner = <Owner *> slab_at(&sequencer.owners, sequencer.alive_next)
-        if owner.live != 1:
+        if owner.live != 1 or owner.guest:
             continue
         say = <RecState *> record_add(&sequencer.states, REC_STATE, 0, sizeof(RecState), 0)
         if say != NULL:
@@ -279,6 +291,10 @@ cdef void cursor_read(Sequencer *sequencer, Note *note) noexcept nogil:
         return
     memset(&room, 0, sizeof(room))
     room.record.head.kind = REC_CATCHUP
+    room.record.head.shard = shard_of_channel(&sequencer.namespaces, <const char *> note + sizeof(Note), note.text_size,
+                                              sequencer.shard_count)
+    if not shard_is_said(worker, room.record.head.shard):
+        return                          # it is asked again of the next leader
     room.record.head.aux = <unsigned short> note.text_size
     room.record.channel = note.conn
     room.record.seq = <uint32_t> note.request

@@ -12,6 +12,7 @@ from core.namespaces cimport DOMAIN_GLOBAL, Namespaces, domain_in
 
 cdef enum:
     SHARDS_MAX = 256
+    SHARD_WORDS = 4             # of 64 bits, one for each shard
     SHARD_OF_GLOBALS = 0
 
 

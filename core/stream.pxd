@@ -16,6 +16,7 @@ from core.hash cimport HashKey, Index, hash_bytes, index_find
 from core.ledger cimport Ledger
 from core.names cimport Names, name_text
 from core.namespaces cimport GLOBALS_MAX, Namespace, Namespaces
+from core.shards cimport SHARDS_MAX, shard_of_channel
 from core.slab cimport Slab, slab_at
 
 ctypedef struct Route:          # 16 bytes: a worker that has members
@@ -87,7 +88,8 @@ ctypedef struct Streams:
     Names names
     HashKey key
     Ledger *ledger              # borrowed
-    uint64_t epoch              # for streams made from now on
+    uint64_t epochs[SHARDS_MAX]     # for streams made from now on, by shard (core/leading.pxd)
+    uint32_t shard_count
     bint logged                 # there is a log to read from what is not in memory
     bint cold                   # not all that it keeps is: new ones have to be loaded first (core/loading.pxd)
     uint64_t waiting_bytes      # of all streams
@@ -127,6 +129,12 @@ cdef inline Route stream_route(const Stream *stream, uint32_t place) noexcept no
 cdef inline uint64_t route_key(const Stream *stream, uint32_t worker) noexcept nogil:
     """What the ledger tells subscriptions apart by: a user-space address has 47 bits."""
     return (<uint64_t> <size_t> stream << 8) | worker
+
+
+cdef inline uint8_t stream_shard(const Streams *streams, const Stream *stream) noexcept nogil:
+    """Its shard, from its name: too rarely asked for to be kept in each."""
+    return shard_of_channel(streams.namespaces, name_text(<Names *> &streams.names, stream.name, stream.name_size),
+                            stream.name_size, streams.shard_count)
 
 
 cdef inline const Namespace *stream_namespace(const Streams *streams, const Stream *stream) noexcept nogil:
@@ -228,7 +236,7 @@ cdef inline void stream_take_back(Stream *stream) noexcept nogil:
 
 
 cdef void streams_init(Streams *streams, Ledger *ledger, const Namespaces *namespaces, HashKey key,
-                       uint64_t epoch) noexcept nogil
+                       uint32_t shard_count) noexcept nogil
 cdef void streams_free(Streams *streams) noexcept nogil
 cdef Stream *stream_wanted(Streams *streams, const char *name, uint32_t size, uint64_t now_ms) noexcept nogil
 cdef void stream_shut(Stream *stream) noexcept nogil
@@ -246,4 +254,5 @@ cdef void stream_forget(Streams *streams, Stream *stream, uint64_t epoch) noexce
 cdef int route_set(Streams *streams, Stream *stream, uint32_t worker, uint64_t channel) noexcept nogil
 cdef bint route_remove(Streams *streams, Stream *stream, uint32_t worker, uint64_t channel) noexcept nogil
 cdef bint routes_forget(Streams *streams, uint32_t worker, uint32_t *place, uint32_t slots) noexcept nogil
+cdef void stream_end(Streams *streams, Stream *stream) noexcept nogil
 cdef void streams_sweep(Streams *streams, uint64_t now_ms, uint32_t slots) noexcept nogil

@@ -8,6 +8,7 @@ from core.ledger cimport (COUNT_HISTORY_SQUEEZED, KIND_CHANNEL, KIND_HISTORY, KI
                           ledger_count, ledger_leaks, ledger_release)
 from core.names cimport name_drop, name_keep, names_free, names_init
 from core.namespaces cimport GLOBALS_MAX, Namespace, namespace_of
+from core.shards cimport SHARD_WORDS, shard_of_channel
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, invariant, invariant_always, slab_acquire, slab_free, slab_init, slab_release
 from core.welcome cimport welcome_entry_bytes
@@ -19,14 +20,14 @@ cdef enum:
 
 
 cdef void streams_init(Streams *streams, Ledger *ledger, const Namespaces *namespaces, HashKey key,
-                       uint64_t epoch) noexcept nogil:
+                       uint32_t shard_count) noexcept nogil:
     """An empty table; the bounds are the caller's to set."""
     slab_init(&streams.slab, sizeof(Stream), 9, 0xFFFFFFFE)
     names_init(&streams.names)
     streams.ledger = ledger
     streams.namespaces = namespaces
     streams.key = key
-    streams.epoch = epoch
+    streams.shard_count = shard_count
 
 
 cdef inline bint _stream_live(Stream *stream) noexcept nogil:
@@ -74,7 +75,8 @@ cdef void stream_shut(Stream *stream) noexcept nogil:
     stream.history = NULL
 
 
-cdef void _stream_end(Streams *streams, Stream *stream) noexcept nogil:
+cdef void stream_end(Streams *streams, Stream *stream) noexcept nogil:
+    """Let go of it, with its routes and all that is kept: nothing of it may be on its way from or to the log."""
     cdef uint64_t hash = hash_bytes(&streams.key, <const uint8_t *> stream_name(streams, stream), stream.name_size)
     cdef uint32_t index = _stream_index(streams, stream, hash)
     while stream_kept(stream):
@@ -104,7 +106,7 @@ cdef void streams_free(Streams *streams) noexcept nogil:
         while number < (1u << streams.slab.chunk_shift) and streams.slab.chunks[chunk].memory != NULL:
             stream = stream_at(streams, (chunk << streams.slab.chunk_shift) | number)
             if _stream_live(stream):
-                _stream_end(streams, stream)
+                stream_end(streams, stream)
             number += 1
     slab_free(&streams.slab)
     names_free(&streams.names)
@@ -142,7 +144,8 @@ cdef Stream *stream_wanted(Streams *streams, const char *name, uint32_t size, ui
     stream.domain = namespace.domain
     stream.namespace = <uint8_t> (namespace - &streams.namespaces.entries[0])
     stream.live = 1
-    stream.epoch = 0 if streams.cold and namespace.history_messages else streams.epoch
+    if not (streams.cold and namespace.history_messages):
+        stream.epoch = streams.epochs[shard_of_channel(streams.namespaces, name, size, streams.shard_count)]
     stream_use(stream, now_ms)
     ledger_acquire(streams.ledger, KIND_CHANNEL, index, HERE)
     return stream
@@ -436,7 +439,7 @@ cdef bint route_remove(Streams *streams, Stream *stream, uint32_t worker, uint64
             _route_put(stream, place, stream_route(stream, stream.route_count))
             ledger_release(streams.ledger, KIND_SUBSCRIPTION, route_key(stream, worker))
             if stream.route_count == 0 and stream.offset == 0 and stream.history == NULL:
-                _stream_end(streams, stream)        # nothing was ever said here: there is no position to keep
+                stream_end(streams, stream)        # nothing was ever said here: there is no position to keep
             return True
     return False
 
@@ -475,8 +478,10 @@ cdef bint _aged(Streams *streams, Stream *stream, uint64_t now_ms) noexcept nogi
 cdef void streams_sweep(Streams *streams, uint64_t now_ms, uint32_t slots) noexcept nogil:
     """Look at some more slots and drop the streams that nobody has and whose history has aged away."""
     cdef uint32_t total = streams.slab.chunk_count << streams.slab.chunk_shift
-    cdef bint dropped = False
+    cdef uint64_t dropped[SHARD_WORDS]
+    cdef uint32_t shard
     cdef Stream *stream
+    memset(dropped, 0, sizeof(dropped))
     while slots and total:
         slots -= 1
         streams.sweep = streams.sweep + 1 if streams.sweep + 1 < total else 0
@@ -484,7 +489,8 @@ cdef void streams_sweep(Streams *streams, uint64_t now_ms, uint32_t slots) noexc
             continue
         stream = stream_at(streams, streams.sweep)
         if _stream_live(stream) and _aged(streams, stream, now_ms):
-            dropped = True
-            _stream_end(streams, stream)
-    if dropped:
-        streams.epoch += 1
+            shard = stream_shard(streams, stream)
+            dropped[shard >> 6] |= <uint64_t> 1 << (shard & 63)
+            stream_end(streams, stream)
+    for shard in range(streams.shard_count):
+        streams.epochs[shard] += dropped[shard >> 6] >> (shard & 63) & 1

@@ -36,7 +36,7 @@ cdef void _kept_find(Sequencer *sequencer, Stream *stream, Kept *kept) noexcept 
         kept.bytes += stored.size
 
 
-cdef void _stream_write(Sequencer *sequencer, MpWriter *writer, Stream *stream) noexcept nogil:
+cdef void _stream_write(Sequencer *sequencer, MpWriter *writer, Stream *stream, uint32_t shard) noexcept nogil:
     """Nine entries: what is known of the stream."""
     cdef Kept kept
     cdef bint cold = sequencer.streams.cold
@@ -51,7 +51,7 @@ cdef void _stream_write(Sequencer *sequencer, MpWriter *writer, Stream *stream) 
     mp_write_bool(writer, not cold or (stream != NULL and stream.epoch != 0
                                        and (stream.history == NULL or stream.history.filled)))
     mp_write_str(writer, b"epoch", 5)
-    mp_write_uint(writer, stream.epoch if stream != NULL else sequencer.streams.epoch)
+    mp_write_uint(writer, stream.epoch if stream != NULL else sequencer.streams.epochs[shard])
     mp_write_str(writer, b"offset", 6)
     mp_write_uint(writer, stream.offset if stream != NULL else 0)
     mp_write_str(writer, b"waiting", 7)
@@ -86,7 +86,7 @@ cdef void survey_answer(Sequencer *sequencer, Worker *worker, const RecHistory *
     writer.end = body + sizeof(body)
     writer.overflow = False
     mp_write_map(&writer, 10)
-    _stream_write(sequencer, &writer, stream_find(&sequencer.streams, name, size))
+    _stream_write(sequencer, &writer, stream_find(&sequencer.streams, name, size), record.head.shard)
     mp_write_str(&writer, b"presence", 8)
     if namespace != NULL and namespace.presence:
         index = room_find(&sequencer.rooms, name, size)

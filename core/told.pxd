@@ -18,7 +18,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from core.edge cimport Edge
+from core.edge cimport Edge, Link
 from core.records cimport Record
 
 cdef enum:
@@ -32,4 +32,4 @@ cdef Record *told_take(Edge *edge, int kind, int aux, uint32_t fixed, uint32_t v
 cdef void told_keep(Record *record) noexcept nogil
 cdef void told_say(Edge *edge, Record *record) noexcept nogil
 cdef void told_tick(Edge *edge) noexcept nogil
-cdef void told_say_all(Edge *edge) noexcept nogil
+cdef void told_say_all(Edge *edge, Link *link, const uint64_t *shards) noexcept nogil

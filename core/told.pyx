@@ -4,28 +4,29 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from core.batch cimport Batch, batch_clear, batch_free, batch_write
 from core.clock cimport clock_ns
+from core.edge cimport link_of
 from core.ledger cimport COUNT_STATES_LOST, ledger_count
 from core.records cimport (CLOSE_TOLD, OPEN_TOLD, REC_CLOSE, REC_OPEN, REC_STATE, STATE_LISTS, STATE_TOLD, RecState,
                            record_add)
 
 
 cdef void told_init(Edge *edge) noexcept nogil:
-    edge.link.told.bytes_max = TOLD_BYTES_MAX
-    edge.link.told_before.bytes_max = TOLD_BYTES_MAX
+    edge.told.bytes_max = TOLD_BYTES_MAX
+    edge.told_before.bytes_max = TOLD_BYTES_MAX
 
 
 cdef void told_free(Edge *edge) noexcept nogil:
-    batch_free(&edge.link.told)
-    batch_free(&edge.link.told_before)
+    batch_free(&edge.told)
+    batch_free(&edge.told_before)
 
 
 cdef void _turn_over(Edge *edge) noexcept nogil:
     """The younger batch becomes the older one, which goes."""
-    cdef Batch older = edge.link.told_before
-    edge.link.told_before = edge.link.told
-    edge.link.told = older
-    batch_clear(&edge.link.told)
-    edge.link.told_ms = edge.now_ms
+    cdef Batch older = edge.told_before
+    edge.told_before = edge.told
+    edge.told = older
+    batch_clear(&edge.told)
+    edge.told_ms = edge.now_ms
 
 
 cdef uint32_t _records(const Batch *told, uint32_t place) noexcept nogil:
@@ -39,19 +40,19 @@ cdef uint32_t _records(const Batch *told, uint32_t place) noexcept nogil:
 
 cdef uint64_t told_time(Edge *edge) noexcept nogil:
     """Now, microseconds of this machine's monotonic clock; each time later than the last."""
-    edge.link.told_us = max(clock_ns() // 1000, edge.link.told_us + 1)
-    return edge.link.told_us
+    edge.told_us = max(clock_ns() // 1000, edge.told_us + 1)
+    return edge.told_us
 
 
 cdef Record *told_take(Edge *edge, int kind, int aux, uint32_t fixed, uint32_t variable) noexcept nogil:
     """A record to be completed and then told (`told_say`) or kept (`told_keep`), where it is kept; at the bound the
     oldest go. NULL: out of memory, which is counted."""
-    cdef uint8_t *room = record_add(&edge.link.told, kind, aux, fixed, variable)
+    cdef uint8_t *room = record_add(&edge.told, kind, aux, fixed, variable)
     if room == NULL:
-        if not edge.link.up:            # no router has them; one that is there has them, and it would have to die now
-            ledger_count(edge.ledger, COUNT_STATES_LOST, _records(&edge.link.told_before, 0))
+        if not edge.links_up:           # no router has them; one that is there has them, and it would have to die now
+            ledger_count(edge.ledger, COUNT_STATES_LOST, _records(&edge.told_before, 0))
         _turn_over(edge)
-        room = record_add(&edge.link.told, kind, aux, fixed, variable)
+        room = record_add(&edge.told, kind, aux, fixed, variable)
     if room == NULL:
         ledger_count(edge.ledger, COUNT_STATES_LOST, 1)
     return <Record *> room
@@ -69,36 +70,52 @@ cdef void told_keep(Record *record) noexcept nogil:
 
 cdef void told_say(Edge *edge, Record *record) noexcept nogil:
     """Tell the router, and keep it."""
-    if batch_write(&edge.link.out, record, record.size) < 0:
+    if batch_write(&link_of(edge, record.shard).out, record, record.size) < 0:
         ledger_count(edge.ledger, COUNT_STATES_LOST, 1)
     told_keep(record)
 
 
+cdef uint64_t _stored_ms(Edge *edge) noexcept nogil:
+    """What was told before then is stored, whichever router it was told to; 0: one of them is away, or there is none."""
+    cdef uint64_t least = 0
+    cdef uint32_t place
+    cdef Link *link
+    for place in range(edge.links_end):
+        link = &edge.links[place]
+        if link.led and not link.up:
+            return 0
+        if link.led:
+            least = link.stored_ms if least == 0 else min(least, link.stored_ms)
+    return least
+
+
 cdef void told_tick(Edge *edge) noexcept nogil:
-    """Forget what a router that is there has stored."""
-    if edge.link.up and edge.link.stored_ms >= edge.link.told_ms + TOLD_MS:
+    """Forget what the routers that lead anything have stored."""
+    if _stored_ms(edge) >= edge.told_ms + TOLD_MS:
         _turn_over(edge)
 
 
-cdef inline bint _is_needed(Edge *edge, const Record *record) noexcept nogil:
-    """Whether the next router has to hear it: a list of channels only where they may not all be stored."""
+cdef inline bint _is_needed(Link *link, const Record *record, const uint64_t *shards) noexcept nogil:
+    """Whether a router has to hear it, of these shards: a list of channels only where they may not all be stored."""
+    if not shards[record.shard >> 6] >> (record.shard & 63) & 1:
+        return False
     return record.kind != REC_STATE or (<const RecState *> record).what != (STATE_LISTS | STATE_TOLD) \
-        or (<const RecState *> record).time_us // 1000 >= edge.link.stored_ms
+        or (<const RecState *> record).time_us // 1000 >= link.stored_ms
 
 
-cdef void _say(Edge *edge, const Batch *told) noexcept nogil:
+cdef void _say(Edge *edge, Link *link, const Batch *told, const uint64_t *shards) noexcept nogil:
     """All that fits."""
     cdef uint32_t place = 0
     cdef const Record *record
     while place < told.size:
         record = <const Record *> (told.data + place)
-        if _is_needed(edge, record) and batch_write(&edge.link.out, told.data + place, record.size) < 0:
+        if _is_needed(link, record, shards) and batch_write(&link.out, told.data + place, record.size) < 0:
             ledger_count(edge.ledger, COUNT_STATES_LOST, _records(told, place))
             return
         place += record.size
 
 
-cdef void told_say_all(Edge *edge) noexcept nogil:
-    """To a router that knows nothing of this worker, before the sessions that are open now."""
-    _say(edge, &edge.link.told_before)
-    _say(edge, &edge.link.told)
+cdef void told_say_all(Edge *edge, Link *link, const uint64_t *shards) noexcept nogil:
+    """To a router that knows nothing of what this worker has in these shards (bits), before what is open now."""
+    _say(edge, link, &edge.told_before, shards)
+    _say(edge, link, &edge.told, shards)

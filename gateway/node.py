@@ -487,11 +487,23 @@ def _client(config: Config, endpoint: str, cluster: "Cluster | None") -> "Router
     """The link to the router, or those to all routers of the cluster."""
     name = f"{config.node.name}-admin"
     if cluster is None:
-        return RouterClient(reachable(endpoint), name)
+        return RouterClient(reachable(endpoint), name, namespaces=config.namespaces)
     from gateway.routers import RouterClients  # here: as in `_cluster`
 
     everybodys = [spec.name for spec in config.namespaces if spec.domain == "global"]
-    return RouterClients(cluster.view, lambda link: RouterClient(link.bus, name), everybodys)
+
+    def made(link: RouterLink) -> RouterClient:
+        return RouterClient(
+            link.bus,
+            name,
+            namespaces=config.namespaces,
+            shards=config.directory.shards,
+            server_key=link.key,
+            public_key=config.bus.public_key,
+            secret_key=config.bus.secret_key,
+        )
+
+    return RouterClients(cluster.view, made, everybodys)
 
 
 def _watch_cluster(

@@ -19,7 +19,9 @@ import zmq
 from core import codes, records
 from core.ban_list import Standing, Wish, told_unpacked, wish_packed
 from core.descriptors import is_bus
+from core.namespace_spec import BUILT_IN, NamespaceSpec
 from core.owned import ACCOUNT, Held
+from core.shards import COUNT_MAX, OF_GLOBALS, byte_of
 
 LINK_PERIOD_S = 1.0
 SILENT_S = 4.0
@@ -135,19 +137,33 @@ class RouterClient:
     """One link to a router, owned by the event loop that `start` runs in."""
 
     def __init__(
-        self, endpoint: str, name: str, *, server_key: str = "", public_key: str = "", secret_key: str = ""
+        self,
+        endpoint: str,
+        name: str,
+        *,
+        namespaces: Sequence[NamespaceSpec] = BUILT_IN,
+        shards: int = COUNT_MAX,
+        server_key: str = "",
+        public_key: str = "",
+        secret_key: str = "",
     ) -> None:
         """Make it for a router's endpoint, where it will be known under `name`.
 
         Args:
             endpoint: ipc:// or tcp://.
             name: the node's.
+            namespaces: as the router has them.
+            shards: how many there are.
             server_key: the router's public CURVE key, in Z85; empty: the link is not encrypted.
             public_key: of the cluster's pair.
             secret_key: likewise.
         """
         self._endpoint = endpoint
         self._keys = (server_key.encode(), public_key.encode(), secret_key.encode())
+        self._globals = frozenset(spec.name for spec in namespaces if spec.domain == "global")
+        self._shards = shards
+        self.led: dict[int, int] = {}
+        """Shards that the router leads, as far as it said so, each with its epoch."""
         # A router knows a publish that is said again by its peer's start and its seq: no two peers may have the same.
         self.start_number = int.from_bytes(os.urandom(7)) + 1
         self._identity = f"{name}-{os.urandom(6).hex()}/0/1".encode()
@@ -251,8 +267,15 @@ class RouterClient:
         finally:
             self._waiting.pop(seq, None)
 
+    def shard_of(self, channel: bytes) -> int:
+        """The shard of a channel."""
+        if channel.partition(b":")[0].decode(errors="replace") in self._globals:
+            return OF_GLOBALS
+        return byte_of(channel) & (self._shards - 1)
+
     def _say(self, seq: int, one: _Waiting) -> None:
-        self._writer.publish(seq, one.channel, one.data, one.sender, one.key, again=one.said)
+        shard = self.shard_of(one.channel)
+        self._writer.publish(seq, one.channel, one.data, one.sender, one.key, again=one.said, shard=shard)
         one.said = True
 
     async def ban(self, user: str, until_ms: int, reason: str, *, deadline_s: float) -> Standing:
@@ -286,7 +309,8 @@ class RouterClient:
         flags = records.OUTCOME_ALONE | records.FROM_CURSOR
 
         def say(name: bytes) -> Callable[[int], None]:
-            return lambda seq: self._writer.catchup(seq, name, 0, 0, 0, flags=flags)
+            shard = self.shard_of(name)
+            return lambda seq: self._writer.catchup(seq, name, 0, 0, 0, flags=flags, shard=shard)
 
         return await self._ask([say(name.encode()) for name in names], _state, deadline_s)
 
@@ -304,7 +328,8 @@ class RouterClient:
         """
 
         def say(name: bytes) -> Callable[[int], None]:
-            return lambda seq: self._writer.history(records.SURVEY, seq, name, limit=depth)
+            shard = self.shard_of(name)
+            return lambda seq: self._writer.history(records.SURVEY, seq, name, limit=depth, shard=shard)
 
         return await self._ask([say(name.encode()) for name in names], _survey, deadline_s)
 
@@ -404,36 +429,57 @@ class RouterClient:
             except zmq.Again:
                 return
             self._heard = time.monotonic()
+            asked = False
+            leads: dict[int, int] = {}
             for record in records.unpack(batch):
-                self._on_record(record)
+                if record["kind"] == records.LEADS:
+                    leads[record["shard"]] = record["epoch"]
+                else:
+                    asked = self._on_record(record) or asked
+            if asked or leads:
+                self._begin(leads, asked=asked)
         asyncio.get_running_loop().call_soon(self._receive)
 
     def _late(self) -> Unavailable:
         """Why there was no answer in time."""
         return Unavailable(FOREIGN.format(self._foreign) if self._foreign else "the router did not answer in time")
 
-    def _on_record(self, record: dict[str, Any]) -> None:
+    def _begin(self, leads: Mapping[int, int], *, asked: bool) -> None:
+        """The router asked for everything, or leads some shards from now on: nothing is held of them, but what waits
+        for its answer is said again."""
+        if asked:
+            self.led.clear()
+            self._lose_bans()
+            self._writer.link(records.BEGIN, self.start_number, 0)
+        self.led |= leads
+        self._writer.shards(leads)
+        self._writer.shards(leads, said=True)
+        if asked:
+            self._writer.link(records.END, self.start_number, 0)
+        for seq, one in self._waiting.items():
+            if not one.answer.done() and (asked or self.shard_of(one.channel) in leads):
+                self._say(seq, one)
+        for seq, question in self._asking.items():
+            if not question.answer.done():
+                question.say(seq)
+        self._send()
+        if asked:
+            self._linked.set()
+
+    def _on_record(self, record: dict[str, Any]) -> bool:
+        """Act on a record; True: the router wants to be told everything."""
         if record["kind"] == records.LINKED and record["version"] != records.VERSION:
             self._foreign = record["version"]
         elif record["kind"] == records.LINKED and record["aux"]:
             self._foreign = 0
-            self._lose_bans()
-            self._writer.link(records.BEGIN, self.start_number, 0)
-            self._writer.link(records.END, self.start_number, 0)
-            for seq, one in self._waiting.items():
-                if not one.answer.done():
-                    self._say(seq, one)
-            for seq, asked in self._asking.items():
-                if not asked.answer.done():
-                    asked.say(seq)
-            self._send()
-            self._linked.set()
+            return True
         elif record["kind"] == records.PUBLISHED:
             self._answer(self._waiting.get(record["seq"]), record)
         elif record["kind"] == records.BANS:
             self._on_bans(record)
         elif record["kind"] in (records.CAUGHT, records.REPLY):
             self._on_answer(record)
+        return False
 
     @staticmethod
     def _answer(one: _Waiting | None, record: dict[str, int]) -> None:

@@ -19,10 +19,10 @@ from router.log.port import Position
 # A millisecond or two of the event loop's time.
 TURN_RECORDS = 500
 
-_STATE = struct.Struct("=IHH16sQQHHIQQ")
-_SESSION = struct.Struct("=IHHQ16sIIQQ")
-_TOLD = struct.Struct("=IHHQ")
-_HEAD = struct.Struct("=IHH")
+_STATE = struct.Struct("=IBBH16sQQHHIQQ")
+_SESSION = struct.Struct("=IBBHQ16sIIQQ")
+_TOLD = struct.Struct("=IBBHQ")
+_HEAD = struct.Struct("=IBBH")
 _STATE_SESSION, _SESSION_SESSION = 8, 16  # where the session stands in them
 _START = Position(0, 0)
 _WHAT = 40  # where a STATE says what it is
@@ -93,12 +93,12 @@ def parts(said: bytes) -> Iterator[tuple[Said, bytes]]:
 
 def _one(said: bytes, place: int) -> tuple[Said, int]:
     """The record there, or the one behind the TOLD there, and where the next begins."""
-    size, kind, aux = _HEAD.unpack_from(said, place)
+    size, kind, _, aux = _HEAD.unpack_from(said, place)
     if kind != records.TOLD:
         return _read(said, place, kind, aux), place + size
-    _, _, worker, claim = _TOLD.unpack_from(said, place)
+    _, _, _, worker, claim = _TOLD.unpack_from(said, place)
     place += size
-    size, kind, aux = _HEAD.unpack_from(said, place)
+    size, kind, _, aux = _HEAD.unpack_from(said, place)
     one = _read(said, place, kind, aux)
     one.worker, one.claim = worker, claim
     return one, place + size
@@ -109,10 +109,10 @@ def _places(said: bytes) -> Iterator[tuple[bytes, int, int]]:
     place = 0
     while place < len(said):
         begins = place
-        size, kind, _ = _HEAD.unpack_from(said, place)
+        size, kind, _, _ = _HEAD.unpack_from(said, place)
         if kind == records.TOLD:
             place += size
-            size, kind, _ = _HEAD.unpack_from(said, place)
+            size, kind, _, _ = _HEAD.unpack_from(said, place)
         is_state = kind == records.STATE
         session = place + (_STATE_SESSION if is_state else _SESSION_SESSION)
         what = int.from_bytes(said[place + _WHAT : place + _WHAT + 2], "little") if is_state else 0
@@ -122,14 +122,14 @@ def _places(said: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 def _read(said: bytes, place: int, kind: int, aux: int) -> Said:
     if kind == records.STATE:
-        _, _, _, session, epoch, offset, what, _, conn, time_us, fence = _STATE.unpack_from(said, place)
+        _, _, _, _, session, epoch, offset, what, _, conn, time_us, fence = _STATE.unpack_from(said, place)
         start = place + _STATE.size
         what &= ~records.STATES_TOLD
         if what in _NAMES:
             return Said(kind, what, session, conn, body=said[start : start + aux], time_us=time_us, fence=fence)
         name = said[start : start + aux].decode()
         return Said(kind, what, session, conn, name, Position(epoch, offset), time_us=time_us, fence=fence)
-    _, _, _, conn, session, _, body_size, time_us, fence = _SESSION.unpack_from(said, place)
+    _, _, _, _, conn, session, _, body_size, time_us, fence = _SESSION.unpack_from(said, place)
     start = place + _SESSION.size
     return Said(kind, aux, session, conn, body=said[start : start + body_size], time_us=time_us, fence=fence)
 

@@ -257,7 +257,7 @@ class Edge:
 
     def link(self, epoch: int) -> list[wire.Record]:
         """Ask the worker for everything it holds; what it said between BEGIN and END."""
-        self.router.send(wire.linked(epoch, ask=True))
+        self.router.send(wire.linked(epoch, ask=True), wire.leads(epoch))
         self.router.expect(records.BEGIN)
         said = []
         while (one := self.router.take())["kind"] != records.END:

@@ -13,7 +13,7 @@ import msgpack
 import msgspec
 import zmq
 
-from core import log_records, notes, records
+from core import log_records, notes, records, shards
 from core.ledger import Stats
 from core.namespace_spec import BUILT_IN, NamespaceSpec
 from core.router_loop import RouterLoop
@@ -60,6 +60,7 @@ class Worker:
         self.say = records.BatchWriter()
         self.number, self.epoch = number, epoch
         self._records: collections.deque[Record] = collections.deque()
+        self.leads: dict[int, int] = {}
         self._seq = 0
 
     def flush(self) -> None:
@@ -69,7 +70,11 @@ class Worker:
         """The router's next record."""
         while not self._records:
             assert self.socket.poll(int(DEADLINE_S * 1000)), "the router says nothing"
-            self._records.extend(records.unpack(self.socket.recv()))
+            for one in records.unpack(self.socket.recv()):
+                if one["kind"] == records.LEADS:
+                    self.leads[one["shard"]] = one["epoch"]
+                else:
+                    self._records.append(one)
         return self._records.popleft()
 
     def expect(self, kind: int) -> Record:
@@ -107,14 +112,23 @@ class Worker:
         """Say everything that this worker holds: (name, handle, epoch, offset) and (session, conn); with `before` it
         was linked before, with `everybody` it wants to know of global channels.
         """
-        flags = records.BESIDE * beside | records.BEFORE * before | records.EVERYBODY * everybody
-        self.say.link(records.BEGIN, self.epoch, self.number, flags)
+        self.begin(records.BESIDE * beside | records.BEFORE * before | records.EVERYBODY * everybody)
         for session, conn in sessions:
             self.say.session(records.OPEN, session, conn)
         for name, handle, epoch, offset in channels:
             self.say.channel(records.SUBSCRIBE, name.encode(), handle, epoch, offset)
-        self.say.link(records.END, self.epoch, self.number)
+        self.end(before=before)
         self.flush()
+
+    def begin(self, flags: int = 0) -> None:
+        """BEGIN: what is said from now on is all that this worker holds, of all shards."""
+        self.say.link(records.BEGIN, self.epoch, self.number, flags)
+        self.say.shards(range(shards.COUNT_MAX))
+
+    def end(self, *, before: bool = False) -> None:
+        """That was all; `before`: it named the global channels that it was told of."""
+        self.say.shards(range(shards.COUNT_MAX), said=True, before=before)
+        self.say.link(records.END, self.epoch, self.number)
 
     def subscribe(self, name: str, handle: int) -> tuple[int, int]:
         self.say.channel(records.SUBSCRIBE, name.encode(), handle)

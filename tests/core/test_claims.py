@@ -53,6 +53,8 @@ class Router:
             self.say(
                 number,
                 lambda say, number=number: say.link(records.BEGIN, 1, number),  # type: ignore[misc]
+                lambda say: say.shards(range(256)),
+                lambda say: say.shards(range(256), said=True),
                 lambda say, number=number: say.link(records.END, 1, number),  # type: ignore[misc]
             )
 

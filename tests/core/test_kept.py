@@ -54,7 +54,7 @@ def test_what_waits_is_said_again_in_order_before_anything_new_and_answered_once
         if number in (1, 2):
             answer(edge, one)
             assert client.frame()[:2] == [REPLY, ids[number]]
-    edge.router.send(wire.linked(EPOCH + 1, ask=True))
+    edge.router.send(wire.linked(EPOCH + 1, ask=True), wire.leads(EPOCH + 1))
     ids[6] = alice.request(PUBLISH, "group:a", 6)
     while edge.router.take()["kind"] != records.END:  # the new one may stand before BEGIN as well: it was read first
         continue

@@ -118,11 +118,11 @@ def test_a_worker_that_comes_back_meanwhile_has_its_sessions_again(crowd: tuple[
     worker.flush()
     assert worker.expect(records.LINKED)["aux"] == 1
     assert worker.expect(records.LINKED)["aux"] == 0
-    worker.say.link(records.BEGIN, worker.epoch, worker.number)
+    worker.begin()
     open_all(worker, records.HERE, records.AGAIN)
     worker.say.channel(records.SUBSCRIBE, b"user:u9", 77_777)
     worker.say.channel(records.SUBSCRIBE, room_of(0).encode(), 7)
-    worker.say.link(records.END, worker.epoch, worker.number)
+    worker.end()
     # None was given to another meanwhile, and nobody in the rooms hears of anything.
     assert {one["kind"] for one in worker.rest()} == {records.SUBSCRIBED}
     wait_for(lambda: router.live("subscription") == 2, "the end of what the worker had before")

@@ -129,14 +129,14 @@ def test_who_comes_back_in_time_was_never_gone(router: Sequencer, how: str) -> N
         one.say.link(records.BYE, one.epoch, one.number)
         one.flush()
     elif how == "relink":
-        one.say.link(records.BEGIN, one.epoch, one.number)
+        one.begin()
         back = one
     if how not in ("taken", "kill"):
         one.flush()
     wait_for(lambda: how == "taken" or present(there, "held:a") == expected((BOB, "bob")), "she is gone")
     here(back, ALICE, "held:a", "alice", handle=22, what=what)
     if how == "relink":
-        one.say.link(records.END, one.epoch, one.number)
+        one.end()
     back.rest()
     assert present(there, "held:a") == expected((BOB, "bob"), (ALICE, "alice"))
     assert there.rest() == []

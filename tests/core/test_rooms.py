@@ -103,7 +103,7 @@ class Model:
         """A link was lost: the worker says again all that it holds, which is a part of what it held."""
         number = self.order.randrange(WORKERS)
         worker = self.workers[number]
-        worker.say.link(records.BEGIN, worker.epoch, worker.number)
+        worker.begin()
         for session, (at, channels) in sorted(self.where.items()):
             if at != number:
                 continue
@@ -114,7 +114,7 @@ class Model:
             for channel in sorted(channels):
                 conn = self._conn(session, number)
                 say(worker, records.HERE, session_of(session), channel, user_of(session), conn)
-        worker.say.link(records.END, worker.epoch, worker.number)
+        worker.end()
         assert all(one["kind"] != records.EVICT for one in worker.rest())
 
     def check(self) -> None:

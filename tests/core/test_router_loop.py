@@ -17,10 +17,10 @@ from tests.core.router_harness import OPTIONS, Sequencer, Worker
 def valid_batch(worker: Worker) -> bytes:
     """One of each record that a worker may say."""
     worker.say.link(records.LINK, 1, 0)
-    worker.say.link(records.BEGIN, 1, 0)
+    worker.begin()
     worker.say.session(records.OPEN, b"s" * 16, 3, 1)
     worker.say.channel(records.SUBSCRIBE, b"group:a", 1, 2, 3)
-    worker.say.link(records.END, 1, 0)
+    worker.end()
     worker.say.publish(2, b"group:a", msgpack.packb("data" * 20), b"alice", b"key")
     worker.say.history(records.HISTORY, 3, b"group:a", since=(1, 1))
     worker.say.history(records.PRESENCE, 4, b"group:a")

@@ -204,7 +204,7 @@ def test_later_claims_have_higher_numbers_and_those_of_a_later_router_higher_one
     fences = []
     for epoch in (EPOCH, LATER):
         worker = sequencers(epoch=epoch).worker()
-        for conn, session in ((5, ALICE), (6, BOB)):
+        for conn, session in ((5, ALICE), (6, ALICE[:-1] + b"2")):  # of one shard
             worker.say.session(records.OPEN, session, conn, 3)
             worker.flush()
             fences.append(worker.expect(records.OPENED)["fence"])
@@ -216,8 +216,8 @@ def test_claims_have_higher_numbers_than_any_that_a_worker_tells_of(sequencers: 
     """A router may have had claims in one rush, and the wall clock from which epochs are taken may step back."""
     sequencer = sequencers(sessions_kept=True)
     worker = sequencer.worker()
-    for flags, high, session in ((records.AGAIN, 2**62, ALICE), (records.OPENS_TOLD, 2**63, bytes(16))):
-        worker.say.session(records.OPEN, BOB, 9, 0, flags, fence=high)
+    for flags, high, session in ((records.AGAIN, 2**62, ALICE), (records.OPENS_TOLD, 2**63, BOB[:1] + bytes(15))):
+        worker.say.session(records.OPEN, session[:1] + BOB[1:], 9, 0, flags, fence=high)
         worker.say.session(records.OPEN, session, 5, 3)
         worker.flush()
         assert worker.expect(records.OPENED)["fence"] == high + 1
@@ -246,7 +246,7 @@ def test_what_finds_no_room_on_its_way_is_counted_and_kept_for_the_next_router()
 
 
 def begin(worker: Worker) -> None:
-    worker.say.link(records.BEGIN, worker.epoch, worker.number)
+    worker.begin()
 
 
 def handed_over(sequencer: Sequencer, store: Store) -> list[Said]:

@@ -5,7 +5,7 @@ implementation as well.
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgpack
@@ -16,7 +16,8 @@ _LINK, _CHANNEL, _SESSION = struct.Struct("=QIIQ"), struct.Struct("=QQQ"), struc
 _PUBLISH, _HISTORY, _BODY = struct.Struct("=IIHHI"), struct.Struct("=IIHHIQQ"), struct.Struct("=II")
 _CATCHUP, _CAUGHT = struct.Struct("=QQQIIII"), struct.Struct("=QQQQQQQIIIBBH")
 _STATE = struct.Struct("=16sQQHHIQQ")
-_PUBLISHED, _MESSAGE, _HEAD = struct.Struct("=IIQQ"), struct.Struct("=QQQII"), struct.Struct("=IHH")
+_PUBLISHED, _MESSAGE, _HEAD = struct.Struct("=IIQQ"), struct.Struct("=QQQII"), struct.Struct("=IBBH")
+_SHARDS = struct.Struct("=4Q")
 Record = dict[str, Any]
 # Of the claims that are answered here, unless another one is wanted.
 FENCE = 7
@@ -27,9 +28,14 @@ def packed(value: Any) -> bytes:
     return body
 
 
-def record(kind: int, aux: int, fixed: bytes, variable: bytes = b"") -> bytes:
+def record(kind: int, aux: int, fixed: bytes, variable: bytes = b"", shard: int = 0) -> bytes:
     size = (8 + len(fixed) + len(variable) + 7) & ~7
-    return (_HEAD.pack(size, kind, aux) + fixed + variable).ljust(size, b"\0")
+    return (_HEAD.pack(size, kind, shard, aux) + fixed + variable).ljust(size, b"\0")
+
+
+def leads(epoch: int, shards: Iterable[int] = range(256)) -> bytes:
+    """LEADS for each of these shards."""
+    return b"".join(record(records.LEADS, 0, struct.pack("=Q", epoch), shard=one) for one in shards)
 
 
 def linked(epoch: int, *, ask: bool, stored_ms: int = 0, version: int = records.VERSION) -> bytes:
@@ -134,20 +140,26 @@ def _fields(kind: int, aux: int, data: bytes) -> Record:
         channel, epoch, offset, seq, bytes_max, flags, _ = _CATCHUP.unpack_from(data)
         asked = {"channel": channel, "since": (epoch, offset), "seq": seq, "bytes_max": bytes_max, "flags": flags}
         return {**asked, "name": data[_CATCHUP.size :][:aux]}
-    assert kind == records.STATE, f"a worker says no record of kind {kind}"
+    if kind == records.SHARDS:
+        words = _SHARDS.unpack_from(data)
+        return {"which": {shard for shard in range(256) if words[shard // 64] >> shard % 64 & 1}}
+    assert kind in (records.STATE, records.ATTEND), f"a worker says no record of kind {kind}"
     session, epoch, offset, what, user_size, conn, time_us, fence = _STATE.unpack_from(data)
     names = data[_STATE.size :]
     told = {"session": session, "position": (epoch, offset), "what": what, "conn": conn}
     return {**told, "time_us": time_us, "fence": fence, "name": names[:aux], "user": names[aux:][:user_size]}
 
 
-def unpack(batch: bytes) -> list[Record]:
-    """The records of a worker's batch."""
-    found, place = [], 0
+def unpack(batch: bytes, *, shards: bool = False) -> list[Record]:
+    """The records of a worker's batch; with `shards` those that say which shards follow, too, and the shard of each."""
+    found: list[Record] = []
+    place = 0
     while place < len(batch):
-        size, kind, aux = _HEAD.unpack_from(batch, place)
+        size, kind, shard, aux = _HEAD.unpack_from(batch, place)
         assert size % 8 == 0, "records are multiples of 8 bytes"
-        found.append({"kind": kind, "aux": aux, **_fields(kind, aux, batch[place + 8 : place + size])})
+        if shards or kind != records.SHARDS:
+            one = {"kind": kind, "aux": aux, **_fields(kind, aux, batch[place + 8 : place + size])}
+            found.append({**one, "shard": shard} if shards else one)
         place += size
     assert place == len(batch)
     return found

@@ -1,0 +1,181 @@
+"""Leading: shards are led, paused, drained and given up, as notes say."""
+
+from libc.string cimport memset
+
+from core.clock cimport clock_boot_ms
+from core.forgetting cimport forgetting_begin, forgetting_end
+from core.log_out cimport log_is_there
+from core.mailbox cimport (NOTE_DRAINED, NOTE_FORGET, NOTE_HOLD, NOTE_LEAD, NOTE_PAUSE, NOTE_SHARD_DRAIN, mailbox_put,
+                           note_init)
+from core.records cimport (FENCE_BITS, REC_ATTEND, REC_CATCHUP, REC_CLOSE, REC_HISTORY, REC_LEADS, REC_OPEN,
+                           REC_PRESENCE, REC_PUBLISH, REC_STATE, REC_SUBSCRIBE, REC_SURVEY, REC_UNSUBSCRIBE,
+                           SHARDS_SAID, RecLeads)
+from core.sequencer cimport WORKER_ASKED, WORKER_LINKED, Shard, worker_at, worker_say
+
+
+cdef bint shard_takes(const Worker *worker, const Record *record) noexcept nogil:
+    """Whether a record counts: it is about no shard, or about one of which this worker has said what it holds."""
+    if record.kind == REC_PUBLISH or record.kind == REC_SUBSCRIBE or record.kind == REC_UNSUBSCRIBE \
+            or record.kind == REC_OPEN or record.kind == REC_STATE or record.kind == REC_CLOSE \
+            or record.kind == REC_CATCHUP or record.kind == REC_HISTORY or record.kind == REC_PRESENCE \
+            or record.kind == REC_SURVEY or record.kind == REC_ATTEND:
+        return shard_is_said(worker, record.shard)
+    return True
+
+
+cdef inline bint _leads(Sequencer *sequencer, uint32_t shard) noexcept nogil:
+    return sequencer.shards[shard].state == SHARD_LEADING and not sequencer.hold_over
+
+
+cdef bint shard_waits(Sequencer *sequencer, uint32_t shard) noexcept nogil:
+    """Whether claims in a shard wait: it is led anew, and not all workers have said what they hold of it."""
+    cdef uint32_t index
+    cdef Worker *worker
+    if sequencer.shards[shard].claims_from_ms <= sequencer.now_ms:
+        return False
+    for index in range(sequencer.worker_count):
+        worker = worker_at(sequencer, index)
+        if worker.state >= WORKER_ASKED and not shard_is_said(worker, shard):
+            return True
+    sequencer.shards[shard].claims_from_ms = 0
+    return False
+
+
+cdef void _tell(Sequencer *sequencer, Worker *worker, uint32_t shard) noexcept nogil:
+    cdef RecLeads *say = <RecLeads *> worker_say(worker, REC_LEADS, 0, sizeof(RecLeads), 0)
+    if say != NULL:
+        say.head.shard = <unsigned char> shard
+        say.epoch = sequencer.shards[shard].epoch
+
+
+cdef void shards_tell(Sequencer *sequencer, Worker *worker) noexcept nogil:
+    """A worker is asked for everything: of these shards."""
+    cdef uint32_t shard
+    for shard in range(sequencer.shard_count):
+        if _leads(sequencer, shard):
+            _tell(sequencer, worker, shard)
+
+
+cdef void _tell_all(Sequencer *sequencer, uint32_t shard) noexcept nogil:
+    cdef uint32_t index
+    for index in range(sequencer.worker_count):
+        if worker_at(sequencer, index).state >= WORKER_ASKED:
+            _tell(sequencer, worker_at(sequencer, index), shard)
+
+
+cdef void shards_begin(Worker *worker) noexcept nogil:
+    """It says everything anew."""
+    memset(worker.synced, 0, sizeof(worker.synced))
+    worker.knows_globals = False
+
+
+cdef bint shards_said(Sequencer *sequencer, Worker *worker, const RecShards *record) noexcept nogil:
+    """SHARDS: from here on what the worker says of these counts, as far as they are led. True: it has said all of the
+    one that global channels are in, and has to be told of the others of these."""
+    cdef uint32_t shard
+    cdef uint64_t bit
+    if record.head.aux & SHARDS_SAID:
+        return (record.which[0] & 1) != 0 and shard_is_said(worker, 0)
+    for shard in range(sequencer.shard_count):
+        bit = <uint64_t> 1 << (shard & 63)
+        if record.which[shard >> 6] & bit and _leads(sequencer, shard):
+            worker.synced[shard >> 6] |= bit
+    return False
+
+
+cdef void _unsay(Sequencer *sequencer, uint32_t shard) noexcept nogil:
+    """Nobody's word about a shard counts any more."""
+    cdef uint32_t index
+    for index in range(sequencer.worker_count):
+        worker_at(sequencer, index).synced[shard >> 6] &= ~(<uint64_t> 1 << (shard & 63))
+        if shard == 0:
+            worker_at(sequencer, index).knows_globals = False
+
+
+cdef void _lead(Sequencer *sequencer, uint32_t shard, uint64_t epoch, uint64_t fence) noexcept nogil:
+    cdef Shard *led = &sequencer.shards[shard]
+    if led.state == SHARD_FORGETTING:
+        forgetting_end(sequencer, shard)
+    led.claims_from_ms = sequencer.now_ms + CLAIMS_WAIT_MS if led.state == SHARD_NONE else led.claims_from_ms
+    led.state = SHARD_LEADING
+    led.epoch = epoch
+    led.fence = max(led.fence, fence)
+    led.drain = 0
+    sequencer.streams.epochs[shard] = max(sequencer.streams.epochs[shard], epoch)
+    if not sequencer.hold_over:
+        _tell_all(sequencer, shard)
+
+
+cdef void shards_lead_all(Sequencer *sequencer, uint64_t epoch) noexcept nogil:
+    """One router alone, before its start: it leads all shards, for as long as it runs."""
+    cdef uint32_t shard
+    sequencer.hold_ms = HOLD_FOR_EVER
+    for shard in range(sequencer.shard_count):
+        sequencer.shards[shard].state = SHARD_LEADING
+        sequencer.shards[shard].epoch = epoch
+        sequencer.shards[shard].fence = epoch << FENCE_BITS
+        sequencer.streams.epochs[shard] = max(sequencer.streams.epochs[shard], epoch)
+
+
+cdef void _pause(Sequencer *sequencer, uint32_t shard, int state) noexcept nogil:
+    if sequencer.shards[shard].state == SHARD_LEADING or sequencer.shards[shard].state == SHARD_PAUSED:
+        sequencer.shards[shard].state = <unsigned char> state
+    _unsay(sequencer, shard)
+
+
+cdef void shard_note(Sequencer *sequencer, const Note *note) noexcept nogil:
+    """LEAD, PAUSE, SHARD_DRAIN, FORGET or HOLD."""
+    cdef uint32_t shard = <uint32_t> note.request
+    if note.kind == NOTE_HOLD:
+        sequencer.hold_ms = note.first
+        shards_turn(sequencer)
+    elif shard >= sequencer.shard_count:
+        return
+    elif note.kind == NOTE_LEAD:
+        _lead(sequencer, shard, note.first, note.second)
+    elif note.kind == NOTE_PAUSE:
+        _pause(sequencer, shard, SHARD_PAUSED)
+    elif note.kind == NOTE_SHARD_DRAIN:
+        sequencer.drains += sequencer.shards[shard].drain == 0
+        sequencer.shards[shard].drain = note.first + 1
+        sequencer.shards[shard].drain_chunk = sequencer.log.next
+    elif note.kind == NOTE_FORGET:
+        _pause(sequencer, shard, SHARD_PAUSED)
+        forgetting_begin(sequencer, shard)
+
+
+cdef void _drained(Sequencer *sequencer) noexcept nogil:
+    """Tell of the shards of which nothing is on its way to the log any more."""
+    cdef uint32_t shard
+    cdef Shard *led
+    cdef Note note
+    sequencer.drains = 0
+    for shard in range(sequencer.shard_count):
+        led = &sequencer.shards[shard]
+        if led.drain == 0:
+            continue
+        note_init(&note, NOTE_DRAINED)
+        note.request = shard
+        note.first = led.drain - 1
+        if log_is_there(&sequencer.log) and sequencer.log.first < led.drain_chunk \
+                or mailbox_put(&sequencer.to_control, &note, NULL, NULL) < 0:
+            sequencer.drains += 1
+        else:
+            led.drain = 0
+
+
+cdef void shards_turn(Sequencer *sequencer) noexcept nogil:
+    """Once a turn, before anything is taken: may this router still lead? And at its end: what is drained?"""
+    cdef bint over
+    cdef uint32_t shard
+    if sequencer.drains:
+        _drained(sequencer)
+    over = sequencer.hold_ms != HOLD_FOR_EVER and clock_boot_ms() >= sequencer.hold_ms
+    if over == sequencer.hold_over:
+        return
+    sequencer.hold_over = over
+    for shard in range(sequencer.shard_count):
+        if over:
+            _unsay(sequencer, shard)
+        elif sequencer.shards[shard].state == SHARD_LEADING:
+            _tell_all(sequencer, shard)

@@ -1,0 +1,113 @@
+"""Forgetting: what a router had of a shard that is another's goes, and nothing else."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+import pytest
+
+from core import notes, records, shards
+from tests.core.edge_harness import wait_for
+from tests.core.router_harness import Sequencer, Worker
+from tests.core.test_leading import FIRST, FOR_EVER, LOG, SECOND, hold, lead, positions, publish, put, shard_of, told
+
+Make = Callable[..., Sequencer]
+MINE, OTHER = "held:a", next(f"held:{number}" for number in range(999) if shard_of(f"held:{number}") != shard_of("held:a"))
+CONN = 5
+
+
+@pytest.fixture
+def routers(sequencers: Make) -> Make:
+    def make(**options: Any) -> Sequencer:
+        router = sequencers(leads_all=False, **options)
+        put(router, notes.HOLD, first=FOR_EVER)
+        return router
+
+    return make
+
+
+def session_in(shard: int) -> bytes:
+    return bytes([shard]) + b"s" * 15
+
+
+def forget(router: Sequencer, shard: int) -> None:
+    put(router, notes.FORGET, request=shard)
+    assert router.note(notes.FORGOTTEN)[0] == shard
+
+
+def subscribe(worker: Worker, name: str, handle: int) -> None:
+    worker.say.channel(records.SUBSCRIBE, name.encode(), handle, shard=shard_of(name))
+    worker.flush()
+
+
+def test_streams_routes_and_history_go(routers: Make) -> None:
+    router = routers()
+    names = [f"group:{number}" for number in range(3_000)]
+    for shard in range(shards.COUNT_MAX):
+        lead(router, shard)
+    worker = router.worker()
+    for number, name in enumerate(names):
+        worker.say.channel(records.SUBSCRIBE, name.encode(), number + 1, shard=shard_of(name))
+        worker.say.publish(0, name.encode(), msgpack.packb(1), b"a", b"", shard=shard_of(name))
+    worker.flush()
+    wait_for(lambda: (worker.rest(), router.live("history"))[1] == len(names), "the messages")
+    gone = shard_of(names[0])
+    left = sum(shard_of(name) != gone for name in names)
+    forget(router, gone)
+    assert (router.live("channel"), router.live("subscription"), router.live("history")) == (left, left, left)
+    publish(worker, 1, names[0])
+    assert worker.rest() == []
+
+
+def test_what_is_on_its_way_to_the_log_stays_until_it_is_there(routers: Make) -> None:
+    router = routers(**LOG)
+    shard = shard_of("group:a")
+    lead(router, shard)
+    worker = router.worker()
+    publish(worker, 1, "group:a")
+    number, _ = router.batch()
+    put(router, notes.FORGET, request=shard)
+    assert worker.rest() == []
+    assert router.live("channel") == 1
+    router.commit(number)
+    assert positions([worker.take()]) == [(1, FIRST, 1)]
+    assert router.note(notes.FORGOTTEN)[0] == shard
+    assert router.live("channel") == 0
+
+
+def test_a_shard_that_comes_back_begins_with_nothing(routers: Make) -> None:
+    router = routers()
+    shard = shard_of("group:a")
+    lead(router, shard)
+    worker = router.worker()
+    publish(worker, 1, "group:a")
+    worker.rest()
+    put(router, notes.FORGET, request=shard)
+    worker.leads.clear()
+    lead(router, shard, SECOND)
+    assert told(worker, shard) == SECOND
+    hold(worker, shard)
+    publish(worker, 2, "group:a")
+    assert positions(worker.rest()) == [(2, SECOND, 1)]
+
+
+@pytest.fixture
+def presence(routers: Make) -> tuple[Sequencer, Worker]:
+    router = routers()
+    for name in (MINE, OTHER):
+        lead(router, shard_of(name))
+    return router, router.worker()
+
+
+def attend(worker: Worker, name: str, session: bytes, what: int = records.JOINED) -> None:
+    shard = shard_of(name)
+    worker.say.state(session, what, name.encode(), 1, 0, b"alice", CONN, kind=records.ATTEND, shard=shard)
+    worker.flush()
+
+
+def present(worker: Worker, name: str) -> int:
+    worker.say.history(records.PRESENCE, 77, name.encode(), shard=shard_of(name))
+    worker.flush()
+    (answer,) = [one for one in worker.rest() if one["kind"] == records.REPLY]
+    count: int = msgpack.unpackb(answer["body"])["count"]
+    return count
