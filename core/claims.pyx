@@ -44,7 +44,8 @@ cdef bint claim_waits(Sequencer *sequencer, Worker *worker, const RecSession *re
     cdef Claim *claim
     if record.seq == 0 or record.head.aux & OPEN_AGAIN:
         return False                    # said again after a lost link: no answer is waited for
-    if not elsewhere and not shard_waits(sequencer, record.head.shard) and not (record.head.aux & OPEN_RESUME and _is_waited_for(sequencer, record.session)):
+    if not elsewhere and not shard_waits(sequencer, record.head.shard) \
+            and not (record.head.aux & OPEN_RESUME and _is_waited_for(sequencer, record.session)):
         return False
     claim = <Claim *> batch_reserve(&sequencer.claims, size)
     if claim == NULL:
@@ -81,10 +82,10 @@ cdef void claims_serve(Sequencer *sequencer, bint all_taken, RunRecord run) noex
     """At the end of a turn: do those that were there before it, if it took all that had come; the others wait on."""
     cdef uint32_t place = 0
     cdef uint32_t put_off = 0
-    cdef uint32_t claim_size
+    cdef uint32_t size
     cdef Claim *claim
+    sequencer.claims_held = False
     if sequencer.claims.size == 0:
-        sequencer.claims_held = False
         return
     sequencer.claims_turns += 1
     if sequencer.claims_place and not all_taken and sequencer.claims_turns < CLAIMS_TURNS_MAX:
@@ -92,19 +93,18 @@ cdef void claims_serve(Sequencer *sequencer, bint all_taken, RunRecord run) noex
     sequencer.claims_turns = 0
     while place < sequencer.claims_place:
         claim = _claim_at(sequencer, place)
-        claim_size = claim.size
-        place += claim_size
-        if claim.worker != DONE and shard_waits(sequencer, _record_of(claim).head.shard) \
-                and batch_reserve(&sequencer.claims, claim_size) != NULL:
-            claim = _claim_at(sequencer, place - claim_size)
-            memcpy(sequencer.claims.data + sequencer.claims.size - claim_size, claim, claim_size)
-            put_off += claim_size
+        size = claim.size
+        place += size
+        if claim.worker != DONE and shard_waits(sequencer, _record_of(claim).head.shard):
+            memmove(sequencer.claims.data + put_off, claim, size)   # ahead of all that came behind it
+            put_off += size
         else:
             _do(sequencer, claim, run)
-    sequencer.claims_place = sequencer.claims.size - place
-    sequencer.claims_held = sequencer.claims_place == put_off and put_off != 0
+    size = sequencer.claims.size - place
+    sequencer.claims_held = size == 0 and put_off != 0
+    sequencer.claims_place = put_off + size
     if sequencer.claims_place:
-        memmove(sequencer.claims.data, sequencer.claims.data + place, sequencer.claims_place)
+        memmove(sequencer.claims.data + put_off, sequencer.claims.data + place, size)
         sequencer.claims.size = sequencer.claims_place
     else:
         batch_clear(&sequencer.claims)

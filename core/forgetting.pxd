@@ -6,10 +6,11 @@
 # its slot: such a stream stays until that is over, and the walk begins again. Keys are remembered by hash alone, and stay
 # until their window is over: a position that was given once is right for ever.
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
-from core.sequencer cimport Sequencer
+from core.sequencer cimport Sequencer, Worker
 
 cdef void forgetting_begin(Sequencer *sequencer, uint32_t shard) noexcept nogil
 cdef void forgetting_end(Sequencer *sequencer, uint32_t shard) noexcept nogil
 cdef void forgetting_turn(Sequencer *sequencer) noexcept nogil
+cdef void worker_unsay(Sequencer *sequencer, Worker *worker, const uint64_t *shards) noexcept nogil

@@ -6,10 +6,12 @@ from core.clock cimport clock_ns
 from core.leading cimport SHARD_FORGETTING, SHARD_NONE
 from core.mailbox cimport NOTE_FORGOTTEN, Note, mailbox_put, note_init
 from core.owners cimport FORGET_NS, FORGET_SLOTS, owner_at, owner_end
+from core.presence cimport presence_leave
 from core.rooms cimport NOBODY, Room, attender_at, member_at, member_leave, room_at, room_name
+from core.sequencer cimport worker_index
 from core.shards cimport shard_of_channel, shard_of_session
 from core.slab cimport Slab
-from core.stream cimport Stream, route_remove, stream_at, stream_end, stream_route, stream_shard
+from core.stream cimport (Stream, route_remove, stream_at, stream_end, stream_route, stream_routes_to, stream_shard)
 
 
 cdef enum ForgetStep:
@@ -143,3 +145,55 @@ cdef void forgetting_turn(Sequencer *sequencer) noexcept nogil:
         spent_ns = clock_ns() - began_ns
     sequencer.forget_left_ns -= min(spent_ns, sequencer.forget_left_ns)
     sequencer.forget_rests = ended
+
+
+# ------------------------------------------------------------------------------------------ what a worker says anew
+
+
+cdef inline bint _is_in(const uint64_t *shards, uint32_t shard) noexcept nogil:
+    return shards[shard >> 6] >> (shard & 63) & 1
+
+
+cdef void _owner_unsay(Sequencer *sequencer, uint32_t index, const uint64_t *shards) noexcept nogil:
+    """A session of such a shard has no owner until its worker says so, and is in no room of such a channel."""
+    cdef uint32_t at = attender_at(&sequencer.rooms, index).first
+    cdef uint32_t after
+    cdef Room *room
+    cdef bint guest = owner_at(sequencer, index).guest
+    if not guest and _is_in(shards, shard_of_session(owner_at(sequencer, index).session, sequencer.shard_count)):
+        owner_end(sequencer, index)
+        return
+    while at != NOBODY:
+        after = member_at(&sequencer.rooms, at).owner_next
+        room = room_at(&sequencer.rooms, member_at(&sequencer.rooms, at).room)
+        if _is_in(shards, shard_of_channel(&sequencer.namespaces, room_name(&sequencer.rooms, room), room.name_size,
+                                           sequencer.shard_count)):
+            presence_leave(sequencer, at)
+        at = after
+    if guest and attender_at(&sequencer.rooms, index).first == NOBODY:
+        owner_end(sequencer, index)
+
+
+cdef inline bint _is_there(const Slab *slab, uint32_t index) noexcept nogil:
+    return slab.chunks[index >> slab.chunk_shift].memory != NULL
+
+
+cdef void worker_unsay(Sequencer *sequencer, Worker *worker, const uint64_t *shards) noexcept nogil:
+    """Forget what a worker said of these shards (bits): it says all of it anew, in the very turn. O(sessions + streams),
+    after a pause or a hold that was over: what it gave up meanwhile was passed over."""
+    cdef uint32_t number = worker_index(sequencer, worker)
+    cdef Slab *slab = &sequencer.owners
+    cdef uint32_t index
+    cdef Stream *stream
+    for index in range(slab.chunk_count << slab.chunk_shift):
+        if _is_there(slab, index) and owner_at(sequencer, index).live == 1 \
+                and owner_at(sequencer, index).worker == number:
+            _owner_unsay(sequencer, index, shards)
+    slab = &sequencer.streams.slab
+    for index in range(slab.chunk_count << slab.chunk_shift):
+        if not _is_there(slab, index):
+            continue
+        stream = stream_at(&sequencer.streams, index)
+        if stream.live == 1 and stream_routes_to(stream, number) \
+                and _is_in(shards, stream_shard(&sequencer.streams, stream)):
+            route_remove(&sequencer.streams, stream, number, 0)

@@ -200,6 +200,7 @@ cdef void attend_say(Edge *edge, Connection *conn, Channel *channel) noexcept no
     record.what = STATE_HERE
     record.user_size = <unsigned short> user_size
     record.conn = <uint32_t> conn_handle(conn)
+    record.fence = vital_of(edge, conn).fence
     record.epoch = channel.epoch
     record.offset = channel.offset
     memcpy(record.session, conn.session, 16)

@@ -3,8 +3,9 @@
 # Who leads a shard is decided elsewhere (router/shards/leadership.py) and told in notes: LEAD, PAUSE, FORGET, and HOLD,
 # the time up to which the router may lead at all, which is compared with this machine's own clock in every turn, also
 # when the control thread hangs. A worker is told of each shard that is led (LEADS) and answers with all that it holds of
-# it, between two SHARDS. Until then, and from a pause on, whatever it says about the shard is passed over: it keeps what
-# was not answered, and says it again behind the next LEADS, in order. Invariant: a bit of `synced` is set only while its
+# it, between two SHARDS, which what it said of it before is void from. Until then, and from a pause on, whatever it says
+# about the shard is passed over: it is told that the shard is led no more (LEADS with epoch 0), keeps what was not
+# answered or stored, and says it again behind the next LEADS, in order. Invariant: a bit of `synced` is set only while its
 # shard is led and the hold is not over.
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -37,3 +38,4 @@ cdef bint shards_said(Sequencer *sequencer, Worker *worker, const RecShards *rec
 cdef void shards_lead_all(Sequencer *sequencer, uint64_t epoch) noexcept nogil
 cdef void shard_note(Sequencer *sequencer, const Note *note) noexcept nogil
 cdef void shards_turn(Sequencer *sequencer) noexcept nogil
+cdef void shards_drained(Sequencer *sequencer) noexcept nogil

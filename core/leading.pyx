@@ -3,14 +3,15 @@
 from libc.string cimport memset
 
 from core.clock cimport clock_boot_ms
-from core.forgetting cimport forgetting_begin, forgetting_end
+from core.forgetting cimport forgetting_begin, forgetting_end, worker_unsay
 from core.log_out cimport log_is_there
 from core.mailbox cimport (NOTE_DRAINED, NOTE_FORGET, NOTE_HOLD, NOTE_LEAD, NOTE_PAUSE, NOTE_SHARD_DRAIN, mailbox_put,
                            note_init)
 from core.records cimport (FENCE_BITS, REC_ATTEND, REC_CATCHUP, REC_CLOSE, REC_HISTORY, REC_LEADS, REC_OPEN,
                            REC_PRESENCE, REC_PUBLISH, REC_STATE, REC_SUBSCRIBE, REC_SURVEY, REC_UNSUBSCRIBE,
                            SHARDS_SAID, RecLeads)
-from core.sequencer cimport WORKER_ASKED, WORKER_LINKED, Shard, worker_at, worker_say
+from core.sequencer cimport WORKER_ASKED, Shard, worker_at, worker_say
+from core.shards cimport SHARD_OF_GLOBALS, SHARD_WORDS
 
 
 cdef bint shard_takes(const Worker *worker, const Record *record) noexcept nogil:
@@ -41,11 +42,11 @@ cdef bint shard_waits(Sequencer *sequencer, uint32_t shard) noexcept nogil:
     return False
 
 
-cdef void _tell(Sequencer *sequencer, Worker *worker, uint32_t shard) noexcept nogil:
+cdef void _tell(Worker *worker, uint32_t shard, uint64_t epoch) noexcept nogil:
     cdef RecLeads *say = <RecLeads *> worker_say(worker, REC_LEADS, 0, sizeof(RecLeads), 0)
     if say != NULL:
         say.head.shard = <unsigned char> shard
-        say.epoch = sequencer.shards[shard].epoch
+        say.epoch = epoch
 
 
 cdef void shards_tell(Sequencer *sequencer, Worker *worker) noexcept nogil:
@@ -53,29 +54,38 @@ cdef void shards_tell(Sequencer *sequencer, Worker *worker) noexcept nogil:
     cdef uint32_t shard
     for shard in range(sequencer.shard_count):
         if _leads(sequencer, shard):
-            _tell(sequencer, worker, shard)
+            _tell(worker, shard, sequencer.shards[shard].epoch)
 
 
-cdef void _tell_all(Sequencer *sequencer, uint32_t shard) noexcept nogil:
+cdef void _tell_all(Sequencer *sequencer, uint32_t shard, uint64_t epoch) noexcept nogil:
     cdef uint32_t index
     for index in range(sequencer.worker_count):
         if worker_at(sequencer, index).state >= WORKER_ASKED:
-            _tell(sequencer, worker_at(sequencer, index), shard)
+            _tell(worker_at(sequencer, index), shard, epoch)
 
 
 cdef void shards_begin(Worker *worker) noexcept nogil:
     """It says everything anew."""
     memset(worker.synced, 0, sizeof(worker.synced))
+    memset(worker.stale, 0, sizeof(worker.stale))
     worker.knows_globals = False
 
 
 cdef bint shards_said(Sequencer *sequencer, Worker *worker, const RecShards *record) noexcept nogil:
-    """SHARDS: from here on what the worker says of these counts, as far as they are led. True: it has said all of the
-    one that global channels are in, and has to be told of the others of these."""
+    """SHARDS: from here on what the worker says of these counts, as far as they are led, and what it said of them before
+    is void. True: it has said all of the one that global channels are in, and has to be told of the others of these."""
     cdef uint32_t shard
     cdef uint64_t bit
+    cdef uint64_t void[SHARD_WORDS]
+    cdef uint64_t any_ = 0
     if record.head.aux & SHARDS_SAID:
         return (record.which[0] & 1) != 0 and shard_is_said(worker, 0)
+    for shard in range(SHARD_WORDS):
+        void[shard] = record.which[shard] & worker.stale[shard]
+        worker.stale[shard] &= ~void[shard]
+        any_ |= void[shard]
+    if any_:
+        worker_unsay(sequencer, worker, void)
     for shard in range(sequencer.shard_count):
         bit = <uint64_t> 1 << (shard & 63)
         if record.which[shard >> 6] & bit and _leads(sequencer, shard):
@@ -84,12 +94,17 @@ cdef bint shards_said(Sequencer *sequencer, Worker *worker, const RecShards *rec
 
 
 cdef void _unsay(Sequencer *sequencer, uint32_t shard) noexcept nogil:
-    """Nobody's word about a shard counts any more."""
+    """Nobody's word about a shard counts any more, and the workers keep what they would say of it for who leads it."""
+    cdef uint64_t bit = <uint64_t> 1 << (shard & 63)
     cdef uint32_t index
+    cdef Worker *worker
     for index in range(sequencer.worker_count):
-        worker_at(sequencer, index).synced[shard >> 6] &= ~(<uint64_t> 1 << (shard & 63))
-        if shard == 0:
-            worker_at(sequencer, index).knows_globals = False
+        worker = worker_at(sequencer, index)
+        worker.stale[shard >> 6] |= worker.synced[shard >> 6] & bit
+        worker.synced[shard >> 6] &= ~bit
+        if shard == SHARD_OF_GLOBALS:
+            worker.knows_globals = False
+    _tell_all(sequencer, shard, 0)
 
 
 cdef void _lead(Sequencer *sequencer, uint32_t shard, uint64_t epoch, uint64_t fence) noexcept nogil:
@@ -103,7 +118,7 @@ cdef void _lead(Sequencer *sequencer, uint32_t shard, uint64_t epoch, uint64_t f
     led.drain = 0
     sequencer.streams.epochs[shard] = max(sequencer.streams.epochs[shard], epoch)
     if not sequencer.hold_over:
-        _tell_all(sequencer, shard)
+        _tell_all(sequencer, shard, epoch)
 
 
 cdef void shards_lead_all(Sequencer *sequencer, uint64_t epoch) noexcept nogil:
@@ -118,9 +133,10 @@ cdef void shards_lead_all(Sequencer *sequencer, uint64_t epoch) noexcept nogil:
 
 
 cdef void _pause(Sequencer *sequencer, uint32_t shard, int state) noexcept nogil:
+    if _leads(sequencer, shard):
+        _unsay(sequencer, shard)
     if sequencer.shards[shard].state == SHARD_LEADING or sequencer.shards[shard].state == SHARD_PAUSED:
         sequencer.shards[shard].state = <unsigned char> state
-    _unsay(sequencer, shard)
 
 
 cdef void shard_note(Sequencer *sequencer, const Note *note) noexcept nogil:
@@ -144,11 +160,13 @@ cdef void shard_note(Sequencer *sequencer, const Note *note) noexcept nogil:
         forgetting_begin(sequencer, shard)
 
 
-cdef void _drained(Sequencer *sequencer) noexcept nogil:
-    """Tell of the shards of which nothing is on its way to the log any more."""
+cdef void shards_drained(Sequencer *sequencer) noexcept nogil:
+    """At the end of a turn: tell of the shards of which nothing is on its way to the log any more."""
     cdef uint32_t shard
     cdef Shard *led
     cdef Note note
+    if sequencer.drains == 0:
+        return
     sequencer.drains = 0
     for shard in range(sequencer.shard_count):
         led = &sequencer.shards[shard]
@@ -165,17 +183,17 @@ cdef void _drained(Sequencer *sequencer) noexcept nogil:
 
 
 cdef void shards_turn(Sequencer *sequencer) noexcept nogil:
-    """Once a turn, before anything is taken: may this router still lead? And at its end: what is drained?"""
+    """Once a turn, before anything is taken: may this router still lead?"""
     cdef bint over
     cdef uint32_t shard
-    if sequencer.drains:
-        _drained(sequencer)
     over = sequencer.hold_ms != HOLD_FOR_EVER and clock_boot_ms() >= sequencer.hold_ms
     if over == sequencer.hold_over:
         return
     sequencer.hold_over = over
     for shard in range(sequencer.shard_count):
+        if sequencer.shards[shard].state != SHARD_LEADING:
+            continue
         if over:
             _unsay(sequencer, shard)
-        elif sequencer.shards[shard].state == SHARD_LEADING:
-            _tell_all(sequencer, shard)
+        else:
+            _tell_all(sequencer, shard, sequencer.shards[shard].epoch)

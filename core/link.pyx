@@ -221,9 +221,13 @@ cdef void _map_to(Edge *edge, uint32_t shard, uint32_t place) noexcept nogil:
 
 
 cdef void _on_leads(Edge *edge, Link *link, const RecLeads *record) noexcept nogil:
-    """The router leads a shard, unless another one leads it by now; it is told what is held of it behind the batch."""
+    """The router leads a shard, unless another one leads it by now; it is told what is held of it behind the batch. Or it
+    leads it no more (epoch 0): what is said of it waits for who does."""
     cdef uint32_t shard = record.head.shard
-    if shard >= edge.shard_count or record.epoch < edge.shard_epochs[shard]:
+    if shard < edge.shard_count and record.epoch == 0 and edge.shard_links[shard] == link.place:
+        _map_to(edge, shard, LINK_NOWHERE)
+        link.news[shard >> 6] &= ~(<uint64_t> 1 << (shard & 63))
+    if shard >= edge.shard_count or record.epoch == 0 or record.epoch < edge.shard_epochs[shard]:
         return
     edge.shard_epochs[shard] = record.epoch
     _map_to(edge, shard, link.place)

@@ -23,5 +23,6 @@ cdef enum:
 
 cdef void presence_state(Sequencer *sequencer, uint32_t owner, const RecState *record) noexcept nogil
 cdef void presence_end(Sequencer *sequencer, uint32_t owner) noexcept nogil
+cdef void presence_leave(Sequencer *sequencer, uint32_t index) noexcept nogil
 cdef void presence_due(Sequencer *sequencer) noexcept nogil
 cdef void presence_answer(Sequencer *sequencer, Worker *worker, const RecHistory *record) noexcept nogil

@@ -121,7 +121,7 @@ cdef void presence_due(Sequencer *sequencer) noexcept nogil:
                 return
 
 
-cdef void _leave(Sequencer *sequencer, uint32_t index) noexcept nogil:
+cdef void presence_leave(Sequencer *sequencer, uint32_t index) noexcept nogil:
     """A session leaves a room, whose members are told of it later, or now if nothing can be kept for later."""
     cdef Member *member = member_at(&sequencer.rooms, index)
     cdef uint32_t user
@@ -164,7 +164,7 @@ cdef void presence_state(Sequencer *sequencer, uint32_t owner, const RecState *r
         if index != NOBODY:
             index = member_find(&sequencer.rooms, owner, index)
         if index != NOBODY:
-            _leave(sequencer, index)
+            presence_leave(sequencer, index)
         return
     index = member_enter(&sequencer.rooms, owner, name, record.head.aux, name + record.head.aux, record.user_size,
                          &came)
@@ -177,7 +177,7 @@ cdef void presence_state(Sequencer *sequencer, uint32_t owner, const RecState *r
 cdef void presence_end(Sequencer *sequencer, uint32_t owner) noexcept nogil:
     """A session has no owner any more, or another one: it is in no room until that one says so."""
     while attender_at(&sequencer.rooms, owner).first != NOBODY:
-        _leave(sequencer, attender_at(&sequencer.rooms, owner).first)
+        presence_leave(sequencer, attender_at(&sequencer.rooms, owner).first)
     attender_end(&sequencer.rooms, owner)
 
 

@@ -81,7 +81,8 @@ ctypedef struct RecChannel:     # SUBSCRIBE, SUBSCRIBED, UNSUBSCRIBE, GLOBAL; na
 
 ctypedef struct RecLeads:
     Record head
-    uint64_t epoch              # that new channels of the shard begin with: of two leaders the one with the higher leads
+    # That new channels of the shard begin with: of two leaders the one with the higher leads; 0: I lead it no more.
+    uint64_t epoch
 
 cdef enum ShardsFlag:           # aux of SHARDS
     SHARDS_SAID = 1             # that was all of these shards: it stands behind what SHARDS without it stood before
@@ -197,7 +198,7 @@ ctypedef struct RecState:       # STATE, ATTEND; name and, but with ACKED, the u
     uint16_t user_size
     uint32_t conn               # low half of the worker's handle: a session that was taken over is another's
     uint64_t time_us            # of JOINED, LEFT, HEARS and LISTS as in RecSession; else 0
-    uint64_t fence              # of these, the number of the session's claim; else 0
+    uint64_t fence              # of these, and of HERE to a leader, the number of the session's claim; else 0
 
 ctypedef struct RecTold:        # OPEN, CLOSE or STATE with its flag of what was told follows as a record of its own
     Record head                 # aux: the worker's index

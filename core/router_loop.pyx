@@ -26,15 +26,15 @@ from core.drained cimport drained_free, drained_tick
 from core.hash cimport index_free
 from core.keys cimport KEYS_SWEPT, keys_expire, keys_free, keys_ms
 from core.forgetting cimport forgetting_turn
-from core.leading cimport shard_note, shards_lead_all, shards_turn
+from core.leading cimport shard_note, shards_drained, shards_lead_all, shards_turn
 from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_WAKEUPS, GAUGE_LOG_AWAY,
                           GAUGE_LOG_BYTES_MAX, GAUGE_ROUTER_EPOCH, Stats, ledger_count, ledger_gauge, ledger_turn)
 from core.loading cimport loading_done, loads_ask
 from core.log_out cimport LOG_CHUNKS_MAX, log_free, log_init, log_is_there, log_wait_ms
-from core.mailbox cimport (NOTE_AUDIT, NOTE_BANS_SAY, NOTE_CURSOR_READ, NOTE_LOG_COMMITTED, NOTE_LOG_LOADED,
-                           NOTE_LOG_SIFT, NOTE_LOG_STATE, NOTE_SESSION_OPENED, NOTE_SESSIONS_READ,
-                           NOTE_SESSIONS_STORED, NOTE_TOLD_END, NOTE_EVICT, NOTE_HOLD, NOTE_LEAD, NOTE_LOG_RECOVER, Note, mailbox_drain, mailbox_free, mailbox_init,
-                           mailbox_ring, note_init)
+from core.mailbox cimport (NOTE_AUDIT, NOTE_BANS_SAY, NOTE_CURSOR_READ, NOTE_EVICT, NOTE_HOLD, NOTE_LEAD,
+                           NOTE_LOG_COMMITTED, NOTE_LOG_LOADED, NOTE_LOG_RECOVER, NOTE_LOG_SIFT, NOTE_LOG_STATE,
+                           NOTE_SESSION_OPENED, NOTE_SESSIONS_READ, NOTE_SESSIONS_STORED, NOTE_TOLD_END, Note,
+                           mailbox_drain, mailbox_free, mailbox_init, mailbox_ring, note_init)
 from core.namespaces cimport namespaces_fill
 from core.notes cimport notes_put, notes_take
 from core.ordering cimport log_committed, log_hand_over
@@ -246,6 +246,7 @@ cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
         presence_due(sequencer)
         sequencer_tell_taken(sequencer)
         log_hand_over(sequencer)            # before the sends: the log is at work meanwhile
+        shards_drained(sequencer)
         catchups_serve(sequencer, &budget)
         sessions_flush(sequencer)
         mailbox_ring(&sequencer.to_control)

@@ -313,18 +313,19 @@ cdef void _evict(Worker *worker, uint64_t conn, const uint8_t *session) noexcept
 
 
 cdef void session_evict(Sequencer *sequencer, const Note *note) noexcept nogil:
-    """NOTE_EVICT: whoever has the session here is to end, with a code and for a reason."""
-    cdef uint32_t index = owner_of(sequencer, note.session)
+    """NOTE_EVICT: a connection that has a session here is to end, with a code and for a reason."""
+    cdef const uint8_t *session = <const uint8_t *> note + sizeof(Note)
+    cdef uint32_t index = SLAB_NONE if note.text_size < 16 else owner_of(sequencer, session)
     cdef RecSession *say
-    if index == SLAB_NONE or owner_at(sequencer, index).guest:
+    if index == SLAB_NONE or owner_at(sequencer, index).guest or owner_conn(owner_at(sequencer, index)) != note.conn:
         return
     say = <RecSession *> worker_say(worker_at(sequencer, owner_at(sequencer, index).worker), REC_EVICT,
-                                    <int> note.first, sizeof(RecSession), note.text_size)
+                                    <int> note.first, sizeof(RecSession), note.text_size - 16)
     if say != NULL:
-        say.conn = owner_conn(owner_at(sequencer, index))
-        say.body_size = note.text_size
-        memcpy(say.session, note.session, 16)
-        memcpy(<uint8_t *> say + sizeof(RecSession), <const uint8_t *> note + sizeof(Note), note.text_size)
+        say.conn = note.conn
+        say.body_size = note.text_size - 16
+        memcpy(say.session, session, 16)
+        memcpy(<uint8_t *> say + sizeof(RecSession), session + 16, note.text_size - 16)
 
 
 cdef bint bulk_fits(Worker *worker, uint32_t seq, uint32_t size) noexcept nogil:
@@ -427,6 +428,13 @@ cdef void _own(Worker *worker, Owner *owner, const RecSession *record) noexcept 
     owner.guest = 0
 
 
+cdef bint _owns(Sequencer *sequencer, uint32_t index, const Worker *worker, uint64_t conn) noexcept nogil:
+    """Whether the owner at `index`, if any, is this connection of this worker."""
+    return index != SLAB_NONE and owner_at(sequencer, index).conn[0] == <uint32_t> conn \
+        and (owner_at(sequencer, index).guest or owner_conn(owner_at(sequencer, index)) == conn) \
+        and worker_at(sequencer, owner_at(sequencer, index).worker) == worker
+
+
 cdef void session_claim(Sequencer *sequencer, Worker *worker, Record *said) noexcept nogil:
     """A connection gets a session: whoever had it hears of it before the claim (OPEN) is answered."""
     cdef RecSession *record = <RecSession *> said
@@ -439,14 +447,12 @@ cdef void session_claim(Sequencer *sequencer, Worker *worker, Record *said) noex
     _drained_claimed(sequencer, hash, record.session)
     if index != SLAB_NONE:
         owner = owner_at(sequencer, index)
-        evicted = owner.worker != claimant or owner_conn(owner) != record.conn
-        if owner.guest:
-            if not evicted:             # it stays in its rooms
-                _own(worker, owner, record)
-                session_open(sequencer, worker, record, False)
-                return
-            evicted = False
-        elif evicted and record.fence < owner_fence(owner):   # said again after a lost link, and of before the other's
+        if _owns(sequencer, index, worker, record.conn) and owner.guest:
+            _own(worker, owner, record)             # it stays in its rooms
+            session_open(sequencer, worker, record, False)
+            return
+        evicted = not owner.guest and (owner.worker != claimant or owner_conn(owner) != record.conn)
+        if evicted and record.fence < owner_fence(owner):   # said again after a lost link, and of before the other's
             _evict(worker, record.conn, record.session)
             return
         if evicted:
@@ -458,13 +464,6 @@ cdef void session_claim(Sequencer *sequencer, Worker *worker, Record *said) noex
         session_open(sequencer, worker, record, evicted)
 
 
-cdef bint _owns(Sequencer *sequencer, uint32_t index, const Worker *worker, uint64_t conn) noexcept nogil:
-    """Whether the owner at `index`, if any, is this connection of this worker."""
-    return index != SLAB_NONE and owner_at(sequencer, index).conn[0] == <uint32_t> conn \
-        and (owner_at(sequencer, index).guest or owner_conn(owner_at(sequencer, index)) == conn) \
-        and worker_at(sequencer, owner_at(sequencer, index).worker) == worker
-
-
 cdef void _on_close(Sequencer *sequencer, Worker *worker, RecSession *record) noexcept nogil:
     """A connection ended; its session may be another's by now."""
     cdef uint64_t hash = hash_bytes(&sequencer.hash_key, record.session, 16)
@@ -474,16 +473,17 @@ cdef void _on_close(Sequencer *sequencer, Worker *worker, RecSession *record) no
         return
     if record.head.aux & CLOSE_COMES_BACK:
         _drained_given_up(sequencer, worker, hash, record.session)
-    if not shard_is_said(worker, record.head.shard) or (index != SLAB_NONE and owner_at(sequencer, index).guest):
-        if _owns(sequencer, index, worker, record.conn) and owner_at(sequencer, index).guest:
-            owner_end(sequencer, index)
-        return
-    if sequencer.claims.size and not _owns(sequencer, index, worker, record.conn):
+    if sequencer.claims.size and shard_is_said(worker, record.head.shard) \
+            and not (_owns(sequencer, index, worker, record.conn) and not owner_at(sequencer, index).guest):
         claims_settle(sequencer, worker, record.conn, session_claim)
         index = owner_find(sequencer, record.session, hash)
-    if _owns(sequencer, index, worker, record.conn) and not ledger_leaks(sequencer.ledger, KIND_SESSION):
+    if not _owns(sequencer, index, worker, record.conn) or ledger_leaks(sequencer.ledger, KIND_SESSION):
+        return
+    if not owner_at(sequencer, index).guest:
+        if not shard_is_said(worker, record.head.shard):
+            return                      # it is ended when the worker has said what it holds
         session_close(sequencer, record)
-        owner_end(sequencer, index)
+    owner_end(sequencer, index)
 
 
 cdef void _on_state(Sequencer *sequencer, Worker *worker, RecState *record) noexcept nogil:
@@ -513,8 +513,8 @@ cdef void _on_attend(Sequencer *sequencer, Worker *worker, RecState *record) noe
     cdef uint32_t index = owner_find(sequencer, record.session, hash)
     cdef Owner *owner = NULL if index == SLAB_NONE else owner_at(sequencer, index)
     if owner != NULL and (owner.worker != worker_index(sequencer, worker) or owner.conn[0] != record.conn):
-        if not owner.guest:
-            return                      # the claim decides
+        if not owner.guest or record.fence and record.fence < owner_fence(owner):
+            return                      # the claim decides, or has decided
         owner_end(sequencer, index)
         owner = NULL
     if owner == NULL:
@@ -525,7 +525,8 @@ cdef void _on_attend(Sequencer *sequencer, Worker *worker, RecState *record) noe
             return
         owner.conn[0] = record.conn
         owner.conn[1] = 0
-        owner.fence[0] = owner.fence[1] = 0
+        owner.fence[0] = <uint32_t> record.fence
+        owner.fence[1] = <uint32_t> (record.fence >> 32)
         owner.again = 0
         owner.guest = 1
         index = owner_find(sequencer, record.session, hash)

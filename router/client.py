@@ -436,6 +436,9 @@ class RouterClient:
                     leads[record["shard"]] = record["epoch"]
                 else:
                     asked = self._on_record(record) or asked
+            for shard in [shard for shard, epoch in leads.items() if epoch == 0]:  # led there no more
+                self.led.pop(shard, None)
+                del leads[shard]
             if asked or leads:
                 self._begin(leads, asked=asked)
         asyncio.get_running_loop().call_soon(self._receive)
@@ -446,7 +449,8 @@ class RouterClient:
 
     def _begin(self, leads: Mapping[int, int], *, asked: bool) -> None:
         """The router asked for everything, or leads some shards from now on: nothing is held of them, but what waits
-        for its answer is said again."""
+        for its answer is said again.
+        """
         if asked:
             self.led.clear()
             self._lose_bans()

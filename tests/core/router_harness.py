@@ -71,7 +71,9 @@ class Worker:
         while not self._records:
             assert self.socket.poll(int(DEADLINE_S * 1000)), "the router says nothing"
             for one in records.unpack(self.socket.recv()):
-                if one["kind"] == records.LEADS:
+                if one["kind"] == records.LEADS and one["epoch"] == 0:
+                    self.leads.pop(one["shard"], None)
+                elif one["kind"] == records.LEADS:
                     self.leads[one["shard"]] = one["epoch"]
                 else:
                     self._records.append(one)

@@ -12,7 +12,10 @@ from tests.core.router_harness import Sequencer, Worker
 from tests.core.test_leading import FIRST, FOR_EVER, LOG, SECOND, hold, lead, positions, publish, put, shard_of, told
 
 Make = Callable[..., Sequencer]
-MINE, OTHER = "held:a", next(f"held:{number}" for number in range(999) if shard_of(f"held:{number}") != shard_of("held:a"))
+MINE = "held:a"
+OTHER = next(f"held:{number}" for number in range(999) if shard_of(f"held:{number}") != shard_of(MINE))
+# A session that another router leads, unless a test says so.
+SESSIONS = next(number for number in range(shards.COUNT_MAX) if number not in (shard_of(MINE), shard_of(OTHER)))
 CONN = 5
 
 
@@ -99,9 +102,16 @@ def presence(routers: Make) -> tuple[Sequencer, Worker]:
     return router, router.worker()
 
 
-def attend(worker: Worker, name: str, session: bytes, what: int = records.JOINED) -> None:
+def attend(
+    worker: Worker, name: str, session: bytes, what: int = records.JOINED, *, conn: int = CONN, fence: int = 0
+) -> None:
     shard = shard_of(name)
-    worker.say.state(session, what, name.encode(), 1, 0, b"alice", CONN, kind=records.ATTEND, shard=shard)
+    worker.say.state(session, what, name.encode(), 1, 0, b"alice", conn, fence=fence, kind=records.ATTEND, shard=shard)
+    worker.flush()
+
+
+def close(worker: Worker, session: bytes, conn: int = CONN) -> None:
+    worker.say.session(records.CLOSE, session, conn)
     worker.flush()
 
 
@@ -111,3 +121,73 @@ def present(worker: Worker, name: str) -> int:
     (answer,) = [one for one in worker.rest() if one["kind"] == records.REPLY]
     count: int = msgpack.unpackb(answer["body"])["count"]
     return count
+
+
+def test_a_session_of_another_router_is_a_guest_where_it_is_in_rooms(presence: tuple[Sequencer, Worker]) -> None:
+    router, worker = presence
+    session = session_in(SESSIONS)
+    attend(worker, MINE, session)
+    attend(worker, OTHER, session)
+    assert (present(worker, MINE), present(worker, OTHER), router.live("session")) == (1, 1, 1)
+    attend(worker, MINE, session, records.LEFT)
+    assert (present(worker, MINE), present(worker, OTHER), router.live("session")) == (0, 1, 1)
+    attend(worker, OTHER, session, records.LEFT)
+    assert (present(worker, OTHER), router.live("session")) == (0, 0)
+    attend(worker, MINE, session)
+    close(worker, session)
+    assert (present(worker, MINE), router.live("session")) == (0, 0)
+
+
+def test_a_guest_whose_shard_is_gained_stays_in_its_rooms(presence: tuple[Sequencer, Worker]) -> None:
+    router, worker = presence
+    session, conn = session_in(SESSIONS), 9 << 32 | CONN
+    attend(worker, MINE, session)
+    assert present(worker, MINE) == 1
+    lead(router, SESSIONS)
+    told(worker, SESSIONS)
+    worker.say.shards([SESSIONS])
+    worker.say.session(records.OPEN, session, conn, 0, records.AGAIN, fence=12)
+    worker.say.shards([SESSIONS], said=True)
+    worker.flush()
+    assert present(worker, MINE) == 1
+    put(router, notes.EVICT, conn=conn, first=640, text=session + b"why")
+    (evicted,) = [one for one in worker.rest() if one["kind"] == records.EVICT]
+    assert (evicted["conn"], evicted["aux"]) == (conn, 640)
+    close(worker, session, conn)
+    assert (present(worker, MINE), router.live("session")) == (0, 0)
+
+
+def test_a_session_whose_shard_is_forgotten_stays_as_a_guest(presence: tuple[Sequencer, Worker]) -> None:
+    router, worker = presence
+    session = session_in(SESSIONS)
+    lead(router, SESSIONS)
+    told(worker, SESSIONS)
+    hold(worker, SESSIONS)
+    worker.say.session(records.OPEN, session, CONN, 1)
+    for name in (MINE, OTHER):
+        worker.say.state(session, records.JOINED, name.encode(), 1, 0, b"alice", CONN)
+    worker.flush()
+    assert (present(worker, MINE), present(worker, OTHER)) == (1, 1)
+    forget(router, SESSIONS)
+    assert (present(worker, MINE), present(worker, OTHER), router.live("session")) == (1, 1, 1)
+    put(router, notes.EVICT, conn=CONN, first=640, text=session + b"why")
+    assert worker.rest() == [], "its leader says so"
+    forget(router, shard_of(MINE))
+    assert (present(worker, OTHER), router.live("session")) == (1, 1)
+    forget(router, shard_of(OTHER))
+    assert router.live("session") == 0
+
+
+def test_of_two_connections_the_one_with_the_later_claim_is_the_guest(presence: tuple[Sequencer, Worker]) -> None:
+    """The former one may tell what it did before it hears that it has lost the session."""
+    router, worker = presence
+    session, other = session_in(SESSIONS), router.worker(1)
+    attend(worker, MINE, session, fence=10)
+    assert present(worker, MINE) == 1
+    attend(other, MINE, session, records.HERE, conn=6, fence=20)
+    assert present(other, MINE) == 1
+    attend(worker, MINE, session, fence=10)
+    close(worker, session)
+    assert present(worker, MINE) == 1
+    close(other, session, 6)
+    assert (present(other, MINE), router.live("session")) == (0, 0)

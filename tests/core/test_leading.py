@@ -246,6 +246,58 @@ def test_a_claim_in_a_shard_that_is_led_anew_waits_for_what_all_workers_hold(rou
     assert opened["fence"] > 99
 
 
+def test_claims_that_wait_for_what_workers_hold_are_done_in_their_order(routers: Make) -> None:
+    router = routers()
+    one, two = router.worker(0), router.worker(1)
+    session = bytes([SHARD]) + b"s" * 15
+    lead(router)
+    told(one), told(two)
+    hold(one, SHARD)
+    for conn in (1, 2, 3):
+        one.say.session(records.OPEN, session, conn, 10 + conn, records.RESUMES)
+        assert one.rest() == []
+    hold(two, SHARD)
+    said = [(one.take()["kind"], conn) for conn in (1, 1, 2, 2, 3)]
+    assert [kind for kind, _ in said] == [
+        records.OPENED,
+        records.EVICT,
+        records.OPENED,
+        records.EVICT,
+        records.OPENED,
+    ]
+
+
+def test_workers_hear_that_a_shard_is_led_no_more(routers: Make) -> None:
+    router = routers()
+    lead(router)
+    worker = router.worker()
+    assert told(worker) == FIRST
+    put(router, notes.PAUSE, request=SHARD)
+    wait_for(lambda: worker.rest() is not None and SHARD not in worker.leads, "the end of LEADS")
+
+
+def test_what_a_worker_gave_up_while_a_shard_was_paused_is_not_there_when_it_is_led_again(routers: Make) -> None:
+    router = routers()
+    lead(router)
+    worker = router.worker()
+    session = bytes([SHARD]) + b"s" * 15
+    worker.say.session(records.OPEN, session, 4, 10)
+    worker.say.channel(records.SUBSCRIBE, GROUP.encode(), 5, shard=SHARD)
+    worker.flush()
+    worker.rest()
+    assert (router.live("session"), router.live("subscription")) == (1, 1)
+    put(router, notes.PAUSE, request=SHARD)
+    wait_for(lambda: worker.rest() is not None and SHARD not in worker.leads, "the pause")
+    worker.say.session(records.CLOSE, session, 4)
+    worker.say.channel(records.UNSUBSCRIBE, GROUP.encode(), 5, shard=SHARD)
+    worker.rest()
+    lead(router)
+    told(worker)
+    hold(worker, SHARD)
+    worker.rest()
+    assert (router.live("session"), router.live("subscription")) == (0, 0)
+
+
 def test_a_session_is_evicted_for_a_reason(routers: Make) -> None:
     router = routers()
     lead(router)
@@ -254,8 +306,11 @@ def test_a_session_is_evicted_for_a_reason(routers: Make) -> None:
     worker.say.session(records.OPEN, session, 4, 10)
     worker.flush()
     worker.expect(records.OPENED)
-    put(router, notes.EVICT, first=640, text=b"why")
-    assert worker.rest() == []
+    put(router, notes.EVICT, conn=5, first=640, text=session + b"why")
+    assert worker.rest() == [], "that is another connection"
+    put(router, notes.EVICT, conn=4, first=640, text=session + b"why")
+    (evicted,) = worker.rest()
+    assert (evicted["kind"], evicted["conn"], evicted["aux"]) == (records.EVICT, 4, 640)
 
 
 def test_messages_are_counted_by_shard(routers: Make) -> None:

@@ -126,6 +126,16 @@ def test_what_was_told_is_kept_until_the_router_has_stored_it(edge: Edge, stored
     assert ((records.JOINED, b"group:a", 4) in told(edge)) is kept
 
 
+def test_what_was_told_is_kept_while_a_shard_has_no_leader(edge: Edge) -> None:
+    """Who led it last may have passed over what came behind its last word."""
+    alice = edge.open("alice")
+    edge.join(alice, "group:a", offset=4)
+    edge.router.send(wire.leads(0, [7]))
+    ticks(edge, time.monotonic_ns() // 1_000_000 + 10_000)
+    edge.link(LATER)
+    assert (records.JOINED, b"group:a", 4) in told(edge)
+
+
 def stored_ms(worker: Worker, now_ms: int) -> int:
     """Up to when the router says that all is stored, as it answers a heartbeat; both by the worker's clock."""
     worker.say.link(records.LINK, worker.epoch, worker.number, now_ms=now_ms)
