@@ -1,9 +1,10 @@
 # A log batch as commands for Redis: one for each shard that has a part in it, in the bytes that are sent.
 #
-# A shard is known from a channel's CRC-32, as zlib has it. Its command is an EVALSHA of the script in
-# router/log/redis_scripts.py: the records in their order, those of a channel that follow each other with one key, and
-# beside them their tail: for each record who published it under which key, packed, since the next router needs that of
-# all records of the last minutes and nothing else of them.
+# Where one router has the log, a shard is known from a channel's CRC-32, as zlib has it; where several write it, the
+# shard is the record's own (core/shards.pxd), and its epoch is in that of the record. Its command is an EVALSHA of the
+# script in router/log/redis_scripts.py: the records in their order, those of a channel that follow each other with one
+# key, and beside them their tail: for each record who published it under which key, packed, since the next router needs
+# that of all records of the last minutes and nothing else of them.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 

@@ -11,6 +11,7 @@ cdef enum:
     BULK_BYTES = 16         # what stands around a value: `$`, at most ten digits, two line ends
     ID_BYTES = 41           # two numbers of 64 bits and a hyphen
     EPOCH_BYTES = 20
+    SHARD_EPOCH_SHIFT = 24  # of a shard's epoch in those of its records: see router/shard_keeper.py
     COUNTS_BYTES = 256      # the numbers of a command: arguments, keys, epoch, batch, the last one
     RUN_BYTES = 64          # count of a run's records
     WAITING_BYTES = 20      # the record's end: its flags, and what means something only while it waits
@@ -166,6 +167,7 @@ cdef class Cutter:
             channel is forgotten (what else the script makes of it is the script's), both packed; the last one is for
             all others. The latter is only sent if it was not
             sent for that channel within the last hour, since it costs as much as a sixth of all else; else it is 0.
+        shared: whether several routers write the log, each some of the shards.
     """
 
     cdef bytes _evalsha, _settings
@@ -173,8 +175,10 @@ cdef class Cutter:
     cdef bytearray _cuts, _parts, _room, _refreshed
     cdef uint32_t _shards
     cdef uint32_t _retention_bytes
+    cdef bint _shared
 
-    def __init__(self, bytes evalsha, list starts, list keys, bytes settings, list retentions):
+    def __init__(self, bytes evalsha, list starts, list keys, bytes settings, list retentions, bint shared=False):
+        self._shared = shared
         self._evalsha, self._settings = evalsha, settings
         self._starts, self._keys = starts, keys
         self._names = [name for name, _, _ in retentions]
@@ -196,7 +200,7 @@ cdef class Cutter:
 
         Args:
             batch: log records.
-            epoch: who appends.
+            epoch: who appends; of no account where several routers do.
             numbers: for each shard, the number that its next batch gets.
 
         Raises:
@@ -224,10 +228,14 @@ cdef class Cutter:
             if not log_record_fits(record, size - at):
                 raise ValueError(f"no whole log record at byte {at} of {size}")
             count += 1
-            _sort_one(data, <Part *> PyByteArray_AS_STRING(self._parts),
-                      &cuts[crc32(<const uint8_t *> log_record_name(record), record.name_size) % self._shards],
+            _sort_one(data, <Part *> PyByteArray_AS_STRING(self._parts), &cuts[self._shard_of(record)],
                       <uint32_t> at, count)
             at += record.size
+
+    cdef inline uint32_t _shard_of(self, const LogRecord *record) noexcept:
+        if self._shared:
+            return record.shard % self._shards
+        return crc32(<const uint8_t *> log_record_name(record), record.name_size) % self._shards
 
     cdef int _retention(self, const LogRecord *record):
         """Which namespace's retention the record's channel has."""
@@ -259,6 +267,8 @@ cdef class Cutter:
         to = _put_number(to, <uint64_t> 4 + cut.runs)
         to = _put(to, PyBytes_AS_STRING(keys), len(keys))
         to = _put_channels(to, data, parts, cut, PyBytes_AS_STRING(start), <uint32_t> len(start))
+        if self._shared:  # of the oldest: what was ordered under an earlier one is refused with it
+            epoch = (<const LogRecord *> (data + parts[cut.first - 1].at)).epoch >> SHARD_EPOCH_SHIFT
         to = _put_epoch(to, epoch)
         to = _put_number(to, number)
         to = _put(to, PyBytes_AS_STRING(self._settings), len(self._settings))
@@ -353,8 +363,8 @@ cdef uint8_t *_put_tails(uint8_t *to, const uint8_t *data, const Part *parts, Cu
     return _put(to, b"\r\n", 2)
 
 
-def tail_records(bytes tail):
-    """The records of a tail, as log records without bodies.
+def tail_records(bytes tail, uint8_t shard=0):
+    """The records of a tail, as log records of a shard without bodies.
 
     Raises:
         ValueError: the bytes are no tail.
@@ -374,12 +384,12 @@ def tail_records(bytes tail):
                 + (sizeof(TailOrigin) if head.flags & TAIL_ORIGIN else 0)
         if size - at < need or head.name_size == 0:
             raise ValueError(f"{size} bytes that are no keys and origins")
-        to = _record_of(to, head)
+        to = _record_of(to, head, shard)
         at += need
     return (<const char *> begin)[:to - begin]
 
 
-cdef uint8_t *_record_of(uint8_t *to, const TailHead *head) noexcept nogil:
+cdef uint8_t *_record_of(uint8_t *to, const TailHead *head, uint8_t shard) noexcept nogil:
     """The log record of one entry, which is whole."""
     cdef LogRecord *record = <LogRecord *> to
     cdef const uint8_t *rest = <const uint8_t *> head + sizeof(TailHead)
@@ -388,6 +398,7 @@ cdef uint8_t *_record_of(uint8_t *to, const TailHead *head) noexcept nogil:
     record.size = size
     record.kind = LOG_POSITION
     record.name_size = head.name_size
+    record.shard = shard
     record.epoch = head.epoch
     record.offset = head.offset
     record.time_ms = head.time_ms

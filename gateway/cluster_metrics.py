@@ -1,20 +1,33 @@
-"""The cluster in the node's metrics, as this node sees it."""
+"""The cluster in the node's metrics, as this node sees it; of a node that is alone, names without values."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from gateway.child import Child
-from gateway.cluster import Cluster
+
+if TYPE_CHECKING:  # a node that is alone does without the library of etcd
+    from gateway.cluster import Cluster
+
+_ABOUT = {
+    "holdfast_directory_reachable": "1 while the directory answers.",
+    "holdfast_shards_led": "Shards that this node's router leads.",
+    "holdfast_shards_unled": "Shards of the cluster that nobody leads.",
+    "holdfast_shards_moving": "Shards of the cluster that are to be led by another router.",
+    "holdfast_routers": "Routers of the cluster that live.",
+    "holdfast_admin_links": "Routers that the admin API is linked to and heard lately.",
+    "holdfast_lease_remaining_seconds": "How long the lease of this node's workers certainly lives on; 0: it has none.",
+}
 
 
 class ClusterCollector(Collector):
     """Collects what the directory says at the time of the scrape.
 
     Args:
-        cluster: what is known of it.
+        cluster: what is known of it; None: this node is alone.
         node: this node's name.
         links: the routers that the admin API is linked to: whether each was heard lately.
         workers: the places of workers.
@@ -23,7 +36,7 @@ class ClusterCollector(Collector):
 
     def __init__(
         self,
-        cluster: Cluster,
+        cluster: "Cluster | None",
         node: str,
         links: Callable[[], Iterable[bool]],
         workers: Callable[[], Iterable[Child]],
@@ -35,29 +48,34 @@ class ClusterCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Gauges alone: all of it goes up and down."""
-        view, membership = self._cluster.view, self._cluster.membership
+        values = {} if self._cluster is None else self._values(self._cluster)
+        for name, about in _ABOUT.items():
+            yield GaugeMetricFamily(name, about, value=values.get(name))
+        yield self._told()
+
+    def _values(self, cluster: "Cluster") -> dict[str, float]:
+        view = cluster.view
         placed = list(zip(view.leaders(), view.wanted(), strict=True))
         leaders = Counter(leader for leader, _ in placed)
-        yield _gauge("holdfast_directory_reachable", "1 while the directory answers.", view.reachable().answers)
-        yield _gauge("holdfast_shards_led", "Shards that this node's router leads.", leaders[self._node])
-        yield _gauge("holdfast_shards_unled", "Shards of the cluster that nobody leads.", leaders[None])
-        moving = sum(leader is not None and leader != wanted for leader, wanted in placed)
-        yield _gauge("holdfast_shards_moving", "Shards of the cluster that are to be led by another router.", moving)
-        yield _gauge("holdfast_routers", "Routers of the cluster that live.", len(view.routers()))
-        up = sum(self._links())
-        yield _gauge("holdfast_admin_links", "Routers that the admin API is linked to and heard lately.", up)
-        if membership is not None:
-            lease = "Seconds for which the lease of this node's workers certainly lives on; 0: it has none."
-            yield _gauge("holdfast_lease_remaining_seconds", lease, membership.lease_s())
-            told = GaugeMetricFamily(
-                "holdfast_worker_routers", "Routers that a worker was told to link to.", labels=["process"]
-            )
-            for child in self._workers():
-                count = membership.linked(child.current) if child.current is not None else None
-                if count is not None:
-                    told.add_metric([child.name], count)
-            yield told
+        values: dict[str, float] = {
+            "holdfast_directory_reachable": view.reachable().answers,
+            "holdfast_shards_led": leaders[self._node],
+            "holdfast_shards_unled": leaders[None],
+            "holdfast_shards_moving": sum(leader is not None and leader != wanted for leader, wanted in placed),
+            "holdfast_routers": len(view.routers()),
+            "holdfast_admin_links": sum(self._links()),
+        }
+        if cluster.membership is not None:
+            values["holdfast_lease_remaining_seconds"] = cluster.membership.lease_s()
+        return {name: float(value) for name, value in values.items()}
 
-
-def _gauge(name: str, about: str, value: float) -> Metric:
-    return GaugeMetricFamily(name, about, value=float(value))
+    def _told(self) -> Metric:
+        told = GaugeMetricFamily(
+            "holdfast_worker_routers", "Routers that a worker was told to link to.", labels=["process"]
+        )
+        membership = None if self._cluster is None else self._cluster.membership
+        for child in self._workers() if membership is not None else ():
+            count = membership.linked(child.current) if membership is not None and child.current is not None else None
+            if count is not None:
+                told.add_metric([child.name], count)
+        return told

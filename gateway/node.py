@@ -31,6 +31,7 @@ from gateway.channels_api import Channels
 from gateway.channels_api import routes as channel_routes
 from gateway.child import Child, ChildSpec, Totals
 from gateway.cluster_config import RouterLink, bus_endpoint
+from gateway.cluster_metrics import ClusterCollector
 from gateway.config import Config, router_config, worker_config
 from gateway.connections_api import Places, Walks
 from gateway.development_key import development_key
@@ -440,8 +441,7 @@ async def _admin(
     registry.register(NodeCollector(lambda: views(supervisor), node=config.node.name, version=__version__))
     registry.register(GrowthCollector(watcher, hook))
     registry.register(AuditCollector(lambda: audit.last))
-    if cluster is not None:
-        _watch_cluster(registry, cluster, config, client, supervisor)
+    registry.register(ClusterCollector(cluster, config.node.name, lambda: _links(client), lambda: supervisor.workers))
     walks = Walks()
 
     def workers() -> Places:
@@ -506,20 +506,9 @@ def _client(config: Config, endpoint: str, cluster: "Cluster | None") -> "Router
     return RouterClients(cluster.view, made, everybodys)
 
 
-def _watch_cluster(
-    registry: CollectorRegistry,
-    cluster: "Cluster",
-    config: Config,
-    client: "RouterClient | RouterClients",
-    supervisor: Supervisor,
-) -> None:
-    """Adds what the directory says to the metrics."""
-    from gateway.cluster_metrics import ClusterCollector  # here: as in `_cluster`
-
-    def links() -> list[bool]:
-        return [client.linked] if isinstance(client, RouterClient) else list(client.links.values())
-
-    registry.register(ClusterCollector(cluster, config.node.name, links, lambda: supervisor.workers))
+def _links(client: "RouterClient | RouterClients") -> list[bool]:
+    """The routers that the admin API is linked to, and whether each was heard lately."""
+    return [client.linked] if isinstance(client, RouterClient) else list(client.links.values())
 
 
 def info(config: Config, parts: Parts) -> dict[str, object]:

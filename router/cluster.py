@@ -211,7 +211,7 @@ class Cluster:
         while True:
             await asyncio.sleep(LOADS_S)
             counts = list(self._counts())
-            rates = {shard: (counts[shard] - before[shard]) / LOADS_S for shard in self._keeper.led()}
+            rates = {shard: (counts[shard] - before[shard]) / LOADS_S for shard in self._keeper.held()}
             before = counts
             value = msgpack.packb([LOADS_VERSION, identity.epoch, rates])
             for _ in range(2):  # one of an earlier life stands there
@@ -271,7 +271,7 @@ class Cluster:
         shard = -1
         while True:
             await asyncio.sleep(SWEEP_S * random.uniform(0.8, 1.2))
-            led = list(self._keeper.led())
+            led = self._keeper.held()
             if not led:
                 continue
             shard = next((one for one in led if one > shard), led[0])

@@ -92,6 +92,7 @@ class Sessions:
         """What was written while a read is under way: the read may have come before it."""
         self._saved = asyncio.Event()
         self._saved.set()
+        self._marks: list[asyncio.Future[None]] = []  # of those who wait until what was heard before is stored
         self._claims: list[tuple[int, int, bytes, str, int]] = []
         self._cursors: list[tuple[int, int, str]] = []
         self._questions: list[tuple[int, list[bytes]]] = []
@@ -400,6 +401,7 @@ class Sessions:
     async def _save(self) -> None:
         """One write, again until it is done: what came meanwhile goes with it."""
         self._saving, self._changes = self._changes, Changes()
+        marks, self._marks = self._marks, []
         self._changed.clear()
         told = False
         while True:
@@ -421,13 +423,16 @@ class Sessions:
         if self._written is not None:
             self._written.append(self._saving)
         self._saving = Changes()
-        if self._changes.sessions or self._changes.cursors:
-            return  # more came meanwhile
-        self._changed.clear()
-        self._saved.set()
+        if not self._changes.sessions and not self._changes.cursors:
+            marks, self._marks = marks + self._marks, []
+            self._changed.clear()
+            self._saved.set()
+        for mark in marks:
+            if not mark.done():
+                mark.set_result(None)
 
     async def flush(self, deadline_s: float) -> bool:
-        """Wait until everything so far is stored; False: it is not in time."""
+        """Wait until everything so far is stored, whatever comes meanwhile; False: it is not in time."""
         if not self._told.is_set():
             self.on_told(b"")
         with contextlib.suppress(TimeoutError):
@@ -435,8 +440,11 @@ class Sessions:
                 await self._take_turns()
                 while not await self._is_taken():  # noqa: ASYNC110  the store is asked again
                     await asyncio.sleep(SAVE_RETRY_S)
-                await self._saved.wait()
-        return self._saved.is_set() and self._early is None
+                if not self._saved.is_set():
+                    self._marks.append(asyncio.get_running_loop().create_future())
+                    await self._marks[-1]
+                return True
+        return False
 
     # --------------------------------------------------------------------------------------------------------- reading
 

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from core import log_records, notes
@@ -26,7 +26,8 @@ from router.shards import events as ev
 from router.shards.leadership import Leadership
 
 EPOCH_BITS = 24
-"""Below a shard's epoch in those of its channels: the data plane counts them up while it leads."""
+"""Below a shard's epoch in those of its channels, which the data plane counts up while it leads. The log tells by the
+bits above them under which epoch of the shard a record was made."""
 FLUSH_DEADLINE_S = 1.0
 FORGET_DEADLINE_S = 10.0
 """A large shard is forgotten in portions; past this the opening is given up, and tried again."""
@@ -63,7 +64,8 @@ class ShardKeeper:
         log: an open one; None: there is none, and a shard that is claimed is led at once.
         put: tells the data plane.
         flush: waits until all that is known of sessions is stored, within so many seconds; False: it is not.
-        stopped: told of each shard that is not led here any more.
+        led: told of each shard, with its epoch, that is going to be led here; not when a pause ends.
+        stopped: told of each shard that is not led here any more, or was not after all.
         everybodys: the namespaces of domain global.
         clock: that of leases.
 
@@ -77,6 +79,7 @@ class ShardKeeper:
         put: Put,
         *,
         flush: Callable[[float], Awaitable[bool]],
+        led: Callable[[int, int], None] = lambda shard, epoch: None,
         stopped: Callable[[int], None] = lambda shard: None,
         everybodys: Sequence[str] = ("global",),
         clock: Callable[[], float] = port.now,
@@ -91,6 +94,7 @@ class ShardKeeper:
         self._log = log
         self._orderly = Orderly(put)
         self._flush = flush
+        self._led = led
         self._stopped = stopped
         self._everybodys = everybodys
         self._clock = clock
@@ -111,7 +115,7 @@ class ShardKeeper:
             ev.Hold: self._hold,
             ev.Open: self._open,
             ev.Lead: self._lead,
-            ev.Resume: self._lead,
+            ev.Resume: self._go_on,
             ev.Pause: lambda effect: self._orderly.tell(notes.PAUSE, request=effect.shard),
             ev.Drain: lambda effect: self._orderly.tell(notes.SHARD_DRAIN, request=effect.shard, first=effect.ticket),
             ev.Stop: self._stop,
@@ -208,7 +212,11 @@ class ShardKeeper:
     def _hold(self, effect: ev.Hold) -> None:
         self._orderly.tell(notes.HOLD, first=int(effect.until * 1000))
 
-    def _lead(self, effect: ev.Lead | ev.Resume) -> None:
+    def _lead(self, effect: ev.Lead) -> None:
+        self._led(effect.shard, effect.epoch)
+        self._go_on(effect)
+
+    def _go_on(self, effect: ev.Lead | ev.Resume) -> None:
         self._orderly.tell(
             notes.LEAD,
             request=effect.shard,
@@ -346,7 +354,7 @@ class ShardKeeper:
         if not self.broken.done():
             self.broken.set_exception(error)
 
-    def led(self) -> Iterable[int]:
+    def held(self) -> list[int]:
         """The shards that are ours now, in order."""
         return sorted(self.machine.held)
 

@@ -4,12 +4,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from router.config import RouterConfig
 from router.log.embedded import EmbeddedLog
 from router.log.port import Log, LogBroken, LogUnavailable, Opened
 from router.log.redis import RedisLog
+from router.log.redis_shared import SharedRedisLog
 from router.log.sifting import segment_bytes_of
 
 BACKENDS = ("embedded", "redis", "none")
@@ -43,7 +45,8 @@ def make_log(
     if config.log_backend == "none":
         return None
     if config.log_backend == "redis":
-        return RedisLog(
+        make = RedisLog if config.directory is None else partial(SharedRedisLog, shards=config.directory.shards)
+        return make(
             config.log_redis_url,
             namespaces=config.namespaces,
             prefix=config.log_redis_prefix,

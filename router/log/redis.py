@@ -12,6 +12,8 @@ Keys, with `hf:` as prefix, s0 to s15 for shards of channels, u0 to u255 for use
     hf:{u7}:cursor:<channel>  a string: where a user stands
     hf:bans                    a hash
 
+Where several routers write it, it is another one: router/log/redis_shared.py.
+
 Redis 7.0 or later (or a Valkey).
 """
 
@@ -43,7 +45,7 @@ from router.log.port import (
     Standing,
 )
 from router.log.redis_append import DEPOSED_BY, REPLICA_MISSED_S, REPLICATED, Appender
-from router.log.redis_keys import SHARDS, Keys
+from router.log.redis_keys import Keys
 from router.log.redis_link import Link, pack
 from router.log.redis_nodes import Nodes
 from router.log.redis_scripts import ALL, CLAIMS, FENCE, LOAD, NEWEST, OPEN, TRIM
@@ -99,6 +101,7 @@ class RedisLog:
         kept_bytes_max: of what was appended lately, to be given again.
         on_kept: called with how much of that is kept whenever it changes.
         clock_ms: the wall clock.
+        shards: that several routers lead (router/log/redis_shared.py); 0: this router has all of the log.
 
     Raises:
         ValueError: the URL or the prefix is none.
@@ -117,8 +120,9 @@ class RedisLog:
         kept_bytes_max: int = KEPT_BYTES_MAX,
         on_kept: Callable[[int], None] = lambda bytes_: None,
         clock_ms: Callable[[], int] = wall_ms,
+        shards: int = 0,
     ) -> None:
-        self.keys = Keys(prefix, namespaces)
+        self.keys = Keys(prefix, namespaces, shards)
         self._url = parse(url)
         self._wanted_replicas = replicas
         self._clock_ms = clock_ms
@@ -150,7 +154,7 @@ class RedisLog:
             highest = await self._fence(epoch)
             if highest < epoch:
                 self._epoch = self._claims = self.appender.epoch = epoch
-                await self._wait_for_replicas()
+                await self._wait_for_replicas([self.keys.root_slot, *self.keys.shard_slots])
                 await self._ask_marks()
                 return Opened(epoch, self._seeds, complete=False)
             epoch = highest + 1
@@ -200,9 +204,8 @@ class RedisLog:
         ]
         return max(int(answer or 0) for answer in await ask_all(self._nodes, commands))
 
-    async def _wait_for_replicas(self) -> None:
+    async def _wait_for_replicas(self, slots: Sequence[int]) -> None:
         """Give the replicas time to know of it: a fail-over should not bring back those that were deposed."""
-        slots = [self.keys.root_slot, *self.keys.shard_slots]
         for link in {link for slot in slots if (link := self._nodes.up(slot)) is not None}:
             count = self._replicas(await self._info(link))
             if count:
@@ -337,12 +340,15 @@ class RedisLog:
     async def _tell_again(self) -> None:
         """A server that has forgotten this router, or never knew it, is told of it."""
         if self._epoch:
-            root, slot = self.keys.root, self.keys.root_slot
-            seeds = pack("HSETNX", root, "seeds", self._seeds)
-            opened = self._open(self._epoch, again=True)
-            await ask_all(self._nodes, [(slot, seeds), (slot, opened), (slot, self._claimed(self._claims))])
-            await self._fence(self._epoch)
+            await self._take_again()
         await self._sessions.heal()
+
+    async def _take_again(self) -> None:
+        root, slot = self.keys.root, self.keys.root_slot
+        seeds = pack("HSETNX", root, "seeds", self._seeds)
+        opened = self._open(self._epoch, again=True)
+        await ask_all(self._nodes, [(slot, seeds), (slot, opened), (slot, self._claimed(self._claims))])
+        await self._fence(self._epoch)
 
     # -------------------------------------------------------------------------------------------------------- messages
 
@@ -355,9 +361,13 @@ class RedisLog:
 
     async def recover(self) -> AsyncIterator[bytes]:
         """See the port. They are records without bodies, for their keys and origins."""
+        async for batch in self._recover(range(len(self.keys.shards))):
+            yield batch
+
+    async def _recover(self, shards: Sequence[int]) -> AsyncIterator[bytes]:
         for name in (b"keys", b"tail"):
-            after = [b"-"] * SHARDS
-            left = list(range(SHARDS))
+            after = dict.fromkeys(shards, b"-")
+            left = list(shards)
             while left:
                 commands = [
                     (
@@ -370,13 +380,13 @@ class RedisLog:
                 for number, entries in zip(left, answers, strict=True):
                     if entries:
                         after[number] = b"(" + entries[-1][0]
-                        yield self._recovered(entries)
+                        yield self._recovered(entries, number if self.keys.shared else 0)
                 left = [number for number, got in zip(left, answers, strict=True) if len(got) == RECOVER_ENTRIES]
 
     @staticmethod
-    def _recovered(entries: list[Any]) -> bytes:
+    def _recovered(entries: list[Any], shard: int) -> bytes:
         try:
-            return b"".join(tail_records(fields[1]) for _, fields in entries)
+            return b"".join(tail_records(fields[1], shard) for _, fields in entries)
         except ValueError as error:
             raise LogBroken(
                 f"keys and origins in Redis cannot be read: {error}; remove them, or use another prefix"
@@ -442,7 +452,8 @@ class RedisLog:
         await self._check_is_mine()
         until = asyncio.get_running_loop().time() + SIFT_S
         links = {link.address: link for slot in self.keys.shard_slots if (link := await self._nodes.link(slot))}
-        pattern = self.keys.shards[0].replace(b"{s0}", b"{s*}") + b"c:*"
+        tag = self.keys.tag
+        pattern = self.keys.shards[0].replace(b"{%s0}" % tag, b"{%s*}" % tag) + b"c:*"
         for address, link in links.items():
             while True:
                 asked: list[bytes | str | int] = [
@@ -455,10 +466,15 @@ class RedisLog:
                 ]
                 [(cursor, names)] = await link.ask(asked)
                 self._scans[address] = cursor
+                names = self._to_sift(names)
                 self._say_unknown(names)
                 await ask_all(self._nodes, [self._trim(name) for name in names])
                 if cursor == b"0" or asyncio.get_running_loop().time() > until:
                     break
+
+    def _to_sift(self, names: list[bytes]) -> list[bytes]:
+        """Of the keys of channels those that this router sees to."""
+        return names
 
     def _say_unknown(self, names: list[bytes]) -> None:
         """Warn, once of each, of namespaces that are not configured: Redis is not read at a start."""

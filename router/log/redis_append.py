@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import hiredis
@@ -77,7 +77,7 @@ class Command:
 class Shard:
     """What we know of a shard: numbers of its batches."""
 
-    __slots__ = ("kept", "last", "marked", "number", "replicated", "sent", "slot", "stored")
+    __slots__ = ("had", "kept", "last", "marked", "number", "replicated", "sent", "slot", "stored")
 
     def __init__(self, number: int, slot: int) -> None:
         self.number = number
@@ -88,6 +88,8 @@ class Shard:
         """Sent on the connection that is there now, or known to be stored."""
         self.stored = 0
         """Known to be stored."""
+        self.had = 0
+        """Known to have been stored, whatever became of it."""
         self.replicated = -REPLICA_MISSED_S
         """When a replica was last known to have all of it (`time.monotonic`)."""
         self.marked = False
@@ -174,6 +176,7 @@ class Appender:
             [words(start + b"epoch", start + b"keys", start + b"tail", start + b"global") for start in keys.shards],
             words(key_window_ms, TAIL_MS, TAIL_ENTRIES_MAX),
             [(name, words(one.messages), words(one.settings)) for name, one in keys.retentions],
+            keys.shared,
         )
         self._shards = [Shard(number, slot) for number, slot in enumerate(keys.shard_slots)]
         self._recent: dict[_Key, Batch] = {}
@@ -230,6 +233,24 @@ class Appender:
             shard.marked = marked
         self._replicated(shard for shard in self._shards if shard.marked)
 
+    def open_shards(self, marks: Mapping[int, bool]) -> None:
+        """Where several routers write: these shards are ours from now on, each under an epoch of its own; is written
+        that they are replicated?
+        """
+        for number, marked in marks.items():
+            self._shards[number] = shard = Shard(number, self._keys.shard_slots[number])
+            shard.marked = marked
+        self._replicated(self._shards[number] for number, marked in marks.items() if marked)
+
+    def close_shards(self, numbers: Iterable[int]) -> None:
+        """They are another's: what is stored of them is not given again."""
+        for number in numbers:
+            shard = self._shards[number]
+            while shard.kept and shard.kept[0].number <= shard.had:
+                shard.kept.popleft()
+            shard.stored = max(shard.stored, shard.had)
+            shard.sent = max(shard.sent, shard.stored)
+
     @staticmethod
     def _replicated(shards: Iterable[Shard]) -> None:
         for shard in shards:
@@ -258,7 +279,8 @@ class Appender:
             if (oldest.made > limit and self.kept_bytes <= self.kept_bytes_max) or not oldest.is_stored():
                 break
             for one in oldest.commands:
-                one.shard.kept.popleft()
+                if one.shard.kept and one.shard.kept[0] is one:  # else its shard was closed
+                    one.shard.kept.popleft()
             self.kept_bytes -= oldest.size
             del self._recent[key]
         if self.kept_bytes != before:
@@ -351,6 +373,8 @@ class Appender:
             if isinstance(answer, hiredis.HiredisError):
                 failed = failed or answer
                 command.shard.doubt(command.number)
+            elif answer == DEPOSED and self._keys.shared and command.number <= command.shard.had:
+                self._note(command, command.shard.had)  # it was there before the shard became another's
             elif answer == DEPOSED:
                 self._deposed = DEPOSED_BY.format(self.epoch)
                 return LogDeposed(self._deposed)
@@ -396,6 +420,7 @@ class Appender:
         shard = command.shard
         if has >= command.number:
             shard.stored = max(shard.stored, command.number)
+            shard.had = max(shard.had, command.number)
             shard.sent = max(shard.sent, shard.stored)
             return
         # It misses some; they are sent again, from the first that is kept.

@@ -1,6 +1,8 @@
 """The names of our keys in Redis, and how long channels are kept.
 
-Each key has a shard's hash tag, so that one script may touch all keys of a shard also in a cluster.
+Each key has a shard's hash tag, so that one script may touch all keys of a shard also in a cluster of Redis. One router
+alone spreads its channels and sessions as it likes; where several write one log, each leads some of the shards of
+core/shards.pxd, and all that is of one of these has its tag.
 """
 
 import zlib
@@ -14,6 +16,7 @@ from core.namespace_spec import (
     HISTORY_MESSAGES_MAX,
     NamespaceSpec,
 )
+from core.shards import OF_GLOBALS, byte_of
 from router.log.redis_nodes import slot_of
 
 # Each costs a script a batch, about 15 µs of Redis and of us: with 256 of them a batch of 300 records took three times
@@ -58,19 +61,23 @@ class Keys:
     Args:
         prefix: of every key.
         namespaces: what channels may be of.
+        shards: that several routers lead; 0: one router has all.
 
     """
 
-    def __init__(self, prefix: str, namespaces: Sequence[NamespaceSpec] = BUILT_IN) -> None:
+    def __init__(self, prefix: str, namespaces: Sequence[NamespaceSpec] = BUILT_IN, shards: int = 0) -> None:
         if not prefix or any(letter in "{} \r\n*?[]\\" for letter in prefix):
             raise ValueError(f"`{prefix}` cannot begin keys: use letters, digits and colons")
         start = prefix.encode()
         self.root = start + b"log"
         self.bans = start + b"bans"
-        self.shards = [b"%s{s%d}:" % (start, number) for number in range(SHARDS)]
-        self.users = [b"%s{u%d}:" % (start, number) for number in range(USER_SHARDS)]
-        self.shard_slots = [slot_of(b"s%d" % number) for number in range(SHARDS)]
-        self.user_slots = [slot_of(b"u%d" % number) for number in range(USER_SHARDS)]
+        self.shared = shards > 0
+        self.tag = b"h" if self.shared else b"s"
+        users = b"h" if self.shared else b"u"
+        self.shards = [b"%s{%s%d}:" % (start, self.tag, number) for number in range(shards or SHARDS)]
+        self.users = [b"%s{%s%d}:" % (start, users, number) for number in range(shards or USER_SHARDS)]
+        self.shard_slots = [slot_of(b"%s%d" % (self.tag, number)) for number in range(shards or SHARDS)]
+        self.user_slots = [slot_of(b"%s%d" % (users, number)) for number in range(shards or USER_SHARDS)]
         self.root_slot = slot_of(self.root)
         self.bans_slot = slot_of(self.bans)
         self._retentions = {spec.name.encode(): Retention(spec) for spec in namespaces}
@@ -82,22 +89,30 @@ class Keys:
         return [*self._retentions.items(), (b"", self._others)]
 
     def shard_of(self, channel: bytes) -> int:
-        return zlib.crc32(channel) % SHARDS
+        if not self.shared:
+            return zlib.crc32(channel) % SHARDS
+        return OF_GLOBALS if self.retention(channel).listed_ms else byte_of(channel) % len(self.shards)
+
+    def shard_of_session(self, session: bytes) -> int:
+        return session[0] % len(self.users) if self.shared else zlib.crc32(session) % USER_SHARDS
+
+    def shard_of_cursor(self, channel: bytes) -> int:
+        return byte_of(channel) % len(self.users) if self.shared else zlib.crc32(channel) % USER_SHARDS
 
     def channel(self, channel: bytes) -> tuple[bytes, int]:
         """Its key, and the slot of that."""
-        number = zlib.crc32(channel) % SHARDS
+        number = self.shard_of(channel)
         return b"%sc:%s" % (self.shards[number], channel), self.shard_slots[number]
 
     def session(self, session: bytes) -> tuple[bytes, int]:
         """Its key, and the slot of that."""
-        number = zlib.crc32(session) % USER_SHARDS
+        number = self.shard_of_session(session)
         return b"%ss:%s" % (self.users[number], session.hex().encode()), self.user_slots[number]
 
     def cursor(self, channel: str) -> tuple[bytes, int]:
         """Its key, and the slot of that."""
         name = channel.encode()
-        number = zlib.crc32(name) % USER_SHARDS
+        number = self.shard_of_cursor(name)
         return b"%scursor:%s" % (self.users[number], name), self.user_slots[number]
 
     def is_known(self, namespace: bytes) -> bool:

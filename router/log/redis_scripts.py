@@ -102,6 +102,16 @@ redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'batch', '0', 'format', ARGV[2], '
 return {'', ''}
 """)
 
+# KEYS: the root of a log that several routers write. ARGV: its format. Answers the format of what is there, 0 if that
+# is one router's.
+JOIN = Script(b"""#!lua
+local root = redis.call('HMGET', KEYS[1], 'epoch', 'format')
+if root[1] then return '0' end
+if root[2] then return root[2] end
+redis.call('HSET', KEYS[1], 'format', ARGV[1])
+return ARGV[1]
+""")
+
 # KEYS: the log's root. ARGV: the epoch of the router that has the log, one that no later router may take.
 CLAIMS = Script(b"""#!lua
 local root = redis.call('HMGET', KEYS[1], 'epoch', 'claims')
@@ -114,7 +124,13 @@ return 1
 # ms for which that is kept of one that is over, number of fields to set, how many of these, the last ones, only if
 # their position (epoch-offset) is higher than what is there, fields and values, fields to remove. What is not known and
 # not opened stays unknown. A date (8 bytes name an order, digits follow) never goes back in the same order.
+# Where several routers write: KEYS has the shard's epoch as well, and ARGV, at last, that of who writes. Answers -1 if
+# the shard is another's now.
 SESSION = Script(b"""#!lua
+if KEYS[2] then
+  local leader = redis.call('HGET', KEYS[2], 'epoch')
+  if leader and leader > ARGV[#ARGV] then return -1 end
+end
 local function above(one, other)
   if #one ~= #other then return #one > #other end
   return one > other
@@ -155,8 +171,13 @@ end
 return 1
 """)
 
-# KEYS: a cursor. ARGV: the new one, 20 digits, a hyphen, 20 digits; ms until it is forgotten.
+# KEYS: a cursor. ARGV: the new one, 20 digits, a hyphen, 20 digits; ms until it is forgotten. For several routers as
+# above.
 CURSOR = Script(b"""#!lua
+if KEYS[2] then
+  local leader = redis.call('HGET', KEYS[2], 'epoch')
+  if leader and leader > ARGV[#ARGV] then return -1 end
+end
 local stored = redis.call('GET', KEYS[1])
 if not stored or stored < ARGV[1] then stored = ARGV[1] end
 redis.call('SET', KEYS[1], stored, 'PX', ARGV[2])
@@ -229,4 +250,4 @@ while true do
 end
 """)
 
-ALL = (APPEND, FENCE, OPEN, CLAIMS, SESSION, CURSOR, LOAD, NEWEST, TRIM)
+ALL = (APPEND, FENCE, OPEN, JOIN, CLAIMS, SESSION, CURSOR, LOAD, NEWEST, TRIM)

@@ -149,6 +149,8 @@ class Sessions:
         self._alone: set[Link] = set()
         self._kept: deque[_Kept] = deque()
         self.kept_bytes = 0
+        self.epochs: list[int] = [0] * len(keys.users)
+        """Where several routers write: of each shard, under which it is ours, or was last."""
 
     # --------------------------------------------------------------------------------------------------------- storing
 
@@ -247,12 +249,21 @@ class Sessions:
         commands = [self._session(id_, change) for id_, change in changes.sessions.items()]
         for channel, position in changes.cursors.items():
             key, slot = self._keys.cursor(channel)
+            fence, epoch = self._fence(self._keys.shard_of_cursor(channel.encode()))
             text = b"%020d-%020d" % position
-            commands.append((slot, pack("EVALSHA", CURSOR.sha, 1, key, text, self._cursor_ms)))
+            command = pack("EVALSHA", CURSOR.sha, 1 + len(fence), key, *fence, text, self._cursor_ms, *epoch)
+            commands.append((slot, command))
         await self.store(commands)
+
+    def _fence(self, shard: int) -> tuple[list[bytes], list[bytes]]:
+        """The key and the epoch by which a script sees whether a shard is another router's; none where one has all."""
+        if not self._keys.shared:
+            return [], []
+        return [self._keys.users[shard] + b"epoch"], [b"%020d" % self.epochs[shard]]
 
     def _session(self, id_: bytes, change: SessionChange) -> _Command:
         key, slot = self._keys.session(id_)
+        fence, epoch = self._fence(self._keys.shard_of_session(id_))
         fields: list[bytes] = []
         raised: list[bytes] = []
         gone: list[bytes] = []
@@ -267,7 +278,7 @@ class Sessions:
         # An empty value says "not opened", so the real one is marked.
         opened = b"" if change.opened is None else b"o" + change.opened
         head = (ended, opened, expires, change.date, ENDED_KEPT_MS, (len(fields) + len(raised)) >> 1, len(raised) >> 1)
-        return slot, pack("EVALSHA", SESSION.sha, 1, key, *head, *fields, *raised, *gone)
+        return slot, pack("EVALSHA", SESSION.sha, 1 + len(fence), key, *fence, *head, *fields, *raised, *gone, *epoch)
 
     async def sessions(self, ids: Sequence[bytes]) -> list[Session | None]:
         """See the port."""

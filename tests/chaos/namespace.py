@@ -38,6 +38,14 @@ def command(*words: str) -> str:
     return done.stdout
 
 
+def enter(name: str) -> None:
+    """Let the calling thread, and no other one, make its sockets in a namespace from now on."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with Path(f"/run/netns/{name}").open() as opened:
+        if libc.setns(opened.fileno(), CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), "setns")
+
+
 class Namespace:
     """Attributes: `here` and `there`, the addresses at both ends of the cable; made by `namespace`."""
 
@@ -60,10 +68,7 @@ class Namespace:
 
     def enter(self) -> None:
         """Let the calling thread, and no other one, make its sockets in there from now on."""
-        libc = ctypes.CDLL(None, use_errno=True)
-        with Path(f"/run/netns/{self.name}").open() as opened:
-            if libc.setns(opened.fileno(), CLONE_NEWNET) != 0:
-                raise OSError(ctypes.get_errno(), "setns")
+        enter(self.name)
 
     def lose(self, percent: int) -> None:
         """From now on so many packets get lost, in both directions; 100 cuts the cable, and nobody is told."""

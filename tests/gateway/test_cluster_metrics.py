@@ -38,3 +38,11 @@ def test_the_gauges_say_how_the_cluster_stands(in_etcd: DirectoryConfig, run_in_
             await asyncio.gather(one.close(), other.close(), membership.close())
 
     run_in_loop(scenario())
+
+
+def test_a_node_that_is_alone_has_names_without_values() -> None:
+    """So that a rule about them can be told from one with a misspelt name."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(ClusterCollector(None, "a", list, list))
+    families = {family.name: family.samples for family in registry.collect()}
+    assert families["holdfast_shards_unled"] == families["holdfast_worker_routers"] == []

@@ -223,6 +223,20 @@ CASES = (
         )
         for reason in ("router_lost", "lost", "reset")
     ),
+    *(
+        Case(
+            alert,
+            at,
+            {node(name): f"{burning}x100"},
+            ({node(name): f"{calm}x100"}, {node(name): f"{burning}x3 {calm}x96"}),
+            NODE,
+        )
+        for alert, name, burning, calm, at in (
+            ("HoldfastShardsUnled", "holdfast_shards_unled", 1, 0, 60),
+            ("HoldfastDirectoryAway", "holdfast_directory_reachable", 0, 1, 60),
+            ("HoldfastWorkersNotRegistered", "holdfast_lease_remaining_seconds", 0, 7, 120),
+        )
+    ),
     Case(
         "HoldfastLogAway",
         60,

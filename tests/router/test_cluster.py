@@ -91,7 +91,7 @@ def test_a_router_that_is_killed_is_followed_when_its_lease_ends() -> None:
         other.running.cancel()
         registration = other.cluster._registration
         registration._keeper.cancel()  # type: ignore[union-attr]
-        await until(lambda: one.keeper.led() == list(range(SHARDS)), "the other leads all")
+        await until(lambda: one.keeper.held() == list(range(SHARDS)), "the other leads all")
         await until(lambda: share([one]) == [SHARDS], "and sequences for them")
         assert other.plane.leads_now() == [], "the killed one's bound was over before"
 

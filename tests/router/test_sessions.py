@@ -1,7 +1,6 @@
 """Sessions are written behind and read back, also when the store is slow or away, or a change is still on its way."""
 
 import asyncio
-import struct
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -17,40 +16,12 @@ from core.codes import Code
 from router.log.embedded import EmbeddedLog
 from router.log.port import Changes, LogDeposed, LogUnavailable, Position, Session
 from router.sessions import OPEN_GRACE_MS, Sessions
+from tests.router.said import body_of, closed, state, told
 
 DEADLINE_S = 30.0
 NOW_S, TTL_S = 1_000_000.0, 60
 NOW_MS, TTL_MS = int(NOW_S * 1000), TTL_S * 1000
 ALICE, BOB = b"a" * 16, b"b" * 16
-Date = tuple[int, int]  # the number of a claim, and the time by its worker's clock
-
-
-def record(kind: int, aux: int, fixed: bytes, variable: bytes = b"") -> bytes:
-    size = (8 + len(fixed) + len(variable) + 7) & ~7
-    return (struct.pack("=IHH", size, kind, aux) + fixed + variable).ljust(size, b"\0")
-
-
-def state(
-    session: bytes, what: int, name: str, epoch: int = 0, offset: int = 0, user: str = "", date: Date = (0, 0)
-) -> bytes:
-    fixed = struct.pack("=16sQQHHIQQ", session, epoch, offset, what, len(user), 0, date[1], date[0])
-    return record(records.STATE, len(name), fixed, name.encode() + user.encode())
-
-
-def closed(session: bytes, flags: int = 0, date: Date = (0, 0)) -> bytes:
-    return record(records.CLOSE, flags, struct.pack("=Q16sIIQQ", 5, session, 0, 0, date[1], date[0]))
-
-
-def told(date: Date, one: bytes, worker: int = 0, claim: int = 0) -> bytes:
-    """A record that a worker told an earlier router, then; `claim`: of a connection that has the session still."""
-    dated = bytearray(one)
-    struct.pack_into("=QQ", dated, 48 if one[4] == records.STATE else 40, date[1], date[0])
-    return record(records.TOLD, worker, struct.pack("=Q", claim)) + bytes(dated)
-
-
-def body_of(user: str) -> bytes:
-    packed: bytes = msgpack.packb({"user": user})
-    return packed
 
 
 class Store:
@@ -277,6 +248,35 @@ def test_what_an_earlier_router_was_told_sets_no_stored_position_back() -> None:
         assert desk.sessions._overlaid(ALICE, desk.store.stored[ALICE]) == wanted
         assert await desk.sessions.flush(DEADLINE_S)
         assert desk.store.stored[ALICE].channels == wanted
+
+    run(body)
+
+
+def test_what_is_heard_now_is_stored_soon_though_more_comes_all_the_time() -> None:
+    async def body(desk: Desk) -> None:
+        desk.sessions.on_open(1, 0, 2, ALICE, body_of("alice"))
+        flushed = asyncio.create_task(desk.sessions.flush(DEADLINE_S))
+        while not flushed.done():
+            desk.sessions.on_open(1, 0, 2, BOB, body_of("bob"))
+            await asyncio.sleep(0)
+        assert flushed.result()
+        assert ALICE in desk.store.stored
+
+    run(body)
+
+
+def test_a_flush_behind_a_write_that_fails_waits_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.sessions.SAVE_RETRY_S", 0.001)
+
+    async def body(desk: Desk) -> None:
+        desk.store.fails = LogUnavailable("away")
+        desk.sessions.on_open(1, 0, 2, ALICE, body_of("alice"))
+        await desk.store.asked.wait()
+        desk.sessions.on_open(1, 0, 2, BOB, body_of("bob"))
+        assert not await desk.sessions.flush(0.01)
+        desk.store.fails = None
+        assert await desk.sessions.flush(DEADLINE_S)
+        assert {ALICE, BOB} <= desk.store.stored.keys()
 
     run(body)
 

@@ -14,8 +14,9 @@ from core import records
 from core.codes import Code
 from router.log.port import LogBroken, LogUnavailable, Position, Session
 from router.told import TURN_RECORDS, Said, claims_of, date_of, in_order, known_date, walk
-from tests.router.test_sessions import ALICE, BOB, DEADLINE_S, Desk, body_of, record, run, state, told
-from tests.router.test_sessions import closed as ended
+from tests.router.said import body_of, record, state, told
+from tests.router.said import closed as ended
+from tests.router.test_sessions import ALICE, BOB, DEADLINE_S, Desk, run
 
 A, B = 0, 1
 # By A's clock, whose machine was started long before B's.

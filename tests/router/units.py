@@ -145,12 +145,19 @@ class Unit:
     ) -> None:
         self.plane = Plane()
         self.flushed: list[float] = []
+        self.led: list[tuple[int, int]] = []
         self.stopped: list[int] = []
         self.flushes = True
         self.directory = directory
         config = DirectoryConfig(endpoints=(), shards=settings.shards, ttl_s=ttl_s, weight=weight, address=f"at {node}")
         self.keeper = ShardKeeper(
-            Leadership(node, settings), directory, log, self.plane.put, flush=self._flush, stopped=self.stopped.append
+            Leadership(node, settings),
+            directory,
+            log,
+            self.plane.put,
+            flush=self._flush,
+            led=lambda shard, epoch: self.led.append((shard, epoch)),
+            stopped=self.stopped.append,
         )
         self.plane.keeper = self.keeper
         self.cluster = Cluster(node, config, directory, self.keeper, lambda: self.plane.counts)

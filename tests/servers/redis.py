@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +50,23 @@ class Server:
     Args:
         options: as on its command line.
         port: where it listens; 0 takes a free one.
+        host: its address.
+        inside: the words before its command, such as `ip netns exec x`.
 
     """
 
-    def __init__(self, *options: str, port: int = 0, sentinel: bool = False) -> None:
+    def __init__(
+        self,
+        *options: str,
+        port: int = 0,
+        sentinel: bool = False,
+        host: str = "127.0.0.1",
+        inside: Sequence[str] = (),
+    ) -> None:
         self._program = program()
         self.folder = Path(tempfile.mkdtemp(prefix="hf-redis-"))
         self.port = port or free_ports(1)[0]
+        self.host, self._inside = host, inside
         self._options = options
         self._sentinel = sentinel
         self._process: subprocess.Popen[bytes] | None = None
@@ -64,7 +74,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        return f"redis://{self.host}:{self.port}/0"
 
     @property
     def pid(self) -> int:
@@ -73,7 +83,7 @@ class Server:
 
     def start(self, *, wait: bool = True) -> None:
         """Start it, also after `kill`, with whatever is in its folder."""
-        where = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
+        where = ["--port", str(self.port), "--bind", self.host, "--dir", str(self.folder)]
         if self._sentinel:
             # It writes what it learns into its file.
             config = self.folder / "sentinel.conf"
@@ -81,7 +91,7 @@ class Server:
                 config.write_text("\n".join(self._options) + "\n")
             command = [self._program, str(config), "--sentinel", *where]
         else:
-            command = [self._program, *where, *self._options]
+            command = [*self._inside, self._program, *where, *self._options]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 command,
@@ -110,7 +120,7 @@ class Server:
     def do(self, *command: bytes | str | int) -> Any:
         """What it answers to a command."""
         with redis.Redis(
-            port=self.port, socket_timeout=COMMAND_DEADLINE_S, socket_connect_timeout=COMMAND_DEADLINE_S
+            self.host, self.port, socket_timeout=COMMAND_DEADLINE_S, socket_connect_timeout=COMMAND_DEADLINE_S
         ) as client:
             return client.execute_command(*command)
 

@@ -1,0 +1,115 @@
+"""The log in Redis that several routers write, each those shards that it leads.
+
+Keys, with `hf:` as prefix, and h0 to h255 at most for the shards of core/shards.pxd:
+
+    hf:log                     a hash: the seeds, and this format (FORMAT)
+    hf:{h7}:epoch             a hash: the shard's epoch, the last batch of its leader, whether it is replicated
+    hf:{h7}:c:<channel>       a stream, as in router/log/redis.py
+    hf:{h7}:keys, …:tail, …:global, …:s:<session>, …:cursor:<channel>  likewise
+    hf:bans                    a hash
+
+A batch is taken under the epoch with which its records were ordered, what is saved of a session under that of its
+shard: what a leader of before says late changes nothing.
+"""
+
+import os
+from collections.abc import AsyncIterator, Collection, Mapping
+from typing import Any
+
+from router.log.port import Changes, LogBroken, Opened
+from router.log.redis import SEED_BYTES, RedisLog
+from router.log.redis_append import REPLICATED
+from router.log.redis_link import Link, pack
+from router.log.redis_scripts import FENCE, JOIN
+from router.log.redis_sessions import ask_all
+
+FORMAT = 2
+
+
+class SharedRedisLog(RedisLog):
+    """See `router.shard_keeper.ShardLog`.
+
+    Args:
+        url: see RedisLog, and for `settings` as well.
+        shards: how many there are.
+
+    """
+
+    def __init__(self, url: str, *, shards: int, **settings: Any) -> None:
+        super().__init__(url, shards=shards, **settings)
+        self._ours: dict[int, int] = {}
+        """Shards that are open, with their epochs."""
+
+    async def open(self, epoch: int) -> Opened:
+        """See the port. Nothing is written before `open_shards`."""
+        root, slot = self.keys.root, self.keys.root_slot
+        joins = pack("EVALSHA", JOIN.sha, 1, root, FORMAT)
+        [found] = await ask_all(self._nodes, [(slot, joins)])
+        if int(found) != FORMAT:
+            raise LogBroken(
+                f"the log at {root.decode()} in Redis is of one router alone, or of a later format: with a directory,"
+                " use another log.redis_prefix (what is there stays, for a node without directory)"
+            )
+        await ask_all(self._nodes, [(slot, pack("HSETNX", root, "seeds", self._seeds or os.urandom(SEED_BYTES)))])
+        [self._seeds] = await ask_all(self._nodes, [(slot, pack("HGET", root, "seeds"))])
+        self._epoch = epoch
+        return Opened(epoch, self._seeds, complete=False)
+
+    async def open_shards(self, epochs: Mapping[int, int]) -> dict[int, int | None]:
+        """Have it refuse lower epochs of shards; by shard, None: it is open, or the higher epoch that it knows."""
+        found = await self._fence_shards(epochs)
+        refused = {shard: known if known > epochs[shard] else None for shard, known in found.items()}
+        opened = [shard for shard, higher in refused.items() if higher is None]
+        await self._wait_for_replicas([self.keys.shard_slots[shard] for shard in opened])
+        marks = [
+            (self.keys.shard_slots[one], pack("HGET", self.keys.shards[one] + b"epoch", REPLICATED)) for one in opened
+        ]
+        said = await ask_all(self._nodes, marks) if self._wanted_replicas != 0 else [None] * len(opened)
+        self.appender.open_shards({one: mark is not None for one, mark in zip(opened, said, strict=True)})
+        if any(mark is not None for mark in said):
+            self._sessions.on_marks([True])
+        for shard in opened:
+            self._ours[shard] = self._sessions.epochs[shard] = epochs[shard]
+        return refused
+
+    async def _fence_shards(self, epochs: Mapping[int, int]) -> dict[int, int]:
+        """Raise the epochs of shards; which each has now."""
+        commands = [
+            (
+                self.keys.shard_slots[shard],
+                pack("EVALSHA", FENCE.sha, 1, self.keys.shards[shard] + b"epoch", b"%020d" % epoch),
+            )
+            for shard, epoch in epochs.items()
+        ]
+        answers = await ask_all(self._nodes, commands)
+        return {one: int(answer or epochs[one]) for one, answer in zip(epochs, answers, strict=True)}
+
+    async def close_shards(self, shards: Collection[int]) -> None:
+        """They are another's now, or nobody's: what was appended to them is not given again."""
+        self.appender.close_shards(shards)
+        for shard in shards:
+            self._ours.pop(shard, None)
+
+    async def recover_shards(self, shards: Collection[int]) -> AsyncIterator[bytes]:
+        """`recover`, of some shards."""
+        async for batch in self._recover(sorted(shards)):
+            yield batch
+
+    async def save(self, changes: Changes) -> None:
+        """See the port. Claims have numbers within their shard's epoch, so that none has to be kept free."""
+        await self._sessions.save(changes)
+
+    # What is asked of one that has all of the log.
+
+    async def _take_again(self) -> None:
+        await self.open(self._epoch)
+        await self._fence_shards(dict(self._ours))
+
+    async def _stop_if_deposed(self, link: Link) -> None:
+        return
+
+    async def _check_is_mine(self) -> None:
+        return
+
+    def _to_sift(self, names: list[bytes]) -> list[bytes]:
+        return [name for name in names if self.keys.shard_of(name.partition(b"}:c:")[2]) in self._ours]
