@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import uvloop
@@ -21,20 +22,30 @@ from core.ledger import STATS_BYTES, Stats
 from core.owned import ACCOUNT
 from core.process import die_with_parent
 from core.router_loop import RouterLoop
+from core.shards import COUNT_MAX
 from router.bans import BanKeeper, MemoryStore
-from router.config import RouterConfig
+from router.cluster import Cluster, LeaseOver, view_alone
+from router.config import DirectoryConfig, RouterConfig
+from router.directory.opening import make_directory
+from router.directory.port import DirectoryError, Unavailable
 from router.log.loader import Loader
 from router.log.opening import PACE_MS, UNDER_WAY_MAX, make_log, open_log
 from router.log.port import Log, LogDeposed, LogError, LogLost, LogUnavailable, Opened
 from router.log.writer import LogWriter
 from router.plane import put_when_room
 from router.sessions import Sessions
+from router.shard_keeper import ShardKeeper, ShardLog
+from router.shards.leadership import Leadership
+from router.shards.roles import Settings
 
 STOP_DEADLINE_S = 5.0
 # All workers link to a router that was started within it: they say LINK once a second, and have to connect before.
 LINKED_DEADLINE_S = 2.0
 # A start that reads a large log says so this often: whoever says what it waits for is waited for.
 RECOVERY_SAID_S = 2.0
+# So often bans are looked for that other routers of the cluster stored.
+BANS_REREAD_S = 3.0
+ALONE = "there is no directory: this router is the only one, and leads all shards"
 EXIT_CONFIG = 78
 EXIT_DEPOSED = 70  # the node ends: see gateway/supervisor.py
 EXIT_LOST = 74
@@ -55,9 +66,16 @@ async def ping() -> None:
     """Answer, so that the supervisor knows that this thread gets to it."""
 
 
-def handlers(auditor: Auditor, tracemalloc_frames: int) -> dict[str, Handler]:
+def handlers(router: "Router") -> dict[str, Handler]:
     """What the supervisor may ask of a router that serves."""
-    return {"ping": ping, "audit": auditor.audit, **introspect.handlers(tracemalloc_frames)}
+    return {
+        "ping": ping,
+        "audit": router.auditor.audit,
+        "shards": router.shards,
+        "move": router.move,
+        "cordon": router.cordon,
+        **introspect.handlers(router.config.tracemalloc_frames),
+    }
 
 
 class Router:
@@ -74,14 +92,19 @@ class Router:
             store, lambda change, all_: self.loop.put(notes.BANS_SAY, text=change, extra=all_), clock=time.time
         )
         self.loader: Loader | None = None
+        self.keeper: ShardKeeper | None = None
+        self.cluster: Cluster | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self, waits: Callable[[str], None] = lambda why: None) -> RouterLoop:
-        """Open the log, let the data plane know what it has, and bind. `waits` hears why that takes long.
+        """Open the log, let the data plane know what it has, bind, and join the others if there are any.
+
+        `waits` hears why that takes long.
 
         Raises:
             LogError: the log cannot be used.
             OSError: the endpoint cannot be bound.
+            DirectoryError: the directory cannot be used.
         """
         opened = None
         if self.log is not None:
@@ -93,7 +116,8 @@ class Router:
             )
         self.loop = data_plane(self.config, self._stats, opened)
         if self.log is not None and opened is not None:
-            await self._recover(self.log, waits)
+            if self.config.directory is None:
+                await self._recover(self.log, waits)
             self.writer = LogWriter(self.log, self.loop.put)
             domains = {spec.name: spec.domain for spec in self.config.namespaces}
             self.sessions = Sessions(
@@ -106,13 +130,42 @@ class Router:
                 on_lost=lambda: self._stats.count("states_lost"),
                 on_stored=self._on_stored,
             )
-            self.sessions.gather()
+            if self.config.directory is None:  # else workers tell of shards as they come to be led
+                self.sessions.gather()
             self.loader = Loader(self.log, self.loop.put)
         await self.bans.load()
-        self.loop.bind(self.config.endpoint)
+        keys = {"public_key": self.config.bus_public_key, "secret_key": self.config.bus_secret_key}
+        self.loop.bind(self.config.endpoint, **keys)
         self._held = ACCOUNT.hold("handle", "the data plane", object_=self.loop)
         self.auditor = Auditor(ACCOUNT, lambda request: self.loop.put(notes.AUDIT, request=request))
+        if self.config.directory is not None:
+            self.cluster = self._join(self.config.directory)
+            await self.cluster.open(waits)
         return self.loop
+
+    def _join(self, config: DirectoryConfig) -> Cluster:
+        directory = make_directory(config)
+        log: ShardLog | None = None
+        if self.log is not None:
+            assert isinstance(self.log, ShardLog), "the configuration allows no other in a cluster"
+            log = self.log
+        self.keeper = ShardKeeper(
+            Leadership(self.config.node, Settings(shards=config.shards)),
+            directory,
+            log,
+            self.loop.put,
+            flush=self._flush,
+            stopped=lambda shard: self._stopped(shard, config.shards),
+            everybodys=[spec.name for spec in self.config.namespaces if spec.domain == "global"],
+        )
+        return Cluster(self.config.node, config, directory, self.keeper, self.loop.shard_counts)
+
+    async def _flush(self, deadline_s: float) -> bool:
+        return self.sessions is None or await self.sessions.flush(deadline_s)
+
+    def _stopped(self, shard: int, count: int) -> None:
+        if self.sessions is not None:
+            self.sessions.drop(lambda byte: byte & (count - 1) == shard)
 
     async def _recover(self, log: Log, waits: Callable[[str], None]) -> None:
         """Let the data plane know what it has to. What is of no namespace that it knows, the log tells of."""
@@ -170,6 +223,10 @@ class Router:
                 self.bans.on_wish(text)
             elif kind == notes.LOG_LOAD and self.loader is not None:
                 self.loader.on_load(request, text, messages=bool(first))
+            elif kind == notes.DRAINED and self.keeper is not None:
+                self.keeper.on_drained(request, first)
+            elif kind == notes.FORGOTTEN and self.keeper is not None:
+                self.keeper.on_forgotten(request)
             elif kind == notes.FOREIGN:
                 print(FOREIGN.format(text.decode(errors="replace"), first, records.VERSION), file=sys.stderr)
             elif kind == notes.AUDITED:
@@ -177,7 +234,7 @@ class Router:
 
     def start(self) -> list["asyncio.Task[None]"]:
         """What runs beside the data plane for as long as it does."""
-        self.bans.start()
+        self.bans.start(BANS_REREAD_S if self.cluster is not None else 0.0)
         if self.writer is not None and self.loader is not None and self.sessions is not None:
             self._tasks = [
                 ACCOUNT.task(self.writer.run(), "the log's writer"),
@@ -187,11 +244,14 @@ class Router:
                 ACCOUNT.task(self.sessions.write(), "the sessions' writer"),
                 ACCOUNT.task(self._read_sessions(self.sessions), "the sessions' reader"),
             ]
+        if self.cluster is not None:
+            self._tasks.append(ACCOUNT.task(self.cluster.run(), "the cluster"))
         return self._tasks
 
     async def _read_sessions(self, sessions: Sessions) -> None:
         """Once the workers have told what an earlier router may not have stored: that is part of what is read."""
-        if not await sessions.all_told(LINKED_DEADLINE_S if self.config.workers else 0):
+        told = self.config.directory is not None
+        if not told and not await sessions.all_told(LINKED_DEADLINE_S if self.config.workers else 0):
             await put_when_room(self.loop.put, notes.TOLD_END)
         await sessions.read()
 
@@ -200,18 +260,61 @@ class Router:
         done = [task for task in self._tasks if task.done()]
         return next((task.exception() for task in done if not task.cancelled()), None)
 
-    async def close(self) -> None:
-        """Append what is left, unless another router took over, and close the log. The data plane has stopped."""
+    # ------------------------------------------------------------------------------------------------------ operators
+
+    async def shards(self) -> dict[str, Any]:
+        """Who leads what."""
+        if self.cluster is None:
+            return view_alone(self.config.node, self.config.epoch)
+        return await self.cluster.view()
+
+    async def move(self, shard: int, to: str | None) -> str:
+        """Have a shard led elsewhere (`router.shard_keeper.ShardKeeper.move`); what is wrong with that, or nothing."""
+        return await self.keeper.move(shard, to) if self.keeper is not None else ALONE
+
+    async def cordon(self, node: str, on: bool) -> str:
+        """Have a router lead nothing, or lift that; what is wrong with that, or nothing."""
+        return await self.keeper.cordon(node, on) if self.keeper is not None else ALONE
+
+    # ------------------------------------------------------------------------------------------------------------ ends
+
+    async def leave(self, hurried: asyncio.Event) -> None:
+        """Hand over what is led here, unless it takes long, or somebody hurries."""
+        directory = self.config.directory
+        if self.cluster is None or directory is None or self.ended() is not None:
+            return
+        leaving = ACCOUNT.task(self.cluster.leave(directory.leave_s), "leaving")
+        hurry = ACCOUNT.task(hurried.wait(), "hurrying")
+        ends: set[asyncio.Task[Any]] = {leaving, hurry, *self._tasks}
+        # deadline: that of leaving
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for task in (leaving, hurry):
+            task.cancel()
+        await asyncio.wait({leaving, hurry}, timeout=STOP_DEADLINE_S)
+
+    async def close(self, *, stopped: bool = True) -> None:
+        """Append what is left, unless another router took over, and close the log; then others may have the shards.
+
+        Args:
+            stopped: the data plane has; else its shards are not given up before the lease ends.
+
+        """
+        if self.keeper is not None:
+            await self.keeper.close()
         if self.writer is not None:
             self.take()
             if self.ended() is None and not await self.writer.drain(STOP_DEADLINE_S):
                 print(LEFT_OVER, file=sys.stderr)
             if self.ended() is None and self.sessions is not None and not await self.sessions.flush(STOP_DEADLINE_S):
                 print(STATES_LEFT_OVER, file=sys.stderr)
-            for task in self._tasks:
-                task.cancel()
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
             await asyncio.wait(self._tasks, timeout=STOP_DEADLINE_S)
+        if self.writer is not None:
             await self.writer.close()
+        if self.cluster is not None:
+            await self.cluster.close(give_back=stopped)
         await self.bans.close()
         if self.log is not None:
             await self.log.close()
@@ -238,6 +341,8 @@ def data_plane(config: RouterConfig, stats: Stats, opened: Opened | None) -> Rou
         log_complete=opened.complete if opened else True,
         presence_damping_ms=config.presence_damping_ms,
         events_members_max=config.events_members_max,
+        shards=config.directory.shards if config.directory else COUNT_MAX,
+        leads_all=config.directory is None,
     )
 
 
@@ -252,24 +357,32 @@ async def _opened(router: Router, commands: CommandServer, stopped: asyncio.Even
         return opening.result()
     opening.cancel()
     await asyncio.wait({opening}, timeout=STOP_DEADLINE_S)
+    if router.keeper is not None:
+        await router.keeper.close()
+    if router.cluster is not None:
+        await router.cluster.close()
     if router.log is not None:
         await router.log.close()
     return None
 
 
 async def serve(config: RouterConfig, stats: Stats) -> None:
-    """Run the data plane in its thread until SIGTERM or SIGINT.
+    """Run the data plane in its thread until SIGTERM or SIGINT: where there are others, until these have its shards.
+
+    A second signal ends it at once.
 
     Raises:
         LogError: the log cannot be used, or is another router's now.
         OSError: the endpoint cannot be bound.
+        DirectoryError: the directory cannot be used.
+        LeaseOver: the directory counts this router as gone.
     """
     ACCOUNT.own_loop()
     ACCOUNT.explain(functools.partial(is_bus, endpoint=config.endpoint))
-    stopped = asyncio.Event()
+    stopped, hurried = asyncio.Event(), asyncio.Event()
     running = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        running.add_signal_handler(number, stopped.set)
+        running.add_signal_handler(number, lambda: (hurried if stopped.is_set() else stopped).set())
     router = Router(config, stats)
     answers: dict[str, Handler] = {"ping": ping}
     commands = CommandServer(config.commands_fd, answers)
@@ -279,7 +392,7 @@ async def serve(config: RouterConfig, stats: Stats) -> None:
         await commands.close()
         return
     running.add_reader(loop.control_fd, router.take)
-    answers.update(handlers(router.auditor, config.tracemalloc_frames))
+    answers.update(handlers(router))
     await ACCOUNT.settle()  # deadline: SETTLE_DEADLINE_S
     thread = threading.Thread(target=loop.run, name="sequencer", daemon=True)
     thread.start()
@@ -288,12 +401,13 @@ async def serve(config: RouterConfig, stats: Stats) -> None:
     waiting = ACCOUNT.task(stopped.wait(), "the end")
     await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)  # no deadline: while the process lives
     waiting.cancel()
+    await router.leave(hurried)
     loop.stop()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(STOP_DEADLINE_S):
             await asyncio.to_thread(thread.join, STOP_DEADLINE_S)
     error = router.ended()
-    await router.close()
+    await router.close(stopped=not thread.is_alive())
     running.remove_reader(loop.control_fd)
     await commands.close()
     if error is not None:
@@ -323,15 +437,20 @@ def main(parent: int) -> int:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(config, stats))
-    except (OSError, LogError) as error:
+    except (OSError, LogError, DirectoryError, LeaseOver) as error:
         print(f"router: {error}", file=sys.stderr)
-        return exit_code(error)
+        return exit_code(error, clustered=config.directory is not None)
     _remove_socket(config.endpoint)
     return 0
 
 
-def exit_code(error: Exception) -> int:
-    """What the supervisor makes of it: 78 needs a change by the operator, the others may pass."""
+def exit_code(error: Exception, *, clustered: bool = False) -> int:
+    """What the supervisor makes of it: 78 needs a change by the operator, the others may pass.
+
+    In a cluster, what was lost is another router's, and a process that is started anew takes its part again.
+    """
+    if isinstance(error, LeaseOver | Unavailable) or (clustered and isinstance(error, LogDeposed)):
+        return EXIT_UNAVAILABLE
     if isinstance(error, LogDeposed):
         return EXIT_LOST if isinstance(error, LogLost) else EXIT_DEPOSED
     return EXIT_UNAVAILABLE if isinstance(error, LogUnavailable) else EXIT_CONFIG
