@@ -147,7 +147,8 @@ cdef class StreamTable:
             self.namespaces.entries[place].history_messages = messages
             self.namespaces.entries[place].history_bytes = bytes_max
             self.namespaces.entries[place].history_age_ms = age_ms
-        streams_init(&self.streams, &stats.ledger, &self.namespaces, key, epoch)
+        streams_init(&self.streams, &stats.ledger, &self.namespaces, key, 1)
+        self.streams.epochs[0] = epoch
         self.streams.history_total_max = 1 << 30
         self.streams.streams_max = streams_max
 

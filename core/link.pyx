@@ -221,8 +221,8 @@ cdef void _map_to(Edge *edge, uint32_t shard, uint32_t place) noexcept nogil:
 
 
 cdef void _on_leads(Edge *edge, Link *link, const RecLeads *record) noexcept nogil:
-    """The router leads a shard, unless another one leads it by now; it is told what is held of it behind the batch. Or it
-    leads it no more (epoch 0): what is said of it waits for who does."""
+    """The router leads a shard, unless another one leads it by now; it is told what is held of it behind the batch. Or
+    it leads it no more (epoch 0): what is said of it waits for who does."""
     cdef uint32_t shard = record.head.shard
     if shard < edge.shard_count and record.epoch == 0 and edge.shard_links[shard] == link.place:
         _map_to(edge, shard, LINK_NOWHERE)
@@ -507,7 +507,6 @@ cdef void _on_evict(Edge *edge, const RecSession *record) noexcept nogil:
 cdef void _on_record(Edge *edge, Link *link, Run *run, Record *record) noexcept nogil:
     """One record from the router. Whatever may change who is a member comes behind the messages before it."""
     cdef Channel *channel
-    cdef Connection *conn
     if link.fresh and record.kind != REC_LINKED:
         return
     if record.kind == REC_MESSAGE:

@@ -49,7 +49,8 @@ from core.recovery cimport recover_globals, recover_records, recover_shard, sift
 from core.rooms cimport rooms_free, rooms_init
 from core.sequencer cimport (ORIGIN_WINDOW_MS, ORIGINS_MAX, SEQUENCER_BATCHES_TURN, SWEEP_PERIOD_MS, SWEEP_SLOTS,
                              WORKER_ASKED, WORKER_SILENT_MS, Owner, Sequencer, Worker, sequencer_record,
-                             sequencer_tell_taken, session_claim, session_evict, worker_give_up, worker_known, worker_of)
+                             sequencer_tell_taken, session_claim, session_evict, worker_give_up, worker_known,
+                             worker_of)
 from core.sessions cimport (STATES_BYTES_MAX, cursor_read, session_opened, sessions_alive, sessions_flush,
                             sessions_read, told_end)
 from core.slab cimport slab_free, slab_init
@@ -204,8 +205,9 @@ cdef int _wait_ms(Sequencer *sequencer) noexcept nogil:
     """How long the next turn may wait for events."""
     if sequencer.again:
         return 0
-    cdef int most = 5 if _waiting(sequencer) or sequencer.claims_held else <int> leaving_wait_ms(&sequencer.leavings, sequencer.now_ms,
-                                                                        SWEEP_PERIOD_MS)
+    cdef int most = 5
+    if not _waiting(sequencer) and not sequencer.claims_held:
+        most = <int> leaving_wait_ms(&sequencer.leavings, sequencer.now_ms, SWEEP_PERIOD_MS)
     return log_wait_ms(&sequencer.log, sequencer.now_ms, most) if log_is_there(&sequencer.log) else most
 
 
@@ -330,8 +332,8 @@ cdef class RouterLoop:
             events_members_max: in channels with more members nobody is told who joined and who left.
             globals_bytes_max: what all global channels together may take in a WELCOME.
             shards: how many there are, a power of two.
-            leads_all: it is the only router, and leads them all under `epoch`; else notes say what it leads, and the first
-                HOLD for how long.
+            leads_all: it is the only router, and leads them all under `epoch`; else notes say what it leads, and the
+                first HOLD for how long.
             workers: how many tell what an earlier router may not have stored; 0: TOLD_END says when they have.
             presence_quiet_ms: so long from `run` on, sessions that were in a channel before are not told of.
 

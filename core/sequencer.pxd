@@ -82,7 +82,7 @@ ctypedef struct Owner:          # 36 bytes: which connection has a session
 
 ctypedef struct Shard:
     uint64_t epoch              # that LEADS tells, and new streams begin with
-    uint64_t fence              # number of the last claim in it; it begins with the epoch: later leaders give higher ones
+    uint64_t fence              # number of the last claim in it; begins with the epoch: later leaders give higher ones
     uint64_t sequenced          # messages; only ever grows, and is read by the control thread
     uint64_t claims_from_ms     # before that they wait for what workers hold of it
     uint64_t drain              # ticket + 1 of the SHARD_DRAIN that is not answered; 0: none

@@ -198,8 +198,8 @@ cdef void _on_begin(Sequencer *sequencer, Worker *worker, RecLink *record) noexc
 
 
 cdef void _on_shards(Sequencer *sequencer, Worker *worker, RecShards *record) noexcept nogil:
-    """What a worker holds of some shards follows, or that was all; then it is told of the global channels that it did not
-    name, from where it stands if it was told of some before."""
+    """What a worker holds of some shards follows, or that was all; then it is told of the global channels that it did
+    not name, from where it stands if it was told of some before."""
     if shards_said(sequencer, worker, record):
         worker.before = record.head.aux & SHARDS_BEFORE != 0
         worker.knows_globals = True

@@ -8,6 +8,7 @@ import pytest
 
 from core import notes, records, shards
 from tests.core.edge_harness import wait_for
+from tests.core.presence_harness import NAMESPACES
 from tests.core.router_harness import Sequencer, Worker
 from tests.core.test_leading import FIRST, FOR_EVER, LOG, SECOND, hold, lead, positions, publish, put, shard_of, told
 
@@ -44,7 +45,7 @@ def subscribe(worker: Worker, name: str, handle: int) -> None:
 
 
 def test_streams_routes_and_history_go(routers: Make) -> None:
-    router = routers()
+    router = routers(channels_max=4_000)
     names = [f"group:{number}" for number in range(3_000)]
     for shard in range(shards.COUNT_MAX):
         lead(router, shard)
@@ -96,7 +97,7 @@ def test_a_shard_that_comes_back_begins_with_nothing(routers: Make) -> None:
 
 @pytest.fixture
 def presence(routers: Make) -> tuple[Sequencer, Worker]:
-    router = routers()
+    router = routers(namespaces=NAMESPACES)
     for name in (MINE, OTHER):
         lead(router, shard_of(name))
     return router, router.worker()

@@ -42,7 +42,7 @@ class Store:
         """(what, channel, position) of one turn; a CLOSE is (-flags, "", (0, 0))."""
         said, place, found = self.note(notes.SESSION_STATE)[7], 0, []
         while place < len(said):
-            size, kind, aux = struct.unpack_from("=IHH", said, place)
+            size, kind, _, aux = struct.unpack_from("=IBBH", said, place)
             if kind == records.CLOSE:
                 found.append((-aux, "", (0, 0)))
             else:
