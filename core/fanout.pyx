@@ -177,11 +177,13 @@ cdef Channel *channel_acquire(Edge *edge, const char *name, uint32_t size, int d
     return channel
 
 
-cdef inline uint8_t *_channel_record(Edge *edge, Batch *batch, Channel *channel, int kind) noexcept nogil:
+cdef inline uint8_t *_channel_record(Edge *edge, Batch *batch, Channel *channel, int kind,
+                                     uint8_t shard) noexcept nogil:
     cdef RecChannel *record = <RecChannel *> record_add(batch, kind, channel.name_size, sizeof(RecChannel),
                                                         channel.name_size)
     if record == NULL:
         return NULL
+    record.head.shard = shard
     record.channel = channel_handle(channel)
     memcpy(<uint8_t *> record + sizeof(RecChannel), channel_name(edge, channel), channel.name_size)
     return <uint8_t *> record
@@ -200,14 +202,11 @@ cdef void _channel_asked(Edge *edge, Channel *channel) noexcept nogil:
         edge.unasked -= 1
 
 
-cdef inline Link *_link(Edge *edge, const Channel *channel) noexcept nogil:
-    return link_of(edge, channel_shard(edge, channel))
-
-
 cdef void channel_subscribe(Edge *edge, Channel *channel) noexcept nogil:
     """Ask the router for the channel, telling it the last position seen here."""
-    cdef RecChannel *record = <RecChannel *> _channel_record(edge, &_link(edge, channel).out, channel,
-                                                              REC_SUBSCRIBE)
+    cdef uint8_t shard = channel_shard(edge, channel)
+    cdef RecChannel *record = <RecChannel *> _channel_record(edge, &link_of(edge, shard).out, channel, REC_SUBSCRIBE,
+                                                             shard)
     if record == NULL:
         channel_unasked(edge, channel)
         return
@@ -218,10 +217,12 @@ cdef void channel_subscribe(Edge *edge, Channel *channel) noexcept nogil:
 
 cdef void _channel_unsubscribe(Edge *edge, Channel *channel) noexcept nogil:
     """Tell the router that nobody is here any more, with the next heartbeat of the link if there is no room now."""
+    cdef uint8_t shard = channel_shard(edge, channel)
+    cdef Link *link = link_of(edge, shard)
     if channel.flags & CHANNEL_UNASKED:
         _channel_asked(edge, channel)   # the router has no route to this worker
-    elif _channel_record(edge, &_link(edge, channel).out, channel, REC_UNSUBSCRIBE) == NULL \
-            and _channel_record(edge, &_link(edge, channel).parted, channel, REC_UNSUBSCRIBE) == NULL:
+    elif _channel_record(edge, &link.out, channel, REC_UNSUBSCRIBE, shard) == NULL \
+            and _channel_record(edge, &link.parted, channel, REC_UNSUBSCRIBE, shard) == NULL:
         ledger_count(edge.ledger, COUNT_BUS_FULL, 1)    # the route stays until the next link: messages for nobody
 
 

@@ -2,7 +2,7 @@
 
 from libc.string cimport memcpy, memset
 
-from core.shards cimport SHARDS_MAX, SHARD_WORDS
+from core.shards cimport SHARDS_MAX, SHARD_OF_GLOBALS, SHARD_WORDS
 from core.answers cimport TYPE_REPLY, answer_error, answer_position, answer_reply
 from core.batch cimport batch_clear, batch_free, batch_reserve
 from core.bus cimport BusBatch, bus_done, bus_lost, bus_pending, bus_receive, bus_send, bus_tick
@@ -230,6 +230,8 @@ cdef void _on_leads(Edge *edge, Link *link, const RecLeads *record) noexcept nog
     if shard >= edge.shard_count or record.epoch == 0 or record.epoch < edge.shard_epochs[shard]:
         return
     edge.shard_epochs[shard] = record.epoch
+    if edge.shard_links[shard] != link.place:
+        link.stored_ms = 0              # what the one before was told, this one may not find stored
     _map_to(edge, shard, link.place)
     link.news[shard >> 6] |= <uint64_t> 1 << (shard & 63)
 
@@ -504,9 +506,19 @@ cdef void _on_evict(Edge *edge, const RecSession *record) noexcept nogil:
         edge_fin_sized(edge, conn, record.head.aux, <const char *> record + sizeof(RecSession), record.body_size, 0)
 
 
+cdef void _on_subscribed(Edge *edge, const Link *link, RecChannel *record) noexcept nogil:
+    """SUBSCRIBED; a late one of a router that leads the shard no more would set the channel back."""
+    cdef Channel *channel = channel_get(edge, record.channel)
+    if channel == NULL or link_of(edge, channel_shard(edge, channel)) != link:
+        return
+    if record.head.aux:
+        channel_refused(edge, channel, record.head.aux)
+    else:
+        channel_subscribed(edge, channel, record.epoch, record.offset)
+
+
 cdef void _on_record(Edge *edge, Link *link, Run *run, Record *record) noexcept nogil:
     """One record from the router. Whatever may change who is a member comes behind the messages before it."""
-    cdef Channel *channel
     if link.fresh and record.kind != REC_LINKED:
         return
     if record.kind == REC_MESSAGE:
@@ -517,13 +529,10 @@ cdef void _on_record(Edge *edge, Link *link, Run *run, Record *record) noexcept 
         return
     _run_deliver(edge, run)
     if record.kind == REC_SUBSCRIBED:
-        channel = channel_get(edge, (<RecChannel *> record).channel)
-        if channel != NULL and record.aux:
-            channel_refused(edge, channel, record.aux)
-        elif channel != NULL:
-            channel_subscribed(edge, channel, (<RecChannel *> record).epoch, (<RecChannel *> record).offset)
+        _on_subscribed(edge, link, <RecChannel *> record)
     elif record.kind == REC_GLOBAL:
-        global_told(edge, <RecChannel *> record)
+        if link_of(edge, SHARD_OF_GLOBALS) == link:
+            global_told(edge, <RecChannel *> record)
     elif record.kind == REC_OPENED:
         open_claimed(edge, link, <RecSession *> record)
     elif record.kind == REC_CAUGHT:

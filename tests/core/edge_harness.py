@@ -70,8 +70,11 @@ def wait_for(condition: Callable[[], Any], what: str) -> None:
 class Router:
     """The scripted router: says what the test tells it to, and hands out the worker's records in their order."""
 
-    def __init__(self, bus: str, secret_key: str = "") -> None:
-        """`secret_key`: its CURVE key; it lets in who knows the public one."""
+    def __init__(self, bus: str, secret_key: str = "", *, shards: bool = False) -> None:
+        """`secret_key`: its CURVE key; it lets in who knows the public one. `shards`: records say of which shard they
+        are, and SHARDS is one of them.
+        """
+        self._shards = shards
         self._context = zmq.Context(1)
         self._folder = tempfile.TemporaryDirectory(prefix="hf-")
         self.socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
@@ -101,7 +104,7 @@ class Router:
         return self._records.popleft()
 
     def _keep(self, batch: bytes) -> None:
-        for one in wire.unpack(batch):
+        for one in wire.unpack(batch, shards=self._shards):
             if one["kind"] == records.LINK:
                 self.links += 1
                 self.heard_ms = one["now_ms"]
