@@ -64,6 +64,7 @@ class Links:
 
         Raises:
             OSError: a link could not be opened; what could be done was done, and is to be asked for again.
+            ValueError: likewise, since the router's key is none.
 
         """
         self._wanted = _chosen(routers)
@@ -83,11 +84,11 @@ class Links:
         self._plane.link_close(place)
         try:
             self._open_missing()
-        except OSError as error:  # it is asked for again with the next list
+        except (OSError, ValueError) as error:  # it is asked for again with the next list
             _log.error("link_not_opened", error=str(error))
 
     def _open_missing(self) -> None:
-        failure: OSError | None = None
+        failure: OSError | ValueError | None = None
         there = {link.bus for link in (*self._open.values(), *self._closing.values())}
         for link in self._wanted:
             if link.bus in there:
@@ -95,10 +96,10 @@ class Links:
             place = next((free for free in range(LINKS_MAX) if free not in self._open | self._closing), None)
             if place is None:
                 break  # one that is being closed makes room soon
-            keys = (link.key, *self._keys) if link.key else ("", "", "")
+            keys = (link.key, *self._keys) if link.key else ()
             try:
                 self._plane.link_open(place, link.bus, *keys)
-            except OSError as error:
+            except (OSError, ValueError) as error:
                 failure = error
                 continue
             self._open[place] = link
