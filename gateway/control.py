@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import msgpack
 
-from core import notes
+from core import notes, shards
 from core.codes import Code
 from core.namespace_spec import BUILT_IN, NamespaceSpec
 from gateway.auth import Authenticator, AuthError
@@ -249,8 +249,9 @@ class Control:
             held = self._auth.resumed(options["session"], options.get("token"), now)
             session, identity, if_alive = held.session, held.identity, held.if_alive
         else:
-            session, if_alive = self._random(16), False
-            identity = self._auth.identify(options.get("token"), options.get("user"), now)
+            identity, if_alive = self._auth.identify(options.get("token"), options.get("user"), now), False
+            # In the shard of its user's own channel, whose leader keeps the sessions of the user.
+            session = bytes([shards.byte_of(f"user:{identity.user}".encode())]) + self._random(15)
         lists = identity.rights.packed()
         own = self._own_channels(identity.user)
         positions = self._resume(options.get("resume"), own, identity.rights, fresh=not resumes)
