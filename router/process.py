@@ -129,6 +129,7 @@ class Router:
                 everywhere=[name for name, domain in domains.items() if domain == "global"],
                 on_lost=lambda: self._stats.count("states_lost"),
                 on_stored=self._on_stored,
+                is_gone=self._is_gone if self.config.directory is not None else None,
             )
             if self.config.directory is None:  # else workers tell of shards as they come to be led
                 self.sessions.gather()
@@ -155,7 +156,6 @@ class Router:
             log,
             self.loop.put,
             flush=self._flush,
-            stopped=lambda shard: self._stopped(shard, config.shards),
             everybodys=[spec.name for spec in self.config.namespaces if spec.domain == "global"],
         )
         return Cluster(self.config.node, config, directory, self.keeper, self.loop.shard_counts)
@@ -163,9 +163,10 @@ class Router:
     async def _flush(self, deadline_s: float) -> bool:
         return self.sessions is None or await self.sessions.flush(deadline_s)
 
-    def _stopped(self, shard: int, count: int) -> None:
-        if self.sessions is not None:
-            self.sessions.drop(lambda byte: byte & (count - 1) == shard)
+    def _is_gone(self, byte: int) -> bool:
+        """Whether what is in a shard is for another router to write: by the byte whose low bits say which it is."""
+        assert self.config.directory is not None
+        return self.keeper is None or not self.keeper.writes(byte & (self.config.directory.shards - 1))
 
     async def _recover(self, log: Log, waits: Callable[[str], None]) -> None:
         """Let the data plane know what it has to. What is of no namespace that it knows, the log tells of."""

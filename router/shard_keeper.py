@@ -5,7 +5,7 @@ One object a router process, used by its control thread's event loop alone; `fee
 - Notes of one shard reach the data plane in this order: what the log has of it, LEAD, ..., FORGET; nothing of it is
   told again before the data plane has said FORGOTTEN. One that is lost while it is read is forgotten after that.
 - What is to be opened in one turn of the event loop is opened in one call of the log, and read in one pass.
-- Nothing of a shard is on its way to the log or to the store of sessions when Drained is told.
+- Nothing of a shard is on its way to the log or to the store of sessions when Drained is told, nor comes there later.
 """
 
 import asyncio
@@ -105,6 +105,7 @@ class ShardKeeper:
         self._last_ticket = 0
         self._wanted: dict[int, int] = {}
         """Shards that are opened or led, with their epochs."""
+        self._writes: set[int] = set()
         self._to_open: dict[int, int] = {}
         self._opening: dict[int, asyncio.Task[None]] = {}
         self._forgetting: dict[int, asyncio.Event] = {}
@@ -217,6 +218,7 @@ class ShardKeeper:
         self._go_on(effect)
 
     def _go_on(self, effect: ev.Lead | ev.Resume) -> None:
+        self._writes.add(effect.shard)
         self._orderly.tell(
             notes.LEAD,
             request=effect.shard,
@@ -229,10 +231,18 @@ class ShardKeeper:
         self._spawn(self._drain(shard, ticket), f"drain of shard {shard}")
 
     async def _drain(self, shard: int, ticket: int) -> None:
-        if await self._flush(FLUSH_DEADLINE_S):  # deadline: its argument
+        stored = await self._flush(FLUSH_DEADLINE_S)  # deadline: its argument
+        giving = self.machine.giving
+        if stored and giving is not None and (giving.shard, giving.ticket) == (shard, ticket):
+            self._writes.discard(shard)  # the data plane may still say that one of its sessions is there
             self.feed(ev.Drained(shard, ticket))
 
+    def writes(self, shard: int) -> bool:
+        """Whether what the data plane says of a shard is to be stored: it is led here, and not about to be given."""
+        return shard in self._writes
+
     def _stop(self, effect: ev.Stop) -> None:
+        self._writes.discard(effect.shard)
         self._wanted.pop(effect.shard, None)
         self._to_open.pop(effect.shard, None)
         self._stopped(effect.shard)

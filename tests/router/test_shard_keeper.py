@@ -164,6 +164,7 @@ def test_a_shard_is_given_away_when_its_sessions_are_stored_and_not_before() -> 
         await until(lambda: len(other.plane.leads_now()) == SHARDS // 2, "each has half of them")
         assert set(other.plane.led.values()) == {2}
         assert sorted(one.stopped) == sorted(other.plane.led) == sorted(shard for shard, _ in other.led)
+        assert [shard for shard in range(SHARDS) if one.keeper.writes(shard)] == sorted(one.plane.led)
         assert one.led == [(shard, 1) for shard in range(SHARDS)], "the end of a pause is no new beginning"
         await one.end()
         await other.end()
