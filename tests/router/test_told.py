@@ -19,8 +19,7 @@ from tests.router.said import closed as ended
 from tests.router.test_sessions import ALICE, BOB, DEADLINE_S, Desk, run
 
 A, B = 0, 1
-# By A's clock, whose machine was started long before B's.
-LONG = 10**12
+LONG = 10**12  # by A's clock, whose machine was started long before B's
 
 
 def opened(conn: int, session: bytes = ALICE) -> bytes:
