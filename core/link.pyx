@@ -2,39 +2,36 @@
 
 from libc.string cimport memcpy, memset
 
-from core.shards cimport SHARDS_MAX, SHARD_OF_GLOBALS, SHARD_WORDS
+from core.shards cimport SHARD_OF_GLOBALS, SHARD_WORDS
 from core.answers cimport TYPE_REPLY, answer_error, answer_position, answer_reply
 from core.batch cimport batch_clear, batch_free, batch_reserve
 from core.bus cimport BusBatch, bus_done, bus_lost, bus_pending, bus_receive, bus_send, bus_tick
 from core.codes cimport NOT_JOINED, OVERLOADED, RATE_LIMITED, RESUMED_ELSEWHERE, TOO_MANY_CHANNELS, UNAVAILABLE
-from core.conn cimport FLAG_SESSION, STATE_OPEN, conn_get, conn_live
+from core.conn cimport FLAG_SESSION, STATE_OPEN, conn_get
 from core.edge cimport (ASKS_MAX, CHANNEL_LIVE, CHANNEL_UNASKED, LINK_NOWHERE, REQUEST_CATCHUP, REQUEST_HISTORY,
                         REQUEST_JOIN, REQUEST_OPEN, REQUEST_PRESENCE, RETRY_AFTER_MS, UNDER_WAY_MAX, Channel, Link,
-                        conn_shard, edge_shard, link_of)
-from core.fanout cimport (RUN_MAX, Body, channel_at, channel_find, channel_get, channel_handle, channel_shard,
-                          channel_subscribe, fanout_all, fanout_event_gap, fanout_event_recreated, fanout_run,
-                          member_joined, message_channel, parted_say)
-from core.joins cimport (channel_refused, channel_subscribed, global_known, global_told, join_overdue, joins_again,
-                         outcome_told)
-from core.kept cimport kept_end, kept_say, kept_say_all, kept_seq, kept_take
-from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_DELIVERED, COUNT_ROUTER_LINKS,
-                          GAUGE_LINKED, GAUGE_ROUTER_EPOCH, ledger_count, ledger_gauge)
+                        edge_shard, link_of)
+from core.fanout cimport (RUN_MAX, Body, channel_find, channel_get, channel_handle, channel_shard, fanout_all,
+                          fanout_event_gap, fanout_event_recreated, fanout_run, member_joined, message_channel,
+                          parted_say)
+from core.joins cimport channel_refused, channel_subscribed, global_known, global_told, join_overdue, outcome_told
+from core.kept cimport kept_end, kept_say, kept_seq, kept_take
+from core.led cimport (led_kept, led_map, led_news, led_shards, led_subscribe, led_told, link_down, link_hello,
+                       link_up)
+from core.ledger cimport COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_DELIVERED, ledger_count
 from core.lifecycle cimport edge_fin, edge_fin_sized
-from core.mailbox cimport NOTE_BANS, NOTE_FOREIGN, NOTE_LINKED, NOTE_LINK_CLOSED, NOTE_TAKEN, mailbox_put, note_init
+from core.mailbox cimport NOTE_BANS, NOTE_FOREIGN, NOTE_LINK_CLOSED, NOTE_TAKEN, mailbox_put, note_init
 from core.mpack cimport MpWriter, mp_write_array, mp_write_raw, mp_write_uint
 from core.namespaces cimport DOMAIN_GROUP, domain_in
-from core.opening cimport attends_again, open_again, open_claimed, open_overdue, opening_again
-from core.records cimport (BEGIN_BEFORE, BEGIN_BESIDE, BEGIN_EVERYBODY, GAP_ROUTER_LOST, LINK_FRESH, MESSAGE_EVENT,
-                           MESSAGE_GLOBAL, RECORDS_VERSION, REC_BANS, REC_BEGIN, REC_BYE, REC_CAUGHT, REC_END,
-                           REC_EVICT, REC_GLOBAL, REC_HISTORY, REC_LEADS, REC_LINK, REC_LINKED, REC_MESSAGE,
-                           REC_OPENED, REC_PRESENCE, REC_PUBLISHED, REC_REPLY, REC_SHARDS, REC_SUBSCRIBED, REC_TAKEN,
-                           SHARDS_BEFORE, SHARDS_SAID, RecBody, RecCaught, RecChannel, RecHistory, RecLeads, RecLink,
-                           RecMessage, RecPublished, RecSession, RecShards, RecTaken, Record, record_add, record_fits,
-                           record_init, record_size)
-from core.replay cimport replay_caught, replay_overdue, replays_again
+from core.opening cimport open_claimed, open_overdue
+from core.records cimport (GAP_ROUTER_LOST, MESSAGE_EVENT, MESSAGE_GLOBAL, RECORDS_VERSION, REC_BANS, REC_BYE,
+                           REC_CAUGHT, REC_EVICT, REC_GLOBAL, REC_HISTORY, REC_LEADS, REC_LINK, REC_LINKED,
+                           REC_MESSAGE, REC_OPENED, REC_PRESENCE, REC_PUBLISHED, REC_REPLY, REC_SUBSCRIBED, REC_TAKEN,
+                           RecBody, RecCaught, RecChannel, RecHistory, RecLeads, RecLink, RecMessage, RecPublished,
+                           RecSession, RecTaken, Record, record_fits, record_init, record_size)
+from core.replay cimport replay_caught, replay_overdue
 from core.requests cimport request_open, request_peek, request_take
-from core.slab cimport slab_at
-from core.told cimport told_say_all, told_tick
+from core.told cimport told_tick
 from core.zmtp cimport ZMTP_IDENTITY_BYTES_MAX
 
 cdef enum:
@@ -48,29 +45,12 @@ ctypedef struct Run:            # messages of one channel that follow each other
     Body bodies[RUN_MAX]        # borrowed from the batch
 
 
-cdef void _hello(Edge *edge, Link *link, int kind) noexcept nogil:
-    """LINK, BEGIN, END or BYE."""
-    cdef int flags = 0
-    cdef RecLink *record
-    if kind == REC_LINK and link.fresh:
-        flags = LINK_FRESH
-    elif kind == REC_BEGIN:
-        flags = BEGIN_EVERYBODY | (BEGIN_BESIDE if edge.config.beside else 0) \
-            | (BEGIN_BEFORE if link.router_epoch else 0)
-    record = <RecLink *> record_add(&link.out, kind, flags, sizeof(RecLink), 0)
-    if record != NULL:
-        record.epoch = edge.config.epoch
-        record.version = RECORDS_VERSION
-        record.worker = edge.config.worker
-        record.stored_ms = edge.now_ms
-
-
 cdef void link_bye(Edge *edge) noexcept nogil:
     """This worker ends: every router is told."""
     cdef uint32_t place
     for place in range(edge.links_end):
         if edge.links[place].used:
-            _hello(edge, &edge.links[place], REC_BYE)
+            link_hello(edge, &edge.links[place], REC_BYE)
 
 
 cdef void link_flush(Edge *edge) noexcept nogil:
@@ -139,101 +119,16 @@ cdef void _requests_overdue(Edge *edge) noexcept nogil:
         _request_fail(edge, &request, b"the router did not answer in time")
 
 
-cdef inline bint _is_in(const uint64_t *shards, uint32_t shard) noexcept nogil:
-    return shards[shard >> 6] >> (shard & 63) & 1
-
-
-cdef void _again_sessions(Edge *edge, Link *link, const uint64_t *shards) noexcept nogil:
-    """The sessions of these shards (bits), and then who is where."""
-    cdef uint32_t chunk, number
-    cdef uint32_t seq = edge.requests.oldest
-    cdef uint32_t per_chunk = 1u << edge.connections.chunk_shift
-    cdef Connection *conn
-    cdef Request *request
-    for chunk in range(edge.connections.chunk_count):
-        if edge.connections.chunks[chunk].memory == NULL:
-            continue
-        for number in range(per_chunk):
-            conn = <Connection *> slab_at(&edge.connections, (chunk << edge.connections.chunk_shift) | number)
-            if conn_live(conn) and conn.flags & FLAG_SESSION and conn.state == STATE_OPEN:
-                if _is_in(shards, conn_shard(edge, conn)):
-                    open_again(edge, conn)
-                attends_again(edge, link, conn, shards)
-    while seq != edge.requests.next:
-        request = request_peek(edge, seq)
-        if request != NULL and request.kind == REQUEST_OPEN:
-            conn = conn_get(&edge.connections, request.conn)
-            if conn != NULL and _is_in(shards, conn_shard(edge, conn)):
-                opening_again(edge, request, seq)
-        seq += 1
-
-
-cdef void _channels_subscribe(Edge *edge, const uint64_t *shards, int flags) noexcept nogil:
-    """Say SUBSCRIBE for the channels of these shards (bits) that have any of these flags; 0: for all."""
-    cdef uint32_t chunk, number
-    cdef uint32_t per_chunk = 1u << edge.channels.chunk_shift
-    cdef Channel *channel
-    for chunk in range(edge.channels.chunk_count):
-        if edge.channels.chunks[chunk].memory == NULL:
-            continue
-        for number in range(per_chunk):
-            channel = channel_at(edge, (chunk << edge.channels.chunk_shift) | number)
-            if channel.generation != 0 and channel.generation != <uint32_t> 0xDDDDDDDD \
-                    and (flags == 0 or channel.flags & flags) and _is_in(shards, channel_shard(edge, channel)):
-                channel_subscribe(edge, channel)
-
-
 cdef void _on_foreign(Edge *edge, Link *link, uint32_t version) noexcept nogil:
     """The router speaks another version: it can be told nothing. The control thread hears so once."""
     cdef Note note
-    _down(edge, link)
+    link_down(edge, link)
     if link.foreign != version:
         link.foreign = version
         note_init(&note, NOTE_FOREIGN)
         note.request = link.place
         note.first = version
         mailbox_put(&edge.to_control, &note, NULL, NULL)
-
-
-cdef void _gauges(Edge *edge) noexcept nogil:
-    ledger_gauge(edge.ledger, GAUGE_LINKED, edge.links_up)
-
-
-cdef void _up(Edge *edge, Link *link) noexcept nogil:
-    if not link.up:
-        link.up = True
-        edge.links_up += 1
-        _gauges(edge)
-
-
-cdef void _down(Edge *edge, Link *link) noexcept nogil:
-    if link.up:
-        link.up = False
-        edge.links_up -= 1
-        _gauges(edge)
-
-
-cdef void _map_to(Edge *edge, uint32_t shard, uint32_t place) noexcept nogil:
-    """A shard has another leader, or none that is known."""
-    edge.links[edge.shard_links[shard]].led -= 1
-    edge.shard_links[shard] = <uint8_t> place
-    edge.links[place].led += 1
-
-
-cdef void _on_leads(Edge *edge, Link *link, const RecLeads *record) noexcept nogil:
-    """The router leads a shard, unless another one leads it by now; it is told what is held of it behind the batch. Or
-    it leads it no more (epoch 0): what is said of it waits for who does."""
-    cdef uint32_t shard = record.head.shard
-    if shard < edge.shard_count and record.epoch == 0 and edge.shard_links[shard] == link.place:
-        _map_to(edge, shard, LINK_NOWHERE)
-        link.news[shard >> 6] &= ~(<uint64_t> 1 << (shard & 63))
-    if shard >= edge.shard_count or record.epoch == 0 or record.epoch < edge.shard_epochs[shard]:
-        return
-    edge.shard_epochs[shard] = record.epoch
-    if edge.shard_links[shard] != link.place:
-        link.stored_ms = 0              # what the one before was told, this one may not find stored
-    _map_to(edge, shard, link.place)
-    link.news[shard >> 6] |= <uint64_t> 1 << (shard & 63)
 
 
 cdef void _on_linked(Edge *edge, Link *link, RecLink *record) noexcept nogil:
@@ -249,82 +144,8 @@ cdef void _on_linked(Edge *edge, Link *link, RecLink *record) noexcept nogil:
         link.asked = True               # what it leads stands behind this
         link.asked_epoch = record.epoch
     elif not link.up and link.router_epoch == record.epoch:
-        _up(edge, link)
-        _kept_of(edge, link, False)
-
-
-cdef void _mapped(Edge *edge, const Link *link, uint64_t *shards) noexcept nogil:
-    """Bits of the shards whose leader is at the other end."""
-    cdef uint32_t shard
-    memset(shards, 0, SHARDS_MAX // 8)
-    for shard in range(edge.shard_count):
-        if edge.shard_links[shard] == link.place:
-            shards[shard >> 6] |= <uint64_t> 1 << (shard & 63)
-
-
-cdef void _kept_of(Edge *edge, Link *link, bint again) noexcept nogil:
-    cdef uint64_t shards[SHARD_WORDS]
-    _mapped(edge, link, shards)
-    kept_say_all(edge, shards, again)
-
-
-cdef void _shards(Link *link, const uint64_t *shards, int flags) noexcept nogil:
-    cdef RecShards *record = <RecShards *> record_add(&link.out, REC_SHARDS, flags, sizeof(RecShards), 0)
-    if record != NULL:
-        memcpy(record.which, shards, sizeof(record.which))
-
-
-cdef void _hold(Edge *edge, Link *link, const uint64_t *shards) noexcept nogil:
-    """All that is held of these shards (bits), between two SHARDS."""
-    _shards(link, shards, 0)
-    told_say_all(edge, link, shards)
-    _again_sessions(edge, link, shards)
-    _channels_subscribe(edge, shards, 0)
-    _shards(link, shards, SHARDS_SAID | (SHARDS_BEFORE if edge.globals_told else 0))
-    if shards[0] & 1:
-        edge.globals_told = True
-
-
-cdef void _ask_again(Edge *edge, const uint64_t *shards) noexcept nogil:
-    """What waits for an answer, before anything new: of one channel nothing overtakes."""
-    kept_say_all(edge, shards, True)
-    joins_again(edge, shards)
-    replays_again(edge, shards)
-
-
-cdef void _say_everything(Edge *edge, Link *link) noexcept nogil:
-    """To a router that does not know this worker."""
-    cdef Note note
-    cdef uint64_t shards[SHARD_WORDS]
-    batch_clear(&link.out)              # whatever stands there this router would pass over; all of it is said again
-    batch_clear(&link.parted)           # and it has no routes to take away
-    link.asked = False
-    memset(link.news, 0, sizeof(link.news))
-    _mapped(edge, link, shards)
-    _hello(edge, link, REC_BEGIN)
-    _hold(edge, link, shards)
-    _hello(edge, link, REC_END)
-    _ask_again(edge, shards)
-    _up(edge, link)
-    link.router_epoch = link.asked_epoch
-    ledger_count(edge.ledger, COUNT_ROUTER_LINKS, 1)
-    ledger_gauge(edge.ledger, GAUGE_ROUTER_EPOCH, link.router_epoch)
-    note_init(&note, NOTE_LINKED)
-    note.first = link.router_epoch
-    note.request = link.place
-    mailbox_put(&edge.to_control, &note, NULL, NULL)
-
-
-cdef void _news(Edge *edge, Link *link) noexcept nogil:
-    """Behind a batch: the router wants to know everything, or leads some shards from now on."""
-    cdef uint64_t shards[SHARD_WORDS]
-    if link.asked:
-        _say_everything(edge, link)
-    elif link.up and link.news[0] | link.news[1] | link.news[2] | link.news[3]:
-        memcpy(shards, link.news, sizeof(shards))
-        memset(link.news, 0, sizeof(link.news))
-        _hold(edge, link, shards)
-        _ask_again(edge, shards)
+        link_up(edge, link)
+        led_kept(edge, link, False)
 
 
 cdef void _run_deliver(Edge *edge, Run *run) noexcept nogil:
@@ -548,7 +369,7 @@ cdef void _on_record(Edge *edge, Link *link, Run *run, Record *record) noexcept 
     elif record.kind == REC_LINKED:
         _on_linked(edge, link, <RecLink *> record)
     elif record.kind == REC_LEADS:
-        _on_leads(edge, link, <RecLeads *> record)
+        led_told(edge, link, <RecLeads *> record)
 
 
 cdef int _receive(Edge *edge, Link *link) noexcept nogil:
@@ -567,7 +388,7 @@ cdef int _receive(Edge *edge, Link *link) noexcept nogil:
             place += (<Record *> (batch.data + place)).size
         _run_deliver(edge, &run)
         bus_done(&link.bus)
-        _news(edge, link)
+        led_news(edge, link)
         ledger_count(edge.ledger, COUNT_BATCHES_IN, 1)
         taken += 1
     if taken:
@@ -589,7 +410,7 @@ cdef void _stream_begin(Edge *edge, Link *link) noexcept nogil:
     this worker still, and say things behind others that were lost with the stream before."""
     batch_clear(&link.out)
     link.fresh = True
-    _hello(edge, link, REC_LINK)
+    link_hello(edge, link, REC_LINK)
     link.sent_ms = edge.now_ms
 
 
@@ -599,20 +420,20 @@ cdef void _tick(Edge *edge, Link *link) noexcept nogil:
     cdef uint32_t identity_size
     cdef uint64_t shards[SHARD_WORDS]
     if bus_lost(&link.bus, identity, &identity_size):
-        _down(edge, link)
+        link_down(edge, link)
     if bus_tick(&link.bus, edge.now_ms):
         _stream_begin(edge, link)
     if edge.now_ms - link.sent_ms >= LINK_PERIOD_MS or link.sent_ms == 0:
         if link.out.size < LINK_PUBLISH_BYTES_MAX:
-            _hello(edge, link, REC_LINK)
+            link_hello(edge, link, REC_LINK)
         if edge.unasked and link.up:    # O(channels), as long as one of them finds no room
-            _mapped(edge, link, shards)
-            _channels_subscribe(edge, shards, CHANNEL_UNASKED)
+            led_shards(edge, link, shards)
+            led_subscribe(edge, shards, CHANNEL_UNASKED)
         if link.up:
             parted_say(link)
         link.sent_ms = edge.now_ms
     if link.up and edge.now_ms - link.heard_ms > LINK_SILENT_MS:
-        _down(edge, link)
+        link_down(edge, link)
 
 
 cdef void link_tick(Edge *edge) noexcept nogil:
@@ -645,13 +466,13 @@ cdef void link_closed(Edge *edge, uint32_t place) noexcept nogil:
     cdef uint32_t shard
     if not link.used:
         return
-    _down(edge, link)
+    link_down(edge, link)
     link.used = link.again = False
     batch_free(&link.out)
     batch_free(&link.parted)
     for shard in range(edge.shard_count):
         if edge.shard_links[shard] == place:
-            _map_to(edge, shard, LINK_NOWHERE)
+            led_map(edge, shard, LINK_NOWHERE)
     link.closing = True
     _closed_tell(edge, link)
 

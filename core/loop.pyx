@@ -3,6 +3,7 @@
 import os
 
 from core.shards cimport SHARDS_MAX
+from core.flush cimport FLUSH_US, flush_touched
 from core.namespace_spec import BUILT_IN as _BUILT_IN
 from core.shards import check_count
 
@@ -18,24 +19,21 @@ from core.audit_edge cimport edge_audit
 from core.batch cimport Batch, batch_clear, batch_free
 from core.buffer cimport Segment, arena_rest
 from core.bus cimport ZMQ_DEALER, Bus, bus_close, bus_on_event, bus_open
-from core.clock cimport clock_ms, clock_ns
-from core.codes cimport BAD_FRAME, BYE, OVERLOADED, SLOW_CONSUMER
-from core.conn cimport (FLAG_ASKED, FLAG_BLOCKED, FLAG_CATCHING, FLAG_FINISHED, FLAG_FIRST, FLAG_HALF, FLAG_OVERFULL,
-                        FLAG_SHUT, FLAG_TOUCHED, FLAG_WATCHED, STATE_CLOSED, STATE_OPEN, Aside, Connection, conn_get,
-                        conn_release, conn_timer_place)
+from core.clock cimport clock_ms
+from core.codes cimport BAD_FRAME, BYE, OVERLOADED
+from core.conn cimport (FLAG_ASKED, FLAG_BLOCKED, STATE_OPEN, Aside, Connection, conn_get, conn_release,
+                        conn_timer_place)
 from core.drain cimport drain_begin, drain_cut, drain_listeners_close, drain_step
 from core.edge cimport (FORM_COUNT, LINKS_MAX, LINK_NOWHERE, RECEIVE_BYTES, RETRY_AFTER_MS, RINGS_MAX, RING_MS,
-                        Channel, Lag, Link, Opening, Pending, Replay, edge_random, edge_tick)
+                        Channel, Lag, Link, Opening, Pending, Replay)
 from core.expiry cimport expiry_set
 from core.hash cimport index_free
 from core.intake cimport intake_read
 from core.joins cimport joins_end
 from core.kept cimport kept_init
-from core.ledger cimport (COUNT_GIL_TAKES, COUNT_SLOW_CONSUMERS, COUNT_WAKEUPS, GAUGE_HANDSHAKES,
-                          GAUGE_OPEN_CONNECTIONS, GAUGE_QUEUED_BYTES, KIND_FD, ledger_acquire, ledger_count,
-                          ledger_gauge, ledger_turn)
-from core.lifecycle cimport (edge_close, edge_discard, edge_fin, edge_fin_sized, edge_half_step, edge_timer_fired,
-                             edge_timer_plan, edge_watch)
+from core.ledger cimport (COUNT_GIL_TAKES, COUNT_WAKEUPS, GAUGE_HANDSHAKES, GAUGE_OPEN_CONNECTIONS,
+                          GAUGE_QUEUED_BYTES, KIND_FD, ledger_acquire, ledger_count, ledger_gauge, ledger_turn)
+from core.lifecycle cimport edge_close, edge_discard, edge_fin, edge_fin_sized, edge_timer_fired, edge_timer_plan
 from core.link cimport (LINK_OUT_BYTES_MAX, link_again, link_bye, link_closed, link_flush, link_history,
                         link_opened, link_presence, link_receive, link_tick, link_waits)
 from core.listing cimport listing_turn
@@ -47,18 +45,17 @@ from core.names cimport names_free, names_init
 from core.namespaces cimport namespaces_fill
 from core.notes cimport notes_put, notes_take
 from core.opening cimport open_start
-from core.outbox cimport OUTBOX_BLOCKED, OUTBOX_BROKEN, OUTBOX_SENT, outbox_send, outbox_settle, outbox_touch
+from core.outbox cimport outbox_touch
 from core.pace cimport pace_wait
-from core.poller cimport (EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLL_CLOEXEC, EPOLL_CTL_ADD, POLLER_EVENTS, TAG_BUS,
-                          TAG_LINKS, TAG_LINKS_LAST, TAG_TCP, TAG_WAKE, TAG_WS, epoll_create1,
-                          epoll_event, epoll_wait, poller_watch)
-from core.replay cimport replays_ask, replays_pump
+from core.poller cimport (EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLL_CLOEXEC, EPOLL_CTL_ADD, POLLER_EVENTS,
+                          TAG_LINKS, TAG_LINKS_LAST, TAG_TCP, TAG_WAKE, TAG_WS, epoll_create1, epoll_event,
+                          epoll_wait, poller_watch)
+from core.replay cimport replays_ask
 from core.requests cimport requests_free
 from core.rights cimport rights_set
 from core.ring cimport ring_pool_init
 from core.sites cimport HERE
 from core.slab cimport slab_at, slab_free, slab_init
-from core.slow cimport slow_release
 from core.tls cimport TlsContext, tls_context_free, tls_context_open
 from core.told cimport told_free, told_init
 from core.transcode cimport json_bound, mpack_bound
@@ -69,24 +66,17 @@ cdef extern from "invariant.h":
     enum:
         HOLDFAST_CHECKS
 
-cdef enum:
-    FLUSH_US = 8000             # a turn gives to sending at most, and what one more connection takes
-    FLUSH_LOOK = 32             # connections between two looks at the clock
-
 cdef extern from * nogil:
     """
     #include <sys/eventfd.h>
-    #include <sys/socket.h>
     #include <unistd.h>
     """
     int eventfd(unsigned int, int)
-    int shutdown(int, int)
     int usleep(unsigned int)
     int c_close "close"(int)
     enum:
         EFD_NONBLOCK
         EFD_CLOEXEC
-        SHUT_WR
 
 
 cdef void _on_send(Edge *edge, Connection *conn, Note *note, const uint8_t *text) noexcept nogil:
@@ -198,90 +188,6 @@ cdef void _timers_fire(Edge *edge) noexcept nogil:
         index = wheel_expire(&edge.wheel, edge.now_ms)
 
 
-cdef void _watch_writing(Edge *edge, Connection *conn, bint writing) noexcept nogil:
-    conn.flags = conn.flags | FLAG_WATCHED if writing else conn.flags & ~FLAG_WATCHED
-    edge_watch(edge, conn)
-
-
-cdef void _drained(Edge *edge, Connection *conn) noexcept nogil:
-    """The last bytes are with the kernel, and it is not left to the peer to close first."""
-    if conn.flags & FLAG_HALF:
-        edge_close(edge, conn, BYE)
-    elif not conn.flags & FLAG_SHUT:
-        conn.flags |= FLAG_SHUT
-        shutdown(conn.fd, SHUT_WR)
-
-
-cdef void _flush_one(Edge *edge, Connection *conn) noexcept nogil:
-    """Send what this turn queued for one connection, and see to what comes of it."""
-    cdef int status = OUTBOX_BLOCKED
-    if conn.flags & FLAG_HALF:
-        edge_half_step(edge, conn)
-    if not conn.flags & FLAG_BLOCKED:
-        status = outbox_send(edge, conn)
-    while status == OUTBOX_SENT and conn.behind and not conn.flags & FLAG_OVERFULL:
-        slow_release(edge, conn)
-        status = outbox_send(edge, conn)
-    if status == OUTBOX_BROKEN:
-        edge_close(edge, conn, BYE)
-        return
-    if conn.flags & FLAG_OVERFULL:
-        conn.flags &= ~FLAG_OVERFULL
-        ledger_count(edge.ledger, COUNT_SLOW_CONSUMERS, 1)
-        edge_fin(edge, conn, SLOW_CONSUMER, b"more was queued than the bound of this connection",
-                 edge_random(edge, RETRY_AFTER_MS))
-    if status == OUTBOX_BLOCKED:
-        outbox_settle(edge, conn)
-        conn.flags |= FLAG_BLOCKED
-        if conn.flags & FLAG_CATCHING:
-            replays_pump(edge, conn)
-        if not conn.flags & FLAG_WATCHED:
-            conn.blocked_since = edge_tick(edge)
-            _watch_writing(edge, conn, True)
-            edge_timer_plan(edge, conn)
-        return
-    if conn.flags & FLAG_WATCHED:
-        _watch_writing(edge, conn, False)
-    if conn.flags & FLAG_CATCHING:
-        replays_pump(edge, conn)
-    if conn.flags & FLAG_FINISHED and conn.flags & FLAG_FIRST and conn.out_head == NULL:
-        _drained(edge, conn)
-
-
-cdef void _flush_some(Edge *edge) noexcept nogil:
-    """One system call for each of the next FLUSH_LOOK connections that were touched."""
-    cdef uint32_t left = FLUSH_LOOK
-    cdef Connection *conn
-    while edge.touched != NULL and left:
-        left -= 1
-        conn = edge.touched
-        edge.touched = conn.next_touched
-        if edge.touched == NULL:
-            edge.touched_last = NULL
-        conn.flags &= ~FLAG_TOUCHED
-        if conn.state == STATE_CLOSED:
-            conn.next_touched = edge.closed
-            edge.closed = conn
-        else:
-            _flush_one(edge, conn)
-
-
-cdef void _flush(Edge *edge, bint whole) noexcept nogil:
-    """Send what is queued, for as long as a turn may; `whole`: all of it.
-
-    A message to ten thousand members is a tenth of a second of system calls. Who is left has its turn in the next one,
-    before anybody who is touched later.
-    """
-    cdef uint64_t until_ns = 0
-    _flush_some(edge)
-    while edge.touched != NULL:
-        if until_ns == 0:
-            until_ns = clock_ns() + <uint64_t> edge.config.flush_us * 1000
-        elif not whole and clock_ns() >= until_ns:
-            return
-        _flush_some(edge)
-
-
 cdef void _free_closed(Edge *edge) noexcept nogil:
     """Nothing is freed while events are being dispatched: here they are all done."""
     cdef Connection *conn
@@ -360,7 +266,7 @@ cdef void edge_run(Edge *edge) noexcept nogil:
         _timers_fire(edge)
         link_tick(edge)
         link_flush(edge)
-        _flush(edge, edge.audit != 0)   # an audit is to find nobody who is closed and not freed
+        flush_touched(edge, edge.audit != 0)   # an audit is to find nobody who is closed and not freed
         replays_ask(edge)
         link_flush(edge)
         edge.links_again = link_again(edge)
@@ -375,7 +281,7 @@ cdef void edge_run(Edge *edge) noexcept nogil:
     joins_end(edge)
     link_bye(edge)
     link_flush(edge)
-    _flush(edge, True)
+    flush_touched(edge, True)
     _free_closed(edge)
 
 

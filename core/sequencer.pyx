@@ -2,6 +2,7 @@
 
 from libc.string cimport memcmp, memcpy
 
+from core.history cimport history_answer
 from core.bans cimport bans_asked, bans_say_all
 from core.batch cimport batch_clear, batch_free
 from core.catchup cimport catchup_take
@@ -15,7 +16,6 @@ from core.leading cimport shard_is_said, shard_takes, shards_begin, shards_said,
 from core.ledger cimport (COUNT_MESSAGES_ROUTED, COUNT_WORKERS_LOST, GAUGE_LINKED, KIND_SESSION, ledger_acquire,
                           ledger_count, ledger_gauge, ledger_leaks)
 from core.mailbox cimport NOTE_FOREIGN, Note, mailbox_put, note_init
-from core.mpack cimport MpWriter, mp_write_array, mp_write_map, mp_write_raw, mp_write_str, mp_write_uint
 from core.namespaces cimport DOMAIN_GLOBAL, namespace_of
 from core.ordering cimport publish_order
 from core.owners cimport (owner_at, owner_conn, owner_end, owner_fence, owner_find, worker_empty, worker_end,
@@ -33,10 +33,10 @@ from core.rooms cimport NOBODY, attender_at, attender_start
 from core.sessions cimport session_close, session_open, session_state, session_told, sessions_ask, told_linked
 from core.shards cimport shard_of_channel
 from core.sites cimport HERE
-from core.slab cimport SLAB_NONE, invariant, slab_acquire
+from core.slab cimport SLAB_NONE, slab_acquire
 from core.stream cimport (Stored, Stream, route_remove, route_set, stream_adopt, stream_base, stream_find,
-                          stream_is_kept, stream_kept, stream_listed, stream_namespace, stream_routes_to, stream_since,
-                          stream_stored, stream_use, stream_wanted)
+                          stream_is_kept, stream_listed, stream_routes_to, stream_since, stream_stored, stream_use,
+                          stream_wanted)
 from core.survey cimport survey_answer
 
 assert sizeof(Owner) == 36 and WORKERS_MAX <= 256
@@ -535,74 +535,6 @@ cdef void _on_attend(Sequencer *sequencer, Worker *worker, RecState *record) noe
         owner_end(sequencer, index)
 
 
-cdef bint _wanted(Sequencer *sequencer, Stream *stream, Stored *stored, RecHistory *record) noexcept nogil:
-    """Whether a kept message belongs into the answer: young enough, and beyond `since` in the direction asked."""
-    if stored.time_ms + stream_namespace(&sequencer.streams, stream).history_age_ms < sequencer.wall_ms:
-        return False
-    if not record.has_since:
-        return True
-    return stored.offset < record.since_offset if record.reverse else stored.offset > record.since_offset
-
-
-cdef uint32_t _history_pick(Sequencer *sequencer, Stream *stream, RecHistory *record, uint32_t *picked) noexcept nogil:
-    """Places of the messages of the answer, in its order, as many as fit; `picked` has room for `limit`.
-
-    One is given however long it is: without it nobody could page beyond it.
-    """
-    cdef uint32_t count = 0
-    cdef uint32_t bytes_left = record.bytes_max
-    cdef uint32_t at = 0
-    cdef uint32_t place
-    cdef Stored *stored
-    while stream != NULL and at < stream_kept(stream) and count < record.limit:
-        place = stream_kept(stream) - 1 - at if record.reverse else at
-        at += 1
-        stored = stream_stored(stream, place)
-        if not _wanted(sequencer, stream, stored, record):
-            continue
-        if stored.size > bytes_left and count:
-            break
-        bytes_left -= min(bytes_left, stored.size)
-        picked[count] = place
-        count += 1
-    return count
-
-
-cdef void _on_history(Sequencer *sequencer, Worker *worker, RecHistory *record) noexcept nogil:
-    """REPLY body {messages, epoch, offset}: as many whole MESSAGE frames as were asked for and fit."""
-    cdef Stream *stream = stream_find(&sequencer.streams, <const char *> record + sizeof(RecHistory), record.head.aux)
-    cdef uint32_t picked[1024]
-    cdef uint32_t count, place
-    cdef MpWriter writer
-    cdef RecBody *answer
-    if record.limit > 1024:
-        record.limit = 1024
-    if record.bytes_max > sequencer.scratch_bytes - 256:
-        record.bytes_max = sequencer.scratch_bytes - 256
-    record.bytes_max = record.bytes_max - 64 if record.bytes_max > 64 else 0    # a peer's number: it must not wrap
-    count = _history_pick(sequencer, stream, record, picked)
-    writer.p = sequencer.scratch
-    writer.end = sequencer.scratch + sequencer.scratch_bytes
-    writer.overflow = False
-    mp_write_map(&writer, 3)
-    mp_write_str(&writer, b"messages", 8)
-    mp_write_array(&writer, count)
-    for place in range(count):
-        mp_write_raw(&writer, stream_stored(stream, picked[place]).body, stream_stored(stream, picked[place]).size)
-    mp_write_str(&writer, b"epoch", 5)
-    mp_write_uint(&writer, sequencer.streams.epochs[record.head.shard] if stream == NULL else stream.epoch)
-    mp_write_str(&writer, b"offset", 6)
-    mp_write_uint(&writer, 0 if stream == NULL else stream.offset)
-    invariant(not writer.overflow)
-    if not bulk_fits(worker, record.seq, <uint32_t> (writer.p - sequencer.scratch)):
-        return
-    answer = <RecBody *> worker_say(worker, REC_REPLY, 0, sizeof(RecBody), <uint32_t> (writer.p - sequencer.scratch))
-    if answer != NULL:
-        answer.seq = record.seq
-        answer.body_size = <uint32_t> (writer.p - sequencer.scratch)
-        memcpy(<uint8_t *> answer + sizeof(RecBody), sequencer.scratch, answer.body_size)
-
-
 cdef void sequencer_record(Sequencer *sequencer, Worker *worker, Record *record) noexcept nogil:
     """One record of a worker, the hot one first."""
     if not shard_takes(worker, record) and record.kind != REC_CLOSE:
@@ -640,7 +572,7 @@ cdef void sequencer_record(Sequencer *sequencer, Worker *worker, Record *record)
     elif record.kind == REC_CATCHUP:
         catchup_take(sequencer, worker, <RecCatchup *> record)
     elif record.kind == REC_HISTORY:
-        _on_history(sequencer, worker, <RecHistory *> record)
+        history_answer(sequencer, worker, <RecHistory *> record)
     elif record.kind == REC_PRESENCE:
         presence_answer(sequencer, worker, <RecHistory *> record)
     elif record.kind == REC_SHARDS:

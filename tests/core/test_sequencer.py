@@ -96,23 +96,6 @@ def offsets(answer: dict[str, list[list[object]]]) -> list[object]:
     return [message[2] for message in answer["messages"]]
 
 
-def test_history_since_limit_and_reverse(sequencers: Callable[..., Sequencer]) -> None:
-    worker = sequencers(history_messages=8).worker()
-    assert worker.history("group:a") == {"messages": [], "epoch": EPOCH, "offset": 0}
-    for number in range(1, 13):
-        worker.publish("group:a", number)
-    answer = worker.history("group:a")
-    assert (answer["epoch"], answer["offset"]) == (EPOCH, 12)
-    assert offsets(answer) == list(range(5, 13))
-    assert [message[3] for message in answer["messages"]] == list(range(5, 13))
-    assert offsets(worker.history("group:a", limit=3)) == [5, 6, 7]
-    assert offsets(worker.history("group:a", limit=3, reverse=True)) == [12, 11, 10]
-    assert offsets(worker.history("group:a", limit=3, since=(EPOCH, 8))) == [9, 10, 11]
-    assert offsets(worker.history("group:a", limit=3, since=(EPOCH, 8), reverse=True)) == [7, 6, 5]
-    assert offsets(worker.history("group:a", since=(EPOCH, 12))) == []
-    assert offsets(worker.history("group:a", limit=0)) == []
-
-
 def test_each_namespace_says_how_much_is_kept(sequencers: Callable[..., Sequencer]) -> None:
     kept = {"many": 5, "few": 2, "none": 0}
     specs = [msgspec.structs.replace(BUILT_IN[1], name=name, history_messages=most) for name, most in kept.items()]
@@ -142,38 +125,6 @@ def test_a_channel_without_a_namespace_has_no_stream(sequencers: Callable[..., S
     assert [(one["kind"], one["aux"]) for one in worker.rest()] == [(records.SUBSCRIBED, Code.NO_SUCH_CHANNEL)]
     assert worker.publish("chat:a", "x")["aux"] == 0
     assert sequencer.live("channel") == 1
-
-
-def test_history_holds_whole_messages_within_the_bytes_asked_for(sequencer: Sequencer) -> None:
-    worker = sequencer.worker()
-    for number in range(20):
-        worker.publish("group:a", str(number) * 400)
-    for bytes_max in (100, 500, 1500, 5000, 65_536):
-        worker.say.history(records.HISTORY, 900, b"group:a", bytes_max=bytes_max)
-        worker.flush()
-        body = worker.expect(records.REPLY)["body"]
-        found = offsets(msgpack.unpackb(body))
-        assert len(body) <= bytes_max or len(found) == 1
-        assert found == list(range(1, len(found) + 1))
-        assert len(found) >= min(20, (bytes_max - 100) // 1000)
-
-
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("bytes_max", [0, 1, 63, 64, 500])
-def test_history_gives_one_message_however_long_so_that_nobody_is_stuck_before_it(
-    sequencer: Sequencer, bytes_max: int, reverse: bool
-) -> None:
-    worker = sequencer.worker()
-    for size in (600, 1, 100_000):
-        worker.publish("group:a", "x" * size)
-    seen: list[int] = []
-    options: dict[str, object] = {"bytes_max": bytes_max, "reverse": reverse}
-    while found := offsets(worker.history("group:a", **options)):
-        assert len(found) == 1
-        seen += [int(str(offset)) for offset in found]
-        options["since"] = (EPOCH, seen[-1])
-    assert seen == ([3, 2, 1] if reverse else [1, 2, 3])
-    assert offsets(worker.history("group:a", limit=0, bytes_max=bytes_max)) == []
 
 
 def test_a_claim_evicts_the_former_owner_before_it_is_answered(sequencer: Sequencer) -> None:
