@@ -94,12 +94,12 @@ class RouterClients:
         except (OSError, ValueError, TimeoutError) as error:
             _log.error("router_not_linked", router=link.name, error=str(error))
             return
-        self._fds[link] = {fd for fd in descriptors.listed() - before if _is_unnamed(fd)}
+        self._fds[link] = {fd for fd in descriptors.listed() - before if descriptors.is_unnamed(fd)}
         self._clients[link] = client
 
     def _owns(self, fd: int) -> bool:
         """Whether a descriptor is one of libzmq's, for the ledger's audit."""
-        return any(fd in owned for owned in self._fds.values()) and _is_unnamed(fd)
+        return any(fd in owned for owned in self._fds.values()) and descriptors.is_unnamed(fd)
 
     @staticmethod
     async def _end(client: RouterClient) -> None:
@@ -246,9 +246,3 @@ class RouterClients:
             await asyncio.wait(waited, timeout=max(0.0, left_s), return_when=asyncio.FIRST_COMPLETED)
         finally:
             news.cancel()
-
-
-def _is_unnamed(fd: int) -> bool:
-    """Whether it is an event descriptor or an epoll, all of which look alike."""
-    found = descriptors.look(fd)
-    return found is not None and found.link.startswith("anon_inode:")

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 import subprocess
 import sys
 import urllib.request
@@ -9,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import zmq
 
 from tests.conftest import Node, free_ports, wait_until
 from tests.process.clients import MESSAGE, Client, open_session, run
@@ -136,3 +139,36 @@ def test_an_operator_moves_shards_and_takes_a_router_away(
     assert program(nodes[0], "shards", "move", "3", "b").startswith("shard 3: led by b")
     assert program(nodes[0], "shards", "move", "3", "a").startswith("shard 3: led by a")
     assert "pinned: 3 at a" in program(nodes[1], "shards")
+
+
+def test_workers_alone_go_on_with_a_router_elsewhere_that_was_killed_over_encrypted_links(
+    cluster: Callable[[], dict[str, str]], holdfast: Callable[..., Node]
+) -> None:
+    public, secret = (key.decode() for key in zmq.curve_keypair())
+    keys = {"HOLDFAST_BUS_PUBLIC_KEY": public, "HOLDFAST_BUS_SECRET_KEY": secret}
+    router = holdfast(**cluster(), **keys, HOLDFAST_NODE_NAME="r", HOLDFAST_NODE_ROLE="router")
+    router.expect_lost()
+    apart = cluster() | {"HOLDFAST_BUS_ADVERTISE": ""}
+    gateway = holdfast("--workers", "1", **apart, **keys, HOLDFAST_NODE_NAME="g", HOLDFAST_NODE_ROLE="gateway")
+    told = json.loads(gateway.get("/api/shards")[1])
+    assert [(one["name"], one["encrypted"]) for one in told["routers"]] == [("r", True)]
+    assert [one["name"] for one in told["gateways"]] == ["g"]
+
+    async def body() -> None:
+        client = await open_session(gateway, "tcp")
+        await client.join("group:a")
+        await client.publish("group:a", "before")
+        epoch = told["routers"][0]["epoch"]
+        os.kill(router.routers[0], signal.SIGKILL)
+
+        def is_back() -> bool:
+            found = json.loads(gateway.get("/api/shards")[1])
+            return [one["leads"] for one in found["routers"] if one["epoch"] > epoch] == [SHARDS]
+
+        await asyncio.to_thread(wait_until, is_back, "the router leads again")
+        await asyncio.to_thread(publish, gateway, "group:a", "admin")
+        await client.publish("group:a", "after")
+        assert [(await client.expect(MESSAGE))[3] for _ in range(3)] == ["before", "admin", "after"]
+        await client.close()
+
+    run(body())

@@ -55,6 +55,23 @@ def test_all_shards_are_opened_together_and_led_when_the_data_plane_knows_what_t
     run(body)
 
 
+def test_of_many_that_are_taken_over_the_first_are_led_while_others_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.shard_keeper.READ_TOGETHER", 3)
+
+    async def body(store: Store) -> None:
+        log = MemoryLog(Logs())
+        log.reads.clear()
+        log.slow = {SHARDS - 1}
+        unit = await Unit("a", EmbeddedDirectory(store), log).start()
+        await until(lambda: len(unit.plane.led) == 6, "two parts are led")
+        assert log.opened == [dict.fromkeys(range(SHARDS), 1)], "all are open in the log"
+        log.reads.set()
+        await until(lambda: len(unit.plane.leads_now()) == SHARDS, "all are led")
+        await unit.end()
+
+    run(body)
+
+
 def test_without_a_log_what_is_claimed_is_led() -> None:
     async def body(store: Store) -> None:
         unit = await Unit("a", EmbeddedDirectory(store)).start()
