@@ -243,8 +243,8 @@ cdef inline void publish_forward(Edge *edge, Connection *conn, PublishFrame *fra
     if frame.id or not link_of(edge, frame.shard).up:
         publish_kept(edge, conn, frame)
         return
-    record = <RecPublish *> record_add(&link_of(edge, frame.shard).out, REC_PUBLISH, frame.name_size, sizeof(RecPublish),
-                                       publish_bytes(edge, conn, frame))
+    record = <RecPublish *> record_add(&link_of(edge, frame.shard).out, REC_PUBLISH, frame.name_size,
+                                       sizeof(RecPublish), publish_bytes(edge, conn, frame))
     if record == NULL:
         answer_error(edge, conn, 0, OVERLOADED, b"out of memory", 0)
         return

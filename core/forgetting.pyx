@@ -5,7 +5,7 @@ from libc.stdint cimport uint64_t
 from core.clock cimport clock_ns
 from core.leading cimport SHARD_FORGETTING, SHARD_NONE
 from core.mailbox cimport NOTE_FORGOTTEN, Note, mailbox_put, note_init
-from core.owners cimport FORGET_NS, FORGET_SLOTS, owner_at, owner_end
+from core.owners cimport FORGET_SLOTS, owner_at, owner_end
 from core.presence cimport presence_leave
 from core.rooms cimport NOBODY, Room, attender_at, member_at, member_leave, room_at, room_name
 from core.sequencer cimport worker_index
@@ -179,7 +179,7 @@ cdef inline bint _is_there(const Slab *slab, uint32_t index) noexcept nogil:
 
 
 cdef void worker_unsay(Sequencer *sequencer, Worker *worker, const uint64_t *shards) noexcept nogil:
-    """Forget what a worker said of these shards (bits): it says all of it anew, in the very turn. O(sessions + streams),
+    """Forget what a worker said of these shards (bits): it says it all anew, in the very turn. O(sessions + streams),
     after a pause or a hold that was over: what it gave up meanwhile was passed over."""
     cdef uint32_t number = worker_index(sequencer, worker)
     cdef Slab *slab = &sequencer.owners

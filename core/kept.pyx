@@ -95,8 +95,8 @@ cdef inline bint _waits(Edge *edge, const KeptBlock *block, const KeptHead *head
 
 
 cdef uint32_t kept_say_all(Edge *edge, const uint64_t *shards, bint again) noexcept nogil:
-    """Say what waits of these shards (bits), in order: with `again` all of it, else only what no router was told; how many
-    records."""
+    """Say what waits of these shards (bits), in order: with `again` all of it, else only what no router was told; how
+    many records."""
     cdef uint32_t index = edge.kept.first
     cdef uint32_t said = 0
     cdef uint32_t repeated = 0

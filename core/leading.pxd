@@ -1,12 +1,12 @@
 # Leading: which shards this router leads, and which workers have said what they hold of them.
 #
-# Who leads a shard is decided elsewhere (router/shards/leadership.py) and told in notes: LEAD, PAUSE, FORGET, and HOLD,
-# the time up to which the router may lead at all, which is compared with this machine's own clock in every turn, also
-# when the control thread hangs. A worker is told of each shard that is led (LEADS) and answers with all that it holds of
-# it, between two SHARDS, which what it said of it before is void from. Until then, and from a pause on, whatever it says
-# about the shard is passed over: it is told that the shard is led no more (LEADS with epoch 0), keeps what was not
-# answered or stored, and says it again behind the next LEADS, in order. Invariant: a bit of `synced` is set only while its
-# shard is led and the hold is not over.
+# Who leads a shard is decided elsewhere (router/shards/leadership.py) and told in notes: LEAD, PAUSE, FORGET, and
+# HOLD, the time up to which the router may lead at all, which is compared with this machine's own clock in every turn,
+# also when the control thread hangs. A worker is told of each shard that is led (LEADS) and answers with all that it
+# holds of it, between two SHARDS, which what it said of it before is void from. Until then, and from a pause on,
+# whatever it says about the shard is passed over: it is told that the shard is led no more (LEADS with epoch 0), keeps
+# what was not answered or stored, and says it again behind the next LEADS, in order. Invariant: a bit of `synced` is
+# set only while its shard is led and the hold is not over.
 
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -15,7 +15,7 @@ from core.records cimport Record, RecShards
 from core.sequencer cimport Sequencer, Worker
 
 cdef enum:
-    CLAIMS_WAIT_MS = 500        # for what all workers hold of a shard that is led anew: a claim may be of what they have
+    CLAIMS_WAIT_MS = 500        # for what all workers hold of a shard led anew: a claim may be of what they have
     HOLD_FOR_EVER = 0xFFFFFFFFFFFFFFFF
 
 cdef enum ShardState:

@@ -72,7 +72,7 @@ cdef void shards_begin(Worker *worker) noexcept nogil:
 
 
 cdef bint shards_said(Sequencer *sequencer, Worker *worker, const RecShards *record) noexcept nogil:
-    """SHARDS: from here on what the worker says of these counts, as far as they are led, and what it said before is void.
+    """SHARDS: from here on what the worker says of these counts, as far as they are led; what it said before is void.
     True: it has said all of the one that global channels are in, and has to be told of the others of these."""
     cdef uint32_t shard
     cdef uint64_t bit

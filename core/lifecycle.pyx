@@ -38,7 +38,7 @@ cdef enum:
 
 
 cdef void _guest_leaves(Edge *edge, Connection *conn) noexcept nogil:
-    """Other routers that lead channels of a session hear of its end, too: all that are up, as its memberships are over."""
+    """Other routers that lead channels of a session hear of its end: all that are up, as its memberships are over."""
     cdef uint32_t place
     cdef Link *link
     cdef RecSession *record

@@ -1,13 +1,13 @@
 # Link: this worker and its routers, record by record.
 #
-# There is a link to each router that the control thread opened; which of them leads a shard, routers say (LEADS), and of
-# two the one with the higher epoch. Whatever is about a channel or a session goes to the leader of its shard. A router
-# that begins to lead some is told, between two SHARDS, all that is held of them, and what was asked and not answered is
-# asked again. LINK goes out every second and is answered by LINKED; after silence for LINK_SILENT_MS the router is away, and what is
-# asked of it is kept (core/kept.pxd) until it is heard again. A router that does not know this worker (it is new, or
-# gave the worker up) asks for everything: BEGIN, the sessions, the channels with the last position seen of each, END.
-# Behind it everything that was asked and not answered is asked again, in order and before anything new. Requests keep
-# their deadlines meanwhile.
+# There is a link to each router that the control thread opened; which of them leads a shard, routers say (LEADS), and
+# of two the one with the higher epoch. Whatever is about a channel or a session goes to the leader of its shard. A
+# router that begins to lead some is told, between two SHARDS, all that is held of them, and what was asked and not
+# answered is asked again. LINK goes out every second and is answered by LINKED; after silence for LINK_SILENT_MS the
+# router is away, and what is asked of it is kept (core/kept.pxd) until it is heard again. A router that does not know
+# this worker (it is new, or gave the worker up) asks for everything: BEGIN, the sessions, the channels with the last
+# position seen of each, END. Behind it everything that was asked and not answered is asked again, in order and before
+# anything new. Requests keep their deadlines meanwhile.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 

@@ -78,7 +78,7 @@ cdef enum NoteKind:
     NOTE_BANS_SAY               # router; text: a change of the bans, extra: all of them
     NOTE_SESSIONS_STORED        # router; first: what was handed over of sessions before this time (ms) is stored
     NOTE_TOLD_END               # router; nothing is waited for any more: hand over what workers told an earlier router
-    NOTE_LEAD                   # router; request: shard, first: epoch of its new channels, second: fence, below its claims'
+    NOTE_LEAD                   # router; request: shard, first: epoch of new channels, second: fence, below its claims'
     NOTE_PAUSE                  # router; request: shard: take nothing of it for now; LEAD with the same epoch ends that
     NOTE_SHARD_DRAIN            # router; request: shard, first: ticket: answer DRAINED when the log has all of it
     NOTE_FORGET                 # router; request: shard: it is another's; answer FORGOTTEN

@@ -13,8 +13,8 @@ from core.namespaces cimport DOMAIN_GLOBAL, Namespace, namespace_of
 from core.ordering cimport origin_name
 from core.shards cimport SHARD_OF_GLOBALS
 from core.stream cimport (Stored, Stream, stream_adopt, stream_begins, stream_find, stream_forget, stream_holds,
-                          stream_is_silent, stream_kept, stream_last_epoch, stream_list, stream_open, stream_shard, stream_store,
-                          stream_stored, stream_use, stream_wanted)
+                          stream_is_silent, stream_kept, stream_last_epoch, stream_list, stream_open, stream_shard,
+                          stream_store, stream_stored, stream_use, stream_wanted)
 
 
 cdef void _key_again(Sequencer *sequencer, Keys *keys, const KeyName *name, const LogRecord *record) noexcept nogil:
@@ -144,8 +144,8 @@ cdef int64_t recover_globals(Sequencer *sequencer, const uint8_t *data, size_t s
 
 
 cdef void recover_shard(Sequencer *sequencer, const Note *note) noexcept nogil:
-    """NOTE_LOG_RECOVER: what the log has of a shard that is going to be led: keys, or with `first` global channels, under
-    the epoch `second`."""
+    """NOTE_LOG_RECOVER: what the log has of a shard that is going to be led: keys, or with `first` global channels,
+    under the epoch `second`."""
     cdef const uint8_t *data = <const uint8_t *> note + sizeof(Note)
     if note.first:
         sequencer.streams.epochs[SHARD_OF_GLOBALS] = max(sequencer.streams.epochs[SHARD_OF_GLOBALS], note.second)

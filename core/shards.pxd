@@ -1,10 +1,10 @@
 # Shards: which of them a name or a session belongs to.
 #
-# Whoever publishes, routes, or stores has to agree on it, in every process and release, so the hash has no key: FNV-1a of
-# 64 bits (Fowler, Noll, Vo; http://www.isthe.com/chongo/tech/comp/fnv/), folded to its lowest byte. A cluster has
-# 1 to 256 shards, a power of two: the byte's low bits say which. All channels of domain global are in shard 0, so that one
-# router keeps the count of them and of what they take in WELCOME. A session is in the shard of its user's own channel:
-# the first byte of its id says so.
+# Whoever publishes, routes, or stores has to agree on it, in every process and release, so the hash has no key: FNV-1a
+# of 64 bits (Fowler, Noll, Vo; http://www.isthe.com/chongo/tech/comp/fnv/), folded to its lowest byte. A cluster has 1
+# to 256 shards, a power of two: the byte's low bits say which. All channels of domain global are in shard 0, so that
+# one router keeps the count of them and of what they take in WELCOME. A session is in the shard of its user's own
+# channel: the first byte of its id says so.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 

@@ -76,7 +76,7 @@ cdef void told_say(Edge *edge, Record *record) noexcept nogil:
 
 
 cdef uint64_t _stored_ms(Edge *edge) noexcept nogil:
-    """What was told before then is stored, whichever router it was told to; 0: one of them is away, or there is none, or
+    """What was told before then is stored, whichever router it was told to; 0: one is away, or there is none, or
     a shard has no leader, and who led it may have passed over what it was told last."""
     cdef uint64_t least = 0
     cdef uint32_t place
