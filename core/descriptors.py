@@ -32,6 +32,12 @@ def listed() -> set[int]:
     return {fd for fd in map(int, os.listdir(PROC)) if os.path.lexists(f"{PROC}/{fd}")}
 
 
+def is_unnamed(fd: int) -> bool:
+    """Whether it is an event descriptor or an epoll, all of which look alike."""
+    found = look(fd)
+    return found is not None and found.link.startswith("anon_inode:")
+
+
 def others_of(fd: int) -> list[int]:
     """Other numbers of the same file, such as the one that a memory map keeps for itself."""
     wanted = look(fd)

@@ -1,12 +1,9 @@
 """A node's part in a cluster, put together: what it knows of the others, and that its workers belong to it."""
 
 import contextlib
-import functools
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 
-from core.descriptors import is_bus
-from core.owned import ACCOUNT
 from gateway.child import Child
 from gateway.cluster_config import address, directory_config
 from gateway.cluster_view import ClusterView
@@ -55,8 +52,6 @@ async def joined(config: Config, workers: Callable[[], Iterable[Child]] | None) 
         directory = make_directory(told)
     except Misused as error:
         raise StartError(f"directory: {error}") from error
-    for endpoint in told.endpoints:
-        ACCOUNT.explain(functools.partial(is_bus, endpoint=f"tcp://{endpoint}"))
     view = ClusterView(directory, told.shards, told.ttl_s / PROBES_A_TTL)
     membership = None
     if workers is not None:

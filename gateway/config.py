@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from core.namespace_spec import BUILT_IN, NamespaceSpec
+from core.shards import COUNT_MAX
 from gateway.cluster_config import BusSection, DirectorySection, RouterLink, RouterSection, directory_config
 from gateway.token_policy import Policy
 from router.config import RouterConfig
@@ -444,6 +445,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Of the one router; empty: the routers are those that the supervisor tells of."""
     routers: tuple[RouterLink, ...] = ()
     """Those that it knew when this process was started."""
+    shards: int = 256
     bus_public_key: str = ""
     bus_secret_key: str = ""
     """Who this worker is to routers whose bus has keys (CURVE, Z85)."""
@@ -527,6 +529,7 @@ def worker_config(
         router_endpoint=router_endpoint,
         bus_public_key=config.bus.public_key,
         bus_secret_key=config.bus.secret_key,
+        shards=config.directory.shards if config.clustered else COUNT_MAX,
         secret=config.auth.secret or None,
         stats_fd=stats_fd,
         commands_fd=commands_fd,

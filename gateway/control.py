@@ -248,11 +248,12 @@ class Control:
         if resumes:
             held = self._auth.resumed(options["session"], options.get("token"), now)
             session, identity, if_alive = held.session, held.identity, held.if_alive
-            if session[0] != _first_byte(identity.user):
+            if session[0] != shards.byte_of(f"user:{identity.user}".encode()):
                 raise AuthError(Code.SESSION_EXPIRED, "the session began before sessions were spread over shards")
         else:
-            identity = self._auth.identify(options.get("token"), options.get("user"), now)
-            session, if_alive = bytes([_first_byte(identity.user)]) + self._random(15), False
+            identity, if_alive = self._auth.identify(options.get("token"), options.get("user"), now), False
+            # In the shard of its user's own channel, whose leader keeps the sessions of the user.
+            session = bytes([shards.byte_of(f"user:{identity.user}".encode())]) + self._random(15)
         lists = identity.rights.packed()
         own = self._own_channels(identity.user)
         positions = self._resume(options.get("resume"), own, identity.rights, fresh=not resumes)
@@ -367,8 +368,3 @@ def _position(value: object, option: str) -> tuple[int, int] | None:
         if type(epoch) is int and type(offset) is int and 0 <= epoch <= UINT64_MAX and 0 <= offset <= UINT64_MAX:
             return epoch, offset
     raise RequestRefused(Code.BAD_REQUEST, f"{option} is [epoch, offset], both integers from 0")
-
-
-def _first_byte(user: str) -> int:
-    """What the ids of a user's sessions begin with: they are in the shard of the user's own channel."""
-    return shards.byte_of(f"user:{user}".encode())

@@ -8,13 +8,14 @@ router tells its workers apart by names, and a second link of this worker would 
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from core import notes
-from core.descriptors import is_bus
+from core import descriptors, notes
 from gateway import logs
 from gateway.cluster_config import RouterLink
 
 LINKS_MAX = 64
-"""Routers that one worker can have links to (core/router_link.pxd)."""
+"""Routers that one worker can have links to (LINKS_MAX of core/edge.pxd)."""
+UNNAMED_A_LINK = 16
+"""Event descriptors and epolls of one link: 8 of context and stream, and as many while one stream follows another."""
 
 _log = logs.get("worker")
 
@@ -49,6 +50,7 @@ class Links:
         self._wanted: list[RouterLink] = []
         self._open: dict[int, RouterLink] = {}
         self._closing: dict[int, RouterLink] = {}
+        self._unnamed_before = _unnamed_count()
 
     @property
     def places(self) -> dict[int, RouterLink]:
@@ -56,14 +58,24 @@ class Links:
         return dict(self._open)
 
     def owns(self, fd: int) -> bool:
-        """Whether a descriptor may be of one of its links, for the ledger's audit."""
-        return any(is_bus(fd, link.bus) for link in (*self._open.values(), *self._closing.values()))
+        """Whether a descriptor may be of one of its links, for the ledger's audit.
+
+        libzmq makes event descriptors with each stream, in threads of its own, and they all look alike: so many as its
+        links may have are its own, and when there are more, something leaks.
+        """
+        links = [*self._open.values(), *self._closing.values()]
+        if not links:
+            return False
+        if not descriptors.is_unnamed(fd):
+            return any(descriptors.is_bus(fd, link.bus) for link in links)
+        return _unnamed_count() <= self._unnamed_before + UNNAMED_A_LINK * len(links)
 
     def want(self, routers: Iterable[RouterLink]) -> None:
         """Have links to these routers and no others.
 
         Raises:
             OSError: a link could not be opened; what could be done was done, and is to be asked for again.
+            ValueError: likewise, since the router's key is none.
 
         """
         self._wanted = _chosen(routers)
@@ -83,11 +95,11 @@ class Links:
         self._plane.link_close(place)
         try:
             self._open_missing()
-        except OSError as error:  # it is asked for again with the next list
+        except (OSError, ValueError) as error:  # it is asked for again with the next list
             _log.error("link_not_opened", error=str(error))
 
     def _open_missing(self) -> None:
-        failure: OSError | None = None
+        failure: OSError | ValueError | None = None
         there = {link.bus for link in (*self._open.values(), *self._closing.values())}
         for link in self._wanted:
             if link.bus in there:
@@ -95,10 +107,10 @@ class Links:
             place = next((free for free in range(LINKS_MAX) if free not in self._open | self._closing), None)
             if place is None:
                 break  # one that is being closed makes room soon
-            keys = (link.key, *self._keys) if link.key else ("", "", "")
+            keys = (link.key, *self._keys) if link.key else ()
             try:
                 self._plane.link_open(place, link.bus, *keys)
-            except OSError as error:
+            except (OSError, ValueError) as error:
                 failure = error
                 continue
             self._open[place] = link
@@ -116,3 +128,7 @@ def _chosen(routers: Iterable[RouterLink]) -> list[RouterLink]:
     if len(found) > LINKS_MAX:
         _log.error("too_many_routers", most=LINKS_MAX, left_out=[link.name for link in found[LINKS_MAX:]])
     return list(found[:LINKS_MAX])
+
+
+def _unnamed_count() -> int:
+    return sum(map(descriptors.is_unnamed, descriptors.listed()))

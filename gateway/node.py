@@ -30,7 +30,7 @@ from gateway.bans_api import routes as ban_routes
 from gateway.channels_api import Channels
 from gateway.channels_api import routes as channel_routes
 from gateway.child import Child, ChildSpec, Totals
-from gateway.cluster_config import RouterLink, bus_endpoint
+from gateway.cluster_config import BusSection, RouterLink, bus_endpoint
 from gateway.cluster_metrics import ClusterCollector
 from gateway.config import Config, router_config, worker_config
 from gateway.connections_api import Places, Walks
@@ -487,7 +487,15 @@ def _client(config: Config, endpoint: str, cluster: "Cluster | None") -> "Router
     """The link to the router, or those to all routers of the cluster."""
     name = f"{config.node.name}-admin"
     if cluster is None:
-        return RouterClient(reachable(endpoint), name, namespaces=config.namespaces)
+        keys = config.bus if endpoint.startswith("tcp://") else BusSection()
+        return RouterClient(
+            reachable(endpoint),
+            name,
+            namespaces=config.namespaces,
+            server_key=keys.public_key,
+            public_key=keys.public_key,
+            secret_key=keys.secret_key,
+        )
     from gateway.routers import RouterClients  # here: as in `_cluster`
 
     everybodys = [spec.name for spec in config.namespaces if spec.domain == "global"]

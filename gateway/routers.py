@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from typing import TypeVar
 
-from core import shards
+from core import descriptors, shards
 from core.ban_list import Standing
 from core.owned import ACCOUNT
 from gateway import logs
@@ -22,6 +22,7 @@ from gateway.cluster_view import ClusterView
 from router.client import ChannelState, RouterClient, StoredSession, Survey, Unavailable
 
 LINK_DEADLINE_S = 5.0
+NOBODY = "there is no router"
 _T = TypeVar("_T")
 
 _log = logs.get("supervisor")
@@ -44,12 +45,14 @@ class RouterClients:
         self._make = make
         self._everybodys = frozenset(everybodys)
         self._clients: dict[RouterLink, RouterClient] = {}
+        self._fds: dict[RouterLink, set[int]] = {}  # what libzmq opened for each, beside sockets
         self._news = asyncio.Event()  # set and replaced with each change
         self._changed = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Link to the routers that are there, and to those that come, from now on."""
+        ACCOUNT.explain(self._owns)
         self._cluster.on_change.append(self._changed.set)
         self._changed.set()
         self._keeping = ACCOUNT.task(self._keep(), "links to routers")
@@ -78,16 +81,25 @@ class RouterClients:
             wanted = set(self._cluster.routers())
             for link in [link for link in self._clients if link not in wanted]:
                 await self._end(self._clients.pop(link))
+                del self._fds[link]
             for link in wanted - self._clients.keys():
-                client = self._make(link)
-                try:
-                    async with asyncio.timeout(LINK_DEADLINE_S):
-                        await client.start()
-                except (OSError, TimeoutError) as error:
-                    _log.error("router_not_linked", router=link.name, error=str(error))
-                    continue
-                self._clients[link] = client
+                await self._begin(link)
             self._say_news()
+
+    async def _begin(self, link: RouterLink) -> None:
+        client, before = self._make(link), descriptors.listed()
+        try:
+            async with asyncio.timeout(LINK_DEADLINE_S):
+                await client.start()
+        except (OSError, ValueError, TimeoutError) as error:
+            _log.error("router_not_linked", router=link.name, error=str(error))
+            return
+        self._fds[link] = {fd for fd in descriptors.listed() - before if descriptors.is_unnamed(fd)}
+        self._clients[link] = client
+
+    def _owns(self, fd: int) -> bool:
+        """Whether a descriptor is one of libzmq's, for the ledger's audit."""
+        return any(fd in owned for owned in self._fds.values()) and descriptors.is_unnamed(fd)
 
     @staticmethod
     async def _end(client: RouterClient) -> None:
@@ -118,7 +130,7 @@ class RouterClients:
         async def ask(client: RouterClient, left_s: float) -> Standing:
             return await client.ban(user, until_ms, reason, deadline_s=left_s)
 
-        return await self._with(self._any, ask, deadline_s, "there is no router")
+        return await self._with(self._any, ask, deadline_s, NOBODY)
 
     def bans(self) -> Mapping[str, Standing]:
         """See `RouterClient.bans`."""
@@ -144,17 +156,12 @@ class RouterClients:
         return await self._by_shard(names, self._shard_of, ask, deadline_s)
 
     async def sessions(self, ids: Sequence[bytes], *, deadline_s: float) -> list[StoredSession | None] | None:
-        """See `RouterClient.sessions`."""
-        unstored = False
+        """See `RouterClient.sessions`; what is stored, any router can read."""
 
-        async def ask(client: RouterClient, some: Sequence[bytes], left_s: float) -> list[StoredSession | None]:
-            nonlocal unstored
-            found = await client.sessions(some, deadline_s=left_s)
-            unstored = unstored or found is None
-            return found if found is not None else [None] * len(some)
+        async def ask(client: RouterClient, left_s: float) -> list[StoredSession | None] | None:
+            return await client.sessions(ids, deadline_s=left_s)
 
-        found = await self._by_shard(ids, lambda one: one[0] & (self._cluster.shards - 1), ask, deadline_s)
-        return None if unstored else found
+        return await self._with(self._any, ask, deadline_s, NOBODY)
 
     # ------------------------------------------------------------------------------------------------- who is asked
 

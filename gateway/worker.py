@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import uvloop
@@ -34,7 +34,7 @@ from gateway.devices import Devices
 from gateway.drain import Drain
 from gateway.errors import ConfigError
 from gateway.guard import Guard
-from gateway.links import LinkPlane, Links
+from gateway.links import Links
 from gateway.listing import Listing
 from gateway.ports import listening
 from gateway.token_keys import Key, KeyFile
@@ -72,7 +72,7 @@ class WorkerProcess:
             devices=devices,
         )
         # Where there is a directory; with a router's endpoint the data plane has its one link from the start.
-        self._links = Links(cast(LinkPlane, plane), config.bus_public_key, config.bus_secret_key)
+        self._links = Links(plane, config.bus_public_key, config.bus_secret_key)
         self._auditor = Auditor(ACCOUNT, self._ask_audit)
         self._commands = CommandServer(config.commands_fd, self._handlers())
         auth = Authenticator(
@@ -113,7 +113,7 @@ class WorkerProcess:
         running.add_reader(self._plane.control_fd, self._take)
         ACCOUNT.explain(self._links.owns)
         if not self._config.router_endpoint:
-            with contextlib.suppress(OSError):  # the supervisor tells of them again
+            with contextlib.suppress(OSError, ValueError):  # the supervisor tells of them again
                 self._links.want(self._config.routers)
         await self._commands.start()
         self._guard.start()
@@ -234,6 +234,13 @@ def _listeners(config: WorkerConfig) -> tuple[int, int]:
         return tcp.detach(), websocket.detach()
 
 
+def bus_keys(config: WorkerConfig) -> tuple[str, str, str]:
+    """Keys of the link to the one router, which has the cluster's pair as well: its public one, and the pair."""
+    if not config.bus_public_key or not config.router_endpoint.startswith("tcp://"):
+        return "", "", ""
+    return config.bus_public_key, config.bus_public_key, config.bus_secret_key
+
+
 def open_plane(config: WorkerConfig, stats: Stats) -> EdgeLoop:
     """Listen on both ports and make the data plane.
 
@@ -245,6 +252,8 @@ def open_plane(config: WorkerConfig, stats: Stats) -> EdgeLoop:
     return EdgeLoop(
         stats,
         endpoint=config.router_endpoint,
+        bus_keys=bus_keys(config),
+        shards=config.shards,
         identity=f"{config.node}/{config.index}/{config.epoch}-{os.getpid()}",
         tcp_fd=tcp_fd,
         ws_fd=ws_fd,

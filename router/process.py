@@ -133,6 +133,7 @@ class Router:
                 everywhere=[name for name, domain in domains.items() if domain == "global"],
                 on_lost=lambda: self._stats.count("states_lost"),
                 on_stored=self._on_stored,
+                is_gone=self._is_gone if self.config.directory is not None else None,
             )
             if self.config.directory is None:  # else workers tell of shards as they come to be led
                 self.sessions.gather()
@@ -167,7 +168,7 @@ class Router:
             self.loop.put,
             flush=self._flush,
             led=lambda shard, epoch: self._led(shard),
-            stopped=lambda shard: self._stopped(shard, config.shards),
+            stopped=self._stopped,
             everybodys=[spec.name for spec in self.config.namespaces if spec.domain == "global"],
         )
         view = self.keeper.machine.view
@@ -189,11 +190,14 @@ class Router:
         if self.claims is not None:
             self.claims.lead(shard)
 
-    def _stopped(self, shard: int, count: int) -> None:
+    def _stopped(self, shard: int) -> None:
         if self.claims is not None:
             self.claims.stop(shard)
-        if self.sessions is not None:
-            self.sessions.drop(lambda byte: byte & (count - 1) == shard)
+
+    def _is_gone(self, byte: int) -> bool:
+        """Whether what is in a shard is for another router to write: by the byte whose low bits say which it is."""
+        assert self.config.directory is not None
+        return self.keeper is None or not self.keeper.writes(byte & (self.config.directory.shards - 1))
 
     async def _recover(self, log: Log, waits: Callable[[str], None]) -> None:
         """Let the data plane know what it has to. What is of no namespace that it knows, the log tells of."""

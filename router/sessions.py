@@ -60,6 +60,7 @@ class Sessions:
         everywhere: those of domain global, in whose channels everybody is.
         ticks_us: this machine's monotonic clock.
         on_lost: told of each change that finds no room.
+        is_gone: whether another router writes what is in a shard, by its byte (`Changes.drop`); None: there is none.
         on_stored: told now and then that all that this got before a time (ms, `ticks_us`) is stored.
 
     """
@@ -76,6 +77,7 @@ class Sessions:
         ticks_us: Callable[[], int] = lambda: time.monotonic_ns() // 1000,
         on_lost: Callable[[], None] = lambda: None,
         on_stored: Callable[[int], None] = lambda _: None,
+        is_gone: Callable[[int], bool] | None = None,
     ) -> None:
         self._log = log
         self._put = put
@@ -85,6 +87,7 @@ class Sessions:
         self._everywhere = frozenset(everywhere)
         self._on_lost = on_lost
         self._on_stored = on_stored
+        self._is_gone = is_gone
         self._changes = Changes()
         self._saving = Changes()
         self._changed = asyncio.Event()
@@ -92,7 +95,7 @@ class Sessions:
         """What was written while a read is under way: the read may have come before it."""
         self._saved = asyncio.Event()
         self._saved.set()
-        self._marks: list[asyncio.Future[None]] = []  # of those who wait until what was heard before is stored
+        self._marks: list[asyncio.Future[None]] = []
         self._claims: list[tuple[int, int, bytes, str, int]] = []
         self._cursors: list[tuple[int, int, str]] = []
         self._questions: list[tuple[int, list[bytes]]] = []
@@ -369,10 +372,6 @@ class Sessions:
         self._saved.clear()
         return change
 
-    def drop(self, is_gone: Callable[[int], bool]) -> None:
-        """Another router has some shards (see `Changes.drop`): what is not written of them yet is not written."""
-        self._changes.drop(is_gone)
-
     def _expires(self, *, open_still: bool) -> int:
         return int(self._clock() * 1000) + self._ttl_ms + (OPEN_GRACE_MS if open_still else 0)
 
@@ -405,6 +404,8 @@ class Sessions:
         self._changed.clear()
         told = False
         while True:
+            if self._is_gone is not None:
+                self._saving.drop(self._is_gone)
             try:
                 await self._log.save(self._saving)
                 break
@@ -427,9 +428,8 @@ class Sessions:
             marks, self._marks = marks + self._marks, []
             self._changed.clear()
             self._saved.set()
-        for mark in marks:
-            if not mark.done():
-                mark.set_result(None)
+        for mark in [one for one in marks if not one.done()]:
+            mark.set_result(None)
 
     async def flush(self, deadline_s: float) -> bool:
         """Wait until everything so far is stored, whatever comes meanwhile; False: it is not in time."""

@@ -4,8 +4,8 @@ One object a router process, used by its control thread's event loop alone; `fee
 
 - Notes of one shard reach the data plane in this order: what the log has of it, LEAD, ..., FORGET; nothing of it is
   told again before the data plane has said FORGOTTEN. One that is lost while it is read is forgotten after that.
-- What is to be opened in one turn of the event loop is opened in one call of the log, and read in one pass.
-- Nothing of a shard is on its way to the log or to the store of sessions when Drained is told.
+- What is to be opened in one turn of the event loop is opened in one call of the log, and read in few passes.
+- Nothing of a shard is on its way to the log or to the store of sessions when Drained is told, nor comes there later.
 """
 
 import asyncio
@@ -31,6 +31,8 @@ bits above them under which epoch of the shard a record was made."""
 FLUSH_DEADLINE_S = 1.0
 FORGET_DEADLINE_S = 10.0
 """A large shard is forgotten in portions; past this the opening is given up, and tried again."""
+READ_TOGETHER = 32
+"""Shards that are read in one pass: the first of many that are taken over are led while the others are still read."""
 OPERATOR_DEADLINE_S = 10.0
 STOP_DEADLINE_S = 5.0
 _log = logging.getLogger("holdfast.shards")
@@ -105,6 +107,7 @@ class ShardKeeper:
         self._last_ticket = 0
         self._wanted: dict[int, int] = {}
         """Shards that are opened or led, with their epochs."""
+        self._writes: set[int] = set()
         self._to_open: dict[int, int] = {}
         self._opening: dict[int, asyncio.Task[None]] = {}
         self._forgetting: dict[int, asyncio.Event] = {}
@@ -217,6 +220,7 @@ class ShardKeeper:
         self._go_on(effect)
 
     def _go_on(self, effect: ev.Lead | ev.Resume) -> None:
+        self._writes.add(effect.shard)
         self._orderly.tell(
             notes.LEAD,
             request=effect.shard,
@@ -229,10 +233,18 @@ class ShardKeeper:
         self._spawn(self._drain(shard, ticket), f"drain of shard {shard}")
 
     async def _drain(self, shard: int, ticket: int) -> None:
-        if await self._flush(FLUSH_DEADLINE_S):  # deadline: its argument
+        stored = await self._flush(FLUSH_DEADLINE_S)  # deadline: its argument
+        giving = self.machine.giving
+        if stored and giving is not None and (giving.shard, giving.ticket) == (shard, ticket):
+            self._writes.discard(shard)  # the data plane may still say that one of its sessions is there
             self.feed(ev.Drained(shard, ticket))
 
+    def writes(self, shard: int) -> bool:
+        """Whether what the data plane says of a shard is to be stored: it is led here, and not about to be given."""
+        return shard in self._writes
+
     def _stop(self, effect: ev.Stop) -> None:
+        self._writes.discard(effect.shard)
         self._wanted.pop(effect.shard, None)
         self._to_open.pop(effect.shard, None)
         self._stopped(effect.shard)
@@ -278,25 +290,33 @@ class ShardKeeper:
 
     async def _open_together(self, epochs: dict[int, int], before: set["asyncio.Task[None]"]) -> None:
         began = time.monotonic()
-        answers: list[ev.Event] = []
+        left = set(epochs)
         try:
-            answers = await self._opened(epochs, before)
+            async for answers in self._answers(epochs, before):
+                done = [one.shard for one in answers]
+                left.difference_update(done)
+                self._let_go(done, epochs)
+                self.feed(*answers)
         except LogDeposed as error:
             self._break(error)
         finally:
-            mine = asyncio.current_task()
-            for shard, epoch in epochs.items():
-                if self._opening.get(shard) is mine:
-                    del self._opening[shard]
-                if self._wanted.get(shard) != epoch:
-                    self._forget(shard)
-        opened = sum(type(one) is ev.Opened for one in answers)
-        if opened:
-            _log.info("%d shards are open after %.3f s", opened, time.monotonic() - began)
-        self.feed(*answers)
+            self._let_go(left, epochs)
+        _log.info("%d shards were opened within %.3f s", len(epochs) - len(left), time.monotonic() - began)
 
-    async def _opened(self, epochs: dict[int, int], before: set["asyncio.Task[None]"]) -> list[ev.Event]:
-        """What became of each; the data plane has been told what the log has of those that are open."""
+    def _let_go(self, shards: Collection[int], epochs: Mapping[int, int]) -> None:
+        """Their opening is over, and the data plane is told nothing more by it."""
+        mine = asyncio.current_task()
+        for shard in shards:
+            if self._opening.get(shard) is mine:
+                del self._opening[shard]
+            if self._wanted.get(shard) != epochs[shard]:
+                self._forget(shard)
+
+    async def _answers(
+        self, epochs: dict[int, int], before: set["asyncio.Task[None]"]
+    ) -> AsyncIterator[list[ev.Opened | ev.Refused]]:
+        """What becomes of each, some at a time; of those that are open the data plane knows what the log has."""
+        left = dict(epochs)
         try:
             async with asyncio.timeout(FORGET_DEADLINE_S):
                 if before:
@@ -306,26 +326,26 @@ class ShardKeeper:
                         await self._forgetting[shard].wait()
         except TimeoutError:
             _log.warning("%d shards are not opened yet: the data plane still has to forget some of them", len(epochs))
-            return [ev.Refused(shard, epoch, None) for shard, epoch in epochs.items()]
+            yield [ev.Refused(*one, None) for one in left.items()]
+            return
         if self._log is None:
-            return [ev.Opened(shard, epoch) for shard, epoch in epochs.items()]
+            yield [ev.Opened(*one) for one in left.items()]
+            return
         try:
-            refused = await self._log.open_shards(epochs)
-            opened = [shard for shard in epochs if refused.get(shard) is None]
-            await self._recover(self._log, opened, epochs)
+            for shard, newest in (await self._log.open_shards(epochs)).items():
+                if newest is not None:
+                    yield [ev.Refused(shard, left.pop(shard), newest)]
+            while left:
+                some = list(left.items())[:READ_TOGETHER]
+                await self._recover(self._log, [shard for shard, _ in some], epochs)
+                yield [ev.Opened(shard, left.pop(shard)) for shard, _ in some]
         except LogDeposed:
             raise
         except LogError as error:
-            _log.warning("%d shards cannot be opened now: %s", len(epochs), error)
-            return [ev.Refused(shard, epoch, None) for shard, epoch in epochs.items()]
-        return [
-            ev.Opened(shard, epoch) if refused.get(shard) is None else ev.Refused(shard, epoch, refused[shard])
-            for shard, epoch in epochs.items()
-        ]
+            _log.warning("%d shards cannot be opened now: %s", len(left), error)
+            yield [ev.Refused(*one, None) for one in left.items()]
 
     async def _recover(self, log: ShardLog, shards: Collection[int], epochs: Mapping[int, int]) -> None:
-        if not shards:
-            return
         async for batch in log.recover_shards(shards):  # deadline: the log's own, of each batch
             await self._orderly.tell_much(notes.LOG_RECOVER, text=batch)
         if OF_GLOBALS in shards:

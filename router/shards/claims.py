@@ -345,8 +345,11 @@ class SessionClaims:
                 self._settle(name, slot, slot.owner, fence, provisional=False)
                 self._out.append(Renumber(seen.record, fence))
         elif fence > slot.fence and not (slot.provisional and seen.record is None):
+            former = slot.owner
             alive = seen.record is not None and not self._over(seen.record.node_epoch)
             self._settle(name, slot, seen.record if alive else None, fence, provisional=False)
+            if seen.record is not None and not alive and former is not None and not self._over(former.node_epoch):
+                self._end(former, seen.record)  # by one that is gone by now
 
     def _node_over(self, event: NodeOver) -> None:
         for name, slot in list(self._slots.items()):

@@ -1,6 +1,7 @@
 """What the kernel tells of this process's descriptors."""
 
 import os
+import select
 import socket
 from pathlib import Path
 
@@ -55,3 +56,12 @@ def test_libzmqs_sockets_are_known_by_where_they_end(tmp_path: Path) -> None:
         assert not descriptors.is_bus(server.fileno(), "tcp://127.0.0.1:1")
     with Path("/dev/null").open() as file:
         assert not descriptors.is_bus(file.fileno(), "tcp://127.0.0.1:1")
+
+
+def test_event_descriptors_and_epolls_are_unnamed_and_sockets_are_not() -> None:
+    event, (one, other) = os.eventfd(0), socket.socketpair()
+    with one, other, select.epoll() as poller:
+        found = [descriptors.is_unnamed(fd) for fd in (event, poller.fileno(), one.fileno())]
+    os.close(event)
+    assert found == [True, True, False]
+    assert not descriptors.is_unnamed(event)

@@ -34,7 +34,7 @@ from tests.gateway.token_makers import SECRET, token
 
 NOW = 1_793_491_200.0
 CONN = 0x1_0000_0007
-SESSION = bytes([shards.byte_of(b"user:bob"), *range(15)])
+SESSION = bytes([shards.byte_of(b"user:bob"), *range(15)])  # in the shard of its user's own channel
 LIMITS = Limits(node="n1", ping_ms=30_000, misses=3, max_frame=65_536, channels_max=4)
 
 
@@ -64,7 +64,7 @@ class Bench:
             self.auth,
             limits,
             clock=lambda: self.now,
-            random=lambda size: SESSION[1:][:size],
+            random=lambda size: bytes(range(size)),
             namespaces=namespaces,
         )
 
@@ -297,7 +297,7 @@ def secured(**more: Any) -> Bench:
     bench = Bench()
     bench.auth = Authenticator(SECRET, node_key=b"node", resume_ttl_s=60, **more)
     bench.control = Control(
-        bench.plane, bench.auth, LIMITS, clock=lambda: bench.now, random=lambda size: SESSION[1:][:size]
+        bench.plane, bench.auth, LIMITS, clock=lambda: bench.now, random=lambda size: bytes(range(size))
     )
     return bench
 

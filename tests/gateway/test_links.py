@@ -1,8 +1,11 @@
 """Which router has which place of a worker's data plane: one that plays it notes what it is asked for."""
 
+import os
+
 import pytest
 
 from core import notes
+from gateway import links
 from gateway.cluster_config import RouterLink
 from gateway.links import LINKS_MAX, Links
 
@@ -132,3 +135,16 @@ def test_a_full_house_takes_a_newcomer_when_a_place_is_free() -> None:
     assert many[-1] not in own.places.values()
     own.on_closed(0)
     assert own.places[0] == many[-1]
+
+
+def test_event_descriptors_are_its_own_as_far_as_its_links_may_have_them() -> None:
+    own = Links(Plane())
+    own.want([A])
+    opened = [os.eventfd(0) for _ in range(links.UNNAMED_A_LINK)]
+    try:
+        assert own.owns(opened[0])
+        opened.append(os.eventfd(0))
+        assert not own.owns(opened[0])
+    finally:
+        for fd in opened:
+            os.close(fd)

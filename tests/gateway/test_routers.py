@@ -40,7 +40,7 @@ async def linked(config: DirectoryConfig) -> AsyncIterator[tuple[RouterClients, 
     async with viewed(config) as (view, others):
 
         def make(link: RouterLink) -> RouterClient:
-            return RouterClient(link.bus, "test")
+            return RouterClient(link.bus, "test", shards=config.shards)
 
         clients = RouterClients(view, make, ["global"])
         await clients.start()
@@ -56,7 +56,7 @@ def endpoints(tmp_path: Path) -> Any:
     with ExitStack() as stack:
         found = [f"ipc://{tmp_path / name}" for name in ("one", "other")]
         for epoch, endpoint in enumerate(found, 1):
-            stack.enter_context(router(endpoint, epoch))
+            stack.enter_context(router(endpoint, epoch, shards=4))
         yield found
 
 

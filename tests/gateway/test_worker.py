@@ -14,10 +14,11 @@ import msgspec
 import pytest
 
 from core import records
-from core.commands import READY_FRAME
+from core.commands import READY_FRAME, packed
+from gateway.cluster_config import RouterLink
 from gateway.config import WorkerConfig
 from gateway.ports import listening
-from gateway.worker import EXIT_CONFIG
+from gateway.worker import EXIT_CONFIG, bus_keys
 from router.config import RouterConfig
 from tests.conftest import free_ports, wait_until
 from tests.core import wire
@@ -64,7 +65,8 @@ def start() -> Iterator[Start]:
 
 def worker_part(folder: Path, ports: list[int], **options: Any) -> Callable[[int], WorkerConfig]:
     def make(commands_fd: int) -> WorkerConfig:
-        given: dict[str, Any] = {"request_timeout_ms": 200, "drain_ms": 2_000, **options}
+        given: dict[str, Any] = {"request_timeout_ms": 200, "drain_ms": 2_000}
+        given |= {"router_endpoint": f"ipc://{folder}/router.sock", **options}
         return WorkerConfig(
             node="n",
             index=0,
@@ -72,7 +74,6 @@ def worker_part(folder: Path, ports: list[int], **options: Any) -> Callable[[int
             host="127.0.0.1",
             port=ports[0],
             ws_port=ports[1],
-            router_endpoint=f"ipc://{folder}/router.sock",
             secret=None,
             connections_max=100,
             handshakes_max=100,
@@ -83,10 +84,9 @@ def worker_part(folder: Path, ports: list[int], **options: Any) -> Callable[[int
     return make
 
 
-def router_part(folder: Path) -> Callable[[int], RouterConfig]:
-    return lambda commands_fd: RouterConfig(
-        node="n", endpoint=f"ipc://{folder}/router.sock", epoch=2, commands_fd=commands_fd
-    )
+def router_part(folder: Path, endpoint: str = "", epoch: int = 2) -> Callable[[int], RouterConfig]:
+    endpoint = endpoint or f"ipc://{folder}/router.sock"
+    return lambda commands_fd: RouterConfig(node="n", endpoint=endpoint, epoch=epoch, commands_fd=commands_fd)
 
 
 def is_ready(commands: socket.socket, deadline_s: float = DEADLINE_S) -> bool:
@@ -212,3 +212,71 @@ def test_with_a_router_of_another_version_it_says_so_and_is_not_ready(start: Sta
         assert why in worker.stdout.read().decode()
     finally:
         router.close()
+
+
+def told(commands: socket.socket, links: list[RouterLink]) -> None:
+    """Tell a worker which routers there are."""
+    arguments = {"routers": [msgspec.to_builtins(link) for link in links]}
+    commands.sendall(packed({"id": 1, "method": "routers", "arguments": arguments}))
+
+
+def heard(commands: socket.socket, wanted: bytes) -> bool:
+    """Whether a frame comes in time among what it says."""
+    said = b""
+    commands.settimeout(DEADLINE_S)
+    while wanted not in said:
+        said += commands.recv(1000)
+    return True
+
+
+@pytest.mark.parametrize("at_start", [True, False], ids=["known at its start", "told later"])
+def test_in_a_cluster_it_links_to_the_routers_that_it_is_told_of(start: Start, tmp_path: Path, at_start: bool) -> None:
+    links = [
+        RouterLink(name=f"r{epoch}", epoch=epoch, bus=f"tcp://127.0.0.1:{port}")
+        for epoch, port in enumerate(free_ports(2), 7)
+    ]
+    for link in links:
+        _, router_commands = start("router.process", router_part(tmp_path, link.bus, link.epoch))
+        assert is_ready(router_commands)
+    ports = free_ports(2)
+    known = tuple(links) if at_start else ()
+    worker, commands = start("gateway.worker", worker_part(tmp_path, ports, router_endpoint="", routers=known))
+    if not at_start:
+        told(commands, links)
+    assert heard(commands, READY_FRAME)
+    with dial(ports[0]) as connection:
+        assert read_frame(connection)[0] == 1
+    worker.terminate()
+    assert worker.wait(DEADLINE_S) == 0
+
+
+def test_in_a_cluster_it_goes_on_with_the_routers_that_are_left(start: Start, tmp_path: Path) -> None:
+    """The one that leads everything goes; the other one, which says that it leads it, is told all."""
+    one, other = (
+        RouterLink(name=f"r{epoch}", epoch=epoch, bus=f"tcp://127.0.0.1:{port}")
+        for epoch, port in zip((8, 7), free_ports(2), strict=True)
+    )
+    _, router_commands = start("router.process", router_part(tmp_path, one.bus, one.epoch))
+    assert is_ready(router_commands)
+    ports = free_ports(2)
+    worker, commands = start("gateway.worker", worker_part(tmp_path, ports, router_endpoint="", routers=(one,)))
+    assert heard(commands, READY_FRAME)
+    _, router_commands = start("router.process", router_part(tmp_path, other.bus, other.epoch + 2))
+    assert is_ready(router_commands)
+    told(commands, [other])
+    assert heard(commands, packed({"id": 1, "result": None}))
+    with dial(ports[0]) as connection:
+        assert read_frame(connection)[0] == 1
+    worker.terminate()
+    assert worker.wait(DEADLINE_S) == 0
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "keys"),
+    [("tcp://10.0.0.5:7410", ("p" * 40, "p" * 40, "s" * 40)), ("ipc:///run/x", ("", "", "")), ("", ("", "", ""))],
+)
+def test_a_router_over_tcp_is_spoken_to_with_the_keys_that_there_are(
+    tmp_path: Path, endpoint: str, keys: tuple[str, str, str]
+) -> None:
+    options = {"router_endpoint": endpoint, "bus_public_key": "p" * 40, "bus_secret_key": "s" * 40}
+    assert bus_keys(worker_part(tmp_path, [1, 2], **options)(-1)) == keys

@@ -13,65 +13,17 @@ from hypothesis import strategies as st
 
 from core import notes, records
 from core.codes import Code
+from core.shards import byte_of
 from router.log.embedded import EmbeddedLog
-from router.log.port import Changes, LogDeposed, LogUnavailable, Position, Session
+from router.log.port import LogDeposed, LogUnavailable, Position, Session
 from router.sessions import OPEN_GRACE_MS, Sessions
 from tests.router.said import body_of, closed, state, told
+from tests.router.session_store import Store
 
 DEADLINE_S = 30.0
 NOW_S, TTL_S = 1_000_000.0, 60
 NOW_MS, TTL_MS = int(NOW_S * 1000), TTL_S * 1000
 ALICE, BOB = b"a" * 16, b"b" * 16
-
-
-class Store:
-    """What of a log sessions need, in memory; `gate` holds it up, `fails` makes it refuse."""
-
-    def __init__(self) -> None:
-        self.stored: dict[bytes, Session] = {}
-        self.marks: dict[str, Position] = {}
-        self.dated: dict[bytes, bytes] = {}
-        self.saves: list[Changes] = []
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.fails: Exception | None = None
-        self.asked = asyncio.Event()
-
-    async def _pass(self) -> None:
-        self.asked.set()
-        await self.gate.wait()
-        if self.fails is not None:
-            raise self.fails
-
-    async def save(self, changes: Changes) -> None:
-        await self._pass()
-        self.saves.append(changes)
-        for session, change in changes.sessions.items():
-            if change.ended:
-                self.stored.pop(session, None)
-            if change.date and (change.ended or change.opened is not None or session in self.stored):
-                self.dated[session] = change.date
-            before = self.stored.get(session)
-            if before is None and change.opened is None:
-                continue
-            before = before or Session(b"", 0, {})
-            channels = change.channels_after(before.channels)
-            expires_ms = change.expires_ms or before.expires_ms
-            self.stored[session] = Session(change.opened or before.opened, expires_ms, channels)
-        for name, position in changes.cursors.items():
-            self.marks[name] = max(self.marks.get(name, position), position)
-
-    async def sessions(self, ids: Sequence[bytes]) -> list[Session | None]:
-        await self._pass()
-        return [self.stored.get(one) for one in ids]
-
-    async def dates(self, ids: Sequence[bytes]) -> list[bytes]:
-        await self._pass()
-        return [self.dated.get(one, b"") for one in ids]
-
-    async def cursors(self, channels: Sequence[str]) -> list[Position | None]:
-        await self._pass()
-        return [self.marks.get(one) for one in channels]
 
 
 class Desk:
@@ -84,6 +36,7 @@ class Desk:
         """How often there will be no room for what it tells."""
         self.lost, self.now_us = 0, 1_000
         self.stored_ms: list[int] = []
+        self.gone: set[int] = set()
         self.sessions = Sessions(
             log,
             self._put,
@@ -93,6 +46,7 @@ class Desk:
             ticks_us=lambda: self.now_us,
             on_lost=self._lose,
             on_stored=self.stored_ms.append,
+            is_gone=lambda byte: byte in self.gone,
         )
         self.tasks = [asyncio.create_task(self.sessions.write()), asyncio.create_task(self.sessions.read())]
 
@@ -261,6 +215,24 @@ def test_what_is_heard_now_is_stored_soon_though_more_comes_all_the_time() -> No
             await asyncio.sleep(0)
         assert flushed.result()
         assert ALICE in desk.store.stored
+
+    run(body)
+
+
+def test_nothing_is_written_of_what_another_router_has() -> None:
+    async def body(desk: Desk) -> None:
+        desk.store.fails = LogUnavailable("away")
+        for session, user in ((ALICE, "alice"), (BOB, "bob")):
+            desk.sessions.on_open(1, 0, 2, session, body_of(user))
+            desk.sessions.on_state(state(session, records.ACKED, f"user:{user}", 1, 1))
+        await desk.store.asked.wait()
+        desk.gone = {ALICE[0], byte_of(b"user:alice")}  # while it is tried again
+        desk.store.fails = None
+        await desk.stored()
+        desk.sessions.on_state(state(ALICE, records.HERE, ""))
+        await desk.stored()
+        assert list(desk.store.stored) == [BOB]
+        assert list(desk.store.marks) == ["user:bob"]
 
     run(body)
 

@@ -55,6 +55,23 @@ def test_all_shards_are_opened_together_and_led_when_the_data_plane_knows_what_t
     run(body)
 
 
+def test_of_many_that_are_taken_over_the_first_are_led_while_others_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.shard_keeper.READ_TOGETHER", 3)
+
+    async def body(store: Store) -> None:
+        log = MemoryLog(Logs())
+        log.reads.clear()
+        log.slow = {SHARDS - 1}
+        unit = await Unit("a", EmbeddedDirectory(store), log).start()
+        await until(lambda: len(unit.plane.led) == 6, "two parts are led")
+        assert log.opened == [dict.fromkeys(range(SHARDS), 1)], "all are open in the log"
+        log.reads.set()
+        await until(lambda: len(unit.plane.leads_now()) == SHARDS, "all are led")
+        await unit.end()
+
+    run(body)
+
+
 def test_without_a_log_what_is_claimed_is_led() -> None:
     async def body(store: Store) -> None:
         unit = await Unit("a", EmbeddedDirectory(store)).start()
@@ -164,6 +181,7 @@ def test_a_shard_is_given_away_when_its_sessions_are_stored_and_not_before() -> 
         await until(lambda: len(other.plane.leads_now()) == SHARDS // 2, "each has half of them")
         assert set(other.plane.led.values()) == {2}
         assert sorted(one.stopped) == sorted(other.plane.led) == sorted(shard for shard, _ in other.led)
+        assert [shard for shard in range(SHARDS) if one.keeper.writes(shard)] == sorted(one.plane.led)
         assert one.led == [(shard, 1) for shard in range(SHARDS)], "the end of a pause is no new beginning"
         await one.end()
         await other.end()

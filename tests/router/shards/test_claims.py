@@ -182,6 +182,16 @@ def test_what_a_dead_node_owned_is_routed_to_no_more_and_claimed_without_ending_
     assert not any(isinstance(effect, End) for effect in shard.enter(SECOND))
 
 
+def test_a_claim_that_won_unnoticed_ends_the_former_connection_though_its_own_node_is_over_by_then() -> None:
+    shard = Shard()
+    shard.enter(FIRST)
+    assert one(shard.step(ev.ClaimAnswered(shard.ask(SECOND), None)), Refuse) == Refuse(2, SECOND, None)
+    shard.over.add(4)
+    shard.step(NodeOver(4))
+    assert one(shard.told(SECOND, encode(SECOND)), End) == End(FIRST, SECOND, same_session=True)
+    assert shard.machine.route("s1") is None
+
+
 def test_a_new_leader_finds_the_owners_and_those_of_dead_nodes_do_not_count() -> None:
     shard = Shard()
     shard.over.add(3)
