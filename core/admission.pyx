@@ -97,7 +97,8 @@ cdef uint32_t _of_request(Sequencer *sequencer, uint64_t request) noexcept nogil
     return index
 
 
-cdef bint _say(Sequencer *sequencer, Worker *worker, const RecSession *record, int kind, uint64_t request) noexcept nogil:
+cdef bint _say(Sequencer *sequencer, Worker *worker, const RecSession *record, int kind,
+               uint64_t request) noexcept nogil:
     """CLAIM; False: the control thread has no room for it."""
     cdef Note note
     note_init(&note, NOTE_CLAIM)
