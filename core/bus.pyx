@@ -373,6 +373,8 @@ cdef bint bus_tick(Bus *bus, uint64_t now_ms) noexcept nogil:
     bus.made = False
     if made:
         bus.again_after_ms = BUS_AGAIN_MS
+    if bus.socket != NULL and not bus.open and not bus.router:
+        _monitor_read(bus)                  # libzmq wakes nobody for the first event before somebody looked for one
     if bus.socket != NULL or bus.router:
         return made
     if bus.again_ms == 0:

@@ -126,8 +126,9 @@ def test_a_worker_is_told_of_routers_at_its_start_and_when_they_change(
                 await until(lambda: told(tmp_path / "notes")[-1:] == [["r1"]], "told at its start")
                 other = await others.register("r2", node_of("r2"), 5)
                 await until(lambda: told(tmp_path / "notes")[-1:] == [["r1", "r2"]], "told of a change")
-                assert child.current is not None
-                assert membership.linked(child.current) == 2
+                process = child.current
+                assert process is not None
+                await until(lambda: membership.linked(process) == 2, "that it was told is known")
                 await one.close()
                 await until(lambda: told(tmp_path / "notes")[-1:] == [["r2"]], "told of an end")
                 child.send(signal.SIGTERM)
