@@ -1,8 +1,8 @@
 # Admission: sessions are claimed elsewhere before they are a connection's.
 #
 # Where several routers share a directory, or a user may have only so many sessions, it is not this data plane that
-# decides whose a session is. An OPEN waits here while its CLAIM goes to the control thread (router/claims_keeper.py), and
-# CLAIMED brings the fence, or whose it is. If another connection here has the session, or one that the login policy
+# decides whose a session is. An OPEN waits here while its CLAIM goes to the control thread (router/claims_keeper.py),
+# and CLAIMED brings the fence, or whose it is. If another connection here has the session, or one that the login policy
 # does not let live beside it, that one is evicted first; the OPEN is answered when its worker has said CLOSE, or is
 # gone, or after EVICT_WAIT_MS: whoever hears WELCOME knows that the other one does not act any more. Invariant: a
 # connection has at most one admission; a request that is not found any more is of a connection that ended.

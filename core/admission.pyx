@@ -53,7 +53,6 @@ cdef void _end(Sequencer *sequencer, uint32_t index) noexcept nogil:
 cdef void admissions_free(Sequencer *sequencer) noexcept nogil:
     """What waits is not answered any more."""
     cdef uint32_t chunk, number
-    cdef uint32_t per_chunk = 1u << sequencer.admissions.slab.chunk_shift
     cdef Admission *admission
     for chunk in range(sequencer.admissions.slab.chunk_count):
         if sequencer.admissions.slab.chunks[chunk].memory == NULL:

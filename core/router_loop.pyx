@@ -34,7 +34,8 @@ from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, C
 from core.loading cimport loading_done, loads_ask
 from core.log_out cimport LOG_CHUNKS_MAX, log_free, log_init, log_is_there, log_wait_ms
 from core.mailbox cimport (NOTE_AUDIT, NOTE_BANS_SAY, NOTE_CLAIMED, NOTE_CURSOR_READ, NOTE_EVICT, NOTE_HOLD,
-                           NOTE_LEAD, NOTE_LOG_COMMITTED, NOTE_LOG_LOADED, NOTE_LOG_RECOVER, NOTE_LOG_SIFT, NOTE_LOG_STATE,
+                           NOTE_LEAD, NOTE_LOG_COMMITTED, NOTE_LOG_LOADED, NOTE_LOG_RECOVER, NOTE_LOG_SIFT,
+                           NOTE_LOG_STATE,
                            NOTE_SESSION_OPENED, NOTE_SESSIONS_READ, NOTE_SESSIONS_STORED, NOTE_TOLD_END, Note,
                            mailbox_drain, mailbox_free, mailbox_init, mailbox_ring, note_init)
 from core.namespaces cimport namespaces_fill
