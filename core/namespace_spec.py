@@ -14,6 +14,7 @@ PUBLISHERS = ("members", "anyone", "server")
 JOINERS = ("anyone", "token", "server")
 SLOW_CONSUMERS = ("disconnect", "drop_oldest", "conflate")
 NEW_DEVICES = ("last_ack", "start", "live")
+LOGINS = ("many", "one_per_device_class", "one")
 DAY_S = 86_400
 # No namespace keeps more; of one that is not configured (any more) so much stays.
 HISTORY_MESSAGES_MAX = 1_000_000
@@ -108,6 +109,14 @@ class NamespaceSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             " user's devices acknowledged; `start`, with the oldest that is kept; `live`, with the next one.",
         ),
     ] = "last_ack"
+    login: Annotated[
+        str,
+        _one_of(
+            LOGINS,
+            "How many sessions a user may have at once: `many`; `one_per_device_class`, one a class of device (`dev` of"
+            " the token); `one`. A new one ends the former, whose client hears FIN `kicked` with where that was.",
+        ),
+    ] = "many"
 
 
 BUILT_IN = (

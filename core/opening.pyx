@@ -535,6 +535,19 @@ cdef void _fence_raise(Edge *edge, const RecSession *record) noexcept nogil:
         vital_of(edge, conn).fence = max(vital_of(edge, conn).fence, record.fence)
 
 
+cdef void _claim_refused(Edge *edge, Connection *conn, Opening *opening, const RecSession *record) noexcept nogil:
+    """The session is another's, and the client hears whose; or nobody can tell now."""
+    cdef char why[256]
+    cdef uint32_t size = min(record.body_size, <uint32_t> sizeof(why) - 1)
+    memcpy(why, <const uint8_t *> record + sizeof(RecSession), size)
+    why[size] = 0
+    if record.head.aux == UNAVAILABLE or record.head.aux == OVERLOADED:
+        opening_refused(edge, opening, record.head.aux, b"nobody can tell now whose the session is")
+    else:
+        opening_end(edge, opening)
+        edge_break(edge, conn, record.head.aux, why)
+
+
 cdef void open_claimed(Edge *edge, const Link *by, RecSession *record) noexcept nogil:
     """OPENED: the session is this connection's, and whoever had it before was told."""
     cdef Request *request = request_peek(edge, record.seq)
@@ -547,6 +560,9 @@ cdef void open_claimed(Edge *edge, const Link *by, RecSession *record) noexcept 
     opening.claimed = 1
     opening.router_epoch = by.router_epoch
     conn = conn_get(&edge.connections, opening.conn)
+    if conn != NULL and record.fence == 0 and record.head.aux > OPENED_TAKEN:
+        _claim_refused(edge, conn, opening, record)
+        return
     if conn != NULL and conn.flags & FLAG_SESSION:
         vital_of(edge, conn).fence = record.fence
         if record.head.aux != SESSION_EXPIRED:      # what was over stays so, for the next router too

@@ -2,6 +2,7 @@
 
 from libc.string cimport memcmp
 
+from core.admission cimport admission_ended
 from core.clock cimport clock_ns
 from core.hash cimport hash_bytes, index_find, index_remove
 from core.ledger cimport KIND_SESSION, ledger_release
@@ -34,6 +35,7 @@ cdef void owner_end(Sequencer *sequencer, uint32_t index) noexcept nogil:
     worker_at(sequencer, owner.worker).sessions -= 1
     index_remove(&sequencer.owner_index, hash_bytes(&sequencer.hash_key, owner.session, 16), index)
     owner.live = 0
+    admission_ended(sequencer, owner.session)
     ledger_release(sequencer.ledger, KIND_SESSION, index)
     slab_release(&sequencer.owners, index)
 

@@ -14,6 +14,8 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
+from core.admission cimport (admission_claimed, admission_evict, admissions_free, admissions_init, admissions_serve,
+                             session_admit)
 from core.audit_router cimport sequencer_audit
 from core.bans cimport BANS_BYTES_MAX, bans_take
 from core.batch cimport Batch, batch_clear, batch_free
@@ -31,8 +33,9 @@ from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, C
                           GAUGE_LOG_BYTES_MAX, GAUGE_ROUTER_EPOCH, Stats, ledger_count, ledger_gauge, ledger_turn)
 from core.loading cimport loading_done, loads_ask
 from core.log_out cimport LOG_CHUNKS_MAX, log_free, log_init, log_is_there, log_wait_ms
-from core.mailbox cimport (NOTE_AUDIT, NOTE_BANS_SAY, NOTE_CURSOR_READ, NOTE_EVICT, NOTE_HOLD, NOTE_LEAD,
-                           NOTE_LOG_COMMITTED, NOTE_LOG_LOADED, NOTE_LOG_RECOVER, NOTE_LOG_SIFT, NOTE_LOG_STATE,
+from core.mailbox cimport (NOTE_AUDIT, NOTE_BANS_SAY, NOTE_CLAIMED, NOTE_CURSOR_READ, NOTE_EVICT, NOTE_HOLD,
+                           NOTE_LEAD, NOTE_LOG_COMMITTED, NOTE_LOG_LOADED, NOTE_LOG_RECOVER, NOTE_LOG_SIFT,
+                           NOTE_LOG_STATE,
                            NOTE_SESSION_OPENED, NOTE_SESSIONS_READ, NOTE_SESSIONS_STORED, NOTE_TOLD_END, Note,
                            mailbox_drain, mailbox_free, mailbox_init, mailbox_ring, note_init)
 from core.namespaces cimport namespaces_fill
@@ -49,8 +52,7 @@ from core.recovery cimport recover_globals, recover_records, recover_shard, sift
 from core.rooms cimport rooms_free, rooms_init
 from core.sequencer cimport (ORIGIN_WINDOW_MS, ORIGINS_MAX, SEQUENCER_BATCHES_TURN, SWEEP_PERIOD_MS, SWEEP_SLOTS,
                              WORKER_ASKED, WORKER_SILENT_MS, Owner, Sequencer, Worker, sequencer_record,
-                             sequencer_tell_taken, session_claim, session_evict, worker_give_up, worker_known,
-                             worker_of)
+                             sequencer_tell_taken, worker_give_up, worker_known, worker_of)
 from core.sessions cimport (STATES_BYTES_MAX, cursor_read, session_opened, sessions_alive, sessions_flush,
                             sessions_read, told_end)
 from core.slab cimport slab_free, slab_init
@@ -178,6 +180,10 @@ cdef void _notes_take(Sequencer *sequencer, uint32_t *budget) noexcept nogil:
             sift_records(sequencer, note.request, <uint8_t *> note + sizeof(Note), note.text_size)
         elif note.kind == NOTE_SESSION_OPENED:
             session_opened(sequencer, note)
+        elif note.kind == NOTE_CLAIMED:
+            admission_claimed(sequencer, note)
+        elif note.kind == NOTE_EVICT:
+            admission_evict(sequencer, note)
         elif note.kind == NOTE_CURSOR_READ:
             cursor_read(sequencer, note)
         elif note.kind == NOTE_SESSIONS_READ:
@@ -190,8 +196,6 @@ cdef void _notes_take(Sequencer *sequencer, uint32_t *budget) noexcept nogil:
             shard_note(sequencer, note)
         elif note.kind == NOTE_LOG_RECOVER:
             recover_shard(sequencer, note)
-        elif note.kind == NOTE_EVICT:
-            session_evict(sequencer, note)
         elif note.kind == NOTE_AUDIT:
             sequencer.audit = note.request
         elif note.kind == NOTE_BANS_SAY:
@@ -241,7 +245,8 @@ cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
         while taken < SEQUENCER_BATCHES_TURN and _batch_receive(sequencer):
             taken += 1
         _lost_forget(sequencer)
-        claims_serve(sequencer, taken < SEQUENCER_BATCHES_TURN, session_claim)
+        claims_serve(sequencer, taken < SEQUENCER_BATCHES_TURN, session_admit)
+        admissions_serve(sequencer)
         _tick(sequencer)
         workers_forget(sequencer, False)
         forgetting_turn(sequencer)
@@ -289,13 +294,14 @@ cdef class RouterLoop:
         mailbox_init(&self.sequencer.to_control, eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC))
         mailbox_init(&self.sequencer.from_control, eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC))
 
-    cdef void _presence(self, uint32_t damping_ms, uint32_t members_max, uint64_t quiet_ms) noexcept:
+    cdef void _presence(self, uint32_t damping_ms, uint32_t members_max, uint64_t quiet_ms, bint admits) noexcept:
         """Who has which session, and who is in which channel: nobody yet."""
         cdef Sequencer *sequencer = self.sequencer
         sequencer.damping_ms = damping_ms
         sequencer.events_members_max = members_max
         sequencer.quiet_until_ms = quiet_ms
         slab_init(&sequencer.owners, sizeof(Owner), 10, 0xFFFFFFFE)
+        admissions_init(sequencer, admits)
         rooms_init(&sequencer.rooms, sequencer.ledger, sequencer.hash_key, &sequencer.owners)
         leavings_init(&sequencer.leavings, &sequencer.rooms, sequencer.hash_key, 0)
         leavings_init(&sequencer.gone, &sequencer.rooms, sequencer.hash_key, <uint64_t> 1 << 32)
@@ -306,7 +312,7 @@ cdef class RouterLoop:
                  bint sessions_kept=False, uint32_t presence_damping_ms=3000, uint32_t events_members_max=200,
                  presence_quiet_ms=30000, uint32_t log_chunks_max=LOG_CHUNKS_MAX,
                  uint32_t globals_bytes_max=1 << 15, uint32_t workers=0, uint32_t shards=256,
-                 bint leads_all=True):
+                 bint leads_all=True, bint admits=False):
         """Bind to `endpoint`.
 
         Args:
@@ -335,6 +341,7 @@ cdef class RouterLoop:
             leads_all: it is the only router, and leads them all under `epoch`; else notes say what it leads, and the
                 first HOLD for how long.
             workers: how many tell what an earlier router may not have stored; 0: TOLD_END says when they have.
+            admits: sessions are claimed of the control thread before they are a connection's (CLAIM, CLAIMED).
             presence_quiet_ms: so long from `run` on, sessions that were in a channel before are not told of.
 
         Raises:
@@ -365,7 +372,7 @@ cdef class RouterLoop:
         sequencer.sessions_kept = sessions_kept
         sequencer.told_gathers = sessions_kept and leads_all
         sequencer.told_workers = workers
-        self._presence(presence_damping_ms, events_members_max, presence_quiet_ms)
+        self._presence(presence_damping_ms, events_members_max, presence_quiet_ms, admits)
         sequencer.scratch_bytes = message_bytes_max
         sequencer.bans.bytes_max = BANS_BYTES_MAX
         sequencer.scratch = <uint8_t *> malloc(message_bytes_max)
@@ -431,6 +438,7 @@ cdef class RouterLoop:
             leavings_free(&sequencer.leavings)
             leavings_free(&sequencer.gone)
             rooms_free(&sequencer.rooms)
+        admissions_free(sequencer)
         slab_free(&sequencer.owners)
         index_free(&sequencer.owner_index)
         for fd in (sequencer.epoll_fd, sequencer.to_control.event_fd, sequencer.from_control.event_fd):

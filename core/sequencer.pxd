@@ -89,6 +89,17 @@ ctypedef struct Shard:
     uint64_t drain_chunk        # of the log: when all before it are there
     uint8_t state               # ShardState of core/leading
 
+ctypedef struct Admissions:     # OPENs whose claim is not answered (core/admission.pxd)
+    bint on                     # sessions are claimed of the control thread
+    bint taken                  # the one that goes on now evicted another connection of its session
+    Slab slab
+    Index index                 # by session
+    Index formers               # those that wait for the end of a connection, by its session
+    uint32_t generation         # last one given
+    Batch evicting              # the same, by the time at which they wait no longer
+    uint32_t evicting_place     # what stands before it is over
+    Batch due                   # those that wait no longer
+
 ctypedef struct Sequencer:
     Ledger *ledger              # borrowed
     Bus bus                     # owned
@@ -112,6 +123,7 @@ ctypedef struct Sequencer:
     Batch claims                # of sessions that another worker has: they wait a turn (core/claims.pxd)
     uint32_t claims_place       # what stands before it came before this turn
     uint32_t claims_turns       # since it last was moved
+    Admissions admissions
     Batch states                # what sessions did in this turn (core/sessions.pxd)
     bint sessions_kept          # there is a store for them
     uint64_t stored_ms          # what was heard before then is there, by `now_ms`
@@ -207,6 +219,5 @@ cdef void sequencer_tell_taken(Sequencer *sequencer) noexcept nogil
 cdef void worker_give_up(Sequencer *sequencer, Worker *worker) noexcept nogil
 cdef uint32_t owner_of(Sequencer *sequencer, const uint8_t *session) noexcept nogil
 cdef bint bulk_fits(Worker *worker, uint32_t seq, uint32_t size) noexcept nogil
-cdef void session_evict(Sequencer *sequencer, const Note *note) noexcept nogil
 cdef void session_claim(Sequencer *sequencer, Worker *worker, Record *said) noexcept nogil
 cdef void sequencer_record(Sequencer *sequencer, Worker *worker, Record *record) noexcept nogil

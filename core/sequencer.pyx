@@ -3,6 +3,7 @@
 from libc.string cimport memcmp, memcpy
 
 from core.history cimport history_answer
+from core.admission cimport admission_close, session_admit
 from core.bans cimport bans_asked, bans_say_all
 from core.batch cimport batch_clear, batch_free
 from core.catchup cimport catchup_take
@@ -312,22 +313,6 @@ cdef void _evict(Worker *worker, uint64_t conn, const uint8_t *session) noexcept
         memcpy(say.session, session, 16)
 
 
-cdef void session_evict(Sequencer *sequencer, const Note *note) noexcept nogil:
-    """NOTE_EVICT: a connection that has a session here is to end, with a code and for a reason."""
-    cdef const uint8_t *session = <const uint8_t *> note + sizeof(Note)
-    cdef uint32_t index = SLAB_NONE if note.text_size < 16 else owner_of(sequencer, session)
-    cdef RecSession *say
-    if index == SLAB_NONE or owner_at(sequencer, index).guest or owner_conn(owner_at(sequencer, index)) != note.conn:
-        return
-    say = <RecSession *> worker_say(worker_at(sequencer, owner_at(sequencer, index).worker), REC_EVICT,
-                                    <int> note.first, sizeof(RecSession), note.text_size - 16)
-    if say != NULL:
-        say.conn = note.conn
-        say.body_size = note.text_size - 16
-        memcpy(say.session, session, 16)
-        memcpy(<uint8_t *> say + sizeof(RecSession), session + 16, note.text_size - 16)
-
-
 cdef bint bulk_fits(Worker *worker, uint32_t seq, uint32_t size) noexcept nogil:
     """Whether a large answer may be added to a worker's batch: beyond half of its bound it is refused, so that answers
     never make the router give a worker up."""
@@ -389,13 +374,13 @@ cdef void _on_open(Sequencer *sequencer, Worker *worker, RecSession *record) noe
     if record.head.aux & OPEN_TOLD:
         session_told(sequencer, worker, &record.head)
     elif not claim_waits(sequencer, worker, record, elsewhere):
-        session_claim(sequencer, worker, &record.head)
+        session_admit(sequencer, worker, &record.head)
 
 
 cdef void _fence_give(Sequencer *sequencer, RecSession *record) noexcept nogil:
     """A claim gets its number; what was claimed of an earlier router has one."""
     cdef uint64_t *fence = &sequencer.shards[record.head.shard].fence
-    if record.seq == 0 or record.head.aux & OPEN_AGAIN:
+    if record.seq == 0 or record.head.aux & OPEN_AGAIN or sequencer.admissions.on:
         fence[0] = max(fence[0], record.fence)
     else:
         fence[0] += 1
@@ -441,7 +426,7 @@ cdef void session_claim(Sequencer *sequencer, Worker *worker, Record *said) noex
     cdef uint64_t hash = hash_bytes(&sequencer.hash_key, record.session, 16)
     cdef uint32_t index = owner_find(sequencer, record.session, hash)
     cdef uint32_t claimant = worker_index(sequencer, worker)
-    cdef bint evicted = False
+    cdef bint evicted = sequencer.admissions.taken
     cdef Owner *owner
     _fence_give(sequencer, record)
     _drained_claimed(sequencer, hash, record.session)
@@ -475,8 +460,10 @@ cdef void _on_close(Sequencer *sequencer, Worker *worker, RecSession *record) no
         _drained_given_up(sequencer, worker, hash, record.session)
     if sequencer.claims.size and shard_is_said(worker, record.head.shard) \
             and not (_owns(sequencer, index, worker, record.conn) and not owner_at(sequencer, index).guest):
-        claims_settle(sequencer, worker, record.conn, session_claim)
+        claims_settle(sequencer, worker, record.conn, session_admit)
         index = owner_find(sequencer, record.session, hash)
+    if shard_is_said(worker, record.head.shard):
+        admission_close(sequencer, worker, record)
     if not _owns(sequencer, index, worker, record.conn) or ledger_leaks(sequencer.ledger, KIND_SESSION):
         return
     if not owner_at(sequencer, index).guest:

@@ -248,6 +248,8 @@ class Control:
         if resumes:
             held = self._auth.resumed(options["session"], options.get("token"), now)
             session, identity, if_alive = held.session, held.identity, held.if_alive
+            if session[0] != shards.byte_of(f"user:{identity.user}".encode()):
+                raise AuthError(Code.SESSION_EXPIRED, "the session began before sessions were spread over shards")
         else:
             identity, if_alive = self._auth.identify(options.get("token"), options.get("user"), now), False
             # In the shard of its user's own channel, whose leader keeps the sessions of the user.

@@ -154,6 +154,8 @@ def _of_domain(spec: NamespaceSpec) -> Iterator[tuple[str, str]]:
         )
     if spec.domain != "session" and spec.new_device != "last_ack":
         yield "new_device", "it is about channels of a user, domain session: leave it out"
+    if spec.name != "user" and spec.login != "many":
+        yield "login", "how many sessions a user may have is said of the namespace user alone: leave it out"
     if spec.domain == "global":
         if spec.publish == "members":
             yield "publish", 'everybody is a member: say "anyone", or "server" for the admin API alone'

@@ -46,6 +46,7 @@ UNKNOWN_UNIT_S = 0.05
 READ_KEYS = 1000
 READERS = 8
 AGAIN_S = 0.5
+LOOK_S = 0.25
 REST_S = 30.0
 STOP_DEADLINE_S = 5.0
 NOBODY = bytes(16)
@@ -119,6 +120,8 @@ class ClaimsKeeper:
         self._away = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._nodes: dict[bytes, str] = {}
+        self._epochs: set[int] = set()
+        """The lives of nodes that sessions were claimed for."""
         self.admitted = self.refused = 0
         self._held = ACCOUNT.hold("handle", "the keeper of claims", object_=self)
 
@@ -157,6 +160,7 @@ class ClaimsKeeper:
             del self._reading[shard]
         if self._machines.get(shard) is one:
             self._do(one, ev.Snapshot(prefix, first, items))
+            self._epochs.update(owner.node_epoch for owner in one.owners())
             self._soon()
 
     def stop(self, shard: int) -> None:
@@ -289,6 +293,7 @@ class ClaimsKeeper:
         user, device = str(told.get("user", "")), str(told.get("device", ""))
         owner = Owner(asked.session.hex(), user, device, asked.node, epoch, asked.worker, asked.connection)
         self._owners[asked.request] = owner
+        self._epochs.add(epoch)
         self._do(one, machine.Hello(asked.request, owner))
         return True
 
@@ -398,12 +403,19 @@ class ClaimsKeeper:
     # ---------------------------------------------------------------------------------------------------------- tasks
 
     async def run(self) -> None:
-        """Now and then, let go of what is remembered of sessions that are over."""
+        """Look whether the directory answers, and who is over; now and then, forget what is over for long."""
+        rests = self._clock() + REST_S
         while True:
-            await asyncio.sleep(REST_S)
-            for one in self._machines.values():
-                one.table.forget_gone()
-            self._nodes.clear()
+            await asyncio.sleep(LOOK_S)
+            self._reach(not self._directory.reachable().answers)
+            for epoch in [one for one in self._epochs if self._over(one)]:
+                self._epochs.discard(epoch)
+                self.node_over(epoch)
+            if self._clock() >= rests:
+                rests = self._clock() + REST_S
+                self._nodes.clear()
+                for one in self._machines.values():
+                    one.table.forget_gone()
 
     def _spawn(self, work: Any, name: str) -> "asyncio.Task[None]":
         task: asyncio.Task[None] = ACCOUNT.task(work, name)

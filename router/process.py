@@ -24,6 +24,7 @@ from core.process import die_with_parent
 from core.router_loop import RouterLoop
 from core.shards import COUNT_MAX
 from router.bans import BanKeeper, MemoryStore
+from router.claims_keeper import Alone, ClaimsKeeper
 from router.cluster import Cluster, LeaseOver, view_alone
 from router.config import DirectoryConfig, RouterConfig
 from router.directory.opening import make_directory
@@ -36,6 +37,7 @@ from router.plane import put_when_room
 from router.sessions import Sessions
 from router.shard_keeper import ShardKeeper, ShardLog
 from router.shards.leadership import Leadership
+from router.shards.owners import Policy
 from router.shards.roles import Settings
 
 STOP_DEADLINE_S = 5.0
@@ -94,6 +96,8 @@ class Router:
         self.loader: Loader | None = None
         self.keeper: ShardKeeper | None = None
         self.cluster: Cluster | None = None
+        self.claims: ClaimsKeeper | None = None
+        self._alone: Alone | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self, waits: Callable[[str], None] = lambda why: None) -> RouterLoop:
@@ -142,6 +146,13 @@ class Router:
         if self.config.directory is not None:
             self.cluster = self._join(self.config.directory)
             await self.cluster.open(waits)
+        elif login_policy(self.config) is not Policy.MANY:
+            self._alone = Alone()
+            self.claims = ClaimsKeeper(
+                self._alone.directory, self.loop.put, login_policy(self.config), unit_epoch=self._alone.unit_epoch
+            )
+            for shard in range(COUNT_MAX):
+                self.claims.lead(shard, empty=True)
         return self.loop
 
     def _join(self, config: DirectoryConfig) -> Cluster:
@@ -156,12 +167,32 @@ class Router:
             log,
             self.loop.put,
             flush=self._flush,
+            led=lambda shard, epoch: self._led(shard),
+            stopped=self._stopped,
             everybodys=[spec.name for spec in self.config.namespaces if spec.domain == "global"],
+        )
+        view = self.keeper.machine.view
+        self.claims = ClaimsKeeper(
+            directory,
+            self.loop.put,
+            login_policy(self.config),
+            config.when_away,
+            unit_epoch=lambda name: view.nodes.get(name).revision,
+            over=view.over,
+            shards=config.shards,
         )
         return Cluster(self.config.node, config, directory, self.keeper, self.loop.shard_counts)
 
     async def _flush(self, deadline_s: float) -> bool:
         return self.sessions is None or await self.sessions.flush(deadline_s)
+
+    def _led(self, shard: int) -> None:
+        if self.claims is not None:
+            self.claims.lead(shard)
+
+    def _stopped(self, shard: int) -> None:
+        if self.claims is not None:
+            self.claims.stop(shard)
 
     def _is_gone(self, byte: int) -> bool:
         """Whether what is in a shard is for another router to write: by the byte whose low bits say which it is."""
@@ -205,7 +236,7 @@ class Router:
 
     def take(self) -> None:
         """What the data plane says."""
-        for kind, flags, conn, request, first, _, session, text, extra in self.loop.take():
+        for kind, flags, conn, request, first, second, session, text, extra in self.loop.take():
             if kind == notes.LOG_BATCH and self.writer is not None:
                 self.writer.on_batch(request, text)
             elif kind == notes.LOG_KEPT and self.writer is not None:
@@ -220,6 +251,8 @@ class Router:
                 self.sessions.on_cursor(request, conn, text)
             elif kind == notes.SESSIONS and self.sessions is not None:
                 self.sessions.on_question(request, text)
+            elif kind == notes.CLAIM and self.claims is not None:
+                self.claims.on_claim(request, flags, conn, first, second, session, text, extra)
             elif kind == notes.BAN:
                 self.bans.on_wish(text)
             elif kind == notes.LOG_LOAD and self.loader is not None:
@@ -245,6 +278,8 @@ class Router:
                 ACCOUNT.task(self.sessions.write(), "the sessions' writer"),
                 ACCOUNT.task(self._read_sessions(self.sessions), "the sessions' reader"),
             ]
+        if self.claims is not None:
+            self._tasks.append(ACCOUNT.task(self.claims.run(), "claims of sessions"))
         if self.cluster is not None:
             self._tasks.append(ACCOUNT.task(self.cluster.run(), "the cluster"))
         return self._tasks
@@ -314,12 +349,21 @@ class Router:
             await asyncio.wait(self._tasks, timeout=STOP_DEADLINE_S)
         if self.writer is not None:
             await self.writer.close()
+        if self.claims is not None:
+            await self.claims.close()
+        if self._alone is not None:
+            await self._alone.close()
         if self.cluster is not None:
             await self.cluster.close(give_back=stopped)
         await self.bans.close()
         if self.log is not None:
             await self.log.close()
         self._held.close()
+
+
+def login_policy(config: RouterConfig) -> Policy:
+    """How many sessions a user may have: the namespace `user` says."""
+    return next((Policy(spec.login) for spec in config.namespaces if spec.name == "user"), Policy.MANY)
 
 
 def data_plane(config: RouterConfig, stats: Stats, opened: Opened | None) -> RouterLoop:
@@ -344,6 +388,7 @@ def data_plane(config: RouterConfig, stats: Stats, opened: Opened | None) -> Rou
         events_members_max=config.events_members_max,
         shards=config.directory.shards if config.directory else COUNT_MAX,
         leads_all=config.directory is None,
+        admits=config.directory is not None or login_policy(config) is not Policy.MANY,
     )
 
 

@@ -217,6 +217,12 @@ class Sequencer:
 
     def note(self, kind: int) -> tuple[int, bytes]:
         """(request, text) of the data plane's next note, which has to be of this kind."""
+        note = self.whole(kind)
+        self.last_first = note[4]
+        return note[3], note[7]
+
+    def whole(self, kind: int) -> tuple[Any, ...]:
+        """The data plane's next note, which has to be of this kind."""
         assert self.loop is not None
         while not self._notes:
             poll = select.poll()
@@ -225,8 +231,7 @@ class Sequencer:
             self._notes.extend(self.loop.take())
         note = self._notes.popleft()
         assert note[0] == kind, f"expected a note of kind {kind}, not {note}"
-        self.last_first = note[4]
-        return note[3], note[7]
+        return tuple(note)
 
     def batch(self) -> tuple[int, list[log_records.LogEntry]]:
         """The next batch that the log gets: its number and records."""
