@@ -454,7 +454,10 @@ cdef void link_opened(Edge *edge, uint32_t place) noexcept nogil:
     link.router_epoch = 0
     link.heard_ms = link.sent_ms = link.stored_ms = 0
     link.foreign = 0
-    link.asked = link.closing = link.fresh = False
+    link.asked = link.closing = False
+    # Over tcp a link that was closed may have been known to this same router: it connects again by itself when the
+    # router is started anew, and is closed and opened once the directory says so.
+    link.fresh = not link.bus.native
     link.used = link.again = True
     memset(link.news, 0, sizeof(link.news))
     edge.links_end = max(edge.links_end, place + 1)
