@@ -224,7 +224,7 @@ cdef _keys_set(Bus *bus, bytes server_key, bytes public_key, bytes secret_key):
         memcpy(bus.server_key, <const char *> server_key, BUS_KEY_BYTES)
 
 
-Z85 = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
+_DIGITS = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
 
 
 def _z85(bytes text):
@@ -233,7 +233,7 @@ def _z85(bytes text):
     Raises:
         ValueError: it is none.
     """
-    digits = [Z85.find(one) for one in text]
+    digits = [_DIGITS.find(one) for one in text]
     if len(digits) != 40 or -1 in digits:
         raise ValueError("a key of the bus is 40 characters of Z85")
     key = b""

@@ -349,16 +349,10 @@ cdef class RouterLoop:
             ValueError: a namespace is not usable.
         """
         cdef Sequencer *sequencer = self.sequencer
-        cdef uint32_t index
         self._seed(seeds, keys_max, <uint64_t> key_window_s * 1000)
         sequencer.epoch = epoch
         namespaces_fill(&sequencer.namespaces, namespaces)
-        streams_init(&sequencer.streams, sequencer.ledger, &sequencer.namespaces, sequencer.hash_key,
-                     check_count(shards))
-        sequencer.shard_count = shards
-        sequencer.hold_over = not leads_all
-        if leads_all:
-            shards_lead_all(sequencer, epoch)
+        self._lead(check_count(shards), leads_all)
         sequencer.streams.history_total_max = history_total_bytes
         sequencer.streams.streams_max = channels_max
         sequencer.streams.globals_bytes_max = globals_bytes_max
@@ -373,6 +367,27 @@ cdef class RouterLoop:
         sequencer.told_gathers = sessions_kept and leads_all
         sequencer.told_workers = workers
         self._presence(presence_damping_ms, events_members_max, presence_quiet_ms, admits)
+        self._rooms_for_bytes(message_bytes_max, spill_bytes_max)
+        sequencer.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
+        if poller_watch(sequencer.epoll_fd, sequencer.from_control.event_fd, TAG_WAKE, EPOLL_CTL_ADD, EPOLLIN) < 0:
+            raise OSError(errno, "epoll_ctl failed")
+        ledger_gauge(sequencer.ledger, GAUGE_ROUTER_EPOCH, epoch)
+        if endpoint:
+            self.bind(endpoint)
+
+    cdef _lead(self, uint32_t shards, bint all_):
+        """So many shards, and whether this router leads all of them from now on."""
+        cdef Sequencer *sequencer = self.sequencer
+        streams_init(&sequencer.streams, sequencer.ledger, &sequencer.namespaces, sequencer.hash_key, shards)
+        sequencer.shard_count = shards
+        sequencer.hold_over = not all_
+        if all_:
+            shards_lead_all(sequencer, sequencer.epoch)
+
+    cdef _rooms_for_bytes(self, uint32_t message_bytes_max, uint32_t spill_bytes_max):
+        """Room for one message, and bounds of what waits for workers."""
+        cdef Sequencer *sequencer = self.sequencer
+        cdef uint32_t index
         sequencer.scratch_bytes = message_bytes_max
         sequencer.bans.bytes_max = BANS_BYTES_MAX
         sequencer.scratch = <uint8_t *> malloc(message_bytes_max)
@@ -381,12 +396,6 @@ cdef class RouterLoop:
         sequencer.spill_bytes_max = spill_bytes_max
         for index in range(sizeof(sequencer.workers) // sizeof(Worker)):
             sequencer.workers[index].out.bytes_max = spill_bytes_max
-        sequencer.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
-        if poller_watch(sequencer.epoll_fd, sequencer.from_control.event_fd, TAG_WAKE, EPOLL_CTL_ADD, EPOLLIN) < 0:
-            raise OSError(errno, "epoll_ctl failed")
-        ledger_gauge(sequencer.ledger, GAUGE_ROUTER_EPOCH, epoch)
-        if endpoint:
-            self.bind(endpoint)
 
     cdef _log(self, uint64_t bytes_max, uint32_t under_way_max, uint32_t chunks_max, uint32_t pace_ms):
         """There is a log: room for what is on its way there."""

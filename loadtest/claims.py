@@ -74,7 +74,7 @@ async def _serve(endpoint: str, where: str, told: Connection) -> None:
     thread.start()
     before = _cpu_s(resource.RUSAGE_SELF), _cpu_s(resource.RUSAGE_THREAD)
     told.send("ready")
-    await running.run_in_executor(None, told.recv)
+    await running.run_in_executor(None, told.recv)  # deadline: that of the whole run, whose end closes the pipe
     used = _cpu_s(resource.RUSAGE_SELF) - before[0], _cpu_s(resource.RUSAGE_THREAD) - before[1]
     told.send((*used, keeper.admitted, keeper.refused))
     loop.stop()
@@ -82,7 +82,7 @@ async def _serve(endpoint: str, where: str, told: Connection) -> None:
     running.remove_reader(loop.control_fd)
     await keeper.close()
     for unit in units.values():
-        await unit.close()
+        await unit.close()  # deadline: the directory's own
     await directory.close()
 
 
@@ -110,7 +110,7 @@ class _Worker:
     def hear(self) -> bool:
         """Take what has come; whether this worker is linked by now."""
         linked = False
-        for one in records.unpack(self.socket.recv()):
+        for one in records.unpack(self.socket.recv()):  # deadline: asked for behind a poll
             if one["kind"] == records.LINKED and one["aux"]:
                 self._say.link(records.BEGIN, 1, self._number)
                 if hasattr(self._say, "shards"):
@@ -182,12 +182,12 @@ def main() -> None:
     with etcd.running() as server:
         router = multiprocessing.get_context("spawn").Process(target=_router, args=(endpoint, server.endpoint, theirs))
         router.start()
-        assert ours.recv() == "ready"
+        assert ours.recv() == "ready"  # no deadline: a router that does not start ends, and so does the pipe
         empty = _db_bytes(server)
         took, refused = _run(endpoint, sessions)
         grown = _db_bytes(server)
         ours.send("end")
-        whole, control, admitted, _ = ours.recv()
+        whole, control, admitted, _ = ours.recv()  # no deadline: as above
         server.do("kv/compaction", revision=str(server.revision()), physical=True)
         urllib.request.urlopen(
             urllib.request.Request(f"http://{server.endpoint}/v3/maintenance/defragment", b"{}"), timeout=60

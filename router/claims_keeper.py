@@ -145,7 +145,7 @@ class ClaimsKeeper:
         items: dict[str, tuple[bytes, int]] = {}
         while self._machines.get(shard) is one:
             try:
-                async with self._readers:
+                async with self._readers:  # deadline: that of each page before it, the directory's own
                     page = await self._directory.page(prefix, after, READ_KEYS)
             except port.DirectoryError as error:
                 _log.warning("the sessions of shard %d cannot be read yet: %s", shard, error)
@@ -475,5 +475,5 @@ class Alone:
         for task in self._tasks.values():
             task.cancel()
         for unit in self._units.values():
-            await unit.close()
+            await unit.close()  # deadline: the directory's own
         await self.directory.close()

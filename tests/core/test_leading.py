@@ -68,6 +68,11 @@ def publish(worker: Worker, seq: int, name: str = GROUP, *, key: bytes = b"", ag
     worker.flush()
 
 
+def passed_over(worker: Worker, seq: int) -> bool:
+    publish(worker, seq)
+    return worker.rest() == []
+
+
 def positions(said: list[dict[str, Any]]) -> list[tuple[int, int, int]]:
     return [(one["seq"], one["epoch"], one["offset"]) for one in said if one["kind"] == records.PUBLISHED]
 
@@ -118,7 +123,7 @@ def test_a_paused_shard_takes_nothing_and_goes_on_where_it_stood(routers: Make) 
     publish(worker, 1)
     assert positions(worker.rest()) == [(1, FIRST, 1)]
     put(router, notes.PAUSE, request=SHARD)
-    wait_for(lambda: (publish(worker, 2), worker.rest() == [])[1], "the pause")
+    wait_for(lambda: passed_over(worker, 2), "the pause")
     worker.leads.clear()
     lead(router)
     assert told(worker) == FIRST
@@ -175,7 +180,7 @@ def test_a_hold_ends_by_itself(routers: Make) -> None:
     worker = router.worker()
     put(router, notes.HOLD, first=boot_ms(150))
     publish(worker, 1)
-    wait_for(lambda: (publish(worker, 2), worker.rest() == [])[1], "the end of the hold")
+    wait_for(lambda: passed_over(worker, 2), "the end of the hold")
 
 
 def test_a_new_leader_goes_on_above_what_its_workers_have_seen(routers: Make) -> None:
