@@ -30,7 +30,7 @@ TOGETHER ?= -n $(shell expr 2 '*' $(JOBS)) --dist loadfile --no-loadscope-reorde
 # the clients' libraries, the directory in etcd and who leads what by it, the benchmark's reports, docs and tools; at most
 # they have a node answer it, which tests/process does in both builds. Once is enough.
 UNCHECKED := tests/browser tests/client $(wildcard tests/contract/test_directory*.py) tests/docs \
-	tests/loadtest/bench tests/monitoring tests/router/directory tests/router/shards tests/simulation tests/tools
+	tests/k8s tests/loadtest/bench tests/monitoring tests/router/directory tests/router/shards tests/simulation tests/tools
 SOAK ?= 20m
 # Seeds that no run had before; a failure names its own.
 ifndef CHAOS_SEED

@@ -8,6 +8,7 @@ and elsewhere only a note, since the tests that need it are skipped with that re
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -59,6 +60,12 @@ NEEDS = (
         ("toxiproxy-server",),
         ("golang-go",),
         "github.com/Shopify/toxiproxy/v2/cmd/server@v2.5.0",
+    ),
+    Need(
+        "kustomize, which puts the manifests together",
+        ("kustomize",),
+        ("golang-go",),
+        "sigs.k8s.io/kustomize/kustomize/v5@v5.7.1",
     ),
 )
 
@@ -176,7 +183,9 @@ def build_with_go(need: Need) -> None:
         text=True,
         timeout=APT_DEADLINE_S,
     )
-    built = need.module.partition("@")[0].rpartition("/")[2]
+    path = need.module.partition("@")[0]
+    # Go names a program after its folder, or the one above if that is a major version.
+    built = re.sub(r"/v[0-9]+$", "", path).rpartition("/")[2]
     os.replace(BUILT / built, BUILT / need.programs[0])
 
 

@@ -238,6 +238,17 @@ CASES = (
         )
     ),
     Case(
+        "HoldfastRouterOutOfReach",
+        120,
+        {node("holdfast_admin_links"): "2x100", node("holdfast_routers"): "3x100"},
+        (
+            {node("holdfast_admin_links"): "3x100", node("holdfast_routers"): "3x100"},
+            {node("holdfast_admin_links"): "2x7 3x92", node("holdfast_routers"): "3x100"},
+            {node("holdfast_routers"): "3x100"},
+        ),
+        NODE,
+    ),
+    Case(
         "HoldfastLogAway",
         60,
         one("holdfast_log_away", "1x100", process="router"),

@@ -45,6 +45,10 @@ def test_what_debian_lacks_is_built_with_go_under_the_name_that_is_looked_for(
     need = provision.Need("thing", ("thing-server",), ("golang-go",), "example.org/thing/v2/cmd/server@v1.0.0")
     assert provision.provide([need]) == ""
     assert (tmp_path / "built" / "thing-server").is_file()
+    versioned = provision.Need("stuff", ("stuff",), ("golang-go",), "example.org/stuff/v5@v5.1.0")
+    compiler.write_text('#!/bin/sh\n: > "$GOBIN/stuff"\n')
+    assert provision.provide([versioned]) == "", "the program of a module's major version has the name before it"
+    compiler.write_text("#!/bin/sh\nexit 1\n")
     lacking = provision.Need("other", ("other",), ("golang-go",), "example.org/other@v1.0.0")
     assert provision.provide([lacking]), "why it did not work is said"
 
