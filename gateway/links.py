@@ -41,11 +41,13 @@ class Links:
         plane: its data plane.
         public_key: who it is to routers whose bus has keys.
         secret_key: of that pair.
+        alone: endpoint of the one router that the data plane is linked to from the start; empty: there is none.
 
     """
 
-    def __init__(self, plane: LinkPlane, public_key: str = "", secret_key: str = "") -> None:
+    def __init__(self, plane: LinkPlane, public_key: str = "", secret_key: str = "", *, alone: str = "") -> None:
         self._plane = plane
+        self._alone = [alone] if alone.startswith("tcp://") else []
         self._keys = (public_key, secret_key)
         self._wanted: list[RouterLink] = []
         self._open: dict[int, RouterLink] = {}
@@ -63,11 +65,11 @@ class Links:
         libzmq makes event descriptors with each stream, in threads of its own, and they all look alike: so many as its
         links may have are its own, and when there are more, something leaks.
         """
-        links = [*self._open.values(), *self._closing.values()]
+        links = [*self._alone, *(link.bus for link in (*self._open.values(), *self._closing.values()))]
         if not links:
             return False
         if not descriptors.is_unnamed(fd):
-            return any(descriptors.is_bus(fd, link.bus) for link in links)
+            return any(descriptors.is_bus(fd, endpoint) for endpoint in links)
         return _unnamed_count() <= self._unnamed_before + UNNAMED_A_LINK * len(links)
 
     def want(self, routers: Iterable[RouterLink]) -> None:

@@ -72,7 +72,7 @@ class WorkerProcess:
             devices=devices,
         )
         # Where there is a directory; with a router's endpoint the data plane has its one link from the start.
-        self._links = Links(plane, config.bus_public_key, config.bus_secret_key)
+        self._links = Links(plane, config.bus_public_key, config.bus_secret_key, alone=config.router_endpoint)
         self._auditor = Auditor(ACCOUNT, self._ask_audit)
         self._commands = CommandServer(config.commands_fd, self._handlers())
         auth = Authenticator(

@@ -137,9 +137,10 @@ def test_a_full_house_takes_a_newcomer_when_a_place_is_free() -> None:
     assert own.places[0] == many[-1]
 
 
-def test_event_descriptors_are_its_own_as_far_as_its_links_may_have_them() -> None:
-    own = Links(Plane())
-    own.want([A])
+@pytest.mark.parametrize("alone", ["", "tcp://127.0.0.1:7410"])
+def test_event_descriptors_are_its_own_as_far_as_its_links_may_have_them(alone: str) -> None:
+    own = Links(Plane(), alone=alone)
+    own.want([] if alone else [A])
     opened = [os.eventfd(0) for _ in range(links.UNNAMED_A_LINK)]
     try:
         assert own.owns(opened[0])
