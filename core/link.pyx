@@ -198,7 +198,7 @@ cdef void _on_event(Edge *edge, Run *run, RecMessage *record) noexcept nogil:
     ledger_count(edge.ledger, COUNT_DELIVERED, fanout_run(edge, channel, &body, 1, 0, 0))
 
 
-cdef void _on_message(Edge *edge, Run *run, RecMessage *record) noexcept nogil:
+cdef void _on_message(Edge *edge, const Link *link, Run *run, RecMessage *record) noexcept nogil:
     """MESSAGE: gather for fan-out; a jump in the offsets is told to the members before the message."""
     cdef Channel *channel
     cdef Body body
@@ -219,7 +219,7 @@ cdef void _on_message(Edge *edge, Run *run, RecMessage *record) noexcept nogil:
         if channel == NULL:
             return
     if channel.flags & CHANNEL_LIVE:
-        if record.epoch < channel.epoch:
+        if record.epoch < channel.epoch and link_of(edge, channel_shard(edge, channel)) != link:
             return                      # of a leader that was deposed
         if record.offset <= channel.offset:
             if record.epoch <= channel.epoch:
@@ -343,7 +343,7 @@ cdef void _on_record(Edge *edge, Link *link, Run *run, Record *record) noexcept 
     if link.fresh and record.kind != REC_LINKED:
         return
     if record.kind == REC_MESSAGE:
-        _on_message(edge, run, <RecMessage *> record)
+        _on_message(edge, link, run, <RecMessage *> record)
         return
     if record.kind == REC_PUBLISHED:
         _on_published(edge, <RecPublished *> record)

@@ -260,7 +260,12 @@ def test_a_worker_connects_once_its_router_is_there_and_again_when_it_comes_back
             router = accepted(listener)
             assert router.records()[0]["kind"] == records.LINK
             router.socket.sendall(framed(wire.linked(epoch, ask=True)))
-            assert [one["kind"] for one in router.records()] == [records.BEGIN, records.END]
+            assert [one["kind"] for one in router.records()] == [
+                records.BEGIN,
+                records.SHARDS,
+                records.SHARDS,
+                records.END,
+            ]
             wait_for(lambda: stats.read()["gauges"]["linked"] == 1, "the link")
             router.socket.close()
             wait_for(lambda: stats.read()["gauges"]["linked"] == 0, "the end of the link")
