@@ -241,6 +241,7 @@ def test_what_nobody_leads_is_unavailable_at_its_deadline(edges: Callable[..., E
 def test_links_that_come_and_go_leave_nothing(edge: Edge, another: Callable[[int], Router]) -> None:
     alice = edge.open("alice")
     edge.join(alice, GROUP)
+    wait_for(lambda: edge.live("segment") == 0, "what was queued is sent")
     before = edge.stats.read()["ledger"]
     held = {kind: edge.live(kind) for kind in (*CLIENTS_KINDS, "fd")}
     for turn in range(5):
@@ -254,7 +255,7 @@ def test_links_that_come_and_go_leave_nothing(edge: Edge, another: Callable[[int
         edge.put(notes.LINK_CLOSE, request=1 + turn % 2)
         assert edge.note(notes.LINK_CLOSED)[3] == 1 + turn % 2
         edge.loop.link_close(1 + turn % 2)
-    assert {kind: edge.live(kind) for kind in held} == held
+    wait_for(lambda: {kind: edge.live(kind) for kind in held} == held, "what was held before, and nothing more")
     assert edge.stats.read()["ledger"].keys() == before.keys()
     edge.put(notes.AUDIT, request=7)
     note = edge.note(notes.AUDITED)
