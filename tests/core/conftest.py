@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from core import notes
 from tests.core.client_harness import Driver
 from tests.core.edge_harness import Edge
 from tests.core.router_harness import Sequencer
@@ -53,6 +54,19 @@ def sequencers(bus: str) -> Iterator[Callable[..., Sequencer]]:
 @pytest.fixture
 def sequencer(sequencers: Callable[..., Sequencer]) -> Sequencer:
     return sequencers()
+
+
+@pytest.fixture
+def routers(sequencers: Callable[..., Sequencer]) -> Callable[..., Sequencer]:
+    """Routers of many: they lead nothing so far, and may lead for ever."""
+
+    def make(**options: Any) -> Sequencer:
+        router = sequencers(leads_all=False, **options)
+        assert router.loop is not None
+        router.loop.put(notes.HOLD, first=2**64 - 1)
+        return router
+
+    return make
 
 
 @pytest.fixture

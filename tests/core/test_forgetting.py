@@ -1,7 +1,6 @@
 """Forgetting: what a router had of a shard that is another's goes, and nothing else."""
 
 from collections.abc import Callable
-from typing import Any
 
 import msgpack
 import pytest
@@ -10,7 +9,7 @@ from core import notes, records, shards
 from tests.core.edge_harness import wait_for
 from tests.core.presence_harness import NAMESPACES
 from tests.core.router_harness import Sequencer, Worker
-from tests.core.test_leading import FIRST, FOR_EVER, LOG, SECOND, hold, lead, positions, publish, put, shard_of, told
+from tests.core.test_leading import FIRST, LOG, SECOND, hold, lead, positions, publish, put, shard_of, told
 
 Make = Callable[..., Sequencer]
 MINE = "held:a"
@@ -18,16 +17,6 @@ OTHER = next(f"held:{number}" for number in range(999) if shard_of(f"held:{numbe
 # A session that another router leads, unless a test says so.
 SESSIONS = next(number for number in range(shards.COUNT_MAX) if number not in (shard_of(MINE), shard_of(OTHER)))
 CONN = 5
-
-
-@pytest.fixture
-def routers(sequencers: Make) -> Make:
-    def make(**options: Any) -> Sequencer:
-        router = sequencers(leads_all=False, **options)
-        put(router, notes.HOLD, first=FOR_EVER)
-        return router
-
-    return make
 
 
 def session_in(shard: int) -> bytes:

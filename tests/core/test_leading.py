@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import msgpack
-import pytest
 
 from core import log_records, notes, records, shards
 from tests.core.edge_harness import wait_for
@@ -14,7 +13,6 @@ from tests.core.router_harness import Sequencer, Worker, now_ms
 Make = Callable[..., Sequencer]
 LOG: dict[str, Any] = {"log_under_way_max": 1}
 FIRST, SECOND = 7 << 24, 8 << 24
-FOR_EVER = 2**64 - 1
 
 
 def shard_of(name: str) -> int:
@@ -36,18 +34,6 @@ def put(router: Sequencer, kind: int, **fields: Any) -> None:
 
 def lead(router: Sequencer, shard: int = SHARD, epoch: int = FIRST, fence: int = 0) -> None:
     put(router, notes.LEAD, request=shard, first=epoch, second=fence)
-
-
-@pytest.fixture
-def routers(sequencers: Make) -> Make:
-    """Routers of many: they lead nothing so far, and may lead for ever."""
-
-    def make(**options: Any) -> Sequencer:
-        router = sequencers(leads_all=False, **options)
-        put(router, notes.HOLD, first=FOR_EVER)
-        return router
-
-    return make
 
 
 def told(worker: Worker, shard: int = SHARD) -> int:
