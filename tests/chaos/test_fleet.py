@@ -22,6 +22,9 @@ from tests.chaos.switch import why_not
 GATEWAYS, ROUTERS = 2, 3
 SHARDS = 64
 TTL_S = 4
+SLACK_S = 0.0 if FULL else 1.5
+"""Beside other tests, what one shard waits for says less of Holdfast than of the machine: the bounds are held at full
+size, which has the machine to itself, and here that nothing waits for a retry, a lease or for ever."""
 QUIET_S = 1.5
 COHORTS = 100 if FULL else 20
 ROUNDS = 3 if FULL else 1
@@ -76,7 +79,7 @@ async def one_round(fleet: Fleet, fault: Fault, number: int) -> tuple[Tally, lis
 
 @pytest.mark.parametrize("fault", [one for one in FAULTS if one.short or FULL], ids=lambda one: one.name)
 def test_nothing_acknowledged_is_lost_or_repeated(fleet: Fleet, fault: Fault) -> None:
-    bound_s = fault.pause_s(TTL_S)
+    bound_s = fault.pause_s(TTL_S) + SLACK_S
     for number in range(ROUNDS):
         tally, pauses_s, idle_s = asyncio.run(one_round(fleet, fault, SEED * 1_000 + number))
         ordered = sorted(pauses_s)
