@@ -31,8 +31,9 @@ class Machine:
 
     """
 
-    def __init__(self, name: str, cable: str, hosts: Sequence[str]) -> None:
+    def __init__(self, name: str, cable: str, hosts: Sequence[str], way_out: str = "") -> None:
         self.name, self.cable, self.hosts = name, cable, tuple(hosts)
+        self._way_out = way_out
 
     @property
     def host(self) -> str:
@@ -55,6 +56,8 @@ class Machine:
             self.inside("ip", "address", "add", f"{host}/24", "dev", "cable")
         for device in ("lo", "cable"):
             self.inside("ip", "link", "set", device, "up")
+        if self._way_out:
+            self.inside("ip", "route", "add", "default", "via", self._way_out)
         chains = (f"add chain {TABLE} {hook} {{ type filter hook {hook} priority 0; }}" for hook in ("input", "output"))
         self.inside("nft", "; ".join((f"add table {TABLE}", *chains)))
 
@@ -84,21 +87,31 @@ class Machine:
 class Switch:
     """A bridge and the machines on it; made by `running_switch`."""
 
-    def __init__(self) -> None:
-        self.name = f"hs{os.getpid():x}"
+    def __init__(self, name: str = "") -> None:
+        self.name = name or f"hs{os.getpid():x}"
         self.machines: dict[str, Machine] = {}
-        self._network = ""
+        self._network = self._way_out = ""
         self._next = OURS + 1
 
-    def lay(self) -> None:
-        """The bridge, with our own address: of a network that nothing else here has."""
+    def lay(self, network: str = "", way_out: str = "") -> None:
+        """The bridge, with our own address: of a network that nothing else here has.
+
+        Args:
+            network: to take that one, `198.19.7.` for example.
+            way_out: through which address its machines reach what is not in it; empty: they do not.
+
+        """
         command("ip", "link", "add", self.name, "type", "bridge")
+        self._network, self._way_out = network or self._free_network(), way_out
+        command("ip", "address", "add", f"{self._network}{OURS}/24", "dev", self.name)
+        command("ip", "link", "set", self.name, "up")
+
+    @staticmethod
+    def _free_network() -> str:
         taken = command("ip", "-4", "-oneline", "address")
         dice = random.SystemRandom()
         choices = (NETWORK.format(dice.randrange(256)) for _ in range(ATTEMPTS))
-        self._network = next(network for network in choices if f" {network}" not in taken)
-        command("ip", "address", "add", f"{self._network}{OURS}/24", "dev", self.name)
-        command("ip", "link", "set", self.name, "up")
+        return next(network for network in choices if f" {network}" not in taken)
 
     @property
     def host(self) -> str:
@@ -111,7 +124,8 @@ class Switch:
             hosts = [f"{self._network}{self._next + number}" for number in range(addresses)]
             number = len(self.machines)
             self._next += addresses
-            machine = self.machines[label] = Machine(f"{self.name}-{number}", f"{self.name}c{number}", hosts)
+            cable = f"{self.name}c{number}"
+            machine = self.machines[label] = Machine(f"{self.name}-{number}", cable, hosts, self._way_out)
             machine.plug(self.name)
         return self.machines[label]
 
