@@ -5,6 +5,7 @@ from libc.string cimport memcpy, memmove
 
 from core.batch cimport batch_clear, batch_write
 from core.codes cimport BAD_REQUEST, OVERLOADED
+from core.following cimport following_waits
 from core.leading cimport shard_is_said
 from core.ledger cimport COUNT_GAPS_RESET, COUNT_MESSAGES_ROUTED, ledger_count
 from core.loading cimport loading_takes
@@ -223,6 +224,8 @@ cdef void catchup_take(Sequencer *sequencer, Worker *worker, RecCatchup *record)
         _from_start(sequencer, record)
     elif record.flags & CATCHUP_LISTED:
         _from_listing(sequencer, record)
+    elif following_waits(sequencer, worker, record):
+        return
     if record.flags & CATCHUP_OUTCOME:
         catchup_answer(sequencer, worker, record)
         return

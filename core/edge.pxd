@@ -231,6 +231,8 @@ ctypedef struct Link:
     uint64_t sent_ms            # of the last LINK
     uint32_t place              # in the edge's table
     uint32_t led                # shards whose leader it is
+    uint32_t fed                # shards whose channels are heard there
+    bint near                   # of this worker's region: it may feed shards that it does not lead
     uint64_t news[SHARD_WORDS]     # bits: shards that it said to lead, in the batch that is being taken
     bint asked                  # it wants to know everything
     uint64_t asked_epoch
@@ -285,7 +287,10 @@ ctypedef struct Edge:
     bint globals_told           # some router told of the global channels that there are
     uint32_t shard_count        # a power of two
     uint8_t shard_links[SHARDS_MAX]     # place of the link to its leader, LINK_NOWHERE
+    uint8_t shard_feeds[SHARDS_MAX]     # and where its channels are heard: its leader, or who follows it nearby
     uint64_t shard_epochs[SHARDS_MAX]   # that its leader told; 0: none did
+    bint fed_news               # some are heard elsewhere since feds_news
+    uint64_t fed_left[SHARD_WORDS]      # bits: those that are not heard from their leader any more, who does not know
     Batch told                  # what routers were told of sessions lately (core/told.pxd)
     Batch told_before
     uint64_t told_ms            # when `told` was begun
@@ -320,6 +325,11 @@ cdef inline uint8_t edge_shard(Edge *edge, const char *name, uint32_t size) noex
 cdef inline Link *link_of(Edge *edge, uint32_t shard) noexcept nogil:
     """The link to whoever leads a shard; LINK_NOWHERE's, which is never up."""
     return &edge.links[edge.shard_links[shard]]
+
+
+cdef inline Link *feed_of(Edge *edge, uint32_t shard) noexcept nogil:
+    """The link on which a shard's channels are heard."""
+    return &edge.links[edge.shard_feeds[shard]]
 
 
 cdef inline uint8_t conn_shard(Edge *edge, const Connection *conn) noexcept nogil:

@@ -20,3 +20,4 @@ from core.stream cimport Stream
 cdef bint everybody_add(Sequencer *sequencer, Stream *stream, bint began_before) noexcept nogil
 cdef void everybody_link(Sequencer *sequencer, Worker *worker) noexcept nogil
 cdef void everybody_say(Sequencer *sequencer, Worker *worker, const Stream *stream, uint64_t offset) noexcept nogil
+cdef void everybody_leave(Sequencer *sequencer, Worker *worker) noexcept nogil

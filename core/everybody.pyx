@@ -115,3 +115,12 @@ cdef void everybody_link(Sequencer *sequencer, Worker *worker) noexcept nogil:
         return
     for place in range(sequencer.streams.globals):
         _tell(sequencer, worker, stream_at(&sequencer.streams, sequencer.streams.everybody[place].slot), worker.before)
+
+
+cdef void everybody_leave(Sequencer *sequencer, Worker *worker) noexcept nogil:
+    """A worker hears of global channels elsewhere from now on."""
+    cdef uint32_t place
+    worker.knows_globals = False
+    for place in range(sequencer.streams.globals):
+        route_remove(&sequencer.streams, stream_at(&sequencer.streams, sequencer.streams.everybody[place].slot),
+                     worker_index(sequencer, worker), 0)

@@ -231,6 +231,7 @@ cdef void fanout_event_recreated(Edge *edge, Channel *channel, uint64_t epoch, u
 cdef void fanout_event_gap(Edge *edge, Channel *channel, uint64_t first, uint64_t last, int reason) noexcept nogil
 cdef Channel *channel_acquire(Edge *edge, const char *name, uint32_t size, int domain) noexcept nogil
 cdef void channel_rest(Edge *edge, Channel *channel) noexcept nogil
+cdef void channel_leave_leader(Edge *edge, Channel *channel) noexcept nogil
 cdef void channel_subscribe(Edge *edge, Channel *channel) noexcept nogil
 cdef void channel_unasked(Edge *edge, Channel *channel) noexcept nogil
 cdef void parted_say(Link *link) noexcept nogil

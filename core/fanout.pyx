@@ -8,7 +8,7 @@ from libc.stdint cimport uint16_t
 from core.answers cimport TYPE_EVENT, answer_frame, write_text
 from core.batch cimport Batch, batch_clear, batch_write
 from core.conn cimport FLAG_CATCHING, MEMBERSHIPS_INLINE, PLACE_REPLAY, STATE_OPEN, conn_live
-from core.edge cimport ANSWER_BYTES, CHANNEL_RECREATED, CHANNEL_UNASKED, NONE, Link, link_of
+from core.edge cimport ANSWER_BYTES, CHANNEL_RECREATED, CHANNEL_UNASKED, NONE, Link, feed_of, link_of
 from core.hash cimport index_put, index_remove
 from core.ledger cimport (COUNT_BUS_FULL, COUNT_GAPS_RESET, COUNT_GAPS_TRIMMED, KIND_CHANNEL, KIND_MEMBERSHIP,
                           ledger_acquire, ledger_count, ledger_leaks, ledger_release)
@@ -205,7 +205,7 @@ cdef void _channel_asked(Edge *edge, Channel *channel) noexcept nogil:
 cdef void channel_subscribe(Edge *edge, Channel *channel) noexcept nogil:
     """Ask the router for the channel, telling it the last position seen here."""
     cdef uint8_t shard = channel_shard(edge, channel)
-    cdef RecChannel *record = <RecChannel *> _channel_record(edge, &link_of(edge, shard).out, channel, REC_SUBSCRIBE,
+    cdef RecChannel *record = <RecChannel *> _channel_record(edge, &feed_of(edge, shard).out, channel, REC_SUBSCRIBE,
                                                              shard)
     if record == NULL:
         channel_unasked(edge, channel)
@@ -218,12 +218,20 @@ cdef void channel_subscribe(Edge *edge, Channel *channel) noexcept nogil:
 cdef void _channel_unsubscribe(Edge *edge, Channel *channel) noexcept nogil:
     """Tell the router that nobody is here any more, with the next heartbeat of the link if there is no room now."""
     cdef uint8_t shard = channel_shard(edge, channel)
-    cdef Link *link = link_of(edge, shard)
+    cdef Link *link = feed_of(edge, shard)
     if channel.flags & CHANNEL_UNASKED:
         _channel_asked(edge, channel)   # the router has no route to this worker
     elif _channel_record(edge, &link.out, channel, REC_UNSUBSCRIBE, shard) == NULL \
             and _channel_record(edge, &link.parted, channel, REC_UNSUBSCRIBE, shard) == NULL:
         ledger_count(edge.ledger, COUNT_BUS_FULL, 1)    # the route stays until the next link: messages for nobody
+
+
+cdef void channel_leave_leader(Edge *edge, Channel *channel) noexcept nogil:
+    """Tell its leader that it is heard elsewhere now. Without room, what it still sends is passed over."""
+    cdef uint8_t shard = channel_shard(edge, channel)
+    cdef Link *link = link_of(edge, shard)
+    if link.up and link != feed_of(edge, shard):
+        _channel_record(edge, &link.out, channel, REC_UNSUBSCRIBE, shard)
 
 
 cdef void parted_say(Link *link) noexcept nogil:

@@ -6,7 +6,7 @@
 # holds of it, between two SHARDS, which what it said of it before is void from. Until then, and from a pause on,
 # whatever it says about the shard is passed over: it is told that the shard is led no more (LEADS with epoch 0), keeps
 # what was not answered or stored, and says it again behind the next LEADS, in order. Invariant: a bit of `synced` is
-# set only while its shard is led and the hold is not over.
+# set only while its shard is led and the hold is not over, or fed.
 
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -23,6 +23,7 @@ cdef enum ShardState:
     SHARD_LEADING
     SHARD_PAUSED                # still ours: what is on its way to the log gets there
     SHARD_FORGETTING            # another's, and not all of it is forgotten yet (core/forgetting.pxd)
+    SHARD_FEEDING               # another region's: what it orders there is heard here (core/following.pxd)
 
 
 cdef inline bint shard_is_said(const Worker *worker, uint32_t shard) noexcept nogil:
@@ -30,7 +31,7 @@ cdef inline bint shard_is_said(const Worker *worker, uint32_t shard) noexcept no
     return worker.synced[shard >> 6] >> (shard & 63) & 1
 
 
-cdef bint shard_takes(const Worker *worker, const Record *record) noexcept nogil
+cdef bint shard_takes(Sequencer *sequencer, const Worker *worker, const Record *record) noexcept nogil
 cdef bint shard_waits(Sequencer *sequencer, uint32_t shard) noexcept nogil
 cdef void shards_tell(Sequencer *sequencer, Worker *worker) noexcept nogil
 cdef void shards_begin(Worker *worker) noexcept nogil

@@ -3,29 +3,37 @@
 from libc.string cimport memset
 
 from core.clock cimport clock_boot_ms
+from core.everybody cimport everybody_leave
 from core.forgetting cimport forgetting_begin, forgetting_end, worker_unsay
 from core.log_out cimport log_is_there
-from core.mailbox cimport (NOTE_DRAINED, NOTE_FORGET, NOTE_HOLD, NOTE_LEAD, NOTE_PAUSE, NOTE_SHARD_DRAIN, mailbox_put,
-                           note_init)
-from core.records cimport (FENCE_BITS, REC_ATTEND, REC_CATCHUP, REC_CLOSE, REC_HISTORY, REC_LEADS, REC_OPEN,
-                           REC_PRESENCE, REC_PUBLISH, REC_STATE, REC_SUBSCRIBE, REC_SURVEY, REC_UNSUBSCRIBE,
-                           SHARDS_SAID, RecLeads)
+from core.following cimport following_raise
+from core.mailbox cimport (NOTE_DRAINED, NOTE_FOLLOW, NOTE_FORGET, NOTE_HOLD, NOTE_LEAD, NOTE_PAUSE, NOTE_SHARD_DRAIN,
+                           mailbox_put, note_init)
+from core.records cimport (FENCE_BITS, LEADS_FEEDS, REC_ATTEND, REC_CATCHUP, REC_CLOSE, REC_HISTORY, REC_LEADS,
+                           REC_OPEN, REC_PRESENCE, REC_PUBLISH, REC_STATE, REC_SUBSCRIBE, REC_SURVEY, REC_UNSUBSCRIBE,
+                           SHARDS_ELSEWHERE, SHARDS_SAID, RecLeads)
 from core.sequencer cimport WORKER_ASKED, Shard, worker_at, worker_say
 from core.shards cimport SHARD_OF_GLOBALS, SHARD_WORDS
 
 
-cdef bint shard_takes(const Worker *worker, const Record *record) noexcept nogil:
-    """Whether a record counts: it is about no shard, or about one of which this worker has said what it holds."""
-    if record.kind == REC_PUBLISH or record.kind == REC_SUBSCRIBE or record.kind == REC_UNSUBSCRIBE \
-            or record.kind == REC_OPEN or record.kind == REC_STATE or record.kind == REC_CLOSE \
-            or record.kind == REC_CATCHUP or record.kind == REC_HISTORY or record.kind == REC_PRESENCE \
-            or record.kind == REC_SURVEY or record.kind == REC_ATTEND:
+cdef bint shard_takes(Sequencer *sequencer, const Worker *worker, const Record *record) noexcept nogil:
+    """Whether a record counts: it is about no shard, or about one of which this worker has said what it holds; where
+    the shard is fed alone, only what is asked of those who hear it."""
+    if record.kind == REC_SUBSCRIBE or record.kind == REC_UNSUBSCRIBE or record.kind == REC_CATCHUP \
+            or record.kind == REC_HISTORY or record.kind == REC_SURVEY:
         return shard_is_said(worker, record.shard)
+    if record.kind == REC_PUBLISH or record.kind == REC_OPEN or record.kind == REC_STATE \
+            or record.kind == REC_CLOSE or record.kind == REC_PRESENCE or record.kind == REC_ATTEND:
+        return shard_is_said(worker, record.shard) and sequencer.shards[record.shard].state != SHARD_FEEDING
     return True
 
 
 cdef inline bint _leads(Sequencer *sequencer, uint32_t shard) noexcept nogil:
     return sequencer.shards[shard].state == SHARD_LEADING and not sequencer.hold_over
+
+
+cdef inline bint _feeds(Sequencer *sequencer, uint32_t shard) noexcept nogil:
+    return sequencer.shards[shard].state == SHARD_FEEDING
 
 
 cdef bint shard_waits(Sequencer *sequencer, uint32_t shard) noexcept nogil:
@@ -42,8 +50,9 @@ cdef bint shard_waits(Sequencer *sequencer, uint32_t shard) noexcept nogil:
     return False
 
 
-cdef void _tell(Worker *worker, uint32_t shard, uint64_t epoch) noexcept nogil:
-    cdef RecLeads *say = <RecLeads *> worker_say(worker, REC_LEADS, 0, sizeof(RecLeads), 0)
+cdef void _tell(Sequencer *sequencer, Worker *worker, uint32_t shard, uint64_t epoch) noexcept nogil:
+    cdef int flags = LEADS_FEEDS if _feeds(sequencer, shard) else 0
+    cdef RecLeads *say = <RecLeads *> worker_say(worker, REC_LEADS, flags, sizeof(RecLeads), 0)
     if say != NULL:
         say.head.shard = <unsigned char> shard
         say.epoch = epoch
@@ -53,15 +62,15 @@ cdef void shards_tell(Sequencer *sequencer, Worker *worker) noexcept nogil:
     """A worker is asked for everything: of these shards."""
     cdef uint32_t shard
     for shard in range(sequencer.shard_count):
-        if _leads(sequencer, shard):
-            _tell(worker, shard, sequencer.shards[shard].epoch)
+        if _leads(sequencer, shard) or _feeds(sequencer, shard):
+            _tell(sequencer, worker, shard, sequencer.shards[shard].epoch)
 
 
 cdef void _tell_all(Sequencer *sequencer, uint32_t shard, uint64_t epoch) noexcept nogil:
     cdef uint32_t index
     for index in range(sequencer.worker_count):
         if worker_at(sequencer, index).state >= WORKER_ASKED:
-            _tell(worker_at(sequencer, index), shard, epoch)
+            _tell(sequencer, worker_at(sequencer, index), shard, epoch)
 
 
 cdef void shards_begin(Worker *worker) noexcept nogil:
@@ -79,6 +88,10 @@ cdef bint shards_said(Sequencer *sequencer, Worker *worker, const RecShards *rec
     cdef uint64_t void[SHARD_WORDS]
     cdef uint64_t any_ = 0
     if record.head.aux & SHARDS_SAID:
+        if record.head.aux & SHARDS_ELSEWHERE:
+            if record.which[0] & 1:
+                everybody_leave(sequencer, worker)
+            return False
         return (record.which[0] & 1) != 0 and shard_is_said(worker, 0)
     for shard in range(SHARD_WORDS):
         void[shard] = record.which[shard] & worker.stale[shard]
@@ -88,7 +101,7 @@ cdef bint shards_said(Sequencer *sequencer, Worker *worker, const RecShards *rec
         worker_unsay(sequencer, worker, void)
     for shard in range(sequencer.shard_count):
         bit = <uint64_t> 1 << (shard & 63)
-        if record.which[shard >> 6] & bit and _leads(sequencer, shard):
+        if record.which[shard >> 6] & bit and (_leads(sequencer, shard) or _feeds(sequencer, shard)):
             worker.synced[shard >> 6] |= bit
     return False
 
@@ -113,12 +126,28 @@ cdef void _lead(Sequencer *sequencer, uint32_t shard, uint64_t epoch, uint64_t f
         forgetting_end(sequencer, shard)
     led.claims_from_ms = sequencer.now_ms + CLAIMS_WAIT_MS if led.state == SHARD_NONE else led.claims_from_ms
     led.state = SHARD_LEADING
+    led.unconfirmed = sequencer.bridged
     led.epoch = epoch
     led.fence = max(led.fence, fence)
     led.drain = 0
     sequencer.streams.epochs[shard] = max(sequencer.streams.epochs[shard], epoch)
     if not sequencer.hold_over:
         _tell_all(sequencer, shard, epoch)
+
+
+cdef void _follow(Sequencer *sequencer, uint32_t shard, uint64_t epoch) noexcept nogil:
+    """Another region leads it: workers of this one hear it here, also of the next leader, from then on that it orders
+    behind what is there."""
+    cdef Shard *fed = &sequencer.shards[shard]
+    if fed.state == SHARD_LEADING or fed.state == SHARD_PAUSED:
+        return                          # it has to be forgotten first
+    if fed.state == SHARD_FORGETTING:
+        forgetting_end(sequencer, shard)
+    fed.epoch = max(fed.epoch, epoch)
+    following_raise(sequencer, shard, fed.epoch)
+    if fed.state != SHARD_FEEDING:
+        fed.state = SHARD_FEEDING
+        _tell_all(sequencer, shard, fed.epoch)
 
 
 cdef void shards_lead_all(Sequencer *sequencer, uint64_t epoch) noexcept nogil:
@@ -133,14 +162,14 @@ cdef void shards_lead_all(Sequencer *sequencer, uint64_t epoch) noexcept nogil:
 
 
 cdef void _pause(Sequencer *sequencer, uint32_t shard, int state) noexcept nogil:
-    if _leads(sequencer, shard):
+    if _leads(sequencer, shard) or _feeds(sequencer, shard):
         _unsay(sequencer, shard)
     if sequencer.shards[shard].state == SHARD_LEADING or sequencer.shards[shard].state == SHARD_PAUSED:
         sequencer.shards[shard].state = <unsigned char> state
 
 
 cdef void shard_note(Sequencer *sequencer, const Note *note) noexcept nogil:
-    """LEAD, PAUSE, SHARD_DRAIN, FORGET or HOLD."""
+    """LEAD, PAUSE, SHARD_DRAIN, FORGET, FOLLOW or HOLD."""
     cdef uint32_t shard = <uint32_t> note.request
     if note.kind == NOTE_HOLD:
         sequencer.hold_ms = note.first
@@ -158,6 +187,8 @@ cdef void shard_note(Sequencer *sequencer, const Note *note) noexcept nogil:
     elif note.kind == NOTE_FORGET:
         _pause(sequencer, shard, SHARD_PAUSED)
         forgetting_begin(sequencer, shard)
+    elif note.kind == NOTE_FOLLOW:
+        _follow(sequencer, shard, note.first)
 
 
 cdef void shards_drained(Sequencer *sequencer) noexcept nogil:

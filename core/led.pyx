@@ -5,19 +5,19 @@ from libc.string cimport memcpy, memset
 
 from core.batch cimport batch_clear
 from core.conn cimport FLAG_SESSION, STATE_OPEN, Connection, conn_get, conn_live
-from core.edge cimport LINK_NOWHERE, REQUEST_OPEN, Channel, Request, conn_shard
-from core.fanout cimport channel_at, channel_shard, channel_subscribe
+from core.edge cimport LINK_NOWHERE, REQUEST_OPEN, Channel, Request, conn_shard, link_of
+from core.fanout cimport channel_at, channel_leave_leader, channel_shard, channel_subscribe
 from core.joins cimport joins_again
 from core.kept cimport kept_say_all
 from core.ledger cimport COUNT_ROUTER_LINKS, GAUGE_LINKED, GAUGE_ROUTER_EPOCH, ledger_count, ledger_gauge
 from core.mailbox cimport NOTE_LINKED, Note, mailbox_put, note_init
 from core.opening cimport attends_again, open_again, opening_again
-from core.records cimport (BEGIN_BEFORE, BEGIN_BESIDE, BEGIN_EVERYBODY, LINK_FRESH, RECORDS_VERSION, REC_BEGIN,
-                           REC_END, REC_LINK, REC_SHARDS, SHARDS_BEFORE, SHARDS_SAID, RecLink, RecShards,
-                           record_add)
+from core.records cimport (BEGIN_BEFORE, BEGIN_BESIDE, BEGIN_EVERYBODY, LEADS_FEEDS, LINK_FRESH, RECORDS_VERSION,
+                           REC_BEGIN, REC_END, REC_LINK, REC_SHARDS, SHARDS_BEFORE, SHARDS_ELSEWHERE, SHARDS_SAID,
+                           RecLink, RecShards, record_add)
 from core.replay cimport replays_again
 from core.requests cimport request_peek
-from core.shards cimport SHARDS_MAX, SHARD_WORDS
+from core.shards cimport SHARDS_MAX, SHARD_OF_GLOBALS, SHARD_WORDS
 from core.slab cimport slab_at
 from core.told cimport told_say_all
 
@@ -101,17 +101,43 @@ cdef void link_down(Edge *edge, Link *link) noexcept nogil:
         _gauges(edge)
 
 
+cdef void fed_map(Edge *edge, uint32_t shard, uint32_t place) noexcept nogil:
+    """A shard's channels are heard elsewhere: its new feed is told of them behind the batch."""
+    edge.links[edge.shard_feeds[shard]].fed -= 1
+    edge.shard_feeds[shard] = <uint8_t> place
+    edge.links[place].fed += 1
+    edge.fed_news = True
+    if place != LINK_NOWHERE:
+        edge.links[place].news[shard >> 6] |= <uint64_t> 1 << (shard & 63)
+
+
 cdef void led_map(Edge *edge, uint32_t shard, uint32_t place) noexcept nogil:
     """A shard has another leader, or none that is known."""
+    if edge.shard_feeds[shard] == edge.shard_links[shard]:
+        fed_map(edge, shard, place)
     edge.links[edge.shard_links[shard]].led -= 1
     edge.shard_links[shard] = <uint8_t> place
     edge.links[place].led += 1
+
+
+cdef void _fed_told(Edge *edge, Link *link, const RecLeads *record) noexcept nogil:
+    """The router follows a shard that another region leads, or does no more (epoch 0)."""
+    cdef uint32_t shard = record.head.shard
+    if record.epoch and link.near and edge.shard_feeds[shard] != link.place:
+        if edge.shard_feeds[shard] == edge.shard_links[shard]:
+            edge.fed_left[shard >> 6] |= <uint64_t> 1 << (shard & 63)
+        fed_map(edge, shard, link.place)
+    elif record.epoch == 0 and edge.shard_feeds[shard] == link.place:
+        fed_map(edge, shard, edge.shard_links[shard])
 
 
 cdef void led_told(Edge *edge, Link *link, const RecLeads *record) noexcept nogil:
     """The router leads a shard, unless another one leads it by now; it is told what is held of it behind the batch. Or
     it leads it no more (epoch 0): what is said of it waits for who does."""
     cdef uint32_t shard = record.head.shard
+    if shard < edge.shard_count and record.head.aux & LEADS_FEEDS:
+        _fed_told(edge, link, record)
+        return
     if shard < edge.shard_count and record.epoch == 0 and edge.shard_links[shard] == link.place:
         led_map(edge, shard, LINK_NOWHERE)
         link.news[shard >> 6] &= ~(<uint64_t> 1 << (shard & 63))
@@ -133,6 +159,15 @@ cdef void led_shards(Edge *edge, const Link *link, uint64_t *shards) noexcept no
             shards[shard >> 6] |= <uint64_t> 1 << (shard & 63)
 
 
+cdef void fed_shards(Edge *edge, const Link *link, uint64_t *shards) noexcept nogil:
+    """Bits of the shards whose channels are heard from the other end."""
+    cdef uint32_t shard
+    memset(shards, 0, SHARDS_MAX // 8)
+    for shard in range(edge.shard_count):
+        if edge.shard_feeds[shard] == link.place:
+            shards[shard >> 6] |= <uint64_t> 1 << (shard & 63)
+
+
 cdef void led_kept(Edge *edge, Link *link, bint again) noexcept nogil:
     cdef uint64_t shards[SHARD_WORDS]
     led_shards(edge, link, shards)
@@ -145,37 +180,61 @@ cdef void _shards(Link *link, const uint64_t *shards, int flags) noexcept nogil:
         memcpy(record.which, shards, sizeof(record.which))
 
 
+cdef inline void _both(uint64_t *shards, const uint64_t *others) noexcept nogil:
+    """Those of the shards (bits) that are among the others too."""
+    cdef int word
+    for word in range(SHARD_WORDS):
+        shards[word] &= others[word]
+
+
 cdef void _hold(Edge *edge, Link *link, const uint64_t *shards) noexcept nogil:
     """All that is held of these shards (bits), between two SHARDS."""
+    cdef uint64_t led[SHARD_WORDS]
+    cdef uint64_t fed[SHARD_WORDS]
+    led_shards(edge, link, led)
+    fed_shards(edge, link, fed)
+    _both(led, shards)
+    _both(fed, shards)
     _shards(link, shards, 0)
-    told_say_all(edge, link, shards)
-    _again_sessions(edge, link, shards)
-    led_subscribe(edge, shards, 0)
-    _shards(link, shards, SHARDS_SAID | (SHARDS_BEFORE if edge.globals_told else 0))
-    if shards[0] & 1:
+    told_say_all(edge, link, led)
+    _again_sessions(edge, link, led)
+    led_subscribe(edge, fed, 0)
+    _shards(link, shards, SHARDS_SAID | (SHARDS_BEFORE if edge.globals_told else 0)
+            | (SHARDS_ELSEWHERE if shards[0] & 1 and not fed[0] & 1 else 0))
+    if fed[0] & 1:
         edge.globals_told = True
 
 
-cdef void _ask_again(Edge *edge, const uint64_t *shards) noexcept nogil:
+cdef void _ask_again(Edge *edge, const Link *link, const uint64_t *shards) noexcept nogil:
     """What waits for an answer, before anything new: of one channel nothing overtakes."""
-    kept_say_all(edge, shards, True)
-    joins_again(edge, shards)
-    replays_again(edge, shards)
+    cdef uint64_t asked[SHARD_WORDS]
+    led_shards(edge, link, asked)
+    _both(asked, shards)
+    kept_say_all(edge, asked, True)
+    fed_shards(edge, link, asked)
+    _both(asked, shards)
+    joins_again(edge, asked)
+    replays_again(edge, asked)
 
 
 cdef void _say_everything(Edge *edge, Link *link) noexcept nogil:
     """To a router that does not know this worker."""
     cdef Note note
     cdef uint64_t shards[SHARD_WORDS]
+    cdef uint64_t fed[SHARD_WORDS]
+    cdef int word
     batch_clear(&link.out)              # whatever stands there this router would pass over; all of it is said again
     batch_clear(&link.parted)           # and it has no routes to take away
     link.asked = False
     memset(link.news, 0, sizeof(link.news))
     led_shards(edge, link, shards)
+    fed_shards(edge, link, fed)
+    for word in range(SHARD_WORDS):
+        shards[word] |= fed[word]
     link_hello(edge, link, REC_BEGIN)
     _hold(edge, link, shards)
     link_hello(edge, link, REC_END)
-    _ask_again(edge, shards)
+    _ask_again(edge, link, shards)
     link_up(edge, link)
     link.router_epoch = link.asked_epoch
     ledger_count(edge.ledger, COUNT_ROUTER_LINKS, 1)
@@ -195,4 +254,37 @@ cdef void led_news(Edge *edge, Link *link) noexcept nogil:
         memcpy(shards, link.news, sizeof(shards))
         memset(link.news, 0, sizeof(link.news))
         _hold(edge, link, shards)
-        _ask_again(edge, shards)
+        _ask_again(edge, link, shards)
+
+
+cdef void _leave_leaders(Edge *edge) noexcept nogil:
+    """Channels that are heard from who follows their leader are not sent by that one as well."""
+    cdef uint32_t chunk, number
+    cdef uint32_t per_chunk = 1u << edge.channels.chunk_shift
+    cdef Channel *channel
+    for chunk in range(edge.channels.chunk_count):
+        if edge.channels.chunks[chunk].memory == NULL:
+            continue
+        for number in range(per_chunk):
+            channel = channel_at(edge, (chunk << edge.channels.chunk_shift) | number)
+            if channel.generation != 0 and channel.generation != <uint32_t> 0xDDDDDDDD \
+                    and _is_in(edge.fed_left, channel_shard(edge, channel)):
+                channel_leave_leader(edge, channel)
+    if edge.fed_left[0] & 1 and link_of(edge, SHARD_OF_GLOBALS).up:
+        memset(edge.fed_left, 0, sizeof(edge.fed_left))
+        edge.fed_left[0] = 1
+        _shards(link_of(edge, SHARD_OF_GLOBALS), edge.fed_left, SHARDS_SAID | SHARDS_ELSEWHERE)
+    memset(edge.fed_left, 0, sizeof(edge.fed_left))
+
+
+cdef void feds_news(Edge *edge) noexcept nogil:
+    """Shards are heard elsewhere from now on: who feeds them is told, also where it was not heard in this turn."""
+    cdef uint32_t place
+    if not edge.fed_news:
+        return
+    edge.fed_news = False
+    if edge.fed_left[0] | edge.fed_left[1] | edge.fed_left[2] | edge.fed_left[3]:
+        _leave_leaders(edge)
+    for place in range(edge.links_end):
+        if edge.links[place].used and edge.links[place].up:
+            led_news(edge, &edge.links[place])

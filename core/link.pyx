@@ -10,14 +10,14 @@ from core.codes cimport NOT_JOINED, OVERLOADED, RATE_LIMITED, RESUMED_ELSEWHERE,
 from core.conn cimport FLAG_SESSION, STATE_OPEN, conn_get
 from core.edge cimport (ASKS_MAX, CHANNEL_LIVE, CHANNEL_UNASKED, LINK_NOWHERE, REQUEST_CATCHUP, REQUEST_HISTORY,
                         REQUEST_JOIN, REQUEST_OPEN, REQUEST_PRESENCE, RETRY_AFTER_MS, UNDER_WAY_MAX, Channel, Link,
-                        edge_shard, link_of)
+                        edge_shard, feed_of, link_of)
 from core.fanout cimport (RUN_MAX, Body, channel_find, channel_get, channel_handle, channel_shard, fanout_all,
                           fanout_event_gap, fanout_event_recreated, fanout_run, member_joined, message_channel,
                           parted_say)
 from core.joins cimport channel_refused, channel_subscribed, global_known, global_told, join_overdue, outcome_told
 from core.kept cimport kept_end, kept_say, kept_seq, kept_take
-from core.led cimport (led_kept, led_map, led_news, led_shards, led_subscribe, led_told, link_down, link_hello,
-                       link_up)
+from core.led cimport (fed_map, feds_news, fed_shards, led_kept, led_map, led_news, led_subscribe, led_told, link_down,
+                       link_hello, link_up)
 from core.ledger cimport COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_DELIVERED, ledger_count
 from core.lifecycle cimport edge_fin, edge_fin_sized
 from core.mailbox cimport NOTE_BANS, NOTE_FOREIGN, NOTE_LINK_CLOSED, NOTE_TAKEN, mailbox_put, note_init
@@ -219,8 +219,9 @@ cdef void _on_message(Edge *edge, const Link *link, Run *run, RecMessage *record
         if channel == NULL:
             return
     if channel.flags & CHANNEL_LIVE:
-        if record.epoch < channel.epoch and link_of(edge, channel_shard(edge, channel)) != link:
-            return                      # of a leader that was deposed
+        if (record.epoch < channel.epoch or record.offset != channel.offset + 1) \
+                and feed_of(edge, channel_shard(edge, channel)) != link:
+            return                      # of a leader that was deposed, or of one that another router follows for us
         if record.offset <= channel.offset:
             if record.epoch <= channel.epoch:
                 return
@@ -330,7 +331,7 @@ cdef void _on_evict(Edge *edge, const RecSession *record) noexcept nogil:
 cdef void _on_subscribed(Edge *edge, const Link *link, RecChannel *record) noexcept nogil:
     """SUBSCRIBED; a late one of a router that leads the shard no more would set the channel back."""
     cdef Channel *channel = channel_get(edge, record.channel)
-    if channel == NULL or link_of(edge, channel_shard(edge, channel)) != link:
+    if channel == NULL or feed_of(edge, channel_shard(edge, channel)) != link:
         return
     if record.head.aux:
         channel_refused(edge, channel, record.head.aux)
@@ -352,7 +353,7 @@ cdef void _on_record(Edge *edge, Link *link, Run *run, Record *record) noexcept 
     if record.kind == REC_SUBSCRIBED:
         _on_subscribed(edge, link, <RecChannel *> record)
     elif record.kind == REC_GLOBAL:
-        if link_of(edge, SHARD_OF_GLOBALS) == link:
+        if feed_of(edge, SHARD_OF_GLOBALS) == link:
             global_told(edge, <RecChannel *> record)
     elif record.kind == REC_OPENED:
         open_claimed(edge, link, <RecSession *> record)
@@ -403,6 +404,7 @@ cdef void link_receive(Edge *edge) noexcept nogil:
     for place in range(edge.links_end):
         if edge.links[place].again and edge.links[place].used:
             _receive(edge, &edge.links[place])
+    feds_news(edge)
 
 
 cdef void _stream_begin(Edge *edge, Link *link) noexcept nogil:
@@ -427,7 +429,7 @@ cdef void _tick(Edge *edge, Link *link) noexcept nogil:
         if link.out.size < LINK_PUBLISH_BYTES_MAX:
             link_hello(edge, link, REC_LINK)
         if edge.unasked and link.up:    # O(channels), as long as one of them finds no room
-            led_shards(edge, link, shards)
+            fed_shards(edge, link, shards)
             led_subscribe(edge, shards, CHANNEL_UNASKED)
         if link.up:
             parted_say(link)
@@ -474,8 +476,11 @@ cdef void link_closed(Edge *edge, uint32_t place) noexcept nogil:
     batch_free(&link.out)
     batch_free(&link.parted)
     for shard in range(edge.shard_count):
+        if edge.shard_feeds[shard] == place:
+            fed_map(edge, shard, edge.shard_links[shard])
         if edge.shard_links[shard] == place:
             led_map(edge, shard, LINK_NOWHERE)
+    feds_news(edge)
     link.closing = True
     _closed_tell(edge, link)
 

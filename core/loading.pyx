@@ -5,6 +5,8 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from core.codes cimport OVERLOADED
+from core.following cimport following_know
+from core.leading cimport SHARD_FEEDING
 from core.log_records cimport LOG_BEGINS, LOG_MESSAGE, LogRecord, log_record_body, log_record_fits
 from core.mailbox cimport NOTE_LOG_LOAD, mailbox_put, note_init
 from core.records cimport (CATCHUP_CURSOR, CATCHUP_LISTED, CATCHUP_START, REC_CATCHUP, REC_CAUGHT, REC_HISTORY,
@@ -169,19 +171,28 @@ cdef bint loading_takes(Sequencer *sequencer, Worker *worker, Record *record) no
     return True
 
 
+cdef void _know_position(Sequencer *sequencer, Stream *stream, const Note *note) noexcept nogil:
+    """The log's answer: the position of a cold stream."""
+    cdef uint32_t shard
+    if stream.epoch:
+        return
+    shard = stream_shard(&sequencer.streams, stream)
+    if sequencer.shards[shard].state == SHARD_FEEDING:
+        following_know(sequencer, stream, note.first, note.second)
+        return
+    sequencer.streams.epochs[shard] = max(sequencer.streams.epochs[shard], note.first + 1)
+    stream.epoch = sequencer.streams.epochs[shard]
+    if note.second:
+        stream_adopt(stream, note.first, note.second)
+
+
 cdef void _know(Sequencer *sequencer, Stream *stream, const Note *note) noexcept nogil:
-    """The log's answer: the position of a cold stream, and messages that are in its past."""
+    """Likewise, and messages that are in its past."""
     cdef const uint8_t *data = <const uint8_t *> note + sizeof(Note)
     cdef size_t place = 0
     cdef const LogRecord *record
-    cdef uint32_t shard
     cdef Stored head
-    if stream.epoch == 0:
-        shard = stream_shard(&sequencer.streams, stream)
-        sequencer.streams.epochs[shard] = max(sequencer.streams.epochs[shard], note.first + 1)
-        stream.epoch = sequencer.streams.epochs[shard]
-        if note.second:
-            stream_adopt(stream, note.first, note.second)
+    _know_position(sequencer, stream, note)
     while place < note.text_size and log_record_fits(<const LogRecord *> (data + place), note.text_size - place):
         record = <const LogRecord *> (data + place)
         place += record.size

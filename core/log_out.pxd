@@ -25,7 +25,7 @@ ctypedef struct LateAnswer:     # 32 bytes: a publish that repeats one which is 
     uint32_t worker             # as in LogRecord
     uint32_t worker_start
     uint32_t seq
-    uint32_t reserved
+    uint32_t stream             # slot + 1, where it is answered when another region has it; else 0
 
 ctypedef struct LogChunk:
     Batch records               # LogRecords

@@ -13,6 +13,7 @@ cdef enum LogKind:
 cdef enum LogFlag:
     LOG_WAITS = 1               # to be delivered and answered when the batch is in the log
     LOG_LAST = 2                # asked about by a sift: it is the channel's last record in the log
+    LOG_REPLICATED = 8          # with LOG_WAITS: it is answered when another region has it
     LOG_BEGINS = 4              # workers were told of its global channel with this message (core/everybody.pxd)
 
 ctypedef struct LogRecord:      # 88 bytes; name and body (the MESSAGE frame as MessagePack) follow

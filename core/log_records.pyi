@@ -3,6 +3,7 @@ from typing import Final
 MESSAGE: Final[int]
 POSITION: Final[int]
 WAITS: Final[int]
+REPLICATED: Final[int]
 BEGINS: Final[int]
 HEAD_BYTES: Final[int]
 
@@ -43,4 +44,5 @@ def pack(
     origin: tuple[int, int, int] = (0, 0, 0),
     flags: int = 0,
     body: bytes = b"",
+    shard: int = 0,
 ) -> bytes: ...

@@ -5,6 +5,7 @@ from libc.string cimport memcpy, memset
 MESSAGE = LOG_MESSAGE
 POSITION = LOG_POSITION
 WAITS = LOG_WAITS
+REPLICATED = LOG_REPLICATED
 BEGINS = LOG_BEGINS
 HEAD_BYTES = sizeof(LogRecord)
 
@@ -57,7 +58,7 @@ def entries(bytes batch):
 
 
 def pack(int kind, bytes channel, uint64_t epoch, uint64_t offset, *, uint64_t time_ms=0, key=(0, 0),
-         origin=(0, 0, 0), int flags=0, bytes body=b""):
+         origin=(0, 0, 0), int flags=0, bytes body=b"", int shard=0):
     """One record."""
     cdef uint32_t size = <uint32_t> ((sizeof(LogRecord) + len(channel) + len(body) + 7) & ~(<size_t> 7))
     cdef bytearray room = bytearray(size)
@@ -66,6 +67,7 @@ def pack(int kind, bytes channel, uint64_t epoch, uint64_t offset, *, uint64_t t
     record.size = size
     record.kind = kind
     record.name_size = len(channel)
+    record.shard = shard
     record.epoch = epoch
     record.offset = offset
     record.time_ms = time_ms

@@ -18,7 +18,14 @@ class EdgeLoop:
         **options: int | str | bool | bytes | tuple[str, str, str] | None,
     ) -> None: ...
     def link_open(
-        self, place: int, endpoint: str, server_key: str = "", public_key: str = "", secret_key: str = ""
+        self,
+        place: int,
+        endpoint: str,
+        server_key: str = "",
+        public_key: str = "",
+        secret_key: str = "",
+        *,
+        near: bool = True,
     ) -> None: ...
     def link_close(self, place: int) -> None: ...
     @property

@@ -474,9 +474,11 @@ cdef class EdgeLoop:
         """Before any router said what it leads: a router that is alone leads all."""
         self.edge.shard_count = check_count(count)
         memset(self.edge.shard_links, <int> place, sizeof(self.edge.shard_links))
-        self.edge.links[place].led = count
+        memset(self.edge.shard_feeds, <int> place, sizeof(self.edge.shard_feeds))
+        self.edge.links[place].led = self.edge.links[place].fed = count
 
-    def link_open(self, uint32_t place, str endpoint, str server_key="", str public_key="", str secret_key=""):
+    def link_open(self, uint32_t place, str endpoint, str server_key="", str public_key="", str secret_key="", *,
+                  bint near=True):
         """Open a link to a router, at a place where there is none; LINK_OPEN lets the data plane use it.
 
         Args:
@@ -485,6 +487,7 @@ cdef class EdgeLoop:
             server_key: its public CURVE key, in Z85; empty: the link is not encrypted.
             public_key: of the cluster's pair.
             secret_key: likewise.
+            near: it is of this worker's region: what it follows of others is heard there.
 
         Raises:
             OSError: the endpoint cannot be used.
@@ -496,6 +499,7 @@ cdef class EdgeLoop:
         bus_open(&self.edge.links[place].bus, self.edge.ledger, ZMQ_DEALER, endpoint, self.identity.encode(),
                  self.edge.epoll_fd, TAG_LINKS + 2 * place, server_key.encode(), public_key.encode(),
                  secret_key.encode())
+        self.edge.links[place].near = near
         self.links.add(place)
 
     def link_close(self, uint32_t place):

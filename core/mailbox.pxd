@@ -82,7 +82,14 @@ cdef enum NoteKind:
     NOTE_PAUSE                  # router; request: shard: take nothing of it for now; LEAD with the same epoch ends that
     NOTE_SHARD_DRAIN            # router; request: shard, first: ticket: answer DRAINED when the log has all of it
     NOTE_FORGET                 # router; request: shard: it is another's; answer FORGOTTEN
+    # router; request: shard, first: epoch of its channels: what another region's leader ordered before it is in the log
+    # here; FORGET ends that
+    NOTE_FOLLOW
     NOTE_HOLD                   # router; first: ms of CLOCK_BOOTTIME until which it may lead; without it, for ever
+    NOTE_FOLLOWED               # router; text: log records of shards that are followed, in their order
+    # router; request: number of the LOG_BATCH that another region has, as all before it, first: 1: some other confirms
+    # batches, 0: none does; with second 1, request: shard: all that it had when it was led here is in another region
+    NOTE_REPLICATED
     NOTE_LOG_RECOVER            # router; text: log records of a shard that is going to be led
     NOTE_CLAIMED                # router; answer to CLAIM (core/admission.pxd)
     NOTE_EVICT                  # router; session, first: code, text: why: its connection lost it

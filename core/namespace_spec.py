@@ -9,7 +9,7 @@ NAMESPACES_MAX = 64
 NAME_BYTES_MAX = 31
 NAME_PATTERN = "^[a-z][a-z0-9_-]{0,30}$"
 DOMAINS = ("session", "group", "global")
-ACKS = ("sequenced", "logged")
+ACKS = ("sequenced", "logged", "replicated")
 PUBLISHERS = ("members", "anyone", "server")
 JOINERS = ("anyone", "token", "server")
 SLOW_CONSUMERS = ("disconnect", "drop_oldest", "conflate")
@@ -50,7 +50,8 @@ class NamespaceSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         _one_of(
             ACKS,
             "What an answer to PUBLISH promises: `sequenced`, the message has its position and is on its way;"
-            " `logged`, it is in the log, and no process's end takes it back.",
+            " `logged`, it is in the log, and no process's end takes it back; `replicated`, it is in the logs of two"
+            " regions (`log.regions`), and no region's end takes it back.",
         ),
     ] = "logged"
     history_messages: Annotated[

@@ -21,6 +21,7 @@ cdef enum Domain:
 cdef enum AckLevel:
     ACK_SEQUENCED               # answered and delivered at once
     ACK_LOGGED                  # answered and delivered when the log has it
+    ACK_REPLICATED              # delivered when the log has it, answered when another region's has it too
 
 cdef enum Publisher:
     PUBLISH_MEMBERS

@@ -11,11 +11,13 @@ from core.ledger cimport (COUNT_LOG_BATCHES, COUNT_LOG_RECORDS, COUNT_MESSAGES_R
                           COUNT_NOT_LOGGED, COUNT_REPEATED_KEYS, GAUGE_LOG_BYTES, ledger_count, ledger_gauge)
 from core.log_out cimport (LateAnswer, LogChunk, log_done, log_due, log_has_room, log_is_there, log_late,
                            log_reserve, log_sent, log_shrink, log_under_way)
-from core.log_records cimport LOG_BEGINS, LOG_MESSAGE, LOG_WAITS, log_record_body
+from core.log_records cimport LOG_BEGINS, LOG_MESSAGE, LOG_REPLICATED, LOG_WAITS, log_record_body
 from core.mailbox cimport NOTE_LOG_BATCH, Note, mailbox_put, note_init
 from core.mpack cimport MpWriter, mp_write_array, mp_write_map, mp_write_raw, mp_write_str, mp_write_uint
-from core.namespaces cimport ACK_LOGGED, DOMAIN_GLOBAL, Namespace, namespace_of
+from core.namespaces cimport ACK_REPLICATED, ACK_SEQUENCED, DOMAIN_GLOBAL, Namespace, namespace_of
 from core.records cimport PUBLISH_AGAIN, REC_MESSAGE, RecMessage
+from core.replicating cimport (KNOWN_REPLICATED, KNOWN_UNCERTAIN, Replicating, replicating_add, replicating_again,
+                               replicating_takes)
 from core.sequencer cimport (MESSAGE_ENVELOPE_BYTES, WORKER_LINKING, worker_at, worker_index,
                              worker_published, worker_say)
 from core.slab cimport invariant
@@ -74,6 +76,33 @@ cdef Key *_first_of(Sequencer *sequencer, Publish *publish) noexcept nogil:
     return NULL
 
 
+cdef inline bint _is_replicated(Sequencer *sequencer, const Publish *publish) noexcept nogil:
+    """Whether another region is to have it before it is answered."""
+    cdef const Namespace *namespace
+    if not sequencer.bridged:
+        return False
+    namespace = namespace_of(&sequencer.namespaces, <const char *> publish.name, publish.record.head.aux)
+    return namespace != NULL and namespace.ack == ACK_REPLICATED
+
+
+cdef void _answer_known(Sequencer *sequencer, Worker *worker, const Publish *publish, const Stream *stream,
+                        const Key *first) noexcept nogil:
+    """A repeated publish whose first one is in the log."""
+    cdef Replicating entry
+    cdef int known = KNOWN_REPLICATED
+    if _is_replicated(sequencer, publish):
+        entry.epoch = first.epoch
+        entry.offset = first.offset
+        entry.worker = worker_index(sequencer, worker)
+        entry.worker_start = _start(worker)
+        entry.seq = publish.record.seq
+        known = replicating_again(sequencer, stream, publish.record.head.shard, &entry)
+    if known == KNOWN_UNCERTAIN:
+        worker_published(worker, publish.record.seq, UNAVAILABLE, 0, 0)
+    elif known == KNOWN_REPLICATED:
+        worker_published(worker, publish.record.seq, 0, first.epoch, first.offset)
+
+
 cdef void _answer_again(Sequencer *sequencer, Worker *worker, Publish *publish, const Key *first) noexcept nogil:
     """A repeated publish: answered with the first position, at its commit if it still waits for the log."""
     cdef Stream *stream = stream_find(&sequencer.streams, <const char *> publish.name, publish.record.head.aux)
@@ -82,7 +111,7 @@ cdef void _answer_again(Sequencer *sequencer, Worker *worker, Publish *publish, 
     if publish.record.seq == 0:
         return
     if stream == NULL or not stream_waits(stream, first.epoch, first.offset):
-        worker_published(worker, publish.record.seq, 0, first.epoch, first.offset)
+        _answer_known(sequencer, worker, publish, stream, first)
         return
     late = log_late(&sequencer.log)
     if late == NULL:
@@ -93,6 +122,7 @@ cdef void _answer_again(Sequencer *sequencer, Worker *worker, Publish *publish, 
     late.worker = worker_index(sequencer, worker)
     late.worker_start = _start(worker)
     late.seq = publish.record.seq
+    late.stream = stream.history.slot + 1 if _is_replicated(sequencer, publish) else 0
 
 
 cdef uint32_t _message_encode(Sequencer *sequencer, Stream *stream, const Publish *publish, uint8_t *room,
@@ -142,7 +172,7 @@ cdef void _message_route(Sequencer *sequencer, Stream *stream, const Stored *hea
         _message_say(sequencer, worker_at(sequencer, route.worker), route.channel, head, body)
 
 
-cdef void _deliver(Sequencer *sequencer, Stream *stream, const Stored *head, const uint8_t *body) noexcept nogil:
+cdef void message_deliver(Sequencer *sequencer, Stream *stream, const Stored *head, const uint8_t *body) noexcept nogil:
     """Members are told of the message, and it is kept for those who come later."""
     stream_reach(stream, head.epoch, head.offset)
     _message_route(sequencer, stream, head, body)
@@ -197,9 +227,10 @@ cdef inline uint32_t _log_size(const Publish *publish) noexcept nogil:
 
 cdef int _log_refuses(Sequencer *sequencer, const Publish *publish, const Namespace *namespace) noexcept nogil:
     """Why the log cannot take a message that has to wait for it, as a code; 0: it can, or needs not."""
-    if not log_is_there(&sequencer.log) or namespace.ack != ACK_LOGGED or namespace.history_messages == 0:
+    if not log_is_there(&sequencer.log) or namespace.ack == ACK_SEQUENCED or namespace.history_messages == 0:
         return 0
-    if not sequencer.log.available:
+    if not sequencer.log.available or sequencer.bridged and namespace.ack == ACK_REPLICATED \
+            and not replicating_takes(sequencer):
         return UNAVAILABLE
     return 0 if log_has_room(&sequencer.log, _log_size(publish)) else OVERLOADED
 
@@ -208,13 +239,15 @@ cdef bint _order(Sequencer *sequencer, Worker *worker, const Publish *publish, S
                  const Namespace *namespace) noexcept nogil:
     """The message has the position `given`: log it, or deliver and answer it, or both. False: it has to be in the log,
     which has no memory for it; nothing was done."""
-    cdef bint waits = namespace.ack == ACK_LOGGED and namespace.history_messages and log_is_there(&sequencer.log)
+    cdef bint waits = namespace.ack != ACK_SEQUENCED and namespace.history_messages and log_is_there(&sequencer.log)
+    cdef uint32_t flags = LOG_REPLICATED | LOG_WAITS if sequencer.bridged and namespace.ack == ACK_REPLICATED \
+        else LOG_WAITS
     cdef LogRecord *record = NULL
     cdef const uint8_t *body = sequencer.scratch
     cdef Stored head
     if log_is_there(&sequencer.log) and namespace.history_messages \
             and log_has_room(&sequencer.log, _log_size(publish)):
-        record = _log_write(sequencer, worker, stream, publish, LOG_WAITS if waits else 0)
+        record = _log_write(sequencer, worker, stream, publish, flags if waits else 0)
     if waits:
         return record != NULL                   # `log_committed` goes on with it
     head.epoch = stream.epoch
@@ -227,7 +260,7 @@ cdef bint _order(Sequencer *sequencer, Worker *worker, const Publish *publish, S
         if log_is_there(&sequencer.log) and namespace.history_messages:     # a hole: the log is away for too long
             ledger_count(sequencer.ledger, COUNT_NOT_LOGGED, 1)
         head.size = _message_encode(sequencer, stream, publish, sequencer.scratch, sequencer.scratch_bytes)
-    _deliver(sequencer, stream, &head, body)
+    message_deliver(sequencer, stream, &head, body)
     worker_published(worker, publish.record.seq, 0, head.epoch, head.offset)
     return True
 
@@ -297,9 +330,22 @@ cdef void log_hand_over(Sequencer *sequencer) noexcept nogil:
 
 
 cdef inline void _answer_late(Sequencer *sequencer, uint32_t index, uint32_t start, uint32_t seq, uint64_t epoch,
-                              uint64_t offset) noexcept nogil:
-    """Answer a publish that waited, unless its worker is another's place by now."""
+                              uint64_t offset, uint32_t replicated) noexcept nogil:
+    """Answer a publish that waited, unless its worker is another's place by now; one that is `replicated` (slot of its
+    stream + 1) waits on, for another region."""
     cdef Worker *worker = worker_at(sequencer, index)
+    cdef Replicating entry
+    if replicated:
+        entry.number = sequencer.log.first
+        entry.epoch = epoch
+        entry.offset = offset
+        entry.stream = replicated - 1
+        entry.worker = index
+        entry.worker_start = start
+        entry.seq = seq
+        entry.reserved = 0
+        replicating_add(sequencer, &entry)
+        return
     if seq and worker.state >= WORKER_LINKING and _start(worker) == start:
         worker_published(worker, seq, 0, epoch, offset)
 
@@ -316,8 +362,9 @@ cdef void _record_committed(Sequencer *sequencer, const LogRecord *record) noexc
     head.offset = record.offset
     head.time_ms = record.time_ms
     head.size = record.body_size
-    _deliver(sequencer, stream, &head, log_record_body(record))
-    _answer_late(sequencer, record.worker, record.worker_start, record.seq, record.epoch, record.offset)
+    message_deliver(sequencer, stream, &head, log_record_body(record))
+    _answer_late(sequencer, record.worker, record.worker_start, record.seq, record.epoch, record.offset,
+                 record.stream + 1 if record.flags & LOG_REPLICATED else 0)
 
 
 cdef void _chunk_committed(Sequencer *sequencer, LogChunk *chunk) noexcept nogil:
@@ -334,7 +381,8 @@ cdef void _chunk_committed(Sequencer *sequencer, LogChunk *chunk) noexcept nogil
     place = 0
     while place < chunk.late.size:
         late = <const LateAnswer *> (chunk.late.data + place)
-        _answer_late(sequencer, late.worker, late.worker_start, late.seq, late.epoch, late.offset)
+        _answer_late(sequencer, late.worker, late.worker_start, late.seq, late.epoch, late.offset,
+                     late.stream)
         place += <uint32_t> sizeof(LateAnswer)
 
 

@@ -12,7 +12,7 @@ from libc.string cimport memset
 from core.batch cimport Batch, batch_reserve
 
 cdef enum:
-    RECORDS_VERSION = 9
+    RECORDS_VERSION = 10
 
 cdef enum RecordKind:
     REC_LINK = 1                # w->r: heartbeat, and the first word
@@ -43,7 +43,7 @@ cdef enum RecordKind:
     REC_SURVEY                  # w->r: how does this channel stand? (core/survey.pxd)
     REC_TOLD                    # the router's own: who told what stands behind this, and whose the session is
     REC_GLOBAL                  # r->w: a global channel stands here; what is said in it from now on follows this
-    REC_LEADS                   # r->w: I lead this shard under this epoch: say what you hold of it
+    REC_LEADS                   # r->w: I lead or feed this shard under this epoch: say what you hold of it
     REC_SHARDS                  # w->r: all that I hold of these shards follows; what you heard of them before is void
     REC_ATTEND                  # w->r: what a session did in a channel, to the channel's leader when that is another
     REC_KIND_COUNT
@@ -79,13 +79,17 @@ ctypedef struct RecChannel:     # SUBSCRIBE, SUBSCRIBED, UNSUBSCRIBE, GLOBAL; na
     uint64_t epoch              # SUBSCRIBE: the last position seen; SUBSCRIBED, GLOBAL: the position now
     uint64_t offset
 
+cdef enum LeadsFlag:            # aux of LEADS
+    LEADS_FEEDS = 1             # another region has its leader: workers of this router's region hear its channels here
+
 ctypedef struct RecLeads:
-    Record head
+    Record head                 # aux: 0 or LEADS_FEEDS
     # That new channels of the shard begin with: of two leaders the one with the higher leads; 0: I lead it no more.
     uint64_t epoch
 
 cdef enum ShardsFlag:           # aux of SHARDS
     SHARDS_SAID = 1             # that was all of these shards: it stands behind what SHARDS without it stood before
+    SHARDS_ELSEWHERE = 4        # with SHARDS_SAID: global channels are heard of another router, which follows this one
     SHARDS_BEFORE = 2           # with SHARDS_SAID: some router told of the global channels before, and they were named
 
 ctypedef struct RecShards:

@@ -36,6 +36,8 @@ LEADS: Final[int]
 SHARDS: Final[int]
 ATTEND: Final[int]
 SAID: Final[int]
+ELSEWHERE: Final[int]
+FEEDS: Final[int]
 TOLD_GLOBALS: Final[int]
 GONE: Final[int]
 FRESH: Final[int]
@@ -132,7 +134,9 @@ class BatchWriter:
         bytes_max: int = 32768,
         shard: int = 0,
     ) -> None: ...
-    def shards(self, shards: Iterable[int], *, said: bool = False, before: bool = False) -> None: ...
+    def shards(
+        self, shards: Iterable[int], *, said: bool = False, before: bool = False, elsewhere: bool = False
+    ) -> None: ...
     def take(self) -> bytes: ...
 
 def unpack(batch: bytes) -> list[dict[str, Any]]: ...

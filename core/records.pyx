@@ -40,6 +40,8 @@ LEADS = REC_LEADS
 SHARDS = REC_SHARDS
 ATTEND = REC_ATTEND
 SAID = SHARDS_SAID
+ELSEWHERE = SHARDS_ELSEWHERE
+FEEDS = LEADS_FEEDS
 TOLD_GLOBALS = SHARDS_BEFORE
 GONE = GLOBAL_GONE
 FRESH = LINK_FRESH
@@ -182,10 +184,11 @@ cdef class BatchWriter:
         record.body_size = len(body)
         memcpy(<uint8_t *> record + sizeof(RecBody), <const char *> body, len(body))
 
-    def shards(self, shards, *, bint said=False, bint before=False):
+    def shards(self, shards, *, bint said=False, bint before=False, bint elsewhere=False):
         """SHARDS: what follows is all of these, or with `said`, that was all."""
         cdef RecShards *record = <RecShards *> self.add(
-            REC_SHARDS, (SHARDS_SAID if said else 0) | (SHARDS_BEFORE if before else 0), sizeof(RecShards), 0)
+            REC_SHARDS, (SHARDS_SAID if said else 0) | (SHARDS_BEFORE if before else 0)
+            | (SHARDS_ELSEWHERE if elsewhere else 0), sizeof(RecShards), 0)
         cdef uint32_t shard
         for shard in shards:
             record.which[shard >> 6] |= <uint64_t> 1 << (shard & 63)

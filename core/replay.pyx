@@ -8,7 +8,7 @@ from core.codes cimport INTERNAL, UNAVAILABLE
 from core.conn cimport (FLAG_CATCHING, FLAG_HALF, FLAG_OVERFULL, STATE_OPEN, Aside, conn_aside_at, conn_aside_rest,
                         conn_aside_slot, conn_get, conn_handle)
 from core.edge cimport (CHANNEL_LIVE, REPLAY_ASKED, REPLAY_KEY, REPLAY_PARKED, REPLAY_WAITING, REQUEST_CATCHUP,
-                        RETRY_AFTER_MS, edge_random, link_of)
+                        RETRY_AFTER_MS, edge_random, feed_of)
 from core.fanout cimport (channel_at, channel_handle, channel_name, channel_rest, channel_shard, event_gap_told,
                           member_caught)
 from core.ledger cimport (COUNT_DELIVERED, COUNT_REPLAYED, KIND_PENDING, ledger_acquire, ledger_count,
@@ -141,7 +141,7 @@ cdef void catchup_ask(Edge *edge, Channel *channel, uint32_t seq, uint64_t epoch
                       uint32_t flags) noexcept nogil:
     """CATCHUP; without room for it the request becomes overdue."""
     cdef uint8_t shard = channel_shard(edge, channel)
-    cdef RecCatchup *record = <RecCatchup *> record_add(&link_of(edge, shard).out, REC_CATCHUP, channel.name_size,
+    cdef RecCatchup *record = <RecCatchup *> record_add(&feed_of(edge, shard).out, REC_CATCHUP, channel.name_size,
                                                         sizeof(RecCatchup), channel.name_size)
     if record == NULL:
         return

@@ -33,11 +33,12 @@ from core.ledger cimport (COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, C
                           GAUGE_LOG_BYTES_MAX, GAUGE_ROUTER_EPOCH, Stats, ledger_count, ledger_gauge, ledger_turn)
 from core.loading cimport loading_done, loads_ask
 from core.log_out cimport LOG_CHUNKS_MAX, log_free, log_init, log_is_there, log_wait_ms
-from core.mailbox cimport (NOTE_AUDIT, NOTE_BANS_SAY, NOTE_CLAIMED, NOTE_CURSOR_READ, NOTE_EVICT, NOTE_HOLD,
-                           NOTE_LEAD, NOTE_LOG_COMMITTED, NOTE_LOG_LOADED, NOTE_LOG_RECOVER, NOTE_LOG_SIFT,
-                           NOTE_LOG_STATE,
-                           NOTE_SESSION_OPENED, NOTE_SESSIONS_READ, NOTE_SESSIONS_STORED, NOTE_TOLD_END, Note,
-                           mailbox_drain, mailbox_free, mailbox_init, mailbox_ring, note_init)
+from core.following cimport AHEAD_BYTES_MAX, following_records, following_turn
+from core.mailbox cimport (NOTE_AUDIT, NOTE_BANS_SAY, NOTE_CLAIMED, NOTE_CURSOR_READ, NOTE_EVICT, NOTE_FOLLOWED,
+                           NOTE_HOLD, NOTE_LEAD, NOTE_LOG_COMMITTED, NOTE_LOG_LOADED, NOTE_LOG_RECOVER, NOTE_LOG_SIFT,
+                           NOTE_LOG_STATE, NOTE_REPLICATED, NOTE_SESSION_OPENED, NOTE_SESSIONS_READ,
+                           NOTE_SESSIONS_STORED, NOTE_TOLD_END, Note, mailbox_drain, mailbox_free,
+                           mailbox_init, mailbox_ring, note_init)
 from core.namespaces cimport namespaces_fill
 from core.notes cimport notes_put, notes_take
 from core.ordering cimport log_committed, log_hand_over
@@ -50,6 +51,7 @@ from core.presence cimport presence_due
 from core.records cimport Record, record_fits
 from core.recovery cimport recover_globals, recover_records, recover_shard, sift_records
 from core.rooms cimport rooms_free, rooms_init
+from core.replicating cimport REPLICATING_BYTES_MAX, replicating_done
 from core.sequencer cimport (ORIGIN_WINDOW_MS, ORIGINS_MAX, SEQUENCER_BATCHES_TURN, SWEEP_PERIOD_MS, SWEEP_SLOTS,
                              WORKER_ASKED, WORKER_SILENT_MS, Owner, Sequencer, Worker, sequencer_record,
                              sequencer_tell_taken, worker_give_up, worker_known, worker_of)
@@ -194,6 +196,10 @@ cdef void _notes_take(Sequencer *sequencer, uint32_t *budget) noexcept nogil:
             told_end(sequencer)
         elif NOTE_LEAD <= note.kind <= NOTE_HOLD:
             shard_note(sequencer, note)
+        elif note.kind == NOTE_FOLLOWED:
+            following_records(sequencer, note)
+        elif note.kind == NOTE_REPLICATED:
+            replicating_done(sequencer, note)
         elif note.kind == NOTE_LOG_RECOVER:
             recover_shard(sequencer, note)
         elif note.kind == NOTE_AUDIT:
@@ -247,6 +253,7 @@ cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
         _lost_forget(sequencer)
         claims_serve(sequencer, taken < SEQUENCER_BATCHES_TURN, session_admit)
         admissions_serve(sequencer)
+        following_turn(sequencer)
         _tick(sequencer)
         workers_forget(sequencer, False)
         forgetting_turn(sequencer)
@@ -312,7 +319,7 @@ cdef class RouterLoop:
                  bint sessions_kept=False, uint32_t presence_damping_ms=3000, uint32_t events_members_max=200,
                  presence_quiet_ms=30000, uint32_t log_chunks_max=LOG_CHUNKS_MAX,
                  uint32_t globals_bytes_max=1 << 15, uint32_t workers=0, uint32_t shards=256,
-                 bint leads_all=True, bint admits=False):
+                 bint leads_all=True, bint admits=False, bint bridged=False):
         """Bind to `endpoint`.
 
         Args:
@@ -341,6 +348,7 @@ cdef class RouterLoop:
             leads_all: it is the only router, and leads them all under `epoch`; else notes say what it leads, and the
                 first HOLD for how long.
             workers: how many tell what an earlier router may not have stored; 0: TOLD_END says when they have.
+            bridged: other regions follow what is ordered here; else `replicated` is as `logged`.
             admits: sessions are claimed of the control thread before they are a connection's (CLAIM, CLAIMED).
             presence_quiet_ms: so long from `run` on, sessions that were in a channel before are not told of.
 
@@ -360,7 +368,7 @@ cdef class RouterLoop:
         sequencer.recovers = log_complete
         if log_under_way_max:
             self._log(log_bytes_max, log_under_way_max, log_chunks_max, log_pace_ms)
-        sequencer.catchups.bytes_max = CATCHUPS_BYTES_MAX
+        self._bridge(bridged)
         sequencer.claims.bytes_max = CLAIMS_BYTES_MAX
         sequencer.states.bytes_max = sequencer.told.bytes_max = STATES_BYTES_MAX
         sequencer.sessions_kept = sessions_kept
@@ -383,6 +391,13 @@ cdef class RouterLoop:
         sequencer.hold_over = not all_
         if all_:
             shards_lead_all(sequencer, sequencer.epoch)
+
+    cdef _bridge(self, bint bridged):
+        """Whether there are other regions, and room for what waits for them, and for catch-ups."""
+        self.sequencer.bridged = bridged
+        self.sequencer.ahead.bytes_max = AHEAD_BYTES_MAX
+        self.sequencer.replicating.bytes_max = REPLICATING_BYTES_MAX
+        self.sequencer.catchups.bytes_max = CATCHUPS_BYTES_MAX
 
     cdef _rooms_for_bytes(self, uint32_t message_bytes_max, uint32_t spill_bytes_max):
         """Room for one message, and bounds of what waits for workers."""
@@ -440,6 +455,8 @@ cdef class RouterLoop:
         log_free(&sequencer.log)
         drained_free(&sequencer.drained)
         batch_free(&sequencer.catchups)
+        batch_free(&sequencer.ahead)
+        batch_free(&sequencer.replicating)
         batch_free(&sequencer.claims)
         batch_free(&sequencer.states)
         batch_free(&sequencer.told)

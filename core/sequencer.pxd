@@ -88,6 +88,7 @@ ctypedef struct Shard:
     uint64_t drain              # ticket + 1 of the SHARD_DRAIN that is not answered; 0: none
     uint64_t drain_chunk        # of the log: when all before it are there
     uint8_t state               # ShardState of core/leading
+    uint8_t unconfirmed         # what it had when it was led here may be in no other region yet
 
 ctypedef struct Admissions:     # OPENs whose claim is not answered (core/admission.pxd)
     bint on                     # sessions are claimed of the control thread
@@ -120,6 +121,13 @@ ctypedef struct Sequencer:
     Batch catchups              # CATCHUPs that wait for their turn (core/catchup.pxd)
     uint32_t catchups_place     # what stands before it is answered
     bint catchups_due           # some can be answered in the next turn
+    Batch ahead                 # CATCHUPs from beyond what is here of a shard that is followed (core/following.pxd)
+    bint ahead_due              # something came since they were looked at
+    bint ahead_over             # the one that is answered now waits no more
+    bint bridged                # other regions follow what is ordered here
+    bint confirmed              # some other region confirms what it has
+    Batch replicating           # publishes that are answered when another region has them (core/replicating.pxd)
+    uint32_t replicating_place  # what stands before it is answered
     Batch claims                # of sessions that another worker has: they wait a turn (core/claims.pxd)
     uint32_t claims_place       # what stands before it came before this turn
     uint32_t claims_turns       # since it last was moved

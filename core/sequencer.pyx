@@ -13,7 +13,8 @@ from core.drained cimport DrainedSession, drained_keep, drained_take
 from core.everybody cimport everybody_add, everybody_link, everybody_say
 from core.hash cimport hash_bytes, index_put
 from core.loading cimport loading_takes
-from core.leading cimport shard_is_said, shard_takes, shards_begin, shards_said, shards_tell
+from core.following cimport following_lacks
+from core.leading cimport SHARD_FEEDING, shard_is_said, shard_takes, shards_begin, shards_said, shards_tell
 from core.ledger cimport (COUNT_MESSAGES_ROUTED, COUNT_WORKERS_LOST, GAUGE_LINKED, KIND_SESSION, ledger_acquire,
                           ledger_count, ledger_gauge, ledger_leaks)
 from core.mailbox cimport NOTE_FOREIGN, Note, mailbox_put, note_init
@@ -274,6 +275,11 @@ cdef void _on_subscribe(Sequencer *sequencer, Worker *worker, RecChannel *record
         worker_subscribed(worker, record.channel, _why_none(sequencer, name, record.head.aux), 0, 0)
         return
     stream_use(stream, sequencer.wall_ms)
+    if sequencer.shards[record.head.shard].state == SHARD_FEEDING and following_lacks(stream, record.epoch,
+                                                                                      record.offset):
+        # What it heard of the leader, or of another who follows it, is still on its way here.
+        worker_subscribed(worker, record.channel, 0, record.epoch, record.offset)
+        return
     if record.offset and record.epoch < stream.epoch and record.offset >= stream.offset \
             and (stream.history == NULL or stream.history.given == stream.history.base):
         if record.offset > stream.offset:
@@ -478,6 +484,7 @@ cdef void _on_state(Sequencer *sequencer, Worker *worker, RecState *record) noex
     and been told what was stored then."""
     cdef uint32_t index = owner_find(sequencer, record.session,
                                      hash_bytes(&sequencer.hash_key, record.session, 16))
+    cdef uint32_t shard
     cdef Owner *owner
     if record.what & STATE_TOLD:
         session_told(sequencer, worker, &record.head)
@@ -488,9 +495,11 @@ cdef void _on_state(Sequencer *sequencer, Worker *worker, RecState *record) noex
     if owner.guest or owner.worker != worker_index(sequencer, worker) or owner.conn[0] != record.conn:
         return
     session_state(sequencer, record)
-    if record.what != STATE_ACKED and record.what != STATE_HEARS and record.what != STATE_LISTS \
-            and shard_is_said(worker, shard_of_channel(&sequencer.namespaces, <const char *> record + sizeof(RecState),
-                                                       record.head.aux, sequencer.shard_count)):
+    if record.what == STATE_ACKED or record.what == STATE_HEARS or record.what == STATE_LISTS:
+        return
+    shard = shard_of_channel(&sequencer.namespaces, <const char *> record + sizeof(RecState), record.head.aux,
+                             sequencer.shard_count)
+    if shard_is_said(worker, shard) and sequencer.shards[shard].state != SHARD_FEEDING:
         presence_state(sequencer, index, record)
 
 
@@ -524,7 +533,7 @@ cdef void _on_attend(Sequencer *sequencer, Worker *worker, RecState *record) noe
 
 cdef void sequencer_record(Sequencer *sequencer, Worker *worker, Record *record) noexcept nogil:
     """One record of a worker, the hot one first."""
-    if not shard_takes(worker, record) and record.kind != REC_CLOSE:
+    if not shard_takes(sequencer, worker, record) and record.kind != REC_CLOSE:
         return                          # it says it again to whoever leads the shard
     if sequencer.streams.cold and worker.state >= WORKER_LINKING \
             and (record.kind != REC_PUBLISH or worker.state == WORKER_LINKED) \

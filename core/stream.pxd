@@ -51,6 +51,7 @@ ctypedef struct History:        # what a stream has from the first position that
     uint8_t listed              # among the global ones that workers are told of (core/everybody.pxd)
     uint8_t let_go              # it was, and nothing was said in it since
     bint filled                 # the ring has all that is retained
+    bint passed                 # its position came while it was loading (core/following.pyx): `given` of `last_epoch`
     Stored **ring               # owned: `capacity` places, NULL before the first message that is kept
     uint32_t first              # place of the oldest
     uint32_t count

@@ -432,6 +432,8 @@ class RouterClient:
             asked = False
             leads: dict[int, int] = {}
             for record in records.unpack(batch):
+                if record["kind"] == records.LEADS and record["aux"] & records.FEEDS:
+                    continue  # what it does not lead is asked of who does
                 if record["kind"] == records.LEADS:
                     leads[record["shard"]] = record["epoch"]
                 else:

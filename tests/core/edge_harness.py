@@ -74,7 +74,7 @@ class Router:
         """`secret_key`: its CURVE key; it lets in who knows the public one. `shards`: records say of which shard they
         are, and SHARDS is one of them.
         """
-        self._shards = shards
+        self.shards = shards
         self._context = zmq.Context(1)
         self._folder = tempfile.TemporaryDirectory(prefix="hf-")
         self.socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
@@ -104,7 +104,7 @@ class Router:
         return self._records.popleft()
 
     def _keep(self, batch: bytes) -> None:
-        for one in wire.unpack(batch, shards=self._shards):
+        for one in wire.unpack(batch, shards=self.shards):
             if one["kind"] == records.LINK:
                 self.links += 1
                 self.heard_ms = one["now_ms"]

@@ -61,6 +61,7 @@ class Worker:
         self.number, self.epoch = number, epoch
         self._records: collections.deque[Record] = collections.deque()
         self.leads: dict[int, int] = {}
+        self.feeds: dict[int, int] = {}
         self._seq = 0
 
     def flush(self) -> None:
@@ -71,12 +72,13 @@ class Worker:
         while not self._records:
             assert self.socket.poll(int(DEADLINE_S * 1000)), "the router says nothing"
             for one in records.unpack(self.socket.recv()):
-                if one["kind"] == records.LEADS and one["epoch"] == 0:
-                    self.leads.pop(one["shard"], None)
-                elif one["kind"] == records.LEADS:
-                    self.leads[one["shard"]] = one["epoch"]
-                else:
+                if one["kind"] != records.LEADS:
                     self._records.append(one)
+                    continue
+                told = self.feeds if one["aux"] & records.FEEDS else self.leads
+                told[one["shard"]] = one["epoch"]
+                if one["epoch"] == 0:
+                    del told[one["shard"]]
         return self._records.popleft()
 
     def expect(self, kind: int) -> Record:

@@ -302,3 +302,98 @@ def test_wherever_shards_go_each_publish_is_answered_once_and_in_order(
     left = sum(len(waiting[name]) for name in channels)
     assert edge.live("request") == left
     assert answered > 0
+
+
+# ------------------------------------------------------------------------------- another region leads, one nearby feeds
+
+
+def feed(router: Router, epoch: int, fed: Iterable[int]) -> list[tuple[Any, ...]]:
+    """A router nearby follows the leader of shards; what it is told between two SHARDS."""
+    fed = list(fed)
+    router.send(wire.feeds(epoch, fed))
+    one = router.expect(records.SHARDS)
+    assert (one["which"], one["aux"]) == (set(fed), 0)
+    return until(router, records.SHARDS, records.SAID)
+
+
+def test_channels_are_heard_nearby_and_all_else_is_asked_of_the_leader(
+    edge: Edge, another: Callable[[int], Router]
+) -> None:
+    alice, near = edge.open("alice"), another(1)
+    handle = edge.join(alice, GROUP, 3)
+    assert feed(near, EPOCH, [SHARD]) == [("subscribe", GROUP, EPOCH, 3, SHARD)]
+    left = edge.router.expect(records.UNSUBSCRIBE)
+    assert (left["channel"], left["name"]) == (handle, GROUP.encode())
+    near.send(wire.subscribed(handle, EPOCH, 3))
+    number, one = publish(alice, edge.router, "far")
+    edge.router.send(
+        wire.published(one["seq"], EPOCH, 5),
+        wire.message(handle, EPOCH, 5, frame_of(GROUP, 5, "far")),  # it did not hear yet that nobody is here
+    )
+    assert alice.frame()[:2] == [REPLY, number]
+    near.send(
+        wire.message(handle, EPOCH, 4, frame_of(GROUP, 4, "near")),
+        wire.message(handle, EPOCH, 5, frame_of(GROUP, 5, "far")),
+    )
+    assert [frame[:3] for frame in alice.frames(2)] == [[MESSAGE, GROUP, 4], [MESSAGE, GROUP, 5]]
+    alice.send([LEAVE, 9, GROUP])
+    assert alice.frame() == [REPLY, 9, {}]
+    assert near.expect(records.UNSUBSCRIBE)["channel"] == handle
+
+
+def test_who_comes_with_a_position_is_caught_up_by_who_feeds(edge: Edge, another: Callable[[int], Router]) -> None:
+    alice, near = edge.open("alice"), another(1)
+    assert feed(near, EPOCH, [SHARD]) == []
+    number = alice.request(JOIN, GROUP, {"since": [EPOCH, 7]})
+    one = near.expect(records.SUBSCRIBE)
+    near.send(wire.subscribed(one["channel"], EPOCH, 7))
+    assert alice.frame()[:2] == [REPLY, number]
+    assert edge.router.state()["what"] in (records.JOINED, records.HEARS)
+
+
+def test_without_who_feeds_channels_are_heard_from_the_leader_again(
+    edge: Edge, another: Callable[[int], Router]
+) -> None:
+    alice, near = edge.open("alice"), another(1)
+    handle = edge.join(alice, GROUP, 3)
+    feed(near, EPOCH, [SHARD])
+    edge.router.expect(records.UNSUBSCRIBE)
+    edge.router.shards = True
+    near.send(wire.feeds(0, [SHARD]))
+    assert ("subscribe", GROUP, EPOCH, 3, SHARD) in until(edge.router, records.SHARDS, records.SAID)
+    feed(near, EPOCH, [SHARD])
+    edge.router.expect(records.UNSUBSCRIBE)
+    edge.put(notes.LINK_CLOSE, request=1)
+    assert edge.note(notes.LINK_CLOSED)[3] == 1
+    assert ("subscribe", GROUP, EPOCH, 3, SHARD) in until(edge.router, records.SHARDS, records.SAID)
+    edge.router.send(wire.subscribed(handle, EPOCH, 3), wire.message(handle, EPOCH, 4, frame_of(GROUP, 4, "x")))
+    assert alice.frame()[:3] == [MESSAGE, GROUP, 4]
+
+
+def test_who_feeds_another_region_is_not_listened_to(edge: Edge, bus: str) -> None:
+    alice, far = edge.open("alice"), Router(bus, shards=True)
+    edge.join(alice, GROUP, 3)
+    edge.loop.link_open(1, far.endpoint, near=False)
+    edge.put(notes.LINK_OPEN, request=1)
+    far.heartbeat()
+    link(edge, far, 1, EPOCH)
+    far.send(wire.feeds(EPOCH, [SHARD]))
+    far.heartbeat()
+    assert lead(far, EPOCH + 1, [SHARD])[-1] == ("subscribe", GROUP, EPOCH, 3, SHARD)
+    edge.stop()
+    far.close()
+
+
+def test_global_channels_are_heard_nearby(edge: Edge, another: Callable[[int], Router]) -> None:
+    alice, near = edge.open("alice"), another(1)
+    edge.router.shards = True
+    feed(near, EPOCH, [shards.OF_GLOBALS])
+    one = edge.router.take()
+    while one["kind"] != records.SHARDS:
+        one = edge.router.take()
+    assert (one["which"], one["aux"]) == ({shards.OF_GLOBALS}, records.SAID | records.ELSEWHERE)
+    near.send(
+        wire.everybody("global:x", EPOCH, 0),
+        wire.message(0, EPOCH, 1, frame_of("global:x", 1, "all"), everybody=True),
+    )
+    assert alice.frame()[:3] == [MESSAGE, "global:x", 1]

@@ -38,6 +38,11 @@ def leads(epoch: int, shards: Iterable[int] = range(256)) -> bytes:
     return b"".join(record(records.LEADS, 0, struct.pack("=Q", epoch), shard=one) for one in shards)
 
 
+def feeds(epoch: int, shards: Iterable[int]) -> bytes:
+    """LEADS for each of these shards, of a router that follows another region's leader."""
+    return b"".join(record(records.LEADS, records.FEEDS, struct.pack("=Q", epoch), shard=one) for one in shards)
+
+
 def linked(epoch: int, *, ask: bool, stored_ms: int = 0, version: int = records.VERSION) -> bytes:
     return record(records.LINKED, int(ask), _LINK.pack(epoch, version, 0, stored_ms))
 
