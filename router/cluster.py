@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import msgpack
@@ -33,10 +33,21 @@ from router.directory.port import (
     Snapshot,
     Unavailable,
 )
+from router.publishers import Publishers
 from router.shard_keeper import ShardKeeper
 from router.shards import events as ev
 from router.shards.owners import Owner, prefix_of
-from router.shards.records import CORDONS, MOVES, PREFIXES, NodeRecord, Unreadable, decode, encode
+from router.shards.records import (
+    CORDONS,
+    MOVES,
+    PREFIXES,
+    PUBLISHERS,
+    NodeRecord,
+    PublishersRecord,
+    Unreadable,
+    decode,
+    encode,
+)
 
 LOADS = "loads/"
 LOADS_VERSION = 1
@@ -67,6 +78,7 @@ class Cluster:
         directory: used by this alone, and closed with it.
         keeper: of its shards.
         counts: how many messages were ordered so far, by shard.
+        publishers: the same by region of those who published them; of what is not counted, nothing.
 
     """
 
@@ -77,12 +89,15 @@ class Cluster:
         directory: Directory,
         keeper: ShardKeeper,
         counts: Callable[[], Sequence[int]],
+        publishers: Callable[[], Mapping[str, Sequence[int]]] = dict,
     ) -> None:
         self.node = node
         self._config = config
         self._directory = directory
         self._keeper = keeper
         self._counts = counts
+        self._published = publishers
+        self._publishers = Publishers()
         self._registration: Registration | None = None
         self._held = ACCOUNT.hold("handle", "the membership of a cluster", object_=self)
         self._tasks: list[asyncio.Task[NoReturn]] = []
@@ -219,6 +234,16 @@ class Cluster:
                 revision = getattr(result, "revision", 0)
                 if not revision or getattr(result, "value", value) is value:
                     break
+            await self._tell_publishers(identity)
+
+    async def _tell_publishers(self, identity: NodeEpoch) -> None:
+        """Write down which shards belong to another region than is written: seldom any."""
+        table = self._keeper.machine.view.publishers
+        homes = {int(name): seen.record.region for name, seen in table.items() if seen.record and name.isdecimal()}
+        for shard, region in self._publishers.look(self._published(), self._keeper.held(), homes).items():
+            key, value = f"{PUBLISHERS}{shard}", encode(PublishersRecord(region))
+            # One that is lost is found again at the next look.
+            await self._try_claim(Claim(key, table.get(str(shard)).revision, value, identity))
 
     async def _try_claim(self, claim: Claim) -> Any:
         """The result, None if it is not known."""
@@ -315,6 +340,11 @@ class Cluster:
                 if seen.record
                 and getattr(view.shards.get(str(seen.record.shard)).record, "epoch", 0) == seen.record.epoch
             ],
+            "regions": {
+                name: {"by": seen.record.by, "since_ms": seen.record.since_ms, "pace": seen.record.pace}
+                for name, seen in sorted(view.regions.items())
+                if seen.record
+            },
             "directory": {"answers": reach.answers},
         }
 
@@ -372,5 +402,6 @@ def view_alone(node: str, epoch: int) -> dict[str, Any]:
         "routers": [{**router, "leaving": False, "shards": COUNT_MAX, "load": 0.0}],
         "pins": {},
         "moves": [],
+        "regions": {},
         "directory": None,
     }

@@ -34,6 +34,10 @@ class DirectoryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     address: str = ""
     """How this node is reached: JSON {"bus": endpoint, "key": public key, "admin": URL}."""
     region: str = ""
+    """Where this node is; empty: there are no regions."""
+    placement: str = "spread"
+    """Where shards are led: `spread` over all routers, in the region of their `publishers`, or the first of a list of
+    regions (`eu,us`) that has routers."""
 
 
 class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -75,6 +79,8 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """How many replicas must have a batch before it counts as logged; -1: as many as Redis says it has, 1 at most."""
     log_redis_kept_bytes_max: int = 256 * 1024 * 1024
     """Of what was appended lately, in memory, to be given again to a Redis that lost it."""
+    log_regions: dict[str, str] = {}
+    """URLs of the other regions' Redis, by region; empty: there is one log, that of log_redis_url."""
     log_bytes_max: int = 64 * 1024 * 1024
     """Bytes that wait for the log; beyond it messages that have to be in it are refused, others are not logged."""
     log_open_timeout_s: int = 0

@@ -38,6 +38,7 @@ from router.sessions import Sessions
 from router.shard_keeper import ShardKeeper, ShardLog
 from router.shards.leadership import Leadership
 from router.shards.owners import Policy
+from router.shards.placement import placement_of
 from router.shards.roles import Settings
 
 STOP_DEADLINE_S = 5.0
@@ -162,7 +163,7 @@ class Router:
             assert isinstance(self.log, ShardLog), "the configuration allows no other in a cluster"
             log = self.log
         self.keeper = ShardKeeper(
-            Leadership(self.config.node, Settings(shards=config.shards)),
+            Leadership(self.config.node, settings_of(self.config, config)),
             directory,
             log,
             self.loop.put,
@@ -359,6 +360,16 @@ class Router:
         if self.log is not None:
             await self.log.close()
         self._held.close()
+
+
+def settings_of(config: RouterConfig, directory: DirectoryConfig) -> Settings:
+    """What the machine of shards goes by."""
+    return Settings(
+        shards=directory.shards,
+        region=directory.region,
+        regions=frozenset(config.log_regions),
+        placement=placement_of(directory.placement),
+    )
 
 
 def login_policy(config: RouterConfig) -> Policy:

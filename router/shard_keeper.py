@@ -6,6 +6,9 @@ One object a router process, used by its control thread's event loop alone; `fee
   told again before the data plane has said FORGOTTEN. One that is lost while it is read is forgotten after that.
 - What is to be opened in one turn of the event loop is opened in one call of the log, and read in few passes.
 - Nothing of a shard is on its way to the log or to the store of sessions when Drained is told, nor comes there later.
+- A shard is followed only while nothing of it as a led one is with the data plane, and led only when what was followed
+  is forgotten: whoever follows tells the data plane by `tell`, in one order with all else, and nothing more of a shard
+  once `follow` was called without it.
 """
 
 import asyncio
@@ -36,6 +39,8 @@ READ_TOGETHER = 32
 OPERATOR_DEADLINE_S = 10.0
 STOP_DEADLINE_S = 5.0
 _log = logging.getLogger("holdfast.shards")
+Leaders = Mapping[int, tuple[str, int]]
+"""By shard, the region where it is led, and its epoch."""
 
 
 @runtime_checkable
@@ -68,6 +73,7 @@ class ShardKeeper:
         flush: waits until all that is known of sessions is stored, within so many seconds; False: it is not.
         led: told of each shard, with its epoch, that is going to be led here; not when a pause ends.
         stopped: told of each shard that is not led here any more, or was not after all.
+        follow: told of all shards that are to be followed, and where each is led: region and epoch of the shard.
         everybodys: the namespaces of domain global.
         clock: that of leases.
 
@@ -83,6 +89,7 @@ class ShardKeeper:
         flush: Callable[[float], Awaitable[bool]],
         led: Callable[[int, int], None] = lambda shard, epoch: None,
         stopped: Callable[[int], None] = lambda shard: None,
+        follow: Callable[[frozenset[int], Leaders], None] = lambda shards, leaders: None,
         everybodys: Sequence[str] = ("global",),
         clock: Callable[[], float] = port.now,
     ) -> None:
@@ -98,6 +105,9 @@ class ShardKeeper:
         self._flush = flush
         self._led = led
         self._stopped = stopped
+        self._follow = follow
+        self._to_follow: Leaders = {}
+        self._followed: Leaders = {}
         self._everybodys = everybodys
         self._clock = clock
         self._events: deque[ev.Event] = deque()
@@ -125,6 +135,7 @@ class ShardKeeper:
             # What is read before it is led may be out of date by then, and would have to be forgotten first.
             ev.Prepare: lambda effect: self.feed(ev.Prepared(effect.shard, effect.epoch)),
             ev.Forget: lambda effect: None,
+            ev.Follow: self._on_follow,
             ev.WakeAt: self._wake_at,
             ev.Told: self._told,
             ev.Complain: lambda effect: _log.warning("%s", effect.text),
@@ -243,6 +254,35 @@ class ShardKeeper:
         """Whether what the data plane says of a shard is to be stored: it is led here, and not about to be given."""
         return shard in self._writes
 
+    # ------------------------------------------------------------------------------------------------------- following
+
+    def tell(self, kind: int, **fields: Any) -> None:
+        """Tell the data plane about a followed shard, behind all that was said before."""
+        self._orderly.tell(kind, **fields)
+
+    async def tell_much(self, kind: int, **fields: Any) -> None:
+        """The same of something large."""
+        # deadline: the data plane's next turns; nothing else fills the mailbox meanwhile
+        await self._orderly.tell_much(kind, **fields)
+
+    def _on_follow(self, effect: ev.Follow) -> None:
+        self._to_follow = effect.leaders
+        self._follow_what_is_free()
+
+    def _follow_what_is_free(self) -> None:
+        """What is to be followed and is neither led here nor still to be forgotten; the rest of it then."""
+        busy = self._wanted.keys() | self._opening.keys() | self._forgetting.keys()
+        free = {shard: leader for shard, leader in self._to_follow.items() if shard not in busy}
+        if free == self._followed:
+            return
+        let_go = self._followed.keys() - free.keys()
+        self._followed = free
+        self._follow(frozenset(free), free)
+        for shard in sorted(let_go):
+            self._forget(shard)
+
+    # --------------------------------------------------------------------------------------------------------- the end
+
     def _stop(self, effect: ev.Stop) -> None:
         self._writes.discard(effect.shard)
         self._wanted.pop(effect.shard, None)
@@ -270,6 +310,7 @@ class ShardKeeper:
         event = self._forgetting.pop(shard, None)
         if event is not None:
             event.set()
+        self._follow_what_is_free()
 
     # --------------------------------------------------------------------------------------------------------- opening
 

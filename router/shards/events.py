@@ -224,6 +224,14 @@ class Forget(NamedTuple):
     shard: int
 
 
+class Follow(NamedTuple):
+    """Of the shards that are led in other regions, keep these up to date from there, and no others."""
+
+    shards: frozenset[int]
+    leaders: Mapping[int, tuple[str, int]]
+    """By shard, the region where it is led, or was last, and its epoch there."""
+
+
 class WakeAt(NamedTuple):
     """Send a Tick at this time. Takes the place of the one before."""
 
@@ -245,5 +253,5 @@ class Complain(NamedTuple):
 
 
 Effect = (
-    Claims | Hold | Open | Lead | Pause | Drain | Resume | Stop | Prepare | Forget | WakeAt | Told | Complain
+    Claims | Hold | Open | Lead | Pause | Drain | Resume | Stop | Prepare | Forget | Follow | WakeAt | Told | Complain
 )  # fmt: skip

@@ -54,12 +54,14 @@ again only after a wait, and only when what the key says now still asks for it.
 """
 
 from router.shards import events as ev
+from router.shards.following import Following
 from router.shards.placement import place, ranking
 from router.shards.records import (
     CORDONS,
     MOVES,
     NODES,
     PINS,
+    REGIONS,
     SHARDS,
     CordonRecord,
     MoveRecord,
@@ -98,6 +100,8 @@ class Leadership:
         self._tickets = 0
         self._dirty: set[int] = set()
         self._plan: list[str | None] | None = None
+        self._following = Following(node, settings) if settings.regions else None
+        self._follow_anew = False
         self._weights: dict[str, int] = {}
         self._now = 0.0
         self._out: list[ev.Effect] = []
@@ -120,8 +124,13 @@ class Leadership:
             for shard in range(self.settings.shards):
                 record = view.shards.get(str(shard)).record
                 current.append(view.alive.get(record.node_epoch) if record else None)
-            self._plan = place(current, self._weights, view.pinned())
+            self._plan = place(current, self._weights, view.pinned(), view.preferred(self.settings.placement))
         return self._plan
+
+    def regions(self) -> frozenset[str]:
+        """The other regions in which routers live."""
+        settings = self.settings
+        return frozenset(region for region in settings.regions if self.view.routers_of(region))
 
     def step(self, event: ev.Event, now: float) -> list[ev.Effect]:
         """Take one event at a time by our clock; what is to be done about it, in order."""
@@ -131,6 +140,7 @@ class Leadership:
         self._wake = NEVER
         getattr(self, _HANDLERS[type(event)])(event)
         if self.view.ready():
+            self._follow()  # what is not followed any more is let go before it is opened
             self._look()
             self._open_again()
             if self._may_claim():
@@ -305,6 +315,16 @@ class Leadership:
             else:
                 self._unled.pop(shard, None)
         self._dirty.clear()
+
+    def _follow(self) -> None:
+        if self._following is None or not self._follow_anew:
+            return
+        self._follow_anew = False
+        effect = self._following.look(self.view, self.epoch)
+        if effect is not None:
+            self._out.append(effect)
+        self._out += (ev.Complain(text) for text in self._following.complaints)
+        self._following.complaints.clear()
 
     def _own(self, shard: int, record: ShardRecord, seen: Seen[ShardRecord]) -> None:
         held = self.held.get(shard)
@@ -493,9 +513,10 @@ class Leadership:
         if not names or prefix == MOVES:
             return
         self._plan = None
+        self._follow_anew = True
         if prefix == SHARDS:
             self._dirty.update(int(name) for name in names if name.isdecimal() and int(name) < self.settings.shards)
-        elif prefix in (NODES, CORDONS):
+        elif prefix in (NODES, CORDONS, REGIONS):
             self.view.count_nodes()
             weights = self.view.weights()
             if weights != self._weights:
@@ -504,6 +525,7 @@ class Leadership:
                 self._settled_at = self._now + self.settings.settle_s
 
     def _all_dirty(self) -> None:
+        self._follow_anew = True
         self._dirty.update(range(self.settings.shards))
 
     def _end_life(self) -> None:

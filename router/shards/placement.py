@@ -9,11 +9,19 @@ A placement that forgets where shards are (hash, then a cap) moves up to a third
 others change when a router comes or goes (docs/adr/0102). This one is also indifferent to the order of its own moves:
 done in part, what is left of the plan is the plan (tests/router/shards/test_placement.py), so routers that see the
 moves of others late agree all the same.
+
+Where there are regions, shards may have one in which they are rather led (`Preferences`): those with the same region
+share its routers as above, whatever the others do. A region without routers that take shards is passed over.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
+from typing import NamedTuple
+
+BY_PUBLISHERS = "publishers"
+SPREAD = "spread"
 
 
 @lru_cache(maxsize=65_536)
@@ -27,7 +35,28 @@ def ranking(shard: int, routers: Sequence[str]) -> list[str]:
     return sorted(routers, key=lambda router: (-score(shard, router), router))
 
 
-def place(current: Sequence[str | None], weights: Mapping[str, int], pins: Mapping[int, str]) -> list[str | None]:
+def placement_of(text: str) -> tuple[str, ...]:
+    """What `directory.placement` says: regions in order, of BY_PUBLISHERS alone each shard's own; empty: SPREAD."""
+    return () if text == SPREAD else tuple(text.split(","))
+
+
+class Preferences(NamedTuple):
+    """In which region shards are rather led, where that is not all the same."""
+
+    regions: Mapping[str, str]
+    """By router."""
+    order: tuple[str, ...]
+    """Regions in order: all shards go to the first that has takers."""
+    homes: Mapping[int, str]
+    """By shard, the region it belongs to, while that has takers. Before the order."""
+
+
+def place(
+    current: Sequence[str | None],
+    weights: Mapping[str, int],
+    pins: Mapping[int, str],
+    preferences: Preferences | None = None,
+) -> list[str | None]:
     """The placement that is wanted.
 
     Args:
@@ -35,6 +64,7 @@ def place(current: Sequence[str | None], weights: Mapping[str, int], pins: Mappi
         weights: of the routers that live; twice the weight, twice the shards. 0: it gets none (cordoned), and keeps
             those that it has only while there is nobody else.
         pins: shards that an operator wants to be somewhere, as long as that router lives and takes shards.
+        preferences: where shards are rather; None: all routers share all shards.
 
     Returns:
         By shard, the router that is to lead it; None: there is no router for it.
@@ -44,16 +74,47 @@ def place(current: Sequence[str | None], weights: Mapping[str, int], pins: Mappi
         return [router if router in weights else None for router in current]
     pinned = {shard: to for shard, to in pins.items() if to in takers and shard < len(current)}
     wanted: list[str | None] = [pinned.get(shard, router) for shard, router in enumerate(current)]
+    for home, shards in _by_home(len(current), takers, preferences).items():
+        ours = takers
+        if home and preferences is not None:
+            ours = {router: weight for router, weight in takers.items() if preferences.regions.get(router) == home}
+            shards = [shard for shard in shards if pinned.get(shard, next(iter(ours))) in ours]
+        _place_some(shards, wanted, weights, ours, pinned)
+    return wanted
+
+
+def _by_home(count: int, takers: Mapping[str, int], preferences: Preferences | None) -> dict[str, list[int]]:
+    """The shards that share the same routers: by region, those of no region under an empty name."""
+    if preferences is None:
+        return {"": list(range(count))}
+    there = {preferences.regions.get(router, "") for router in takers}
+    first = next((region for region in preferences.order if region in there), "")
+    found: dict[str, list[int]] = {}
+    for shard in range(count):
+        home = preferences.homes.get(shard, "")
+        found.setdefault(home if home in there else first, []).append(shard)
+    return found
+
+
+def _place_some(
+    shards: Sequence[int],
+    wanted: list[str | None],
+    weights: Mapping[str, int],
+    takers: Mapping[str, int],
+    pinned: Mapping[int, str],
+) -> None:
+    """Place these shards among these routers, in the fewest moves."""
     held = dict.fromkeys(weights, 0)
-    for router in wanted:
+    fixed = dict.fromkeys(takers, 0)
+    for shard in shards:
+        router = wanted[shard]
         if router in held:
             held[router] += 1
-    fixed = dict.fromkeys(takers, 0)
-    for to in pinned.values():
-        fixed[to] += 1
-    shares = _shares(len(current), takers, fixed, held)
+        if shard in pinned:
+            fixed[pinned[shard]] += 1
+    shares = _shares(len(shards), takers, fixed, held)
     room = {router: shares.get(router, 0) - count for router, count in held.items()}
-    for shard, taker in _order(len(current), tuple(sorted(takers))):
+    for shard, taker in _order(tuple(shards), tuple(sorted(takers))):
         if room[taker] <= 0 or shard in pinned:
             continue
         holder = wanted[shard]
@@ -64,7 +125,6 @@ def place(current: Sequence[str | None], weights: Mapping[str, int], pins: Mappi
             room[holder] += 1
             room[taker] -= 1
             wanted[shard] = taker
-    return wanted
 
 
 def _shares(count: int, takers: Mapping[str, int], fixed: Mapping[str, int], held: Mapping[str, int]) -> dict[str, int]:
@@ -93,8 +153,21 @@ def _shares(count: int, takers: Mapping[str, int], fixed: Mapping[str, int], hel
 
 
 @lru_cache(maxsize=64)
-def _order(count: int, routers: tuple[str, ...]) -> tuple[tuple[int, str], ...]:
+def _order(shards: tuple[int, ...], routers: tuple[str, ...]) -> tuple[tuple[int, str], ...]:
     """All pairs of a shard and a router, those first that belong together most."""
-    pairs = [(shard, router) for shard in range(count) for router in routers]
+    pairs = [(shard, router) for shard in shards for router in routers]
     pairs.sort(key=lambda pair: (-score(*pair), pair))
     return tuple(pairs)
+
+
+def follower(shard: int, routers: Mapping[str, int]) -> str | None:
+    """Which of a region's routers follows a shard that is led elsewhere: rendezvous hashing by weight; None: nobody.
+
+    A router that comes or goes changes nothing for the others' shards. Nothing is counted, so the parts are even only
+    nearly (Thaler and Ravishankar 1998); to follow is cheaper than to lead, and two that do it at once do no harm.
+    """
+
+    def drawn(router: str) -> tuple[float, str]:
+        return -routers[router] / math.log((score(shard, router) + 1) / (2**64 + 1)), router
+
+    return max(routers, key=drawn, default=None)

@@ -16,7 +16,9 @@ SHARDS = "shards/"
 MOVES = "moves/"
 PINS = "pins/"
 CORDONS = "cordons/"
-PREFIXES = (NODES, SHARDS, MOVES, PINS, CORDONS)
+REGIONS = "regions/"
+PUBLISHERS = "publishers/"
+PREFIXES = (NODES, SHARDS, MOVES, PINS, CORDONS, REGIONS, PUBLISHERS)
 VERSION = 1
 _T = TypeVar("_T")
 
@@ -69,18 +71,40 @@ class CordonRecord(NamedTuple):
     """0: until it is lifted; otherwise only in that life of the node, which is about to end."""
 
 
+class RegionRecord(NamedTuple):
+    """`regions/<name>`: an operator has the region evacuated: it leads nothing, its clients go elsewhere."""
+
+    by: str
+    """Who wanted that."""
+    since_ms: int
+    """Of the wall clock."""
+    pace: int = 0
+    """Clients of the region that are sent away a second; 0: each gateway's own pace."""
+
+
+class PublishersRecord(NamedTuple):
+    """`publishers/<n>`: from which region most of a shard's publishes come, as its leader found."""
+
+    region: str
+
+
 _SHAPES: dict[Any, tuple[type, ...]] = {
     NodeRecord: (int, str, str),
     ShardRecord: (str, int, int, str),
     MoveRecord: (int, int, int),
     PinRecord: (str,),
     CordonRecord: (int,),
+    RegionRecord: (str, int, int),
+    PublishersRecord: (str,),
     Owner: (str, str, str, str, int, int, int),
 }
 HOWS = ("claimed", "taken", "handed", "kept", "raised")
 
 
-def encode(record: NodeRecord | ShardRecord | MoveRecord | PinRecord | CordonRecord | Owner) -> bytes:
+Record = NodeRecord | ShardRecord | MoveRecord | PinRecord | CordonRecord | RegionRecord | PublishersRecord | Owner
+
+
+def encode(record: Record) -> bytes:
     """The value of a record."""
     packed: bytes = msgpack.packb([VERSION, *record])
     return packed

@@ -27,12 +27,21 @@ class Settings:
     """A taker that did not get the shard within it gives up, and takes another."""
     retry_s: float = 0.5
     """After what failed: a claim that lost or was not answered, an Open that was refused."""
+    region: str = ""
+    """Where this router is; empty: there are no regions."""
+    regions: frozenset[str] = frozenset()
+    """The others whose logs are known; empty: what is led elsewhere is not followed."""
+    placement: tuple[str, ...] = ()
+    """Regions in the order in which shards are rather led in them; of BY_PUBLISHERS alone, each where its publishers
+    are; empty: in all alike."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.shards <= 65_536:
             raise ValueError(f"{self.shards} shards: 1 to 65536")
         if self.drain_s >= self.take_s:
             raise ValueError(f"a drain of {self.drain_s} s does not fit into a taker's {self.take_s} s")
+        if self.region in self.regions or (self.regions and not self.region):
+            raise ValueError(f"region {self.region!r} has to be one beside {', '.join(sorted(self.regions))}")
         times = (self.margin_s, self.settle_s, self.patience_s)
         if min(times) < 0 or min(self.drain_s, self.retry_s) <= 0 or self.patience_rank_max < 1:
             raise ValueError(

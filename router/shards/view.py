@@ -12,16 +12,21 @@ this safe:
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from router.shards.placement import BY_PUBLISHERS, Preferences
 from router.shards.records import (
     CORDONS,
     MOVES,
     NODES,
     PINS,
+    PUBLISHERS,
+    REGIONS,
     SHARDS,
     CordonRecord,
     MoveRecord,
     NodeRecord,
     PinRecord,
+    PublishersRecord,
+    RegionRecord,
     ShardRecord,
     Unreadable,
     decode,
@@ -127,8 +132,20 @@ class View:
         self.moves: Table[MoveRecord] = Table(MOVES, MoveRecord)
         self.pins: Table[PinRecord] = Table(PINS, PinRecord)
         self.cordons: Table[CordonRecord] = Table(CORDONS, CordonRecord)
-        everything: tuple[Table[Any], ...] = (self.nodes, self.shards, self.moves, self.pins, self.cordons)
-        self.tables = {table.prefix: table for table in everything}
+        self.regions: Table[RegionRecord] = Table(REGIONS, RegionRecord)
+        self.publishers: Table[PublishersRecord] = Table(PUBLISHERS, PublishersRecord)
+        self.tables: dict[str, Table[Any]] = {
+            table.prefix: table
+            for table in (
+                self.nodes,
+                self.shards,
+                self.moves,
+                self.pins,
+                self.cordons,
+                self.regions,
+                self.publishers,
+            )
+        }
         self.alive: dict[int, str] = {}
         """The nodes that live, by epoch."""
 
@@ -145,14 +162,59 @@ class View:
         return epoch not in self.alive and self.nodes.reached >= epoch
 
     def weights(self) -> dict[str, int]:
-        """The routers that live, with their weights; 0: cordoned."""
+        """The routers that live, with their weights; 0: cordoned, or its region is evacuated."""
         found = {}
         for name, seen in self.nodes.items():
             if seen.record is not None and seen.record.weight > 0:
-                cordon = self.cordons.get(name)
-                cordoned = cordon.revision and (cordon.record is None or cordon.record.epoch in (0, seen.revision))
-                found[name] = 0 if cordoned else seen.record.weight
+                leads = not self.cordoned(name) and not self.evacuated(seen.record.region)
+                found[name] = seen.record.weight if leads else 0
         return found
+
+    def cordoned(self, name: str) -> bool:
+        """Whether a node is to lead nothing."""
+        cordon = self.cordons.get(name)
+        if not cordon.revision:
+            return False
+        return cordon.record is None or cordon.record.epoch in (0, self.nodes.get(name).revision)
+
+    def evacuated(self, region: str) -> bool:
+        """Whether a region is to lead nothing; what cannot be read counts as that."""
+        return bool(region) and self.regions.get(region).revision > 0
+
+    def routers_of(self, region: str) -> dict[str, int]:
+        """The routers of a region that live, with their own weights, whatever they are to lead."""
+        return {
+            name: seen.record.weight
+            for name, seen in self.nodes.items()
+            if seen.record is not None and seen.record.weight > 0 and seen.record.region == region
+        }
+
+    def region_of(self, name: str) -> str:
+        """The region of a node that lives; empty: it has none, or is not there."""
+        record = self.nodes.get(name).record
+        return record.region if record is not None else ""
+
+    def preferred(self, placement: tuple[str, ...]) -> Preferences | None:
+        """What placement goes by beside weights; None: by nothing.
+
+        Args:
+            placement: regions in order; of PUBLISHERS alone, each shard's own.
+
+        """
+        if not placement:
+            return None
+        regions = {name: seen.record.region for name, seen in self.nodes.items() if seen.record is not None}
+        if placement != (BY_PUBLISHERS,):
+            return Preferences(regions, placement, {})
+        return Preferences(
+            regions,
+            (),
+            {
+                int(name): seen.record.region
+                for name, seen in self.publishers.items()
+                if seen.record and name.isdecimal()
+            },
+        )
 
     def pinned(self) -> dict[int, str]:
         """Shards that an operator placed."""

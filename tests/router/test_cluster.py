@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from router.directory.etcd import EtcdDirectory
 from router.directory.etcd_config import EtcdConfig
 from router.directory.port import Claim, NotAllowed
 from router.shards.owners import Owner, prefix_of
-from router.shards.records import CordonRecord, MoveRecord, encode
+from router.shards.records import REGIONS, CordonRecord, MoveRecord, PublishersRecord, RegionRecord, encode
 from tests.router.units import DEADLINE_S, QUICK, SHARDS, Logs, MemoryLog, Unit, know_each_other, share, until
 from tests.servers import etcd
 
@@ -29,8 +30,8 @@ async def units(store: Store, logs: Logs) -> AsyncIterator[Make]:
     """Makes routers that end with the test."""
     made: list[Unit] = []
 
-    async def make(node: str, *, weight: int = 1) -> Unit:
-        unit = Unit(node, EmbeddedDirectory(store), MemoryLog(logs), weight=weight)
+    async def make(node: str, **settings: Any) -> Unit:
+        unit = Unit(node, EmbeddedDirectory(store), MemoryLog(logs), **settings)
         made.append(unit)
         know_each_other(*made)
         return await unit.start()
@@ -311,3 +312,34 @@ def test_over_etcd_routers_share_hand_over_and_take_over() -> None:
 
     with etcd.running() as member:
         asyncio.run(limited(member))
+
+
+def test_the_leader_writes_down_where_a_shards_publishers_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.cluster.LOADS_S", 0.02)
+
+    async def body(make: Make, store: Store) -> None:
+        counts = {"us": [0] * SHARDS}
+        unit = await make("a", publishers=lambda: counts)
+        await until(lambda: len(unit.plane.leads_now()) == SHARDS, "all are led")
+        counts["us"][2] = 1_000
+        view = unit.keeper.machine.view
+        await until(lambda: view.publishers.get("2").record == PublishersRecord("us"), "it is written")
+        assert [name for name, _ in view.publishers.items()] == ["2"]
+
+    run(body)
+
+
+def test_operators_see_which_regions_are_evacuated() -> None:
+    async def body(make: Make, store: Store) -> None:
+        unit = await make("a", region="eu")
+        await until(lambda: len(unit.plane.leads_now()) == SHARDS, "all are led")
+        assert (await unit.cluster.view())["regions"] == {}
+        directory = EmbeddedDirectory(store)
+        await directory.transact([Claim(f"{REGIONS}eu", 0, encode(RegionRecord("somebody", 5, 9)))])
+        await directory.close()
+        await until(lambda: unit.keeper.machine.view.evacuated("eu"), "it is seen")
+        told = await unit.cluster.view()
+        assert told["regions"] == {"eu": {"by": "somebody", "since_ms": 5, "pace": 9}}
+        assert told["routers"][0]["region"] == "eu"
+
+    run(body)

@@ -28,7 +28,7 @@ from router.cluster import LeaseOver
 from router.config import DirectoryConfig, RouterConfig
 from router.directory.port import NotAllowed, Unavailable
 from router.log.port import LogBroken, LogDeposed, LogError, LogInUse, LogLost, LogUnavailable
-from router.process import ALONE, EXIT_CONFIG, EXIT_UNAVAILABLE, Router, exit_code
+from router.process import ALONE, EXIT_CONFIG, EXIT_UNAVAILABLE, Router, exit_code, settings_of
 from tests.conftest import free_ports
 from tests.router.units import until
 from tests.servers import etcd, redis
@@ -437,3 +437,11 @@ def test_what_is_kept_for_redis_is_a_gauge_beside_its_bound() -> None:
     gauges = stats.read()["gauges"]
     assert gauges["log_redis_kept_bytes"] > 5_000
     assert gauges["log_redis_kept_bytes_max"] == 1_000
+
+
+def test_the_machine_is_told_the_regions_and_where_shards_are_led() -> None:
+    directory = DirectoryConfig(endpoints=(), shards=8, region="eu", placement="eu,us")
+    config = RouterConfig(node="n", endpoint="e", epoch=1, directory=directory, log_regions={"us": "redis://us"})
+    settings = settings_of(config, directory)
+    assert (settings.shards, settings.region, settings.regions) == (8, "eu", frozenset({"us"}))
+    assert settings.placement == ("eu", "us")

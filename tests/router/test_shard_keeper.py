@@ -1,6 +1,7 @@
 """The keeper of shards: what the machine wants is done in order, together, and never for a shard that is not ours."""
 
 import asyncio
+import dataclasses
 from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
@@ -14,8 +15,9 @@ from router.log.port import LogDeposed
 from router.shard_keeper import EPOCH_BITS
 from router.shards import events as ev
 from router.shards.leadership import Leadership
+from router.shards.records import NODES, REGIONS, NodeRecord, PinRecord, RegionRecord, ShardRecord, encode
 from router.shards.records import SHARDS as PREFIX
-from router.shards.records import PinRecord, ShardRecord, encode
+from router.shards.roles import Settings
 from tests.router.units import DEADLINE_S, QUICK, SHARDS, Logs, MemoryLog, Unit, know_each_other, standing, until
 
 Body = Callable[[Store], Awaitable[None]]
@@ -281,3 +283,57 @@ def test_a_tick_comes_when_it_is_due_and_the_last_wish_counts() -> None:
         await unit.end()
 
     run(body)
+
+
+def _in(region: str, other: str) -> Settings:
+    return dataclasses.replace(QUICK, region=region, regions=frozenset({other}), placement=("eu", "us"))
+
+
+def test_a_shard_is_followed_or_led_and_forgotten_in_between() -> None:
+    async def body(store: Store) -> None:
+        eu = await Unit("a", EmbeddedDirectory(store), settings=_in("eu", "us"), region="eu").start()
+        await until(lambda: len(eu.plane.leads_now()) == SHARDS, "all are led")
+        us = await Unit("b", EmbeddedDirectory(store), settings=_in("us", "eu"), region="us").start()
+        know_each_other(eu, us)
+        await until(lambda: us.follows[-1:] == [dict.fromkeys(range(SHARDS), ("eu", 1))], "all are followed")
+        assert us.plane.told(notes.FORGET, notes.LEAD) == []
+        assert eu.follows == []
+        await store_claim(store, Claim(f"{REGIONS}eu", 0, encode(RegionRecord("op", 1))))
+        await until(lambda: len(us.plane.leads_now()) == SHARDS, "the other region leads all")
+        for shard in range(SHARDS):
+            mine = [kind for kind, one in us.plane.told(notes.FORGET, notes.LEAD) if one == shard]
+            assert mine == [notes.FORGET, notes.LEAD]
+        assert us.follows[-1] == {}
+        await until(lambda: eu.follows and len(eu.follows[-1]) == SHARDS, "what was given away is followed")
+        assert set(eu.follows[-1].values()) == {("us", 2)}
+        await eu.end()
+        await us.end()
+
+    run(body)
+
+
+def test_what_was_led_is_followed_once_it_is_forgotten() -> None:
+    async def body(store: Store) -> None:
+        unit = await Unit("a", EmbeddedDirectory(store), settings=_in("eu", "us"), region="eu").start()
+        await until(lambda: len(unit.plane.leads_now()) == SHARDS, "all are led")
+        unit.plane.forgets = False
+        epoch = unit.keeper.machine.epoch
+        unit.keeper.feed(ev.Changed(NODES, 900, ((f"{NODES}b", encode(NodeRecord(1, "", "us")), 900),)))
+        unit.keeper.feed(ev.Changed(PREFIX, 901, ((f"{PREFIX}3", encode(ShardRecord("b", 900, 2, "taken")), 901),)))
+        assert epoch != 900
+        await until(lambda: (notes.FORGET, 3) in unit.plane.told(notes.FORGET), "it is to be forgotten")
+        assert unit.follows == []
+        unit.plane.forgotten(3)
+        await until(lambda: unit.follows == [{3: ("us", 2)}], "it is followed")
+        unit.keeper.tell(notes.LOG_RECOVER, request=3)
+        await unit.keeper.tell_much(notes.LOG_RECOVER, request=3, text=b"much")
+        assert [fields.get("text") for kind, fields in unit.plane.notes if kind == notes.LOG_RECOVER] == [None, b"much"]
+        await unit.end()
+
+    run(body)
+
+
+async def store_claim(store: Store, claim: Claim) -> None:
+    directory = EmbeddedDirectory(store)
+    await directory.transact([claim])
+    await directory.close()

@@ -144,14 +144,19 @@ class Unit:
         settings: Settings = QUICK,
         ttl_s: int = 5,
         weight: int = 1,
+        region: str = "",
+        publishers: Callable[[], Mapping[str, Sequence[int]]] = dict,
     ) -> None:
         self.plane = Plane()
+        self.follows: list[dict[int, tuple[str, int]]] = []
         self.flushed: list[float] = []
         self.led: list[tuple[int, int]] = []
         self.stopped: list[int] = []
         self.flushes = True
         self.directory = directory
-        config = DirectoryConfig(endpoints=(), shards=settings.shards, ttl_s=ttl_s, weight=weight, address=f"at {node}")
+        config = DirectoryConfig(
+            endpoints=(), shards=settings.shards, ttl_s=ttl_s, weight=weight, address=f"at {node}", region=region
+        )
         self.keeper = ShardKeeper(
             Leadership(node, settings),
             directory,
@@ -160,10 +165,16 @@ class Unit:
             flush=self._flush,
             led=lambda shard, epoch: self.led.append((shard, epoch)),
             stopped=self.stopped.append,
+            follow=self._follow,
         )
         self.plane.keeper = self.keeper
-        self.cluster = Cluster(node, config, directory, self.keeper, lambda: self.plane.counts)
+        self.cluster = Cluster(node, config, directory, self.keeper, lambda: self.plane.counts, publishers)
         self.running: asyncio.Task[Any] | None = None
+
+    def _follow(self, shards: frozenset[int], leaders: Mapping[int, tuple[str, int]]) -> None:
+        assert shards == leaders.keys()
+        assert not shards & self.plane.led.keys(), "what is led here is not followed"
+        self.follows.append(dict(leaders))
 
     async def _flush(self, deadline_s: float) -> bool:
         self.flushed.append(deadline_s)

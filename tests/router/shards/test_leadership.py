@@ -13,11 +13,13 @@ from router.shards.records import (
     NODES,
     PINS,
     PREFIXES,
+    REGIONS,
     SHARDS,
     CordonRecord,
     MoveRecord,
     NodeRecord,
     PinRecord,
+    RegionRecord,
     ShardRecord,
     decode,
     encode,
@@ -370,3 +372,39 @@ def test_a_key_that_cannot_be_read_is_left_alone_and_told_of() -> None:
     router = Machine(shards=1)
     assert "shards/0" in one(router.put(f"{SHARDS}0", b"?"), ev.Complain).text
     assert claims(router.step(ev.Tick(), 50.0)) == ()
+
+
+def test_a_followed_shard_is_let_go_before_it_is_opened_and_followed_again_behind_its_stop() -> None:
+    machine = Machine()
+    machine.machine = Leadership("a", Settings(shards=2, region="eu", regions=frozenset({"us"})))
+    nodes = {name: (encode(NodeRecord(1, "", region)), at) for name, region, at in (("a", "eu", A), ("b", "us", B))}
+    led = {f"{SHARDS}{shard}": (encode(ShardRecord("b", B, 1, "taken")), 5) for shard in range(2)}
+    for prefix in PREFIXES:
+        items = {NODES + name: item for name, item in nodes.items()} if prefix == NODES else {}
+        machine.step(ev.Snapshot(prefix, 10, led if prefix == SHARDS else items))
+    effects = machine.step(ev.Registered(A))
+    assert one(effects, ev.Follow) == ev.Follow(frozenset({0, 1}), {0: ("us", 1), 1: ("us", 1)})
+    assert machine.machine.regions() == {"us"}
+    effects = machine.put(f"{SHARDS}0", encode(ShardRecord("a", A, 2, "handed")))
+    follow = one(effects, ev.Follow)
+    assert follow.shards == {1}
+    assert effects.index(follow) < effects.index(ev.Open(0, 2))
+    effects = machine.put(f"{SHARDS}0", encode(ShardRecord("b", B, 3, "handed")))
+    assert ev.Stop(0) in effects
+    assert one(effects, ev.Follow).leaders == {0: ("us", 3), 1: ("us", 1)}
+    machine.put(NODES + "b", None)
+    assert machine.machine.regions() == frozenset()
+
+
+def test_an_evacuated_region_gives_its_shards_away_and_gets_none() -> None:
+    machine = Machine(nodes="")
+    for name, region in (("a", "eu"), ("b", "us")):
+        machine.machine.view.nodes.learn(name, encode(NodeRecord(1, "", region)), 20 + ord(name))
+    machine.revision = 200
+    machine.put(NODES + "c", encode(NodeRecord(1, "", "us")))
+    assert set(machine.machine.plan()) <= {"a", "b", "c"}
+    machine.put(REGIONS + "us", encode(RegionRecord("somebody", 1)))
+    assert machine.machine.plan() == ["a", "a"]
+    machine.put(REGIONS + "us", None)
+    machine.put(REGIONS + "eu", encode(RegionRecord("somebody", 1)))
+    assert not {"a"} & set(machine.machine.plan())

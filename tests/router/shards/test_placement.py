@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.shards.placement import place, ranking, score
+from router.shards.placement import BY_PUBLISHERS, Preferences, follower, place, placement_of, ranking, score
 
 SHARDS = 256
 NAMES = [f"router-{number}" for number in range(12)]
@@ -132,3 +132,77 @@ def test_what_is_left_of_a_plan_is_the_plan(held: list[str | None], weights: dic
     placed = place(held, weights, {})
     partly = [new if chance.random() < 0.5 else old for old, new in zip(held, placed, strict=True)]  # type: ignore[attr-defined]
     assert place(partly, weights, {}) == placed
+
+
+EU, US = dict.fromkeys(NAMES[:2], 1), dict.fromkeys(NAMES[2:4], 1)
+REGIONS = dict.fromkeys(EU, "eu") | dict.fromkeys(US, "us")
+PREFERENCES = st.builds(
+    Preferences,
+    st.dictionaries(st.sampled_from(NAMES), st.sampled_from(["eu", "us", "ap"])),
+    st.lists(st.sampled_from(["eu", "us", "ap"]), unique=True).map(tuple),
+    st.dictionaries(st.integers(0, 63), st.sampled_from(["eu", "us", "ap"])),
+)
+
+
+def test_the_policy_is_a_word_or_regions_in_order() -> None:
+    assert placement_of("spread") == ()
+    assert placement_of("publishers") == (BY_PUBLISHERS,)
+    assert placement_of("eu,us") == ("eu", "us")
+
+
+def test_all_shards_go_to_the_first_region_that_has_routers_which_take_any() -> None:
+    ordered = Preferences(REGIONS, ("ap", "us", "eu"), {})
+    placed = place([None] * SHARDS, EU | US, {}, ordered)
+    assert Counter(placed) == dict.fromkeys(US, 128)
+    evacuated = place(placed, EU | dict.fromkeys(US, 0), {}, ordered)
+    assert Counter(evacuated) == dict.fromkeys(EU, 128)
+    assert place(evacuated, EU | US, {}, ordered) == placed, "they come back to where they were"
+
+
+def test_a_shard_is_in_the_region_of_its_publishers_and_the_others_are_anywhere() -> None:
+    spread = place([None] * SHARDS, EU | US, {})
+    homes = dict.fromkeys(range(16), "eu") | dict.fromkeys(range(16, 24), "ap")
+    placed = place(spread, EU | US, {}, Preferences(REGIONS, (), homes))
+    assert Counter(placed[:16]) == dict.fromkeys(EU, 8)
+    assert max(Counter(placed[16:]).values()) - min(Counter(placed[16:]).values()) <= 1
+    # No more moves than there have to be.
+    there = Counter(router for router in spread[:16] if router in EU)
+    assert _moved(spread[:16], placed[:16]) == 16 - sum(min(8, count) for count in there.values())
+
+
+def test_what_an_operator_pinned_stays_whatever_its_region() -> None:
+    placed = place([None] * 8, EU | US, {3: NAMES[0]}, Preferences(REGIONS, ("us",), {}))
+    assert placed[3] == NAMES[0]
+    assert set(placed[:3] + placed[4:]) == set(US)
+
+
+@given(HELD, CLUSTERS, PINS, PREFERENCES, st.randoms(use_true_random=False))
+def test_with_regions_a_plan_done_in_part_is_the_plan(
+    held: list[str | None],
+    weights: dict[str, int],
+    pins: dict[int, str],
+    preferences: Preferences,
+    chance: object,
+) -> None:
+    placed = place(held, weights, pins, preferences)
+    partly = [new if chance.random() < 0.5 else old for old, new in zip(held, placed, strict=True)]  # type: ignore[attr-defined]
+    assert place(partly, weights, pins, preferences) == placed
+    if any(weights.values()):
+        assert all(weights.get(router or "") for router in placed)
+
+
+@given(HELD, CLUSTERS, PINS)
+def test_without_preferences_nothing_is_preferred(
+    held: list[str | None], weights: dict[str, int], pins: dict[int, str]
+) -> None:
+    assert place(held, weights, pins, Preferences({}, (), {})) == place(held, weights, pins)
+
+
+def test_followers_share_by_weight_and_only_the_shards_of_who_goes_move() -> None:
+    routers = {"a": 1, "b": 1, "c": 2}
+    chosen = [follower(shard, routers) for shard in range(SHARDS * 4)]
+    counts = Counter(chosen)
+    assert counts["c"] > 1.6 * max(counts["a"], counts["b"])
+    without = [follower(shard, {"a": 1, "c": 2}) for shard in range(SHARDS * 4)]
+    assert {old for old, new in zip(chosen, without, strict=True) if old != new} == {"b"}
+    assert follower(0, {}) is None

@@ -11,6 +11,8 @@ from router.shards.records import (
     MoveRecord,
     NodeRecord,
     PinRecord,
+    PublishersRecord,
+    RegionRecord,
     ShardRecord,
     Unreadable,
     decode,
@@ -26,6 +28,8 @@ RECORDS = st.one_of(
     st.builds(MoveRecord, NUMBERS, NUMBERS, NUMBERS),
     st.builds(PinRecord, st.text()),
     st.builds(CordonRecord, NUMBERS),
+    st.builds(RegionRecord, st.text(), NUMBERS, NUMBERS),
+    st.builds(PublishersRecord, st.text()),
     st.builds(Owner, st.text(), st.text(), st.text(), st.text(), NUMBERS, NUMBERS, NUMBERS),
 )
 

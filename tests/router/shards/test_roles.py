@@ -23,6 +23,8 @@ def test_a_move_fits_into_what_is_promised() -> None:
         ({"margin_s": -0.1}, "above 0"),
         ({"retry_s": 0.0}, "above 0"),
         ({"patience_rank_max": 0}, "patience_rank_max"),
+        ({"region": "eu", "regions": frozenset({"eu", "us"})}, "'eu' has to be one beside eu, us"),
+        ({"regions": frozenset({"us"})}, "'' has to be one beside us"),
     ],
 )
 def test_what_cannot_work_is_refused(given: dict[str, Any], why: str) -> None:

@@ -3,11 +3,23 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.shards.records import NODES, SHARDS, NodeRecord, ShardRecord, encode
+from router.shards.placement import BY_PUBLISHERS, Preferences
+from router.shards.records import (
+    NODES,
+    PUBLISHERS,
+    REGIONS,
+    SHARDS,
+    NodeRecord,
+    PublishersRecord,
+    RegionRecord,
+    ShardRecord,
+    encode,
+)
 from router.shards.view import Table, View
 
 NODE = encode(NodeRecord(1, "a:1"))
 # What happens to two keys, in the order of revisions: a value, or gone.
+NODES_OF_REGIONS = (("a", 1, "eu"), ("b", 2, "eu"), ("c", 3, "us"), ("d", 1, "ap"), ("e", 1, ""), ("a.gw", 0, "eu"))
 HISTORY = st.lists(st.tuples(st.sampled_from("01"), st.booleans()), min_size=1, max_size=12)
 
 
@@ -109,3 +121,28 @@ def test_what_cannot_be_read_is_somebodys_and_is_told_once() -> None:
     assert view.shards.get("3").revision == 4
     assert [text.partition(" ")[0] for text in view.complaints()] == ["nodes/new", "shards/3"]
     assert view.complaints() == []
+
+
+def test_what_is_evacuated_leads_nothing_and_is_there_all_the_same() -> None:
+    view = View()
+    nodes = {name: NodeRecord(weight, "", region) for name, weight, region in NODES_OF_REGIONS}
+    view.nodes.snapshot(5, {NODES + name: (encode(record), 5) for name, record in nodes.items()})
+    view.regions.snapshot(5, {REGIONS + "eu": (encode(RegionRecord("op", 7)), 5), REGIONS + "ap": (b"?", 5)})
+    assert view.weights() == {"a": 0, "b": 0, "c": 3, "d": 0, "e": 1}
+    assert (view.evacuated("eu"), view.evacuated("us"), view.evacuated("ap"), view.evacuated("")) == (
+        True,
+        False,
+        True,
+        False,
+    )
+    assert view.routers_of("eu") == {"a": 1, "b": 2}
+    assert (view.region_of("c"), view.region_of("nobody")) == ("us", "")
+
+
+def test_placement_goes_by_regions_in_order_or_by_what_leaders_wrote_down() -> None:
+    view = View()
+    view.nodes.snapshot(5, {NODES + "a": (encode(NodeRecord(1, "", "eu")), 5)})
+    view.publishers.snapshot(5, {PUBLISHERS + "3": (encode(PublishersRecord("us")), 4)})
+    assert view.preferred(()) is None
+    assert view.preferred(("us", "eu")) == Preferences({"a": "eu"}, ("us", "eu"), {})
+    assert view.preferred((BY_PUBLISHERS,)) == Preferences({"a": "eu"}, (), {3: "us"})
