@@ -21,6 +21,7 @@ from gateway.cli_channel import channel
 from gateway.cli_config import config
 from gateway.cli_growth import growth
 from gateway.cli_ledger import ledger
+from gateway.cli_regions import region
 from gateway.cli_shards import shard_commands
 from gateway.cli_supervision import supervision_commands
 from gateway.cli_user import user
@@ -236,6 +237,7 @@ cli.add_command(channel)
 cli.add_command(user)
 supervision_commands(cli)
 shard_commands(cli)
+cli.add_command(region)
 cli.add_command(ledger)
 
 

@@ -262,3 +262,12 @@ def _ended(one: dict[str, Any]) -> str:
     if one["was"] == one["state"]:
         return f"{one['id']}{whose}: ends already ({one['reason']})"
     return f"{one['id']}{whose}: {one['was']} -> {one['state']} ({one['reason']})"
+
+
+def of_group(context: click.Context, url: str, token: str | None) -> tuple[str, str | None]:
+    """What the command was given, or else what stands before it: `holdfast shards --url … move …`."""
+    given = context.get_parameter_source("url")
+    before = context.obj or {}
+    if given is click.core.ParameterSource.DEFAULT and before:
+        url = before["url"]
+    return url, token or before.get("token")

@@ -8,12 +8,14 @@ from typing import Any
 
 import click
 
-from gateway.cli_admin import admin_options, ask, table
+from gateway.cli_admin import admin_options, ask, of_group, table
+from gateway.cli_regions import state
 
 POLL_S = 0.25
 # Shards go one by one, each within a fraction of a second; 256 of them and a directory that was away fit into this.
 FOLLOW_DEADLINE_S = 300.0
 ROUTERS = ("ROUTER", "LEADS", "WANTED", "WEIGHT", "LOAD", "STATE", "BUS")
+REGION = "REGION"
 
 _wait = click.option("--wait/--no-wait", "follow", default=True, help="Follow it to its end.  [default: wait]")
 
@@ -52,7 +54,7 @@ def move(
     """Move SHARD to the router of NODE, where it stays as long as that lives; or, with --auto, where it belongs."""
     if (node is None) != auto:
         raise click.UsageError("say where to: either NODE, or --auto")
-    url, token = _of_group(context, url, token)
+    url, token = of_group(context, url, token)
     body: dict[str, object] = {"shard": shard, "to": node}
     ask("POST", f"{url.rstrip('/')}/api/shards/move", token=token, body=body, purpose="move a shard")
 
@@ -102,15 +104,6 @@ def keys() -> None:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _of_group(context: click.Context, url: str, token: str | None) -> tuple[str, str | None]:
-    """What the command was given, or else what stands before it: `holdfast shards --url … move …`."""
-    given = context.get_parameter_source("url")
-    before = context.obj or {}
-    if given is click.core.ParameterSource.DEFAULT and before:
-        url = before["url"]
-    return url, token or before.get("token")
-
-
 def _shards(url: str, token: str | None) -> dict[str, Any]:
     return ask("GET", f"{url.rstrip('/')}/api/shards", token=token, purpose="list shards")
 
@@ -137,7 +130,7 @@ def _leads(found: dict[str, Any]) -> Counter[str]:
 
 
 def _said(found: dict[str, Any]) -> str:
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             one["name"],
             str(one["leads"]),
@@ -149,7 +142,11 @@ def _said(found: dict[str, Any]) -> str:
         )
         for one in found["routers"]
     ]
-    parts = [table([ROUTERS, *rows]) if rows else "no routers"]
+    head: tuple[str, ...] = ROUTERS
+    if any(one.get("region") for one in found["routers"]):
+        head = (REGION, *head)
+        rows = [(one.get("region") or "-", *row) for one, row in zip(found["routers"], rows, strict=True)]
+    parts = [table([head, *rows]) if rows else "no routers"]
     gateways = ", ".join(one["name"] for one in found["gateways"]) or "none"
     parts.append(f"workers at {gateways}; {len(found['shards'])} shards, {found['unled']} without a leader")
     going = [one for one in found["shards"] if one["leader"] is not None and one["wanted"] != one["leader"]]
@@ -159,6 +156,7 @@ def _said(found: dict[str, Any]) -> str:
     pinned = [f"{one['shard']} at {one['pinned']}" for one in found["shards"] if one["pinned"] is not None]
     if pinned:
         parts.append(f"pinned: {', '.join(pinned)}")
+    parts += [f"region {one['name']} is {state(one)}" for one in found.get("regions", ()) if one["evacuated"]]
     if found["reachable"] is None:
         parts.append("this node is alone: it has no directory")
     elif not found["reachable"]:

@@ -12,6 +12,7 @@ from gateway.errors import StartError
 from gateway.membership import Membership
 from router.directory.opening import make_directory
 from router.directory.port import Misused
+from router.shards.placement import placement_of
 
 PROBES_A_TTL = 3
 
@@ -52,10 +53,11 @@ async def joined(config: Config, workers: Callable[[], Iterable[Child]] | None) 
         directory = make_directory(told)
     except Misused as error:
         raise StartError(f"directory: {error}") from error
-    view = ClusterView(directory, told.shards, told.ttl_s / PROBES_A_TTL)
+    view = ClusterView(directory, told.shards, told.ttl_s / PROBES_A_TTL, placement_of(told.placement))
     membership = None
     if workers is not None:
-        membership = Membership(view, config.node.name, address(config, bus=False), told.ttl_s, workers)
+        where = address(config, bus=False)
+        membership = Membership(view, config.node.name, where, told.ttl_s, workers, region=told.region)
     view.start()
     if membership is not None:
         membership.start()

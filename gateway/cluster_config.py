@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 from msgspec import Meta
 
+from gateway import region_config
 from router.config import DirectoryConfig
 from router.directory.etcd_config import EtcdConfig
 from router.directory.port import Misused
@@ -30,9 +31,10 @@ FORMS = {
     "bus.public_key": KEY_WORDS,
     "bus.secret_key": KEY_WORDS,
     "directory.endpoints": "host:port of each member, with commas and no spaces between",
+    **region_config.FORMS,
     "directory.prefix": "up to 128 characters without spaces, of which the last is a slash",
 }
-HIDDEN_KEYS = frozenset({"bus.secret_key", "directory.password"})
+HIDDEN_KEYS = frozenset({"bus.secret_key", "directory.password", "log.regions"})
 
 
 class RouterSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -148,6 +150,23 @@ class DirectorySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         ),
     ] = "refuse"
 
+    region: Annotated[
+        str,
+        Meta(
+            pattern=region_config.REGION_FORM,
+            description="Name of the region where this node is. Empty: there are no regions.",
+        ),
+    ] = ""
+    placement: Annotated[
+        str,
+        Meta(
+            pattern=region_config.PLACEMENT_FORM,
+            description="Where shards are led, the same on all nodes: `spread` over all routers; `publishers`, each in"
+            " the region from which most of its publishes come; or regions in order, such as eu,us: in the first that"
+            " has routers.",
+        ),
+    ] = "spread"
+
 
 class BusSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     advertise: Annotated[
@@ -188,6 +207,8 @@ class RouterLink(msgspec.Struct, frozen=True, kw_only=True):
     """Its public key; empty: its bus has none."""
     admin: str = ""
     """URL of its node's admin server, if others can reach it."""
+    region: str = ""
+    """Where it is; empty: there are no regions."""
 
 
 # ------------------------------------------------------------------------------------------------- what processes get
@@ -207,6 +228,7 @@ def address(config: "Config", *, bus: bool = True) -> str:
     admin = host if config.admin.host in ("0.0.0.0", "::") else config.admin.host
     admin = f"[{admin}]" if ":" in admin and not admin.startswith("[") else admin
     told = {
+        "clients": "" if bus else config.gateway.advertise,
         "bus": f"tcp://{config.bus.advertise}" if bus and config.bus.advertise else "",
         "key": config.bus.public_key if bus else "",
         "admin": f"http://{admin}:{config.admin.port}" if admin else "",
@@ -214,14 +236,22 @@ def address(config: "Config", *, bus: bool = True) -> str:
     return json.dumps({name: text for name, text in told.items() if text})
 
 
-def link_of(name: str, epoch: int, address_: str) -> RouterLink | None:
+def link_of(name: str, epoch: int, address_: str, region: str = "") -> RouterLink | None:
     """The router of a node, from its address; None: it is none that this version understands."""
     try:
         told = json.loads(address_)
         link = {"bus": told["bus"], "key": told.get("key", ""), "admin": told.get("admin", "")}
-        return msgspec.convert({"name": name, "epoch": epoch, **link}, RouterLink)
+        return msgspec.convert({"name": name, "epoch": epoch, "region": region, **link}, RouterLink)
     except (ValueError, TypeError, KeyError, AttributeError, msgspec.ValidationError):
         return None
+
+
+def targets_at(address_: str) -> tuple[str, str]:
+    """Where the address of a gateway says that clients reach it: for WebSocket, for TCP; empty: it does not say."""
+    try:
+        return region_config.targets_of(json.loads(address_).get("clients", ""))
+    except (ValueError, TypeError, AttributeError):
+        return "", ""
 
 
 def directory_config(config: "Config") -> DirectoryConfig | None:
@@ -244,6 +274,8 @@ def directory_config(config: "Config") -> DirectoryConfig | None:
         weight=config.router.weight,
         leave_s=config.router.leave_s,
         address=address(config),
+        region=section.region,
+        placement=section.placement,
     )
 
 
@@ -253,6 +285,7 @@ def directory_config(config: "Config") -> DirectoryConfig | None:
 def misfits(config: "Config") -> Iterator[str]:
     """What is wrong although each value by itself is allowed."""
     yield from _keys(config)
+    yield from region_config.misfits(config)
     if not config.directory.endpoints:
         yield from _alone(config)
         return

@@ -29,17 +29,21 @@ class ClusterView:
     Args:
         directory: where they are.
         shards: how many there are.
+        placement: see `router.shards.placement.placement_of`.
         probe_s: how often to ask it something, so that its absence is noticed.
 
     """
 
-    def __init__(self, directory: Directory, shards: int, probe_s: float = 3.0) -> None:
+    def __init__(
+        self, directory: Directory, shards: int, probe_s: float = 3.0, placement: tuple[str, ...] = ()
+    ) -> None:
         self.directory = directory
         self.shards = shards
         self.view = View()
         self.on_change: list[Callable[[], None]] = []
         """Called after each change."""
         self._probe_s = probe_s
+        self._placement = placement
         self._tasks: list[asyncio.Task[None]] = []
         self._read_once = asyncio.Event()
 
@@ -73,7 +77,7 @@ class ClusterView:
     def routers(self) -> tuple[RouterLink, ...]:
         """The routers that live and say how they are reached, by name."""
         found = (
-            link_of(name, seen.revision, seen.record.address)
+            link_of(name, seen.revision, seen.record.address, seen.record.region)
             for name, seen in sorted(self.view.nodes.items())
             if seen.record is not None and seen.record.weight > 0
         )
@@ -89,7 +93,7 @@ class ClusterView:
         if record is None or record.node_epoch not in self.view.alive:
             return None
         node = self.view.nodes.get(record.node).record
-        return None if node is None else link_of(record.node, record.node_epoch, node.address)
+        return None if node is None else link_of(record.node, record.node_epoch, node.address, node.region)
 
     def leaders(self) -> list[str | None]:
         """By shard, the name of its leader; None: nobody that lives leads it."""
@@ -98,7 +102,8 @@ class ClusterView:
 
     def wanted(self) -> list[str | None]:
         """By shard, the router that it is to be with in the end."""
-        return place(self.leaders(), self.view.weights(), self.view.pinned())
+        view = self.view
+        return place(self.leaders(), view.weights(), view.pinned(), view.preferred(self._placement))
 
     async def loads(self, deadline_s: float) -> dict[int, float]:
         """Messages a second, by shard, as the leaders wrote last; of none, if the directory does not tell in time."""

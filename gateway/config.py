@@ -14,6 +14,7 @@ from msgspec import Meta
 from core.namespace_spec import BUILT_IN, NamespaceSpec
 from core.shards import COUNT_MAX
 from gateway.cluster_config import BusSection, DirectorySection, RouterLink, RouterSection, directory_config
+from gateway.region_config import Advertise, Logs, logs_of
 from gateway.token_policy import Policy
 from router.config import RouterConfig
 
@@ -82,6 +83,7 @@ class GatewaySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     ws_path: Annotated[
         str, Meta(pattern=r"^/[!-~]{0,255}$", description="Path of the WebSocket endpoint, starting with a slash.")
     ] = "/ws"
+    advertise: Advertise = ""
     ping_ms: Annotated[
         int,
         Meta(
@@ -333,6 +335,7 @@ class LogSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     redis_replicas: Annotated[
         int, Meta(ge=-1, le=16, description="Replicas that must have what counts as logged. -1: one, if there is one.")
     ] = -1
+    regions: Logs = ""
     redis_kept_bytes_max: Annotated[
         int, Meta(ge=16_777_216, le=8_589_934_592, description="Bytes kept to give Redis again what a fail-over lost.")
     ] = 256 * 1024 * 1024
@@ -446,6 +449,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     routers: tuple[RouterLink, ...] = ()
     """Those that it knew when this process was started."""
     shards: int = 256
+    region: str = ""
+    """Where this node is, with logs of several regions; empty: there is one log, and no router is nearer."""
     bus_public_key: str = ""
     bus_secret_key: str = ""
     """Who this worker is to routers whose bus has keys (CURVE, Z85)."""
@@ -530,6 +535,7 @@ def worker_config(
         bus_public_key=config.bus.public_key,
         bus_secret_key=config.bus.secret_key,
         shards=config.directory.shards if config.clustered else COUNT_MAX,
+        region=config.directory.region if config.log.regions else "",
         secret=config.auth.secret or None,
         stats_fd=stats_fd,
         commands_fd=commands_fd,
@@ -574,6 +580,7 @@ def router_config(
         log_redis_prefix=config.log.redis_prefix,
         log_redis_replicas=config.log.redis_replicas,
         log_redis_kept_bytes_max=config.log.redis_kept_bytes_max,
+        log_regions=logs_of(config.log.regions),
         session_ttl_s=config.gateway.resume_token_ttl_s,
         namespaces=config.namespaces,
         directory=directory_config(config),

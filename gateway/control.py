@@ -16,6 +16,7 @@ from core.codes import Code
 from core.namespace_spec import BUILT_IN, NamespaceSpec
 from gateway.auth import Authenticator, AuthError
 from gateway.devices import Devices
+from gateway.evacuation import Refusal
 from gateway.identity import Identity
 from gateway.rights import Rights
 
@@ -95,14 +96,19 @@ class Control:
         namespaces: Sequence[NamespaceSpec] = BUILT_IN,
         devices: Devices | None = None,
         holds: bool = False,
+        refusal: Callable[[], Refusal | None] = lambda: None,
     ) -> None:
-        """Set up; with `holds`, HELLOs wait for `release`, which is called once it is known who is banned."""
+        """Set up; with `holds`, HELLOs wait for `release`, which is called once it is known who is banned.
+
+        While `refusal` gives one, it answers HELLO.
+        """
         self._plane = plane
         self._auth = auth
         self._limits = limits
         self._clock = clock
         self._random = random
         self._devices = devices or Devices()
+        self._refusal = refusal
         self._held: list[tuple[int, int, list[Any]]] | None = [] if holds else None
         self._held_bytes = 0
         self._namespaces = {spec.name: spec for spec in namespaces}
@@ -226,6 +232,12 @@ class Control:
                 self._fin(conn, Code.OVERLOADED, "too many sessions open at once")
             else:
                 self._held.append((conn, request, frame))
+            return
+        refusal = self._refusal()
+        if refusal is not None:
+            text = refusal.why.encode()
+            after_ms, targets = refusal.after_ms, refusal.targets
+            self._plane.put(notes.FIN, conn, first=int(refusal.code), second=after_ms, text=text, extra=targets)
             return
         options = frame[2] if len(frame) > 2 else {}
         if len(frame) > 3 or not isinstance(options, dict):

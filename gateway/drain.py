@@ -7,9 +7,9 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from core import notes
-from core.loop import EdgeLoop
 from gateway import logs
 from gateway.pacer import TICK_S, Pacer
 
@@ -18,9 +18,28 @@ GRACE_S = 4.0
 ACKS_S = 1.0
 """Of these, for the FIN_ACKs of those who were told last."""
 _FIRST_ANSWER_S = 2.0
-_STEP_MAX = 4096  # DRAIN_STEP_MAX of core/drain.pxd
+STEP_MAX = 4096  # DRAIN_STEP_MAX of core/drain.pxd
 
 _log = logs.get("worker")
+
+
+class StepPlane(Protocol):
+    """What is needed of core.loop.EdgeLoop."""
+
+    def put(
+        self,
+        kind: int,
+        conn: int = 0,
+        request: int = 0,
+        *,
+        flags: int = 0,
+        first: int = 0,
+        second: int = 0,
+        third: int = 0,
+        text: bytes = b"",
+    ) -> None: ...
+
+    def flush(self) -> None: ...
 
 
 class Drain:
@@ -35,7 +54,7 @@ class Drain:
     """
 
     def __init__(
-        self, plane: EdgeLoop, window_s: float, *, leaves: bool, clock: Callable[[], float] = time.monotonic
+        self, plane: StepPlane, window_s: float, *, leaves: bool, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.pacer: Pacer | None = None
         self._plane = plane
@@ -94,7 +113,7 @@ class Drain:
         step = pacer.step(self._clock())
         count = step.count
         while count > 0:
-            part = min(count, _STEP_MAX)
+            part = min(count, STEP_MAX)
             first_s = step.first_s + (step.count - count) * step.spacing_s
             self._plane.put(
                 notes.DRAIN_STEP,

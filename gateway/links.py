@@ -6,7 +6,7 @@ router tells its workers apart by names, and a second link of this worker would 
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from core import descriptors, notes
 from gateway import logs
@@ -24,7 +24,12 @@ class LinkPlane(Protocol):
     """What is needed of core.loop.EdgeLoop."""
 
     def link_open(
-        self, place: int, endpoint: str, server_key: str = "", public_key: str = "", secret_key: str = ""
+        self,
+        place: int,
+        endpoint: str,
+        server_key: str = "",
+        public_key: str = "",
+        secret_key: str = "",
     ) -> None: ...
 
     def link_close(self, place: int) -> None: ...
@@ -42,13 +47,17 @@ class Links:
         public_key: who it is to routers whose bus has keys.
         secret_key: of that pair.
         alone: endpoint of the one router that the data plane is linked to from the start; empty: there is none.
+        region: where this worker is, if regions have logs of their own: routers of others are far, and feed it nothing.
 
     """
 
-    def __init__(self, plane: LinkPlane, public_key: str = "", secret_key: str = "", *, alone: str = "") -> None:
+    def __init__(
+        self, plane: LinkPlane, public_key: str = "", secret_key: str = "", *, alone: str = "", region: str = ""
+    ) -> None:
         self._plane = plane
         self._alone = [alone] if alone.startswith("tcp://") else []
         self._keys = (public_key, secret_key)
+        self._region = region
         self._wanted: list[RouterLink] = []
         self._open: dict[int, RouterLink] = {}
         self._closing: dict[int, RouterLink] = {}
@@ -110,8 +119,9 @@ class Links:
             if place is None:
                 break  # one that is being closed makes room soon
             keys = (link.key, *self._keys) if link.key else ()
+            far: dict[str, Any] = {"near": False} if self._region and link.region != self._region else {}
             try:
-                self._plane.link_open(place, link.bus, *keys)
+                self._plane.link_open(place, link.bus, *keys, **far)
             except (OSError, ValueError) as error:
                 failure = error
                 continue

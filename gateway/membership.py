@@ -19,6 +19,8 @@ from gateway.child import Child
 from gateway.child_process import ChildProcess
 from gateway.cluster_config import GATEWAY_UNIT, RouterLink
 from gateway.cluster_view import ClusterView
+from gateway.evacuation import Away
+from gateway.regions import away_from
 from router.directory.port import DirectoryError, Registration, now
 from router.shards.records import NodeRecord, encode
 
@@ -39,20 +41,30 @@ class Membership:
         address: what others are told of it.
         ttl_s: of the lease.
         workers: the places of its workers.
+        region: where it is; empty: there are no regions.
 
     """
 
     def __init__(
-        self, cluster: ClusterView, node: str, address: str, ttl_s: int, workers: Callable[[], Iterable[Child]]
+        self,
+        cluster: ClusterView,
+        node: str,
+        address: str,
+        ttl_s: int,
+        workers: Callable[[], Iterable[Child]],
+        *,
+        region: str = "",
     ) -> None:
         self.unit = node + GATEWAY_UNIT
         self._cluster = cluster
-        self._value = encode(NodeRecord(0, address))
+        self._value = encode(NodeRecord(0, address, region))
+        self._region = region
         self._ttl_s = ttl_s
         self._workers = workers
         self._registration: Registration | None = None
         self._changed = asyncio.Event()
         self._told: WeakKeyDictionary[ChildProcess, tuple[RouterLink, ...]] = WeakKeyDictionary()
+        self._ordered: WeakKeyDictionary[ChildProcess, Away | None] = WeakKeyDictionary()
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -125,9 +137,31 @@ class Membership:
                     if process.pid is not None and self._told.get(process) != routers
                 ]
                 await asyncio.gather(*(self._tell_one(process, routers) for process in late))
+                await self._send_away()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TELL_PERIOD_S):
                     await self._changed.wait()
+
+    async def _send_away(self) -> None:
+        """Have the workers send their clients to other regions, or no more, as far as they do not know it yet."""
+        workers = list(self._workers())
+        order = away_from(self._cluster.view, self._region, len(workers))
+        late = [
+            process
+            for child in workers
+            for process in child.processes
+            if process.is_ready and self._ordered.get(process) != order
+        ]
+        await asyncio.gather(*(self._order_one(process, order) for process in late))
+
+    async def _order_one(self, process: ChildProcess, order: Away | None) -> None:
+        told = msgspec.to_builtins(order) if order is not None else None
+        try:
+            await process.ask("away", deadline_s=TELL_DEADLINE_S, order=told)
+        except (CommandError, ConnectionError, TimeoutError) as error:
+            _log.warning("evacuation_not_told", process=process.name, error=str(error) or "no answer")
+            return
+        self._ordered[process] = order
 
     async def _tell_one(self, process: ChildProcess, routers: tuple[RouterLink, ...]) -> None:
         told = [msgspec.to_builtins(link) for link in routers]

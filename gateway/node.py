@@ -44,6 +44,7 @@ from gateway.metrics import AuditCollector, NodeCollector, ProcessView
 from gateway.node_audit import NodeAudit
 from gateway.ports import Listeners, bound
 from gateway.publisher import RouterPublisher
+from gateway.regions_api import routes as region_routes
 from gateway.reload import Plan, Reload
 from gateway.run_directory import RunDirectory
 from gateway.shards_api import routes as shard_routes
@@ -467,6 +468,7 @@ async def _admin(
             *user_routes(config.admin.token, users),
             *channel_routes(config.admin.token, channels),
             *shard_routes(config.admin.token, config.node.name, None if cluster is None else cluster.view),
+            *region_routes(config.admin.token, None if cluster is None else cluster.view),
         ],
         audit=audit,
     )

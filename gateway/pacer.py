@@ -55,11 +55,13 @@ class Pacer:
         window_s: in which time, if the others keep up; 0: at once.
         limit_s: by when all must have been told.
         now: the time at the beginning.
+        pace: clients a second that may come back at most, instead of what fills the window; 0: as the window says.
 
     """
 
-    def __init__(self, clients: int, window_s: float, limit_s: float, now: float) -> None:
+    def __init__(self, clients: int, window_s: float, limit_s: float, now: float, pace: float = 0.0) -> None:
         self.fastest = max(clients / window_s / PUNCTUAL_SHARE, SLOWEST_PACE) if window_s > 0 else math.inf
+        self.fastest = pace or self.fastest
         self.pace = self.fastest
         self.left = clients
         self._limit = now + limit_s

@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from gateway import cluster_config, namespaces
+from gateway import cluster_config, namespaces, region_config
 from gateway.cluster_config import is_loopback
 from gateway.config import SECTIONS, Config
 from gateway.errors import ConfigError
@@ -194,6 +194,8 @@ def _from_file(path: Path | None, complaints: list[str]) -> Iterator[_Given]:
         else:
             for name, value in content.items():
                 key = f"{section}.{name}"
+                if key == "log.regions" and isinstance(value, dict):
+                    value = region_config.as_text(value)
                 if key in known:
                     yield _Given(key, value, f"in {path}", text=False)
                 else:

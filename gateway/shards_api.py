@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from core.shards import COUNT_MAX
-from gateway import logs
+from gateway import logs, regions
 from gateway.access import body_of, check_access, check_is_json
 from gateway.cluster_config import GATEWAY_UNIT, RouterLink
 from gateway.cluster_view import ClusterView
@@ -56,15 +56,15 @@ def routes(token: str, node: str, cluster: ClusterView | None) -> list[Route]:
         check_access(token, request)
         if cluster is None:
             return JSONResponse(alone(node))
-        view = _ready(cluster)
-        loads = await view.loads(LOADS_DEADLINE_S)
+        view = ready(cluster)
+        loads = await view.loads(LOADS_DEADLINE_S)  # deadline: its argument
         return JSONResponse({"node": node, **as_json(view, loads)})
 
     async def move(request: Request) -> Response:
         check_access(token, request)
         check_is_json(request)
-        asked = _parsed(await body_of(request, BODY_BYTES_MAX), _MoveRequest, '{"shard": 0, "to": node or null}')
-        view = _ready(cluster)
+        asked = parsed(await body_of(request, BODY_BYTES_MAX), _MoveRequest, '{"shard": 0, "to": node or null}')
+        view = ready(cluster)
         if not 0 <= asked.shard < view.shards:
             raise RequestError(400, "bad_request", f"there is no shard {asked.shard}: they are 0 to {view.shards - 1}")
         takers = {name for name, weight in view.view.weights().items() if weight}
@@ -72,19 +72,19 @@ def routes(token: str, node: str, cluster: ClusterView | None) -> list[Route]:
             known = ", ".join(sorted(takers)) or "none now"
             raise RequestError(400, "bad_request", f"{asked.to!r} is no router that takes shards: these are {known}")
         value = None if asked.to is None else encode(PinRecord(asked.to))
-        await _write(view, PINS, str(asked.shard), value)
+        await write(view, PINS, str(asked.shard), value)
         _log.info("shard_pinned", shard=asked.shard, to=asked.to)
         return JSONResponse({"shard": asked.shard, "to": asked.to, "leader": view.leaders()[asked.shard]}, 202)
 
     async def cordon(request: Request) -> Response:
         check_access(token, request)
         check_is_json(request)
-        asked = _parsed(await body_of(request, BODY_BYTES_MAX), _CordonRequest, '{"node": name, "on": true or false}')
-        view = _ready(cluster)
+        asked = parsed(await body_of(request, BODY_BYTES_MAX), _CordonRequest, '{"node": name, "on": true or false}')
+        view = ready(cluster)
         if asked.on and asked.node not in view.view.weights():
             known = ", ".join(sorted(view.view.weights())) or "none now"
             raise RequestError(404, "no_such_node", f"{asked.node!r} is no router that is there: these are {known}")
-        await _write(view, CORDONS, asked.node, encode(CordonRecord(0)) if asked.on else None)
+        await write(view, CORDONS, asked.node, encode(CordonRecord(0)) if asked.on else None)
         _log.info("node_cordoned" if asked.on else "node_uncordoned", node=asked.node)
         leads = view.leaders().count(asked.node)
         return JSONResponse({"node": asked.node, "cordoned": asked.on, "leads": leads}, 202)
@@ -114,7 +114,11 @@ def as_json(cluster: ClusterView, loads: Mapping[int, float]) -> dict[str, objec
             }
         )
     gateways = [
-        {"name": name.removesuffix(GATEWAY_UNIT), "epoch": seen.revision}
+        {
+            "name": name.removesuffix(GATEWAY_UNIT),
+            "epoch": seen.revision,
+            "region": seen.record.region if seen.record is not None else "",
+        }
         for name, seen in sorted(cluster.view.nodes.items())
         if name.endswith(GATEWAY_UNIT)
     ]
@@ -124,6 +128,7 @@ def as_json(cluster: ClusterView, loads: Mapping[int, float]) -> dict[str, objec
         "routers": [_router(cluster, link, leaders, wanted, loads) for link in cluster.routers()],
         "gateways": gateways,
         "shards": shards,
+        "regions": regions.as_json(cluster),
     }
 
 
@@ -140,7 +145,7 @@ def _router(
         "name": link.name,
         "epoch": link.epoch,
         "weight": node.weight if node is not None else 0,
-        "cordoned": not cluster.view.weights().get(link.name),
+        "cordoned": cluster.view.cordoned(link.name),
         "leaving": cordon is not None and cordon.epoch == link.epoch,
         "leads": leaders.count(link.name),
         "wanted": wanted.count(link.name),
@@ -148,6 +153,7 @@ def _router(
         "bus": link.bus,
         "encrypted": bool(link.key),
         "admin": link.admin or None,
+        "region": link.region,
     }
 
 
@@ -159,13 +165,16 @@ def alone(node: str) -> dict[str, object]:
         "node": node,
         "reachable": None,
         "unled": 0,
-        "routers": [{**router, "wanted": COUNT_MAX, "load": None, "bus": None, "encrypted": False, "admin": None}],
-        "gateways": [{"name": node, "epoch": 0}],
+        "routers": [
+            {**router, "wanted": COUNT_MAX, "load": None, "bus": None, "encrypted": False, "admin": None, "region": ""}
+        ],
+        "gateways": [{"name": node, "epoch": 0, "region": ""}],
+        "regions": [],
         "shards": [{"shard": number, **shard} for number in range(COUNT_MAX)],
     }
 
 
-def _ready(cluster: ClusterView | None) -> ClusterView:
+def ready(cluster: ClusterView | None) -> ClusterView:
     """The cluster, if there is one and it is known."""
     if cluster is None:
         raise RequestError(
@@ -176,7 +185,7 @@ def _ready(cluster: ClusterView | None) -> ClusterView:
     return cluster
 
 
-async def _write(cluster: ClusterView, prefix: str, name: str, value: bytes | None) -> None:
+async def write(cluster: ClusterView, prefix: str, name: str, value: bytes | None) -> None:
     """Put a value at a key, whatever is there; None: nothing is to be there."""
     revision = cluster.view.tables[prefix].get(name).revision
     try:
@@ -193,7 +202,7 @@ async def _write(cluster: ClusterView, prefix: str, name: str, value: bytes | No
     raise RequestError(409, "busy", f"{prefix}{name} is changed by others again and again", _RETRY_AFTER_S)
 
 
-def _parsed(body: bytes, kind: type[_T], form: str) -> _T:
+def parsed(body: bytes, kind: type[_T], form: str) -> _T:
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -33,6 +33,7 @@ from gateway.control import Control, Limits
 from gateway.devices import Devices
 from gateway.drain import Drain
 from gateway.errors import ConfigError
+from gateway.evacuation import Away, Evacuation
 from gateway.guard import Guard
 from gateway.links import Links
 from gateway.listing import Listing
@@ -72,7 +73,10 @@ class WorkerProcess:
             devices=devices,
         )
         # Where there is a directory; with a router's endpoint the data plane has its one link from the start.
-        self._links = Links(plane, config.bus_public_key, config.bus_secret_key, alone=config.router_endpoint)
+        self._links = Links(
+            plane, config.bus_public_key, config.bus_secret_key, alone=config.router_endpoint, region=config.region
+        )
+        self._evacuation = Evacuation(plane, config.drain_ms / 1000)
         self._auditor = Auditor(ACCOUNT, self._ask_audit)
         self._commands = CommandServer(config.commands_fd, self._handlers())
         auth = Authenticator(
@@ -101,6 +105,7 @@ class WorkerProcess:
             namespaces=config.namespaces,
             devices=devices,
             holds=True,
+            refusal=self._evacuation.refusal,
         )
 
     async def serve(self) -> None:
@@ -132,6 +137,7 @@ class WorkerProcess:
     def _handlers(self) -> dict[str, Handler]:
         """What the supervisor may ask of a worker."""
         return {
+            "away": self._away,
             "pace": self._pace,
             "ping": self._ping,
             "routers": self._routers,
@@ -147,6 +153,11 @@ class WorkerProcess:
     async def _routers(self, routers: list[dict[str, Any]]) -> None:
         """Which routers there are."""
         self._links.want(msgspec.convert(one, RouterLink) for one in routers)
+
+    async def _away(self, order: dict[str, Any] | None) -> None:
+        """Whether the clients are to go to other regions."""
+        if self._drains is None:  # else they go anyway
+            await self._evacuation.follow(None if order is None else msgspec.convert(order, Away))
 
     async def _pace(self, handshakes: int, welcome_s: float) -> None:
         """How the node's other workers are doing, for a drain's pace."""
@@ -168,6 +179,7 @@ class WorkerProcess:
 
     async def _drain(self, thread: threading.Thread) -> None:
         """FIN to every client, with its own time to come back; then stop the data plane."""
+        await self._evacuation.follow(None)
         self._drains = Drain(self._plane, self._config.drain_ms / 1000, leaves=self._leaves)
         await self._drains.run()
         self._plane.put(notes.STOP)
@@ -204,6 +216,8 @@ class WorkerProcess:
                     self._auditor.on_note(request, text, extra)
                 elif self._drains is not None:
                     self._drains.on_note(kind, request, first, second)
+                else:
+                    self._evacuation.on_note(kind, request, first, second)
             except Exception:
                 # A fault of ours: one client's frame must not take the others' answers with it.
                 self._log.exception("control frame failed", kind=kind)

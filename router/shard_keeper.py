@@ -262,7 +262,6 @@ class ShardKeeper:
 
     async def tell_much(self, kind: int, **fields: Any) -> None:
         """The same of something large."""
-        # deadline: the data plane's next turns; nothing else fills the mailbox meanwhile
         await self._orderly.tell_much(kind, **fields)
 
     def _on_follow(self, effect: ev.Follow) -> None:

@@ -54,7 +54,7 @@ def test_development_mode_reaches_the_worker_as_no_secret() -> None:
 
 
 def test_every_option_of_the_gateway_reaches_the_worker() -> None:
-    own = {"workers"}  # how many there are is the supervisor's business
+    own = {"workers", "advertise"}  # how many there are, and what others are told, is the supervisor's business
     assert set(GatewaySection.__struct_fields__) - own <= set(WorkerConfig.__struct_fields__)
 
 
@@ -69,7 +69,17 @@ def test_every_option_of_the_router_reaches_it() -> None:
 
 def test_process_parts_and_sections_have_the_same_defaults() -> None:
     defaults = {field.name: field.default for field in msgspec.structs.fields(WorkerConfig)}
-    chosen = {"workers", "host", "port", "ws_port", "connections_max", "handshakes_max", "tls_certificate", "tls_key"}
+    chosen = {
+        "workers",
+        "advertise",
+        "host",
+        "port",
+        "ws_port",
+        "connections_max",
+        "handshakes_max",
+        "tls_certificate",
+        "tls_key",
+    }
     for field in msgspec.structs.fields(GatewaySection):
         if field.name not in chosen:
             assert defaults[field.name] == field.default, field.name

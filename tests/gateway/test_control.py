@@ -30,6 +30,7 @@ from gateway.control import (
     Control,
     Limits,
 )
+from gateway.evacuation import Refusal
 from tests.gateway.token_makers import SECRET, token
 
 NOW = 1_793_491_200.0
@@ -459,3 +460,20 @@ def test_a_refused_request_with_id_0_is_not_answered(bench: Bench) -> None:
 def test_a_request_without_a_usable_number_is_a_bad_frame(bench: Bench, request_: Any) -> None:
     note = bench.frame(PRESENCE, request_, "group:a")
     assert (note["kind"], note["first"]) == (notes.FIN, Code.BAD_FRAME)
+
+
+# ---- evacuation ----
+
+
+def test_hello_is_sent_on_while_the_region_is_evacuated() -> None:
+    orders: list[Refusal | None] = [Refusal(Code.MOVED, "elsewhere", 70, b"wss://us/ws\0"), None]
+    plane = Plane()
+    auth = Authenticator(None, node_key=b"node", resume_ttl_s=60)
+    control = Control(plane, auth, LIMITS, clock=lambda: NOW, refusal=lambda: orders.pop(0))
+    frame = msgpack.packb([HELLO, 3, {"user": "bob"}])
+    control.on_frame(CONN, STATE_HANDSHAKING, "", frame)
+    note = plane.take()
+    assert (note["kind"], note["first"], note["second"]) == (notes.FIN, Code.MOVED, 70)
+    assert (note["text"], note["extra"]) == (b"elsewhere", b"wss://us/ws\0")
+    control.on_frame(CONN, STATE_HANDSHAKING, "", frame)
+    assert plane.take()["kind"] == notes.OPEN

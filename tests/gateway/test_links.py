@@ -2,6 +2,7 @@
 
 import os
 
+import msgspec
 import pytest
 
 from core import notes
@@ -18,10 +19,18 @@ class Plane:
     def __init__(self) -> None:
         self.said: list[tuple[object, ...]] = []
         self.broken: set[str] = set()
+        self.near: dict[str, bool] = {}
 
     def link_open(
-        self, place: int, endpoint: str, server_key: str = "", public_key: str = "", secret_key: str = ""
+        self,
+        place: int,
+        endpoint: str,
+        server_key: str = "",
+        public_key: str = "",
+        secret_key: str = "",
+        near: bool = True,
     ) -> None:
+        self.near[endpoint] = near
         if endpoint in self.broken:
             raise OSError(22, "no such address")
         self.said.append(("open", place, endpoint, server_key, public_key, secret_key))
@@ -149,3 +158,13 @@ def test_event_descriptors_are_its_own_as_far_as_its_links_may_have_them(alone: 
     finally:
         for fd in opened:
             os.close(fd)
+
+
+def test_routers_of_other_regions_are_far() -> None:
+    there = [msgspec.structs.replace(A, region="eu"), msgspec.structs.replace(B, region="us")]
+    plane = Plane()
+    Links(plane, region="us").want(there)
+    assert plane.near == {A.bus: False, B.bus: True}
+    plane = Plane()
+    Links(plane).want(there)
+    assert plane.near == {A.bus: True, B.bus: True}

@@ -16,11 +16,12 @@ from gateway.spawner import Spawner
 from router.config import DirectoryConfig
 from router.directory.etcd import EtcdDirectory
 from router.directory.opening import make_directory
-from router.shards.records import NodeRecord, decode
+from router.directory.port import Claim, Won
+from router.shards.records import NodeRecord, RegionRecord, decode, encode
 from tests.gateway.test_cluster_view import DEADLINE_S, node_of, shown, viewed
 from tests.gateway.test_supervisor import until
 
-# Answers `routers`, and notes what it was told.
+# Answers `routers` and `away`, and notes what it was told.
 PROGRAM = """
 import asyncio, json, signal, sys
 from core.commands import CommandServer
@@ -30,7 +31,10 @@ async def serve():
     async def routers(routers):
         with open(config["notes"], "a") as file:
             file.write(json.dumps([one["name"] for one in routers]) + "\\n")
-    commands = CommandServer(config["commands_fd"], {"routers": routers})
+    async def away(order):
+        with open(config["notes"] + ".away", "a") as file:
+            file.write(json.dumps(order) + "\\n")
+    commands = CommandServer(config["commands_fd"], {"routers": routers, "away": away})
     await commands.start()
     commands.tell("ready")
     ended = asyncio.Event()
@@ -61,10 +65,10 @@ def worker(notes: Path) -> Iterator[Child]:
 
 @contextlib.asynccontextmanager
 async def member(
-    config: DirectoryConfig, workers: list[Child]
+    config: DirectoryConfig, workers: list[Child], region: str = ""
 ) -> AsyncIterator[tuple[Membership, ClusterView, EtcdDirectory]]:
     async with viewed(config) as (view, others):
-        membership = Membership(view, "a", '{"admin":"http://a:7402"}', 2, lambda: workers)
+        membership = Membership(view, "a", '{"admin":"http://a:7402"}', 2, lambda: workers, region=region)
         membership.start()
         try:
             yield membership, view, others
@@ -72,7 +76,7 @@ async def member(
             await membership.close()
 
 
-def told(notes: Path) -> list[list[str]]:
+def told(notes: Path) -> list[Any]:
     return [json.loads(line) for line in notes.read_text().splitlines()] if notes.exists() else []
 
 
@@ -154,5 +158,36 @@ def test_a_worker_that_is_started_again_is_told_again(
                     async with asyncio.timeout(DEADLINE_S):
                         assert await running == -signal.SIGKILL
                 await one.close()
+
+    run_in_loop(scenario())
+
+
+def test_workers_of_an_evacuated_region_send_their_clients_away_until_it_is_restored(
+    in_etcd: DirectoryConfig, run_in_loop: Any, tmp_path: Path
+) -> None:
+    notes = tmp_path / "notes"
+    orders = tmp_path / "notes.away"
+
+    async def scenario() -> None:
+        with worker(notes) as child:
+            async with member(in_etcd, [child], "eu") as (_, view, others):
+                await shown(view, lambda: view.view.nodes.get("a.gw").revision > 0)
+                assert view.view.region_of("a.gw") == "eu"
+                address = json.dumps({"clients": "wss://us/ws"})
+                other = await others.register("u.gw", encode(NodeRecord(0, address, "us")), 5)
+                running = asyncio.create_task(child.run_once(1))
+                await until(lambda: told(notes) != [], "it is told of routers")
+                assert told(orders) == [], "nothing is said while nothing is wanted"
+                order = Claim("regions/eu", 0, encode(RegionRecord("op", 1, 8)))
+                (won,) = await others.transact([order])
+                assert isinstance(won, Won)
+                await until(lambda: told(orders) != [], "it is told to send its clients away")
+                assert told(orders)[-1:] == [{"targets": [["wss://us/ws", ""]], "pace": 8.0}]
+                await others.transact([Claim("regions/eu", won.revision, None)])
+                await until(lambda: told(orders)[-1] is None, "it is told to keep them")
+                await other.close()
+                child.send(signal.SIGTERM)
+                async with asyncio.timeout(DEADLINE_S):
+                    assert await running == 0
 
     run_in_loop(scenario())

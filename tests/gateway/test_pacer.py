@@ -107,3 +107,13 @@ def test_no_window_is_at_once() -> None:
     pacer = Pacer(5000, 0.0, 3.0, 0.0)
     step = pacer.step(0.0)
     assert (step.count, step.first_s, step.spacing_s) == (5000, 0.0, 0.0)
+
+
+def test_a_pace_that_is_set_is_never_exceeded_however_slow() -> None:
+    pacer = Pacer(10_000, 1.0, math.inf, 0.0, 5.0)
+    told = 0
+    for tick in range(100):
+        step = pacer.step(tick * TICK_S)
+        pacer.told(step.count)
+        told += step.count
+    assert told in (40, 41)

@@ -1,0 +1,102 @@
+"""The commands about regions: which there are, sending everything away from one, and having it serve again."""
+
+import datetime
+import getpass
+import json
+import socket
+import time
+from typing import Any
+
+import click
+
+from gateway.cli_admin import admin_options, ask, of_group, table
+
+POLL_S = 0.5
+FOLLOW_DEADLINE_S = 300.0
+HEAD = ("REGION", "ROUTERS", "GATEWAYS", "LEADS", "WANTED", "STATE")
+
+
+@click.group(invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@admin_options
+@click.pass_context
+def region(context: click.Context, as_json: bool, url: str, token: str | None) -> None:
+    """Show the regions: their nodes, how many shards they lead, and which are evacuated.
+
+    Any node of the cluster can be asked.
+    """
+    context.obj = {"url": url, "token": token}
+    if context.invoked_subcommand is None:
+        found = _regions(url, token)
+        text = said(found["regions"]) or "no regions: directory.region is not set"
+        click.echo(json.dumps(found) if as_json else text)
+
+
+@region.command()
+@click.argument("name")
+@click.option("--pace", type=click.IntRange(0), default=0, help="Clients sent away a second. 0: as in a drain.")
+@click.option("--wait/--no-wait", "follow", default=True, help="Until it leads no shard.  [default: wait]")
+@admin_options
+@click.pass_context
+def evacuate(context: click.Context, name: str, pace: int, follow: bool, url: str, token: str | None) -> None:
+    """Have region NAME give its shards to other regions, and send its clients there; it follows them on."""
+    url, token = of_group(context, url, token)
+    _order(url, token, {"region": name, "on": True, "pace": pace, "by": _who()})
+    leads = _leads(url, token, name)
+    end = time.monotonic() + FOLLOW_DEADLINE_S
+    while follow and leads:
+        if time.monotonic() >= end:
+            raise click.ClickException(
+                f"{name} still leads {leads} shards after {FOLLOW_DEADLINE_S:g} s; it is written down, and may come yet"
+            )
+        time.sleep(POLL_S)
+        leads = _leads(url, token, name)
+    click.echo(f"{name}: evacuated, leads {leads}; its clients go at their pace")
+
+
+@region.command()
+@click.argument("name")
+@admin_options
+@click.pass_context
+def restore(context: click.Context, name: str, url: str, token: str | None) -> None:
+    """Let region NAME have clients and shards again."""
+    url, token = of_group(context, url, token)
+    _order(url, token, {"region": name, "on": False, "by": _who()})
+    click.echo(f"{name}: takes clients and shards")
+
+
+def said(regions: list[dict[str, Any]]) -> str:
+    """The regions as a table; empty: there are none."""
+    rows = [
+        (one["name"], *(str(one[key]) for key in ("routers", "gateways", "leads", "wanted")), state(one))
+        for one in regions
+    ]
+    return table([HEAD, *rows]) if rows else ""
+
+
+def state(one: dict[str, Any]) -> str:
+    if not one["evacuated"]:
+        return "serves"
+    if one["since_ms"] is None:
+        return "evacuated"
+    since = datetime.datetime.fromtimestamp(one["since_ms"] / 1000, datetime.UTC)
+    return f"evacuated since {since:%Y-%m-%d %H:%M:%S} UTC by {one['by'] or 'nobody known'}"
+
+
+def _who() -> str:
+    try:
+        return f"{getpass.getuser()}@{socket.gethostname()}"
+    except (OSError, KeyError):  # a container's user has no name
+        return socket.gethostname()
+
+
+def _regions(url: str, token: str | None) -> dict[str, Any]:
+    return ask("GET", f"{url.rstrip('/')}/api/regions", token=token, purpose="list regions")
+
+
+def _order(url: str, token: str | None, body: dict[str, object]) -> None:
+    ask("POST", f"{url.rstrip('/')}/api/regions/evacuate", token=token, body=body, purpose="evacuate a region")
+
+
+def _leads(url: str, token: str | None, name: str) -> int:
+    return sum(int(one["leads"]) for one in _regions(url, token)["regions"] if one["name"] == name)
