@@ -213,8 +213,12 @@ class Node:
 
     def start_again(self) -> None:
         """After `crash`: on the same ports and with what is left on its disk."""
-        self._launch()
+        self.launch_again()
         wait_until(self._is_ready, lambda: f"/readyz is 200\n{self.log_tail()}", START_DEADLINE_S)
+
+    def launch_again(self) -> None:
+        """`start_again`, but returns before it serves."""
+        self._launch()
 
     def _spawn(self) -> None:
         self.port, self.ws_port, self.admin_port = free_ports(3)

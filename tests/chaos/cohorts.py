@@ -8,19 +8,28 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from tests.chaos.endpoints import Place
 from tests.chaos.habits import Habits
 from tests.chaos.oracle import Book, Fault, Oracle
-from tests.chaos.talkers import SETTLE_S, Place, Talker
+from tests.chaos.talkers import SETTLE_S, Talker
 
 COME_S = 30.0
 CHANNELS, TALKERS = (1, 2), (3, 4)
 
 
 class Cohort:
-    """One seed's talkers and channels, with an oracle of their own."""
+    """One seed's talkers and channels, with an oracle of their own.
+
+    Args:
+        place: where they dial.
+        kind: of the channels' books.
+        own: of those of the users' channels.
+        places: where each dials, by its number; instead of `place`.
+
+    """
 
     def __init__(
         self,
@@ -32,6 +41,8 @@ class Cohort:
         retained: int = 1_000,
         secret: str = "",
         kind: type[Book] = Book,
+        own: type[Book] = Book,
+        places: Callable[[int], Place] | None = None,
     ) -> None:
         self.seed = seed
         self.faults: list[Fault] = []
@@ -44,9 +55,11 @@ class Cohort:
         self.talkers: list[Talker] = []
         for number in range(rng.randint(*TALKERS)):
             name = f"{seed}.{number}"
+            self.oracle.book(f"user:{name}", kind=own)
             # The first never leaves: what its channels hold in full is known through it. Nobody leaves a global one.
-            own = replace(habits, leaves=0 if number == 0 or namespace == "global" else habits.leaves)
-            self.talkers.append(Talker(self.oracle, place, name, name, own, secret))
+            one = replace(habits, leaves=0 if number == 0 or namespace == "global" else habits.leaves)
+            dialled = place if places is None else places(number)
+            self.talkers.append(Talker(self.oracle, dialled, name, name, one, secret))
         for talker in self.talkers:
             talker.mates = [mate.own for mate in self.talkers]
         self._silent = False

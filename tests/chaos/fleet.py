@@ -13,7 +13,7 @@ import signal
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import zmq
@@ -52,6 +52,7 @@ endpoints = "{endpoints}"
 prefix = "{prefix}"
 ttl_s = {ttl_s}
 shards = {shards}
+{directory}
 [bus]
 public_key = "{public}"
 secret_key = "{private}"
@@ -105,28 +106,23 @@ class FleetNode(Node):
             return error.code, error.read().decode()
 
 
-class Fleet:
-    """Gateways and routers on one switch.
+def redis_on(machine: Machine) -> redis.Server:
+    """A Redis of its own machine, whose writes reach the disk within a second."""
+    options = (*redis.LASTING, "--protected-mode", "no")
+    return redis.Server(*options, host=machine.host, port=REDIS_PORT, inside=machine.words)
+
+
+class Nodes:
+    """Gateways and routers with one directory, wherever they are.
 
     Attributes:
-        etcd, redis: the servers; `etcd_machine` and `redis_machine` are where they are.
+        etcd: the directory.
         gateways, routers: the nodes that run, by name.
 
     """
 
-    def __init__(self, switch: Switch, *, shards: int, ttl_s: int, workers: int = 1) -> None:
-        self.switch, self.shards, self.ttl_s, self.workers = switch, shards, ttl_s, workers
-        self.etcd_machine, self.redis_machine = switch.add("etcd", SIZE), switch.add("redis")
-        hosts, words = self.etcd_machine.hosts, self.etcd_machine.words
-        self.etcd = Cluster([Member(f"m{one}", host, ETCD_PORTS, inside=words) for one, host in enumerate(hosts)])
-        self.redis = redis.Server(
-            *redis.LASTING,
-            "--protected-mode",
-            "no",
-            host=self.redis_machine.host,
-            port=REDIS_PORT,
-            inside=self.redis_machine.words,
-        )
+    def __init__(self, etcd: Cluster, *, shards: int, ttl_s: int, workers: int = 1) -> None:
+        self.etcd, self.shards, self.ttl_s, self.workers = etcd, shards, ttl_s, workers
         self.gateways: dict[str, FleetNode] = {}
         self.routers: dict[str, FleetNode] = {}
         self._gone: list[FleetNode] = []
@@ -135,19 +131,18 @@ class Fleet:
 
     # ---- nodes come and go
 
-    def start(self, gateways: int, routers: int) -> None:
-        """All of them at once; returns when they serve."""
-        self.etcd.start()
-        self.redis.start()
-        for number in range(routers):
-            self.begin(f"r{number}", "router")
-        for number in range(gateways):
-            self.begin(f"g{number}", "gateway")
-        self.wait_whole()
-
-    def begin(self, name: str, role: str) -> FleetNode:
-        """Start a node; returns before it serves."""
-        machine = self.switch.add(name)
+    def begin_on(
+        self,
+        machine: Machine,
+        name: str,
+        role: str,
+        redis_url: str,
+        endpoints: Sequence[str],
+        *,
+        directory: str = "",
+        more: str = "",
+    ) -> FleetNode:
+        """Start a node; returns before it serves. `directory`: further lines of that section, `more`: behind all."""
         configuration = CONFIGURATION.format(
             name=name,
             role=role,
@@ -156,18 +151,19 @@ class Fleet:
             host=machine.host,
             token=TOKEN,
             secret=SECRET,
-            redis=self.redis.url,
-            endpoints=",".join(self.etcd.endpoints),
+            redis=redis_url,
+            endpoints=",".join(endpoints),
             prefix=PREFIX,
             ttl_s=self.ttl_s,
             shards=self.shards,
+            directory=directory,
             public=self._keys[0].decode(),
             private=self._keys[1].decode(),
         )
         if role != "gateway":
             configuration += ADVERTISED.format(host=machine.host, port=BUS_PORT)
         nodes = self.gateways if role == "gateway" else self.routers
-        nodes[name] = node = FleetNode(machine, name, role, configuration)
+        nodes[name] = node = FleetNode(machine, name, role, configuration + more)
         return node
 
     def leave(self, *names: str) -> None:
@@ -281,6 +277,40 @@ class Fleet:
         for node in (*self.gateways.values(), *self.routers.values(), *self._gone):
             node.destroy()
         self.etcd.destroy()
+
+
+class Fleet(Nodes):
+    """Nodes on one switch.
+
+    Attributes:
+        redis: the log of all; `etcd_machine` and `redis_machine` are where the servers are.
+
+    """
+
+    def __init__(self, switch: Switch, *, shards: int, ttl_s: int, workers: int = 1) -> None:
+        self.switch = switch
+        self.etcd_machine, self.redis_machine = switch.add("etcd", SIZE), switch.add("redis")
+        hosts, words = self.etcd_machine.hosts, self.etcd_machine.words
+        etcd = Cluster([Member(f"m{one}", host, ETCD_PORTS, inside=words) for one, host in enumerate(hosts)])
+        super().__init__(etcd, shards=shards, ttl_s=ttl_s, workers=workers)
+        self.redis = redis_on(self.redis_machine)
+
+    def start(self, gateways: int, routers: int) -> None:
+        """All of them at once; returns when they serve."""
+        self.etcd.start()
+        self.redis.start()
+        for number in range(routers):
+            self.begin(f"r{number}", "router")
+        for number in range(gateways):
+            self.begin(f"g{number}", "gateway")
+        self.wait_whole()
+
+    def begin(self, name: str, role: str) -> FleetNode:
+        """Start a node; returns before it serves."""
+        return self.begin_on(self.switch.add(name), name, role, self.redis.url, self.etcd.endpoints)
+
+    def destroy(self) -> None:
+        super().destroy()
         self.redis.destroy()
 
 

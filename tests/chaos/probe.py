@@ -15,6 +15,7 @@ from typing import Any
 import jwt
 
 from core import shards
+from tests.chaos.endpoints import Place, sent_to, served
 from tests.chaos.link import (
     AGAIN_S,
     ERROR,
@@ -35,7 +36,6 @@ DIAL_S = 5.0
 READY_S = 60.0
 TOKEN_S = 86_400
 PULSE_S = 0.04
-Place = Callable[[], tuple[str, int]]
 
 
 def channel_in(shard: int, count: int, name: str = "probe") -> str:
@@ -172,12 +172,14 @@ class Probe:
         elif kind == PING:
             link.send(PONG, frame[1], frame[2])
         elif kind == WELCOME:
+            served(self._place)
             self._link = link
             self._requests.clear()
             for pulse in self.pulses:
                 pulse.is_joined = False
                 self._ask(pulse, JOIN, pulse.channel, {})
         elif kind == FIN:
+            sent_to(self._place, (frame[3] if len(frame) > 3 else {}).get("target"))
             link.send(FIN_ACK)
             link.close()
         elif kind == FIN_ACK:

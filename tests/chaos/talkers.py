@@ -16,6 +16,7 @@ from typing import Any
 
 import jwt
 
+from tests.chaos.endpoints import Place, sent_to, served
 from tests.chaos.habits import Counts, Habits, Say
 from tests.chaos.link import (
     ACK,
@@ -47,8 +48,6 @@ from tests.chaos.oracle import Oracle, Position, Reader
 DIAL_S, WELCOME_S, ANSWER_S, SETTLE_S, LEAVE_S = 5.0, 15.0, 30.0, 30.0, 5.0
 TOKEN_S = 86_400
 PAGE = 100
-
-Place = Callable[[], tuple[str, int]]
 
 
 class Talker:
@@ -357,6 +356,7 @@ class Talker:
     def _on_fin(self, link: Link, frame: list[Any]) -> None:
         options = frame[3] if len(frame) > 3 else {}
         link.fin = (frame[1], options.get("after", 0))
+        sent_to(self._place, options.get("target"))
         self._oracle.log("", self.name, f"is told FIN {frame[1]}", 0, "")
         if frame[1] == RESUMED_ELSEWHERE:
             self.evicted.append(link)
@@ -389,6 +389,7 @@ class Talker:
     def _on_welcome(self, link: Link, values: dict[str, Any]) -> None:
         self._session, self._token = values["session"], values["resume_token"]
         listed = values["channels"]
+        served(self._place)
         link.welcome_tick = self._oracle.tick
         link.welcome = {channel: Position(*entry[:2]) for channel, entry in listed.items()}
         begins = not values["resumed"]

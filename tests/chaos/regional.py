@@ -1,0 +1,55 @@
+"""What the oracle asks where regions are lost: what another region confirmed is never lost, the rest is counted.
+
+As in tests/chaos/sequenced.py positions are told apart by epoch and offset, since another region goes on below what the
+lost one gave; whoever holds something of that is told. Beyond it:
+
+- At `replicated` all that was answered is in HISTORY for good, at the place that was answered, and once.
+- At `logged` what was answered may be missing in the end. All that is missing has to be among what the region that came
+  back says that it dropped; a test compares that.
+"""
+
+from collections.abc import Iterable
+
+from tests.chaos.oracle import Book, Kind, Oracle, Position
+from tests.chaos.sequenced import SequencedBook
+
+
+class LoggedBook(SequencedBook):
+    """Of a channel that answers once the leader's region has it.
+
+    Attributes:
+        lost: what was answered, and is not in HISTORY in the end.
+
+    """
+
+    def __init__(self, oracle: Oracle, channel: str, retained: int) -> None:
+        super().__init__(oracle, channel, retained)
+        self.lost: list[Position] = []
+
+    def history(self, by: str, messages: Iterable[tuple[Position, str]], *, complete: bool) -> None:
+        found = list(messages)
+        super().history(by, found, complete=complete)
+        places: dict[str, Position] = {}
+        for position, content in found:
+            first = places.setdefault(content, position)
+            if first != position:
+                self.fault(Kind.REPETITION, by, position.offset, f"HISTORY has {content} at {first} too")
+        if complete and found:
+            there = {position for position, _ in found}
+            answers = [one.answer for one in self.published.values() if one.answer is not None]
+            self.lost = sorted(one for one in answers if one not in there and one > found[0][0])
+            self.judge_lost(by)
+
+    def judge_lost(self, by: str) -> None:
+        """Whoever counts it does."""
+
+
+class ReplicatedBook(LoggedBook):
+    """Of a channel that answers once another region has it, too."""
+
+    def acknowledge(self, content: str, position: Position) -> None:
+        Book.acknowledge(self, content, position)  # an answer is for good, whatever happens to its region
+
+    def judge_lost(self, by: str) -> None:
+        for position in self.lost:
+            self.fault(Kind.LOSS, by, position.offset, f"answered at {position}, and not in HISTORY")
