@@ -37,6 +37,7 @@ name = "{name}"
 role = "{role}"
 [gateway]
 workers = {workers}
+{gateway}
 [router]
 leave_s = {leave_s:.0f}
 [admin]
@@ -139,10 +140,13 @@ class Nodes:
         redis_url: str,
         endpoints: Sequence[str],
         *,
+        gateway: str = "",
         directory: str = "",
         more: str = "",
     ) -> FleetNode:
-        """Start a node; returns before it serves. `directory`: further lines of that section, `more`: behind all."""
+        """Start a node; returns before it serves. `gateway`, `directory`: further lines of these sections of its
+        configuration; `more`: further sections.
+        """
         configuration = CONFIGURATION.format(
             name=name,
             role=role,
@@ -156,6 +160,7 @@ class Nodes:
             prefix=PREFIX,
             ttl_s=self.ttl_s,
             shards=self.shards,
+            gateway=gateway,
             directory=directory,
             public=self._keys[0].decode(),
             private=self._keys[1].decode(),

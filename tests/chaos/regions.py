@@ -11,10 +11,10 @@ import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tests.chaos.endpoints import Endpoints, Place
-from tests.chaos.fleet import ETCD_PORTS, READY_S, FleetNode, Nodes, redis_on
+from tests.chaos.fleet import ETCD_PORTS, READY_S, REDIS_PORT, FleetNode, Nodes, redis_on
 from tests.chaos.wan import Wan, running_wan
 from tests.conftest import marked_processes, wait_until
 from tests.servers.etcd import Cluster, Member
@@ -24,8 +24,12 @@ REGIONS = ("eu", "us", "ap")
 ROUND_TRIPS_MS = {("eu", "us"): 40.0, ("eu", "ap"): 40.0, ("us", "ap"): 80.0}
 LOST_PER_MILLE = 1
 LIMIT_S = 60.0
+MOVED_S = 120.0
+"""For moving shards one after another, each with some writes to a directory that is far away."""
+ADVERTISED = 'advertise = "ws://{host}:7401,tcp://{host}:7400"'
 CHANNELS = "hf:{h*}:c:*"
 SCANNED = 1_000
+DROPPED = re.compile(r"shard \d+: (\d+) messages that only this region had")
 ACKS = """
 [namespaces.group]
 ack = "{group}"
@@ -86,13 +90,14 @@ class Regions(Nodes):
         log = self.redis[region if self.bridged else REGIONS[0]].url
         near = self.etcd.members[REGIONS.index(region)].endpoint
         endpoints = (near, *(one for one in self.etcd.endpoints if one != near))
+        machine = self.wan.add(region, name)
         if not self.bridged:
-            return self.begin_on(self.wan.add(region, name), name, role, log, endpoints)
+            return self.begin_on(machine, name, role, log, endpoints, more=ACKS.format(group="logged"))
         directory = f'region = "{region}"' + (f'\nplacement = "{self.placement}"' if self.placement else "")
         others = "\n".join(f'{other} = "{one.url}"' for other, one in self.redis.items() if other != region)
         more = f"[log.regions]\n{others}\n{ACKS.format(group='replicated')}"
-        machine = self.wan.add(region, name)
-        return self.begin_on(machine, name, role, log, endpoints, directory=directory, more=more)
+        gateway = ADVERTISED.format(host=machine.host)
+        return self.begin_on(machine, name, role, log, endpoints, gateway=gateway, directory=directory, more=more)
 
     def nodes_of(self, region: str) -> list[FleetNode]:
         """The nodes of a region, routers first."""
@@ -138,13 +143,34 @@ class Regions(Nodes):
             node.launch_again()
         self.down.discard(region)
 
-    def cut(self, region: str) -> None:
-        """Nothing passes between it and the others; clients there stay with it."""
-        self.wan.cut(region)
+    def dropped(self, region: str) -> int:
+        """How many messages its routers say they dropped, since they were first started."""
+        return sum(
+            int(count)
+            for node in self.nodes_of(region)
+            for count in DROPPED.findall(node.log.read_text(errors="replace"))
+        )
+
+    def evacuate(self, region: str, *, pace: int = 0) -> None:
+        """As an operator does, anywhere."""
+        self._order({"region": region, "on": True, "pace": pace, "by": "the tests"})
+
+    def restore(self, region: str) -> None:
+        self._order({"region": region, "on": False})
+
+    def _order(self, body: dict[str, Any]) -> None:
+        node = next(iter(self.gateways.values()))
+        status, text = node.post("/api/regions/evacuate", body)
+        assert status == 202, text
 
     def region_of(self, name: str) -> str:
         """Of a node."""
         return name.split("-")[1]
+
+    def part_redis(self, one: str, other: str) -> None:
+        """Neither region reaches the log of the other; everything else passes."""
+        for region, far in ((one, other), (other, one)):
+            self.wan.cut_port(region, far, REDIS_PORT)
 
     # ---- how it is
 
@@ -161,6 +187,10 @@ class Regions(Nodes):
     def places(self, number: int) -> Place:
         """For the talkers of a cohort: one in each region in turn."""
         return self.endpoints(REGIONS[number % len(REGIONS)])
+
+    def insiders(self, number: int) -> Place:
+        """As `places`, and each knows its own region alone."""
+        return self.endpoints(REGIONS[number % len(REGIONS)], alone=True)
 
     def led_in(self) -> dict[int, str]:
         """By shard the region that leads it."""
@@ -191,6 +221,14 @@ class Regions(Nodes):
             if int(cursor) == 0:
                 return found
 
+    def wait_led_in(self, where: set[str]) -> None:
+        """Until each of these regions leads some shards, and no other does."""
+        wait_until(
+            lambda: len(self.leaders()) == self.shards and set(self.led_in().values()) == where,
+            lambda: f"all is led in {where}\n{self.told()}",
+            MOVED_S,
+        )
+
     def differences(self, one: str, other: str) -> list[str]:
         """Where the logs of two regions are not the same, id for id."""
         try:
@@ -215,10 +253,6 @@ class Regions(Nodes):
         """Until all nodes serve that are to, and everything is led."""
         wait_until(self.is_ready, lambda: f"all nodes are ready\n{self.told()}", READY_S)
         wait_until(self.is_balanced, lambda: f"everything is led\n{self.told()}", READY_S)
-
-    def heal(self) -> int:
-        """All ways are open; how many packets were held back."""
-        return self.wan.heal()
 
     def destroy(self) -> None:
         super().destroy()

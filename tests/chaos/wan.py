@@ -180,6 +180,13 @@ class Wan:
                 rules.append(f"add rule {TABLE} cuts {nets} counter drop")
         self._middle.inside("nft", "; ".join(rules))
 
+    def cut_port(self, region: str, other: str, port: int) -> None:
+        """From now on nothing of a region reaches this TCP port of another, nor what answers there."""
+        here, there = self._networks[region], self._networks[other]
+        to = f"ip saddr {here}0/24 ip daddr {there}0/24 tcp dport {port}"
+        back = f"ip saddr {there}0/24 ip daddr {here}0/24 tcp sport {port}"
+        self._middle.inside("nft", "; ".join(f"add rule {TABLE} cuts {nets} counter drop" for nets in (to, back)))
+
     def heal(self) -> int:
         """Everything passes again; how many packets did not."""
         dropped = self.held_back()

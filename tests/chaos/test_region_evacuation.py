@@ -1,0 +1,107 @@
+"""A region is evacuated under load: its shards are led elsewhere and its clients go there at the pace that is set, and
+nothing is lost at any level.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from core.codes import Code
+from tests.chaos.cohorts import Cohort, Tally, complaint
+from tests.chaos.fleet import SECRET
+from tests.chaos.guests import Guest, busiest
+from tests.chaos.regional import LoggedBook, ReplicatedBook
+from tests.chaos.regions import REGIONS, Regions, running_regions
+from tests.chaos.rounds import FULL, SEED
+from tests.chaos.switch import why_not
+from tests.chaos.test_regions import HABITS
+
+SHARDS, TTL_S = 32, 10
+EVACUATED = REGIONS[0]
+GUESTS, PACE = (400, 20) if FULL else (120, 20)
+COHORTS = 20 if FULL else 6
+GONE_S = 120.0
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
+
+
+@pytest.fixture(scope="module")
+def regions() -> Iterator[Regions]:
+    if reason := why_not():
+        pytest.skip(reason)
+    with running_regions(dict.fromkeys(REGIONS, 1), shards=SHARDS, ttl_s=TTL_S) as made:
+        made.wait_led_in({*REGIONS})
+        yield made
+        made.stop()
+
+
+def cohorts_of(regions: Regions) -> list[Cohort]:
+    found = []
+    for number in range(COHORTS):
+        namespace, kind = (("group", ReplicatedBook), ("logged", LoggedBook))[number % 2]
+        place, seed = regions.places(0), f"evacuation-{SEED}-{number}"
+        found.append(
+            Cohort(
+                seed,
+                place,
+                HABITS,
+                namespace=namespace,
+                secret=SECRET,
+                kind=kind,
+                own=ReplicatedBook,
+                places=regions.places,
+            )
+        )
+    return found
+
+
+async def evacuation(regions: Regions, cohorts: list[Cohort], guests: list[Guest]) -> float:
+    """And back; when it began."""
+    host = regions.gateways[f"g-{EVACUATED}"].machine.host
+    await asyncio.gather(*(one.come() for one in cohorts), *(one.come() for one in guests))
+    assert {guest.host for guest in guests} == {host}
+    for cohort in cohorts:
+        cohort.act()
+    began = time.monotonic()
+    try:
+        await asyncio.to_thread(regions.evacuate, EVACUATED, pace=PACE)
+        await asyncio.gather(*(guest.is_elsewhere(host, GONE_S) for guest in guests))
+        await asyncio.to_thread(regions.wait_led_in, {*REGIONS} - {EVACUATED})
+        await asyncio.to_thread(regions.restore, EVACUATED)
+        await asyncio.to_thread(regions.wait_led_in, {*REGIONS})
+    except BaseException:
+        await asyncio.gather(*(cohort.give_up() for cohort in cohorts), *(guest.go() for guest in guests))
+        raise
+    return began
+
+
+async def one_round(regions: Regions, cohorts: list[Cohort], guests: list[Guest]) -> float:
+    began = await evacuation(regions, cohorts, guests)
+    settled = await asyncio.gather(*(one.settle() for one in cohorts), return_exceptions=True)
+    await asyncio.gather(*(guest.go() for guest in guests))
+    texts = [complaint(cohorts), *(str(one) for one in settled if isinstance(one, BaseException))]
+    text = "\n".join(text for text in texts if text)
+    assert not text, f"{text}\n{regions.told()}"
+    return began
+
+
+def test_nothing_is_lost_and_nobody_hurries(regions: Regions) -> None:
+    cohorts = cohorts_of(regions)
+    guests = [Guest(regions.endpoints(EVACUATED), f"guest-{number}", SECRET) for number in range(GUESTS)]
+    began = asyncio.run(one_round(regions, cohorts, guests))
+    moments = [moment for guest in guests for moment, _ in guest.welcomed if moment > began]
+    tally = Tally()
+    tally.add(cohorts)
+    print(
+        f"{GUESTS} guests in {max(moments) - began:.1f} s, at most {busiest(moments)} in a second at a pace of {PACE};"
+        f" {tally}"
+    )
+    assert busiest(moments) <= PACE
+    assert all(guest.told == [Code.MOVED] for guest in guests)
+    books = [cohort.oracle.book(channel) for cohort in cohorts for channel in cohort.channels]
+    lost = [(book.channel, book.lost) for book in books if isinstance(book, LoggedBook) and book.lost]
+    assert not lost, f"{lost}\n{regions.told()}"
+    regions.wait_same()
+    assert [regions.dropped(region) for region in REGIONS] == [0, 0, 0], regions.told()
