@@ -23,12 +23,14 @@ class Guest:
     Attributes:
         welcomed: when it was welcome, each time, and where.
         told: the codes of the FINs that it was told.
+        dialled: when it said HELLO, each time.
 
     """
 
     def __init__(self, places: Endpoints, name: str, secret: str) -> None:
         self.welcomed: list[tuple[float, str]] = []
         self.told: list[int] = []
+        self.dialled: list[float] = []
         claims = {"sub": name, "exp": int(time.time()) + TOKEN_S}
         self._hello: dict[str, Any] = {"v": 1, "token": jwt.encode(claims, secret, algorithm="HS256")}
         self._places, self._host = places, ""
@@ -75,6 +77,7 @@ class Guest:
                 async with asyncio.timeout(DIAL_S):
                     factory = functools.partial(_same, link)
                     await asyncio.get_running_loop().create_connection(factory, self._host, port)
+                self.dialled.append(time.monotonic())
                 link.send(HELLO, 1, self._hello)
                 await link.ended.wait()  # no deadline: as long as it is served, and heartbeats end it
             await asyncio.sleep(max(AGAIN_S, self._after_s))

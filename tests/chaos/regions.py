@@ -91,12 +91,12 @@ class Regions(Nodes):
         near = self.etcd.members[REGIONS.index(region)].endpoint
         endpoints = (near, *(one for one in self.etcd.endpoints if one != near))
         machine = self.wan.add(region, name)
-        if not self.bridged:
-            return self.begin_on(machine, name, role, log, endpoints, more=ACKS.format(group="logged"))
-        directory = f'region = "{region}"' + (f'\nplacement = "{self.placement}"' if self.placement else "")
-        others = "\n".join(f'{other} = "{one.url}"' for other, one in self.redis.items() if other != region)
-        more = f"[log.regions]\n{others}\n{ACKS.format(group='replicated')}"
         gateway = ADVERTISED.format(host=machine.host)
+        directory = f'region = "{region}"' + (f'\nplacement = "{self.placement}"' if self.placement else "")
+        more = ACKS.format(group="replicated" if self.bridged else "logged")
+        if self.bridged:
+            others = "\n".join(f'{other} = "{one.url}"' for other, one in self.redis.items() if other != region)
+            more = f"[log.regions]\n{others}\n{more}"
         return self.begin_on(machine, name, role, log, endpoints, gateway=gateway, directory=directory, more=more)
 
     def nodes_of(self, region: str) -> list[FleetNode]:

@@ -91,7 +91,7 @@ def test_nothing_is_lost_and_nobody_hurries(regions: Regions) -> None:
     cohorts = cohorts_of(regions)
     guests = [Guest(regions.endpoints(EVACUATED), f"guest-{number}", SECRET) for number in range(GUESTS)]
     began = asyncio.run(one_round(regions, cohorts, guests))
-    moments = [moment for guest in guests for moment, _ in guest.welcomed if moment > began]
+    moments = [moment for guest in guests for moment in guest.dialled if moment > began]
     tally = Tally()
     tally.add(cohorts)
     print(
