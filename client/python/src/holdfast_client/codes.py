@@ -3,6 +3,7 @@
 from enum import StrEnum
 
 BYE = 0
+RESUMED_ELSEWHERE = 605
 WEBSOCKET_STATUS_BASE = 4000
 
 

@@ -27,11 +27,17 @@ class Backoff:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do next: wait, then connect and resume or start afresh."""
+    """What to do next: wait, then connect and resume or start afresh.
+
+    Attributes:
+        class_: resume, start afresh, or stop.
+        delay_s: how long to wait first.
+        counts: whether it is an attempt more, on which the next wait depends; not so within a pass over the endpoints.
+    """
 
     class_: CloseClass
     delay_s: float
-    target: str | None = None
+    counts: bool = True
 
 
 def plan(closed: Closed, attempt: int, backoff: Backoff, source: random.Random) -> Plan:
@@ -43,6 +49,6 @@ def plan(closed: Closed, attempt: int, backoff: Backoff, source: random.Random) 
     if closed.class_ is CloseClass.STOP:
         return Plan(CloseClass.STOP, 0.0)
     if closed.after_ms is None:
-        return Plan(closed.class_, backoff.delay_s(attempt, source), closed.target)
+        return Plan(closed.class_, backoff.delay_s(attempt, source))
     extra_s = backoff.delay_s(attempt - 1, source) if attempt > 0 else 0.0
-    return Plan(closed.class_, closed.after_ms / 1000 + extra_s, closed.target)
+    return Plan(closed.class_, closed.after_ms / 1000 + extra_s)

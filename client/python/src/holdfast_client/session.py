@@ -6,7 +6,7 @@ import random
 import secrets
 import ssl as tls
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import TracebackType
@@ -16,12 +16,13 @@ from . import outputs
 from . import protocol as core
 from .codec import Encoding
 from .codes import CloseClass
+from .dialing import Dialer
 from .errors import Closed, ConnectFailed, HoldfastError, ProtocolViolation
 from .inbox import Inbox
 from .kept import SessionState
 from .messages import Event, History, Message, Position, Presence
 from .reconnect import Backoff, Plan, plan
-from .transport import Transport, address, is_acceptable_target, lost, open_transport
+from .transport import Transport, address, lost, open_transport
 
 log = logging.getLogger("holdfast_client")
 
@@ -43,7 +44,7 @@ class State(StrEnum):
 class Options:
     """How to connect. See `connect`."""
 
-    url: str
+    url: str | Sequence[str]
     user: str | None = None
     token: Token | None = None
     encoding: Encoding = Encoding.MSGPACK
@@ -57,9 +58,14 @@ class Options:
     clock: Callable[[], float] = time.monotonic
     randomness: random.Random = field(default_factory=random.SystemRandom)
 
+    @property
+    def urls(self) -> list[str]:
+        """The endpoints, in the application's order."""
+        return [self.url] if isinstance(self.url, str) else list(self.url)
+
 
 async def connect(
-    url: str,
+    url: str | Sequence[str],
     *,
     user: str | None = None,
     token: Token | None = None,
@@ -75,7 +81,8 @@ async def connect(
     """Connect, greet, and return a session that is open.
 
     Args:
-        url: `ws://host:7401/ws`, `wss://…`, `tcp://host:7400` or `tls://…`.
+        url: `ws://host:7401/ws`, `wss://…`, `tcp://host:7400` or `tls://…`; or several, of which the nearest that
+            answers is taken. Of two that are equally near, the earlier one.
         user: who to be, where the gateway runs in development mode.
         token: the token, or a coroutine function that gives one, called again before each fresh start and whenever the
             token is about to end.
@@ -112,8 +119,8 @@ async def connect(
 
 async def connect_with(options: Options) -> "Session":
     """`connect` with everything in one value, clock and randomness included."""
-    scheme, _, _ = address(options.url)
-    if scheme in ("tcp", "tls") and options.encoding is Encoding.JSON:
+    schemes = {address(url)[0] for url in options.urls}
+    if schemes & {"tcp", "tls"} and options.encoding is Encoding.JSON:
         raise ValueError("JSON travels over WebSocket only; TCP carries MessagePack")
     session = Session(options)
     await session._open()
@@ -126,6 +133,7 @@ class Session:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._protocol = core.Protocol(core.Identity(user=options.user), options.encoding, options.state)
+        self._dialer = Dialer(options.urls, self._open_transport, options.clock, options.open_timeout_s)
         self._inbox = Inbox(options.queue_messages)
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -157,6 +165,11 @@ class Session:
     def node(self) -> str:
         """The gateway's node that serves this session now."""
         return "" if self._protocol.welcome is None else self._protocol.welcome.node
+
+    @property
+    def endpoint(self) -> str:
+        """The URL of the connection that there is now, or was last."""
+        return self._dialer.url
 
     @property
     def joined(self) -> frozenset[str]:
@@ -307,7 +320,7 @@ class Session:
             await self._cancel(self._task)
             last = "" if self._last_end is None else f"; the last attempt {self._last_end}"
             limit_s = self._options.open_timeout_s
-            raise ConnectFailed(f"{self._options.url}: not open within {limit_s} s{last}") from error
+            raise ConnectFailed(f"{' '.join(self._options.urls)}: not open within {limit_s} s{last}") from error
         except BaseException:
             self._leaving.set()
             await self._cancel(self._task)
@@ -351,19 +364,18 @@ class Session:
 
     async def _run(self) -> None:
         closed, attempt = Closed(None, "not connected", CloseClass.RESUME), 0
-        target = None
         timer = asyncio.create_task(self._keep_time(), name="holdfast timer")
         timer.add_done_callback(self._on_timer_end)
         try:
             while not self._leaving.is_set():
-                closed = await self._connection(target or self._options.url)
+                closed = await self._connection()
                 if self.state is State.OPEN:
                     attempt = 0
                 self._last_end = closed
                 step = self._next_step(closed, attempt)
                 if step is None:
                     break
-                attempt, target = attempt + 1, step.target
+                attempt += step.counts
                 if step.class_ is CloseClass.FRESH:
                     self._protocol.start_afresh()
                 await self._wait_before_reconnect(step)
@@ -378,14 +390,15 @@ class Session:
 
     def _next_step(self, closed: Closed, attempt: int) -> Plan | None:
         """How to go on after a connection; None if there is nothing more."""
-        if self._leaving.is_set() or not self._options.reconnect:
+        step = self._dialer.next_in_pass(closed)
+        may = self._options.reconnect or (step is not None and self.state is State.CONNECTING)
+        if self._leaving.is_set() or not may:
             return None
-        step = plan(closed, attempt, self._options.backoff, self._options.randomness)
+        step = step or plan(closed, attempt, self._options.backoff, self._options.randomness)
         if step.class_ is CloseClass.STOP:
             return None
-        target = step.target if is_acceptable_target(step.target, self._options.url) else None
-        log.info("connection ended (%s); %s in %.1f s", closed, step.class_, step.delay_s)
-        return Plan(step.class_, step.delay_s, target)
+        log.info("connection to %s ended (%s); %s in %.1f s", self.endpoint, closed, step.class_, step.delay_s)
+        return step
 
     async def _wait_before_reconnect(self, step: Plan) -> None:
         if self.state is State.OPEN:
@@ -397,14 +410,17 @@ class Session:
         except TimeoutError:
             return
 
-    async def _connection(self, url: str) -> Closed:
-        """One connection from start to end; why it ended."""
+    async def _open_transport(self, url: str, timeout_s: float) -> Transport:
+        return await open_transport(url, self._options.ssl, timeout_s)
+
+    async def _connection(self) -> Closed:
+        """One connection from start to end, to the endpoint that wins; why it ended."""
         try:
-            transport = await open_transport(url, self._options.ssl, self._options.open_timeout_s)
+            transport = (await self._dialer.dial()).transport
         except ConnectFailed as error:
             failed = Closed(None, str(error), CloseClass.RESUME)
             failed.__cause__ = error
-            return failed
+            return self._dialer.ended(failed, dialed=False)
         closed = Closed(None, "cancelled", CloseClass.STOP)
         try:
             self._protocol.connection_made(self._now(), await self._token())
@@ -416,7 +432,7 @@ class Session:
             self._protocol.connection_lost(closed)
             self._emit()
             await self._close_transport(transport, closed)
-        return closed
+        return self._dialer.ended(closed, dialed=True)
 
     async def _close_transport(self, transport: Transport, closed: Closed) -> None:
         closing = asyncio.create_task(transport.close(closed.code, closed.reason), name="holdfast closing")
@@ -532,6 +548,7 @@ class Session:
                 case outputs.Measured():
                     self.rtt_ms = output.rtt_ms
                 case outputs.Opened():
+                    self._dialer.welcomed()
                     self.state = State.OPEN
                     if not self._opened.done():
                         self._opened.set_result(None)
