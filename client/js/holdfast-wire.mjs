@@ -27,6 +27,8 @@ export const HELLO = 0, WELCOME = 1, REPLY = 2, ERROR = 3, PING = 4, PONG = 5, J
 export const MESSAGE = 9, ACK = 10, HISTORY = 11, PRESENCE = 12, EVENT = 13, FIN = 14, FIN_ACK = 15;
 export const REFRESH = 16;
 
+export const RESUMED_ELSEWHERE = 605;
+
 const STATUS_BASE = 4000;
 
 /** The root of this client's errors. */
@@ -295,7 +297,7 @@ export function byteLength(body) {
 export function acceptable(target, url) {
   try {
     const [there, here] = [new URL(target).protocol, new URL(url).protocol];
-    return there === here || (there === "wss:" && here === "ws:");
+    return there === here || (there === "wss:" && here === "ws:") || (there === "tls:" && here === "tcp:");
   } catch {
     return false;
   }

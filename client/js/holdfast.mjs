@@ -1,7 +1,7 @@
 /**
  * The JavaScript client of Holdfast: protocol version 1, JSON over WebSocket, for browsers and Node.
  *
- * No dependencies and no build: this file and the two that it imports. Time, timers, randomness and the WebSocket class
+ * No dependencies and no build: this file and those that it imports. Time, timers, randomness and the WebSocket class
  * are options, so that tests run on a clock of their own and Node 18, which has no WebSocket, can be given one.
  *
  * @typedef {{epoch: number, offset: number}} Position
@@ -16,11 +16,12 @@
  * @typedef {import("./holdfast-wire.mjs").Options} Options
  */
 
+import { Dialer } from "./holdfast-endpoints.mjs";
 import { ItemQueue, Pulse, Requests, backoffDelay, systemClock } from "./holdfast-pulse.mjs";
 import {
   Closed, ERROR, EVENT, FIN, FIN_ACK, HELLO, HISTORY, HoldfastError, JOIN, LEAVE, MESSAGE, PING, PONG, PRESENCE,
-  PUBLISH, Positions, ProtocolViolation, REFRESH, REPLY, RequestRefused, WELCOME, acceptable,
-  byteLength, check, closeClass, closeSocket, closedByStatus, gone, isMap, isRequestOnly, isWhole, json, readHistory,
+  PUBLISH, Positions, ProtocolViolation, REFRESH, REPLY, RequestRefused, WELCOME, byteLength,
+  check, closeClass, closeSocket, closedByStatus, gone, isMap, isRequestOnly, isWhole, json, readHistory,
   readMessage, readPosition, readPresence, readRefreshed, readState, readWelcome, resetEvent, same,
 } from "./holdfast-wire.mjs";
 
@@ -34,7 +35,7 @@ const BYE = 0, HELLO_TIMEOUT_MS = 5000, FIN_TIMEOUT_MS = 5000;
 const HELLO_REST_BYTES = 8192;
 const WHILE_GREETING = new Set([WELCOME, ERROR, PING, PONG, FIN, FIN_ACK]);
 
-/** Connect, greet, and resolve to a session that is open. @param {string} url @param {Options} [options] */
+/** Connect, greet, and resolve to an open session. @param {string | string[]} url @param {Options} [options] */
 export function connect(url, options = {}) {
   return Session.connect(url, options);
 }
@@ -44,7 +45,7 @@ export function connect(url, options = {}) {
  * `for await (const item of session)` gives messages and events (those have a `kind`), each once.
  */
 export class Session {
-  #url; #options; #clock; #codec; #socket = null; #listeners = new Map(); #queues = new Set();
+  #dialer; #options; #clock; #codec; #socket = null; #listeners = new Map(); #queues = new Set();
   #requests; #joined = new Set(); #rejoining = new Map(); #positions = new Positions();
   #welcome = null; #mayResume = false; #resuming = false; #helloId = 0; #phase = "idle"; #attempt = 0; #leaving = false;
   #timer = null; #phaseTimer = null; #opening = null; #ended = null; #unacknowledged = {};
@@ -53,13 +54,13 @@ export class Session {
 
   /** Use `connect`. */
   constructor(url, options) {
-    this.#url = url;
     this.#options = {
       reconnect: true, requestTimeoutMs: 5000, openTimeoutMs: 10000, backoffBaseMs: 500, backoffCapMs: 30000,
       queueMessages: 10000, WebSocket: globalThis.WebSocket, ...options,
     };
     if (!this.#options.WebSocket) throw new TypeError("no WebSocket here: give one as options.WebSocket");
     this.#clock = this.#options.clock ?? systemClock;
+    this.#dialer = new Dialer([url].flat(), this.#options, this.#clock);
     this.#requests = new Requests(this.#clock);
     this.#codec = this.#options.codec ?? json;
     /** @type {State} */
@@ -89,7 +90,7 @@ export class Session {
         if (error) reject(error);
         else resolve(session);
       };
-      session.#dial(url);
+      session.#dial();
     });
   }
 
@@ -97,6 +98,8 @@ export class Session {
   get user() { return this.#welcome?.user ?? ""; }
   /** The gateway's node that serves this session now. */
   get node() { return this.#welcome?.node ?? ""; }
+  /** The URL of the connection that there is now, or was last. */
+  get endpoint() { return this.#dialer.url; }
   get joined() { return new Set(this.#joined); }
   get droppedCount() { return this.#positions.droppedCount; }
 
@@ -113,9 +116,7 @@ export class Session {
     return () => this.off(name, fn);
   }
 
-  off(name, fn) {
-    this.#listeners.get(name)?.delete(fn);
-  }
+  off(name, fn) { this.#listeners.get(name)?.delete(fn); }
 
   /**
    * Receive this channel's messages, from the returned position on, or from `since` as far as the log reaches.
@@ -203,8 +204,7 @@ export class Session {
     } else if (this.#phase !== "closing") {
       this.#stop(new Closed(BYE, "bye", "stop"));
     }
-    if (this.closed) return Promise.resolve();
-    return new Promise((resolve) => { this.on("close", () => resolve()); });
+    return this.closed ? Promise.resolve() : new Promise((resolve) => { this.on("close", () => resolve()); });
   }
 
   /** Messages and events from now on; ends when the session was closed here, throws when it ended otherwise. */
@@ -217,22 +217,19 @@ export class Session {
 
   // Inside: the connection. Phases: idle, dialling, greeting, rejoining, open, closing (FIN sent).
 
-  #dial(url) {
+  #dial() {
     this.#phase = "dialling";
-    let socket;
-    try {
-      socket = new this.#options.WebSocket(url);
-    } catch (error) {
-      this.#stop(new Closed(null, String(error?.message ?? error), "stop"));
-      return;
-    }
+    this.#dialer.dial((socket) => this.#dialed(socket), (closed) => this.#lost(closed));
+  }
+
+  #dialed(socket) {
     this.#socket = socket;
     let failure = null;
-    socket.onopen = () => this.#current(socket, () => this.#greet(socket));
     socket.onmessage = (event) => this.#current(socket, () => this.#receive(event.data));
     socket.onerror = (event) => { failure ??= event?.message || "the connection failed"; };
     socket.onclose = (event) => this.#current(socket, () => this.#lost(closedByStatus(event, failure)));
     this.#after(this.#options.openTimeoutMs, () => this.#end(gone("not connected in time")));
+    this.#current(socket, () => this.#greet(socket));
   }
 
   /** Run for the connection of now only: what an older one still says does not count, what is no frame ends it. */
@@ -301,9 +298,7 @@ export class Session {
     }
   }
 
-  #send(frame) {
-    this.#sendBody(this.#codec.encode(frame));
-  }
+  #send(frame) { this.#sendBody(this.#codec.encode(frame)); }
 
   #sendBody(body) {
     this.#pulse?.sent(this.#clock.now());
@@ -486,6 +481,7 @@ export class Session {
     if (this.#phase !== "rejoining" || this.#rejoining.size) return;
     this.#phase = "open";
     this.#attempt = 0;
+    this.#dialer.welcomed();
     this.#setState("open");
     this.#opening?.(null);
     this.#flushRequests();
@@ -498,24 +494,26 @@ export class Session {
     closeSocket(socket, closed.code);
   }
 
-  #lost(closed) {
+  #lost(why) {
+    const closed = this.#dialer.ended(why, this.#socket !== null);
     this.#disconnect();
     this.#requests.interrupt(closed);
     this.#ended = closed;
-    if (this.#leaving || !this.#options.reconnect || closed.class === "stop") {
+    const more = this.#dialer.nextInPass(closed);
+    if (this.#leaving || !(this.#options.reconnect || (more && this.#opening)) || closed.class === "stop") {
       this.#stop(closed);
       return;
     }
     if (closed.class === "fresh") this.#mayResume = false;
     if (this.state === "open") this.#setState("reconnecting");
-    const delay = backoffDelay(closed, this.#attempt, this.#options, this.#clock.random);
-    this.#attempt += 1;
+    const delay = more ? 0 : backoffDelay(closed, this.#attempt, this.#options, this.#clock.random);
+    this.#attempt += more ? 0 : 1;
     this.reconnectCount += 1;
-    const target = acceptable(closed.target, this.#url) ? closed.target : this.#url;
-    this.#after(delay, () => this.#dial(target));
+    this.#after(delay, () => this.#dial());
   }
 
   #disconnect() {
+    this.#dialer.cancel();
     this.#socket = null;
     this.#phase = "idle";
     this.#clock.clearTimeout(this.#timer);

@@ -40,7 +40,7 @@ export class Line {
   clock = new VirtualClock();
   items = [];
 
-  constructor(options = {}) {
+  constructor(options = {}, url = "ws://gateway:7401/ws") {
     const line = this;
     class FakeSocket {
       frames = []; closedWith = undefined;
@@ -61,15 +61,15 @@ export class Line {
       }
     }
     const given = { user: "ann", WebSocket: FakeSocket, clock: this.clock, ...options };
-    this.connecting = connect("ws://gateway:7401/ws", given);
+    this.connecting = connect(url, given);
   }
 
   get socket() {
     return this.sockets.at(-1);
   }
 
-  static async opened(options = {}, welcome = {}) {
-    const line = new Line(options);
+  static async opened(options = {}, welcome = {}, url = undefined) {
+    const line = new Line(options, url);
     line.socket.welcome(welcome);
     line.session = await line.connecting;
     line.session.on("message", (message) => line.items.push(message.offset));
