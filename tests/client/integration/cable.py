@@ -9,10 +9,14 @@ CHUNK_BYTES = 65536
 
 
 class Cable:
-    """Relays each connection to `port`; `cut` resets all of them, and refuses new ones until `mend`."""
+    """Relays each connection to `port`; `cut` resets all of them, and refuses new ones until `mend`.
 
-    def __init__(self, port: int) -> None:
+    `delay_s`: how long everything takes on its way, in each direction; it accepts at once, as a balancer does.
+    """
+
+    def __init__(self, port: int, delay_s: float = 0.0) -> None:
         self._to_port = port
+        self._delay_s = delay_s
         self._writers: set[asyncio.StreamWriter] = set()
         self._relays: set[asyncio.Task[None]] = set()
         self._is_whole = True
@@ -55,6 +59,8 @@ class Cable:
     async def _relay(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
             while chunk := await source.read(CHUNK_BYTES):
+                if self._delay_s:
+                    await asyncio.sleep(self._delay_s)
                 sink.write(chunk)
                 await sink.drain()
         sink.close()

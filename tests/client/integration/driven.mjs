@@ -15,15 +15,15 @@ const [url, user] = process.argv.slice(2);
 const tell = (what) => console.log(JSON.stringify(what));
 const told = ({ code, reason, message }) => ({ code, reason, message });
 
-const options = { user, backoffBaseMs: 50, backoffCapMs: 200 };
+const options = { user, token: process.env.HOLDFAST_TOKEN, backoffBaseMs: 50, backoffCapMs: 200 };
 const session = await (url.startsWith("tcp:")
-  ? connectTcp(url, options)
-  : connect(url, { ...options, WebSocket: globalThis.WebSocket ?? SmallWebSocket }));
+  ? connectTcp(url.split(","), options)
+  : connect(url.split(","), { ...options, WebSocket: globalThis.WebSocket ?? SmallWebSocket }));
 session.on("message", (message) => tell({ message }));
 session.on("event", (event) => tell({ event }));
-session.on("state", (state) => tell({ state }));
+session.on("state", (state) => tell({ state, endpoint: session.endpoint }));
 session.on("close", (closed) => tell({ closed: told(closed) }));
-tell({ opened: { id: session.id, user: session.user } });
+tell({ opened: { id: session.id, user: session.user, endpoint: session.endpoint } });
 
 for await (const line of createInterface({ input: process.stdin })) {
   const { call, args } = JSON.parse(line);

@@ -38,6 +38,7 @@ class Driven:
         self._process = process
         self._kept: deque[dict[str, Any]] = deque()
         self.seen: list[tuple[str, Any]] = []
+        self.opened: dict[str, Any] = {}
 
     async def take(self, kind: str) -> Any:
         """The next thing of a kind; what comes before it is kept."""
@@ -45,19 +46,22 @@ class Driven:
 
     async def take_one(self, *kinds: str) -> tuple[str, Any]:
         """The next thing of one of these kinds, and its kind."""
+        one = await self.take_whole(*kinds)
+        return next((kind, one[kind]) for kind in kinds if kind in one)
+
+    async def take_whole(self, *kinds: str) -> dict[str, Any]:
+        """The next thing of one of these kinds, with what is told beside it."""
         for one in self._kept:
-            for kind in kinds:
-                if kind in one:
-                    self._kept.remove(one)
-                    return kind, one[kind]
+            if not one.keys().isdisjoint(kinds):
+                self._kept.remove(one)
+                return one
         assert self._process.stdout is not None
         async with asyncio.timeout(STEP_DEADLINE_S):
             while line := await self._process.stdout.readline():
                 one = json.loads(line)
                 self.seen += one.items()
-                for kind in kinds:
-                    if kind in one:
-                        return kind, one[kind]
+                if not one.keys().isdisjoint(kinds):
+                    return dict(one)
                 self._kept.append(one)
         raise AssertionError(f"ended without {kinds}: {self.seen}")
 
@@ -82,16 +86,24 @@ class Driven:
 @asynccontextmanager
 async def driven(node: Node, scheme: str, user: str, port: int = 0) -> AsyncIterator[Driven]:
     where = f"tcp://127.0.0.1:{port or node.port}" if scheme == "tcp" else f"ws://127.0.0.1:{port or node.ws_port}/ws"
+    async with driven_at(where, user) as session:
+        yield session
+
+
+@asynccontextmanager
+async def driven_at(where: str, user: str, token: str | None = None) -> AsyncIterator[Driven]:
+    """`where`: URLs with commas between."""
     assert NODE is not None
     process = await asyncio.create_subprocess_exec(
         *(NODE, str(PROGRAM), where, user),
-        env=environment_for(NODE),
+        env={**environment_for(NODE), **({} if token is None else {"HOLDFAST_TOKEN": token})},
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
     session = Driven(process)
     try:
-        assert (await session.take("opened"))["user"] == user
+        session.opened = await session.take("opened")
+        assert session.opened["user"] == user
         yield session
         await session.leave()
     finally:

@@ -75,7 +75,7 @@ class Dialer:
         timeout_s = min(self._timeout_s, ENDPOINT_TIMEOUT_S) if len(starts) > 1 else self._timeout_s
         race = _Race(self._open, self._clock, timeout_s)
         try:
-            self._now_at = await race.run(starts)  # deadline: each opening has its own, and head starts are bounded
+            self._now_at = await race.run(starts)
         finally:
             for url in race.failed:
                 self._target = None if url == self._target else self._target
@@ -152,7 +152,7 @@ class _Race:
                 if waiting and not self._running:
                     self._begin(waiting.pop(0))
                 head_start_s = waiting[0].after_s if waiting else None
-                # no deadline: each of them has its own
+                # Without one more to begin there is no time to look at: each opening ends by itself.
                 done, _ = await asyncio.wait(self._running, timeout=head_start_s, return_when=asyncio.FIRST_COMPLETED)
                 winner = self._winner(done)
                 if winner is not None:
