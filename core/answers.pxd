@@ -4,11 +4,12 @@
 # in that form's arena. Fan-out uses the same function once per message and form.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy, strlen
+from libc.string cimport memchr, memcpy, strlen
 
 from core.buffer cimport Shared, arena_commit, arena_reserve
 from core.codes cimport code_class, code_name
-from core.conn cimport (FORM_TCP, FORM_WS_BINARY, FORM_WS_TEXT, STAGE_FRAMES, STATE_CLOSED, STATE_CLOSING, Connection)
+from core.conn cimport (FLAG_WEBSOCKET, FORM_TCP, FORM_WS_BINARY, FORM_WS_TEXT, STAGE_FRAMES, STATE_CLOSED,
+                        STATE_CLOSING, Connection)
 from core.edge cimport ANSWER_BYTES, Edge, edge_random
 from core.framing_tcp cimport tcp_header_write
 from core.framing_ws cimport ws_header_write
@@ -156,12 +157,31 @@ cdef inline int answer_error(Edge *edge, Connection *conn, uint64_t request, int
     return answer_frame(edge, conn, body, <uint32_t> (writer.p - body))
 
 
+cdef inline uint32_t fin_target(Edge *edge, const Connection *conn, const char **target) noexcept nogil:
+    """Where FIN sends a connection of its transport, of at most 255 bytes; 0: nobody said."""
+    cdef const char *end = NULL
+    cdef uint32_t size = edge.fin_targets_size
+    if size:
+        end = <const char *> memchr(edge.fin_targets, 0, size)
+    if end == NULL:
+        return 0
+    if conn.flags & FLAG_WEBSOCKET:
+        target[0] = edge.fin_targets
+        size = <uint32_t> (end - edge.fin_targets)
+    else:
+        target[0] = end + 1
+        size -= <uint32_t> (end + 1 - edge.fin_targets)
+    return size if size <= 255 else 0
+
+
 cdef inline int answer_fin(Edge *edge, Connection *conn, int code, const char *reason, uint32_t reason_size,
                            uint32_t after_ms) noexcept nogil:
-    """FIN with its class and, when the client is to come back, how long to wait first."""
+    """FIN with its class and, when the client is to come back, how long to wait first and, if that is known, where."""
     cdef uint8_t body[ANSWER_BYTES]
     cdef MpWriter writer
     cdef const char *kind = code_class(code)
+    cdef const char *target = NULL
+    cdef uint32_t target_size = fin_target(edge, conn, &target)
     cdef bint back = kind[0] != c's'
     writer.p = body
     writer.end = body + sizeof(body)
@@ -170,12 +190,15 @@ cdef inline int answer_fin(Edge *edge, Connection *conn, int code, const char *r
     mp_write_uint(&writer, TYPE_FIN)
     mp_write_uint(&writer, code)
     mp_write_str(&writer, reason, reason_size if reason_size < 512 else 512)
-    mp_write_map(&writer, 2 if back else 1)
+    mp_write_map(&writer, (2 if back else 1) + (target_size != 0))
     write_text(&writer, b"class")
     write_text(&writer, kind)
     if back:
         write_text(&writer, b"after")
         mp_write_uint(&writer, after_ms)
+    if target_size:
+        write_text(&writer, b"target")
+        mp_write_str(&writer, target, target_size)
     return answer_frame(edge, conn, body, <uint32_t> (writer.p - body))
 
 

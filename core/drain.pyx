@@ -1,9 +1,10 @@
 """Drain: clients are told to go and when to come back, a step at a time."""
 
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
 from core.accept cimport ACCEPT_TURN, accept_all
-from core.codes cimport DRAINING
+from core.codes cimport DRAINING, MOVED
 from core.conn cimport STAGE_FRAMES, STATE_CLOSED, STATE_CLOSING, Connection, conn_live
 from core.edge cimport RETRY_AFTER_MS, edge_random
 from core.ledger cimport COUNT_DRAIN_CUT, GAUGE_DRAIN_PACE, KIND_FD, ledger_count, ledger_gauge, ledger_release
@@ -66,30 +67,32 @@ cdef Connection *_next(Edge *edge) noexcept nogil:
     return NULL
 
 
-cdef void drain_step(Edge *edge, uint64_t count, uint64_t first_us, uint64_t spacing_us, uint64_t pace) noexcept nogil:
-    """FIN to the next `count` connections, the first to come back in `first_us` and each of the others `spacing_us`
-    after the one before; says how many it was.
-
-    `pace` is shown as a gauge: how many are to come back a second.
+cdef void drain_step(Edge *edge, const Note *step, const uint8_t *targets) noexcept nogil:
+    """FIN to the next connections: how many, when the first and each after it is to come back, and where, is said in
+    the note; says how many it was. The pace that it names is shown as a gauge: how many are to come back a second.
     """
+    cdef int code = MOVED if step.flags & 1 else DRAINING
+    cdef const char *why = b"this region is evacuated" if step.flags & 1 else b"this gateway is about to stop"
     cdef Note note
     cdef uint64_t sent = 0
-    cdef uint64_t most = min(count, <uint64_t> DRAIN_STEP_MAX)
+    cdef uint64_t most = min(step.first, <uint64_t> DRAIN_STEP_MAX)
     cdef Connection *conn = NULL
     cdef bint told = False
     edge.drain_telling = True
+    edge.fin_targets = <const char *> targets
+    edge.fin_targets_size = step.text_size
     while sent < most:
         conn = _next(edge)
         if conn == NULL:
             break
-        edge_fin(edge, conn, DRAINING, b"this gateway is about to stop",
-                 <uint32_t> ((first_us + sent * spacing_us) // 1000))
+        edge_fin(edge, conn, code, why, <uint32_t> ((step.request + sent * step.second) // 1000))
         sent += 1
     edge.drain_telling = False
+    edge.fin_targets_size = 0
     if most and conn == NULL:
         told = edge.handshakes == 0     # all others are closing
         edge.drain_next = 0
-    ledger_gauge(edge.ledger, GAUGE_DRAIN_PACE, pace)
+    ledger_gauge(edge.ledger, GAUGE_DRAIN_PACE, step.third)
     memset(&note, 0, sizeof(note))
     note.kind = NOTE_DRAIN_SENT
     note.request = edge.connections.live

@@ -311,6 +311,10 @@ ctypedef struct Edge:
     bint draining
     bint stopping
     bint inject_stuck           # checked builds alone, for a test: hang as soon as there is a connection
+    # Where a FIN that is queued now sends its client: the URL for WebSocket, a NUL, the one for TCP; borrowed from the
+    # note that says so, and empty else.
+    const char *fin_targets
+    uint32_t fin_targets_size
     bint drain_telling          # a step is under way: what ends now ends because of it
     uint32_t drain_next         # index in the table where the walk of the drain goes on
     uint64_t audit              # request of the audit that is due at the end of this turn; 0: none

@@ -110,7 +110,7 @@ cdef void _on_note(Edge *edge, Note *note) noexcept nogil:
     elif note.kind == NOTE_DRAIN:
         drain_begin(edge, note.flags & 1)
     elif note.kind == NOTE_DRAIN_STEP:
-        drain_step(edge, note.first, note.request, note.second, note.third)
+        drain_step(edge, note, text)
     elif note.kind == NOTE_STOP:
         edge.stopping = True
     elif note.kind == NOTE_LIST or note.kind == NOTE_RECLAIM:
@@ -132,7 +132,10 @@ cdef void _on_note(Edge *edge, Note *note) noexcept nogil:
     elif note.kind == NOTE_FIN:
         # No session that ends in order: there was none yet, or what it said is none of the protocol.
         refused = conn.state < STATE_OPEN or note.first == BAD_FRAME
+        edge.fin_targets = <const char *> extra
+        edge.fin_targets_size = note.extra_size
         edge_fin_sized(edge, conn, <int> note.first, <const char *> text, note.text_size, <uint32_t> note.second)
+        edge.fin_targets_size = 0
         if refused:
             edge_discard(edge, conn)
     elif note.kind == NOTE_REFRESH:

@@ -57,14 +57,16 @@ cdef enum NoteKind:
     # and behind those `second` bytes that are stored of the session; third: ms until the credentials end, 0: never
     NOTE_OPEN
     NOTE_SEND                   # text: a frame
-    NOTE_FIN                    # first: code, second number: after ms; text: reason
+    NOTE_FIN                    # first: code, second number: after ms; text: reason; extra: targets (core/edge.pxd)
     NOTE_HISTORY                # text: channel, first: limit, flags 1 reverse, 2 since; second number, third number
     NOTE_PRESENCE               # text: channel
     NOTE_DRAIN                  # accept nothing more; flags 1: leave what waits to be accepted to the successor
     NOTE_STOP
     NOTE_LIST                   # request; text: ListQuery, user and channel; see core/listing.pxd
     NOTE_RECLAIM                # the same, and first: code, second: after ms; extra: reason
-    NOTE_DRAIN_STEP             # first: FINs at most, request: us to the first return, second: to the next, third: pace
+    # first: FINs at most, request: us to the first return, second: to the next, third: pace; text: targets; flags 1: as
+    # the region is evacuated, where connections are accepted still
+    NOTE_DRAIN_STEP
     NOTE_SETTLED                # conn: nothing of it is left with the control thread
     NOTE_AUDIT                  # request; walk the tables at the end of this turn
     NOTE_LOG_COMMITTED          # router; request: number of the batch that is in the log, and all before it

@@ -306,6 +306,7 @@ cdef void publish_order(Sequencer *sequencer, Worker *worker, RecPublish *record
                  keys_ms(sequencer.now_ms))
     ledger_count(sequencer.ledger, COUNT_MESSAGES_SEQUENCED, 1)
     sequencer.shards[record.head.shard].sequenced += 1
+    worker.published[record.head.shard] += 1
 
 
 # ------------------------------------------------------------------------------------------------------- the commit

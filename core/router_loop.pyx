@@ -53,8 +53,8 @@ from core.recovery cimport recover_globals, recover_records, recover_shard, sift
 from core.rooms cimport rooms_free, rooms_init
 from core.replicating cimport REPLICATING_BYTES_MAX, replicating_done
 from core.sequencer cimport (ORIGIN_WINDOW_MS, ORIGINS_MAX, SEQUENCER_BATCHES_TURN, SWEEP_PERIOD_MS, SWEEP_SLOTS,
-                             WORKER_ASKED, WORKER_SILENT_MS, Owner, Sequencer, Worker, sequencer_record,
-                             sequencer_tell_taken, worker_give_up, worker_known, worker_of)
+                             WORKER_ASKED, WORKER_LINKING, WORKER_SILENT_MS, Owner, Sequencer, Worker,
+                             sequencer_record, sequencer_tell_taken, worker_at, worker_give_up, worker_known, worker_of)
 from core.sessions cimport (STATES_BYTES_MAX, cursor_read, session_opened, sessions_alive, sessions_flush,
                             sessions_read, told_end)
 from core.slab cimport slab_free, slab_init
@@ -535,6 +535,17 @@ cdef class RouterLoop:
     def shard_counts(self):
         """How many messages were ordered so far, by shard; from any thread."""
         return [self.sequencer.shards[shard].sequenced for shard in range(self.sequencer.shard_count)]
+
+    def published(self):
+        """How many messages of each linked worker were ordered so far, {identity: [by shard]}; from any thread."""
+        cdef Worker *worker
+        found = {}
+        for index in range(self.sequencer.worker_count):
+            worker = worker_at(self.sequencer, index)
+            if worker.state >= WORKER_LINKING:
+                identity = (<const char *> worker.identity)[:worker.identity_size]
+                found[identity] = [worker.published[shard] for shard in range(self.sequencer.shard_count)]
+        return found
 
     def run(self):
         """Serve until `stop`; the calling thread gives the GIL up for the whole time."""

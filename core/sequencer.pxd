@@ -69,6 +69,7 @@ ctypedef struct Worker:
     uint64_t stored_ms          # what it said before then is stored, by the worker's clock
     uint64_t synced[SHARD_WORDS]   # bits: shards of which it said what it holds (core/leading.pxd)
     uint64_t stale[SHARD_WORDS]    # bits: shards of which it said what it holds, and will say it anew
+    uint32_t published[SHARDS_MAX]  # messages of it that were ordered, by shard: only ever grow
     bint knows_globals          # it was told of all global channels, and is told of each new one
 
 ctypedef struct Owner:          # 36 bytes: which connection has a session

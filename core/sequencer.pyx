@@ -1,6 +1,6 @@
 """Sequencer: what the router does with each record of a worker."""
 
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, memset
 
 from core.history cimport history_answer
 from core.admission cimport admission_close, session_admit
@@ -93,6 +93,7 @@ cdef Worker *worker_of(Sequencer *sequencer, const uint8_t *identity, uint32_t s
     unused.heard_ms = sequencer.now_ms
     unused.marked_ms = unused.stored_ms = 0
     unused.foreign = 0
+    memset(unused.published, 0, sizeof(unused.published))
     unused.state = WORKER_ASKED
     _linked(sequencer, unused, True)
     return unused

@@ -185,3 +185,16 @@ def test_who_was_not_told_in_time_is_told_at_the_end_and_counted(edges: Callable
     assert after(clients[0]) == 40
     assert all(0 <= after(client) < 1000 for client in clients[1:])
     assert edge.counter("drain_cut") == 2
+
+
+def test_clients_of_an_evacuated_region_are_told_where_to_go(edge: Edge) -> None:
+    alice = edge.open("alice")
+    edge.put(notes.DRAIN_STEP, first=1, flags=1, text=b"wss://b.example/ws\0tcp://b.example:7400")
+    assert edge.note(notes.DRAIN_SENT)[4] == 1
+    kind, code, reason, options = alice.frame()
+    assert (kind, code, reason) == (FIN, Code.MOVED, "this region is evacuated")
+    assert options == {"class": "resume", "after": 0, "target": "tcp://b.example:7400"}
+    bob = edge.open("bob")
+    edge.put(notes.DRAIN_STEP, first=1, flags=1, text=b"wss://b.example/ws\0")
+    assert edge.note(notes.DRAIN_SENT)[4] == 1
+    assert "target" not in bob.frame()[3], "nobody named one for this transport"

@@ -314,3 +314,4 @@ def test_messages_are_counted_by_shard(routers: Make) -> None:
     assert router.loop is not None
     counts = router.loop.shard_counts()
     assert (len(counts), counts[SHARD], sum(counts)) == (shards.COUNT_MAX, 3, 3)
+    assert router.loop.published()[b"node/0/1"][SHARD] == 3

@@ -21,6 +21,7 @@ def test_every_kind_that_the_threads_use_is_there() -> None:
     from_control |= {"LOG_COMMITTED", "LOG_STATE", "LOG_LOADED", "LOG_SIFT", "SESSION_OPENED", "CURSOR_READ"}
     from_control |= {"SESSIONS_READ", "REFRESH", "BANS_SAY", "SESSIONS_STORED", "TOLD_END"}
     from_control |= {"LEAD", "PAUSE", "SHARD_DRAIN", "FORGET", "HOLD", "LOG_RECOVER", "CLAIMED", "EVICT"}
+    from_control |= {"FOLLOW", "FOLLOWED", "REPLICATED"}
     from_control |= {"LINK_OPEN", "LINK_CLOSE"}
     assert set(KINDS) == to_control | from_control
     assert max(KINDS[name] for name in to_control) < min(KINDS[name] for name in from_control)
