@@ -13,7 +13,7 @@ NAMES = st.binary(max_size=255)
 FLAGS = {"JOINED", "HERE", "LEFT", "ACKED", "RESUMES", "AGAIN", "OVER", "OUTCOME_ALONE", "FROM_CURSOR"}
 FLAGS |= {"AS_IS", "POSITION", "MESSAGES", "ALIVE", "OPENS_TOLD", "CLOSES_TOLD", "STATES_TOLD"}
 FLAGS |= {"GONE", "FRESH", "BESIDE", "EVERYBODY", "BEFORE", "HEARS", "LISTS", "FROM_LISTING", "VERSION"}
-FLAGS |= {"CLAIM_BITS", "SAID", "TOLD_GLOBALS"}
+FLAGS |= {"CLAIM_BITS", "SAID", "TOLD_GLOBALS", "ELSEWHERE", "FEEDS"}
 KINDS = {name: value for name, value in vars(records).items() if name.isupper() and isinstance(value, int)}
 KINDS = {name: value for name, value in KINDS.items() if name not in FLAGS}
 
