@@ -67,6 +67,7 @@ class Cluster:
         directory: used by this alone, and closed with it.
         keeper: of its shards.
         counts: how many messages were ordered so far, by shard.
+        told: called with the time by `directory.port.now` until which the lease certainly lives, whenever that grows.
 
     """
 
@@ -77,12 +78,14 @@ class Cluster:
         directory: Directory,
         keeper: ShardKeeper,
         counts: Callable[[], Sequence[int]],
+        told: Callable[[float], None] = lambda until: None,
     ) -> None:
         self.node = node
         self._config = config
         self._directory = directory
         self._keeper = keeper
         self._counts = counts
+        self._told = told
         self._registration: Registration | None = None
         self._held = ACCOUNT.hold("handle", "the membership of a cluster", object_=self)
         self._tasks: list[asyncio.Task[NoReturn]] = []
@@ -147,6 +150,7 @@ class Cluster:
             if until > told:
                 told = until
                 self._keeper.feed(ev.LeaseHeld(epoch, until))
+                self._told(until)
             if self._directory.reachable().answers == away:
                 away = not away
                 _log.warning("the directory %s", "is away: what is led stays" if away else "is back")
