@@ -29,8 +29,8 @@ class Cluster:
         found = []
         if not self.view.view.ready():
             found.append("directory: it has not been read yet")
-        if self.membership is not None and not self.membership.epoch:
-            found.append(f"directory: {self.membership.unit} is not registered")
+        if self.membership is not None:
+            found += self.membership.missing()
         return found
 
 
@@ -55,7 +55,8 @@ async def joined(config: Config, workers: Callable[[], Iterable[Child]] | None) 
     view = ClusterView(directory, told.shards, told.ttl_s / PROBES_A_TTL)
     membership = None
     if workers is not None:
-        membership = Membership(view, config.node.name, address(config, bus=False), told.ttl_s, workers)
+        own = address(config, bus=False)
+        membership = Membership(view, config.node.name, own, told.ttl_s, workers, config.bus.public_key)
     view.start()
     if membership is not None:
         membership.start()

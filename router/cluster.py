@@ -21,6 +21,7 @@ import msgpack
 
 from core.owned import ACCOUNT
 from core.shards import COUNT_MAX
+from router import agreement
 from router.config import DirectoryConfig
 from router.directory import sweep
 from router.directory.port import (
@@ -102,12 +103,18 @@ class Cluster:
         said = ""
         while self._registration is None:
             try:
-                self._registration = await self._directory.register(self.node, encode(record), self._config.ttl_s)
+                await agreement.agree(self._directory, self._config.shards)
+                why = await agreement.obstacle(self._directory, self.node, self._config.address)
+                if not why:
+                    self._registration = await self._directory.register(self.node, encode(record), self._config.ttl_s)
+                    break
             except Unavailable as error:
-                if str(error) != said:
-                    said = str(error)
-                    waits(f"its directory is away: {said}")
-                await asyncio.sleep(RETRY_S)
+                why = f"its directory is away: {error}"
+            if why != said:
+                said = why
+                waits(why)
+            await asyncio.sleep(RETRY_S)
+        assert self._registration is not None
         epoch = self._registration.identity.epoch
         _log.info("registered as %s, epoch %d", self.node, epoch)
         self._keeper.feed(ev.Registered(epoch), ev.LeaseHeld(epoch, self._registration.held_until()))
