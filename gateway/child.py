@@ -288,6 +288,8 @@ class Child:
             process.waits = str(fields["why"])
             if process is self._current:
                 self.waits = process.waits
+        elif event == "lease":
+            process.lease_until = float(fields["until"])
         elif self.on_event is not None:
             self.on_event(self, event, fields)
 

@@ -49,6 +49,8 @@ class ChildProcess:
         self.is_ready = False
         self.waits = ""
         """What it says it waits for before it is ready."""
+        self.lease_until = 0.0
+        """By `router.directory.port.now`, until when its lease in the directory certainly lives, as it told last."""
         self._changed = changed
         self._on_event = on_event
         self._ready = asyncio.Event()

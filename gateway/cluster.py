@@ -30,8 +30,8 @@ class Cluster:
         found = []
         if not self.view.view.ready():
             found.append("directory: it has not been read yet")
-        if self.membership is not None and not self.membership.epoch:
-            found.append(f"directory: {self.membership.unit} is not registered")
+        if self.membership is not None:
+            found += self.membership.missing()
         return found
 
 
@@ -56,8 +56,10 @@ async def joined(config: Config, workers: Callable[[], Iterable[Child]] | None) 
     view = ClusterView(directory, told.shards, told.ttl_s / PROBES_A_TTL, placement_of(told.placement))
     membership = None
     if workers is not None:
-        where = address(config, bus=False)
-        membership = Membership(view, config.node.name, where, told.ttl_s, workers, region=told.region)
+        own = address(config, bus=False)
+        membership = Membership(
+            view, config.node.name, own, told.ttl_s, workers, config.bus.public_key, region=told.region
+        )
     view.start()
     if membership is not None:
         membership.start()

@@ -8,6 +8,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from gateway.child import Child
+from router.directory.port import now
 
 if TYPE_CHECKING:  # a node that is alone does without the library of etcd
     from gateway.cluster import Cluster
@@ -19,7 +20,7 @@ _ABOUT = {
     "holdfast_shards_moving": "Shards of the cluster that are to be led by another router.",
     "holdfast_routers": "Routers of the cluster that live.",
     "holdfast_admin_links": "Routers that the admin API is linked to and heard lately.",
-    "holdfast_lease_remaining_seconds": "How long the lease of this node's workers certainly lives on; 0: it has none.",
+    "holdfast_lease_ttl_seconds": "How long a lease in the directory lives when it is not renewed: directory.ttl_s.",
 }
 
 
@@ -31,6 +32,8 @@ class ClusterCollector(Collector):
         node: this node's name.
         links: the routers that the admin API is linked to: whether each was heard lately.
         workers: the places of workers.
+        router: the place of the router; None: none runs here.
+        ttl_s: of the leases.
 
     """
 
@@ -40,11 +43,15 @@ class ClusterCollector(Collector):
         node: str,
         links: Callable[[], Iterable[bool]],
         workers: Callable[[], Iterable[Child]],
+        router: Child | None,
+        ttl_s: int,
     ) -> None:
         self._cluster = cluster
         self._node = node
         self._links = links
         self._workers = workers
+        self._router = router
+        self._ttl_s = ttl_s
 
     def collect(self) -> Iterator[Metric]:
         """Gauges alone: all of it goes up and down."""
@@ -52,12 +59,14 @@ class ClusterCollector(Collector):
         for name, about in _ABOUT.items():
             yield GaugeMetricFamily(name, about, value=values.get(name))
         yield self._told()
+        yield self._leases()
 
     def _values(self, cluster: "Cluster") -> dict[str, float]:
         view = cluster.view
         placed = list(zip(view.leaders(), view.wanted(), strict=True))
         leaders = Counter(leader for leader, _ in placed)
-        values: dict[str, float] = {
+        values = {
+            "holdfast_lease_ttl_seconds": self._ttl_s,
             "holdfast_directory_reachable": view.reachable().answers,
             "holdfast_shards_led": leaders[self._node],
             "holdfast_shards_unled": leaders[None],
@@ -65,8 +74,6 @@ class ClusterCollector(Collector):
             "holdfast_routers": len(view.routers()),
             "holdfast_admin_links": sum(self._links()),
         }
-        if cluster.membership is not None:
-            values["holdfast_lease_remaining_seconds"] = cluster.membership.lease_s()
         return {name: float(value) for name, value in values.items()}
 
     def _told(self) -> Metric:
@@ -79,3 +86,19 @@ class ClusterCollector(Collector):
             if count is not None:
                 told.add_metric([child.name], count)
         return told
+
+    def _leases(self) -> Metric:
+        leases = GaugeMetricFamily(
+            "holdfast_lease_remaining_seconds",
+            "How long the lease of this node's gateway or router certainly lives on; 0: it has none.",
+            labels=["unit"],
+        )
+        if self._cluster is None:
+            return leases
+        if self._cluster.membership is not None:
+            leases.add_metric(["gateway"], self._cluster.membership.lease_s())
+        if self._router is not None:
+            process = self._router.current
+            until = 0.0 if process is None else process.lease_until
+            leases.add_metric(["router"], max(0.0, until - now()))
+        return leases

@@ -21,8 +21,9 @@ from gateway.cluster_config import GATEWAY_UNIT, RouterLink
 from gateway.cluster_view import ClusterView
 from gateway.evacuation import Away
 from gateway.regions import away_from
+from router.agreement import agree
 from router.directory.port import DirectoryError, Registration, now
-from router.shards.records import NodeRecord, encode
+from router.shards.records import NODES, NodeRecord, encode
 
 TELL_PERIOD_S = 1.0
 TELL_DEADLINE_S = 2.0
@@ -41,6 +42,7 @@ class Membership:
         address: what others are told of it.
         ttl_s: of the lease.
         workers: the places of its workers.
+        bus_key: public key of the bus that they have; empty: none.
         region: where it is; empty: there are no regions.
 
     """
@@ -52,6 +54,7 @@ class Membership:
         address: str,
         ttl_s: int,
         workers: Callable[[], Iterable[Child]],
+        bus_key: str = "",
         *,
         region: str = "",
     ) -> None:
@@ -61,6 +64,9 @@ class Membership:
         self._region = region
         self._ttl_s = ttl_s
         self._workers = workers
+        self._bus_key = bus_key
+        self._agreed = False
+        self._strangers: tuple[str, ...] = ()
         self._registration: Registration | None = None
         self._changed = asyncio.Event()
         self._told: WeakKeyDictionary[ChildProcess, tuple[RouterLink, ...]] = WeakKeyDictionary()
@@ -110,6 +116,9 @@ class Membership:
         """One registration after another; what ends one is said."""
         while True:
             try:
+                await agree(self._cluster.directory, self._cluster.shards)
+                self._agreed = True
+                self._changed.set()
                 registration = await self._cluster.directory.register(self.unit, self._value, self._ttl_s)
             except DirectoryError as error:
                 _log.warning("not_registered", unit=self.unit, error=str(error))
@@ -118,18 +127,43 @@ class Membership:
             self._registration = registration
             _log.info("registered", unit=self.unit, epoch=registration.identity.epoch)
             await registration.lost.wait()  # no deadline: for as long as it is kept
-            _log.error("lease_lost", unit=self.unit, epoch=registration.identity.epoch)
+            _log.error("lease_lost", unit=self.unit, epoch=registration.identity.epoch, why=await self._why_lost())
             self._registration = None
             with contextlib.suppress(DirectoryError):
                 await registration.close()
             await asyncio.sleep(RETRY_S)  # another node of this name would take it back at once, and so on
 
+    async def _why_lost(self) -> str:
+        """What the directory has in place of the lease."""
+        with contextlib.suppress(DirectoryError):
+            found = await self._cluster.directory.read(NODES + self.unit)
+            if NODES + self.unit in found.items:
+                return "another node of this name is registered: node.name is each node's own"
+            return "it ended before it was renewed"
+        return "the directory does not answer"
+
+    def _ours(self) -> tuple[RouterLink, ...]:
+        """The routers with our key of the bus: workers do not reach any others."""
+        routers = self._cluster.routers()
+        strangers = tuple(link.name for link in routers if link.key != self._bus_key)
+        if strangers and strangers != self._strangers:
+            _log.error("other_bus_key", routers=",".join(strangers), why="bus.public_key is the same on all nodes")
+        self._strangers = strangers
+        return tuple(link for link in routers if link.name not in strangers)
+
+    def missing(self) -> list[str]:
+        """What the node's workers are not ready without."""
+        found = [] if self.epoch else [f"directory: {self.unit} is not registered"]
+        if self._strangers and len(self._strangers) == len(self._cluster.routers()):
+            found.append("routers: all have another bus.public_key than this node")
+        return found
+
     async def _tell(self) -> None:
         """Tell each process of each worker, also one that is just starting or leaving, as often as it takes."""
         while True:
             self._changed.clear()
-            if self._cluster.view.nodes.reached >= 0:
-                routers = self._cluster.routers()
+            if self._agreed and self._cluster.view.nodes.reached >= 0:
+                routers = self._ours()
                 late = [
                     process
                     for child in self._workers()

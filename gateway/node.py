@@ -442,7 +442,16 @@ async def _admin(
     registry.register(NodeCollector(lambda: views(supervisor), node=config.node.name, version=__version__))
     registry.register(GrowthCollector(watcher, hook))
     registry.register(AuditCollector(lambda: audit.last))
-    registry.register(ClusterCollector(cluster, config.node.name, lambda: _links(client), lambda: supervisor.workers))
+    registry.register(
+        ClusterCollector(
+            cluster,
+            config.node.name,
+            lambda: _links(client),
+            lambda: supervisor.workers,
+            supervisor.router,
+            config.directory.ttl_s,
+        )
+    )
     walks = Walks()
 
     def workers() -> Places:

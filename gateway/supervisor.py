@@ -314,7 +314,9 @@ class Supervisor:
         if child.was_ready:
             return False
         if code == EXIT_PORT_TAKEN:
-            message = f"{child.name} cannot listen or use its log: its own message is above. Stopped all of it"
+            message = (
+                f"{child.name} cannot listen, or use its log or directory: its message is above. Stopped all of it"
+            )
             self._fail(PortTakenError(message))
             return True
         if code == EXIT_UNAVAILABLE:

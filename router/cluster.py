@@ -21,6 +21,7 @@ import msgpack
 
 from core.owned import ACCOUNT
 from core.shards import COUNT_MAX
+from router import agreement
 from router.config import DirectoryConfig
 from router.directory import sweep
 from router.directory.port import (
@@ -79,6 +80,7 @@ class Cluster:
         keeper: of its shards.
         counts: how many messages were ordered so far, by shard.
         publishers: the same by region of those who published them; of what is not counted, nothing.
+        told: called with the time by `directory.port.now` until which the lease certainly lives, whenever that grows.
 
     """
 
@@ -90,6 +92,7 @@ class Cluster:
         keeper: ShardKeeper,
         counts: Callable[[], Sequence[int]],
         publishers: Callable[[], Mapping[str, Sequence[int]]] = dict,
+        told: Callable[[float], None] = lambda until: None,
     ) -> None:
         self.node = node
         self._config = config
@@ -98,6 +101,7 @@ class Cluster:
         self._counts = counts
         self._published = publishers
         self._publishers = Publishers()
+        self._told = told
         self._registration: Registration | None = None
         self._held = ACCOUNT.hold("handle", "the membership of a cluster", object_=self)
         self._tasks: list[asyncio.Task[NoReturn]] = []
@@ -114,12 +118,18 @@ class Cluster:
         said = ""
         while self._registration is None:
             try:
-                self._registration = await self._directory.register(self.node, encode(record), self._config.ttl_s)
+                await agreement.agree(self._directory, self._config.shards)
+                why = await agreement.obstacle(self._directory, self.node, self._config.address)
+                if not why:
+                    self._registration = await self._directory.register(self.node, encode(record), self._config.ttl_s)
+                    break
             except Unavailable as error:
-                if str(error) != said:
-                    said = str(error)
-                    waits(f"its directory is away: {said}")
-                await asyncio.sleep(RETRY_S)
+                why = f"its directory is away: {error}"
+            if why != said:
+                said = why
+                waits(why)
+            await asyncio.sleep(RETRY_S)
+        assert self._registration is not None
         epoch = self._registration.identity.epoch
         _log.info("registered as %s, epoch %d", self.node, epoch)
         self._keeper.feed(ev.Registered(epoch), ev.LeaseHeld(epoch, self._registration.held_until()))
@@ -162,6 +172,7 @@ class Cluster:
             if until > told:
                 told = until
                 self._keeper.feed(ev.LeaseHeld(epoch, until))
+                self._told(until)
             if self._directory.reachable().answers == away:
                 away = not away
                 _log.warning("the directory %s", "is away: what is led stays" if away else "is back")

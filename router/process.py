@@ -34,6 +34,7 @@ from router.log.opening import PACE_MS, UNDER_WAY_MAX, make_log, open_log
 from router.log.port import Log, LogDeposed, LogError, LogLost, LogUnavailable, Opened
 from router.log.writer import LogWriter
 from router.plane import put_when_room
+from router.publishers import Published
 from router.sessions import Sessions
 from router.shard_keeper import ShardKeeper, ShardLog
 from router.shards.leadership import Leadership
@@ -84,8 +85,11 @@ def handlers(router: "Router") -> dict[str, Handler]:
 class Router:
     """The control thread's parts of one router: its data plane, its log if it has one, and what goes between them."""
 
-    def __init__(self, config: RouterConfig, stats: Stats) -> None:
+    def __init__(
+        self, config: RouterConfig, stats: Stats, on_lease: Callable[[float], None] = lambda until: None
+    ) -> None:
         self.config = config
+        self._on_lease = on_lease
         self._stats = stats
         self.log = make_log(config, self._on_disk, self._on_crowded, self._on_kept)
         self.writer: LogWriter | None = None
@@ -182,7 +186,15 @@ class Router:
             over=view.over,
             shards=config.shards,
         )
-        return Cluster(self.config.node, config, directory, self.keeper, self.loop.shard_counts)
+        return Cluster(
+            self.config.node,
+            config,
+            directory,
+            self.keeper,
+            self.loop.shard_counts,
+            Published(self.loop.published, view.region_of),
+            self._on_lease,
+        )
 
     async def _flush(self, deadline_s: float) -> bool:
         return self.sessions is None or await self.sessions.flush(deadline_s)
@@ -440,9 +452,10 @@ async def serve(config: RouterConfig, stats: Stats) -> None:
     running = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         running.add_signal_handler(number, lambda: (hurried if stopped.is_set() else stopped).set())
-    router = Router(config, stats)
     answers: dict[str, Handler] = {"ping": ping}
     commands = CommandServer(config.commands_fd, answers)
+    # The time, not what is left of it: that goes on falling when this process stands still.
+    router = Router(config, stats, lambda until: commands.tell("lease", until=until))
     await commands.start()
     loop = await _opened(router, commands, stopped)
     if loop is None:

@@ -4,7 +4,9 @@ Counts come by region and shard and only grow. What is old fades, and a region t
 comes from it: a shard that moved for every fluctuation would pause its publishes each time.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from router.claims_keeper import UNIT
 
 FADES = 0.9
 """What is left of a count from one look to the next; every 5 s, a half in 33 s."""
@@ -46,3 +48,36 @@ class Publishers:
             if best and best != home and scores[best] >= max(LEAST, MORE * scores.get(home, 0.0)):
                 found[shard] = best
         return found
+
+
+class Published:
+    """Counts that only grow, whoever comes and goes.
+
+    Args:
+        counts: messages of each worker that were ordered here, {identity on the bus: [by shard]}.
+        region_of: of a unit, as the directory says; empty: it is not known.
+
+    """
+
+    def __init__(
+        self, counts: Callable[[], Mapping[bytes, Sequence[int]]], region_of: Callable[[str], str | None]
+    ) -> None:
+        self._counts = counts
+        self._region_of = region_of
+        self._before: dict[bytes, Sequence[int]] = {}
+        self._sums: dict[str, list[int]] = {}
+
+    def __call__(self) -> Mapping[str, Sequence[int]]:
+        """By region, how many messages of each shard so far."""
+        now = self._counts()
+        for worker, counts in now.items():
+            region = self._region_of(worker.partition(b"/")[0].decode(errors="replace") + UNIT)
+            before = self._before.get(worker, [0] * len(counts))
+            if region and any(count < old for count, old in zip(counts, before, strict=True)):
+                before = [0] * len(counts)  # it is known anew
+            if region:
+                sums = self._sums.setdefault(region, [0] * len(counts))
+                for shard, (count, old) in enumerate(zip(counts, before, strict=True)):
+                    sums[shard] += count - old
+        self._before = dict(now)
+        return self._sums

@@ -55,8 +55,7 @@ if config["counts"]:
     os.pwrite(config["stats_fd"], struct.pack("=Q", 7), 72 * 8)
 if config["exit"] is not None:
     os._exit(config["exit"])
-if config["waits"]:
-    os.write(config["commands_fd"], bytes.fromhex(config["waits"]))
+os.write(config["commands_fd"], bytes.fromhex(config["says"]))
 
 if config["serve"]:
     serve()
@@ -76,13 +75,14 @@ class Programs:
 
         `exit=N`: ends with that code before it is ready; `ends=N`: SIGUSR2 makes it end with that code;
         `serve=False`: never gets ready; `stubborn=True`: ignores SIGTERM; `counts=True`: writes into its ledger;
-        `lingers=True`: does not end when it is told to leave; `waits="for that"`: says so before it is ready; with
-        `serve=False` SIGUSR2 makes it ready.
+        `lingers=True`: does not end when it is told to leave; `waits="for that"`: says so before it is ready, and
+        `lease=time` until when it has one; with `serve=False` SIGUSR2 makes it ready.
         """
         settings: dict[str, Any] = {"exit": None, "serve": True, "stubborn": False, "counts": False, "lingers": False}
         settings |= {"ends": None, **behaviour}
-        why = settings.get("waits", "")
-        settings["waits"] = packed({"event": "waits", "fields": {"why": why}}).hex() if why else ""
+        says = {"waits": {"why": settings.get("waits")}, "lease": {"until": settings.get("lease")}}
+        frames = [packed({"event": event, "fields": fields}) for event, fields in says.items() if event in settings]
+        settings["says"] = b"".join(frames).hex()
 
         def config(epoch: int, stats_fd: int, commands_fd: int) -> bytes:
             own = {

@@ -9,10 +9,13 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+from structlog.testing import capture_logs
+
 from gateway.child import Child, ChildSpec
 from gateway.cluster_view import ClusterView
 from gateway.membership import Membership
 from gateway.spawner import Spawner
+from router.agreement import agree
 from router.config import DirectoryConfig
 from router.directory.etcd import EtcdDirectory
 from router.directory.opening import make_directory
@@ -189,5 +192,52 @@ def test_workers_of_an_evacuated_region_send_their_clients_away_until_it_is_rest
                 child.send(signal.SIGTERM)
                 async with asyncio.timeout(DEADLINE_S):
                     assert await running == 0
+
+    run_in_loop(scenario())
+
+
+def test_a_node_of_another_number_of_shards_is_not_registered_and_its_workers_are_told_of_nobody(
+    in_etcd: DirectoryConfig, run_in_loop: Any, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        others = make_directory(in_etcd)
+        await agree(others, in_etcd.shards * 2)
+        with worker(tmp_path / "notes") as child:
+            async with member(in_etcd, [child]) as (membership, _, _):
+                one = await others.register("r1", node_of("r1"), 5)
+                running = asyncio.create_task(child.run_once(1))
+                await until(lambda: child.current is not None and child.current.is_ready, "the worker is there")
+                await until(lambda: "directory.shards" in str(logged), "said")
+                assert membership.missing() == ["directory: a.gw is not registered"]
+                assert told(tmp_path / "notes") == []
+                child.send(signal.SIGTERM)
+                async with asyncio.timeout(DEADLINE_S):
+                    assert await running == 0
+                await one.close()
+        await others.close()
+
+    with capture_logs() as logged:
+        run_in_loop(scenario())
+
+
+def test_workers_are_not_told_of_routers_whose_bus_has_other_keys(
+    in_etcd: DirectoryConfig, run_in_loop: Any, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        with worker(tmp_path / "notes") as child:
+            async with member(in_etcd, [child]) as (membership, _, others):
+                address = json.dumps({"bus": "tcp://r1:7410", "key": "k" * 40})
+                stranger = await others.register("r1", encode(NodeRecord(1, address)), 5)
+                await until(lambda: bool(membership.missing()), "it is not ready")
+                await until(lambda: "bus.public_key" in "".join(membership.missing()), "why is said")
+                other = await others.register("r2", node_of("r2"), 5)
+                running = asyncio.create_task(child.run_once(1))
+                await until(lambda: told(tmp_path / "notes")[-1:] == [["r2"]], "told of the other")
+                assert not membership.missing()
+                child.send(signal.SIGTERM)
+                async with asyncio.timeout(DEADLINE_S):
+                    assert await running == 0
+                await stranger.close()
+                await other.close()
 
     run_in_loop(scenario())

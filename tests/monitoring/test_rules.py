@@ -121,6 +121,14 @@ def behind(waiting: str, of: int = 4 * LOG_BEHIND_BYTES) -> Series:
     }
 
 
+def lease(unit: str, left: str, ttl_s: int = 10) -> Series:
+    """What is left of a lease of so many seconds."""
+    return {
+        f'holdfast_lease_remaining_seconds{{job="holdfast",instance="n1",unit="{unit}"}}': left,
+        node("holdfast_lease_ttl_seconds"): f"{ttl_s}x100",
+    }
+
+
 CASES = (
     Case("HoldfastNodeDown", 60, {node("up"): "0x100"}, (UP, {'up{job="other",instance="n1"}': "0x100"}), NODE),
     Case("HoldfastAbsent", 300, {'up{job="other",instance="n1"}': "1x100"}, (UP, {node("up"): "0x100"}), JOB),
@@ -234,8 +242,28 @@ CASES = (
         for alert, name, burning, calm, at in (
             ("HoldfastShardsUnled", "holdfast_shards_unled", 1, 0, 60),
             ("HoldfastDirectoryAway", "holdfast_directory_reachable", 0, 1, 60),
-            ("HoldfastWorkersNotRegistered", "holdfast_lease_remaining_seconds", 0, 7, 120),
         )
+    ),
+    Case(
+        "HoldfastNotRegistered",
+        120,
+        lease("router", "0x100"),
+        (lease("router", "7x100"), lease("router", "0x7 9x92")),
+        {**NODE, "unit": "router"},
+    ),
+    *(
+        Case(
+            "HoldfastLeaseNearEnd",
+            75,
+            lease(unit, "9x4 3.3x95"),
+            (
+                lease(unit, "9x4 3.4x95"),
+                lease(unit, "9x4 0x95"),  # it has none: that has an alert of its own
+                lease(unit, "9x4 3.3x95", ttl_s=9),
+            ),
+            {**NODE, "unit": unit},
+        )
+        for unit in ("gateway", "router")
     ),
     Case(
         "HoldfastRouterOutOfReach",

@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from core.owned import ACCOUNT
 from core.shards import COUNT_MAX
 from router import cluster as cluster_module
-from router.cluster import LOADS, LeaseOver, view_alone
+from router.cluster import LOADS, Cluster, LeaseOver, view_alone
 from router.directory.embedded import EmbeddedDirectory, Store
 from router.directory.etcd import EtcdDirectory
 from router.directory.etcd_config import EtcdConfig
@@ -63,6 +64,24 @@ def test_routers_share_all_shards_by_weight_and_each_is_led_once() -> None:
         third = await make("c", weight=4)
         await until(lambda: share([one, other, third]) == [1, 3, 4], "three share")
         assert all(one.keeper.machine.held for one in (one, other, third))
+
+    run(body)
+
+
+def test_a_router_of_a_name_that_lives_elsewhere_waits_and_takes_nothing_from_it() -> None:
+    async def body(make: Make, store: Store) -> None:
+        one = await make("a")
+        directory, waits = EmbeddedDirectory(store), asyncio.Queue[str]()
+        config = one.cluster._config  # the same but for its address
+        other = Cluster("a", replace(config, address="elsewhere"), directory, one.keeper, lambda: one.plane.counts)
+        opening = asyncio.create_task(other.open(waits.put_nowait))
+        async with asyncio.timeout(DEADLINE_S):
+            assert "another node named a is registered" in await waits.get()
+        assert one.running is not None
+        assert not one.running.done()
+        opening.cancel()
+        await asyncio.wait([opening], timeout=DEADLINE_S)
+        await other.close()
 
     run(body)
 

@@ -26,7 +26,7 @@ from router.client import RouterClient
 from router.client import Unavailable as RouterUnavailable
 from router.cluster import LeaseOver
 from router.config import DirectoryConfig, RouterConfig
-from router.directory.port import NotAllowed, Unavailable
+from router.directory.port import NotAllowed, Unavailable, now
 from router.log.port import LogBroken, LogDeposed, LogError, LogInUse, LogLost, LogUnavailable
 from router.process import ALONE, EXIT_CONFIG, EXIT_UNAVAILABLE, Router, exit_code, settings_of
 from tests.conftest import free_ports
@@ -78,7 +78,7 @@ def start() -> Iterator[Start]:
 def wait_ready(commands: socket.socket) -> bytes:
     """What it writes when it serves; nothing when it ended first."""
     assert select.select([commands], [], [], DEADLINE_S)[0], "neither ready nor ended in time"
-    return commands.recv(100)
+    return commands.recv(len(READY_FRAME))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -133,8 +133,10 @@ async def ask(commands: CommandClient, method: str, **arguments: Any) -> Any:
 
 
 @contextlib.asynccontextmanager
-async def asking(sock: socket.socket) -> AsyncIterator[CommandClient]:
-    commands = CommandClient(sock.dup(), lambda event, fields: None)
+async def asking(
+    sock: socket.socket, hears: Callable[[str, dict[str, Any]], None] = lambda event, fields: None
+) -> AsyncIterator[CommandClient]:
+    commands = CommandClient(sock.dup(), hears)
     await commands.start()
     try:
         yield commands
@@ -307,6 +309,19 @@ def test_a_router_whose_life_is_over_ends_so_that_it_is_started_anew(join: Join,
     assert first.stdout is not None
     assert b"has ended: what it led is others' now" in first.stdout.read()
     assert again.poll() is None
+
+
+def test_a_router_tells_until_when_its_lease_lives_each_time_that_it_is_renewed(join: Join) -> None:
+    _, sock = join("a")
+    told: list[float] = []
+
+    async def body() -> None:
+        async with asking(sock, lambda event, fields: told.append(fields["until"]) if event == "lease" else None):
+            await until(lambda: len(told) >= 3, "it was renewed")
+            assert told == sorted(set(told))
+            assert now() < told[-1] <= now() + TTL_S
+
+    asyncio.run(body())
 
 
 def test_a_second_signal_ends_a_router_that_is_handing_over(join: Join) -> None:

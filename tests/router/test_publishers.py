@@ -1,6 +1,6 @@
 """Where a shard's publishers are: clearly somewhere else, or it stays where it is."""
 
-from router.publishers import LEAST, Publishers
+from router.publishers import LEAST, Published, Publishers
 
 
 def _counts(**regions: list[int]) -> dict[str, list[int]]:
@@ -38,3 +38,14 @@ def test_of_what_was_led_elsewhere_meanwhile_nothing_is_known() -> None:
     publishers.look(_counts(eu=[1_000]), [0], {})
     publishers.look(_counts(eu=[2_000]), [], {})
     assert publishers.look(_counts(eu=[2_000], us=[60]), [0], {}) == {0: "us"}
+
+
+def test_messages_are_counted_for_the_region_of_who_published_them_whoever_goes() -> None:
+    workers = {b"a/0/1": [3, 0], b"a/1/1": [1, 1], b"b/0/1": [0, 9], b"c/0/1": [7, 7]}
+    published = Published(lambda: workers, {"a.gw": "eu", "b.gw": "us"}.get)
+    assert published() == {"eu": [4, 1], "us": [0, 9]}
+    del workers[b"a/0/1"]
+    workers[b"b/0/1"] = [2, 10]
+    assert published() == {"eu": [4, 1], "us": [2, 10]}
+    workers[b"b/0/1"] = [1, 0]
+    assert published() == {"eu": [4, 1], "us": [3, 10]}, "known anew"
