@@ -41,6 +41,10 @@ cdef struct Cut:                # what one shard has of the batch
     uint32_t tail_bytes         # and of those without
     uint64_t room               # bytes that the command needs at most
 
+cdef struct Text:               # borrowed from the entry of a bridge that is read
+    const uint8_t *data
+    uint64_t size
+
 cdef struct Refreshed:          # a channel whose key was told lately when to expire
     uint64_t hash               # FNV-1a of its name
     uint64_t minute             # since 1970, of the record with which it was told

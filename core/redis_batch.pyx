@@ -2,7 +2,7 @@
 
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_Resize
 from cpython.bytes cimport PyBytes_AS_STRING
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memchr, memcmp, memcpy, memset
 
 from core.log_records cimport LOG_BEGINS, LOG_POSITION, LogRecord, log_record_fits, log_record_name
 from core.number cimport NUMBER_TEXT_SIZE_MAX, integer_write
@@ -15,6 +15,8 @@ cdef enum:
     COUNTS_BYTES = 256      # the numbers of a command: arguments, keys, epoch, batch, the last one
     RUN_BYTES = 64          # count of a run's records
     WAITING_BYTES = 20      # the record's end: its flags, and what means something only while it waits
+    FIXED_KEYS = 4          # of a command, before those of channels
+    FIXED_ARGS = 7          # before what is said of channels
 
 cdef uint32_t _crc[256]
 
@@ -413,3 +415,146 @@ cdef uint8_t *_record_of(uint8_t *to, const TailHead *head, uint8_t shard) noexc
         record.origin_worker = (<const TailOrigin *> rest).worker
         record.origin_seq = (<const TailOrigin *> rest).seq
     return to + size
+
+
+cdef inline const uint8_t *_take_size(const uint8_t *at, const uint8_t *end, uint8_t fixed, uint8_t wide,
+                                      uint64_t *size) noexcept nogil:
+    """Read the head of an array (fixed 0x90, wide 0xdc) or of a string (0xa0, 0xda); NULL: it is none."""
+    cdef uint8_t mask = <uint8_t> (0x0f if fixed == 0x90 else 0x1f)
+    cdef uint32_t bytes_ = 0
+    if at == end:
+        return NULL
+    if (at[0] & ~mask) == fixed:
+        size[0] = at[0] & mask
+        return at + 1
+    if at[0] == wide:
+        bytes_ = 2
+    elif at[0] == wide + 1:
+        bytes_ = 4
+    elif fixed == 0xa0 and at[0] == 0xd9:
+        bytes_ = 1
+    if bytes_ == 0 or <size_t> (end - at) <= bytes_:
+        return NULL
+    at += 1
+    size[0] = 0
+    while bytes_:
+        size[0] = size[0] << 8 | at[0]
+        at += 1
+        bytes_ -= 1
+    return at
+
+
+cdef inline const uint8_t *_take_text(const uint8_t *at, const uint8_t *end, Text *text) noexcept nogil:
+    """Read a string; NULL: it is none, or not whole."""
+    at = _take_size(at, end, 0xa0, 0xda, &text.size)
+    if at == NULL or text.size > <uint64_t> (end - at):
+        return NULL
+    text.data = at
+    return at + text.size
+
+
+cdef inline uint64_t _number_of(const uint8_t *at, const uint8_t *end) noexcept nogil:
+    """The digits from here on."""
+    cdef uint64_t value = 0
+    while at != end and 48 <= at[0] <= 57:
+        value = value * 10 + (at[0] - 48)
+        at += 1
+    return value
+
+
+cdef inline const uint8_t *_name_of(const Text *key) noexcept nogil:
+    """Where the channel stands in its key, behind the hash tag and `:c:`; NULL: it is no key of a channel."""
+    cdef const uint8_t *brace = <const uint8_t *> memchr(key.data, c"}", key.size)
+    cdef uint64_t left = 0 if brace == NULL else <uint64_t> (key.data + key.size - brace)
+    if left < 5 or left > 4 + 255 or memcmp(brace, b"}:c:", 4) != 0:
+        return NULL
+    return brace + 4
+
+
+cdef inline uint8_t *_put_position(uint8_t *to, const Text *key, const Text *id_, uint8_t shard) noexcept nogil:
+    """The record of a position alone; NULL: it is none."""
+    cdef LogRecord *record = <LogRecord *> to
+    cdef const uint8_t *name = _name_of(key)
+    cdef const uint8_t *mark = <const uint8_t *> memchr(id_.data, c"-", id_.size)
+    cdef uint32_t size
+    if name == NULL or mark == NULL:
+        return NULL
+    size = (<uint32_t> sizeof(LogRecord) + <uint32_t> (key.data + key.size - name) + 7) & ~(<uint32_t> 7)
+    memset(to, 0, size)
+    record.size = size
+    record.kind = LOG_POSITION
+    record.name_size = <uint8_t> (key.data + key.size - name)
+    record.shard = shard
+    record.epoch = _number_of(id_.data, mark)
+    record.offset = _number_of(mark + 1, id_.data + id_.size)
+    memcpy(to + sizeof(LogRecord), name, record.name_size)
+    return to + size
+
+
+cdef inline uint8_t *_put_message(uint8_t *to, const Text *body) noexcept nogil:
+    """A whole record; NULL: it is none."""
+    if body.size < sizeof(LogRecord):
+        return NULL
+    memcpy(to, body.data, body.size)
+    if not log_record_fits(<const LogRecord *> to, body.size) or (<const LogRecord *> to).size != body.size:
+        return NULL
+    return to + body.size
+
+
+cdef uint8_t *_put_bridged(uint8_t *to, const uint8_t *at, const uint8_t *end, uint8_t shard) noexcept nogil:
+    """All records of an entry of a bridge; NULL: it is none."""
+    cdef uint64_t two = 0, keys = 0, args = 0, index, record
+    cdef Text text, key, id_, body
+    cdef const uint8_t *names
+    at = _take_size(at, end, 0x90, 0xdc, &two)
+    if at == NULL or two != 2:
+        return NULL
+    at = _take_size(at, end, 0x90, 0xdc, &keys)
+    for index in range(FIXED_KEYS):
+        at = NULL if at == NULL else _take_text(at, end, &text)
+    names = at
+    for index in range(FIXED_KEYS, keys):
+        at = NULL if at == NULL else _take_text(at, end, &text)
+    at = NULL if at == NULL else _take_size(at, end, 0x90, 0xdc, &args)
+    for index in range(FIXED_ARGS):
+        at = NULL if at == NULL else _take_text(at, end, &text)
+    if at == NULL:
+        return NULL
+    for index in range(FIXED_KEYS, keys):
+        names = _take_text(names, end, &key)
+        for record in range(3):  # how many are kept, until when, and how many records there are
+            at = NULL if at == NULL else _take_text(at, end, &text)
+        if at == NULL:
+            return NULL
+        for record in range(_number_of(text.data, text.data + text.size)):
+            at = _take_text(at, end, &id_)
+            at = NULL if at == NULL else _take_text(at, end, &body)
+            if at == NULL:
+                return NULL
+            to = _put_message(to, &body) if body.size else _put_position(to, &key, &id_, shard)
+            if to == NULL:
+                return NULL
+    return to
+
+
+def bridged_records(bytes entry, uint8_t shard):
+    """The log records that an entry of a shard's bridge (router/log/bridge_scripts.py) holds, in their order.
+
+    Raises:
+        ValueError: the bytes are no such entry.
+    """
+    cdef const uint8_t *data = <const uint8_t *> PyBytes_AS_STRING(entry)
+    cdef size_t size = len(entry)
+    # A position has at least seven bytes and its part of a key here, and becomes 88, the name, and seven more at most;
+    # of the names of a run there is one for all of its records.
+    cdef uint64_t room = size
+    cdef uint8_t *begin
+    cdef uint8_t *to
+    cdef bytearray there
+    room += entry.count(b"\xa0") * (<uint64_t> sizeof(LogRecord) + 256 + 7)
+    there = bytearray(room)
+    begin = <uint8_t *> PyByteArray_AS_STRING(there)
+    to = _put_bridged(begin, data, data + size, shard)
+    if to == NULL:
+        raise ValueError(f"{size} bytes that are no batch of a bridge")
+    return (<const char *> begin)[:to - begin]

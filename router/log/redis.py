@@ -30,6 +30,7 @@ from core import log_records
 from core.namespace_spec import BUILT_IN, NamespaceSpec
 from core.owned import ACCOUNT
 from core.redis_batch import tail_records
+from router.log.bridge_scripts import BRIDGED, append_bridged
 from router.log.port import (
     Ban,
     Changes,
@@ -48,7 +49,7 @@ from router.log.redis_append import DEPOSED_BY, REPLICA_MISSED_S, REPLICATED, Ap
 from router.log.redis_keys import Keys
 from router.log.redis_link import Link, pack
 from router.log.redis_nodes import Nodes
-from router.log.redis_scripts import ALL, CLAIMS, FENCE, LOAD, NEWEST, OPEN, TRIM
+from router.log.redis_scripts import ALL, APPEND, CLAIMS, FENCE, LOAD, NEWEST, OPEN, TRIM
 from router.log.redis_sessions import Sessions, ask_all, position_of, wall_ms
 from router.log.redis_settings import concerns_of
 from router.log.redis_url import Address, parse
@@ -102,6 +103,7 @@ class RedisLog:
         on_kept: called with how much of that is kept whenever it changes.
         clock_ms: the wall clock.
         shards: that several routers lead (router/log/redis_shared.py); 0: this router has all of the log.
+        bridge_entries: that are kept for other regions (router/log/bridge.py); 0: there are none.
 
     Raises:
         ValueError: the URL or the prefix is none.
@@ -121,12 +123,15 @@ class RedisLog:
         on_kept: Callable[[int], None] = lambda bytes_: None,
         clock_ms: Callable[[], int] = wall_ms,
         shards: int = 0,
+        bridge_entries: int = 0,
     ) -> None:
         self.keys = Keys(prefix, namespaces, shards)
         self._url = parse(url)
         self._wanted_replicas = replicas
         self._clock_ms = clock_ms
         self._deadline_s = deadline_s
+        append = append_bridged(bridge_entries) if bridge_entries else APPEND
+        self._scripts = (*ALL, append, *BRIDGED) if bridge_entries else ALL
         self._seeds = b""
         self._epoch = 0
         self._claims = 0
@@ -135,9 +140,9 @@ class RedisLog:
         self._append_nodes = Nodes(self._url, deadline_s, self._greet_append)
         self._nodes = Nodes(self._url, deadline_s, self._greet_other)
         self.appender = Appender(
-            self._append_nodes, self.keys, key_window_s * 1000, deadline_s, kept_bytes_max, on_kept
+            self._append_nodes, self.keys, key_window_s * 1000, deadline_s, kept_bytes_max, on_kept, append
         )
-        self._sessions = Sessions(self._nodes, self.keys, namespaces, deadline_s, clock_ms)
+        self._sessions = Sessions(self._nodes, self.keys, namespaces, deadline_s, clock_ms, bridged=bridge_entries > 0)
         self._links = 0
         self._healing: asyncio.Task[None] | None = None
         self._scans: dict[Address, bytes] = {}
@@ -227,7 +232,7 @@ class RedisLog:
         version = tuple(int(part) for part in link.version.split(".")[:2])
         if version < VERSION_MIN:
             raise LogBroken(f"{link.name} is version {link.version}, but 7.0 or later is needed: upgrade it")
-        await link.ask(*(("SCRIPT", "LOAD", script.text) for script in ALL))
+        await link.ask(*(("SCRIPT", "LOAD", script.text) for script in self._scripts))
 
     async def _greet_append(self, link: Link) -> None:
         await self._greet(link)

@@ -23,7 +23,7 @@ from router.log.port import LogDeposed, LogError, LogUnavailable
 from router.log.redis_keys import Keys
 from router.log.redis_link import Link, error_of, is_stale, pack, words
 from router.log.redis_nodes import Nodes
-from router.log.redis_scripts import APPEND
+from router.log.redis_scripts import APPEND, Script
 
 # A primary that was replaced and is back is not made a replica by sentinels for about ten seconds (they wait for four
 # of their hellos, and look at roles every ten seconds), and may be chosen again meanwhile, with what it had then.
@@ -152,6 +152,7 @@ class Appender:
         deadline_s: for replicas to follow.
         kept_bytes_max: of what is stored and kept all the same.
         on_kept: called with the bytes that are kept whenever that changes.
+        script: APPEND, or what stands in its place.
 
     """
 
@@ -163,6 +164,7 @@ class Appender:
         deadline_s: float,
         kept_bytes_max: int,
         on_kept: Callable[[int], None] = lambda bytes_: None,
+        script: Script = APPEND,
     ) -> None:
         self.epoch = 0
         self.kept_bytes_max = kept_bytes_max
@@ -171,7 +173,7 @@ class Appender:
         self._on_kept = on_kept
         self._deadline_s = deadline_s
         self._cutter = Cutter(
-            words("EVALSHA", APPEND.sha),
+            words("EVALSHA", script.sha),
             keys.shards,
             [words(start + b"epoch", start + b"keys", start + b"tail", start + b"global") for start in keys.shards],
             words(key_window_ms, TAIL_MS, TAIL_ENTRIES_MAX),
@@ -198,6 +200,11 @@ class Appender:
             for one in found.commands:
                 one.shard.doubt(one.number)
         await self._push({one.shard: one.number for one in found.commands})
+
+    def parts(self, batch: bytes) -> list[tuple[int, int]] | None:
+        """The shards of a batch that was appended lately, and which number it has in each; None: it was not."""
+        found = self._recent.get(_key_of(batch))
+        return None if found is None else [(one.shard.number, one.number) for one in found.commands]
 
     async def heal(self) -> None:
         """Give the servers what they turn out not to have of the last seconds."""

@@ -30,13 +30,21 @@ class Nodes:
         url: where it is.
         deadline_s: for each command, and for each step of connecting.
         greet: what to do with a new connection before it is used.
+        make: of an address and a deadline, a connection that is not made yet.
 
     """
 
-    def __init__(self, url: RedisUrl, deadline_s: float, greet: Callable[[Link], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        url: RedisUrl,
+        deadline_s: float,
+        greet: Callable[[Link], Awaitable[None]],
+        make: Callable[[Address, float], Link] = Link,
+    ) -> None:
         self._url = url
         self._deadline_s = deadline_s
         self._greet = greet
+        self._make = make
         self._links: dict[Address, Link] = {}
         self._owners: list[Address] | None = None
         self._lock = asyncio.Lock()
@@ -91,7 +99,7 @@ class Nodes:
         return link
 
     async def _made(self, address: Address) -> Link:
-        link = Link(address, self._deadline_s)
+        link = self._make(address, self._deadline_s)
         await link.connect(self._url)
         if link.role != "master":
             link.drop(f"{link.name} is a {link.role}, and no primary is known yet")

@@ -18,26 +18,8 @@ class Script:
         return hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
 
 
-# KEYS: the shard's epoch, its keys, its tail, its list of global channels, then channels.
-# ARGV: epoch, number of the batch in this shard, window of the keys in ms, window of the tail in ms, entries of those
-# two kept at most, the keys, the tail, for each channel how many messages are kept, ms until it is forgotten (0: as it
-# is) and, behind a colon, for how many ms it is listed, if it is; number of records, and for each record id and bytes;
-# at last 1 to accept that batches before it are missing.
-# The list is by the time at which a channel leaves it, the last 1024 at most: eight times what a router tells of.
-# Answers the number of the last batch that the shard has: the one given, unless an earlier one is missing; -1: deposed.
-APPEND = Script(b"""#!lua
-local state = redis.call('HMGET', KEYS[1], 'epoch', 'batch')
-local batch, have = tonumber(ARGV[2]), 0
-if state[1] then
-  if state[1] > ARGV[1] then return -1 end
-  if state[1] == ARGV[1] then have = tonumber(state[2]) end
-end
-if batch > have + 1 and ARGV[#ARGV] == '0' then return have end
-if batch <= have then
-  -- Written as it is, so that a WAIT after it waits for all that came before.
-  redis.call('HSET', KEYS[1], 'batch', string.format('%.0f', have))
-  return batch
-end
+# What APPEND does once it takes a batch: see there.
+APPENDS = b"""\
 local time
 local function now_ms()
   time = time or redis.call('TIME')
@@ -78,9 +60,35 @@ for index = 2, 3 do
     redis.call('PEXPIRE', KEYS[index], window)
   end
 end
-redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'batch', ARGV[2])
+"""
+
+# KEYS: the shard's epoch, its keys, its tail, its list of global channels, then channels.
+# ARGV: epoch, number of the batch in this shard, window of the keys in ms, window of the tail in ms, entries of those
+# two kept at most, the keys, the tail, for each channel how many messages are kept, ms until it is forgotten (0: as it
+# is) and, behind a colon, for how many ms it is listed, if it is; number of records, and for each record id and bytes;
+# at last 1 to accept that batches before it are missing.
+# The list is by the time at which a channel leaves it, the last 1024 at most: eight times what a router tells of.
+# Answers the number of the last batch that the shard has: the one given, unless an earlier one is missing; -1: deposed.
+APPEND = Script(
+    b"""#!lua
+local state = redis.call('HMGET', KEYS[1], 'epoch', 'batch')
+local batch, have = tonumber(ARGV[2]), 0
+if state[1] then
+  if state[1] > ARGV[1] then return -1 end
+  if state[1] == ARGV[1] then have = tonumber(state[2]) end
+end
+if batch > have + 1 and ARGV[#ARGV] == '0' then return have end
+if batch <= have then
+  -- Written as it is, so that a WAIT after it waits for all that came before.
+  redis.call('HSET', KEYS[1], 'batch', string.format('%.0f', have))
+  return batch
+end
+"""
+    + APPENDS
+    + b"""redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'batch', ARGV[2])
 return batch
-""")
+"""
+)
 
 # KEYS: an epoch. ARGV: a new one. Answers the epoch that is there then; the new one is taken only if it is higher.
 FENCE = Script(b"""#!lua

@@ -15,6 +15,7 @@ import hiredis
 import msgspec
 
 from core.namespace_spec import DAY_S, NamespaceSpec
+from router.log.bridge_scripts import CURSOR_BRIDGED, SESSION_BRIDGED
 from router.log.port import ENDED_KEPT_MS, Ban, Changes, LogBroken, LogUnavailable, Position, Session, SessionChange
 from router.log.redis_append import KEPT_S, REPLICA_MISSED_S
 from router.log.redis_keys import Keys
@@ -124,6 +125,7 @@ class Sessions:
         namespaces: those of users' own channels say how long a cursor is kept.
         deadline_s: for replicas to follow.
         clock_ms: the wall clock.
+        bridged: other regions are told of what is stored (router/log/bridge.py).
 
     """
 
@@ -134,10 +136,16 @@ class Sessions:
         namespaces: Sequence[NamespaceSpec],
         deadline_s: float,
         clock_ms: Callable[[], int] = wall_ms,
+        *,
+        bridged: bool = False,
     ) -> None:
         self._nodes = nodes
         self._keys = keys
         self._clock_ms = clock_ms
+        self._bridged = bridged
+        self._session_sha, self._cursor_sha = (
+            one.sha for one in ((SESSION_BRIDGED, CURSOR_BRIDGED) if bridged else (SESSION, CURSOR))
+        )
         age_s = max((one.history_age_s for one in namespaces if one.domain == "session"), default=0)
         self._cursor_ms = (2 * age_s + DAY_S) * 1000
         self._wait_ms = int(deadline_s * 500)
@@ -251,7 +259,7 @@ class Sessions:
             key, slot = self._keys.cursor(channel)
             fence, epoch = self._fence(self._keys.shard_of_cursor(channel.encode()))
             text = b"%020d-%020d" % position
-            command = pack("EVALSHA", CURSOR.sha, 1 + len(fence), key, *fence, text, self._cursor_ms, *epoch)
+            command = pack("EVALSHA", self._cursor_sha, 1 + len(fence), key, *fence, text, self._cursor_ms, *epoch)
             commands.append((slot, command))
         await self.store(commands)
 
@@ -278,7 +286,9 @@ class Sessions:
         # An empty value says "not opened", so the real one is marked.
         opened = b"" if change.opened is None else b"o" + change.opened
         head = (ended, opened, expires, change.date, ENDED_KEPT_MS, (len(fields) + len(raised)) >> 1, len(raised) >> 1)
-        return slot, pack("EVALSHA", SESSION.sha, 1 + len(fence), key, *fence, *head, *fields, *raised, *gone, *epoch)
+        return slot, pack(
+            "EVALSHA", self._session_sha, 1 + len(fence), key, *fence, *head, *fields, *raised, *gone, *epoch
+        )
 
     async def sessions(self, ids: Sequence[bytes]) -> list[Session | None]:
         """See the port."""
@@ -323,7 +333,10 @@ class Sessions:
         else:
             said = msgspec.msgpack.encode((ban.until_ms, ban.reason, ban.since_ms))
             command = pack("HSET", self._keys.bans, user, said)
-        await self.store([(self._keys.bans_slot, command)])
+        commands = [(self._keys.bans_slot, command)]
+        if self._bridged and ban.kept_ms > self._clock_ms():
+            commands.append((self._keys.bans_slot, pack("PUBLISH", self._keys.bans, user + b"\0" + said)))
+        await self.store(commands)
 
     async def bans(self) -> list[Ban]:
         """See the port."""

@@ -14,16 +14,32 @@ shard: what a leader of before says late changes nothing.
 
 import os
 from collections.abc import AsyncIterator, Collection, Mapping
-from typing import Any
+from typing import Any, Protocol
 
-from router.log.port import Changes, LogBroken, Opened
+from router.log.bridge_scripts import FENCE_BRIDGED
+from router.log.port import Changes, LogBroken, Opened, Position
 from router.log.redis import SEED_BYTES, RedisLog
 from router.log.redis_append import REPLICATED
 from router.log.redis_link import Link, pack
 from router.log.redis_scripts import FENCE, JOIN
-from router.log.redis_sessions import ask_all
+from router.log.redis_sessions import ask_all, position_of
+from router.log.replicated import Replicated
 
 FORMAT = 2
+
+
+class Opener(Protocol):
+    """What is asked of the bridge to other regions: see router/log/bridge.py."""
+
+    replicated: Replicated
+
+    async def prepare(self, epochs: Mapping[int, int]) -> tuple[dict[int, int], dict[int, dict[str, Position]]]:
+        """Have other regions refuse lower epochs, and fetch what they have."""
+        ...
+
+    def followed(self) -> set[int]:
+        """The shards that are followed."""
+        ...
 
 
 class SharedRedisLog(RedisLog):
@@ -32,13 +48,22 @@ class SharedRedisLog(RedisLog):
     Args:
         url: see RedisLog, and for `settings` as well.
         shards: how many there are.
+        bridge_entries: of each shard, that are kept for other regions; 0: there are none.
+        seeds: that all regions have; nothing: those of this log, or new ones.
 
     """
 
-    def __init__(self, url: str, *, shards: int, **settings: Any) -> None:
-        super().__init__(url, shards=shards, **settings)
+    def __init__(self, url: str, *, shards: int, bridge_entries: int = 0, seeds: bytes = b"", **settings: Any) -> None:
+        super().__init__(url, shards=shards, bridge_entries=bridge_entries, **settings)
+        self.bridge: Opener | None = None
+        self.bridge_entries = bridge_entries
+        self.replicas_of = self._replicas
+        self.deadline_s = self._deadline_s
+        self._wanted_seeds = self._seeds = seeds
         self._ours: dict[int, int] = {}
         """Shards that are open, with their epochs."""
+        self._at: dict[int, Position] = {}
+        """Of those that were fenced, where they were."""
 
     async def open(self, epoch: int) -> Opened:
         """See the port. Nothing is written before `open_shards`."""
@@ -52,12 +77,21 @@ class SharedRedisLog(RedisLog):
             )
         await ask_all(self._nodes, [(slot, pack("HSETNX", root, "seeds", self._seeds or os.urandom(SEED_BYTES)))])
         [self._seeds] = await ask_all(self._nodes, [(slot, pack("HGET", root, "seeds"))])
+        if self._wanted_seeds and self._seeds != self._wanted_seeds:
+            raise LogBroken(
+                f"the log at {root.decode()} in Redis has other seeds than the directory, by which the same idempotency"
+                " key has another name in each region: use another log.redis_prefix, in all regions the same"
+            )
         self._epoch = epoch
         return Opened(epoch, self._seeds, complete=False)
 
     async def open_shards(self, epochs: Mapping[int, int]) -> dict[int, int | None]:
         """Have it refuse lower epochs of shards; by shard, None: it is open, or the higher epoch that it knows."""
-        found = await self._fence_shards(epochs)
+        known: Mapping[int, Mapping[str, Position]] = {}
+        elsewhere: Mapping[int, int] = {}
+        if self.bridge is not None:
+            elsewhere, known = await self.bridge.prepare(epochs)
+        found = {**elsewhere, **await self._fence_shards({one: epochs[one] for one in epochs if one not in elsewhere})}
         refused = {shard: known if known > epochs[shard] else None for shard, known in found.items()}
         opened = [shard for shard, higher in refused.items() if higher is None]
         await self._wait_for_replicas([self.keys.shard_slots[shard] for shard in opened])
@@ -70,23 +104,31 @@ class SharedRedisLog(RedisLog):
             self._sessions.on_marks([True])
         for shard in opened:
             self._ours[shard] = self._sessions.epochs[shard] = epochs[shard]
+            if self.bridge is not None:
+                self.bridge.replicated.open(shard, epochs[shard], self._at[shard], known.get(shard, {}))
         return refused
 
     async def _fence_shards(self, epochs: Mapping[int, int]) -> dict[int, int]:
         """Raise the epochs of shards; which each has now."""
+        sha = FENCE_BRIDGED.sha if self.bridge_entries else FENCE.sha
         commands = [
             (
                 self.keys.shard_slots[shard],
-                pack("EVALSHA", FENCE.sha, 1, self.keys.shards[shard] + b"epoch", b"%020d" % epoch),
+                pack("EVALSHA", sha, 1, self.keys.shards[shard] + b"epoch", b"%020d" % epoch),
             )
             for shard, epoch in epochs.items()
         ]
         answers = await ask_all(self._nodes, commands)
+        if self.bridge_entries:
+            self._at |= {shard: position_of(at) for shard, (_, at) in zip(epochs, answers, strict=True)}
+            answers = [known for known, _ in answers]
         return {one: int(answer or epochs[one]) for one, answer in zip(epochs, answers, strict=True)}
 
     async def close_shards(self, shards: Collection[int]) -> None:
         """They are another's now, or nobody's: what was appended to them is not given again."""
         self.appender.close_shards(shards)
+        if self.bridge is not None:
+            self.bridge.replicated.close_shards(shards)
         for shard in shards:
             self._ours.pop(shard, None)
 
@@ -112,4 +154,5 @@ class SharedRedisLog(RedisLog):
         return
 
     def _to_sift(self, names: list[bytes]) -> list[bytes]:
-        return [name for name in names if self.keys.shard_of(name.partition(b"}:c:")[2]) in self._ours]
+        ours = self._ours.keys() | (self.bridge.followed() if self.bridge is not None else set())
+        return [name for name in names if self.keys.shard_of(name.partition(b"}:c:")[2]) in ours]

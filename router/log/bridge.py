@@ -1,0 +1,194 @@
+"""The log in several regions: each has a Redis of its own, and the same in it (ADR 120).
+
+A shard is led in one region. Its leader appends to its own region's Redis alone, by scripts that add each batch to a
+redo log there (router/log/bridge_scripts.py); in each other region one router repeats that and says so
+(router/log/bridge_follow.py), which the leader hears (router/log/replicated.py). So no region that is slow or away is
+on the path of a message. Before a shard is led, all regions that are there are told to refuse the leader of before, and whatever one of
+them has more than ours is repeated here: what a region confirmed to that leader, this one has.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Mapping
+
+from router.log.bridge_copy import copy_shards
+from router.log.bridge_follow import CATCHUP_BYTES_S, PAGE_FAR, Follower, Told, catch_up
+from router.log.bridge_scripts import BRIDGE_ENTRIES
+from router.log.bridge_source import Source
+from router.log.bridge_store import Followed, Store
+from router.log.port import LogError, LogUnavailable, Position
+from router.log.redis_shared import SharedRedisLog
+from router.log.replicated import Replicated
+
+# For a region whose routers are there, and for one that has none any more.
+LIVING_DEADLINE_S = 2.0
+DEAD_DEADLINE_S = 0.75
+FETCH_ROUNDS_MAX = 8
+_log = logging.getLogger("holdfast.log")
+
+
+class Heard(Told):
+    """What the router process hears of the bridge: each is called in the event loop, and is quick."""
+
+    def replicated(self, number: int, confirming: bool) -> None:
+        """All chunks up to this one are confirmed by another region; does any confirm at all?"""
+
+    def led_replicated(self, shard: int) -> None:
+        """Another region has all that this shard had when it was led here."""
+
+    def dropped(self, shard: int, count: int) -> None:
+        """So many records that only this region had were dropped."""
+
+    def bans(self) -> None:
+        """Other bans are stored than before."""
+
+
+class Bridge:
+    """Of one router.
+
+    Args:
+        log: our own region's, made with `bridge_entries`.
+        region: our own.
+        url: of our own region's Redis.
+        regions: by name, the URLs of the other regions'.
+        heard: what is told.
+        living: the regions that have routers, as the directory says.
+        catchup_bytes_s: of what was missed, from each region.
+
+    Raises:
+        ValueError: a URL is none, or a cluster's.
+
+    """
+
+    def __init__(
+        self,
+        log: SharedRedisLog,
+        region: str,
+        url: str,
+        regions: Mapping[str, str],
+        heard: Heard,
+        *,
+        living: Callable[[], Collection[str]],
+        catchup_bytes_s: int = CATCHUP_BYTES_S,
+    ) -> None:
+        self._log = log
+        self._living = living
+        self._heard = heard
+        entries = log.bridge_entries or BRIDGE_ENTRIES
+        keys = log.keys
+        self.store = Store(url, keys, log.replicas_of, log.deadline_s, entries, heard.dropped)
+        self.replicated = Replicated(
+            Source(region, url, keys, lambda channel, text: self.replicated.on_push(channel, text)),
+            keys,
+            list(regions),
+            log.appender.parts,
+            on_replicated=heard.replicated,
+            on_led=heard.led_replicated,
+        )
+        self.followers: dict[str, Follower] = {}
+        self._sources: dict[str, Source] = {}
+        for name, place in regions.items():
+            source = self._sources[name] = Source(name, place, keys, self._pusher(name))
+            self.followers[name] = Follower(
+                region, source, self.store, keys, heard, on_bans=heard.bans, catchup_bytes_s=catchup_bytes_s
+            )
+        log.bridge = self
+
+    def _pusher(self, region: str) -> Callable[[bytes, bytes], None]:
+        return lambda channel, text: self.followers[region].on_push(channel, text)
+
+    def start(self) -> None:
+        """Follow and listen from now on, until `close`."""
+        self.replicated.start()
+        for follower in self.followers.values():
+            follower.start()
+
+    def follow(self, leaders: Mapping[int, tuple[str, int]]) -> None:
+        """Follow these shards, each led in a region under an epoch, and no others; those of our own are left out."""
+        for name, follower in self.followers.items():
+            follower.follow({shard: epoch for shard, (region, epoch) in leaders.items() if region == name})
+
+    def followed(self) -> set[int]:
+        """The shards that are followed."""
+        return {shard for follower in self.followers.values() for shard in follower.shards}
+
+    # --------------------------------------------------------------------------------------------------------- leading
+
+    async def prepare(self, epochs: Mapping[int, int]) -> tuple[dict[int, int], dict[int, dict[str, Position]]]:
+        """Have the other regions refuse lower epochs of shards, and fetch what they have more than ours.
+
+        Returns:
+            The shards that another one took with a higher epoch, and of all what each region has.
+
+        Raises:
+            LogUnavailable: a region that is there does not answer.
+        """
+        said = await self._fence(epochs)
+        refused: dict[int, int] = {}
+        known: dict[int, dict[str, Position]] = {shard: {} for shard in epochs}
+        for region, answers in said.items():
+            for shard, (epoch, at) in answers.items():
+                known[shard][region] = at
+                if epoch > epochs[shard]:
+                    refused[shard] = max(epoch, refused.get(shard, 0))
+        ours = [shard for shard in epochs if shard not in refused and known[shard]]
+        behind: dict[str, dict[int, Position]] = {}
+        for shard, (_, at) in zip(ours, await self.store.where(ours), strict=True):
+            region, most = max(known[shard].items(), key=lambda one: one[1])
+            if most > at:
+                behind.setdefault(region, {})[shard] = most
+        for region, goals in behind.items():
+            await self._fetch(self._sources[region], goals)
+        return refused, known
+
+    async def _fence(self, epochs: Mapping[int, int]) -> dict[str, dict[int, tuple[int, Position]]]:
+        living = set(self._living())
+        answers = await asyncio.gather(
+            *(self._fence_one(source, epochs, name in living) for name, source in self._sources.items())
+        )
+        return {name: said for name, said in zip(self._sources, answers, strict=True) if said is not None}
+
+    @staticmethod
+    async def _fence_one(
+        source: Source, epochs: Mapping[int, int], is_living: bool
+    ) -> dict[int, tuple[int, Position]] | None:
+        try:
+            async with asyncio.timeout(LIVING_DEADLINE_S if is_living else DEAD_DEADLINE_S):
+                return await source.fence(epochs)
+        except (TimeoutError, LogError) as error:
+            if is_living:
+                raise LogUnavailable(
+                    f"region `{source.region}` has routers, but its log does not answer, which may have what ours has"
+                    f" not: {error}"
+                ) from error
+            _log.warning("shards are opened without region `%s`, which has no routers: %s", source.region, error)
+            return None
+
+    async def _fetch(self, source: Source, goals: Mapping[int, Position]) -> None:
+        """Repeat what another region has, which is told already to take nothing more from the leader of before."""
+        # Not under the new epoch: who follows us would take ours for all there is.
+        fences = dict(zip(goals, await self.store.where(list(goals)), strict=True))
+        left = [Followed(shard, fence) for shard, (fence, _) in fences.items()]
+        rounds = FETCH_ROUNDS_MAX
+        while left:
+            await self.store.load([one for one in left if one.at is None], source.region)
+            before = [one.at for one in left]
+            _, _, whole = await catch_up(source, self.store, left, PAGE_FAR)
+            await copy_shards(source, self.store, whole, _at_once)
+            rounds -= before == [one.at for one in left]
+            left = [one for one in left if one.at is None or one.at < goals[one.shard]]
+            if rounds <= 0:
+                raise LogUnavailable(f"what region `{source.region}` has of {len(left)} shards cannot be repeated here")
+        for shard, at in goals.items():
+            _log.info("shard %d was brought up to %d-%d from region `%s`", shard, *at, source.region)
+
+    async def close(self) -> None:
+        """Stop."""
+        for follower in self.followers.values():
+            await follower.close()
+        await self.replicated.close()
+        await self.store.close()
+
+
+async def _at_once(size: int) -> None:
+    """A shard that has no leader waits for nobody."""

@@ -1,0 +1,52 @@
+"""Copying whole shards from another region's log, where its bridge does not reach back to what ours has.
+
+Everything of a shard is taken as it is there (DUMP, RESTORE): channels with the ids and last ids that they have,
+sessions, cursors, keys. What is appended there meanwhile is part of some copies and not of others; it is repeated
+afterwards from the position that the shard had before, and a record that is there already is passed over by its id.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from router.log.bridge_source import Source
+from router.log.bridge_store import Followed, Store
+
+KEYS_TOGETHER = 32
+_log = logging.getLogger("holdfast.log")
+
+
+async def copy_shards(
+    source: Source, store: Store, some: Sequence[Followed], pace: Callable[[int], Awaitable[None]]
+) -> int:
+    """Put these shards, as they are there, in the place of ours; how many keys that were. `pace` waits after so many
+    bytes. Those that are not led there under the epoch that is known, or a later one, are left as they are.
+
+    Raises:
+        LogUnavailable, LogBroken: one of the two is away, or ours does not take what the other one has.
+    """
+    if not some:
+        return 0
+    where = dict(zip(some, await source.where([one.shard for one in some]), strict=True))
+    some = [one for one in some if where[one][0] >= one.leader]
+    states = await source.newest_states([one.shard for one in some])
+    shards = [one.shard for one in some]
+    there, here = await source.names(shards), await store.names(shards)
+    keys = 0
+    for one, state in zip(some, states, strict=True):
+        names = there[one.shard]
+        found: set[bytes] = set()
+        for start in range(0, len(names), KEYS_TOGETHER):
+            dumped = await source.dump(names[start : start + KEYS_TOGETHER])
+            await store.restore(dumped)
+            found |= {name for name, *_ in dumped}
+            await pace(sum(len(data) for *_, data in dumped))
+        await store.remove([name for name in here[one.shard] if name not in found])
+        await store.place(one, source.region, where[one][1], state)
+        keys += len(found)
+        _log.warning(
+            "shard %d was copied from region `%s`, whose bridge did not reach back to what was here: %d keys",
+            one.shard,
+            source.region,
+            len(found),
+        )
+    return keys

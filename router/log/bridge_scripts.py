@@ -1,0 +1,281 @@
+"""The scripts that run inside Redis where other regions have the log as well (router/log/bridge.py).
+
+Beside `hf:{h7}:epoch` they keep, of shard 7:
+
+    hf:{h7}:bridge   a stream, id <shard epoch>-<batch>: field a: what APPEND was called with, as MessagePack, field b,
+                     unless it is the batch before in the same epoch: the id before this one, 0-0: none
+    hf:{h7}:states   a stream: field k: s or c, field a: what SESSION or CURSOR was called with
+
+and publish what they add there under the same name, so that a follower is told of it without asking. A shard's
+position is the id of the last batch that it has; where an epoch began without a batch so far, the shard's hash has it
+in its field `was`.
+"""
+
+from router.log.redis_scripts import APPENDS, CURSOR, SESSION, Script
+
+BRIDGE_ENTRIES = 1024
+STATES_ENTRIES = 1024
+_HEAD = b"#!lua\n"
+
+# A decimal without zeros before it, as in ids; the order of two; the position that a shard's hash says.
+_POSITIONS = b"""\
+local function plain(digits) return string.match(digits, '^0*(%d+)$') end
+local function above(one, other)
+  local epoch, batch = string.match(one, '^(%d+)-(%d+)$')
+  local epoch2, batch2 = string.match(other, '^(%d+)-(%d+)$')
+  if epoch ~= epoch2 then
+    if #epoch ~= #epoch2 then return #epoch > #epoch2 end
+    return epoch > epoch2
+  end
+  if #batch ~= #batch2 then return #batch > #batch2 end
+  return batch > batch2
+end
+local function position(state)
+  if state[1] and state[2] and state[2] ~= '0' then return plain(state[1]) .. '-' .. state[2] end
+  return state[3] or '0-0'
+end
+"""
+
+_APPLY = b"local function apply(KEYS, ARGV, batch)\n" + APPENDS + b"end\n"
+
+# `shard` is how its keys begin; `before` the position before this entry.
+_ADD = b"""\
+local function add(shard, entry, epoch, batch, before)
+  local id = epoch .. '-' .. string.format('%.0f', batch)
+  if before == epoch .. '-' .. string.format('%.0f', batch - 1) then
+    redis.call('XADD', shard .. 'bridge', 'MAXLEN', '~', ENTRIES, id, 'a', entry)
+  else
+    redis.call('XADD', shard .. 'bridge', 'MAXLEN', '~', ENTRIES, id, 'a', entry, 'b', before)
+  end
+  return id
+end
+"""
+
+# As APPEND; what it takes, it adds to the bridge and publishes there: id, id before it, entry.
+_APPEND = b"""\
+local state = redis.call('HMGET', KEYS[1], 'epoch', 'batch', 'was')
+local batch, have = tonumber(ARGV[2]), 0
+if state[1] then
+  if state[1] > ARGV[1] then return -1 end
+  if state[1] == ARGV[1] then have = tonumber(state[2]) end
+end
+if batch > have + 1 and ARGV[#ARGV] == '0' then return have end
+if batch <= have then
+  redis.call('HSET', KEYS[1], 'batch', string.format('%.0f', have))
+  return batch
+end
+local failed = apply(KEYS, ARGV, batch)
+if failed then return failed end
+local shard, before = string.sub(KEYS[1], 1, -6), position(state)
+local entry = cmsgpack.pack({KEYS, ARGV})
+local id = add(shard, entry, plain(ARGV[1]), batch, before)
+redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'batch', ARGV[2])
+redis.call('PUBLISH', shard .. 'bridge', id .. ' ' .. before .. ' ' .. entry)
+return batch
+"""
+
+# KEYS: the shard's epoch. ARGV: an entry, the id before it in the bridge from which it is, the epoch of who leads (or
+# its own, if that is higher). Does what was done there. Answers the shard's position: that of the entry, unless the
+# shard was not at the one before; nothing if the shard is a later leader's.
+_REPEAT = b"""\
+local leader, before = ARGV[3], ARGV[2]
+local state = redis.call('HMGET', KEYS[1], 'epoch', 'batch', 'was')
+if state[1] and state[1] > leader then return '' end
+local at = position(state)
+if at ~= before then return at end
+local called = cmsgpack.unpack(ARGV[1])
+local keys, args = called[1], called[2]
+local failed = apply(keys, args, tonumber(args[2]))
+if failed then return failed end
+local id = add(string.sub(KEYS[1], 1, -6), ARGV[1], plain(args[1]), tonumber(args[2]), before)
+if args[1] == leader then
+  redis.call('HSET', KEYS[1], 'epoch', leader, 'batch', args[2])
+else
+  redis.call('HSET', KEYS[1], 'epoch', leader, 'batch', '0', 'was', id)
+end
+return id
+"""
+
+# KEYS: the shard's epoch. ARGV: a new one. Answers the epoch that is there, if that is not lower, and the position.
+FENCE_BRIDGED = Script(
+    _HEAD
+    + _POSITIONS
+    + b"""\
+local state = redis.call('HMGET', KEYS[1], 'epoch', 'batch', 'was')
+local at = position(state)
+if state[1] and state[1] >= ARGV[1] then return {state[1], at} end
+redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'batch', '0', 'was', at)
+return {'', at}
+"""
+)
+
+# KEYS: the shard's epoch. Answers it, and the position.
+WHERE = Script(
+    b"#!lua flags=no-writes\n"
+    + _POSITIONS
+    + b"""\
+local state = redis.call('HMGET', KEYS[1], 'epoch', 'batch', 'was')
+return {state[1] or '', position(state)}
+"""
+)
+
+# KEYS: the shard's epoch. ARGV: the position that all have, the epoch of who leads. Takes back the last batch of the
+# bridge, if it is beyond that. Answers the position that is left then and, if something was taken back, of each record
+# the key of its channel and its id; nothing at all: the shard is a later leader's; ' ': the bridge does not go on to
+# where the shard is. A channel's last id is then that of the newest record that is left, or of the last one that
+# XDEL removed before (a position alone, or too old a message), if that is known.
+UNDO = Script(
+    _HEAD
+    + _POSITIONS
+    + b"""\
+local state = redis.call('HMGET', KEYS[1], 'epoch', 'batch', 'was')
+if state[1] and state[1] > ARGV[2] then return {} end
+local at, shard = position(state), string.sub(KEYS[1], 1, -6)
+if not above(at, ARGV[1]) then return {at} end
+local entry = redis.call('XREVRANGE', shard .. 'bridge', '+', '-', 'COUNT', 1)[1]
+if not entry or entry[1] ~= at then return {' '} end
+local called, before = cmsgpack.unpack(entry[2][2]), entry[2][4]
+local keys, args = called[1], called[2]
+if not before then before = string.format('%s-%.0f', plain(args[1]), tonumber(args[2]) - 1) end
+local answer, ids, order, place = {before}, {}, {}, 8
+for channel = 5, #keys do
+  local key, records = keys[channel], tonumber(args[place + 2])
+  place = place + 3
+  if not ids[key] then ids[key], order[#order + 1] = {}, key end
+  for _ = 1, records do
+    ids[key][#ids[key] + 1] = args[place]
+    answer[#answer + 1] = key
+    answer[#answer + 1] = args[place]
+    place = place + 2
+  end
+end
+for _, key in ipairs(order) do
+  if redis.call('EXISTS', key) == 1 then
+    local removed, added = '0-0', '0'
+    local said = redis.call('XINFO', 'STREAM', key)
+    for index = 1, #said, 2 do
+      if said[index] == 'max-deleted-entry-id' then removed = said[index + 1] end
+      if said[index] == 'entries-added' then added = tostring(said[index + 1]) end
+    end
+    for _, id in ipairs(ids[key]) do redis.call('XDEL', key, id) end
+    if not above(ids[key][1], removed) then removed = '0-0' end
+    local newest, last = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1], removed
+    if newest and above(newest[1], last) then last = newest[1] end
+    if last == '0-0' then
+      redis.call('DEL', key)
+      redis.call('ZREM', keys[4], key)
+    elseif removed ~= '0-0' then
+      redis.call('XSETID', key, last, 'ENTRIESADDED', added, 'MAXDELETEDID', removed)
+    else
+      redis.call('XSETID', key, last)
+    end
+  end
+end
+for index = 2, 3 do
+  if args[index + 4] ~= '' then
+    for _, one in ipairs(redis.call('XREVRANGE', keys[index], '+', '-', 'COUNT', 100)) do
+      if one[2][2] == args[index + 4] then
+        redis.call('XDEL', keys[index], one[1])
+        break
+      end
+    end
+  end
+end
+redis.call('XDEL', shard .. 'bridge', at)
+if before == '0-0' then redis.call('DEL', shard .. 'bridge') else redis.call('XSETID', shard .. 'bridge', before) end
+redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'batch', '0', 'was', before)
+return answer
+"""
+)
+
+# KEYS: the shard's epoch. ARGV: the epoch of who leads, the position that the shard has now, whatever it had. The
+# bridge begins anew. Answers 0 if it is a later leader's.
+PLACE = Script(
+    _HEAD
+    + b"""\
+local state = redis.call('HMGET', KEYS[1], 'epoch')
+if state[1] and state[1] > ARGV[1] then return 0 end
+redis.call('DEL', string.sub(KEYS[1], 1, -6) .. 'bridge')
+redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'batch', '0', 'was', ARGV[2])
+return 1
+"""
+)
+
+
+def _of_state(script: Script, name: bytes) -> bytes:
+    """What SESSION or CURSOR does, as a function."""
+    return b"local function %s(KEYS, ARGV)\n%send\n" % (name, script.text.removeprefix(_HEAD))
+
+
+_STATE = b"""\
+local function told(shard, kind, entry)
+  local id = redis.call('XADD', shard .. 'states', 'MAXLEN', '~', ENTRIES, '*', 'k', kind, 'a', entry)
+  redis.call('PUBLISH', shard .. 'states', id .. ' ' .. kind .. ' ' .. entry)
+end
+"""
+
+
+def _state(script: Script, name: bytes) -> Script:
+    call = b"""\
+local done = %s(KEYS, ARGV)
+if done ~= -1 then told(string.sub(KEYS[2], 1, -6), '%s', cmsgpack.pack({KEYS, ARGV})) end
+return done
+"""
+    text = _HEAD + _of_state(script, name) + _STATE + call % (name, name[:1])
+    return Script(text.replace(b"ENTRIES", b"%d" % STATES_ENTRIES))
+
+
+SESSION_BRIDGED = _state(SESSION, b"session")
+CURSOR_BRIDGED = _state(CURSOR, b"cursor")
+
+# KEYS: the shard's epoch. ARGV: of an entry of another region's states its kind, its rest and its id, the epoch of who
+# leads, the field in which is kept up to where that region's states are known. Answers -1 if it is a later leader's.
+REPEAT_STATE = Script(
+    (
+        _HEAD
+        + _of_state(SESSION, b"session")
+        + _of_state(CURSOR, b"cursor")
+        + _STATE
+        + b"""\
+local called = cmsgpack.unpack(ARGV[2])
+local keys, args = called[1], called[2]
+args[#args] = ARGV[4]
+local done = ARGV[1] == 's' and session(keys, args) or ARGV[1] == 'c' and cursor(keys, args)
+if done == -1 then return done end
+told(string.sub(KEYS[1], 1, -6), ARGV[1], ARGV[2])
+redis.call('HSET', KEYS[1], ARGV[5], ARGV[3])
+return done
+"""
+    ).replace(b"ENTRIES", b"%d" % STATES_ENTRIES)
+)
+
+# KEYS: the bans. ARGV: a user, what is said of the ban (MessagePack: until, reason, since). The later one stays, and of
+# two from the same time the one that ends sooner: a ban that was lifted. Answers whether it was taken.
+MERGE_BAN = Script(
+    _HEAD
+    + b"""\
+local stored = redis.call('HGET', KEYS[1], ARGV[1])
+if stored then
+  local had, new = cmsgpack.unpack(stored), cmsgpack.unpack(ARGV[2])
+  if had[3] > new[3] or had[3] == new[3] and had[1] <= new[1] then return 0 end
+end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+return 1
+"""
+)
+
+
+def append_bridged(entries: int = BRIDGE_ENTRIES) -> Script:
+    """APPEND, where a bridge keeps so many entries (some more, up to a node of the stream)."""
+    text = _HEAD + _POSITIONS + _APPLY + _ADD + _APPEND
+    return Script(text.replace(b"ENTRIES", b"%d" % entries))
+
+
+def repeat(entries: int = BRIDGE_ENTRIES) -> Script:
+    """What a follower does with an entry of another region's bridge."""
+    text = _HEAD + _POSITIONS + _APPLY + _ADD + _REPEAT
+    return Script(text.replace(b"ENTRIES", b"%d" % entries))
+
+
+BRIDGED = (SESSION_BRIDGED, CURSOR_BRIDGED, FENCE_BRIDGED, WHERE)
+"""What a router that leads needs, beside `append_bridged`."""

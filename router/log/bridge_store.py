@@ -1,0 +1,262 @@
+"""Our region's log, where it follows another one's: the same batches under the same ids, what is beyond dropped.
+
+What is done here is repeated without harm, and by several at once: the scripts look at the shard's position.
+"""
+
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import hiredis
+
+from router.log.bridge_scripts import BRIDGE_ENTRIES, MERGE_BAN, PLACE, REPEAT_STATE, UNDO, WHERE, repeat
+from router.log.bridge_source import NOWHERE, Entry, names_of, text_of, where_of
+from router.log.port import LogUnavailable, Position
+from router.log.redis_keys import Keys
+from router.log.redis_link import Link, error_of, pack
+from router.log.redis_nodes import Nodes
+from router.log.redis_sessions import position_of
+from router.log.redis_url import parse
+
+# Of what was dropped, named in the log; all of it is counted.
+NAMED_MAX = 100
+_EPOCH = b"%020d"
+_log = logging.getLogger("holdfast.log")
+
+
+class Followed:
+    """A shard that is followed: where another region leads it, and where ours is."""
+
+    __slots__ = ("at", "held", "is_live", "leader", "said", "shard", "states_at", "subscribed")
+
+    def __init__(self, shard: int, leader: int) -> None:
+        self.shard = shard
+        self.leader = leader
+        """The shard's epoch under which it is led there."""
+        self.at: Position | None = None
+        """Our position, once it is known."""
+        self.states_at = b"0-0"
+        """The last of that region's states that we have."""
+        self.said = 0
+        """The epoch that the data plane was told last."""
+        self.is_live = False
+        """We have all that was there before it was subscribed to: what comes is what follows."""
+        self.subscribed = False
+        self.held: list[tuple[bytes, bytes]] = []
+        """What came since it was subscribed to, while it is not live yet."""
+
+
+class Dropped(list[tuple[bytes, bytes]]):
+    """Records that were taken back: channel and position."""
+
+
+class Store:
+    """Our region's log.
+
+    Args:
+        url: where it is.
+        keys: names.
+        replicas: of a server, by its INFO, how many have to follow.
+        deadline_s: for each command.
+        entries: that a bridge keeps.
+        on_dropped: told of a shard and of how many records of it were dropped.
+
+    """
+
+    def __init__(
+        self,
+        url: str,
+        keys: Keys,
+        replicas: Callable[[Mapping[bytes, bytes]], int],
+        deadline_s: float,
+        entries: int = BRIDGE_ENTRIES,
+        on_dropped: Callable[[int, int], None] = lambda shard, count: None,
+    ) -> None:
+        self._keys = keys
+        self._replicas_of = replicas
+        self._wait_ms = int(deadline_s * 500)
+        self._replicas = 0
+        self._repeat = repeat(entries)
+        self._on_dropped = on_dropped
+        self._nodes = Nodes(parse(url), deadline_s, self._greet)
+
+    async def _greet(self, link: Link) -> None:
+        scripts = (self._repeat, UNDO, PLACE, WHERE, REPEAT_STATE, MERGE_BAN)
+        await link.ask(*(("SCRIPT", "LOAD", one.text) for one in scripts))
+        [answer] = await link.ask(["INFO", "replication"])
+        text = answer if isinstance(answer, bytes) else bytes(str(answer), "ascii")
+        self._replicas = self._replicas_of(dict(one.split(b":", 1) for one in text.splitlines() if b":" in one))
+
+    async def ask(self, commands: Sequence[bytes], *, changes: bool = False) -> list[Any]:
+        """Send packed commands; their answers. `changes`: replicas have them as well then.
+
+        Raises:
+            LogUnavailable, LogBroken: the first error among the answers, or the connection was lost.
+        """
+        if not commands:
+            return []
+        link = await self._nodes.link(0)
+        replicas = self._replicas if changes else 0
+        sent = [*commands, pack("WAIT", replicas, self._wait_ms)] if replicas else commands
+        answers = await link.send(b"".join(sent), len(sent))  # deadline: the connection's
+        for answer in answers:
+            if isinstance(answer, hiredis.HiredisError):
+                error = error_of(answer, link.name)
+                link.drop(str(error))
+                raise error
+        if replicas and answers.pop() < replicas:
+            link.drop(f"{link.name} misses replicas: see their logs")
+            raise LogUnavailable(link.why_lost)
+        return answers
+
+    def _epoch(self, shard: int) -> bytes:
+        return self._keys.shards[shard] + b"epoch"
+
+    async def where(self, shards: Sequence[int]) -> list[tuple[int, Position]]:
+        """The epoch and the position that each of these shards has."""
+        return await where_of(self.ask, self._keys, shards)
+
+    async def load(self, some: Sequence[Followed], region: str) -> None:
+        """Find out where these are, and up to where they have that region's states."""
+        found = await self.where([one.shard for one in some])
+        states = await self.ask([pack("HGET", self._epoch(one.shard), _states_field(region)) for one in some])
+        for one, (_, at), state in zip(some, found, states, strict=True):
+            one.at = at
+            one.states_at = state or b"0-0"
+
+    # -------------------------------------------------------------------------------------------------------- repeating
+
+    async def repeat(self, entries: Sequence[tuple[Followed, Entry]]) -> list[bool]:
+        """Do what was done there, in this order, each the next one (`fits`); of each whether we have it. Of a shard
+        whose position is not what was thought, or that is a later leader's, it is not known afterwards.
+        """
+        commands = []
+        at: dict[Followed, Position] = {}
+        for one, entry in entries:
+            before = at.get(one, one.at or NOWHERE)  # not the entry's: see `fits`
+            leader = _EPOCH % max(one.leader, entry.id.epoch)
+            commands.append(
+                pack("EVALSHA", self._repeat.sha, 1, self._epoch(one.shard), entry.data, text_of(before), leader)
+            )
+            at[one] = entry.id
+        done = []
+        for (one, entry), answer in zip(entries, await self.ask(commands, changes=True), strict=True):
+            position = position_of(answer) if answer else None
+            has = position is not None and position >= entry.id and position.epoch == entry.id.epoch
+            done.append(has)
+            if has and one.at is not None:
+                one.at = max(one.at, entry.id)
+            elif not has:
+                one.at = None
+        return done
+
+    async def repeat_states(self, region: str, states: Sequence[tuple[Followed, tuple[bytes, bytes, bytes]]]) -> None:
+        """Do what became of sessions there, in this order."""
+        commands = []
+        for one, (id_, kind, data) in states:
+            leader = _EPOCH % one.leader
+            field = _states_field(region)
+            command = pack("EVALSHA", REPEAT_STATE.sha, 1, self._epoch(one.shard), kind, data, id_, leader, field)
+            commands.append(command)
+        await self.ask(commands)
+        for one, (id_, *_) in states:
+            one.states_at = id_
+
+    async def merge_bans(self, bans: Mapping[bytes, bytes]) -> int:
+        """Take another region's bans, as they are stored there, if they are later ones; how many were."""
+        commands = [pack("EVALSHA", MERGE_BAN.sha, 1, self._keys.bans, user, said) for user, said in bans.items()]
+        return sum(await self.ask(commands, changes=True))
+
+    # --------------------------------------------------------------------------------------------------------- dropping
+
+    async def undo(self, one: Followed, target: Position, leader: int) -> bool:
+        """Drop what is beyond a position of the leader's; False: the bridge does not go back so far."""
+        dropped = Dropped()
+        command = pack("EVALSHA", UNDO.sha, 1, self._epoch(one.shard), text_of(target), _EPOCH % leader)
+        try:
+            while True:
+                [answer] = await self.ask([command], changes=True)
+                if not answer:  # a later leader's
+                    one.at = None
+                    return True
+                if answer[0] == b" ":
+                    return False
+                one.at = position_of(answer[0])
+                if len(answer) == 1:
+                    return True
+                dropped += zip(answer[1::2], answer[2::2], strict=True)
+        finally:
+            self._say(one.shard, target, dropped)
+
+    def _say(self, shard: int, target: Position, dropped: Dropped) -> None:
+        if not dropped:
+            return
+        self._on_dropped(shard, len(dropped))
+        named = [f"{key.partition(b'}:c:')[2].decode(errors='replace')} {id_.decode()}" for key, id_ in dropped]
+        _log.error(
+            "shard %d: %d messages that only this region had, beyond %d-%d, were dropped, since another region went on "
+            "without them: %s%s",
+            shard,
+            len(named),
+            *target,
+            ", ".join(named[:NAMED_MAX]),
+            f" and {len(named) - NAMED_MAX} more" if len(named) > NAMED_MAX else "",
+        )
+
+    # ---------------------------------------------------------------------------------------------------------- copying
+
+    async def names(self, shards: Collection[int]) -> dict[int, list[bytes]]:
+        """See `Source.names`."""
+        return await names_of(self.ask, self._keys, shards)
+
+    async def restore(self, dumped: Sequence[tuple[bytes, int, bytes]]) -> None:
+        """Put these keys in the place of ours.
+
+        Raises:
+            LogUnavailable: it does not take them, since the other Redis is of a later version, say.
+        """
+        await self.ask([pack("RESTORE", name, ttl, data, "REPLACE") for name, ttl, data in dumped], changes=True)
+
+    async def remove(self, names: Sequence[bytes]) -> None:
+        """Keys that are not there."""
+        if names:
+            await self.ask([pack("UNLINK", *names)], changes=True)
+
+    async def place(self, one: Followed, region: str, at: Position, state: bytes) -> bool:
+        """The shard is here now, whatever it had, and has that region's states up to one; False: it is a later
+        leader's.
+        """
+        name = self._epoch(one.shard)
+        commands = [
+            pack("EVALSHA", PLACE.sha, 1, name, _EPOCH % one.leader, text_of(at)),
+            pack("HSET", name, _states_field(region), state),
+        ]
+        [placed, _] = await self.ask(commands, changes=True)
+        one.at = at if placed else None
+        one.states_at = state
+        return bool(placed)
+
+    async def close(self) -> None:
+        """Give up the connection."""
+        await self._nodes.close()
+
+
+def _states_field(region: str) -> bytes:
+    return b"states:" + region.encode()
+
+
+def fits(at: Position, entry: Entry) -> str:
+    """What an entry is to a log at a position: `old`, the `next` one, one that says that the log is `beyond`, or one
+    before which something is `missing`.
+
+    Within an epoch one leader numbers its batches: where its entry goes on from an earlier one than ours, or from the
+    number before it, it has lost what is between (its Redis came back without its last second, and what was kept did
+    not reach) while we have it.
+    """
+    if entry.id <= at:
+        return "old"
+    if entry.before == at:
+        return "next"
+    if entry.id.epoch == at.epoch:
+        return "next" if entry.before < at or entry.id.offset == at.offset + 1 else "missing"
+    return "beyond" if entry.before < at else "missing"

@@ -1,0 +1,52 @@
+"""Copies of whole shards."""
+
+from router.log.bridge_copy import copy_shards
+from router.log.bridge_source import Source
+from router.log.bridge_store import Followed
+from router.log.port import Changes, Position, SessionChange
+from tests.router.log.conftest import run
+from tests.router.log.redis_records import NOW_MS
+from tests.router.log.regions import CHANNEL, SHARD, SHARDS, close, ordered, regions
+from tests.servers.redis import Server, running
+
+
+def test_a_shard_is_as_it_is_there_and_what_was_here_is_gone(redis_server: Server, prefix: str) -> None:
+    async def work(servers: list[Server]) -> None:
+        here, there = some = await regions(servers, prefix, start=False)
+        await there.lead(9)
+        session = bytes([SHARD]) + b"x" * 15
+        for offset in range(1, 70):
+            await there.say(ordered(9, offset, key=(3, offset)))
+        await there.log.save(Changes({session: SessionChange(b"o", NOW_MS + 9_999, {CHANNEL: (1, 1)})}))
+        other = next(f"group:x{n}" for n in range(999) if here.log.keys.shard_of(b"group:x%d" % n) == SHARD)
+        untouched = next(f"group:x{n}" for n in range(999) if here.log.keys.shard_of(b"group:x%d" % n) != SHARD)
+        # As if the two had been apart: what is here now, nobody has there.
+        here.log.bridge = None
+        await here.log.open_shards(dict.fromkeys(range(SHARDS), 10))
+        await here.log.append(ordered(10, 1, channel=other) + ordered(10, 1, channel=untouched))
+        await there.log._fence_shards({SHARD: 11})
+        source = Source("eu", servers[1].url, here.log.keys)
+        sizes: list[int] = []
+
+        async def pace(size: int) -> None:
+            sizes.append(size)
+
+        one = Followed(SHARD, 11)
+        await copy_shards(source, here.bridge.store, [one], pace)
+        assert sum(sizes) > 0
+        assert one.at == Position(9, 69)
+        assert await here.at() == Position(9, 69)
+        assert await here.history() == await there.history()
+        assert (await here.history(other)).position == Position(0, 0)
+        assert (await here.history(untouched)).position == Position(10 << 24, 1)
+        assert await here.log.sessions([session]) == await there.log.sessions([session])
+        assert [one async for one in here.log.recover_shards([SHARD])] == [
+            one async for one in there.log.recover_shards([SHARD])
+        ]
+        later = Followed(SHARD, 12)
+        assert await copy_shards(source, here.bridge.store, [later], pace) == 0, "nobody has opened it there yet"
+        await source.close()
+        await close(some)
+
+    with running() as second:
+        run(work([redis_server, second]))

@@ -1,0 +1,123 @@
+"""What follows one region: its pace, and what it does with what comes out of order."""
+
+import asyncio
+
+import pytest
+
+from router.log.bridge_follow import Follower, Throttle, Told
+from router.log.bridge_source import Source
+from router.log.port import Position
+from tests.router.log.conftest import run, until
+from tests.router.log.regions import SHARD, close, ordered, regions
+from tests.servers.redis import Server, running
+
+
+def test_so_many_bytes_a_second_are_let_through() -> None:
+    now = 10.0
+    throttle = Throttle(1000, lambda: now)
+    assert throttle.wait_s(200) == 0
+    assert throttle.wait_s(250) == pytest.approx(0.2)
+    now += 5
+    assert throttle.wait_s(250) == 0
+    assert throttle.wait_s(1000) == pytest.approx(1)
+    assert Throttle(0).wait_s(10**9) == 0
+
+
+def test_repeated_late_and_lost_pushes_change_nothing(redis_server: Server, prefix: str) -> None:
+    async def work(servers: list[Server]) -> None:
+        here, there = some = await regions(servers, prefix)
+        follower = there.bridge.followers["asia"]
+        take = follower.on_push
+        count = 0
+        late: list[tuple[bytes, bytes]] = []
+
+        def unreliable(channel: bytes, text: bytes) -> None:
+            nonlocal count
+            count += 1
+            if count % 5 == 1:
+                return
+            take(channel, text)
+            if count % 5 == 2:
+                take(channel, text)
+            if count % 5 == 3:
+                late.append((channel, text))
+            if count % 5 == 0 and late:
+                take(*late.pop())
+
+        follower.on_push = unreliable  # type: ignore[method-assign]
+        await here.lead(1)
+        there.follow(here, 1)
+        await there.ear.until(lambda: (SHARD, 1) in there.ear.epochs)
+        for offset in range(1, 61):
+            await here.say(ordered(1, offset))
+        # Nothing tells a follower of the last one if that is lost, but the next one.
+        while (1, 60) not in there.ear.offsets:
+            await here.say(ordered(1, 60 + here.number))
+            await asyncio.sleep(0)
+        assert there.ear.offsets[:60] == [(1, offset) for offset in range(1, 61)]
+        assert count > 20
+        assert not there.ear.lost
+        await close(some)
+
+    with running() as second:
+        run(work([redis_server, second]))
+
+
+def test_what_comes_too_fast_is_read_in_pages_instead(redis_server: Server, prefix: str) -> None:
+    async def work(servers: list[Server]) -> None:
+        here, there = some = await regions(servers, prefix)
+        follower = there.bridge.followers["asia"]
+        await here.lead(1)
+        there.follow(here, 1)
+        await there.ear.until(lambda: (SHARD, 1) in there.ear.epochs)
+        await here.say(ordered(1, 1))
+        await there.ear.until(lambda: (1, 1) in there.ear.offsets)
+        follower._drop_queue()
+        assert follower.behind() == 1
+        for offset in range(2, 12):
+            await here.say(ordered(1, offset))
+        await there.ear.until(lambda: (1, 11) in there.ear.offsets)
+
+        async def is_live() -> bool:
+            return follower.behind() == 0
+
+        await until(is_live)
+        assert there.ear.offsets == [(1, offset) for offset in range(1, 12)]
+        await close(some)
+
+    with running() as second:
+        run(work([redis_server, second]))
+
+
+def test_a_shard_that_is_not_followed_any_more_is_told_nothing_of(redis_server: Server, prefix: str) -> None:
+    async def work(servers: list[Server]) -> None:
+        here, there = some = await regions(servers, prefix)
+        await here.lead(1)
+        there.follow(here, 1)
+        await here.say(ordered(1, 1))
+        await there.ear.until(lambda: (1, 1) in there.ear.offsets)
+        there.bridge.follow({})
+        assert there.bridge.followed() == set()
+        await here.say(ordered(1, 2))
+        await there.bridge.store.where([SHARD])
+        assert there.ear.offsets == [(1, 1)]
+        there.follow(here, 1)
+        await there.ear.until(lambda: (1, 2) in there.ear.offsets)
+        assert await there.at() == Position(1, 2)
+        await close(some)
+
+    with running() as second:
+        run(work([redis_server, second]))
+
+
+def test_one_that_never_began_is_closed(redis_server: Server, prefix: str) -> None:
+    async def work() -> None:
+        [one] = await regions([redis_server], prefix, start=False)
+        source = Source("eu", redis_server.url, one.log.keys)
+        follower = Follower("asia", source, one.bridge.store, one.log.keys, Told())
+        follower.follow({1: 1})
+        assert follower.behind() == 1
+        await follower.close()
+        await close([one])
+
+    run(work())

@@ -1,0 +1,200 @@
+"""The scripts of the bridge, one by one, inside a real server."""
+
+from typing import Any
+
+import msgpack
+import pytest
+
+from router.log.bridge_scripts import FENCE_BRIDGED, MERGE_BAN, PLACE, UNDO, WHERE, append_bridged, repeat
+from router.log.redis_scripts import APPEND, Script
+from tests.servers.redis import Server
+
+ENTRIES = 8
+
+
+class Shard:
+    """A shard, spoken to through its scripts."""
+
+    def __init__(self, server: Server, prefix: str) -> None:
+        self._server = server
+        self.start = prefix + "{h7}:"
+        self.epoch = self.start + "epoch"
+
+    def do(self, script: Script, *args: Any, keys: tuple[str, ...] = ()) -> Any:
+        names = keys or (self.epoch,)
+        return self._server.do("EVAL", script.text, len(names), *names, *args)
+
+    def append(self, epoch: int, batch: int, *ids: str, force: int = 0, script: Script | None = None) -> Any:
+        records = [part for one in ids for part in (one, "v" + one)]
+        args = (f"{epoch:020}", batch, 50_000, 50_000, 1000, f"k{epoch}-{batch}", "", 10, 100_000, len(ids))
+        keys = [self.start + name for name in ("epoch", "keys", "tail", "global", "c:group:a")]
+        return self.do(script or append_bridged(ENTRIES), *args, *records, force, keys=tuple(keys))
+
+    def entries(self) -> list[tuple[bytes, bytes, bytes | None]]:
+        """Id, what it was called with, and the one before."""
+        found = self._server.do("XRANGE", self.start + "bridge", "-", "+")
+        return [
+            (id_, fields[b"a"], fields.get(b"b"))
+            for id_, fields in (
+                (id_, fields if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True)))
+                for id_, fields in found
+            )
+        ]
+
+    def ids(self) -> list[str]:
+        return [one[0].decode() for one in self._server.do("XRANGE", self.start + "c:group:a", "-", "+")]
+
+    def last(self) -> str:
+        said = self._server.do("XINFO", "STREAM", self.start + "c:group:a")
+        return str(said[b"last-generated-id"].decode() if b"last-generated-id" in said else said["last-generated-id"])
+
+    def at(self) -> str:
+        return str(self.do(WHERE)[1].decode())
+
+    def keys(self) -> list[bytes]:
+        found = self._server.do("XRANGE", self.start + "keys", "-", "+")
+        return [list(fields.values())[0] if isinstance(fields, dict) else fields[1] for _, fields in found]
+
+
+@pytest.fixture
+def here(redis_server: Server, prefix: str) -> Shard:
+    return Shard(redis_server, prefix)
+
+
+@pytest.fixture
+def there(redis_server: Server, prefix: str) -> Shard:
+    return Shard(redis_server, prefix + "2:")
+
+
+def test_a_batch_is_on_the_bridge_under_its_number_with_all_it_was_called_with(here: Shard) -> None:
+    assert here.append(5, 1, "5-1", "5-2") == 1
+    assert here.append(5, 2, "5-3") == 2
+    assert here.append(5, 2, "5-3") == 2, "the same again"
+    assert here.append(5, 4, "5-9") == 2, "one is missing"
+    (first, called, before), (second, _, none) = here.entries()
+    assert (first, second, before, none) == (b"5-1", b"5-2", b"0-0", None)
+    keys, args = msgpack.unpackb(called, raw=True)
+    assert keys[4].endswith(b"}:c:group:a")
+    assert args[1] == b"1"
+    assert args[-5:] == [b"5-1", b"v5-1", b"5-2", b"v5-2", b"0"]
+    assert here.at() == "5-2"
+
+
+def test_the_first_batch_of_an_epoch_names_the_one_before(here: Shard) -> None:
+    here.append(5, 1, "5-1")
+    here.append(5, 2, "5-2")
+    assert here.do(FENCE_BRIDGED, f"{7:020}") == [b"", b"5-2"]
+    assert here.do(FENCE_BRIDGED, f"{8:020}") == [b"", b"5-2"], "nothing was appended in between"
+    known, at = here.do(FENCE_BRIDGED, f"{6:020}")
+    assert (int(known), at) == (8, b"5-2")
+    assert here.append(5, 3, "5-3") == -1
+    here.append(8, 1, "8-1")
+    assert here.entries()[-1][0::2] == (b"8-1", b"5-2")
+    assert here.append(8, 9, "8-9", force=1) == 9
+    assert here.entries()[-1][0::2] == (b"8-9", b"8-1")
+
+
+def test_what_is_appended_is_what_is_appended_without_a_bridge(here: Shard, there: Shard) -> None:
+    for shard, script in ((here, None), (there, APPEND)):
+        shard.append(5, 1, "5-1", "5-2", script=script)
+        shard.append(6, 1, "6-1", script=script)
+    assert here.ids() == there.ids()
+    assert here.keys() == there.keys()
+
+
+def test_a_bridge_keeps_so_many_entries(redis_server: Server, prefix: str, here: Shard) -> None:
+    for batch in range(1, 300):
+        here.append(5, batch, f"5-{batch}")
+    assert ENTRIES <= len(here.entries()) <= ENTRIES + 100
+
+
+def test_an_entry_is_repeated_once_and_in_its_place(here: Shard, there: Shard) -> None:
+    # What is repeated goes to the keys it names: here there are two names for one server's shards.
+    here.append(5, 1, "5-1")
+    here.append(5, 2, "5-2")
+    (_, one, _), (_, two, _) = here.entries()
+    script = repeat(ENTRIES)
+    assert there.do(script, two, "5-1", f"{5:020}") == b"0-0", "one is missing"
+    assert there.do(script, one, "0-0", f"{5:020}") == b"5-1"
+    assert there.do(script, one, "0-0", f"{5:020}") == b"5-1", "again"
+    there.do(FENCE_BRIDGED, f"{6:020}")
+    assert there.do(script, two, "5-1", f"{5:020}") == b"", "a deposed leader's"
+    assert there.do(script, two, "5-1", f"{6:020}") == b"5-2", "what the next one has of it"
+    assert there.at() == "5-2"
+    assert [entry[0] for entry in there.entries()] == [b"5-1", b"5-2"]
+    assert [entry[1] for entry in there.entries()] == [one, two]
+
+
+def test_what_is_taken_back_is_as_if_it_had_never_been(here: Shard) -> None:
+    here.append(5, 1, "5-1", "5-2")
+    here.append(5, 2, "5-3")
+    here.append(6, 1, "6-1", "6-2")
+    key = (here.start + "c:group:a").encode()
+    assert here.do(UNDO, "5-1", f"{7:020}") == [b"5-2", key, b"6-1", key, b"6-2"]
+    assert (here.ids(), here.last(), here.at()) == (["5-1", "5-2", "5-3"], "5-3", "5-2")
+    assert here.do(UNDO, "5-1", f"{7:020}") == [b"5-1", key, b"5-3"]
+    assert here.do(UNDO, "5-1", f"{7:020}") == [b"5-1"]
+    assert (here.ids(), here.last(), here.at()) == (["5-1", "5-2"], "5-2", "5-1")
+    assert here.keys() == [b"k5-1"]
+    assert here.append(7, 1, "7-1") == 1
+    assert here.entries()[-1][0::2] == (b"7-1", b"5-1")
+    assert here.ids() == ["5-1", "5-2", "7-1"]
+    assert here.do(UNDO, "0-0", f"{6:020}") == [], "of a later leader's nothing is"
+
+
+def test_a_last_position_outlives_what_is_taken_back_after_it(redis_server: Server, here: Shard) -> None:
+    here.append(5, 1, "5-1")
+    here.append(5, 2, "5-2")
+    for id_ in ("5-1", "5-2"):  # too old
+        redis_server.do("XDEL", here.start + "c:group:a", id_)
+    here.append(6, 1, "6-1")
+    here.append(6, 2, "6-2")
+    here.do(UNDO, "5-2", f"{7:020}")
+    here.do(UNDO, "5-2", f"{7:020}")
+    assert (here.ids(), here.last(), here.at()) == ([], "5-2", "5-2")
+
+
+def test_a_channel_that_only_this_region_knew_is_not_known_any_more(redis_server: Server, here: Shard) -> None:
+    here.append(5, 1, "5-1")
+    here.do(UNDO, "0-0", f"{7:020}")
+    assert here.at() == "0-0"
+    assert redis_server.do("EXISTS", here.start + "c:group:a", here.start + "bridge") == 0
+
+
+def test_a_bridge_that_does_not_reach_back_says_so(redis_server: Server, here: Shard) -> None:
+    here.append(5, 1, "5-1")
+    here.append(5, 2, "5-2")
+    redis_server.do("XTRIM", here.start + "bridge", "MAXLEN", 1)
+    assert here.do(UNDO, "0-0", f"{7:020}")[0] == b"5-1"
+    assert here.do(UNDO, "0-0", f"{7:020}") == [b" "]
+
+
+def test_a_shard_is_placed_anew(here: Shard) -> None:
+    here.append(5, 1, "5-1")
+    assert here.do(PLACE, f"{4:020}", "9-9") == 0
+    assert here.do(PLACE, f"{9:020}", "8-17") == 1
+    assert here.at() == "8-17"
+    assert here.entries() == []
+    here.append(9, 1, "9-1")
+    assert here.entries()[0][0::2] == (b"9-1", b"8-17")
+
+
+@pytest.mark.parametrize(
+    ("had", "new", "taken"),
+    [
+        (None, (50, "spam", 9), 1),
+        ((50, "spam", 9), (40, "spam", 9), 1),
+        ((50, "spam", 9), (50, "spam", 9), 0),
+        ((50, "spam", 9), (60, "spam", 9), 0),
+        ((50, "spam", 9), (20, "again", 10), 1),
+        ((50, "spam", 9), (90, "before", 8), 0),
+    ],
+)
+def test_the_later_ban_stays_and_a_lifted_one(
+    redis_server: Server, here: Shard, had: tuple[int, str, int] | None, new: tuple[int, str, int], taken: int
+) -> None:
+    bans = here.start + "bans"
+    if had is not None:
+        redis_server.do("HSET", bans, "bob", msgpack.packb(had))
+    assert here.do(MERGE_BAN, "bob", msgpack.packb(new), keys=(bans,)) == taken
+    assert msgpack.unpackb(redis_server.do("HGET", bans, "bob")) == list(new if taken else had or ())
