@@ -24,6 +24,7 @@ from core.process import die_with_parent
 from core.router_loop import RouterLoop
 from core.shards import COUNT_MAX
 from router.bans import BanKeeper, MemoryStore
+from router.bridging import Bridged, shared_seeds
 from router.claims_keeper import Alone, ClaimsKeeper
 from router.cluster import Cluster, LeaseOver, view_alone
 from router.config import DirectoryConfig, RouterConfig
@@ -32,6 +33,7 @@ from router.directory.port import DirectoryError, Unavailable
 from router.log.loader import Loader
 from router.log.opening import PACE_MS, UNDER_WAY_MAX, make_log, open_log
 from router.log.port import Log, LogDeposed, LogError, LogLost, LogUnavailable, Opened
+from router.log.redis_shared import SharedRedisLog
 from router.log.writer import LogWriter
 from router.plane import put_when_room
 from router.publishers import Published
@@ -102,6 +104,7 @@ class Router:
         self.keeper: ShardKeeper | None = None
         self.cluster: Cluster | None = None
         self.claims: ClaimsKeeper | None = None
+        self.bridged: Bridged | None = None
         self._alone: Alone | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -116,6 +119,10 @@ class Router:
             DirectoryError: the directory cannot be used.
         """
         opened = None
+        if isinstance(self.log, SharedRedisLog) and self.config.log_regions:
+            assert self.config.directory is not None
+            self.log._wanted_seeds = self.log._seeds = await shared_seeds(self.config.directory, waits)
+            self.bridged = Bridged(self.config, self.log)
         if self.log is not None:
             opened = await open_log(
                 self.log,
@@ -174,8 +181,11 @@ class Router:
             flush=self._flush,
             led=lambda shard, epoch: self._led(shard),
             stopped=self._stopped,
+            follow=self.bridged.follow if self.bridged is not None else lambda shards, leaders: None,
             everybodys=[spec.name for spec in self.config.namespaces if spec.domain == "global"],
         )
+        if self.bridged is not None:
+            self.bridged.begin(self.keeper)
         view = self.keeper.machine.view
         self.claims = ClaimsKeeper(
             directory,
@@ -200,6 +210,8 @@ class Router:
         return self.sessions is None or await self.sessions.flush(deadline_s)
 
     def _led(self, shard: int) -> None:
+        if self.bridged is not None:
+            self.bridged.led(shard)
         if self.claims is not None:
             self.claims.lead(shard)
 
@@ -251,6 +263,8 @@ class Router:
         """What the data plane says."""
         for kind, flags, conn, request, first, second, session, text, extra in self.loop.take():
             if kind == notes.LOG_BATCH and self.writer is not None:
+                if self.bridged is not None:
+                    self.bridged.bridge.replicated.on_batch(request, text)
                 self.writer.on_batch(request, text)
             elif kind == notes.LOG_KEPT and self.writer is not None:
                 self.writer.on_kept(request, text)
@@ -291,6 +305,8 @@ class Router:
                 ACCOUNT.task(self.sessions.write(), "the sessions' writer"),
                 ACCOUNT.task(self._read_sessions(self.sessions), "the sessions' reader"),
             ]
+        if self.bridged is not None:
+            self.bridged.bridge.start()
         if self.claims is not None:
             self._tasks.append(ACCOUNT.task(self.claims.run(), "claims of sessions"))
         if self.cluster is not None:
@@ -360,6 +376,8 @@ class Router:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=STOP_DEADLINE_S)
+        if self.bridged is not None:
+            await self.bridged.bridge.close()
         if self.writer is not None:
             await self.writer.close()
         if self.claims is not None:
@@ -411,6 +429,7 @@ def data_plane(config: RouterConfig, stats: Stats, opened: Opened | None) -> Rou
         events_members_max=config.events_members_max,
         shards=config.directory.shards if config.directory else COUNT_MAX,
         leads_all=config.directory is None,
+        bridged=bool(config.log_regions),
         admits=config.directory is not None or login_policy(config) is not Policy.MANY,
     )
 

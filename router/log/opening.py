@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from router.config import RouterConfig
+from router.log.bridge_scripts import BRIDGE_ENTRIES
 from router.log.embedded import EmbeddedLog
 from router.log.port import Log, LogBroken, LogUnavailable, Opened
 from router.log.redis import RedisLog
@@ -45,7 +46,9 @@ def make_log(
     if config.log_backend == "none":
         return None
     if config.log_backend == "redis":
-        make = RedisLog if config.directory is None else partial(SharedRedisLog, shards=config.directory.shards)
+        make = RedisLog if config.directory is None else partial(
+            SharedRedisLog, shards=config.directory.shards, bridge_entries=BRIDGE_ENTRIES if config.log_regions else 0
+        )
         return make(
             config.log_redis_url,
             namespaces=config.namespaces,

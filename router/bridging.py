@@ -1,0 +1,85 @@
+"""The bridge to other regions in a router process: what goes between it, the keeper of shards and the data plane."""
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping
+
+from core import notes
+from router.config import DirectoryConfig, RouterConfig
+from router.directory.opening import make_directory
+from router.directory.port import Claim, Unavailable
+from router.log.bridge import Bridge, Heard
+from router.log.redis import SEED_BYTES
+from router.log.redis_shared import SharedRedisLog
+from router.shard_keeper import EPOCH_BITS, ShardKeeper
+
+SEEDS = "seeds"
+RETRY_S = 0.5
+
+
+async def shared_seeds(config: DirectoryConfig, waits: Callable[[str], None]) -> bytes:
+    """Those of all regions, by which an idempotency key has one name everywhere: whoever comes first makes them."""
+    directory = make_directory(config)
+    try:
+        while True:
+            try:
+                found = (await directory.read(SEEDS)).items.get(SEEDS)
+                if found is not None:
+                    return found.value
+                await directory.transact([Claim(SEEDS, 0, os.urandom(SEED_BYTES))])
+            except Unavailable as error:
+                waits(f"its directory is away: {error}")
+                await asyncio.sleep(RETRY_S)
+    finally:
+        await directory.close()  # deadline: its own
+
+
+class Bridged(Heard):
+    """One router's bridge.
+
+    Args:
+        config: of the router, with the other regions' logs.
+        log: our region's.
+        keeper: of shards.
+
+    """
+
+    def __init__(self, config: RouterConfig, log: SharedRedisLog) -> None:
+        assert config.directory is not None
+        self._keeper: ShardKeeper | None = None
+        self.bridge = Bridge(
+            log, config.directory.region, config.log_redis_url, config.log_regions, self, living=self._living
+        )
+
+    def begin(self, keeper: ShardKeeper) -> None:
+        self._keeper = keeper
+
+    def _living(self) -> frozenset[str]:
+        assert self._keeper is not None
+        return self._keeper.machine.regions()
+
+    def follow(self, shards: frozenset[int], leaders: Mapping[int, tuple[str, int]]) -> None:
+        """See `ShardKeeper`."""
+        self.bridge.follow(leaders)
+
+    def led(self, shard: int) -> None:
+        """Once the data plane was told that it leads it."""
+        asyncio.get_running_loop().call_soon(self.bridge.replicated.led, shard)
+
+    def _tell(self, kind: int, **fields: object) -> None:
+        assert self._keeper is not None
+        self._keeper.tell(kind, **fields)
+
+    # ---- what the bridge says
+
+    def records(self, shard: int, records: bytes) -> None:
+        self._tell(notes.FOLLOWED, text=records)
+
+    def epoch(self, shard: int, epoch: int) -> None:
+        self._tell(notes.FOLLOW, request=shard, first=epoch << EPOCH_BITS)
+
+    def replicated(self, number: int, confirming: bool) -> None:
+        self._tell(notes.REPLICATED, request=number, first=int(confirming))
+
+    def led_replicated(self, shard: int) -> None:
+        self._tell(notes.REPLICATED, request=shard, second=1)
