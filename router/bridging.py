@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from core import notes
 from router.config import DirectoryConfig, RouterConfig
@@ -17,8 +18,14 @@ SEEDS = "seeds"
 RETRY_S = 0.5
 
 
-async def shared_seeds(config: DirectoryConfig, waits: Callable[[str], None]) -> bytes:
-    """Those of all regions, by which an idempotency key has one name everywhere: whoever comes first makes them."""
+async def shared_seeds(config: DirectoryConfig, waits: Callable[[str], None] = lambda why: None) -> bytes:
+    """The seeds of all regions, so that an idempotency key has one hash everywhere: whoever comes first makes them.
+
+    Waits for a directory that is away; `waits` hears why that takes long.
+
+    Raises:
+        NotAllowed, Misused: it will never be.
+    """
     directory = make_directory(config)
     try:
         while True:
@@ -40,46 +47,54 @@ class Bridged(Heard):
     Args:
         config: of the router, with the other regions' logs.
         log: our region's.
-        keeper: of shards.
 
     """
 
     def __init__(self, config: RouterConfig, log: SharedRedisLog) -> None:
         assert config.directory is not None
-        self._keeper: ShardKeeper | None = None
         self.bridge = Bridge(
             log, config.directory.region, config.log_redis_url, config.log_regions, self, living=self._living
         )
+        self._keeper: ShardKeeper | None = None
 
     def begin(self, keeper: ShardKeeper) -> None:
+        """With the keeper of this router's shards, which is made after the log."""
         self._keeper = keeper
-
-    def _living(self) -> frozenset[str]:
-        assert self._keeper is not None
-        return self._keeper.machine.regions()
 
     def follow(self, shards: frozenset[int], leaders: Mapping[int, tuple[str, int]]) -> None:
         """See `ShardKeeper`."""
         self.bridge.follow(leaders)
 
     def led(self, shard: int) -> None:
-        """Once the data plane was told that it leads it."""
+        """A shard is about to be led here; once the data plane was told so, it may hear what is replicated of it."""
         asyncio.get_running_loop().call_soon(self.bridge.replicated.led, shard)
 
-    def _tell(self, kind: int, **fields: object) -> None:
-        assert self._keeper is not None
-        self._keeper.tell(kind, **fields)
+    def on_batch(self, number: int, data: bytes) -> None:
+        """The data plane hands over a batch, which is about to be given to the log."""
+        self.bridge.replicated.on_batch(number, data)
 
     # ---- what the bridge says
 
     def records(self, shard: int, records: bytes) -> None:
+        """Our log has them now."""
         self._tell(notes.FOLLOWED, text=records)
 
     def epoch(self, shard: int, epoch: int) -> None:
+        """All before it is in our log."""
         self._tell(notes.FOLLOW, request=shard, first=epoch << EPOCH_BITS)
 
     def replicated(self, number: int, confirming: bool) -> None:
+        """Batches up to this one."""
         self._tell(notes.REPLICATED, request=number, first=int(confirming))
 
     def led_replicated(self, shard: int) -> None:
+        """All that a shard had when it was led here."""
         self._tell(notes.REPLICATED, request=shard, second=1)
+
+    def _tell(self, kind: int, **fields: Any) -> None:
+        assert self._keeper is not None
+        self._keeper.tell(kind, **fields)
+
+    def _living(self) -> frozenset[str]:
+        assert self._keeper is not None
+        return self._keeper.machine.regions()

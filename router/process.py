@@ -121,7 +121,7 @@ class Router:
         opened = None
         if isinstance(self.log, SharedRedisLog) and self.config.log_regions:
             assert self.config.directory is not None
-            self.log._wanted_seeds = self.log._seeds = await shared_seeds(self.config.directory, waits)
+            self.log.take_seeds(await shared_seeds(self.config.directory, waits))
             self.bridged = Bridged(self.config, self.log)
         if self.log is not None:
             opened = await open_log(
@@ -264,7 +264,7 @@ class Router:
         for kind, flags, conn, request, first, second, session, text, extra in self.loop.take():
             if kind == notes.LOG_BATCH and self.writer is not None:
                 if self.bridged is not None:
-                    self.bridged.bridge.replicated.on_batch(request, text)
+                    self.bridged.on_batch(request, text)
                 self.writer.on_batch(request, text)
             elif kind == notes.LOG_KEPT and self.writer is not None:
                 self.writer.on_kept(request, text)

@@ -3,8 +3,8 @@
 A shard is led in one region. Its leader appends to its own region's Redis alone, by scripts that add each batch to a
 redo log there (router/log/bridge_scripts.py); in each other region one router repeats that and says so
 (router/log/bridge_follow.py), which the leader hears (router/log/replicated.py). So no region that is slow or away is
-on the path of a message. Before a shard is led, all regions that are there are told to refuse the leader of before, and whatever one of
-them has more than ours is repeated here: what a region confirmed to that leader, this one has.
+on the path of a message. Before a shard is led, all regions that are there are told to refuse the leader of before, and
+whatever one of them has more than ours is repeated here: what a region confirmed to that leader, this one has.
 """
 
 import asyncio

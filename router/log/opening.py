@@ -46,8 +46,14 @@ def make_log(
     if config.log_backend == "none":
         return None
     if config.log_backend == "redis":
-        make = RedisLog if config.directory is None else partial(
-            SharedRedisLog, shards=config.directory.shards, bridge_entries=BRIDGE_ENTRIES if config.log_regions else 0
+        make = (
+            RedisLog
+            if config.directory is None
+            else partial(
+                SharedRedisLog,
+                shards=config.directory.shards,
+                bridge_entries=BRIDGE_ENTRIES if config.log_regions else 0,
+            )
         )
         return make(
             config.log_redis_url,

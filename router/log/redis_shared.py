@@ -65,6 +65,10 @@ class SharedRedisLog(RedisLog):
         self._at: dict[int, Position] = {}
         """Of those that were fenced, where they were."""
 
+    def take_seeds(self, seeds: bytes) -> None:
+        """Those that all regions have, which are known only once the directory was asked; before `open`."""
+        self._wanted_seeds = self._seeds = seeds
+
     async def open(self, epoch: int) -> Opened:
         """See the port. Nothing is written before `open_shards`."""
         root, slot = self.keys.root, self.keys.root_slot
