@@ -4,7 +4,8 @@
 # the records here: each is kept and sent to the workers with members, with the position that it has everywhere. Who is
 # asked to follow (FOLLOW) tells the workers so (LEADS with LEADS_FEEDS): they say SUBSCRIBE and ask for replays here,
 # and everything else of the leader. A client, or a worker, may come from where more was heard already: what it asks
-# waits until that is here too, for FOLLOWING_WAIT_MS at most, and its positions are never set back.
+# waits until that is here too, for FOLLOWING_WAIT_MS at most, and is to come again then; its positions are never set
+# back.
 # A stream that is followed has the epoch under which its leader gives positions: its shard's, or that of its last
 # message if that is higher. Invariant: it gives no position of its own.
 

@@ -5,12 +5,14 @@ from libc.string cimport memcpy, memmove
 
 from core.batch cimport batch_clear, batch_write
 from core.catchup cimport catchup_epoch, catchup_take
+from core.codes cimport UNAVAILABLE
 from core.everybody cimport everybody_add
 from core.leading cimport SHARD_FEEDING, shard_is_said
 from core.log_records cimport LOG_MESSAGE, LogRecord, log_record_body, log_record_fits, log_record_name
 from core.namespaces cimport DOMAIN_GLOBAL, domain_in
 from core.ordering cimport message_deliver
-from core.sequencer cimport WORKER_LINKED, worker_at, worker_index
+from core.records cimport REC_CAUGHT, RecCaught
+from core.sequencer cimport WORKER_LINKED, worker_at, worker_index, worker_say
 from core.stream cimport (Stored, stream_adopt, stream_at, stream_find, stream_forget, stream_open, stream_shard,
                           stream_store, stream_use, stream_wanted)
 
@@ -94,24 +96,27 @@ cdef bint _is_beyond(Sequencer *sequencer, RecCatchup *record) noexcept nogil:
 
 cdef bint following_waits(Sequencer *sequencer, Worker *worker, RecCatchup *record) noexcept nogil:
     """Whether a CATCHUP asks from beyond what is here, and was taken until more is."""
-    return sequencer.shards[record.head.shard].state == SHARD_FEEDING and not sequencer.ahead_over \
-        and _is_beyond(sequencer, record) \
+    return sequencer.shards[record.head.shard].state == SHARD_FEEDING and _is_beyond(sequencer, record) \
         and _wait(sequencer, worker, record, sequencer.now_ms + FOLLOWING_WAIT_MS)
 
 
 cdef void _serve(Sequencer *sequencer, const Ahead *ahead, RecCatchup *record) noexcept nogil:
-    """Answer it if it can be now, or has waited for long; else it waits on."""
+    """Answer it if it can be now; else it waits on, for so long. What was not there by then may still be on its way: who
+    asks is to come again."""
+    cdef RecCaught *refusal
     cdef Worker *worker = worker_at(sequencer, ahead.worker)
     if worker.state != WORKER_LINKED or <uint32_t> worker.epoch != ahead.start \
             or not shard_is_said(worker, record.head.shard):
         return                          # it asks again, if it still wants to know
-    if ahead.until_ms > sequencer.now_ms and sequencer.shards[record.head.shard].state == SHARD_FEEDING \
-            and _is_beyond(sequencer, record):
+    if sequencer.shards[record.head.shard].state != SHARD_FEEDING or not _is_beyond(sequencer, record):
+        catchup_take(sequencer, worker, record)
+    elif ahead.until_ms > sequencer.now_ms:
         _wait(sequencer, worker, record, ahead.until_ms)    # the room that it had is there
-        return
-    sequencer.ahead_over = True
-    catchup_take(sequencer, worker, record)
-    sequencer.ahead_over = False
+    else:
+        refusal = <RecCaught *> worker_say(worker, REC_CAUGHT, UNAVAILABLE, sizeof(RecCaught), 0)
+        if refusal != NULL:
+            refusal.channel = record.channel
+            refusal.seq = record.seq
 
 
 cdef void following_turn(Sequencer *sequencer) noexcept nogil:

@@ -124,7 +124,6 @@ ctypedef struct Sequencer:
     bint catchups_due           # some can be answered in the next turn
     Batch ahead                 # CATCHUPs from beyond what is here of a shard that is followed (core/following.pxd)
     bint ahead_due              # something came since they were looked at
-    bint ahead_over             # the one that is answered now waits no more
     bint bridged                # other regions follow what is ordered here
     bint confirmed              # some other region confirms what it has
     Batch replicating           # publishes that are answered when another region has them (core/replicating.pxd)

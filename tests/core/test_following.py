@@ -6,6 +6,7 @@ from typing import Any
 import msgpack
 
 from core import log_records, notes, records, shards
+from core.codes import Code
 from tests.core.edge_harness import wait_for
 from tests.core.router_harness import Sequencer, Worker, now_ms
 
@@ -184,7 +185,7 @@ def test_a_client_from_where_more_was_heard_waits_until_it_is_here(routers: Make
     assert (caught["seq"], caught["outcome"], caught["position"][1]) == (9, LIVE, 5)
 
 
-def test_a_client_whose_position_never_comes_is_told_so(routers: Make) -> None:
+def test_a_client_whose_position_is_not_here_in_time_is_to_come_again(routers: Make) -> None:
     router = routers(**OPTIONS)
     worker = router.worker()
     follow(router, worker)
@@ -192,7 +193,21 @@ def test_a_client_whose_position_never_comes_is_told_so(routers: Make) -> None:
     catchup(worker, 9, FIRST, 5)
     loaded(router, FIRST, 3, 1, 2, 3)
     caught = worker.expect(records.CAUGHT)
-    assert (caught["seq"], caught["outcome"], caught["position"][1]) == (9, RESET, 3)
+    assert (caught["seq"], caught["aux"]) == (9, Code.UNAVAILABLE)
+
+
+def test_a_position_that_was_dropped_with_its_region_has_nothing_in_common(routers: Make) -> None:
+    router = routers(**OPTIONS)
+    worker = router.worker()
+    follow(router, worker)
+    subscribed(router, worker)
+    put(router, notes.FOLLOW, request=SHARD, first=SECOND)
+    followed(router, 4, epoch=SECOND)
+    worker.expect(records.MESSAGE)
+    catchup(worker, 9, FIRST, 6)
+    loaded(router, SECOND, 4, 1, 2, 3)
+    caught = worker.expect(records.CAUGHT)
+    assert (caught["seq"], caught["outcome"], caught["position"]) == (9, RESET, (SECOND, 4))
 
 
 def test_a_position_under_the_next_leaders_epoch_counts_once_that_epoch_is_here(routers: Make) -> None:
