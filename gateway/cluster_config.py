@@ -8,6 +8,7 @@ defaults.
 import ipaddress
 import json
 import os
+import socket
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
@@ -210,6 +211,8 @@ def address(config: "Config", *, bus: bool = True) -> str:
         "bus": f"tcp://{config.bus.advertise}" if bus and config.bus.advertise else "",
         "key": config.bus.public_key if bus else "",
         "admin": f"http://{admin}:{config.admin.port}" if admin else "",
+        # By which a second node of this name is known; that of a router has another bus.
+        "at": "" if bus else f"{socket.gethostname()}:{config.admin.port}",
     }
     return json.dumps({name: text for name, text in told.items() if text})
 

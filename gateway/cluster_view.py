@@ -42,6 +42,7 @@ class ClusterView:
         self._probe_s = probe_s
         self._tasks: list[asyncio.Task[None]] = []
         self._read_once = asyncio.Event()
+        self._said = ""
 
     def start(self) -> None:
         """Watch from now on."""
@@ -118,13 +119,16 @@ class ClusterView:
         while True:
             try:
                 snapshot = await self.directory.read(table.prefix)
+                self._said = ""
                 self._take(table, snapshot)
                 watch = self.directory.watch(table.prefix, snapshot.revision)
                 async with contextlib.aclosing(watch):  # no deadline: its end is that of the watch, which is at once
                     async for told in watch:  # no deadline: for as long as nothing changes
                         self._take(table, told)
             except DirectoryError as error:
-                _log.warning("directory_not_read", prefix=table.prefix, error=str(error))
+                if str(error) != self._said:  # once for all tables, not twice a second for each
+                    self._said = str(error)
+                    _log.warning("directory_not_read", prefix=table.prefix, error=self._said)
                 await asyncio.sleep(RETRY_S)
 
     def _take(self, table: Table[object], told: object) -> None:
