@@ -326,6 +326,8 @@ def _bus(config: "Config") -> Iterator[str]:
     host, _, port = advertised.rpartition(":")
     if not 1 <= int(port) <= 65_535:
         yield f"bus.advertise = {advertised}: its port must be between 1 and 65535"
+    if ":" in host:
+        yield f"bus.advertise = {advertised}: the bus is spoken over IPv4. Use an IPv4 address, or a name that has one"
     if is_loopback(host):
         return
     if not config.auth.secret:

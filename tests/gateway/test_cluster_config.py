@@ -85,6 +85,7 @@ def test_the_router_listens_where_it_can_be_reached(given: dict[str, object], en
         (NODE | {"log.backend": "embedded"}, "log.backend = embedded with directory.endpoints"),
         (NODE | {"router.endpoint": "ipc:///run/x"}, "router.endpoint = ipc:///run/x with directory.endpoints"),
         (NODE | {"bus.advertise": "127.0.0.1:70000"}, "its port must be between 1 and 65535"),
+        (NODE | {"bus.advertise": "[::1]:7410"}, "the bus is spoken over IPv4"),
         (NODE | {"directory.endpoints": "http://etcd:2379"}, "must be host:port of each member"),
         (NODE | {"directory.endpoints": "etcd:99999"}, "[directory]: 'etcd:99999' is no endpoint of etcd"),
         (NODE | {"directory.prefix": "holdfast"}, "of which the last is a slash"),
