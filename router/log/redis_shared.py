@@ -56,9 +56,8 @@ class SharedRedisLog(RedisLog):
         return Opened(epoch, self._seeds, complete=False)
 
     async def open_shards(self, epochs: Mapping[int, int]) -> dict[int, int | None]:
-        """Have it refuse lower epochs of shards; by shard, None: it is open, or the higher epoch that it knows."""
-        found = await self._fence_shards(epochs)
-        refused = {shard: known if known > epochs[shard] else None for shard, known in found.items()}
+        """Have it refuse lower epochs of shards; by shard, None: it is open, or the epoch, not below, of another."""
+        refused = await self._fence_shards(epochs)
         opened = [shard for shard, higher in refused.items() if higher is None]
         await self._wait_for_replicas([self.keys.shard_slots[shard] for shard in opened])
         marks = [
@@ -72,17 +71,17 @@ class SharedRedisLog(RedisLog):
             self._ours[shard] = self._sessions.epochs[shard] = epochs[shard]
         return refused
 
-    async def _fence_shards(self, epochs: Mapping[int, int]) -> dict[int, int]:
-        """Raise the epochs of shards; which each has now."""
+    async def _fence_shards(self, epochs: Mapping[int, int]) -> dict[int, int | None]:
+        """Raise the epochs of shards; None, or what another has taken that is not below."""
         commands = [
             (
                 self.keys.shard_slots[shard],
-                pack("EVALSHA", FENCE.sha, 1, self.keys.shards[shard] + b"epoch", b"%020d" % epoch),
+                pack("EVALSHA", FENCE.sha, 1, self.keys.shards[shard] + b"epoch", b"%020d" % epoch, self._holder),
             )
             for shard, epoch in epochs.items()
         ]
         answers = await ask_all(self._nodes, commands)
-        return {one: int(answer or epochs[one]) for one, answer in zip(epochs, answers, strict=True)}
+        return {one: int(answer) if answer else None for one, answer in zip(epochs, answers, strict=True)}
 
     async def close_shards(self, shards: Collection[int]) -> None:
         """They are another's now, or nobody's: what was appended to them is not given again."""
