@@ -7,7 +7,7 @@ import os
 
 from libc.stdint cimport uint16_t
 from libc.stdio cimport snprintf
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, strchr
 from posix.dlfcn cimport RTLD_NOW, dlerror, dlopen, dlsym
 
 from core.batch cimport batch_clear, batch_free, batch_reserve
@@ -97,6 +97,9 @@ cdef bint _socket_set(Bus *bus) noexcept nogil:
             and _option(bus, ZMQ_HEARTBEAT_TIMEOUT, BUS_SILENT_MS)
             and _option(bus, ZMQ_TCP_MAXRT, BUS_SILENT_MS + BUS_HEARTBEAT_MS)
             and _option(bus, ZMQ_HANDSHAKE_IVL, BUS_CONNECT_MS)):
+        return False
+    # Not for each: libzmq would then look names up as IPv6 first, and listen at "*" where there may be none.
+    if strchr(bus.endpoint, c"[") != NULL and not _option(bus, ZMQ_IPV6, 1):
         return False
     return not bus.curve or (_key(bus, ZMQ_CURVE_PUBLICKEY, bus.public_key)
                              and _key(bus, ZMQ_CURVE_SECRETKEY, bus.secret_key))

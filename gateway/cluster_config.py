@@ -8,6 +8,7 @@ defaults.
 import ipaddress
 import json
 import os
+import socket
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
@@ -173,7 +174,8 @@ class BusSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         str,
         Meta(
             pattern=r"^(\S+:[0-9]{1,5})?$",
-            description="With a directory: host:port at which the workers of all nodes reach this node's router.",
+            description="With a directory: host:port at which the workers of all nodes reach this node's router;"
+            " an IPv6 address in brackets.",
         ),
     ] = ""
     public_key: Annotated[
@@ -218,20 +220,30 @@ def bus_endpoint(config: "Config") -> str:
     """Where the router listens with a directory: at the port that it advertises, on all addresses but for loopback."""
     if config.router.endpoint:
         return config.router.endpoint
+    host, port = advertised(config)
+    if is_loopback(host) and host != "localhost":
+        return f"tcp://{host}:{port}"
+    return f"tcp://[::]:{port}" if host.startswith("[") else f"tcp://*:{port}"
+
+
+def advertised(config: "Config") -> tuple[str, str]:
+    """Host and port of bus.advertise. An IPv6 address gets its brackets: $(POD_IP):7410 puts none around one."""
     host, _, port = config.bus.advertise.rpartition(":")
-    return f"tcp://{host}:{port}" if is_loopback(host) and host != "localhost" else f"tcp://*:{port}"
+    return (f"[{host}]" if ":" in host and not host.startswith("[") else host), port
 
 
 def address(config: "Config", *, bus: bool = True) -> str:
     """What `nodes/<node>` says of how to reach this node; without `bus`: its workers, to which nobody links."""
-    host = config.bus.advertise.rpartition(":")[0]
+    host, port = advertised(config)
     admin = host if config.admin.host in ("0.0.0.0", "::") else config.admin.host
     admin = f"[{admin}]" if ":" in admin and not admin.startswith("[") else admin
     told = {
         "clients": "" if bus else config.gateway.advertise,
-        "bus": f"tcp://{config.bus.advertise}" if bus and config.bus.advertise else "",
+        "bus": f"tcp://{host}:{port}" if bus and host else "",
         "key": config.bus.public_key if bus else "",
         "admin": f"http://{admin}:{config.admin.port}" if admin else "",
+        # By which a second node of this name is known; that of a router has another bus.
+        "at": "" if bus else f"{socket.gethostname()}:{config.admin.port}",
     }
     return json.dumps({name: text for name, text in told.items() if text})
 
@@ -308,6 +320,14 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def _is_ipv6(host: str) -> bool:
+    try:
+        ipaddress.IPv6Address(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True
+
+
 def _alone(config: "Config") -> Iterator[str]:
     if config.node.role != "all":
         yield (
@@ -342,30 +362,33 @@ def _directory(config: "Config") -> Iterator[str]:
 
 
 def _bus(config: "Config") -> Iterator[str]:
-    endpoint, advertised = config.router.endpoint, config.bus.advertise
+    endpoint, told = config.router.endpoint, config.bus.advertise
     if endpoint and not endpoint.startswith("tcp://"):
         yield f"router.endpoint = {endpoint} with directory.endpoints: other nodes cannot reach it. Use tcp://, or none"
     if config.node.role == "gateway":
         return
-    if not advertised:
+    if not told:
         yield (
             "directory.endpoints without bus.advertise: say at which host:port the workers of all nodes reach this"
             " node's router, such as 10.0.0.5:7410, or set node.role = gateway"
         )
         return
-    host, _, port = advertised.rpartition(":")
+    host, port = advertised(config)
+    if ":" in host and not _is_ipv6(host):
+        yield f"bus.advertise = {told}: {host} is no IPv6 address; one stands in brackets, such as [fd00::5]:7410"
+        return
     if not 1 <= int(port) <= 65_535:
-        yield f"bus.advertise = {advertised}: its port must be between 1 and 65535"
+        yield f"bus.advertise = {told}: its port must be between 1 and 65535"
     if is_loopback(host):
         return
     if not config.auth.secret:
         yield (
-            f"bus.advertise = {advertised} without auth.secret: development mode keeps to this machine. Set auth.secret"
+            f"bus.advertise = {told} without auth.secret: development mode keeps to this machine. Set auth.secret"
             " (HOLDFAST_AUTH_SECRET), or use a loopback address"
         )
     if not config.bus.public_key and not config.bus.insecure:
         yield (
-            f"bus.advertise = {advertised} without bus.public_key and bus.secret_key: anybody who reaches that port"
+            f"bus.advertise = {told} without bus.public_key and bus.secret_key: anybody who reaches that port"
             " could publish as anybody. Make a pair (holdfast keys), or set bus.insecure = true where nobody else can"
         )
 

@@ -45,21 +45,27 @@ class ClusterView:
         self._probe_s = probe_s
         self._placement = placement
         self._tasks: list[asyncio.Task[None]] = []
+        self._watches: list[asyncio.Task[None]] = []
         self._read_once = asyncio.Event()
+        self._said = ""
 
     def start(self) -> None:
         """Watch from now on."""
-        for table in self.view.tables.values():
-            self._tasks.append(ACCOUNT.task(self._follow(table), f"watch of {table.prefix}"))
+        self._watch_all()
         self._tasks.append(ACCOUNT.task(self._probe(), "probe of the directory"))
+
+    def _watch_all(self) -> None:
+        tables = self.view.tables.values()
+        self._watches = [ACCOUNT.task(self._follow(table), f"watch of {table.prefix}") for table in tables]
 
     async def close(self) -> None:
         """Watch no more. The directory stays whose it is."""
-        for task in self._tasks:
+        tasks = self._tasks + self._watches
+        for task in tasks:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=STOP_DEADLINE_S)
-        self._tasks = []
+        if tasks:
+            await asyncio.wait(tasks, timeout=STOP_DEADLINE_S)
+        self._tasks, self._watches = [], []
 
     async def until_ready(self, deadline_s: float) -> bool:
         """Whether everything was read once within that time."""
@@ -123,13 +129,16 @@ class ClusterView:
         while True:
             try:
                 snapshot = await self.directory.read(table.prefix)
+                self._said = ""
                 self._take(table, snapshot)
                 watch = self.directory.watch(table.prefix, snapshot.revision)
                 async with contextlib.aclosing(watch):  # no deadline: its end is that of the watch, which is at once
                     async for told in watch:  # no deadline: for as long as nothing changes
                         self._take(table, told)
             except DirectoryError as error:
-                _log.warning("directory_not_read", prefix=table.prefix, error=str(error))
+                if str(error) != self._said:  # once for all tables, not twice a second for each
+                    self._said = str(error)
+                    _log.warning("directory_not_read", prefix=table.prefix, error=self._said)
                 await asyncio.sleep(RETRY_S)
 
     def _take(self, table: Table[object], told: object) -> None:
@@ -149,6 +158,18 @@ class ClusterView:
     async def _probe(self) -> None:
         """Ask it something now and then: a connection that stands still tells nothing by itself."""
         while True:
+            known = max(table.reached for table in self.view.tables.values())
             with contextlib.suppress(DirectoryError):
-                await self.directory.page(NODES, "", 1)
+                found = await self.directory.page(NODES, "", 1)
+                if found.revision < known:
+                    await self._begin_anew(known, found.revision)
             await asyncio.sleep(self._probe_s)
+
+    async def _begin_anew(self, known: int, revision: int) -> None:
+        """It is another directory than it was, emptied or of a backup: what watches wait for is far ahead there."""
+        _log.error("directory_went_back", known=known, revision=revision)
+        for task in self._watches:
+            task.cancel()
+        await asyncio.wait(self._watches, timeout=STOP_DEADLINE_S)
+        self.view = View()
+        self._watch_all()

@@ -21,8 +21,8 @@ from gateway.cluster_config import GATEWAY_UNIT, RouterLink
 from gateway.cluster_view import ClusterView
 from gateway.evacuation import Away
 from gateway.regions import away_from
-from router.agreement import agree
-from router.directory.port import DirectoryError, Registration, now
+from router.agreement import agree, obstacle
+from router.directory.port import DirectoryError, Registration, Unavailable, now
 from router.shards.records import NODES, NodeRecord, encode
 
 TELL_PERIOD_S = 1.0
@@ -60,7 +60,8 @@ class Membership:
     ) -> None:
         self.unit = node + GATEWAY_UNIT
         self._cluster = cluster
-        self._value = encode(NodeRecord(0, address, region))
+        self._address = address
+        self._waits = ""
         self._region = region
         self._ttl_s = ttl_s
         self._workers = workers
@@ -116,14 +117,14 @@ class Membership:
         """One registration after another; what ends one is said."""
         while True:
             try:
-                await agree(self._cluster.directory, self._cluster.shards)
-                self._agreed = True
-                self._changed.set()
-                registration = await self._cluster.directory.register(self.unit, self._value, self._ttl_s)
+                registration = await self._register()
             except DirectoryError as error:
-                _log.warning("not_registered", unit=self.unit, error=str(error))
+                if str(error) != self._waits:
+                    self._waits = str(error)
+                    _log.warning("not_registered", unit=self.unit, error=self._waits)
                 await asyncio.sleep(RETRY_S)
                 continue
+            self._waits = ""
             self._registration = registration
             _log.info("registered", unit=self.unit, epoch=registration.identity.epoch)
             await registration.lost.wait()  # no deadline: for as long as it is kept
@@ -132,6 +133,15 @@ class Membership:
             with contextlib.suppress(DirectoryError):
                 await registration.close()
             await asyncio.sleep(RETRY_S)  # another node of this name would take it back at once, and so on
+
+    async def _register(self) -> Registration:
+        directory = self._cluster.directory
+        await agree(directory, self._cluster.shards)
+        if why := await obstacle(directory, self.unit, self._address, leads=False):
+            raise Unavailable(why)
+        self._agreed = True
+        self._changed.set()
+        return await directory.register(self.unit, encode(NodeRecord(0, self._address, self._region)), self._ttl_s)
 
     async def _why_lost(self) -> str:
         """What the directory has in place of the lease."""
@@ -153,7 +163,8 @@ class Membership:
 
     def missing(self) -> list[str]:
         """What the node's workers are not ready without."""
-        found = [] if self.epoch else [f"directory: {self.unit} is not registered"]
+        why = f": {self._waits}" if self._waits else ""
+        found = [] if self.epoch else [f"directory: {self.unit} is not registered{why}"]
         if self._strangers and len(self._strangers) == len(self._cluster.routers()):
             found.append("routers: all have another bus.public_key than this node")
         return found

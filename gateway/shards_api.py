@@ -81,7 +81,8 @@ def routes(token: str, node: str, cluster: ClusterView | None) -> list[Route]:
         check_is_json(request)
         asked = parsed(await body_of(request, BODY_BYTES_MAX), _CordonRequest, '{"node": name, "on": true or false}')
         view = ready(cluster)
-        if asked.on and asked.node not in view.view.weights():
+        is_cordoned = view.view.cordons.get(asked.node).revision > 0
+        if asked.node not in view.view.weights() and (asked.on or not is_cordoned):
             known = ", ".join(sorted(view.view.weights())) or "none now"
             raise RequestError(404, "no_such_node", f"{asked.node!r} is no router that is there: these are {known}")
         await write(view, CORDONS, asked.node, encode(CordonRecord(0)) if asked.on else None)

@@ -33,15 +33,21 @@ async def agree(directory: Directory, shards: int) -> None:
         )
 
 
-async def obstacle(directory: Directory, node: str, address: str) -> str:
-    """Why a router cannot be registered now; empty: nothing speaks against it.
+async def obstacle(directory: Directory, node: str, address: str, *, leads: bool = True) -> str:
+    """Why a node cannot be registered now; empty: nothing speaks against it.
+
+    Args:
+        directory: where it is to be registered.
+        node: its name.
+        address: what it would say of itself.
+        leads: whether it is a router.
 
     Raises:
         Unavailable, NotAllowed: see the port.
     """
     found = (await directory.read(NODES)).items
     records = {key.removeprefix(NODES): item.value for key, item in found.items()}
-    return next(_obstacles(records, node, address), "")
+    return next(_obstacles(records, node, address, leads=leads), "")
 
 
 def key_of(address: str) -> str:
@@ -53,7 +59,7 @@ def key_of(address: str) -> str:
         return ""
 
 
-def _obstacles(records: dict[str, bytes], node: str, address: str) -> Iterator[str]:
+def _obstacles(records: dict[str, bytes], node: str, address: str, *, leads: bool) -> Iterator[str]:
     for name, value in sorted(records.items()):
         try:
             record = decode(NodeRecord, value)
@@ -64,7 +70,7 @@ def _obstacles(records: dict[str, bytes], node: str, address: str) -> Iterator[s
                 f"another node named {node} is registered, with the address {record.address}: node.name is each node's"
                 " own; if that one is gone, its lease has to end first"
             )
-        elif name != node and record.weight and key_of(record.address) != key_of(address):
+        elif leads and name != node and record.weight and key_of(record.address) != key_of(address):
             yield (
                 f"the router {name} has another bus.public_key than this node: the pair is the same on all nodes, so"
                 " that they reach each other"

@@ -13,7 +13,8 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import msgpack
 
@@ -39,8 +40,9 @@ UNIT = ".gw"
 HELLO_DEADLINE_S = 4.5
 """A worker answers a HELLO itself that is not answered for 5 s."""
 ROUND_CLAIMS = 480
-UNDER_WAY_MAX = 8 * ROUND_CLAIMS
-"""Beyond it HELLOs wait here, where they can still be dropped."""
+UNDER_WAY_MAX = 2 * ROUND_CLAIMS
+"""Enough to keep etcd busy. Beyond it HELLOs wait here, where one is dropped whose connection ends or whose time is
+over: what was asked of the directory is work, also for nobody."""
 UNKNOWN_UNIT_S = 0.05
 """Before a node is looked for again of whose life the directory has told nothing yet."""
 READ_KEYS = 1000
@@ -54,8 +56,9 @@ LOCAL_MAX = (1 << CLAIM_BITS) - 1
 _log = logging.getLogger("holdfast.claims")
 
 
-class Asked(NamedTuple):
-    """A HELLO that has no answer yet."""
+@dataclass(slots=True, eq=False)
+class Asked:
+    """What the data plane said of a connection."""
 
     request: int
     """0: of the end of a connection, or of one that has its session already."""
@@ -68,6 +71,10 @@ class Asked(NamedTuple):
     stored: bytes
     """MessagePack of what is stored of the session."""
     came: float
+    owner: Owner | None = None
+    """As whom the machine knows it, once that was told."""
+    hello: "Asked | None" = None
+    """Of BYE: the HELLO that had no answer yet."""
 
 
 class ClaimsKeeper:
@@ -109,11 +116,15 @@ class ClaimsKeeper:
         self._reading: dict[int, asyncio.Task[None]] = {}
         self._readers = asyncio.Semaphore(READERS)
         self._queue: deque[Asked] = deque()
-        """What the data plane said and no machine was told yet."""
+        """What the data plane said and no machine was told yet, the oldest first."""
+        self._later: deque[Asked] = deque()
+        """Of it, what has to wait for `_held_up`; older than all in the queue."""
+        self._held_up: set[int | str] = set()
+        """Shards that are not read yet, and nodes that the directory told nothing of."""
+        self._again: asyncio.TimerHandle | None = None
+        """Looks at `_later` once more."""
         self._pending: dict[int, Asked] = {}
         """HELLOs without an answer, by request."""
-        self._owners: dict[int, Owner] = {}
-        """As whom the machines know them."""
         self._claims: deque[tuple[SessionClaims, ev.Claim]] = deque()
         self._under_way = 0
         self._turn: asyncio.Handle | None = None
@@ -161,7 +172,7 @@ class ClaimsKeeper:
         if self._machines.get(shard) is one:
             self._do(one, ev.Snapshot(prefix, first, items))
             self._epochs.update(owner.node_epoch for owner in one.owners())
-            self._soon()
+            self._look_again()
 
     def stop(self, shard: int) -> None:
         """A shard is not led here any more: whoever waits is to ask its next leader."""
@@ -250,7 +261,7 @@ class ClaimsKeeper:
         if kind == NEW:
             self._pending[request] = asked
         elif request:
-            self._pending.pop(request, None)  # it is answered no more
+            asked.hello = self._pending.pop(request, None)  # it is answered no more
         self._queue.append(asked)
         self._soon()
 
@@ -261,43 +272,64 @@ class ClaimsKeeper:
     def _take(self) -> None:
         """Tell the machines what waits, as far as there is room for what they want of the directory."""
         self._turn = None
-        later: list[Asked] = []
         while self._queue and self._under_way + len(self._claims) < UNDER_WAY_MAX:
             asked = self._queue.popleft()
             if not (self._bye(asked) if asked.kind == BYE else self._hello(asked)):
-                later.append(asked)
-        if later:
-            self._queue.extendleft(reversed(later))
-            self._turn = asyncio.get_running_loop().call_later(UNKNOWN_UNIT_S, self._take)
+                self._later.append(asked)
+        if self._later and self._again is None:
+            self._again = asyncio.get_running_loop().call_later(UNKNOWN_UNIT_S, self._look_again)
         while self._claims and self._under_way < UNDER_WAY_MAX:
             claims = [self._claims.popleft() for _ in range(min(ROUND_CLAIMS, len(self._claims)))]
             self._under_way += len(claims)
             self._spawn(self._settle(claims), f"{len(claims)} claims of sessions")
 
+    def _look_again(self) -> None:
+        """What had to wait comes before all that came after it."""
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        self._held_up.clear()
+        self._queue.extendleft(reversed(self._later))
+        self._later.clear()
+        self._soon()
+
+    def _holds_up(self, one: SessionClaims | None, asked: Asked) -> bool:
+        """Whether a shard is still being read; what came of it meanwhile keeps its order."""
+        shard = asked.session[0] & self._mask
+        if one is None or (one.ready() and shard not in self._held_up):
+            return False
+        self._held_up.add(shard)
+        return True
+
     def _hello(self, asked: Asked) -> bool:
         """Tell the shard's machine of a connection; False: that has to wait."""
         one = self._machines.get(asked.session[0] & self._mask)
         if asked.kind == AGAIN:
-            if one is not None and one.ready():
-                self._again(one, asked)
-            return one is None or one.ready()
+            if self._holds_up(one, asked):
+                return False
+            if one is not None:
+                self._has_already(one, asked)
+            return True
         if asked.request not in self._pending:
             return True  # its connection has ended
         if one is None or self._clock() - asked.came > HELLO_DEADLINE_S:
             self._refuse(asked.request, Code.UNAVAILABLE, "nobody can tell now whose the session is: come back")
             return True
+        if self._holds_up(one, asked):
+            return False
         epoch = self._unit_epoch(asked.node)
-        if not one.ready() or not epoch:
+        if not epoch or asked.node in self._held_up:
+            self._held_up.add(asked.node)
             return False
         told = msgpack.unpackb(asked.stored) if asked.stored else {}
         user, device = str(told.get("user", "")), str(told.get("device", ""))
         owner = Owner(asked.session.hex(), user, device, asked.node, epoch, asked.worker, asked.connection)
-        self._owners[asked.request] = owner
+        asked.owner = owner
         self._epochs.add(epoch)
         self._do(one, machine.Hello(asked.request, owner))
         return True
 
-    def _again(self, one: SessionClaims, asked: Asked) -> None:
+    def _has_already(self, one: SessionClaims, asked: Asked) -> None:
         """A connection that has a session, by its worker: unless somebody has it by a later claim, that is so."""
         found = one.route(asked.session.hex())
         if found is None or (found[0].worker, found[0].connection) == (asked.worker, asked.connection):
@@ -310,7 +342,9 @@ class ClaimsKeeper:
         one = self._machines.get(asked.session[0] & self._mask)
         if one is None:
             return True
-        owner = self._owners.pop(asked.request, None) if asked.request else None
+        if self._holds_up(one, asked):
+            return False
+        owner = asked.hello.owner if asked.hello is not None else None
         if owner is None:
             found = one.route(asked.session.hex())
             if found is None or (found[0].worker, found[0].connection) != (asked.worker, asked.connection):
@@ -324,17 +358,7 @@ class ClaimsKeeper:
     async def _settle(self, claims: Sequence[tuple[SessionClaims, ev.Claim]]) -> None:
         results: Sequence[port.Result | None]
         try:
-            results = await self._directory.transact(
-                [
-                    port.Claim(
-                        claim.key,
-                        claim.expected_revision,
-                        claim.value,
-                        port.NodeEpoch(*claim.alive) if claim.alive else None,
-                    )
-                    for _, claim in claims
-                ]
-            )
+            results = await self._directory.transact([claim for _, claim in claims])
         except port.DirectoryError as error:
             known = error.results if isinstance(error, port.Unavailable) else ()
             results = known if len(known) == len(claims) else [None] * len(claims)
@@ -342,8 +366,7 @@ class ClaimsKeeper:
         finally:
             self._under_way -= len(claims)
         for (one, claim), result in zip(claims, results, strict=True):
-            told = None if result is None else ev.Won(*result) if isinstance(result, port.Won) else ev.Lost(*result)
-            self._do(one, ev.ClaimAnswered(claim, told))
+            self._do(one, ev.ClaimAnswered(claim, result))
         self._soon()
 
     # -------------------------------------------------------------------------------------------------------- effects
@@ -351,11 +374,11 @@ class ClaimsKeeper:
     def _do(self, one: SessionClaims, event: machine.SessionEvent) -> None:
         ends: dict[Owner, machine.End] = {}
         for effect in one.step(event):
-            kind = type(effect)
-            if kind is ev.Claims:
-                self._claims.extend((one, claim) for claim in effect.claims)  # type: ignore[union-attr]
+            if isinstance(effect, ev.Claims):
+                for claim in effect.claims:
+                    self._claims.append((one, claim))
             elif isinstance(effect, machine.Admit):
-                self._admit(effect, ends.pop(effect.owner, None))
+                self._admit(effect, ends.pop(effect.owner, None) if ends else None)
             elif isinstance(effect, machine.Refuse):
                 self._on_refuse(effect)
             elif isinstance(effect, machine.End):
@@ -368,7 +391,6 @@ class ClaimsKeeper:
             self._evict(end)
 
     def _admit(self, effect: machine.Admit, end: machine.End | None) -> None:
-        self._owners.pop(effect.request, None)
         if self._pending.pop(effect.request, None) is None:
             if end is not None:
                 self._evict(end)
@@ -382,7 +404,6 @@ class ClaimsKeeper:
         )
 
     def _on_refuse(self, effect: machine.Refuse) -> None:
-        self._owners.pop(effect.request, None)
         if effect.by is None:
             self._refuse(effect.request, Code.UNAVAILABLE, "nobody can tell now whose the session is: come back")
         else:
@@ -425,8 +446,9 @@ class ClaimsKeeper:
 
     async def close(self) -> None:
         """Claim nothing more. What is under way may still come about, and belongs to nobody then."""
-        if self._turn is not None:
-            self._turn.cancel()
+        for timer in (self._turn, self._again):
+            if timer is not None:
+                timer.cancel()
         for task in self._tasks:
             task.cancel()
         if self._tasks:

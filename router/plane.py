@@ -43,9 +43,14 @@ class Orderly:
 
     def tell(self, kind: int, **fields: Any) -> None:
         """Put a note behind those before it: at once, or as soon as there is room."""
-        self._waiting.append((kind, fields))
         if self._timer is None:
-            self._flush()
+            try:
+                self._put(kind, **fields)
+            except BufferError:
+                self._wait()
+            else:
+                return
+        self._waiting.append((kind, fields))
 
     async def tell_much(self, kind: int, **fields: Any) -> None:
         """The same of something large, which waits outside the queue until there is room for it."""
@@ -67,6 +72,9 @@ class Orderly:
             try:
                 self._put(kind, **fields)
             except BufferError:
-                self._timer = asyncio.get_running_loop().call_later(ROOM_S, self._flush)
+                self._wait()
                 return
             self._waiting.popleft()
+
+    def _wait(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(ROOM_S, self._flush)

@@ -12,7 +12,7 @@ from router.directory import etcd_txn
 from router.directory import etcdpb_pb2 as pb
 from router.directory.etcd_client import GRANT, KEEP_ALIVE, PUT, REVOKE, TXN, Client, Compacted, LeaseGone
 from router.directory.etcd_txn import Lane
-from router.directory.port import Claim, DirectoryError, Result, Unavailable, checked_claim, safe_bound
+from router.directory.port import Claim, DirectoryError, Lost, Result, Unavailable, Won, checked_claim, safe_bound
 
 LANES = 4
 """Batches under way at once. etcd applies one after the other; more of them only queue there."""
@@ -22,22 +22,29 @@ LANE_TTL_S = 60
 """A lane's key goes by itself so long after the last batch; many times the deadline of a call."""
 
 
-class _Asked:
-    __slots__ = ("claim", "ends", "future")
+class _Call:
+    """Claims that were asked for together; each is settled by the batch that it is in."""
 
-    def __init__(self, claim: Claim, ends: float, future: asyncio.Future[Result]) -> None:
-        self.claim = claim
+    __slots__ = ("_left", "claims", "done", "ends", "results")
+
+    def __init__(self, claims: Sequence[Claim], ends: float, done: asyncio.Future[None]) -> None:
+        self.claims = claims
         self.ends = ends
-        self.future = future
+        self.done = done
+        self.results: list[Result | DirectoryError | None] = [None] * len(claims)
+        self._left = len(claims)
 
-    def settle(self, result: Result | DirectoryError) -> None:
-        if self.future.done():
+    def settle(self, at: int, result: Result | DirectoryError) -> None:
+        if self.results[at] is not None:
             return
-        if isinstance(result, DirectoryError):
-            self.future.set_exception(result)
-            self.future.exception()  # retrieved: whoever waited may be gone
-        else:
-            self.future.set_result(result)
+        self.results[at] = result
+        self._left -= 1
+        if not self._left and not self.done.done():
+            self.done.set_result(None)
+
+
+_Asked = tuple[_Call, int]
+"""One claim of a call."""
 
 
 class Claims:
@@ -70,24 +77,21 @@ class Claims:
             raise Unavailable(f"{self._client.config}: {why}", nothing_done=True)
         ends = self._client.clock() + self._client.config.deadline_s
         loop = asyncio.get_running_loop()
-        asked = [_Asked(claim, ends, loop.create_future()) for claim in claims]
-        self._waiting.extend(asked)
+        if not claims:
+            return []
+        call = _Call(claims, ends, loop.create_future())
+        self._waiting.extend((call, at) for at in range(len(claims)))
         self._start()
-        try:
-            if asked:
-                # deadline: of each claim, which its batch keeps
-                await asyncio.wait([one.future for one in asked])
-        except asyncio.CancelledError:
-            for one in asked:  # what was not sent yet is not sent any more
-                one.future.cancel()
-            raise
-        return _together(asked)
+        # deadline: of each claim, which its batch keeps. Cancelled, and with it what was not sent yet
+        await call.done
+        return _together(call.results)
 
     async def close(self) -> None:
         """Give up what waits and what is under way, and the lanes."""
         self._closed = True
         while self._waiting:
-            self._waiting.popleft().settle(Unavailable(f"{self._client.config}: closed here", nothing_done=True))
+            call, at = self._waiting.popleft()
+            call.settle(at, Unavailable(f"{self._client.config}: closed here", nothing_done=True))
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:
@@ -116,11 +120,11 @@ class Claims:
                 try:
                     lane = await self._settle(lane, batch)
                 except DirectoryError as error:
-                    for one in batch:
-                        one.settle(error)
+                    for call, at in batch:
+                        call.settle(at, error)
         finally:
-            for one in batch:
-                one.settle(Unavailable(f"{self._client.config}: closed here, and the answer with it"))
+            for call, at in batch:
+                call.settle(at, Unavailable(f"{self._client.config}: closed here, and the answer with it"))
             self._idle.append(lane)
 
     def _next(self) -> list[_Asked]:
@@ -129,18 +133,19 @@ class Claims:
         later: list[_Asked] = []
         size, clock = 0, self._client.clock()
         while self._waiting and len(found) < etcd_txn.CLAIMS_MAX and size < etcd_txn.BATCH_BYTES_MAX:
-            one = self._waiting.popleft()
-            if one.future.done():
+            one = call, at = self._waiting.popleft()
+            if call.done.done():
                 continue
-            if one.ends <= clock:
-                one.settle(
-                    Unavailable(f"{self._client.config} is too slow: a claim was not even sent", nothing_done=True)
-                )
-            elif one.claim.key in found:
+            if call.ends <= clock:
+                why = f"{self._client.config} is too slow: a claim was not even sent"
+                call.settle(at, Unavailable(why, nothing_done=True))
+                continue
+            key, _, value, _ = call.claims[at]
+            if key in found:
                 later.append(one)
             else:
-                found[one.claim.key] = one
-                size += len(one.claim.key) + len(one.claim.value or b"")
+                found[key] = one
+                size += len(key) + len(value or b"")
         self._waiting.extendleft(reversed(later))
         return list(found.values())
 
@@ -150,8 +155,8 @@ class Claims:
         Raises:
             DirectoryError: it is not known to be applied.
         """
-        claims = [one.claim for one in batch]
-        ends = batch[-1].ends
+        claims = [call.claims[at] for call, at in batch]
+        ends = batch[-1][0].ends
         while True:
             try:
                 lane = await self._ready(lane, ends)
@@ -164,8 +169,8 @@ class Claims:
             if found is None:
                 lane = None
                 continue
-            for one, result in zip(batch, found, strict=True):
-                one.settle(result)
+            for (call, at), result in zip(batch, found, strict=True):
+                call.settle(at, result)
             return lane
 
     async def _send(self, lane: Lane, claims: list[Claim], ends: float) -> list[Result] | None:
@@ -223,14 +228,15 @@ class Claims:
         self._lease, self._lease_until = granted.ID, safe_bound(sent, granted.TTL)
 
 
-def _together(asked: list[_Asked]) -> list[Result]:
+def _together(found: Sequence[Result | DirectoryError | None]) -> list[Result]:
     """The results, or the first error with all that is known."""
-    errors = [error for one in asked if (error := one.future.exception()) is not None]
-    if not errors:
-        return [one.future.result() for one in asked]
-    known = [None if one.future.exception() is not None else one.future.result() for one in asked]
+    results = [one for one in found if isinstance(one, Won | Lost)]
+    if len(results) == len(found):
+        return results
+    errors = [one for one in found if isinstance(one, DirectoryError)]
     for error in errors:
         if not isinstance(error, Unavailable):
             raise error
+    known = [one if isinstance(one, Won | Lost) else None for one in found]
     untouched = all(isinstance(error, Unavailable) and error.nothing_done for error in errors)
-    raise Unavailable(str(errors[0]), results=known, nothing_done=untouched and len(errors) == len(asked))
+    raise Unavailable(str(errors[0]), results=known, nothing_done=untouched and len(errors) == len(found))

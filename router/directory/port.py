@@ -10,7 +10,6 @@ as long as nothing happens. `tests/contract/` holds both sides against this page
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 NODES = "nodes/"
@@ -65,8 +64,7 @@ class Item(NamedTuple):
     revision: int
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """A wish to change one key, which wins or loses by itself."""
 
     key: str

@@ -96,15 +96,17 @@ end
 return id
 """
 
-# KEYS: the shard's epoch. ARGV: a new one. Answers the epoch that is there, if that is not lower, and the position.
+# KEYS: the shard's epoch. ARGV: a new one and, of who is to lead with it, who that is. Answers the epoch that is there,
+# if that is not lower and another's, and the position.
 FENCE_BRIDGED = Script(
     _HEAD
     + _POSITIONS
     + b"""\
-local state = redis.call('HMGET', KEYS[1], 'epoch', 'batch', 'was')
+local state = redis.call('HMGET', KEYS[1], 'epoch', 'batch', 'was', 'holder')
 local at = position(state)
+if ARGV[2] and state[1] == ARGV[1] and state[4] == ARGV[2] then return {'', at} end
 if state[1] and state[1] >= ARGV[1] then return {state[1], at} end
-redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'batch', '0', 'was', at)
+redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'batch', '0', 'was', at, 'holder', ARGV[2] or '')
 return {'', at}
 """
 )

@@ -56,6 +56,7 @@ from router.log.redis_url import Address, parse
 from router.log.unknown import DAYS, NAMED_MAX, say_unknown
 
 DEADLINE_S = 2.0
+HOLDER_BYTES = 8
 SEED_BYTES = 48
 VERSION_MIN = (7, 0)
 # Of all keys together. To be raised with any change that a program of before would misread: it refuses the log then.
@@ -134,6 +135,8 @@ class RedisLog:
         self._scripts = (*ALL, append, *BRIDGED) if bridge_entries else ALL
         self._seeds = b""
         self._epoch = 0
+        self._holder = os.urandom(HOLDER_BYTES).hex().encode()
+        """Which of the routers that shards were taken by is this."""
         self._claims = 0
         """The next router's epoch is higher."""
         # Appends have connections of their own: a long answer to something else would hold them up.
@@ -204,7 +207,7 @@ class RedisLog:
     async def _fence(self, epoch: int) -> int:
         """Tell every shard; the highest epoch that was not below this one, or 0."""
         commands = [
-            (slot, pack("EVALSHA", FENCE.sha, 1, start + b"epoch", b"%020d" % epoch))
+            (slot, pack("EVALSHA", FENCE.sha, 1, start + b"epoch", b"%020d" % epoch, self._holder))
             for start, slot in zip(self.keys.shards, self.keys.shard_slots, strict=True)
         ]
         return max(int(answer or 0) for answer in await ask_all(self._nodes, commands))

@@ -90,11 +90,13 @@ return batch
 """
 )
 
-# KEYS: an epoch. ARGV: a new one. Answers the epoch that is there then; the new one is taken only if it is higher.
+# KEYS: an epoch. ARGV: a new one, who takes it. Answers the epoch that is there then; the new one is taken only if it
+# is higher, or was taken by the same before: a directory that lost its data gives epochs that others had.
 FENCE = Script(b"""#!lua
-local stored = redis.call('HGET', KEYS[1], 'epoch')
-if stored and stored >= ARGV[1] then return stored end
-redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'batch', '0')
+local state = redis.call('HMGET', KEYS[1], 'epoch', 'holder')
+if state[1] == ARGV[1] and state[2] == ARGV[2] then return '' end
+if state[1] and state[1] >= ARGV[1] then return state[1] end
+redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'batch', '0', 'holder', ARGV[2])
 return ''
 """)
 

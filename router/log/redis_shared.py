@@ -90,13 +90,13 @@ class SharedRedisLog(RedisLog):
         return Opened(epoch, self._seeds, complete=False)
 
     async def open_shards(self, epochs: Mapping[int, int]) -> dict[int, int | None]:
-        """Have it refuse lower epochs of shards; by shard, None: it is open, or the higher epoch that it knows."""
+        """Have it refuse lower epochs of shards; by shard, None: it is open, or the epoch, not below, of another."""
         known: Mapping[int, Mapping[str, Position]] = {}
         elsewhere: Mapping[int, int] = {}
         if self.bridge is not None:
             elsewhere, known = await self.bridge.prepare(epochs)
-        found = {**elsewhere, **await self._fence_shards({one: epochs[one] for one in epochs if one not in elsewhere})}
-        refused = {shard: known if known > epochs[shard] else None for shard, known in found.items()}
+        ours = await self._fence_shards({one: epochs[one] for one in epochs if one not in elsewhere})
+        refused = {**elsewhere, **ours}
         opened = [shard for shard, higher in refused.items() if higher is None]
         await self._wait_for_replicas([self.keys.shard_slots[shard] for shard in opened])
         marks = [
@@ -112,13 +112,13 @@ class SharedRedisLog(RedisLog):
                 self.bridge.replicated.open(shard, epochs[shard], self._at[shard], known.get(shard, {}))
         return refused
 
-    async def _fence_shards(self, epochs: Mapping[int, int]) -> dict[int, int]:
-        """Raise the epochs of shards; which each has now."""
+    async def _fence_shards(self, epochs: Mapping[int, int]) -> dict[int, int | None]:
+        """Raise the epochs of shards; None, or what another has taken that is not below."""
         sha = FENCE_BRIDGED.sha if self.bridge_entries else FENCE.sha
         commands = [
             (
                 self.keys.shard_slots[shard],
-                pack("EVALSHA", sha, 1, self.keys.shards[shard] + b"epoch", b"%020d" % epoch),
+                pack("EVALSHA", sha, 1, self.keys.shards[shard] + b"epoch", b"%020d" % epoch, self._holder),
             )
             for shard, epoch in epochs.items()
         ]
@@ -126,7 +126,7 @@ class SharedRedisLog(RedisLog):
         if self.bridge_entries:
             self._at |= {shard: position_of(at) for shard, (_, at) in zip(epochs, answers, strict=True)}
             answers = [known for known, _ in answers]
-        return {one: int(answer or epochs[one]) for one, answer in zip(epochs, answers, strict=True)}
+        return {one: int(answer) if answer else None for one, answer in zip(epochs, answers, strict=True)}
 
     async def close_shards(self, shards: Collection[int]) -> None:
         """They are another's now, or nobody's: what was appended to them is not given again."""

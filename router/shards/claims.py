@@ -180,8 +180,9 @@ class SessionClaims:
         self._out = []
         self._claims = []
         getattr(self, _HANDLERS[type(event)])(event)
-        self._out += (ev.Complain(text) for text in self.table.complaints)
-        self.table.complaints.clear()
+        if self.table.complaints:
+            self._out += map(ev.Complain, self.table.complaints)
+            self.table.complaints.clear()
         if self._claims:
             self._out.append(ev.Claims(tuple(self._claims)))
         return self._out
@@ -190,7 +191,7 @@ class SessionClaims:
 
     def _hello(self, event: Hello) -> None:
         name = slot_of(self._policy, event.owner)
-        slot = self._slots.setdefault(name, Slot())
+        slot = self._slot(name)
         if slot.owner == event.owner:
             self._out.append(Admit(event.request, event.owner, slot.fence))
         elif event.fence is not None and slot.owner is not None and slot.fence > event.fence:
@@ -245,15 +246,16 @@ class SessionClaims:
 
     def _answered(self, event: ev.ClaimAnswered) -> None:
         claim, result = event
-        self._highest = max(self._highest, result.revision if result is not None else 0)
+        if result is not None and result.revision > self._highest:
+            self._highest = result.revision
         name = claim.key[len(self.table.prefix) :]
-        slot = self._slots.setdefault(name, Slot())
+        slot = self._slot(name)
         attempt = slot.attempt if slot.attempt is not None and slot.attempt.claim == claim else None
         if attempt is not None:
             slot.attempt = None
         owner = attempt.owner if attempt is not None else None
         if isinstance(result, ev.Won):
-            news = self.table.learn(name, claim.value, result.revision)
+            news = self.table.learn(name, claim.value, result.revision, owner)
             if attempt is not None and owner is not None:
                 self._won(name, slot, attempt, result.revision)
             elif news:
@@ -308,6 +310,8 @@ class SessionClaims:
 
     def _next(self, name: str, slot: Slot) -> None:
         """What is to be done about a slot without an attempt under way."""
+        if slot.owner is not None and not slot.provisional and slot.waiting is None:
+            return
         if slot.attempt is None and slot.waiting is not None:
             hello, slot.waiting = slot.waiting, None
             self._hello(hello)
@@ -332,7 +336,7 @@ class SessionClaims:
 
     def _news(self, names: list[str]) -> None:
         for name in names:
-            slot = self._slots.setdefault(name, Slot())
+            slot = self._slot(name)
             self._look(name, slot)
             self._next(name, slot)
 
@@ -377,6 +381,12 @@ class SessionClaims:
         self._provisional = 0
 
     # Small things.
+
+    def _slot(self, name: str) -> Slot:
+        slot = self._slots.get(name)
+        if slot is None:
+            slot = self._slots[name] = Slot()
+        return slot
 
     def _settle(self, name: str, slot: Slot, owner: Owner | None, fence: Fence, provisional: bool) -> None:
         """A slot has another owner from now on; the former is ended if it may be there."""

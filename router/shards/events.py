@@ -1,47 +1,16 @@
 """What the logic of shards is told, and what it wants done. Values only.
 
-`Claim`, `Won` and `Lost` have the meaning and the fields that the directory port gives them. Times are seconds of the
-clock that leases are kept by (the port's `now()`).
+Claims, and what becomes of them, are the directory port's own values. Times are seconds of the clock that leases are
+kept by (the port's `now()`).
 """
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
-
-class NodeEpoch(NamedTuple):
-    """One life of a node."""
-
-    node: str
-    epoch: int
-
-
-class Claim(NamedTuple):
-    """A wish to change one key, which wins or loses by itself."""
-
-    key: str
-    expected_revision: int
-    """The key's revision as last seen; 0: there is no such key."""
-    value: bytes | None
-    """None: the key is to go."""
-    alive: NodeEpoch | None
-    """It wins only while this node lives."""
-
-
-class Won(NamedTuple):
-    """The key was changed by this claim."""
-
-    revision: int
-
-
-class Lost(NamedTuple):
-    """The key was not changed by this claim, and never will be."""
-
-    revision: int
-    """Of the key as it is; 0: there is none."""
-    value: bytes | None
-    alive: bool = True
-    """False: the key has the expected revision, but the claim's node epoch is gone."""
-
+from router.directory.port import Claim as Claim
+from router.directory.port import Lost as Lost
+from router.directory.port import NodeEpoch as NodeEpoch
+from router.directory.port import Won as Won
 
 # Events.
 

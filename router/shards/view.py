@@ -98,11 +98,14 @@ class Table(Generic[R]):
                 self._put(name, value, at)
         return [name for name in before | self._seen if before.get(name) != self._seen.get(name)]
 
-    def learn(self, name: str, value: bytes | None, revision: int) -> bool:
-        """Take what the answer to a claim told; whether it was news."""
+    def learn(self, name: str, value: bytes | None, revision: int, record: R | None = None) -> bool:
+        """Take what the answer to a claim told; whether it was news. `record`: what the value was made of, if known."""
         if revision <= self.reached or revision <= self.get(name).as_of:
             return False
-        self._put(name, value, revision)
+        if record is None:
+            self._put(name, value, revision)
+        else:
+            self._seen[name] = Seen(record, revision, revision)
         return True
 
     def forget_gone(self) -> None:

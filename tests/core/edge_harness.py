@@ -82,7 +82,9 @@ class Router:
         self.socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         if secret_key:
             self.socket.curve_server, self.socket.curve_secretkey = True, secret_key.encode()
-        self.socket.bind("tcp://127.0.0.1:*" if bus == "tcp" else f"ipc://{self._folder.name}/router")
+        self.socket.setsockopt(zmq.IPV6, bus == "tcp6")
+        bound = {"tcp": "tcp://127.0.0.1:*", "tcp6": "tcp://[::1]:*"}
+        self.socket.bind(bound.get(bus, f"ipc://{self._folder.name}/router"))
         self.endpoint = self.socket.getsockopt(zmq.LAST_ENDPOINT).decode()  # type: ignore[union-attr]
         self.identity = b""
         self.links = self.heard_ms = 0

@@ -151,6 +151,15 @@ def test_a_worker_speaks_curve_with_the_keys_it_is_given() -> None:
     edge.close()
 
 
+def test_a_worker_reaches_its_router_over_ipv6() -> None:
+    public, secret = (one.decode() for one in pair())
+    edge = Edge(bus="tcp6", bus_keys=(public, public, secret))
+    assert "[::1]" in edge.router.endpoint
+    alice = edge.open("alice")
+    edge.join(alice, "group:a")
+    edge.close()
+
+
 class Relay:
     """What lies between a worker and its router over tcp://, and can be cut so that neither end is told."""
 

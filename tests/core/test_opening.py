@@ -256,6 +256,38 @@ def test_acks_beyond_the_rate_are_passed_over_and_the_session_goes_on(edge: Edge
     assert len(edge.router.states) < 5_000
 
 
+@pytest.mark.parametrize("code", [Code.KICKED, Code.RESUMED_ELSEWHERE])
+def test_a_claim_that_another_connection_won_ends_the_hello_and_says_whose_it_is(edge: Edge, code: Code) -> None:
+    client = hello(edge, [["user:alice", EPOCH, 0]])
+    subscribe(edge, {"user:alice": 0})
+    seq = edge.router.expect(records.OPEN)["seq"]
+    why = "alice logged in from a device of class phone, on node b"
+    edge.router.send(wire.refused(client.conn, seq, code, why))
+    assert client.frame()[:3] == [FIN, code, why]
+    said = [edge.router.take()["kind"] for _ in range(2)]
+    assert sorted(said) == sorted([records.UNSUBSCRIBE, records.CLOSE])
+    # Nor does the next router hear of the claim: it is the winner's.
+    assert [one["kind"] for one in edge.link(EPOCH + 1)] == []
+
+
+@pytest.mark.parametrize("code", [Code.UNAVAILABLE, Code.OVERLOADED])
+def test_a_claim_that_nobody_can_judge_now_has_the_client_come_back(edge: Edge, code: Code) -> None:
+    client = hello(edge, [["user:alice", EPOCH, 0]])
+    subscribe(edge, {"user:alice": 0})
+    edge.router.send(wire.refused(client.conn, edge.router.expect(records.OPEN)["seq"], code, "the directory is away"))
+    kind, told, why, options = client.frame()
+    assert (kind, told, why) == (FIN, code, "nobody can tell now whose the session is")
+    assert options["after"] >= 1000
+
+
+def test_what_a_refused_claim_says_is_cut_where_it_would_not_fit(edge: Edge) -> None:
+    client = hello(edge, [["user:alice", EPOCH, 0]])
+    subscribe(edge, {"user:alice": 0})
+    seq = edge.router.expect(records.OPEN)["seq"]
+    edge.router.send(wire.refused(client.conn, seq, Code.KICKED, "x" * 1000))
+    assert client.frame()[:3] == [FIN, Code.KICKED, "x" * 255]
+
+
 def test_bye_ends_the_session_and_a_lost_connection_does_not(edge: Edge) -> None:
     for frames, flags in (([[FIN, int(Code.BYE), "", {}]], records.OVER), ([], 0), ([[FIN, 1, "", {}]], 0)):
         alice = edge.open("alice")

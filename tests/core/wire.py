@@ -62,6 +62,12 @@ def opened(conn: int, seq: int, stored: Sequence[Any] | None = (), code: int = 0
     return record(records.OPENED, code, _SESSION.pack(conn, bytes(16), seq, len(body), 0, fence), body)
 
 
+def refused(conn: int, seq: int, code: int, why: str) -> bytes:
+    """OPENED without a fence: the session is another's, or nobody can tell."""
+    body = why.encode()
+    return record(records.OPENED, code, _SESSION.pack(conn, bytes(16), seq, len(body), 0, 0), body)
+
+
 def evict(conn: int) -> bytes:
     return record(records.EVICT, 0, _SESSION.pack(conn, bytes(16), 0, 0, 0, 0))
 

@@ -11,7 +11,8 @@ import pytest
 from core.namespace_spec import NamespaceSpec
 from gateway.config import SECTIONS
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text()
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "operations.md").read_text()
 HEADINGS = (
     "Running",
     "Check the machine",
@@ -35,29 +36,54 @@ HEADINGS = (
 )
 
 
+ALL_OF = ("directory", "bus")
+"""Sections of which the page has all settings, whether they are times or not."""
+CODE = ("gateway", "router", "core")
+
+
 def rows() -> dict[str, str]:
     """What stands in backquotes in a row's first cell, and the second cell."""
     return dict(re.findall(r"^\| `(\w+\.[\w.]+)` \| ([^|]*?) \|", PAGE, re.MULTILINE))
 
 
 def settings() -> dict[str, object]:
-    """Every setting that is a time, and those that multiply one."""
+    """Every setting that is a time, those that multiply one, and all of the sections about many nodes."""
     structs: dict[str, type[msgspec.Struct]] = {**SECTIONS, "namespaces.group": NamespaceSpec}
     return {
         f"{name}.{field.name}": field.default
         for name, struct in structs.items()
         for field in msgspec.structs.fields(struct)
-        if field.name.endswith(("_ms", "_s", "_seconds")) or field.name == "misses"
+        if field.name.endswith(("_ms", "_s", "_seconds")) or field.name == "misses" or name in ALL_OF
     }
+
+
+def said(default: object) -> str:
+    """As a table says it."""
+    if isinstance(default, bool):
+        return str(default).lower()
+    return str(default) or "none"
+
+
+def deadlines() -> set[str]:
+    """Constants of the code that are called so."""
+    found = set()
+    for path in (file for folder in CODE for file in (ROOT / folder).rglob("*.py")):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        found |= {f"{module}.{name}" for name in re.findall(r"^([A-Z_]*DEADLINE_S)\b", path.read_text(), re.MULTILINE)}
+    return found
 
 
 def constants() -> dict[str, str]:
     return {name: value for name, value in rows().items() if name.rpartition(".")[2].isupper()}
 
 
-def test_every_setting_that_is_a_deadline_stands_in_the_table_with_its_default() -> None:
+def test_every_setting_that_is_a_deadline_or_of_many_nodes_stands_in_a_table_with_its_default() -> None:
     stated = {name: value for name, value in rows().items() if name not in constants()}
-    assert stated == {name: str(default) for name, default in settings().items()}
+    assert stated == {name: said(default) for name, default in settings().items()}
+
+
+def test_every_fixed_deadline_has_a_row() -> None:
+    assert deadlines() - set(constants()) == set()
 
 
 @pytest.mark.parametrize("name", constants())

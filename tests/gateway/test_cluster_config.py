@@ -16,6 +16,7 @@ SECRET = "s" * 32
 ETCD: dict[str, object] = {"directory.endpoints": "etcd-0:2379,etcd-1:2379", "log.backend": "none"}
 NODE = ETCD | {"bus.advertise": "127.0.0.1:7410"}
 FAR = ETCD | {"bus.advertise": "10.0.0.5:7410", "auth.secret": SECRET}
+FAR6 = FAR | {"bus.insecure": True, "bus.advertise": "fd00::5:7410"}  # as $(POD_IP):7410 says it
 PUBLIC, PRIVATE = (key.decode() for key in zmq.curve_keypair())
 
 
@@ -60,12 +61,22 @@ def test_an_admin_server_on_all_addresses_is_reached_where_the_bus_is() -> None:
     assert json.loads(address(configured(given)))["admin"] == "http://10.0.0.5:7402"
 
 
+@pytest.mark.parametrize("advertise", ["fd00::5:7410", "[fd00::5]:7410"])
+def test_an_ipv6_address_is_told_in_brackets(advertise: str) -> None:
+    given = FAR6 | {"bus.advertise": advertise, "admin.host": "::", "admin.token": "t" * 16}
+    told = json.loads(address(configured(given)))
+    assert told == {"bus": "tcp://[fd00::5]:7410", "admin": "http://[fd00::5]:7402"}
+
+
 @pytest.mark.parametrize(
     ("given", "endpoint"),
     [
         (NODE, "tcp://127.0.0.1:7410"),
         (FAR | {"bus.insecure": True}, "tcp://*:7410"),
         (NODE | {"router.endpoint": "tcp://127.0.0.1:7411"}, "tcp://127.0.0.1:7411"),
+        (NODE | {"bus.advertise": "[::1]:7410"}, "tcp://[::1]:7410"),
+        (FAR6, "tcp://[::]:7410"),
+        (FAR6 | {"bus.advertise": "[fd00::5]:7410"}, "tcp://[::]:7410"),
     ],
 )
 def test_the_router_listens_where_it_can_be_reached(given: dict[str, object], endpoint: str) -> None:
@@ -85,6 +96,8 @@ def test_the_router_listens_where_it_can_be_reached(given: dict[str, object], en
         (NODE | {"log.backend": "embedded"}, "log.backend = embedded with directory.endpoints"),
         (NODE | {"router.endpoint": "ipc:///run/x"}, "router.endpoint = ipc:///run/x with directory.endpoints"),
         (NODE | {"bus.advertise": "127.0.0.1:70000"}, "its port must be between 1 and 65535"),
+        (FAR6 | {"bus.advertise": "fd00::5::1:7410"}, "[fd00::5::1] is no IPv6 address; one stands in brackets"),
+        (FAR6 | {"bus.advertise": "fd00::5"}, "[fd00:] is no IPv6 address"),
         (NODE | {"directory.endpoints": "http://etcd:2379"}, "must be host:port of each member"),
         (NODE | {"directory.endpoints": "etcd:99999"}, "[directory]: 'etcd:99999' is no endpoint of etcd"),
         (NODE | {"directory.prefix": "holdfast"}, "of which the last is a slash"),

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -114,6 +115,33 @@ def test_a_directory_that_comes_later_is_read_then(run_in_loop: Any) -> None:
             assert view.reachable().answers
             await view.close()
             await directory.close()
+
+        run_in_loop(scenario())
+
+
+def test_a_directory_that_comes_back_from_an_earlier_time_is_read_anew(run_in_loop: Any) -> None:
+    """As after its data were lost: its revisions begin again."""
+    with etcd.running() as member:
+        config = DirectoryConfig(endpoints=(member.endpoint,), prefix="back/", shards=4)
+
+        def empty() -> None:
+            member.kill()
+            shutil.rmtree(member.folder / "data")
+            member.start()
+
+        async def scenario() -> None:
+            async with viewed(config) as (view, others):
+                for _ in range(20):  # revisions that the emptied one is long without
+                    await (await others.register("a", node_of("a"), 5)).close()
+                before = await others.register("a", node_of("a"), 5)
+                await shown(view, lambda: [link.name for link in view.routers()] == ["a"])
+                await asyncio.to_thread(empty)
+                other = make_directory(config)
+                there = await other.register("b", node_of("b"), 5)
+                await shown(view, lambda: [link.name for link in view.routers()] == ["b"])
+                await there.close()
+                await before.close()
+                await other.close()
 
         run_in_loop(scenario())
 

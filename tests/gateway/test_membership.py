@@ -208,7 +208,8 @@ def test_a_node_of_another_number_of_shards_is_not_registered_and_its_workers_ar
                 running = asyncio.create_task(child.run_once(1))
                 await until(lambda: child.current is not None and child.current.is_ready, "the worker is there")
                 await until(lambda: "directory.shards" in str(logged), "said")
-                assert membership.missing() == ["directory: a.gw is not registered"]
+                (missing,) = membership.missing()
+                assert missing.startswith("directory: a.gw is not registered: this cluster has")
                 assert told(tmp_path / "notes") == []
                 child.send(signal.SIGTERM)
                 async with asyncio.timeout(DEADLINE_S):
@@ -239,5 +240,20 @@ def test_workers_are_not_told_of_routers_whose_bus_has_other_keys(
                     assert await running == 0
                 await stranger.close()
                 await other.close()
+
+    run_in_loop(scenario())
+
+
+def test_the_second_node_of_a_name_waits_until_the_first_has_ended(in_etcd: DirectoryConfig, run_in_loop: Any) -> None:
+    async def scenario() -> None:
+        first = make_directory(in_etcd)
+        there = await first.register("a.gw", encode(NodeRecord(0, '{"at":"elsewhere:7402"}')), 2)
+        async with member(in_etcd, []) as (membership, _, _):
+            await until(lambda: "another node named a.gw" in "".join(membership.missing()), "why is said")
+            assert not there.lost.is_set()
+            await there.close()
+            await until(lambda: membership.epoch > 0, "registered")
+            assert membership.missing() == []
+        await first.close()
 
     run_in_loop(scenario())

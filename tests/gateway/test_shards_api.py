@@ -151,7 +151,8 @@ def test_a_cordon_stays_until_it_is_lifted(in_etcd: DirectoryConfig, run_in_loop
             assert [one["cordoned"] for one in (await client.get("/api/shards")).json()["routers"]] == [True, False]
             assert (await client.post("/api/shards/cordon", json={"node": "a", "on": False})).status_code == 202
             assert (await others.read("cordons/")).items == {}
-            assert (await client.post("/api/shards/cordon", json={"node": "gone", "on": False})).status_code == 202
+            answer = await client.post("/api/shards/cordon", json={"node": "gone", "on": False})
+            assert (answer.status_code, answer.json()["code"]) == (404, "no_such_node")
 
     run_in_loop(scenario())
 

@@ -71,6 +71,7 @@ def test_a_router_with_other_keys_of_the_bus_than_the_others_is_not_let_in() -> 
         assert await obstacle(directory, "b", address("two", "k1")) == ""
         for key in ("k2", ""):
             assert "the router a has another bus.public_key" in await obstacle(directory, "b", address("two", key))
+        assert await obstacle(directory, "b.gw", "{}", leads=False) == ""
         for one in (held, unknown, workers):
             await one.close()
 

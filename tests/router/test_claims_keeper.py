@@ -10,10 +10,20 @@ from core import notes
 from core.codes import Code
 from core.owned import ACCOUNT
 from core.records import CLAIM_BITS
-from router.claims_keeper import AGAIN, BYE, HELLO_DEADLINE_S, KIND_BITS, NEW, UNIT, Alone, ClaimsKeeper
+from router.claims_keeper import (
+    AGAIN,
+    BYE,
+    HELLO_DEADLINE_S,
+    KIND_BITS,
+    NEW,
+    UNDER_WAY_MAX,
+    UNIT,
+    Alone,
+    ClaimsKeeper,
+)
 from router.directory.embedded import EmbeddedDirectory, Store
 from router.directory.port import Claim, Registration, Result, Unavailable
-from router.shards.owners import Policy
+from router.shards.owners import Owner, Policy, prefix_of, slot_of
 from tests.router.units import until
 
 DEADLINE_S = 20.0
@@ -26,10 +36,15 @@ class Cut(EmbeddedDirectory):
     def __init__(self, store: Store) -> None:
         super().__init__(store)
         self.calls: list[int] = []
+        self.keys: list[str] = []
         self.away = False
+        self.answers = asyncio.Event()
+        self.answers.set()
 
     async def transact(self, claims: Sequence[Claim]) -> list[Result]:
         self.calls.append(len(claims))
+        self.keys += [claim.key for claim in claims]
+        await self.answers.wait()
         if self.away:
             raise Unavailable("it is away")
         return await super().transact(claims)
@@ -356,5 +371,66 @@ def test_alone_every_node_that_is_named_lives() -> None:
         assert second["text"][:16] == id_of(257)
         await keeper.close()
         await alone.close()
+
+    run(body)
+
+
+def key_of(session: int) -> str:
+    owner = Owner(id_of(session).hex(), "", "", "", 1, 0, 0)
+    return prefix_of(session % SHARDS) + slot_of(Policy.MANY, owner)
+
+
+def test_while_the_directory_is_slow_nothing_is_asked_of_it_for_who_waits_no_more_and_the_oldest_is_next() -> None:
+    async def body() -> None:
+        world = await led()
+        await until(lambda: all(world.keeper.ready(shard) for shard in range(SHARDS)), "all sessions are read")
+        world.directory.answers.clear()
+        for session in range(1, UNDER_WAY_MAX + 1):
+            world.hello(session, session)
+        await until(lambda: len(world.directory.keys) == UNDER_WAY_MAX, "as much is asked as may be at once")
+        overdue = world.hello(2001, 2001)
+        world.time = HELLO_DEADLINE_S - 1
+        ended = world.hello(2002, 2002)
+        waiting = [world.hello(session, session) for session in range(2003, 2010)]
+        world.say(BYE, 2002, 2002, request=ended)
+        world.time = HELLO_DEADLINE_S + 1
+        world.directory.answers.set()
+        assert (await world.answer(overdue))["second"] == Code.UNAVAILABLE
+        fences = [(await world.answer(request))["first"] for request in waiting]
+        assert fences[0]
+        assert fences == sorted(fences)
+        assert world.directory.keys[UNDER_WAY_MAX:] == [key_of(session) for session in range(2003, 2010)]
+        assert not world.answers(ended)
+        await world.close()
+
+    run(body)
+
+
+def test_a_node_that_is_not_known_yet_holds_up_nobody_else_and_its_own_keep_their_order() -> None:
+    async def body() -> None:
+        world = await led()
+        await until(lambda: all(world.keeper.ready(shard) for shard in range(SHARDS)), "all sessions are read")
+        first = world.hello(1, 1, node="late")
+        await world.answer(world.hello(2, 2))
+        await world.answer(world.hello(3, 3))
+        assert not world.answers(first)
+        await world.live("late")
+        second = world.hello(1, 4, node="late")
+        assert (await world.answer(second))["first"] > (await world.answer(first))["first"]
+        await world.close()
+
+    run(body)
+
+
+def test_an_end_that_is_told_while_the_sessions_are_read_takes_its_key_away() -> None:
+    async def body() -> None:
+        store = Store()
+        world = await led(store=store)
+        await world.answer(world.hello(1, 1))
+        again = await led(store=store)
+        again.say(BYE, 1, 1)
+        await again.settled(0)
+        await again.close()
+        await world.close()
 
     run(body)

@@ -21,6 +21,7 @@ from core.namespace_spec import BUILT_IN
 from core.router_loop import RouterLoop
 from router.bans import BanKeeper, MemoryStore
 from router.client import BanRefused, Presence, Refused, RouterClient, StoredSession, Unavailable
+from tests.conftest import free_ports
 from tests.core import wire
 
 DEADLINE_S = 30.0
@@ -98,6 +99,19 @@ def test_a_publish_is_answered_by_its_position(endpoint: str) -> None:
 
     with router(endpoint, 7):
         run(body())
+
+
+def test_a_router_is_reached_over_ipv6() -> None:
+    """It listens as `gateway.cluster_config.bus_endpoint` has it, at one port of both families."""
+    (port,) = free_ports(1)
+
+    async def scenario() -> None:
+        for host in ("[::1]", "127.0.0.1"):
+            async with linked_client(f"tcp://{host}:{port}") as client:
+                await publish(client)
+
+    with router(f"tcp://[::]:{port}", 7):
+        run(scenario())
 
 
 def test_many_at_once_get_each_their_own(endpoint: str) -> None:

@@ -249,7 +249,7 @@ def test_claims_of_which_nothing_is_known_are_made_again(error: Exception) -> No
         failed = 0
 
         async def transact(self, claims: Sequence[Claim]) -> list[Result]:
-            if not self.failed:
+            if not self.failed and claims[0].key.startswith("shards/"):
                 self.failed += 1
                 raise error
             return await super().transact(claims)

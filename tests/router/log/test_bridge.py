@@ -110,7 +110,8 @@ def test_two_followers_of_one_region_do_no_harm_and_a_lost_connection_is_caught_
         await here.ear.until(lambda: here.ear.numbers[-1:] == [(39, True)])
         await there.ear.until(lambda: (1, 39) in there.ear.offsets)
         assert await same(some) == [(1, offset) for offset in range(1, 40)]
-        assert not there.ear.lost and not twin.ear.lost
+        assert not there.ear.lost
+        assert not twin.ear.lost
         await close([*some, twin])
 
     run(work())
@@ -343,7 +344,8 @@ def test_a_redis_that_is_killed_and_comes_back_loses_nothing(victim: int, prefix
             await here.say(ordered(1, offset))
         await here.ear.until(lambda: here.ear.numbers[-1:] == [(29, True)])
         assert await again(lambda: same(some)) == [(1, offset) for offset in range(1, 30)]
-        assert not there.ear.lost and not here.ear.lost
+        assert not there.ear.lost
+        assert not here.ear.lost
         await close(some)
 
     with lasting(2) as servers:

@@ -53,7 +53,7 @@ class Shard:
 
     def keys(self) -> list[bytes]:
         found = self._server.do("XRANGE", self.start + "keys", "-", "+")
-        return [list(fields.values())[0] if isinstance(fields, dict) else fields[1] for _, fields in found]
+        return [next(iter(fields.values())) if isinstance(fields, dict) else fields[1] for _, fields in found]
 
 
 @pytest.fixture

@@ -92,7 +92,7 @@ def test_a_missing_forerunner_can_be_given_up(scripts: Scripts) -> None:
 @pytest.mark.parametrize(("low", "high"), [(5, 6), (9, 10), (2**53, 2**53 + 1), (2**64 - 2, 2**64 - 1)])
 def test_a_lower_epoch_is_refused_once_a_higher_one_is_there(scripts: Scripts, low: int, high: int) -> None:
     assert scripts.append(low, 1, f"{low}-1") == 1
-    assert scripts.do(FENCE, [scripts.state], f"{high:020}") == b""
+    assert scripts.do(FENCE, [scripts.state], f"{high:020}", "me") == b""
     assert scripts.append(low, 2, f"{low}-2") == -1
     assert scripts.append(high, 1, f"{high}-2") == 1
     assert scripts.ids() == [f"{low}-1", f"{high}-2"]
@@ -104,11 +104,16 @@ def test_a_higher_epoch_raises_what_is_stored(scripts: Scripts) -> None:
     assert scripts.append(5, 2, "5-3") == -1
 
 
-def test_only_a_higher_epoch_fences(scripts: Scripts) -> None:
-    assert scripts.do(FENCE, [scripts.state], f"{7:020}") == b""
-    assert int(scripts.do(FENCE, [scripts.state], f"{7:020}")) == 7
-    assert int(scripts.do(FENCE, [scripts.state], f"{6:020}")) == 7
-    assert scripts.do(FENCE, [scripts.state], f"{8:020}") == b""
+def test_only_a_higher_epoch_fences_or_the_same_of_the_same_router(scripts: Scripts) -> None:
+    def fence(epoch: int, who: str) -> Any:
+        return scripts.do(FENCE, [scripts.state], f"{epoch:020}", who)
+
+    assert fence(7, "one") == b""
+    assert int(fence(6, "one")) == int(fence(7, "other")) == 7
+    scripts.append(7, 1, "7-1")
+    assert fence(7, "one") == b""
+    assert scripts.append(7, 2, "7-2") == 2, "who asks again begins nothing anew"
+    assert fence(8, "other") == b""
 
 
 def test_only_a_higher_epoch_of_no_later_format_takes_the_root(scripts: Scripts, redis_server: Server) -> None:

@@ -98,6 +98,23 @@ def test_a_lower_epoch_is_told_the_higher_one(redis_server: Server, prefix: str)
     run(work())
 
 
+def test_an_epoch_that_another_router_had_is_refused(redis_server: Server, prefix: str) -> None:
+    """A directory that lost its data gives them again, while who had it may not know yet."""
+
+    async def work() -> None:
+        old, new = await joined(redis_server, prefix), await joined(redis_server, prefix)
+        assert await old.open_shards({SHARD: 1}) == {SHARD: None}
+        await append(old, ordered(CHANNEL, 1, 1))
+        assert await new.open_shards({SHARD: 1}) == {SHARD: 1}
+        assert await new.open_shards({SHARD: 2}) == {SHARD: None}
+        with pytest.raises(LogDeposed):
+            await append(old, ordered(CHANNEL, 1, 2))
+        await old.close()
+        await new.close()
+
+    run(work())
+
+
 def test_a_shard_goes_away_and_comes_back(redis_server: Server, prefix: str) -> None:
     async def work() -> None:
         here, there = await joined(redis_server, prefix), await joined(redis_server, prefix)
