@@ -17,7 +17,7 @@ from core.records cimport (BEGIN_BEFORE, BEGIN_BESIDE, BEGIN_EVERYBODY, LINK_FRE
                            record_add)
 from core.replay cimport replays_again
 from core.requests cimport request_peek
-from core.shards cimport SHARDS_MAX, SHARD_WORDS
+from core.shards cimport SHARDS_MAX, SHARD_WORDS, shards_add, shards_have, shards_remove
 from core.slab cimport slab_at
 from core.told cimport told_say_all
 
@@ -39,10 +39,6 @@ cdef void link_hello(Edge *edge, Link *link, int kind) noexcept nogil:
         record.stored_ms = edge.now_ms
 
 
-cdef inline bint _is_in(const uint64_t *shards, uint32_t shard) noexcept nogil:
-    return shards[shard >> 6] >> (shard & 63) & 1
-
-
 cdef void _again_sessions(Edge *edge, Link *link, const uint64_t *shards) noexcept nogil:
     """The sessions of these shards (bits), and then who is where."""
     cdef uint32_t chunk, number
@@ -56,14 +52,14 @@ cdef void _again_sessions(Edge *edge, Link *link, const uint64_t *shards) noexce
         for number in range(per_chunk):
             conn = <Connection *> slab_at(&edge.connections, (chunk << edge.connections.chunk_shift) | number)
             if conn_live(conn) and conn.flags & FLAG_SESSION and conn.state == STATE_OPEN:
-                if _is_in(shards, conn_shard(edge, conn)):
+                if shards_have(shards, conn_shard(edge, conn)):
                     open_again(edge, conn)
                 attends_again(edge, link, conn, shards)
     while seq != edge.requests.next:
         request = request_peek(edge, seq)
         if request != NULL and request.kind == REQUEST_OPEN:
             conn = conn_get(&edge.connections, request.conn)
-            if conn != NULL and _is_in(shards, conn_shard(edge, conn)):
+            if conn != NULL and shards_have(shards, conn_shard(edge, conn)):
                 opening_again(edge, request, seq)
         seq += 1
 
@@ -79,7 +75,7 @@ cdef void led_subscribe(Edge *edge, const uint64_t *shards, int flags) noexcept 
         for number in range(per_chunk):
             channel = channel_at(edge, (chunk << edge.channels.chunk_shift) | number)
             if channel.generation != 0 and channel.generation != <uint32_t> 0xDDDDDDDD \
-                    and (flags == 0 or channel.flags & flags) and _is_in(shards, channel_shard(edge, channel)):
+                    and (flags == 0 or channel.flags & flags) and shards_have(shards, channel_shard(edge, channel)):
                 channel_subscribe(edge, channel)
 
 
@@ -114,14 +110,14 @@ cdef void led_told(Edge *edge, Link *link, const RecLeads *record) noexcept nogi
     cdef uint32_t shard = record.head.shard
     if shard < edge.shard_count and record.epoch == 0 and edge.shard_links[shard] == link.place:
         led_map(edge, shard, LINK_NOWHERE)
-        link.news[shard >> 6] &= ~(<uint64_t> 1 << (shard & 63))
+        shards_remove(link.news, shard)
     if shard >= edge.shard_count or record.epoch == 0 or record.epoch < edge.shard_epochs[shard]:
         return
     edge.shard_epochs[shard] = record.epoch
     if edge.shard_links[shard] != link.place:
         link.stored_ms = 0              # what the one before was told, this one may not find stored
     led_map(edge, shard, link.place)
-    link.news[shard >> 6] |= <uint64_t> 1 << (shard & 63)
+    shards_add(link.news, shard)
 
 
 cdef void led_shards(Edge *edge, const Link *link, uint64_t *shards) noexcept nogil:
@@ -130,7 +126,7 @@ cdef void led_shards(Edge *edge, const Link *link, uint64_t *shards) noexcept no
     memset(shards, 0, SHARDS_MAX // 8)
     for shard in range(edge.shard_count):
         if edge.shard_links[shard] == link.place:
-            shards[shard >> 6] |= <uint64_t> 1 << (shard & 63)
+            shards_add(shards, shard)
 
 
 cdef void led_kept(Edge *edge, Link *link, bint again) noexcept nogil:

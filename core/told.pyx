@@ -8,6 +8,7 @@ from core.edge cimport LINK_NOWHERE, link_of
 from core.ledger cimport COUNT_STATES_LOST, ledger_count
 from core.records cimport (CLOSE_TOLD, OPEN_TOLD, REC_CLOSE, REC_OPEN, REC_STATE, STATE_LISTS, STATE_TOLD, RecState,
                            record_add)
+from core.shards cimport shards_have
 
 
 cdef void told_init(Edge *edge) noexcept nogil:
@@ -100,7 +101,7 @@ cdef void told_tick(Edge *edge) noexcept nogil:
 
 cdef inline bint _is_needed(Link *link, const Record *record, const uint64_t *shards) noexcept nogil:
     """Whether a router has to hear it, of these shards: a list of channels only where they may not all be stored."""
-    if not shards[record.shard >> 6] >> (record.shard & 63) & 1:
+    if not shards_have(shards, record.shard):
         return False
     return record.kind != REC_STATE or (<const RecState *> record).what != (STATE_LISTS | STATE_TOLD) \
         or (<const RecState *> record).time_us // 1000 >= link.stored_ms
