@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from core.batch cimport Batch, batch_clear, batch_free, batch_write
 from core.clock cimport clock_ns
-from core.edge cimport LINK_NOWHERE, link_of
+from core.edge cimport LINK_NOWHERE, link_of, links_next
 from core.ledger cimport COUNT_STATES_LOST, ledger_count
 from core.records cimport (CLOSE_TOLD, OPEN_TOLD, REC_CLOSE, REC_OPEN, REC_STATE, STATE_LISTS, STATE_TOLD, RecState,
                            record_add)
@@ -80,12 +80,12 @@ cdef uint64_t _stored_ms(Edge *edge) noexcept nogil:
     """What was told before then is stored, whichever router it was told to; 0: one is away, or there is none, or
     a shard has no leader, and who led it may have passed over what it was told last."""
     cdef uint64_t least = 0
-    cdef uint32_t place
+    cdef uint64_t left = edge.links_used
     cdef Link *link
     if edge.links[LINK_NOWHERE].led:
         return 0
-    for place in range(edge.links_end):
-        link = &edge.links[place]
+    while left:
+        link = links_next(edge, &left)
         if link.led and not link.up:
             return 0
         if link.led:
