@@ -32,7 +32,7 @@ from core.namespaces cimport (DOMAIN_GLOBAL, DOMAIN_GROUP, DOMAIN_USER, PUBLISH_
 from core.records cimport REC_PUBLISH, RecPublish, record_add, record_init, record_size
 from core.requests cimport request_open
 from core.rights cimport RIGHT_REFUSED, right_to
-from core.shards cimport SHARD_OF_GLOBALS, shard_byte
+from core.shards cimport shard_of_name
 from core.transcode cimport json_to_mpack
 from core.utf8 cimport utf8_valid
 from core.vitals cimport vital_pinged, vital_ponged
@@ -160,8 +160,7 @@ cdef inline const char *publish_check(Edge *edge, Connection *conn, PublishFrame
     if namespace == NULL:
         code[0] = NO_SUCH_CHANNEL
         return NO_NAMESPACE
-    frame.shard = <uint8_t> SHARD_OF_GLOBALS if namespace.domain == DOMAIN_GLOBAL \
-        else shard_byte(frame.name, frame.name_size) & <uint8_t> (edge.shard_count - 1)
+    frame.shard = shard_of_name(namespace.domain, frame.name, frame.name_size, edge.shard_count)
     if frame.key_size > KEY_BYTES_MAX:
         code[0] = TOO_LARGE
         return b"the key is longer than 64 bytes"

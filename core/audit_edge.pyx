@@ -8,7 +8,7 @@ from core.audit cimport (Audit, SlabWalk, audit_begin, audit_end, audit_equal, a
 from core.buffer cimport Segment, Shared
 from core.conn cimport (ASIDE_NONE, FLAG_SESSION, FORM_COUNT, PLACE_REPLAY, STATE_CLOSED, STATE_OPEN, Aside, Connection,
                         Membership, conn_aside_at, conn_get, conn_handle, conn_memberships)
-from core.edge cimport (NONE, OPENING_KEY, REPLAY_KEY, REQUEST_DONE, REQUEST_JOIN, REQUEST_OPEN, Channel,
+from core.edge cimport (LINKS_MAX, NONE, OPENING_KEY, REPLAY_KEY, REQUEST_DONE, REQUEST_JOIN, REQUEST_OPEN, Channel,
                         ChannelMember, Lag, Opening, Pending, Replay, Request)
 from core.fanout cimport channel_at, channel_members, member_joined, membership_key
 from core.kept cimport kept_at
@@ -313,7 +313,7 @@ cdef void _descriptors(Walk *walk) noexcept nogil:
     audit_fd(&walk.audit, edge.reserve_fd)
     audit_fd(&walk.audit, edge.to_control.event_fd)
     audit_fd(&walk.audit, edge.from_control.event_fd)
-    for place in range(edge.links_end):
+    for place in range(LINKS_MAX):      # also those that the control thread is about to close
         audit_peers(&walk.audit, &edge.links[place].bus.peers)
 
 

@@ -21,6 +21,9 @@ from core.shards cimport SHARDS_MAX, SHARD_WORDS, shard_of_channel, shard_of_ses
 from core.slab cimport Slab
 from core.wheel cimport WHEEL_TICK_MS, Wheel
 
+cdef extern from * nogil:
+    int first_bit "__builtin_ctzll"(unsigned long long)
+
 cdef enum:
     NAME_BYTES_MAX = 255        # of a channel's name
     KEY_BYTES_MAX = 64          # of an idempotency key
@@ -37,7 +40,7 @@ cdef enum:
     RING_MS = 4                 # the control thread is woken once in so long when it is woken all the time,
     RINGS_MAX = 32              # and so many times at once when it was not
     NONE = 0xFFFFFFFF
-    LINKS_MAX = 64              # routers at once
+    LINKS_MAX = 64              # routers at once: a set of them is one word
     LINK_NOWHERE = LINKS_MAX    # place of what stands for a shard that nobody is known to lead: what it is told is void
     OPENING_KEY = 0x100000000   # what the ledger tells openings from pendings by, both KIND_PENDING
     REPLAY_KEY = 0x200000000    # and replays
@@ -233,14 +236,11 @@ ctypedef struct Link:
     uint32_t led                # shards whose leader it is
     uint32_t fed                # shards whose channels are heard there
     bint near                   # of this worker's region: it may feed shards that it does not lead
-    uint64_t news[SHARD_WORDS]     # bits: shards that it said to lead, in the batch that is being taken
+    uint64_t news[SHARD_WORDS]  # bits: shards that it said to lead, in the batch that is being taken
     bint asked                  # it wants to know everything
     uint64_t asked_epoch
-    bint used                   # the control thread opened it, and it was not told to close it
-    bint closing                # it was, and is not told yet that this is done
     bint up                     # the router knows this worker and was heard of lately
     bint fresh                  # its stream is new, and the router was not heard to know of that
-    bint again                  # more may stand in the socket than one turn takes
 
 ctypedef struct Edge:
     Ledger *ledger              # borrowed from the Stats object
@@ -281,9 +281,13 @@ ctypedef struct Edge:
     Requests requests
     Kept kept
     Link links[LINKS_MAX + 1]   # the last one is LINK_NOWHERE
-    uint32_t links_end          # places from there on were never used
+    # Sets of links, by the bits of their places:
+    uint64_t links_used         # the control thread opened it, and did not ask for its socket back
+    uint64_t links_closing      # it did, and was not told yet that it has it
+    uint64_t links_again        # something may be received without another wait
+    uint64_t links_touched      # sent to or received from in this turn: libzmq does not say by itself what came since
+    uint64_t links_full         # the last batch found no room: it is sent again
     uint32_t links_up
-    bint links_again            # something may be received without another wait
     bint globals_told           # some router told of the global channels that there are
     uint32_t shard_count        # a power of two
     uint8_t shard_links[SHARDS_MAX]     # place of the link to its leader, LINK_NOWHERE
@@ -334,6 +338,18 @@ cdef inline Link *link_of(Edge *edge, uint32_t shard) noexcept nogil:
 cdef inline Link *feed_of(Edge *edge, uint32_t shard) noexcept nogil:
     """The link on which a shard's channels are heard."""
     return &edge.links[edge.shard_feeds[shard]]
+
+
+cdef inline uint64_t link_bit(const Link *link) noexcept nogil:
+    """Of a set of links; not for LINK_NOWHERE's, which is in none."""
+    return <uint64_t> 1 << link.place
+
+
+cdef inline Link *links_next(Edge *edge, uint64_t *left) noexcept nogil:
+    """Take a link out of a set that is not empty."""
+    cdef int place = first_bit(left[0])
+    left[0] &= left[0] - 1
+    return &edge.links[place]
 
 
 cdef inline uint8_t conn_shard(Edge *edge, const Connection *conn) noexcept nogil:

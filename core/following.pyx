@@ -101,8 +101,8 @@ cdef bint following_waits(Sequencer *sequencer, Worker *worker, RecCatchup *reco
 
 
 cdef void _serve(Sequencer *sequencer, const Ahead *ahead, RecCatchup *record) noexcept nogil:
-    """Answer it if it can be now; else it waits on, for so long. What was not there by then may still be on its way: who
-    asks is to come again."""
+    """Answer it if it can be now; else it waits on, for so long. What was not there by then may be on its way still:
+    who asks is to come again."""
     cdef RecCaught *refusal
     cdef Worker *worker = worker_at(sequencer, ahead.worker)
     if worker.state != WORKER_LINKED or <uint32_t> worker.epoch != ahead.start \

@@ -9,7 +9,7 @@ from core.owners cimport FORGET_SLOTS, owner_at, owner_end
 from core.presence cimport presence_leave
 from core.rooms cimport NOBODY, Room, attender_at, member_at, member_leave, room_at, room_name
 from core.sequencer cimport worker_index
-from core.shards cimport shard_of_channel, shard_of_session
+from core.shards cimport shard_of_channel, shard_of_session, shards_have
 from core.slab cimport Slab
 from core.stream cimport (Stream, route_remove, stream_at, stream_end, stream_route, stream_routes_to, stream_shard)
 
@@ -150,24 +150,20 @@ cdef void forgetting_turn(Sequencer *sequencer) noexcept nogil:
 # ------------------------------------------------------------------------------------------ what a worker says anew
 
 
-cdef inline bint _is_in(const uint64_t *shards, uint32_t shard) noexcept nogil:
-    return shards[shard >> 6] >> (shard & 63) & 1
-
-
 cdef void _owner_unsay(Sequencer *sequencer, uint32_t index, const uint64_t *shards) noexcept nogil:
     """A session of such a shard has no owner until its worker says so, and is in no room of such a channel."""
     cdef uint32_t at = attender_at(&sequencer.rooms, index).first
     cdef uint32_t after
     cdef Room *room
     cdef bint guest = owner_at(sequencer, index).guest
-    if not guest and _is_in(shards, shard_of_session(owner_at(sequencer, index).session, sequencer.shard_count)):
+    if not guest and shards_have(shards, shard_of_session(owner_at(sequencer, index).session, sequencer.shard_count)):
         owner_end(sequencer, index)
         return
     while at != NOBODY:
         after = member_at(&sequencer.rooms, at).owner_next
         room = room_at(&sequencer.rooms, member_at(&sequencer.rooms, at).room)
-        if _is_in(shards, shard_of_channel(&sequencer.namespaces, room_name(&sequencer.rooms, room), room.name_size,
-                                           sequencer.shard_count)):
+        if shards_have(shards, shard_of_channel(&sequencer.namespaces, room_name(&sequencer.rooms, room),
+                                                room.name_size, sequencer.shard_count)):
             presence_leave(sequencer, at)
         at = after
     if guest and attender_at(&sequencer.rooms, index).first == NOBODY:
@@ -195,5 +191,5 @@ cdef void worker_unsay(Sequencer *sequencer, Worker *worker, const uint64_t *sha
             continue
         stream = stream_at(&sequencer.streams, index)
         if stream.live == 1 and stream_routes_to(stream, number) \
-                and _is_in(shards, stream_shard(&sequencer.streams, stream)):
+                and shards_have(shards, stream_shard(&sequencer.streams, stream)):
             route_remove(&sequencer.streams, stream, number, 0)

@@ -24,6 +24,7 @@ from core.records cimport (CATCHUP_OUTCOME, GAP_ROUTER_LOST, GLOBAL_GONE, OUTCOM
                            STATE_LISTS, RecState, Record, record_add)
 from core.replay cimport catchup_ask
 from core.requests cimport request_done, request_open, request_peek, request_take
+from core.shards cimport shards_have
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_release
 from core.told cimport told_keep, told_say, told_take, told_time
@@ -430,7 +431,7 @@ cdef void outcome_told(Edge *edge, Request *request, RecCaught *record) noexcept
 
 cdef void _outcome_again(Edge *edge, Pending *pending, uint32_t seq, const uint64_t *shards) noexcept nogil:
     cdef uint32_t shard = channel_shard(edge, channel_at(edge, pending.channel))
-    if pending.asked and not pending.told and shards[shard >> 6] >> (shard & 63) & 1:
+    if pending.asked and not pending.told and shards_have(shards, shard):
         catchup_ask(edge, channel_at(edge, pending.channel), seq, pending.since_epoch, pending.since_offset,
                     <uint32_t> CATCHUP_OUTCOME | pending.fresh)
 

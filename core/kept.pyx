@@ -7,6 +7,7 @@ from core.edge cimport Request, link_of
 from core.ledger cimport COUNT_ASKED_AGAIN, ledger_count
 from core.records cimport PUBLISH_AGAIN, REC_PUBLISH, RecPublish
 from core.requests cimport request_kept, request_peek
+from core.shards cimport shards_have
 from core.slab cimport slab_init
 
 assert sizeof(KeptHead) == 8
@@ -111,7 +112,7 @@ cdef uint32_t kept_say_all(Edge *edge, const uint64_t *shards, bint again) noexc
             head = <KeptHead *> (block.data + place)
             place += <uint32_t> sizeof(KeptHead)
             shard = (<Record *> (block.data + place)).shard
-            if (again or not head.said) and shards[shard >> 6] >> (shard & 63) & 1 and _waits(edge, block, head):
+            if (again or not head.said) and shards_have(shards, shard) and _waits(edge, block, head):
                 before = head.said
                 if not kept_say(edge, block.data + place):
                     return said

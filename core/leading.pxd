@@ -13,6 +13,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from core.mailbox cimport Note
 from core.records cimport Record, RecShards
 from core.sequencer cimport Sequencer, Worker
+from core.shards cimport shards_have
 
 cdef enum:
     CLAIMS_WAIT_MS = 500        # for what all workers hold of a shard led anew: a claim may be of what they have
@@ -28,7 +29,7 @@ cdef enum ShardState:
 
 cdef inline bint shard_is_said(const Worker *worker, uint32_t shard) noexcept nogil:
     """Whether what the worker says about a shard counts."""
-    return worker.synced[shard >> 6] >> (shard & 63) & 1
+    return shards_have(worker.synced, shard)
 
 
 cdef bint shard_takes(Sequencer *sequencer, const Worker *worker, const Record *record) noexcept nogil

@@ -13,7 +13,7 @@ from core.records cimport (FENCE_BITS, LEADS_FEEDS, REC_ATTEND, REC_CATCHUP, REC
                            REC_OPEN, REC_PRESENCE, REC_PUBLISH, REC_STATE, REC_SUBSCRIBE, REC_SURVEY, REC_UNSUBSCRIBE,
                            SHARDS_ELSEWHERE, SHARDS_SAID, RecLeads)
 from core.sequencer cimport WORKER_ASKED, Shard, worker_at, worker_say
-from core.shards cimport SHARD_OF_GLOBALS, SHARD_WORDS
+from core.shards cimport SHARD_OF_GLOBALS, SHARD_WORDS, shards_add, shards_have, shards_remove
 
 
 cdef bint shard_takes(Sequencer *sequencer, const Worker *worker, const Record *record) noexcept nogil:
@@ -84,7 +84,6 @@ cdef bint shards_said(Sequencer *sequencer, Worker *worker, const RecShards *rec
     """SHARDS: from here on what the worker says of these counts, as far as they are led; what it said before is void.
     True: it has said all of the one that global channels are in, and has to be told of the others of these."""
     cdef uint32_t shard
-    cdef uint64_t bit
     cdef uint64_t void[SHARD_WORDS]
     cdef uint64_t any_ = 0
     if record.head.aux & SHARDS_SAID:
@@ -100,21 +99,20 @@ cdef bint shards_said(Sequencer *sequencer, Worker *worker, const RecShards *rec
     if any_:
         worker_unsay(sequencer, worker, void)
     for shard in range(sequencer.shard_count):
-        bit = <uint64_t> 1 << (shard & 63)
-        if record.which[shard >> 6] & bit and (_leads(sequencer, shard) or _feeds(sequencer, shard)):
-            worker.synced[shard >> 6] |= bit
+        if shards_have(record.which, shard) and (_leads(sequencer, shard) or _feeds(sequencer, shard)):
+            shards_add(worker.synced, shard)
     return False
 
 
 cdef void _unsay(Sequencer *sequencer, uint32_t shard) noexcept nogil:
     """Nobody's word about a shard counts any more, and the workers keep what they would say of it for who leads it."""
-    cdef uint64_t bit = <uint64_t> 1 << (shard & 63)
     cdef uint32_t index
     cdef Worker *worker
     for index in range(sequencer.worker_count):
         worker = worker_at(sequencer, index)
-        worker.stale[shard >> 6] |= worker.synced[shard >> 6] & bit
-        worker.synced[shard >> 6] &= ~bit
+        if shard_is_said(worker, shard):
+            shards_add(worker.stale, shard)
+        shards_remove(worker.synced, shard)
         if shard == SHARD_OF_GLOBALS:
             worker.knows_globals = False
     _tell_all(sequencer, shard, 0)

@@ -5,7 +5,7 @@ from libc.string cimport memcpy, memset
 
 from core.batch cimport batch_clear
 from core.conn cimport FLAG_SESSION, STATE_OPEN, Connection, conn_get, conn_live
-from core.edge cimport LINK_NOWHERE, REQUEST_OPEN, Channel, Request, conn_shard, link_of
+from core.edge cimport LINK_NOWHERE, REQUEST_OPEN, Channel, Request, conn_shard, link_of, links_next
 from core.fanout cimport channel_at, channel_leave_leader, channel_shard, channel_subscribe
 from core.joins cimport joins_again
 from core.kept cimport kept_say_all
@@ -17,7 +17,7 @@ from core.records cimport (BEGIN_BEFORE, BEGIN_BESIDE, BEGIN_EVERYBODY, LEADS_FE
                            RecLink, RecShards, record_add)
 from core.replay cimport replays_again
 from core.requests cimport request_peek
-from core.shards cimport SHARDS_MAX, SHARD_OF_GLOBALS, SHARD_WORDS
+from core.shards cimport SHARDS_MAX, SHARD_OF_GLOBALS, SHARD_WORDS, shards_add, shards_have, shards_remove
 from core.slab cimport slab_at
 from core.told cimport told_say_all
 
@@ -39,10 +39,6 @@ cdef void link_hello(Edge *edge, Link *link, int kind) noexcept nogil:
         record.stored_ms = edge.now_ms
 
 
-cdef inline bint _is_in(const uint64_t *shards, uint32_t shard) noexcept nogil:
-    return shards[shard >> 6] >> (shard & 63) & 1
-
-
 cdef void _again_sessions(Edge *edge, Link *link, const uint64_t *shards) noexcept nogil:
     """The sessions of these shards (bits), and then who is where."""
     cdef uint32_t chunk, number
@@ -56,14 +52,14 @@ cdef void _again_sessions(Edge *edge, Link *link, const uint64_t *shards) noexce
         for number in range(per_chunk):
             conn = <Connection *> slab_at(&edge.connections, (chunk << edge.connections.chunk_shift) | number)
             if conn_live(conn) and conn.flags & FLAG_SESSION and conn.state == STATE_OPEN:
-                if _is_in(shards, conn_shard(edge, conn)):
+                if shards_have(shards, conn_shard(edge, conn)):
                     open_again(edge, conn)
                 attends_again(edge, link, conn, shards)
     while seq != edge.requests.next:
         request = request_peek(edge, seq)
         if request != NULL and request.kind == REQUEST_OPEN:
             conn = conn_get(&edge.connections, request.conn)
-            if conn != NULL and _is_in(shards, conn_shard(edge, conn)):
+            if conn != NULL and shards_have(shards, conn_shard(edge, conn)):
                 opening_again(edge, request, seq)
         seq += 1
 
@@ -79,7 +75,7 @@ cdef void led_subscribe(Edge *edge, const uint64_t *shards, int flags) noexcept 
         for number in range(per_chunk):
             channel = channel_at(edge, (chunk << edge.channels.chunk_shift) | number)
             if channel.generation != 0 and channel.generation != <uint32_t> 0xDDDDDDDD \
-                    and (flags == 0 or channel.flags & flags) and _is_in(shards, channel_shard(edge, channel)):
+                    and (flags == 0 or channel.flags & flags) and shards_have(shards, channel_shard(edge, channel)):
                 channel_subscribe(edge, channel)
 
 
@@ -108,7 +104,7 @@ cdef void fed_map(Edge *edge, uint32_t shard, uint32_t place) noexcept nogil:
     edge.links[place].fed += 1
     edge.fed_news = True
     if place != LINK_NOWHERE:
-        edge.links[place].news[shard >> 6] |= <uint64_t> 1 << (shard & 63)
+        shards_add(edge.links[place].news, shard)
 
 
 cdef void led_map(Edge *edge, uint32_t shard, uint32_t place) noexcept nogil:
@@ -125,7 +121,7 @@ cdef void _fed_told(Edge *edge, Link *link, const RecLeads *record) noexcept nog
     cdef uint32_t shard = record.head.shard
     if record.epoch and link.near and edge.shard_feeds[shard] != link.place:
         if edge.shard_feeds[shard] == edge.shard_links[shard]:
-            edge.fed_left[shard >> 6] |= <uint64_t> 1 << (shard & 63)
+            shards_add(edge.fed_left, shard)
         fed_map(edge, shard, link.place)
     elif record.epoch == 0 and edge.shard_feeds[shard] == link.place:
         fed_map(edge, shard, edge.shard_links[shard])
@@ -140,14 +136,14 @@ cdef void led_told(Edge *edge, Link *link, const RecLeads *record) noexcept nogi
         return
     if shard < edge.shard_count and record.epoch == 0 and edge.shard_links[shard] == link.place:
         led_map(edge, shard, LINK_NOWHERE)
-        link.news[shard >> 6] &= ~(<uint64_t> 1 << (shard & 63))
+        shards_remove(link.news, shard)
     if shard >= edge.shard_count or record.epoch == 0 or record.epoch < edge.shard_epochs[shard]:
         return
     edge.shard_epochs[shard] = record.epoch
     if edge.shard_links[shard] != link.place:
         link.stored_ms = 0              # what the one before was told, this one may not find stored
     led_map(edge, shard, link.place)
-    link.news[shard >> 6] |= <uint64_t> 1 << (shard & 63)
+    shards_add(link.news, shard)
 
 
 cdef void led_shards(Edge *edge, const Link *link, uint64_t *shards) noexcept nogil:
@@ -156,7 +152,7 @@ cdef void led_shards(Edge *edge, const Link *link, uint64_t *shards) noexcept no
     memset(shards, 0, SHARDS_MAX // 8)
     for shard in range(edge.shard_count):
         if edge.shard_links[shard] == link.place:
-            shards[shard >> 6] |= <uint64_t> 1 << (shard & 63)
+            shards_add(shards, shard)
 
 
 cdef void fed_shards(Edge *edge, const Link *link, uint64_t *shards) noexcept nogil:
@@ -165,7 +161,7 @@ cdef void fed_shards(Edge *edge, const Link *link, uint64_t *shards) noexcept no
     memset(shards, 0, SHARDS_MAX // 8)
     for shard in range(edge.shard_count):
         if edge.shard_feeds[shard] == link.place:
-            shards[shard >> 6] |= <uint64_t> 1 << (shard & 63)
+            shards_add(shards, shard)
 
 
 cdef void led_kept(Edge *edge, Link *link, bint again) noexcept nogil:
@@ -268,7 +264,7 @@ cdef void _leave_leaders(Edge *edge) noexcept nogil:
         for number in range(per_chunk):
             channel = channel_at(edge, (chunk << edge.channels.chunk_shift) | number)
             if channel.generation != 0 and channel.generation != <uint32_t> 0xDDDDDDDD \
-                    and _is_in(edge.fed_left, channel_shard(edge, channel)):
+                    and shards_have(edge.fed_left, channel_shard(edge, channel)):
                 channel_leave_leader(edge, channel)
     if edge.fed_left[0] & 1 and link_of(edge, SHARD_OF_GLOBALS).up:
         memset(edge.fed_left, 0, sizeof(edge.fed_left))
@@ -279,12 +275,14 @@ cdef void _leave_leaders(Edge *edge) noexcept nogil:
 
 cdef void feds_news(Edge *edge) noexcept nogil:
     """Shards are heard elsewhere from now on: who feeds them is told, also where it was not heard in this turn."""
-    cdef uint32_t place
+    cdef uint64_t left = edge.links_used
+    cdef Link *link
     if not edge.fed_news:
         return
     edge.fed_news = False
     if edge.fed_left[0] | edge.fed_left[1] | edge.fed_left[2] | edge.fed_left[3]:
         _leave_leaders(edge)
-    for place in range(edge.links_end):
-        if edge.links[place].used and edge.links[place].up:
-            led_news(edge, &edge.links[place])
+    while left:
+        link = links_next(edge, &left)
+        if link.up:
+            led_news(edge, link)

@@ -9,7 +9,7 @@ from core.conn cimport (ASIDE_NONE, FLAG_ASKED, FLAG_BLOCKED, FLAG_ENDING, FLAG_
                         FLAG_HELLO, FLAG_OVERFULL, FLAG_SESSION, FLAG_TLS, FLAG_TOUCHED, FLAG_WATCHED, FLAG_WEBSOCKET,
                         STAGE_DISCARD, STAGE_FRAMES, STATE_ACCEPTED, STATE_CLOSED, STATE_CLOSING, STATE_HANDSHAKING,
                         STATE_OPEN, Aside, conn_aside_at, conn_aside_rest, conn_handle, conn_set_state)
-from core.edge cimport RETRY_AFTER_MS, Link, conn_shard, edge_random, edge_tick, edge_ticks, link_of
+from core.edge cimport RETRY_AFTER_MS, Link, conn_shard, edge_random, edge_tick, edge_ticks, link_of, links_next
 from core.expiry cimport expiry_due, expiry_near, expiry_over, expiry_tell
 from core.fanout cimport member_remove_all
 from core.framing_tcp cimport tcp_decoder_init
@@ -39,13 +39,13 @@ cdef enum:
 
 cdef void _guest_leaves(Edge *edge, Connection *conn) noexcept nogil:
     """Other routers that lead channels of a session hear of its end: all that are up, as its memberships are over."""
-    cdef uint32_t place
+    cdef uint64_t left = edge.links_used
     cdef Link *link
     cdef RecSession *record
     if edge.links_up < 2:
         return
-    for place in range(edge.links_end):
-        link = &edge.links[place]
+    while left:
+        link = links_next(edge, &left)
         if not link.up or link == link_of(edge, conn_shard(edge, conn)):
             continue
         record = <RecSession *> record_add(&link.out, REC_CLOSE, 0, sizeof(RecSession), 0)

@@ -28,7 +28,6 @@ cdef void link_tick(Edge *edge) noexcept nogil
 cdef void link_bye(Edge *edge) noexcept nogil
 cdef void link_opened(Edge *edge, uint32_t place) noexcept nogil
 cdef void link_closed(Edge *edge, uint32_t place) noexcept nogil
-cdef bint link_again(Edge *edge) noexcept nogil
-cdef bint link_waits(Edge *edge) noexcept nogil
+cdef void link_again(Edge *edge) noexcept nogil
 cdef void link_history(Edge *edge, Connection *conn, const Note *note, const char *name) noexcept nogil
 cdef void link_presence(Edge *edge, Connection *conn, const Note *note, const char *name) noexcept nogil

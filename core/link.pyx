@@ -10,7 +10,7 @@ from core.codes cimport NOT_JOINED, OVERLOADED, RATE_LIMITED, RESUMED_ELSEWHERE,
 from core.conn cimport FLAG_SESSION, STATE_OPEN, conn_get
 from core.edge cimport (ASKS_MAX, CHANNEL_LIVE, CHANNEL_UNASKED, LINK_NOWHERE, REQUEST_CATCHUP, REQUEST_HISTORY,
                         REQUEST_JOIN, REQUEST_OPEN, REQUEST_PRESENCE, RETRY_AFTER_MS, UNDER_WAY_MAX, Channel, Link,
-                        edge_shard, feed_of, link_of)
+                        edge_shard, feed_of, link_bit, link_of, links_next)
 from core.fanout cimport (RUN_MAX, Body, channel_find, channel_get, channel_handle, channel_shard, fanout_all,
                           fanout_event_gap, fanout_event_recreated, fanout_run, member_joined, message_channel,
                           parted_say)
@@ -47,22 +47,24 @@ ctypedef struct Run:            # messages of one channel that follow each other
 
 cdef void link_bye(Edge *edge) noexcept nogil:
     """This worker ends: every router is told."""
-    cdef uint32_t place
-    for place in range(edge.links_end):
-        if edge.links[place].used:
-            link_hello(edge, &edge.links[place], REC_BYE)
+    cdef uint64_t left = edge.links_used
+    while left:
+        link_hello(edge, links_next(edge, &left), REC_BYE)
 
 
 cdef void link_flush(Edge *edge) noexcept nogil:
     """Send this turn's records, one batch a link. A full socket keeps them; the next turn tries again."""
-    cdef uint32_t place
+    cdef uint64_t left = edge.links_used
     cdef Link *link
-    for place in range(edge.links_end):
-        link = &edge.links[place]
-        if not link.used or link.out.size == 0:
+    edge.links_full = 0
+    while left:
+        link = links_next(edge, &left)
+        if link.out.size == 0:
             continue
+        edge.links_touched |= link_bit(link)
         if bus_send(&link.bus, NULL, 0, 0, link.out.data, link.out.size) != 0:
             ledger_count(edge.ledger, COUNT_BUS_FULL, 1)
+            edge.links_full |= link_bit(link)
             continue
         ledger_count(edge.ledger, COUNT_BATCHES_OUT, 1)
         batch_clear(&link.out)
@@ -71,26 +73,15 @@ cdef void link_flush(Edge *edge) noexcept nogil:
         batch_clear(&edge.links[LINK_NOWHERE].parted)
 
 
-cdef bint link_again(Edge *edge) noexcept nogil:
-    """Whether something may be received without another wait; to be asked after the last send of a turn."""
-    cdef bint again = False
-    cdef uint32_t place
+cdef void link_again(Edge *edge) noexcept nogil:
+    """After the last send of a turn: find out where something may be received without another wait."""
+    cdef uint64_t left = edge.links_touched & ~edge.links_again
     cdef Link *link
-    for place in range(edge.links_end):
-        link = &edge.links[place]
-        if link.used:
-            link.again = link.again or bus_pending(&link.bus)
-            again = again or link.again
-    return again
-
-
-cdef bint link_waits(Edge *edge) noexcept nogil:
-    """Whether something waits to be sent."""
-    cdef uint32_t place
-    for place in range(edge.links_end):
-        if edge.links[place].used and edge.links[place].out.size:
-            return True
-    return False
+    while left:
+        link = links_next(edge, &left)
+        if bus_pending(&link.bus):
+            edge.links_again |= link_bit(link)
+    edge.links_touched = 0
 
 
 cdef void _request_fail(Edge *edge, Request *request, const char *why) noexcept nogil:
@@ -373,8 +364,8 @@ cdef void _on_record(Edge *edge, Link *link, Run *run, Record *record) noexcept 
         led_told(edge, link, <RecLeads *> record)
 
 
-cdef int _receive(Edge *edge, Link *link) noexcept nogil:
-    """Take up to LINK_BATCHES_TURN batches from a router and act on each record; how many were taken."""
+cdef void _receive(Edge *edge, Link *link) noexcept nogil:
+    """Take up to LINK_BATCHES_TURN batches from a router and act on each record."""
     cdef BusBatch batch
     cdef Run run
     cdef size_t place
@@ -394,16 +385,17 @@ cdef int _receive(Edge *edge, Link *link) noexcept nogil:
         taken += 1
     if taken:
         link.heard_ms = edge.now_ms
-    link.again = taken == LINK_BATCHES_TURN
-    return taken
+    if taken == LINK_BATCHES_TURN:
+        edge.links_again |= link_bit(link)
 
 
 cdef void link_receive(Edge *edge) noexcept nogil:
     """Take what routers have sent."""
-    cdef uint32_t place
-    for place in range(edge.links_end):
-        if edge.links[place].again and edge.links[place].used:
-            _receive(edge, &edge.links[place])
+    cdef uint64_t left = edge.links_again
+    edge.links_again = 0
+    edge.links_touched |= left
+    while left:
+        _receive(edge, links_next(edge, &left))
     feds_news(edge)
 
 
@@ -440,12 +432,12 @@ cdef void _tick(Edge *edge, Link *link) noexcept nogil:
 
 cdef void link_tick(Edge *edge) noexcept nogil:
     """Heartbeats of the links, and the requests that are overdue."""
-    cdef uint32_t place
-    for place in range(edge.links_end):
-        if edge.links[place].used:
-            _tick(edge, &edge.links[place])
-        elif edge.links[place].closing:
-            _closed_tell(edge, &edge.links[place])
+    cdef uint64_t left = edge.links_used
+    while left:
+        _tick(edge, links_next(edge, &left))
+    left = edge.links_closing
+    while left:
+        _closed_tell(edge, links_next(edge, &left))
     told_tick(edge)
     _requests_overdue(edge)
 
@@ -456,23 +448,27 @@ cdef void link_opened(Edge *edge, uint32_t place) noexcept nogil:
     link.router_epoch = 0
     link.heard_ms = link.sent_ms = link.stored_ms = 0
     link.foreign = 0
-    link.asked = link.closing = False
+    link.asked = False
     # Over tcp a link that was closed may have been known to this same router: it connects again by itself when the
     # router is started anew, and is closed and opened once the directory says so.
     link.fresh = not link.bus.native
-    link.used = link.again = True
     memset(link.news, 0, sizeof(link.news))
-    edge.links_end = max(edge.links_end, place + 1)
+    edge.links_closing &= ~link_bit(link)
+    edge.links_used |= link_bit(link)
+    edge.links_again |= link_bit(link)
 
 
 cdef void link_closed(Edge *edge, uint32_t place) noexcept nogil:
     """The control thread wants its socket back: what it leads, nobody is known to lead."""
     cdef Link *link = &edge.links[place]
     cdef uint32_t shard
-    if not link.used:
+    if not edge.links_used & link_bit(link):
         return
     link_down(edge, link)
-    link.used = link.again = False
+    edge.links_used &= ~link_bit(link)
+    edge.links_again &= ~link_bit(link)
+    edge.links_touched &= ~link_bit(link)
+    edge.links_full &= ~link_bit(link)
     batch_free(&link.out)
     batch_free(&link.parted)
     for shard in range(edge.shard_count):
@@ -481,7 +477,6 @@ cdef void link_closed(Edge *edge, uint32_t place) noexcept nogil:
         if edge.shard_links[shard] == place:
             led_map(edge, shard, LINK_NOWHERE)
     feds_news(edge)
-    link.closing = True
     _closed_tell(edge, link)
 
 
@@ -489,7 +484,9 @@ cdef void _closed_tell(Edge *edge, Link *link) noexcept nogil:
     cdef Note note
     note_init(&note, NOTE_LINK_CLOSED)
     note.request = link.place
-    link.closing = mailbox_put(&edge.to_control, &note, NULL, NULL) < 0
+    edge.links_closing &= ~link_bit(link)
+    if mailbox_put(&edge.to_control, &note, NULL, NULL) < 0:
+        edge.links_closing |= link_bit(link)
 
 
 cdef RecHistory *_ask(Edge *edge, Connection *conn, const Note *note, const char *name, int record_kind,

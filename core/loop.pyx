@@ -25,7 +25,7 @@ from core.conn cimport (FLAG_ASKED, FLAG_BLOCKED, STATE_OPEN, Aside, Connection,
                         conn_timer_place)
 from core.drain cimport drain_begin, drain_cut, drain_listeners_close, drain_step
 from core.edge cimport (FORM_COUNT, LINKS_MAX, LINK_NOWHERE, RECEIVE_BYTES, RETRY_AFTER_MS, RINGS_MAX, RING_MS,
-                        Channel, Lag, Link, Opening, Pending, Replay)
+                        Channel, Lag, Link, Opening, Pending, Replay, link_bit)
 from core.expiry cimport expiry_set
 from core.hash cimport index_free
 from core.intake cimport intake_read
@@ -35,7 +35,7 @@ from core.ledger cimport (COUNT_GIL_TAKES, COUNT_WAKEUPS, GAUGE_HANDSHAKES, GAUG
                           GAUGE_QUEUED_BYTES, KIND_FD, ledger_acquire, ledger_count, ledger_gauge, ledger_turn)
 from core.lifecycle cimport edge_close, edge_discard, edge_fin, edge_fin_sized, edge_timer_fired, edge_timer_plan
 from core.link cimport (LINK_OUT_BYTES_MAX, link_again, link_bye, link_closed, link_flush, link_history,
-                        link_opened, link_presence, link_receive, link_tick, link_waits)
+                        link_opened, link_presence, link_receive, link_tick)
 from core.listing cimport listing_turn
 from core.mailbox cimport (NOTE_AUDIT, NOTE_DRAIN, NOTE_DRAIN_STEP, NOTE_FIN, NOTE_HISTORY, NOTE_LINK_CLOSE,
                            NOTE_LINK_OPEN, NOTE_LIST, NOTE_OPEN, NOTE_PRESENCE, NOTE_RECLAIM, NOTE_REFRESH, NOTE_SEND,
@@ -157,9 +157,9 @@ cdef void _notes_take(Edge *edge) noexcept nogil:
 cdef void _on_link_event(Edge *edge, uint64_t tag, uint32_t events) noexcept nogil:
     """Of a link that is not used yet, nothing is lost: `link_opened` looks at it anyway."""
     cdef Link *link = &edge.links[(tag - TAG_LINKS) >> 1]
-    if link.used:
+    if edge.links_used & link_bit(link):
         bus_on_event(&link.bus, tag, events)
-        link.again = True
+        edge.links_again |= link_bit(link)
 
 
 cdef void _on_event(Edge *edge, epoll_event *event) noexcept nogil:
@@ -229,7 +229,7 @@ cdef int _wait_ms(Edge *edge) noexcept nogil:
         return 0
     if edge.ring_credit == 0:
         return RING_MS
-    if link_waits(edge):
+    if edge.links_full:
         return 5
     if edge.wheel.count or edge.requests.oldest != edge.requests.next:
         return WHEEL_TICK_MS - <int> (edge.now_ms % WHEEL_TICK_MS)
@@ -272,7 +272,7 @@ cdef void edge_run(Edge *edge) noexcept nogil:
         flush_touched(edge, edge.audit != 0)   # an audit is to find nobody who is closed and not freed
         replays_ask(edge)
         link_flush(edge)
-        edge.links_again = link_again(edge)
+        link_again(edge)
         _free_closed(edge)
         if edge.audit:
             edge_audit(edge, edge.audit)
@@ -496,7 +496,7 @@ cdef class EdgeLoop:
             OSError: the endpoint cannot be used.
             ValueError: there is no such place, or a link is there, or a key is none.
         """
-        if place >= LINKS_MAX or self.edge.links[place].used or place in self.links:
+        if place >= LINKS_MAX or self.edge.links_used >> place & 1 or place in self.links:
             raise ValueError(f"there is no free place {place} for a link: 0 to {LINKS_MAX - 1}, each once")
         memset(&self.edge.links[place].bus, 0, sizeof(Bus))
         bus_open(&self.edge.links[place].bus, self.edge.ledger, ZMQ_DEALER, endpoint, self.identity.encode(),

@@ -28,6 +28,7 @@ from core.records cimport (CATCHUP_CURSOR, CATCHUP_LISTED, CATCHUP_START, OPEN_A
                            record_add)
 from core.requests cimport request_done, request_open, request_peek
 from core.rights cimport rights_set
+from core.shards cimport shards_have
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_release
 from core.told cimport told_keep, told_take
@@ -80,12 +81,12 @@ cdef void attends_again(Edge *edge, Link *link, Connection *conn, const uint64_t
     """To a router that begins to lead these shards (bits), the session's own or its channels': where it is a member."""
     cdef uint32_t slot, shard
     cdef uint32_t own = conn_shard(edge, conn)
-    cdef bint all_ = shards[own >> 6] >> (own & 63) & 1
+    cdef bint all_ = shards_have(shards, own)
     cdef Channel *channel
     for slot in range(conn.membership_count):
         channel = channel_at(edge, conn_memberships(conn)[slot].channel)
         shard = channel_shard(edge, channel)
-        if link_of(edge, shard) == link and (all_ or shards[shard >> 6] >> (shard & 63) & 1):
+        if link_of(edge, shard) == link and (all_ or shards_have(shards, shard)):
             attend_say(edge, conn, channel)
 
 

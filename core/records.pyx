@@ -3,7 +3,7 @@
 from libc.string cimport memcpy
 
 from core.batch cimport batch_free
-from core.shards cimport SHARDS_MAX, shard_of_session
+from core.shards cimport SHARDS_MAX, shard_of_session, shards_add
 
 VERSION = RECORDS_VERSION
 LINK = REC_LINK
@@ -191,7 +191,7 @@ cdef class BatchWriter:
             | (SHARDS_ELSEWHERE if elsewhere else 0), sizeof(RecShards), 0)
         cdef uint32_t shard
         for shard in shards:
-            record.which[shard >> 6] |= <uint64_t> 1 << (shard & 63)
+            shards_add(record.which, shard)
 
     def take(self):
         """The batch so far, as bytes."""

@@ -17,6 +17,7 @@ from core.lifecycle cimport edge_fin
 from core.outbox cimport outbox_touch
 from core.records cimport (GAP_LOST, GAP_TRIMMED, OUTCOME_RESET, REC_CATCHUP, Caught, RecCatchup, record_add)
 from core.requests cimport request_done, request_open, request_peek
+from core.shards cimport shards_have
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, invariant, slab_at, slab_release
 
@@ -180,7 +181,7 @@ cdef void replays_again(Edge *edge, const uint64_t *shards) noexcept nogil:
         if request != NULL and request.kind == REQUEST_CATCHUP:
             replay = _replay_at(edge, request.index)
             shard = channel_shard(edge, channel_at(edge, replay.channel))
-            if shards[shard >> 6] >> (shard & 63) & 1:
+            if shards_have(shards, shard):
                 catchup_ask(edge, channel_at(edge, replay.channel), seq, replay.epoch, replay.offset, 0)
         seq += 1
 

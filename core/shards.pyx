@@ -2,6 +2,8 @@
 
 from libc.stdint cimport uint32_t
 
+from core.namespaces cimport Namespaces, namespaces_fill
+
 COUNT_MAX = SHARDS_MAX
 OF_GLOBALS = SHARD_OF_GLOBALS
 
@@ -21,3 +23,26 @@ def check_count(int count):
     if not 1 <= count <= SHARDS_MAX or count & (count - 1):
         raise ValueError(f"{count} shards: a power of two between 1 and {SHARDS_MAX}")
     return count
+
+
+cdef class Shards:
+    """The shards of a cluster, as its routers and workers count them.
+
+    Args:
+        namespaces: what channels may be of, as core.namespace_spec.NamespaceSpec values.
+        count: how many there are.
+
+    Raises:
+        ValueError: there cannot be so many.
+    """
+
+    cdef Namespaces table
+    cdef uint32_t count
+
+    def __init__(self, namespaces, int count=SHARDS_MAX):
+        namespaces_fill(&self.table, namespaces)
+        self.count = check_count(count)
+
+    def of_channel(self, bytes name):
+        """The shard of a channel."""
+        return shard_of_channel(&self.table, name, <uint32_t> len(name), self.count)

@@ -8,7 +8,7 @@ from core.ledger cimport (COUNT_HISTORY_SQUEEZED, KIND_CHANNEL, KIND_HISTORY, KI
                           ledger_count, ledger_leaks, ledger_release)
 from core.names cimport name_drop, name_keep, names_free, names_init
 from core.namespaces cimport GLOBALS_MAX, Namespace, namespace_of
-from core.shards cimport SHARD_WORDS, shard_of_channel
+from core.shards cimport SHARD_WORDS, shard_of_channel, shards_add, shards_have
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, invariant, invariant_always, slab_acquire, slab_free, slab_init, slab_release
 from core.welcome cimport welcome_entry_bytes
@@ -490,7 +490,7 @@ cdef void streams_sweep(Streams *streams, uint64_t now_ms, uint32_t slots) noexc
         stream = stream_at(streams, streams.sweep)
         if _stream_live(stream) and _aged(streams, stream, now_ms):
             shard = stream_shard(streams, stream)
-            dropped[shard >> 6] |= <uint64_t> 1 << (shard & 63)
+            shards_add(dropped, shard)
             stream_end(streams, stream)
     for shard in range(streams.shard_count):
-        streams.epochs[shard] += dropped[shard >> 6] >> (shard & 63) & 1
+        streams.epochs[shard] += shards_have(dropped, shard)

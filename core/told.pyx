@@ -4,10 +4,11 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from core.batch cimport Batch, batch_clear, batch_free, batch_write
 from core.clock cimport clock_ns
-from core.edge cimport LINK_NOWHERE, link_of
+from core.edge cimport LINK_NOWHERE, link_of, links_next
 from core.ledger cimport COUNT_STATES_LOST, ledger_count
 from core.records cimport (CLOSE_TOLD, OPEN_TOLD, REC_CLOSE, REC_OPEN, REC_STATE, STATE_LISTS, STATE_TOLD, RecState,
                            record_add)
+from core.shards cimport shards_have
 
 
 cdef void told_init(Edge *edge) noexcept nogil:
@@ -79,12 +80,12 @@ cdef uint64_t _stored_ms(Edge *edge) noexcept nogil:
     """What was told before then is stored, whichever router it was told to; 0: one is away, or there is none, or
     a shard has no leader, and who led it may have passed over what it was told last."""
     cdef uint64_t least = 0
-    cdef uint32_t place
+    cdef uint64_t left = edge.links_used
     cdef Link *link
     if edge.links[LINK_NOWHERE].led:
         return 0
-    for place in range(edge.links_end):
-        link = &edge.links[place]
+    while left:
+        link = links_next(edge, &left)
         if link.led and not link.up:
             return 0
         if link.led:
@@ -100,7 +101,7 @@ cdef void told_tick(Edge *edge) noexcept nogil:
 
 cdef inline bint _is_needed(Link *link, const Record *record, const uint64_t *shards) noexcept nogil:
     """Whether a router has to hear it, of these shards: a list of channels only where they may not all be stored."""
-    if not shards[record.shard >> 6] >> (record.shard & 63) & 1:
+    if not shards_have(shards, record.shard):
         return False
     return record.kind != REC_STATE or (<const RecState *> record).what != (STATE_LISTS | STATE_TOLD) \
         or (<const RecState *> record).time_us // 1000 >= link.stored_ms

@@ -509,8 +509,6 @@ def _client(config: Config, endpoint: str, cluster: "Cluster | None") -> "Router
         )
     from gateway.routers import RouterClients  # here: as in `_cluster`
 
-    everybodys = [spec.name for spec in config.namespaces if spec.domain == "global"]
-
     def made(link: RouterLink) -> RouterClient:
         return RouterClient(
             link.bus,
@@ -522,7 +520,7 @@ def _client(config: Config, endpoint: str, cluster: "Cluster | None") -> "Router
             secret_key=config.bus.secret_key,
         )
 
-    return RouterClients(cluster.view, made, everybodys)
+    return RouterClients(cluster.view, made, config.namespaces)
 
 
 def _links(client: "RouterClient | RouterClients") -> list[bool]:

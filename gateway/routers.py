@@ -10,12 +10,14 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from typing import TypeVar
 
-from core import descriptors, shards
+from core import descriptors
 from core.ban_list import Standing
+from core.namespace_spec import NamespaceSpec
 from core.owned import ACCOUNT
+from core.shards import Shards
 from gateway import logs
 from gateway.cluster_config import RouterLink
 from gateway.cluster_view import ClusterView
@@ -34,16 +36,16 @@ class RouterClients:
     Args:
         cluster: who leads what.
         make: a link to one router, not started yet.
-        everybodys: namespaces of domain global, all of whose channels are in one shard.
+        namespaces: as the routers have them.
 
     """
 
     def __init__(
-        self, cluster: ClusterView, make: Callable[[RouterLink], RouterClient], everybodys: Collection[str]
+        self, cluster: ClusterView, make: Callable[[RouterLink], RouterClient], namespaces: Sequence[NamespaceSpec]
     ) -> None:
         self._cluster = cluster
         self._make = make
-        self._everybodys = frozenset(everybodys)
+        self._shards = Shards(namespaces, cluster.shards)
         self._clients: dict[RouterLink, RouterClient] = {}
         self._fds: dict[RouterLink, set[int]] = {}  # what libzmq opened for each, beside sockets
         self._news = asyncio.Event()  # set and replaced with each change
@@ -166,9 +168,7 @@ class RouterClients:
     # ------------------------------------------------------------------------------------------------- who is asked
 
     def _shard_of(self, channel: str) -> int:
-        if channel.partition(":")[0] in self._everybodys:
-            return shards.OF_GLOBALS
-        return shards.byte_of(channel.encode()) & (self._cluster.shards - 1)
+        return self._shards.of_channel(channel.encode())
 
     def _leader(self, shard: int) -> RouterClient | None:
         link = self._cluster.leader(shard)

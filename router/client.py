@@ -21,7 +21,7 @@ from core.ban_list import Standing, Wish, told_unpacked, wish_packed
 from core.descriptors import is_bus
 from core.namespace_spec import BUILT_IN, NamespaceSpec
 from core.owned import ACCOUNT, Held
-from core.shards import COUNT_MAX, OF_GLOBALS, byte_of
+from core.shards import COUNT_MAX, Shards
 
 LINK_PERIOD_S = 1.0
 SILENT_S = 4.0
@@ -160,8 +160,7 @@ class RouterClient:
         """
         self._endpoint = endpoint
         self._keys = (server_key.encode(), public_key.encode(), secret_key.encode())
-        self._globals = frozenset(spec.name for spec in namespaces if spec.domain == "global")
-        self._shards = shards
+        self._shards = Shards(namespaces, shards)
         self.led: dict[int, int] = {}
         """Shards that the router leads, as far as it said so, each with its epoch."""
         # A router knows a publish that is said again by its peer's start and its seq: no two peers may have the same.
@@ -270,9 +269,7 @@ class RouterClient:
 
     def shard_of(self, channel: bytes) -> int:
         """The shard of a channel."""
-        if channel.partition(b":")[0].decode(errors="replace") in self._globals:
-            return OF_GLOBALS
-        return byte_of(channel) & (self._shards - 1)
+        return self._shards.of_channel(channel)
 
     def _say(self, seq: int, one: _Waiting) -> None:
         shard = self.shard_of(one.channel)

@@ -16,7 +16,7 @@ from core.namespace_spec import (
     HISTORY_MESSAGES_MAX,
     NamespaceSpec,
 )
-from core.shards import OF_GLOBALS, byte_of
+from core.shards import Shards
 from router.log.redis_nodes import slot_of
 
 # Each costs a script a batch, about 15 µs of Redis and of us: with 256 of them a batch of 300 records took three times
@@ -72,6 +72,7 @@ class Keys:
         self.root = start + b"log"
         self.bans = start + b"bans"
         self.shared = shards > 0
+        self._led = Shards(namespaces, shards) if shards else None
         self.tag = b"h" if self.shared else b"s"
         users = b"h" if self.shared else b"u"
         self.shards = [b"%s{%s%d}:" % (start, self.tag, number) for number in range(shards or SHARDS)]
@@ -89,15 +90,13 @@ class Keys:
         return [*self._retentions.items(), (b"", self._others)]
 
     def shard_of(self, channel: bytes) -> int:
-        if not self.shared:
-            return zlib.crc32(channel) % SHARDS
-        return OF_GLOBALS if self.retention(channel).listed_ms else byte_of(channel) % len(self.shards)
+        return self._led.of_channel(channel) if self._led else zlib.crc32(channel) % SHARDS
 
     def shard_of_session(self, session: bytes) -> int:
         return session[0] % len(self.users) if self.shared else zlib.crc32(session) % USER_SHARDS
 
     def shard_of_cursor(self, channel: bytes) -> int:
-        return byte_of(channel) % len(self.users) if self.shared else zlib.crc32(channel) % USER_SHARDS
+        return self._led.of_channel(channel) if self._led else zlib.crc32(channel) % USER_SHARDS
 
     def channel(self, channel: bytes) -> tuple[bytes, int]:
         """Its key, and the slot of that."""

@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 
 from core import shards
+from core.namespace_spec import BUILT_IN, NamespaceSpec
 
 
 @pytest.mark.parametrize(("name", "byte"), [(b"user:alice", 51), (b"group:1", 157), (b"", 174)])
@@ -29,3 +30,18 @@ def test_a_power_of_two_is_a_count(count: int) -> None:
 def test_any_other_number_is_none(count: int) -> None:
     with pytest.raises(ValueError, match="power of two"):
         shards.check_count(count)
+
+
+@pytest.mark.parametrize("count", [1, 8, 256])
+def test_a_channel_is_in_the_shard_of_its_name_unless_everybody_hears_it(count: int) -> None:
+    news = NamespaceSpec(name="news", domain="global")
+    found = shards.Shards((*BUILT_IN, news), count)
+    for number in range(100):
+        assert found.of_channel(b"group:%d" % number) == shards.byte_of(b"group:%d" % number) & (count - 1)
+        assert found.of_channel(b"global:%d" % number) == shards.OF_GLOBALS
+        assert found.of_channel(b"news:%d" % number) == shards.OF_GLOBALS
+
+
+def test_there_are_no_three_shards() -> None:
+    with pytest.raises(ValueError, match="power of two"):
+        shards.Shards(BUILT_IN, 3)

@@ -11,6 +11,7 @@ import pytest
 
 from core import records, shards
 from core.ban_list import FOREVER_MS
+from core.namespace_spec import BUILT_IN
 from gateway.cluster_config import RouterLink
 from gateway.routers import RouterClients
 from router.bans import MemoryStore
@@ -42,7 +43,7 @@ async def linked(config: DirectoryConfig) -> AsyncIterator[tuple[RouterClients, 
         def make(link: RouterLink) -> RouterClient:
             return RouterClient(link.bus, "test", shards=config.shards)
 
-        clients = RouterClients(view, make, ["global"])
+        clients = RouterClients(view, make, BUILT_IN)
         await clients.start()
         try:
             yield clients, others
