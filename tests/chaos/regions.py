@@ -29,6 +29,8 @@ MOVED_S = 120.0
 ADVERTISED = 'advertise = "ws://{host}:7401,tcp://{host}:7400"'
 CHANNELS = "hf:{h*}:c:*"
 SCANNED = 1_000
+RETAINED = 1_000
+"""Messages of a channel, by default."""
 DROPPED = re.compile(r"shard \d+: (\d+) messages that only this region had")
 ACKS = """
 [namespaces.group]
@@ -290,12 +292,12 @@ def unlike(one: str, first: History, other: str, second: History) -> Iterator[st
         yield f"{key.decode()}: {'; '.join(texts)}"
 
 
-def lacking(before: History, after: History) -> list[tuple[bytes, bytes]]:
+def lacking(before: History, after: History, retained: int = RETAINED) -> list[tuple[bytes, bytes]]:
     """Entries that one history had and a later one has not: (channel's key, id); what was trimmed is none of them."""
     found = []
     for key, entries in before.items():
         kept = {entry.id for entry in after.get(key, [])}
-        oldest = min((_number(one) for one in kept), default=(0, 0))
+        oldest = min(map(_number, kept)) if len(kept) >= retained else (0, 0)
         found += [(key, entry.id) for entry in entries if entry.id not in kept and _number(entry.id) > oldest]
     return found
 
