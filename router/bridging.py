@@ -44,6 +44,9 @@ async def shared_seeds(config: DirectoryConfig, waits: Callable[[str], None] = l
 class Bridged(Heard):
     """One router's bridge.
 
+    Invariant: the data plane is told of a followed shard only once our log has all of it. Until then workers of our
+    region ask its leader: a client that heard more elsewhere than is here would have to wait for the rest.
+
     Args:
         config: of the router, with the other regions' logs.
         log: our region's.
@@ -56,6 +59,10 @@ class Bridged(Heard):
             log, config.directory.region, config.log_redis_url, config.log_regions, self, living=self._living
         )
         self._keeper: ShardKeeper | None = None
+        self._epochs: dict[int, int] = {}
+        """Of followed shards, up to which all is in our log."""
+        self._told: set[int] = set()
+        """Shards that the data plane was told to follow."""
 
     def begin(self, keeper: ShardKeeper) -> None:
         """With the keeper of this router's shards, which is made after the log."""
@@ -63,6 +70,8 @@ class Bridged(Heard):
 
     def follow(self, shards: frozenset[int], leaders: Mapping[int, tuple[str, int]]) -> None:
         """See `ShardKeeper`."""
+        self._told &= shards
+        self._epochs = {shard: epoch for shard, epoch in self._epochs.items() if shard in shards}
         self.bridge.follow(leaders)
 
     def led(self, shard: int) -> None:
@@ -77,11 +86,23 @@ class Bridged(Heard):
 
     def records(self, shard: int, records: bytes) -> None:
         """Our log has them now."""
-        self._tell(notes.FOLLOWED, text=records)
+        if shard in self._told:
+            self._tell(notes.FOLLOWED, text=records)
 
     def epoch(self, shard: int, epoch: int) -> None:
         """All before it is in our log."""
-        self._tell(notes.FOLLOW, request=shard, first=epoch << EPOCH_BITS)
+        self._epochs[shard] = epoch
+        if shard in self._told:
+            self._follow(shard)
+
+    def live(self, shard: int) -> None:
+        """Our log has all of it."""
+        if shard not in self._told:
+            self._told.add(shard)
+            self._follow(shard)
+
+    def _follow(self, shard: int) -> None:
+        self._tell(notes.FOLLOW, request=shard, first=self._epochs.get(shard, 0) << EPOCH_BITS)
 
     def replicated(self, number: int, confirming: bool) -> None:
         """Batches up to this one."""

@@ -67,6 +67,9 @@ class Told:
     def epoch(self, shard: int, epoch: int) -> None:
         """All before a shard's epoch is in our log."""
 
+    def live(self, shard: int) -> None:
+        """Our log has all of a shard that its leader's had a moment ago; told again after each time that it had not."""
+
 
 async def catch_up(
     source: Source, store: Store, some: Sequence[Followed], count: int
@@ -409,6 +412,7 @@ class Follower:
             if one.leader > one.said:
                 one.said = one.leader
                 self._told.epoch(one.shard, one.said)
+            self._told.live(one.shard)
         if self._queue:
             self._something.set()
 

@@ -9,7 +9,7 @@ import contextlib
 import os
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,8 @@ MOVED_S = 120.0
 ADVERTISED = 'advertise = "ws://{host}:7401,tcp://{host}:7400"'
 CHANNELS = "hf:{h*}:c:*"
 SCANNED = 1_000
+RETAINED = 1_000
+"""Messages of a channel, by default."""
 DROPPED = re.compile(r"shard \d+: (\d+) messages that only this region had")
 ACKS = """
 [namespaces.group]
@@ -71,6 +73,8 @@ class Regions(Nodes):
         super().__init__(Cluster(members), shards=shards, ttl_s=ttl_s)
         self.redis = {name: redis_on(wan.add(name, "redis")) for name in REGIONS}
         self.down: set[str] = set()
+        self.note: Callable[[str], None] = lambda what: None
+        """Hears what is done to a region, for the stories."""
 
     # ---- nodes come and go
 
@@ -106,11 +110,22 @@ class Regions(Nodes):
 
     # ---- what happens to a region
 
+    def cut(self, region: str) -> None:
+        """Nothing passes between it and the others; its clients are inside of it."""
+        self.note(f"cut {region} off")
+        self.wan.cut(region)
+
+    def heal(self) -> None:
+        """Everything passes again."""
+        self.note("heal")
+        assert self.wan.heal(), "the cut dropped nothing"
+
     def kill(self, region: str) -> None:
         """SIGKILL to everything in it, and nobody there sees another one die."""
         nodes, member = self.nodes_of(region), self.etcd.members[REGIONS.index(region)]
         pids = [pid for node in nodes for pid in marked_processes(node.folder.name)]
         pids += [member.pid, self.redis[region].pid]
+        self.note(f"kill {region}")
         for number in (signal.SIGSTOP, signal.SIGKILL):
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
@@ -138,6 +153,7 @@ class Regions(Nodes):
 
     def bring_back(self, region: str) -> None:
         """Start all that was killed there but for Redis, which is there again; returns before it serves."""
+        self.note(f"bring {region} back")
         self.etcd.members[REGIONS.index(region)].start(wait=False)
         for node in self.nodes_of(region):
             node.launch_again()
@@ -238,7 +254,7 @@ class Regions(Nodes):
         return list(unlike(one, first, other, second))
 
     def wait_same(self, limit_s: float = LIMIT_S) -> None:
-        """Until the histories of all regions are the same."""
+        """Until the histories of all regions are the same, once nobody publishes any more."""
 
         def is_same() -> bool:
             return not any(self.differences(REGIONS[0], other) for other in REGIONS[1:])
@@ -276,12 +292,12 @@ def unlike(one: str, first: History, other: str, second: History) -> Iterator[st
         yield f"{key.decode()}: {'; '.join(texts)}"
 
 
-def lacking(before: History, after: History) -> list[tuple[bytes, bytes]]:
+def lacking(before: History, after: History, retained: int = RETAINED) -> list[tuple[bytes, bytes]]:
     """Entries that one history had and a later one has not: (channel's key, id); what was trimmed is none of them."""
     found = []
     for key, entries in before.items():
         kept = {entry.id for entry in after.get(key, [])}
-        oldest = min((_number(one) for one in kept), default=(0, 0))
+        oldest = min(map(_number, kept)) if len(kept) >= retained else (0, 0)
         found += [(key, entry.id) for entry in entries if entry.id not in kept and _number(entry.id) > oldest]
     return found
 

@@ -38,7 +38,13 @@ def test_what_a_region_had_alone_is_what_is_missing_later() -> None:
 
 
 def test_what_was_trimmed_since_was_not_had_alone() -> None:
-    assert lacking(history("3-1", "3-2", "3-10"), history("3-10", "4-11")) == []
+    before, after = history("3-1", "3-2", "3-10"), history("3-10", "4-11")
+    assert lacking(before, after, retained=2) == []
+    assert lacking(before, after, retained=3) == [(KEY, b"3-1"), (KEY, b"3-2")]
+
+
+def test_a_channel_of_which_nothing_is_left_was_had_alone() -> None:
+    assert lacking(history("3-1"), history("4-1")) == [(KEY, b"3-1")]
 
 
 def test_the_next_endpoint_after_each_failure_and_the_nearest_again_after_success() -> None:

@@ -91,7 +91,7 @@ def new_round(regions: Regions, fault: Fault, number: int, region: str) -> Round
 
 
 async def strike(regions: Regions, fault: Fault, found: Round, rng: random.Random) -> None:
-    """The fault, until the others serve everything again; then until all is as it was."""
+    """The fault, until the others serve everything again; then until all serve again as they did."""
     loop = asyncio.get_running_loop()
 
     async def measure() -> None:
@@ -104,6 +104,11 @@ async def strike(regions: Regions, fault: Fault, found: Round, rng: random.Rando
     def taken_over() -> None:
         asyncio.run_coroutine_threadsafe(measure(), loop).result(120.0)
 
+    def note(what: str) -> None:
+        for cohort in found.cohorts:
+            cohort.oracle.note(what)
+
+    regions.note = note
     for probe in found.probes.values():
         probe.begin()
     found.away = await asyncio.to_thread(fault.act, regions, found.away.region, rng, taken_over)
@@ -122,6 +127,7 @@ async def one_round(regions: Regions, fault: Fault, number: int) -> tuple[Tally,
         raise
     settled = await asyncio.gather(*(one.settle() for one in found.cohorts), return_exceptions=True)
     await asyncio.gather(*(probe.stop() for probe in found.probes.values()))
+    await asyncio.to_thread(regions.wait_same)  # nobody says anything any more
     tally = Tally()
     tally.add(found.cohorts)
     texts = [complaint(found.cohorts), *(str(one) for one in settled if isinstance(one, BaseException))]

@@ -56,8 +56,13 @@ async def bridged(keeper: Keeper) -> Bridged:
 def test_each_thing_is_told_in_its_note(keeper: Keeper) -> None:
     async def hear() -> None:
         one = await bridged(keeper)
+        one.epoch(5, 2)
+        one.records(5, b"too early")
         one.epoch(5, 3)
+        one.live(5)
         one.records(5, b"records")
+        one.live(5)
+        one.epoch(5, 4)
         one.replicated(17, True)
         one.replicated(17, False)
         one.led_replicated(5)
@@ -66,6 +71,7 @@ def test_each_thing_is_told_in_its_note(keeper: Keeper) -> None:
     assert keeper.told == [
         (notes.FOLLOW, {"request": 5, "first": 3 << EPOCH_BITS}),
         (notes.FOLLOWED, {"text": b"records"}),
+        (notes.FOLLOW, {"request": 5, "first": 4 << EPOCH_BITS}),
         (notes.REPLICATED, {"request": 17, "first": 1}),
         (notes.REPLICATED, {"request": 17, "first": 0}),
         (notes.REPLICATED, {"request": 5, "second": 1}),
@@ -73,14 +79,22 @@ def test_each_thing_is_told_in_its_note(keeper: Keeper) -> None:
 
 
 def test_what_is_led_elsewhere_is_followed_there(keeper: Keeper) -> None:
-    async def follow() -> set[int]:
+    async def follow() -> None:
         one = await bridged(keeper)
         one.follow(frozenset({1, 5}), {1: ("us", 2), 5: ("us", 4)})
         assert one.bridge.followed() == {1, 5}
+        one.epoch(1, 2)
+        one.live(1)
         one.follow(frozenset({5}), {5: ("us", 4)})
-        return one.bridge.followed()
+        assert one.bridge.followed() == {5}
+        keeper.told.clear()
+        one.follow(frozenset({1, 5}), {1: ("us", 6), 5: ("us", 4)})
+        one.epoch(1, 6)
+        assert keeper.told == [], "what was let go is told of once all of it is here again"
+        one.live(1)
 
-    assert asyncio.run(follow()) == {5}
+    asyncio.run(follow())
+    assert keeper.told == [(notes.FOLLOW, {"request": 1, "first": 6 << EPOCH_BITS})]
 
 
 @pytest.mark.slow
