@@ -14,10 +14,13 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import msgspec
 import pytest
+import zmq
 
 from core import log_records, records
+from core.codes import Code
 from core.commands import READY_FRAME, CommandClient
 from core.ledger import Stats
 from core.namespace_spec import BUILT_IN, NamespaceSpec
@@ -30,6 +33,7 @@ from router.directory.port import NotAllowed, Unavailable, now
 from router.log.port import LogBroken, LogDeposed, LogError, LogInUse, LogLost, LogUnavailable
 from router.process import ALONE, EXIT_CONFIG, EXIT_UNAVAILABLE, Router, exit_code, settings_of
 from tests.conftest import free_ports
+from tests.core.router_harness import Worker
 from tests.router.units import until
 from tests.servers import etcd, redis
 
@@ -351,6 +355,56 @@ def test_alone_it_leads_all_and_has_nothing_to_move(start: Start, tmp_path: Path
             assert await ask(commands, "cordon", node="n", on=True) == ALONE
 
     asyncio.run(body())
+
+
+def heard(worker: Worker) -> dict[str, Any]:
+    """What a worker is told next, but for bans: the router tells these when it has read them."""
+    while (one := worker.take())["kind"] == records.BANS:
+        pass
+    return one
+
+
+@pytest.mark.parametrize(
+    ("login", "devices", "kicked"),
+    [
+        ("one", ("phone", "desktop"), True),
+        ("one_per_device_class", ("phone", "phone"), True),
+        ("one_per_device_class", ("phone", "desktop"), False),
+        ("many", ("phone", "phone"), False),
+    ],
+)
+def test_by_the_login_policy_a_later_login_at_another_gateway_ends_the_former_and_says_who_it_was(
+    start: Start, tmp_path: Path, login: str, devices: tuple[str, str], kicked: bool
+) -> None:
+    user = NamespaceSpec(name="user", domain="session", publish="anyone", login=login)
+    endpoint = f"ipc://{tmp_path}/router.sock"
+    _, commands = start(endpoint, namespaces=(*(one for one in BUILT_IN if one.name != "user"), user))
+    assert wait_ready(commands) == READY_FRAME
+    sessions = [b"s" * 16, b"s" + b"t" * 15]  # of one user, so of one shard
+    with zmq.Context() as context:
+        first, second = (Worker(context, endpoint, f"gateway-{name}/0/1", 0, 1) for name in "ab")
+        for worker in (first, second):
+            worker.link(everybody=False)
+        for worker, session, device, number in zip((first, second), sessions, devices, (10, 20), strict=True):
+            stored = msgpack.packb({"user": "ann", "device": device})
+            worker.say.session(records.OPEN, session, number, 1, body=stored)
+            worker.flush()
+            if worker is first:
+                answer = heard(worker)
+                assert (answer["kind"], answer["aux"]) == (records.OPENED, 0)
+        if kicked:
+            evicted = heard(first)
+            assert evicted["kind"] == records.EVICT
+            assert (evicted["conn"], evicted["session"], evicted["aux"]) == (10, sessions[0], Code.KICKED)
+            why = f"ann logged in from a device of class {devices[1]}, on node gateway-b"
+            assert evicted["body"] == why.encode()
+            first.say.session(records.CLOSE, sessions[0], 10, aux=records.OVER)
+            first.flush()
+        answer = heard(second)
+        assert (answer["kind"], answer["conn"], answer["aux"]) == (records.OPENED, 20, 0)
+        assert [one for one in first.rest() if one["kind"] != records.BANS] == []
+        for worker in (first, second):
+            worker.socket.close()
 
 
 def test_an_endpoint_that_cannot_be_bound_ends_it_with_a_word(start: Start, tmp_path: Path) -> None:
