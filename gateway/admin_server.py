@@ -1,4 +1,4 @@
-"""The HTTP server under the admin application, in the supervisor's loop: uvicorn, with the deadlines that it lacks.
+"""The HTTP servers of the supervisor (admin, and recovery where there is one): uvicorn, with the deadlines it lacks.
 
 Whoever connects can hold a place for a bounded time only, whatever it sends or fails to send or read, and there are
 CONNECTIONS_MAX places. The supervisor needs its descriptors and memory for the node.
@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import h11
 import uvicorn
@@ -158,12 +158,27 @@ class AdminServer:
         host: address to listen on.
         port: port to listen on; 0: any, see `port` after `start`.
         app: what answers.
+        name: the section of the configuration that it is of.
+        certificate: path of a PEM file; empty: no TLS.
+        key: likewise.
 
     """
 
-    def __init__(self, host: str, port: int, app: Callable[..., Awaitable[Any]]) -> None:
+    _servers: ClassVar[set["AdminServer"]] = set()
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        app: Callable[..., Awaitable[Any]],
+        *,
+        name: str = "admin",
+        certificate: str = "",
+        key: str = "",
+    ) -> None:
         self._host = host
         self._asked_port = port
+        self._name = name
         config = uvicorn.Config(
             app,
             loop="none",
@@ -176,6 +191,8 @@ class AdminServer:
             limit_concurrency=REQUESTS_MAX,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=GRACE_S,
+            ssl_certfile=certificate or None,
+            ssl_keyfile=key or None,
         )
         self._server = _Server(config)
         self._socket: socket.socket | None = None
@@ -201,15 +218,15 @@ class AdminServer:
             StartError: the address is not one of this machine, or the port is not allowed.
 
         """
-        self._socket = bound("admin.port", self._host, self._asked_port)
+        self._socket = bound(f"{self._name}.port", self._host, self._asked_port)
         self._socket.listen(BACKLOG)
         self._held = [
-            ACCOUNT.hold("handle", "the admin server", object_=self),
-            ACCOUNT.hold("control_fd", "the admin server's port", fd=self._socket.fileno()),
+            ACCOUNT.hold("handle", f"the {self._name} server", object_=self),
+            ACCOUNT.hold("control_fd", f"the {self._name} server's port", fd=self._socket.fileno()),
         ]
-        state = self._server.server_state
-        ACCOUNT.table("http_client", lambda: len(state.connections))
-        self._serving = ACCOUNT.task(self._server.serve(sockets=[self._socket]), "admin", owner=self._held[0])
+        self._servers.add(self)
+        ACCOUNT.table("http_client", lambda: sum(one.connection_count for one in self._servers))
+        self._serving = ACCOUNT.task(self._server.serve(sockets=[self._socket]), self._name, owner=self._held[0])
 
     async def close(self) -> None:
         """Stops listening, lets requests under way finish for a moment, and returns."""
@@ -222,6 +239,8 @@ class AdminServer:
         for connection in list(self._server.server_state.connections):
             connection.transport.abort()  # who still has not read an answer
         self._socket.close()
-        ACCOUNT.table("http_client", None)
+        self._servers.discard(self)
+        if not self._servers:
+            ACCOUNT.table("http_client", None)
         for held in self._held:
             held.close()

@@ -45,7 +45,7 @@ class Authenticator:
 
         """
         mac = Mac(node_key if secret is None else secret.encode())
-        self.bans = bans or Bans()
+        self.bans = Bans() if bans is None else bans  # one without bans has no length, and is one all the same
         self._tokens = None if secret is None else Tokens(secret, mac, policy or Policy(), keys)
         self._resume = ResumeTokens(mac, resume_ttl_s, resume_age_max_s)
 

@@ -317,6 +317,9 @@ def banner(config: Config, parts: Any) -> str:
     if parts.admin:
         label = "page" if parts.workers else "admin"
         lines.append(f"  {label:<9}  http://{_shown(config.admin.host)}:{config.admin.port}/")
+        if config.recovery.port:
+            scheme = "https" if gateway_.tls_certificate else "http"
+            lines.append(f"  recovery   {scheme}://{_shown(config.recovery.host)}:{config.recovery.port}/recover")
     if parts.workers:
         scheme = "wss" if gateway_.tls_certificate else "ws"
         lines.append(f"  WebSocket  {scheme}://{_shown(gateway_.host)}:{gateway_.ws_port}{gateway_.ws_path}")

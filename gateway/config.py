@@ -14,6 +14,7 @@ from msgspec import Meta
 from core.namespace_spec import BUILT_IN, NamespaceSpec
 from core.shards import COUNT_MAX
 from gateway.cluster_config import BusSection, DirectorySection, RouterLink, RouterSection, directory_config
+from gateway.recovery_config import RecoverySection
 from gateway.region_config import Advertise, Logs, logs_of
 from gateway.token_policy import Policy
 from router.config import RouterConfig
@@ -416,6 +417,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     directory: DirectorySection = DirectorySection()
     bus: BusSection = BusSection()
     growth: GrowthSection = GrowthSection()
+    recovery: RecoverySection = RecoverySection()
     namespaces: tuple[NamespaceSpec, ...] = BUILT_IN
 
     @property

@@ -44,6 +44,7 @@ from gateway.metrics import AuditCollector, NodeCollector, ProcessView
 from gateway.node_audit import NodeAudit
 from gateway.ports import Listeners, bound
 from gateway.publisher import RouterPublisher
+from gateway.recovery import serving
 from gateway.regions_api import routes as region_routes
 from gateway.reload import Plan, Reload
 from gateway.run_directory import RunDirectory
@@ -71,6 +72,7 @@ ROUTER_COMMAND: tuple[str, ...] = ("router.process",)
 FIXED: dict[str, tuple[str, ...] | None] = {
     "node": None,
     "admin": None,
+    "recovery": None,
     "auth": None,
     "growth": None,
     "directory": None,
@@ -487,7 +489,8 @@ async def _admin(
         async with asyncio.timeout(_LINK_TIMEOUT_S):
             await client.start()
             await ACCOUNT.settle()
-        yield
+        async with serving(config, "" if config.clustered else reachable(endpoint), client):
+            yield
     finally:
         await server.close()
         async with asyncio.timeout(_LINK_TIMEOUT_S):

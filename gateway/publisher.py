@@ -5,7 +5,7 @@ from typing import Protocol, TypeVar
 
 from core.ban_list import BANS_MAX, Standing
 from gateway.errors import RequestError
-from router.client import BanRefused, ChannelState, Refused, StoredSession, Survey, Unavailable
+from router.client import BanRefused, ChannelState, Missed, Refused, StoredSession, Survey, Unavailable
 
 _RETRY_AFTER_S = 1
 # The router's refusals as HTTP says them; the others are the request's own fault.
@@ -35,6 +35,10 @@ class Client(Protocol):
     async def survey(self, names: Sequence[str], depth: int, *, deadline_s: float) -> list[Survey]: ...
 
     async def sessions(self, ids: Sequence[bytes], *, deadline_s: float) -> list[StoredSession | None] | None: ...
+
+    async def missed(
+        self, asked: Sequence[tuple[str, tuple[int, int]]], *, bytes_max: int, deadline_s: float
+    ) -> list[Missed]: ...
 
 
 def _refusal(error: Refused) -> RequestError:
@@ -89,6 +93,10 @@ class RouterPublisher:
     async def survey(self, names: Sequence[str], depth: int) -> list[Survey]:
         """See `gateway.channels_api.Surveys`."""
         return await self._answer(self._client.survey(names, depth, deadline_s=self._deadline_s))
+
+    async def missed(self, asked: Sequence[tuple[str, tuple[int, int]]], bytes_max: int) -> list[Missed]:
+        """See `gateway.recovery.Store`."""
+        return await self._answer(self._client.missed(asked, bytes_max=bytes_max, deadline_s=self._deadline_s))
 
     @staticmethod
     async def _answer(asked: Awaitable[_Answer]) -> _Answer:

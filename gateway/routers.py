@@ -21,7 +21,7 @@ from core.shards import Shards
 from gateway import logs
 from gateway.cluster_config import RouterLink
 from gateway.cluster_view import ClusterView
-from router.client import ChannelState, RouterClient, StoredSession, Survey, Unavailable
+from router.client import ChannelState, Missed, RouterClient, StoredSession, Survey, Unavailable
 
 LINK_DEADLINE_S = 5.0
 NOBODY = "there is no router"
@@ -156,6 +156,16 @@ class RouterClients:
             return await client.survey(some, depth, deadline_s=left_s)
 
         return await self._by_shard(names, self._shard_of, ask, deadline_s)
+
+    async def missed(
+        self, asked: Sequence[tuple[str, tuple[int, int]]], *, bytes_max: int, deadline_s: float
+    ) -> list[Missed]:
+        """See `RouterClient.missed`."""
+
+        async def ask(client: RouterClient, some: Sequence[tuple[str, tuple[int, int]]], left_s: float) -> list[Missed]:
+            return await client.missed(some, bytes_max=bytes_max, deadline_s=left_s)
+
+        return await self._by_shard(asked, lambda one: self._shard_of(one[0]), ask, deadline_s)
 
     async def sessions(self, ids: Sequence[bytes], *, deadline_s: float) -> list[StoredSession | None] | None:
         """See `RouterClient.sessions`; what is stored, any router can read."""

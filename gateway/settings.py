@@ -349,8 +349,11 @@ def _with_choices(config: Config, machine: Machine, environ: Mapping[str, str]) 
     )
     name = config.node.name or re.sub(r"[^A-Za-z0-9._-]", "-", machine.hostname)[:63].lstrip("._-") or "node"
     admin = replace(config.admin, host=_numeric(config.admin.host))
+    recovery = replace(config.recovery, host=_numeric(config.recovery.host or gateway.host))
     log = replace(config.log, directory=config.log.directory or str(_state_home(environ) / "holdfast" / name))
-    return replace(config, gateway=gateway, node=replace(config.node, name=name), admin=admin, log=log)
+    return replace(
+        config, gateway=gateway, node=replace(config.node, name=name), admin=admin, recovery=recovery, log=log
+    )
 
 
 def _state_home(environ: Mapping[str, str]) -> Path:
@@ -401,7 +404,8 @@ def _log(config: Config) -> Iterator[str]:
 
 
 def _addresses(config: Config) -> Iterator[str]:
-    for key, host in (("gateway.host", config.gateway.host), ("admin.host", config.admin.host)):
+    hosts = {section: getattr(config, section).host for section in ("gateway", "admin", "recovery")}
+    for key, host in ((f"{section}.host", host) for section, host in hosts.items()):
         try:
             ipaddress.ip_address(host)
         except ValueError:
@@ -411,8 +415,9 @@ def _addresses(config: Config) -> Iterator[str]:
         ("gateway.port", config.gateway.port),
         ("gateway.ws_port", config.gateway.ws_port),
         ("admin.port", config.admin.port),
+        ("recovery.port", config.recovery.port),
     ):
-        if port in ports:
+        if port and port in ports:
             yield f"{key} and {ports[port]} are both {port}: each needs a port of its own"
         ports[port] = key
     if config.router.endpoint.startswith("tcp://"):

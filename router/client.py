@@ -30,6 +30,7 @@ DRAIN_MAX = 128
 HEARTBEAT_MS = 500
 STREAM_SILENT_MS = 1500
 CONNECT_MS = 1000
+GAP_REASONS = ("", "trimmed", "lost", "router_lost", "slow_consumer")  # by GapReason of core/records.pxd
 FOREIGN = (
     f"the router speaks version {{}} of the link and this program version {records.VERSION}: stop the node and start it"
     " again, so that all of it is of one version"
@@ -76,11 +77,10 @@ class Presence(NamedTuple):
 
 
 class Oldest(NamedTuple):
-    """The oldest message that is kept."""
+    """The oldest message that is kept, and when it came by the wall clock."""
 
     position: tuple[int, int]
     time_ms: int
-    """Wall clock."""
 
 
 class Survey(NamedTuple):
@@ -109,6 +109,22 @@ class StoredSession(NamedTuple):
     """All of them."""
     channels: dict[str, tuple[int, int]]
     """The first of them, each with the position that the client acknowledged or joined at."""
+    user: str = ""
+
+
+class Missed(NamedTuple):
+    """What came in a channel after a position, or the first part of it."""
+
+    outcome: str
+    """As the protocol has it: live, replayed, gap or reset."""
+    position: tuple[int, int]
+    """The channel's now."""
+    gap: tuple[int, int, str] | None
+    """From and to which offset nothing is kept, and why."""
+    messages: list[tuple[int, bytes]]
+    """Offset and MESSAGE frame, in MessagePack."""
+    last: tuple[int, int]
+    """To go on from; equal to `position`: this was all."""
 
 
 class _Asked(msgspec.Struct):
@@ -349,6 +365,27 @@ class RouterClient:
             raise
         return list(found)
 
+    async def missed(
+        self, asked: Sequence[tuple[str, tuple[int, int]]], *, bytes_max: int, deadline_s: float
+    ) -> list[Missed]:
+        """What came in channels after positions, or the first part of it.
+
+        Args:
+            asked: channels of known namespaces, each with the position that is held.
+            bytes_max: of the messages of each; at least one is told. 0: the outcome alone.
+            deadline_s: how long to wait for the link and the answers.
+
+        Raises RouterError as `survey` does.
+        """
+        flags = 0 if bytes_max else records.OUTCOME_ALONE
+
+        def say(name: bytes, since: tuple[int, int]) -> Callable[[int], None]:
+            shard = self.shard_of(name)
+            more = {"flags": flags, "bytes_max": bytes_max, "shard": shard}
+            return lambda seq: self._writer.catchup(seq, name, 0, *since, **more)
+
+        return await self._ask([say(name.encode(), since) for name, since in asked], _missed, deadline_s)
+
     async def _ask(
         self, says: Sequence[Callable[[int], None]], told: Callable[[dict[str, Any]], Any], deadline_s: float
     ) -> list[Any]:
@@ -528,6 +565,13 @@ def _state(record: dict[str, Any]) -> ChannelState:
     return ChannelState(record["position"], record["last"] if cursor == "read" else None)
 
 
+def _missed(record: dict[str, Any]) -> Missed:
+    _check(record, "the router cannot read its log now")
+    first, last = record["gap"]
+    gap = (first, last, GAP_REASONS[record["gap_reason"]]) if first else None
+    return Missed(records.OUTCOMES[record["outcome"]], record["position"], gap, record["messages"], record["last"])
+
+
 def _survey(record: dict[str, Any]) -> Survey:
     _check(record, "the router cannot read its log now")
     told = msgpack.unpackb(record["body"])
@@ -547,7 +591,8 @@ def _survey(record: dict[str, Any]) -> Survey:
 
 def _stored(record: dict[str, Any]) -> list[StoredSession | None]:
     _check(record, "the router cannot read its store now")
-    return [
-        None if one is None else StoredSession(one[0], {name: (epoch, offset) for name, epoch, offset in one[1]})
-        for one in msgpack.unpackb(record["body"])
-    ]
+    return [None if one is None else _session(*one) for one in msgpack.unpackb(record["body"])]
+
+
+def _session(count: int, channels: Sequence[tuple[str, int, int]], user: str = "") -> StoredSession:
+    return StoredSession(count, {name: (epoch, offset) for name, epoch, offset in channels}, user)

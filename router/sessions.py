@@ -37,8 +37,8 @@ LISTED_BATCH_MAX = 50
 CHANGED_MAX = 1_000_000
 # An open session is told of once in six hours (core/sessions.pxd): twice that, and it is nobody's any more.
 OPEN_GRACE_MS = 12 * 3_600_000
-# Told to whoever asks what is stored of sessions, of all of them together.
-CHANNELS_TOLD_MAX = 200
+# Told to whoever asks what is stored of several sessions, of all of them together, and of one session.
+CHANNELS_TOLD_MAX, CHANNELS_OF_ONE_MAX = 200, 1_000
 
 # What is said in one turn of the data plane is taken at once up to here, about TURN_RECORDS; more, some at a time.
 TURN_BYTES = 65_536
@@ -527,10 +527,9 @@ class Sessions:
             )
 
     async def _answer_question(self, request: int, ids: list[bytes]) -> None:
-        """[count, [[channel, epoch, offset], ...]] of each session, nil of one of which nothing is stored."""
+        """[count, [[channel, epoch, offset], ...], user] of each session, nil of one of which nothing is stored."""
         told: list[Any] = []
-        left = CHANNELS_TOLD_MAX
-        code = 0
+        left, code = CHANNELS_OF_ONE_MAX if len(ids) == 1 else CHANNELS_TOLD_MAX, 0
         try:
             async with asyncio.timeout(READ_DEADLINE_S):
                 stored = await self._stored(ids)
@@ -541,8 +540,11 @@ class Sessions:
             channels = self._overlaid(session, one)
             first = sorted(channels.items())[:left]
             left -= len(first)
-            known = one is not None or channels
-            told.append([len(channels), [[name, *position] for name, position in first]] if known else None)
+            known = self._is_alive(session, one) or channels
+            changes = [later.sessions.get(session) for later in self._later()]
+            opened = [change.opened for change in changes if change is not None and change.opened]
+            user = _user([b"" if one is None else one.opened, *opened][-1])
+            told.append([len(channels), [[name, *position] for name, position in first], user] if known else None)
         await put_when_room(self._put, notes.SESSIONS_READ, request=request, first=code, text=msgpack.packb(told))
 
     def _is_alive(self, session: bytes, stored: Session | None) -> bool:
@@ -574,9 +576,7 @@ class Sessions:
 
 def _told(channels: dict[str, tuple[int, int]], own: str, cursor: Position | None) -> list[tuple[object, ...]]:
     """[[name, epoch, offset], ...] for the data plane; the user's own channel with the offset of the cursor."""
-    told: list[tuple[object, ...]] = [
-        (name, epoch, offset) for name, (epoch, offset) in channels.items() if name != own
-    ]
+    told: list[tuple[object, ...]] = [(name, *position) for name, position in channels.items() if name != own]
     position = channels.get(own, cursor)
     if position is not None:
         told.append((own, *position, cursor.offset if cursor else 0))

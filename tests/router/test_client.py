@@ -473,3 +473,23 @@ def test_a_store_that_is_away_is_no_answer_and_without_one_there_is_nothing(endp
         run(body(away=True))
     with router(endpoint, 7):
         run(body(away=False))
+
+
+def test_what_came_after_positions_is_told_with_its_outcome_and_part_by_part(endpoint: str) -> None:
+    async def body() -> None:
+        async with linked_client(endpoint) as client:
+            for _ in range(4):
+                await publish(client, "group:a")
+            asked = [("group:a", (7, 1)), ("group:a", (7, 4)), ("group:a", (9, 9)), ("group:b", (0, 0))]
+            outcomes = await client.missed(asked, bytes_max=0, deadline_s=DEADLINE_S)
+            assert [one.outcome for one in outcomes] == ["replayed", "live", "reset", "live"]
+            assert [(one.position, one.messages) for one in outcomes[:3]] == [((7, 4), [])] * 3
+            assert outcomes[0].last == (7, 1)
+            (whole,) = await client.missed(asked[:1], bytes_max=65_536, deadline_s=DEADLINE_S)
+            assert ([offset for offset, _ in whole.messages], whole.gap, whole.last) == ([2, 3, 4], None, (7, 4))
+            assert msgpack.unpackb(whole.messages[0][1])[:3] == [9, "group:a", 2]
+            (part,) = await client.missed(asked[:1], bytes_max=1, deadline_s=DEADLINE_S)
+            assert ([offset for offset, _ in part.messages], part.last) == ([2], (7, 2))
+
+    with router(endpoint, 7):
+        run(body())

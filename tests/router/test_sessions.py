@@ -466,10 +466,10 @@ def test_an_operator_is_told_what_is_stored_and_what_is_about_to_be() -> None:
     async def body(desk: Desk) -> None:
         desk.store.stored[ALICE] = Session(body_of("alice"), 1, {"group:a": Position(1, 5), "group:b": Position(1, 6)})
         desk.sessions.on_state(state(ALICE, records.LEFT, "group:b") + state(ALICE, records.ACKED, "group:a", 2, 7))
-        assert await desk.told_of(BOB, ALICE) == (0, [None, [1, [["group:a", 2, 7]]]])
+        assert await desk.told_of(BOB, ALICE) == (0, [None, [1, [["group:a", 2, 7]], "alice"]])
         desk.sessions.on_open(1, 0, 2, BOB, body_of("bob"))
         desk.sessions.on_state(state(BOB, records.JOINED, "group:a", 2, 7))
-        assert await desk.told_of(BOB) == (0, [[1, [["group:a", 2, 7]]]])
+        assert await desk.told_of(BOB) == (0, [[1, [["group:a", 2, 7]], "bob"]])
         assert await desk.told_of() == (0, [])
 
     run(body)
@@ -482,7 +482,8 @@ def test_an_operator_is_told_of_a_bounded_number_of_channels(monkeypatch: pytest
         channels = {f"group:{number}": Position(1, number) for number in range(2)}
         desk.store.stored = {one: Session(b"", 1, channels) for one in (ALICE, BOB)}
         both = [["group:0", 1, 0], ["group:1", 1, 1]]
-        assert await desk.told_of(ALICE, BOB, b"c" * 16) == (0, [[2, both], [2, both[:1]], None])
+        assert await desk.told_of(ALICE, BOB, b"c" * 16) == (0, [[2, both, ""], [2, both[:1], ""], None])
+        assert await desk.told_of(ALICE) == (0, [[2, both, ""]])
 
     run(body)
 
