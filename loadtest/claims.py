@@ -70,7 +70,7 @@ async def _serve(endpoint: str, where: str, told: Connection) -> None:
     thread.join(10)
     await router.close()
     running.remove_reader(loop.control_fd)
-    await unit.close()  # deadline: the directory's own
+    await unit.close()
     await directory.close()
 
 

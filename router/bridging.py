@@ -38,7 +38,7 @@ async def shared_seeds(config: DirectoryConfig, waits: Callable[[str], None] = l
                 waits(f"its directory is away: {error}")
                 await asyncio.sleep(RETRY_S)
     finally:
-        await directory.close()  # deadline: its own
+        await directory.close()
 
 
 class Bridged(Heard):

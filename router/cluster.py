@@ -118,7 +118,8 @@ class Cluster:
         said = ""
         while self._registration is None:
             try:
-                await agreement.agree(self._directory, self._config.shards)
+                await agreement.agree(self._directory, self._config.shards)  # deadline: the directory's own
+                # deadline: the directory's own
                 why = await agreement.obstacle(self._directory, self.node, self._config.address)
                 if not why:
                     self._registration = await self._directory.register(self.node, encode(record), self._config.ttl_s)

@@ -185,7 +185,7 @@ class Bridge:
     async def close(self) -> None:
         """Stop."""
         for follower in self.followers.values():
-            await follower.close()
+            await follower.close()  # deadline: a second
         await self.replicated.close()
         await self.store.close()
 

@@ -39,7 +39,7 @@ async def copy_shards(
             dumped = await source.dump(names[start : start + KEYS_TOGETHER])
             await store.restore(dumped)
             found |= {name for name, *_ in dumped}
-            await pace(sum(len(data) for *_, data in dumped))
+            await pace(sum(len(data) for *_, data in dumped))  # deadline: none is needed: it sleeps
         await store.remove([name for name in here[one.shard] if name not in found])
         await store.place(one, source.region, where[one][1], state)
         keys += len(found)

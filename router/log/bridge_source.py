@@ -118,7 +118,6 @@ class Source:
         return PushLink(address, deadline_s, self._on_push)
 
     async def _greet(self, link: Link) -> None:
-        # deadline: that of each command
         await link.ask(*(("SCRIPT", "LOAD", one.text) for one in (FENCE_BRIDGED, WHERE)))
 
     def _on_push(self, said: list[Any]) -> None:
@@ -264,6 +263,7 @@ def beats(keys: Keys) -> bytes:
 
 async def where_of(ask: Any, keys: Keys, shards: Sequence[int]) -> list[tuple[int, Position]]:
     """See `Source.where`, of any server."""
+    # deadline: that of each command
     answers = await ask([pack("EVALSHA", WHERE.sha, 1, keys.shards[one] + b"epoch") for one in shards])
     return [(int(fence or 0), position_of(at)) for fence, at in answers]
 
@@ -276,6 +276,7 @@ async def names_of(ask: Any, keys: Keys, shards: Collection[int]) -> dict[int, l
     pattern = keys.shards[0].replace(b"{%s0}" % keys.tag, b"{%s*}" % keys.tag) + b"*"
     cursor = b"0"
     while True:
+        # deadline: that of each command
         [(cursor, names)] = await ask([pack("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_COUNT)])
         for name in names:
             start, mark, rest = name.partition(b"}:")

@@ -100,7 +100,7 @@ class Nodes:
 
     async def _made(self, address: Address) -> Link:
         link = self._make(address, self._deadline_s)
-        await link.connect(self._url)
+        await link.connect(self._url)  # deadline: the link's own
         if link.role != "master":
             link.drop(f"{link.name} is a {link.role}, and no primary is known yet")
             raise LogUnavailable(link.why_lost)
