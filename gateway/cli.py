@@ -196,12 +196,14 @@ def doctor(
     """
     from gateway import doctor as checks
     from gateway import machine
+    from gateway.directory_facts import directory_error
     from gateway.log_facts import log_facts
 
     # What the files allow is judged here, and must not be what the number wanted is made from.
     roomy = dataclasses.replace(settings.Machine.here(), open_files_max=machine.UNLIMITED)
     config = _load(config_path, flags, machine=roomy)
-    plan = checks.Plan(connections or checks.default_wanted(config), config, log_facts(config), grace_s)
+    wanted = connections or checks.default_wanted(config)
+    plan = checks.Plan(wanted, config, log_facts(config), grace_s, directory_error(config))
     findings = checks.examine(machine.here(), plan)
     report = json.dumps(checks.as_json(findings, plan)) if as_json else checks.as_text(findings, plan)
     click.echo(report)

@@ -62,6 +62,8 @@ class Plan:
     """What is known of the place of its log."""
     grace_s: int | None = None
     """What the container runtime or service manager gives between SIGTERM and SIGKILL; None: not known."""
+    directory_error: str | None = None
+    """As `gateway.directory_facts` tells it."""
 
     @property
     def workers(self) -> int:
@@ -477,6 +479,16 @@ def log_in_redis(_: Facts, plan: Plan) -> Finding:
     return _risk(name, bool(found.redis_concerns), value, says, "set them in its configuration file", OWNER)
 
 
+def directory(_: Facts, plan: Plan) -> Finding:
+    """Whether etcd answers with these settings."""
+    name = "directory"
+    says = "A node that cannot read its directory is not ready, and its router leads nothing."
+    if plan.directory_error is None:
+        return Finding(name, OK, "not used: directory.endpoints is not set", says)
+    value = f"cannot be read: {plan.directory_error}" if plan.directory_error else "answers"
+    return _risk(name, bool(plan.directory_error), value, says, "start etcd, or correct [directory]", OWNER)
+
+
 CHECKS: tuple[Check, ...] = (
     configured,
     files_of_a_process,
@@ -503,6 +515,7 @@ CHECKS: tuple[Check, ...] = (
     handshakes,
     log_disk,
     log_in_redis,
+    directory,
 )
 
 

@@ -1,5 +1,6 @@
 """Each check of the doctor at its boundary, the order of its findings, and where its figures come from."""
 
+import dataclasses
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -268,3 +269,13 @@ def test_the_figures_are_those_that_were_measured() -> None:
 def test_stopping_takes_what_the_supervisor_takes() -> None:
     timing = Timing()
     assert timing.grace_s + timing.router_stop_s == doctor.STOP_EXTRA_S
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "value"),
+    [(None, OK, "not used: "), ("", OK, "answers"), ("nobody is there", RISK, "cannot be read: nobody is there")],
+)
+def test_a_directory_has_to_answer(error: str | None, status: str, value: str) -> None:
+    finding = doctor.directory(FIT, dataclasses.replace(plan(), directory_error=error))
+    assert finding.status == status
+    assert finding.value.startswith(value)
