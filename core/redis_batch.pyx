@@ -17,6 +17,7 @@ cdef enum:
     WAITING_BYTES = 20      # the record's end: its flags, and what means something only while it waits
     FIXED_KEYS = 4          # of a command, before those of channels
     FIXED_ARGS = 7          # before what is said of channels
+    EMPTY = 0xa0            # MessagePack of a string without bytes
 
 cdef uint32_t _crc[256]
 
@@ -503,33 +504,33 @@ cdef inline uint8_t *_put_message(uint8_t *to, const Text *body) noexcept nogil:
 
 cdef uint8_t *_put_bridged(uint8_t *to, const uint8_t *at, const uint8_t *end, uint8_t shard) noexcept nogil:
     """All records of an entry of a bridge; NULL: it is none."""
-    cdef uint64_t two = 0, keys = 0, args = 0, index, record
+    cdef uint64_t two = 0, keys = 0, args = 0, _index, _record
     cdef Text text, key, id_, body
     cdef const uint8_t *names
     at = _take_size(at, end, 0x90, 0xdc, &two)
     if at == NULL or two != 2:
         return NULL
     at = _take_size(at, end, 0x90, 0xdc, &keys)
-    for index in range(FIXED_KEYS):
+    for _index in range(FIXED_KEYS):
         at = NULL if at == NULL else _take_text(at, end, &text)
     names = at
-    for index in range(FIXED_KEYS, keys):
+    for _index in range(FIXED_KEYS, keys):
         at = NULL if at == NULL else _take_text(at, end, &text)
     at = NULL if at == NULL else _take_size(at, end, 0x90, 0xdc, &args)
-    for index in range(FIXED_ARGS):
+    for _index in range(FIXED_ARGS):
         at = NULL if at == NULL else _take_text(at, end, &text)
     if at == NULL:
         return NULL
-    for index in range(FIXED_KEYS, keys):
+    for _index in range(FIXED_KEYS, keys):
         names = _take_text(names, end, &key)
-        for record in range(3):  # how many are kept, until when, and how many records there are
+        for _record in range(3):  # how many are kept, until when, and how many records there are
             at = NULL if at == NULL else _take_text(at, end, &text)
         if at == NULL:
             return NULL
-        for record in range(_number_of(text.data, text.data + text.size)):
+        for _record in range(_number_of(text.data, text.data + text.size)):
             at = _take_text(at, end, &id_)
             at = NULL if at == NULL else _take_text(at, end, &body)
-            if at == NULL:
+            if at == NULL or body.size == 0 and (at - 1)[0] != EMPTY:  # there is room for those that are counted
                 return NULL
             to = _put_message(to, &body) if body.size else _put_position(to, &key, &id_, shard)
             if to == NULL:

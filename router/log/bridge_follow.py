@@ -313,6 +313,7 @@ class Follower:
                 one.said = entry.id.epoch
                 self._told.epoch(one.shard, one.said)
             self._told.records(one.shard, bridged_records(entry.data, one.shard))
+            one.told = entry.id
         some = dict.fromkeys([*(one for one, _ in entries), *also])
         touched = {one.shard: one.at for one in some if one.at is not None}
         if touched:
@@ -360,6 +361,7 @@ class Follower:
                 if one.said == 0 and one.at is not None and self.shards.get(one.shard) is one:
                     one.said = one.at.epoch
                     self._told.epoch(one.shard, one.said)
+            await self._tell_untold(unknown)
         link = await self._source.link()
         if link is not self._link:
             await self._connected()
@@ -379,6 +381,8 @@ class Follower:
             one.subscribed = True
         if whole:
             await copy_shards(self._source, self._store, whole, self._pace)
+            for one in whole:
+                one.told = one.at  # nobody was told of it, and whoever wants it reads it from our log
         for one in known:
             if len(pages[one.shard].entries) == PAGE and one not in whole:
                 await self._catch_far(one)
@@ -398,6 +402,13 @@ class Follower:
             and len(pages[one.shard].states) < count
             and one.at >= pages[one.shard].at
         ]
+
+    async def _tell_untold(self, some: Iterable[Followed]) -> None:
+        """Of these our log may have got more than was told: what it answered was lost, or somebody else repeated it."""
+        for one in some:
+            if one.told is not None and one.at is not None and one.at > one.told:
+                self._tell([(one, entry) for entry in await self._store.entries(one, one.told) if entry.id <= one.at])
+            one.told = one.at
 
     def _go_live(self, some: Iterable[Followed]) -> None:
         """These have all that was there after they were subscribed to; what came since goes before all else."""

@@ -4,13 +4,13 @@ What is done here is repeated without harm, and by several at once: the scripts 
 """
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import hiredis
 
 from router.log.bridge_scripts import BRIDGE_ENTRIES, MERGE_BAN, PLACE, REPEAT_STATE, UNDO, WHERE, repeat
-from router.log.bridge_source import NOWHERE, Entry, names_of, text_of, where_of
+from router.log.bridge_source import NOWHERE, Entry, entry_of, names_of, text_of, where_of
 from router.log.port import LogUnavailable, Position
 from router.log.redis_keys import Keys
 from router.log.redis_link import Link, error_of, pack
@@ -20,6 +20,8 @@ from router.log.redis_url import parse
 
 # Of what was dropped, named in the log; all of it is counted.
 NAMED_MAX = 100
+# A megabyte of messages of 100 bytes is some 5,000 of them, a tenth of a second of a Redis.
+PIECE_BYTES = 1024 * 1024
 _EPOCH = b"%020d"
 _log = logging.getLogger("holdfast.log")
 
@@ -27,7 +29,7 @@ _log = logging.getLogger("holdfast.log")
 class Followed:
     """A shard that is followed: where another region leads it, and where ours is."""
 
-    __slots__ = ("at", "held", "is_live", "leader", "said", "shard", "states_at", "subscribed")
+    __slots__ = ("at", "held", "is_live", "leader", "said", "shard", "states_at", "subscribed", "told")
 
     def __init__(self, shard: int, leader: int) -> None:
         self.shard = shard
@@ -42,6 +44,8 @@ class Followed:
         self.is_live = False
         """We have all that was there before it was subscribed to: what comes is what follows."""
         self.subscribed = False
+        self.told: Position | None = None
+        """Up to where the data plane was told what is in our log."""
         self.held: list[tuple[bytes, bytes]] = []
         """What came since it was subscribed to, while it is not live yet."""
 
@@ -140,7 +144,8 @@ class Store:
             )
             at[one] = entry.id
         done = []
-        for (one, entry), answer in zip(entries, await self.ask(commands, changes=True), strict=True):
+        answers = [answer for some in _pieces(commands) for answer in await self.ask(some, changes=True)]
+        for (one, entry), answer in zip(entries, answers, strict=True):
             position = position_of(answer) if answer else None
             has = position is not None and position >= entry.id and position.epoch == entry.id.epoch
             done.append(has)
@@ -150,6 +155,12 @@ class Store:
                 one.at = None
         return done
 
+    async def entries(self, one: Followed, after: Position) -> list[Entry]:
+        """What our own bridge has of a shard after a position."""
+        name = self._keys.shards[one.shard] + b"bridge"
+        [found] = await self.ask([pack("XRANGE", name, b"(" + text_of(after), b"+")])
+        return [entry_of(*entry) for entry in found]
+
     async def repeat_states(self, region: str, states: Sequence[tuple[Followed, tuple[bytes, bytes, bytes]]]) -> None:
         """Do what became of sessions there, in this order."""
         commands = []
@@ -158,7 +169,8 @@ class Store:
             field = _states_field(region)
             command = pack("EVALSHA", REPEAT_STATE.sha, 1, self._epoch(one.shard), kind, data, id_, leader, field)
             commands.append(command)
-        await self.ask(commands)
+        for some in _pieces(commands):
+            await self.ask(some)
         for one, (id_, *_) in states:
             one.states_at = id_
 
@@ -243,6 +255,20 @@ class Store:
 
 def _states_field(region: str) -> bytes:
     return b"states:" + region.encode()
+
+
+def _pieces(commands: Sequence[bytes]) -> Iterable[list[bytes]]:
+    """Of no more than PIECE_BYTES each, but one command: what a server takes well within a command's deadline."""
+    piece: list[bytes] = []
+    room = PIECE_BYTES
+    for command in commands:
+        room -= len(command)
+        if piece and room < 0:
+            yield piece
+            piece, room = [], PIECE_BYTES - len(command)
+        piece.append(command)
+    if piece:
+        yield piece
 
 
 def fits(at: Position, entry: Entry) -> str:

@@ -4,6 +4,7 @@ As in tests/chaos/sequenced.py positions are told apart by epoch and offset, sin
 lost one gave; whoever holds something of that is told. Beyond it:
 
 - At `replicated` all that was answered is in HISTORY for good, at the place that was answered, and once.
+- Nobody is told `reset` who holds something that is in HISTORY: a region that is behind has him wait.
 - At `logged` what was answered may be missing in the end. All that is missing has to be among what the region that came
   back says that it dropped; a test compares that.
 """
@@ -11,7 +12,25 @@ lost one gave; whoever holds something of that is told. Beyond it:
 from collections.abc import Iterable
 
 from tests.chaos.oracle import Book, Kind, Oracle, Position
-from tests.chaos.sequenced import SequencedBook
+from tests.chaos.sequenced import SequencedBook, SequencedReader
+
+
+class RegionalReader(SequencedReader):
+    """One member of such a channel.
+
+    Attributes:
+        resets: what it held whenever it was told that this is gone.
+
+    """
+
+    def __init__(self, book: "LoggedBook", member: str) -> None:
+        super().__init__(book, member)
+        self.resets: list[Position] = []
+
+    def resumed(self, position: Position, outcome: str, asked: int | None = None) -> None:
+        if outcome == "reset" and self.held is not None:
+            self.resets.append(self.held)
+        super().resumed(position, outcome, asked)
 
 
 class LoggedBook(SequencedBook):
@@ -26,6 +45,10 @@ class LoggedBook(SequencedBook):
         super().__init__(oracle, channel, retained)
         self.lost: list[Position] = []
 
+    def reader(self, member: str) -> RegionalReader:
+        self.readers.append(reader := RegionalReader(self, member))
+        return reader
+
     def history(self, by: str, messages: Iterable[tuple[Position, str]], *, complete: bool) -> None:
         found = list(messages)
         super().history(by, found, complete=complete)
@@ -39,6 +62,11 @@ class LoggedBook(SequencedBook):
             answers = [one.answer for one in self.published.values() if one.answer is not None]
             self.lost = sorted(one for one in answers if one not in there and one > found[0][0])
             self.judge_lost(by)
+            for reader in self.readers:
+                for held in reader.resets if isinstance(reader, RegionalReader) else ():
+                    if held in there:
+                        text = f"was told that {held} is gone, and HISTORY has it"
+                        self.fault(Kind.RESET, reader.member, held.offset, text)
 
     def judge_lost(self, by: str) -> None:
         """Whoever counts it does."""

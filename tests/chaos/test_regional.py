@@ -94,3 +94,20 @@ def test_going_on_elsewhere_in_silence_is_a_fault(kind: type[LoggedBook]) -> Non
     world.say(Position(OLD, 3), "old3", answered=False, lost=True)
     world.say(Position(NEW, 3), "new3")
     assert set(world.end()) == {Kind.RESET}
+
+
+@pytest.mark.parametrize("kind", [LoggedBook, ReplicatedBook])
+def test_nobody_begins_anew_who_holds_what_is_there(kind: type[LoggedBook]) -> None:
+    world = World(kind)
+    world.near.resumed(Position(NEW, 2), "reset", asked=2)
+    world.say(Position(NEW, 3), "new3")
+    assert set(world.end()) == {Kind.RESET}
+
+
+@pytest.mark.parametrize("kind", [LoggedBook, ReplicatedBook])
+def test_who_holds_what_is_gone_may_be_told_so_at_its_return(kind: type[LoggedBook]) -> None:
+    world = World(kind)
+    world.say(Position(OLD, 3), "old3", answered=False, lost=True)
+    world.near.resumed(Position(NEW, 2), "reset", asked=3)
+    world.say(Position(NEW, 3), "new3")
+    assert world.end() == {}

@@ -6,17 +6,19 @@ import zlib
 from typing import Any
 
 import hiredis
+import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from core import log_records
-from core.redis_batch import Cutter, tail_records
+from core.redis_batch import Cutter, bridged_records, tail_records
 
 SHARDS = 4
 STARTS = [b"hf:{s%d}:" % number for number in range(SHARDS)]
 SETTINGS = [b"300000", b"60000", b"7"]
 RETENTIONS = {b"group": [b"10", b"1000"], b"user": [b"2000000000", b"18446744073709551615"], b"": [b"1", b"2"]}
+SHARD_AT = 7  # in a record
 AT_REST = 20  # bytes at the end of a record's head: its flags, and what means something only while it waits
 NUMBERS = st.integers(0, 2**64 - 1)
 SMALL = st.integers(0, 2**32 - 1)
@@ -203,3 +205,42 @@ def test_a_tail_cut_short_is_refused() -> None:
             tail_records(tail + tail[:size])
     with pytest.raises(ValueError, match="no keys and origins"):
         tail_records(bytes(26))  # no name
+
+
+def bridged(command: bytes) -> bytes:
+    """What the script that appends puts on the bridge: the keys and arguments with which it was called."""
+    _, _, keys, *rest = read(command)
+    return msgpack.packb([rest[: int(keys)], rest[int(keys) :]], use_bin_type=False)
+
+
+@given(st.lists(RECORDS, min_size=1, max_size=30))
+def test_a_bridges_entry_has_the_records_as_they_are_at_rest(records: list[bytes]) -> None:
+    batch = b"".join(records)
+    for shard, command in make_cutter().cut(batch, 1, [1] * SHARDS):
+        wanted = [one for one in log_records.entries(batch) if zlib.crc32(one.channel) % SHARDS == shard]
+        found = log_records.entries(bridged_records(bridged(command), shard))
+        assert [(one.kind, one.channel, one.epoch, one.offset) for one in found] == [
+            (one.kind, one.channel, one.epoch, one.offset) for one in wanted
+        ]
+        for one, other in zip(found, wanted, strict=True):
+            if other.kind == log_records.MESSAGE:
+                assert one.record == at_rest(other)
+            else:
+                assert one.record[SHARD_AT] == shard
+
+
+def test_what_is_no_bridges_entry_is_refused_wherever_it_ends() -> None:
+    batch = log_records.pack(log_records.MESSAGE, b"group:a", 5, 1, body=b"x" * 300)
+    batch += log_records.pack(log_records.POSITION, b"group:bb", 5, 2)
+    [(_, command), *_] = make_cutter().cut(batch, 1, [1] * SHARDS)
+    whole = bridged(command)
+    assert bridged_records(whole, 1)
+    for size in range(len(whole) - 6):  # what is cut off last is the flag behind the records
+        with pytest.raises(ValueError, match="no batch of a bridge"):
+            bridged_records(whole[:size], 1)
+    for place in range(len(whole)):
+        torn = whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :]
+        try:
+            log_records.entries(bridged_records(torn, 1))
+        except ValueError:
+            continue

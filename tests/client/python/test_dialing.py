@@ -5,10 +5,12 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import pytest
-from holdfast_client import CloseClass, Closed, ConnectFailed
+from holdfast_client import Backoff, CloseClass, Closed, ConnectFailed, connect
 from holdfast_client.codes import RESUMED_ELSEWHERE
 from holdfast_client.dialing import GHOST_S, Dialer
 from holdfast_client.reconnect import Plan
+
+from tests.client.scripted_gateway import FIN, FIN_ACK, HELLO, PING, ScriptedGateway
 
 A, B, C = "tcp://a", "tcp://b", "tcp://c"
 GONE = Closed(None, "no WELCOME in time", CloseClass.RESUME)
@@ -196,5 +198,30 @@ def test_long_after_a_hello_of_our_own_it_is_somebody_else() -> None:
         field.now = GHOST_S
         elsewhere = Closed(RESUMED_ELSEWHERE, "resumed_elsewhere", CloseClass.STOP)
         assert field.dialer.ended(elsewhere, dialed=True) is elsewhere
+
+    run(main())
+
+
+def test_over_sockets_fin_leads_to_its_target_with_the_session_and_back_when_that_ends() -> None:
+    async def main() -> None:
+        quick = Backoff(base_s=0.01, cap_s=0.05)
+        async with ScriptedGateway() as here, ScriptedGateway() as there:
+            urls = [here.url("tcp"), there.url("tcp")]
+            async with await connect(urls, reconnect=True, backoff=quick) as session:
+                first = {urls[0]: here, urls[1]: there}[session.endpoint]
+                other = there if first is here else here
+                before = len(other.peers)  # one that lost the race may have opened
+                (peer,) = [one for one in first.peers if one.of(HELLO)]
+                await peer.send([FIN, 7, "moved", {"class": "resume", "after": 20, "target": other.url("tcp")}])
+                moved = await other.peer(before + 1)
+                hello = await moved.expect(HELLO)
+                assert (hello[2]["session"], hello[2]["token"]) == ("s1", "resume-s1")
+                await moved.expect(PING)  # the session is open there
+                assert (session.endpoint, session.reconnect_count) == (other.url("tcp"), 1)
+                assert peer.of(FIN_ACK)
+                await other.stop()
+                back = len(first.peers) + 1
+                again = await first.peer(back)
+                await again.expect(HELLO)
 
     run(main())

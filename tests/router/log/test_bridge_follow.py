@@ -1,12 +1,14 @@
 """What follows one region: its pace, and what it does with what comes out of order."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
 from router.log.bridge_follow import Follower, Throttle, Told
-from router.log.bridge_source import Source
-from router.log.port import Position
+from router.log.bridge_source import Entry, Source
+from router.log.bridge_store import Followed
+from router.log.port import LogUnavailable, Position
 from tests.router.log.conftest import run, until
 from tests.router.log.regions import SHARD, close, ordered, regions
 from tests.servers.redis import Server, running
@@ -121,3 +123,31 @@ def test_one_that_never_began_is_closed(redis_server: Server, prefix: str) -> No
         await close([one])
 
     run(work())
+
+
+def test_what_our_log_got_without_an_answer_is_told_all_the_same(redis_server: Server, prefix: str) -> None:
+    async def work(servers: list[Server]) -> None:
+        here, there = some = await regions(servers, prefix)
+        await here.lead(1)
+        there.follow(here, 1)
+        await there.ear.until(lambda: (SHARD, 1) in there.ear.epochs)
+        repeat = there.bridge.store.repeat
+
+        async def unanswered(entries: Sequence[tuple[Followed, Entry]]) -> list[bool]:
+            there.bridge.store.repeat = repeat  # type: ignore[method-assign]
+            await repeat(entries)
+            raise LogUnavailable("the answer is lost")
+
+        await here.say(ordered(1, 1))
+        await there.ear.until(lambda: (1, 1) in there.ear.offsets)
+        there.bridge.store.repeat = unanswered  # type: ignore[method-assign]
+        await here.say(ordered(1, 2))
+        await there.ear.until(lambda: (1, 2) in there.ear.offsets)
+        await here.say(ordered(1, 3))
+        await there.ear.until(lambda: (1, 3) in there.ear.offsets)
+        assert there.ear.offsets == [(1, 1), (1, 2), (1, 3)]
+        await here.ear.until(lambda: here.ear.numbers[-1:] == [(3, True)])
+        await close(some)
+
+    with running() as second:
+        run(work([redis_server, second]))
