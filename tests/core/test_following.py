@@ -280,3 +280,21 @@ def test_who_hears_global_channels_elsewhere_is_not_sent_them(routers: Make) -> 
     near.publish("global:news", 2)
     near.publish("global:more", 1)
     assert far.rest() == []
+
+
+def test_who_heard_all_under_the_leader_before_has_it_in_common_with_the_next(routers: Make) -> None:
+    router = routers(**OPTIONS)
+    worker = router.worker()
+    follow(router, worker)
+    subscribed(router, worker)
+    followed(router, 4)
+    worker.expect(records.MESSAGE)
+    put(router, notes.FOLLOW, request=SHARD, first=SECOND)
+    catchup(worker, 9, FIRST, 4)
+    loaded(router, FIRST, 4, 1, 2, 3, 4)
+    caught = worker.expect(records.CAUGHT)
+    assert (caught["outcome"], caught["position"]) == (LIVE, (SECOND, 4))
+    followed(router, 5, epoch=SECOND)
+    worker.expect(records.MESSAGE)
+    catchup(worker, 10, FIRST, 4)
+    assert worker.expect(records.CAUGHT)["outcome"] == REPLAYED
