@@ -29,13 +29,12 @@ cdef inline bint _is_older(uint64_t epoch, uint64_t offset, uint64_t than_epoch,
     return epoch < than_epoch or epoch == than_epoch and offset < than_offset
 
 
-cdef inline void _raise(Stream *stream, uint64_t epoch) noexcept nogil:
-    """Positions are given under this epoch from now on, behind where the stream stands."""
-    if epoch <= stream.epoch:
-        return
-    stream.epoch = epoch
-    if stream.history != NULL:
-        stream.history.base = stream.offset
+cdef inline void _begin_epoch(Stream *stream, uint64_t epoch) noexcept nogil:
+    """The next position is of this epoch, if it is a later one: positions up to here stay those of older ones."""
+    if epoch > stream.epoch:
+        stream.epoch = epoch
+        if stream.history != NULL:
+            stream.history.base = stream.offset
 
 
 cdef void following_raise(Sequencer *sequencer, uint32_t shard, uint64_t epoch) noexcept nogil:
@@ -50,7 +49,7 @@ cdef void following_raise(Sequencer *sequencer, uint32_t shard, uint64_t epoch) 
             continue
         stream = stream_at(&sequencer.streams, index)
         if stream.live == 1 and stream.epoch and stream_shard(&sequencer.streams, stream) == shard:
-            _raise(stream, epoch)
+            _begin_epoch(stream, epoch)
     sequencer.ahead_due = True
 
 
@@ -185,7 +184,7 @@ cdef void _step(Sequencer *sequencer, Stream *stream, const Stored *head) noexce
         stream_adopt(stream, head.epoch, head.offset - 1)
         stream.history.filled = False
         sequencer.streams.cold = sequencer.streams.logged
-    _raise(stream, head.epoch)
+    _begin_epoch(stream, head.epoch)
 
 
 cdef void _follow(Sequencer *sequencer, const LogRecord *record) noexcept nogil:

@@ -6,7 +6,7 @@ router tells its workers apart by names, and a second link of this worker would 
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from core import descriptors, notes
 from gateway import logs
@@ -30,6 +30,8 @@ class LinkPlane(Protocol):
         server_key: str = "",
         public_key: str = "",
         secret_key: str = "",
+        *,
+        near: bool = True,
     ) -> None: ...
 
     def link_close(self, place: int) -> None: ...
@@ -119,9 +121,9 @@ class Links:
             if place is None:
                 break  # one that is being closed makes room soon
             keys = (link.key, *self._keys) if link.key else ()
-            far: dict[str, Any] = {"near": False} if self._region and link.region != self._region else {}
+            near = not self._region or link.region == self._region
             try:
-                self._plane.link_open(place, link.bus, *keys, **far)
+                self._plane.link_open(place, link.bus, *keys, near=near)
             except (OSError, ValueError) as error:
                 failure = error
                 continue

@@ -178,8 +178,11 @@ class Process:
     # The lease.
 
     def _register(self) -> None:
-        value = encode(NodeRecord(self.weight, self.label))
-        self.world.after(self.delay(), self._register_arrives, value, self.clock())
+        self.world.after(self.delay(), self._register_arrives, self.record(), self.clock())
+
+    def record(self) -> bytes:
+        """What it says of itself."""
+        return encode(NodeRecord(self.weight, self.label))
 
     def _register_arrives(self, value: bytes, sent: float) -> None:
         if not self.running:
@@ -257,9 +260,13 @@ class Process:
             return
         led.under_way -= 1
         if not taken:
-            self.step(ev.Refused(shard, epoch, self.cluster.log.epochs[shard]))
+            self.step(ev.Refused(shard, epoch, self.newest(shard)))
         elif led.ticket and not led.under_way:
             self.step(ev.Drained(shard, led.ticket))
+
+    def newest(self, shard: int) -> int:
+        """The epoch that the log knows."""
+        return self.cluster.log.epochs[shard]
 
     def _hold(self, effect: ev.Hold) -> None:
         self.hold = effect.until
@@ -317,6 +324,9 @@ class Process:
     def _ignore(self, effect: ev.Forget | ev.Complain) -> None:
         pass
 
+    def _follow(self, effect: ev.Follow) -> None:
+        raise AssertionError("there are no regions here")
+
     def _told(self, effect: ev.Told) -> None:
         self.cluster.told.append(effect)
 
@@ -335,4 +345,5 @@ _EFFECTS = {
     ev.Complain: "_ignore",
     ev.WakeAt: "_wake_at",
     ev.Told: "_told",
+    ev.Follow: "_follow",
 }
