@@ -462,9 +462,11 @@ cdef void channel_subscribed(Edge *edge, Channel *channel, uint64_t epoch, uint6
             fanout_event_gap(edge, channel, channel.offset + 1, offset, GAP_ROUTER_LOST)
         elif offset < channel.offset and epoch > channel.epoch:
             fanout_event_recreated(edge, channel, epoch, offset)
+    if not channel.flags & CHANNEL_LIVE or offset >= channel.offset or epoch > channel.epoch:
+        channel.epoch = epoch
+        channel.offset = offset
+    # Else what was on its way from where it was heard before came first.
     channel.flags |= CHANNEL_LIVE
-    channel.epoch = epoch
-    channel.offset = offset
     channel.holds += 1                  # the list below may hold the last reference
     while index != NONE:
         pending = pending_at(edge, index)

@@ -512,24 +512,30 @@ cdef uint8_t *_put_bridged(uint8_t *to, const uint8_t *at, const uint8_t *end, u
         return NULL
     at = _take_size(at, end, 0x90, 0xdc, &keys)
     for _index in range(FIXED_KEYS):
-        at = NULL if at == NULL else _take_text(at, end, &text)
+        if at != NULL:
+            at = _take_text(at, end, &text)
     names = at
     for _index in range(FIXED_KEYS, keys):
-        at = NULL if at == NULL else _take_text(at, end, &text)
-    at = NULL if at == NULL else _take_size(at, end, 0x90, 0xdc, &args)
+        if at != NULL:
+            at = _take_text(at, end, &text)
+    if at != NULL:
+        at = _take_size(at, end, 0x90, 0xdc, &args)
     for _index in range(FIXED_ARGS):
-        at = NULL if at == NULL else _take_text(at, end, &text)
+        if at != NULL:
+            at = _take_text(at, end, &text)
     if at == NULL:
         return NULL
     for _index in range(FIXED_KEYS, keys):
         names = _take_text(names, end, &key)
         for _record in range(3):  # how many are kept, until when, and how many records there are
-            at = NULL if at == NULL else _take_text(at, end, &text)
+            if at != NULL:
+                at = _take_text(at, end, &text)
         if at == NULL:
             return NULL
         for _record in range(_number_of(text.data, text.data + text.size)):
             at = _take_text(at, end, &id_)
-            at = NULL if at == NULL else _take_text(at, end, &body)
+            if at != NULL:
+                at = _take_text(at, end, &body)
             if at == NULL or body.size == 0 and (at - 1)[0] != EMPTY:  # there is room for those that are counted
                 return NULL
             to = _put_message(to, &body) if body.size else _put_position(to, &key, &id_, shard)

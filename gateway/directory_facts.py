@@ -18,7 +18,7 @@ def directory_error(config: Config) -> str | None:
     async def ask() -> str:
         directory = make_directory(told)
         try:
-            await directory.page(NODES, "", 1)  # deadline: the directory's own
+            await directory.page(NODES, "", 1)
         except DirectoryError as error:
             return str(error) or type(error).__name__
         finally:

@@ -341,6 +341,22 @@ def test_channels_are_heard_nearby_and_all_else_is_asked_of_the_leader(
     assert near.expect(records.UNSUBSCRIBE)["channel"] == handle
 
 
+def test_what_the_leader_sent_last_is_not_heard_again_from_who_feeds(
+    edge: Edge, another: Callable[[int], Router]
+) -> None:
+    alice, near = edge.open("alice"), another(1)
+    handle = edge.join(alice, GROUP, 3)
+    assert feed(near, EPOCH, [SHARD]) == [("subscribe", GROUP, EPOCH, 3, SHARD)]
+    edge.router.send(wire.message(handle, EPOCH, 4, frame_of(GROUP, 4, "x")))  # before it heard that nobody is here
+    assert alice.frame()[:3] == [MESSAGE, GROUP, 4]
+    near.send(
+        wire.subscribed(handle, EPOCH, 3),
+        wire.message(handle, EPOCH, 4, frame_of(GROUP, 4, "x")),
+        wire.message(handle, EPOCH, 5, frame_of(GROUP, 5, "y")),
+    )
+    assert alice.frame()[:3] == [MESSAGE, GROUP, 5]
+
+
 def test_who_comes_with_a_position_is_caught_up_by_who_feeds(edge: Edge, another: Callable[[int], Router]) -> None:
     alice, near = edge.open("alice"), another(1)
     assert feed(near, EPOCH, [SHARD]) == []

@@ -210,7 +210,8 @@ def test_a_tail_cut_short_is_refused() -> None:
 def bridged(command: bytes) -> bytes:
     """What the script that appends puts on the bridge: the keys and arguments with which it was called."""
     _, _, keys, *rest = read(command)
-    return msgpack.packb([rest[: int(keys)], rest[int(keys) :]], use_bin_type=False)
+    packed: bytes = msgpack.packb([rest[: int(keys)], rest[int(keys) :]], use_bin_type=False)
+    return packed
 
 
 @given(st.lists(RECORDS, min_size=1, max_size=30))

@@ -1,0 +1,103 @@
+"""Two regions, each with a log of its own, and one directory: what one confirmed to the other outlives it."""
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.conftest import Node, free_ports, wait_until
+from tests.process.clients import DEADLINE_S, Client, Refused, open_session, run
+from tests.servers import etcd, redis
+
+SHARDS = 8
+GROUPS = [f"group:{number}" for number in range(12)]
+BEFORE = {"eu": SHARDS, "us": 0}
+
+
+@pytest.fixture
+def regions() -> Iterator[Callable[[str], dict[str, str]]]:
+    """Settings of a node in `eu`, which leads all while it is there, or in `us`."""
+    with etcd.running() as member, redis.running() as eu, redis.running() as us:
+        logs = {"eu": eu.url, "us": us.url}
+
+        def settings(region: str) -> dict[str, str]:
+            other = next(name for name in logs if name != region)
+            return {
+                "HOLDFAST_NODE_NAME": region,
+                "HOLDFAST_DIRECTORY_ENDPOINTS": member.endpoint,
+                "HOLDFAST_DIRECTORY_TTL_S": "3",
+                "HOLDFAST_DIRECTORY_SHARDS": str(SHARDS),
+                "HOLDFAST_DIRECTORY_REGION": region,
+                "HOLDFAST_DIRECTORY_PLACEMENT": "eu,us",
+                "HOLDFAST_BUS_ADVERTISE": f"127.0.0.1:{free_ports(1)[0]}",
+                "HOLDFAST_LOG_BACKEND": "redis",
+                "HOLDFAST_LOG_REDIS_URL": logs[region],
+                "HOLDFAST_LOG_REGIONS": f"{other}={logs[other]}",
+                "HOLDFAST_NAMESPACES_GROUP_ACK": "replicated",
+            }
+
+        yield settings
+
+
+def leaders(node: Node) -> dict[str, int]:
+    """How many shards each router leads."""
+    return {router["name"]: router["leads"] for router in json.loads(node.get("/api/shards")[1])["routers"]}
+
+
+async def publish(client: Client, channel: str, data: str) -> None:
+    """Until it is answered: before a region confirms what the other has, it is `unavailable`."""
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            try:
+                await client.publish(channel, data, key=data)
+            except Refused:
+                await asyncio.sleep(0.1)
+            else:
+                return
+
+
+async def hear(client: Client, said: set[str]) -> None:
+    """All of it, each once."""
+    assert sorted([frame[3] for frame in await client.messages(len(said))]) == sorted(said)
+
+
+def test_what_was_answered_in_one_region_is_heard_in_the_other_also_when_the_first_is_gone(
+    regions: Callable[[str], dict[str, str]], holdfast: Callable[..., Node]
+) -> None:
+    eu = holdfast("--workers", "1", **regions("eu"))
+    wait_until(lambda: leaders(eu) == {"eu": SHARDS}, lambda: f"eu leads everything, not {leaders(eu)}")
+    us = holdfast("--workers", "1", **regions("us"))
+    wait_until(lambda: leaders(us) == BEFORE, lambda: f"us leads nothing, not {leaders(us)}")
+    eu.expect_lost()
+
+    async def body() -> None:
+        near, far = await open_session(eu, "tcp"), await open_session(us, "tcp")
+        for channel in GROUPS:
+            await near.join(channel)
+            await far.join(channel)
+        for channel in GROUPS:
+            await publish(near, channel, f"near {channel}")
+            await publish(far, channel, f"far {channel}")
+        said = {f"{who} {channel}" for channel in GROUPS for who in ("near", "far")}
+        await hear(near, said)
+        await hear(far, said)
+        await asyncio.to_thread(eu.crash)
+        await asyncio.to_thread(wait_until, lambda: leaders(us).get("us") == SHARDS, lambda: f"{leaders(us)}")
+        late = await open_session(us, "tcp")
+        for channel in GROUPS:
+            assert (await late.join(channel))["offset"] == 2, "nothing that was answered is missing"
+        await asyncio.to_thread(eu.start_again)
+        await asyncio.to_thread(wait_until, lambda: leaders(us) == BEFORE, lambda: f"eu leads again: {leaders(us)}")
+        for channel in GROUPS:
+            await publish(far, channel, f"again {channel}")
+        again = {f"again {channel}" for channel in GROUPS}
+        await hear(far, again)
+        await hear(late, again)
+        back = await open_session(eu, "tcp")
+        for channel in GROUPS:
+            assert (await back.join(channel))["offset"] == 3
+        for client in (far, late, back):
+            await client.close()
+
+    run(body())
