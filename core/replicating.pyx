@@ -29,6 +29,9 @@ cdef bint replicating_add(Sequencer *sequencer, const Replicating *entry) noexce
     """An answer for later; False: there is no room, and it was told to come again, when its position is known."""
     if entry.seq == 0:
         return True
+    if entry.number <= sequencer.replicated:    # who confirms may be quicker than who tells of our own log
+        _answer(sequencer, entry, 0)
+        return True
     if batch_write(&sequencer.replicating, entry, sizeof(Replicating)) < 0:
         _answer(sequencer, entry, UNAVAILABLE)
         return False
@@ -63,6 +66,7 @@ cdef void replicating_done(Sequencer *sequencer, const Note *note) noexcept nogi
             sequencer.shards[note.request].unconfirmed = 0
         return
     sequencer.confirmed = note.first != 0
+    sequencer.replicated = max(sequencer.replicated, note.request)
     while place < sequencer.replicating.size and _at(sequencer, place).number <= note.request:
         _answer(sequencer, _at(sequencer, place), 0)
         place += <uint32_t> sizeof(Replicating)

@@ -69,6 +69,17 @@ def test_members_hear_it_when_it_is_logged_and_its_publisher_when_it_is_replicat
     assert answers([worker.take()]) == [(1, 0, 1)]
 
 
+def test_another_region_may_be_told_of_before_our_own_log(routers: Make) -> None:
+    router = routers(**OPTIONS)
+    worker = leading(router)
+    publish(worker, 1)
+    number, _ = router.batch()
+    replicated(router, number)
+    assert worker.rest() == []
+    router.commit(number)
+    assert answers([worker.take()]) == [(1, 0, 1)]
+
+
 def test_answers_come_in_the_order_of_the_batches(routers: Make) -> None:
     router = routers(**OPTIONS)
     worker = leading(router)
