@@ -456,16 +456,17 @@ cdef void joins_again(Edge *edge, const uint64_t *shards) noexcept nogil:
 cdef void channel_subscribed(Edge *edge, Channel *channel, uint64_t epoch, uint64_t offset) noexcept nogil:
     """SUBSCRIBED: the channel is live from this position on; after a new link it may tell of lost messages."""
     cdef uint32_t index = channel.waiting
+    # What was on its way from where it was heard before came first.
+    cdef bint is_behind = channel.flags & CHANNEL_LIVE and offset < channel.offset and epoch <= channel.epoch
     cdef Pending *pending
     if channel.flags & CHANNEL_LIVE and (channel.count or channel.domain == DOMAIN_GLOBAL):
         if offset > channel.offset:
             fanout_event_gap(edge, channel, channel.offset + 1, offset, GAP_ROUTER_LOST)
         elif offset < channel.offset and epoch > channel.epoch:
             fanout_event_recreated(edge, channel, epoch, offset)
-    if not channel.flags & CHANNEL_LIVE or offset >= channel.offset or epoch > channel.epoch:
+    if not is_behind:
         channel.epoch = epoch
         channel.offset = offset
-    # Else what was on its way from where it was heard before came first.
     channel.flags |= CHANNEL_LIVE
     channel.holds += 1                  # the list below may hold the last reference
     while index != NONE:

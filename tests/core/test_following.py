@@ -291,10 +291,10 @@ def test_who_heard_all_under_the_leader_before_has_it_in_common_with_the_next(ro
     worker.expect(records.MESSAGE)
     put(router, notes.FOLLOW, request=SHARD, first=SECOND)
     catchup(worker, 9, FIRST, 4)
-    loaded(router, FIRST, 4, 1, 2, 3, 4)
     caught = worker.expect(records.CAUGHT)
     assert (caught["outcome"], caught["position"]) == (LIVE, (SECOND, 4))
     followed(router, 5, epoch=SECOND)
     worker.expect(records.MESSAGE)
     catchup(worker, 10, FIRST, 4)
+    loaded(router, SECOND, 5, 1, 2, 3, 4)
     assert worker.expect(records.CAUGHT)["outcome"] == REPLAYED

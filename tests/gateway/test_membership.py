@@ -39,9 +39,9 @@ async def serve():
             file.write(json.dumps(order) + "\\n")
     commands = CommandServer(config["commands_fd"], {"routers": routers, "away": away})
     await commands.start()
-    commands.tell("ready")
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    commands.tell("ready")
     await ended.wait()
     await commands.close()
 

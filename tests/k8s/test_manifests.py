@@ -56,6 +56,7 @@ def config_of(place: str, role: str, monkeypatch: pytest.MonkeyPatch, tmp_path: 
         "bus-public-key": PUBLIC_KEY,
         "bus-secret-key": SECRET_KEY,
         "redis-url": "redis://redis:6379/0",
+        "log-regions": "",
         "etcd-user": "holdfast",
         "etcd-password": "secret",
     }
