@@ -105,7 +105,10 @@ def test_the_words_of_an_option() -> None:
         ("[namespaces.Chat]\ndomain = 'group'", '[namespaces."Chat"] in {}: a namespace is called by a small letter'),
         ("[namespaces.'a.b']\ndomain = 'group'", '[namespaces."a.b"] in {}: a namespace is called by'),
         (f"[namespaces.{'x' * 32}]\ndomain = 'group'", "up to 30 of small letters"),
-        ("[namespaces.group]\nack = 'written'", 'namespaces.group.ack = "written" in {}: must be sequenced, logged or replicated.'),
+        (
+            "[namespaces.group]\nack = 'written'",
+            'namespaces.group.ack = "written" in {}: must be sequenced, logged or replicated.',
+        ),
         ("[namespaces.group]\njoin = 'all'", "must be anyone, token or server. Who may join a group"),
         ("[namespaces.group]\nhistory_age_s = 0", "must be a whole number between 1 and"),
         ("[namespaces.group]\nevents = 1", "namespaces.group.events = 1 in {}: must be true or false"),

@@ -46,7 +46,10 @@ def test_the_page_says_each_option_once_with_its_default_and_range() -> None:
         section = page.partition(f"\n## [{name}]\n")[2].partition("\n## ")[0]
         assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == list(struct.__struct_fields__)
     assert "| `port` | whole number | `7400` | 1 to 65535 | TCP port" in page
-    assert '| `ack` | text | `"logged"` | `"logged"` | `"logged"` | `sequenced`, `logged`, `replicated` | What an answer' in page
+    assert (
+        '| `ack` | text | `"logged"` | `"logged"` | `"logged"` | `sequenced`, `logged`, `replicated` | What an answer'
+        in page
+    )
 
 
 def test_its_example_can_be_used(tmp_path: Path) -> None:
