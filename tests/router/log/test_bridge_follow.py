@@ -56,7 +56,8 @@ def test_repeated_late_and_lost_pushes_change_nothing(redis_server: Server, pref
         while (1, 60) not in there.ear.offsets:
             await here.say(ordered(1, 60 + here.number))
             await asyncio.sleep(0)
-        assert there.ear.offsets[:60] == [(1, offset) for offset in range(1, 61)]
+        # Of what may not have been told it tells again; the data plane passes over what it has.
+        assert list(dict.fromkeys(there.ear.offsets))[:60] == [(1, offset) for offset in range(1, 61)]
         assert count > 20
         assert not there.ear.lost
         await close(some)
