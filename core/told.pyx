@@ -1,13 +1,17 @@
 """Told: what sessions did is kept for a moment, and told again."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
 from core.batch cimport Batch, batch_clear, batch_free, batch_write
 from core.clock cimport clock_ns
-from core.edge cimport LINK_NOWHERE, link_of, links_next
+from core.conn cimport conn_handle
+from core.edge cimport LINK_NOWHERE, REQUEST_LEAVE, UNDER_WAY_MAX, conn_shard, link_of, links_next
+from core.kept cimport kept_end, kept_say, kept_seq, kept_take
 from core.ledger cimport COUNT_STATES_LOST, ledger_count
-from core.records cimport (CLOSE_TOLD, OPEN_TOLD, REC_CLOSE, REC_OPEN, REC_STATE, STATE_LISTS, STATE_TOLD, RecState,
-                           record_add)
+from core.records cimport (CLOSE_TOLD, OPEN_TOLD, REC_CLOSE, REC_LEAVE, REC_OPEN, REC_STATE, STATE_LISTS, STATE_TOLD,
+                           RecLeave, RecState, record_add, record_init, record_size)
+from core.requests cimport request_open
 from core.shards cimport shards_have
 
 
@@ -74,6 +78,34 @@ cdef void told_say(Edge *edge, Record *record) noexcept nogil:
     if batch_write(&link_of(edge, record.shard).out, record, record.size) < 0:
         ledger_count(edge.ledger, COUNT_STATES_LOST, 1)
     told_keep(record)
+
+
+cdef Record *told_ask(Edge *edge, Connection *conn, uint64_t request) noexcept nogil:
+    """The question whether what is told next was heard, to be said behind it (`told_asked`); NULL: too much waits."""
+    cdef uint32_t block = 0
+    cdef uint8_t *room = NULL
+    cdef RecLeave *asks
+    if conn.under_way < UNDER_WAY_MAX:
+        room = kept_take(edge, record_size(sizeof(RecLeave), 0), &block)
+    if room == NULL:
+        return NULL
+    record_init(room, REC_LEAVE, 0, sizeof(RecLeave), 0)
+    asks = <RecLeave *> room
+    asks.head.shard = conn_shard(edge, conn)
+    asks.conn = conn_handle(conn)
+    memcpy(asks.session, conn.session, 16)
+    asks.seq = request_open(edge, REQUEST_LEAVE, asks.conn, request, block)
+    kept_seq(room, asks.seq)
+    if asks.seq == 0:
+        kept_end(edge, block)
+        return NULL
+    return &asks.head
+
+
+cdef void told_asked(Edge *edge, Record *asks) noexcept nogil:
+    """Ask now, or as soon as somebody is there who knows."""
+    if link_of(edge, asks.shard).up:
+        kept_say(edge, <uint8_t *> asks)
 
 
 cdef uint64_t _stored_ms(Edge *edge) noexcept nogil:

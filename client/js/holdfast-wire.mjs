@@ -27,7 +27,7 @@ export const HELLO = 0, WELCOME = 1, REPLY = 2, ERROR = 3, PING = 4, PONG = 5, J
 export const MESSAGE = 9, ACK = 10, HISTORY = 11, PRESENCE = 12, EVENT = 13, FIN = 14, FIN_ACK = 15;
 export const REFRESH = 16;
 
-export const RESUMED_ELSEWHERE = 605;
+export const UNAVAILABLE = 5, NOT_JOINED = 402, RESUMED_ELSEWHERE = 605;
 
 const STATUS_BASE = 4000;
 

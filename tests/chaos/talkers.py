@@ -31,6 +31,7 @@ from tests.chaos.link import (
     JOIN,
     LEAVE,
     MESSAGE,
+    NOT_JOINED,
     PING,
     PONG,
     PUBLISH,
@@ -496,6 +497,9 @@ class Talker:
             self._unsure.discard(channel)
             if frame[0] == REPLY:
                 self._changed_s[channel] = self._left_s[channel] = time.monotonic()
+                self._left(channel)
+            elif frame[2] == NOT_JOINED:  # an earlier one that was not answered: of that a resume may not know
+                self._refused(frame[2])
                 self._left(channel)
             else:
                 self._refused(frame[2])

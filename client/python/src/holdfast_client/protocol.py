@@ -19,7 +19,7 @@ from typing import Any
 from . import frames
 from .acks import Acks
 from .codec import Encoding, body_bytes, decode, encode
-from .codes import BYE, CloseClass, close_class, is_request_only
+from .codes import BYE, NOT_JOINED, UNAVAILABLE, CloseClass, close_class, is_request_only
 from .errors import (
     Closed,
     FrameTooLarge,
@@ -467,8 +467,12 @@ class Protocol:
         if request is None:
             return
         self._forget_join(request)
+        if request.frame_type is FrameType.LEAVE and frame.code in (NOT_JOINED, UNAVAILABLE):
+            self._on_left(request.channel)
         if request.own:
             self._rejoin_refused(request, frame.message, now)
+        elif request.frame_type is FrameType.LEAVE and frame.code == NOT_JOINED:
+            self._answer(request.id, None)
         else:
             self._answer(request.id, RequestRefused(frame.code, frame.message, frame.retry_after_ms))
 
