@@ -48,6 +48,7 @@ from router.shards.records import (
     Unreadable,
     decode,
     encode,
+    taker_of,
 )
 
 LOADS = "loads/"
@@ -347,7 +348,7 @@ class Cluster:
             "routers": self._routers(shards),
             "pins": {str(shard): node for shard, node in sorted(view.pinned().items())},
             "moves": [
-                {"shard": seen.record.shard, "to": name, "epoch": seen.record.epoch}
+                {"shard": seen.record.shard, "to": taker_of(name), "epoch": seen.record.epoch}
                 for name, seen in view.moves.items()
                 if seen.record
                 and getattr(view.shards.get(str(seen.record.shard)).record, "epoch", 0) == seen.record.epoch

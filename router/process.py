@@ -187,6 +187,7 @@ class Router:
             led=lambda shard, epoch: self._led(shard),
             stopped=self._stopped,
             follow=self.bridged.follow if self.bridged is not None else lambda shards, leaders: None,
+            able=self.bridged.bridge.able if self.bridged is not None else None,
             everybodys=[spec.name for spec in self.config.namespaces if spec.domain == "global"],
         )
         if self.bridged is not None:
