@@ -4,6 +4,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
 from core.accept cimport ACCEPT_TURN, accept_all
+from core.clock cimport clock_ns
 from core.codes cimport DRAINING, MOVED
 from core.conn cimport STAGE_FRAMES, STATE_CLOSED, STATE_CLOSING, Connection, conn_live
 from core.edge cimport RETRY_AFTER_MS, edge_random
@@ -70,6 +71,9 @@ cdef Connection *_next(Edge *edge) noexcept nogil:
 cdef void drain_step(Edge *edge, const Note *step, const uint8_t *targets) noexcept nogil:
     """FIN to the next connections: how many, when the first and each after it is to come back, and where, is said in
     the note; says how many it was. The pace that it names is shown as a gauge: how many are to come back a second.
+
+    Of an evacuation the pace is kept here: steps that are late, or come together because this thread stood still, have
+    their slots behind those that were given already.
     """
     cdef int code = MOVED if step.flags & 1 else DRAINING
     cdef const char *why = b"this region is evacuated" if step.flags & 1 else b"this gateway is about to stop"
@@ -78,6 +82,10 @@ cdef void drain_step(Edge *edge, const Note *step, const uint8_t *targets) noexc
     cdef uint64_t most = min(step.first, <uint64_t> DRAIN_STEP_MAX)
     cdef Connection *conn = NULL
     cdef bint told = False
+    cdef uint64_t now_us = clock_ns() // 1000
+    cdef uint64_t slot_us = now_us + step.request
+    if code == MOVED and step.second:
+        slot_us = max(slot_us, edge.drain_slot_us)
     edge.drain_telling = True
     edge.fin_targets = <const char *> targets
     edge.fin_targets_size = step.text_size
@@ -85,8 +93,10 @@ cdef void drain_step(Edge *edge, const Note *step, const uint8_t *targets) noexc
         conn = _next(edge)
         if conn == NULL:
             break
-        edge_fin(edge, conn, code, why, <uint32_t> ((step.request + sent * step.second) // 1000))
+        edge_fin(edge, conn, code, why, <uint32_t> ((slot_us - now_us) // 1000))
+        slot_us += step.second
         sent += 1
+    edge.drain_slot_us = slot_us
     edge.drain_telling = False
     edge.fin_targets_size = 0
     if most and conn == NULL:

@@ -322,6 +322,7 @@ ctypedef struct Edge:
     uint32_t fin_targets_size
     bint drain_telling          # a step is under way: what ends now ends because of it
     uint32_t drain_next         # index in the table where the walk of the drain goes on
+    uint64_t drain_slot_us      # monotonic: no client of an evacuated region is to be back before it
     uint64_t audit              # request of the audit that is due at the end of this turn; 0: none
     void *tls                   # owned by the loop: the TLS context, NULL without TLS
 

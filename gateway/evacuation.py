@@ -27,7 +27,9 @@ AGAIN_S = 1.0
 FIRST_ANSWER_S = 2.0
 STOP_DEADLINE_S = 1.0
 REFUSED_AFTER_MS = 1_000
-"""Who says HELLO to an evacuated region comes back elsewhere within it, at a random time."""
+"""Who says HELLO to an evacuated region comes back elsewhere within it, at a random time, if no pace was set."""
+REFUSED_AFTER_MAX_S = 60.0
+"""Nobody is refused for longer, whatever the pace: beyond it, the time is a random one up to it."""
 
 _log = logs.get("worker")
 
@@ -107,7 +109,14 @@ class Evacuation:
         """What HELLO is answered with; None: it is served."""
         if self._order is None:
             return None
-        return Refusal(Code.MOVED, WHY, int(self._chance() * REFUSED_AFTER_MS), next(self._targets))
+        return Refusal(Code.MOVED, WHY, self._after_ms(self._order.pace), next(self._targets))
+
+    def _after_ms(self, pace: float) -> int:
+        """When who says HELLO is to come back: a pace that was set counts these as well."""
+        if not pace or self._pacer is None:
+            return int(self._chance() * REFUSED_AFTER_MS)
+        after_s = self._pacer.slot(self._clock(), REFUSED_AFTER_MAX_S)
+        return int(1000 * (self._chance() * REFUSED_AFTER_MAX_S if after_s is None else after_s))
 
     def on_note(self, kind: int, request: int, first: int, second: int) -> None:
         """A note from the data plane about steps."""

@@ -22,6 +22,7 @@ import msgpack
 from core.owned import ACCOUNT
 from core.shards import COUNT_MAX
 from router import agreement
+from router.beats import Beats
 from router.config import DirectoryConfig
 from router.directory import sweep
 from router.directory.port import (
@@ -48,6 +49,7 @@ from router.shards.records import (
     Unreadable,
     decode,
     encode,
+    taker_of,
 )
 
 LOADS = "loads/"
@@ -81,6 +83,7 @@ class Cluster:
         counts: how many messages were ordered so far, by shard.
         publishers: the same by region of those who published them; of what is not counted, nothing.
         told: called with the time by `directory.port.now` until which the lease certainly lives, whenever that grows.
+        beats: ends the lives of routers that have fallen silent; None: the directory alone does.
 
     """
 
@@ -93,6 +96,7 @@ class Cluster:
         counts: Callable[[], Sequence[int]],
         publishers: Callable[[], Mapping[str, Sequence[int]]] = dict,
         told: Callable[[float], None] = lambda until: None,
+        beats: Beats | None = None,
     ) -> None:
         self.node = node
         self._config = config
@@ -102,6 +106,7 @@ class Cluster:
         self._published = publishers
         self._publishers = Publishers()
         self._told = told
+        self._beats = beats
         self._registration: Registration | None = None
         self._held = ACCOUNT.hold("handle", "the membership of a cluster", object_=self)
         self._tasks: list[asyncio.Task[NoReturn]] = []
@@ -144,6 +149,9 @@ class Cluster:
         """
         parts = [self._keep_lease(), self._tell_loads(), self._tidy(), self._sweep(), *map(self._watch, PREFIXES)]
         names = ["the lease's bound", "loads", "tidying", "sweeping", *(f"the watch of {one}" for one in PREFIXES)]
+        if self._beats is not None:
+            parts += [self._beats.listen(), self._beats.end_silent()]
+            names += ["beats", "lives that are over"]
         self._tasks = [ACCOUNT.task(part, name, owner=self._held) for part, name in zip(parts, names, strict=True)]
         ends: set[asyncio.Future[Any]] = {self._keeper.broken, *self._tasks}
         # no deadline: while the process lives
@@ -347,7 +355,7 @@ class Cluster:
             "routers": self._routers(shards),
             "pins": {str(shard): node for shard, node in sorted(view.pinned().items())},
             "moves": [
-                {"shard": seen.record.shard, "to": name, "epoch": seen.record.epoch}
+                {"shard": seen.record.shard, "to": taker_of(name), "epoch": seen.record.epoch}
                 for name, seen in view.moves.items()
                 if seen.record
                 and getattr(view.shards.get(str(seen.record.shard)).record, "epoch", 0) == seen.record.epoch

@@ -25,6 +25,7 @@ from core.process import die_with_parent
 from core.router_loop import RouterLoop
 from core.shards import COUNT_MAX
 from router.bans import BanKeeper, MemoryStore
+from router.beats import Beats
 from router.bridging import Bridged, shared_seeds
 from router.claims_keeper import Alone, ClaimsKeeper
 from router.cluster import Cluster, LeaseOver, view_alone
@@ -173,7 +174,8 @@ class Router:
         return self.loop
 
     def _join(self, config: DirectoryConfig) -> Cluster:
-        directory = make_directory(config)
+        beats = bool(self.config.log_regions)
+        directory = make_directory(config, beats=beats)
         log: ShardLog | None = None
         if self.log is not None:
             assert isinstance(self.log, ShardLog), "the configuration allows no other in a cluster"
@@ -187,6 +189,7 @@ class Router:
             led=lambda shard, epoch: self._led(shard),
             stopped=self._stopped,
             follow=self.bridged.follow if self.bridged is not None else lambda shards, leaders: None,
+            able=self.bridged.bridge.able if self.bridged is not None else None,
             everybodys=[spec.name for spec in self.config.namespaces if spec.domain == "global"],
         )
         if self.bridged is not None:
@@ -209,6 +212,7 @@ class Router:
             self.loop.shard_counts,
             Published(self.loop.published, view.region_of),
             self._on_lease,
+            Beats(self.config.node, directory, lambda: view.alive) if beats else None,
         )
 
     async def _flush(self, deadline_s: float) -> bool:

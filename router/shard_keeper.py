@@ -36,6 +36,7 @@ FORGET_DEADLINE_S = 10.0
 """A large shard is forgotten in portions; past this the opening is given up, and tried again."""
 READ_TOGETHER = 32
 """Shards that are read in one pass: the first of many that are taken over are led while the others are still read."""
+ABLE_AGAIN_S = 0.1
 OPERATOR_DEADLINE_S = 10.0
 STOP_DEADLINE_S = 5.0
 _log = logging.getLogger("holdfast.shards")
@@ -74,6 +75,8 @@ class ShardKeeper:
         led: told of each shard, with its epoch, that is going to be led here; not when a pause ends.
         stopped: told of each shard that is not led here any more, or was not after all.
         follow: told of all shards that are to be followed, and where each is led: region and epoch of the shard.
+        able: says what would keep a shard that another one leads from being opened here, or nothing; None: nothing
+            ever does.
         everybodys: the namespaces of domain global.
         clock: that of leases.
 
@@ -90,6 +93,7 @@ class ShardKeeper:
         led: Callable[[int, int], None] = lambda shard, epoch: None,
         stopped: Callable[[int], None] = lambda shard: None,
         follow: Callable[[frozenset[int], Leaders], None] = lambda shards, leaders: None,
+        able: Callable[[int], Awaitable[str]] | None = None,
         everybodys: Sequence[str] = ("global",),
         clock: Callable[[], float] = port.now,
     ) -> None:
@@ -106,6 +110,9 @@ class ShardKeeper:
         self._led = led
         self._stopped = stopped
         self._follow = follow
+        self._able = able
+        self._unable: dict[int, str] = {}
+        """Shards that were not asked for, and why."""
         self._to_follow: Leaders = {}
         self._followed: Leaders = {}
         self._everybodys = everybodys
@@ -132,8 +139,7 @@ class ShardKeeper:
             ev.Pause: lambda effect: self._orderly.tell(notes.PAUSE, request=effect.shard),
             ev.Drain: lambda effect: self._orderly.tell(notes.SHARD_DRAIN, request=effect.shard, first=effect.ticket),
             ev.Stop: self._stop,
-            # What is read before it is led may be out of date by then, and would have to be forgotten first.
-            ev.Prepare: lambda effect: self.feed(ev.Prepared(effect.shard, effect.epoch)),
+            ev.Prepare: self._on_prepare,
             ev.Forget: lambda effect: None,
             ev.Follow: self._on_follow,
             ev.WakeAt: self._wake_at,
@@ -245,14 +251,40 @@ class ShardKeeper:
 
     async def _drain(self, shard: int, ticket: int) -> None:
         stored = await self._flush(FLUSH_DEADLINE_S)  # deadline: its argument
-        giving = self.machine.giving
-        if stored and giving is not None and (giving.shard, giving.ticket) == (shard, ticket):
+        giving = self.machine.giving.get(shard)
+        if stored and giving is not None and giving.ticket == ticket:
             self._writes.discard(shard)  # the data plane may still say that one of its sessions is there
             self.feed(ev.Drained(shard, ticket))
 
     def writes(self, shard: int) -> bool:
         """Whether what the data plane says of a shard is to be stored: it is led here, and not about to be given."""
         return shard in self._writes
+
+    # ----------------------------------------------------------------------------------------------------- taking over
+
+    def _on_prepare(self, effect: ev.Prepare) -> None:
+        """Nothing is read ahead: it may be out of date once it is led, and would have to be forgotten first."""
+        if self._able is None:
+            self.feed(ev.Prepared(effect.shard, effect.epoch))
+        else:
+            self._spawn(self._prepare(effect, self._able), f"preparing shard {effect.shard}")
+
+    async def _prepare(self, effect: ev.Prepare, able: Callable[[int], Awaitable[str]]) -> None:
+        """Say Prepared once it could be opened here, unless it is not wanted any more: its leader pauses only then."""
+        shard, epoch = effect
+        while True:
+            why = await able(shard)  # deadline: its own
+            taking = self.machine.taking.get(shard)
+            if taking is None or taking.epoch != epoch or taking.asked:
+                return
+            if not why:
+                self._unable.pop(shard, None)
+                self.feed(ev.Prepared(shard, epoch))
+                return
+            if self._unable.get(shard) != why:
+                self._unable[shard] = why
+                _log.warning("shard %d is left where it is led, since it could not be opened here: %s", shard, why)
+            await asyncio.sleep(ABLE_AGAIN_S)
 
     # ------------------------------------------------------------------------------------------------------- following
 

@@ -9,7 +9,7 @@ from router.directory.etcd_claims import Claims
 from router.directory.etcd_client import RANGE, Client, Compacted, prefix_end
 from router.directory.etcd_config import EtcdConfig
 from router.directory.etcd_watch import Watch
-from router.directory.port import Changes, Claim, Item, Reach, Result, Snapshot, Unavailable
+from router.directory.port import Changes, Claim, Item, NodeEpoch, Reach, Result, Snapshot, Unavailable
 
 PAGE_KEYS = 2_000
 RESTARTS_MAX = 5
@@ -34,6 +34,15 @@ class EtcdDirectory:
         """See `port.Directory`."""
         # deadline: that of a call
         return await etcd_lease.register(self._client, self._prefix, node, value, ttl_s)
+
+    async def end(self, silent: NodeEpoch, revision: int) -> bool:
+        """End a node's life, if its beat still has this revision: whether that was so. May be asked again.
+
+        Raises:
+            Unavailable, NotAllowed: see `port.Directory`.
+        """
+        # deadline: that of a call
+        return await etcd_lease.end(self._client, self._prefix, silent, revision)
 
     async def transact(self, claims: Sequence[Claim]) -> list[Result]:
         """See `port.Directory`."""

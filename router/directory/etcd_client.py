@@ -26,6 +26,8 @@ RECEIVE_BYTES_MAX = 64 * 1024 * 1024
 PAUSE_FIRST_S = 0.02
 PAUSE_MAX_S = 0.5
 LOGINS_A_CALL = 2
+NEAREST_AGAIN_S = 30.0
+"""After so long the nearest member is asked again, of which one call in that time may have to wait."""
 OPTIONS = (
     ("grpc.max_receive_message_length", RECEIVE_BYTES_MAX),
     ("grpc.initial_reconnect_backoff_ms", 50),
@@ -86,8 +88,10 @@ class Client:
     def __init__(self, config: EtcdConfig, clock: Callable[[], float] = now) -> None:
         self.config = config
         self.clock = clock
-        self.current = random.randrange(len(config.endpoints))
+        self.current = 0 if config.nearest_first else random.randrange(len(config.endpoints))
         """The member that is asked."""
+        self._nearest_at = 0.0
+        """When the nearest one is asked again, while it is another one."""
         self.reach = Reach(False, clock())
         self.token = ""
         self._failures = 0
@@ -116,7 +120,7 @@ class Client:
         pause, logins, why = PAUSE_FIRST_S, 0, "etcd was given no time"
         tried = 0
         while (left := ends - self.clock()) > 0:
-            at = self.current
+            at = self._member()
             try:
                 await self.login(ends)
                 token = self.token
@@ -211,6 +215,8 @@ class Client:
         """A member did not answer: the next one is asked from now on; why, in words."""
         if self.current == at:
             self.current = (at + 1) % len(self.config.endpoints)
+        if at == 0:
+            self._nearest_at = self.clock() + NEAREST_AGAIN_S
         self._failures += 1
         where = self.config.endpoints[at]
         tls = self.config.tls
@@ -218,6 +224,12 @@ class Client:
         if self._failures >= len(self.config.endpoints):
             self._reached(False, why)
         return why
+
+    def _member(self) -> int:
+        """The one to ask now."""
+        if self.config.nearest_first and self.current != 0 and self.clock() >= self._nearest_at:
+            self.current = 0
+        return self.current
 
     def succeeded(self) -> None:
         """A member answered."""

@@ -18,6 +18,10 @@ class EtcdConfig:
 
     endpoints: tuple[str, ...]
     """Members of the cluster, `host:port`; all of them, so that any may be away."""
+    nearest_first: bool = False
+    """The first is the nearest: it is asked while it answers. Else each process begins with another one."""
+    beats: bool = False
+    """Renewals of a node's lease are written down, so that others may end a life that is silent (router/beats.py)."""
     prefix: str = "holdfast/"
     """Before each key. Several clusters of ours may share one etcd under different prefixes."""
     user: str = ""

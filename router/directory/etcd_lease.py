@@ -3,11 +3,21 @@
 import asyncio
 import contextlib
 import random
+from typing import Any
 
 from core.owned import ACCOUNT
 from router.directory import etcdpb_pb2 as pb
 from router.directory.etcd_client import GRANT, KEEP_ALIVE, RANGE, REVOKE, TXN, Client, LeaseGone
-from router.directory.port import DirectoryError, NodeEpoch, NotAllowed, Unavailable, checked_registration, safe_bound
+from router.directory.port import (
+    BEATS,
+    NODES,
+    DirectoryError,
+    NodeEpoch,
+    NotAllowed,
+    Unavailable,
+    checked_registration,
+    safe_bound,
+)
 
 KEPT_A_TTL = 3
 """How often a lease is renewed within its time to live."""
@@ -22,11 +32,22 @@ REPLACEMENTS_MAX = 10
 class EtcdRegistration:
     """See `port.Registration`. Made by `register`."""
 
-    def __init__(self, client: Client, key: bytes, identity: NodeEpoch, lease: int, ttl_s: int, sent: float) -> None:
+    def __init__(
+        self,
+        client: Client,
+        key: bytes,
+        identity: NodeEpoch,
+        lease: int,
+        ttl_s: int,
+        sent: float,
+        beat: bytes = b"",
+    ) -> None:
         self.identity = identity
         self.lost = asyncio.Event()
         self._client = client
         self._key = key
+        self._beat = beat
+        """The key where renewals are written down; empty: they are not."""
         self._lease = lease
         self._ttl_s = ttl_s
         self._until = safe_bound(sent, ttl_s)
@@ -78,15 +99,33 @@ class EtcdRegistration:
         if kept.TTL <= 0:
             return False
         term = kept.header.raft_term
-        found = await self._client.call(RANGE, pb.RangeRequest(key=self._key), ends)
-        if not found.kvs or found.kvs[0].create_revision != self.identity.epoch:
+        confirmed = await (self._write(ends) if self._beat else self._read(ends))
+        if confirmed is None:
             return False
         # A leader that was cut off or stood still, and does not know yet that there is another, renews what may have
-        # ended at that one. It cannot answer the reading, which most members have to confirm: so the renewal counts
-        # only when both were answered in one term.
-        if found.header.raft_term == term:
+        # ended at that one. It cannot answer the reading (or take the beat), which most members have to confirm: so the
+        # renewal counts only when both were answered in one term.
+        if confirmed.raft_term == term:
             self._until = max(self._until, safe_bound(sent, kept.TTL))
         return True
+
+    async def _read(self, ends: float) -> Any:
+        """The header of an answer by which our key is there; None: it is not."""
+        found = await self._client.call(RANGE, pb.RangeRequest(key=self._key), ends)
+        is_there = found.kvs and found.kvs[0].create_revision == self.identity.epoch
+        return found.header if is_there else None
+
+    async def _write(self, ends: float) -> Any:
+        """The same of an answer to a beat, which is written only while it is there."""
+        request = pb.TxnRequest()
+        request.compare.append(_revision_is(self._key, self.identity.epoch))
+        put = request.success.add().request_put
+        put.key, put.value, put.lease = self._beat, b"%d %d" % (self.identity.epoch, self._ttl_s), self._lease
+        try:
+            answer = await self._client.call(TXN, request, ends)
+        except LeaseGone:
+            return None
+        return answer.header if answer.succeeded else None
 
     async def _ask(self) -> tuple[float, pb.LeaseKeepAliveResponse]:
         """Ask member after member; the answer, and when the request that got it was sent."""
@@ -115,13 +154,29 @@ async def register(client: Client, prefix: str, node: str, value: bytes, ttl_s: 
         raise
     except LeaseGone as error:
         raise Unavailable(f"{client.config}: the lease ended before it had its key") from error
-    return EtcdRegistration(client, key, NodeEpoch(node, epoch), granted.ID, granted.TTL, sent)
+    beat = (prefix + BEATS + node).encode() if client.config.beats else b""
+    return EtcdRegistration(client, key, NodeEpoch(node, epoch), granted.ID, granted.TTL, sent, beat)
+
+
+async def end(client: Client, prefix: str, silent: NodeEpoch, revision: int) -> bool:
+    """See `EtcdDirectory.end`. Its lease ends by itself, with nothing on it."""
+    key, beat = (prefix + NODES + silent.node).encode(), (prefix + BEATS + silent.node).encode()
+    request = pb.TxnRequest()
+    request.compare.extend((_revision_is(key, silent.epoch), _revision_is(beat, revision)))
+    request.success.add().request_delete_range.key = key
+    request.success.add().request_delete_range.key = beat
+    answer = await client.call(TXN, request)
+    return bool(answer.succeeded)
+
+
+def _revision_is(key: bytes, revision: int) -> pb.Compare:
+    return pb.Compare(target=pb.Compare.MOD, key=key, mod_revision=revision)
 
 
 async def _put(client: Client, key: bytes, value: bytes, lease: int, ends: float) -> int:
     """Put the node's key on its lease, in place of what an earlier life left; its epoch."""
     request = pb.TxnRequest()
-    request.compare.append(pb.Compare(target=pb.Compare.MOD, key=key, mod_revision=0))
+    request.compare.append(_revision_is(key, 0))
     put = request.success.add().request_put
     put.key, put.value, put.lease = key, value, lease
     request.failure.add().request_range.key = key
@@ -140,7 +195,7 @@ async def _put(client: Client, key: bytes, value: bytes, lease: int, ends: float
 async def _remove(client: Client, former: pb.KeyValue, ends: float) -> None:
     """Remove the key of an earlier life, if it is still that one, and then what else may be on its lease."""
     request = pb.TxnRequest()
-    request.compare.append(pb.Compare(target=pb.Compare.MOD, key=former.key, mod_revision=former.mod_revision))
+    request.compare.append(_revision_is(former.key, former.mod_revision))
     request.success.add().request_delete_range.key = former.key
     answer = await client.call(TXN, request, ends)
     if answer.succeeded and former.lease:

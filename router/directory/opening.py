@@ -9,8 +9,12 @@ from router.directory.etcd import EtcdDirectory
 from router.directory.etcd_config import EtcdConfig
 
 
-def make_directory(config: DirectoryConfig) -> EtcdDirectory:
+def make_directory(config: DirectoryConfig, *, beats: bool = False) -> EtcdDirectory:
     """The directory, of which nothing was asked yet; the audit knows its sockets, which come and go by themselves.
+
+    Args:
+        config: see there.
+        beats: see `EtcdConfig`.
 
     Raises:
         Misused: a file of the settings cannot be read, or settings do not fit each other.
@@ -20,6 +24,8 @@ def make_directory(config: DirectoryConfig) -> EtcdDirectory:
     return EtcdDirectory(
         EtcdConfig(
             endpoints=config.endpoints,
+            nearest_first=bool(config.region),
+            beats=beats,
             prefix=config.prefix,
             user=config.user,
             password=config.password,

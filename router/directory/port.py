@@ -14,6 +14,8 @@ from typing import NamedTuple, Protocol
 
 NODES = "nodes/"
 """Under it are the nodes that live: one key a node, which goes when its lease ends."""
+BEATS = "beats/"
+"""Under it are the renewals of those that write them down (router/beats.py): one key a node, on the same lease."""
 KEY_BYTES_MAX = 512
 VALUE_BYTES_MAX = 65_536
 TTL_MIN_S = 2

@@ -9,8 +9,10 @@ whatever one of them has more than ours is repeated here: what a region confirme
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Collection, Mapping
 
+from core.owned import ACCOUNT
 from router.log.bridge_copy import copy_shards
 from router.log.bridge_follow import CATCHUP_BYTES_S, PAGE_FAR, Follower, Told, catch_up
 from router.log.bridge_scripts import BRIDGE_ENTRIES
@@ -20,10 +22,15 @@ from router.log.port import LogError, LogUnavailable, Position
 from router.log.redis_shared import SharedRedisLog
 from router.log.replicated import Replicated
 
-# For a region whose routers are there, and for one that has none any more.
+# For a region whose routers are there, and for one that has none any more, as it may be from one moment to the next.
 LIVING_DEADLINE_S = 2.0
 DEAD_DEADLINE_S = 0.75
+LOOK_S = 0.05
+AGAIN_S = 0.1
 FETCH_ROUNDS_MAX = 8
+# Who could lead a shard has an answer of all regions within this, and lacks no more batches of it.
+ABLE_DEADLINE_S = 1.0
+ABLE_BEHIND_MAX = 64
 _log = logging.getLogger("holdfast.log")
 
 
@@ -137,32 +144,64 @@ class Bridge:
             region, most = max(known[shard].items(), key=lambda one: one[1])
             if most > at:
                 behind.setdefault(region, {})[shard] = most
-        for region, goals in behind.items():
-            await self._fetch(self._sources[region], goals)
+        fetching = [self._fetch(self._sources[region], goals) for region, goals in behind.items()]
+        for error in await asyncio.gather(*fetching, return_exceptions=True):
+            if error is not None:
+                raise error
         return refused, known
 
-    async def _fence(self, epochs: Mapping[int, int]) -> dict[str, dict[int, tuple[int, Position]]]:
+    async def able(self, shard: int) -> str:
+        """What would keep a shard from being opened here soon after its leader gave it away; nothing: nothing would."""
         living = set(self._living())
-        answers = await asyncio.gather(
-            *(self._fence_one(source, epochs, name in living) for name, source in self._sources.items())
-        )
+        sources = [source for name, source in self._sources.items() if name in living]
+        try:
+            [(_, ours)] = await self.store.where([shard])
+        except LogError as error:
+            return str(error)
+        for region, found in zip(sources, await asyncio.gather(*(_asked(one, shard) for one in sources)), strict=True):
+            if isinstance(found, str):
+                return f"region `{region.region}`: {found}"
+            is_near = found.epoch == ours.epoch and found.offset - ours.offset <= ABLE_BEHIND_MAX
+            if found > ours and not is_near:
+                return f"region `{region.region}` has it up to {'%d-%d' % found}, ours to {'%d-%d' % ours}"
+        return ""
+
+    async def _fence(self, epochs: Mapping[int, int]) -> dict[str, dict[int, tuple[int, Position]]]:
+        answers = await asyncio.gather(*(self._fence_one(source, epochs) for source in self._sources.values()))
         return {name: said for name, said in zip(self._sources, answers, strict=True) if said is not None}
 
-    @staticmethod
-    async def _fence_one(
-        source: Source, epochs: Mapping[int, int], is_living: bool
-    ) -> dict[int, tuple[int, Position]] | None:
-        try:
-            async with asyncio.timeout(LIVING_DEADLINE_S if is_living else DEAD_DEADLINE_S):
-                return await source.fence(epochs)
-        except (TimeoutError, LogError) as error:
-            if is_living:
+    async def _fence_one(self, source: Source, epochs: Mapping[int, int]) -> dict[int, tuple[int, Position]] | None:
+        """What one region says; None: it has no routers, and does not answer. While it has some it is asked again."""
+        began = time.monotonic()
+        while True:
+            said = await self._answer(source, epochs, began)
+            if not isinstance(said, str):
+                return said
+            if source.region not in self._living():
+                _log.warning("shards are opened without region `%s`, which has no routers: %s", source.region, said)
+                return None
+            if time.monotonic() >= began + LIVING_DEADLINE_S - AGAIN_S:
                 raise LogUnavailable(
                     f"region `{source.region}` has routers, but its log does not answer, which may have what ours has"
-                    f" not: {error}"
-                ) from error
-            _log.warning("shards are opened without region `%s`, which has no routers: %s", source.region, error)
-            return None
+                    f" not: {said}"
+                )
+            await asyncio.sleep(AGAIN_S)
+
+    async def _answer(
+        self, source: Source, epochs: Mapping[int, int], began: float
+    ) -> dict[int, tuple[int, Position]] | str:
+        """What a region says, or why it says nothing: in the time that it has, which ends early with its routers."""
+        asking = ACCOUNT.task(_fenced(source, epochs), f"fences of region {source.region}")
+        try:
+            while not asking.done():
+                limit_s = LIVING_DEADLINE_S if source.region in self._living() else DEAD_DEADLINE_S
+                if time.monotonic() >= began + limit_s:
+                    return f"it has not said anything for {limit_s} s"
+                await asyncio.wait({asking}, timeout=LOOK_S)
+            return asking.result()
+        finally:
+            asking.cancel()
+            await asyncio.wait({asking})  # deadline: it is cancelled
 
     async def _fetch(self, source: Source, goals: Mapping[int, Position]) -> None:
         """Repeat what another region has, which is told already to take nothing more from the leader of before."""
@@ -188,6 +227,25 @@ class Bridge:
             await follower.close()  # deadline: a second
         await self.replicated.close()
         await self.store.close()
+
+
+async def _fenced(source: Source, epochs: Mapping[int, int]) -> dict[int, tuple[int, Position]] | str:
+    """What a region says to an epoch, or why it says nothing."""
+    try:
+        return await source.fence(epochs)  # deadline: that of whoever waits, and of each command
+    except LogError as error:
+        return str(error)
+
+
+async def _asked(source: Source, shard: int) -> Position | str:
+    """Where a region has a shard, or why it does not say so."""
+    try:
+        async with asyncio.timeout(ABLE_DEADLINE_S):
+            return (await source.where([shard]))[0][1]
+    except TimeoutError:
+        return f"it has not said anything for {ABLE_DEADLINE_S} s"
+    except LogError as error:
+        return str(error)
 
 
 async def _at_once(size: int) -> None:

@@ -49,8 +49,9 @@ epoch than they have seen. A hand-over needs no refusals: everything was answere
 
 A shard without leader is claimed at once by the router that placement wants, and by the others after a wait that grows
 with their rank, so that a router that cannot does not hold it up. Takers ask for one shard at a time, and leaders give
-away one at a time; each step has a deadline after which it is given up and tried again. A claim that lost is tried
-again only after a wait, and only when what the key says now still asks for it.
+away one at a time, but for some at once where they go from one region to another; each of these is a move of its own,
+and each step has a deadline after which it is given up and tried again. A claim that lost is tried again only after a
+wait, and only when what the key says now still asks for it.
 """
 
 from router.shards import events as ev
@@ -68,6 +69,8 @@ from router.shards.records import (
     PinRecord,
     ShardRecord,
     encode,
+    request_of,
+    taker_of,
 )
 from router.shards.roles import NEVER, Giving, Held, Role, Settings, Taking
 from router.shards.view import Seen, View
@@ -85,14 +88,14 @@ class Leadership:
         self.hold = 0.0
         self.away = False
         self.held: dict[int, Held] = {}
-        self.giving: Giving | None = None
-        self.taking: Taking | None = None
+        self.giving: dict[int, Giving] = {}
+        self.taking: dict[int, Taking] = {}
         self._unled: dict[int, float] = {}
         """Shards that nobody leads, and since when we know."""
         self._not_before: dict[int, float] = {}
         """Shards that we claim or ask for again only then."""
         self._refused: dict[str, int] = {}
-        """By taker, the revision of its request that came to nothing."""
+        """By request, the revision of it that came to nothing."""
         self._flying: dict[str, ev.Claim] = {}
         self._operator: dict[str, int] = {}
         """Tickets of operators' claims under way, by key."""
@@ -192,8 +195,9 @@ class Leadership:
             self._tell_operator(claim.key, result)
         elif prefix == SHARDS:
             self._shard_answered(int(name), claim, result)
-        elif prefix == MOVES and not isinstance(result, ev.Won) and self.taking is not None:
-            self._give_up_taking()
+        elif prefix == MOVES and not isinstance(result, ev.Won):
+            for shard in [shard for shard, taking in self.taking.items() if taking.request == name]:
+                self._give_up_taking(shard)
 
     def _shard_answered(self, shard: int, claim: ev.Claim, result: ev.Won | ev.Lost | None) -> None:
         if isinstance(result, ev.Won):
@@ -207,8 +211,7 @@ class Leadership:
             held.doubt = True
         elif result.revision == claim.expected_revision and not held.doubt:
             # The taker is gone, the key is as it was, and this claim can never win: as if it had not been.
-            if claim.alive is not None:
-                self._refuse(claim.alive.node)
+            self._refuse(held.request)
             self._go_on(shard, held)
         held.retry_at = min(held.retry_at, later)
 
@@ -219,8 +222,7 @@ class Leadership:
         held.role = Role.LEADING
         held.retry_at = NEVER
         self._out.append(ev.Lead(event.shard, event.epoch))
-        if self.taking is not None and self.taking.shard == event.shard:
-            self.taking = None
+        self.taking.pop(event.shard, None)
 
     def _refused_by_log(self, event: ev.Refused) -> None:
         held = self.held.get(event.shard)
@@ -230,8 +232,7 @@ class Leadership:
             return
         if held.role is not Role.OPENING:
             self._out.append(ev.Stop(event.shard))
-            if self.giving is not None and self.giving.shard == event.shard:
-                self.giving = None
+            self.giving.pop(event.shard, None)
         if held.role is not Role.HANDING:
             held.role = Role.OPENING
         held.retry_at = self._now + self.settings.retry_s
@@ -241,28 +242,28 @@ class Leadership:
             self._claim(SHARDS + str(event.shard), held.revision, encode(record))
 
     def _prepared(self, event: ev.Prepared) -> None:
-        taking = self.taking
-        if taking is None or taking.asked or (taking.shard, taking.epoch) != (event.shard, event.epoch):
+        taking = self.taking.get(event.shard)
+        if taking is None or taking.asked or taking.epoch != event.epoch:
             return
-        record = MoveRecord(self.epoch, taking.shard, taking.epoch)
-        seen = self.view.moves.get(self.node)
-        if self._may_claim() and self._claim(MOVES + self.node, seen.revision, encode(record)):
+        record = MoveRecord(self.epoch, event.shard, taking.epoch)
+        seen = self.view.moves.get(taking.request)
+        if self._may_claim() and self._claim(MOVES + taking.request, seen.revision, encode(record)):
             taking.asked = True
 
     def _drained(self, event: ev.Drained) -> None:
-        giving = self.giving
-        if giving is None or (giving.shard, giving.ticket) != (event.shard, event.ticket):
+        giving = self.giving.get(event.shard)
+        if giving is None or giving.ticket != event.ticket:
             return
-        held = self.held[giving.shard]
+        held = self.held[event.shard]
         record = ShardRecord(giving.taker.node, giving.taker.epoch, held.epoch + 1, "handed")
-        self.giving = None
-        if self._may_claim() and self._claim(SHARDS + str(giving.shard), held.revision, encode(record), giving.taker):
+        del self.giving[event.shard]
+        if self._may_claim() and self._claim(SHARDS + str(event.shard), held.revision, encode(record), giving.taker):
             held.role = Role.HANDING
             held.retry_at = NEVER
             held.doubt = False
         else:
-            self._refuse(giving.taker.node)
-            self._go_on(giving.shard, held)
+            self._refuse(held.request)
+            self._go_on(event.shard, held)
 
     def _tick(self, event: ev.Tick) -> None:
         self._told_wake = NEVER
@@ -339,10 +340,9 @@ class Leadership:
     def _drop(self, shard: int, keep_taking: bool = False) -> None:
         del self.held[shard]
         self._out.append(ev.Stop(shard))
-        if self.giving is not None and self.giving.shard == shard:
-            self.giving = None
-        if self.taking is not None and self.taking.shard == shard and not keep_taking:
-            self.taking = None
+        self.giving.pop(shard, None)
+        if not keep_taking:
+            self.taking.pop(shard, None)
 
     def _open_again(self) -> None:
         for shard, held in self.held.items():
@@ -382,18 +382,21 @@ class Leadership:
                     held.retry_at = NEVER
 
     def _give(self) -> None:
-        giving = self.giving
-        if giving is not None:
-            held = self.held[giving.shard]
+        for shard, giving in list(self.giving.items()):
+            held = self.held[shard]
             if self.view.over(giving.taker.epoch) or self._due(giving.deadline):
-                self._refuse(giving.taker.node)
-                self.giving = None
-                self._go_on(giving.shard, held)
+                self._refuse(held.request)
+                del self.giving[shard]
+                self._go_on(shard, held)
+        if not self._may_claim():
             return
-        if not self._may_claim() or any(held.role is Role.HANDING and not held.doubt for held in self.held.values()):
-            return
-        for taker, seen in sorted(self.view.moves.items(), key=lambda item: item[1].revision):
-            move = seen.record
+        under_way = [
+            held.far
+            for held in self.held.values()
+            if held.role is Role.DRAINING or (held.role is Role.HANDING and not held.doubt)
+        ]
+        for request, seen in sorted(self.view.moves.items(), key=lambda item: item[1].revision):
+            move, taker = seen.record, taker_of(request)
             assert move is not None
             wanted = self.held.get(move.shard)
             if (
@@ -401,20 +404,34 @@ class Leadership:
                 and wanted.role is Role.LEADING
                 and wanted.epoch == move.epoch
                 and self.view.alive.get(move.node_epoch) == taker
-                and self._refused.get(taker) != seen.revision
+                and self._refused.get(request) != seen.revision
                 and self.plan()[move.shard] == taker
             ):
-                self._tickets += 1
-                wanted.role = Role.DRAINING
-                deadline = self._now + self.settings.drain_s
-                self.giving = Giving(move.shard, ev.NodeEpoch(taker, move.node_epoch), self._tickets, deadline)
-                self._due(deadline)
-                self._out += (ev.Pause(move.shard), ev.Drain(move.shard, self._tickets))
-                return
+                wanted.request, wanted.far = request, self._is_far(taker)
+                if not self._has_room(under_way, wanted.far):
+                    return  # also for those that would have room: whoever asked first is served first
+                under_way.append(wanted.far)
+                self._begin_giving(move.shard, wanted, ev.NodeEpoch(taker, move.node_epoch))
 
-    def _refuse(self, taker: str) -> None:
+    def _begin_giving(self, shard: int, held: Held, taker: ev.NodeEpoch) -> None:
+        self._tickets += 1
+        held.role = Role.DRAINING
+        deadline = self._now + self.settings.drain_s
+        self.giving[shard] = Giving(taker, self._tickets, deadline)
+        self._due(deadline)
+        self._out += (ev.Pause(shard), ev.Drain(shard, self._tickets))
+
+    def _is_far(self, name: str) -> bool:
+        """Whether a router is in another region."""
+        return bool(self.settings.regions) and self.view.region_of(name) != self.settings.region
+
+    def _has_room(self, under_way: list[bool], far: bool) -> bool:
+        """Whether one more move may begin, given of each that is under way whether it is between regions."""
+        return not under_way or (far and all(under_way) and len(under_way) < self.settings.far_moves_max)
+
+    def _refuse(self, request: str) -> None:
         """Have a taker ask again before we give it anything."""
-        self._refused[taker] = self.view.moves.get(taker).revision
+        self._refused[request] = self.view.moves.get(request).revision
 
     def _go_on(self, shard: int, held: Held) -> None:
         held.role = Role.LEADING
@@ -422,47 +439,51 @@ class Leadership:
         self._out.append(ev.Resume(shard, held.epoch))
 
     def _take(self) -> None:
-        taking = self.taking
-        if taking is not None and taking.shard not in self.held:
-            record = self.view.shards.get(str(taking.shard)).record
+        for shard in [shard for shard in self.taking if shard not in self.held]:
+            taking = self.taking[shard]
+            record = self.view.shards.get(str(shard)).record
             same = record is not None and record.epoch == taking.epoch and record.node_epoch in self.view.alive
-            if not same or self.plan()[taking.shard] != self.node or self._due(taking.deadline):
-                self._give_up_taking()
-        if self.taking is not None or not self._may_claim() or not self._due(self._settled_at):
+            if not same or self.plan()[shard] != self.node or self._due(taking.deadline):
+                self._give_up_taking(shard)
+        most = self.settings.far_moves_max if self.settings.regions else 1
+        if len(self.taking) >= most or not self._may_claim() or not self._due(self._settled_at):
             return
-        shard = self._next_to_take()
-        if shard is not None:
+        for _, shard in self._to_take():
             record = self.view.shards.get(str(shard)).record
             assert record is not None
-            self.taking = Taking(shard, record.epoch, self._now + self.settings.take_s)
-            self._due(self.taking.deadline)
+            far = self._is_far(record.node)
+            if not self._has_room([taking.far for taking in self.taking.values()], far):
+                return
+            used = {taking.request for taking in self.taking.values()}
+            names = (request_of(self.node, number) for number in range(most))
+            request = next(name for name in names if name not in used)
+            self.taking[shard] = Taking(record.epoch, self._now + self.settings.take_s, request, far)
+            self._due(self.taking[shard].deadline)
             self._out.append(ev.Prepare(shard, record.epoch))
 
-    def _next_to_take(self) -> int | None:
-        """A shard of another's that is to be ours; rather of one whom nobody else asks at the moment."""
+    def _to_take(self) -> list[tuple[bool, int]]:
+        """The shards of others that are to be ours; rather of those whom nobody else asks at the moment."""
         asked = set()
-        for taker, seen in self.view.moves.items():
+        for request, seen in self.view.moves.items():
             assert seen.record is not None
             record = self.view.shards.get(str(seen.record.shard)).record
-            if taker != self.node and record is not None and record.epoch == seen.record.epoch:
+            if taker_of(request) != self.node and record is not None and record.epoch == seen.record.epoch:
                 asked.add(record.node)
-        best: tuple[bool, int] | None = None
+        found = []
         for shard, wanted in enumerate(self.plan()):
-            if wanted != self.node or shard in self.held:
+            if wanted != self.node or shard in self.held or shard in self.taking:
                 continue
             record = self.view.shards.get(str(shard)).record
             if record is None or record.node_epoch not in self.view.alive:
                 continue
             if self._due(self._not_before.get(shard, 0.0)):
-                found = (record.node in asked, shard)
-                best = found if best is None else min(best, found)
-        return best[1] if best is not None else None
+                found.append((record.node in asked, shard))
+        return sorted(found)
 
-    def _give_up_taking(self) -> None:
-        if self.taking is not None:
-            self._not_before[self.taking.shard] = self._now + self.settings.retry_s
-            self._out.append(ev.Forget(self.taking.shard))
-            self.taking = None
+    def _give_up_taking(self, shard: int) -> None:
+        self._not_before[shard] = self._now + self.settings.retry_s
+        self._out.append(ev.Forget(shard))
+        del self.taking[shard]
 
     # Small things.
 
@@ -521,7 +542,7 @@ class Leadership:
             weights = self.view.weights()
             if weights != self._weights:
                 self._weights = weights
-                self._refused = {taker: at for taker, at in self._refused.items() if taker in weights}
+                self._refused = {request: at for request, at in self._refused.items() if taker_of(request) in weights}
                 self._settled_at = self._now + self.settings.settle_s
 
     def _all_dirty(self) -> None:
@@ -534,7 +555,8 @@ class Leadership:
         self._out.append(ev.Hold(0.0))
         for shard in sorted(self.held):
             self._drop(shard)
-        self._give_up_taking()
+        for shard in list(self.taking):
+            self._give_up_taking(shard)
         self._all_dirty()
 
     def _finish(self) -> list[ev.Effect]:

@@ -49,13 +49,23 @@ class ShardRecord(NamedTuple):
 
 
 class MoveRecord(NamedTuple):
-    """`moves/<taker>`: a router is ready to take over a shard, and asks its leader to hand it over."""
+    """`moves/<taker>`, `moves/<taker>/1`, ...: a router is ready to take over a shard, and asks its leader for it."""
 
     node_epoch: int
     """The taker's."""
     shard: int
     epoch: int
     """Of the shard: once it changes hands, this is over."""
+
+
+def request_of(taker: str, number: int) -> str:
+    """The name of a router's request, of which each is for one shard."""
+    return f"{taker}/{number}" if number else taker
+
+
+def taker_of(request: str) -> str:
+    """Whose request that is."""
+    return request.partition("/")[0]
 
 
 class PinRecord(NamedTuple):

@@ -27,6 +27,9 @@ class Settings:
     """A taker that did not get the shard within it gives up, and takes another."""
     retry_s: float = 0.5
     """After what failed: a claim that lost or was not answered, an Open that was refused."""
+    far_moves_max: int = 6
+    """Shards that a router gives, or takes, at once, where they go from one region to another: the time of such a move
+    is that of its ways, not of its work. Of all others it is one at a time."""
     region: str = ""
     """Where this router is; empty: there are no regions."""
     regions: frozenset[str] = frozenset()
@@ -42,6 +45,8 @@ class Settings:
             raise ValueError(f"a drain of {self.drain_s} s does not fit into a taker's {self.take_s} s")
         if self.region in self.regions or (self.regions and not self.region):
             raise ValueError(f"region {self.region!r} has to be one beside {', '.join(sorted(self.regions))}")
+        if self.far_moves_max < 1:
+            raise ValueError(f"{self.far_moves_max} moves between regions at once: 1 or more")
         times = (self.margin_s, self.settle_s, self.patience_s)
         if min(times) < 0 or min(self.drain_s, self.retry_s) <= 0 or self.patience_rank_max < 1:
             raise ValueError(
@@ -70,13 +75,16 @@ class Held:
     """OPENING: when to ask the log again. HANDING: when to take the shard back."""
     doubt: bool = False
     """HANDING: nothing is known of a claim that may still win."""
+    request: str = ""
+    """DRAINING, HANDING: the taker's request."""
+    far: bool = False
+    """DRAINING, HANDING: the taker is in another region."""
 
 
 @dataclass(slots=True)
 class Giving:
-    """The shard that we hand over."""
+    """A shard that is drained, to be handed over."""
 
-    shard: int
     taker: NodeEpoch
     ticket: int
     deadline: float
@@ -84,10 +92,13 @@ class Giving:
 
 @dataclass(slots=True)
 class Taking:
-    """The shard that we ask for."""
+    """A shard that we ask for."""
 
-    shard: int
     epoch: int
     deadline: float
+    request: str
+    """The name of our request for it (records.py)."""
+    far: bool
+    """Its leader is in another region."""
     asked: bool = False
-    """Whether it was prepared and `moves/<us>` was claimed."""
+    """Whether it was prepared and the request was claimed."""

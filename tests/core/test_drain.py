@@ -198,3 +198,15 @@ def test_clients_of_an_evacuated_region_are_told_where_to_go(edge: Edge) -> None
     edge.put(notes.DRAIN_STEP, first=1, flags=1, text=b"wss://b.example/ws\0")
     assert edge.note(notes.DRAIN_SENT)[4] == 1
     assert "target" not in bob.frame()[3], "nobody named one for this transport"
+
+
+def test_steps_of_an_evacuation_that_come_together_have_their_slots_one_after_another(edge: Edge) -> None:
+    clients = [edge.open(f"user{number}") for number in range(4)]
+    for _ in range(2):  # of which the second should have come 20 s later
+        edge.put(notes.DRAIN_STEP, first=2, flags=1, second=10_000_000)
+    for _ in range(2):
+        assert edge.note(notes.DRAIN_SENT)[4] == 2
+    found = [client.frame()[3]["after"] for client in clients]
+    assert found[:2] == [0, 10_000]
+    assert 15_000 < found[2] <= 20_000, "behind those that were given before"
+    assert found[3] == pytest.approx(found[2] + 10_000, abs=1)

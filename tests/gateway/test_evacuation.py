@@ -109,6 +109,23 @@ def test_who_says_hello_is_sent_on_while_it_lasts(run_in_loop: Any) -> None:
     run_in_loop(scenario())
 
 
+def test_who_says_hello_has_a_slot_of_the_pace_that_was_set(run_in_loop: Any) -> None:
+    async def scenario() -> None:
+        plane = Plane(0)
+        own = worker(plane, clock=lambda: 5.0, chance=lambda: 0.5)
+        await own.follow(Away(AWAY.targets, 0.1))
+        await until(lambda: len(plane.steps) > 0, "it goes")
+        afters = [refusal.after_ms for _ in range(8) if (refusal := own.refusal()) is not None]
+        spacing_ms = plane.steps[0]["second"] / 1000
+        assert spacing_ms > 10_000
+        near = [one for one in afters if one != 30_000]
+        assert near == pytest.approx([spacing_ms * (number + 1) for number in range(len(near))], abs=1)
+        assert 0 < len(near) < len(afters), "and what would be later comes at a random time"
+        await own.follow(None)
+
+    run_in_loop(scenario())
+
+
 def test_another_order_takes_the_place_of_the_one_before_and_the_same_does_not(run_in_loop: Any) -> None:
     async def scenario() -> None:
         plane = Plane(1_000)

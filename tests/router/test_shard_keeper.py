@@ -333,6 +333,34 @@ def test_what_was_led_is_followed_once_it_is_forgotten() -> None:
     run(body)
 
 
+def test_a_shard_is_left_where_it_is_while_it_could_not_be_opened_by_its_taker(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    asked: list[int] = []
+    obstacles = ["region `ap`: it is away"]
+
+    async def able(shard: int) -> str:
+        asked.append(shard)
+        return obstacles[0]
+
+    async def body(store: Store) -> None:
+        eu = await Unit("a", EmbeddedDirectory(store), settings=_in("eu", "us"), region="eu").start()
+        await until(lambda: len(eu.plane.leads_now()) == SHARDS, "all are led")
+        us = await Unit("b", EmbeddedDirectory(store), settings=_in("us", "eu"), region="us", able=able).start()
+        know_each_other(eu, us)
+        await store_claim(store, Claim(f"{REGIONS}eu", 0, encode(RegionRecord("op", 1))))
+        await until(lambda: len(asked) > len(set(asked)) + 3, "it is looked again and again")
+        assert eu.plane.told(notes.PAUSE) == []
+        assert (await us.directory.read("moves/")).items == {}
+        assert sum("left where it is led" in text for text in caplog.messages) == len(set(asked)), "each is told once"
+        obstacles[0] = ""
+        await until(lambda: len(us.plane.leads_now()) == SHARDS, "the other region leads all")
+        await eu.end()
+        await us.end()
+
+    run(body)
+
+
 async def store_claim(store: Store, claim: Claim) -> None:
     directory = EmbeddedDirectory(store)
     await directory.transact([claim])

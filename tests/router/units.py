@@ -1,7 +1,7 @@
 """Routers for tests of who leads what: the real keeper and membership, over a directory; planes only listen."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from core import notes
@@ -146,6 +146,7 @@ class Unit:
         weight: int = 1,
         region: str = "",
         publishers: Callable[[], Mapping[str, Sequence[int]]] = dict,
+        able: Callable[[int], Awaitable[str]] | None = None,
     ) -> None:
         self.plane = Plane()
         self.follows: list[dict[int, tuple[str, int]]] = []
@@ -166,6 +167,7 @@ class Unit:
             led=lambda shard, epoch: self.led.append((shard, epoch)),
             stopped=self.stopped.append,
             follow=self._follow,
+            able=able,
         )
         self.plane.keeper = self.keeper
         self.cluster = Cluster(node, config, directory, self.keeper, lambda: self.plane.counts, publishers)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from router.beats import Beats
 from router.shards import events as ev
 from tests.simulation.region_log import Id, RegionLog
 from tests.simulation.region_process import RegionProcess
@@ -70,11 +71,26 @@ class TakesFromTheDeposed(RegionLog):
         return super().repeat(shard, max(under, self.epoch(shard)), whole, entries, after)
 
 
-def regions_of(process: type[RegionProcess] = RegionProcess, log: type[RegionLog] = RegionLog) -> type[Regions]:
+class Hasty(Beats):
+    """A life is ended before its bound is over."""
+
+    def silent(self) -> list[tuple[ev.NodeEpoch, int]]:
+        time, alive = self._clock(), self._alive()
+        return [
+            (ev.NodeEpoch(node, beat.epoch), beat.revision)
+            for node, beat in self._beats.items()
+            if alive.get(beat.epoch) == node and time - beat.heard >= beat.ttl_s / 2
+        ]
+
+
+def regions_of(
+    process: type[RegionProcess] = RegionProcess, log: type[RegionLog] = RegionLog, beats: type[Beats] = Beats
+) -> type[Regions]:
     """A world with one of its parts exchanged."""
 
     class Mutant(Regions):
         process_type = process
+        beats_type = beats
 
         def make_log(self, world: World, region: str) -> RegionLog:
             return log(world, region, self.dropped)
@@ -89,6 +105,7 @@ PLANTED: dict[str, type[Regions]] = {
     "keep what is beyond the base": regions_of(log=KeepsEverything),
     "follow the former leader": regions_of(FollowsTheFirst),
     "drop in silence": regions_of(log=DropsInSilence),
+    "end lives too early": regions_of(beats=Hasty),
 }
 """Found among some hundreds of seeds."""
 

@@ -1,8 +1,9 @@
 """A router of one region among several: it leads into its region's log, and brings what is led elsewhere into it."""
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING, Any
 
+from router.directory.port import Changes, Snapshot
 from router.shards import events as ev
 from router.shards.records import NodeRecord, encode
 from tests.simulation.process import Led, Process
@@ -12,8 +13,22 @@ if TYPE_CHECKING:
     from tests.simulation.regions import Regions
 
 POLL = 0.12
+LOOK = 0.2
 ANSWER_DEADLINE = 1.0
 LOST, LATE, REPEATED = 0.05, 0.05, 0.1
+
+
+class NoDirectory:
+    """The way to the directory is the simulation's own."""
+
+    async def read(self, prefix: str) -> Snapshot:
+        raise AssertionError(prefix)
+
+    def watch(self, prefix: str, revision: int) -> AsyncGenerator[Changes | Snapshot, None]:
+        raise AssertionError(prefix)
+
+    async def end(self, silent: ev.NodeEpoch, revision: int) -> bool:
+        raise AssertionError(silent)
 
 
 class RegionProcess(Process):
@@ -25,7 +40,9 @@ class RegionProcess(Process):
         self.region = cluster.region_of(name)
         self.follows: dict[int, tuple[str, int]] = {}
         super().__init__(cluster, name, life)
+        self.beats = cluster.beats_type(name, NoDirectory(), lambda: self.machine.view.alive, self.clock)
         self._poll()
+        self._end_silent()
 
     @property
     def log(self) -> RegionLog:
@@ -34,6 +51,21 @@ class RegionProcess(Process):
 
     def record(self) -> bytes:
         return encode(NodeRecord(self.weight, self.label, self.region))
+
+    # The lease.
+
+    def _beat_arrives(self, epoch: int, sent: float) -> None:
+        """It is written down for the others as well."""
+        if self.running and self.cluster.directory.up and not self.cut_out:
+            self.cluster.beat(self.name, epoch)
+        super()._beat_arrives(epoch, sent)
+
+    def _end_silent(self) -> None:
+        if not self.running:
+            return
+        for silent, revision in [] if self.paused or self.cut_out else self.beats.silent():
+            self.world.after(self.delay(), self.cluster.end_silent, silent, revision)
+        self.world.after(LOOK * (0.5 + self.world.chance.random()), self._end_silent)
 
     # The way to logs.
 
@@ -139,6 +171,21 @@ class RegionProcess(Process):
         self.cluster.led(effect.shard)
         self.cluster.check_leaders(effect.shard)
         self.cluster.check_nothing_lost(effect.shard, self.log)
+
+    # Taking over from who lives: whoever could not open a shard does not ask for it.
+
+    def _prepare(self, effect: ev.Prepare) -> None:
+        asked = set(self.machine.regions())
+        if not asked:
+            super()._prepare(effect)
+        left = set(asked)
+        for region in asked:
+            self._far(region, self._far, region, self._prepared_by, effect, region, left)
+
+    def _prepared_by(self, effect: ev.Prepare, region: str, left: set[str]) -> None:
+        left.discard(region)
+        if not left:
+            self.take(self.step, ev.Prepared(*effect))
 
     # Following.
 

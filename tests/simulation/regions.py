@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from router.beats import Beats
 from router.shards import events as ev
 from router.shards.leadership import Leadership
 from router.shards.records import REGIONS, RegionRecord, encode
@@ -34,7 +35,7 @@ AWAY = {
     "region log away": (0.3, 3.0),
 }
 """Of these, one at a time: two regions that are away together may take with them what only they have."""
-OF_REGIONS = {"evacuate": (1.0, 6.0), "slow bridge": (1.0, 8.0), "no directory": (3.0, 9.0)}
+OF_REGIONS = {"evacuate": (1.0, 6.0), "slow bridge": (1.0, 8.0), "no directory": (3.0, 9.0), "new term": (0.0, 0.1)}
 OTHERS = ("kill", "pause", "slow", "slow log", "directory away", "move", "reconnect", "stall", *OF_REGIONS, *OF_REGIONS)
 LENGTHS = KINDS | AWAY | OF_REGIONS
 PLACEMENTS: tuple[tuple[str, ...], ...] = ((), ("eu", "us", "ap"), ("us",))
@@ -52,6 +53,7 @@ class Regions(Cluster):
     """The world of one run."""
 
     process_type: type[Process] = RegionProcess
+    beats_type = Beats
     plan: RegionPlan
 
     def __init__(self, plan: RegionPlan) -> None:
@@ -65,6 +67,8 @@ class Regions(Cluster):
         self.cut_off: set[str] = set()
         self.cut_links: set[frozenset[str]] = set()
         self.publishing = True
+        self._beats: dict[str, tuple[int, int]] = {}
+        """By node, the life that beat last, and a number for each beat."""
         self._slow_until = dict.fromkeys(self.logs, 0.0)
 
     def make_log(self, world: World, region: str) -> RegionLog:
@@ -183,6 +187,31 @@ class Regions(Cluster):
             process.cut_in = process.cut_out = True
             process.log_slowness = 50.0
             self.world.after(length, self._mend, process)
+
+    def _new_term(self, region: str, length: float) -> None:
+        """The directory has another leader, which gives all leases their time anew, and more."""
+        for epoch, (node, _) in self.directory.leases.items():
+            self.directory.leases[epoch] = (node, self.world.now + 2 * self.plan.ttl)
+
+    def beat(self, name: str, epoch: int) -> None:
+        """A renewal arrives, and is told to whoever is to be reached; some hear nothing of it."""
+        if epoch not in self.directory.leases:
+            return
+        number = self._beats.get(name, (0, 0))[1] + 1
+        self._beats[name] = (epoch, number)
+        for process in self.processes:
+            if isinstance(process, RegionProcess) and process.reachable():
+                value = b"%d %d" % (epoch, self.plan.ttl)
+                self.world.after(process.delay(), process.take, process.beats.hear, name, value, number)
+
+    def end_silent(self, silent: ev.NodeEpoch, number: int) -> None:
+        """Somebody asks for the end of a life that has said nothing since."""
+        if self.directory.up and silent.epoch in self.directory.leases and self._is_last(silent, number):
+            self.world.note("silent", silent)
+            self.directory.end(silent.epoch)
+
+    def _is_last(self, silent: ev.NodeEpoch, number: int) -> bool:
+        return self._beats[silent.node] == (silent.epoch, number)
 
     def _evacuate(self, region: str, length: float) -> None:
         if self.directory.up and REGIONS + region not in self.directory.items:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from core.owned import ACCOUNT
 from router.directory import etcdpb_pb2 as pb
 from router.directory.etcd import EtcdDirectory
-from router.directory.etcd_client import RANGE, TXN, Client, Compacted, prefix_end
+from router.directory.etcd_client import NEAREST_AGAIN_S, RANGE, TXN, Client, Compacted, prefix_end
 from router.directory.etcd_config import EtcdConfig
 from router.directory.port import Changes, Claim, Misused, NotAllowed, Unavailable, Won, now
 from tests.conftest import free_ports
@@ -64,6 +64,28 @@ def test_a_member_that_refuses_is_left_for_the_next_which_is_asked_from_then_on(
         assert client.current == 2
 
     with_client(replace(config, endpoints=(*refuses, *config.endpoints)), test)
+
+
+def test_the_nearest_member_is_asked_first_and_again_some_time_after_it_failed(config: EtcdConfig) -> None:
+    [refuses] = [f"127.0.0.1:{port}" for port in free_ports(1)]
+    clock = [100.0]
+
+    async def body() -> None:
+        endpoints = (*config.endpoints, refuses, *config.endpoints)
+        client = Client(replace(config, endpoints=endpoints, nearest_first=True), lambda: clock[0])
+        assert client.current == 0
+        client.failed(0)
+        await client.call(RANGE, NOTHING)
+        assert client.current == 2
+        clock[0] += NEAREST_AGAIN_S - 1
+        await client.call(RANGE, NOTHING)
+        assert client.current == 2
+        clock[0] += 1
+        await client.call(RANGE, NOTHING)
+        assert client.current == 0
+        await client.close()
+
+    run(body())
 
 
 def test_a_member_that_says_nothing_costs_one_attempt(config: EtcdConfig) -> None:

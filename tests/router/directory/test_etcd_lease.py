@@ -1,6 +1,7 @@
 """A node's lease in etcd: which answers count, what makes it lost, and what an earlier life left."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from router.directory import etcd_lease
 from router.directory import etcdpb_pb2 as pb
 from router.directory.etcd import EtcdDirectory
-from router.directory.etcd_client import KEEP_ALIVE, RANGE, REVOKE, Message, Method
+from router.directory.etcd_client import KEEP_ALIVE, RANGE, REVOKE, TXN, Message, Method
 from router.directory.etcd_config import EtcdConfig
 from router.directory.port import Claim, Item, Lost, NotAllowed, Unavailable, now
 from tests.contract.places import stop_keeping
@@ -67,6 +68,36 @@ def test_a_renewal_by_a_leader_of_an_earlier_term_does_not_count(
         assert await registration._renew()
         assert registration.held_until() > before
         assert tampered.asked == [KEEP_ALIVE, RANGE] * 2, "the reading has to come after the renewal"
+        await registration.close()
+        await directory.close()
+
+    run(body())
+
+
+def test_a_renewal_that_is_written_down_counts_while_the_key_is_there(config: EtcdConfig) -> None:
+    async def body() -> None:
+        directory = EtcdDirectory(replace(config, beats=True))
+        registration = await directory.register("a", b"", 60)
+        await stop_keeping(registration)
+        before = registration.held_until()
+        tampered = Tampered(directory)
+        tampered.terms[TXN] = 1
+        assert await registration._renew()
+        assert registration.held_until() == before, "of a later term"
+        tampered.terms[TXN] = 0
+        assert await registration._renew()
+        assert registration.held_until() > before
+        assert tampered.asked == [KEEP_ALIVE, TXN] * 2
+        items = (await directory.read("beats/")).items
+        assert items["beats/a"].value == b"%d 60" % registration.identity.epoch
+        last = items["beats/a"].revision
+        assert not await directory.end(registration.identity, last - 1), "it beat since"
+        assert not await directory.end(registration.identity._replace(epoch=1), last), "that is another life"
+        assert await registration._renew()
+        assert not await directory.end(registration.identity, last)
+        assert await directory.end(registration.identity, (await directory.read("beats/")).items["beats/a"].revision)
+        assert (await directory.read("nodes/")).items == {}
+        assert not await registration._renew()
         await registration.close()
         await directory.close()
 

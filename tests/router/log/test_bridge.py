@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -257,6 +258,55 @@ def test_a_shard_is_not_opened_without_a_region_that_is_there(servers: list[Serv
         gone.destroy()
         await close(some)
         assert here.ear.lost == []
+
+    run(work())
+
+
+def test_a_region_whose_last_router_is_over_while_it_is_asked_is_waited_for_no_longer(
+    servers: list[Server], prefix: str
+) -> None:
+    async def work() -> None:
+        looks = itertools.count()
+        gone = Server()  # nobody listens
+        alone = await region(
+            ("asia", "eu"),
+            [servers[0], gone],
+            0,
+            prefix,
+            start=False,
+            living=lambda: {"asia", "eu"} if next(looks) < 4 else {"asia"},
+        )
+        assert await alone.log.open_shards({SHARD: 1}) == {SHARD: None}
+        await alone.close()
+        gone.destroy()
+
+    run(work())
+
+
+def test_who_could_not_open_a_shard_says_why(servers: list[Server], prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.log.bridge.ABLE_BEHIND_MAX", 2)
+
+    async def work() -> None:
+        here, near = some = await regions(servers[:2], prefix)
+        await here.lead(1)
+        assert await near.bridge.able(SHARD) == ""
+        near.follow(here, 1)
+        await here.say(ordered(1, 1))
+        await in_step(here, near)
+        for offset in range(2, 5):
+            assert await near.bridge.able(SHARD) == ""
+            near.bridge.follow({})
+            await here.say(ordered(1, offset))
+        assert await near.bridge.able(SHARD) == f"region `{here.name}` has it up to 1-4, ours to 1-1"
+        near.follow(here, 1)
+        await in_step(here, near)
+        assert await near.bridge.able(SHARD) == ""
+        gone = Server()  # nobody listens
+        alone = await region(("asia", "us"), [servers[0], gone], 0, prefix, start=False)
+        assert (await alone.bridge.able(SHARD)).startswith("region `us`: Redis at ")
+        await alone.close()
+        gone.destroy()
+        await close(some)
 
     run(work())
 

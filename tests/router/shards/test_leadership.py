@@ -23,6 +23,7 @@ from router.shards.records import (
     ShardRecord,
     decode,
     encode,
+    request_of,
 )
 from router.shards.roles import Settings
 
@@ -394,6 +395,87 @@ def test_a_followed_shard_is_let_go_before_it_is_opened_and_followed_again_behin
     assert one(effects, ev.Follow).leaders == {0: ("us", 3), 1: ("us", 1)}
     machine.put(NODES + "b", None)
     assert machine.machine.regions() == frozenset()
+
+
+class Regional(Machine):
+    """Router a of region eu, beside b and c of us, and d of eu."""
+
+    def __init__(self, shards: int) -> None:
+        super().__init__(nodes="")
+        self.machine = Leadership("a", Settings(shards=shards, region="eu", regions=frozenset({"us"})))
+        regions = {"a": ("eu", A), "b": ("us", B), "c": ("us", C), "d": ("eu", C + 1)}
+        nodes = {NODES + name: (encode(NodeRecord(1, "", region)), at) for name, (region, at) in regions.items()}
+        for prefix in PREFIXES:
+            self.step(ev.Snapshot(prefix, 10, nodes if prefix == NODES else {}))
+        self.step(ev.Registered(A))
+        self.step(ev.LeaseHeld(A, 100.0))
+
+    def ask(self, taker: str, epoch: int, shard: int, number: int = 0) -> list[ev.Effect]:
+        """A router is to have a shard, and asks for it."""
+        self.put(f"{PINS}{shard}", encode(PinRecord(taker)))
+        return self.put(MOVES + request_of(taker, number), encode(MoveRecord(epoch, shard, 1)))
+
+
+MOST = Settings().far_moves_max
+
+
+def test_some_shards_go_to_another_region_at_once_each_by_itself() -> None:
+    router = Regional(MOST + 1)
+    for shard in range(MOST + 1):
+        router.lead(shard)
+    tickets: dict[int, int] = {}
+    for shard in range(MOST):
+        taker, epoch = (("b", B), ("c", C))[shard % 2]
+        effects = router.ask(taker, epoch, shard, shard // 2)
+        assert ev.Pause(shard) in effects
+        tickets[shard] = one(effects, ev.Drain).ticket
+    assert not any(isinstance(effect, ev.Pause) for effect in router.ask("b", B, MOST, MOST))
+    # The second is drained before the first, which is then not in time: only that goes on.
+    claim = claims(router.step(ev.Drained(1, tickets[1])))[0]
+    assert decode(ShardRecord, claim.value or b"") == ShardRecord("c", C, 2, "handed")
+    others = {shard: claims(router.step(ev.Drained(shard, tickets[shard])))[0] for shard in range(2, MOST)}
+    effects = router.step(ev.Tick(), Settings().drain_s)
+    assert [effect for effect in effects if isinstance(effect, ev.Resume)] == [ev.Resume(0, 1)]
+    assert ev.Pause(MOST) in effects, "there is room for it now"
+    assert ev.Pause(0) not in effects, "its taker has to ask again"
+    assert ev.Stop(1) in router.step(ev.ClaimAnswered(claim, ev.Won(150)))
+    lost = ev.Lost(others[2].expected_revision, b"", alive=False)
+    assert ev.Resume(2, 1) in router.step(ev.ClaimAnswered(others[2], lost))
+    assert not any(isinstance(effect, ev.Pause) for effect in router.step(ev.Tick(), 0.01))
+
+
+def test_a_move_within_a_region_goes_alone() -> None:
+    router = Regional(3)
+    for shard in range(3):
+        router.lead(shard)
+    first = one(router.ask("d", C + 1, 0), ev.Drain)
+    assert not any(isinstance(effect, ev.Pause) for effect in router.ask("b", B, 1))
+    claim = claims(router.step(ev.Drained(0, first.ticket)))[0]
+    effects = router.step(ev.ClaimAnswered(claim, ev.Won(150)))
+    assert ev.Pause(1) in effects
+    assert not any(isinstance(effect, ev.Pause) for effect in router.ask("d", C + 1, 2, 1)), "nor beside one to another"
+
+
+def test_a_taker_asks_for_some_shards_of_another_region_at_once() -> None:
+    router = Regional(8 * MOST)
+    for shard in range(8 * MOST):
+        router.put(f"{SHARDS}{shard}", encode(ShardRecord("b", B, 1, "claimed")))
+    prepares = [effect for effect in router.step(ev.Tick(), SETTLE) if isinstance(effect, ev.Prepare)]
+    assert len(prepares) == MOST
+    asked: dict[str, int] = {}
+    for number, prepare in enumerate(prepares):
+        claim = claims(router.step(ev.Prepared(*prepare)))[0]
+        asked[claim.key] = decode(MoveRecord, claim.value or b"").shard
+        router.step(ev.ClaimAnswered(claim, ev.Won(200 + number)))
+    assert asked == {MOVES + request_of("a", number): one.shard for number, one in enumerate(prepares)}
+    third = prepares[2].shard
+    effects = router.put(f"{SHARDS}{third}", encode(ShardRecord("a", A, 2, "handed")))
+    assert not any(isinstance(effect, ev.Prepare) for effect in effects), "it is not open yet"
+    fourth = one(router.step(ev.Opened(third, 2)), ev.Prepare)
+    claim = claims(router.step(ev.Prepared(*fourth)))[0]
+    assert (claim.key, claim.expected_revision) == (MOVES + request_of("a", 2), 202), "the request that is free again"
+    effects = router.step(ev.ClaimAnswered(claim, None))
+    assert one(effects, ev.Forget) == ev.Forget(fourth.shard), "and only that one is given up"
 
 
 def test_an_evacuated_region_gives_its_shards_away_and_gets_none() -> None:
