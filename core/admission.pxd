@@ -37,6 +37,7 @@ cdef void admissions_init(Sequencer *sequencer, bint on) noexcept nogil
 cdef void admissions_free(Sequencer *sequencer) noexcept nogil
 cdef void session_admit(Sequencer *sequencer, Worker *worker, Record *said) noexcept nogil
 cdef void admission_close(Sequencer *sequencer, Worker *worker, const RecSession *record) noexcept nogil
+cdef void admission_began(Sequencer *sequencer, const Worker *worker) noexcept nogil
 cdef void admission_ended(Sequencer *sequencer, const uint8_t *session) noexcept nogil
 cdef void admission_claimed(Sequencer *sequencer, const Note *note) noexcept nogil
 cdef void admission_evict(Sequencer *sequencer, const Note *note) noexcept nogil

@@ -7,7 +7,7 @@ from core.batch cimport batch_clear, batch_free, batch_write
 from core.codes cimport RESUMED_ELSEWHERE, UNAVAILABLE
 from core.hash cimport hash_bytes, index_find, index_free, index_put, index_remove
 from core.leading cimport shard_is_said
-from core.mailbox cimport NOTE_CLAIM, mailbox_put, note_init
+from core.mailbox cimport NOTE_BEGAN, NOTE_CLAIM, mailbox_put, note_init
 from core.owners cimport owner_at, owner_conn
 from core.records cimport OPEN_AGAIN, REC_EVICT, REC_OPENED
 from core.sequencer cimport (WORKER_LINKING, Owner, owner_of, session_claim, worker_at, worker_index, worker_say)
@@ -171,6 +171,19 @@ cdef void admission_close(Sequencer *sequencer, Worker *worker, const RecSession
         request = _request(_at(sequencer, index), index)
         _end(sequencer, index)
     _say(sequencer, worker, record, CLAIM_BYE, request)
+
+
+cdef void admission_began(Sequencer *sequencer, const Worker *worker) noexcept nogil:
+    """A worker begins, and no earlier start of it runs: what that had is nobody's. Where the control thread has no room
+    for it, the keys stay until the next start."""
+    cdef Note note
+    if not sequencer.admissions.on:
+        return
+    note_init(&note, NOTE_BEGAN)
+    note.flags = <unsigned short> worker.number
+    note.first = worker.epoch
+    note.text_size = worker.identity_size
+    mailbox_put(&sequencer.to_control, &note, worker.identity, NULL)
 
 
 cdef void admission_ended(Sequencer *sequencer, const uint8_t *session) noexcept nogil:

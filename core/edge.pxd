@@ -294,6 +294,8 @@ ctypedef struct Edge:
     uint8_t shard_links[SHARDS_MAX]     # place of the link to its leader, LINK_NOWHERE
     uint8_t shard_feeds[SHARDS_MAX]     # and where its channels are heard: its leader, or who follows it nearby
     uint64_t shard_epochs[SHARDS_MAX]   # that its leader told; 0: none did
+    uint64_t unled_ms[SHARDS_MAX]       # since when nobody is known to lead it; 0: that was not looked at yet
+    uint64_t unled_looked_ms            # when HELLOs were last looked for that wait for a leader
     bint fed_news               # some are heard elsewhere since feds_news
     uint64_t fed_left[SHARD_WORDS]      # bits: those that are not heard from their leader any more, who does not know
     Batch told                  # what routers were told of sessions lately (core/told.pxd)

@@ -4,14 +4,15 @@ from libc.stdint cimport uint8_t
 from libc.string cimport memcpy, memset
 
 from core.batch cimport batch_clear
+from core.codes cimport UNAVAILABLE
 from core.conn cimport FLAG_SESSION, STATE_OPEN, Connection, conn_get, conn_live
 from core.edge cimport LINK_NOWHERE, REQUEST_OPEN, Channel, Request, conn_shard, link_of, links_next
 from core.fanout cimport channel_at, channel_leave_leader, channel_shard, channel_subscribe
-from core.joins cimport joins_again
+from core.joins cimport joins_again, opening_at
 from core.kept cimport kept_say_all
 from core.ledger cimport COUNT_ROUTER_LINKS, GAUGE_LINKED, GAUGE_ROUTER_EPOCH, ledger_count, ledger_gauge
 from core.mailbox cimport NOTE_LINKED, Note, mailbox_put, note_init
-from core.opening cimport attends_again, open_again, opening_again
+from core.opening cimport attends_again, open_again, opening_again, opening_refused
 from core.records cimport (BEGIN_BEFORE, BEGIN_BESIDE, BEGIN_EVERYBODY, LEADS_FEEDS, LINK_FRESH, RECORDS_VERSION,
                            REC_BEGIN, REC_END, REC_LINK, REC_SHARDS, SHARDS_BEFORE, SHARDS_ELSEWHERE, SHARDS_SAID,
                            RecLink, RecShards, record_add)
@@ -114,6 +115,35 @@ cdef void led_map(Edge *edge, uint32_t shard, uint32_t place) noexcept nogil:
     edge.links[edge.shard_links[shard]].led -= 1
     edge.shard_links[shard] = <uint8_t> place
     edge.links[place].led += 1
+    edge.unled_ms[shard] = edge.now_ms
+
+
+cdef inline bint _lacks_leader(Edge *edge, uint32_t shard, uint64_t asked_ms) noexcept nogil:
+    """Whether nobody leads a shard, and who asked then has waited for it long enough."""
+    if edge.shard_links[shard] != LINK_NOWHERE:
+        return False
+    if edge.unled_ms[shard] == 0:
+        edge.unled_ms[shard] = edge.now_ms
+    return edge.now_ms - min(edge.unled_ms[shard], asked_ms) >= UNLED_WAIT_MS
+
+
+cdef void led_overdue(Edge *edge) noexcept nogil:
+    """Refuse the HELLOs of sessions that nobody leads. O(requests), and only while a shard has no leader."""
+    cdef uint32_t seq = edge.requests.oldest
+    cdef Request *request
+    cdef Connection *conn
+    if edge.links[LINK_NOWHERE].led == 0 or edge.now_ms - edge.unled_looked_ms < UNLED_LOOK_MS:
+        return
+    edge.unled_looked_ms = edge.now_ms
+    while seq != edge.requests.next:
+        request = request_peek(edge, seq)
+        seq += 1
+        if request == NULL or request.kind != REQUEST_OPEN or opening_at(edge, request.index).claimed:
+            continue
+        conn = conn_get(&edge.connections, request.conn)
+        if conn != NULL and _lacks_leader(edge, conn_shard(edge, conn), request.sent_ms):
+            opening_refused(edge, opening_at(edge, request.index), UNAVAILABLE,
+                            b"nobody can tell now whose the session is: no router leads its shard")
 
 
 cdef void _fed_told(Edge *edge, Link *link, const RecLeads *record) noexcept nogil:

@@ -16,8 +16,8 @@ from core.fanout cimport (RUN_MAX, Body, channel_find, channel_get, channel_hand
                           parted_say)
 from core.joins cimport channel_refused, channel_subscribed, global_known, global_told, join_overdue, outcome_told
 from core.kept cimport kept_end, kept_say, kept_seq, kept_take
-from core.led cimport (fed_map, feds_news, fed_shards, led_kept, led_map, led_news, led_subscribe, led_told, link_down,
-                       link_hello, link_up)
+from core.led cimport (fed_map, feds_news, fed_shards, led_kept, led_map, led_news, led_overdue, led_subscribe,
+                       led_told, link_down, link_hello, link_up)
 from core.ledger cimport COUNT_BATCHES_IN, COUNT_BATCHES_OUT, COUNT_BUS_FULL, COUNT_DELIVERED, ledger_count
 from core.lifecycle cimport edge_fin, edge_fin_sized
 from core.mailbox cimport NOTE_BANS, NOTE_FOREIGN, NOTE_LINK_CLOSED, NOTE_TAKEN, mailbox_put, note_init
@@ -439,6 +439,7 @@ cdef void link_tick(Edge *edge) noexcept nogil:
     while left:
         _closed_tell(edge, links_next(edge, &left))
     told_tick(edge)
+    led_overdue(edge)
     _requests_overdue(edge)
 
 

@@ -50,6 +50,7 @@ cdef enum NoteKind:
     NOTE_DRAINED                # router; request: shard, first: ticket: the log has all that was under way of it
     NOTE_FORGOTTEN              # router; request: shard: nothing of it is left
     NOTE_CLAIM                  # router; a session is claimed (core/admission.pxd)
+    NOTE_BEGAN                  # router; flags: number of a worker, first: its start, beside which no earlier one runs
     NOTE_LINK_CLOSED            # request: place of the link: the data plane does not touch it any more
     # control -> data plane
     # OPEN: text: WELCOME up to its map of channels; flags: OpenNote, and from OPEN_DEVICE on the number of the device's

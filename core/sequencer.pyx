@@ -3,7 +3,7 @@
 from libc.string cimport memcmp, memcpy, memset
 
 from core.history cimport history_answer
-from core.admission cimport admission_close, session_admit
+from core.admission cimport admission_began, admission_close, session_admit
 from core.bans cimport bans_asked, bans_say_all
 from core.batch cimport batch_clear, batch_free
 from core.catchup cimport catchup_take
@@ -199,6 +199,8 @@ cdef void _on_begin(Sequencer *sequencer, Worker *worker, RecLink *record) noexc
     worker.everybody = record.head.aux & BEGIN_EVERYBODY != 0
     worker.before = record.head.aux & BEGIN_BEFORE != 0
     shards_begin(worker)
+    if not record.head.aux & BEGIN_BESIDE:
+        admission_began(sequencer, worker)
 
 
 cdef void _on_shards(Sequencer *sequencer, Worker *worker, RecShards *record) noexcept nogil:

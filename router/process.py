@@ -289,6 +289,8 @@ class Router:
                 self.sessions.on_question(request, text)
             elif kind == notes.CLAIM and self.claims is not None:
                 self.claims.on_claim(request, flags, conn, first, second, session, text, extra)
+            elif kind == notes.BEGAN and self.claims is not None:
+                self.claims.on_began(flags, first, text)
             elif kind == notes.BAN:
                 self.bans.on_wish(text)
             elif kind == notes.LOG_LOAD and self.loader is not None:

@@ -304,6 +304,19 @@ class Edge:
         self, client: Client, user: str, channels: list[list[Any]] | None = None, rights: bytes = b""
     ) -> wire.Record:
         """Up to where the router is asked for the session; the OPEN record. Channels new here are in the backlog."""
+        self.greet(client, user, channels, rights)
+        while (one := self.router.take())["kind"] != records.OPEN:
+            # Connections that ended before may still be giving up what they had.
+            assert one["kind"] in (records.SUBSCRIBE, records.UNSUBSCRIBE, records.CLOSE)
+            if one["kind"] == records.SUBSCRIBE:
+                self.router.send(wire.subscribed(one["channel"], EPOCH, 0))
+        assert (one["conn"], one["session"]) == (client.conn, client.session)
+        return one
+
+    def greet(
+        self, client: Client, user: str, channels: list[list[Any]] | None = None, rights: bytes = b""
+    ) -> None:
+        """HELLO, and what the control thread says to that."""
         client.send([0, 1, {}])
         client.conn = self.note(notes.FRAME)[2]
         client.session = user.encode()[:16].ljust(16, b"\0")
@@ -316,13 +329,6 @@ class Edge:
             first=len(rights),
             extra=msgpack.packb([[f"user:{user}"], *(channels or [])]) + rights,
         )
-        while (one := self.router.take())["kind"] != records.OPEN:
-            # Connections that ended before may still be giving up what they had.
-            assert one["kind"] in (records.SUBSCRIBE, records.UNSUBSCRIBE, records.CLOSE)
-            if one["kind"] == records.SUBSCRIBE:
-                self.router.send(wire.subscribed(one["channel"], EPOCH, 0))
-        assert (one["conn"], one["session"]) == (client.conn, client.session)
-        return one
 
     def open(self, user: str, kind: type[Client] = Client, *, rights: bytes = b"", **options: int) -> Client:
         """A client whose session is open, with the lists of a token (core/rights.pxd)."""

@@ -224,14 +224,17 @@ class Sequencer:
         return note[3], note[7]
 
     def whole(self, kind: int) -> tuple[Any, ...]:
-        """The data plane's next note, which has to be of this kind."""
+        """The data plane's next note, which has to be of this kind; that a worker began is passed over otherwise."""
         assert self.loop is not None
-        while not self._notes:
-            poll = select.poll()
-            poll.register(self.loop.control_fd, select.POLLIN)
-            assert poll.poll(DEADLINE_S * 1000), "the data plane says nothing"
-            self._notes.extend(self.loop.take())
-        note = self._notes.popleft()
+        while True:
+            while not self._notes:
+                poll = select.poll()
+                poll.register(self.loop.control_fd, select.POLLIN)
+                assert poll.poll(DEADLINE_S * 1000), "the data plane says nothing"
+                self._notes.extend(self.loop.take())
+            note = self._notes.popleft()
+            if note[0] == kind or note[0] != notes.BEGAN:
+                break
         assert note[0] == kind, f"expected a note of kind {kind}, not {note}"
         return tuple(note)
 

@@ -190,3 +190,24 @@ def test_an_eviction_of_its_own_ends_that_connection_and_no_other(router: Sequen
     evicted = worker.expect(records.EVICT)
     assert (evicted["conn"], evicted["aux"], evicted["body"]) == (10, Code.KICKED, b"why")
     assert worker.rest() == []
+
+
+def test_a_worker_that_begins_says_that_no_earlier_start_of_it_runs_unless_one_does(router: Sequencer) -> None:
+    def began() -> tuple[int, int, bytes]:
+        note = router.whole(notes.BEGAN)
+        return note[1], note[4], note[7]
+
+    router.worker(3)
+    assert began() == (3, 1, b"node/3/1")
+    beside = router.worker(3, epoch=2, link=False)
+    beside.link(beside=True)
+    router.worker(3, epoch=4)
+    assert began() == (3, 4, b"node/3/4")
+
+
+def test_where_sessions_are_not_claimed_nobody_is_told_of_workers_that_begin() -> None:
+    router = Sequencer(admits=False)
+    router.worker()
+    assert router.loop is not None
+    assert [note for note in router.loop.take() if note[0] == notes.BEGAN] == []
+    router.close()

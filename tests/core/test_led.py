@@ -1,6 +1,7 @@
 """A worker and several routers: what is about a shard goes to whoever leads it, and follows it when it moves."""
 
 import random
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.core.edge_harness import (
     EPOCH,
     ERROR,
     EVENT,
+    FIN,
     JOIN,
     LEAVE,
     MESSAGE,
@@ -30,6 +32,7 @@ from tests.core.edge_harness import (
 GROUP = "group:a"
 SHARD = shards.byte_of(GROUP.encode())
 ALICE = ord("a")  # the shard of her session: the first byte of its id
+UNLED_WAIT_S = 2.5
 
 
 @pytest.fixture
@@ -237,6 +240,27 @@ def test_what_nobody_leads_is_unavailable_at_its_deadline(edges: Callable[..., E
     assert alice.frame()[:3] == [ERROR, number, Code.UNAVAILABLE]
     edge.loop.link_close(0)
     wait_for(lambda: edge.live("kept") == 0, "nothing is kept any more")
+
+
+def test_a_hello_waits_for_a_leader_for_a_while_and_not_at_all_once_there_was_none_for_as_long(
+    edges: Callable[..., Edge],
+) -> None:
+    edge = edges(request_timeout_ms=60_000)
+    waiting = edge.client()
+    edge.hello(waiting, "amy")
+    edge.router.send(wire.leads(0, [ALICE]))
+    kind, code, why, options = waiting.frame()
+    assert (kind, code, options["class"]) == (FIN, Code.UNAVAILABLE, "resume")
+    assert "no router leads its shard" in why
+    assert options["after"] >= 1000
+    began = time.monotonic()
+    late = edge.client()
+    edge.greet(late, "ann")  # in the same shard
+    assert late.frame()[:3] == [FIN, Code.UNAVAILABLE, why]
+    assert time.monotonic() - began < UNLED_WAIT_S, "it waited once more"
+    edge.router.send(wire.leads(EPOCH + 1, [ALICE]))
+    until(edge.router, records.SHARDS, records.SAID)
+    edge.open("adam")
 
 
 def test_links_that_come_and_go_leave_nothing(edge: Edge, another: Callable[[int], Router]) -> None:

@@ -10,13 +10,14 @@ from gateway.cluster_config import address, bus_endpoint, directory_config, is_l
 from gateway.config import Config, router_config, worker_config
 from gateway.errors import ConfigError
 from gateway.settings import Machine, load
+from router.agreement import start_here
 
 MACHINE = Machine(hostname="host-1", processors=4, open_files_max=20_000)
 SECRET = "s" * 32
 ETCD: dict[str, object] = {"directory.endpoints": "etcd-0:2379,etcd-1:2379", "log.backend": "none"}
 NODE = ETCD | {"bus.advertise": "127.0.0.1:7410"}
 FAR = ETCD | {"bus.advertise": "10.0.0.5:7410", "auth.secret": SECRET}
-FAR6 = FAR | {"bus.insecure": True, "bus.advertise": "fd00::5:7410"}  # as $(POD_IP):7410 says it
+FAR6 = FAR | {"bus.insecure": True, "bus.advertise": "[fd00::5]:7410"}
 PUBLIC, PRIVATE = (key.decode() for key in zmq.curve_keypair())
 
 
@@ -43,7 +44,8 @@ def test_the_router_is_told_its_directory_and_how_it_is_reached() -> None:
     assert told is not None
     assert told.endpoints == ("etcd-0:2379", "etcd-1:2379")
     assert (told.prefix, told.ttl_s, told.shards, told.weight, told.leave_s) == ("holdfast/", 5, 64, 3, 7)
-    assert json.loads(told.address) == {"bus": "tcp://127.0.0.1:7410", "admin": "http://127.0.0.1:7402"}
+    reached = {"bus": "tcp://127.0.0.1:7410", "admin": "http://127.0.0.1:7402"}
+    assert json.loads(told.address) == reached | {"start": start_here()}
 
 
 def test_a_router_with_keys_tells_its_public_one_alone() -> None:
@@ -61,11 +63,18 @@ def test_an_admin_server_on_all_addresses_is_reached_where_the_bus_is() -> None:
     assert json.loads(address(configured(given)))["admin"] == "http://10.0.0.5:7402"
 
 
-@pytest.mark.parametrize("advertise", ["fd00::5:7410", "[fd00::5]:7410"])
-def test_an_ipv6_address_is_told_in_brackets(advertise: str) -> None:
+@pytest.mark.parametrize(
+    ("advertise", "host"),
+    [
+        ("[fd00::5]:7410", "[fd00::5]"),
+        ("fd00:0:0:0:0:0:0:5:7410", "[fd00:0:0:0:0:0:0:5]"),  # eight parts and a ninth: that is a port
+        ("[10.0.0.5]:7410", "10.0.0.5"),  # as [$(POD_IP)]:7410 says it
+    ],
+)
+def test_an_ipv6_address_is_told_in_brackets_and_no_other(advertise: str, host: str) -> None:
     given = FAR6 | {"bus.advertise": advertise, "admin.host": "::", "admin.token": "t" * 16}
     told = json.loads(address(configured(given)))
-    assert told == {"bus": "tcp://[fd00::5]:7410", "admin": "http://[fd00::5]:7402"}
+    assert (told["bus"], told["admin"]) == (f"tcp://{host}:7410", f"http://{host}:7402")
 
 
 @pytest.mark.parametrize(
@@ -76,7 +85,7 @@ def test_an_ipv6_address_is_told_in_brackets(advertise: str) -> None:
         (NODE | {"router.endpoint": "tcp://127.0.0.1:7411"}, "tcp://127.0.0.1:7411"),
         (NODE | {"bus.advertise": "[::1]:7410"}, "tcp://[::1]:7410"),
         (FAR6, "tcp://[::]:7410"),
-        (FAR6 | {"bus.advertise": "[fd00::5]:7410"}, "tcp://[::]:7410"),
+        (FAR6 | {"bus.advertise": "[10.0.0.5]:7410"}, "tcp://*:7410"),
     ],
 )
 def test_the_router_listens_where_it_can_be_reached(given: dict[str, object], endpoint: str) -> None:
@@ -96,6 +105,8 @@ def test_the_router_listens_where_it_can_be_reached(given: dict[str, object], en
         (NODE | {"log.backend": "embedded"}, "log.backend = embedded with directory.endpoints"),
         (NODE | {"router.endpoint": "ipc:///run/x"}, "router.endpoint = ipc:///run/x with directory.endpoints"),
         (NODE | {"bus.advertise": "127.0.0.1:70000"}, "its port must be between 1 and 65535"),
+        (FAR6 | {"bus.advertise": "fd00::1:5"}, "[fd00::1:5]:7410, or [fd00::1]:5 if 5 is the port"),
+        (FAR6 | {"bus.advertise": "fd00::5:7410"}, "[fd00::5:7410]:7410, or [fd00::5]:7410 if 7410 is the port"),
         (FAR6 | {"bus.advertise": "fd00::5::1:7410"}, "[fd00::5::1] is no IPv6 address; one stands in brackets"),
         (FAR6 | {"bus.advertise": "fd00::5"}, "[fd00:] is no IPv6 address"),
         (NODE | {"directory.endpoints": "http://etcd:2379"}, "must be host:port of each member"),
