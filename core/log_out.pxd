@@ -19,13 +19,15 @@ cdef enum:
     LOG_PACED_BYTES = 32768     # one of so many bytes waits for no pace
     LOG_SPARE_BYTES = 131072    # memory for a chunk's records that is kept for the next one, at most
 
-ctypedef struct LateAnswer:     # 32 bytes: a publish that repeats one which is not in the log yet
+ctypedef struct LateAnswer:     # 40 bytes: a publish that repeats one which is not in the log yet
     uint64_t epoch              # the position that it is answered with
     uint64_t offset
     uint32_t worker             # as in LogRecord
     uint32_t worker_start
     uint32_t seq
     uint32_t stream             # slot + 1, where it is answered when another region has it; else 0
+    uint32_t shard
+    uint32_t reserved
 
 ctypedef struct LogChunk:
     Batch records               # LogRecords

@@ -6,7 +6,7 @@ from libc.string cimport memcpy, memset
 from core.batch cimport Batch, batch_free, batch_reserve
 from core.slab cimport invariant, invariant_always
 
-assert sizeof(LateAnswer) == 32
+assert sizeof(LateAnswer) == 40
 
 
 cdef int log_init(LogOut *out, uint64_t bytes_max, uint32_t under_way_max, uint32_t chunks_max,

@@ -123,6 +123,8 @@ cdef void _answer_again(Sequencer *sequencer, Worker *worker, Publish *publish, 
     late.worker_start = _start(worker)
     late.seq = publish.record.seq
     late.stream = stream.history.slot + 1 if _is_replicated(sequencer, publish) else 0
+    late.shard = publish.record.head.shard
+    late.reserved = 0
 
 
 cdef uint32_t _message_encode(Sequencer *sequencer, Stream *stream, const Publish *publish, uint8_t *room,
@@ -331,7 +333,7 @@ cdef void log_hand_over(Sequencer *sequencer) noexcept nogil:
 
 
 cdef inline void _answer_late(Sequencer *sequencer, uint32_t index, uint32_t start, uint32_t seq, uint64_t epoch,
-                              uint64_t offset, uint32_t replicated) noexcept nogil:
+                              uint64_t offset, uint32_t replicated, uint32_t shard) noexcept nogil:
     """Answer a publish that waited, unless its worker is another's place by now; one that is `replicated` (slot of its
     stream + 1) waits on, for another region."""
     cdef Worker *worker = worker_at(sequencer, index)
@@ -344,6 +346,7 @@ cdef inline void _answer_late(Sequencer *sequencer, uint32_t index, uint32_t sta
         entry.worker = index
         entry.worker_start = start
         entry.seq = seq
+        entry.shard = shard
         entry.reserved = 0
         replicating_add(sequencer, &entry)
         return
@@ -365,7 +368,7 @@ cdef void _record_committed(Sequencer *sequencer, const LogRecord *record) noexc
     head.size = record.body_size
     message_deliver(sequencer, stream, &head, log_record_body(record))
     _answer_late(sequencer, record.worker, record.worker_start, record.seq, record.epoch, record.offset,
-                 record.stream + 1 if record.flags & LOG_REPLICATED else 0)
+                 record.stream + 1 if record.flags & LOG_REPLICATED else 0, record.shard)
 
 
 cdef void _chunk_committed(Sequencer *sequencer, LogChunk *chunk) noexcept nogil:
@@ -383,7 +386,7 @@ cdef void _chunk_committed(Sequencer *sequencer, LogChunk *chunk) noexcept nogil
     while place < chunk.late.size:
         late = <const LateAnswer *> (chunk.late.data + place)
         _answer_late(sequencer, late.worker, late.worker_start, late.seq, late.epoch, late.offset,
-                     late.stream)
+                     late.stream, late.shard)
         place += <uint32_t> sizeof(LateAnswer)
 
 

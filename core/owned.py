@@ -16,7 +16,7 @@ import sys
 import traceback
 import weakref
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from types import CodeType, FrameType
 from typing import Any, TypeVar
 
@@ -279,6 +279,14 @@ class Account:
                     }
                 )
         return found
+
+
+async def end_tasks(tasks: Collection[asyncio.Task[Any]], within_s: float = 1.0) -> None:
+    """Cancel tasks, and wait for their ends, for so long."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=within_s)
 
 
 def _finding(one: Held, what: str) -> dict[str, Any]:

@@ -5,6 +5,8 @@
 # are in the order of the batches; one that repeats an earlier publish stands behind it, and is answered no sooner than
 # what it repeats. What was logged under an earlier leader counts as replicated once all that the shard had when it was
 # led here is confirmed; until then who repeats it is told to come again.
+# What still waits when its shard is not led here any more is not answered: its worker asks the next leader, who alone
+# learns whether any region has it.
 
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -23,7 +25,8 @@ ctypedef struct Replicating:    # 48 bytes
     uint32_t worker             # as in LogRecord
     uint32_t worker_start
     uint32_t seq
-    uint64_t reserved
+    uint32_t shard
+    uint32_t reserved
 
 cdef enum Known:                # of a position that was given before
     KNOWN_REPLICATED

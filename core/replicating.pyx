@@ -4,6 +4,7 @@ from libc.string cimport memmove
 
 from core.batch cimport batch_clear, batch_write
 from core.codes cimport UNAVAILABLE
+from core.leading cimport SHARD_FORGETTING, SHARD_LEADING, SHARD_PAUSED
 from core.sequencer cimport WORKER_LINKING, worker_at, worker_published
 
 assert sizeof(Replicating) == 48
@@ -18,9 +19,18 @@ cdef bint replicating_takes(const Sequencer *sequencer) noexcept nogil:
     return sequencer.confirmed and sequencer.replicating.size < sequencer.replicating.bytes_max // 2
 
 
+cdef inline bint _is_ours(const Sequencer *sequencer, const Replicating *entry) noexcept nogil:
+    """Whether its shard is led here as it was then, or is about to be forgotten."""
+    cdef int state = sequencer.shards[entry.shard].state
+    return (state == SHARD_LEADING or state == SHARD_PAUSED or state == SHARD_FORGETTING) \
+        and entry.epoch >= sequencer.shards[entry.shard].epoch
+
+
 cdef void _answer(Sequencer *sequencer, const Replicating *entry, int code) noexcept nogil:
-    """Unless its worker is another's place by now."""
+    """Unless its worker is another's place by now, or the shard another router's."""
     cdef Worker *worker = worker_at(sequencer, entry.worker)
+    if not _is_ours(sequencer, entry):
+        return
     if worker.state >= WORKER_LINKING and <uint32_t> worker.epoch == entry.worker_start:
         worker_published(worker, entry.seq, code, 0 if code else entry.epoch, 0 if code else entry.offset)
 

@@ -19,6 +19,8 @@ import msgpack
 import msgspec
 from msgspec import Meta
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -46,6 +48,8 @@ USERS_MAX = 10_000
 """Whose rate is remembered; beyond, the one that asked longest ago is forgotten."""
 KEYS_LOOK_S = 5.0
 RETRY_AFTER_S = 1
+PREFLIGHT_S = 7_200
+"""For how long a browser need not ask again whether it may ask; what browsers take at most."""
 MSGPACK, JSON = "application/msgpack", "application/json"
 _MSGPACK_NAMES = frozenset({MSGPACK, "application/x-msgpack", "application/vnd.msgpack"})
 _STATUS = {Code.BANNED: 403, Code.NOT_ALLOWED: 403}
@@ -376,7 +380,17 @@ def create_app(recovery: Recovery) -> Starlette:
         Route("/recover", missed, methods=["POST"]),
         Route("/healthz", healthz, methods=["GET"]),
     ]
-    return Starlette(routes=routes, exception_handlers={RequestError: _refuse})
+    # Pages of every origin may ask, as they may open WebSocket connections: who asks shows a token, and no browser adds
+    # one by itself.
+    others = Middleware(
+        CORSMiddleware,
+        allow_origins=["*"],
+        allow_methods=["GET", "POST"],
+        allow_headers=["Authorization", "Content-Type"],
+        expose_headers=["Retry-After"],
+        max_age=PREFLIGHT_S,
+    )
+    return Starlette(routes=routes, middleware=[others], exception_handlers={RequestError: _refuse})
 
 
 def _no_others(request: Request, known: set[str]) -> None:

@@ -6,13 +6,14 @@ its way to the data plane is kept and told as soon as there is some, in its orde
 """
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
 from core.ban_list import BANS_MAX, REASON_BYTES_MAX, USER_BYTES_MAX, Standing, Wish, told_packed, wish_unpacked
-from core.owned import ACCOUNT, Held
+from core.owned import ACCOUNT, Held, end_tasks
 from router.log.port import Ban, LogError
 from router.plane import ROOM_S
 
@@ -71,6 +72,8 @@ class BanKeeper:
         self._wishes: asyncio.Queue[Wish] = asyncio.Queue(WISHES_MAX)
         self._untold: deque[bytes] = deque()
         self._telling: asyncio.TimerHandle | None = None
+        self._others = asyncio.Event()
+        """Others stored something."""
         self._held: Held | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -95,10 +98,7 @@ class BanKeeper:
         """Give up what is under way."""
         if self._telling is not None:
             self._telling.cancel()
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=1.0)
+        await end_tasks(self._tasks)
         if self._held is not None:
             self._held.close()
 
@@ -149,9 +149,16 @@ class BanKeeper:
         self._standings[wish.user] = standing
         self._tell(told_packed(wish.ask, "", [standing]))
 
+    def reread_soon(self) -> None:
+        """Others stored something just now."""
+        self._others.set()
+
     async def _reread_always(self, every_s: float) -> None:
         while True:
-            await asyncio.sleep(every_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(every_s):
+                    await self._others.wait()
+            self._others.clear()
             try:
                 await self.reread()
             except LogError as error:

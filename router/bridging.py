@@ -59,14 +59,18 @@ class Bridged(Heard):
             log, config.directory.region, config.log_redis_url, config.log_regions, self, living=self._living
         )
         self._keeper: ShardKeeper | None = None
+        self._on_bans: Callable[[], None] = lambda: None
         self._epochs: dict[int, int] = {}
         """Of followed shards, up to which all is in our log."""
         self._told: set[int] = set()
         """Shards that the data plane was told to follow."""
 
-    def begin(self, keeper: ShardKeeper) -> None:
-        """With the keeper of this router's shards, which is made after the log."""
+    def begin(self, keeper: ShardKeeper, on_bans: Callable[[], None] = lambda: None) -> None:
+        """With the keeper of this router's shards, which is made after the log. `on_bans`: told when other bans are
+        stored than before.
+        """
         self._keeper = keeper
+        self._on_bans = on_bans
 
     def follow(self, shards: frozenset[int], leaders: Mapping[int, tuple[str, int]]) -> None:
         """See `ShardKeeper`."""
@@ -95,6 +99,16 @@ class Bridged(Heard):
         if shard in self._told:
             self._follow(shard)
 
+    def copied(self, shard: int) -> None:
+        """What the data plane has of it is not what our log has now: members are to ask again."""
+        assert self._keeper is not None
+        if shard in self._told:
+            self._keeper.follow_anew(shard)
+
+    def dropped(self, shard: int, count: int) -> None:
+        """Of a shard that was followed before another leader's region went on without them."""
+        self.copied(shard)
+
     def live(self, shard: int) -> None:
         """Our log has all of it."""
         if shard not in self._told:
@@ -111,6 +125,10 @@ class Bridged(Heard):
     def led_replicated(self, shard: int) -> None:
         """All that a shard had when it was led here."""
         self._tell(notes.REPLICATED, request=shard, second=1)
+
+    def bans(self) -> None:
+        """Our log has some of another region's."""
+        self._on_bans()
 
     def _tell(self, kind: int, **fields: Any) -> None:
         assert self._keeper is not None

@@ -43,7 +43,7 @@ from router.sessions import Sessions
 from router.shard_keeper import ShardKeeper, ShardLog
 from router.shards.leadership import Leadership
 from router.shards.owners import Policy
-from router.shards.placement import placement_of
+from router.shards.placement import BY_PUBLISHERS, placement_of
 from router.shards.roles import Settings
 
 STOP_DEADLINE_S = 5.0
@@ -193,7 +193,7 @@ class Router:
             everybodys=[spec.name for spec in self.config.namespaces if spec.domain == "global"],
         )
         if self.bridged is not None:
-            self.bridged.begin(self.keeper)
+            self.bridged.begin(self.keeper, self.bans.reread_soon)
         view = self.keeper.machine.view
         self.claims = ClaimsKeeper(
             directory,
@@ -210,7 +210,7 @@ class Router:
             directory,
             self.keeper,
             self.loop.shard_counts,
-            Published(self.loop.published, view.region_of),
+            Published(self.loop.published, view.region_of) if config.placement == BY_PUBLISHERS else dict,
             self._on_lease,
             Beats(self.config.node, directory, lambda: view.alive) if beats else None,
         )

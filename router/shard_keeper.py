@@ -296,6 +296,12 @@ class ShardKeeper:
         """The same of something large."""
         await self._orderly.tell_much(kind, **fields)
 
+    def follow_anew(self, shard: int) -> None:
+        """The data plane is to forget what it has of a followed shard, and then to be told of it as it is now."""
+        if shard in self._followed:
+            self._forget(shard)
+            self._follow_what_is_free()
+
     def _on_follow(self, effect: ev.Follow) -> None:
         self._to_follow = effect.leaders
         self._follow_what_is_free()

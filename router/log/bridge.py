@@ -112,8 +112,9 @@ class Bridge:
 
     def follow(self, leaders: Mapping[int, tuple[str, int]]) -> None:
         """Follow these shards, each led in a region under an epoch, and no others; those of our own are left out."""
+        before = {shard: one for follower in self.followers.values() for shard, one in follower.shards.items()}
         for name, follower in self.followers.items():
-            follower.follow({shard: epoch for shard, (region, epoch) in leaders.items() if region == name})
+            follower.follow({shard: epoch for shard, (region, epoch) in leaders.items() if region == name}, before)
 
     def followed(self) -> set[int]:
         """The shards that are followed."""

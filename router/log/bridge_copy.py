@@ -6,40 +6,56 @@ afterwards from the position that the shard had before, and a record that is the
 """
 
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from router.log.bridge_source import Source
-from router.log.bridge_store import Followed, Store
+from router.log.bridge_store import PIECE_BYTES, Followed, Store
 
 KEYS_TOGETHER = 32
+# Of shards whose names were looked for together, beside twice the time that this took: who is copied late has to find
+# in the bridge, which is short, all that came since.
+TOGETHER_S = 2.0
 _log = logging.getLogger("holdfast.log")
 
 
 async def copy_shards(
-    source: Source, store: Store, some: Sequence[Followed], pace: Callable[[int], Awaitable[None]]
+    source: Source,
+    store: Store,
+    some: Sequence[Followed],
+    pace: Callable[[int], Awaitable[None]],
+    clock: Callable[[], float] = time.monotonic,
 ) -> int:
     """Put these shards, as they are there, in the place of ours; how many keys that were. `pace` waits after so many
-    bytes. Those that are not led there under the epoch that is known, or a later one, are left as they are.
+    bytes. Those that are not led there under the epoch that is known, or a later one, are left as they are, and so are
+    the last ones when the first took long: they are to be copied as they are then.
 
     Raises:
         LogUnavailable, LogBroken: one of the two is away, or ours does not take what the other one has.
     """
     if not some:
         return 0
+    began = clock()
     where = dict(zip(some, await source.where([one.shard for one in some]), strict=True))
     some = [one for one in some if where[one][0] >= one.leader]
     states = await source.newest_states([one.shard for one in some])
     shards = [one.shard for one in some]
     there, here = await source.names(shards), await store.names(shards)
-    keys = 0
+    keys, read = 0, clock()
     for one, state in zip(some, states, strict=True):
+        if clock() > read + 2 * (read - began) + TOGETHER_S:
+            break
         names = there[one.shard]
         found: set[bytes] = set()
-        for start in range(0, len(names), KEYS_TOGETHER):
-            dumped = await source.dump(names[start : start + KEYS_TOGETHER])
+        start, together = 0, 1
+        while start < len(names):
+            dumped = await source.dump(names[start : start + together])
             await store.restore(dumped)
             found |= {name for name, *_ in dumped}
-            await pace(sum(len(data) for *_, data in dumped))  # deadline: none is needed: it sleeps
+            size = sum(len(data) for *_, data in dumped)
+            await pace(size)  # deadline: none is needed: it sleeps
+            start += together
+            together = max(1, min(KEYS_TOGETHER, 2 * together, together * PIECE_BYTES // max(size, 1)))
         await store.remove([name for name in here[one.shard] if name not in found])
         await store.place(one, source.region, where[one][1], state)
         keys += len(found)

@@ -7,19 +7,23 @@ read and what is published.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from core.owned import ACCOUNT, Held
+from core.owned import ACCOUNT, Held, end_tasks
 from core.redis_batch import bridged_records
 from router.log.bridge_copy import copy_shards
+from router.log.bridge_scripts import STATES_ENTRIES
 from router.log.bridge_source import Entry, Page, Source, pushed_entry
 from router.log.bridge_store import Followed, Store, fits
 from router.log.port import LogError, Position
 from router.log.redis_keys import Keys
+from router.log.redis_link import Link
+from router.log.redis_sessions import position_of
 
 PAGE = 32
 PAGE_FAR = 256
@@ -29,6 +33,8 @@ QUEUE_BYTES_MAX = 32 * 1024 * 1024
 # So often followers say that they are there, and look whether a leader is ready.
 BEAT_S = 0.5
 READY_S = 0.05
+# For one shard that is far behind; then the others are looked at as well.
+FAR_S = 2.0
 RETRY_FIRST_S = 0.1
 RETRY_MOST_S = 2.0
 _log = logging.getLogger("holdfast.log")
@@ -67,6 +73,9 @@ class Told:
     def epoch(self, shard: int, epoch: int) -> None:
         """All before a shard's epoch is in our log."""
 
+    def copied(self, shard: int) -> None:
+        """Our log has a shard as it is there, without that all that this changed was told."""
+
     def live(self, shard: int) -> None:
         """Our log has all of a shard that its leader's had a moment ago; told again after each time that it had not."""
 
@@ -74,13 +83,19 @@ class Told:
 async def catch_up(
     source: Source, store: Store, some: Sequence[Followed], count: int
 ) -> tuple[dict[int, Page], list[tuple[Followed, Entry]], list[Followed]]:
-    """Read a page of each shard and do what it says.
+    """Read a page of each shard, or of the first of them, and do what it says.
 
     Returns:
-        The pages, the entries that were repeated, and the shards that have to be copied as a whole.
+        The pages, of those that were read, the entries that were repeated, and the shards that have to be copied as a
+        whole.
     """
     known = {one: one.at for one in some if one.at is not None}
     pages = await source.pages({one.shard: (at, one.states_at) for one, at in known.items()}, count)
+    known = {one: at for one, at in known.items() if one.shard in pages}
+    doubtful = {one: pages[one.shard].states for one in known if _may_miss_states(one, pages[one.shard])}
+    # Two, since the very oldest may be of a node of the stream that has just left ours.
+    ends = {one: {said for _, _, said in (*states[:1], *states[-1:])} for one, states in doubtful.items()}
+    lacking = await store.lacking_states(ends)
     todo: list[tuple[Followed, Entry]] = []
     beyond: list[tuple[Followed, Position, int]] = []
     whole: list[Followed] = []
@@ -91,7 +106,7 @@ async def catch_up(
         if page.fence == one.leader > at.epoch and page.at < at:
             beyond.append((one, page.at, one.leader))
             continue
-        if _misses_states(one, page):
+        if one in lacking:
             whole.append(one)
             continue
         for entry in page.entries:
@@ -116,12 +131,11 @@ async def catch_up(
     return pages, [entry for entry, has in zip(todo, done, strict=True) if has], whole
 
 
-def _misses_states(one: Followed, page: Page) -> bool:
-    """Whether states that we do not have are not kept any more."""
-    if one.states_at == b"0-0" or not page.oldest_state:
-        return False
-    first, known = ([int(part) for part in id_.split(b"-")] for id_ in (page.oldest_state, one.states_at))
-    return first > known
+def _may_miss_states(one: Followed, page: Page) -> bool:
+    """Whether states that we do not have may be kept there no more; we may have them from where it was led before."""
+    if one.states_at == b"0-0":
+        return page.states_kept >= STATES_ENTRIES
+    return page.states_kept > 0 and position_of(page.oldest_state) > position_of(one.states_at)
 
 
 class Follower:
@@ -163,9 +177,13 @@ class Follower:
         self._queue: deque[tuple[bytes, bytes]] = deque()
         self._queue_bytes = 0
         self._held_bytes = 0
+        self._turn = 0
+        self._bans: dict[bytes, bytes] = {}
+        """Those that came and are not stored yet."""
         self._something = asyncio.Event()
         self._behind = asyncio.Event()
-        self._link: Any = None
+        self._seen: tuple[Link | None, int] = (None, 0)
+        """The connections, to there and of our log, over which all was read that is known."""
         self._tasks: list[asyncio.Task[None]] = []
         self._held: Held | None = None
         self._said_away = ""
@@ -178,11 +196,13 @@ class Follower:
             for work, name in ((self._live(), "what is new"), (self._catch_up(), "what was missed"))
         ]
 
-    def follow(self, leaders: Mapping[int, int]) -> None:
-        """Follow these shards, each led there under an epoch, and no others."""
+    def follow(self, leaders: Mapping[int, int], before: Mapping[int, Followed] | None = None) -> None:
+        """Follow these shards, each led there under an epoch, and no others. `before`: as they were followed, if they
+        were, there or elsewhere.
+        """
         gone = [shard for shard in self.shards if shard not in leaders]
         for shard in gone:
-            del self.shards[shard]
+            self._held_bytes -= sum(len(text) for _, text in self.shards.pop(shard).held)
             for name in (b"bridge", b"states"):
                 self._names.pop(self._keys.shards[shard] + name, None)
         link = self._source.up()
@@ -191,7 +211,7 @@ class Follower:
         for shard, epoch in leaders.items():
             one = self.shards.get(shard)
             if one is None:
-                self.shards[shard] = Followed(shard, epoch)
+                self.shards[shard] = Followed(shard, epoch, (before or {}).get(shard))
                 self._names[self._keys.shards[shard] + b"bridge"] = (shard, False)
                 self._names[self._keys.shards[shard] + b"states"] = (shard, True)
             elif epoch > one.leader:
@@ -207,8 +227,12 @@ class Follower:
 
     def on_push(self, channel: bytes, text: bytes) -> None:
         """Something was published there."""
-        self._queue.append((channel, text))
-        self._queue_bytes += len(text)
+        if channel == self._keys.bans:
+            user, _, said = text.partition(b"\0")
+            self._bans[user] = said
+        else:
+            self._queue.append((channel, text))
+            self._queue_bytes += len(text)
         if self._queue_bytes > QUEUE_BYTES_MAX:
             self._drop_queue()
         self._something.set()
@@ -226,43 +250,39 @@ class Follower:
             self._behind.set()
 
     async def _live(self) -> None:
+        beat_s = float("-inf")
         while True:
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(BEAT_S):
                     await self._something.wait()
-            except TimeoutError:
-                await self._beat()
-                continue
             self._something.clear()
             came, self._queue, self._queue_bytes = self._queue, deque(), 0
             try:
                 await self._take(came)
+                await self._merge_bans()
             except LogError as error:
                 self._away(error)
                 self._doubt(self.shards.values())
+            if time.monotonic() >= beat_s + BEAT_S:  # also while something comes of which nothing is confirmed
+                beat_s = time.monotonic()
+                await self._beat()
 
     async def _beat(self) -> None:
         """That we are there is said by a region that can store what comes."""
         try:
             await self._store.ask([b"*1\r\n$4\r\nPING\r\n"])
-            link = await self._source.link()
+            if await self._connections() != self._seen:
+                self._behind.set()
         except LogError as error:
             self._away(error)
             return
-        if link is not self._link:
-            self._behind.set()
         self._source.confirm(self._own, {})
 
     async def _take(self, came: Iterable[tuple[bytes, bytes]]) -> None:
         todo: list[tuple[Followed, Entry]] = []
         states: list[tuple[Followed, tuple[bytes, bytes, bytes]]] = []
-        bans: dict[bytes, bytes] = {}
         at: dict[Followed, Position] = {}
         for channel, text in came:
-            if channel == self._keys.bans:
-                user, _, said = text.partition(b"\0")
-                bans[user] = said
-                continue
             shard, is_state = self._names.get(channel, (-1, False))
             one = self.shards.get(shard)
             if one is None or not one.is_live or one.at is None:
@@ -275,7 +295,7 @@ class Follower:
                 continue
             entry = pushed_entry(text)
             how = fits(at.get(one, one.at), entry)
-            if how == "next":
+            if how == "next" and entry.id.epoch >= one.leader:  # else a former leader's, whom that Redis takes again
                 todo.append((one, entry))
                 at[one] = entry.id
             elif how != "old":
@@ -285,8 +305,19 @@ class Follower:
         self._tell([entry for entry, has in zip(todo, done, strict=True) if has])
         self._doubt([one for one in at if one.at is None])
         await self._store.repeat_states(self.region, states)
-        if bans and await self._store.merge_bans(bans):
-            self._on_bans()
+        self._doubt([one for one, _ in states if one.at is None])
+
+    async def _merge_bans(self) -> None:
+        """What cannot be stored now is tried again."""
+        if not self._bans:
+            return
+        bans, self._bans = self._bans, {}
+        try:
+            await self._store.merge_bans(bans)
+        except LogError:
+            self._bans = bans | self._bans
+            raise
+        self._on_bans()  # also when somebody else of our region was quicker
 
     def _hold(self, one: Followed, channel: bytes, text: bytes) -> None:
         """Keep what came until the rest is there."""
@@ -309,6 +340,8 @@ class Follower:
         for one, entry in entries:
             if self.shards.get(one.shard) is not one:
                 continue  # nothing is told of what is not followed any more
+            if one.told is not None and entry.id <= one.told:
+                continue  # it was lost here, and is here again
             if entry.id.epoch > one.said:
                 one.said = entry.id.epoch
                 self._told.epoch(one.shard, one.said)
@@ -339,21 +372,32 @@ class Follower:
                 retry_s = min(2 * retry_s, RETRY_MOST_S)
                 self._behind.set()
 
-    async def _connected(self) -> None:
-        link = await self._source.link()
-        if link is self._link:
-            return
+    async def _connections(self) -> tuple[Link | None, int]:
+        return await self._source.link(), await self._store.connected()
+
+    async def _connected(self) -> bool:
+        """See to it that there are connections; whether one is new: what was published before it may be missed, and our
+        log may have come back without its last second.
+        """
+        seen = await self._connections()
+        if seen == self._seen:
+            return False
         self._doubt(self.shards.values())
         self._forget_held(self.shards.values())
         self._queue.clear()
         self._queue_bytes = 0
+        link, _ = seen
+        assert link is not None
         self._source.subscribe(link, (), bans=True)
         if await self._store.merge_bans(await self._source.bans()):
             self._on_bans()
-        self._link = link
+        self._seen = seen
+        return True
 
     async def _catch_some(self, some: list[Followed]) -> bool:
         """Read a page of each, or of the one that is far behind; whether anything was there to be done."""
+        if await self._connected():
+            return True
         unknown = [one for one in some if one.at is None]
         if unknown:
             await self._store.load(unknown, self.region)
@@ -362,31 +406,35 @@ class Follower:
                     one.said = one.at.epoch
                     self._told.epoch(one.shard, one.said)
             await self._tell_untold(unknown)
-        link = await self._source.link()
-        if link is not self._link:
-            await self._connected()
-            return True
-        known = [one for one in some if one.at is not None]
+        known = sorted((one for one in some if one.at is not None), key=lambda one: one.turn)
+        asked = len(known)
         subscribed = {one for one in known if one.subscribed}
         pages, done, whole = await catch_up(self._source, self._store, known, PAGE)
         known = [one for one in known if one.shard in pages]
+        self._turn += 1
+        for one in known:
+            one.turn = self._turn
         states = [(one, state) for one in known if one not in whole for state in pages[one.shard].states]
         await self._store.repeat_states(self.region, states)
         reached = self._reached(known, pages, whole, PAGE)
         self._tell(done, reached)
         self._go_live([one for one in reached if one in subscribed and one.subscribed])
         fresh = [one for one in reached if not one.subscribed]
-        self._source.subscribe(link, [one.shard for one in fresh])
+        link, _ = self._seen
+        if link is not None:
+            self._source.subscribe(link, [one.shard for one in fresh])
         for one in fresh:
             one.subscribed = True
         if whole:
             await copy_shards(self._source, self._store, whole, self._pace)
             for one in whole:
-                one.told = one.at  # nobody was told of it, and whoever wants it reads it from our log
+                if one.at is not None and (one.told is None or one.at > one.told):
+                    one.told = one.at
+                    self._told.copied(one.shard)
         for one in known:
             if len(pages[one.shard].entries) == PAGE and one not in whole:
                 await self._catch_far(one)
-        return bool(done or whole or states or fresh or any(one.is_live for one in reached))
+        return bool(len(known) < asked or done or whole or states or fresh or any(one.is_live for one in reached))
 
     def _reached(
         self, some: Iterable[Followed], pages: Mapping[int, Page], whole: Collection[Followed], count: int
@@ -407,8 +455,13 @@ class Follower:
         """Of these our log may have got more than was told: what it answered was lost, or somebody else repeated it."""
         for one in some:
             if one.told is not None and one.at is not None and one.at > one.told:
-                self._tell([(one, entry) for entry in await self._store.entries(one, one.told) if entry.id <= one.at])
-            one.told = one.at
+                entries = await self._store.entries(one, one.told)
+                if entries and entries[0].before <= one.told:
+                    self._tell([(one, entry) for entry in entries if entry.id <= one.at])
+                else:
+                    self._told.copied(one.shard)  # by somebody else
+            if one.at is not None:
+                one.told = one.at if one.told is None else max(one.at, one.told)
 
     def _go_live(self, some: Iterable[Followed]) -> None:
         """These have all that was there after they were subscribed to; what came since goes before all else."""
@@ -429,7 +482,8 @@ class Follower:
 
     async def _catch_far(self, one: Followed) -> None:
         """One that is far behind, at a bounded pace."""
-        while self.shards.get(one.shard) is one and one.at is not None:
+        until = time.monotonic() + FAR_S
+        while self.shards.get(one.shard) is one and one.at is not None and time.monotonic() < until:
             pages, done, whole = await catch_up(self._source, self._store, [one], PAGE_FAR)
             self._tell(done)
             page = pages.get(one.shard)
@@ -450,10 +504,7 @@ class Follower:
 
     async def close(self) -> None:
         """Stop."""
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=1)
+        await end_tasks(self._tasks)
         await self._source.close()
         if self._held is not None:
             self._held.close()

@@ -3,7 +3,9 @@
 Beside `hf:{h7}:epoch` they keep, of shard 7:
 
     hf:{h7}:bridge   a stream, id <shard epoch>-<batch>: field a: what APPEND was called with, as MessagePack, field b,
-                     unless it is the batch before in the same epoch: the id before this one, 0-0: none
+                     unless it is the batch before in the same epoch: the id before this one, 0-0: none. How much is in
+                     it is known by segments: the shard's hash has in its field `bytes` what came since the last one,
+                     in `marks` the ids at which the last ones ended
     hf:{h7}:states   a stream: field k: s or c, field a: what SESSION or CURSOR was called with
 
 and publish what they add there under the same name, so that a follower is told of it without asking. A shard's
@@ -14,6 +16,10 @@ in its field `was`.
 from router.log.redis_scripts import APPENDS, CURSOR, SESSION, Script
 
 BRIDGE_ENTRIES = 1024
+# Of entries, without what Redis needs beside: 256 shards are 1 GiB at most.
+BRIDGE_BYTES = 4 * 1024 * 1024
+# So many whole ones are kept, and the one that is begun.
+SEGMENTS = 8
 STATES_ENTRIES = 1024
 _HEAD = b"#!lua\n"
 
@@ -46,6 +52,15 @@ local function add(shard, entry, epoch, batch, before)
     redis.call('XADD', shard .. 'bridge', 'MAXLEN', '~', ENTRIES, id, 'a', entry)
   else
     redis.call('XADD', shard .. 'bridge', 'MAXLEN', '~', ENTRIES, id, 'a', entry, 'b', before)
+  end
+  if redis.call('HINCRBY', shard .. 'epoch', 'bytes', #entry) >= SEGMENT then
+    local marks = (redis.call('HGET', shard .. 'epoch', 'marks') or '') .. id .. ' '
+    local _, segments = string.gsub(marks, ' ', '')
+    if segments > SEGMENTS then
+      redis.call('XTRIM', shard .. 'bridge', 'MINID', string.match(marks, '^%S+'))
+      marks = string.match(marks, '^%S+ (.*)$')
+    end
+    redis.call('HSET', shard .. 'epoch', 'bytes', '0', 'marks', marks)
   end
   return id
 end
@@ -82,7 +97,11 @@ local leader, before = ARGV[3], ARGV[2]
 local state = redis.call('HMGET', KEYS[1], 'epoch', 'batch', 'was')
 if state[1] and state[1] > leader then return '' end
 local at = position(state)
-if at ~= before then return at end
+if at ~= before then
+  -- Written as it is, so that a WAIT after it waits for whoever brought it here.
+  if state[1] then redis.call('HSET', KEYS[1], 'epoch', state[1]) end
+  return at
+end
 local called = cmsgpack.unpack(ARGV[1])
 local keys, args = called[1], called[2]
 local failed = apply(keys, args, tonumber(args[2]))
@@ -97,7 +116,8 @@ return id
 """
 
 # KEYS: the shard's epoch. ARGV: a new one and, of who is to lead with it, who that is. Answers the epoch that is there,
-# if that is not lower and another's, and the position.
+# if that is not lower and another's, and the position. A server that lost the epoch, and was copied what came under it,
+# has its batches.
 FENCE_BRIDGED = Script(
     _HEAD
     + _POSITIONS
@@ -106,7 +126,9 @@ local state = redis.call('HMGET', KEYS[1], 'epoch', 'batch', 'was', 'holder')
 local at = position(state)
 if ARGV[2] and state[1] == ARGV[1] and state[4] == ARGV[2] then return {'', at} end
 if state[1] and state[1] >= ARGV[1] then return {state[1], at} end
-redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'batch', '0', 'was', at, 'holder', ARGV[2] or '')
+local epoch, batch = string.match(at, '^(%d+)-(%d+)$')
+if epoch ~= plain(ARGV[1]) then batch = '0' end
+redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'batch', batch, 'was', at, 'holder', ARGV[2] or '')
 return {'', at}
 """
 )
@@ -198,6 +220,7 @@ PLACE = Script(
 local state = redis.call('HMGET', KEYS[1], 'epoch')
 if state[1] and state[1] > ARGV[1] then return 0 end
 redis.call('DEL', string.sub(KEYS[1], 1, -6) .. 'bridge')
+redis.call('HDEL', KEYS[1], 'bytes', 'marks')
 redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'batch', '0', 'was', ARGV[2])
 return 1
 """
@@ -251,6 +274,23 @@ return done
     ).replace(b"ENTRIES", b"%d" % STATES_ENTRIES)
 )
 
+# KEYS: states. ARGV: what some say. Answers whether one of these is among them.
+HAS_STATE = Script(
+    b"""\
+#!lua flags=no-writes
+local from, wanted = '+', {}
+for _, said in ipairs(ARGV) do wanted[said] = true end
+while true do
+  local some = redis.call('XREVRANGE', KEYS[1], from, '-', 'COUNT', 100)
+  for _, one in ipairs(some) do
+    if wanted[one[2][4]] then return 1 end
+  end
+  if #some < 100 then return 0 end
+  from = '(' .. some[#some][1]
+end
+"""
+)
+
 # KEYS: the bans. ARGV: a user, what is said of the ban (MessagePack: until, reason, since). The later one stays, and of
 # two from the same time the one that ends sooner: a ban that was lifted. Answers whether it was taken.
 MERGE_BAN = Script(
@@ -267,16 +307,21 @@ return 1
 )
 
 
-def append_bridged(entries: int = BRIDGE_ENTRIES) -> Script:
-    """APPEND, where a bridge keeps so many entries (some more, up to a node of the stream)."""
-    text = _HEAD + _POSITIONS + _APPLY + _ADD + _APPEND
-    return Script(text.replace(b"ENTRIES", b"%d" % entries))
+def _adding(script: bytes, entries: int, bytes_: int) -> Script:
+    add = _ADD.replace(b"ENTRIES", b"%d" % entries).replace(b"SEGMENTS", b"%d" % SEGMENTS)
+    return Script(_HEAD + _POSITIONS + _APPLY + add.replace(b"SEGMENT", b"%d" % (bytes_ // (SEGMENTS + 1))) + script)
 
 
-def repeat(entries: int = BRIDGE_ENTRIES) -> Script:
+def append_bridged(entries: int = BRIDGE_ENTRIES, bytes_: int = BRIDGE_BYTES) -> Script:
+    """APPEND, where a bridge keeps so many entries (some more, up to a node of the stream), and of them so many bytes
+    (some more, up to an entry).
+    """
+    return _adding(_APPEND, entries, bytes_)
+
+
+def repeat(entries: int = BRIDGE_ENTRIES, bytes_: int = BRIDGE_BYTES) -> Script:
     """What a follower does with an entry of another region's bridge."""
-    text = _HEAD + _POSITIONS + _APPLY + _ADD + _REPEAT
-    return Script(text.replace(b"ENTRIES", b"%d" % entries))
+    return _adding(_REPEAT, entries, bytes_)
 
 
 BRIDGED = (SESSION_BRIDGED, CURSOR_BRIDGED, FENCE_BRIDGED, WHERE)

@@ -6,13 +6,14 @@ is there after it subscribed misses nothing. It is lost rather than that it grow
 take what it is sent (client-output-buffer-limit pubsub).
 """
 
+import itertools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import hiredis
 
 from router.log.bridge_scripts import FENCE_BRIDGED, WHERE
-from router.log.port import LogBroken, Position
+from router.log.port import LogBroken, LogUnavailable, Position
 from router.log.redis_keys import Keys
 from router.log.redis_link import Link, error_of, pack
 from router.log.redis_nodes import Nodes
@@ -22,6 +23,9 @@ from router.log.redis_url import Address, parse
 # Of a page of a far region's bridge, which is some megabytes at most.
 DEADLINE_S = 5.0
 SCAN_COUNT = 1000
+# Of what pages of several shards have together, roughly: what comes well within DEADLINE_S.
+PAGES_BYTES = 4 * 1024 * 1024
+PAGE_BYTES_FIRST = 64 * 1024
 NOWHERE = Position(0, 0)
 _BEATS = b"beats"
 
@@ -47,6 +51,7 @@ class Page(NamedTuple):
     """Of sessions: id, kind, rest."""
     oldest_state: bytes
     """That is kept; nothing: none is."""
+    states_kept: int
 
 
 class PushLink(Link):
@@ -111,6 +116,8 @@ class Source:
                 f"the log of region `{region}` is in a Redis cluster: with log.regions, use a single Redis or Sentinel"
             )
         self._keys = keys
+        self._page_bytes = PAGE_BYTES_FIRST
+        """What a page is thought to have."""
         self._told = on_push
         self._nodes = Nodes(parsed, deadline_s, self._greet, self._made)
 
@@ -156,26 +163,37 @@ class Source:
     # --------------------------------------------------------------------------------------------------------- reading
 
     async def pages(self, after: Mapping[int, tuple[Position, bytes]], count: int) -> dict[int, Page]:
-        """By shard, what its bridge has after a position and its states after an id, so many at most of each."""
+        """By shard, what its bridge has after a position and its states after an id, so many at most of each; of the
+        first ones of these shards, as many as one answer may have of them.
+        """
+        some = dict(itertools.islice(after.items(), max(1, PAGES_BYTES // self._page_bytes)))
         commands = []
-        for shard, (position, state) in after.items():
+        for shard, (position, state) in some.items():
             start = self._keys.shards[shard]
             commands += [
                 pack("EVALSHA", WHERE.sha, 1, start + b"epoch"),
                 pack("XRANGE", start + b"bridge", b"(" + text_of(position), b"+", "COUNT", count),
+                pack("XLEN", start + b"states"),
                 pack("XRANGE", start + b"states", b"-", b"+", "COUNT", 1),
                 pack("XRANGE", start + b"states", b"(" + state, b"+", "COUNT", count),
             ]
-        answers = iter(await self.ask(commands))
+        try:
+            answers = iter(await self.ask(commands))
+        except LogUnavailable:
+            self._page_bytes = min(4 * self._page_bytes, PAGES_BYTES)
+            raise
         found = {}
-        for shard, (fence, at), bridge, oldest, states in zip(after, answers, answers, answers, answers, strict=True):
+        for shard, (fence, at), bridge, kept, oldest, states in zip(some, *[answers] * 5, strict=True):
             found[shard] = Page(
                 int(fence or 0),
                 position_of(at),
                 [entry_of(*one) for one in bridge],
                 [(id_, fields[1], fields[3]) for id_, fields in states],
                 oldest[0][0] if oldest else b"",
+                kept,
             )
+        size = sum(len(entry.data) for page in found.values() for entry in page.entries)
+        self._page_bytes = max(size // max(len(found), 1), self._page_bytes // 2, 1024)
         return found
 
     async def where(self, shards: Sequence[int]) -> list[tuple[int, Position]]:

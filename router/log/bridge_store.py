@@ -9,7 +9,7 @@ from typing import Any
 
 import hiredis
 
-from router.log.bridge_scripts import BRIDGE_ENTRIES, MERGE_BAN, PLACE, REPEAT_STATE, UNDO, WHERE, repeat
+from router.log.bridge_scripts import BRIDGE_ENTRIES, HAS_STATE, MERGE_BAN, PLACE, REPEAT_STATE, UNDO, WHERE, repeat
 from router.log.bridge_source import NOWHERE, Entry, entry_of, names_of, text_of, where_of
 from router.log.port import LogUnavailable, Position
 from router.log.redis_keys import Keys
@@ -29,9 +29,10 @@ _log = logging.getLogger("holdfast.log")
 class Followed:
     """A shard that is followed: where another region leads it, and where ours is."""
 
-    __slots__ = ("at", "held", "is_live", "leader", "said", "shard", "states_at", "subscribed", "told")
+    __slots__ = ("at", "held", "is_live", "leader", "said", "shard", "states_at", "subscribed", "told", "turn")
 
-    def __init__(self, shard: int, leader: int) -> None:
+    def __init__(self, shard: int, leader: int, before: "Followed | None" = None) -> None:
+        """`before`: as it was followed up to now, in whatever region."""
         self.shard = shard
         self.leader = leader
         """The shard's epoch under which it is led there."""
@@ -39,13 +40,15 @@ class Followed:
         """Our position, once it is known."""
         self.states_at = b"0-0"
         """The last of that region's states that we have."""
-        self.said = 0
+        self.said = 0 if before is None else before.said
         """The epoch that the data plane was told last."""
         self.is_live = False
         """We have all that was there before it was subscribed to: what comes is what follows."""
         self.subscribed = False
-        self.told: Position | None = None
+        self.told: Position | None = None if before is None else before.told
         """Up to where the data plane was told what is in our log."""
+        self.turn = 0
+        """When it was read last: the one that was not for longest is next."""
         self.held: list[tuple[bytes, bytes]] = []
         """What came since it was subscribed to, while it is not live yet."""
 
@@ -80,16 +83,27 @@ class Store:
         self._replicas_of = replicas
         self._wait_ms = int(deadline_s * 500)
         self._replicas = 0
+        self._connections = 0
         self._repeat = repeat(entries)
         self._on_dropped = on_dropped
         self._nodes = Nodes(parse(url), deadline_s, self._greet)
 
     async def _greet(self, link: Link) -> None:
-        scripts = (self._repeat, UNDO, PLACE, WHERE, REPEAT_STATE, MERGE_BAN)
+        scripts = (self._repeat, UNDO, PLACE, WHERE, REPEAT_STATE, HAS_STATE, MERGE_BAN)
         await link.ask(*(("SCRIPT", "LOAD", one.text) for one in scripts))
         [answer] = await link.ask(["INFO", "replication"])
         text = answer if isinstance(answer, bytes) else bytes(str(answer), "ascii")
         self._replicas = self._replicas_of(dict(one.split(b":", 1) for one in text.splitlines() if b":" in one))
+        self._connections += 1
+
+    async def connected(self) -> int:
+        """Which connection it is by now: a server that was connected to anew may have less than it had.
+
+        Raises:
+            LogUnavailable: there is none now.
+        """
+        await self._nodes.link(0)
+        return self._connections
 
     async def ask(self, commands: Sequence[bytes], *, changes: bool = False) -> list[Any]:
         """Send packed commands; their answers. `changes`: replicas have them as well then.
@@ -123,7 +137,10 @@ class Store:
     async def load(self, some: Sequence[Followed], region: str) -> None:
         """Find out where these are, and up to where they have that region's states."""
         found = await self.where([one.shard for one in some])
-        states = await self.ask([pack("HGET", self._epoch(one.shard), _states_field(region)) for one in some])
+        names = [self._epoch(one.shard) for one in some]
+        states = await self.ask([pack("HGET", name, _states_field(region)) for name in names])
+        # Replicas are waited for by who wrote last: that is us, though another follower may have brought it here.
+        await self.ask([pack("HSET", name, "from", region) for name in names], changes=True)
         for one, (_, at), state in zip(some, found, states, strict=True):
             one.at = at
             one.states_at = state or b"0-0"
@@ -162,17 +179,29 @@ class Store:
         return [entry_of(*entry) for entry in found]
 
     async def repeat_states(self, region: str, states: Sequence[tuple[Followed, tuple[bytes, bytes, bytes]]]) -> None:
-        """Do what became of sessions there, in this order."""
+        """Do what became of sessions there, in this order. Of a shard that is a later leader's it is not known
+        afterwards where it is.
+        """
         commands = []
         for one, (id_, kind, data) in states:
             leader = _EPOCH % one.leader
             field = _states_field(region)
             command = pack("EVALSHA", REPEAT_STATE.sha, 1, self._epoch(one.shard), kind, data, id_, leader, field)
             commands.append(command)
-        for some in _pieces(commands):
-            await self.ask(some)
-        for one, (id_, *_) in states:
-            one.states_at = id_
+        answers = [answer for some in _pieces(commands) for answer in await self.ask(some)]
+        for (one, (id_, *_)), answer in zip(states, answers, strict=True):
+            if answer == -1:
+                one.at = None
+            elif one.at is not None:
+                one.states_at = id_
+
+    async def lacking_states(self, some: Mapping[Followed, Collection[bytes]]) -> set[Followed]:
+        """Of these shards, those of whose states none says one of these."""
+        commands = [
+            pack("EVALSHA", HAS_STATE.sha, 1, self._keys.shards[one.shard] + b"states", *said)
+            for one, said in some.items()
+        ]
+        return {one for one, has in zip(some, await self.ask(commands), strict=True) if not has}
 
     async def merge_bans(self, bans: Mapping[bytes, bytes]) -> int:
         """Take another region's bans, as they are stored there, if they are later ones; how many were."""

@@ -239,6 +239,7 @@ class RedisLog:
 
     async def _greet_append(self, link: Link) -> None:
         await self._greet(link)
+        await self._check_is_whole(link)
         if self.appender.on_link(link, self._replicas(await self._info(link))):
             self._nodes.drop_all("the connection for appends was lost: another server may be the primary now")
         await self._say_settings(link)
@@ -274,6 +275,9 @@ class RedisLog:
         """Raise LogDeposed if the epoch at the root is a later router's."""
         if int(stored or 0) > self._epoch:
             raise LogDeposed(DEPOSED_BY.format(self._epoch) + _has_it(holder))
+
+    async def _check_is_whole(self, link: Link) -> None:
+        """Raise LogUnavailable if a server has lost what is to be had from elsewhere before anything is appended."""
 
     def _heal_soon(self) -> None:
         self._links += 1

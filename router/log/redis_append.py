@@ -206,6 +206,11 @@ class Appender:
         found = self._recent.get(_key_of(batch))
         return None if found is None else [(one.shard.number, one.number) for one in found.commands]
 
+    def first_kept(self, shard: int) -> int:
+        """The number of the oldest batch of a shard that can be given again, or of the next one."""
+        one = self._shards[shard]
+        return one.kept[0].number if one.kept else one.last + 1
+
     async def heal(self) -> None:
         """Give the servers what they turn out not to have of the last seconds."""
         self._forget()

@@ -12,12 +12,13 @@ A batch is taken under the epoch with which its records were ordered, what is sa
 shard: what a leader of before says late changes nothing.
 """
 
+import logging
 import os
 from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Any, Protocol
 
-from router.log.bridge_scripts import FENCE_BRIDGED
-from router.log.port import Changes, LogBroken, Opened, Position
+from router.log.bridge_scripts import FENCE_BRIDGED, WHERE
+from router.log.port import Changes, LogBroken, LogUnavailable, Opened, Position
 from router.log.redis import SEED_BYTES, RedisLog
 from router.log.redis_append import REPLICATED
 from router.log.redis_link import Link, pack
@@ -26,6 +27,7 @@ from router.log.redis_sessions import ask_all, position_of
 from router.log.replicated import Replicated
 
 FORMAT = 2
+_log = logging.getLogger("holdfast.log")
 
 
 class Opener(Protocol):
@@ -64,6 +66,8 @@ class SharedRedisLog(RedisLog):
         """Shards that are open, with their epochs."""
         self._at: dict[int, Position] = {}
         """Of those that were fenced, where they were."""
+        self._needed: dict[int, Position] = {}
+        """Where our shards were when they were opened: what is before that, we cannot give a server again."""
 
     def take_seeds(self, seeds: bytes) -> None:
         """Those that all regions have, which are known only once the directory was asked; before `open`."""
@@ -109,6 +113,7 @@ class SharedRedisLog(RedisLog):
         for shard in opened:
             self._ours[shard] = self._sessions.epochs[shard] = epochs[shard]
             if self.bridge is not None:
+                self._needed[shard] = self._at[shard]
                 self.bridge.replicated.open(shard, epochs[shard], self._at[shard], known.get(shard, {}))
         return refused
 
@@ -135,6 +140,7 @@ class SharedRedisLog(RedisLog):
             self.bridge.replicated.close_shards(shards)
         for shard in shards:
             self._ours.pop(shard, None)
+            self._needed.pop(shard, None)
 
     async def recover_shards(self, shards: Collection[int]) -> AsyncIterator[bytes]:
         """`recover`, of some shards."""
@@ -149,7 +155,62 @@ class SharedRedisLog(RedisLog):
 
     async def _take_again(self) -> None:
         await self.open(self._epoch)
-        await self._fence_shards(dict(self._ours))
+        elsewhere = await self._fetch_lost() if self.bridge is not None else {}
+        await self._fence_shards({shard: epoch for shard, epoch in self._ours.items() if shard not in elsewhere})
+
+    # Where other regions have it as well: a server that came back older than our epochs, told of these, would have
+    # followers drop what it has lost.
+
+    def _lost(self, found: Mapping[int, Position]) -> list[int]:
+        """Which of our shards lack, where they are found to be, what we cannot give again and somebody may have."""
+        assert self.bridge is not None
+        lost = []
+        for shard, at in found.items():
+            if shard not in self._ours:
+                continue
+            has = at.offset if at.epoch == self._ours[shard] else 0
+            again = has + 1 >= self.appender.first_kept(shard)
+            if at < self._needed[shard] or (not again and at < self.bridge.replicated.confirmed(shard)):
+                lost.append(shard)
+        return lost
+
+    async def _check_is_whole(self, link: Link) -> None:
+        if self.bridge is None or not self._ours:
+            return
+        shards = list(self._ours)
+        answers = await link.ask(*(("EVALSHA", WHERE.sha, 1, self.keys.shards[one] + b"epoch") for one in shards))
+        lost = self._lost({shard: position_of(at) for shard, (_, at) in zip(shards, answers, strict=True)})
+        if lost:
+            self._heal_soon()
+            raise LogUnavailable(
+                f"{link.name} came back without what it had of {len(lost)} shards, for which other regions are asked"
+            )
+
+    async def _fetch_lost(self) -> Mapping[int, int]:
+        """Repeat here what other regions have and our Redis lost; the shards that are led elsewhere by now. What no
+        region that is there has is given up.
+        """
+        assert self.bridge is not None
+        lost = self._lost(await self._where())
+        if not lost:
+            return {}
+        _log.warning("our Redis came back without what it had of %d shards: other regions are asked for it", len(lost))
+        elsewhere, known = await self.bridge.prepare({shard: self._ours[shard] for shard in lost})
+        found = await self._where()
+        for shard in lost:
+            if shard in found and shard not in elsewhere:
+                self._needed[shard] = min(found[shard], self._needed[shard])
+                self.bridge.replicated.confirmed_anew(shard, known[shard])
+        return elsewhere
+
+    async def _where(self) -> dict[int, Position]:
+        shards = list(self._ours)
+        commands = [
+            (self.keys.shard_slots[one], pack("EVALSHA", WHERE.sha, 1, self.keys.shards[one] + b"epoch"))
+            for one in shards
+        ]
+        answers = await ask_all(self._nodes, commands)
+        return {shard: position_of(at) for shard, (_, at) in zip(shards, answers, strict=True)}
 
     async def _stop_if_deposed(self, link: Link) -> None:
         return

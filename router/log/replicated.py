@@ -13,8 +13,8 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from core.owned import ACCOUNT, Held
-from router.log.bridge_source import Source, beats
+from core.owned import ACCOUNT, Held, end_tasks
+from router.log.bridge_source import NOWHERE, Source, beats
 from router.log.port import LogError, Position
 from router.log.redis_keys import Keys
 from router.log.redis_link import Link, pack
@@ -127,6 +127,17 @@ class Replicated:
         if self._link is not None:
             self._listen_to(self._link, [name])
 
+    def confirmed(self, shard: int) -> Position:
+        """How far the region that has most of a shard that is led here has it."""
+        one = self._led.get(shard)
+        return max(one.confirmed.values(), default=NOWHERE) if one is not None else NOWHERE
+
+    def confirmed_anew(self, shard: int, known: Mapping[str, Position]) -> None:
+        """Other regions were asked once more: what they said before does not count."""
+        one = self._led.get(shard)
+        if one is not None:
+            one.confirmed = dict(known)
+
     def led(self, shard: int) -> None:
         """The data plane leads it now, and may be told of it."""
         one = self._led.get(shard)
@@ -192,9 +203,9 @@ class Replicated:
 
     def _confirmed(self, shard: int, region: str, at: Position) -> None:
         one = self._led[shard]
-        if at > one.confirmed.get(region, Position(0, 0)):
+        if at > one.confirmed.get(region, NOWHERE):
             one.confirmed[region] = at
-        self._confirms[region] = self._clock()
+            self._confirms[region] = self._clock()
         self._say_led(shard, one)
 
     def _say_led(self, shard: int, one: _Led) -> None:
@@ -262,7 +273,7 @@ class Replicated:
         for shard, one in self._led.items():
             least = one.appended
             for region in self._heard:
-                at = one.confirmed.get(region, Position(0, 0))
+                at = one.confirmed.get(region, NOWHERE)
                 has = at.offset if at.epoch == one.epoch else one.appended if at.epoch > one.epoch else 0
                 least = min(least, has)
                 since = next((made for number, made in one.marks if number > has), now)
@@ -283,6 +294,7 @@ class Replicated:
                     # Said before we were there, or while the connection was lost.
                     await self._read(list(self._led))
                 await self._source.ask([pack("PING")])
+                await self._read(self._late())
             except LogError as error:
                 self._link = None
                 _log.debug("what other regions confirm is not known now: %s", error)
@@ -290,6 +302,19 @@ class Replicated:
 
     def _listen_to(self, link: Link, names: list[bytes]) -> None:
         link.send(pack("SUBSCRIBE", *names) + pack("PING"), 1)
+
+    def _late(self) -> list[int]:
+        """Shards of which no region that is there confirms what waits: a confirmation may have been missed, as the one
+        that came just before it was listened to.
+        """
+        least = self._clock() - BREAKER_S
+        there = {region for region, heard in self._heard.items() if heard >= least}
+        lags = self.lags()
+        return [
+            shard
+            for shard, one in self._led.items()
+            if there and (not one.is_told or all(lags[shard, region][1] > RETRY_S for region in there))
+        ]
 
     async def _read(self, shards: list[int]) -> None:
         answers: list[Any] = await self._source.ask(
@@ -304,10 +329,7 @@ class Replicated:
 
     async def close(self) -> None:
         """Stop."""
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=1)
+        await end_tasks(self._tasks)
         await self._source.close()
         if self._held is not None:
             self._held.close()

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 from core import notes
-from core.owned import ACCOUNT
+from core.owned import ACCOUNT, end_tasks
 from router.log.port import Log, LogDeposed, LogError, LogUnavailable
 from router.plane import Put, put_when_room
 
@@ -228,8 +228,5 @@ class LogWriter:
 
     async def close(self) -> None:
         """Let go of what is still under way."""
-        for task in self._appenders:
-            task.cancel()
-        if self._appenders:
-            await asyncio.wait(self._appenders, timeout=SIFT_DEADLINE_S)
+        await end_tasks(self._appenders, SIFT_DEADLINE_S)
         self._held.close()

@@ -11,7 +11,7 @@ import pytest
 
 from core import ledger
 from core.ledger import CONTROL_KINDS, Stats
-from core.owned import Account
+from core.owned import Account, end_tasks
 
 DEADLINE_S = 30.0
 
@@ -254,3 +254,29 @@ def test_a_task_that_has_ended_this_instant_is_no_leak() -> None:
 
     run(scenario())
     assert seen == [(True, [])]
+
+
+def test_tasks_are_ended_within_a_time() -> None:
+    account = Account()
+
+    async def scenario() -> None:
+        let_go = asyncio.Event()
+
+        async def stubborn() -> None:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                await let_go.wait()
+                raise
+
+        quick = account.task(asyncio.Event().wait(), "quick")
+        slow = account.task(stubborn(), "slow")
+        await asyncio.sleep(0)
+        await end_tasks([])
+        await end_tasks([quick, slow], 0.01)
+        assert (quick.cancelled(), slow.done()) == (True, False)
+        let_go.set()
+        await end_tasks([slow])
+        assert slow.cancelled()
+
+    asyncio.run(scenario())

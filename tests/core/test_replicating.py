@@ -149,3 +149,20 @@ def test_without_other_regions_it_is_answered_when_it_is_logged(routers: Make) -
     publish(worker, 1)
     router.commit(router.batch()[0])
     assert answers([worker.take()]) == [(1, 0, 1)]
+
+
+def test_what_waits_when_its_shard_is_given_up_is_left_to_its_next_leader(routers: Make) -> None:
+    """Whoever gave it up hears of no confirmation any more, and has no say in what becomes of it."""
+    router = routers(**OPTIONS)
+    worker = leading(router)
+    publish(worker, 1, key=b"k")
+    number, _ = router.batch()
+    publish(worker, 2, key=b"k")
+    router.commit(number)
+    put(router, notes.FORGET, request=SHARD)
+    assert router.note(notes.FORGOTTEN)[0] == SHARD
+    replicated(router, number)
+    assert answers(worker.rest()) == []
+    put(router, notes.LEAD, request=SHARD, first=SECOND)
+    replicated(router, number)
+    assert answers(worker.rest()) == []

@@ -86,6 +86,9 @@ class Http:
     def __init__(self, recovery: Recovery) -> None:
         self._transport = httpx.ASGITransport(app=create_app(recovery))
 
+    def options(self, path: str, **options: Any) -> httpx.Response:
+        return asyncio.run(self._once("OPTIONS", path, options))
+
     def get(self, path: str, **options: Any) -> httpx.Response:
         return asyncio.run(self._once("GET", path, options))
 
@@ -222,6 +225,23 @@ def test_a_token_of_the_user_serves_as_well_but_no_other_users(desk: Desk) -> No
     status, told = desk.state(token({"sub": "eve"}))
     assert (status, told["code"]) == (404, "session_expired")
     assert desk.state(session="0" * 32)[0] == 401  # the resume token is another session's
+
+
+def test_a_page_of_another_origin_may_ask(desk: Desk) -> None:
+    page = {"Origin": "https://chat.example"}
+    for method, header in (("GET", "authorization"), ("POST", "authorization, content-type")):
+        asks = page | {"Access-Control-Request-Method": method, "Access-Control-Request-Headers": header}
+        answer = desk.http.options("/recover", headers=asks)
+        assert answer.status_code == 200
+        assert answer.headers["access-control-allow-origin"] == "*"
+        assert method in answer.headers["access-control-allow-methods"]
+        allowed = answer.headers["access-control-allow-headers"].lower().split(", ")
+        assert set(header.split(", ")) <= set(allowed)
+    for given in (desk.resume_token(), "nonsense"):
+        answer = desk.http.get(f"/recover?session={ID}", headers=page | {"Authorization": f"Bearer {given}"})
+        assert answer.headers["access-control-allow-origin"] == "*", "refusals are read as well"
+        assert "retry-after" in answer.headers["access-control-expose-headers"].lower()
+        assert "access-control-allow-credentials" not in answer.headers
 
 
 @pytest.mark.parametrize("given", ["", "nonsense", "a.b.c", "AAAA"])

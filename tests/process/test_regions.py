@@ -2,15 +2,17 @@
 
 import asyncio
 import json
+import urllib.request
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.conftest import Node, free_ports, wait_until
-from tests.process.clients import DEADLINE_S, Client, Refused, open_session, run
+from tests.process.clients import DEADLINE_S, HELLO, Client, Refused, dial, open_session, run
 from tests.servers import etcd, redis
 
 SHARDS = 8
+BANNED = 603
 GROUPS = [f"group:{number}" for number in range(12)]
 BEFORE = {"eu": SHARDS, "us": 0}
 
@@ -101,3 +103,36 @@ def test_what_was_answered_in_one_region_is_heard_in_the_other_also_when_the_fir
             await client.close()
 
     run(body())
+
+
+def test_a_ban_in_one_region_ends_sessions_in_the_other_and_outlives_the_first(
+    regions: Callable[[str], dict[str, str]], holdfast: Callable[..., Node]
+) -> None:
+    eu = holdfast("--workers", "1", **regions("eu"))
+    wait_until(lambda: leaders(eu) == {"eu": SHARDS}, lambda: f"eu leads everything, not {leaders(eu)}")
+    us = holdfast("--workers", "1", **regions("us"))
+    wait_until(lambda: leaders(us) == BEFORE, lambda: f"us leads nothing, not {leaders(us)}")
+    eu.expect_lost()
+
+    async def body() -> None:
+        far = await (await dial(us, "tcp")).hello(user="eve")
+        await asyncio.to_thread(ban, eu, "eve")
+        assert (await far.fin())[1] == BANNED
+        await far.acknowledge()
+        await asyncio.to_thread(eu.crash)
+        await asyncio.to_thread(wait_until, lambda: leaders(us).get("us") == SHARDS, lambda: f"{leaders(us)}")
+        assert [one["user"] for one in json.loads(us.get("/api/bans")[1])["bans"]] == ["eve"]
+        again = await dial(us, "tcp")
+        await again.send(HELLO, 1, {"v": 1, "user": "eve"})
+        assert (await again.fin())[1] == BANNED
+        await again.ended()
+
+    run(body())
+
+
+def ban(node: Node, user: str) -> None:
+    said = json.dumps({"user": user, "for": "10m"}).encode()
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{node.admin_url}/api/bans", said, headers, method="POST")
+    with urllib.request.urlopen(request, timeout=DEADLINE_S) as answer:
+        assert answer.status in (200, 201)

@@ -307,6 +307,20 @@ def test_bans_are_read_again_now_and_then_also_after_the_log_was_away(run: Run) 
     run(body())
 
 
+def test_what_others_stored_is_told_at_once_where_it_is_said(run: Run) -> None:
+    async def body() -> None:
+        setup = Setup()
+        await setup.keeper.load()
+        setup.keeper.start(reread_s=3600.0)
+        await setup.store.ban(Ban("bob", FOREVER_MS, "", NOW_MS))
+        setup.keeper.reread_soon()
+        await setup.told.wait()
+        assert setup.all == [Standing("bob", NOW_MS, FOREVER_MS, "")]
+        await setup.keeper.close()
+
+    run(body())
+
+
 def test_it_leaves_nothing_behind(run: Run) -> None:
     async def body() -> None:
         before = ACCOUNT.read()["ledger"]

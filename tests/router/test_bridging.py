@@ -27,6 +27,10 @@ class Keeper:
     def __init__(self) -> None:
         self.machine = Machine()
         self.told: list[tuple[int, dict[str, Any]]] = []
+        self.anew: list[int] = []
+
+    def follow_anew(self, shard: int) -> None:
+        self.anew.append(shard)
 
     def tell(self, kind: int, **fields: Any) -> None:
         self.told.append((kind, fields))
@@ -95,6 +99,32 @@ def test_what_is_led_elsewhere_is_followed_there(keeper: Keeper) -> None:
 
     asyncio.run(follow())
     assert keeper.told == [(notes.FOLLOW, {"request": 1, "first": 6 << EPOCH_BITS})]
+
+
+def test_what_was_copied_is_followed_anew_where_the_data_plane_knows_of_it(keeper: Keeper) -> None:
+    async def hear() -> None:
+        one = await bridged(keeper)
+        one.copied(5)
+        one.epoch(5, 3)
+        one.live(5)
+        one.copied(5)
+        one.dropped(6, 1)
+        one.dropped(5, 1)
+
+    asyncio.run(hear())
+    assert keeper.anew == [5, 5]
+
+
+def test_who_keeps_the_bans_is_told_of_others(keeper: Keeper) -> None:
+    async def hear() -> list[str]:
+        told: list[str] = []
+        one = await bridged(keeper)
+        one.bans()
+        one.begin(keeper, lambda: told.append("others"))  # type: ignore[arg-type]
+        one.bans()
+        return told
+
+    assert asyncio.run(hear()) == ["others"]
 
 
 @pytest.mark.slow

@@ -325,6 +325,12 @@ def test_what_was_led_is_followed_once_it_is_forgotten() -> None:
         assert unit.follows == []
         unit.plane.forgotten(3)
         await until(lambda: unit.follows == [{3: ("us", 2)}], "it is followed")
+        unit.keeper.follow_anew(3)
+        unit.keeper.follow_anew(4)
+        assert unit.follows[-1] == {}
+        await until(lambda: unit.plane.told(notes.FORGET).count((notes.FORGET, 3)) == 2, "it is to be forgotten")
+        unit.plane.forgotten(3)
+        await until(lambda: unit.follows[-1] == {3: ("us", 2)}, "it is followed anew")
         unit.keeper.tell(notes.LOG_RECOVER, request=3)
         await unit.keeper.tell_much(notes.LOG_RECOVER, request=3, text=b"much")
         assert [fields.get("text") for kind, fields in unit.plane.notes if kind == notes.LOG_RECOVER] == [None, b"much"]

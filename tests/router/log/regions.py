@@ -38,6 +38,7 @@ class Ear(Heard):
         self.led: list[int] = []
         self.lost: list[tuple[int, int]] = []
         self.banned = 0
+        self.copies: list[int] = []
         self.something = asyncio.Event()
 
     def records(self, shard: int, records: bytes) -> None:
@@ -58,6 +59,10 @@ class Ear(Heard):
 
     def dropped(self, shard: int, count: int) -> None:
         self.lost.append((shard, count))
+        self.something.set()
+
+    def copied(self, shard: int) -> None:
+        self.copies.append(shard)
         self.something.set()
 
     def bans(self) -> None:

@@ -219,6 +219,7 @@ def test_a_region_that_was_away_for_longer_than_the_bridge_keeps_is_copied(serve
         assert len(await same(some)) == 40
         assert await there.log.sessions([session]) == await here.log.sessions([session])
         assert not there.ear.lost
+        assert there.ear.copies == [SHARD]
         await close(some)
 
     run(work())
@@ -400,6 +401,59 @@ def test_a_redis_that_is_killed_and_comes_back_loses_nothing(victim: int, prefix
 
     with lasting(2) as servers:
         run(work(servers))
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_leaders_redis_that_comes_back_empty_takes_nothing_from_other_regions(epoch: int, prefix: str) -> None:
+    """Under an epoch of which it has nothing (2), or with batches that its leader cannot give again (1)."""
+
+    async def work(servers: list[Server]) -> None:
+        here, there = some = await regions(servers, prefix)
+        await here.lead(1)
+        there.follow(here, 1)
+        for offset in range(1, 6):
+            await here.say(ordered(1, offset))
+        await here.ear.until(lambda: here.ear.numbers[-1:] == [(5, True)])
+        if epoch == 2:
+            await here.log.close_shards([SHARD])
+            await here.lead(2)
+            there.follow(here, 2)
+            await there.ear.until(lambda: (SHARD, 2) in there.ear.epochs)
+        else:
+            here.log.appender.kept_bytes_max = 0
+            here.log.appender._forget()
+        await asyncio.to_thread(servers[0].kill)
+        await asyncio.to_thread(servers[0].start)  # it keeps nothing
+        await here.say(ordered(epoch, 6))
+        await here.ear.until(lambda: here.ear.numbers[-1:] == [(6, True)])
+        assert await again(lambda: same(some)) == [(1, offset) for offset in range(1, 6)] + [(epoch, 6)]
+        assert not there.ear.lost
+        await close(some)
+
+    with running() as first, running() as second:
+        run(work([first, second]))
+
+
+def test_what_no_region_that_is_there_has_is_given_up(prefix: str) -> None:
+    async def work(servers: list[Server]) -> None:
+        here, there = some = await regions(servers, prefix, living=set)
+        await here.lead(1)
+        there.follow(here, 1)
+        await here.say(ordered(1, 1))
+        await here.ear.until(lambda: here.ear.numbers[-1:] == [(1, True)])
+        await here.log.close_shards([SHARD])
+        await here.lead(2)
+        for server in servers:
+            await asyncio.to_thread(server.kill)
+        await asyncio.to_thread(servers[0].start)
+        await here.say(ordered(2, 2))
+        loaded = await again(here.history)
+        assert [one.offset for one in log_records.entries(loaded.records)] == [2]
+        await asyncio.to_thread(servers[1].start)
+        await close(some)
+
+    with running() as first, running() as second:
+        run(work([first, second]))
 
 
 def test_a_region_that_does_not_confirm_is_said_to_be_away_and_back(prefix: str) -> None:

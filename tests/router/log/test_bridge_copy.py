@@ -1,6 +1,6 @@
 """Copies of whole shards."""
 
-from router.log.bridge_copy import copy_shards
+from router.log.bridge_copy import TOGETHER_S, copy_shards
 from router.log.bridge_source import Source
 from router.log.bridge_store import Followed
 from router.log.port import Changes, Position, SessionChange
@@ -45,6 +45,30 @@ def test_a_shard_is_as_it_is_there_and_what_was_here_is_gone(redis_server: Serve
         ]
         later = Followed(SHARD, 12)
         assert await copy_shards(source, here.bridge.store, [later], pace) == 0, "nobody has opened it there yet"
+        await source.close()
+        await close(some)
+
+    with running() as second:
+        run(work([redis_server, second]))
+
+
+def test_who_would_be_copied_late_is_left_for_another_time(redis_server: Server, prefix: str) -> None:
+    async def work(servers: list[Server]) -> None:
+        here, there = some = await regions(servers, prefix, start=False)
+        shards = [0, 1, 2]
+        await there.lead(9, *shards)
+        source = Source("eu", servers[1].url, here.log.keys)
+        channels = {here.log.keys.shard_of(b"group:x%d" % n): f"group:x{n}" for n in range(999)}
+        await there.say(*(ordered(9, 1, channel=channels[shard]) for shard in shards))
+        now = 0.0
+
+        async def slow(size: int) -> None:
+            nonlocal now
+            now += TOGETHER_S
+
+        followed = [Followed(shard, 9) for shard in shards]
+        await copy_shards(source, here.bridge.store, followed, slow, lambda: now)
+        assert [one.at for one in followed] == [Position(9, 1), Position(9, 1), None]
         await source.close()
         await close(some)
 

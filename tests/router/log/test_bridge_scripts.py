@@ -5,7 +5,16 @@ from typing import Any
 import msgpack
 import pytest
 
-from router.log.bridge_scripts import FENCE_BRIDGED, MERGE_BAN, PLACE, UNDO, WHERE, append_bridged, repeat
+from router.log.bridge_scripts import (
+    FENCE_BRIDGED,
+    HAS_STATE,
+    MERGE_BAN,
+    PLACE,
+    UNDO,
+    WHERE,
+    append_bridged,
+    repeat,
+)
 from router.log.redis_scripts import APPEND, Script
 from tests.servers.redis import Server
 
@@ -24,8 +33,10 @@ class Shard:
         names = keys or (self.epoch,)
         return self._server.do("EVAL", script.text, len(names), *names, *args)
 
-    def append(self, epoch: int, batch: int, *ids: str, force: int = 0, script: Script | None = None) -> Any:
-        records = [part for one in ids for part in (one, "v" + one)]
+    def append(
+        self, epoch: int, batch: int, *ids: str, force: int = 0, script: Script | None = None, body: str = ""
+    ) -> Any:
+        records = [part for one in ids for part in (one, "v" + one + body)]
         args = (f"{epoch:020}", batch, 50_000, 50_000, 1000, f"k{epoch}-{batch}", "", 10, 100_000, len(ids))
         keys = [self.start + name for name in ("epoch", "keys", "tail", "global", "c:group:a")]
         return self.do(script or append_bridged(ENTRIES), *args, *records, force, keys=tuple(keys))
@@ -94,6 +105,26 @@ def test_the_first_batch_of_an_epoch_names_the_one_before(here: Shard) -> None:
     assert here.entries()[-1][0::2] == (b"8-9", b"8-1")
 
 
+def test_an_epoch_that_the_server_forgot_goes_on_after_its_own_batches(here: Shard) -> None:
+    here.append(5, 1, "5-1")
+    here.do(PLACE, f"{5:020}", "7-3")
+    assert here.do(FENCE_BRIDGED, f"{7:020}", "who") == [b"", b"7-3"]
+    assert here.at() == "7-3"
+    assert here.append(7, 3, "7-3") == 3, "it is there"
+    assert here.append(7, 4, "7-4") == 4
+    assert here.entries()[-1][0::2] == (b"7-4", None)
+
+
+def test_states_that_say_the_same_are_found(redis_server: Server, here: Shard) -> None:
+    states = here.start + "states"
+    for number in range(250):
+        redis_server.do("XADD", states, "*", "k", "s", "a", f"said {number}")
+    for said, has in (("said 0", 1), ("said 99", 1), ("said 249", 1), ("said 250", 0)):
+        assert here.do(HAS_STATE, said, keys=(states,)) == has
+    assert here.do(HAS_STATE, "said 250", "said 3", keys=(states,)) == 1
+    assert here.do(HAS_STATE, "said", keys=(states + "2",)) == 0
+
+
 def test_what_is_appended_is_what_is_appended_without_a_bridge(here: Shard, there: Shard) -> None:
     for shard, script in ((here, None), (there, APPEND)):
         shard.append(5, 1, "5-1", "5-2", script=script)
@@ -106,6 +137,26 @@ def test_a_bridge_keeps_so_many_entries(redis_server: Server, prefix: str, here:
     for batch in range(1, 300):
         here.append(5, batch, f"5-{batch}")
     assert ENTRIES <= len(here.entries()) <= ENTRIES + 100
+
+
+def test_a_bridge_keeps_so_many_bytes(here: Shard, there: Shard) -> None:
+    bound = 90_000
+    script, again = append_bridged(1000, bound), repeat(1000, bound)
+    for batch in range(1, 400):
+        size = 100 + batch % 7 * 30
+        at = there.at()
+        here.append(5, batch, f"5-{batch}", body="x" * size, script=script)
+        there.do(again, here.entries()[-1][1], at, f"{5:020}")
+    for shard in (here, there):
+        kept = sum(len(said) for _, said, _ in shard.entries())
+        assert bound * 8 / 9 <= kept < bound + 10 * 700
+    assert here.entries() == there.entries()
+    for batch in range(400, 430):
+        here.append(5, batch, f"5-{batch}", body="x" * bound, script=script)
+    assert len(here.entries()) == 9, "however large"
+    here.do(PLACE, f"{9:020}", "8-17")
+    here.append(9, 1, "9-1", script=script)
+    assert len(here.entries()) == 1
 
 
 def test_an_entry_is_repeated_once_and_in_its_place(here: Shard, there: Shard) -> None:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from router.log.bridge_source import Entry, Source, entry_of, pushed_entry
+from router.log.bridge_source import PAGES_BYTES, Entry, Source, entry_of, pushed_entry
 from router.log.port import Changes, LogBroken, LogUnavailable, Position, SessionChange
 from router.log.redis_keys import Keys
 from tests.router.log.conftest import run
@@ -103,5 +103,28 @@ def test_a_server_that_is_away_or_refuses_is_unavailable(redis_server: Server, p
             await source.where([1])
         assert await source.ask([]) == []
         await source.close()
+
+    run(work())
+
+
+def test_what_pages_have_together_is_bounded(redis_server: Server, prefix: str) -> None:
+    async def work() -> None:
+        one = await region(("asia",), [redis_server], 0, prefix)
+        await one.lead(3, *range(SHARDS))
+        channels = {one.log.keys.shard_of(b"group:x%d" % n): f"group:x{n}" for n in range(999)}
+        for shard in range(SHARDS):
+            await one.say(ordered(3, 1, b"x" * 50_000, channels[shard]))
+        source = Source("asia", redis_server.url, one.log.keys)
+        asked = {shard: (Position(0, 0), b"0-0") for shard in range(SHARDS)}
+        assert len(await source.pages(asked, 2)) == SHARDS
+        source._page_bytes = PAGES_BYTES // 2
+        assert list(await source.pages(asked, 2)) == [0, 1]
+        assert list(await source.pages(asked, 2)) == [0, 1, 2, 3], "they have less than was thought"
+        assert await source.pages({}, 2) == {}
+        await source.close()
+        with pytest.raises(LogUnavailable):
+            await source.pages(asked, 2)
+        assert source._page_bytes == PAGES_BYTES
+        await one.close()
 
     run(work())

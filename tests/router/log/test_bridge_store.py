@@ -1,5 +1,6 @@
 """Our region's side of the bridge."""
 
+import msgpack
 import pytest
 
 from router.log.bridge_source import Entry
@@ -67,6 +68,25 @@ def test_a_shard_is_where_it_was_placed_and_its_states(redis_server: Server, pre
         assert not await store.place(Followed(3, 8), "eu", Position(1, 1), b"0-0")
         assert await store.where([3]) == [(9, Position(8, 4))]
         assert not await store.undo(again, Position(7, 1), 10), "its bridge is empty"
+        await store.close()
+
+    run(work())
+
+
+def test_states_of_a_leader_of_before_are_not_taken(redis_server: Server, prefix: str) -> None:
+    async def work() -> None:
+        keys = Keys(prefix, shards=8)
+        store = Store(redis_server.url, keys, lambda said: 0, 2.0)
+        one = Followed(3, 9)
+        await store.place(one, "eu", Position(8, 4), b"77-1")
+        session, epoch = keys.shards[3] + b"s:x", keys.shards[3] + b"epoch"
+        said = msgpack.packb([[session, epoch], [b"0", b"oHELLO", b"", b"", b"1", b"0", b"0", b"0"]])
+        await store.repeat_states("eu", [(one, (b"78-1", b"s", said))])
+        assert (one.at, one.states_at) == (Position(8, 4), b"78-1")
+        late = Followed(3, 8)
+        late.at, late.states_at = one.at, one.states_at
+        await store.repeat_states("eu", [(late, (b"79-1", b"s", said)), (late, (b"79-2", b"s", said))])
+        assert (late.at, late.states_at) == (None, b"78-1")
         await store.close()
 
     run(work())

@@ -1,6 +1,9 @@
 """What other regions have of ours: confirmations in every order, without a server but where one is asked."""
 
-from router.log.bridge_source import Source
+import asyncio
+import contextlib
+
+from router.log.bridge_source import Source, beats
 from router.log.port import Position
 from router.log.redis_keys import Keys
 from router.log.replicated import BREAKER_S, CHUNKS_MAX, Replicated
@@ -216,3 +219,65 @@ def test_what_was_confirmed_before_the_leader_listened_is_read(redis_server: Ser
         await one.close()
 
     run(work())
+
+
+def test_a_confirmation_that_was_missed_is_read(redis_server: Server, prefix: str) -> None:
+    async def work() -> None:
+        keys = Keys(prefix, shards=8)
+        said: list[int] = []
+        heard = asyncio.Event()
+
+        def on_replicated(number: int, confirming: bool) -> None:
+            said.append(number)
+            heard.set()
+
+        one = Replicated(
+            Source("asia", redis_server.url, keys, lambda channel, text: one.on_push(channel, text)),
+            keys,
+            ["eu"],
+            lambda data: [(1, int(data))],
+            on_replicated=on_replicated,
+            on_led=lambda shard: None,
+        )
+        one.start()
+        one.open(1, 1, Position(0, 0), {"eu": Position(0, 0)})
+        one.led(1)
+        one.on_batch(1, b"1")
+        redis_server.do("HSET", keys.shards[1] + b"confirmed", "eu", "1-1")
+        while 1 not in said:
+            redis_server.do("PUBLISH", beats(keys), "eu")
+            heard.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await heard.wait()
+        await one.close()
+
+    run(work())
+
+
+def test_what_is_said_again_is_no_confirmation() -> None:
+    def work(one: Leader) -> None:
+        one.open(1)
+        one.chunk((1, 1), (2, 1))
+        one.confirm("eu", 1, 1, 1)
+        one.chunk((1, 2))
+        for _ in range(12):
+            one.now += BREAKER_S / 8
+            one.confirm("eu", 1, 1, 1)
+            one.replicated._look()
+        assert one.replicated.breakers()["eu"]
+
+    leader(work)
+
+
+def test_what_other_regions_say_when_they_are_asked_once_more_counts_alone() -> None:
+    def work(one: Leader) -> None:
+        assert one.replicated.confirmed(1) == Position(0, 0)
+        one.open(1, 3, us=(2, 4))
+        one.confirm("eu", 1, 3, 7)
+        assert one.replicated.confirmed(1) == Position(3, 7)
+        one.replicated.confirmed_anew(1, {"us": Position(2, 9)})
+        one.replicated.confirmed_anew(2, {})
+        assert one.replicated.confirmed(1) == Position(2, 9)
+
+    leader(work)
