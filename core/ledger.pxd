@@ -113,6 +113,9 @@ cdef enum Counter:
     COUNT_SUBSCRIPTIONS_REFUSED     # SUBSCRIBEs that the router had no room for
     COUNT_HISTORY_SQUEEZED      # messages that left the router's memory before their age, for want of room
     COUNT_LOG_OUTGROWN          # messages that left the embedded log before their age, for want of room
+    COUNT_LOG_BATCHES_REPLICATED    # of the log's batches, that some other region has
+    COUNT_LOG_BATCHES_FOLLOWED      # of other regions' logs, that this one's has now
+    COUNT_LOG_RECORDS_DROPPED       # that only this region had, when another one went on without them
     COUNT_COUNT
 
 cdef enum Gauge:

@@ -9,6 +9,7 @@ from core import notes
 from router.config import DirectoryConfig, RouterConfig
 from router.directory.opening import make_directory
 from router.directory.port import Claim, Unavailable
+from router.loads import Other
 from router.log.bridge import Bridge, Heard
 from router.log.redis import SEED_BYTES
 from router.log.redis_shared import SharedRedisLog
@@ -50,11 +51,15 @@ class Bridged(Heard):
     Args:
         config: of the router, with the other regions' logs.
         log: our region's.
+        count: adds to a counter of the ledger.
 
     """
 
-    def __init__(self, config: RouterConfig, log: SharedRedisLog) -> None:
+    def __init__(
+        self, config: RouterConfig, log: SharedRedisLog, count: Callable[[str, int], None] = lambda name, by: None
+    ) -> None:
         assert config.directory is not None
+        self._count = count
         self.bridge = Bridge(
             log, config.directory.region, config.log_redis_url, config.log_regions, self, living=self._living
         )
@@ -64,6 +69,7 @@ class Bridged(Heard):
         """Of followed shards, up to which all is in our log."""
         self._told: set[int] = set()
         """Shards that the data plane was told to follow."""
+        self._replicated = 0
 
     def begin(self, keeper: ShardKeeper, on_bans: Callable[[], None] = lambda: None) -> None:
         """With the keeper of this router's shards, which is made after the log. `on_bans`: told when other bans are
@@ -86,10 +92,22 @@ class Bridged(Heard):
         """The data plane hands over a batch, which is about to be given to the log."""
         self.bridge.replicated.on_batch(number, data)
 
+    def others(self) -> dict[str, Other]:
+        """How far the other regions are."""
+        away = self.bridge.replicated.breakers()
+        lags: dict[str, dict[int, tuple[int, float]]] = {name: {} for name in away}
+        for (shard, name), lag in self.bridge.replicated.lags().items():
+            lags[name][shard] = lag
+        return {
+            name: Other(away[name], lags[name], len(follower.shards), follower.behind())
+            for name, follower in self.bridge.followers.items()
+        }
+
     # ---- what the bridge says
 
     def records(self, shard: int, records: bytes) -> None:
-        """Our log has them now."""
+        """Our log has them now: those of one batch of the leader's."""
+        self._count("log_batches_followed", 1)
         if shard in self._told:
             self._tell(notes.FOLLOWED, text=records)
 
@@ -106,7 +124,8 @@ class Bridged(Heard):
             self._keeper.follow_anew(shard)
 
     def dropped(self, shard: int, count: int) -> None:
-        """Of a shard that was followed before another leader's region went on without them."""
+        """Records that only our log had, before another leader's region went on without them."""
+        self._count("log_records_dropped", count)
         self.copied(shard)
 
     def live(self, shard: int) -> None:
@@ -120,6 +139,8 @@ class Bridged(Heard):
 
     def replicated(self, number: int, confirming: bool) -> None:
         """Batches up to this one."""
+        self._count("log_batches_replicated", max(0, number - self._replicated))
+        self._replicated = max(number, self._replicated)
         self._tell(notes.REPLICATED, request=number, first=int(confirming))
 
     def led_replicated(self, shard: int) -> None:

@@ -1,13 +1,17 @@
 """The bridge in a router process: one pair of seeds for all regions, and what the data plane is told in which note."""
 
 import asyncio
+from collections import Counter
 from typing import Any
 
 import pytest
 
 from core import notes
+from core.ledger import Stats
 from router.bridging import Bridged, shared_seeds
 from router.config import DirectoryConfig, RouterConfig
+from router.loads import Other
+from router.log.port import Position
 from router.log.redis import SEED_BYTES
 from router.log.redis_shared import SharedRedisLog
 from router.shard_keeper import EPOCH_BITS
@@ -41,7 +45,7 @@ def keeper() -> Keeper:
     return Keeper()
 
 
-async def bridged(keeper: Keeper) -> Bridged:
+async def bridged(keeper: Keeper, counts: Counter[str] | None = None) -> Bridged:
     directory = DirectoryConfig(endpoints=("127.0.0.1:1",), region="eu", shards=8)
     config = RouterConfig(
         node="a",
@@ -52,7 +56,9 @@ async def bridged(keeper: Keeper) -> Bridged:
         log_redis_url=OWN,
         log_regions={"us": OTHER},
     )
-    made = Bridged(config, SharedRedisLog(OWN, shards=8, bridge_entries=16))
+    counted = Counter[str]() if counts is None else counts
+    log = SharedRedisLog(OWN, shards=8, bridge_entries=16)
+    made = Bridged(config, log, lambda name, by: counted.update({name: by}))
     made.begin(keeper)  # type: ignore[arg-type]
     return made
 
@@ -125,6 +131,36 @@ def test_who_keeps_the_bans_is_told_of_others(keeper: Keeper) -> None:
         return told
 
     assert asyncio.run(hear()) == ["others"]
+
+
+def test_what_is_replicated_followed_and_dropped_is_counted_once(keeper: Keeper) -> None:
+    counts = Counter[str]()
+
+    async def hear() -> None:
+        one = await bridged(keeper, counts)
+        for number, confirming in ((0, True), (3, True), (3, False), (3, True), (5, True)):
+            one.replicated(number, confirming)
+        one.records(5, b"not told yet, but our log has them")
+        one.live(5)
+        one.records(5, b"records")
+        one.dropped(5, 4)
+        one.dropped(6, 2)
+
+    asyncio.run(hear())
+    assert counts == {"log_batches_replicated": 5, "log_batches_followed": 2, "log_records_dropped": 6}
+    stats = Stats()
+    for name in counts:
+        stats.count(name)  # the ledger has them
+
+
+def test_how_far_other_regions_are_is_told_of_what_is_led_and_of_what_is_followed(keeper: Keeper) -> None:
+    async def look() -> dict[str, Other]:
+        one = await bridged(keeper)
+        one.follow(frozenset({1, 5}), {1: ("us", 2), 5: ("us", 4)})
+        one.bridge.replicated.open(3, 1, Position(0, 0), {})
+        return one.others()
+
+    assert asyncio.run(look()) == {"us": Other(True, {3: (0, 0.0)}, 2, 2)}
 
 
 @pytest.mark.slow
