@@ -113,6 +113,7 @@ cdef enum Counter:
     COUNT_SUBSCRIPTIONS_REFUSED     # SUBSCRIBEs that the router had no room for
     COUNT_HISTORY_SQUEEZED      # messages that left the router's memory before their age, for want of room
     COUNT_LOG_OUTGROWN          # messages that left the embedded log before their age, for want of room
+    COUNT_ABROAD_LOST           # what is in no log, and found no way to other regions; both threads'
     COUNT_COUNT
 
 cdef enum Gauge:

@@ -27,7 +27,8 @@ COUNTERS = ("connections_refused", "frames_in", "bytes_in", "bytes_out", "sends"
             "tls_handshakes", "tls_resumed", "tls_failures", "round_trips", "round_trip_ms", "pings_lost",
             "heartbeats_strange", "replies_sent", "refused_unanswered", "drain_cut", "frame_timeouts",
             "handles_leaked", "tasks_failed", "messages_not_logged", "log_records", "log_batches", "passed_over",
-            "asked_again", "replayed", "states_lost", "subscriptions_refused", "history_squeezed", "log_outgrown")
+            "asked_again", "replayed", "states_lost", "subscriptions_refused", "history_squeezed", "log_outgrown",
+            "abroad_lost")
 STATES = ("accepted", "handshaking", "open", "closing", "closed")
 GAUGES = ("open_connections", "linked", "queued_bytes", "router_epoch", "handshakes", "drain_pace", "log_bytes",
           "log_bytes_max", "log_away", "held_bytes", "kept_bytes", "log_disk_bytes", "log_disk_bytes_max",

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from core import notes
+from core import log_records, notes
 from router.config import DirectoryConfig, RouterConfig
 from router.directory.opening import make_directory
 from router.directory.port import Claim, Unavailable
@@ -50,14 +50,20 @@ class Bridged(Heard):
     Args:
         config: of the router, with the other regions' logs.
         log: our region's.
+        on_lost: told how many records that are in no log found no way to other regions.
 
     """
 
-    def __init__(self, config: RouterConfig, log: SharedRedisLog) -> None:
+    def __init__(
+        self, config: RouterConfig, log: SharedRedisLog, on_lost: Callable[[int], None] = lambda count: None
+    ) -> None:
         assert config.directory is not None
         self.bridge = Bridge(
             log, config.directory.region, config.log_redis_url, config.log_regions, self, living=self._living
         )
+        self._on_lost = on_lost
+        self._abroad: dict[int, list[bytes]] = {}
+        """By shard, what is in no log, and is published before the event loop waits again."""
         self._keeper: ShardKeeper | None = None
         self._epochs: dict[int, int] = {}
         """Of followed shards, up to which all is in our log."""
@@ -82,10 +88,22 @@ class Bridged(Heard):
         """The data plane hands over a batch, which is about to be given to the log."""
         self.bridge.replicated.on_batch(number, data)
 
+    def on_abroad(self, shard: int, records: bytes) -> None:
+        """The data plane has for other regions what is in no log."""
+        if not self._abroad:
+            asyncio.get_running_loop().call_soon(self._say_abroad)
+        self._abroad.setdefault(shard, []).append(records)
+
+    def _say_abroad(self) -> None:
+        said = {shard: b"".join(records) for shard, records in self._abroad.items()}
+        self._abroad = {}
+        if not self.bridge.say(said):
+            self._on_lost(sum(len(log_records.entries(records)) for records in said.values()))
+
     # ---- what the bridge says
 
     def records(self, shard: int, records: bytes) -> None:
-        """Our log has them now."""
+        """Our log has them now, or none has them."""
         if shard in self._told:
             self._tell(notes.FOLLOWED, text=records)
 

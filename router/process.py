@@ -127,7 +127,7 @@ class Router:
         if isinstance(self.log, SharedRedisLog) and self.config.log_regions:
             assert self.config.directory is not None
             self.log.take_seeds(await shared_seeds(self.config.directory, waits))
-            self.bridged = Bridged(self.config, self.log)
+            self.bridged = Bridged(self.config, self.log, lambda count: self._stats.count("abroad_lost", count))
         if self.log is not None:
             opened = await open_log(
                 self.log,
@@ -271,6 +271,8 @@ class Router:
                 if self.bridged is not None:
                     self.bridged.on_batch(request, text)
                 self.writer.on_batch(request, text)
+            elif kind == notes.ABROAD and self.bridged is not None:
+                self.bridged.on_abroad(request, text)
             elif kind == notes.LOG_KEPT and self.writer is not None:
                 self.writer.on_kept(request, text)
             elif kind == notes.SESSION_OPEN and self.sessions is not None:

@@ -16,7 +16,7 @@ from typing import Any
 from core.owned import ACCOUNT, Held
 from core.redis_batch import bridged_records
 from router.log.bridge_copy import copy_shards
-from router.log.bridge_source import Entry, Page, Source, pushed_entry
+from router.log.bridge_source import ABROAD, PUBLISHED, STATES, Entry, Page, Source, pushed_entry
 from router.log.bridge_store import Followed, Store, fits
 from router.log.port import LogError, Position
 from router.log.redis_keys import Keys
@@ -62,7 +62,7 @@ class Told:
     """What a follower tells the data plane: nothing, unless it is given."""
 
     def records(self, shard: int, records: bytes) -> None:
-        """Log records of a batch that our log has now."""
+        """Log records of a batch that our log has now, or what is in none."""
 
     def epoch(self, shard: int, epoch: int) -> None:
         """All before a shard's epoch is in our log."""
@@ -158,8 +158,8 @@ class Follower:
         self._told = told
         self._on_bans = on_bans
         self._throttle = Throttle(catchup_bytes_s)
-        self._names: dict[bytes, tuple[int, bool]] = {}
-        """Of what is published: the shard, and whether it is a state."""
+        self._names: dict[bytes, tuple[int, bytes]] = {}
+        """Of what is published: the shard, and what of it."""
         self._queue: deque[tuple[bytes, bytes]] = deque()
         self._queue_bytes = 0
         self._held_bytes = 0
@@ -183,7 +183,7 @@ class Follower:
         gone = [shard for shard in self.shards if shard not in leaders]
         for shard in gone:
             del self.shards[shard]
-            for name in (b"bridge", b"states"):
+            for name in PUBLISHED:
                 self._names.pop(self._keys.shards[shard] + name, None)
         link = self._source.up()
         if gone and link is not None:
@@ -192,8 +192,8 @@ class Follower:
             one = self.shards.get(shard)
             if one is None:
                 self.shards[shard] = Followed(shard, epoch)
-                self._names[self._keys.shards[shard] + b"bridge"] = (shard, False)
-                self._names[self._keys.shards[shard] + b"states"] = (shard, True)
+                for name in PUBLISHED:
+                    self._names[self._keys.shards[shard] + name] = (shard, name)
             elif epoch > one.leader:
                 one.leader = epoch
                 one.is_live = False
@@ -263,13 +263,16 @@ class Follower:
                 user, _, said = text.partition(b"\0")
                 bans[user] = said
                 continue
-            shard, is_state = self._names.get(channel, (-1, False))
+            shard, what = self._names.get(channel, (-1, b""))
             one = self.shards.get(shard)
+            if one is not None and what == ABROAD:
+                self._told.records(shard, text)  # at once: our log has no part in it
+                continue
             if one is None or not one.is_live or one.at is None:
                 if one is not None and one.subscribed:
                     self._hold(one, channel, text)
                 continue
-            if is_state:
+            if what == STATES:
                 id_, kind, data = text.split(b" ", 2)
                 states.append((one, (id_, kind, data)))
                 continue

@@ -7,12 +7,22 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.conftest import Node, free_ports, wait_until
-from tests.process.clients import DEADLINE_S, Client, Refused, open_session, run
+from tests.process.clients import DEADLINE_S, EVENT, LEAVE, PRESENCE, Client, Refused, open_session, run
 from tests.servers import etcd, redis
 
 SHARDS = 8
 GROUPS = [f"group:{number}" for number in range(12)]
 BEFORE = {"eu": SHARDS, "us": 0}
+ROOM = "held:room"
+KEPT_NOWHERE = {
+    "HOLDFAST_NAMESPACES_HELD_DOMAIN": "group",
+    "HOLDFAST_NAMESPACES_HELD_EVENTS": "true",
+    "HOLDFAST_NAMESPACES_BRIEF_DOMAIN": "global",
+    "HOLDFAST_NAMESPACES_BRIEF_HISTORY_MESSAGES": "0",
+    "HOLDFAST_NAMESPACES_BRIEF_PUBLISH": "anyone",
+    "HOLDFAST_NAMESPACES_GLOBAL_PUBLISH": "anyone",
+    "HOLDFAST_ROUTER_PRESENCE_DAMPING_MS": "50",
+}
 
 
 @pytest.fixture
@@ -45,6 +55,17 @@ def leaders(node: Node) -> dict[str, int]:
     return {router["name"]: router["leads"] for router in json.loads(node.get("/api/shards")[1])["routers"]}
 
 
+def both(
+    regions: Callable[[str], dict[str, str]], holdfast: Callable[..., Node], **settings: str
+) -> tuple[Node, Node]:
+    """A node in `eu`, which leads all, and one in `us`."""
+    eu = holdfast("--workers", "1", **regions("eu"), **settings)
+    wait_until(lambda: leaders(eu) == {"eu": SHARDS}, lambda: f"eu leads everything, not {leaders(eu)}")
+    us = holdfast("--workers", "1", **regions("us"), **settings)
+    wait_until(lambda: leaders(us) == BEFORE, lambda: f"us leads nothing, not {leaders(us)}")
+    return eu, us
+
+
 async def publish(client: Client, channel: str, data: str) -> None:
     """Until it is answered: before a region confirms what the other has, it is `unavailable`."""
     async with asyncio.timeout(DEADLINE_S):
@@ -65,10 +86,7 @@ async def hear(client: Client, said: set[str]) -> None:
 def test_what_was_answered_in_one_region_is_heard_in_the_other_also_when_the_first_is_gone(
     regions: Callable[[str], dict[str, str]], holdfast: Callable[..., Node]
 ) -> None:
-    eu = holdfast("--workers", "1", **regions("eu"))
-    wait_until(lambda: leaders(eu) == {"eu": SHARDS}, lambda: f"eu leads everything, not {leaders(eu)}")
-    us = holdfast("--workers", "1", **regions("us"))
-    wait_until(lambda: leaders(us) == BEFORE, lambda: f"us leads nothing, not {leaders(us)}")
+    eu, us = both(regions, holdfast)
     eu.expect_lost()
 
     async def body() -> None:
@@ -98,6 +116,71 @@ def test_what_was_answered_in_one_region_is_heard_in_the_other_also_when_the_fir
         for channel in GROUPS:
             assert (await back.join(channel))["offset"] == 3
         for client in (far, late, back):
+            await client.close()
+
+    run(body())
+
+
+async def told(client: Client, kind: str, about: Client) -> None:
+    """Who came or went; events of others before that are passed over."""
+    async with asyncio.timeout(DEADLINE_S):
+        while (await client.expect(EVENT))[1:] != [ROOM, kind, {"session": about.session, "user": about.user}]:
+            pass
+
+
+async def heard(client: Client, channel: str, count: int) -> list[int]:
+    """The offsets of so many messages, which have to be of this channel."""
+    frames = await client.messages(count)
+    assert {frame[1] for frame in frames} == {channel}
+    return [frame[2] for frame in frames]
+
+
+async def fed_at_home(node: Node) -> None:
+    """Wait until the leader of the room sends it to its own region's worker alone."""
+
+    def workers() -> int:
+        found: int = json.loads(node.get(f"/api/channels/{ROOM}")[1])["workers"]
+        return found
+
+    await asyncio.to_thread(wait_until, lambda: workers() == 1, lambda: f"one worker, not {workers()}")
+
+
+def test_who_comes_and_goes_and_what_is_kept_nowhere_is_heard_in_both_regions(
+    regions: Callable[[str], dict[str, str]], holdfast: Callable[..., Node]
+) -> None:
+    eu, us = both(regions, holdfast, **KEPT_NOWHERE)
+
+    async def body() -> None:
+        ann, ben = await open_session(eu, "tcp", "ann"), await open_session(us, "text", "ben")
+        for client in (ann, ben):
+            await client.join(ROOM)
+        await fed_at_home(eu)
+        far, near = await open_session(us, "tcp", "ben"), await open_session(eu, "tcp", "ann")
+        everybody = (ann, ben, far, near)
+        for comes in (far, near):
+            await comes.join(ROOM)
+            for client in (ann, ben, comes):
+                await told(client, "joined", comes)
+        for client in everybody:
+            answer = await client.ask(PRESENCE, ROOM)
+            assert {(one["session"], one["user"]) for one in answer["sessions"]} == {
+                (one.session, one.user) for one in everybody
+            }
+            assert (answer["users"], answer["count"]) == (2, 4)
+        for channel, publishers in ((ROOM, (ann, ben)), ("brief:news", (ann, ben)), ("global:news", (far, near))):
+            for client in publishers:
+                await client.publish(channel, client.user)
+            for client in everybody:
+                assert await heard(client, channel, 2) == [1, 2]
+        await ann.publish("user:ben", "to each of his devices")
+        for client in (ben, far):
+            assert await heard(client, "user:ben", 1) == [1]
+        for goes in (far, near):
+            await goes.ask(LEAVE, ROOM)
+            for client in (ann, ben):
+                await told(client, "left", goes)
+        for client in everybody:
+            assert not [frame for frame in await client.settle() if frame[2] == "gap" or frame[0] != EVENT]
             await client.close()
 
     run(body())

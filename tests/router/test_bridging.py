@@ -1,11 +1,12 @@
 """The bridge in a router process: one pair of seeds for all regions, and what the data plane is told in which note."""
 
 import asyncio
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
-from core import notes
+from core import log_records, notes
 from router.bridging import Bridged, shared_seeds
 from router.config import DirectoryConfig, RouterConfig
 from router.log.redis import SEED_BYTES
@@ -37,7 +38,7 @@ def keeper() -> Keeper:
     return Keeper()
 
 
-async def bridged(keeper: Keeper) -> Bridged:
+async def bridged(keeper: Keeper, on_lost: Callable[[int], None] = lambda count: None) -> Bridged:
     directory = DirectoryConfig(endpoints=("127.0.0.1:1",), region="eu", shards=8)
     config = RouterConfig(
         node="a",
@@ -48,7 +49,7 @@ async def bridged(keeper: Keeper) -> Bridged:
         log_redis_url=OWN,
         log_regions={"us": OTHER},
     )
-    made = Bridged(config, SharedRedisLog(OWN, shards=8, bridge_entries=16))
+    made = Bridged(config, SharedRedisLog(OWN, shards=8, bridge_entries=16), on_lost)
     made.begin(keeper)  # type: ignore[arg-type]
     return made
 
@@ -95,6 +96,46 @@ def test_what_is_led_elsewhere_is_followed_there(keeper: Keeper) -> None:
 
     asyncio.run(follow())
     assert keeper.told == [(notes.FOLLOW, {"request": 1, "first": 6 << EPOCH_BITS})]
+
+
+def test_what_is_in_no_log_is_said_once_a_shard_for_all_that_came_at_once(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[Mapping[int, bytes]] = []
+
+    def say(records: Mapping[int, bytes]) -> bool:
+        said.append(dict(records))
+        return True
+
+    async def hand_over() -> None:
+        one = await bridged(keeper, lost.append)
+        monkeypatch.setattr(one.bridge, "say", say)
+        one.on_abroad(5, b"a")
+        one.on_abroad(2, b"b")
+        one.on_abroad(5, b"c")
+        await asyncio.sleep(0)
+        one.on_abroad(5, b"d")
+        await asyncio.sleep(0)
+
+    lost: list[int] = []
+    asyncio.run(hand_over())
+    assert said == [{5: b"ac", 2: b"b"}, {5: b"d"}]
+    assert lost == []
+
+
+def test_what_is_in_no_log_is_counted_where_our_redis_is_away(keeper: Keeper) -> None:
+    event = log_records.pack(log_records.EVENT, b"group:a", 0, 0, body=b"x", shard=5)
+    lost: list[int] = []
+
+    async def hand_over() -> None:
+        one = await bridged(keeper, lost.append)
+        one.on_abroad(5, event + event)
+        one.on_abroad(2, event)
+        await asyncio.sleep(0)
+        await one.bridge.close()
+
+    asyncio.run(hand_over())
+    assert lost == [3]
 
 
 @pytest.mark.slow
