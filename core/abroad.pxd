@@ -2,9 +2,9 @@
 #
 # What is in the log reaches other regions with it. What is in none (EVENT `joined` and `left`, messages of global
 # channels of which nothing is kept) is gathered for a turn and given to the control thread (NOTE_ABROAD), which
-# publishes it once for all who follow its shard: it is kept nowhere, nobody waits for it, and a region that is away just
-# then misses it. It travels as log records do, an event as one without a position (LOG_EVENT), and comes to who follows
-# among those of the log (core/following.pxd). Invariant: without other regions nothing is gathered.
+# publishes it once for all who follow its shard: it is kept nowhere, nobody waits for it, and a region that is away
+# just then misses it. It travels as log records do, an event as one without a position (LOG_EVENT), and comes to who
+# follows among those of the log (core/following.pxd). Invariant: without other regions nothing is gathered.
 
 from libc.stdint cimport uint8_t, uint32_t
 

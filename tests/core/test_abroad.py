@@ -136,10 +136,10 @@ def test_another_regions_router_tells_its_own_members_alone(sequencers: Make, ro
     assert follower.loop is not None
     member, stranger = follower.worker(0), follower.worker(1)
     follower.loop.put(notes.FOLLOW, request=SHARD, first=EPOCH << 24)
-    for number, worker in enumerate((member, stranger)):
-        wait_for(lambda one=worker: one.rest() is not None and SHARD in one.feeds, "LEADS of one who feeds")  # type: ignore[misc]
+    wait_for(lambda: stranger.rest() is not None and SHARD in stranger.feeds, "LEADS of one who feeds")
+    for worker, name in ((member, b"held:a"), (stranger, b"held:other")):
         worker.say.shards([SHARD])
-        worker.say.channel(records.SUBSCRIBE, b"held:a" if number == 0 else b"held:other", 33, shard=SHARD)
+        worker.say.channel(records.SUBSCRIBE, name, 33, shard=SHARD)
         worker.say.shards([SHARD], said=True)
         worker.flush()
         request, _ = follower.note(notes.LOG_LOAD)
