@@ -78,7 +78,7 @@ def test_of_one_shard_all_of_a_turn_is_one_note(sequencers: Make) -> None:
     worker = router.worker()
     for number in range(1, 4):
         joins(worker, session_of(number), f"u{number}", conn=number)
-    joins(worker, session_of(3), "u3", "held:b", conn=3)
+    say(worker, records.JOINED, session_of(3), "held:b", "u3", conn=3)
     worker.flush()
     first, second = abroad(router), abroad(router)
     assert (first[0], len(first[1])) == (SHARD, 3)
@@ -99,7 +99,7 @@ def test_what_is_not_told_near_is_not_told_far_either(sequencers: Make) -> None:
     router = router_of(sequencers, events_members_max=1)
     worker = router.worker()
     joins(worker, ALICE, "alice", "group:a")
-    joins(worker, ALICE, "alice")
+    say(worker, records.JOINED, ALICE, "held:a", "alice")
     joins(worker, BOB, "bob", conn=6)
     worker.flush()
     assert told(abroad(router)[1]) == [(log_records.EVENT, b"held:a", "joined", "alice")]

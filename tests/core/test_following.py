@@ -330,6 +330,7 @@ def test_a_global_channel_that_keeps_nothing_is_heard_from_where_it_is(routers: 
     router = routers(namespaces=(*BUILT_IN, brief), **OPTIONS)
     worker = router.worker()
     follow(router, worker, shards.OF_GLOBALS)
+    assert worker.rest() == []
     followed(router, 57, 58, name="brief:news", shard=shards.OF_GLOBALS)
     said = [worker.expect(kind)["offset"] for kind in (records.GLOBAL, records.MESSAGE, records.MESSAGE)]
     assert said == [56, 57, 58]
