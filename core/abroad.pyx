@@ -1,5 +1,6 @@
 """Abroad: what is in no log, gathered for the routers that follow from other regions."""
 
+from libc.stdint cimport uint16_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from core.batch cimport batch_clear, batch_reserve
