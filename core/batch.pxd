@@ -3,7 +3,7 @@
 # Invariant: size <= capacity, and capacity never passes `bytes_max`.
 
 from libc.stdint cimport uint8_t, uint32_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memmove
 
 from core.pages cimport pages_give, pages_resize
 
@@ -53,6 +53,18 @@ cdef inline void batch_clear(Batch *batch) noexcept nogil:
     batch.size = 0
     if batch.capacity > BATCH_KEPT_BYTES:
         batch_free(batch)
+
+
+cdef inline uint32_t batch_taken(Batch *batch, uint32_t place) noexcept nogil:
+    """Of a queue what stands before `place` is done with, and goes once it is more than the rest: where that begins."""
+    if place == batch.size:
+        batch_clear(batch)
+        return 0
+    if place <= batch.size // 2:
+        return place
+    batch.size -= place
+    memmove(batch.data, batch.data + place, batch.size)
+    return 0
 
 
 cdef inline void batch_free(Batch *batch) noexcept nogil:

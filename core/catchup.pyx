@@ -1,9 +1,9 @@
 """Catch-up: outcomes, and the parts of a replay."""
 
 from libc.stdint cimport uint8_t, uint16_t
-from libc.string cimport memcpy, memmove
+from libc.string cimport memcpy
 
-from core.batch cimport batch_clear, batch_write
+from core.batch cimport batch_taken, batch_write
 from core.codes cimport BAD_REQUEST, OVERLOADED
 from core.following cimport following_waits
 from core.leading cimport shard_is_said
@@ -242,18 +242,6 @@ cdef void catchup_take(Sequencer *sequencer, Worker *worker, RecCatchup *record)
         _refuse(worker, record, OVERLOADED)
 
 
-cdef void _served(Sequencer *sequencer, uint32_t place) noexcept nogil:
-    """What stands before `place` in the queue is answered."""
-    if place == sequencer.catchups.size:
-        batch_clear(&sequencer.catchups)
-        place = 0
-    elif place > sequencer.catchups.size // 2:
-        sequencer.catchups.size -= place
-        memmove(sequencer.catchups.data, sequencer.catchups.data + place, sequencer.catchups.size)
-        place = 0
-    sequencer.catchups_place = place
-
-
 cdef void catchups_serve(Sequencer *sequencer, uint32_t *budget) noexcept nogil:
     """Answer what waits, as far as the rest of this turn's budget goes; the router turns again as long as anything is
     left.
@@ -287,4 +275,4 @@ cdef void catchups_serve(Sequencer *sequencer, uint32_t *budget) noexcept nogil:
         size = catchup_answer(sequencer, worker, record)
         budget[0] -= min(budget[0], size + <uint32_t> sizeof(RecCaught))
         sequencer.catchups_due = place < end
-    _served(sequencer, place)
+    sequencer.catchups_place = batch_taken(&sequencer.catchups, place)

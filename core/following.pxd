@@ -1,7 +1,8 @@
 # Following: shards that another region leads, as the workers of this region hear them.
 #
 # The control thread repeats what their leader appended on the log of this region (router/log/bridge.py), and then gives
-# the records here: each is kept and sent to the workers with members, with the position that it has everywhere. Who is
+# the records here: each is kept and sent to the workers with members, with the position that it has everywhere. What is
+# in no log (core/abroad.pxd) comes among them, when it is published: before what the log has to take first. Who is
 # asked to follow (FOLLOW) tells the workers so (LEADS with LEADS_FEEDS): they say SUBSCRIBE and ask for replays here,
 # and everything else of the leader. A client, or a worker, may come from where more was heard already: what it asks
 # waits until that is here too, for FOLLOWING_WAIT_MS at most, and is to come again then; its positions are never set

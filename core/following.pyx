@@ -8,9 +8,10 @@ from core.catchup cimport catchup_epoch, catchup_take
 from core.codes cimport UNAVAILABLE
 from core.everybody cimport everybody_add
 from core.leading cimport SHARD_FEEDING, shard_is_said
-from core.log_records cimport LOG_MESSAGE, LogRecord, log_record_body, log_record_fits, log_record_name
+from core.log_records cimport LOG_EVENT, LOG_MESSAGE, LogRecord, log_record_body, log_record_fits, log_record_name
 from core.namespaces cimport DOMAIN_GLOBAL, domain_in
 from core.ordering cimport message_deliver
+from core.presence cimport event_route
 from core.records cimport REC_CAUGHT, RecCaught
 from core.sequencer cimport WORKER_LINKED, worker_at, worker_index, worker_say
 from core.stream cimport (Stored, stream_adopt, stream_at, stream_find, stream_forget, stream_open, stream_shard,
@@ -187,10 +188,21 @@ cdef void _step(Sequencer *sequencer, Stream *stream, const Stored *head) noexce
     _begin_epoch(stream, head.epoch)
 
 
+cdef void _event(Sequencer *sequencer, const LogRecord *record) noexcept nogil:
+    """It is for who is a member now; nobody else hears of it, and nothing of it is kept."""
+    cdef Stream *stream = stream_find(&sequencer.streams, log_record_name(record), record.name_size)
+    if stream != NULL:
+        event_route(sequencer, stream, log_record_body(record), record.body_size)
+
+
 cdef void _follow(Sequencer *sequencer, const LogRecord *record) noexcept nogil:
     cdef Stream *stream
     cdef Stored head
-    if record.kind != LOG_MESSAGE or sequencer.shards[record.shard].state != SHARD_FEEDING:
+    if sequencer.shards[record.shard].state != SHARD_FEEDING:
+        return
+    if record.kind == LOG_EVENT:
+        _event(sequencer, record)
+    if record.kind != LOG_MESSAGE:
         return
     stream = _stream_of(sequencer, record)
     if stream == NULL:
@@ -213,7 +225,7 @@ cdef void _follow(Sequencer *sequencer, const LogRecord *record) noexcept nogil:
 
 
 cdef void following_records(Sequencer *sequencer, const Note *note) noexcept nogil:
-    """NOTE_FOLLOWED: deliver records that this region's log has."""
+    """NOTE_FOLLOWED: deliver records that this region's log has, and those that are in none."""
     cdef const uint8_t *data = <const uint8_t *> note + sizeof(Note)
     cdef size_t place = 0
     while place < note.text_size and log_record_fits(<const LogRecord *> (data + place), note.text_size - place):

@@ -37,6 +37,11 @@ cdef inline bint _feeds(Sequencer *sequencer, uint32_t shard) noexcept nogil:
     return sequencer.shards[shard].state == SHARD_FEEDING
 
 
+cdef inline bint _is_heard(Sequencer *sequencer, uint32_t shard) noexcept nogil:
+    """Whether workers hear its channels here, and so say what they hold of it."""
+    return _leads(sequencer, shard) or _feeds(sequencer, shard)
+
+
 cdef bint shard_waits(Sequencer *sequencer, uint32_t shard) noexcept nogil:
     """Whether claims in a shard wait: it is led anew, and not all workers have said what they hold of it."""
     cdef uint32_t index
@@ -63,7 +68,7 @@ cdef void shards_tell(Sequencer *sequencer, Worker *worker) noexcept nogil:
     """A worker is asked for everything: of these shards."""
     cdef uint32_t shard
     for shard in range(sequencer.shard_count):
-        if _leads(sequencer, shard) or _feeds(sequencer, shard):
+        if _is_heard(sequencer, shard):
             _tell(sequencer, worker, shard, sequencer.shards[shard].epoch)
 
 
@@ -100,7 +105,7 @@ cdef bint shards_said(Sequencer *sequencer, Worker *worker, const RecShards *rec
     if any_:
         worker_unsay(sequencer, worker, void)
     for shard in range(sequencer.shard_count):
-        if shards_have(record.which, shard) and (_leads(sequencer, shard) or _feeds(sequencer, shard)):
+        if shards_have(record.which, shard) and _is_heard(sequencer, shard):
             shards_add(worker.synced, shard)
     return False
 
@@ -161,7 +166,7 @@ cdef void shards_lead_all(Sequencer *sequencer, uint64_t epoch) noexcept nogil:
 
 
 cdef void _pause(Sequencer *sequencer, uint32_t shard, int state) noexcept nogil:
-    if _leads(sequencer, shard) or _feeds(sequencer, shard):
+    if _is_heard(sequencer, shard):
         _unsay(sequencer, shard)
     if sequencer.shards[shard].state == SHARD_LEADING or sequencer.shards[shard].state == SHARD_PAUSED:
         sequencer.shards[shard].state = <unsigned char> state

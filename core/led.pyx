@@ -22,6 +22,8 @@ from core.shards cimport SHARDS_MAX, SHARD_OF_GLOBALS, SHARD_WORDS, shards_add, 
 from core.slab cimport slab_at
 from core.told cimport told_say_all
 
+ctypedef void (*DoChannel)(Edge *, Channel *) noexcept nogil
+
 
 cdef void link_hello(Edge *edge, Link *link, int kind) noexcept nogil:
     """LINK, BEGIN, END or BYE."""
@@ -65,8 +67,8 @@ cdef void _again_sessions(Edge *edge, Link *link, const uint64_t *shards) noexce
         seq += 1
 
 
-cdef void led_subscribe(Edge *edge, const uint64_t *shards, int flags) noexcept nogil:
-    """Say SUBSCRIBE for the channels of these shards (bits) that have any of these flags; 0: for all."""
+cdef void _each_channel(Edge *edge, const uint64_t *shards, int flags, DoChannel run) noexcept nogil:
+    """Of these shards (bits), those that have any of these flags; 0: all."""
     cdef uint32_t chunk, number
     cdef uint32_t per_chunk = 1u << edge.channels.chunk_shift
     cdef Channel *channel
@@ -77,7 +79,12 @@ cdef void led_subscribe(Edge *edge, const uint64_t *shards, int flags) noexcept 
             channel = channel_at(edge, (chunk << edge.channels.chunk_shift) | number)
             if channel.generation != 0 and channel.generation != <uint32_t> 0xDDDDDDDD \
                     and (flags == 0 or channel.flags & flags) and shards_have(shards, channel_shard(edge, channel)):
-                channel_subscribe(edge, channel)
+                run(edge, channel)
+
+
+cdef void led_subscribe(Edge *edge, const uint64_t *shards, int flags) noexcept nogil:
+    """Say SUBSCRIBE for the channels of these shards (bits) that have any of these flags; 0: for all."""
+    _each_channel(edge, shards, flags, channel_subscribe)
 
 
 cdef void _gauges(Edge *edge) noexcept nogil:
@@ -285,17 +292,7 @@ cdef void led_news(Edge *edge, Link *link) noexcept nogil:
 
 cdef void _leave_leaders(Edge *edge) noexcept nogil:
     """Channels that are heard from who follows their leader are not sent by that one as well."""
-    cdef uint32_t chunk, number
-    cdef uint32_t per_chunk = 1u << edge.channels.chunk_shift
-    cdef Channel *channel
-    for chunk in range(edge.channels.chunk_count):
-        if edge.channels.chunks[chunk].memory == NULL:
-            continue
-        for number in range(per_chunk):
-            channel = channel_at(edge, (chunk << edge.channels.chunk_shift) | number)
-            if channel.generation != 0 and channel.generation != <uint32_t> 0xDDDDDDDD \
-                    and shards_have(edge.fed_left, channel_shard(edge, channel)):
-                channel_leave_leader(edge, channel)
+    _each_channel(edge, edge.fed_left, 0, channel_leave_leader)
     if edge.fed_left[0] & 1 and link_of(edge, SHARD_OF_GLOBALS).up:
         memset(edge.fed_left, 0, sizeof(edge.fed_left))
         edge.fed_left[0] = 1

@@ -116,6 +116,7 @@ cdef enum Counter:
     COUNT_LOG_BATCHES_REPLICATED    # of the log's batches, that some other region has
     COUNT_LOG_BATCHES_FOLLOWED      # of other regions' logs, that this one's has now
     COUNT_LOG_RECORDS_DROPPED       # that only this region had, when another one went on without them
+    COUNT_ABROAD_LOST           # what is in no log, and found no way to other regions; both threads'
     COUNT_COUNT
 
 cdef enum Gauge:

@@ -28,7 +28,7 @@ COUNTERS = ("connections_refused", "frames_in", "bytes_in", "bytes_out", "sends"
             "heartbeats_strange", "replies_sent", "refused_unanswered", "drain_cut", "frame_timeouts",
             "handles_leaked", "tasks_failed", "messages_not_logged", "log_records", "log_batches", "passed_over",
             "asked_again", "replayed", "states_lost", "subscriptions_refused", "history_squeezed", "log_outgrown",
-            "log_batches_replicated", "log_batches_followed", "log_records_dropped")
+            "log_batches_replicated", "log_batches_followed", "log_records_dropped", "abroad_lost")
 STATES = ("accepted", "handshaking", "open", "closing", "closed")
 GAUGES = ("open_connections", "linked", "queued_bytes", "router_epoch", "handshakes", "drain_pace", "log_bytes",
           "log_bytes_max", "log_away", "held_bytes", "kept_bytes", "log_disk_bytes", "log_disk_bytes_max",

@@ -9,6 +9,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 cdef enum LogKind:
     LOG_MESSAGE = 1
     LOG_POSITION = 2            # the channel's last position, without its message
+    LOG_EVENT = 3               # an EVENT frame: in no log, only on its way to other regions (core/abroad.pxd)
 
 cdef enum LogFlag:
     LOG_WAITS = 1               # to be delivered and answered when the batch is in the log
@@ -16,7 +17,7 @@ cdef enum LogFlag:
     LOG_REPLICATED = 8          # with LOG_WAITS: it is answered when another region has it
     LOG_BEGINS = 4              # workers were told of its global channel with this message (core/everybody.pxd)
 
-ctypedef struct LogRecord:      # 88 bytes; name and body (the MESSAGE frame as MessagePack) follow
+ctypedef struct LogRecord:      # 88 bytes; name and body (the frame as MessagePack) follow
     uint32_t size               # the whole record, a multiple of 8
     uint16_t kind
     uint8_t name_size
@@ -41,7 +42,7 @@ ctypedef struct LogRecord:      # 88 bytes; name and body (the MESSAGE frame as 
 cdef inline bint log_record_fits(const LogRecord *record, size_t left) noexcept nogil:
     """Whether a whole record stands here with `left` bytes to go."""
     return left >= sizeof(LogRecord) and record.size >= sizeof(LogRecord) and record.size <= left \
-        and record.size % 8 == 0 and record.kind in (LOG_MESSAGE, LOG_POSITION) \
+        and record.size % 8 == 0 and record.kind in (LOG_MESSAGE, LOG_POSITION, LOG_EVENT) \
         and record.name_size > 0 \
         and sizeof(LogRecord) + <size_t> record.name_size + record.body_size <= record.size
 
@@ -52,5 +53,5 @@ cdef inline const char *log_record_name(const LogRecord *record) noexcept nogil:
 
 
 cdef inline const uint8_t *log_record_body(const LogRecord *record) noexcept nogil:
-    """Its MESSAGE frame, `body_size` bytes."""
+    """Its MESSAGE or EVENT frame, `body_size` bytes."""
     return <const uint8_t *> record + sizeof(LogRecord) + record.name_size

@@ -2,6 +2,7 @@ from typing import Final
 
 MESSAGE: Final[int]
 POSITION: Final[int]
+EVENT: Final[int]
 WAITS: Final[int]
 REPLICATED: Final[int]
 BEGINS: Final[int]

@@ -52,6 +52,7 @@ cdef enum NoteKind:
     NOTE_CLAIM                  # router; a session is claimed (core/admission.pxd)
     NOTE_BEGAN                  # router; flags: number of a worker, first: its start, beside which no earlier one runs
     NOTE_LINK_CLOSED            # request: place of the link: the data plane does not touch it any more
+    NOTE_ABROAD                 # router; request: shard; text: records that are in no log, for other regions
     # control -> data plane
     # OPEN: text: WELCOME up to its map of channels; flags: OpenNote, and from OPEN_DEVICE on the number of the device's
     # class, 0: none; extra: the channels with their positions, behind them `first` bytes of rights (core/rights.pxd),
@@ -89,7 +90,8 @@ cdef enum NoteKind:
     # here; FORGET ends that
     NOTE_FOLLOW
     NOTE_HOLD                   # router; first: ms of CLOCK_BOOTTIME until which it may lead; without it, for ever
-    NOTE_FOLLOWED               # router; text: log records of shards that are followed, in their order
+    # router; text: records of shards that are followed, in their order, and what their leaders had ABROAD
+    NOTE_FOLLOWED
     # router; request: number of the LOG_BATCH that another region has, as all before it, first: 1: some other confirms
     # batches, 0: none does; with second 1, request: shard: all that it had when it was led here is in another region
     NOTE_REPLICATED

@@ -3,6 +3,7 @@
 from libc.stdint cimport uint8_t
 from libc.string cimport memcpy, memset
 
+from core.abroad cimport abroad_message
 from core.codes cimport BAD_REQUEST, NO_SUCH_CHANNEL, OVERLOADED, TOO_MANY_CHANNELS, UNAVAILABLE
 from core.everybody cimport everybody_add
 from core.hash cimport hash_bytes
@@ -262,6 +263,8 @@ cdef bint _order(Sequencer *sequencer, Worker *worker, const Publish *publish, S
         if log_is_there(&sequencer.log) and namespace.history_messages:     # a hole: the log is away for too long
             ledger_count(sequencer.ledger, COUNT_NOT_LOGGED, 1)
         head.size = _message_encode(sequencer, stream, publish, sequencer.scratch, sequencer.scratch_bytes)
+        if namespace.history_messages == 0:
+            abroad_message(sequencer, stream, &head, body)
     message_deliver(sequencer, stream, &head, body)
     worker_published(worker, publish.record.seq, 0, head.epoch, head.offset)
     return True

@@ -1,8 +1,8 @@
 """Presence: rooms as workers tell of them, PRESENCE, and the events of who comes and goes."""
 
-from libc.stdint cimport uint8_t
 from libc.string cimport memcpy
 
+from core.abroad cimport abroad_event
 from core.clock cimport clock_ns
 from core.codes cimport NOT_ALLOWED
 from core.leaving cimport Leaving, leaving_at, leaving_back, leaving_end, leaving_keep
@@ -15,7 +15,7 @@ from core.rooms cimport (NOBODY, Member, Room, User, attender_at, attender_end, 
                          member_leave, room_at, room_find, room_name, user_at, user_name)
 from core.sequencer cimport Owner, bulk_fits, worker_at, worker_say
 from core.slab cimport invariant, slab_at
-from core.stream cimport Route, Stream, stream_find, stream_route
+from core.stream cimport Route, stream_find, stream_route
 
 cdef enum:
     ENTRY_BYTES = 56            # of a session in the answer, but for its user's name
@@ -50,21 +50,34 @@ cdef void _entry_write(MpWriter *writer, const uint8_t *session, const char *use
 # ------------------------------------------------------------------------------------------------------- the events
 
 
+cdef void event_route(Sequencer *sequencer, const Stream *stream, const uint8_t *frame, uint32_t size) noexcept nogil:
+    """An EVENT frame, once to each worker with members."""
+    cdef RecMessage *record
+    cdef uint32_t place
+    cdef Route route
+    for place in range(stream.route_count):
+        route = stream_route(stream, place)
+        record = <RecMessage *> worker_say(worker_at(sequencer, route.worker), REC_MESSAGE, MESSAGE_EVENT,
+                                           sizeof(RecMessage), size)
+        if record != NULL:
+            record.channel = route.channel
+            record.body_size = size
+            memcpy(<uint8_t *> record + sizeof(RecMessage), frame, size)
+
+
 cdef void _tell(Sequencer *sequencer, uint32_t index, uint32_t user_index, const uint8_t *session, const char *kind,
                 uint32_t kind_size) noexcept nogil:
-    """EVENT [13, channel, kind, {session, user}] once to each worker with members, unless there are too many."""
+    """EVENT [13, channel, kind, {session, user}] to the members, unless there are too many."""
     cdef Room *room = room_at(&sequencer.rooms, index)
     cdef User *user = user_at(&sequencer.rooms, user_index)
     cdef const char *name = room_name(&sequencer.rooms, room)
     cdef Stream *stream
-    cdef RecMessage *record
     cdef MpWriter writer
-    cdef uint32_t place, size
-    cdef Route route
+    cdef uint32_t size
     if room.count == 0 or room.count > sequencer.events_members_max:
         return
     stream = stream_find(&sequencer.streams, name, room.name_size)
-    if stream == NULL:
+    if stream == NULL and not sequencer.bridged:
         return
     writer.p = sequencer.scratch
     writer.end = sequencer.scratch + sequencer.scratch_bytes
@@ -76,14 +89,9 @@ cdef void _tell(Sequencer *sequencer, uint32_t index, uint32_t user_index, const
     _entry_write(&writer, session, user_name(&sequencer.rooms, user), user.name_size)
     invariant(not writer.overflow)
     size = <uint32_t> (writer.p - sequencer.scratch)
-    for place in range(stream.route_count):
-        route = stream_route(stream, place)
-        record = <RecMessage *> worker_say(worker_at(sequencer, route.worker), REC_MESSAGE, MESSAGE_EVENT,
-                                           sizeof(RecMessage), size)
-        if record != NULL:
-            record.channel = route.channel
-            record.body_size = size
-            memcpy(<uint8_t *> record + sizeof(RecMessage), sequencer.scratch, size)
+    if stream != NULL:
+        event_route(sequencer, stream, sequencer.scratch, size)
+    abroad_event(sequencer, name, room.name_size, sequencer.scratch, size)
 
 
 cdef void _left_tell(Sequencer *sequencer, uint32_t index) noexcept nogil:

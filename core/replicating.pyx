@@ -1,8 +1,6 @@
 """Replicating: what waits for another region."""
 
-from libc.string cimport memmove
-
-from core.batch cimport batch_clear, batch_write
+from core.batch cimport batch_taken, batch_write
 from core.codes cimport UNAVAILABLE
 from core.leading cimport SHARD_FORGETTING, SHARD_LEADING, SHARD_PAUSED
 from core.sequencer cimport WORKER_LINKING, worker_at, worker_published
@@ -80,11 +78,4 @@ cdef void replicating_done(Sequencer *sequencer, const Note *note) noexcept nogi
     while place < sequencer.replicating.size and _at(sequencer, place).number <= note.request:
         _answer(sequencer, _at(sequencer, place), 0)
         place += <uint32_t> sizeof(Replicating)
-    if place == sequencer.replicating.size:
-        batch_clear(&sequencer.replicating)
-        place = 0
-    elif place > sequencer.replicating.size // 2:
-        sequencer.replicating.size -= place
-        memmove(sequencer.replicating.data, sequencer.replicating.data + place, sequencer.replicating.size)
-        place = 0
-    sequencer.replicating_place = place
+    sequencer.replicating_place = batch_taken(&sequencer.replicating, place)

@@ -14,6 +14,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
+from core.abroad cimport ABROAD_BYTES_MAX, abroad_hand_over
 from core.admission cimport (admission_claimed, admission_evict, admissions_free, admissions_init, admissions_serve,
                              session_admit)
 from core.audit_router cimport sequencer_audit
@@ -259,6 +260,8 @@ cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
         forgetting_turn(sequencer)
         presence_due(sequencer)
         sequencer_tell_taken(sequencer)
+        if sequencer.abroad.size:
+            abroad_hand_over(sequencer)
         log_hand_over(sequencer)            # before the sends: the log is at work meanwhile
         shards_drained(sequencer)
         catchups_serve(sequencer, &budget)
@@ -395,6 +398,7 @@ cdef class RouterLoop:
     cdef _bridge(self, bint bridged):
         """Whether there are other regions, and room for what waits for them, and for catch-ups."""
         self.sequencer.bridged = bridged
+        self.sequencer.abroad.bytes_max = ABROAD_BYTES_MAX
         self.sequencer.ahead.bytes_max = AHEAD_BYTES_MAX
         self.sequencer.replicating.bytes_max = REPLICATING_BYTES_MAX
         self.sequencer.catchups.bytes_max = CATCHUPS_BYTES_MAX
@@ -455,6 +459,7 @@ cdef class RouterLoop:
         log_free(&sequencer.log)
         drained_free(&sequencer.drained)
         batch_free(&sequencer.catchups)
+        batch_free(&sequencer.abroad)
         batch_free(&sequencer.ahead)
         batch_free(&sequencer.replicating)
         batch_free(&sequencer.claims)

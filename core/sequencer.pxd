@@ -126,6 +126,7 @@ ctypedef struct Sequencer:
     bint ahead_due              # something came since they were looked at
     bint bridged                # other regions follow what is ordered here
     bint confirmed              # some other region confirms what it has
+    Batch abroad                # records of this turn that are in no log, for other regions (core/abroad.pxd)
     uint64_t replicated         # number of the LOG_BATCH that another region has, as all before it
     Batch replicating           # publishes that are answered when another region has them (core/replicating.pxd)
     uint32_t replicating_place  # what stands before it is answered

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from core import notes
+from core import log_records, notes
 from router.config import DirectoryConfig, RouterConfig
 from router.directory.opening import make_directory
 from router.directory.port import Claim, Unavailable
@@ -63,6 +63,8 @@ class Bridged(Heard):
         self.bridge = Bridge(
             log, config.directory.region, config.log_redis_url, config.log_regions, self, living=self._living
         )
+        self._abroad: dict[int, list[bytes]] = {}
+        """By shard, what is in no log, and is published before the event loop waits again."""
         self._keeper: ShardKeeper | None = None
         self._on_bans: Callable[[], None] = lambda: None
         self._epochs: dict[int, int] = {}
@@ -103,11 +105,27 @@ class Bridged(Heard):
             for name, follower in self.bridge.followers.items()
         }
 
+    def on_abroad(self, shard: int, records: bytes) -> None:
+        """The data plane has for other regions what is in no log."""
+        if not self._abroad:
+            asyncio.get_running_loop().call_soon(self._say_abroad)
+        self._abroad.setdefault(shard, []).append(records)
+
+    def _say_abroad(self) -> None:
+        said = {shard: b"".join(records) for shard, records in self._abroad.items()}
+        self._abroad = {}
+        if not self.bridge.say(said):
+            self._count("abroad_lost", sum(len(log_records.entries(records)) for records in said.values()))
+
     # ---- what the bridge says
 
     def records(self, shard: int, records: bytes) -> None:
         """Our log has them now: those of one batch of the leader's."""
         self._count("log_batches_followed", 1)
+        self.abroad(shard, records)
+
+    def abroad(self, shard: int, records: bytes) -> None:
+        """Records that no log has."""
         if shard in self._told:
             self._tell(notes.FOLLOWED, text=records)
 

@@ -277,6 +277,8 @@ class Router:
                 if self.bridged is not None:
                     self.bridged.on_batch(request, text)
                 self.writer.on_batch(request, text)
+            elif kind == notes.ABROAD and self.bridged is not None:
+                self.bridged.on_abroad(request, text)
             elif kind == notes.LOG_KEPT and self.writer is not None:
                 self.writer.on_kept(request, text)
             elif kind == notes.SESSION_OPEN and self.sessions is not None:

@@ -116,6 +116,14 @@ class Bridge:
         for name, follower in self.followers.items():
             follower.follow({shard: epoch for shard, (region, epoch) in leaders.items() if region == name}, before)
 
+    def say(self, records: Mapping[int, bytes]) -> bool:
+        """Tell who follows these shards what is in no log: once a region, and without waiting for any.
+
+        Returns:
+            False: our own log is away, by which they would have heard it.
+        """
+        return self.replicated.say(records)
+
     def followed(self) -> set[int]:
         """The shards that are followed."""
         return {shard for follower in self.followers.values() for shard in follower.shards}

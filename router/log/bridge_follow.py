@@ -18,7 +18,7 @@ from core.owned import ACCOUNT, Held, end_tasks
 from core.redis_batch import bridged_records
 from router.log.bridge_copy import copy_shards
 from router.log.bridge_scripts import STATES_ENTRIES
-from router.log.bridge_source import Entry, Page, Source, pushed_entry
+from router.log.bridge_source import ABROAD, PUBLISHED, STATES, Entry, Page, Source, pushed_entry
 from router.log.bridge_store import Followed, Store, fits
 from router.log.port import LogError, Position
 from router.log.redis_keys import Keys
@@ -69,6 +69,9 @@ class Told:
 
     def records(self, shard: int, records: bytes) -> None:
         """Log records of a batch that our log has now."""
+
+    def abroad(self, shard: int, records: bytes) -> None:
+        """Records that are in no log."""
 
     def epoch(self, shard: int, epoch: int) -> None:
         """All before a shard's epoch is in our log."""
@@ -172,8 +175,8 @@ class Follower:
         self._told = told
         self._on_bans = on_bans
         self._throttle = Throttle(catchup_bytes_s)
-        self._names: dict[bytes, tuple[int, bool]] = {}
-        """Of what is published: the shard, and whether it is a state."""
+        self._names: dict[bytes, tuple[int, bytes]] = {}
+        """Of what is published: the shard, and what of it."""
         self._queue: deque[tuple[bytes, bytes]] = deque()
         self._queue_bytes = 0
         self._held_bytes = 0
@@ -203,7 +206,7 @@ class Follower:
         gone = [shard for shard in self.shards if shard not in leaders]
         for shard in gone:
             self._held_bytes -= sum(len(text) for _, text in self.shards.pop(shard).held)
-            for name in (b"bridge", b"states"):
+            for name in PUBLISHED:
                 self._names.pop(self._keys.shards[shard] + name, None)
         link = self._source.up()
         if gone and link is not None:
@@ -212,8 +215,8 @@ class Follower:
             one = self.shards.get(shard)
             if one is None:
                 self.shards[shard] = Followed(shard, epoch, (before or {}).get(shard))
-                self._names[self._keys.shards[shard] + b"bridge"] = (shard, False)
-                self._names[self._keys.shards[shard] + b"states"] = (shard, True)
+                for name in PUBLISHED:
+                    self._names[self._keys.shards[shard] + name] = (shard, name)
             elif epoch > one.leader:
                 one.leader = epoch
                 one.is_live = False
@@ -283,13 +286,16 @@ class Follower:
         states: list[tuple[Followed, tuple[bytes, bytes, bytes]]] = []
         at: dict[Followed, Position] = {}
         for channel, text in came:
-            shard, is_state = self._names.get(channel, (-1, False))
+            shard, what = self._names.get(channel, (-1, b""))
             one = self.shards.get(shard)
+            if one is not None and what == ABROAD:
+                self._told.abroad(shard, text)  # at once: our log has no part in it
+                continue
             if one is None or not one.is_live or one.at is None:
                 if one is not None and one.subscribed:
                     self._hold(one, channel, text)
                 continue
-            if is_state:
+            if what == STATES:
                 id_, kind, data = text.split(b" ", 2)
                 states.append((one, (id_, kind, data)))
                 continue

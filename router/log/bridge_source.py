@@ -28,6 +28,9 @@ PAGES_BYTES = 4 * 1024 * 1024
 PAGE_BYTES_FIRST = 64 * 1024
 NOWHERE = Position(0, 0)
 _BEATS = b"beats"
+# What is published of a shard: its streams, and what is kept nowhere.
+STATES, ABROAD = b"states", b"abroad"
+PUBLISHED = (b"bridge", STATES, ABROAD)
 
 
 class Entry(NamedTuple):
@@ -202,7 +205,7 @@ class Source:
 
     def subscribe(self, link: Link, shards: Iterable[int], *, bans: bool = False) -> None:
         """What is added to these shards from now on is told, if this connection is the one that is used then."""
-        names = [self._keys.shards[one] + name for one in shards for name in (b"bridge", b"states")]
+        names = [self._keys.shards[one] + name for one in shards for name in PUBLISHED]
         if bans:
             names.append(self._keys.bans)
         if names:
@@ -210,7 +213,7 @@ class Source:
 
     def unsubscribe(self, link: Link, shards: Iterable[int]) -> None:
         """What is added to these shards is not told any more."""
-        names = [self._keys.shards[one] + name for one in shards for name in (b"bridge", b"states")]
+        names = [self._keys.shards[one] + name for one in shards for name in PUBLISHED]
         if names:
             link.send(pack("UNSUBSCRIBE", *names) + pack("PING"), 1)
 
@@ -241,6 +244,18 @@ class Source:
             data.append(pack("HSET", name, region, said) + pack("PUBLISH", name, region.encode() + b" " + said))
         data.append(pack("PUBLISH", beats(self._keys), region))
         link.send(b"".join(data), 2 * len(positions) + 1)
+
+    def say(self, records: Mapping[int, bytes]) -> bool:
+        """Publish what is in no log to who follows these shards, without waiting for anything.
+
+        Returns:
+            False: there is no connection, or it takes no more.
+        """
+        link = self.up()
+        if link is None:
+            return False
+        data = b"".join(pack("PUBLISH", self._keys.shards[shard] + ABROAD, said) for shard, said in records.items())
+        return not link.send(data, len(records)).done()
 
     # --------------------------------------------------------------------------------------------------------- copying
 

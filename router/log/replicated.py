@@ -185,6 +185,10 @@ class Replicated:
             second.parts = first.parts | second.parts
             self._chunks.popleft()
 
+    def say(self, records: Mapping[int, bytes]) -> bool:
+        """See `Source.say`: on the connection that is there for what others confirm."""
+        return self._source.say(records)
+
     # -------------------------------------------------------------------------------------------------- what is heard
 
     def on_push(self, channel: bytes, text: bytes) -> None:

@@ -4,9 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import msgpack
+import msgspec
 
 from core import log_records, notes, records, shards
 from core.codes import Code
+from core.namespace_spec import BUILT_IN
 from tests.core.edge_harness import wait_for
 from tests.core.router_harness import Sequencer, Worker, now_ms
 
@@ -17,6 +19,8 @@ GROUP = "group:a"
 SHARD = shards.byte_of(GROUP.encode())
 LIVE, REPLAYED, GAP, RESET = range(4)
 HANDLE = 5
+EVENT = 2
+"""`aux` of a MESSAGE that is an EVENT frame."""
 
 
 def put(router: Sequencer, kind: int, **fields: Any) -> None:
@@ -298,3 +302,37 @@ def test_who_heard_all_under_the_leader_before_has_it_in_common_with_the_next(ro
     catchup(worker, 10, FIRST, 4)
     loaded(router, SECOND, 5, 1, 2, 3, 4)
     assert worker.expect(records.CAUGHT)["outcome"] == REPLAYED
+
+
+def test_an_event_reaches_who_is_a_member_and_is_not_kept(routers: Make) -> None:
+    router = routers(**OPTIONS)
+    worker = router.worker()
+    event = log_records.pack(log_records.EVENT, GROUP.encode(), 0, 0, body=b"an EVENT frame", shard=SHARD)
+    put(router, notes.FOLLOWED, text=event)
+    follow(router, worker)
+    put(router, notes.FOLLOWED, text=event)
+    assert worker.rest() == [], "nobody is a member"
+    assert router.live("channel") == 0
+    subscribed(router, worker)
+    put(router, notes.FOLLOWED, text=event + entry(4) + event)
+    said = [worker.take() for _ in range(3)]
+    assert [(one["channel"], one["aux"], one["offset"]) for one in said] == [
+        (HANDLE, EVENT, 0),
+        (HANDLE, 0, 4),
+        (HANDLE, EVENT, 0),
+    ]
+    assert said[0]["body"] == b"an EVENT frame"
+    assert router.live("history") == 1
+
+
+def test_a_global_channel_that_keeps_nothing_is_heard_from_where_it_is(routers: Make) -> None:
+    brief = msgspec.structs.replace(BUILT_IN[2], name="brief", history_messages=0, history_bytes=0, ack="sequenced")
+    router = routers(namespaces=(*BUILT_IN, brief), **OPTIONS)
+    worker = router.worker()
+    follow(router, worker, shards.OF_GLOBALS)
+    assert worker.rest() == []
+    followed(router, 57, 58, name="brief:news", shard=shards.OF_GLOBALS)
+    said = [worker.expect(kind)["offset"] for kind in (records.GLOBAL, records.MESSAGE, records.MESSAGE)]
+    assert said == [56, 57, 58]
+    followed(router, 60, name="brief:news", shard=shards.OF_GLOBALS)
+    assert worker.expect(records.MESSAGE)["offset"] == 60, "its members are told of the gap where they are"

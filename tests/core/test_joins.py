@@ -148,7 +148,7 @@ def test_a_leave_is_answered_once_who_leads_the_session_heard_of_it(edge: Edge) 
     edge.router.send(wire.message(handle, EPOCH, 1, frame_of("group:a", 1, "late")))  # nothing more comes of it
     one = edge.router.left()
     assert (one["session"], one["conn"]) == (alice.session, alice.conn)
-    assert edge.router.states.popleft()["what"] == records.LEFT, "it was asked before it was said"
+    assert edge.router.states[-1]["what"] == records.LEFT, "it was asked before it was said"
     assert alice.frame() == [REPLY, 5, {}]
     edge.join(alice, "group:a")
     alice.send([LEAVE, 7, "group:a"])

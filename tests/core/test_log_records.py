@@ -9,7 +9,7 @@ from core import log_records
 U64 = st.integers(0, 2**64 - 1)
 U32 = st.integers(0, 2**32 - 1)
 RECORDS = st.tuples(
-    st.sampled_from([log_records.MESSAGE, log_records.POSITION]),
+    st.sampled_from([log_records.MESSAGE, log_records.POSITION, log_records.EVENT]),
     st.binary(min_size=1, max_size=255),
     U64,
     U64,

@@ -9,13 +9,34 @@ from typing import Any
 import pytest
 
 from tests.conftest import Node, free_ports, wait_until
-from tests.process.clients import DEADLINE_S, HELLO, Client, Refused, dial, open_session, run
+from tests.process.clients import (
+    DEADLINE_S,
+    EVENT,
+    HELLO,
+    LEAVE,
+    PRESENCE,
+    Client,
+    Refused,
+    dial,
+    open_session,
+    run,
+)
 from tests.servers import etcd, redis
 
 SHARDS = 8
 BANNED = 603
 GROUPS = [f"group:{number}" for number in range(12)]
 BEFORE = {"eu": SHARDS, "us": 0}
+ROOM = "held:room"
+KEPT_NOWHERE = {
+    "HOLDFAST_NAMESPACES_HELD_DOMAIN": "group",
+    "HOLDFAST_NAMESPACES_HELD_EVENTS": "true",
+    "HOLDFAST_NAMESPACES_BRIEF_DOMAIN": "global",
+    "HOLDFAST_NAMESPACES_BRIEF_HISTORY_MESSAGES": "0",
+    "HOLDFAST_NAMESPACES_BRIEF_PUBLISH": "anyone",
+    "HOLDFAST_NAMESPACES_GLOBAL_PUBLISH": "anyone",
+    "HOLDFAST_ROUTER_PRESENCE_DAMPING_MS": "50",
+}
 
 
 @pytest.fixture
@@ -62,6 +83,17 @@ def told(node: Node) -> dict[str, Any]:
 CLOSED = {"lag_entries": 0, "breaker_open": 0, "shards_followed": 0, "shards_behind": 0, "evacuated": 0}
 
 
+def both(
+    regions: Callable[[str], dict[str, str]], holdfast: Callable[..., Node], **settings: str
+) -> tuple[Node, Node]:
+    """A node in `eu`, which leads all, and one in `us`."""
+    eu = holdfast("--workers", "1", **regions("eu"), **settings)
+    wait_until(lambda: leaders(eu) == {"eu": SHARDS}, lambda: f"eu leads everything, not {leaders(eu)}")
+    us = holdfast("--workers", "1", **regions("us"), **settings)
+    wait_until(lambda: leaders(us) == BEFORE, lambda: f"us leads nothing, not {leaders(us)}")
+    return eu, us
+
+
 async def publish(client: Client, channel: str, data: str) -> None:
     """Until it is answered: before a region confirms what the other has, it is `unavailable`."""
     async with asyncio.timeout(DEADLINE_S):
@@ -100,10 +132,7 @@ def look(eu: Node, us: Node) -> None:
 def test_what_was_answered_in_one_region_is_heard_in_the_other_also_when_the_first_is_gone(
     regions: Callable[[str], dict[str, str]], holdfast: Callable[..., Node]
 ) -> None:
-    eu = holdfast("--workers", "1", **regions("eu"))
-    wait_until(lambda: leaders(eu) == {"eu": SHARDS}, lambda: f"eu leads everything, not {leaders(eu)}")
-    us = holdfast("--workers", "1", **regions("us"))
-    wait_until(lambda: leaders(us) == BEFORE, lambda: f"us leads nothing, not {leaders(us)}")
+    eu, us = both(regions, holdfast)
     eu.expect_lost()
 
     async def body() -> None:
@@ -171,3 +200,68 @@ def ban(node: Node, user: str) -> None:
     request = urllib.request.Request(f"{node.admin_url}/api/bans", said, headers, method="POST")
     with urllib.request.urlopen(request, timeout=DEADLINE_S) as answer:
         assert answer.status in (200, 201)
+
+
+async def hears(client: Client, kind: str, about: Client) -> None:
+    """Who came or went; events of others before that are passed over."""
+    async with asyncio.timeout(DEADLINE_S):
+        while (await client.expect(EVENT))[1:] != [ROOM, kind, {"session": about.session, "user": about.user}]:
+            pass
+
+
+async def heard(client: Client, channel: str, count: int) -> list[int]:
+    """The offsets of so many messages, which have to be of this channel."""
+    frames = await client.messages(count)
+    assert {frame[1] for frame in frames} == {channel}
+    return [frame[2] for frame in frames]
+
+
+async def fed_at_home(node: Node) -> None:
+    """Wait until the leader of the room sends it to its own region's worker alone."""
+
+    def workers() -> int:
+        found: int = json.loads(node.get(f"/api/channels/{ROOM}")[1])["workers"]
+        return found
+
+    await asyncio.to_thread(wait_until, lambda: workers() == 1, lambda: f"one worker, not {workers()}")
+
+
+def test_who_comes_and_goes_and_what_is_kept_nowhere_is_heard_in_both_regions(
+    regions: Callable[[str], dict[str, str]], holdfast: Callable[..., Node]
+) -> None:
+    eu, us = both(regions, holdfast, **KEPT_NOWHERE)
+
+    async def body() -> None:
+        ann, ben = await open_session(eu, "tcp", "ann"), await open_session(us, "text", "ben")
+        for client in (ann, ben):
+            await client.join(ROOM)
+        await fed_at_home(eu)
+        far, near = await open_session(us, "tcp", "ben"), await open_session(eu, "tcp", "ann")
+        everybody = (ann, ben, far, near)
+        for comes in (far, near):
+            await comes.join(ROOM)
+            for client in (ann, ben, comes):
+                await hears(client, "joined", comes)
+        for client in everybody:
+            answer = await client.ask(PRESENCE, ROOM)
+            assert {(one["session"], one["user"]) for one in answer["sessions"]} == {
+                (one.session, one.user) for one in everybody
+            }
+            assert (answer["users"], answer["count"]) == (2, 4)
+        for channel, publishers in ((ROOM, (ann, ben)), ("brief:news", (ann, ben)), ("global:news", (far, near))):
+            for client in publishers:
+                await client.publish(channel, client.user)
+            for client in everybody:
+                assert await heard(client, channel, 2) == [1, 2]
+        await ann.publish("user:ben", "to each of his devices")
+        for client in (ben, far):
+            assert await heard(client, "user:ben", 1) == [1]
+        for goes in (far, near):
+            await goes.ask(LEAVE, ROOM)
+            for client in (ann, ben):
+                await hears(client, "left", goes)
+        for client in everybody:
+            assert not [frame for frame in await client.settle() if frame[2] == "gap" or frame[0] != EVENT]
+            await client.close()
+
+    run(body())

@@ -2,11 +2,12 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
-from core import notes
+from core import log_records, notes
 from core.ledger import Stats
 from router.bridging import Bridged, shared_seeds
 from router.config import DirectoryConfig, RouterConfig
@@ -161,6 +162,46 @@ def test_how_far_other_regions_are_is_told_of_what_is_led_and_of_what_is_followe
         return one.others()
 
     assert asyncio.run(look()) == {"us": Other(True, {3: (0, 0.0)}, 2, 2)}
+
+
+def test_what_is_in_no_log_is_said_once_a_shard_for_all_that_came_at_once(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[Mapping[int, bytes]] = []
+
+    def say(records: Mapping[int, bytes]) -> bool:
+        said.append(dict(records))
+        return True
+
+    async def hand_over() -> None:
+        one = await bridged(keeper, lost)
+        monkeypatch.setattr(one.bridge, "say", say)
+        one.on_abroad(5, b"a")
+        one.on_abroad(2, b"b")
+        one.on_abroad(5, b"c")
+        await asyncio.sleep(0)
+        one.on_abroad(5, b"d")
+        await asyncio.sleep(0)
+
+    lost = Counter[str]()
+    asyncio.run(hand_over())
+    assert said == [{5: b"ac", 2: b"b"}, {5: b"d"}]
+    assert lost == {}
+
+
+def test_what_is_in_no_log_is_counted_where_our_redis_is_away(keeper: Keeper) -> None:
+    event = log_records.pack(log_records.EVENT, b"group:a", 0, 0, body=b"x", shard=5)
+    lost = Counter[str]()
+
+    async def hand_over() -> None:
+        one = await bridged(keeper, lost)
+        one.on_abroad(5, event + event)
+        one.on_abroad(2, event)
+        await asyncio.sleep(0)
+        await one.bridge.close()
+
+    asyncio.run(hand_over())
+    assert lost == {"abroad_lost": 3}
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
+from core import log_records
 from router.log.bridge_copy import copy_shards
 from router.log.bridge_follow import Follower, Throttle, Told
 from router.log.bridge_source import PAGES_BYTES, Entry, Source
@@ -12,7 +13,7 @@ from router.log.bridge_store import Followed
 from router.log.port import Ban, Changes, LogUnavailable, Position, SessionChange
 from tests.router.log.conftest import again, run, until
 from tests.router.log.redis_records import NOW_MS
-from tests.router.log.regions import SHARD, SHARDS, Region, close, ordered, regions
+from tests.router.log.regions import CHANNEL, SHARD, SHARDS, Region, close, ordered, regions
 from tests.servers.redis import Server, running
 
 
@@ -200,6 +201,34 @@ def test_what_was_in_flight_when_another_region_led_is_told_all_the_same(redis_s
         assert us.ear.offsets == [(1, 1), (1, 2), (2, 3)]
         epochs = [epoch for _, epoch in us.ear.epochs]
         assert epochs == sorted(epochs)
+        await close(some)
+
+    with running() as second, running() as third:
+        run(work([redis_server, second, third]))
+
+
+def test_what_is_in_no_log_is_told_to_each_region_once_and_kept_nowhere(redis_server: Server, prefix: str) -> None:
+    async def work(servers: list[Server]) -> None:
+        here, there, far = some = await regions(servers, prefix)
+        event = log_records.pack(log_records.EVENT, CHANNEL.encode(), 0, 0, body=b"x", shard=SHARD)
+        await here.lead(1)
+        await here.ear.until(lambda: here.ear.numbers[-1:] == [(0, True)])
+        assert here.bridge.say({SHARD: event}), "nobody follows yet: it is told to nobody"
+        for one in (there, far):
+            one.follow(here, 1)
+            await one.ear.until(lambda one=one: (SHARD, 1) in one.ear.epochs)  # type: ignore[misc]
+        await here.say(ordered(1, 1))
+
+        async def are_live() -> bool:
+            return all(not one.bridge.followers["asia"].behind() and one.ear.offsets for one in (there, far))
+
+        await until(are_live)
+        before = [await one.at() for one in some]
+        assert here.bridge.say({SHARD: event + event, SHARD ^ 1: event})
+        for one in (there, far):
+            await one.ear.until(lambda one=one: len(one.ear.offsets) == 3)  # type: ignore[misc]
+            assert one.ear.offsets == [(1, 1), (0, 0), (0, 0)], "and nothing of a shard that is not followed"
+        assert [await one.at() for one in some] == before
         await close(some)
 
     with running() as second, running() as third:

@@ -95,6 +95,7 @@ def test_a_server_that_is_away_or_refuses_is_unavailable(redis_server: Server, p
         with pytest.raises(LogUnavailable):
             await source.where([1])
         source.confirm("eu", {1: Position(1, 1)})  # nothing to wait for, nothing happens
+        assert not source.say({1: b"x"})
         await source.close()
         keys = Keys(prefix, shards=8)
         source = Source("asia", redis_server.url, keys)
