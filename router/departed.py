@@ -88,7 +88,7 @@ class Departed:
         one = self._machines.get(shard)
         left = [owner for owner in one.owners() if self.is_gone(owner)] if one is not None else []
         for owner in left:
-            while self._is_busy():
+            while self._is_busy():  # noqa: ASYNC110  nobody is told of the end of a burst
                 await asyncio.sleep(BUSY_S)
             if one is None or self._machines.get(shard) is not one:
                 return

@@ -172,7 +172,8 @@ class Bridge:
                 return f"region `{region.region}`: {found}"
             is_near = found.epoch == ours.epoch and found.offset - ours.offset <= ABLE_BEHIND_MAX
             if found > ours and not is_near:
-                return f"region `{region.region}` has it up to {'%d-%d' % found}, ours to {'%d-%d' % ours}"
+                there, here = (f"{one.epoch}-{one.offset}" for one in (found, ours))
+                return f"region `{region.region}` has it up to {there}, ours to {here}"
         return ""
 
     async def _fence(self, epochs: Mapping[int, int]) -> dict[str, dict[int, tuple[int, Position]]]:

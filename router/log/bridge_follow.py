@@ -12,7 +12,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any
 
 from core.owned import ACCOUNT, Held, end_tasks
 from core.redis_batch import bridged_records

@@ -21,8 +21,8 @@ that of the last claim it knows of and below any later one, and writes it down w
 was changed meanwhile, its owner has the higher fence and stays, and the other is ended. Either only for as long as the
 leader leads, which is no longer than its lease's bound.
 
-Who waits for a claim while the directory stands still is answered likewise once it is silent for long (DirectorySilent),
-and the claim is still under way. If it wins after all, whoever was let in has its number by it, and of whoever was
+Who waits for a claim while the directory stands still is answered likewise once it is silent for long
+(DirectorySilent), and the claim is still under way. If it wins after all, whoever was let in has its number by it, and of whoever was
 refused the key goes again.
 """
 

@@ -313,9 +313,7 @@ class Edge:
         assert (one["conn"], one["session"]) == (client.conn, client.session)
         return one
 
-    def greet(
-        self, client: Client, user: str, channels: list[list[Any]] | None = None, rights: bytes = b""
-    ) -> None:
+    def greet(self, client: Client, user: str, channels: list[list[Any]] | None = None, rights: bytes = b"") -> None:
         """HELLO, and what the control thread says to that."""
         client.send([0, 1, {}])
         client.conn = self.note(notes.FRAME)[2]

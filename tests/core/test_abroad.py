@@ -37,9 +37,7 @@ def abroad(router: Sequencer) -> tuple[int, list[log_records.LogEntry]]:
 def told(entries: list[log_records.LogEntry]) -> list[tuple[int, bytes, str, str]]:
     """Of events: kind of record, channel, kind of event, user."""
     frames = [msgpack.unpackb(one.body) for one in entries]
-    return [
-        (one.kind, one.channel, frame[2], frame[3]["user"]) for one, frame in zip(entries, frames, strict=True)
-    ]
+    return [(one.kind, one.channel, frame[2], frame[3]["user"]) for one, frame in zip(entries, frames, strict=True)]
 
 
 def test_who_comes_and_goes_is_told_to_other_regions_also_where_nobody_near_hears_it(sequencers: Make) -> None:
@@ -151,4 +149,3 @@ def test_another_regions_router_tells_its_own_members_alone(sequencers: Make, ro
     follower.loop.put(notes.FOLLOWED, text=text)
     assert events([member.take()]) == [(33, "held:a", "joined", ALICE, "alice")]
     assert stranger.rest() == []
-

@@ -133,7 +133,8 @@ def lag(*shards: str) -> Series:
     """For how long a region has not confirmed each of these shards."""
     name = "holdfast_region_lag_seconds"
     return {
-        f'{name}{{job="holdfast",instance="n1",region="us",shard="{shard}"}}': values for shard, values in enumerate(shards)
+        f'{name}{{job="holdfast",instance="n1",region="us",shard="{shard}"}}': values
+        for shard, values in enumerate(shards)
     }
 
 

@@ -83,9 +83,7 @@ def told(node: Node) -> dict[str, Any]:
 CLOSED = {"lag_entries": 0, "breaker_open": 0, "shards_followed": 0, "shards_behind": 0, "evacuated": 0}
 
 
-def both(
-    regions: Callable[[str], dict[str, str]], holdfast: Callable[..., Node], **settings: str
-) -> tuple[Node, Node]:
+def both(regions: Callable[[str], dict[str, str]], holdfast: Callable[..., Node], **settings: str) -> tuple[Node, Node]:
     """A node in `eu`, which leads all, and one in `us`."""
     eu = holdfast("--workers", "1", **regions("eu"), **settings)
     wait_until(lambda: leaders(eu) == {"eu": SHARDS}, lambda: f"eu leads everything, not {leaders(eu)}")

@@ -84,7 +84,7 @@ def test_another_start_at_the_same_address_is_waited_for_and_why_is_said() -> No
 
 def test_one_of_this_machine_that_has_ended_is_not_waited_for() -> None:
     async def scenario(directory: EmbeddedDirectory) -> None:
-        with subprocess.Popen(["sleep", "60"]) as process:
+        with subprocess.Popen(["sleep", "60"]) as process:  # noqa: ASYNC220  returns at once
             there = started("one", start_here(process.pid))
             held = await directory.register("a", encode(NodeRecord(1, there)), 5)
             assert await obstacle(directory, "a", started("one", start_here()))

@@ -243,7 +243,7 @@ def test_how_far_other_regions_are_stands_beside_the_load(monkeypatch: pytest.Mo
         one, other = await make("a", others=lambda: {"us": us}), await make("b")
         alive = other.keeper.machine.view.alive
         async with asyncio.timeout(DEADLINE_S):
-            while (found := await read(other.directory, alive)).keys() != {"a", "b"}:
+            while (found := await read(other.directory, alive)).keys() != {"a", "b"}:  # noqa: ASYNC110  no event
                 await asyncio.sleep(0.01)
         assert found["a"].epoch == one.keeper.machine.epoch
         assert found["a"].others == {"us": us}

@@ -172,7 +172,9 @@ class Unit:
             able=able,
         )
         self.plane.keeper = self.keeper
-        self.cluster = Cluster(node, config, directory, self.keeper, lambda: self.plane.counts, publishers, others=others)
+        self.cluster = Cluster(
+            node, config, directory, self.keeper, lambda: self.plane.counts, publishers, others=others
+        )
         self.running: asyncio.Task[Any] | None = None
 
     def _follow(self, shards: frozenset[int], leaders: Mapping[int, tuple[str, int]]) -> None:

@@ -284,7 +284,9 @@ def test_a_region_whose_last_router_is_over_while_it_is_asked_is_waited_for_no_l
     run(work())
 
 
-def test_who_could_not_open_a_shard_says_why(servers: list[Server], prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_could_not_open_a_shard_says_why(
+    servers: list[Server], prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("router.log.bridge.ABLE_BEHIND_MAX", 2)
 
     async def work() -> None:

@@ -207,7 +207,7 @@ class Session:
         return answer
 
     async def leave(self, channel: str, *, timeout_s: float | None = None) -> None:
-        """Receive no more of this channel. Refused as unavailable: nothing more comes, but a resume may bring it back."""
+        """Receive no more of this channel. Refused as unavailable: nothing more comes, but after a resume it may."""
         await self._ask(lambda now, limit: self._protocol.leave(channel, now, limit), timeout_s)
 
     async def publish(
