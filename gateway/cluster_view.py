@@ -120,8 +120,11 @@ class ClusterView:
 
         """
         there = {name: followers_of(self.view, name) for load in loads.values() for name in load.others}
-        others = [loads[one].others if one in loads else {} for one in self.leaders()]
-        return [{name: follower(shard, there[name]) for name in names} for shard, names in enumerate(others)]
+        others = {name: load.others for name, load in loads.items()}
+        return [
+            {name: follower(shard, there[name]) for name in others.get(leader or "", ())}
+            for shard, leader in enumerate(self.leaders())
+        ]
 
     async def loads(self, deadline_s: float) -> Mapping[str, Load]:
         """What the routers that live wrote last, by name; of none, if the directory does not tell in time."""

@@ -175,7 +175,15 @@ def alone(node: str) -> dict[str, object]:
     """The same of a node without a directory, whose router leads everything."""
     router: dict[str, object] = {"name": node, "epoch": 0, "weight": 1, "cordoned": False, "leaving": False}
     router |= {"leads": COUNT_MAX, "wanted": COUNT_MAX, "load": None, "follows": 0, "bus": None, "encrypted": False}
-    shard = {"leader": node, "wanted": node, "pinned": None, "epoch": 0, "how": "alone", "load": None, "followers": {}}
+    shard: dict[str, object] = {
+        "leader": node,
+        "wanted": node,
+        "pinned": None,
+        "epoch": 0,
+        "how": "alone",
+        "load": None,
+        "followers": {},
+    }
     return {
         "node": node,
         "reachable": None,

@@ -11,6 +11,7 @@ from tests.conftest import Node
 
 TOKEN = "t" * 16
 SHARDS = 256
+NONE = "\N{EN DASH}"
 
 
 def test_a_node_that_is_alone_shows_that_it_leads_everything(holdfast: Callable[..., Node]) -> None:
@@ -23,7 +24,9 @@ def test_a_node_that_is_alone_shows_that_it_leads_everything(holdfast: Callable[
         said = f"This node is alone: it has no directory, and its router leads all {SHARDS} shards."
         await expect(page.locator("#summary")).to_have_text(said)
         await expect(page.locator("#node")).to_have_text("alone")
-        await expect(page.locator("#routers tbody tr")).to_have_text(["alone\u2013256256" + "0\u2013takes shards"])
+        await expect(page.locator("#routers tbody tr")).to_have_text(
+            [f"alone{NONE}{SHARDS}{SHARDS}0{NONE}takes shards"]
+        )
         await expect(page.locator("#regions")).to_be_hidden()
         await expect(page.locator("#login")).to_be_hidden()
         await page.click("text=Chat")

@@ -48,7 +48,7 @@ def answer(leads: int = 3, **eu: Any) -> bytes:
 def test_regions_are_shown_with_what_they_lead(admin: FakeAdmin, call: Call) -> None:
     admin.answers = [(200, answer(evacuated=True, by="op@host", since_ms=HOUR_MS))]
     said = call("region").output.splitlines()
-    assert said[0].split() == ["REGION", "ROUTERS", "GATEWAYS", "LEADS", "WANTED", "FOLLOWS", "LAG", "BREAKER", "STATE"]
+    assert said[0].split() == list(cli_regions.HEAD)
     assert said[1].split()[:8] == ["eu", "2", "1", "3", "3", "5", "0", "closed"]
     assert said[1].endswith("evacuated since 1970-01-01 01:00:00 UTC by op@host")
     assert said[2].endswith("serves")

@@ -40,7 +40,7 @@ def test_a_setting_that_cannot_be_is_refused(settings: dict[str, Any], said: str
 
 
 def test_what_a_process_is_told_are_its_settings() -> None:
-    files = {"tls_ca": "ca.pem", "tls_certificate": "our.pem", "tls_key": "key.pem"}
+    files: dict[str, Any] = {"tls_ca": "ca.pem", "tls_certificate": "our.pem", "tls_key": "key.pem"}
     told = DirectoryConfig(endpoints=ONE, prefix="p/", user="hold", password="fast", tls=True, **files)
     assert EtcdConfig.of(told) == EtcdConfig(
         endpoints=ONE,
