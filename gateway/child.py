@@ -290,6 +290,8 @@ class Child:
                 self.waits = process.waits
         elif event == "lease":
             process.lease_until = float(fields["until"])
+        elif event == "regions":
+            process.regions = fields["regions"]
         elif self.on_event is not None:
             self.on_event(self, event, fields)
 

@@ -51,6 +51,8 @@ class ChildProcess:
         """What it says it waits for before it is ready."""
         self.lease_until = 0.0
         """By `router.directory.port.now`, until when its lease in the directory certainly lives, as it told last."""
+        self.regions: Mapping[str, Any] = {}
+        """Of a router, how far other regions are, as it told last: see `router.loads.others_of`."""
         self._changed = changed
         self._on_event = on_event
         self._ready = asyncio.Event()

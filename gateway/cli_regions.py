@@ -13,7 +13,7 @@ from gateway.cli_admin import admin_options, ask, of_group, table
 
 POLL_S = 0.5
 FOLLOW_DEADLINE_S = 300.0
-HEAD = ("REGION", "ROUTERS", "GATEWAYS", "LEADS", "WANTED", "STATE")
+HEAD = ("REGION", "ROUTERS", "GATEWAYS", "LEADS", "WANTED", "FOLLOWS", "LAG", "BREAKER", "STATE")
 
 
 @click.group(invoke_without_command=True)
@@ -21,9 +21,10 @@ HEAD = ("REGION", "ROUTERS", "GATEWAYS", "LEADS", "WANTED", "STATE")
 @admin_options
 @click.pass_context
 def region(context: click.Context, as_json: bool, url: str, token: str | None) -> None:
-    """Show the regions: their nodes, how many shards they lead, and which are evacuated.
+    """Show the regions: their nodes, what they lead and follow, how far they are, and which are evacuated.
 
-    Any node of the cluster can be asked.
+    LAG is what a region has not confirmed of what others lead, and BREAKER is open where it counts as away. Any node of
+    the cluster can be asked; what routers tell is written down every five seconds.
     """
     context.obj = {"url": url, "token": token}
     if context.invoked_subcommand is None:
@@ -68,10 +69,30 @@ def restore(context: click.Context, name: str, url: str, token: str | None) -> N
 def said(regions: list[dict[str, Any]]) -> str:
     """The regions as a table; empty: there are none."""
     rows = [
-        (one["name"], *(str(one[key]) for key in ("routers", "gateways", "leads", "wanted")), state(one))
+        (
+            one["name"],
+            *(str(one[key]) for key in ("routers", "gateways", "leads", "wanted")),
+            f"{one['follows']} ({one['behind']} behind)" if one["behind"] else str(one["follows"]),
+            _lag(one),
+            _breaker(one),
+            state(one),
+        )
         for one in regions
     ]
     return table([HEAD, *rows]) if rows else ""
+
+
+def _lag(one: dict[str, Any]) -> str:
+    if one["lag_entries"] is None:
+        return "-"
+    return f"{one['lag_entries']} ({one['lag_seconds']:.1f} s)" if one["lag_entries"] else "0"
+
+
+def _breaker(one: dict[str, Any]) -> str:
+    if not one["breakers"]:
+        return "-"
+    opened = one["breakers_open"]
+    return f"open at {opened} of {one['breakers']}" if 0 < opened < one["breakers"] else "open" if opened else "closed"
 
 
 def state(one: dict[str, Any]) -> str:

@@ -6,14 +6,15 @@ routers do (`router.shards.leadership`), from the same keys.
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from core.owned import ACCOUNT
 from gateway import logs
 from gateway.cluster_config import RouterLink, link_of
-from router.cluster import LOADS, load_of
 from router.directory.port import Directory, DirectoryError, Reach, Snapshot
-from router.shards.placement import place
+from router.loads import Load, read
+from router.shards.following import followers_of
+from router.shards.placement import follower, place
 from router.shards.records import NODES, ShardRecord
 from router.shards.view import Table, View
 
@@ -111,17 +112,26 @@ class ClusterView:
         view = self.view
         return place(self.leaders(), view.weights(), view.pinned(), view.preferred(self._placement))
 
-    async def loads(self, deadline_s: float) -> dict[int, float]:
-        """Messages a second, by shard, as the leaders wrote last; of none, if the directory does not tell in time."""
-        found: dict[int, float] = {}
+    def followers(self, loads: Mapping[str, Load]) -> list[dict[str, str | None]]:
+        """By shard and region other than its leader's, the router there that follows it; None: nobody.
+
+        Args:
+            loads: the regions of which a leader told are those where its shards are followed.
+
+        """
+        there = {name: followers_of(self.view, name) for load in loads.values() for name in load.others}
+        others = {name: load.others for name, load in loads.items()}
+        return [
+            {name: follower(shard, there[name]) for name in others.get(leader or "", ())}
+            for shard, leader in enumerate(self.leaders())
+        ]
+
+    async def loads(self, deadline_s: float) -> Mapping[str, Load]:
+        """What the routers that live wrote last, by name; of none, if the directory does not tell in time."""
         with contextlib.suppress(DirectoryError, TimeoutError):
             async with asyncio.timeout(deadline_s):
-                written = await self.directory.read(LOADS)
-            for item in written.items.values():
-                _, epoch, rates = load_of(item.value)
-                if epoch in self.view.alive:
-                    found |= rates
-        return found
+                return await read(self.directory, self.view.alive)
+        return {}
 
     # ------------------------------------------------------------------------------------------------------- following
 

@@ -45,6 +45,8 @@ from gateway.node_audit import NodeAudit
 from gateway.ports import Listeners, bound
 from gateway.publisher import RouterPublisher
 from gateway.recovery import serving
+from gateway.region_metrics import RegionCollector
+from gateway.regions import evacuated_of
 from gateway.regions_api import routes as region_routes
 from gateway.reload import Plan, Reload
 from gateway.run_directory import RunDirectory
@@ -453,6 +455,9 @@ async def _admin(
             supervisor.router,
             config.directory.ttl_s,
         )
+    )
+    registry.register(
+        RegionCollector(supervisor.router, lambda: evacuated_of(cluster.view.view) if cluster is not None else {})
     )
     walks = Walks()
 

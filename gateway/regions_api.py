@@ -16,7 +16,7 @@ from gateway import logs, regions
 from gateway.access import body_of, check_access, check_is_json
 from gateway.cluster_view import ClusterView
 from gateway.errors import RequestError
-from gateway.shards_api import BODY_BYTES_MAX, parsed, ready, write
+from gateway.shards_api import BODY_BYTES_MAX, LOADS_DEADLINE_S, parsed, ready, write
 from router.shards.records import REGIONS, RegionRecord, encode
 
 PACE_MAX = 10_000_000
@@ -45,7 +45,9 @@ def routes(token: str, cluster: ClusterView | None, clock: Callable[[], float] =
 
     async def shown(request: Request) -> Response:
         check_access(token, request)
-        return JSONResponse({"regions": regions.as_json(ready(cluster))})
+        view = ready(cluster)
+        loads = await view.loads(LOADS_DEADLINE_S)  # deadline: its argument
+        return JSONResponse({"regions": regions.as_json(view, loads)})
 
     async def evacuate(request: Request) -> Response:
         check_access(token, request)
@@ -57,7 +59,7 @@ def routes(token: str, cluster: ClusterView | None, clock: Callable[[], float] =
         await write(view, REGIONS, asked.region, value)
         event = "region_evacuated" if asked.on else "region_restored"
         _log.info(event, region=asked.region, by=asked.by or None, pace=asked.pace or None)
-        leads = next((one["leads"] for one in regions.as_json(view) if one["name"] == asked.region), 0)
+        leads = next((one["leads"] for one in regions.as_json(view, {}) if one["name"] == asked.region), 0)
         return JSONResponse({"region": asked.region, "evacuated": asked.on, "leads": leads}, 202)
 
     return [
@@ -76,7 +78,7 @@ def _check(cluster: ClusterView, asked: _Request) -> None:
     if not 0 <= asked.pace <= PACE_MAX or len(asked.by) > BY_CHARACTERS_MAX:
         why = f"pace is a number from 0 to {PACE_MAX}, by up to {BY_CHARACTERS_MAX} characters"
         raise RequestError(400, "bad_request", f"{why}; expected {FORM}")
-    known = {one["name"]: one for one in regions.as_json(cluster)}
+    known = {one["name"]: one for one in regions.as_json(cluster, {})}
     if not asked.on:
         return
     if asked.region not in known:

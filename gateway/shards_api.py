@@ -20,6 +20,7 @@ from gateway.cluster_config import GATEWAY_UNIT, RouterLink
 from gateway.cluster_view import ClusterView
 from gateway.errors import RequestError
 from router.directory.port import Claim, DirectoryError, Lost
+from router.loads import NEVER, Load
 from router.shards.records import CORDONS, PINS, CordonRecord, PinRecord, encode
 
 _T = TypeVar("_T")
@@ -28,6 +29,7 @@ BODY_BYTES_MAX = 1_024
 ATTEMPTS = 3
 LOADS_DEADLINE_S = 1.0
 _RETRY_AFTER_S = 1
+_NOTHING = Load(NEVER, {}, {})
 
 _log = logs.get("supervisor")
 
@@ -97,21 +99,24 @@ def routes(token: str, node: str, cluster: ClusterView | None) -> list[Route]:
     ]
 
 
-def as_json(cluster: ClusterView, loads: Mapping[int, float]) -> dict[str, object]:
-    """How it stands; `loads`: messages a second, by shard."""
+def as_json(cluster: ClusterView, loads: Mapping[str, Load]) -> dict[str, object]:
+    """How it stands; `loads`: what routers told, by name."""
     leaders, wanted, pins = cluster.leaders(), cluster.wanted(), cluster.view.pinned()
+    followers = cluster.followers(loads)
     shards = []
-    for shard in range(cluster.shards):
+    for shard, leader in enumerate(leaders):
         record = cluster.record(shard)
+        told = loads.get(leader or "", _NOTHING)
         shards.append(
             {
                 "shard": shard,
-                "leader": leaders[shard],
+                "leader": leader,
                 "wanted": wanted[shard],
                 "pinned": pins.get(shard),
                 "epoch": record.epoch if record is not None else 0,
                 "how": record.how if record is not None else None,
-                "load": round(loads.get(shard, 0.0), 1),
+                "load": round(told.rates.get(shard, 0.0), 1),
+                "followers": {name: _follower(one, told, name, shard) for name, one in followers[shard].items()},
             }
         )
     gateways = [
@@ -129,8 +134,14 @@ def as_json(cluster: ClusterView, loads: Mapping[int, float]) -> dict[str, objec
         "routers": [_router(cluster, link, leaders, wanted, loads) for link in cluster.routers()],
         "gateways": gateways,
         "shards": shards,
-        "regions": regions.as_json(cluster),
+        "regions": regions.as_json(cluster, loads),
     }
+
+
+def _follower(router: str | None, told: Load, region: str, shard: int) -> dict[str, object]:
+    """Who follows a shard in a region, and what that has not confirmed, as its leader told."""
+    entries, seconds = told.others[region].lags.get(shard, (0, 0.0))
+    return {"router": router, "lag_entries": entries, "lag_seconds": seconds}
 
 
 def _router(
@@ -138,10 +149,11 @@ def _router(
     link: RouterLink,
     leaders: Sequence[str | None],
     wanted: Sequence[str | None],
-    loads: Mapping[int, float],
+    loads: Mapping[str, Load],
 ) -> dict[str, object]:
     node, cordon = cluster.view.nodes.get(link.name).record, cluster.view.cordons.get(link.name).record
-    load = sum(loads.get(shard, 0.0) for shard, leader in enumerate(leaders) if leader == link.name)
+    told = loads.get(link.name, _NOTHING)
+    load = sum(told.rates.get(shard, 0.0) for shard, leader in enumerate(leaders) if leader == link.name)
     return {
         "name": link.name,
         "epoch": link.epoch,
@@ -151,6 +163,7 @@ def _router(
         "leads": leaders.count(link.name),
         "wanted": wanted.count(link.name),
         "load": round(load, 1),
+        "follows": sum(one.follows for one in told.others.values()),
         "bus": link.bus,
         "encrypted": bool(link.key),
         "admin": link.admin or None,
@@ -160,15 +173,22 @@ def _router(
 
 def alone(node: str) -> dict[str, object]:
     """The same of a node without a directory, whose router leads everything."""
-    router = {"name": node, "epoch": 0, "weight": 1, "cordoned": False, "leaving": False, "leads": COUNT_MAX}
-    shard = {"leader": node, "wanted": node, "pinned": None, "epoch": 0, "how": "alone", "load": None}
+    router: dict[str, object] = {"name": node, "epoch": 0, "weight": 1, "cordoned": False, "leaving": False}
+    router |= {"leads": COUNT_MAX, "wanted": COUNT_MAX, "load": None, "follows": 0, "bus": None, "encrypted": False}
+    shard: dict[str, object] = {
+        "leader": node,
+        "wanted": node,
+        "pinned": None,
+        "epoch": 0,
+        "how": "alone",
+        "load": None,
+        "followers": {},
+    }
     return {
         "node": node,
         "reachable": None,
         "unled": 0,
-        "routers": [
-            {**router, "wanted": COUNT_MAX, "load": None, "bus": None, "encrypted": False, "admin": None, "region": ""}
-        ],
+        "routers": [{**router, "admin": None, "region": ""}],
         "gateways": [{"name": node, "epoch": 0, "region": ""}],
         "regions": [],
         "shards": [{"shard": number, **shard} for number in range(COUNT_MAX)],

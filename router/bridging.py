@@ -9,6 +9,7 @@ from core import notes
 from router.config import DirectoryConfig, RouterConfig
 from router.directory.opening import make_directory
 from router.directory.port import Claim, Unavailable
+from router.loads import Other
 from router.log.bridge import Bridge, Heard
 from router.log.redis import SEED_BYTES
 from router.log.redis_shared import SharedRedisLog
@@ -81,6 +82,17 @@ class Bridged(Heard):
     def on_batch(self, number: int, data: bytes) -> None:
         """The data plane hands over a batch, which is about to be given to the log."""
         self.bridge.replicated.on_batch(number, data)
+
+    def others(self) -> dict[str, Other]:
+        """How far the other regions are."""
+        away = self.bridge.replicated.breakers()
+        lags: dict[str, dict[int, tuple[int, float]]] = {name: {} for name in away}
+        for (shard, name), lag in self.bridge.replicated.lags().items():
+            lags[name][shard] = lag
+        return {
+            name: Other(away[name], lags[name], len(follower.shards), follower.behind())
+            for name, follower in self.bridge.followers.items()
+        }
 
     # ---- what the bridge says
 

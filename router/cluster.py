@@ -5,9 +5,8 @@ and tidies up. `run` ends only by an exception, and with it the process: a lease
 whoever starts the process anew begins another one. What is led outlives a directory that is away, until the lease's
 bound (router/shards/leadership.py).
 
-Beside the prefixes of the machine there is `loads/<node>`: [1, node epoch, {shard: messages a second}], written every
-LOADS_S for operators and for nobody else. What nodes that are over left behind is removed by whoever sees it, and what
-sessions left behind by the leader of their shard, slowly.
+Beside the prefixes of the machine there is `loads/<node>` (router/loads.py), written every LOADS_S. What nodes that are
+over left behind is removed by whoever sees it, and what sessions left behind by the leader of their shard, slowly.
 """
 
 import asyncio
@@ -17,11 +16,9 @@ import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
-import msgpack
-
 from core.owned import ACCOUNT
 from core.shards import COUNT_MAX
-from router import agreement
+from router import agreement, loads
 from router.config import DirectoryConfig
 from router.directory import sweep
 from router.directory.port import (
@@ -34,6 +31,7 @@ from router.directory.port import (
     Snapshot,
     Unavailable,
 )
+from router.loads import LOADS, Other
 from router.publishers import Publishers
 from router.shard_keeper import ShardKeeper
 from router.shards import events as ev
@@ -50,8 +48,6 @@ from router.shards.records import (
     encode,
 )
 
-LOADS = "loads/"
-LOADS_VERSION = 1
 LOADS_S = 5.0
 LOOK_S = 0.1
 """How often the lease's bound is looked at; a lease that is known to be lost is noticed at once."""
@@ -81,6 +77,7 @@ class Cluster:
         counts: how many messages were ordered so far, by shard.
         publishers: the same by region of those who published them; of what is not counted, nothing.
         told: called with the time by `directory.port.now` until which the lease certainly lives, whenever that grows.
+        others: how far other regions are.
 
     """
 
@@ -93,6 +90,7 @@ class Cluster:
         counts: Callable[[], Sequence[int]],
         publishers: Callable[[], Mapping[str, Sequence[int]]] = dict,
         told: Callable[[float], None] = lambda until: None,
+        others: Callable[[], Mapping[str, Other]] = dict,
     ) -> None:
         self.node = node
         self._config = config
@@ -102,6 +100,7 @@ class Cluster:
         self._published = publishers
         self._publishers = Publishers()
         self._told = told
+        self._others = others
         self._registration: Registration | None = None
         self._held = ACCOUNT.hold("handle", "the membership of a cluster", object_=self)
         self._tasks: list[asyncio.Task[NoReturn]] = []
@@ -240,7 +239,7 @@ class Cluster:
             counts = list(self._counts())
             rates = {shard: (counts[shard] - before[shard]) / LOADS_S for shard in self._keeper.held()}
             before = counts
-            value = msgpack.packb([LOADS_VERSION, identity.epoch, rates])
+            value = loads.pack(identity.epoch, rates, self._others())
             for _ in range(2):  # one of an earlier life stands there
                 result = await self._try_claim(Claim(LOADS + self.node, revision, value, identity))
                 revision = getattr(result, "revision", 0)
@@ -267,12 +266,9 @@ class Cluster:
 
     async def loads(self) -> dict[int, float]:
         """Messages a second, by shard, as their leaders wrote last."""
-        alive = self._keeper.machine.view.alive
         found: dict[int, float] = {}
-        for item in (await self._directory.read(LOADS)).items.values():
-            _, epoch, rates = load_of(item.value)
-            if epoch in alive:
-                found |= rates
+        for load in (await loads.read(self._directory, self._keeper.machine.view.alive)).values():
+            found |= load.rates
         return found
 
     # ---------------------------------------------------------------------------------------------------------- tidying
@@ -291,7 +287,7 @@ class Cluster:
         gone = [
             Claim(LOADS + key.removeprefix(LOADS), item.revision, None)
             for key, item in (await self._directory.read(LOADS)).items.items()
-            if view.over(load_of(item.value)[1])
+            if view.over(loads.unpack(item.value).epoch)
         ]
         for name, move in view.moves.items():
             if move.record is not None and view.over(move.record.node_epoch):
@@ -324,9 +320,9 @@ class Cluster:
         """Who leads what, as this router sees it: for JSON."""
         machine = self._keeper.machine
         view = machine.view
-        loads: dict[int, float] = {}
+        rates: dict[int, float] = {}
         with contextlib.suppress(Unavailable, NotAllowed):  # without loads, then
-            loads = await self.loads()
+            rates = await self.loads()
         shards = []
         for shard, wanted in enumerate(machine.plan()):
             record = view.shards.get(str(shard)).record
@@ -337,7 +333,7 @@ class Cluster:
                     "epoch": record.epoch if record else 0,
                     "how": record.how if record else "",
                     "wanted": wanted,
-                    "load": round(loads.get(shard, 0.0), 1),
+                    "load": round(rates.get(shard, 0.0), 1),
                 }
             )
         reach = self._directory.reachable()
@@ -384,15 +380,6 @@ class Cluster:
                 }
             )
         return found
-
-
-def load_of(value: bytes) -> tuple[int, int, dict[int, float]]:
-    """What stands at `loads/`; of another version, nothing that counts or goes."""
-    try:
-        version, epoch, rates = msgpack.unpackb(value, strict_map_key=False)
-    except (ValueError, TypeError, msgpack.UnpackException):
-        return 0, 1 << 63, {}
-    return (version, epoch, rates) if version == LOADS_VERSION else (0, 1 << 63, {})
 
 
 def _owner(key: str, value: bytes) -> NodeEpoch | None:

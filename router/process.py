@@ -52,6 +52,8 @@ LINKED_DEADLINE_S = 2.0
 RECOVERY_SAID_S = 2.0
 # So often bans are looked for that other routers of the cluster stored.
 BANS_REREAD_S = 3.0
+# So often the supervisor is told how far other regions are: several times between two scrapes.
+REGIONS_TOLD_S = 1.0
 ALONE = "there is no directory: this router is the only one, and leads all shards"
 EXIT_CONFIG = 78
 EXIT_DEPOSED = 70  # the node ends: see gateway/supervisor.py
@@ -93,10 +95,10 @@ class Router:
     """The control thread's parts of one router: its data plane, its log if it has one, and what goes between them."""
 
     def __init__(
-        self, config: RouterConfig, stats: Stats, on_lease: Callable[[float], None] = lambda until: None
+        self, config: RouterConfig, stats: Stats, tell: Callable[..., None] = lambda event, **fields: None
     ) -> None:
         self.config = config
-        self._on_lease = on_lease
+        self._tell = tell
         self._stats = stats
         self.log = make_log(config, self._on_disk, self._on_crowded, self._on_kept)
         self.writer: LogWriter | None = None
@@ -140,14 +142,13 @@ class Router:
             if self.config.directory is None:
                 await self._recover(self.log, waits)
             self.writer = LogWriter(self.log, self.loop.put)
-            domains = {spec.name: spec.domain for spec in self.config.namespaces}
             self.sessions = Sessions(
                 self.log,
                 self.loop.put,
                 ttl_s=self.config.session_ttl_s,
                 clock=time.time,
-                own=[name for name, domain in domains.items() if domain == "session"],
-                everywhere=[name for name, domain in domains.items() if domain == "global"],
+                own=of_domain(self.config, "session"),
+                everywhere=of_domain(self.config, "global"),
                 on_lost=lambda: self._stats.count("states_lost"),
                 on_stored=self._on_stored,
                 is_gone=self._is_gone if self.config.directory is not None else None,
@@ -187,7 +188,7 @@ class Router:
             led=lambda shard, epoch: self._led(shard),
             stopped=self._stopped,
             follow=self.bridged.follow if self.bridged is not None else lambda shards, leaders: None,
-            everybodys=[spec.name for spec in self.config.namespaces if spec.domain == "global"],
+            everybodys=of_domain(self.config, "global"),
         )
         if self.bridged is not None:
             self.bridged.begin(self.keeper)
@@ -208,7 +209,9 @@ class Router:
             self.keeper,
             self.loop.shard_counts,
             Published(self.loop.published, view.region_of),
-            self._on_lease,
+            # The time, not what is left of it: that goes on falling when this process stands still.
+            lambda until: self._tell("lease", until=until),
+            self.bridged.others if self.bridged is not None else dict,
         )
 
     async def _flush(self, deadline_s: float) -> bool:
@@ -240,8 +243,7 @@ class Router:
                 said = time.monotonic()
                 waits(f"it reads its log, {size >> 20} MiB so far")
         if not self.loop.knows_all:
-            everybodys = [spec.name for spec in self.config.namespaces if spec.domain == "global"]
-            found = await log.standing(everybodys)
+            found = await log.standing(of_domain(self.config, "global"))
             records = (
                 log_records.pack(log_records.POSITION, one.channel, *one.position, time_ms=one.time_ms) for one in found
             )
@@ -312,6 +314,7 @@ class Router:
             ]
         if self.bridged is not None:
             self.bridged.bridge.start()
+            self._tasks.append(ACCOUNT.task(self._tell_regions(self.bridged), "what is told of other regions"))
         if self.claims is not None:
             self._tasks.append(ACCOUNT.task(self.claims.run(), "claims of sessions"))
         if self.cluster is not None:
@@ -324,6 +327,12 @@ class Router:
         if not told and not await sessions.all_told(LINKED_DEADLINE_S if self.config.workers else 0):
             await put_when_room(self.loop.put, notes.TOLD_END)
         await sessions.read()
+
+    async def _tell_regions(self, bridged: Bridged) -> None:
+        """What the node's metrics say of other regions."""
+        while True:
+            self._tell("regions", regions=bridged.others())
+            await asyncio.sleep(REGIONS_TOLD_S)
 
     def ended(self) -> BaseException | None:
         """Why a part ended that should not have."""
@@ -407,6 +416,11 @@ def settings_of(config: RouterConfig, directory: DirectoryConfig) -> Settings:
     )
 
 
+def of_domain(config: RouterConfig, domain: str) -> list[str]:
+    """The namespaces of a domain."""
+    return [spec.name for spec in config.namespaces if spec.domain == domain]
+
+
 def login_policy(config: RouterConfig) -> Policy:
     """How many sessions a user may have: the namespace `user` says."""
     return next((Policy(spec.login) for spec in config.namespaces if spec.name == "user"), Policy.MANY)
@@ -485,8 +499,7 @@ async def serve(config: RouterConfig, stats: Stats) -> None:
         running.add_signal_handler(number, lambda: (hurried if stopped.is_set() else stopped).set())
     answers: dict[str, Handler] = {"ping": ping}
     commands = CommandServer(config.commands_fd, answers)
-    # The time, not what is left of it: that goes on falling when this process stands still.
-    router = Router(config, stats, lambda until: commands.tell("lease", until=until))
+    router = Router(config, stats, commands.tell)
     await commands.start()
     loop = await _opened(router, commands, stopped)
     if loop is None:

@@ -50,9 +50,7 @@ class Following:
             self._leaders[shard] = (view.region_of(name), record.epoch)
 
     def _wanted(self, view: View) -> dict[int, tuple[str, int]]:
-        ours = view.routers_of(self.settings.region)
-        # Who is about to stop, or is not to be burdened, follows only where nobody else can.
-        routers = {name: weight for name, weight in ours.items() if not view.cordoned(name)} or ours
+        routers = followers_of(view, self.settings.region)
         wanted = {}
         for shard, (region, epoch) in self._leaders.items():
             if region == self.settings.region:
@@ -71,3 +69,10 @@ class Following:
                 f"shard {shard} is led in region {region!r}, whose log is not known here: messages from there do not"
                 f" reach region {self.settings.region} (log.regions names {known})"
             )
+
+
+def followers_of(view: View, region: str) -> dict[str, int]:
+    """The routers of a region among which its followers are chosen, with their weights."""
+    there = view.routers_of(region)
+    # Who is about to stop, or is not to be burdened, follows only where nobody else can.
+    return {name: weight for name, weight in there.items() if not view.cordoned(name)} or there

@@ -76,11 +76,13 @@ class Programs:
         `exit=N`: ends with that code before it is ready; `ends=N`: SIGUSR2 makes it end with that code;
         `serve=False`: never gets ready; `stubborn=True`: ignores SIGTERM; `counts=True`: writes into its ledger;
         `lingers=True`: does not end when it is told to leave; `waits="for that"`: says so before it is ready, and
-        `lease=time` until when it has one; with `serve=False` SIGUSR2 makes it ready.
+        `lease=time` until when it has one, `regions={...}` how far others are; with `serve=False` SIGUSR2 makes it
+        ready.
         """
         settings: dict[str, Any] = {"exit": None, "serve": True, "stubborn": False, "counts": False, "lingers": False}
         settings |= {"ends": None, **behaviour}
-        says = {"waits": {"why": settings.get("waits")}, "lease": {"until": settings.get("lease")}}
+        said = {"waits": "why", "lease": "until", "regions": "regions"}
+        says = {event: {field: settings.get(event)} for event, field in said.items()}
         frames = [packed({"event": event, "fields": fields}) for event, fields in says.items() if event in settings]
         settings["says"] = b"".join(frames).hex()
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -39,18 +40,34 @@ def call(admin: FakeAdmin, monkeypatch: pytest.MonkeyPatch) -> Call:
 def answer(leads: int = 3, **eu: Any) -> bytes:
     """Of /api/regions."""
     one: dict[str, Any] = {"name": "eu", "routers": 2, "gateways": 1, "leads": leads, "wanted": 3, "evacuated": False}
-    one |= {"by": None, "since_ms": None, "pace": None, **eu}
+    one |= {"by": None, "since_ms": None, "pace": None, "follows": 5, "behind": 0, "lag_entries": 0, "lag_seconds": 0.0}
+    one |= {"breakers_open": 0, "breakers": 2, **eu}
     return json.dumps({"regions": [one, one | {"name": "us", "evacuated": False, "leads": 0}]}).encode()
 
 
 def test_regions_are_shown_with_what_they_lead(admin: FakeAdmin, call: Call) -> None:
     admin.answers = [(200, answer(evacuated=True, by="op@host", since_ms=HOUR_MS))]
     said = call("region").output.splitlines()
-    assert said[0].split() == ["REGION", "ROUTERS", "GATEWAYS", "LEADS", "WANTED", "STATE"]
-    assert said[1].split()[:5] == ["eu", "2", "1", "3", "3"]
+    assert said[0].split() == list(cli_regions.HEAD)
+    assert said[1].split()[:8] == ["eu", "2", "1", "3", "3", "5", "0", "closed"]
     assert said[1].endswith("evacuated since 1970-01-01 01:00:00 UTC by op@host")
     assert said[2].endswith("serves")
     assert admin.requests[0][1] == "/api/regions"
+
+
+@pytest.mark.parametrize(
+    ("eu", "shown"),
+    [
+        ({"follows": 7, "behind": 2}, "7 (2 behind)  0  closed"),
+        ({"lag_entries": 12, "lag_seconds": 0.449, "breakers_open": 1}, "5  12 (0.4 s)  open at 1 of 2"),
+        ({"breakers_open": 2}, "5  0  open"),
+        ({"lag_entries": None, "lag_seconds": None, "breakers": 0}, "5  -  -"),
+    ],
+)
+def test_how_far_a_region_is_is_shown(admin: FakeAdmin, call: Call, eu: dict[str, Any], shown: str) -> None:
+    admin.answers = [(200, answer(**eu))]
+    line = call("region").output.splitlines()[1]
+    assert re.split(" {2,}", line)[5:8] == shown.split("  ")
 
 
 def test_an_order_of_which_nothing_can_be_read_is_shown_as_one(admin: FakeAdmin, call: Call) -> None:

@@ -12,6 +12,8 @@ from router.config import DirectoryConfig
 from router.directory.etcd import EtcdDirectory
 from router.directory.opening import make_directory
 from router.directory.port import Claim, Registration, Won
+from router.loads import LOADS, Load, Other, pack
+from router.shards.placement import follower
 from router.shards.records import CordonRecord, NodeRecord, PinRecord, ShardRecord, encode
 from tests.servers import etcd
 
@@ -46,8 +48,8 @@ async def shown(view: ClusterView, condition: Callable[[], bool]) -> None:
         view.on_change.remove(news.set)
 
 
-def node_of(name: str, weight: int = 1) -> bytes:
-    return encode(NodeRecord(weight, json.dumps({"bus": f"tcp://{name}:7410"})))
+def node_of(name: str, weight: int = 1, region: str = "") -> bytes:
+    return encode(NodeRecord(weight, json.dumps({"bus": f"tcp://{name}:7410"}), region))
 
 
 async def lead(directory: EtcdDirectory, shard: int, registration: Registration, epoch: int = 1) -> None:
@@ -95,6 +97,31 @@ def test_who_leads_what_and_where_it_is_to_be(in_etcd: DirectoryConfig, run_in_l
             assert record.node == "a"
             assert view.leader(0) is None
             await other.close()
+
+    run_in_loop(scenario())
+
+
+def test_who_follows_what_is_led_elsewhere_goes_by_the_regions_of_which_its_leader_tells(
+    in_etcd: DirectoryConfig, run_in_loop: Any
+) -> None:
+    async def scenario() -> None:
+        async with viewed(in_etcd) as (view, others):
+            regions = {"a": "eu", "u": "us", "v": "us"}
+            nodes = {name: await others.register(name, node_of(name, 1, region), 5) for name, region in regions.items()}
+            for shard in range(3):
+                await lead(others, shard, nodes["a" if shard else "u"])
+            await shown(view, lambda: view.leaders() == ["u", "a", "a", None] and len(view.routers()) == 3)
+            epoch = view.view.nodes.get("a").revision
+            load = Load(epoch, {1: 2.0}, {"us": Other(False, {1: (3, 0.5)}, 1, 0), "ap": Other(True, {}, 0, 0)})
+            await others.transact([Claim(LOADS + "a", 0, pack(*load)), Claim(LOADS + "gone", 0, pack(1, {}, {}))])
+            assert await view.loads(DEADLINE_S) == {"a": load}
+            assert view.followers({"a": load}) == [
+                {},
+                *({"us": follower(shard, {"u": 1, "v": 1}), "ap": None} for shard in (1, 2)),
+                {},
+            ]
+            for node in nodes.values():
+                await node.close()
 
     run_in_loop(scenario())
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from gateway.evacuation import Away
-from gateway.regions import away_from
+from gateway.regions import away_from, evacuated_of
 from router.shards.records import NODES, REGIONS, NodeRecord, RegionRecord, encode
 from router.shards.view import View
 
@@ -69,3 +69,9 @@ def test_the_pace_of_a_region_is_shared_by_its_gateways_and_their_workers(worker
 
 def test_an_order_that_cannot_be_read_is_one() -> None:
     assert away_from(view_of(NODES_THERE, {"eu": b"?"}), "eu", 2) is not None
+
+
+def test_all_regions_are_those_of_nodes_and_those_that_are_evacuated() -> None:
+    view = view_of({"a": (1, "eu", ""), "b.gw": (0, "us", ""), "n": (1, "", "")}, {"us": ORDER, "ap": b"?"})
+    assert evacuated_of(view) == {"ap": True, "eu": False, "us": True}
+    assert evacuated_of(View()) == {}

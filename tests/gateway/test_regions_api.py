@@ -15,6 +15,8 @@ from gateway.errors import RequestError
 from gateway.regions_api import BY_CHARACTERS_MAX, routes
 from router.config import DirectoryConfig
 from router.directory.etcd import EtcdDirectory
+from router.directory.port import Claim
+from router.loads import LOADS, Other, pack
 from router.shards.records import NodeRecord, RegionRecord, decode, encode
 from tests.gateway.test_cluster_view import lead, shown, viewed
 
@@ -82,6 +84,33 @@ def test_a_region_is_evacuated_until_it_is_restored(in_etcd: DirectoryConfig, ru
             assert (await others.read("regions/")).items == {}
 
     run_in_loop(scenario())
+
+
+def test_how_far_a_region_is_is_what_the_routers_of_others_told(in_etcd: DirectoryConfig, run_in_loop: Any) -> None:
+    async def scenario() -> None:
+        async with regions(in_etcd, "eu", "us", "ap") as (view, others, client):
+            told = {
+                "eu": {"us": Other(False, {0: (3, 0.5), 1: (2, 1.5)}, 8, 1), "ap": Other(True, {}, 4, 0)},
+                "ap": {"us": Other(True, {2: (1, 0.25)}, 0, 0)},
+            }
+            for name, seen in told.items():
+                epoch = view.view.nodes.get(f"r-{name}").revision
+                await others.transact([Claim(f"{LOADS}r-{name}", 0, pack(epoch, {}, seen))])
+            keys = ("follows", "behind", "lag_entries", "lag_seconds", "breakers_open", "breakers")
+            shown = {one["name"]: tuple(one[key] for key in keys) for one in await listed(client)}
+            assert shown == {
+                "eu": (12, 1, None, None, 0, 0),
+                "us": (0, 0, 6, 1.5, 1, 2),
+                "ap": (0, 0, 0, 0.0, 1, 1),
+            }
+
+    run_in_loop(scenario())
+
+
+async def listed(client: httpx.AsyncClient) -> list[dict[str, Any]]:
+    answer = await client.get("/api/regions")
+    found: list[dict[str, Any]] = answer.json()["regions"]
+    return found
 
 
 @pytest.mark.parametrize(

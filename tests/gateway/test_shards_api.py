@@ -18,6 +18,7 @@ from router.config import DirectoryConfig
 from router.directory.etcd import EtcdDirectory
 from router.directory.opening import make_directory
 from router.directory.port import Claim
+from router.loads import Other, pack
 from router.shards.records import CordonRecord, NodeRecord, PinRecord, decode, encode
 from tests.gateway.test_cluster_view import lead, node_of, shown, viewed
 from tests.router.directory.conftest import in_a_hurry
@@ -77,6 +78,7 @@ def test_the_answer_says_who_leads_what_and_what_is_to_come(in_etcd: DirectoryCo
                 "epoch": 1,
                 "how": "claimed",
                 "load": 0.0,
+                "followers": {},
             }
             assert set(told) == set(alone("a"))
             for part in ("routers", "gateways", "shards"):
@@ -95,6 +97,26 @@ def test_loads_are_those_that_living_routers_wrote(in_etcd: DirectoryConfig, run
             told = (await client.get("/api/shards")).json()
             assert [shard["load"] for shard in told["shards"]] == [3.0, 0.0, 4.0, 0.0]
             assert [router["load"] for router in told["routers"]] == [7.0, 0.0]
+
+    run_in_loop(scenario())
+
+
+def test_who_follows_a_shard_and_how_far_that_is_stands_beside_it(in_etcd: DirectoryConfig, run_in_loop: Any) -> None:
+    async def scenario() -> None:
+        async with two_routers(in_etcd) as (view, others, client):
+            there = await others.register("u", node_of("u", 1, "us"), 5)
+            await shown(view, lambda: len(view.routers()) == 3)
+            us = Other(False, {1: (3, 0.5), 2: (0, 0.0)}, 7, 0)
+            epoch = view.view.nodes.get("a").revision
+            await others.transact([Claim("loads/a", 0, pack(epoch, {}, {"us": us}))])
+            told = (await client.get("/api/shards")).json()
+            followed = [
+                {"us": {"router": "u", "lag_entries": entries, "lag_seconds": seconds}}
+                for entries, seconds in ((0, 0.0), (3, 0.5), (0, 0.0))
+            ]
+            assert [shard["followers"] for shard in told["shards"]] == [*followed, {}]
+            assert [router["follows"] for router in told["routers"]] == [7, 0, 0]
+            await there.close()
 
     run_in_loop(scenario())
 

@@ -129,6 +129,21 @@ def lease(unit: str, left: str, ttl_s: int = 10) -> Series:
     }
 
 
+def lag(*shards: str) -> Series:
+    """For how long a region has not confirmed each of these shards."""
+    name = "holdfast_region_lag_seconds"
+    return {
+        f'{name}{{job="holdfast",instance="n1",region="us",shard="{shard}"}}': values
+        for shard, values in enumerate(shards)
+    }
+
+
+def breakers(**regions: str) -> Series:
+    """Whether each of these regions counts as away."""
+    name = "holdfast_region_breaker_open"
+    return {f'{name}{{job="holdfast",instance="n1",region="{region}"}}': values for region, values in regions.items()}
+
+
 CASES = (
     Case("HoldfastNodeDown", 60, {node("up"): "0x100"}, (UP, {'up{job="other",instance="n1"}': "0x100"}), NODE),
     Case("HoldfastAbsent", 300, {'up{job="other",instance="n1"}': "1x100"}, (UP, {node("up"): "0x100"}), JOB),
@@ -274,6 +289,27 @@ CASES = (
             {node("holdfast_admin_links"): "2x7 3x92", node("holdfast_routers"): "3x100"},
             {node("holdfast_routers"): "3x100"},
         ),
+        NODE,
+    ),
+    Case(
+        "HoldfastRegionBehind",
+        120,
+        lag("31x100", "0x100"),
+        (lag("30x100", "30x100"), lag("31x7 0x92", "0x100")),
+        {**NODE, "region": "us"},
+    ),
+    Case(
+        "HoldfastRegionAway",
+        120,
+        breakers(us="1x100", ap="0x100"),
+        (breakers(us="0x100"), breakers(us="1x7 0x92")),
+        {**NODE, "region": "us"},
+    ),
+    Case(
+        "HoldfastNotReplicated",
+        60,
+        breakers(us="1x100", ap="1x100"),
+        (breakers(us="1x100", ap="0x100"), breakers(us="1x3 0x96", ap="1x100")),
         NODE,
     ),
     Case(

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -45,6 +46,20 @@ def leaders(node: Node) -> dict[str, int]:
     return {router["name"]: router["leads"] for router in json.loads(node.get("/api/shards")[1])["routers"]}
 
 
+def shown(node: Node, other: str) -> dict[str, float]:
+    """What a node's metrics say of another region."""
+    names = ("lag_entries", "breaker_open", "shards_followed", "shards_behind", "evacuated")
+    return {name: node.metric(f"holdfast_region_{name}", region=other) for name in names}
+
+
+def told(node: Node) -> dict[str, Any]:
+    """What it says of all regions, by name."""
+    return {one["name"]: one for one in json.loads(node.get("/api/regions")[1])["regions"]}
+
+
+CLOSED = {"lag_entries": 0, "breaker_open": 0, "shards_followed": 0, "shards_behind": 0, "evacuated": 0}
+
+
 async def publish(client: Client, channel: str, data: str) -> None:
     """Until it is answered: before a region confirms what the other has, it is `unavailable`."""
     async with asyncio.timeout(DEADLINE_S):
@@ -60,6 +75,20 @@ async def publish(client: Client, channel: str, data: str) -> None:
 async def hear(client: Client, said: set[str]) -> None:
     """All of it, each once."""
     assert sorted([frame[3] for frame in await client.messages(len(said))]) == sorted(said)
+
+
+def look(eu: Node, us: Node) -> None:
+    """How far the other region is, once it has all that was published, in the metrics and over HTTP."""
+    wait_until(lambda: shown(eu, "us") == CLOSED, lambda: f"us has all: {shown(eu, 'us')}")
+    followed = {**CLOSED, "shards_followed": SHARDS}
+    wait_until(lambda: shown(us, "eu") == followed, lambda: f"us follows all: {shown(us, 'eu')}")
+    lags = eu.metrics()["holdfast_region_lag_seconds"]
+    assert sorted(int(labels["shard"]) for labels, _ in lags) == list(range(SHARDS))
+    wait_until(lambda: told(eu)["us"]["follows"] == SHARDS, lambda: f"it is written down: {told(eu)}")
+    wait_until(lambda: told(us)["us"]["breakers"] == 1, lambda: f"of us tells eu: {told(us)}")
+    assert told(us)["us"]["lag_entries"] == 0
+    shards = json.loads(us.get("/api/shards")[1])["shards"]
+    assert {one["followers"]["us"]["router"] for one in shards} == {"us"}
 
 
 def test_what_was_answered_in_one_region_is_heard_in_the_other_also_when_the_first_is_gone(
@@ -82,7 +111,9 @@ def test_what_was_answered_in_one_region_is_heard_in_the_other_also_when_the_fir
         said = {f"{who} {channel}" for channel in GROUPS for who in ("near", "far")}
         await hear(near, said)
         await hear(far, said)
+        await asyncio.to_thread(look, eu, us)
         await asyncio.to_thread(eu.crash)
+        await asyncio.to_thread(wait_until, lambda: shown(us, "eu")["breaker_open"] == 1, "eu is away")
         await asyncio.to_thread(wait_until, lambda: leaders(us).get("us") == SHARDS, lambda: f"{leaders(us)}")
         late = await open_session(us, "tcp")
         for channel in GROUPS:

@@ -8,6 +8,8 @@ import pytest
 from core import notes
 from router.bridging import Bridged, shared_seeds
 from router.config import DirectoryConfig, RouterConfig
+from router.loads import Other
+from router.log.port import Position
 from router.log.redis import SEED_BYTES
 from router.log.redis_shared import SharedRedisLog
 from router.shard_keeper import EPOCH_BITS
@@ -95,6 +97,16 @@ def test_what_is_led_elsewhere_is_followed_there(keeper: Keeper) -> None:
 
     asyncio.run(follow())
     assert keeper.told == [(notes.FOLLOW, {"request": 1, "first": 6 << EPOCH_BITS})]
+
+
+def test_how_far_other_regions_are_is_told_of_what_is_led_and_of_what_is_followed(keeper: Keeper) -> None:
+    async def look() -> dict[str, Other]:
+        one = await bridged(keeper)
+        one.follow(frozenset({1, 5}), {1: ("us", 2), 5: ("us", 4)})
+        one.bridge.replicated.open(3, 1, Position(0, 0), {})
+        return one.others()
+
+    assert asyncio.run(look()) == {"us": Other(True, {3: (0, 0.0)}, 2, 2)}
 
 
 @pytest.mark.slow

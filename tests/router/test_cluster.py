@@ -12,11 +12,12 @@ from msgspec.structs import replace
 from core.owned import ACCOUNT
 from core.shards import COUNT_MAX
 from router import cluster as cluster_module
-from router.cluster import LOADS, Cluster, LeaseOver, view_alone
+from router.cluster import Cluster, LeaseOver, view_alone
 from router.directory.embedded import EmbeddedDirectory, Store
 from router.directory.etcd import EtcdDirectory
 from router.directory.etcd_config import EtcdConfig
 from router.directory.port import Claim, NotAllowed
+from router.loads import LOADS, Load, Other, read
 from router.shards.owners import Owner, prefix_of
 from router.shards.records import REGIONS, CordonRecord, MoveRecord, PublishersRecord, RegionRecord, encode
 from tests.router.units import DEADLINE_S, QUICK, SHARDS, Logs, MemoryLog, Unit, know_each_other, share, until
@@ -199,6 +200,23 @@ def test_operators_see_who_leads_what_and_move_it(monkeypatch: pytest.MonkeyPatc
         assert (first["name"], first["address"], first["weight"], first["cordoned"]) == ("a", "at a", 1, False)
         assert first["shards"] + second["shards"] == SHARDS
         assert first["load"] > 0
+
+    run(body)
+
+
+def test_how_far_other_regions_are_stands_beside_the_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_module, "LOADS_S", 0.05)
+    us = Other(True, {3: (2, 1.5)}, 0, 0)
+
+    async def body(make: Make, store: Store) -> None:
+        one, other = await make("a", others=lambda: {"us": us}), await make("b")
+        found: dict[str, Load] = {}
+        while found.keys() != {"a", "b"}:
+            await asyncio.sleep(0.01)
+            found = await read(other.directory, other.keeper.machine.view.alive)
+        assert found["a"].epoch == one.keeper.machine.epoch
+        assert found["a"].others == {"us": us}
+        assert found["b"].others == {}
 
     run(body)
 

@@ -31,7 +31,7 @@ from router.cluster import LeaseOver
 from router.config import DirectoryConfig, RouterConfig
 from router.directory.port import NotAllowed, Unavailable, now
 from router.log.port import LogBroken, LogDeposed, LogError, LogInUse, LogLost, LogUnavailable
-from router.process import ALONE, EXIT_CONFIG, EXIT_UNAVAILABLE, Router, exit_code, settings_of
+from router.process import ALONE, EXIT_CONFIG, EXIT_UNAVAILABLE, Router, exit_code, of_domain, settings_of
 from tests.conftest import free_ports
 from tests.core.router_harness import Worker
 from tests.router.units import until
@@ -514,3 +514,9 @@ def test_the_machine_is_told_the_regions_and_where_shards_are_led() -> None:
     settings = settings_of(config, directory)
     assert (settings.shards, settings.region, settings.regions) == (8, "eu", frozenset({"us"}))
     assert settings.placement == ("eu", "us")
+
+
+def test_namespaces_are_told_apart_by_their_domain() -> None:
+    config = RouterConfig(node="n", endpoint="e", epoch=1)
+    assert of_domain(config, "global") == ["global"]
+    assert of_domain(config, "session") == ["user"]

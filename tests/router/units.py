@@ -8,6 +8,7 @@ from core import notes
 from router.cluster import Cluster
 from router.config import DirectoryConfig
 from router.directory.port import Directory, now
+from router.loads import Other
 from router.log.port import LogUnavailable, Position, Standing
 from router.shard_keeper import EPOCH_BITS, ShardKeeper, ShardLog
 from router.shards.leadership import Leadership
@@ -146,6 +147,7 @@ class Unit:
         weight: int = 1,
         region: str = "",
         publishers: Callable[[], Mapping[str, Sequence[int]]] = dict,
+        others: Callable[[], Mapping[str, Other]] = dict,
     ) -> None:
         self.plane = Plane()
         self.follows: list[dict[int, tuple[str, int]]] = []
@@ -168,7 +170,9 @@ class Unit:
             follow=self._follow,
         )
         self.plane.keeper = self.keeper
-        self.cluster = Cluster(node, config, directory, self.keeper, lambda: self.plane.counts, publishers)
+        self.cluster = Cluster(
+            node, config, directory, self.keeper, lambda: self.plane.counts, publishers, others=others
+        )
         self.running: asyncio.Task[Any] | None = None
 
     def _follow(self, shards: frozenset[int], leaders: Mapping[int, tuple[str, int]]) -> None:

@@ -1,7 +1,7 @@
 """Who follows which shard of another region, and until when."""
 
 from router.shards.events import Follow
-from router.shards.following import Following
+from router.shards.following import Following, followers_of
 from router.shards.placement import follower
 from router.shards.records import CORDONS, NODES, SHARDS, CordonRecord, NodeRecord, ShardRecord, encode
 from router.shards.roles import Settings
@@ -48,6 +48,16 @@ def test_of_a_regions_routers_each_shard_has_one_follower() -> None:
     assert parts[0] | parts[1] == ALL
     assert not parts[0] & parts[1]
     assert parts[0] == {shard for shard in ALL if follower(shard, {"a": 1, "b": 1}) == "a"}
+
+
+def test_who_is_cordoned_is_chosen_only_where_there_is_nobody_else() -> None:
+    cluster = Cluster()
+    assert followers_of(cluster.view, "eu") == {"a": 1, "b": 1}
+    cluster.put(f"{CORDONS}a", encode(CordonRecord(0)))
+    assert followers_of(cluster.view, "eu") == {"b": 1}
+    cluster.put(f"{CORDONS}b", encode(CordonRecord(0)))
+    assert followers_of(cluster.view, "eu") == {"a": 1, "b": 1}
+    assert followers_of(cluster.view, "mars") == {}
 
 
 def test_only_what_changed_is_said() -> None:
