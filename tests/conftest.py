@@ -322,9 +322,10 @@ class Node:
 
     def audit(self) -> dict[str, Any]:
         """What POST /api/ledger/audit answers: every process walks its tables."""
-        request = urllib.request.Request(
-            f"{self.admin_url}/api/ledger/audit", b"{}", {"Content-Type": "application/json"}, method="POST"
-        )
+        headers = {"Content-Type": "application/json"}
+        if token := self._settings.get("HOLDFAST_ADMIN_TOKEN"):
+            headers["Authorization"] = f"Bearer {token}"
+        request = urllib.request.Request(f"{self.admin_url}/api/ledger/audit", b"{}", headers, method="POST")
         with urllib.request.urlopen(request, timeout=AUDIT_DEADLINE_S) as answer:
             return dict(json.load(answer))
 

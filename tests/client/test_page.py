@@ -38,8 +38,12 @@ pytestmark = [
 ]
 
 
+Api = Callable[[str, str | None], tuple[int, bytes]]
+"""What answers a path under /api, with or without an Authorization."""
+
+
 @contextmanager
-def page_served(ws_port: int) -> Iterator[str]:
+def page_served(ws_port: int, api: Api | None = None) -> Iterator[str]:
     """The page as the admin port serves it."""
     said = {"node": "test", "version": "0.1.0", "development": True, "ws_port": ws_port, "ws_path": "/im"}
     info = json.dumps(said).encode()
@@ -49,14 +53,18 @@ def page_served(ws_port: int) -> Iterator[str]:
             if self.path == "/api/info":
                 self.answer("application/json", info)
                 return
+            if api is not None and self.path.startswith("/api/"):
+                status, body = api(self.path, self.headers["Authorization"])
+                self.answer("application/json", body, status)
+                return
             file = PAGE / ("index.html" if self.path == "/" else self.path.removeprefix("/page/"))
             if self.path == "/" or (self.path.startswith("/page/") and file.parent == PAGE and file.exists()):
                 self.answer(TYPES[file.suffix], file.read_bytes())
             else:
                 self.send_error(404)
 
-        def answer(self, kind: str, body: bytes) -> None:
-            self.send_response(200)
+        def answer(self, kind: str, body: bytes, status: int = 200) -> None:
+            self.send_response(status)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
