@@ -339,18 +339,10 @@ def _alone(config: "Config") -> Iterator[str]:
 
 
 def _directory(config: "Config") -> Iterator[str]:
-    section = config.directory
+    section, told = config.directory, directory_config(config)
+    assert told is not None
     try:
-        EtcdConfig(
-            endpoints=tuple(section.endpoints.split(",")),
-            prefix=section.prefix,
-            user=section.user,
-            password=section.password,
-            tls=section.tls,
-            ca_file=section.tls_ca,
-            cert_file=section.tls_certificate,
-            key_file=section.tls_key,
-        )
+        EtcdConfig.of(told)
     except Misused as error:
         yield f"[directory]: {error}"
     for name in ("tls_ca", "tls_certificate", "tls_key"):

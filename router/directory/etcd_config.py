@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from router.config import DirectoryConfig
 from router.directory.port import Misused
 
 CLIENT_PORT = 2379
@@ -46,6 +47,24 @@ class EtcdConfig:
             raise Misused("certificates for etcd are of no use without tls = true")
         if not 0.1 <= self.deadline_s <= 60:
             raise Misused(f"a deadline of {self.deadline_s} s for etcd: 0.1 to 60 s")
+
+    @classmethod
+    def of(cls, config: DirectoryConfig) -> "EtcdConfig":
+        """The settings that a process is told.
+
+        Raises:
+            Misused: they do not fit each other.
+        """
+        return cls(
+            endpoints=config.endpoints,
+            prefix=config.prefix,
+            user=config.user,
+            password=config.password,
+            tls=config.tls,
+            ca_file=config.tls_ca,
+            cert_file=config.tls_certificate,
+            key_file=config.tls_key,
+        )
 
     @property
     def attempt_s(self) -> float:

@@ -17,15 +17,4 @@ def make_directory(config: DirectoryConfig) -> EtcdDirectory:
     """
     for endpoint in config.endpoints:
         ACCOUNT.explain(functools.partial(is_bus, endpoint=f"tcp://{endpoint}"))
-    return EtcdDirectory(
-        EtcdConfig(
-            endpoints=config.endpoints,
-            prefix=config.prefix,
-            user=config.user,
-            password=config.password,
-            tls=config.tls,
-            ca_file=config.tls_ca,
-            cert_file=config.tls_certificate,
-            key_file=config.tls_key,
-        )
-    )
+    return EtcdDirectory(EtcdConfig.of(config))

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from router.config import DirectoryConfig
 from router.directory.etcd_config import ENDPOINTS_MAX, EtcdConfig, pem
 from router.directory.port import Misused
 
@@ -36,6 +37,21 @@ ONE = ("etcd-0:2379",)
 def test_a_setting_that_cannot_be_is_refused(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(Misused, match=said):
         EtcdConfig(**settings)
+
+
+def test_what_a_process_is_told_are_its_settings() -> None:
+    files: dict[str, Any] = {"tls_ca": "ca.pem", "tls_certificate": "our.pem", "tls_key": "key.pem"}
+    told = DirectoryConfig(endpoints=ONE, prefix="p/", user="hold", password="fast", tls=True, **files)
+    assert EtcdConfig.of(told) == EtcdConfig(
+        endpoints=ONE,
+        prefix="p/",
+        user="hold",
+        password="fast",
+        tls=True,
+        ca_file="ca.pem",
+        cert_file="our.pem",
+        key_file="key.pem",
+    )
 
 
 def test_names_and_addresses_are_endpoints() -> None:
