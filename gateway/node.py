@@ -442,23 +442,7 @@ async def _admin(
     """The admin server, for as long as the context lasts: from before the children start until they have ended."""
     client = _client(config, endpoint, cluster)
     publisher = RouterPublisher(client, config.gateway.request_timeout_ms / 1000)
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(NodeCollector(lambda: views(supervisor), node=config.node.name, version=__version__))
-    registry.register(GrowthCollector(watcher, hook))
-    registry.register(AuditCollector(lambda: audit.last))
-    registry.register(
-        ClusterCollector(
-            cluster,
-            config.node.name,
-            lambda: _links(client),
-            lambda: supervisor.workers,
-            supervisor.router,
-            config.directory.ttl_s,
-        )
-    )
-    registry.register(
-        RegionCollector(supervisor.router, lambda: evacuated_of(cluster.view.view) if cluster is not None else {})
-    )
+    registry = _registry(config, supervisor, watcher, hook, audit, cluster, client)
     walks = Walks()
 
     def workers() -> Places:
@@ -500,6 +484,36 @@ async def _admin(
         await server.close()
         async with asyncio.timeout(_LINK_TIMEOUT_S):
             await client.close()
+
+
+def _registry(
+    config: Config,
+    supervisor: Supervisor,
+    watcher: Watcher,
+    hook: Hook,
+    audit: NodeAudit,
+    cluster: "Cluster | None",
+    client: "RouterClient | RouterClients",
+) -> CollectorRegistry:
+    """All that /metrics tells."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(NodeCollector(lambda: views(supervisor), node=config.node.name, version=__version__))
+    registry.register(GrowthCollector(watcher, hook))
+    registry.register(AuditCollector(lambda: audit.last))
+    registry.register(
+        ClusterCollector(
+            cluster,
+            config.node.name,
+            lambda: _links(client),
+            lambda: supervisor.workers,
+            supervisor.router,
+            config.directory.ttl_s,
+        )
+    )
+    registry.register(
+        RegionCollector(supervisor.router, lambda: evacuated_of(cluster.view.view) if cluster is not None else {})
+    )
+    return registry
 
 
 def _client(config: Config, endpoint: str, cluster: "Cluster | None") -> "RouterClient | RouterClients":

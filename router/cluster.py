@@ -275,7 +275,8 @@ class Cluster:
     async def loads(self) -> dict[int, float]:
         """Messages a second, by shard, as their leaders wrote last."""
         found: dict[int, float] = {}
-        for load in (await loads.read(self._directory, self._keeper.machine.view.alive)).values():
+        told = await loads.read(self._directory, self._keeper.machine.view.alive)  # deadline: the directory's own
+        for load in told.values():
             found |= load.rates
         return found
 
