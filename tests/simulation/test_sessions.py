@@ -47,9 +47,9 @@ class SilenceIsYes(c.SessionClaims):
 class FencesFromNothing(c.SessionClaims):
     """Who is let in without the directory gets a fence that knows nothing of owners before."""
 
-    def _without_directory(self, name: str, slot: c.Slot, request: int, owner: Owner) -> None:
+    def _without_directory(self, name: str, slot: c.Slot, request: int, owner: Owner) -> bool:
         slot.fence, self._highest, self.table.reached = c.NO_FENCE, 0, 0
-        super()._without_directory(name, slot, request, owner)
+        return super()._without_directory(name, slot, request, owner)
 
 
 class NeverReconciles(c.SessionClaims):

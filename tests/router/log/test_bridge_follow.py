@@ -164,7 +164,7 @@ def test_that_it_is_there_is_said_while_something_comes_all_the_time(redis_serve
         source = Source("eu", redis_server.url, one.log.keys)
         follower = Follower("asia", source, one.bridge.store, one.log.keys, Told())
         beats = []
-        source.confirm = lambda region, positions: beats.append(region)  # type: ignore[method-assign,assignment]
+        source.confirm = lambda region, positions: beats.append(region)  # type: ignore[method-assign]
         follower.start()
         while len(beats) < 2:
             follower.on_push(b"something", b"that nobody follows")
