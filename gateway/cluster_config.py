@@ -175,7 +175,7 @@ class BusSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         Meta(
             pattern=r"^(\S+:[0-9]{1,5})?$",
             description="With a directory: host:port at which the workers of all nodes reach this node's router;"
-            " an IPv6 address in brackets.",
+            " an IPv6 address in brackets, [fd00::5]:7410.",
         ),
     ] = ""
     public_key: Annotated[
@@ -227,9 +227,10 @@ def bus_endpoint(config: "Config") -> str:
 
 
 def advertised(config: "Config") -> tuple[str, str]:
-    """Host and port of bus.advertise. An IPv6 address gets its brackets: $(POD_IP):7410 puts none around one."""
+    """Host and port of bus.advertise: an IPv6 address in brackets, and no other, though [$(POD_IP)]:7410 has them."""
     host, _, port = config.bus.advertise.rpartition(":")
-    return (f"[{host}]" if ":" in host and not host.startswith("[") else host), port
+    host = host.removeprefix("[").removesuffix("]")
+    return (f"[{host}]" if ":" in host else host), port
 
 
 def address(config: "Config", *, bus: bool = True) -> str:
@@ -366,6 +367,12 @@ def _bus(config: "Config") -> Iterator[str]:
         )
         return
     host, port = advertised(config)
+    if _is_ipv6(told):
+        yield (
+            f"bus.advertise = {told}: an IPv6 address, of which nobody can tell whether it ends with a port. Put the"
+            f" address in brackets and the port behind them: [{told}]:7410, or {host}:{port} if {port} is the port"
+        )
+        return
     if ":" in host and not _is_ipv6(host):
         yield f"bus.advertise = {told}: {host} is no IPv6 address; one stands in brackets, such as [fd00::5]:7410"
         return

@@ -16,7 +16,7 @@ SECRET = "s" * 32
 ETCD: dict[str, object] = {"directory.endpoints": "etcd-0:2379,etcd-1:2379", "log.backend": "none"}
 NODE = ETCD | {"bus.advertise": "127.0.0.1:7410"}
 FAR = ETCD | {"bus.advertise": "10.0.0.5:7410", "auth.secret": SECRET}
-FAR6 = FAR | {"bus.insecure": True, "bus.advertise": "fd00::5:7410"}  # as $(POD_IP):7410 says it
+FAR6 = FAR | {"bus.insecure": True, "bus.advertise": "[fd00::5]:7410"}
 PUBLIC, PRIVATE = (key.decode() for key in zmq.curve_keypair())
 
 
@@ -61,11 +61,18 @@ def test_an_admin_server_on_all_addresses_is_reached_where_the_bus_is() -> None:
     assert json.loads(address(configured(given)))["admin"] == "http://10.0.0.5:7402"
 
 
-@pytest.mark.parametrize("advertise", ["fd00::5:7410", "[fd00::5]:7410"])
-def test_an_ipv6_address_is_told_in_brackets(advertise: str) -> None:
+@pytest.mark.parametrize(
+    ("advertise", "host"),
+    [
+        ("[fd00::5]:7410", "[fd00::5]"),
+        ("fd00:0:0:0:0:0:0:5:7410", "[fd00:0:0:0:0:0:0:5]"),  # eight parts and a ninth: that is a port
+        ("[10.0.0.5]:7410", "10.0.0.5"),  # as [$(POD_IP)]:7410 says it
+    ],
+)
+def test_an_ipv6_address_is_told_in_brackets_and_no_other(advertise: str, host: str) -> None:
     given = FAR6 | {"bus.advertise": advertise, "admin.host": "::", "admin.token": "t" * 16}
     told = json.loads(address(configured(given)))
-    assert told == {"bus": "tcp://[fd00::5]:7410", "admin": "http://[fd00::5]:7402"}
+    assert (told["bus"], told["admin"]) == (f"tcp://{host}:7410", f"http://{host}:7402")
 
 
 @pytest.mark.parametrize(
@@ -76,7 +83,7 @@ def test_an_ipv6_address_is_told_in_brackets(advertise: str) -> None:
         (NODE | {"router.endpoint": "tcp://127.0.0.1:7411"}, "tcp://127.0.0.1:7411"),
         (NODE | {"bus.advertise": "[::1]:7410"}, "tcp://[::1]:7410"),
         (FAR6, "tcp://[::]:7410"),
-        (FAR6 | {"bus.advertise": "[fd00::5]:7410"}, "tcp://[::]:7410"),
+        (FAR6 | {"bus.advertise": "[10.0.0.5]:7410"}, "tcp://*:7410"),
     ],
 )
 def test_the_router_listens_where_it_can_be_reached(given: dict[str, object], endpoint: str) -> None:
@@ -96,6 +103,8 @@ def test_the_router_listens_where_it_can_be_reached(given: dict[str, object], en
         (NODE | {"log.backend": "embedded"}, "log.backend = embedded with directory.endpoints"),
         (NODE | {"router.endpoint": "ipc:///run/x"}, "router.endpoint = ipc:///run/x with directory.endpoints"),
         (NODE | {"bus.advertise": "127.0.0.1:70000"}, "its port must be between 1 and 65535"),
+        (FAR6 | {"bus.advertise": "fd00::1:5"}, "[fd00::1:5]:7410, or [fd00::1]:5 if 5 is the port"),
+        (FAR6 | {"bus.advertise": "fd00::5:7410"}, "[fd00::5:7410]:7410, or [fd00::5]:7410 if 7410 is the port"),
         (FAR6 | {"bus.advertise": "fd00::5::1:7410"}, "[fd00::5::1] is no IPv6 address; one stands in brackets"),
         (FAR6 | {"bus.advertise": "fd00::5"}, "[fd00:] is no IPv6 address"),
         (NODE | {"directory.endpoints": "http://etcd:2379"}, "must be host:port of each member"),

@@ -142,7 +142,7 @@ def test_the_node_accepts_the_settings_of_its_pod(
     config = config_of(place, role, monkeypatch, tmp_path)
     assert config.clustered
     assert (config.node.role, config.node.name) == (role, f"holdfast-{role}-0")
-    assert config.bus.advertise == ("10.0.0.5:7410" if role == "router" else "")
+    assert config.bus.advertise == ("[10.0.0.5]:7410" if role == "router" else "")
     ports = {port["name"]: port["containerPort"] for port in container(place, role)["ports"]}
     assert ports.pop("admin") == config.admin.port
     gateway = {"tcp": config.gateway.port, "websocket": config.gateway.ws_port}
