@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway import region_config
+from router.agreement import start_here
 from router.config import DirectoryConfig
 from router.directory.etcd_config import EtcdConfig
 from router.directory.port import Misused
@@ -245,6 +246,7 @@ def address(config: "Config", *, bus: bool = True) -> str:
         "admin": f"http://{admin}:{config.admin.port}" if admin else "",
         # By which a second node of this name is known; that of a router has another bus.
         "at": "" if bus else f"{socket.gethostname()}:{config.admin.port}",
+        "start": start_here(),
     }
     return json.dumps({name: text for name, text in told.items() if text})
 

@@ -3,10 +3,16 @@
 A node with another number of shards hashes channels to other shards than everybody else, one with other keys of the bus
 leads shards that nobody reaches, and two of one name end each other's leases for ever: none of it shows by itself, and
 each loses messages. `cluster`: [1, number of shards], written by the first node and by nobody after it.
+
+What a node says of itself names this start of it (`start_here`): processes that one supervisor starts one after the
+other take their own place again, and another start of the node, be it at the same address, waits until the lease of the
+former has ended. Only of one that was on this machine, and is not there any more, need nobody wait for that.
 """
 
 import json
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgpack
 
@@ -52,11 +58,47 @@ async def obstacle(directory: Directory, node: str, address: str, *, leads: bool
 
 def key_of(address: str) -> str:
     """The public key of the bus that an address names; empty: none."""
+    return str(_told(address).get("key", ""))
+
+
+def start_here(pid: int = 0) -> str:
+    """By what a process of this machine, ours or another, is known to all that see its pid: the machine's boot, the
+    namespace of pids, its pid, and when it began.
+    """
+    pid = pid or os.getpid()
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return "/".join((boot, str(Path("/proc/self/ns/pid").readlink()), str(pid), _began(pid)))
+
+
+def is_over(address: str) -> bool:
+    """Whether the start that an address names was one of this machine, and has ended."""
+    told = str(_told(address).get("start", "")).split("/")
+    here = start_here().split("/")
+    if len(told) != len(here) or told[:2] != here[:2] or not told[2].isdecimal():
+        return False
+    return _began(int(told[2])) != told[3]
+
+
+def _began(pid: int) -> str:
+    """When a process began, in the kernel's ticks; empty: it has ended."""
+    try:
+        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if state in "XZ" else rest[18]
+
+
+def _told(address: str) -> dict[str, object]:
     try:
         told = json.loads(address)
-        return str(told.get("key", "")) if isinstance(told, dict) else ""
     except ValueError:
-        return ""
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def _without_start(address: str) -> str:
+    told = _told(address)
+    return json.dumps({name: text for name, text in told.items() if name != "start"}) if told else address
 
 
 def _obstacles(records: dict[str, bytes], node: str, address: str, *, leads: bool) -> Iterator[str]:
@@ -65,10 +107,12 @@ def _obstacles(records: dict[str, bytes], node: str, address: str, *, leads: boo
             record = decode(NodeRecord, value)
         except Unreadable:
             continue  # of a later version, which knows what it does
-        if name == node and record.address != address:
+        if name == node and record.address != address and not is_over(record.address):
+            there = _without_start(record.address)
+            what = "another start of this node" if there == _without_start(address) else f"another node named {node}"
             yield (
-                f"another node named {node} is registered, with the address {record.address}: node.name is each node's"
-                " own; if that one is gone, its lease has to end first"
+                f"{what} is registered, with the address {there}: node.name is each node's own, and a node runs once;"
+                " if that one is gone, its lease has to end first"
             )
         elif leads and name != node and record.weight and key_of(record.address) != key_of(address):
             yield (

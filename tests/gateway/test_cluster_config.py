@@ -10,6 +10,7 @@ from gateway.cluster_config import address, bus_endpoint, directory_config, is_l
 from gateway.config import Config, router_config, worker_config
 from gateway.errors import ConfigError
 from gateway.settings import Machine, load
+from router.agreement import start_here
 
 MACHINE = Machine(hostname="host-1", processors=4, open_files_max=20_000)
 SECRET = "s" * 32
@@ -43,7 +44,8 @@ def test_the_router_is_told_its_directory_and_how_it_is_reached() -> None:
     assert told is not None
     assert told.endpoints == ("etcd-0:2379", "etcd-1:2379")
     assert (told.prefix, told.ttl_s, told.shards, told.weight, told.leave_s) == ("holdfast/", 5, 64, 3, 7)
-    assert json.loads(told.address) == {"bus": "tcp://127.0.0.1:7410", "admin": "http://127.0.0.1:7402"}
+    reached = {"bus": "tcp://127.0.0.1:7410", "admin": "http://127.0.0.1:7402"}
+    assert json.loads(told.address) == reached | {"start": start_here()}
 
 
 def test_a_router_with_keys_tells_its_public_one_alone() -> None:

@@ -244,12 +244,21 @@ def test_workers_are_not_told_of_routers_whose_bus_has_other_keys(
     run_in_loop(scenario())
 
 
-def test_the_second_node_of_a_name_waits_until_the_first_has_ended(in_etcd: DirectoryConfig, run_in_loop: Any) -> None:
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ('{"at":"elsewhere:7402"}', "another node named a.gw"),
+        ('{"start":"elsewhere/pid:[1]/1/1"}', "another start of this node"),
+    ],
+)
+def test_the_second_node_of_a_name_waits_until_the_first_has_ended(
+    in_etcd: DirectoryConfig, run_in_loop: Any, address: str, why: str
+) -> None:
     async def scenario() -> None:
         first = make_directory(in_etcd)
-        there = await first.register("a.gw", encode(NodeRecord(0, '{"at":"elsewhere:7402"}')), 2)
+        there = await first.register("a.gw", encode(NodeRecord(0, address)), 2)
         async with member(in_etcd, []) as (membership, _, _):
-            await until(lambda: "another node named a.gw" in "".join(membership.missing()), "why is said")
+            await until(lambda: why in "".join(membership.missing()), "why is said")
             assert not there.lost.is_set()
             await there.close()
             await until(lambda: membership.epoch > 0, "registered")

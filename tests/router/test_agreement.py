@@ -2,11 +2,12 @@
 
 import asyncio
 import json
+import subprocess
 from typing import Any
 
 import pytest
 
-from router.agreement import CLUSTER, agree, key_of, obstacle
+from router.agreement import CLUSTER, agree, is_over, key_of, obstacle, start_here
 from router.directory.embedded import EmbeddedDirectory, Store
 from router.directory.port import Claim, Misused
 from router.shards.records import NodeRecord, encode
@@ -61,6 +62,46 @@ def test_a_name_that_is_taken_at_another_address_is_waited_for_and_the_same_node
         assert await obstacle(directory, "a", address("two")) == ""
 
     run(scenario)
+
+
+def started(host: str, start: str) -> str:
+    return json.dumps({"bus": f"tcp://{host}:7410", "start": start})
+
+
+def test_another_start_at_the_same_address_is_waited_for_and_why_is_said() -> None:
+    async def scenario(directory: EmbeddedDirectory) -> None:
+        held = await directory.register("a", encode(NodeRecord(1, started("one", start_here()))), 5)
+        assert await obstacle(directory, "a", started("one", start_here())) == ""
+        for start in ("boot/pid:[7]/1/5", "", "nonsense"):
+            why = await obstacle(directory, "a", started("one", start))
+            assert why.startswith("another start of this node is registered")
+            assert "tcp://one:7410" in why
+            assert start_here() not in why
+        await held.close()
+
+    run(scenario)
+
+
+def test_one_of_this_machine_that_has_ended_is_not_waited_for() -> None:
+    async def scenario(directory: EmbeddedDirectory) -> None:
+        with subprocess.Popen(["sleep", "60"]) as process:
+            there = started("one", start_here(process.pid))
+            held = await directory.register("a", encode(NodeRecord(1, there)), 5)
+            assert await obstacle(directory, "a", started("one", start_here()))
+            process.kill()
+            process.wait()
+        assert await obstacle(directory, "a", started("one", start_here())) == ""
+        await held.close()
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("start", ["", "1", "a/b/c/d", "boot/pid:[1]/1/1"])
+def test_what_was_elsewhere_is_not_known_to_have_ended(start: str) -> None:
+    assert not is_over(started("one", start))
+    boot, namespace, pid, began = start_here().split("/")
+    assert not is_over(started("one", "/".join((boot, namespace, pid, began))))
+    assert is_over(started("one", "/".join((boot, namespace, pid, began + "1"))))
 
 
 def test_a_router_with_other_keys_of_the_bus_than_the_others_is_not_let_in() -> None:

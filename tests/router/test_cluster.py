@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from msgspec.structs import replace
 from core.owned import ACCOUNT
 from core.shards import COUNT_MAX
 from router import cluster as cluster_module
+from router.agreement import start_here
 from router.cluster import Cluster, LeaseOver, view_alone
 from router.directory.embedded import EmbeddedDirectory, Store
 from router.directory.etcd import EtcdDirectory
@@ -19,7 +21,15 @@ from router.directory.etcd_config import EtcdConfig
 from router.directory.port import Claim, NotAllowed
 from router.loads import LOADS, Load, Other, read
 from router.shards.owners import Owner, prefix_of
-from router.shards.records import REGIONS, CordonRecord, MoveRecord, PublishersRecord, RegionRecord, encode
+from router.shards.records import (
+    REGIONS,
+    CordonRecord,
+    MoveRecord,
+    NodeRecord,
+    PublishersRecord,
+    RegionRecord,
+    encode,
+)
 from tests.router.units import DEADLINE_S, QUICK, SHARDS, Logs, MemoryLog, Unit, know_each_other, share, until
 from tests.servers import etcd
 
@@ -82,6 +92,27 @@ def test_a_router_of_a_name_that_lives_elsewhere_waits_and_takes_nothing_from_it
         assert not one.running.done()
         opening.cancel()
         await asyncio.wait([opening], timeout=DEADLINE_S)
+        await other.close()
+
+    run(body)
+
+
+def test_a_router_that_is_started_twice_waits_until_the_first_has_ended() -> None:
+    async def body(make: Make, store: Store) -> None:
+        one = await make("b")
+        config = one.cluster._config
+        directory, waits = EmbeddedDirectory(store), asyncio.Queue[str]()
+        told = {"bus": "tcp://10.0.0.5:7410", "start": start_here()}
+        first = await directory.register("a", encode(NodeRecord(1, json.dumps(told))), 60)
+        again = replace(config, address=json.dumps(told | {"start": "another/pid:[1]/1/1"}))
+        other = Cluster("a", again, directory, one.keeper, lambda: one.plane.counts)
+        opening = asyncio.create_task(other.open(waits.put_nowait))
+        async with asyncio.timeout(DEADLINE_S):
+            assert "another start of this node is registered" in await waits.get()
+        assert not first.lost.is_set()
+        opening.cancel()
+        await asyncio.wait([opening], timeout=DEADLINE_S)
+        await first.close()
         await other.close()
 
     run(body)

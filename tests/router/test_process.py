@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import json
 import select
 import signal
 import socket
@@ -25,6 +26,7 @@ from core.commands import READY_FRAME, CommandClient
 from core.ledger import Stats
 from core.namespace_spec import BUILT_IN, NamespaceSpec
 from router import process as router_process
+from router.agreement import start_here
 from router.client import RouterClient
 from router.client import Unavailable as RouterUnavailable
 from router.cluster import LeaseOver
@@ -313,6 +315,34 @@ def test_a_router_whose_life_is_over_ends_so_that_it_is_started_anew(join: Join,
     assert first.stdout is not None
     assert b"has ended: what it led is others' now" in first.stdout.read()
     assert again.poll() is None
+
+
+def test_a_router_that_is_started_twice_waits_for_the_end_of_the_first_and_says_why(
+    start: Start, member: etcd.Member
+) -> None:
+    prefix = f"process{next(_prefixes)}/"
+
+    def begin(start_: str) -> Started:
+        address = json.dumps({"bus": "tcp://10.0.0.5:7410", "start": start_})  # the same: somebody copied a file
+        directory = DirectoryConfig(endpoints=(member.endpoint,), prefix=prefix, ttl_s=TTL_S, address=address)
+        return start(f"tcp://127.0.0.1:{free_ports(1)[0]}", "a", directory=directory)
+
+    first, first_socket = begin(start_here())
+    assert wait_ready(first_socket) == READY_FRAME
+    second, second_socket = begin("elsewhere/pid:[1]/1/1")
+    heard: list[tuple[str, str]] = []
+
+    async def body() -> None:
+        async with asking(second_socket, lambda event, fields: heard.append((event, fields.get("why", "")))):
+            await until(lambda: heard, "it says what it waits for")
+            assert heard[0][0] == "waits"
+            assert "another start of this node is registered" in heard[0][1]
+            assert first.poll() is None
+            first.kill()
+            await until(lambda: "ready" in [event for event, _ in heard], "it has its turn")
+
+    asyncio.run(body())
+    assert second.poll() is None
 
 
 def test_a_router_tells_until_when_its_lease_lives_each_time_that_it_is_renewed(join: Join) -> None:
