@@ -6,15 +6,19 @@ the directory together, in as few round trips as it takes: there is no task for 
 - each CLAIM is answered by one CLAIMED, unless its connection ended before;
 - nothing of a shard is claimed before its sessions were read, nor after it was given up;
 - a HELLO whose worker does not wait for it any more is not claimed.
+
+A directory that stands still is not waited for: once nothing was heard of it for SILENT_DEADLINE_S, whoever waits is
+answered as `when_away` says, and whoever comes is at once, until it is heard of again.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import msgpack
 
@@ -29,6 +33,7 @@ from router.shards import claims as machine
 from router.shards import events as ev
 from router.shards.claims import SessionClaims
 from router.shards.owners import Fence, Owner, Policy, prefix_of
+from router.silence import Silence
 
 NEW, AGAIN, BYE = range(3)
 """What a CLAIM says, in the low bits of its flags (core/admission.pxd): a HELLO; a session that a connection has had
@@ -39,6 +44,8 @@ UNIT = ".gw"
 """Behind a node's name: the life of its workers in the directory."""
 HELLO_DEADLINE_S = 4.5
 """A worker answers a HELLO itself that is not answered for 5 s."""
+SILENT_DEADLINE_S = 2.0
+"""Nobody waits longer for a directory of which nothing is heard. etcd chooses a leader in 1 to 2 s."""
 ROUND_CLAIMS = 480
 UNDER_WAY_MAX = 2 * ROUND_CLAIMS
 """Enough to keep etcd busy. Beyond it HELLOs wait here, where one is dropped whose connection ends or whose time is
@@ -53,6 +60,7 @@ REST_S = 30.0
 STOP_DEADLINE_S = 5.0
 NOBODY = bytes(16)
 LOCAL_MAX = (1 << CLAIM_BITS) - 1
+A = TypeVar("A")
 _log = logging.getLogger("holdfast.claims")
 
 
@@ -127,6 +135,9 @@ class ClaimsKeeper:
         """HELLOs without an answer, by request."""
         self._claims: deque[tuple[SessionClaims, ev.Claim]] = deque()
         self._under_way = 0
+        self._silence = Silence(SILENT_DEADLINE_S, clock)
+        self._silent = False
+        """Nothing was heard for too long, and nothing since."""
         self._turn: asyncio.Handle | None = None
         self._away = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -157,7 +168,7 @@ class ClaimsKeeper:
         while self._machines.get(shard) is one:
             try:
                 async with self._readers:  # deadline: that of each page before it, the directory's own
-                    page = await self._directory.page(prefix, after, READ_KEYS)
+                    page = await self._ask(self._directory.page(prefix, after, READ_KEYS))
             except port.DirectoryError as error:
                 _log.warning("the sessions of shard %d cannot be read yet: %s", shard, error)
                 await asyncio.sleep(AGAIN_S)
@@ -209,6 +220,8 @@ class ClaimsKeeper:
                     self._do(one, machine.Hello(0, owner._replace(node_epoch=again)))
         self._soon()
 
+    # ----------------------------------------------------------------------------------------------- whether it answers
+
     def away(self) -> None:
         """The directory does not answer."""
         self._reach(True)
@@ -217,13 +230,50 @@ class ClaimsKeeper:
         """The directory answers again."""
         self._reach(False)
 
+    def look(self) -> None:
+        """See whether the directory answers, and whether it was waited for long enough."""
+        if self._silence.is_long() and not self._silent:
+            self._silent = True
+            _log.warning("the directory says nothing: nobody waits for it any longer to get a session")
+            self._wait_no_longer()
+            self._spawn(self._ask_until_heard(), "asking a silent directory")
+        self._reach(self._silent or not self._directory.reachable().answers)
+
     def _reach(self, away: bool) -> None:
         if self._away == away:
             return
         self._away = away
         for one in list(self._machines.values()):
             self._do(one, ev.DirectoryAway() if away else ev.DirectoryBack())
-        self._soon()
+        self._look_again()
+
+    def _wait_no_longer(self) -> None:
+        """Answer all who wait, and do not even send what was not yet."""
+        for one in list(self._machines.values()):
+            self._do(one, machine.DirectorySilent())
+        unsent, self._claims = self._claims, deque()
+        for one, claim in unsent:
+            self._do(one, ev.ClaimAnswered(claim, None))
+
+    async def _ask(self, question: Awaitable[A]) -> A:
+        """The directory's answer to a question, of which it is noticed how long it takes."""
+        heard = True
+        self._silence.asked()
+        try:
+            return await question  # deadline: the directory's own
+        except port.Unavailable as error:
+            heard = any(result is not None for result in error.results)
+            raise
+        finally:
+            self._silence.ended(heard=heard)
+            self._silent = self._silent and not heard
+
+    async def _ask_until_heard(self) -> None:
+        while self._silent:
+            with contextlib.suppress(port.DirectoryError):
+                await self._ask(self._directory.page(port.NODES, "", 1))  # deadline: likewise
+                return
+            await asyncio.sleep(AGAIN_S)
 
     # --------------------------------------------------------------------------------------------------------- HELLOs
 
@@ -251,12 +301,9 @@ class ClaimsKeeper:
             identity: the worker's on the bus.
 
         """
-        node = self._nodes.get(identity)
-        if node is None:
-            name = identity.split(b"/", 1)[0].decode(errors="replace")
-            node = self._nodes[identity] = name + UNIT
+        node = self._node_of(identity)
         kind = flags & ((1 << KIND_BITS) - 1)
-        worker = (start & ((1 << 48) - 1)) << 8 | flags >> KIND_BITS & 0xFF
+        worker = _worker(start, flags >> KIND_BITS)
         asked = Asked(request, kind, session, node, worker, connection, fence, stored, self._clock())
         if kind == NEW:
             self._pending[request] = asked
@@ -265,6 +312,13 @@ class ClaimsKeeper:
         self._queue.append(asked)
         self._soon()
 
+    def _node_of(self, identity: bytes) -> str:
+        node = self._nodes.get(identity)
+        if node is None:
+            name = identity.split(b"/", 1)[0].decode(errors="replace")
+            node = self._nodes[identity] = name + UNIT
+        return node
+
     def _soon(self) -> None:
         if self._turn is None and (self._queue or self._claims):
             self._turn = asyncio.get_running_loop().call_soon(self._take)
@@ -272,7 +326,8 @@ class ClaimsKeeper:
     def _take(self) -> None:
         """Tell the machines what waits, as far as there is room for what they want of the directory."""
         self._turn = None
-        while self._queue and self._under_way + len(self._claims) < UNDER_WAY_MAX:
+        # While it is away nothing is asked of it.
+        while self._queue and (self._away or self._under_way + len(self._claims) < UNDER_WAY_MAX):
             asked = self._queue.popleft()
             if not (self._bye(asked) if asked.kind == BYE else self._hello(asked)):
                 self._later.append(asked)
@@ -312,12 +367,13 @@ class ClaimsKeeper:
             return True
         if asked.request not in self._pending:
             return True  # its connection has ended
-        if one is None or self._clock() - asked.came > HELLO_DEADLINE_S:
+        epoch = self._unit_epoch(asked.node)
+        waits = self._clock() - asked.came <= HELLO_DEADLINE_S
+        if one is None or not waits or (self._away and not (one.ready() and epoch)):
             self._refuse(asked.request, Code.UNAVAILABLE, "nobody can tell now whose the session is: come back")
             return True
         if self._holds_up(one, asked):
             return False
-        epoch = self._unit_epoch(asked.node)
         if not epoch or asked.node in self._held_up:
             self._held_up.add(asked.node)
             return False
@@ -358,7 +414,7 @@ class ClaimsKeeper:
     async def _settle(self, claims: Sequence[tuple[SessionClaims, ev.Claim]]) -> None:
         results: Sequence[port.Result | None]
         try:
-            results = await self._directory.transact([claim for _, claim in claims])
+            results = await self._ask(self._directory.transact([claim for _, claim in claims]))
         except port.DirectoryError as error:
             known = error.results if isinstance(error, port.Unavailable) else ()
             results = known if len(known) == len(claims) else [None] * len(claims)
@@ -428,7 +484,7 @@ class ClaimsKeeper:
         rests = self._clock() + REST_S
         while True:
             await asyncio.sleep(LOOK_S)
-            self._reach(not self._directory.reachable().answers)
+            self.look()
             for epoch in [one for one in self._epochs if self._over(one)]:
                 self._epochs.discard(epoch)
                 self.node_over(epoch)
@@ -455,6 +511,11 @@ class ClaimsKeeper:
             await asyncio.wait(self._tasks, timeout=STOP_DEADLINE_S)
         self._orderly.close()
         self._held.close()
+
+
+def _worker(start: int, number: int) -> int:
+    """A worker's number in an owner: of a later start at the same place it is higher."""
+    return (start & ((1 << 48) - 1)) << 8 | number & 0xFF
 
 
 def _number(fence: Fence) -> int:

@@ -20,6 +20,10 @@ does not have, says BYE, and the key goes, unless a later HELLO has it already.
 that of the last claim it knows of and below any later one, and writes it down when the directory is back. If the key
 was changed meanwhile, its owner has the higher fence and stays, and the other is ended. Either only for as long as the
 leader leads, which is no longer than its lease's bound.
+
+Who waits for a claim while the directory stands still is answered likewise once it is silent for long
+(DirectorySilent), and the claim is still under way. If it wins after all, whoever was let in has its number by it. Of
+whoever was refused, the key goes again, or is given back to who has the session.
 """
 
 from collections.abc import Callable
@@ -35,6 +39,8 @@ ATTEMPTS_MAX = 3
 """A HELLO that loses against what was not known (an end, a dead owner) is tried again so often."""
 PROVISIONAL_MAX = 100_000
 """Owners let in without the directory, in one shard."""
+DOUBTFUL_MAX = 1_000
+"""Owners whose claims had no answer, in one shard, that are remembered."""
 
 
 NO_FENCE = Fence(0)
@@ -64,9 +70,14 @@ class Stopped(NamedTuple):
     """The shard is not ours any more."""
 
 
+class DirectorySilent(NamedTuple):
+    """The directory is away, and what it was asked before is not waited for any longer."""
+
+
 SessionEvent = (
-    Hello | Bye | NodeOver | Stopped | ev.ClaimAnswered | ev.Changed | ev.Snapshot | ev.DirectoryAway | ev.DirectoryBack
-)
+    Hello | Bye | NodeOver | Stopped | ev.ClaimAnswered | ev.Changed | ev.Snapshot | ev.DirectoryAway
+    | ev.DirectoryBack | DirectorySilent
+)  # fmt: skip
 
 
 class Admit(NamedTuple):
@@ -114,7 +125,11 @@ class Attempt:
     former: Owner | None
     tries: int = 1
     over: bool = False
-    """The connection has ended meanwhile."""
+    """The connection has ended meanwhile, or was refused."""
+
+    def is_left(self) -> bool:
+        """Whether nobody waits for it."""
+        return self.over or self.request is None
 
 
 @dataclass(slots=True)
@@ -124,7 +139,7 @@ class Slot:
     owner: Owner | None = None
     fence: Fence = NO_FENCE
     provisional: bool = False
-    """Let in without the directory: to be written down."""
+    """Not what stands at the key, as one that was let in without the directory: to be written down."""
     attempt: Attempt | None = None
     waiting: Hello | None = None
     """The latest HELLO that came while another's claim was under way."""
@@ -155,6 +170,8 @@ class SessionClaims:
         self._local = 0
         """How often somebody was let in without the directory."""
         self._provisional = 0
+        self._doubtful: dict[Owner, None] = {}
+        """Whose claims may come about although nobody waits for them, the oldest first."""
         self._away = False
         self._out: list[SessionEffect] = []
         self._claims: list[ev.Claim] = []
@@ -198,7 +215,7 @@ class SessionClaims:
             # It was let in by an earlier leader, and lost the session since.
             self._out.append(Refuse(event.request, event.owner, slot.owner))
             self._end(event.owner, slot.owner)
-        elif slot.attempt is not None:
+        elif slot.attempt is not None and not (self._away and slot.attempt.is_left()):
             if slot.waiting is not None:
                 self._out.append(Refuse(slot.waiting.request, slot.waiting.owner, event.owner))
             slot.waiting = event
@@ -219,17 +236,19 @@ class SessionClaims:
         slot.attempt = Attempt(event.request, event.owner, claim, slot.owner, tries)
         self._claims.append(claim)
 
-    def _without_directory(self, name: str, slot: Slot, request: int, owner: Owner) -> None:
+    def _without_directory(self, name: str, slot: Slot, request: int, owner: Owner) -> bool:
+        """Answer a HELLO without asking; whether it is let in."""
         room = slot.provisional or self._provisional < PROVISIONAL_MAX
         if not self._admit_locally or not room:
             self._out.append(Refuse(request, owner, None))
             self._drop_if_empty(name, slot)
-            return
+            return False
         # Above all that is known, also of slots that are empty now, and above one let in so before; below later claims.
         self._local += 1
         fence = Fence(max(slot.fence.revision, self._highest, self.table.reached), self._local)
         self._settle(name, slot, owner, fence, provisional=True)
         self._out.append(Admit(request, owner, fence))
+        return True
 
     def _bye(self, event: Bye) -> None:
         name = slot_of(self._policy, event.owner)
@@ -281,10 +300,15 @@ class SessionClaims:
             return
         if attempt.request is None and slot.owner != attempt.owner:
             return
+        if attempt.over and slot.owner is not None and not self._over(slot.owner.node_epoch):
+            # Nobody is there to have it: whoever has it keeps it, and is written down anew.
+            self._provisional += not slot.provisional
+            slot.provisional = True
+            return
         self._settle(name, slot, attempt.owner, fence, provisional=False)
         if attempt.request is None:
             self._out.append(Renumber(attempt.owner, fence))
-        else:
+        elif not attempt.over:
             self._out.append(Admit(attempt.request, attempt.owner, fence))
 
     def _lost(self, name: str, slot: Slot, attempt: Attempt, result: ev.Lost | None) -> None:
@@ -295,12 +319,13 @@ class SessionClaims:
             if result is not None and not result.alive and slot.owner == owner:
                 self._settle(name, slot, None, slot.fence, provisional=False)
         elif result is None:
+            self._doubt(owner)
             self._without_directory(name, slot, request, owner)
         elif slot.owner == owner:
             self._out.append(Admit(request, owner, slot.fence))
         elif not result.alive:
             self._out.append(Refuse(request, owner, None))
-        elif slot.owner is not None and slot.owner != attempt.former:
+        elif slot.owner is not None and slot.owner != attempt.former and slot.owner not in self._doubtful:
             # Both compared the same revision: the other was first.
             self._out.append(Refuse(request, owner, slot.owner))
         elif attempt.tries < ATTEMPTS_MAX:
@@ -364,6 +389,18 @@ class SessionClaims:
     def _directory_away(self, event: ev.DirectoryAway) -> None:
         self._away = True
 
+    def _directory_silent(self, event: DirectorySilent) -> None:
+        self._away = True
+        for name, slot in list(self._slots.items()):
+            attempt, waiting, slot.waiting = slot.attempt, slot.waiting, None
+            if attempt is not None and attempt.owner is not None and attempt.request is not None and not attempt.over:
+                if self._without_directory(name, slot, attempt.request, attempt.owner):
+                    attempt.request = None  # what it wins is for the owner's number
+                else:
+                    attempt.over = True
+            if waiting is not None:
+                self._without_directory(name, slot, waiting.request, waiting.owner)
+
     def _directory_back(self, event: ev.DirectoryBack) -> None:
         self._away = False
         for name, slot in list(self._slots.items()):
@@ -401,6 +438,12 @@ class SessionClaims:
         if owner is not None:
             self._by_session[owner.session] = name
 
+    def _doubt(self, owner: Owner) -> None:
+        """If a key comes to name it, that is by a claim which came about late, and which nobody waits for."""
+        self._doubtful[owner] = None
+        if len(self._doubtful) > DOUBTFUL_MAX:
+            del self._doubtful[next(iter(self._doubtful))]
+
     def _end(self, former: Owner, by: Owner) -> None:
         self._out.append(End(former, by, former.session == by.session))
 
@@ -426,4 +469,5 @@ _HANDLERS = {
     ev.Snapshot: "_snapshot",
     ev.DirectoryAway: "_directory_away",
     ev.DirectoryBack: "_directory_back",
+    DirectorySilent: "_directory_silent",
 }

@@ -5,24 +5,27 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgpack
+import pytest
 
 from core import notes
 from core.codes import Code
 from core.owned import ACCOUNT
 from core.records import CLAIM_BITS
+from router import claims_keeper
 from router.claims_keeper import (
     AGAIN,
     BYE,
     HELLO_DEADLINE_S,
     KIND_BITS,
     NEW,
+    SILENT_DEADLINE_S,
     UNDER_WAY_MAX,
     UNIT,
     Alone,
     ClaimsKeeper,
 )
 from router.directory.embedded import EmbeddedDirectory, Store
-from router.directory.port import Claim, Registration, Result, Unavailable
+from router.directory.port import NODES, Claim, Registration, Result, Snapshot, Unavailable
 from router.shards.owners import Owner, Policy, prefix_of, slot_of
 from tests.router.units import until
 
@@ -38,8 +41,10 @@ class Cut(EmbeddedDirectory):
         self.calls: list[int] = []
         self.keys: list[str] = []
         self.away = False
-        self.answers = asyncio.Event()
+        self.answers, self.pages = asyncio.Event(), asyncio.Event()
         self.answers.set()
+        self.pages.set()
+        self.asked = 0
 
     async def transact(self, claims: Sequence[Claim]) -> list[Result]:
         self.calls.append(len(claims))
@@ -48,6 +53,15 @@ class Cut(EmbeddedDirectory):
         if self.away:
             raise Unavailable("it is away")
         return await super().transact(claims)
+
+    async def page(self, prefix: str, after: str, count: int) -> Snapshot:
+        await self.answers.wait() if prefix == NODES else await self.pages.wait()
+        if self.away:
+            self.asked += 1
+            raise Unavailable("it is away")
+        found = await super().page(prefix, after, count)
+        self.asked += 1
+        return found
 
 
 class World:
@@ -431,6 +445,108 @@ def test_an_end_that_is_told_while_the_sessions_are_read_takes_its_key_away() ->
         again.say(BYE, 1, 1)
         await again.settled(0)
         await again.close()
+        await world.close()
+
+    run(body)
+
+
+async def silent(world: World) -> None:
+    """The directory stands still, and was waited for long enough."""
+    for _ in range(9):
+        world.time += SILENT_DEADLINE_S / 8
+        world.keeper.look()
+
+
+def test_who_waits_while_the_directory_stands_still_is_refused_and_whoever_comes_then_is_at_once() -> None:
+    async def body() -> None:
+        world = await led()
+        await until(lambda: all(world.keeper.ready(shard) for shard in range(SHARDS)), "all sessions are read")
+        world.directory.answers.clear()
+        waiting = [world.hello(session, session) for session in range(1, UNDER_WAY_MAX + 20)]
+        await until(lambda: len(world.directory.keys) == UNDER_WAY_MAX, "as much is asked as may be at once")
+        world.keeper.look()
+        assert not world.said
+        await silent(world)
+        assert [(await world.answer(request))["second"] for request in waiting] == [Code.UNAVAILABLE] * len(waiting)
+        assert (await world.answer(world.hello(1, 5000)))["second"] == Code.UNAVAILABLE
+        assert len(world.directory.keys) == UNDER_WAY_MAX
+        # What was under way wins after all, and belongs to nobody.
+        world.directory.answers.set()
+        await until(lambda: len(world.store.select("sessions/").items) > 0, "it comes about")
+        world.keeper.look()
+        await world.settled(0)
+        assert (await world.answer(world.hello(1, 5001)))["first"]
+        assert world.evicted() == []
+        await world.close()
+
+    run(body)
+
+
+def test_or_is_let_in_and_has_the_key_when_it_is_back() -> None:
+    async def body() -> None:
+        world = await led(when_away="local")
+        await until(lambda: all(world.keeper.ready(shard) for shard in range(SHARDS)), "all sessions are read")
+        world.directory.answers.clear()
+        request = world.hello(1, 10)
+        await until(lambda: world.directory.keys, "it is asked")
+        await silent(world)
+        assert (await world.answer(request))["first"]
+        assert (await world.answer(world.hello(2, 20)))["first"]
+        world.directory.answers.set()
+        await world.settled(1)
+        world.keeper.look()
+        await world.settled(2)
+        await world.close()
+
+    run(body)
+
+
+def test_while_it_is_silent_nobody_waits_for_a_shard_that_is_not_read_nor_for_a_node_that_is_not_known() -> None:
+    async def body() -> None:
+        world = await led()
+        await until(lambda: world.keeper.ready(1), "its sessions are read")
+        world.directory.answers.clear()
+        world.directory.pages.clear()
+        world.hello(1, 10)
+        world.keeper.stop(2)
+        world.keeper.lead(2)
+        unread, unknown = world.hello(2, 20), world.hello(1, 30, node="late")
+        await until(lambda: world.directory.keys, "one is asked for")
+        assert not world.said
+        await silent(world)
+        for request in (unread, unknown):
+            assert (await world.answer(request))["second"] == Code.UNAVAILABLE
+        world.directory.answers.set()
+        world.directory.pages.set()
+        await until(lambda: world.keeper.ready(2), "it is read")
+        world.keeper.look()
+        assert (await world.answer(world.hello(2, 21)))["first"]
+        await world.close()
+
+    run(body)
+
+
+def test_a_silent_directory_is_asked_until_it_is_heard_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body() -> None:
+        monkeypatch.setattr(claims_keeper, "AGAIN_S", 0.001)
+        world = await led()
+        await until(lambda: all(world.keeper.ready(shard) for shard in range(SHARDS)), "all sessions are read")
+        world.directory.answers.clear()
+        world.directory.away = True
+        request = world.hello(1, 10)
+        await until(lambda: world.directory.keys, "it is asked")
+        await silent(world)
+        assert (await world.answer(request))["second"] == Code.UNAVAILABLE
+        world.directory.answers.set()  # it has an end, but none that says anything
+        asked = world.directory.asked
+        await until(lambda: world.directory.asked > asked + 2, "it is asked again and again")
+        world.keeper.look()
+        assert (await world.answer(world.hello(1, 11)))["second"] == Code.UNAVAILABLE
+        world.directory.away = False
+        asked = world.directory.asked
+        await until(lambda: world.directory.asked > asked, "it is asked once more")
+        world.keeper.look()
+        assert (await world.answer(world.hello(1, 12)))["first"]
         await world.close()
 
     run(body)

@@ -246,7 +246,13 @@ class Sessions(World):
 
     def _directory_away(self) -> None:
         self.directory.up = False
+        self.after(self.chance.random() * 2, self._directory_silent)
         self.after(self.chance.random() * 3, self._directory_back)
+
+    def _directory_silent(self) -> None:
+        """The leader lets nobody wait any longer, also for claims that may come about."""
+        if not self.directory.up:
+            self.leader.step(c.DirectorySilent())
 
     def _directory_back(self) -> None:
         self.directory.up = True

@@ -263,3 +263,71 @@ def test_an_empty_slot_is_not_kept() -> None:
     assert shard.machine._slots == {}
     assert shard.machine._by_session == {}
     assert shard.machine.table._seen == {}
+
+
+def test_who_waits_for_a_silent_directory_is_refused_and_what_he_claimed_goes_if_it_wins() -> None:
+    shard = Shard()
+    claim = shard.ask(FIRST)
+    shard.step(Hello(2, SECOND))
+    assert shard.step(c.DirectorySilent()) == [Refuse(1, FIRST, None), Refuse(2, SECOND, None)]
+    assert shard.step(Hello(3, THIRD)) == [Refuse(3, THIRD, None)]
+    assert shard.win(claim) == []
+    assert shard.machine.route("s1") is None
+    removal = claims(shard.step(ev.DirectoryBack()))[0]
+    assert (removal.expected_revision, removal.value) == (11, None)
+    assert shard.step(Hello(3, THIRD)) == []
+    claim = claims(shard.win(removal))[0]
+    assert claim.value == encode(THIRD)
+    assert one(shard.win(claim), Admit).owner == THIRD
+
+
+def test_whoever_has_a_session_keeps_it_if_who_claimed_it_has_been_refused_meanwhile() -> None:
+    shard = Shard()
+    shard.enter(FIRST)
+    claim = shard.ask(SECOND)
+    shard.step(c.DirectorySilent())
+    shard.step(ev.DirectoryBack())
+    effects = shard.win(claim)
+    assert not any(isinstance(effect, End) for effect in effects)
+    written = claims(effects)[0]
+    assert (written.expected_revision, written.value) == (12, encode(FIRST))
+    assert shard.win(written) == [Renumber(FIRST, Fence(13))]
+    assert shard.machine.route("s1") == (FIRST, Fence(13))
+
+
+def test_or_is_let_in_and_has_his_number_by_it() -> None:
+    shard = Shard(local=True)
+    claim = shard.ask(FIRST)
+    assert shard.step(c.DirectorySilent()) == [Admit(1, FIRST, Fence(10, 1))]
+    assert shard.win(claim) == [Renumber(FIRST, Fence(11))]
+    assert claims(shard.step(ev.DirectoryBack())) == ()
+
+
+def test_of_two_that_are_let_in_the_later_one_stays_whatever_becomes_of_the_others_claim() -> None:
+    shard = Shard(local=True)
+    claim = shard.ask(FIRST)
+    shard.step(c.DirectorySilent())
+    assert shard.step(Hello(2, SECOND)) == [End(FIRST, SECOND, True), Admit(2, SECOND, Fence(10, 2))]
+    assert shard.win(claim) == []
+    written = claims(shard.step(ev.DirectoryBack()))[0]
+    assert (written.expected_revision, written.value) == (11, encode(SECOND))
+    assert shard.win(written) == [Renumber(SECOND, Fence(12))]
+
+
+def test_a_claim_that_came_about_when_nobody_waited_for_it_is_in_nobodys_way() -> None:
+    shard = Shard()
+    assert shard.step(ev.ClaimAnswered(shard.ask(FIRST), None)) == [Refuse(1, FIRST, None)]
+    effects = shard.step(ev.ClaimAnswered(shard.ask(SECOND), ev.Lost(11, encode(FIRST))))
+    again = claims(effects)[0]
+    assert not any(isinstance(effect, Refuse) for effect in effects)
+    assert (again.expected_revision, again.value) == (11, encode(SECOND))
+    shard.revision = 11
+    assert one(shard.win(again), Admit).owner == SECOND
+
+
+def test_only_so_many_of_such_claims_are_remembered() -> None:
+    shard = Shard()
+    for number in range(c.DOUBTFUL_MAX + 10):
+        owner = FIRST._replace(session=f"x{number}", connection=number)
+        shard.step(ev.ClaimAnswered(shard.ask(owner), None))
+    assert len(shard.machine._doubtful) == c.DOUBTFUL_MAX
