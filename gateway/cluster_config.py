@@ -370,9 +370,10 @@ def _bus(config: "Config") -> Iterator[str]:
         return
     host, port = advertised(config)
     if _is_ipv6(told):
+        other = f", or {host}:{port} if {port} is the port" if _is_ipv6(host) else ""
         yield (
             f"bus.advertise = {told}: an IPv6 address, of which nobody can tell whether it ends with a port. Put the"
-            f" address in brackets and the port behind them: [{told}]:7410, or {host}:{port} if {port} is the port"
+            f" address in brackets and the port behind them: [{told}]:7410{other}"
         )
         return
     if ":" in host and not _is_ipv6(host):

@@ -22,8 +22,8 @@ was changed meanwhile, its owner has the higher fence and stays, and the other i
 leader leads, which is no longer than its lease's bound.
 
 Who waits for a claim while the directory stands still is answered likewise once it is silent for long
-(DirectorySilent), and the claim is still under way. If it wins after all, whoever was let in has its number by it, and
-of whoever was refused the key goes again.
+(DirectorySilent), and the claim is still under way. If it wins after all, whoever was let in has its number by it. Of
+whoever was refused, the key goes again, or is given back to who has the session.
 """
 
 from collections.abc import Callable

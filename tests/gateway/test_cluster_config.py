@@ -108,7 +108,7 @@ def test_the_router_listens_where_it_can_be_reached(given: dict[str, object], en
         (FAR6 | {"bus.advertise": "fd00::1:5"}, "[fd00::1:5]:7410, or [fd00::1]:5 if 5 is the port"),
         (FAR6 | {"bus.advertise": "fd00::5:7410"}, "[fd00::5:7410]:7410, or [fd00::5]:7410 if 7410 is the port"),
         (FAR6 | {"bus.advertise": "fd00::5::1:7410"}, "[fd00::5::1] is no IPv6 address; one stands in brackets"),
-        (FAR6 | {"bus.advertise": "fd00::5"}, "[fd00:] is no IPv6 address"),
+        (FAR6 | {"bus.advertise": "fd00::5"}, "behind them: [fd00::5]:7410"),
         (NODE | {"directory.endpoints": "http://etcd:2379"}, "must be host:port of each member"),
         (NODE | {"directory.endpoints": "etcd:99999"}, "[directory]: 'etcd:99999' is no endpoint of etcd"),
         (NODE | {"directory.prefix": "holdfast"}, "of which the last is a slash"),

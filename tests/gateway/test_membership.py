@@ -249,7 +249,7 @@ def test_workers_are_not_told_of_routers_whose_bus_has_other_keys(
     ("address", "why"),
     [
         ('{"at":"elsewhere:7402"}', "another node named a.gw"),
-        ('{"start":"elsewhere/pid:[1]/1/1"}', "another start of this node"),
+        ('{"admin":"http://a:7402","start":"elsewhere/pid:[1]/1/1"}', "another start of this node"),
     ],
 )
 def test_the_second_node_of_a_name_waits_until_the_first_has_ended(

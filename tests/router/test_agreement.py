@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import subprocess
 from typing import Any
 
@@ -84,16 +85,19 @@ def test_another_start_at_the_same_address_is_waited_for_and_why_is_said() -> No
 
 def test_one_of_this_machine_that_has_ended_is_not_waited_for() -> None:
     async def scenario(directory: EmbeddedDirectory) -> None:
-        with subprocess.Popen(["sleep", "60"]) as process:  # noqa: ASYNC220  returns at once
-            there = started("one", start_here(process.pid))
-            held = await directory.register("a", encode(NodeRecord(1, there)), 5)
-            assert await obstacle(directory, "a", started("one", start_here()))
-            process.kill()
-            process.wait()
+        there = started("one", start_here(process.pid))
+        held = await directory.register("a", encode(NodeRecord(1, there)), 5)
+        assert await obstacle(directory, "a", started("one", start_here()))
+        process.kill()
+        # What it was is there until somebody asks.
+        await asyncio.to_thread(os.waitid, os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert await obstacle(directory, "a", started("one", start_here())) == ""
+        process.wait()
         assert await obstacle(directory, "a", started("one", start_here())) == ""
         await held.close()
 
-    run(scenario)
+    with subprocess.Popen(["sleep", "60"]) as process:
+        run(scenario)
 
 
 @pytest.mark.parametrize("start", ["", "1", "a/b/c/d", "boot/pid:[1]/1/1"])
