@@ -40,7 +40,7 @@ class Followed:
         """Our position, once it is known."""
         self.states_at = b"0-0"
         """The last of that region's states that we have."""
-        self.said = 0 if before is None else before.said
+        self.said: int = 0 if before is None else before.said
         """The epoch that the data plane was told last."""
         self.is_live = False
         """We have all that was there before it was subscribed to: what comes is what follows."""
