@@ -13,7 +13,7 @@ from router.log.redis_shared import SharedRedisLog
 from tests.router.log.conftest import again, run, until
 from tests.router.log.redis_records import NOW_MS, now_ms
 from tests.router.log.regions import CHANNEL, SEEDS, SHARD, SHARDS, Region, close, ordered, region, regions
-from tests.servers.redis import ALWAYS, Server, running
+from tests.servers.redis import ALWAYS, FLEETING, Server, running
 
 
 @pytest.fixture(scope="package")
@@ -422,8 +422,9 @@ def test_a_leaders_redis_that_comes_back_empty_takes_nothing_from_other_regions(
             there.follow(here, 2)
             await there.ear.until(lambda: (SHARD, 2) in there.ear.epochs)
         else:
-            here.log.appender.kept_bytes_max = 0
+            kept_bytes_max, here.log.appender.kept_bytes_max = here.log.appender.kept_bytes_max, 0
             here.log.appender._forget()
+            here.log.appender.kept_bytes_max = kept_bytes_max
         await asyncio.to_thread(servers[0].kill)
         await asyncio.to_thread(servers[0].start)  # it keeps nothing
         await here.say(ordered(epoch, 6))
@@ -432,7 +433,7 @@ def test_a_leaders_redis_that_comes_back_empty_takes_nothing_from_other_regions(
         assert not there.ear.lost
         await close(some)
 
-    with running() as first, running() as second:
+    with running(*FLEETING) as first, running(*FLEETING) as second:
         run(work([first, second]))
 
 
@@ -454,7 +455,7 @@ def test_what_no_region_that_is_there_has_is_given_up(prefix: str) -> None:
         await asyncio.to_thread(servers[1].start)
         await close(some)
 
-    with running() as first, running() as second:
+    with running(*FLEETING) as first, running(*FLEETING) as second:
         run(work([first, second]))
 
 

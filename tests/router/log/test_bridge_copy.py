@@ -64,7 +64,7 @@ def test_who_would_be_copied_late_is_left_for_another_time(redis_server: Server,
 
         async def slow(size: int) -> None:
             nonlocal now
-            now += TOGETHER_S
+            now += TOGETHER_S / 2
 
         followed = [Followed(shard, 9) for shard in shards]
         await copy_shards(source, here.bridge.store, followed, slow, lambda: now)

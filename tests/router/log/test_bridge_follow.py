@@ -14,7 +14,7 @@ from router.log.port import Ban, Changes, LogUnavailable, Position, SessionChang
 from tests.router.log.conftest import again, run, until
 from tests.router.log.redis_records import NOW_MS
 from tests.router.log.regions import CHANNEL, SHARD, SHARDS, Region, close, ordered, regions
-from tests.servers.redis import Server, running
+from tests.servers.redis import FLEETING, Server, running
 
 
 def test_so_many_bytes_a_second_are_let_through() -> None:
@@ -187,9 +187,10 @@ def test_what_was_in_flight_when_another_region_led_is_told_all_the_same(redis_s
         repeat = us.bridge.store.repeat
 
         async def moved(entries: Sequence[tuple[Followed, Entry]]) -> list[bool]:
-            us.bridge.store.repeat = repeat  # type: ignore[method-assign]
             done = await repeat(entries)
-            us.follow(eu, 2)
+            if entries:
+                us.bridge.store.repeat = repeat  # type: ignore[method-assign]
+                us.follow(eu, 2)
             return done
 
         us.bridge.store.repeat = moved  # type: ignore[method-assign]
@@ -257,7 +258,7 @@ def test_what_our_redis_lost_is_there_again_though_nothing_new_comes(redis_serve
         assert there.ear.copies == []
         await close(some)
 
-    with running() as second:
+    with running(*FLEETING) as second:
         run(work([redis_server, second]))
 
 

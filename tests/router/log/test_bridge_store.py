@@ -80,7 +80,9 @@ def test_states_of_a_leader_of_before_are_not_taken(redis_server: Server, prefix
         one = Followed(3, 9)
         await store.place(one, "eu", Position(8, 4), b"77-1")
         session, epoch = keys.shards[3] + b"s:x", keys.shards[3] + b"epoch"
-        said = msgpack.packb([[session, epoch], [b"0", b"oHELLO", b"", b"", b"1", b"0", b"0", b"0"]])
+        said = msgpack.packb(
+            [[session, epoch], [b"0", b"oHELLO", b"", b"", b"1", b"0", b"0", b"0"]], use_bin_type=False
+        )
         await store.repeat_states("eu", [(one, (b"78-1", b"s", said))])
         assert (one.at, one.states_at) == (Position(8, 4), b"78-1")
         late = Followed(3, 8)
