@@ -139,6 +139,7 @@ class ClaimsKeeper:
         self._silence = Silence(SILENT_DEADLINE_S, clock)
         self._silent = False
         """Nothing was heard for too long, and nothing since."""
+        self._departed = Departed(self._machines, self._give_back, self._is_busy, self._spawn)
         self._turn: asyncio.Handle | None = None
         self._away = False
         self._tasks: set[asyncio.Task[None]] = set()

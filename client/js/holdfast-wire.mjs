@@ -27,7 +27,8 @@ export const HELLO = 0, WELCOME = 1, REPLY = 2, ERROR = 3, PING = 4, PONG = 5, J
 export const MESSAGE = 9, ACK = 10, HISTORY = 11, PRESENCE = 12, EVENT = 13, FIN = 14, FIN_ACK = 15;
 export const REFRESH = 16;
 
-export const UNAVAILABLE = 5, NOT_JOINED = 402, RESUMED_ELSEWHERE = 605;
+export const RESUMED_ELSEWHERE = 605;
+const UNAVAILABLE = 5, NOT_JOINED = 402;
 
 const STATUS_BASE = 4000;
 
@@ -60,6 +61,12 @@ export class RequestRefused extends HoldfastError {
     super(`refused with code ${code}: ${message}`);
     Object.assign(this, { code, reason: message, retryAfter });
   }
+}
+
+/** A LEAVE that was refused: nothing more comes of the channel all the same, and `not_joined` is what was wanted. */
+export function leftAnyway(error, forget) {
+  if (error.code === NOT_JOINED || error.code === UNAVAILABLE) forget();
+  if (error.code !== NOT_JOINED) throw error;
 }
 
 /** No answer came within the deadline. */

@@ -154,6 +154,7 @@ class Bridge:
             if most > at:
                 behind.setdefault(region, {})[shard] = most
         fetching = [self._fetch(self._sources[region], goals) for region, goals in behind.items()]
+        # deadline: that of each command, of so many rounds
         for error in await asyncio.gather(*fetching, return_exceptions=True):
             if error is not None:
                 raise error
@@ -242,7 +243,7 @@ class Bridge:
 async def _fenced(source: Source, epochs: Mapping[int, int]) -> dict[int, tuple[int, Position]] | str:
     """What a region says to an epoch, or why it says nothing."""
     try:
-        return await source.fence(epochs)  # deadline: that of whoever waits, and of each command
+        return await source.fence(epochs)
     except LogError as error:
         return str(error)
 

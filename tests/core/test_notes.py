@@ -16,7 +16,7 @@ def test_every_kind_that_the_threads_use_is_there() -> None:
     to_control |= {"DRAIN_SENT", "TAKEN", "SETTLE", "AUDITED"}
     to_control |= {"LOG_BATCH", "LOG_LOAD", "LOG_KEPT", "SESSION_OPEN", "SESSION_STATE", "SESSION_TOLD", "CURSOR"}
     to_control |= {"SESSIONS", "BAN", "BANS", "FOREIGN", "DRAINED", "FORGOTTEN", "CLAIM", "LINK_CLOSED"}
-    to_control |= {"ABROAD"}
+    to_control |= {"ABROAD", "BEGAN"}
     from_control = {"OPEN", "SEND", "FIN", "HISTORY", "PRESENCE", "DRAIN", "STOP", "LIST", "RECLAIM"}
     from_control |= {"DRAIN_STEP", "SETTLED", "AUDIT"}
     from_control |= {"LOG_COMMITTED", "LOG_STATE", "LOG_LOADED", "LOG_SIFT", "SESSION_OPENED", "CURSOR_READ"}

@@ -190,6 +190,7 @@ def test_a_ban_in_one_region_ends_sessions_in_the_other_and_outlives_the_first(
         await again.ended()
 
     run(body())
+    eu.start_again()
 
 
 def ban(node: Node, user: str) -> None:

@@ -11,7 +11,7 @@ from core import notes
 from core.codes import Code
 from core.owned import ACCOUNT
 from core.records import CLAIM_BITS
-from router import claims_keeper
+from router import claims_keeper, departed
 from router.claims_keeper import (
     AGAIN,
     BYE,
@@ -547,6 +547,28 @@ def test_a_silent_directory_is_asked_until_it_is_heard_of(monkeypatch: pytest.Mo
         await until(lambda: world.directory.asked > asked, "it is asked once more")
         world.keeper.look()
         assert (await world.answer(world.hello(1, 12)))["first"]
+        await world.close()
+
+    run(body)
+
+
+def test_the_keys_of_a_worker_that_died_go_and_those_that_were_claimed_again_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def body() -> None:
+        monkeypatch.setattr(departed, "WAIT_S", 0.01)
+        world = await led()
+        for session in range(1, 6):
+            await world.answer(world.hello(session, session))
+        await world.answer(world.hello(3, 30, node="b"))
+        world.keeper.on_began(2, 8, b"a/2/8")
+        await world.settled(1)
+        assert world.keeper.route(id_of(1)) is None
+        found = world.keeper.route(id_of(3))
+        assert found is not None
+        assert found[0].node == "b" + UNIT
+        later = await world.answer(world.hello(1, 7))  # it is resumed, and finds nobody in its way
+        assert (later["text"], later["second"]) == (bytes(16), 0)
         await world.close()
 
     run(body)

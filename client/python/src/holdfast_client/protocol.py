@@ -395,8 +395,7 @@ class Protocol:
             self._answer(request.id, RequestTimeout(f"{request.frame_type.name} {request.channel}: no answer in time"))
 
     def _on_message(self, frame: frames.Delivery) -> None:
-        accepted = self.positions.accept(frame.channel, frame.epoch, frame.offset)
-        if accepted is None:
+        if (accepted := self.positions.accept(frame.channel, frame.epoch, frame.offset)) is None:
             return
         position, event = accepted
         if event is not None:
@@ -463,16 +462,13 @@ class Protocol:
         if self.phase is Phase.GREETING and frame.request_id == self._hello_id:
             self._on_hello_refused(frame, now)
             return
-        request = self._requests.pop(frame.request_id)
-        if request is None:
+        if (request := self._requests.pop(frame.request_id)) is None:
             return
         self._forget_join(request)
         if request.frame_type is FrameType.LEAVE and frame.code in (NOT_JOINED, UNAVAILABLE):
             self._on_left(request.channel)
         if request.own:
             self._rejoin_refused(request, frame.message, now)
-        elif request.frame_type is FrameType.LEAVE and frame.code == NOT_JOINED:
-            self._answer(request.id, None)
         else:
             self._answer(request.id, RequestRefused(frame.code, frame.message, frame.retry_after_ms))
 
