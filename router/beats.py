@@ -155,7 +155,7 @@ class Beats:
     async def _end(self, silent: NodeEpoch, revision: int) -> None:
         self._not_before[silent.node] = self._clock() + RETRY_S
         try:
-            if await self._directory.end(silent, revision):  # deadline: that of a call
+            if await self._directory.end(silent, revision):
                 _log.warning("%s, epoch %d, has fallen silent: its life is over", *silent)
         except (Unavailable, NotAllowed) as error:
             _log.warning("whether the life of %s is over is not known: %s", silent.node, error)

@@ -154,7 +154,7 @@ class Bridge:
             if most > at:
                 behind.setdefault(region, {})[shard] = most
         fetching = [self._fetch(self._sources[region], goals) for region, goals in behind.items()]
-        for error in await asyncio.gather(*fetching, return_exceptions=True):
+        for error in await asyncio.gather(*fetching, return_exceptions=True):  # deadline: of each command
             if error is not None:
                 raise error
         return refused, known
@@ -242,7 +242,7 @@ class Bridge:
 async def _fenced(source: Source, epochs: Mapping[int, int]) -> dict[int, tuple[int, Position]] | str:
     """What a region says to an epoch, or why it says nothing."""
     try:
-        return await source.fence(epochs)  # deadline: that of whoever waits, and of each command
+        return await source.fence(epochs)
     except LogError as error:
         return str(error)
 
