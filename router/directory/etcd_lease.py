@@ -99,7 +99,7 @@ class EtcdRegistration:
         if kept.TTL <= 0:
             return False
         term = kept.header.raft_term
-        # deadline: that of a call
+        # deadline: that of `ends`
         confirmed = await (self._write(ends) if self._beat else self._read(ends))
         if confirmed is None:
             return False

@@ -154,8 +154,7 @@ class Bridge:
             if most > at:
                 behind.setdefault(region, {})[shard] = most
         fetching = [self._fetch(self._sources[region], goals) for region, goals in behind.items()]
-        # deadline: that of each command, of so many rounds
-        for error in await asyncio.gather(*fetching, return_exceptions=True):
+        for error in await asyncio.gather(*fetching, return_exceptions=True):  # deadline: of each command
             if error is not None:
                 raise error
         return refused, known
