@@ -68,7 +68,7 @@ def short(one: wire.Record) -> tuple[Any, ...]:
         return ("open", one["session"], one["aux"], one["shard"])
     if kind == records.PUBLISH:
         return ("publish", msgpack.unpackb(one["data"]), one["again"], one["shard"])
-    return (kind, one["shard"])
+    return (kind, one.get("shard"))
 
 
 def link(edge: Edge, router: Router, place: int, epoch: int, led: Iterable[int] = ()) -> list[tuple[Any, ...]]:

@@ -249,6 +249,7 @@ def test_joining_again_from_the_end_gives_up_what_was_being_replayed(edge: Edge)
         assert alice.frame()[2] == 6
         assert edge.live("pending") == 0
         number = alice.request(LEAVE, "group:a")
+        edge.router.left()
         assert alice.frame() == [REPLY, number, {}]
         edge.router.expect(records.UNSUBSCRIBE)
 
