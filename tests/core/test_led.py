@@ -61,13 +61,13 @@ def short(one: wire.Record) -> tuple[Any, ...]:
     if kind == records.SHARDS:
         return ("shards", one["which"], one["aux"] & records.SAID)
     if kind in (records.STATE, records.ATTEND):
-        return ("attend" if kind == records.ATTEND else "state", one["name"].decode(), one["what"], one["shard"])
+        return ("attend" if kind == records.ATTEND else "state", one["name"].decode(), one["what"], one.get("shard"))
     if kind == records.SUBSCRIBE:
-        return ("subscribe", one["name"].decode(), one["epoch"], one["offset"], one["shard"])
+        return ("subscribe", one["name"].decode(), one["epoch"], one["offset"], one.get("shard"))
     if kind == records.OPEN:
-        return ("open", one["session"], one["aux"], one["shard"])
+        return ("open", one["session"], one["aux"], one.get("shard"))
     if kind == records.PUBLISH:
-        return ("publish", msgpack.unpackb(one["data"]), one["again"], one["shard"])
+        return ("publish", msgpack.unpackb(one["data"]), one["again"], one.get("shard"))
     return (kind, one.get("shard"))
 
 

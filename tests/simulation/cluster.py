@@ -276,11 +276,11 @@ class Cluster:
                 self._remove(twin)
             if not twins:
                 self.start(name)
-        for turn in range(8):
+        for turn in range(20):
             self.world.after(0.4 * turn, self._lift_all)
 
     def _lift_all(self) -> None:
-        """Also what was said to one who stood still, and is done only now."""
+        """Also what was said to one who stood still, or on its way for seconds, and is done only now."""
         for name in self.names:
             self._uncordon(name)
         for shard in range(self.plan.shards):
