@@ -214,6 +214,11 @@ class RouterLink(msgspec.Struct, frozen=True, kw_only=True):
     """Where it is; empty: there are no regions."""
 
 
+# Fields that processes get under the same name; the others are renamed or come from other sections.
+_SAME_IN_DIRECTORY = frozenset(DirectorySection.__struct_fields__) & frozenset(DirectoryConfig.__struct_fields__) - {
+    "endpoints"
+}
+
 # ------------------------------------------------------------------------------------------------- what processes get
 
 
@@ -274,23 +279,13 @@ def directory_config(config: "Config") -> DirectoryConfig | None:
     section = config.directory
     if not section.endpoints:
         return None
+    same = {name: getattr(section, name) for name in _SAME_IN_DIRECTORY}
     return DirectoryConfig(
         endpoints=tuple(section.endpoints.split(",")),
-        prefix=section.prefix,
-        user=section.user,
-        password=section.password,
-        tls=section.tls,
-        tls_ca=section.tls_ca,
-        tls_certificate=section.tls_certificate,
-        tls_key=section.tls_key,
-        ttl_s=section.ttl_s,
-        shards=section.shards,
-        when_away=section.when_away,
         weight=config.router.weight,
         leave_s=config.router.leave_s,
         address=address(config),
-        region=section.region,
-        placement=section.placement,
+        **same,
     )
 
 
