@@ -91,6 +91,7 @@ class Bridge:
             log.appender.parts,
             on_replicated=heard.replicated,
             on_led=heard.led_replicated,
+            on_link=log.heal_soon,
         )
         self.followers: dict[str, Follower] = {}
         self._sources: dict[str, Source] = {}

@@ -151,6 +151,11 @@ class SharedRedisLog(RedisLog):
         """See the port. Claims have numbers within their shard's epoch, so that none has to be kept free."""
         await self._sessions.save(changes)
 
+    def heal_soon(self) -> None:
+        """Look whether the server has what it had: it was connected to anew, maybe while nothing is appended."""
+        if self._ours:
+            self._heal_soon()
+
     # What is asked of one that has all of the log.
 
     async def _take_again(self) -> None:

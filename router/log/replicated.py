@@ -73,6 +73,7 @@ class Replicated:
         on_replicated: told of the number of the chunk up to which all are replicated, and whether some region
             confirms; when nothing is new but that, of the last number again.
         on_led: told of a shard whose records from before it was led here are replicated.
+        on_link: told of each new connection: our server may have less than it had.
         clock: in seconds.
 
     """
@@ -86,6 +87,7 @@ class Replicated:
         *,
         on_replicated: Callable[[int, bool], None],
         on_led: Callable[[int], None],
+        on_link: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.confirming = False
@@ -95,6 +97,7 @@ class Replicated:
         self._parts_of = parts_of
         self._on_replicated = on_replicated
         self._on_led = on_led
+        self._on_link = on_link
         self._clock = clock
         self._led: dict[int, _Led] = {}
         self._names: dict[bytes, int] = {}
@@ -294,6 +297,7 @@ class Replicated:
                 link = await self._source.link()
                 if link is not self._link:
                     self._link = link
+                    self._on_link()
                     self._listen_to(link, [beats(self._keys), *self._names])
                     # Said before we were there, or while the connection was lost.
                     await self._read(list(self._led))

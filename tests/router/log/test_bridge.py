@@ -437,6 +437,30 @@ def test_a_leaders_redis_that_comes_back_empty_takes_nothing_from_other_regions(
         run(work([first, second]))
 
 
+def test_a_leaders_redis_gets_back_what_it_lost_though_nothing_is_appended(prefix: str) -> None:
+    async def work(servers: list[Server]) -> None:
+        here, there = some = await regions(servers, prefix)
+        await here.lead(1)
+        there.follow(here, 1)
+        await here.say(ordered(1, 1))
+        await here.ear.until(lambda: here.ear.numbers[-1:] == [(1, True)])
+        await here.log.close_shards([SHARD])
+        await here.lead(2)
+        there.follow(here, 2)
+        await asyncio.to_thread(servers[0].kill)
+        await asyncio.to_thread(servers[0].start)  # it keeps nothing
+
+        async def is_back() -> bool:
+            return await again(here.at) == Position(1, 1)
+
+        await until(is_back)
+        assert await again(lambda: same(some)) == [(1, 1)]
+        await close(some)
+
+    with running(*FLEETING) as first, running(*FLEETING) as second:
+        run(work([first, second]))
+
+
 def test_what_no_region_that_is_there_has_is_given_up(prefix: str) -> None:
     async def work(servers: list[Server]) -> None:
         here, there = some = await regions(servers, prefix, living=set)
