@@ -243,9 +243,9 @@ def test_what_nobody_leads_is_unavailable_at_its_deadline(edges: Callable[..., E
 
 
 def test_a_hello_waits_for_a_leader_for_a_while_and_not_at_all_once_there_was_none_for_as_long(
-    edges: Callable[..., Edge],
+    edge: Edge, another: Callable[[int], Router]
 ) -> None:
-    edge = edges(request_timeout_ms=60_000)
+    other = another(1)
     waiting = edge.client()
     edge.hello(waiting, "amy")
     edge.router.send(wire.leads(0, [ALICE]))
@@ -258,9 +258,10 @@ def test_a_hello_waits_for_a_leader_for_a_while_and_not_at_all_once_there_was_no
     edge.greet(late, "ann")  # in the same shard
     assert late.frame()[:3] == [FIN, Code.UNAVAILABLE, why]
     assert time.monotonic() - began < UNLED_WAIT_S, "it waited once more"
-    edge.router.send(wire.leads(EPOCH + 1, [ALICE]))
-    until(edge.router, records.SHARDS, records.SAID)
-    edge.open("adam")
+    other.send(wire.leads(EPOCH + 1, [ALICE]))
+    until(other, records.SHARDS, records.SAID)
+    edge.greet(edge.client(), "adam")
+    assert other.expect(records.OPEN)["session"].startswith(b"adam")
 
 
 def test_links_that_come_and_go_leave_nothing(edge: Edge, another: Callable[[int], Router]) -> None:
