@@ -1,6 +1,7 @@
-"""Logins in a cluster whose directory stands still."""
+"""Logins in a cluster whose directory stands still, and what becomes of sessions whose worker died."""
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -112,9 +113,61 @@ def test_in_the_mode_local_such_a_login_gets_in_and_is_written_down_later(
     run(body())
 
 
+def test_a_login_when_nothing_is_led_any_more_is_refused_as_well_and_then_at_once(
+    member: etcd.Member, settings: dict[str, str], holdfast: Any
+) -> None:
+    settings |= {"HOLDFAST_DIRECTORY_TTL_S": "3", "HOLDFAST_GATEWAY_REQUEST_TIMEOUT_MS": "20000"}
+    node = holdfast("--workers", "1", **settings)
+    node.expect_lost()  # its router ends when its lease has
+
+    async def body() -> None:
+        member.signal(signal.SIGSTOP)
+        while "no router leads its shard" not in (fin := await refused(node))[2]:  # noqa: ASYNC110  as clients do
+            await asyncio.sleep(fin[3]["after"] / 1000)
+        began = time.monotonic()
+        for _ in range(IN_A_ROW):
+            await refused(node)
+        assert time.monotonic() - began < IN_A_ROW * 2.5, "each waited anew"
+        member.signal(signal.SIGCONT)
+        await let_in(node)
+
+    run(body())
+
+
 def keys(member: etcd.Member) -> int:
     """How many sessions the directory names."""
     first = f"{PREFIX}sessions/"
     end = first[:-1] + chr(ord(first[-1]) + 1)
     found = member.do("kv/range", key=etcd.encoded(first), range_end=etcd.encoded(end), count_only=True)
     return int(found.get("count", 0))
+
+
+def test_what_a_crashed_worker_had_is_given_back_but_for_whoever_is_back(
+    member: etcd.Member, settings: dict[str, str], holdfast: Any
+) -> None:
+    node = holdfast("--workers", "1", **settings)
+    node.expect_lost()
+
+    async def back(old: Client) -> Client:
+        client = await dial(node, "tcp")
+        return await client.hello(**positions(old))
+
+    async def body() -> None:
+        clients = [await open_session(node, "tcp") for _ in range(6)]
+        assert await asyncio.to_thread(keys, member) == 6
+        (worker,) = node.workers
+        os.kill(worker, signal.SIGKILL)
+        for client in clients:
+            await client.ended()
+        await asyncio.to_thread(wait_until, lambda: node.workers not in ([], [worker]), "it is started anew")
+        await asyncio.to_thread(wait_until, lambda: node.get("/readyz")[0] == 200, "it is ready")
+        first = await back(clients[0])
+        await asyncio.to_thread(wait_until, lambda: keys(member) == 1, "what nobody has is given back")
+        second = await back(clients[1])
+        assert second.welcome["resumed"]
+        assert await asyncio.to_thread(keys, member) == 2
+        for client in (first, second):
+            await client.close()
+        await asyncio.to_thread(wait_until, lambda: keys(member) == 0, "who ends gives his key back")
+
+    run(body())
