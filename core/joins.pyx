@@ -387,7 +387,7 @@ cdef void join_start(Edge *edge, Connection *conn, uint64_t request, const char 
 
 cdef void join_leave(Edge *edge, Connection *conn, uint64_t request, const char *name,
                      uint32_t name_size) noexcept nogil:
-    """LEAVE: answered once whoever leads the session has heard of it, so that no resume finds it in the channel again."""
+    """LEAVE: answered once whoever leads the session has heard of it: no resume finds it in the channel again."""
     cdef Channel *channel = channel_find(edge, name, name_size)
     cdef Record *asks
     if channel == NULL or channel.domain != DOMAIN_GROUP or not member_joined(conn, channel):
