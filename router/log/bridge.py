@@ -225,7 +225,7 @@ class Bridge:
             before = [one.at for one in left]
             _, _, whole = await catch_up(source, self.store, left, PAGE_FAR)
             await copy_shards(source, self.store, whole, _at_once)
-            rounds -= before == [one.at for one in left]
+            rounds -= all(one.at is None or one.at == at for one, at in zip(left, before, strict=True))
             left = [one for one in left if one.at is None or one.at < goals[one.shard]]
             if rounds <= 0:
                 raise LogUnavailable(f"what region `{source.region}` has of {len(left)} shards cannot be repeated here")

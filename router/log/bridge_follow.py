@@ -128,6 +128,7 @@ async def catch_up(
     done = await store.repeat(todo)
     whole = [one for one in whole if one.at == known[one]]  # else it was moved on by somebody else meanwhile
     for one, target, leader in beyond:
+        one.leader = max(one.leader, leader)  # what comes before its first entry is taken under that epoch as well
         if one.at is not None and not await store.undo(one, target, leader):
             whole.append(one)
     return pages, [entry for entry, has in zip(todo, done, strict=True) if has], whole

@@ -177,6 +177,35 @@ def test_a_returned_leaders_surplus_is_dropped_and_counted(servers: list[Server]
     run(work())
 
 
+def test_who_leads_next_drops_what_it_had_alone_also_where_it_lacked_what_others_had_before(
+    servers: list[Server], prefix: str
+) -> None:
+    async def work() -> None:
+        asia, eu, us = some = await regions(servers, prefix, living=set)
+        await asia.lead(1)
+        for one in (eu, us):
+            one.follow(asia, 1)
+        await asia.say(ordered(1, 1))
+        await in_step(asia, eu, us)
+        us.bridge.follow({})
+        for offset in (2, 3):
+            await asia.say(ordered(1, offset))
+        await in_step(asia, eu)
+        await cut(us, asia, lambda: cut(us, eu, lambda: us.lead(2)))
+        for offset in (2, 3):
+            await us.say(ordered(2, offset))
+        eu.bridge.follow({})
+        await cut(eu, us, lambda: eu.lead(3))
+        await eu.say(ordered(3, 4))
+        await us.log.close_shards([SHARD])
+        assert await us.lead(4) == {SHARD: None}
+        assert await same([eu, us]) == [(1, 1), (1, 2), (1, 3), (3, 4)]
+        assert sum(count for _, count in us.ear.lost) == 2
+        await close(some)
+
+    run(work())
+
+
 def test_surplus_is_dropped_though_the_new_leader_appends_nothing(servers: list[Server], prefix: str) -> None:
     async def work() -> None:
         here, there = some = await regions(servers[:2], prefix, living=lambda: {"eu"})
