@@ -28,9 +28,19 @@ def member() -> Iterator[etcd.Member]:
 
 
 @pytest.fixture
+def members() -> Iterator[etcd.Cluster]:
+    with etcd.running_cluster() as made:
+        yield made
+
+
+@pytest.fixture
 def settings(member: etcd.Member) -> dict[str, str]:
+    return settings_of(member.endpoint)
+
+
+def settings_of(*endpoints: str) -> dict[str, str]:
     return {
-        "HOLDFAST_DIRECTORY_ENDPOINTS": member.endpoint,
+        "HOLDFAST_DIRECTORY_ENDPOINTS": ",".join(endpoints),
         "HOLDFAST_DIRECTORY_PREFIX": PREFIX,
         "HOLDFAST_DIRECTORY_SHARDS": "1",
         "HOLDFAST_BUS_ADVERTISE": f"127.0.0.1:{free_ports(1)[0]}",
@@ -86,6 +96,27 @@ def test_a_login_while_the_directory_stands_still_is_refused_in_time_and_the_nex
             await refused(node, **(resumed if number else {}))
         assert time.monotonic() - began < IN_A_ROW * 2.0, "each waited anew"
         member.signal(signal.SIGCONT)
+        await let_in(node)
+
+    run(body())
+
+
+def test_one_member_of_three_that_stands_still_keeps_nobody_out_and_all_of_them_are_noticed_as_one_is(
+    members: etcd.Cluster, holdfast: Any
+) -> None:
+    node = holdfast("--workers", "1", **settings_of(*members.endpoints), HOLDFAST_DIRECTORY_TTL_S="30")
+
+    async def body() -> None:
+        leader = members.leader
+        leader.signal(signal.SIGSTOP)
+        await let_in(node)
+        for one in members.members:
+            one.signal(signal.SIGSTOP)
+        began = time.monotonic()
+        await refused(node)
+        assert time.monotonic() - began < FORMER_S - 0.5
+        for one in members.members:
+            one.signal(signal.SIGCONT)
         await let_in(node)
 
     run(body())
