@@ -39,7 +39,7 @@ LOOK_S = 0.1
 RETRY_S = 0.5
 GAP = 0.6
 """Of the time to live: who hears nothing of himself for so long does not hear others either. Beats come each third."""
-GRACE = 0.5
+GRACE = 1 / 3
 """Of the time to live, what the others have to be heard again after such a gap."""
 _log = logging.getLogger("holdfast.shards")
 

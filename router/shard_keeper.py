@@ -37,6 +37,8 @@ FORGET_DEADLINE_S = 10.0
 READ_TOGETHER = 32
 """Shards that are read in one pass: the first of many that are taken over are led while the others are still read."""
 ABLE_AGAIN_S = 0.1
+ABLE_SAID_S = 10.0
+"""So often one of the shards that could not be opened here is named, and why."""
 OPERATOR_DEADLINE_S = 10.0
 STOP_DEADLINE_S = 5.0
 _log = logging.getLogger("holdfast.shards")
@@ -111,8 +113,8 @@ class ShardKeeper:
         self._stopped = stopped
         self._follow = follow
         self._able = able
-        self._unable: dict[int, str] = {}
-        """Shards that were not asked for, and why."""
+        self._unable_at = float("-inf")
+        """When it was said last that a shard is not asked for."""
         self._to_follow: Leaders = {}
         self._followed: Leaders = {}
         self._everybodys = everybodys
@@ -278,11 +280,10 @@ class ShardKeeper:
             if taking is None or taking.epoch != epoch or taking.asked:
                 return
             if not why:
-                self._unable.pop(shard, None)
                 self.feed(ev.Prepared(shard, epoch))
                 return
-            if self._unable.get(shard) != why:
-                self._unable[shard] = why
+            if self._clock() >= self._unable_at + ABLE_SAID_S:
+                self._unable_at = self._clock()
                 _log.warning("shard %d is left where it is led, since it could not be opened here: %s", shard, why)
             await asyncio.sleep(ABLE_AGAIN_S)
 

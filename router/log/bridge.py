@@ -24,7 +24,7 @@ from router.log.replicated import Replicated
 
 # For a region whose routers are there, and for one that has none any more, as it may be from one moment to the next.
 LIVING_DEADLINE_S = 2.0
-DEAD_DEADLINE_S = 0.75
+DEAD_DEADLINE_S = 0.5
 LOOK_S = 0.05
 AGAIN_S = 0.1
 FETCH_ROUNDS_MAX = 8

@@ -358,7 +358,7 @@ def test_a_shard_is_left_where_it_is_while_it_could_not_be_opened_by_its_taker(
         await until(lambda: len(asked) > len(set(asked)) + 3, "it is looked again and again")
         assert eu.plane.told(notes.PAUSE) == []
         assert (await us.directory.read("moves/")).items == {}
-        assert sum("left where it is led" in text for text in caplog.messages) == len(set(asked)), "each is told once"
+        assert sum("left where it is led" in text for text in caplog.messages) == 1, "it is told once in some seconds"
         obstacles[0] = ""
         await until(lambda: len(us.plane.leads_now()) == SHARDS, "the other region leads all")
         await eu.end()
