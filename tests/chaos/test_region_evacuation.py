@@ -12,11 +12,13 @@ from core.codes import Code
 from tests.chaos.cohorts import Cohort, Tally, complaint
 from tests.chaos.fleet import SECRET
 from tests.chaos.guests import Guest, busiest
+from tests.chaos.probe import Probe
 from tests.chaos.regional import LoggedBook, ReplicatedBook
 from tests.chaos.regions import REGIONS, Regions, running_regions
 from tests.chaos.rounds import FULL, SEED
 from tests.chaos.switch import why_not
 from tests.chaos.test_regions import HABITS
+from tests.conftest import wait_until
 
 SHARDS, TTL_S = 32, 10
 EVACUATED = REGIONS[0]
@@ -25,6 +27,8 @@ HURRIED = PACE if FULL else PACE + PACE // 4
 """Beside other tests, we may stand still for longer than the half second that the pace has room for."""
 COHORTS = 20 if FULL else 6
 GONE_S = 120.0
+STAYS_S = 0.5 if FULL else 2.0
+"""Answers of a shard that stays come within it: less than its taker would need to find out that it cannot open it."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
 
@@ -87,6 +91,41 @@ async def one_round(regions: Regions, cohorts: list[Cohort], guests: list[Guest]
     text = "\n".join(text for text in texts if text)
     assert not text, f"{text}\n{regions.told()}"
     return began
+
+
+def test_a_shard_stays_where_it_is_led_while_its_taker_could_not_open_it(regions: Regions) -> None:
+    """Its leader is not asked for it, and so does not pause it."""
+    home, other = REGIONS[:2]
+    taker = regions.routers[f"r-{other}-0"]
+    shard = next(shard for shard, where in regions.led_in().items() if where == home)
+
+    def said() -> int:
+        return taker.log.read_text(errors="replace").count("is left where it is led")
+
+    def try_to_move() -> None:
+        before = said()
+        regions.part_redis(home, other)
+        regions.move(shard, taker.name)
+        wait_until(lambda: said() > before, lambda: f"it says why not\n{regions.told()}", GONE_S)
+        assert regions.led_in()[shard] == home
+
+    async def probed() -> float:
+        probe = Probe(regions.endpoints(home, alone=True), SHARDS, "stays", SECRET)
+        await probe.come()
+        await asyncio.to_thread(try_to_move)
+        await probe.wait_answered()
+        pause_s = probe.pauses_s()[shard]
+        await probe.stop()
+        return pause_s
+
+    try:
+        pause_s = asyncio.run(probed())
+    finally:
+        regions.wan.heal()
+    print(f"a move that could not be: the shard left a publish without its answer for {pause_s:.3f} s at most")
+    assert pause_s < STAYS_S
+    wait_until(lambda: regions.led_in().get(shard) == other, lambda: f"it moves then\n{regions.told()}", GONE_S)
+    regions.move(shard, None)
 
 
 def test_nothing_is_lost_and_nobody_hurries(regions: Regions) -> None:
