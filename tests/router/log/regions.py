@@ -130,9 +130,10 @@ async def region(
     entries: int = 1024,
     catchup_bytes_s: int = 0,
     start: bool = True,
+    ear: Callable[[], Ear] = Ear,
 ) -> Region:
     """One of these regions."""
-    ear = Ear()
+    hears = ear()
     log = SharedRedisLog(
         servers[place].url, shards=SHARDS, prefix=prefix, clock_ms=now_ms, bridge_entries=entries, seeds=SEEDS
     )
@@ -143,13 +144,13 @@ async def region(
         names[place],
         servers[place].url,
         others,
-        ear,
+        hears,
         living=living or (lambda: set(names)),
         catchup_bytes_s=catchup_bytes_s,
     )
     if start:
         bridge.start()
-    return Region(names[place], servers[place], log, bridge, ear)
+    return Region(names[place], servers[place], log, bridge, hears)
 
 
 async def regions(servers: Sequence[Server], prefix: str, **options: object) -> list[Region]:
