@@ -224,3 +224,19 @@ cdef inline int answer_position(Edge *edge, Connection *conn, uint64_t request, 
         write_text(&writer, b"outcome")
         write_text(&writer, outcome)
     return answer_reply(edge, conn, body, <uint32_t> (writer.p - body))
+
+
+cdef inline int answer_empty(Edge *edge, Connection *conn, uint64_t request) noexcept nogil:
+    """REPLY {} to LEAVE."""
+    cdef uint8_t body[16]
+    cdef MpWriter writer
+    if request == 0:
+        return OUTBOX_SENT
+    writer.p = body
+    writer.end = body + sizeof(body)
+    writer.overflow = False
+    mp_write_array(&writer, 3)
+    mp_write_uint(&writer, TYPE_REPLY)
+    mp_write_uint(&writer, request)
+    mp_write_map(&writer, 0)
+    return answer_reply(edge, conn, body, <uint32_t> (writer.p - body))

@@ -27,7 +27,7 @@ from core.requests cimport request_done, request_open, request_peek, request_tak
 from core.shards cimport shards_have
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_release
-from core.told cimport told_ask, told_asked, told_keep, told_say, told_take, told_time
+from core.told cimport told_ask, told_asked, told_keep, told_overtaken, told_say, told_take, told_time
 from core.vitals cimport vital_of
 from core.welcome cimport welcome_fits
 
@@ -366,6 +366,8 @@ cdef void join_start(Edge *edge, Connection *conn, uint64_t request, const char 
     """JOIN, allowed: answer at once if the channel is live here, else ask the router; `since` may be NULL."""
     cdef Channel *channel = channel_wanted(edge, name, name_size)
     cdef Pending *pending = NULL
+    if vital_of(edge, conn).leaves:
+        told_overtaken(edge, conn, name, name_size)
     if channel != NULL:
         pending = pending_start(edge, conn_handle(conn), request, channel)
     if pending == NULL:
@@ -393,7 +395,7 @@ cdef void join_leave(Edge *edge, Connection *conn, uint64_t request, const char 
     if channel == NULL or channel.domain != DOMAIN_GROUP or not member_joined(conn, channel):
         answer_error(edge, conn, request, NOT_JOINED, b"this session has not joined the channel", 0)
         return
-    asks = told_ask(edge, conn, request)
+    asks = told_ask(edge, conn, request, name, name_size)
     if asks == NULL:
         answer_error(edge, conn, request, OVERLOADED, b"too many requests wait for the router", RETRY_AFTER_MS)
         return

@@ -205,8 +205,8 @@ ctypedef struct RecState:       # STATE, ATTEND; name and, but with ACKED, the u
     uint64_t time_us            # of JOINED, LEFT, HEARS and LISTS as in RecSession; else 0
     uint64_t fence              # of these, and of HERE to a leader, the number of the session's claim; else 0
 
-ctypedef struct RecLeave:       # stands behind the STATE
-    Record head
+ctypedef struct RecLeave:       # stands behind the STATE; the channel's name follows
+    Record head                 # aux: size of the name
     uint64_t conn               # the worker's handle
     uint8_t session[16]
     uint32_t seq
@@ -352,6 +352,7 @@ cdef inline bint record_fits(const Record *head, size_t left) noexcept nogil:
         variable = head.aux
     elif head.kind == REC_LEAVE:
         fixed = sizeof(RecLeave)
+        variable = head.aux
     elif head.kind == REC_TOLD:
         fixed = sizeof(RecTold)
     elif head.kind == REC_GLOBAL:

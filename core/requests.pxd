@@ -12,6 +12,7 @@ from core.edge cimport (REQUEST_HISTORY, REQUEST_LEAVE, REQUEST_PRESENCE, REQUES
 from core.kept cimport kept_end
 from core.ledger cimport KIND_REQUEST, TIME_PUBLISH, ledger_acquire, ledger_leaks, ledger_release, ledger_time
 from core.sites cimport HERE
+from core.vitals cimport vital_of
 
 
 cdef inline Request *request_peek(Edge *edge, uint32_t seq) noexcept nogil:
@@ -36,6 +37,8 @@ cdef inline void request_charge(Edge *edge, Request *request, int by) noexcept n
         conn.under_way += by
         if request.kind == REQUEST_HISTORY or request.kind == REQUEST_PRESENCE:
             conn.asks += by
+        elif request.kind == REQUEST_LEAVE:
+            vital_of(edge, conn).leaves += by
 
 
 cdef inline void request_done(Edge *edge, uint32_t seq) noexcept nogil:

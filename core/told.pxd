@@ -35,7 +35,8 @@ cdef uint64_t told_time(Edge *edge) noexcept nogil
 cdef Record *told_take(Edge *edge, int kind, int aux, uint32_t fixed, uint32_t variable) noexcept nogil
 cdef void told_keep(Record *record) noexcept nogil
 cdef void told_say(Edge *edge, Record *record) noexcept nogil
-cdef Record *told_ask(Edge *edge, Connection *conn, uint64_t request) noexcept nogil
+cdef Record *told_ask(Edge *edge, Connection *conn, uint64_t request, const char *name, uint32_t size) noexcept nogil
 cdef void told_asked(Edge *edge, Record *asks) noexcept nogil
+cdef void told_overtaken(Edge *edge, Connection *conn, const char *name, uint32_t size) noexcept nogil
 cdef void told_tick(Edge *edge) noexcept nogil
 cdef void told_say_all(Edge *edge, Link *link, const uint64_t *shards) noexcept nogil

@@ -39,6 +39,7 @@ from tests.chaos.link import (
     REPLY,
     RESUMED_ELSEWHERE,
     SESSION_EXPIRED,
+    UNAVAILABLE,
     WELCOME,
     Link,
     abort,
@@ -495,8 +496,7 @@ class Talker:
             self._unsure.discard(channel)
             if frame[0] == REPLY:
                 self._changed_s[channel] = self._left_s[channel] = time.monotonic()
-                self._left(channel)
-            elif frame[2] == NOT_JOINED:  # an earlier one that was not answered: of that a resume may not know
+            if frame[0] == REPLY or frame[2] in (NOT_JOINED, UNAVAILABLE):  # of these a resume may not know
                 self._left(channel)
             else:
                 self._refused(frame[2])

@@ -173,6 +173,26 @@ def test_a_leave_that_a_router_did_not_answer_is_asked_of_the_next_behind_what_i
     assert alice.frame() == [REPLY, 5, {}]
 
 
+def test_a_join_behind_a_leave_that_waits_is_answered_after_it(edge: Edge) -> None:
+    alice = edge.open("alice")
+    bob = edge.open("bob")
+    for client in (alice, bob):
+        edge.join(client, "group:b") if client is alice else edge.join_known(client, "group:b")
+    edge.join(alice, "group:a")
+    alice.send([LEAVE, 5, "group:a"], [LEAVE, 6, "group:b"])
+    edge.router.expect(records.UNSUBSCRIBE)
+    alice.send([JOIN, 7, "group:b"])
+    assert alice.frame() == [REPLY, 6, {}], "it waits no longer"
+    assert alice.frame()[:2] == [REPLY, 7]
+    assert edge.router.left()["name"] == b"group:a"
+    assert alice.frame() == [REPLY, 5, {}]
+    assert edge.router.left()["name"] == b"group:b"  # what nobody waits for any more
+    bob.send([LEAVE, 8, "group:b"])
+    assert edge.router.left()["session"] == bob.session
+    assert bob.frame() == [REPLY, 8, {}]
+    assert edge.live("request") == edge.live("kept") == 0
+
+
 def test_a_leave_that_nobody_answers_is_overdue(edges: Callable[..., Edge]) -> None:
     edge = edges(request_timeout_ms=50)
     alice = edge.open("alice")

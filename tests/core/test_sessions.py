@@ -180,7 +180,7 @@ def test_who_left_is_told_that_it_counts_as_long_as_its_connection_has_the_sessi
 
     def leave(worker: Worker, conn: int, seq: int) -> int:
         worker.say.state(ALICE, records.LEFT, b"group:a", EPOCH, 1, b"alice", conn)
-        worker.say.leave(ALICE, conn, seq)
+        worker.say.leave(ALICE, conn, seq, b"group:a")
         worker.flush()
         answer = worker.expect(records.REPLY)
         assert answer["seq"] == seq

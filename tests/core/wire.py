@@ -156,7 +156,7 @@ def _fields(kind: int, aux: int, data: bytes) -> Record:
         return {"which": {shard for shard in range(256) if words[shard // 64] >> shard % 64 & 1}}
     if kind == records.LEAVE:
         conn, session, seq, _ = _LEAVE.unpack_from(data)
-        return {"conn": conn, "session": session, "seq": seq}
+        return {"conn": conn, "session": session, "seq": seq, "name": data[_LEAVE.size :][:aux]}
     assert kind in (records.STATE, records.ATTEND), f"a worker says no record of kind {kind}"
     session, epoch, offset, what, user_size, conn, time_us, fence = _STATE.unpack_from(data)
     names = data[_STATE.size :]
