@@ -174,7 +174,6 @@ cdef enum RequestKind:
     REQUEST_JOIN
     REQUEST_OPEN
     REQUEST_CATCHUP
-    REQUEST_LEAVE
 
 ctypedef struct Request:        # 32 bytes: something asked of the router, until answered or overdue
     uint64_t conn

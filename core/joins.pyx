@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
-from core.answers cimport answer_error, answer_position
+from core.answers cimport answer_empty, answer_error, answer_position
 from core.batch cimport batch_reserve, batch_write
 from core.codes cimport NOT_JOINED, OVERLOADED, TOO_MANY_CHANNELS, UNAVAILABLE
 from core.conn cimport STATE_OPEN, conn_get, conn_handle
@@ -27,7 +27,7 @@ from core.requests cimport request_done, request_open, request_peek, request_tak
 from core.shards cimport shards_have
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, invariant, slab_acquire, slab_release
-from core.told cimport told_ask, told_asked, told_keep, told_overtaken, told_say, told_take, told_time
+from core.told cimport told_keep, told_say, told_take, told_time
 from core.vitals cimport vital_of
 from core.welcome cimport welcome_fits
 
@@ -366,8 +366,6 @@ cdef void join_start(Edge *edge, Connection *conn, uint64_t request, const char 
     """JOIN, allowed: answer at once if the channel is live here, else ask the router; `since` may be NULL."""
     cdef Channel *channel = channel_wanted(edge, name, name_size)
     cdef Pending *pending = NULL
-    if vital_of(edge, conn).leaves:
-        told_overtaken(edge, conn, name, name_size)
     if channel != NULL:
         pending = pending_start(edge, conn_handle(conn), request, channel)
     if pending == NULL:
@@ -389,19 +387,14 @@ cdef void join_start(Edge *edge, Connection *conn, uint64_t request, const char 
 
 cdef void join_leave(Edge *edge, Connection *conn, uint64_t request, const char *name,
                      uint32_t name_size) noexcept nogil:
-    """LEAVE: answered once whoever leads the session has heard of it: no resume finds it in the channel again."""
+    """LEAVE."""
     cdef Channel *channel = channel_find(edge, name, name_size)
-    cdef Record *asks
-    if channel == NULL or channel.domain != DOMAIN_GROUP or not member_joined(conn, channel):
+    if channel != NULL and channel.domain == DOMAIN_GROUP and member_joined(conn, channel):
+        state_say(edge, conn, channel, STATE_LEFT, channel.epoch, channel.offset)
+        member_remove(edge, conn, channel)
+        answer_empty(edge, conn, request)
+    else:
         answer_error(edge, conn, request, NOT_JOINED, b"this session has not joined the channel", 0)
-        return
-    asks = told_ask(edge, conn, request, name, name_size)
-    if asks == NULL:
-        answer_error(edge, conn, request, OVERLOADED, b"too many requests wait for the router", RETRY_AFTER_MS)
-        return
-    state_say(edge, conn, channel, STATE_LEFT, channel.epoch, channel.offset)
-    member_remove(edge, conn, channel)
-    told_asked(edge, asks)
 
 
 cdef void outcome_told(Edge *edge, Request *request, RecCaught *record) noexcept nogil:

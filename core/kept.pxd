@@ -64,7 +64,6 @@ cdef inline void kept_end(Edge *edge, uint32_t index) noexcept nogil:
 
 cdef uint32_t kept_block_add(Edge *edge, uint32_t whole) noexcept nogil
 cdef void kept_block_end(Edge *edge, KeptBlock *block) noexcept nogil
-cdef Record *kept_find(Edge *edge, uint32_t index, uint32_t seq) noexcept nogil
 cdef bint kept_say(Edge *edge, uint8_t *record) noexcept nogil
 cdef uint32_t kept_say_all(Edge *edge, const uint64_t *shards, bint again) noexcept nogil
 cdef void kept_init(Kept *kept, uint32_t bytes_max) noexcept nogil

@@ -75,19 +75,6 @@ cdef void kept_block_end(Edge *edge, KeptBlock *block) noexcept nogil:
     slab_release(&kept.blocks, block.index)
 
 
-cdef Record *kept_find(Edge *edge, uint32_t index, uint32_t seq) noexcept nogil:
-    """The record of a request that waits, in its block."""
-    cdef KeptBlock *block = kept_at(edge, index)
-    cdef uint32_t place = 0
-    cdef Record *record
-    while place < block.used:
-        record = <Record *> (block.data + place + sizeof(KeptHead))
-        if (<KeptHead *> (block.data + place)).seq == seq:
-            return record
-        place += <uint32_t> sizeof(KeptHead) + record.size
-    return NULL
-
-
 cdef bint kept_say(Edge *edge, uint8_t *record) noexcept nogil:
     """Add a kept record to the router's batch; False: there is no room, and it stays unsaid."""
     cdef uint32_t size = (<Record *> record).size

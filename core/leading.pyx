@@ -10,8 +10,8 @@ from core.following cimport following_raise
 from core.mailbox cimport (NOTE_DRAINED, NOTE_FOLLOW, NOTE_FORGET, NOTE_HOLD, NOTE_LEAD, NOTE_PAUSE, NOTE_SHARD_DRAIN,
                            mailbox_put, note_init)
 from core.records cimport (FENCE_BITS, LEADS_FEEDS, REC_ATTEND, REC_CATCHUP, REC_CLOSE, REC_HISTORY, REC_LEADS,
-                           REC_LEAVE, REC_OPEN, REC_PRESENCE, REC_PUBLISH, REC_STATE, REC_SUBSCRIBE, REC_SURVEY,
-                           REC_UNSUBSCRIBE, SHARDS_ELSEWHERE, SHARDS_SAID, RecLeads)
+                           REC_OPEN, REC_PRESENCE, REC_PUBLISH, REC_STATE, REC_SUBSCRIBE, REC_SURVEY, REC_UNSUBSCRIBE,
+                           SHARDS_ELSEWHERE, SHARDS_SAID, RecLeads)
 from core.sequencer cimport WORKER_ASKED, Shard, worker_at, worker_say
 from core.shards cimport SHARD_OF_GLOBALS, SHARD_WORDS, shards_add, shards_have, shards_remove
 
@@ -23,8 +23,7 @@ cdef bint shard_takes(Sequencer *sequencer, const Worker *worker, const Record *
             or record.kind == REC_HISTORY or record.kind == REC_SURVEY:
         return shard_is_said(worker, record.shard)
     if record.kind == REC_PUBLISH or record.kind == REC_OPEN or record.kind == REC_STATE \
-            or record.kind == REC_CLOSE or record.kind == REC_PRESENCE or record.kind == REC_ATTEND \
-            or record.kind == REC_LEAVE:
+            or record.kind == REC_CLOSE or record.kind == REC_PRESENCE or record.kind == REC_ATTEND:
         return shard_is_said(worker, record.shard) and sequencer.shards[record.shard].state != SHARD_FEEDING
     return True
 

@@ -12,7 +12,7 @@ from libc.string cimport memset
 from core.batch cimport Batch, batch_reserve
 
 cdef enum:
-    RECORDS_VERSION = 11
+    RECORDS_VERSION = 10
 
 cdef enum RecordKind:
     REC_LINK = 1                # w->r: heartbeat, and the first word
@@ -46,7 +46,6 @@ cdef enum RecordKind:
     REC_LEADS                   # r->w: I lead or feed this shard under this epoch: say what you hold of it
     REC_SHARDS                  # w->r: all that I hold of these shards follows; what you heard of them before is void
     REC_ATTEND                  # w->r: what a session did in a channel, to the channel's leader when that is another
-    REC_LEAVE                   # w->r: was it heard that this session left? REPLY: yes, or why not
     REC_KIND_COUNT
 
 ctypedef struct Record:         # 8 bytes: the head of every record
@@ -205,13 +204,6 @@ ctypedef struct RecState:       # STATE, ATTEND; name and, but with ACKED, the u
     uint64_t time_us            # of JOINED, LEFT, HEARS and LISTS as in RecSession; else 0
     uint64_t fence              # of these, and of HERE to a leader, the number of the session's claim; else 0
 
-ctypedef struct RecLeave:       # stands behind the STATE; the channel's name follows
-    Record head                 # aux: size of the name
-    uint64_t conn               # the worker's handle
-    uint8_t session[16]
-    uint32_t seq
-    uint32_t reserved
-
 ctypedef struct RecTold:        # OPEN, CLOSE or STATE with its flag of what was told follows as a record of its own
     Record head                 # aux: the worker's index
     uint64_t claim              # of a connection that has had the session since before this router; 0: none
@@ -349,9 +341,6 @@ cdef inline bint record_fits(const Record *head, size_t left) noexcept nogil:
             variable = (<RecBody *> head).body_size
     elif head.kind == REC_SURVEY:
         fixed = sizeof(RecHistory)
-        variable = head.aux
-    elif head.kind == REC_LEAVE:
-        fixed = sizeof(RecLeave)
         variable = head.aux
     elif head.kind == REC_TOLD:
         fixed = sizeof(RecTold)

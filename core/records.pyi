@@ -35,7 +35,6 @@ GLOBAL: Final[int]
 LEADS: Final[int]
 SHARDS: Final[int]
 ATTEND: Final[int]
-LEAVE: Final[int]
 SAID: Final[int]
 ELSEWHERE: Final[int]
 FEEDS: Final[int]
@@ -123,7 +122,6 @@ class BatchWriter:
         bytes_max: int = 65536,
         shard: int = 0,
     ) -> None: ...
-    def leave(self, session: bytes, conn: int, seq: int, name: bytes) -> None: ...
     def catchup(
         self,
         seq: int,

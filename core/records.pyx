@@ -39,7 +39,6 @@ GLOBAL = REC_GLOBAL
 LEADS = REC_LEADS
 SHARDS = REC_SHARDS
 ATTEND = REC_ATTEND
-LEAVE = REC_LEAVE
 SAID = SHARDS_SAID
 ELSEWHERE = SHARDS_ELSEWHERE
 FEEDS = LEADS_FEEDS
@@ -164,15 +163,6 @@ cdef class BatchWriter:
             record.has_since = 1
             record.since_epoch, record.since_offset = since
         memcpy(<uint8_t *> record + sizeof(RecHistory), <const char *> name, len(name))
-
-    def leave(self, bytes session, uint64_t conn, uint32_t seq, bytes name):
-        """LEAVE."""
-        cdef RecLeave *record = <RecLeave *> self.add(REC_LEAVE, len(name), sizeof(RecLeave), len(name))
-        record.head.shard = session[0]
-        record.conn = conn
-        record.seq = seq
-        memcpy(record.session, <const char *> session, 16)
-        memcpy(<uint8_t *> record + sizeof(RecLeave), <const char *> name, len(name))
 
     def catchup(self, uint32_t seq, bytes name, uint64_t channel, uint64_t epoch, uint64_t offset, *,
                 uint32_t flags=0, uint32_t bytes_max=32768, int shard=0):

@@ -7,12 +7,10 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from core.conn cimport Connection, conn_get
-from core.edge cimport (REQUEST_HISTORY, REQUEST_LEAVE, REQUEST_PRESENCE, REQUEST_PUBLISH, NONE, REQUEST_DONE, Edge,
-                        Request)
+from core.edge cimport REQUEST_HISTORY, REQUEST_PRESENCE, REQUEST_PUBLISH, NONE, REQUEST_DONE, Edge, Request
 from core.kept cimport kept_end
 from core.ledger cimport KIND_REQUEST, TIME_PUBLISH, ledger_acquire, ledger_leaks, ledger_release, ledger_time
 from core.sites cimport HERE
-from core.vitals cimport vital_of
 
 
 cdef inline Request *request_peek(Edge *edge, uint32_t seq) noexcept nogil:
@@ -27,7 +25,7 @@ cdef inline Request *request_peek(Edge *edge, uint32_t seq) noexcept nogil:
 cdef inline bint request_kept(const Request *request) noexcept nogil:
     """Whether its record is kept, to be said again to the next router; JOIN and HELLO are made anew instead."""
     return request.index != NONE and (request.kind == REQUEST_PUBLISH or request.kind == REQUEST_HISTORY
-                                      or request.kind == REQUEST_PRESENCE or request.kind == REQUEST_LEAVE)
+                                      or request.kind == REQUEST_PRESENCE)
 
 
 cdef inline void request_charge(Edge *edge, Request *request, int by) noexcept nogil:
@@ -37,8 +35,6 @@ cdef inline void request_charge(Edge *edge, Request *request, int by) noexcept n
         conn.under_way += by
         if request.kind == REQUEST_HISTORY or request.kind == REQUEST_PRESENCE:
             conn.asks += by
-        elif request.kind == REQUEST_LEAVE:
-            vital_of(edge, conn).leaves += by
 
 
 cdef inline void request_done(Edge *edge, uint32_t seq) noexcept nogil:

@@ -25,15 +25,14 @@ from core.owners cimport (owner_at, owner_conn, owner_end, owner_fence, owner_fi
 from core.presence cimport presence_answer, presence_state
 from core.records cimport (BEGIN_BEFORE, BEGIN_BESIDE, BEGIN_EVERYBODY, CLOSE_COMES_BACK, CLOSE_TOLD, LINK_FRESH,
                            MESSAGE_GLOBAL, OPEN_AGAIN, OPEN_TOLD, RECORDS_VERSION, REC_ATTEND, REC_BAN, REC_BEGIN,
-                           REC_BYE, REC_CATCHUP, REC_CLOSE, REC_END, REC_EVICT, REC_HISTORY, REC_LEAVE, REC_LINK,
-                           REC_LINKED, REC_MESSAGE, REC_OPEN, REC_PRESENCE, REC_PUBLISH, REC_REPLY, REC_SESSIONS,
-                           REC_SHARDS, REC_STATE, REC_SUBSCRIBE, REC_SURVEY, REC_TAKEN, REC_UNSUBSCRIBE, SHARDS_BEFORE,
+                           REC_BYE, REC_CATCHUP, REC_CLOSE, REC_END, REC_EVICT, REC_HISTORY, REC_LINK, REC_LINKED,
+                           REC_MESSAGE, REC_OPEN, REC_PRESENCE, REC_PUBLISH, REC_REPLY, REC_SESSIONS, REC_SHARDS,
+                           REC_STATE, REC_SUBSCRIBE, REC_SURVEY, REC_TAKEN, REC_UNSUBSCRIBE, SHARDS_BEFORE,
                            STATE_ACKED, STATE_HEARS, STATE_LEFT, STATE_LISTS, STATE_TOLD, RecBody, RecCatchup,
-                           RecChannel, RecHistory, RecLeave, RecLink, RecMessage, RecPublish, RecSession, RecShards,
-                           RecState, RecTaken)
+                           RecChannel, RecHistory, RecLink, RecMessage, RecPublish, RecSession, RecShards, RecState,
+                           RecTaken)
 from core.rooms cimport NOBODY, attender_at, attender_start
-from core.sessions cimport (session_close, session_left, session_open, session_state, session_told, sessions_ask,
-                            told_linked)
+from core.sessions cimport session_close, session_open, session_state, session_told, sessions_ask, told_linked
 from core.shards cimport shard_of_channel
 from core.sites cimport HERE
 from core.slab cimport SLAB_NONE, slab_acquire
@@ -569,8 +568,6 @@ cdef void sequencer_record(Sequencer *sequencer, Worker *worker, Record *record)
         _on_close(sequencer, worker, <RecSession *> record)
     elif record.kind == REC_STATE:
         _on_state(sequencer, worker, <RecState *> record)
-    elif record.kind == REC_LEAVE:
-        session_left(sequencer, worker, <RecLeave *> record)
     elif record.kind == REC_CATCHUP:
         catchup_take(sequencer, worker, <RecCatchup *> record)
     elif record.kind == REC_HISTORY:

@@ -8,7 +8,7 @@
 from libc.stdint cimport uint32_t
 
 from core.mailbox cimport Note
-from core.records cimport RecBody, RecCatchup, RecLeave, Record, RecSession, RecState
+from core.records cimport RecBody, RecCatchup, Record, RecSession, RecState
 from core.sequencer cimport Sequencer, Worker
 
 cdef enum:
@@ -18,7 +18,6 @@ cdef enum:
 
 cdef void session_open(Sequencer *sequencer, Worker *worker, RecSession *record, bint evicted) noexcept nogil
 cdef void session_told(Sequencer *sequencer, Worker *worker, const Record *record) noexcept nogil
-cdef void session_left(Sequencer *sequencer, Worker *worker, const RecLeave *record) noexcept nogil
 cdef void told_linked(Sequencer *sequencer) noexcept nogil
 cdef void told_end(Sequencer *sequencer) noexcept nogil
 cdef void session_opened(Sequencer *sequencer, Note *note) noexcept nogil

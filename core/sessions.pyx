@@ -11,7 +11,7 @@ from core.ledger cimport COUNT_STATES_LOST, ledger_count_shared
 from core.loading cimport loading_takes
 from core.mailbox cimport (NOTE_CURSOR, NOTE_SESSION_OPEN, NOTE_SESSION_STATE, NOTE_SESSION_TOLD, NOTE_SESSIONS,
                            mailbox_put, note_init)
-from core.owners cimport owner_at, owner_conn, owner_fence
+from core.owners cimport owner_at, owner_fence
 from core.records cimport (CATCHUP_CURSOR, CATCHUP_OUTCOME, CURSOR_AWAY, CURSOR_NOT_KEPT, CURSOR_READ, OPEN_AGAIN,
                            OPEN_ALIVE, OPEN_RESUME, OPENED_TAKEN, REC_CATCHUP, REC_OPENED, REC_REPLY, REC_STATE,
                            REC_TOLD, STATE_ACKED, STATE_HERE, Record, RecTold, record_add, record_init)
@@ -113,20 +113,6 @@ cdef void session_told(Sequencer *sequencer, Worker *worker, const Record *recor
     memcpy(room + sizeof(RecTold), record, record.size)
     if not sequencer.told_gathers and not _told_claim(sequencer, <RecTold *> room):
         batch.size -= <uint32_t> sizeof(RecTold) + record.size
-
-
-cdef void session_left(Sequencer *sequencer, Worker *worker, const RecLeave *record) noexcept nogil:
-    """What was heard before it of its session has counted if this connection has that: a later claim may have decided
-    otherwise, also one whose connection was never told."""
-    cdef uint32_t index = owner_of(sequencer, record.session)
-    cdef Owner *owner = NULL if index == SLAB_NONE else owner_at(sequencer, index)
-    cdef bint counts = owner != NULL and not owner.guest and owner.worker == worker_index(sequencer, worker) \
-        and owner_conn(owner) == record.conn
-    cdef RecBody *answer = <RecBody *> worker_say(worker, REC_REPLY, 0 if counts else UNAVAILABLE, sizeof(RecBody), 1)
-    if answer != NULL:
-        answer.seq = record.seq
-        answer.body_size = 1
-        (<uint8_t *> answer + sizeof(RecBody))[0] = 0x80        # {}
 
 
 cdef bint _is_first(Sequencer *sequencer, uint32_t index) noexcept nogil:

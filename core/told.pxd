@@ -14,14 +14,10 @@
 # the router is counted, since a router that lives hears nothing of it, and kept for the next one all the same. A claim
 # is kept when it is answered (told_keep).
 #
-# Who is not to be answered before the router has heard what was told asks it behind that (told_ask, told_asked): the
-# answer is REPLY {}, if this connection has its session still, or UNAVAILABLE.
-#
 # Two batches: the older one goes when all of it is stored, or the younger one is full.
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from core.conn cimport Connection
 from core.edge cimport Edge, Link
 from core.records cimport Record
 
@@ -35,8 +31,5 @@ cdef uint64_t told_time(Edge *edge) noexcept nogil
 cdef Record *told_take(Edge *edge, int kind, int aux, uint32_t fixed, uint32_t variable) noexcept nogil
 cdef void told_keep(Record *record) noexcept nogil
 cdef void told_say(Edge *edge, Record *record) noexcept nogil
-cdef Record *told_ask(Edge *edge, Connection *conn, uint64_t request, const char *name, uint32_t size) noexcept nogil
-cdef void told_asked(Edge *edge, Record *asks) noexcept nogil
-cdef void told_overtaken(Edge *edge, Connection *conn, const char *name, uint32_t size) noexcept nogil
 cdef void told_tick(Edge *edge) noexcept nogil
 cdef void told_say_all(Edge *edge, Link *link, const uint64_t *shards) noexcept nogil

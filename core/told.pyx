@@ -1,20 +1,14 @@
 """Told: what sessions did is kept for a moment, and told again."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy
 
-from core.answers cimport answer_empty
 from core.batch cimport Batch, batch_clear, batch_free, batch_write
 from core.clock cimport clock_ns
-from core.conn cimport conn_handle
-from core.edge cimport LINK_NOWHERE, REQUEST_LEAVE, UNDER_WAY_MAX, Request, conn_shard, link_of, links_next
-from core.kept cimport kept_end, kept_find, kept_say, kept_seq, kept_take
+from core.edge cimport LINK_NOWHERE, link_of, links_next
 from core.ledger cimport COUNT_STATES_LOST, ledger_count
-from core.records cimport (CLOSE_TOLD, OPEN_TOLD, REC_CLOSE, REC_LEAVE, REC_OPEN, REC_STATE, STATE_LISTS, STATE_TOLD,
-                           RecLeave, RecState, record_add, record_init, record_size)
-from core.requests cimport request_open, request_peek, request_take
+from core.records cimport (CLOSE_TOLD, OPEN_TOLD, REC_CLOSE, REC_OPEN, REC_STATE, STATE_LISTS, STATE_TOLD, RecState,
+                           record_add)
 from core.shards cimport shards_have
-from core.vitals cimport vital_of
 
 
 cdef void told_init(Edge *edge) noexcept nogil:
@@ -80,55 +74,6 @@ cdef void told_say(Edge *edge, Record *record) noexcept nogil:
     if batch_write(&link_of(edge, record.shard).out, record, record.size) < 0:
         ledger_count(edge.ledger, COUNT_STATES_LOST, 1)
     told_keep(record)
-
-
-cdef Record *told_ask(Edge *edge, Connection *conn, uint64_t request, const char *name, uint32_t size) noexcept nogil:
-    """The question whether it was heard that the session left a channel, to be said behind that (`told_asked`); NULL:
-    too much waits."""
-    cdef uint32_t block = 0
-    cdef uint8_t *room = NULL
-    cdef RecLeave *asks
-    if conn.under_way < UNDER_WAY_MAX:
-        room = kept_take(edge, record_size(sizeof(RecLeave), size), &block)
-    if room == NULL:
-        return NULL
-    record_init(room, REC_LEAVE, <int> size, sizeof(RecLeave), size)
-    memcpy(room + sizeof(RecLeave), name, size)
-    asks = <RecLeave *> room
-    asks.head.shard = conn_shard(edge, conn)
-    asks.conn = conn_handle(conn)
-    memcpy(asks.session, conn.session, 16)
-    asks.seq = request_open(edge, REQUEST_LEAVE, asks.conn, request, block)
-    kept_seq(room, asks.seq)
-    if asks.seq == 0:
-        kept_end(edge, block)
-        return NULL
-    return &asks.head
-
-
-cdef void told_asked(Edge *edge, Record *asks) noexcept nogil:
-    """Ask now, or as soon as somebody is there who knows."""
-    if link_of(edge, asks.shard).up:
-        kept_say(edge, <uint8_t *> asks)
-
-
-cdef inline bint _is_about(Edge *edge, const Request *request, uint32_t seq, const char *name,
-                           uint32_t size) noexcept nogil:
-    cdef Record *record = kept_find(edge, request.index, seq)
-    return record != NULL and record.aux == size and memcmp(<uint8_t *> record + sizeof(RecLeave), name, size) == 0
-
-
-cdef void told_overtaken(Edge *edge, Connection *conn, const char *name, uint32_t size) noexcept nogil:
-    """A JOIN comes while LEAVEs of its channel wait: they are answered before it, as no resume is to know of them."""
-    cdef uint32_t seq = edge.requests.oldest
-    cdef Request taken
-    cdef Request *request
-    while vital_of(edge, conn).leaves and seq != edge.requests.next:
-        request = request_peek(edge, seq)
-        if request != NULL and request.kind == REQUEST_LEAVE and request.conn == conn_handle(conn) \
-                and _is_about(edge, request, seq, name, size) and request_take(edge, seq, &taken):
-            answer_empty(edge, conn, taken.request)
-        seq += 1
 
 
 cdef uint64_t _stored_ms(Edge *edge) noexcept nogil:

@@ -31,7 +31,7 @@ ctypedef struct Vital:          # 32 bytes
     uint32_t expires            # tick when the session's credentials end, 0: never (core/expiry)
     uint8_t warned              # the client was told that it will come
     uint8_t device              # class of its device, as the control thread numbers them; 0: not told
-    uint16_t leaves             # its LEAVEs that wait for the router
+    uint16_t reserved
     uint64_t fence              # of the claim that made the session this connection's; 0: it was not answered yet
 
 

@@ -28,7 +28,6 @@ export const MESSAGE = 9, ACK = 10, HISTORY = 11, PRESENCE = 12, EVENT = 13, FIN
 export const REFRESH = 16;
 
 export const RESUMED_ELSEWHERE = 605;
-const UNAVAILABLE = 5, NOT_JOINED = 402;
 
 const STATUS_BASE = 4000;
 
@@ -61,12 +60,6 @@ export class RequestRefused extends HoldfastError {
     super(`refused with code ${code}: ${message}`);
     Object.assign(this, { code, reason: message, retryAfter });
   }
-}
-
-/** A LEAVE that was refused: nothing more comes of the channel all the same, and `not_joined` is what was wanted. */
-export function leftAnyway(error, forget) {
-  if (error.code === NOT_JOINED || error.code === UNAVAILABLE) forget();
-  if (error.code !== NOT_JOINED) throw error;
 }
 
 /** No answer came within the deadline. */

@@ -19,9 +19,9 @@
 import { Dialer } from "./holdfast-endpoints.mjs";
 import { ItemQueue, Pulse, Requests, backoffDelay, systemClock } from "./holdfast-pulse.mjs";
 import {
-  Closed, ERROR, EVENT, FIN, FIN_ACK, HELLO, HISTORY, HoldfastError, JOIN, LEAVE, MESSAGE, PING, PONG,
-  PRESENCE, PUBLISH, Positions, ProtocolViolation, REFRESH, REPLY, RequestRefused, WELCOME, byteLength,
-  check, closeClass, closeSocket, closedByStatus, gone, isMap, isRequestOnly, isWhole, json, leftAnyway, readHistory,
+  Closed, ERROR, EVENT, FIN, FIN_ACK, HELLO, HISTORY, HoldfastError, JOIN, LEAVE, MESSAGE, PING, PONG, PRESENCE,
+  PUBLISH, Positions, ProtocolViolation, REFRESH, REPLY, RequestRefused, WELCOME, byteLength,
+  check, closeClass, closeSocket, closedByStatus, gone, isMap, isRequestOnly, isWhole, json, readHistory,
   readMessage, readPosition, readPresence, readRefreshed, readState, readWelcome, resetEvent, same,
 } from "./holdfast-wire.mjs";
 
@@ -136,10 +136,9 @@ export class Session {
     }
   }
 
-  /** Receive no more of this channel. Refused as unavailable: nothing more comes, but a resume may bring it back. */
-  async leave(channel, { timeoutMs } = {}) {
-    const read = () => this.#onLeft(channel);
-    await this.#ask(LEAVE, channel, [], timeoutMs, { read }).catch((error) => leftAnyway(error, read));
+  /** Receive no more of this channel. */
+  leave(channel, { timeoutMs } = {}) {
+    return this.#ask(LEAVE, channel, [], timeoutMs, { read: () => this.#onLeft(channel) });
   }
 
   /**

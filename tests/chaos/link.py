@@ -10,7 +10,7 @@ from tests.chaos.oracle import Position
 
 HELLO, WELCOME, REPLY, ERROR, PING, PONG, JOIN, LEAVE, PUBLISH, MESSAGE, ACK, HISTORY = range(12)
 EVENT, FIN, FIN_ACK = 13, 14, 15
-UNAVAILABLE, NOT_JOINED, RATE_LIMITED, SESSION_EXPIRED, BAD_TOKEN, RESUMED_ELSEWHERE = 5, 402, 403, 201, 602, 605
+RATE_LIMITED, SESSION_EXPIRED, BAD_TOKEN, RESUMED_ELSEWHERE = 403, 201, 602, 605
 AGAIN_S = 0.05
 """Before a client comes back, or asks again, unless it is told to wait longer."""
 _LENGTH = struct.Struct(">I")

@@ -31,7 +31,6 @@ from tests.chaos.link import (
     JOIN,
     LEAVE,
     MESSAGE,
-    NOT_JOINED,
     PING,
     PONG,
     PUBLISH,
@@ -39,7 +38,6 @@ from tests.chaos.link import (
     REPLY,
     RESUMED_ELSEWHERE,
     SESSION_EXPIRED,
-    UNAVAILABLE,
     WELCOME,
     Link,
     abort,
@@ -242,8 +240,9 @@ class Talker:
             held = {channel: reader.held for channel, reader in self.readers.items() if reader.is_member}
             stays = {channel: self._rng.randrange(100) >= leaves_out for channel in held}
             named = {channel: at for channel, at in held.items() if at is not None and stays[channel]}
+            link.sure = dict(self._sure) if self.habits.acks_last else {}
             link.asked = {channel: -1 for channel in held} | {channel: at.offset for channel, at in named.items()}
-            link.sure, link.stands = dict(self._sure) if self.habits.acks_last else {}, dict(named)
+            link.stands = dict(named)
             positions = {channel: list(position) for channel, position in named.items()}
             values = {"v": 1, "session": self._session, "token": self._token, "resume": positions}
         elif (own := self.readers[self.own].held) is not None:
@@ -253,7 +252,8 @@ class Talker:
         self._ask(link, self._on_not_welcome, HELLO, values)
 
     def _is_fresh(self, channel: str) -> bool:
-        return channel in self._unsure or time.monotonic() - self._changed_s.get(channel, 0.0) < self.habits.sure_s
+        changed_s = time.monotonic() - self._changed_s.get(channel, 0.0)
+        return changed_s < self.habits.sure_s or channel in self._unsure
 
     def _may_lack(self, link: Link, channel: str) -> bool:
         """It left out what it had just joined, or what was changed over another connection since it said HELLO here."""
@@ -496,7 +496,6 @@ class Talker:
             self._unsure.discard(channel)
             if frame[0] == REPLY:
                 self._changed_s[channel] = self._left_s[channel] = time.monotonic()
-            if frame[0] == REPLY or frame[2] in (NOT_JOINED, UNAVAILABLE):  # of these a resume may not know
                 self._left(channel)
             else:
                 self._refused(frame[2])

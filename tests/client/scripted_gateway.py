@@ -85,7 +85,6 @@ class ScriptedGateway:
         self.epoch = 1
         self.log: dict[str, list[Frame]] = defaultdict(list)
         self.keys: dict[str, int] = {}
-        self.hears_leaves = True
         self.tcp_port = self.ws_port = 0
         self._connected = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -227,14 +226,8 @@ class ScriptedGateway:
         await peer.send([REPLY, frame[1], position])
 
     async def on_leave(self, peer: Peer, frame: Frame) -> None:
-        if frame[2] not in peer.channels:
-            await peer.send([ERROR, frame[1], 402, "not_joined: this session has not joined the channel", {}])
-            return
         peer.channels.discard(frame[2])
-        if self.hears_leaves:
-            await peer.send([REPLY, frame[1], {}])
-        else:
-            await peer.send([ERROR, frame[1], 5, "unavailable: the router did not answer in time", {"retry_after": 10}])
+        await peer.send([REPLY, frame[1], {}])
 
     async def on_publish(self, peer: Peer, frame: Frame) -> None:
         if frame[2] not in peer.channels:

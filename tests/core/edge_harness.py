@@ -92,7 +92,6 @@ class Router:
         """Whether its last LINK was the first word of a new stream."""
         self._records: collections.deque[wire.Record] = collections.deque()
         self.states: collections.deque[wire.Record] = collections.deque()
-        self.leaves: collections.deque[wire.Record] = collections.deque()
 
     def send(self, *said: bytes) -> None:
         """One batch."""
@@ -114,27 +113,16 @@ class Router:
                 self.fresh = one["aux"] == records.FRESH
             elif one["kind"] == records.STATE:
                 self.states.append(one)
-            elif one["kind"] == records.LEAVE:
-                self.leaves.append(one)
             else:
                 self._records.append(one)
 
     def state(self) -> wire.Record:
         """What a session did, as it is told the store: it stands apart from what the router is asked."""
-        return self._next(self.states)
-
-    def left(self, code: int = 0) -> wire.Record:
-        """Answer who asks whether it was heard that its session left."""
-        one = self._next(self.leaves)
-        self.send(wire.reply(one["seq"], wire.packed({}), code))
-        return one
-
-    def _next(self, apart: collections.deque[wire.Record]) -> wire.Record:
-        while not apart:
+        while not self.states:
             assert self.socket.poll(int(DEADLINE_S * 1000)), "the worker says nothing"
             self.identity, batch = self.socket.recv_multipart()
             self._keep(batch)
-        return apart.popleft()
+        return self.states.popleft()
 
     def expect(self, kind: int) -> wire.Record:
         one = self.take()

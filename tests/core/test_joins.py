@@ -99,7 +99,6 @@ def test_no_more_groups_than_the_limit(edges: Callable[..., Edge]) -> None:
     assert edge.router.expect(records.UNSUBSCRIBE)["channel"] == unwanted
     edge.join_known(alice, "group:b")
     alice.send([LEAVE, 5, "group:b"])
-    edge.router.left()
     assert alice.frame() == [REPLY, 5, {}]
     assert edge.router.expect(records.UNSUBSCRIBE)["channel"] == handle
     edge.join(alice, "group:c")
@@ -136,72 +135,6 @@ def test_being_caught_up_in_global_channels_that_are_over_is_bounded_like_groups
     answer = behind("global:more")
     assert (answer[0], answer[2]) == (ERROR, Code.TOO_MANY_CHANNELS)
     assert edge.live("membership") == 3
-
-
-def test_a_leave_is_answered_once_who_leads_the_session_heard_of_it(edge: Edge) -> None:
-    alice = edge.open("alice")
-    handle = edge.join(alice, "group:a")
-    edge.router.states.clear()
-    alice.send([LEAVE, 5, "group:a"], [LEAVE, 6, "group:strange"])
-    assert alice.frame()[:3] == [ERROR, 6, Code.NOT_JOINED], "an answer to LEAVE came by itself"
-    assert edge.router.expect(records.UNSUBSCRIBE)["channel"] == handle
-    edge.router.send(wire.message(handle, EPOCH, 1, frame_of("group:a", 1, "late")))  # nothing more comes of it
-    one = edge.router.left()
-    assert (one["session"], one["conn"]) == (alice.session, alice.conn)
-    assert edge.router.states[-1]["what"] == records.LEFT, "it was asked before it was said"
-    assert alice.frame() == [REPLY, 5, {}]
-    edge.join(alice, "group:a")
-    alice.send([LEAVE, 7, "group:a"])
-    edge.router.left(Code.UNAVAILABLE)
-    assert alice.frame()[:3] == [ERROR, 7, Code.UNAVAILABLE]
-    assert edge.live("request") == edge.live("kept") == 0
-
-
-def test_a_leave_that_a_router_did_not_answer_is_asked_of_the_next_behind_what_it_told(edge: Edge) -> None:
-    alice = edge.open("alice")
-    edge.join(alice, "group:a")
-    alice.send([LEAVE, 5, "group:a"])
-    edge.router.expect(records.UNSUBSCRIBE)
-    first = edge.router.leaves
-    edge.router.heartbeat()
-    assert [one["session"] for one in first] == [alice.session]
-    first.clear()
-    edge.router.states.clear()
-    edge.link(EPOCH + 1)
-    assert edge.router.left()["session"] == alice.session
-    assert records.LEFT | records.STATES_TOLD in [one["what"] for one in edge.router.states]
-    assert alice.frame() == [REPLY, 5, {}]
-
-
-def test_a_join_behind_a_leave_that_waits_is_answered_after_it(edge: Edge) -> None:
-    alice = edge.open("alice")
-    bob = edge.open("bob")
-    for client in (alice, bob):
-        edge.join(client, "group:b") if client is alice else edge.join_known(client, "group:b")
-    edge.join(alice, "group:a")
-    alice.send([LEAVE, 5, "group:a"], [LEAVE, 6, "group:b"])
-    edge.router.expect(records.UNSUBSCRIBE)
-    alice.send([JOIN, 7, "group:b"])
-    assert alice.frame() == [REPLY, 6, {}], "it waits no longer"
-    assert alice.frame()[:2] == [REPLY, 7]
-    assert edge.router.left()["name"] == b"group:a"
-    assert alice.frame() == [REPLY, 5, {}]
-    assert edge.router.left()["name"] == b"group:b"  # what nobody waits for any more
-    bob.send([LEAVE, 8, "group:b"])
-    assert edge.router.left()["session"] == bob.session
-    assert bob.frame() == [REPLY, 8, {}]
-    assert edge.live("request") == edge.live("kept") == 0
-
-
-def test_a_leave_that_nobody_answers_is_overdue(edges: Callable[..., Edge]) -> None:
-    edge = edges(request_timeout_ms=50)
-    alice = edge.open("alice")
-    edge.join(alice, "group:a")
-    alice.send([LEAVE, 5, "group:a"])
-    kind, number, code, _, options = alice.frame()
-    assert (kind, number, code) == (ERROR, 5, Code.UNAVAILABLE)
-    assert options["retry_after"] > 0
-    assert edge.live("request") == edge.live("kept") == 0
 
 
 def test_leaving_what_was_not_joined_is_refused(edge: Edge) -> None:

@@ -179,7 +179,6 @@ def test_a_session_moves_alone_and_leaves_the_channels_that_others_lead(
     said = lead(third, EPOCH + 2, [SHARD])
     assert said == [here[1], ("told", ("state", GROUP, records.HERE, ALICE))]
     alice.send([LEAVE, 9, GROUP])
-    third.left()
     assert alice.frame() == [REPLY, 9, {}]
     third.expect(records.UNSUBSCRIBE)
     alice.close()
@@ -363,7 +362,6 @@ def test_channels_are_heard_nearby_and_all_else_is_asked_of_the_leader(
     )
     assert [frame[:3] for frame in alice.frames(2)] == [[MESSAGE, GROUP, 4], [MESSAGE, GROUP, 5]]
     alice.send([LEAVE, 9, GROUP])
-    edge.router.left()
     assert alice.frame() == [REPLY, 9, {}]
     assert near.expect(records.UNSUBSCRIBE)["channel"] == handle
 

@@ -74,7 +74,6 @@ def test_a_message_of_a_channel_that_is_gone_reaches_nobody(edge: Edge) -> None:
     alice = edge.open("alice")
     handle = edge.join(alice, "group:a")
     alice.send([LEAVE, 5, "group:a"])
-    edge.router.left()
     assert alice.frame() == [REPLY, 5, {}]
     assert edge.router.expect(records.UNSUBSCRIBE)["channel"] == handle
     edge.join(alice, "group:b")
@@ -226,7 +225,6 @@ def test_a_subscription_that_is_refused_after_a_new_link_is_said_again_until_it_
     edge.router.heartbeat()
     assert edge.counter("subscriptions_refused") == 1
     alice.send([LEAVE, 9, "group:a"])
-    edge.router.left()
     assert alice.frame() == [REPLY, 9, {}]
     bob.send([LEAVE, 9, "group:a"])
     assert edge.router.expect(records.UNSUBSCRIBE)["channel"] == handle  # it was not said once more

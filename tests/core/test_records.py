@@ -19,7 +19,7 @@ KINDS = {name: value for name, value in KINDS.items() if name not in FLAGS}
 
 
 def test_every_kind_has_a_number_of_its_own() -> None:
-    assert sorted(KINDS.values()) == list(range(1, 33))
+    assert sorted(KINDS.values()) == list(range(1, 32))
 
 
 @given(NAMES, st.binary(max_size=64), st.binary(max_size=255), st.binary(max_size=300), U32, st.booleans())
@@ -55,7 +55,7 @@ def test_a_workers_batch_is_read_as_it_was_written(
     writer.session(records.OPEN, session, number, seq)
     writer.history(records.HISTORY, seq, b"group:a", limit=7, reverse=True, since=(number, 3), bytes_max=99)
     begin, *subscribed, opened, history = wire.unpack(writer.take())
-    assert begin == {"kind": records.BEGIN, "aux": 0, "epoch": number, "version": 11, "worker": seq, "now_ms": 0}
+    assert begin == {"kind": records.BEGIN, "aux": 0, "epoch": number, "version": 10, "worker": seq, "now_ms": 0}
     assert [(one["name"], one["channel"], one["epoch"], one["offset"]) for one in subscribed] == channels
     assert (opened["session"], opened["conn"], opened["seq"]) == (session, number, seq)
     expected = {"seq": seq, "limit": 7, "reverse": 1, "since": (number, 3), "bytes_max": 99, "name": b"group:a"}
@@ -77,7 +77,7 @@ def test_a_routers_batch_is_read_as_it_was_written(
         wire.message(channel, epoch, offset, body, everybody=True),
     ]
     linked, subscribed, opened, published, reply, message = records.unpack(b"".join(batch))
-    assert linked == {"kind": records.LINKED, "aux": 1, "epoch": epoch, "version": 11, "stored_ms": 0}
+    assert linked == {"kind": records.LINKED, "aux": 1, "epoch": epoch, "version": 10, "stored_ms": 0}
     position = {"epoch": epoch, "offset": offset}
     assert subscribed == {"kind": records.SUBSCRIBED, "aux": 0, "channel": channel, **position}
     assert (opened["conn"], opened["seq"]) == (channel, seq)

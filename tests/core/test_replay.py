@@ -219,7 +219,6 @@ def test_a_session_that_is_caught_up_may_publish_leave_and_join_again(edge: Edge
     edge.router.send(wire.published(said["seq"], EPOCH, 6))
     assert alice.frame() == [REPLY, 3, {"epoch": EPOCH, "offset": 6}]
     alice.send([LEAVE, 4, "group:a"])
-    edge.router.left()
     assert alice.frame() == [REPLY, 4, {}]
     assert edge.router.expect(records.UNSUBSCRIBE)["channel"] == handle
     edge.router.send(wire.caught(one, (EPOCH, 6), of("group:a", 3, 4, 5, 6)))  # nobody waits for it any more
@@ -249,7 +248,6 @@ def test_joining_again_from_the_end_gives_up_what_was_being_replayed(edge: Edge)
         assert alice.frame()[2] == 6
         assert edge.live("pending") == 0
         number = alice.request(LEAVE, "group:a")
-        edge.router.left()
         assert alice.frame() == [REPLY, number, {}]
         edge.router.expect(records.UNSUBSCRIBE)
 

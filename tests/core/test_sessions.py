@@ -168,36 +168,6 @@ def test_between_a_claim_and_its_eviction_nothing_of_the_old_connection_counts(
     assert store.states() == [(records.JOINED, "group:b", (EPOCH, 0)), (0, "", (0, 0))]
 
 
-def test_who_left_is_told_that_it_counts_as_long_as_its_connection_has_the_session(
-    sequencers: Callable[..., Sequencer],
-) -> None:
-    sequencer = sequencers(sessions_kept=True)
-    store, old, new = Store(sequencer), sequencer.worker(0), sequencer.worker(1)
-    old.publish("group:a", 1)
-    claim(old, ALICE)
-    old.expect(records.OPENED)
-    store.note(notes.SESSION_OPEN)
-
-    def leave(worker: Worker, conn: int, seq: int) -> int:
-        worker.say.state(ALICE, records.LEFT, b"group:a", EPOCH, 1, b"alice", conn)
-        worker.say.leave(ALICE, conn, seq, b"group:a")
-        worker.flush()
-        answer = worker.expect(records.REPLY)
-        assert answer["seq"] == seq
-        return int(answer["aux"])
-
-    assert leave(old, 5, 70) == 0
-    assert store.states() == [(records.LEFT, "group:a", (EPOCH, 1))]
-    assert leave(new, 6, 71) == Code.UNAVAILABLE, "nobody has the session there"
-    claim(new, ALICE, records.RESUMES, conn=6)
-    assert old.expect(records.EVICT)["conn"] == 5
-    note = store.note(notes.SESSION_OPEN)
-    store.loop.put(notes.SESSION_OPENED, request=note[3], conn=note[2])
-    assert new.expect(records.OPENED)["conn"] == 6
-    assert leave(old, 5, 72) == Code.UNAVAILABLE, "the claim has decided"
-    assert leave(new, 6, 73) == 0
-
-
 def test_an_answer_for_a_worker_that_is_gone_reaches_nobody(kept: tuple[Store, Worker]) -> None:
     store, worker = kept
     claim(worker, ALICE, records.RESUMES)

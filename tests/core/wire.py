@@ -15,7 +15,7 @@ from core import records
 _LINK, _CHANNEL, _SESSION = struct.Struct("=QIIQ"), struct.Struct("=QQQ"), struct.Struct("=Q16sIIQQ")
 _PUBLISH, _HISTORY, _BODY = struct.Struct("=IIHHI"), struct.Struct("=IIHHIQQ"), struct.Struct("=II")
 _CATCHUP, _CAUGHT = struct.Struct("=QQQIIII"), struct.Struct("=QQQQQQQIIIBBH")
-_STATE, _LEAVE = struct.Struct("=16sQQHHIQQ"), struct.Struct("=Q16sII")
+_STATE = struct.Struct("=16sQQHHIQQ")
 _PUBLISHED, _MESSAGE, _HEAD = struct.Struct("=IIQQ"), struct.Struct("=QQQII"), struct.Struct("=IBBH")
 _SHARDS = struct.Struct("=4Q")
 Record = dict[str, Any]
@@ -154,9 +154,6 @@ def _fields(kind: int, aux: int, data: bytes) -> Record:
     if kind == records.SHARDS:
         words = _SHARDS.unpack_from(data)
         return {"which": {shard for shard in range(256) if words[shard // 64] >> shard % 64 & 1}}
-    if kind == records.LEAVE:
-        conn, session, seq, _ = _LEAVE.unpack_from(data)
-        return {"conn": conn, "session": session, "seq": seq, "name": data[_LEAVE.size :][:aux]}
     assert kind in (records.STATE, records.ATTEND), f"a worker says no record of kind {kind}"
     session, epoch, offset, what, user_size, conn, time_us, fence = _STATE.unpack_from(data)
     names = data[_STATE.size :]

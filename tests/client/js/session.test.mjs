@@ -44,18 +44,6 @@ test("requests carry what was asked and resolve to what was answered", async () 
   assert.equal(line.session.joined.size, 0);
 });
 
-test("a leave that is unavailable is refused once, and done", async () => {
-  const line = await Line.opened();
-  await line.join("group:x");
-  const unheard = line.session.leave("group:x");
-  line.refuse(7, 5, "unavailable", { retry_after: 250 });
-  await assert.rejects(unheard, { name: "RequestRefused", code: 5 });
-  assert.equal(line.session.joined.size, 0);
-  const again = line.session.leave("group:x");
-  line.refuse(7, 402, "not_joined");
-  await again;
-});
-
 test("refusals, deadlines and the frame bound", async () => {
   const line = await Line.opened({}, { max_frame: 1000 });
   const refused = line.session.publish("group:x", 1);

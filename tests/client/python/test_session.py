@@ -111,20 +111,6 @@ def test_two_clients_talk_and_leave_cleanly(transport: str, encoding: str) -> No
     run(test)
 
 
-def test_a_leave_of_which_its_router_did_not_hear_is_refused_once_and_done() -> None:
-    async def test(gateway: ScriptedGateway) -> None:
-        gateway.hears_leaves = False
-        async with await connect(gateway.url("tcp")) as session:
-            await session.join("group:x")
-            with pytest.raises(RequestRefused) as refused:
-                await session.leave("group:x")
-            assert refused.value.code == 5
-            assert session.joined == frozenset(), "nothing more comes of it"
-            await session.leave("group:x")
-
-    run(test)
-
-
 @wires
 def test_bytes_survive_each_wire(transport: str, encoding: str) -> None:
     async def test(gateway: ScriptedGateway) -> None:

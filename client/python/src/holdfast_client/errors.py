@@ -10,9 +10,6 @@ HoldfastError
 └── FrameTooLarge       longer than the gateway's max_frame; nothing was sent (also a ValueError)
 """
 
-import contextlib
-from collections.abc import Iterator
-
 from .codes import CloseClass
 
 
@@ -80,16 +77,6 @@ class RequestRefused(HoldfastError):
     def __str__(self) -> str:
         again = "" if self.retry_after_ms is None else f"; try again in {self.retry_after_ms} ms"
         return f"refused with code {self.code}: {self.message}{again}"
-
-
-@contextlib.contextmanager
-def unless(code: int) -> Iterator[None]:
-    """A refusal with this code is none."""
-    try:
-        yield
-    except RequestRefused as error:
-        if error.code != code:
-            raise
 
 
 class RequestTimeout(HoldfastError, TimeoutError):

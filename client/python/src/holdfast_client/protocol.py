@@ -19,7 +19,7 @@ from typing import Any
 from . import frames
 from .acks import Acks
 from .codec import Encoding, body_bytes, decode, encode
-from .codes import BYE, NOT_JOINED, UNAVAILABLE, CloseClass, close_class, is_request_only
+from .codes import BYE, CloseClass, close_class, is_request_only
 from .errors import (
     Closed,
     FrameTooLarge,
@@ -395,7 +395,8 @@ class Protocol:
             self._answer(request.id, RequestTimeout(f"{request.frame_type.name} {request.channel}: no answer in time"))
 
     def _on_message(self, frame: frames.Delivery) -> None:
-        if (accepted := self.positions.accept(frame.channel, frame.epoch, frame.offset)) is None:
+        accepted = self.positions.accept(frame.channel, frame.epoch, frame.offset)
+        if accepted is None:
             return
         position, event = accepted
         if event is not None:
@@ -462,11 +463,10 @@ class Protocol:
         if self.phase is Phase.GREETING and frame.request_id == self._hello_id:
             self._on_hello_refused(frame, now)
             return
-        if (request := self._requests.pop(frame.request_id)) is None:
+        request = self._requests.pop(frame.request_id)
+        if request is None:
             return
         self._forget_join(request)
-        if request.frame_type is FrameType.LEAVE and frame.code in (NOT_JOINED, UNAVAILABLE):
-            self._on_left(request.channel)
         if request.own:
             self._rejoin_refused(request, frame.message, now)
         else:

@@ -15,9 +15,9 @@ from typing import Any, Self
 from . import outputs
 from . import protocol as core
 from .codec import Encoding
-from .codes import NOT_JOINED, CloseClass
+from .codes import CloseClass
 from .dialing import Dialer
-from .errors import Closed, ConnectFailed, HoldfastError, ProtocolViolation, unless
+from .errors import Closed, ConnectFailed, HoldfastError, ProtocolViolation
 from .inbox import Inbox
 from .kept import SessionState
 from .messages import Event, History, Message, Position, Presence
@@ -207,9 +207,8 @@ class Session:
         return answer
 
     async def leave(self, channel: str, *, timeout_s: float | None = None) -> None:
-        """Receive no more of this channel. Refused as unavailable: nothing more comes, but after a resume it may."""
-        with unless(NOT_JOINED):
-            await self._ask(lambda now, limit: self._protocol.leave(channel, now, limit), timeout_s)
+        """Receive no more of this channel."""
+        await self._ask(lambda now, limit: self._protocol.leave(channel, now, limit), timeout_s)
 
     async def publish(
         self, channel: str, data: Any, key: str | None = None, *, timeout_s: float | None = None
