@@ -61,14 +61,14 @@ def short(one: wire.Record) -> tuple[Any, ...]:
     if kind == records.SHARDS:
         return ("shards", one["which"], one["aux"] & records.SAID)
     if kind in (records.STATE, records.ATTEND):
-        return ("attend" if kind == records.ATTEND else "state", one["name"].decode(), one["what"], one.get("shard"))
+        return ("attend" if kind == records.ATTEND else "state", one["name"].decode(), one["what"], one["shard"])
     if kind == records.SUBSCRIBE:
-        return ("subscribe", one["name"].decode(), one["epoch"], one["offset"], one.get("shard"))
+        return ("subscribe", one["name"].decode(), one["epoch"], one["offset"], one["shard"])
     if kind == records.OPEN:
-        return ("open", one["session"], one["aux"], one.get("shard"))
+        return ("open", one["session"], one["aux"], one["shard"])
     if kind == records.PUBLISH:
-        return ("publish", msgpack.unpackb(one["data"]), one["again"], one.get("shard"))
-    return (kind, one.get("shard"))
+        return ("publish", msgpack.unpackb(one["data"]), one["again"], one["shard"])
+    return (kind, one["shard"])
 
 
 def link(edge: Edge, router: Router, place: int, epoch: int, led: Iterable[int] = ()) -> list[tuple[Any, ...]]:
