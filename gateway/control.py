@@ -7,7 +7,7 @@ as notes. Nothing is kept per connection: what a decision needs (the user, the s
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import msgpack
 
@@ -18,6 +18,7 @@ from gateway.auth import Authenticator, AuthError
 from gateway.devices import Devices
 from gateway.evacuation import Refusal
 from gateway.identity import Identity
+from gateway.listing import DataPlane
 from gateway.rights import Rights
 
 STATE_HANDSHAKING = 1
@@ -41,25 +42,6 @@ _SHAPES = {
 _LATER = {
     CALL: "CALL is not served by this version",
 }
-
-
-class DataPlane(Protocol):
-    """What is needed of core.loop.EdgeLoop."""
-
-    def put(
-        self,
-        kind: int,
-        conn: int = 0,
-        request: int = 0,
-        *,
-        flags: int = 0,
-        first: int = 0,
-        second: int = 0,
-        third: int = 0,
-        session: bytes = ...,
-        text: bytes = b"",
-        extra: bytes = b"",
-    ) -> None: ...
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ import subprocess
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-import httpx
 import msgspec
 
 from gateway import logs
@@ -115,6 +114,8 @@ class Hook:
 
 
 async def _post(url: str, event: bytes, timeout_s: float) -> None:
+    import httpx  # here: a node that tells nobody starts faster without it
+
     # No proxy and no redirect: events go where the operator said.
     async with asyncio.timeout(timeout_s), httpx.AsyncClient(timeout=timeout_s, trust_env=False) as client:
         # Its body is not read: it may have no end.

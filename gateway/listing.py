@@ -18,7 +18,6 @@ from core import conn as connections
 from core import listing, notes
 from core.codes import NAMES
 from gateway.connection_id import ConnectionId
-from gateway.control import DataPlane
 from gateway.devices import Devices
 
 LIMIT_MAX = 1000
@@ -27,6 +26,25 @@ ANSWER_DEADLINE_S = 5.0
 """For one turn's answer: whoever asked gives up sooner, and this gives back what its end did not."""
 _TICK_S = listing.TICK_MS / 1000
 _UINT32_MAX = 2**32 - 1
+
+
+class DataPlane(Protocol):
+    """What the control plane needs of core.loop.EdgeLoop."""
+
+    def put(
+        self,
+        kind: int,
+        conn: int = 0,
+        request: int = 0,
+        *,
+        flags: int = 0,
+        first: int = 0,
+        second: int = 0,
+        third: int = 0,
+        session: bytes = ...,
+        text: bytes = b"",
+        extra: bytes = b"",
+    ) -> None: ...
 
 
 class Plane(DataPlane, Protocol):

@@ -44,7 +44,6 @@ from gateway.metrics import AuditCollector, NodeCollector, ProcessView
 from gateway.node_audit import NodeAudit
 from gateway.ports import Listeners, bound
 from gateway.publisher import RouterPublisher
-from gateway.recovery import serving
 from gateway.region_metrics import RegionCollector
 from gateway.regions import evacuated_of
 from gateway.regions_api import routes as region_routes
@@ -163,6 +162,16 @@ def _cluster(config: Config, workers: Sequence[Child] | None) -> contextlib.Abst
     from gateway.cluster import joined  # here: a node that is alone starts 0.2 s earlier without the library of etcd
 
     return joined(config, None if workers is None else lambda: workers)
+
+
+def _recovery(
+    config: Config, endpoint: str, client: "RouterClient | RouterClients"
+) -> contextlib.AbstractAsyncContextManager[None]:
+    if not config.recovery.port:
+        return contextlib.nullcontext()
+    from gateway.recovery import serving  # here: most nodes have none, and start faster without what checks tokens
+
+    return serving(config, endpoint, client)
 
 
 @contextlib.asynccontextmanager
@@ -478,7 +487,7 @@ async def _admin(
         async with asyncio.timeout(_LINK_TIMEOUT_S):
             await client.start()
             await ACCOUNT.settle()
-        async with serving(config, "" if config.clustered else reachable(endpoint), client):
+        async with _recovery(config, "" if config.clustered else reachable(endpoint), client):  # deadline: see `close`
             yield
     finally:
         await server.close()

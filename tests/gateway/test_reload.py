@@ -143,14 +143,14 @@ def test_a_router_that_says_what_it_waits_for_is_waited_for(programs: Any, run_i
     async def scenario() -> None:
         worker = programs.spec("worker-0")
         slow = programs.spec("router", serve=False, waits="it reads its log")
-        supervisor = Supervisor(programs.spec("router"), [worker], replace(QUICK, start_s=1.0))
+        supervisor = Supervisor(programs.spec("router"), [worker], replace(QUICK, start_s=2.0))
         reload = Reload(supervisor, lambda _: plan_of(worker, router=slow))
         router = supervisor.router
         assert router is not None
         async with Running(supervisor):
             reload.begin(router=True)
             await until(lambda: router.waits != "", "it says so")
-            late = time.monotonic() + 2.5
+            late = time.monotonic() + 4.5
             await until(lambda: time.monotonic() > late or reload.progress.state != "running", "two deadlines are over")
             assert reload.progress.state == "running"
             os.kill(router.pid or 0, signal.SIGUSR2)
@@ -164,7 +164,7 @@ def test_a_router_that_ends_while_it_is_waited_for_calls_it_off(programs: Any, r
     async def scenario() -> None:
         worker = programs.spec("worker-0")
         slow = programs.spec("router", serve=False, waits="it reads its log")
-        supervisor = Supervisor(programs.spec("router"), [worker], replace(QUICK, start_s=1.0))
+        supervisor = Supervisor(programs.spec("router"), [worker], replace(QUICK, start_s=3.0))
         reload = Reload(supervisor, lambda _: plan_of(worker, router=slow))
         router = supervisor.router
         assert router is not None
