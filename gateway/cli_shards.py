@@ -14,6 +14,8 @@ from gateway.cli_regions import state
 POLL_S = 0.25
 # Shards go one by one, each within a fraction of a second; 256 of them and a directory that was away fit into this.
 FOLLOW_DEADLINE_S = 300.0
+# What can come no more as things are is given up after so long: another node that is asked may know of a change late.
+HOPELESS_S = 5.0
 ROUTERS = ("ROUTER", "LEADS", "WANTED", "WEIGHT", "LOAD", "STATE", "BUS")
 REGION = "REGION"
 
@@ -62,7 +64,11 @@ def move(
         one = found["shards"][shard]
         return one["leader"] is not None and one["leader"] == (node or one["wanted"])
 
-    found = _followed(url, token, is_there, f"shard {shard} is not there") if follow else _shards(url, token)
+    def hopeless(found: dict[str, Any]) -> str:
+        return "" if node is None else _why_not_there(found, shard, node)
+
+    late = f"shard {shard} is not there"
+    found = _followed(url, token, is_there, hopeless, late) if follow else _shards(url, token)
     one = found["shards"][shard]
     click.echo(f"shard {shard}: led by {one['leader'] or 'nobody'}, wanted at {one['wanted'] or 'no router'}")
 
@@ -76,10 +82,16 @@ def cordon(node: str, follow: bool, url: str, token: str | None) -> None:
     _cordon(node, True, url, token)
     found = _shards(url, token)
     if follow:
-        others = [one for one in found["routers"] if not one["cordoned"] and one["name"] != node]
-        if not others:
+        if not _others(found, node):
             raise click.ClickException(f"{node} is cordoned, but there is no other router to take what it leads")
-        found = _followed(url, token, lambda now: not _leads(now)[node], f"{node} still leads shards")
+
+        def hopeless(found: dict[str, Any]) -> str:
+            if not any(one["name"] == node and one["cordoned"] for one in found["routers"]):
+                return "somebody has lifted that it is cordoned"
+            return "" if _others(found, node) else "there is no other router any more to take them"
+
+        late = f"{node} still leads shards"
+        found = _followed(url, token, lambda now: not _leads(now)[node], hopeless, late)
     click.echo(f"{node}: cordoned, leads {_leads(found)[node]}")
 
 
@@ -113,16 +125,46 @@ def _cordon(node: str, on: bool, url: str, token: str | None) -> None:
     ask("POST", f"{url.rstrip('/')}/api/shards/cordon", token=token, body=body, purpose="cordon a node")
 
 
-def _followed(url: str, token: str | None, ended: Callable[[dict[str, Any]], bool], late: str) -> dict[str, Any]:
-    """How it stands when it has ended."""
-    end = time.monotonic() + FOLLOW_DEADLINE_S
+def _followed(
+    url: str,
+    token: str | None,
+    ended: Callable[[dict[str, Any]], bool],
+    hopeless: Callable[[dict[str, Any]], str],
+    late: str,
+) -> dict[str, Any]:
+    """How it stands when it has ended; `hopeless`: why it cannot come as things are, `late`: what is not so yet."""
+    end, hoped = time.monotonic() + FOLLOW_DEADLINE_S, time.monotonic()
     while True:
         found = _shards(url, token)
         if ended(found):
             return found
-        if time.monotonic() >= end:
+        now, why = time.monotonic(), hopeless(found)
+        if not why:
+            hoped = now
+        elif now - hoped >= HOPELESS_S:
+            raise click.ClickException(f"{late}: {why}")
+        if now >= end:
             raise click.ClickException(f"{late} after {FOLLOW_DEADLINE_S:g} s; it is written down, and may come yet")
         time.sleep(POLL_S)
+
+
+def _why_not_there(found: dict[str, Any], shard: int, node: str) -> str:
+    """Why a shard that was moved to a node will not get there as things are; empty: it may."""
+    pinned = found["shards"][shard]["pinned"]
+    if pinned != node:
+        return f"somebody else has moved it {'to ' + pinned if pinned else 'to wherever it belongs'}"
+    router = next((one for one in found["routers"] if one["name"] == node), None)
+    undo = f"`holdfast shards move {shard} --auto` ends that it is wanted there"
+    if router is None:
+        return f"{node} is not there any more, and gets it when it comes back; {undo}"
+    if router["cordoned"]:
+        return f"{node} takes no shards any more, and gets it when it does; {undo}"
+    return ""
+
+
+def _others(found: dict[str, Any], node: str) -> list[str]:
+    """The other routers that take shards."""
+    return [one["name"] for one in found["routers"] if not one["cordoned"] and one["name"] != node]
 
 
 def _leads(found: dict[str, Any]) -> Counter[str]:

@@ -69,10 +69,8 @@ def routes(token: str, node: str, cluster: ClusterView | None) -> list[Route]:
         view = ready(cluster)
         if not 0 <= asked.shard < view.shards:
             raise RequestError(400, "bad_request", f"there is no shard {asked.shard}: they are 0 to {view.shards - 1}")
-        takers = {name for name, weight in view.view.weights().items() if weight}
-        if asked.to is not None and asked.to not in takers:
-            known = ", ".join(sorted(takers)) or "none now"
-            raise RequestError(400, "bad_request", f"{asked.to!r} is no router that takes shards: these are {known}")
+        if asked.to is not None:
+            _check_taker(view, asked.to)
         value = None if asked.to is None else encode(PinRecord(asked.to))
         await write(view, PINS, str(asked.shard), value)
         _log.info("shard_pinned", shard=asked.shard, to=asked.to)
@@ -83,11 +81,17 @@ def routes(token: str, node: str, cluster: ClusterView | None) -> list[Route]:
         check_is_json(request)
         asked = parsed(await body_of(request, BODY_BYTES_MAX), _CordonRequest, '{"node": name, "on": true or false}')
         view = ready(cluster)
-        is_cordoned = view.view.cordons.get(asked.node).revision > 0
-        if asked.node not in view.view.weights() and (asked.on or not is_cordoned):
-            known = ", ".join(sorted(view.view.weights())) or "none now"
-            raise RequestError(404, "no_such_node", f"{asked.node!r} is no router that is there: these are {known}")
-        await write(view, CORDONS, asked.node, encode(CordonRecord(0)) if asked.on else None)
+        is_there = asked.node in view.view.weights()
+        if asked.on and not is_there:
+            raise _no_such_node(view, asked.node)
+        if not asked.on and _leaves(view, asked.node):
+            message = (
+                f"{asked.node} is on its way out and gives its shards away: it takes some when it is started again"
+            )
+            raise RequestError(409, "leaving", message)
+        changed = await write(view, CORDONS, asked.node, encode(CordonRecord(0)) if asked.on else None)
+        if not changed and not is_there:  # of one that is gone its cordon may be lifted
+            raise _no_such_node(view, asked.node)
         _log.info("node_cordoned" if asked.on else "node_uncordoned", node=asked.node)
         leads = view.leaders().count(asked.node)
         return JSONResponse({"node": asked.node, "cordoned": asked.on, "leads": leads}, 202)
@@ -206,16 +210,58 @@ def ready(cluster: ClusterView | None) -> ClusterView:
     return cluster
 
 
-async def write(cluster: ClusterView, prefix: str, name: str, value: bytes | None) -> None:
-    """Put a value at a key, whatever is there; None: nothing is to be there."""
-    revision = cluster.view.tables[prefix].get(name).revision
+def _leaves(cluster: ClusterView, name: str) -> bool:
+    """Whether a router gives its shards away because it ends."""
+    cordon, node = cluster.view.cordons.get(name).record, cluster.view.nodes.get(name)
+    return cordon is not None and node.revision > 0 and cordon.epoch == node.revision
+
+
+def _check_taker(cluster: ClusterView, name: str) -> None:
+    """Whether a shard can be moved to a node.
+
+    Raises:
+        RequestError: 400 bad_request, with why not.
+    """
+    weights = cluster.view.weights()
+    if weights.get(name):
+        return
+    why = f"{name!r} is no router that takes shards"
+    if name in weights and _leaves(cluster, name):
+        why = f"{name} gives its shards away, since it ends"
+    elif name in weights and cluster.view.cordoned(name):
+        why = f"{name} is cordoned (`holdfast uncordon {name}` ends that)"
+    elif name in weights:
+        why = f"{name} is in the region {cluster.view.region_of(name)}, which is evacuated"
+    elif cluster.view.nodes.get(name + GATEWAY_UNIT).revision:
+        why = f"{name} has workers, but no router"
+    known = ", ".join(sorted(one for one, weight in weights.items() if weight)) or "none now"
+    raise RequestError(400, "bad_request", f"{why}: those that take shards are {known}")
+
+
+def _no_such_node(cluster: ClusterView, name: str) -> RequestError:
+    known = ", ".join(sorted(cluster.view.weights())) or "none now"
+    return RequestError(404, "no_such_node", f"{name!r} is no router that is there: these are {known}")
+
+
+async def write(cluster: ClusterView, prefix: str, name: str, value: bytes | None) -> bool:
+    """Put a value at a key, whatever is there; None: nothing is to be there. Whether that changed anything.
+
+    What is known here may be late: by what another node has just written, or by all since the directory went away. So
+    the directory is asked even where nothing seems to be there, and who asks this node next is told what was written.
+    """
+    table, key = cluster.view.tables[prefix], prefix + name
+    revision = table.get(name).revision
     try:
+        if value is None and not revision:
+            found = (await cluster.directory.read(key)).items.get(key)
+            revision = found.revision if found is not None else 0
         for _ in range(ATTEMPTS):
             if value is None and not revision:
-                return
-            (result,) = await cluster.directory.transact([Claim(prefix + name, revision, value)])
+                return False
+            (result,) = await cluster.directory.transact([Claim(key, revision, value)])
             if not isinstance(result, Lost):
-                return
+                table.learn(name, value, result.revision)
+                return True
             revision = result.revision
     except DirectoryError as error:
         message = f"{error}: it may be written down all the same, so look before you ask again"

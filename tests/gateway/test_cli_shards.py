@@ -37,7 +37,9 @@ def call(admin: FakeAdmin, monkeypatch: pytest.MonkeyPatch) -> Call:
     return run
 
 
-def cluster(leaders: str, wanted: str = "", cordoned: str = "", pinned: dict[int, str] | None = None) -> bytes:
+def cluster(
+    leaders: str, wanted: str = "", cordoned: str = "", pinned: dict[int, str] | None = None, gone: str = ""
+) -> bytes:
     """An answer of /api/shards: a letter a shard says its router, `-` none."""
     wanted = wanted or leaders
     names = {"-": None}
@@ -56,6 +58,7 @@ def cluster(leaders: str, wanted: str = "", cordoned: str = "", pinned: dict[int
             "admin": None,
         }
         for name in "ab"
+        if name not in gone
     ]
     shards = [
         {
@@ -152,6 +155,42 @@ def test_what_takes_too_long_is_an_error(admin: FakeAdmin, call: Call, monkeypat
     result = call("shards", "move", "0", "b")
     assert result.exit_code == 1
     assert "shard 0 is not there after 0 s" in result.output
+
+
+@pytest.mark.parametrize(
+    ("seen", "said"),
+    [
+        (cluster("aa", "aa", pinned={1: "a"}), "shard 1 is not there: somebody else has moved it to a"),
+        (cluster("aa", "aa"), "shard 1 is not there: somebody else has moved it to wherever it belongs"),
+        (cluster("aa", "aa", pinned={1: "b"}, cordoned="b"), "b takes no shards any more, and gets it when it does"),
+        (cluster("aa", "aa", pinned={1: "b"}, gone="b"), "b is not there any more, and gets it when it comes back"),
+    ],
+)
+def test_a_move_that_cannot_come_any_more_is_not_waited_for(
+    admin: FakeAdmin, call: Call, monkeypatch: pytest.MonkeyPatch, seen: bytes, said: str
+) -> None:
+    monkeypatch.setattr(cli_shards, "HOPELESS_S", 0.0)
+    admin.answers = [(202, b"{}"), (200, cluster("aa", "ab", pinned={1: "b"})), (200, seen)]
+    result = call("shards", "move", "1", "b")
+    assert (result.exit_code, len(admin.requests)) == (1, 3)
+    assert said in result.output
+
+
+@pytest.mark.parametrize(
+    ("seen", "said"),
+    [
+        (cluster("aab", "bbb", cordoned="a", gone="b"), "there is no other router any more"),
+        (cluster("aab", "aab"), "somebody has lifted that it is cordoned"),
+    ],
+)
+def test_a_cordon_that_empties_nothing_any_more_is_not_waited_for(
+    admin: FakeAdmin, call: Call, monkeypatch: pytest.MonkeyPatch, seen: bytes, said: str
+) -> None:
+    monkeypatch.setattr(cli_shards, "HOPELESS_S", 0.0)
+    admin.answers = [(202, b"{}"), (200, cluster("aab", "bbb", cordoned="a")), (200, seen)]
+    result = call("cordon", "a")
+    assert (result.exit_code, len(admin.requests)) == (1, 3)
+    assert f"a still leads shards: {said}" in result.output
 
 
 def test_a_refusal_is_said(admin: FakeAdmin, call: Call) -> None:

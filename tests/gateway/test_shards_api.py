@@ -179,11 +179,66 @@ def test_a_cordon_stays_until_it_is_lifted(in_etcd: DirectoryConfig, run_in_loop
     run_in_loop(scenario())
 
 
+def test_what_was_written_through_another_node_is_taken_away_and_known_at_once(
+    in_etcd: DirectoryConfig, run_in_loop: Any
+) -> None:
+    """No watch has told this node of it yet, nor of its own word when it is asked what stands."""
+
+    async def scenario() -> None:
+        async with two_routers(in_etcd) as (view, others, client):
+            await view.close()  # it hears of nothing any more
+            cordon = encode(CordonRecord(0))
+            written = {"cordons/a": cordon, "cordons/gone": cordon, "pins/1": encode(PinRecord("b"))}
+            await others.transact([Claim(key, 0, value) for key, value in written.items()])
+            for node in ("a", "gone"):
+                assert (await client.post("/api/shards/cordon", json={"node": node, "on": False})).status_code == 202
+            assert (await client.post("/api/shards/move", json={"shard": 1, "to": None})).status_code == 202
+            assert (await others.read("pins/")).items == (await others.read("cordons/")).items == {}
+            assert (await client.post("/api/shards/move", json={"shard": 2, "to": "b"})).status_code == 202
+            assert (await client.post("/api/shards/cordon", json={"node": "a", "on": True})).status_code == 202
+            told = (await client.get("/api/shards")).json()
+            assert [shard["pinned"] for shard in told["shards"]] == [None, None, "b", None]
+            assert [router["cordoned"] for router in told["routers"]] == [True, False]
+
+    run_in_loop(scenario())
+
+
+@pytest.mark.parametrize(("leaves", "said"), [(False, "a is cordoned (`holdfast uncordon a`"), (True, "since it ends")])
+def test_nothing_is_moved_to_a_router_that_takes_nothing(
+    in_etcd: DirectoryConfig, run_in_loop: Any, leaves: bool, said: str
+) -> None:
+    async def scenario() -> None:
+        async with two_routers(in_etcd) as (view, others, client):
+            epoch = view.view.nodes.get("a").revision
+            await others.transact([Claim("cordons/a", 0, encode(CordonRecord(epoch if leaves else 0)))])
+            await shown(view, lambda: view.view.cordoned("a"))
+            answer = await client.post("/api/shards/move", json={"shard": 0, "to": "a"})
+            assert answer.status_code == 400
+            assert said in answer.json()["message"]
+            assert "those that take shards are b" in answer.json()["message"]
+
+    run_in_loop(scenario())
+
+
+def test_a_router_on_its_way_out_gets_nothing_back(in_etcd: DirectoryConfig, run_in_loop: Any) -> None:
+    async def scenario() -> None:
+        async with two_routers(in_etcd) as (view, others, client):
+            epoch = view.view.nodes.get("a").revision
+            await others.transact([Claim("cordons/a", 0, encode(CordonRecord(epoch)))])
+            await shown(view, lambda: view.view.cordoned("a"))
+            answer = await client.post("/api/shards/cordon", json={"node": "a", "on": False})
+            assert (answer.status_code, answer.json()["code"]) == (409, "leaving")
+            assert list((await others.read("cordons/")).items) == ["cordons/a"]
+
+    run_in_loop(scenario())
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status", "said"),
     [
         ("move", {"shard": 4, "to": "b"}, 400, "there is no shard 4: they are 0 to 3"),
-        ("move", {"shard": 0, "to": "c"}, 400, "'c' is no router that takes shards: these are a, b"),
+        ("move", {"shard": 0, "to": "c"}, 400, "'c' is no router that takes shards: those that take shards are a, b"),
+        ("move", {"shard": 0, "to": "g"}, 400, "g has workers, but no router: those that take shards are a, b"),
         ("move", {"shard": 0}, 400, "expected"),
         ("cordon", {"node": "c", "on": True}, 404, "'c' is no router that is there: these are a, b"),
         ("cordon", {"node": "a.gw", "on": True}, 404, "'a.gw' is no router"),
@@ -194,8 +249,11 @@ def test_what_cannot_be_is_refused_and_nothing_is_written(
     in_etcd: DirectoryConfig, run_in_loop: Any, path: str, body: dict[str, object], status: int, said: str
 ) -> None:
     async def scenario() -> None:
-        async with two_routers(in_etcd) as (_, others, client):
+        async with two_routers(in_etcd) as (view, others, client):
+            workers = await others.register("g.gw", encode(NodeRecord(0, "{}")), 5)
+            await shown(view, lambda: view.view.nodes.get("g.gw").revision > 0)
             answer = await client.post(f"/api/shards/{path}", json=body)
+            await workers.close()
             assert answer.status_code == status
             assert said in answer.json()["message"]
             assert (await others.read("pins/")).items == (await others.read("cordons/")).items == {}
@@ -247,6 +305,10 @@ def test_while_the_directory_is_away_what_was_known_is_shown_and_nothing_is_writ
                     assert [router["name"] for router in (await client.get("/api/shards")).json()["routers"]] == ["a"]
                     answer = await client.post("/api/shards/cordon", json={"node": "a", "on": True})
                     assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+                    # What is known here is from before, so whether there is nothing to lift is not known either.
+                    for path, body in (("cordon", {"node": "a", "on": False}), ("move", {"shard": 0, "to": None})):
+                        answer = await client.post(f"/api/shards/{path}", json=body)
+                        assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
                 await one.close()
 
         run_in_loop(scenario())
