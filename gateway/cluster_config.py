@@ -8,6 +8,7 @@ defaults.
 import ipaddress
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
@@ -28,6 +29,8 @@ GATEWAY_UNIT = ".gw"
 """What the name of a node with workers has behind it in the directory: its router is another unit, of another lease."""
 KEY_FORM = r"^([0-9A-Za-z.:+=^!/*?&<>()\[\]{}@%$#-]{40})?$"
 KEY_WORDS = "40 characters of Z85, as `holdfast keys` prints them"
+HOST_NAME = r"(?!(.*[.])?[0-9]+[.]?$)[0-9A-Za-z_]([0-9A-Za-z_.-]{0,252}[0-9A-Za-z_])?[.]?"
+"""The last label of a name is no number, or it would be an address."""
 FORMS = {
     "bus.advertise": "host:port, such as 10.0.0.5:7410",
     "bus.public_key": KEY_WORDS,
@@ -343,12 +346,52 @@ def _directory(config: "Config") -> Iterator[str]:
         EtcdConfig.of(told)
     except Misused as error:
         yield f"[directory]: {error}"
-    for name in ("tls_ca", "tls_certificate", "tls_key"):
-        path = getattr(section, name)
-        if path and not os.access(path, os.R_OK):
-            yield f'directory.{name} = "{path}": no such file, or it may not be read'
+    yield from _tls_files(section)
     if section.shards & (section.shards - 1):
         yield f"directory.shards = {section.shards}: must be a power of two, such as 64 or 256"
+
+
+def _tls_files(section: DirectorySection) -> Iterator[str]:
+    """What is wrong with the files: gRPC takes whatever is in them, and then reaches nobody."""
+    readable = True
+    for name in ("tls_ca", "tls_certificate", "tls_key"):
+        path = getattr(section, name)
+        if path and not (os.path.isfile(path) and os.access(path, os.R_OK)):
+            readable = False
+            yield f'directory.{name} = "{path}": no such file, or it may not be read'
+    if not section.tls or not readable:
+        return
+    import ssl  # here: most nodes need none of it to read their settings
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if section.tls_ca:
+        try:
+            context.load_verify_locations(section.tls_ca)
+        except ssl.SSLError as error:
+            yield f'directory.tls_ca = "{section.tls_ca}": there is no certificate (PEM) in it ({error})'
+    if section.tls_certificate and section.tls_key:
+        try:
+            context.load_cert_chain(section.tls_certificate, section.tls_key, password="")
+        except ssl.SSLError as error:
+            yield (
+                f'directory.tls_certificate = "{section.tls_certificate}" and directory.tls_key = "{section.tls_key}":'
+                f" no certificate and its own key (PEM, not encrypted) ({error})"
+            )
+
+
+def _host_problem(host: str) -> str:
+    """Why nobody else reaches a router at a host; empty: nothing speaks against it."""
+    try:
+        address_ = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        if "$" in host:
+            return "has a variable that nothing has replaced"
+        if host == "*":
+            return "is for listening; say the address at which other nodes reach this one"
+        return "" if re.fullmatch(HOST_NAME, host) else "is no address and no name of a host"
+    if address_.is_unspecified:
+        return "is for listening; say the address at which other nodes reach this one"
+    return "is no address of one node" if address_.is_multicast or str(address_) == "255.255.255.255" else ""
 
 
 def _bus(config: "Config") -> Iterator[str]:
@@ -376,6 +419,9 @@ def _bus(config: "Config") -> Iterator[str]:
         return
     if not 1 <= int(port) <= 65_535:
         yield f"bus.advertise = {told}: its port must be between 1 and 65535"
+    if why := _host_problem(host):
+        yield f'bus.advertise = {told}: "{host}" {why}, such as 10.0.0.5:7410'
+        return
     if is_loopback(host):
         return
     if not config.auth.secret:
@@ -397,5 +443,9 @@ def _keys(config: "Config") -> Iterator[str]:
     elif secret:
         import zmq  # here: most commands, and most nodes, need none of it to read their settings
 
-        if zmq.curve_public(secret.encode()).decode() != public:
+        try:
+            own = zmq.curve_public(secret.encode()).decode()
+        except (ValueError, zmq.ZMQError):  # 40 characters of the alphabet, and yet no number of 32 bytes
+            own = ""
+        if own != public:
             yield "bus.public_key is not that of bus.secret_key: take both lines from one run of holdfast keys"

@@ -281,6 +281,12 @@ def _checked(given: _Given) -> object:
     """The value as the key's type; a ConfigError names all that is needed to put it right."""
     annotated = _type_of(given.key)
     shown = "(hidden)" if given.key in HIDDEN_KEYS else _shown(given.value)
+    if isinstance(given.value, str) and given.value.endswith(("\n", "\r")):
+        shown = shown.replace("\n", "\\n").replace("\r", "\\r")
+        raise ConfigError(
+            f"{given.key} = {shown} {given.source}: ends with a line break, as a file often does, or a Secret made of"
+            " one. Take it away"
+        )
     try:
         value = _read_text(str(given.value), annotated) if given.text else given.value
         return msgspec.convert(value, annotated)

@@ -14,8 +14,21 @@ ADVICE = {
     "database space exceeded": "its store is full: compact and defragment it, raise --quota-backend-bytes, then "
     "`etcdctl alarm disarm`",
 }
-# Certificates and versions of TLS that do not fit are told like a refused connection.
-_TLS_SIGNS = ("SSL", "TLS", "TSI_", "andshake", "certificate", "CERTIFICATE", "Socket closed")
+# gRPC's words where TLS or what is spoken over it does not fit, and what that means with TLS and without; the first one
+# that is found counts. It tells of them like of a connection that was refused.
+_HANDSHAKES = (
+    ("Stream removed", "", ""),  # it was spoken to before, and then ended
+    ("Hostname Verification", "its certificate is for another name than this: have it made for it as well", ""),
+    ("CERTIFICATE_VERIFY_FAILED", "its certificate is none of our authority's (directory.tls_ca), or has run out", ""),
+    ("Failed to create security handshaker", "our files cannot be used: look at tls_ca, tls_certificate, tls_key", ""),
+    ("Unwrap failed", "it does not take our certificate, or wants one: look at the authority that it trusts", ""),
+    ("alert", "it does not take our certificate, or wants one: look at the authority that it trusts", ""),
+    ("Handshake read failed", "it may want none, or has fallen silent", "it may want it"),
+    ("Socket closed", "it may want none, or another certificate of ours", "it may want it"),
+    ("parsing HTTP/2", "", "it may want it, or is no etcd at all"),
+    ("andshake", "look at the authorities of its certificate and of ours", "it may want it"),
+    ("SSL", "look at the authorities of its certificate and of ours", "it may want it"),
+)
 
 
 class Meaning(Enum):
@@ -66,7 +79,7 @@ def absence(endpoint: str, error: grpc.aio.AioRpcError, *, tls: bool) -> str:
             return f"etcd at {endpoint} refuses: {advice}"
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         return f"etcd at {endpoint} does not answer"
-    if any(sign in text for sign in _TLS_SIGNS):
-        doubt = "look at the authorities of its certificate and of ours" if tls else "it may want TLS"
+    doubt = next((with_tls if tls else without for sign, with_tls, without in _HANDSHAKES if sign in text), "")
+    if doubt:
         return f"etcd at {endpoint} and we do not agree on TLS: {doubt} ({text})"
     return f"etcd at {endpoint} cannot be reached: {text}"

@@ -1,6 +1,8 @@
 """Settings of many nodes: what does not fit together, and what the processes are told of them."""
 
 import json
+import subprocess
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -120,11 +122,63 @@ def test_the_router_listens_where_it_can_be_reached(given: dict[str, object], en
         (FAR, "bus.advertise = 10.0.0.5:7410 without bus.public_key and bus.secret_key"),
         ({"bus.public_key": PUBLIC}, "bus.public_key and bus.secret_key belong together"),
         ({"bus.public_key": PUBLIC, "bus.secret_key": "a" * 40}, "bus.public_key is not that of bus.secret_key"),
+        ({"bus.public_key": PUBLIC, "bus.secret_key": "#" * 40}, "bus.public_key is not that of bus.secret_key"),
+        (
+            {"bus.public_key": PUBLIC, "bus.secret_key": PRIVATE + "\n"},
+            "bus.secret_key = (hidden) on the command line: ends",
+        ),
+        (NODE | {"bus.advertise": "127.0.0.1:7410\n"}, "ends with a line break"),
+        (FAR | {"bus.advertise": "0.0.0.0:7410"}, '"0.0.0.0" is for listening; say the address'),
+        (FAR | {"bus.advertise": "[::]:7410"}, '"[::]" is for listening'),
+        (FAR | {"bus.advertise": "*:7410"}, '"*" is for listening'),
+        (FAR | {"bus.advertise": "224.0.0.1:7410"}, '"224.0.0.1" is no address of one node'),
+        (FAR | {"bus.advertise": "[$(POD_IP)]:7410"}, '"$(POD_IP)" has a variable that nothing has replaced'),
+        (FAR | {"bus.advertise": "[]:7410"}, '"" is no address and no name of a host'),
+        (FAR | {"bus.advertise": "10.0.0.300:7410"}, '"10.0.0.300" is no address and no name of a host'),
         ({"bus.secret_key": "short"}, "bus.secret_key = (hidden) on the command line: must be 40 characters of Z85"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_what_to_do(given: dict[str, object], said: str) -> None:
     assert said in complaints(given)
+
+
+@pytest.mark.parametrize(
+    ("own", "key", "said"),
+    [
+        ("", "", "tls_ca = "),
+        ("client.pem", "client.key", "tls_ca = "),
+        ("client.key", "client.pem", "no certificate and its own key"),
+        ("client.pem", "other.key", "no certificate and its own key"),
+        ("words.pem", "client.key", "no certificate and its own key"),
+    ],
+)
+def test_files_of_tls_that_are_none_are_refused_before_anybody_is_asked(
+    tmp_path: Path, own: str, key: str, said: str
+) -> None:
+    for name in ("client", "other"):
+        files = ["-keyout", str(tmp_path / f"{name}.key"), "-out", str(tmp_path / f"{name}.pem")]
+        made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        subprocess.run([*made, "-subj", f"/CN={name}", *files], check=True, capture_output=True, timeout=30)
+    (tmp_path / "words.pem").write_text("words")
+    with_ca = NODE | {"directory.tls": True, "directory.tls_ca": str(tmp_path / "other.pem")}
+    fits = {
+        "directory.tls_certificate": str(tmp_path / "client.pem"),
+        "directory.tls_key": str(tmp_path / "client.key"),
+    }
+    assert configured(with_ca | fits).clustered
+    if said.startswith("tls_ca"):
+        for name in ("words.pem", "."):
+            assert f"directory.{said}" in complaints(with_ca | fits | {"directory.tls_ca": str(tmp_path / name)})
+        return
+    wrong = {"directory.tls_certificate": str(tmp_path / own), "directory.tls_key": str(tmp_path / key)}
+    assert said in complaints(with_ca | wrong)
+
+
+@pytest.mark.parametrize(
+    "host", ["node-1", "router-0.routers.chat.svc.cluster.local", "db7.", "localhost", "[fe80::1]"]
+)
+def test_names_and_addresses_of_one_node_are_taken(host: str) -> None:
+    assert configured(FAR | {"bus.insecure": True, "bus.advertise": f"{host}:7410"}).clustered
 
 
 @pytest.mark.parametrize("given", [NODE, FAR | {"bus.insecure": True}, ETCD | {"node.role": "gateway"}])

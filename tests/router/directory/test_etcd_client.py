@@ -239,7 +239,11 @@ def test_over_tls_with_a_certificate_of_our_own(
 
 @pytest.mark.parametrize("wrong", ["no TLS", "another authority", "no certificate", "another's certificate"])
 def test_whom_we_do_not_trust_or_who_does_not_trust_us_is_unavailable_and_told_why(
-    tls_member: Member, authorities: tuple[tuple[Path, Path], ...], tmp_path: Path, wrong: str
+    tls_member: Member,
+    authorities: tuple[tuple[Path, Path], ...],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    wrong: str,
 ) -> None:
     ours, another = authorities
     config = EtcdConfig(endpoints=(tls_member.endpoint,), tls=True, ca_file=str(ours[0]), deadline_s=1.5)
@@ -256,6 +260,7 @@ def test_whom_we_do_not_trust_or_who_does_not_trust_us_is_unavailable_and_told_w
             await client.call(RANGE, NOTHING)
 
     with_client(config, test)
+    assert "andshake" not in capfd.readouterr().err, "gRPC tells of each attempt by itself"
 
 
 def test_a_certificate_that_cannot_be_read_is_refused_at_once() -> None:
