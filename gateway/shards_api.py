@@ -19,7 +19,7 @@ from gateway.access import body_of, check_access, check_is_json
 from gateway.cluster_config import GATEWAY_UNIT, RouterLink
 from gateway.cluster_view import ClusterView
 from gateway.errors import RequestError
-from router.directory.port import Claim, DirectoryError, Lost
+from router.directory.port import Claim, DirectoryError, Lost, Unavailable
 from router.loads import NEVER, Load
 from router.shards.records import CORDONS, PINS, CordonRecord, PinRecord, encode
 
@@ -28,6 +28,7 @@ _T = TypeVar("_T")
 BODY_BYTES_MAX = 1_024
 ATTEMPTS = 3
 LOADS_DEADLINE_S = 1.0
+UNKNOWN = "it may be written down all the same, so look before you ask again"
 _RETRY_AFTER_S = 1
 _NOTHING = Load(NEVER, {}, {})
 
@@ -264,7 +265,8 @@ async def write(cluster: ClusterView, prefix: str, name: str, value: bytes | Non
                 return True
             revision = result.revision
     except DirectoryError as error:
-        message = f"{error}: it may be written down all the same, so look before you ask again"
+        known = not isinstance(error, Unavailable) or error.nothing_done
+        message = f"{error}: " + ("nothing is written down" if known else UNKNOWN)
         raise RequestError(503, "unavailable", message, _RETRY_AFTER_S) from error
     raise RequestError(409, "busy", f"{prefix}{name} is changed by others again and again", _RETRY_AFTER_S)
 

@@ -28,6 +28,9 @@ PAUSE_MAX_S = 0.5
 LOGINS_A_CALL = 2
 NEAREST_AGAIN_S = 30.0
 """After so long the nearest member is asked again, of which one call in that time may have to wait."""
+REFUSED_S = 15.0
+"""For so long after it refused to write (no space, no rights) it counts as away, unless it takes a write again."""
+WRITES = ("/etcdserverpb.KV/Txn", "/etcdserverpb.KV/Put")
 OPTIONS = (
     ("grpc.max_receive_message_length", RECEIVE_BYTES_MAX),
     ("grpc.initial_reconnect_backoff_ms", 50),
@@ -95,6 +98,7 @@ class Client:
         self.reach = Reach(False, clock())
         self.token = ""
         self._failures = 0
+        self._refuses_until = 0.0
         self._channels: dict[int, grpc.aio.Channel] = {}
         self._methods: dict[tuple[int, str], Any] = {}
         self._credentials = _credentials(config)
@@ -118,7 +122,7 @@ class Client:
         """
         ends = self.clock() + self.config.deadline_s if ends is None else ends
         pause, logins, why = PAUSE_FIRST_S, 0, "etcd was given no time"
-        tried = 0
+        tried = full = 0
         while (left := ends - self.clock()) > 0:
             at = self._member()
             try:
@@ -134,11 +138,16 @@ class Client:
                 self.judge(meaning, error)
                 why = self.failed(at, error)
                 tried += 1
+                if etcd_errors.is_full(error):
+                    full += 1
+                    self._refused(why)
+                    if full == tried == len(self.config.endpoints):
+                        raise Unavailable(why, nothing_done=True) from error
                 if tried % len(self.config.endpoints) == 0:
                     await asyncio.sleep(min(pause * random.uniform(0.5, 1.0), max(0.0, ends - self.clock())))
                     pause = min(2 * pause, PAUSE_MAX_S)
             else:
-                self.succeeded()
+                self.succeeded(wrote=method.path in WRITES)
                 return answer
         self._reached(False, why)
         raise Unavailable(why)
@@ -201,7 +210,9 @@ class Client:
         """Raise what cannot be helped by asking another member."""
         text = error.details() or error.code().name
         if meaning in {Meaning.NOT_ALLOWED, Meaning.LOGIN}:
-            raise NotAllowed(f"{self.config}: {etcd_errors.refusal(text, self.config.user)}") from error
+            why = etcd_errors.refusal(text, self.config.user)
+            self._refused(why)
+            raise NotAllowed(f"{self.config}: {why}") from error
         if meaning is Meaning.LEASE_GONE:
             raise LeaseGone(text) from error
         if meaning is Meaning.COMPACTED:
@@ -231,10 +242,18 @@ class Client:
             self.current = 0
         return self.current
 
-    def succeeded(self) -> None:
-        """A member answered."""
+    def succeeded(self, *, wrote: bool = False) -> None:
+        """A member answered; or even wrote what it was asked to."""
         self._failures = 0
-        self._reached(True)
+        if wrote:
+            self._refuses_until = 0.0
+        if self.clock() >= self._refuses_until:
+            self._reached(True)
+
+    def _refused(self, why: str) -> None:
+        """It answers, but writes nothing: to us it is away, although it may go on to tell what is there."""
+        self._refuses_until = self.clock() + REFUSED_S
+        self._reached(False, why)
 
     def _reached(self, answers: bool, why: str = "") -> None:
         if self.reach.answers != answers:

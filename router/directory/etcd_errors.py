@@ -60,6 +60,11 @@ def meaning_of(error: grpc.aio.AioRpcError) -> Meaning:
     return Meaning.AWAY
 
 
+def is_full(error: grpc.aio.AioRpcError) -> bool:
+    """Whether it takes no writes any more, this one as well, until somebody makes room."""
+    return "database space exceeded" in (error.details() or "")
+
+
 def refusal(text: str, user: str) -> str:
     """What to do about a call that is not allowed."""
     if "authentication is not enabled" in text:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from core.owned import ACCOUNT
 from router.directory import etcdpb_pb2 as pb
 from router.directory.etcd import EtcdDirectory
-from router.directory.etcd_client import NEAREST_AGAIN_S, RANGE, TXN, Client, Compacted, prefix_end
+from router.directory.etcd_client import NEAREST_AGAIN_S, RANGE, REFUSED_S, TXN, Client, Compacted, prefix_end
 from router.directory.etcd_config import EtcdConfig
 from router.directory.port import Changes, Claim, Misused, NotAllowed, Unavailable, Won, now
 from tests.conftest import free_ports
@@ -176,6 +176,45 @@ def test_a_prefix_ends_after_all_that_begin_with_it(prefix: bytes, more: bytes) 
         assert prefix + more < end
         assert prefix + b"\xff" * 8 < end
         assert not end.startswith(prefix)
+
+
+def put(key: bytes, value: bytes = b"") -> pb.TxnRequest:
+    request = pb.TxnRequest()
+    wanted = request.success.add().request_put
+    wanted.key, wanted.value = key, value
+    return request
+
+
+async def fill(client: Client) -> None:
+    """Write until it takes no more."""
+    while True:
+        await client.call(TXN, put(b"large", bytes(1_000_000)))
+
+
+def test_one_whose_store_is_full_is_away_until_it_writes_again_whatever_it_tells(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with running("--quota-backend-bytes=4194304") as member:
+
+        async def test(client: Client) -> None:
+            with pytest.raises(Unavailable, match="its store is full") as caught:
+                await fill(client)
+            assert caught.value.nothing_done
+            assert not client.reach.answers
+            for _ in range(3):
+                await client.call(RANGE, NOTHING)
+                with pytest.raises(Unavailable, match="its store is full"):
+                    await client.call(TXN, put(b"small"))
+            assert not client.reach.answers
+            assert sum("is away" in line for line in caplog.messages) == 1
+            member.compact()
+            member.do("maintenance/defragment")
+            for alarm in member.do("maintenance/alarm", action="GET")["alarms"]:
+                member.do("maintenance/alarm", action="DEACTIVATE", **alarm)
+            await client.call(TXN, put(b"small"))
+            assert client.reach.answers
+
+        with_client(EtcdConfig(endpoints=(member.endpoint,)), test)
 
 
 # ----------------------------------------------------------------------------------------------------------------- TLS
@@ -348,6 +387,32 @@ def test_who_may_not_is_told_at_once_what_to_do(secured: Member, changes: dict[s
             assert now() - asked < directory._client.config.deadline_s
 
     with_directory(as_user(secured, **changes), test)
+
+
+def test_one_that_lets_us_write_nothing_is_away_until_it_does_or_some_time_is_over(secured: Member) -> None:
+    late = 0.0
+    config = EtcdConfig(endpoints=(secured.endpoint,), user="hold", password="fast")
+
+    async def body() -> None:
+        nonlocal late
+        client = Client(config, lambda: now() + late)
+        try:
+            await client.call(TXN, put(b"holdfast/a"))
+            for wait_s in (0.0, REFUSED_S):
+                with pytest.raises(NotAllowed, match="under our prefix"):
+                    await client.call(TXN, put(b"others/a"))
+                await client.call(RANGE, pb.RangeRequest(key=b"holdfast/a"))
+                assert not client.reach.answers
+                late += wait_s
+                if wait_s:
+                    await client.call(RANGE, pb.RangeRequest(key=b"holdfast/a"))
+                else:
+                    await client.call(TXN, put(b"holdfast/a"))
+                assert client.reach.answers
+        finally:
+            await client.close()
+
+    run(body())
 
 
 def test_a_user_where_nobody_is_asked_who_he_is(member: Member) -> None:
