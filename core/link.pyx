@@ -1,13 +1,13 @@
 """Link: what a worker says to its routers and hears from them."""
 
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from core.shards cimport SHARD_OF_GLOBALS, SHARD_WORDS
 from core.answers cimport TYPE_REPLY, answer_error, answer_position, answer_reply
 from core.batch cimport batch_clear, batch_free, batch_reserve
 from core.bus cimport BusBatch, bus_done, bus_lost, bus_pending, bus_receive, bus_send, bus_tick
 from core.codes cimport NOT_JOINED, OVERLOADED, RATE_LIMITED, RESUMED_ELSEWHERE, TOO_MANY_CHANNELS, UNAVAILABLE
-from core.conn cimport FLAG_SESSION, STATE_OPEN, conn_get
+from core.conn cimport FLAG_SESSION, STATE_OPEN, conn_get, conn_live
 from core.edge cimport (ASKS_MAX, CHANNEL_LIVE, CHANNEL_UNASKED, LINK_NOWHERE, REQUEST_CATCHUP, REQUEST_HISTORY,
                         REQUEST_JOIN, REQUEST_OPEN, REQUEST_PRESENCE, RETRY_AFTER_MS, UNDER_WAY_MAX, Channel, Link,
                         edge_shard, feed_of, link_bit, link_of, links_next)
@@ -31,7 +31,9 @@ from core.records cimport (GAP_ROUTER_LOST, MESSAGE_EVENT, MESSAGE_GLOBAL, RECOR
                            RecSession, RecTaken, Record, record_fits, record_init, record_size)
 from core.replay cimport replay_caught, replay_overdue
 from core.requests cimport request_open, request_peek, request_take
+from core.slab cimport Slab, slab_at
 from core.told cimport told_tick
+from core.vitals cimport vital_of
 from core.zmtp cimport ZMTP_IDENTITY_BYTES_MAX
 
 cdef enum:
@@ -308,9 +310,26 @@ cdef void _on_bans(Edge *edge, RecBody *record) noexcept nogil:
     mailbox_put(&edge.to_control, &note, <uint8_t *> record + sizeof(RecBody), NULL)
 
 
+cdef Connection *_former(Edge *edge, const RecSession *record) noexcept nogil:
+    """The connection that is evicted: by its handle, which the session's leader knows, or as a channel's leader names
+    it, by its place, the session, and a later claim than its own. NULL: it is gone.
+    """
+    cdef Slab *table = &edge.connections
+    cdef uint32_t index = <uint32_t> record.conn
+    cdef Connection *conn
+    if record.conn >> 32:
+        return conn_get(table, record.conn)
+    if (index >> table.chunk_shift) >= table.chunk_count or table.chunks[index >> table.chunk_shift].memory == NULL:
+        return NULL
+    conn = <Connection *> slab_at(table, index)
+    if not conn_live(conn) or memcmp(conn.session, record.session, 16) != 0:
+        return NULL
+    return conn if 0 < vital_of(edge, conn).fence < record.fence else NULL
+
+
 cdef void _on_evict(Edge *edge, const RecSession *record) noexcept nogil:
     """A connection has lost its session."""
-    cdef Connection *conn = conn_get(&edge.connections, record.conn)
+    cdef Connection *conn = _former(edge, record)
     if conn == NULL or not conn.flags & FLAG_SESSION:
         return
     if record.head.aux == 0:

@@ -314,11 +314,12 @@ cdef void _on_unsubscribe(Sequencer *sequencer, Worker *worker, RecChannel *reco
         route_remove(&sequencer.streams, stream, worker_index(sequencer, worker), 0)
 
 
-cdef void _evict(Worker *worker, uint64_t conn, const uint8_t *session) noexcept nogil:
-    """Tell a worker that its connection does not have the session any more."""
+cdef void _evict(Worker *worker, uint64_t conn, const uint8_t *session, uint64_t fence) noexcept nogil:
+    """Tell a worker that its connection does not have the session any more; of half a handle, with the later claim."""
     cdef RecSession *say = <RecSession *> worker_say(worker, REC_EVICT, 0, sizeof(RecSession), 0)
     if say != NULL:
         say.conn = conn
+        say.fence = fence
         memcpy(say.session, session, 16)
 
 
@@ -447,10 +448,10 @@ cdef void session_claim(Sequencer *sequencer, Worker *worker, Record *said) noex
             return
         evicted = not owner.guest and (owner.worker != claimant or owner_conn(owner) != record.conn)
         if evicted and record.fence < owner_fence(owner):   # said again after a lost link, and of before the other's
-            _evict(worker, record.conn, record.session)
+            _evict(worker, record.conn, record.session, 0)
             return
         if evicted:
-            _evict(worker_at(sequencer, owner.worker), owner_conn(owner), record.session)
+            _evict(worker_at(sequencer, owner.worker), owner_conn(owner), record.session, 0)
         owner_end(sequencer, index)
     owner = _owner_start(sequencer, worker, record.session, hash)
     if owner != NULL:
@@ -514,6 +515,8 @@ cdef void _on_attend(Sequencer *sequencer, Worker *worker, RecState *record) noe
     if owner != NULL and (owner.worker != worker_index(sequencer, worker) or owner.conn[0] != record.conn):
         if not owner.guest or record.fence and record.fence < owner_fence(owner):
             return                      # the claim decides, or has decided
+        if record.fence > owner_fence(owner):   # the session's leader says so as well, if it reaches that worker
+            _evict(worker_at(sequencer, owner.worker), owner.conn[0], record.session, record.fence)
         owner_end(sequencer, index)
         owner = NULL
     if owner == NULL:

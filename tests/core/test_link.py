@@ -281,6 +281,27 @@ def test_an_evicted_session_ends_and_gets_nothing_more(edges: Callable[..., Edge
     assert alice.frame() is None
 
 
+def test_a_channels_leader_that_knows_of_a_later_claim_ends_the_former_connection_too(edge: Edge) -> None:
+    """It knows the low half of the handle: the session and the claim say whether it is still that connection."""
+    alice = edge.open("alice")
+    edge.join(alice, "group:a")
+    place, session = alice.conn & 0xFFFFFFFF, alice.session
+    strange = bytes(16)
+    for conn, who, fence in (
+        (place, session, wire.FENCE),
+        (place, session, 0),
+        (place, strange, wire.FENCE + 1),
+        (place + 1, session, wire.FENCE + 1),
+        (0xFFFFFFFF, session, wire.FENCE + 1),
+        (alice.conn + (1 << 32), session, wire.FENCE + 1),
+    ):
+        edge.router.send(wire.evict(conn, who, fence))
+    asked = alice.request(7, "group:nowhere")
+    assert alice.frame()[:2] == [3, asked], "it has its session"
+    edge.router.send(wire.evict(place, session, wire.FENCE + 1))
+    assert alice.frame()[:2] == [FIN, Code.RESUMED_ELSEWHERE]
+
+
 def test_history_and_presence_pass_the_numbers_on(edge: Edge) -> None:
     alice = edge.open("alice")
     edge.join(alice, "group:a")

@@ -68,8 +68,9 @@ def refused(conn: int, seq: int, code: int, why: str) -> bytes:
     return record(records.OPENED, code, _SESSION.pack(conn, bytes(16), seq, len(body), 0, 0), body)
 
 
-def evict(conn: int) -> bytes:
-    return record(records.EVICT, 0, _SESSION.pack(conn, bytes(16), 0, 0, 0, 0))
+def evict(conn: int, session: bytes = bytes(16), fence: int = 0) -> bytes:
+    """With a session and a fence as a channel's leader says it, which knows the low half of a handle."""
+    return record(records.EVICT, 0, _SESSION.pack(conn, session, 0, 0, 0, fence))
 
 
 def published(seq: int, epoch: int, offset: int, code: int = 0) -> bytes:
