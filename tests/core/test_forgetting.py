@@ -177,7 +177,9 @@ def test_of_two_connections_the_one_with_the_later_claim_is_the_guest(presence: 
     attend(other, MINE, session, records.HERE, conn=6, fence=20)
     assert present(other, MINE) == 1
     (evicted,) = [one for one in worker.rest() if one["kind"] == records.EVICT]
-    assert (evicted["conn"], evicted["session"], evicted["fence"]) == (CONN, session, 20), "it may hear it from here alone"
+    assert (evicted["conn"], evicted["session"], evicted["fence"]) == (CONN, session, 20), (
+        "it may hear it from here alone"
+    )
     attend(worker, MINE, session, fence=10)
     close(worker, session)
     assert present(worker, MINE) == 1
