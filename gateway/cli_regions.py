@@ -43,15 +43,19 @@ def evacuate(context: click.Context, name: str, pace: int, follow: bool, url: st
     """Have region NAME give its shards to other regions, and send its clients there; it follows them on."""
     url, token = of_group(context, url, token)
     _order(url, token, {"region": name, "on": True, "pace": pace, "by": _who()})
-    leads = _leads(url, token, name)
+    leads, _ = _now(url, token, name)
     end = time.monotonic() + FOLLOW_DEADLINE_S
+    was_seen = False
     while follow and leads:
         if time.monotonic() >= end:
             raise click.ClickException(
                 f"{name} still leads {leads} shards after {FOLLOW_DEADLINE_S:g} s; it is written down, and may come yet"
             )
         time.sleep(POLL_S)
-        leads = _leads(url, token, name)
+        leads, is_evacuated = _now(url, token, name)
+        if was_seen and not is_evacuated:
+            raise click.ClickException(f"{name} was restored meanwhile: it leads {leads} shards, and takes others")
+        was_seen = was_seen or is_evacuated  # it takes a moment until the node that is asked sees it
     click.echo(f"{name}: evacuated, leads {leads}; its clients go at their pace")
 
 
@@ -119,5 +123,7 @@ def _order(url: str, token: str | None, body: dict[str, object]) -> None:
     ask("POST", f"{url.rstrip('/')}/api/regions/evacuate", token=token, body=body, purpose="evacuate a region")
 
 
-def _leads(url: str, token: str | None, name: str) -> int:
-    return sum(int(one["leads"]) for one in _regions(url, token)["regions"] if one["name"] == name)
+def _now(url: str, token: str | None, name: str) -> tuple[int, bool]:
+    """How many shards a region leads, and whether it is evacuated."""
+    found = [one for one in _regions(url, token)["regions"] if one["name"] == name]
+    return sum(int(one["leads"]) for one in found), any(one["evacuated"] for one in found)

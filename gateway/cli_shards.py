@@ -171,7 +171,16 @@ def _leads(found: dict[str, Any]) -> Counter[str]:
     return Counter(one["leader"] for one in found["shards"])
 
 
+def _state(router: dict[str, Any], evacuated: set[str]) -> str:
+    if router["leaving"]:
+        return "leaving"
+    if router["cordoned"]:
+        return "cordoned"
+    return "region evacuated" if router.get("region") in evacuated else "takes shards"
+
+
 def _said(found: dict[str, Any]) -> str:
+    evacuated = {one["name"] for one in found.get("regions", ()) if one["evacuated"]}
     rows: list[tuple[str, ...]] = [
         (
             one["name"],
@@ -179,7 +188,7 @@ def _said(found: dict[str, Any]) -> str:
             str(one["wanted"]),
             str(one["weight"]),
             "-" if one["load"] is None else f"{one['load']:g}/s",
-            "leaving" if one["leaving"] else "cordoned" if one["cordoned"] else "takes shards",
+            _state(one, evacuated),
             (one["bus"] or "-") + (" (CURVE)" if one["encrypted"] else ""),
         )
         for one in found["routers"]

@@ -4,6 +4,7 @@
 the file it may be a table as well, `[log.regions]`.
 """
 
+import difflib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
@@ -97,6 +98,21 @@ def _placement(config: "Config") -> Iterator[str]:
             f'directory.placement = "{section.placement}": {SPREAD} and {BY_PUBLISHERS} stand alone, and are no names'
             " of regions"
         )
+    elif section.placement not in (SPREAD, BY_PUBLISHERS):
+        yield from _order(named, {section.region, *logs_of(config.log.regions)}, is_known=bool(config.log.regions))
+
+
+def _order(named: list[str], regions: set[str], *, is_known: bool) -> Iterator[str]:
+    """Regions in order; `is_known`: which there are."""
+    for name in sorted({one for one in named if named.count(one) > 1}):
+        yield f"directory.placement names {name} twice: leave one out"
+    for name in named:
+        if is_known and name not in regions:
+            near = difflib.get_close_matches(name, {*regions, SPREAD, BY_PUBLISHERS}, 1)
+            yield (
+                f"directory.placement names {name}, which is none of {', '.join(sorted(regions))}"
+                + (f"; did you mean {near[0]}?" if near else " (directory.region and log.regions)")
+            )
 
 
 def _logs(config: "Config") -> Iterator[str]:

@@ -78,12 +78,12 @@ def _check(cluster: ClusterView, asked: _Request) -> None:
     if not 0 <= asked.pace <= PACE_MAX or len(asked.by) > BY_CHARACTERS_MAX:
         why = f"pace is a number from 0 to {PACE_MAX}, by up to {BY_CHARACTERS_MAX} characters"
         raise RequestError(400, "bad_request", f"{why}; expected {FORM}")
-    known = {one["name"]: one for one in regions.as_json(cluster, {})}
-    if not asked.on:
-        return
+    known = regions.evacuated_of(cluster.view)
     if asked.region not in known:
         there = ", ".join(known) or "none: directory.region is not set"
         raise RequestError(404, "no_such_region", f"{asked.region!r} is no region with nodes: these are {there}")
+    if not asked.on:
+        return
     weights, view = cluster.view.weights(), cluster.view
     if not any(weight and view.region_of(name) != asked.region for name, weight in weights.items()):
         raise RequestError(

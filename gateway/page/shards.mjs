@@ -147,7 +147,8 @@ function stateOf({ evacuated, since_ms: since, by }) {
 }
 
 function routerRow(one) {
-  const state = one.leaving ? "leaving" : one.cordoned ? "cordoned" : "takes shards";
+  const away = shown.regions.some(({ name, evacuated }) => evacuated && name === one.region);
+  const state = one.leaving ? "leaving" : one.cordoned ? "cordoned" : away ? "region evacuated" : "takes shards";
   return {
     state: one.cordoned || one.leaving ? "warn" : "",
     cells: [

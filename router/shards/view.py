@@ -165,13 +165,14 @@ class View:
         return epoch not in self.alive and self.nodes.reached >= epoch
 
     def weights(self) -> dict[str, int]:
-        """The routers that live, with their weights; 0: cordoned, or its region is evacuated."""
-        found = {}
-        for name, seen in self.nodes.items():
-            if seen.record is not None and seen.record.weight > 0:
-                leads = not self.cordoned(name) and not self.evacuated(seen.record.region)
-                found[name] = seen.record.weight if leads else 0
-        return found
+        """The routers that live, with their weights; 0: cordoned, or its region is evacuated.
+
+        Where nobody else is left that could lead, those of evacuated regions count as ever: rather there than nowhere.
+        """
+        routers = {name: seen.record for name, seen in self.nodes.items() if seen.record and seen.record.weight > 0}
+        open_ = {name for name in routers if not self.cordoned(name)}
+        leads = {name for name in open_ if not self.evacuated(routers[name].region)} or open_
+        return {name: record.weight if name in leads else 0 for name, record in routers.items()}
 
     def cordoned(self, name: str) -> bool:
         """Whether a node is to lead nothing."""

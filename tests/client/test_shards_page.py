@@ -52,7 +52,7 @@ class Admin:
             "reachable": True,
             "unled": 1,
             "gateways": [{"name": "a"}, {"name": "b"}],
-            "routers": [router("a", "eu"), router("<b>u</b>", "us", cordoned=True, load=0.0)],
+            "routers": [router("a", "eu"), router("<b>u</b>", "us", cordoned=True, load=0.0), router("c", "us")],
             "regions": [
                 region("eu", lag_entries=12, lag_seconds=0.44, behind=1),
                 region("us", evacuated=True, by="op@host", since_ms=0, breakers_open=1, breakers=2),
@@ -106,6 +106,7 @@ def test_a_cluster_is_shown_with_its_regions_and_goes_on_being_shown() -> None:
         assert await rows(page, "routers") == [
             ["a", "eu", "2", "2", "1", "1,234.5", "takes shards"],
             ["<b>u</b>", "us", "2", "2", "1", "0", "cordoned"],
+            ["c", "us", "2", "2", "1", "1,234.5", "region evacuated"],
         ]
         assert await rows(page, "shards") == [
             ["0", "a", "eu", "3", "0.8", "", "us: <b>u</b>, 3 (1.5 s)"],

@@ -78,7 +78,7 @@ def test_an_order_of_which_nothing_can_be_read_is_shown_as_one(admin: FakeAdmin,
 
 
 def test_an_evacuation_is_followed_until_nothing_is_led(admin: FakeAdmin, call: Call) -> None:
-    admin.answers = [(202, b"{}"), (200, answer(3)), (200, answer(1)), (200, answer(0))]
+    admin.answers = [(202, b"{}"), *((200, answer(leads, evacuated=True)) for leads in (3, 1, 0))]
     result = call("region", "evacuate", "eu", "--pace", "50")
     assert result.output == "eu: evacuated, leads 0; its clients go at their pace\n"
     method, path, body = admin.requests[0][:3]
@@ -86,6 +86,13 @@ def test_an_evacuation_is_followed_until_nothing_is_led(admin: FakeAdmin, call: 
     assert {**body, "by": ""} == {"region": "eu", "on": True, "pace": 50, "by": ""}
     assert "@" in body["by"]
     assert len(admin.requests) == 4
+
+
+def test_who_waits_hears_that_it_was_restored_meanwhile(admin: FakeAdmin, call: Call) -> None:
+    admin.answers = [(202, b"{}"), (200, answer(3)), (200, answer(2, evacuated=True)), (200, answer(2))]
+    result = call("region", "evacuate", "eu")
+    assert result.exit_code == 1
+    assert result.output == "Error: eu was restored meanwhile: it leads 2 shards, and takes others\n"
 
 
 def test_it_need_not_be_waited_for(admin: FakeAdmin, call: Call) -> None:

@@ -86,6 +86,17 @@ def test_shards_says_who_leads_how_many_and_what_moves(admin: FakeAdmin, call: C
     assert admin.requests[0][1] == "/api/shards"
 
 
+def test_routers_of_an_evacuated_region_are_not_said_to_take_shards(admin: FakeAdmin, call: Call) -> None:
+    told = json.loads(cluster("aa", cordoned="b"))
+    for router in told["routers"]:
+        router["region"] = "eu"
+    told["regions"] = [{"name": "eu", "evacuated": True, "by": "op", "since_ms": None}]
+    admin.answers = [(200, json.dumps(told).encode())]
+    said = call("shards").output.splitlines()
+    assert said[1].split()[6:8] == ["region", "evacuated"]
+    assert said[2].split()[6] == "cordoned"
+
+
 def test_shards_on_their_way_are_named(admin: FakeAdmin, call: Call) -> None:
     admin.answers = [(200, cluster("aaaa", "aabb"))]
     assert "2 to move: 2 a -> b, 3 a -> b" in call("shards").output

@@ -63,6 +63,12 @@ def test_a_gateway_says_where_clients_reach_it_and_a_router_does_not() -> None:
         (NODE | {"directory.region": "EU"}, "must be a small letter"),
         (NODE | {"directory.placement": "eu,us"}, 'directory.placement = "eu,us" without directory.region'),
         (NODE | {"directory.region": "eu", "directory.placement": "eu,spread"}, "spread and publishers stand alone"),
+        (
+            REGIONS | {"directory.placement": "publisher"},
+            "names publisher, which is none of eu, us; did you mean publish",
+        ),
+        (REGIONS | {"directory.placement": "eu,su"}, "names su, which is none of eu, us"),
+        (REGIONS | {"directory.placement": "eu,us,eu"}, "names eu twice"),
         (NODE | {"directory.placement": "eu us"}, "must be spread, publishers, or names of regions with commas"),
         (NODE | {"gateway.advertise": "http://eu"}, "must be URLs that begin with wss://"),
         (REDIS | {"log.regions": "us=redis://us:6379/0"}, "log.regions without directory.endpoints and directory.regi"),

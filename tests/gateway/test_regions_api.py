@@ -140,7 +140,23 @@ def test_what_cannot_be_is_refused_and_nothing_is_written(
 def test_restoring_what_is_not_evacuated_changes_nothing(in_etcd: DirectoryConfig, run_in_loop: Any) -> None:
     async def scenario() -> None:
         async with regions(in_etcd, "eu") as (_, _, client):
+            assert (await client.post(PATH, json={"region": "eu", "on": False})).status_code == 202
+
+    run_in_loop(scenario())
+
+
+def test_a_region_without_nodes_is_restored_if_it_is_evacuated_and_no_other_name_is(
+    in_etcd: DirectoryConfig, run_in_loop: Any
+) -> None:
+    async def scenario() -> None:
+        async with regions(in_etcd, "eu") as (view, others, client):
+            await others.transact([Claim("regions/us", 0, encode(RegionRecord("op", 7)))])
+            await shown(view, lambda: view.view.evacuated("us"))
+            answer = await client.post(PATH, json={"region": "su", "on": False})
+            assert (answer.status_code, answer.json()["code"]) == (404, "no_such_region")
+            assert "these are eu, us" in answer.json()["message"]
             assert (await client.post(PATH, json={"region": "us", "on": False})).status_code == 202
+            assert (await others.read("regions/")).items == {}
 
     run_in_loop(scenario())
 

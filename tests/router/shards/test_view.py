@@ -5,10 +5,12 @@ from hypothesis import strategies as st
 
 from router.shards.placement import BY_PUBLISHERS, Preferences
 from router.shards.records import (
+    CORDONS,
     NODES,
     PUBLISHERS,
     REGIONS,
     SHARDS,
+    CordonRecord,
     NodeRecord,
     PublishersRecord,
     RegionRecord,
@@ -137,6 +139,18 @@ def test_what_is_evacuated_leads_nothing_and_is_there_all_the_same() -> None:
     )
     assert view.routers_of("eu") == {"a": 1, "b": 2}
     assert (view.region_of("c"), view.region_of("nobody")) == ("us", "")
+
+
+def test_where_all_that_is_left_is_evacuated_it_leads_all_the_same() -> None:
+    view = View()
+    nodes = {name: NodeRecord(weight, "", region) for name, weight, region in NODES_OF_REGIONS}
+    view.nodes.snapshot(5, {NODES + name: (encode(record), 5) for name, record in nodes.items()})
+    evacuated = {REGIONS + name: (encode(RegionRecord("op", 7)), 5) for name in ("eu", "us", "ap")}
+    view.regions.snapshot(5, evacuated)
+    view.cordons.snapshot(5, {CORDONS + "b": (encode(CordonRecord(0)), 5)})
+    assert view.weights() == {"a": 0, "b": 0, "c": 0, "d": 0, "e": 1}  # e is of no region
+    view.nodes.change(6, [(NODES + "e", None, 6)])
+    assert view.weights() == {"a": 1, "b": 0, "c": 3, "d": 1}
 
 
 def test_placement_goes_by_regions_in_order_or_by_what_leaders_wrote_down() -> None:
