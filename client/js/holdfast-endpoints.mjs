@@ -9,7 +9,7 @@
  * @typedef {import("./holdfast-wire.mjs").Closed} Closed
  */
 
-import { Closed, RESUMED_ELSEWHERE, acceptable, closeSocket, gone } from "./holdfast-wire.mjs";
+import { Closed, ProtocolViolation, RESUMED_ELSEWHERE, acceptable, closeSocket, gone } from "./holdfast-wire.mjs";
 
 /** Of two endpoints that are nearer to each other than this, the application's order decides. */
 export const TIE_MS = 10;
@@ -168,9 +168,13 @@ export class Dialer {
 
   /**
    * A connection, or a pass in which there was none (`dialed` false), is over. @param {Closed} closed
-   * @returns {Closed} the same, or, when it is a late HELLO of our own that took the session over, one to resume from
+   * @returns {Closed} the same, or one to resume from: where a late HELLO of our own took the session over, and where
+   *   what answered in the place of one of several gateways is none
    */
   ended(closed, dialed) {
+    if (closed instanceof ProtocolViolation && !this.#welcomed && this.endpoints.urls.length > 1) {
+      closed = new Closed(null, closed.reason, "resume");
+    }
     const now = this.#clock.now();
     if (closed.code === RESUMED_ELSEWHERE && now < this.#ghostUntil) {
       this.#ghostUntil = -Infinity;

@@ -92,6 +92,27 @@ test("one that opens and does not answer HELLO is left at once for the next, and
   assert.equal(line.sockets.length, tried + 1);
 });
 
+test("one that speaks something else is left for the others of several, and alone is the end", async () => {
+  const line = await Line.opened({}, {}, [A, B]);
+  line.socket.drop();
+  line.clock.advance(250);
+  line.socket.onopen({});
+  line.socket.give([99, "no gateway"]);
+  assert.equal(line.session.state, "reconnecting");
+  line.clock.advance(0);
+  assert.equal(line.socket.url, B);
+  line.socket.welcome({ resumed: true });
+  assert.equal(line.session.state, "open");
+  line.socket.give([99]);
+  assert.equal(line.session.state, "closed");
+  const alone = await Line.opened({}, {}, [A]);
+  alone.socket.drop();
+  alone.clock.advance(250);
+  alone.socket.onopen({});
+  alone.socket.give([99]);
+  assert.equal(alone.session.state, "closed");
+});
+
 test("a HELLO of our own that comes late is resumed from, once", async () => {
   const line = await Line.opened({}, {}, [A, B]);
   line.socket.drop();

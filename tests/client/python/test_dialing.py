@@ -8,6 +8,7 @@ import pytest
 from holdfast_client import Backoff, CloseClass, Closed, ConnectFailed, connect
 from holdfast_client.codes import RESUMED_ELSEWHERE
 from holdfast_client.dialing import GHOST_S, Dialer
+from holdfast_client.errors import ProtocolViolation
 from holdfast_client.reconnect import Plan
 
 from tests.client.scripted_gateway import FIN, FIN_ACK, HELLO, PING, ScriptedGateway
@@ -143,6 +144,23 @@ def test_one_that_opens_and_does_not_answer_is_left_for_the_others_of_the_pass()
         field.dialer.ended(GONE, dialed=True)
         # All of them have been tried: now it is the back-off's turn.
         assert field.dialer.next_in_pass(GONE) is None
+
+    run(main())
+
+
+def test_one_that_speaks_something_else_is_left_for_the_others_and_alone_is_the_end() -> None:
+    async def main() -> None:
+        field, alone = Field([A, B]), Field([A])
+        no_gateway = ProtocolViolation("a frame of 1213486160 bytes")
+        assert await field.dial() == A
+        closed = field.dialer.ended(no_gateway, dialed=True)
+        assert (closed.code, closed.reason, closed.class_) == (None, no_gateway.reason, CloseClass.RESUME)
+        assert field.dialer.next_in_pass(closed) == Plan(CloseClass.RESUME, 0.0, counts=False)
+        assert await field.dial() == B
+        field.dialer.welcomed()
+        assert field.dialer.ended(no_gateway, dialed=True) is no_gateway
+        await alone.dial()
+        assert alone.dialer.ended(no_gateway, dialed=True) is no_gateway
 
     run(main())
 

@@ -1,5 +1,7 @@
 """Which endpoint is tried when."""
 
+import re
+
 import pytest
 from holdfast_client.endpoints import (
     ASIDE_FIRST_S,
@@ -21,6 +23,16 @@ def order(endpoints: Endpoints, now: float, target: str | None = None) -> list[s
 
 def test_unknown_ones_begin_together_and_the_applications_order_is_a_tie_breaker() -> None:
     assert Endpoints([A, B, C]).starts(0.0) == [Start(A, 0.0), Start(B, TIE_S), Start(C, TIE_S)]
+
+
+def test_of_two_ways_to_write_one_the_first_is_taken() -> None:
+    assert Endpoints([A, B, A + "/", "wss://a.example:7401/ws"]).urls == [A, B]
+
+
+@pytest.mark.parametrize("url", ["wss://a.example:99999/ws", "wss://a.example:x/ws", "wss://[::1/ws"])
+def test_an_address_that_is_none_is_named(url: str) -> None:
+    with pytest.raises(ValueError, match=f"{re.escape(repr(url))} is no address of a gateway"):
+        Endpoints([B, url])
 
 
 def test_the_nearest_gets_a_head_start_of_twice_what_it_took() -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from .codes import RESUMED_ELSEWHERE, CloseClass
 from .endpoints import Endpoints, Start
-from .errors import Closed, ConnectFailed
+from .errors import Closed, ConnectFailed, ProtocolViolation
 from .reconnect import Plan
 from .transport import Transport
 
@@ -101,7 +101,8 @@ class Dialer:
             dialed: there was a connection.
 
         Returns:
-            `closed`, or, when it is our own abandoned HELLO that took the session over, an end that is resumed from.
+            `closed`, or an end that is resumed from: our own abandoned HELLO took the session over, or what
+            answered in the place of one of several gateways is none.
         """
         now = self._clock()
         if closed.code == RESUMED_ELSEWHERE and now < self._ghost_until:
@@ -110,6 +111,8 @@ class Dialer:
         if not dialed or self._now_at is None:
             return closed
         here = self._now_at.url
+        if isinstance(closed, ProtocolViolation) and not self._welcomed and len(self.endpoints) > 1:
+            closed = Closed(None, closed.reason, CloseClass.RESUME)
         if not self._welcomed and closed.class_ is not CloseClass.STOP:
             self._tried.add(here)
             self.endpoints.failed(here, now)

@@ -51,7 +51,9 @@ class Endpoints:
     """
 
     def __init__(self, urls: Sequence[str]) -> None:
-        self._known = {_same(url): _Endpoint(url) for url in dict.fromkeys(urls)}
+        self._known: dict[str, _Endpoint] = {}
+        for url in urls:
+            self._known.setdefault(_same(url), _Endpoint(url))
         if not self._known:
             raise ValueError("name at least one endpoint")
         self._measured_at: float | None = None

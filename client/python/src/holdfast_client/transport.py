@@ -153,11 +153,16 @@ async def open_transport(url: str, ssl: tls.SSLContext | None, timeout_s: float)
 
 
 def address(url: str) -> tuple[str, str, int]:
-    """Scheme, host and port of a gateway's URL."""
-    parts = urlsplit(url)
+    """Scheme, host and port of a gateway's URL. Raises ValueError for any other."""
+    why = f"{url!r} is no address of a gateway; write tcp://, tls://, ws:// or wss://, then host:port"
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"{why} ({error})") from error
     if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
-        raise ValueError(f"{url!r} is no address of a gateway; write tcp://, tls://, ws:// or wss://, then host:port")
-    return parts.scheme, parts.hostname, parts.port or DEFAULT_PORTS[parts.scheme]
+        raise ValueError(why)
+    return parts.scheme, parts.hostname, port or DEFAULT_PORTS[parts.scheme]
 
 
 def is_acceptable_target(target: str | None, url: str) -> bool:
