@@ -61,7 +61,13 @@ class Bridged(Heard):
         assert config.directory is not None
         self._count = count
         self.bridge = Bridge(
-            log, config.directory.region, config.log_redis_url, config.log_regions, self, living=self._living
+            log,
+            config.directory.region,
+            config.log_redis_url,
+            config.log_regions,
+            self,
+            living=self._living,
+            before=self._before,
         )
         self._abroad: dict[int, list[bytes]] = {}
         """By shard, what is in no log, and is published before the event loop waits again."""
@@ -176,3 +182,7 @@ class Bridged(Heard):
     def _living(self) -> frozenset[str]:
         assert self._keeper is not None
         return self._keeper.machine.regions()
+
+    def _before(self, shard: int) -> tuple[str, int] | None:
+        assert self._keeper is not None
+        return self._keeper.machine.before(shard)

@@ -4,7 +4,8 @@ A shard is led in one region. Its leader appends to its own region's Redis alone
 redo log there (router/log/bridge_scripts.py); in each other region one router repeats that and says so
 (router/log/bridge_follow.py), which the leader hears (router/log/replicated.py). So no region that is slow or away is
 on the path of a message. Before a shard is led, all regions that are there are told to refuse the leader of before, and
-whatever one of them has more than ours is repeated here: what a region confirmed to that leader, this one has.
+whatever one of them has more than ours is repeated here: what a region confirmed to that leader, this one has. So is
+what became of sessions where it was led before, if that region is there: it waits for no follower.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from router.log.bridge_copy import copy_shards
 from router.log.bridge_follow import CATCHUP_BYTES_S, PAGE_FAR, Follower, Told, catch_up
 from router.log.bridge_scripts import BRIDGE_ENTRIES
 from router.log.bridge_source import Source
+from router.log.bridge_states import lacks_states, take_states
 from router.log.bridge_store import Followed, Store
 from router.log.port import LogError, LogUnavailable, Position
 from router.log.redis_shared import SharedRedisLog
@@ -60,6 +62,8 @@ class Bridge:
         regions: by name, the URLs of the other regions'.
         heard: what is told.
         living: the regions that have routers, as the directory says.
+        before: the region where a shard was led last and its epoch then, as the directory says; None: that is not
+            known.
         catchup_bytes_s: of what was missed, from each region.
 
     Raises:
@@ -76,10 +80,12 @@ class Bridge:
         heard: Heard,
         *,
         living: Callable[[], Collection[str]],
+        before: Callable[[int], tuple[str, int] | None] = lambda shard: None,
         catchup_bytes_s: int = CATCHUP_BYTES_S,
     ) -> None:
         self._log = log
         self._living = living
+        self._before = before
         self._heard = heard
         entries = log.bridge_entries or BRIDGE_ENTRIES
         keys = log.keys
@@ -175,7 +181,8 @@ class Bridge:
             if found > ours and not is_near:
                 there, here = (f"{one.epoch}-{one.offset}" for one in (found, ours))
                 return f"region `{region.region}` has it up to {there}, ours to {here}"
-        return ""
+        place, _ = self._before(shard) or ("", 0)
+        return await _states_asked(self._sources[place], self.store, shard) if place in living else ""
 
     async def _fence(self, epochs: Mapping[int, int]) -> dict[str, dict[int, tuple[int, Position]]]:
         answers = await asyncio.gather(*(self._fence_one(source, epochs) for source in self._sources.values()))
@@ -232,6 +239,30 @@ class Bridge:
         for shard, at in goals.items():
             _log.info("shard %d was brought up to %d-%d from region `%s`", shard, *at, source.region)
 
+    async def take_states(self, epochs: Mapping[int, int], known: Mapping[int, Collection[str]]) -> None:
+        """Repeat what became of sessions where these shards were led before. That region and ours were told already to
+        take nothing more from the leader of before: all is there that will ever be, and nobody else repeats it here.
+
+        Args:
+            epochs: under which they are to be led.
+            known: of each, the regions that were told.
+
+        Raises:
+            LogUnavailable: that region does not answer any more.
+        """
+        some: dict[str, list[Followed]] = {}
+        for shard, epoch in epochs.items():
+            region, before = self._before(shard) or ("", 0)
+            # Had anybody led it in between, that region had followed: what is there would be older than what is here.
+            if before + 1 == epoch and region in known.get(shard, ()):
+                some.setdefault(region, []).append(Followed(shard, epoch))
+        for region, followed in some.items():
+            try:
+                async with asyncio.timeout(LIVING_DEADLINE_S):
+                    await take_states(self._sources[region], self.store, followed)
+            except TimeoutError:
+                raise LogUnavailable(f"what became of sessions in region `{region}` cannot be repeated here") from None
+
     async def close(self) -> None:
         """Stop."""
         for follower in self.followers.values():
@@ -257,6 +288,17 @@ async def _asked(source: Source, shard: int) -> Position | str:
         return f"it has not said anything for {ABLE_DEADLINE_S} s"
     except LogError as error:
         return str(error)
+
+
+async def _states_asked(source: Source, store: Store, shard: int) -> str:
+    """What of sessions is too much that a region has and ours has not, or why it does not say so."""
+    try:
+        async with asyncio.timeout(ABLE_DEADLINE_S):
+            return await lacks_states(source, store, Followed(shard, 0))
+    except TimeoutError:
+        return f"region `{source.region}`: it has not said anything for {ABLE_DEADLINE_S} s"
+    except LogError as error:
+        return f"region `{source.region}`: {error}"
 
 
 async def _at_once(size: int) -> None:

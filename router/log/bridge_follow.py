@@ -16,13 +16,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from core.owned import ACCOUNT, Held, end_tasks
 from core.redis_batch import bridged_records
 from router.log.bridge_copy import copy_shards
-from router.log.bridge_scripts import STATES_ENTRIES
 from router.log.bridge_source import ABROAD, PUBLISHED, STATES, Entry, Page, Source, pushed_entry
+from router.log.bridge_states import may_miss_states
 from router.log.bridge_store import Followed, Store, fits
 from router.log.port import LogError, Position
 from router.log.redis_keys import Keys
 from router.log.redis_link import Link
-from router.log.redis_sessions import position_of
 
 PAGE = 32
 PAGE_FAR = 256
@@ -94,7 +93,7 @@ async def catch_up(
     known = {one: one.at for one in some if one.at is not None}
     pages = await source.pages({one.shard: (at, one.states_at) for one, at in known.items()}, count)
     known = {one: at for one, at in known.items() if one.shard in pages}
-    doubtful = {one: pages[one.shard].states for one in known if _may_miss_states(one, pages[one.shard])}
+    doubtful = {one: pages[one.shard].states for one in known if may_miss_states(one, pages[one.shard])}
     # Two, since the very oldest may be of a node of the stream that has just left ours.
     ends = {one: {said for _, _, said in (*states[:1], *states[-1:])} for one, states in doubtful.items()}
     lacking = await store.lacking_states(ends)
@@ -132,13 +131,6 @@ async def catch_up(
         if one.at is not None and not await store.undo(one, target, leader):
             whole.append(one)
     return pages, [entry for entry, has in zip(todo, done, strict=True) if has], whole
-
-
-def _may_miss_states(one: Followed, page: Page) -> bool:
-    """Whether states that we do not have may be kept there no more; we may have them from where it was led before."""
-    if one.states_at == b"0-0":
-        return page.states_kept >= STATES_ENTRIES
-    return page.states_kept > 0 and position_of(page.oldest_state) > position_of(one.states_at)
 
 
 class Follower:

@@ -178,9 +178,11 @@ class Store:
         [found] = await self.ask([pack("XRANGE", name, b"(" + text_of(after), b"+")])
         return [entry_of(*entry) for entry in found]
 
-    async def repeat_states(self, region: str, states: Sequence[tuple[Followed, tuple[bytes, bytes, bytes]]]) -> None:
+    async def repeat_states(
+        self, region: str, states: Sequence[tuple[Followed, tuple[bytes, bytes, bytes]]], *, replicas: bool = False
+    ) -> None:
         """Do what became of sessions there, in this order. Of a shard that is a later leader's it is not known
-        afterwards where it is.
+        afterwards where it is. `replicas`: they have it as well then.
         """
         commands = []
         for one, (id_, kind, data) in states:
@@ -188,7 +190,7 @@ class Store:
             field = _states_field(region)
             command = pack("EVALSHA", REPEAT_STATE.sha, 1, self._epoch(one.shard), kind, data, id_, leader, field)
             commands.append(command)
-        answers = [answer for some in _pieces(commands) for answer in await self.ask(some)]
+        answers = [answer for some in _pieces(commands) for answer in await self.ask(some, changes=replicas)]
         for (one, (id_, *_)), answer in zip(states, answers, strict=True):
             if answer == -1:
                 one.at = None

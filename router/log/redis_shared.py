@@ -39,6 +39,10 @@ class Opener(Protocol):
         """Have other regions refuse lower epochs, and fetch what they have."""
         ...
 
+    async def take_states(self, epochs: Mapping[int, int], known: Mapping[int, Collection[str]]) -> None:
+        """Repeat what became of sessions where shards were led before."""
+        ...
+
     def followed(self) -> set[int]:
         """The shards that are followed."""
         ...
@@ -102,6 +106,8 @@ class SharedRedisLog(RedisLog):
         ours = await self._fence_shards({one: epochs[one] for one in epochs if one not in elsewhere})
         refused = {**elsewhere, **ours}
         opened = [shard for shard, higher in refused.items() if higher is None]
+        if self.bridge is not None:
+            await self.bridge.take_states({shard: epochs[shard] for shard in opened}, known)
         await self._wait_for_replicas([self.keys.shard_slots[shard] for shard in opened])
         marks = [
             (self.keys.shard_slots[one], pack("HGET", self.keys.shards[one] + b"epoch", REPLICATED)) for one in opened

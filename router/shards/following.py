@@ -19,6 +19,8 @@ class Following:
         self.told: dict[int, tuple[str, int]] = {}
         """What was wanted last: by shard, the region where it is led, and its epoch."""
         self.complaints: list[str] = []
+        self.before: dict[int, tuple[str, int]] = {}
+        """By shard, the region where it was led last, and its epoch then: not what it was claimed for here since."""
         self._leaders: dict[int, tuple[str, int]] = {}
         self._unknown: set[str] = set()
 
@@ -38,6 +40,10 @@ class Following:
         self.told = wanted
         return Follow(frozenset(wanted), dict(wanted))
 
+    def leads(self, shard: int, epoch: int) -> None:
+        """Begin to lead a shard here."""
+        self.before[shard] = (self.settings.region, epoch)
+
     def _find_leader(self, view: View, shard: int, epoch: int) -> None:
         record = view.shards.get(str(shard)).record
         if record is None:
@@ -47,7 +53,7 @@ class Following:
             return
         name = view.alive.get(record.node_epoch)
         if name is not None:  # else it is not known where it is led, and the place before counts on
-            self._leaders[shard] = (view.region_of(name), record.epoch)
+            self._leaders[shard] = self.before[shard] = (view.region_of(name), record.epoch)
 
     def _wanted(self, view: View) -> dict[int, tuple[str, int]]:
         routers = followers_of(view, self.settings.region)

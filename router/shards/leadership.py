@@ -135,6 +135,12 @@ class Leadership:
         settings = self.settings
         return frozenset(region for region in settings.regions if self.view.routers_of(region))
 
+    def before(self, shard: int) -> tuple[str, int] | None:
+        """In which region a shard was led last, and its epoch then; None: that is not known. What is to be led here is
+        not yet until its log is open.
+        """
+        return self._following.before.get(shard) if self._following is not None else None
+
     def step(self, event: ev.Event, now: float) -> list[ev.Effect]:
         """Take one event at a time by our clock; what is to be done about it, in order."""
         self._now = now
@@ -221,6 +227,8 @@ class Leadership:
             return
         held.role = Role.LEADING
         held.retry_at = NEVER
+        if self._following is not None:
+            self._following.leads(event.shard, event.epoch)
         self._out.append(ev.Lead(event.shard, event.epoch))
         self.taking.pop(event.shard, None)
 

@@ -25,6 +25,9 @@ class Machine:
     def regions(self) -> frozenset[str]:
         return frozenset({"us"})
 
+    def before(self, shard: int) -> tuple[str, int]:
+        return ("us", shard + 1)
+
 
 class Keeper:
     """Notes what is to be told to the data plane."""
@@ -94,6 +97,7 @@ def test_what_is_led_elsewhere_is_followed_there(keeper: Keeper) -> None:
         one = await bridged(keeper)
         one.follow(frozenset({1, 5}), {1: ("us", 2), 5: ("us", 4)})
         assert one.bridge.followed() == {1, 5}
+        assert one.bridge._before(1) == ("us", 2), "as the machine of shards knows"
         one.epoch(1, 2)
         one.live(1)
         one.follow(frozenset({5}), {5: ("us", 4)})

@@ -63,6 +63,13 @@ def redis_server() -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture(scope="package")
+def servers(redis_server: Server) -> Iterator[list[Server]]:
+    """Three, one a region, which nobody may kill."""
+    with running() as second, running() as third:
+        yield [redis_server, second, third]
+
+
 @pytest.fixture
 def prefix() -> str:
     """Keys of this test alone."""

@@ -27,6 +27,10 @@ def ordered(epoch: int, offset: int, body: bytes = b"", channel: str = CHANNEL, 
     return bytes(record)
 
 
+def is_of(channel: str, shard: int) -> bool:
+    return byte_of(channel.encode()) % SHARDS == shard
+
+
 class Ear(Heard):
     """Notes what it hears."""
 
@@ -88,12 +92,15 @@ class Region:
         self.bridge = bridge
         self.ear = ear
         self.number = 0
+        self.before: dict[int, tuple[str, int]] = {}
+        """Where shards were led last, as the directory would say."""
 
     async def lead(self, epoch: int, *shards: int) -> dict[int, int | None]:
         """Lead these shards."""
         found = await self.log.open_shards(dict.fromkeys(shards or [SHARD], epoch))
         for shard in shards or [SHARD]:
             self.bridge.replicated.led(shard)
+            self.before[shard] = (self.name, epoch)
         return found
 
     async def say(self, *records: bytes) -> int:
@@ -105,7 +112,9 @@ class Region:
         return self.number
 
     def follow(self, leader: "Region", epoch: int, *shards: int) -> None:
-        self.bridge.follow(dict.fromkeys(shards or [SHARD], (leader.name, epoch)))
+        led = dict.fromkeys(shards or [SHARD], (leader.name, epoch))
+        self.before |= led
+        self.bridge.follow(led)
 
     async def history(self, channel: str = CHANNEL) -> Loaded:
         [loaded] = await self.log.load([channel.encode()], messages=True)
@@ -150,7 +159,9 @@ async def region(
     )
     if start:
         bridge.start()
-    return Region(names[place], servers[place], log, bridge, hears)
+    made = Region(names[place], servers[place], log, bridge, hears)
+    bridge._before = made.before.get
+    return made
 
 
 async def regions(servers: Sequence[Server], prefix: str, **options: object) -> list[Region]:

@@ -12,15 +12,8 @@ from router.log.port import Changes, LogUnavailable, Position, SessionChange
 from router.log.redis_shared import SharedRedisLog
 from tests.router.log.conftest import again, run, until
 from tests.router.log.redis_records import NOW_MS, now_ms
-from tests.router.log.regions import CHANNEL, SEEDS, SHARD, SHARDS, Region, close, ordered, region, regions
+from tests.router.log.regions import CHANNEL, SEEDS, SHARD, SHARDS, Region, close, is_of, ordered, region, regions
 from tests.servers.redis import ALWAYS, FLEETING, Server, running
-
-
-@pytest.fixture(scope="package")
-def servers(redis_server: Server) -> Iterator[list[Server]]:
-    """Three, which nobody may kill."""
-    with running() as second, running() as third:
-        yield [redis_server, second, third]
 
 
 @contextlib.contextmanager
@@ -533,12 +526,6 @@ def test_a_region_that_does_not_confirm_is_said_to_be_away_and_back(prefix: str)
 
     with lasting(2) as servers:
         run(work(servers))
-
-
-def is_of(channel: str, shard: int) -> bool:
-    from core.shards import byte_of
-
-    return byte_of(channel.encode()) % SHARDS == shard
 
 
 async def cut(one: Region, other: Region, work: object) -> None:

@@ -97,6 +97,9 @@ def test_a_shard_is_followed_from_where_it_was_led_last_until_another_leads_it()
     assert following.look(cluster.view, 2) is None
     cluster.lead(0, "a", 3)
     assert _shards(following.look(cluster.view, 2)) == ALL - {0}
+    assert following.before == dict.fromkeys(ALL, ("us", 1))
+    following.leads(0, 3)
+    assert following.before == dict.fromkeys(ALL, ("us", 1)) | {0: ("eu", 3)}
 
 
 def test_who_starts_while_nobody_leads_follows_when_somebody_does() -> None:

@@ -397,6 +397,22 @@ def test_a_followed_shard_is_let_go_before_it_is_opened_and_followed_again_behin
     assert machine.machine.regions() == frozenset()
 
 
+def test_where_a_shard_was_led_last_is_known_until_it_is_led_here() -> None:
+    router = Regional(2)
+    assert router.machine.before(0) is None
+    router.put(f"{SHARDS}0", encode(ShardRecord("b", B, 4, "taken")))
+    assert router.machine.before(0) == ("us", 4)
+    router.put(f"{SHARDS}0", encode(ShardRecord("a", A, 5, "handed")))
+    router.step(ev.Refused(0, 5, None))
+    assert router.machine.before(0) == ("us", 4), "its log was not open so far"
+    router.step(ev.Opened(0, 5))
+    assert router.machine.before(0) == ("eu", 5)
+    router.put(f"{SHARDS}0", encode(ShardRecord("d", C + 1, 6, "taken")))
+    router.put(NODES + "d", None)
+    assert router.machine.before(0) == ("eu", 6)
+    assert Machine().machine.before(0) is None, "where there are no regions"
+
+
 class Regional(Machine):
     """Router a of region eu, beside b and c of us, and d of eu."""
 
