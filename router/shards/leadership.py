@@ -94,8 +94,8 @@ class Leadership:
         """Shards that nobody leads, and since when we know."""
         self._not_before: dict[int, float] = {}
         """Shards that we claim or ask for again only then."""
-        self._refused: dict[str, int] = {}
-        """By request, the revision of it that came to nothing."""
+        self._refused: dict[str, tuple[int, float]] = {}
+        """By request, the revision of it that came to nothing, and when it may be served after all."""
         self._flying: dict[str, ev.Claim] = {}
         self._operator: dict[str, int] = {}
         """Tickets of operators' claims under way, by key."""
@@ -393,7 +393,7 @@ class Leadership:
         for shard, giving in list(self.giving.items()):
             held = self.held[shard]
             if self.view.over(giving.taker.epoch) or self._due(giving.deadline):
-                self._refuse(held.request)
+                self._refuse(held.request, self._now + self.settings.retry_s)
                 del self.giving[shard]
                 self._go_on(shard, held)
         if not self._may_claim():
@@ -412,8 +412,8 @@ class Leadership:
                 and wanted.role is Role.LEADING
                 and wanted.epoch == move.epoch
                 and self.view.alive.get(move.node_epoch) == taker
-                and self._refused.get(request) != seen.revision
                 and self.plan()[move.shard] == taker
+                and self._may_serve(request, seen.revision)
             ):
                 wanted.request, wanted.far = request, self._is_far(taker)
                 if not self._has_room(under_way, wanted.far):
@@ -437,9 +437,13 @@ class Leadership:
         """Whether one more move may begin, given of each that is under way whether it is between regions."""
         return not under_way or (far and all(under_way) and len(under_way) < self.settings.far_moves_max)
 
-    def _refuse(self, request: str) -> None:
-        """Have a taker ask again before we give it anything."""
-        self._refused[request] = self.view.moves.get(request).revision
+    def _refuse(self, request: str, until: float = NEVER) -> None:
+        """Have a taker wait, or ask again, before we give it anything."""
+        self._refused[request] = (self.view.moves.get(request).revision, until)
+
+    def _may_serve(self, request: str, revision: int) -> bool:
+        refused, until = self._refused.get(request, (0, 0.0))
+        return refused != revision or self._due(until)
 
     def _go_on(self, shard: int, held: Held) -> None:
         held.role = Role.LEADING

@@ -22,7 +22,8 @@ class Settings:
     """For each rank below the first, so long a router leaves a shard without leader to those above."""
     patience_rank_max: int = 3
     drain_s: float = 0.15
-    """A leader that is not drained within it goes on, and the taker has to ask again."""
+    """A leader that is not drained within it goes on, and tries again after `retry_s`: a taker that waits for it asks
+    for nothing else."""
     take_s: float = 2.0
     """A taker that did not get the shard within it gives up, and takes another."""
     retry_s: float = 0.5

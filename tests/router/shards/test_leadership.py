@@ -249,6 +249,21 @@ def test_the_end_of_an_earlier_drain_does_not_count() -> None:
     assert claimed(router.step(ev.Drained(0, second.ticket))) == {"shards/0"}
 
 
+def test_a_drain_that_took_too_long_is_tried_again_soon() -> None:
+    """The taker asked once, and waits."""
+    router = Machine(nodes="ab")
+    router.lead(0)
+    router.put(f"{PINS}0", encode(PinRecord("b")))
+    first = one(router.put(f"{MOVES}b", encode(MoveRecord(B, 0, 1))), ev.Drain)
+    effects = router.step(ev.Tick(), Settings().drain_s)
+    assert ev.Resume(0, 1) in effects
+    assert one(effects, ev.WakeAt).time == router.now + Settings().retry_s
+    effects = router.step(ev.Tick(), Settings().retry_s)
+    assert ev.Pause(0) in effects
+    assert one(effects, ev.Drain).ticket != first.ticket
+    assert claimed(router.step(ev.Drained(0, one(effects, ev.Drain).ticket))) == {"shards/0"}
+
+
 def test_a_leader_gives_one_shard_at_a_time() -> None:
     router = Machine(nodes="abc")
     router.lead(0)
