@@ -11,8 +11,9 @@ these had under way shows in the watch, above what they wrote before. Two that c
 so one loses, and is told to whom.
 
 A claim that is not answered may still come about, though its connection was told that nothing is known. When the key
-then names it, it is the owner: what the directory says, is so. Its worker, asked to deliver to a connection that it
-does not have, says BYE, and the key goes, unless a later HELLO has it already.
+then names it, nobody is there: the key goes again, or names whoever has the session. A leader that came in between does
+not know that, and what the directory says, is so: its worker, asked to deliver to a connection that it does not have,
+says BYE, and the key goes, unless a later HELLO has it already.
 
 # When the directory is away
 
@@ -226,6 +227,7 @@ class SessionClaims:
         if self._away:
             self._without_directory(name, slot, event.request, event.owner)
             return
+        self._doubtful.pop(event.owner, None)
         seen = self._seen(name, slot)
         if seen.revision and seen.record is None:
             self._out.append(Refuse(event.request, event.owner, None))
@@ -300,10 +302,7 @@ class SessionClaims:
             return
         if attempt.request is None and slot.owner != attempt.owner:
             return
-        if attempt.over and slot.owner is not None and not self._over(slot.owner.node_epoch):
-            # Nobody is there to have it: whoever has it keeps it, and is written down anew.
-            self._provisional += not slot.provisional
-            slot.provisional = True
+        if attempt.over and self._keeps(slot):
             return
         self._settle(name, slot, attempt.owner, fence, provisional=False)
         if attempt.request is None:
@@ -376,6 +375,10 @@ class SessionClaims:
         elif fence > slot.fence and not (slot.provisional and seen.record is None):
             former = slot.owner
             alive = seen.record is not None and not self._over(seen.record.node_epoch)
+            if alive and seen.record in self._doubtful:
+                if not self._keeps(slot):
+                    self._settle(name, slot, None, fence, provisional=False)
+                return
             self._settle(name, slot, seen.record if alive else None, fence, provisional=False)
             if seen.record is not None and not alive and former is not None and not self._over(former.node_epoch):
                 self._end(former, seen.record)  # by one that is gone by now
@@ -437,6 +440,14 @@ class SessionClaims:
                 self._end(former, owner)
         if owner is not None:
             self._by_session[owner.session] = name
+
+    def _keeps(self, slot: Slot) -> bool:
+        """Nobody is there whom the key names: whether somebody else has the slot, who is then written down anew."""
+        if slot.owner is None or self._over(slot.owner.node_epoch):
+            return False
+        self._provisional += not slot.provisional
+        slot.provisional = True
+        return True
 
     def _doubt(self, owner: Owner) -> None:
         """If a key comes to name it, that is by a claim which came about late, and which nobody waits for."""

@@ -137,16 +137,36 @@ def test_a_claim_that_lost_against_an_end_that_was_not_known_is_tried_again_a_fe
     assert one(shard.step(ev.ClaimAnswered(claim, ev.Lost(0, None))), Refuse) == Refuse(3, THIRD, None)
 
 
-def test_a_claim_of_which_nothing_is_known_lets_nobody_in_and_counts_if_it_won() -> None:
+def test_a_claim_of_which_nothing_is_known_lets_nobody_in_and_goes_if_it_won() -> None:
     shard = Shard()
     claim = shard.ask(FIRST)
     assert shard.step(ev.ClaimAnswered(claim, None)) == [Refuse(1, FIRST, None)]
-    shard.told(FIRST, encode(FIRST))
-    # Its worker does not have it: the key goes.
-    removal = claims(shard.step(Bye(FIRST)))[0]
+    removal = claims(shard.told(FIRST, encode(FIRST)))[0]
     assert (removal.expected_revision, removal.value) == (11, None)
-    shard.win(removal)
     assert shard.machine.route("s1") is None
+    shard.win(removal)
+    assert shard.machine._slots == {}
+
+
+def test_it_goes_also_where_somebody_has_the_session_who_is_written_down_anew() -> None:
+    shard = Shard()
+    shard.enter(FIRST)
+    assert shard.step(ev.ClaimAnswered(shard.ask(SECOND), None)) == [Refuse(2, SECOND, None)]
+    effects = shard.told(SECOND, encode(SECOND))
+    assert not any(isinstance(effect, End) for effect in effects)
+    (written,) = claims(effects)
+    assert (written.expected_revision, written.value) == (12, encode(FIRST))
+    assert shard.win(written) == [Renumber(FIRST, Fence(13))]
+
+
+def test_whoever_asks_again_after_a_claim_of_which_nothing_is_known_is_there() -> None:
+    shard = Shard()
+    shard.step(ev.ClaimAnswered(shard.ask(FIRST), None))
+    again = shard.ask(FIRST)
+    shard.told(FIRST, encode(FIRST))
+    assert shard.machine.route("s1") == (FIRST, Fence(11))
+    effects = shard.step(ev.ClaimAnswered(again, ev.Lost(11, encode(FIRST))))
+    assert effects == [Admit(1, FIRST, Fence(11))]
 
 
 def test_who_ends_frees_the_key_and_only_his_own() -> None:
