@@ -2,7 +2,9 @@
 
 import os
 import re
+import subprocess
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import kubernetes_validate
 import pytest
 
 from gateway import settings
-from gateway.config import Config
+from gateway.config import Config, router_config, worker_config
 from gateway.node import timing
 from tests.k8s.manifests import K8S, PLACES, container, of_kind, pod, resources, secret_keys, settings_of, workloads
 
@@ -46,7 +48,23 @@ def selected(selector: dict[str, str], place: str) -> Iterator[str]:
             yield role
 
 
-def config_of(place: str, role: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Config:
+@cache
+def pair() -> str:
+    """A certificate that signed itself, and its key, for whatever is mounted."""
+    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    made = subprocess.run(
+        [*make, "-subj", "/CN=etcd", "-keyout", "-", "-out", "-"],
+        check=True,
+        capture_output=True,
+        timeout=30,
+        text=True,
+    )
+    return made.stdout
+
+
+def config_of(
+    place: str, role: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, regions: str = "", **more: str
+) -> Config:
     """The configuration that a pod would start with: the node's own reading of the variables of its container."""
     for name in [name for name in os.environ if name.startswith("HOLDFAST_")]:
         monkeypatch.delenv(name)
@@ -56,12 +74,12 @@ def config_of(place: str, role: str, monkeypatch: pytest.MonkeyPatch, tmp_path: 
         "bus-public-key": PUBLIC_KEY,
         "bus-secret-key": SECRET_KEY,
         "redis-url": "redis://redis:6379/0",
-        "log-regions": "",
+        "log-regions": regions,
         "etcd-user": "holdfast",
         "etcd-password": "secret",
     }
     fields = {"metadata.name": f"holdfast-{role}-0", "status.podIP": "10.0.0.5"}
-    variables = settings_of(place, role)
+    variables = settings_of(place, role) | more
     for one in container(place, role)["env"]:
         source = one.get("valueFrom", {})
         if "secretKeyRef" in source:
@@ -77,7 +95,7 @@ def config_of(place: str, role: str, monkeypatch: pytest.MonkeyPatch, tmp_path: 
         if value.startswith("/etc/holdfast/"):
             assert any(value.startswith(mount["mountPath"]) for mount in container(place, role)["volumeMounts"])
             value = str(mounted / Path(value).name)
-            Path(value).touch()
+            Path(value).write_text(pair())
         variables[name] = value
     return settings.load(None, variables, {}, settings.Machine.here())
 
@@ -132,6 +150,16 @@ def test_a_pod_has_no_rights_that_it_does_not_need(place: str, role: str) -> Non
     assert mounts.keys() == {volume["name"] for volume in spec["volumes"]}
     assert mounts["tmp"] == "/tmp"
     assert {sysctl["name"] for sysctl in spec["securityContext"].get("sysctls", [])} <= SAFE_SYSCTLS
+
+
+@place_and_role
+def test_where_there_are_regions_pods_of_both_roles_know_it(
+    place: str, role: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings_ = {"HOLDFAST_DIRECTORY_REGION": "eu", "HOLDFAST_NAMESPACES_GROUP_ACK": "replicated"}
+    config = config_of(place, role, monkeypatch, tmp_path, "us=redis://us:6379/0", **settings_)
+    assert router_config(config, epoch=1, endpoint="").log_regions == {"us": "redis://us:6379/0"}
+    assert worker_config(config, index=0, epoch=1, router_endpoint="").region == "eu"
 
 
 @place_and_role
