@@ -5,7 +5,9 @@
  * @typedef {import("./holdfast.mjs").Clock} Clock
  */
 
-import { ACK, HoldfastError, PING, RequestInterrupted, RequestTimeout } from "./holdfast-wire.mjs";
+import {
+  ACK, HoldfastError, LEAVE, PING, REFRESH, RequestInterrupted, RequestTimeout, byteLength,
+} from "./holdfast-wire.mjs";
 
 const REMEMBERED_PINGS = 8;
 // Beyond this, setTimeout fires at once.
@@ -109,10 +111,14 @@ export class Pulse {
 
 /** Requests under way: numbered, each with a deadline, kept over a reconnect when repeating them does no harm. */
 export class Requests {
-  #clock; #byId = new Map(); #lastId = 0;
+  #clock; #codec; #timeoutMs; #byId = new Map(); #lastId = 0;
 
-  constructor(clock) {
+  constructor(clock, codec, timeoutMs) {
     this.#clock = clock;
+    this.#codec = codec;
+    this.#timeoutMs = timeoutMs;
+    /** What the gateway takes. */
+    this.bytesMax = Infinity;
   }
 
   nextId() {
@@ -120,9 +126,17 @@ export class Requests {
     return this.#lastId;
   }
 
-  add(id, request, timeoutMs, channel) {
+  /** Register a request; the body that is to be sent. */
+  make(type, about, rest, timeoutMs = this.#timeoutMs, { done, fail, repeatable, own = false }) {
+    const id = this.nextId();
+    const body = this.#codec.encode([type, id, about, ...rest]);
+    const most = this.bytesMax;
+    if (byteLength(body) > most) throw new HoldfastError(`a request longer than ${most} bytes, the gateway's bound`);
+    const channel = type === REFRESH ? "REFRESH" : about; // a token stands in no message
     const expired = () => this.pop(id)?.fail(new RequestTimeout(`${channel}: no answer in time`));
-    this.#byId.set(id, { ...request, timer: this.#clock.setTimeout(expired, timeoutMs) });
+    const timer = this.#clock.setTimeout(expired, timeoutMs);
+    this.#byId.set(id, { id, type, channel, body, done, fail, repeatable, own, sent: own, timer });
+    return body;
   }
 
   /** The request, which is over now; undefined if it was over before. */
@@ -131,6 +145,17 @@ export class Requests {
     if (request) this.#clock.clearTimeout(request.timer);
     this.#byId.delete(id);
     return request;
+  }
+
+  /** Of each channel the LEAVE of which nothing else waits before it, and the channels where something does. */
+  leaving() {
+    const first = new Map();
+    const behind = new Set();
+    for (const request of this.#byId.values()) {
+      if (!first.has(request.channel)) first.set(request.channel, request);
+      if (request.type === LEAVE && first.get(request.channel).type !== LEAVE) behind.add(request.channel);
+    }
+    return { waiting: new Map([...first].filter(([, { type }]) => type === LEAVE)), behind };
   }
 
   /** The bodies that wait, in order; they count as sent from now on. */

@@ -167,6 +167,12 @@ export class Positions {
     this.droppedCount = 0;
   }
 
+  /** @returns {?Position} */
+  get(channel) {
+    const held = this.held.get(channel);
+    return held ? { epoch: held.epoch, offset: held.offset } : null;
+  }
+
   /** Where a gap would end that reaches up to the channel's position. */
   note(channel, { epoch, offset, outcome }) {
     if (outcome === "gap") this.#promised.set(channel, { epoch, offset });
@@ -184,7 +190,7 @@ export class Positions {
   }
 
   /** Take what WELCOME says of each channel. @returns {ChannelEvent[]} what to tell of it */
-  restore(channels, resumed) {
+  restore(channels, resumed, joined) {
     const before = new Map(this.held);
     const events = [];
     if (!resumed) this.held.clear();
@@ -203,6 +209,10 @@ export class Positions {
       this.held.set(channel, { epoch: position.epoch, offset: position.offset });
       // Where nothing was said before and nothing is now, only the epoch is another one.
       if (held && !same(held, position) && (held.offset || position.offset)) events.push(resetEvent(channel, position, held));
+    }
+    for (const [channel, held] of resumed ? [] : before) {
+      // Received without joining; in a new session it may count from anywhere.
+      if (!channels.has(channel) && !joined.has(channel)) events.push(resetEvent(channel, null, held));
     }
     return events;
   }
@@ -236,12 +246,13 @@ export class Positions {
  * A session from before, as `Session.export` gave it: a secret, since it holds the resume token.
  *
  * @typedef {{session: string, resume_token: string, user: string, joined: string[],
- *   positions: Object<string, [number, number]>}} SessionState
+ *   positions: Object<string, [number, number]>, left?: string[]}} SessionState
  * @param {SessionState} state @param {Positions} positions @returns what a WELCOME would have said of it
  */
-export function readState({ session, resume_token: resumeToken, user, joined, positions: given }, positions) {
-  const isGood = [session, resumeToken, user].every((text) => typeof text === "string") && Array.isArray(joined);
-  if (!isGood || !isMap(given)) throw new TypeError("options.state is no exported session");
+export function readState(state, positions) {
+  const { session, resume_token: resumeToken, user, joined, positions: given, left = [] } = state;
+  const isGood = [session, resumeToken, user].every((text) => typeof text === "string") && isMap(given);
+  if (!isGood || ![joined, left].every(Array.isArray)) throw new TypeError("options.state is no exported session");
   for (const [channel, [epoch, offset]] of Object.entries(given)) positions.held.set(channel, { epoch, offset });
   return { session, resumeToken, user, node: "", maxFrame: 65536 };
 }
@@ -259,6 +270,30 @@ export function readWelcome(value) {
   const resumed = value.resumed === true;
   const maxFrame = value.max_frame ?? 65536;
   return { session, user, resumeToken, node, pingMs: ping * 1000, misses, maxFrame, resumed, channels };
+}
+
+/**
+ * Who says HELLO: the session of this WELCOME, or a new one.
+ * @param {?{session: string, resumeToken: ?string}} welcome @param {?string} [token] @param {?string} [user]
+ * @param {Object<string, [number, number]>} positions @param {boolean} fits whether a frame has room for them
+ */
+export function credentials(welcome, { token, user }, positions, fits) {
+  if (welcome) {
+    const held = { session: welcome.session, token: welcome.resumeToken };
+    // Without positions every channel stands at its last ACK; what comes twice then is dropped here. With them the
+    // session is in no other channel: the gateway needs nothing that it may not be able to read now.
+    return fits ? { ...held, resume: positions, whole: true } : { ...held, resume: {} };
+  }
+  const more = fits && Object.keys(positions).length ? { resume: positions } : {};
+  return token !== undefined ? { token, ...more } : { user, ...more };
+}
+
+/** What a FIN says; `resuming`: it may refuse as a request what resumes, and another session may be had. */
+export function readFin([, code, reason = "", options = {}], resuming) {
+  check(isWhole(code) && isMap(options), "FIN");
+  const byRange = resuming && isRequestOnly(code) ? "fresh" : closeClass(code);
+  const cls = ["resume", "fresh", "stop"].includes(options.class) ? options.class : byRange;
+  return new Closed(code, reason, cls, options.after ?? null, options.target ?? null);
 }
 
 /** What REFRESH changes of WELCOME. */

@@ -17,12 +17,13 @@
  */
 
 import { Dialer } from "./holdfast-endpoints.mjs";
+import { Left } from "./holdfast-left.mjs";
 import { ItemQueue, Pulse, Requests, backoffDelay, systemClock } from "./holdfast-pulse.mjs";
 import {
-  Closed, ERROR, EVENT, FIN, FIN_ACK, HELLO, HISTORY, HoldfastError, JOIN, LEAVE, MESSAGE, PING, PONG, PRESENCE,
-  PUBLISH, Positions, ProtocolViolation, REFRESH, REPLY, RequestRefused, WELCOME, byteLength,
-  check, closeClass, closeSocket, closedByStatus, gone, isMap, isRequestOnly, isWhole, json, readHistory,
-  readMessage, readPosition, readPresence, readRefreshed, readState, readWelcome, resetEvent, same,
+  Closed, ERROR, EVENT, FIN, FIN_ACK, HELLO, HISTORY, JOIN, LEAVE, MESSAGE, PING, PONG, PRESENCE, PUBLISH, Positions,
+  ProtocolViolation, REFRESH, REPLY, RequestRefused, WELCOME, byteLength, check, closeClass, closeSocket,
+  closedByStatus, credentials, gone, isMap, isRequestOnly, isWhole, json, readFin, readHistory, readMessage,
+  readPosition, readPresence, readRefreshed, readState, readWelcome, resetEvent, same,
 } from "./holdfast-wire.mjs";
 
 export {
@@ -46,7 +47,7 @@ export function connect(url, options = {}) {
  */
 export class Session {
   #dialer; #options; #clock; #codec; #socket = null; #listeners = new Map(); #queues = new Set();
-  #requests; #joined = new Set(); #rejoining = new Map(); #positions = new Positions();
+  #requests; #joined = new Set(); #rejoining = new Map(); #positions = new Positions(); #left = new Left();
   #welcome = null; #mayResume = false; #resuming = false; #helloId = 0; #phase = "idle"; #attempt = 0; #leaving = false;
   #timer = null; #phaseTimer = null; #opening = null; #ended = null; #unacknowledged = {};
   /** @type {?Pulse} */
@@ -61,8 +62,8 @@ export class Session {
     if (!this.#options.WebSocket) throw new TypeError("no WebSocket here: give one as options.WebSocket");
     this.#clock = this.#options.clock ?? systemClock;
     this.#dialer = new Dialer([url].flat(), this.#options, this.#clock);
-    this.#requests = new Requests(this.#clock);
     this.#codec = this.#options.codec ?? json;
+    this.#requests = new Requests(this.#clock, this.#codec, this.#options.requestTimeoutMs);
     /** @type {State} */
     this.state = "connecting";
     /** @type {?number} The last round trip, ms. */
@@ -72,8 +73,10 @@ export class Session {
     this.reconnectCount = 0;
     if (options.state) {
       this.#welcome = readState(options.state, this.#positions);
+      this.#requests.bytesMax = this.#welcome.maxFrame;
       this.#mayResume = true;
       this.#joined = new Set(options.state.joined);
+      this.#left = new Left(options.state.left);
     }
   }
 
@@ -104,10 +107,7 @@ export class Session {
   get droppedCount() { return this.#positions.droppedCount; }
 
   /** @returns {?Position} the last position received of a channel */
-  position(channel) {
-    const held = this.#positions.held.get(channel);
-    return held ? { epoch: held.epoch, offset: held.offset } : null;
-  }
+  position(channel) { return this.#positions.get(channel); }
 
   /** Listen; returns the function that stops it. @param {string} name @param {(value: any) => void} fn */
   on(name, fn) {
@@ -138,7 +138,8 @@ export class Session {
 
   /** Receive no more of this channel. */
   leave(channel, { timeoutMs } = {}) {
-    return this.#ask(LEAVE, channel, [], timeoutMs, { read: () => this.#onLeft(channel) });
+    const read = () => { if (!this.#left.answered(channel)) this.#onLeft(channel); };
+    return this.#ask(LEAVE, channel, [], timeoutMs, { read, failed: (error) => this.#left.failed(channel, error) });
   }
 
   /**
@@ -182,7 +183,8 @@ export class Session {
   export() {
     if (!this.#mayResume) return null;
     const { session, resumeToken, user } = this.#welcome;
-    return { session, resume_token: resumeToken, user, joined: [...this.#joined], positions: this.#positions.all() };
+    const [joined, left, positions] = [[...this.#joined], this.#left.channels, this.#positions.all()];
+    return { session, resume_token: resumeToken, user, joined, positions, left };
   }
 
   /** Let the connection go without a word; the session is over here, and `connect({ state })` goes on with it. */
@@ -266,12 +268,7 @@ export class Session {
     // Of a new session the user's own channel: it would begin at the last ACK of any of the user's sessions.
     if (!resume) for (const channel of this.#joined) delete positions[channel];
     const fits = byteLength(this.#codec.encode([positions])) <= (this.#welcome?.maxFrame ?? 0) - HELLO_REST_BYTES;
-    const more = fits && Object.keys(positions).length ? { resume: positions } : {};
-    if (!resume) return token !== undefined ? { token, ...more } : { user: this.#options.user, ...more };
-    // Without positions every channel stands at its last ACK; what comes twice then is dropped here.
-    const held = { session: this.#welcome.session, token: this.#welcome.resumeToken };
-    // The session is in no other channel: the gateway needs nothing that it may not be able to read now.
-    return fits ? { ...held, resume: positions, whole: true } : { ...held, resume: {} };
+    return credentials(resume ? this.#welcome : null, { token, user: this.#options.user }, positions, fits);
   }
 
   #receive(body) {
@@ -306,16 +303,18 @@ export class Session {
   }
 
   #onMessage(message) {
-    const accepted = this.#positions.accept(message.channel, message.epoch, message.offset);
+    const { channel, epoch, offset } = message;
+    const accepted = !this.#left.isUnheard(channel) && this.#positions.accept(channel, epoch, offset);
     if (!accepted) return;
     if (accepted.event) this.#deliver("event", accepted.event);
-    this.#take(message.channel, message.offset);
+    this.#take(channel, offset);
     this.#deliver("message", { ...message, epoch: accepted.epoch });
   }
 
   #onEvent([, channel, kind, details = {}]) {
     check(typeof channel === "string" && typeof kind === "string" && isMap(details), "EVENT");
-    if (kind === "gap" && !this.#positions.announceGap(channel, details.to)) return;
+    const isNews = () => kind !== "gap" || this.#positions.announceGap(channel, details.to);
+    if (this.#left.isUnheard(channel) || !isNews()) return;
     if (kind === "expired" && typeof this.#options.token === "function") this.#renew();
     this.#deliver("event", { channel, kind, details });
   }
@@ -326,9 +325,7 @@ export class Session {
 
   #onPong(seq) {
     const rtt = this.#pulse?.roundTrip(seq, this.#clock.now()) ?? null;
-    if (rtt === null) return;
-    this.rttMs = rtt;
-    this.#emit("rtt", rtt);
+    if (rtt !== null) this.#emit("rtt", this.rttMs = rtt);
   }
 
   #onReply([, id, value = {}]) {
@@ -355,15 +352,12 @@ export class Session {
     }
   }
 
-  #onFin([, code, reason = "", options = {}]) {
-    check(isWhole(code) && isMap(options), "FIN");
+  #onFin(frame) {
+    const closed = readFin(frame, this.#phase === "greeting" && this.#resuming);
     // Two FINs that crossed confirm each other: nothing may be sent after ours.
     if (this.#phase === "closing") return this.#onFinAck();
     this.#send([FIN_ACK]);
-    const refusedResume = this.#phase === "greeting" && this.#resuming && isRequestOnly(code);
-    const byRange = refusedResume ? "fresh" : closeClass(code);
-    const cls = ["resume", "fresh", "stop"].includes(options.class) ? options.class : byRange;
-    throw new Closed(code, String(reason), cls, options.after ?? null, options.target ?? null);
+    throw closed;
   }
 
   #onFinAck() {
@@ -373,23 +367,16 @@ export class Session {
 
   // Requests.
 
-  #ask(type, channel, rest, timeoutMs, { read, repeatable = true }) {
+  #ask(type, channel, rest, timeoutMs, { read, repeatable = true, failed = () => {} }) {
     return new Promise((resolve, reject) => {
       if (this.closed) throw this.closed;
       const done = (value) => resolve(read(value));
-      this.#request(type, channel, rest, timeoutMs, { done, fail: reject, repeatable });
+      const fail = (error) => { failed(error); reject(error); };
+      this.#requests.make(type, channel, rest, timeoutMs, { done, fail, repeatable });
+      if (type === LEAVE) this.#left.asks(channel);
+      if (type === JOIN) this.#left.joins(channel);
       this.#flushRequests();
     });
-  }
-
-  #request(type, channel, rest, timeoutMs = this.#options.requestTimeoutMs, { done, fail, repeatable, own = false }) {
-    const id = this.#requests.nextId();
-    const body = this.#codec.encode([type, id, channel, ...rest]);
-    const most = this.#welcome?.maxFrame ?? Infinity;
-    if (byteLength(body) > most) throw new HoldfastError(`a request longer than ${most} bytes, the gateway's bound`);
-    const about = type === REFRESH ? "REFRESH" : channel; // a token stands in no message
-    this.#requests.add(id, { body, done, fail, repeatable, own, sent: own }, timeoutMs, about);
-    return body;
   }
 
   /** Requests wait for `open`: a PUBLISH that overtakes its channel's JOIN is refused. */
@@ -420,6 +407,7 @@ export class Session {
   #onWelcome([, , value]) {
     check(this.#phase === "greeting" && isMap(value), "WELCOME");
     this.#welcome = readWelcome(value);
+    this.#requests.bytesMax = this.#welcome.maxFrame;
     this.#mayResume = this.#welcome.resumeToken !== null;
     const resumed = this.#resuming && this.#welcome.resumed;
     this.#resuming = resumed;
@@ -434,16 +422,30 @@ export class Session {
   }
 
   #restore(resumed) {
-    const { channels } = this.#welcome;
+    const channels = this.#leaveAgain(this.#welcome.channels, resumed);
     const before = new Map(this.#positions.held);
-    for (const event of this.#positions.restore(channels, resumed)) this.#deliver("event", event);
-    for (const [channel, held] of resumed ? [] : before) {
-      // Received without joining; in a new session it may count from anywhere.
-      if (!channels.has(channel) && !this.#joined.has(channel)) this.#deliver("event", resetEvent(channel, null, held));
-    }
+    for (const event of this.#positions.restore(channels, resumed, this.#joined)) this.#deliver("event", event);
     for (const channel of this.#joined) {
       if (!channels.has(channel)) this.#rejoin(channel, before.get(channel), true);
     }
+  }
+
+  /** The application is in no channel that it asked to leave, unless it waits for what it asked there before. */
+  #leaveAgain(listed, resumed) {
+    const { waiting, behind } = this.#requests.leaving();
+    for (const channel of this.#left.channels.filter((one) => !behind.has(one))) {
+      const request = waiting.get(channel);
+      if (request && this.#joined.has(channel) && !listed.has(channel)) this.#requests.pop(request.id).done({});
+      this.#onLeft(channel);
+      if (!resumed || !listed.has(channel)) continue;
+      this.#left.leavesAgain(channel);
+      if (request) request.sent = true;
+      this.#sendBody(request?.body ?? this.#requests.make(LEAVE, channel, [], undefined, {
+        done: () => this.#left.answered(channel), fail: (error) => this.#left.failed(channel, error), own: true,
+      }));
+    }
+    if (!resumed) this.#left.beginsAnew(behind);
+    return new Map([...listed].filter(([channel]) => !this.#left.isUnheard(channel)));
   }
 
   #rejoin(channel, held, askSince) {
@@ -451,7 +453,7 @@ export class Session {
     this.#rejoining.set(channel, held);
     if (asked) this.#positions.held.set(channel, held);
     else this.#positions.held.delete(channel);
-    const body = this.#request(JOIN, channel, [asked ? { since: [held.epoch, held.offset] } : {}], undefined, {
+    const body = this.#requests.make(JOIN, channel, [asked ? { since: [held.epoch, held.offset] } : {}], undefined, {
       own: true,
       repeatable: false,
       done: (value) => {
@@ -521,6 +523,7 @@ export class Session {
     if (this.#pulse) this.#unacknowledged = this.#pulse.ack()?.[1] ?? {};
     this.#pulse = null;
     this.#rejoining.clear();
+    this.#left.connectionLost();
   }
 
   #stop(closed) {
@@ -545,8 +548,7 @@ export class Session {
 
   #arm() {
     this.#clock.clearTimeout(this.#timer);
-    const wait = Math.max(0, this.#pulse.deadline() - this.#clock.now());
-    this.#timer = this.#clock.setTimeout(() => this.#tick(), wait);
+    this.#timer = this.#clock.setTimeout(() => this.#tick(), Math.max(0, this.#pulse.deadline() - this.#clock.now()));
   }
 
   #tick() {

@@ -3,6 +3,7 @@
 from enum import StrEnum
 
 BYE = 0
+NOT_JOINED = 402
 RESUMED_ELSEWHERE = 605
 WEBSOCKET_STATUS_BASE = 4000
 

@@ -170,6 +170,10 @@ def optional(value: object, read: Callable[[object, str], T], what: str) -> T | 
     return None if value is None else read(value, what)
 
 
+def read_nothing(value: dict[str, Any]) -> None:
+    """The answer to LEAVE."""
+
+
 def read_position(value: dict[str, Any], what: str) -> Position:
     """Epoch and offset of an answer."""
     return Position(integer(value.get("epoch"), f"{what} epoch"), integer(value.get("offset"), f"{what} offset"))
@@ -221,6 +225,18 @@ def _read_past_message(channel: str, entry: object, epoch: int) -> Message:
     delivery = _read_message(entry if whole else [FrameType.MESSAGE, channel, *entry])
     held_epoch = epoch if delivery.epoch is None else delivery.epoch
     return Message(channel, held_epoch, delivery.offset, delivery.data, delivery.sender, delivery.time)
+
+
+def hello_values(
+    welcome: Welcome | None, token: str | None, user: str | None, positions: dict[str, list[int]] | None
+) -> dict[str, Any]:
+    """Who says HELLO: the session of this WELCOME, or a new one. `positions`: None when no frame has room for them."""
+    if welcome is not None:
+        # Without positions every channel stands at its last ACK; what comes twice then is dropped here.
+        held = {"resume": {}} if positions is None else {"resume": positions, "whole": True}
+        return {"session": welcome.session, "token": welcome.resume_token, **held}
+    who = {"token": token} if token is not None else {} if user is None else {"user": user}
+    return {**who, "resume": positions} if positions else who
 
 
 def _read_welcome(array: list[Any]) -> Welcome:

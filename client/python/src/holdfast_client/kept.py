@@ -17,6 +17,7 @@ class SessionState:
         joined: the channels joined by `join`.
         positions: of each channel the last message that the application took; those that it had received and not taken
             come again.
+        left: the channels left by `leave`.
     """
 
     session: str
@@ -24,6 +25,7 @@ class SessionState:
     user: str
     joined: frozenset[str]
     positions: dict[str, Position]
+    left: frozenset[str] = frozenset()
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it."""
@@ -33,6 +35,7 @@ class SessionState:
             "user": self.user,
             "joined": sorted(self.joined),
             "positions": {channel: list(position) for channel, position in self.positions.items()},
+            "left": sorted(self.left),
         }
 
     @classmethod
@@ -45,12 +48,12 @@ class SessionState:
         try:
             texts = (value["session"], value["resume_token"], value["user"])
             positions = {channel: Position(*map(int, at)) for channel, at in value["positions"].items()}
-            joined = frozenset(value["joined"])
+            joined, left = frozenset(value["joined"]), frozenset(value.get("left", ()))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"no exported session: {error!r}") from error
-        if not all(isinstance(text, str) for text in (*texts, *joined, *positions)):
+        if not all(isinstance(text, str) for text in (*texts, *joined, *positions, *left)):
             raise ValueError("no exported session: ids, names and channels are texts")
-        return cls(*texts, joined, positions)
+        return cls(*texts, joined, positions, left)
 
 
 class Taken:

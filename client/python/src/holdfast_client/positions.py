@@ -13,6 +13,7 @@ survived. So, held (E, O) and a message at (e, o):
 
 from dataclasses import dataclass
 
+from .frames import Standing
 from .messages import Event, Position
 
 
@@ -48,6 +49,22 @@ class Positions:
 
     def all(self) -> dict[str, Position]:
         return {channel: Position(held.epoch, held.offset) for channel, held in self._held.items()}
+
+    def restore(self, channel: str, standing: Standing, held: Position | None, resumed: bool) -> Event | None:
+        """Take a channel's position from WELCOME; a held one stays while what was missed follows it. What to tell."""
+        follows = standing.outcome in ("replayed", "gap")
+        if held is None and follows:
+            return None  # it goes on from where the gateway knows it to be: the first that comes tells where
+        # In a new session what follows starts at the user's last ACK, which is never after what is held.
+        goes_on = held is not None and (resumed or (follows and held.offset <= standing.position.offset))
+        if held is not None and goes_on and standing.outcome != "reset":
+            self.set(channel, held)
+            return None
+        self.set(channel, standing.position)
+        # Where nothing was said before and nothing is now, only the epoch is another one.
+        if held is None or held == standing.position or not (held.offset or standing.position.offset):
+            return None
+        return reset_event(channel, standing.position, held)
 
     def announce_gap(self, channel: str, last_missing: object) -> None:
         """The gateway said that offsets up to here are gone; what it sends next is not reported a second time."""

@@ -11,7 +11,7 @@ session was resumed whole. Requests made before `open` wait for it, because a PU
 is refused.
 """
 
-from collections.abc import Callable
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,7 +22,6 @@ from .codec import Encoding, body_bytes, decode, encode
 from .codes import BYE, CloseClass, close_class, is_request_only
 from .errors import (
     Closed,
-    FrameTooLarge,
     HoldfastError,
     ProtocolViolation,
     RequestInterrupted,
@@ -32,6 +31,7 @@ from .errors import (
 from .frames import FrameType, read_history
 from .heartbeat import Heartbeat
 from .kept import SessionState, Taken
+from .left import Left
 from .messages import Event, Message, Position
 from .outputs import LEGAL, Answered, Delivered, Ended, Measured, Opened, Output, Phase
 from .positions import Positions, reset_event
@@ -62,8 +62,9 @@ class Protocol:
         self.phase = Phase.IDLE
         self.positions = Positions()
         self.welcome: frames.Welcome | None = None
-        self._requests = Requests()
+        self._requests = Requests(encoding)
         self._joined: set[str] = set()
+        self._left = Left()
         self._taken = Taken()
         # Taken and not acknowledged when the connection went: it is said on the next one.
         self._unacknowledged: dict[str, Position] = {}
@@ -88,6 +89,8 @@ class Protocol:
         self.welcome = frames.Welcome(0, state.session, state.user, state.resume_token, "")
         self._may_resume = True
         self._joined.update(state.joined)
+        self._left = Left(state.left)
+        self._requests.bytes_max = self.welcome.max_frame_bytes
         for channel, position in state.positions.items():
             self.positions.set(channel, position)
             self._taken.stands(channel, position)
@@ -100,7 +103,8 @@ class Protocol:
         if welcome is None or welcome.resume_token is None or not self._may_resume:
             return None
         positions = self._taken.over(self.positions.all())
-        return SessionState(welcome.session, welcome.resume_token, welcome.user, self.joined, positions)
+        channels = (self.joined, positions, self._left.channels)
+        return SessionState(welcome.session, welcome.resume_token, welcome.user, *channels)
 
     @property
     def can_resume(self) -> bool:
@@ -155,6 +159,7 @@ class Protocol:
             self._unacknowledged = self._acks.pending()
         self._heartbeat = self._acks = self._phase_deadline = None
         self._rejoining.clear()
+        self._left.connection_lost()
         for request in self._requests.connection_lost():
             if not request.own:
                 self._answer(request.id, RequestInterrupted(f"{request.frame_type.name} was under way: {closed}"))
@@ -242,19 +247,22 @@ class Protocol:
     def join(self, channel: str, since: Position | None, now: float, timeout_s: float) -> int:
         """JOIN; answered by the `Position` from which messages come."""
         values = {} if since is None else {"since": list(since)}
-        request = self._request(FrameType.JOIN, channel, [values], frames.read_standing, now + timeout_s)
+        request = self._requests.make(FrameType.JOIN, channel, [values], frames.read_standing, now + timeout_s)
         if since is not None and channel not in self._joined:
             # So that a hole right after `since` is seen too.
             self.positions.set(channel, since)
         self._before_join[request.id] = self.positions.get(channel)
+        self._left.joins(channel)
         return request.id
 
     def leave(self, channel: str, now: float, timeout_s: float) -> int:
-        return self._request(FrameType.LEAVE, channel, [], lambda value: None, now + timeout_s).id
+        request = self._requests.make(FrameType.LEAVE, channel, [], frames.read_nothing, now + timeout_s)
+        self._left.asks(channel)
+        return request.id
 
     def publish(self, channel: str, data: Any, key: str | None, now: float, timeout_s: float) -> int:
         """PUBLISH; answered by the message's `Position`. With a key it is repeated over a reconnect."""
-        return self._request(
+        return self._requests.make(
             FrameType.PUBLISH,
             channel,
             [data, {} if key is None else {"key": key}],
@@ -265,15 +273,17 @@ class Protocol:
 
     def history(self, channel: str, values: dict[str, Any], now: float, timeout_s: float) -> int:
         """HISTORY; answered by `History`."""
-        return self._request(FrameType.HISTORY, channel, [values], partial(read_history, channel), now + timeout_s).id
+        read, deadline = partial(read_history, channel), now + timeout_s
+        return self._requests.make(FrameType.HISTORY, channel, [values], read, deadline).id
 
     def presence(self, channel: str, now: float, timeout_s: float) -> int:
         """PRESENCE; answered by `Presence`."""
-        return self._request(FrameType.PRESENCE, channel, [], frames.read_presence, now + timeout_s).id
+        return self._requests.make(FrameType.PRESENCE, channel, [], frames.read_presence, now + timeout_s).id
 
     def refresh(self, token: str, now: float, timeout_s: float) -> int:
         """REFRESH; answered by when the token ends, seconds since 1970, or None."""
-        request = self._request(FrameType.REFRESH, token, [], self._on_refreshed, now + timeout_s, repeatable=False)
+        read, deadline = self._on_refreshed, now + timeout_s
+        request = self._requests.make(FrameType.REFRESH, token, [], read, deadline, repeatable=False)
         request.channel = "the session's token"  # in messages, where the token itself must not be
         return request.id
 
@@ -285,10 +295,12 @@ class Protocol:
         """Nobody waits for this answer any more."""
         request = self._requests.pop(request_id)
         if request is not None:
-            self._forget_join(request)
+            self._forget(request)
 
-    def _forget_join(self, request: Request) -> None:
-        """A JOIN came to nothing: neither does the position that was expected of it stay."""
+    def _forget(self, request: Request, code: int | None = None) -> None:
+        """It came to nothing, and if to a refusal, with this code: the position expected of a JOIN does not stay."""
+        if request.frame_type is FrameType.LEAVE:
+            self._left.failed(request.id, request.channel, code)
         if self._before_join.pop(request.id, None) is not None and request.channel not in self._joined:
             self.positions.forget(request.channel)
 
@@ -325,42 +337,14 @@ class Protocol:
     def _greet(self, now: float, resume: bool) -> None:
         self._resuming = resume
         self._hello_id = self._requests.next_id()
-        values: dict[str, Any] = {"v": VERSION, "client": self._identity.client}
         # Of a new session the user's own channel: it would begin at the last ACK of any of the user's sessions.
         left_out: set[str] = set() if resume else self._joined
         positions = {name: list(one) for name, one in self.positions.all().items() if name not in left_out}
         room = 0 if self.welcome is None else self.welcome.max_frame_bytes - _HELLO_REST_BYTES
         fits = body_bytes(encode([positions], self._encoding)) <= room
-        if resume and self.welcome is not None:
-            values |= {"session": self.welcome.session, "token": self.welcome.resume_token}
-            # Without positions every channel stands at its last ACK; what comes twice then is dropped here.
-            values |= {"resume": positions, "whole": True} if fits else {"resume": {}}
-        elif self._hello_token is not None:
-            values["token"] = self._hello_token
-        elif self._identity.user is not None:
-            values["user"] = self._identity.user
-        values |= {"resume": positions} if not resume and positions and fits else {}
-        self._send([FrameType.HELLO, self._hello_id, values], now)
-
-    def _request(
-        self,
-        frame_type: FrameType,
-        channel: str,
-        rest: list[Any],
-        read: Callable[[dict[str, Any]], Any],
-        deadline: float,
-        repeatable: bool = True,
-        own: bool = False,
-    ) -> Request:
-        """Register a request; it leaves as soon as the phase allows, which `flush_requests` decides."""
-        request_id = self._requests.next_id()
-        body = encode([frame_type, request_id, channel, *rest], self._encoding)
-        if self.welcome is not None and body_bytes(body) > self.welcome.max_frame_bytes:
-            bound = self.welcome.max_frame_bytes
-            raise FrameTooLarge(f"{frame_type.name} of {body_bytes(body)} bytes; the gateway takes at most {bound}")
-        request = Request(request_id, body, frame_type, channel, read, deadline, repeatable, own)
-        self._requests.add(request)
-        return request
+        welcome, token = (self.welcome if resume else None), self._hello_token
+        values = frames.hello_values(welcome, token, self._identity.user, positions if fits else None)
+        self._send([FrameType.HELLO, self._hello_id, {"v": VERSION, "client": self._identity.client, **values}], now)
 
     def flush_requests(self, now: float) -> None:
         """Send the requests that wait, if the session is open; called after making one."""
@@ -388,13 +372,15 @@ class Protocol:
             self._end(Closed(None, "no WELCOME in time", CloseClass.RESUME))
 
     def _on_expired(self, request: Request, now: float) -> None:
-        self._forget_join(request)
+        self._forget(request)
         if request.own:
             self._rejoin_refused(request, "no answer in time", now)
         else:
             self._answer(request.id, RequestTimeout(f"{request.frame_type.name} {request.channel}: no answer in time"))
 
     def _on_message(self, frame: frames.Delivery) -> None:
+        if self._left.is_unheard(frame.channel):
+            return
         accepted = self.positions.accept(frame.channel, frame.epoch, frame.offset)
         if accepted is None:
             return
@@ -419,7 +405,7 @@ class Protocol:
                 if rtt_ms is not None:
                     self._outputs.append(Measured(rtt_ms))
             case Event():
-                if frame.kind != "gap" or self._on_gap(frame):
+                if not self._left.is_unheard(frame.channel) and (frame.kind != "gap" or self._on_gap(frame)):
                     self._deliver(frame)
             case frames.Welcome():
                 self._on_welcome(frame, now)
@@ -466,7 +452,7 @@ class Protocol:
         request = self._requests.pop(frame.request_id)
         if request is None:
             return
-        self._forget_join(request)
+        self._forget(request, frame.code)
         if request.own:
             self._rejoin_refused(request, frame.message, now)
         else:
@@ -486,8 +472,8 @@ class Protocol:
         if isinstance(answer, frames.Standing):
             self._on_joined(request, answer, now)
             answer = answer.position
-        elif request.frame_type is FrameType.LEAVE:
-            self._on_left(request.channel)
+        elif request.frame_type is FrameType.LEAVE and not self._left.answered(request.id, request.channel):
+            self._on_left(request.channel)  # of what is left again that was done at WELCOME
         if not request.own:
             self._answer(request.id, answer)
 
@@ -523,13 +509,16 @@ class Protocol:
         if self.phase is not Phase.GREETING:
             raise ProtocolViolation("WELCOME twice")
         self.welcome = frame
+        self._requests.bytes_max = frame.max_frame_bytes
         self._may_resume = frame.resume_token is not None
         self._phase_deadline = None
         self._heartbeat = Heartbeat(now, frame.ping_s, frame.misses)
         self._acks = Acks(frame.ping_s)
         self._move(Phase.REJOINING)
+        resumed = frame.resumed and self._resuming
+        self._leave_again(frame.channels.keys(), resumed, now)
         held = self.positions.all()
-        if frame.resumed and self._resuming:
+        if resumed:
             for channel, position in self._unacknowledged.items():
                 self._acks.take(channel, position, now)
         else:
@@ -538,35 +527,44 @@ class Protocol:
                 # Received without joining; in a new session it may count from anywhere.
                 self._deliver(reset_event(channel, None, held[channel]))
         for channel, standing in frame.channels.items():
-            self._restore(channel, standing, held.get(channel))
+            if not self._left.is_unheard(channel):
+                self._restore(channel, standing, held.get(channel), resumed)
         for channel in sorted(self._joined - frame.channels.keys()):
             self._rejoin(channel, held.get(channel), now)
         self._send(self._heartbeat.ping(now), now)  # the first round trip is measured at once
         self._open_if_rejoined(now)
 
-    def _restore(self, channel: str, standing: frames.Standing, held: Position | None) -> None:
-        """Take a channel's position from WELCOME; a held one stays while what was missed follows it."""
-        resumed = self._resuming and self.welcome is not None and self.welcome.resumed
-        follows = standing.outcome in ("replayed", "gap")
+    def _leave_again(self, listed: Collection[str], resumed: bool, now: float) -> None:
+        """The application is in no channel that it asked to leave, unless it waits for what it asked there before."""
+        waiting, behind = self._requests.leaving()
+        for channel in sorted(self._left.channels - behind):
+            request = waiting.get(channel)
+            if request is not None and channel in self._joined and channel not in listed:
+                self._requests.pop(request.id)
+                self._left.answered(request.id, channel)
+                self._answer(request.id, None)
+            self._on_left(channel)
+            if resumed and channel in listed:
+                read, deadline = frames.read_nothing, now + REQUEST_TIMEOUT_S
+                request = request or self._requests.make(FrameType.LEAVE, channel, [], read, deadline, own=True)
+                request.sent = True
+                self._left.leaves_again(channel, request.id)
+                self._send_body(request.body, now)
+        if not resumed:
+            self._left.begins_anew(behind)
+
+    def _restore(self, channel: str, standing: frames.Standing, held: Position | None, resumed: bool) -> None:
         self._note(channel, standing)
-        if held is None and follows:
-            return  # it goes on from where the gateway knows it to be: the first that comes tells where
-        # In a new session what follows starts at the user's last ACK, which is never after what is held.
-        goes_on = held is not None and (resumed or (follows and held.offset <= standing.position.offset))
-        if held is not None and goes_on and standing.outcome != "reset":
-            self.positions.set(channel, held)
-            return
-        self.positions.set(channel, standing.position)
-        if held is None:
+        event = self.positions.restore(channel, standing, held, resumed)
+        if event is not None:
+            self._deliver(event)
+        elif held is None and self.positions.get(channel) is not None:
             self._taken.stands(channel, standing.position)
-        # Where nothing was said before and nothing is now, only the epoch is another one.
-        if held is not None and held != standing.position and (held.offset or standing.position.offset):
-            self._deliver(reset_event(channel, standing.position, held))
 
     def _rejoin(self, channel: str, held: Position | None, now: float, ask_since: bool = True) -> None:
         values = {"since": list(held)} if ask_since and held is not None else {}
         deadline = now + REQUEST_TIMEOUT_S
-        request = self._request(FrameType.JOIN, channel, [values], frames.read_standing, deadline, own=True)
+        request = self._requests.make(FrameType.JOIN, channel, [values], frames.read_standing, deadline, own=True)
         request.sent = True
         self._rejoining[request.id] = (held, bool(values))
         if values and held is not None:
@@ -584,6 +582,8 @@ class Protocol:
         self._open_if_rejoined(now)
 
     def _rejoin_refused(self, request: Request, why: str, now: float) -> None:
+        if request.frame_type is FrameType.LEAVE:
+            return
         before, asked_since = self._rejoining.pop(request.id)
         if asked_since:  # perhaps it is only the replay that is not served: join where the channel is now
             self.positions.forget(request.channel)

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from .codec import Encoding, body_bytes, encode
+from .errors import FrameTooLarge
 from .frames import FrameType
 
 
@@ -38,7 +40,10 @@ class Request:
 class Requests:
     """The table of requests, and whose deadline is next."""
 
-    def __init__(self) -> None:
+    def __init__(self, encoding: Encoding) -> None:
+        self.bytes_max: int | None = None
+        """What the gateway takes; None: nothing was said of it yet."""
+        self._encoding = encoding
         self._by_id: dict[int, Request] = {}
         self._by_deadline: list[tuple[float, int]] = []
         self._last_id = 0
@@ -50,9 +55,26 @@ class Requests:
         self._last_id += 1
         return self._last_id
 
-    def add(self, request: Request) -> None:
-        self._by_id[request.id] = request
-        heapq.heappush(self._by_deadline, (request.deadline, request.id))
+    def make(
+        self,
+        frame_type: FrameType,
+        channel: str,
+        rest: list[Any],
+        read: Callable[[dict[str, Any]], Any],
+        deadline: float,
+        repeatable: bool = True,
+        own: bool = False,
+    ) -> Request:
+        """Register a request; whoever sends it says so in `sent`."""
+        request_id = self.next_id()
+        body = encode([frame_type, request_id, channel, *rest], self._encoding)
+        if self.bytes_max is not None and body_bytes(body) > self.bytes_max:
+            bound = self.bytes_max
+            raise FrameTooLarge(f"{frame_type.name} of {body_bytes(body)} bytes; the gateway takes at most {bound}")
+        request = Request(request_id, body, frame_type, channel, read, deadline, repeatable, own)
+        self._by_id[request_id] = request
+        heapq.heappush(self._by_deadline, (deadline, request_id))
+        return request
 
     def pop(self, request_id: int) -> Request | None:
         """The request, which is over now; None if it was over before."""
@@ -61,6 +83,16 @@ class Requests:
     def unsent(self) -> list[Request]:
         """In the order in which they were made."""
         return [request for request in self._by_id.values() if not request.sent]
+
+    def leaving(self) -> tuple[dict[str, Request], set[str]]:
+        """Of each channel the LEAVE of which nothing else waits before it, and the channels where something does."""
+        first: dict[str, Request] = {}
+        behind = set()
+        for request in self._by_id.values():
+            before = first.setdefault(request.channel, request)
+            if request.frame_type is FrameType.LEAVE and before.frame_type is not FrameType.LEAVE:
+                behind.add(request.channel)
+        return {name: one for name, one in first.items() if one.frame_type is FrameType.LEAVE}, behind
 
     def deadline(self) -> float | None:
         """The next deadline; those of answered requests are dropped on the way."""
