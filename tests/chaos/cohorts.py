@@ -148,6 +148,7 @@ class Tally:
                 self.counts["expired"] += talker.counts.expired
                 self.counts["forgets"] += talker.counts.forgets
                 self.counts["lacks"] += talker.counts.lacks
+                self.counts["unwanted"] += talker.counts.unwanted
                 self.counts["evicted"] += len(talker.evicted)
                 self.counts["at_once"] += talker.counts.at_once
                 self.outcomes.update(talker.counts.outcomes)

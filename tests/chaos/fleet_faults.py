@@ -34,6 +34,7 @@ class Fault:
         pause_s: the longest pause of any shard, given the time of a lease.
         short: whether every run of the tests has it.
         planned: shards are handed over, and the others go on: what these wait for is the machine's own.
+        cuts_workers: a router is cut off from workers; see `Habits.returns_left`.
 
     """
 
@@ -42,6 +43,7 @@ class Fault:
     pause_s: Callable[[float], float]
     short: bool = False
     planned: bool = False
+    cuts_workers: bool = False
 
 
 def handed_over(ttl_s: float) -> float:
@@ -210,10 +212,10 @@ FAULTS = (
     Fault("cut from Redis", cut(redis, longer), for_the_cut),
     Fault("not heard by Redis", cut(redis, longer, hears=True), for_the_cut),
     Fault("does not hear Redis", cut(redis, longer, is_heard=True), for_the_cut),
-    Fault("cut from workers", cut(workers, longer), for_the_cut, short=True),
-    Fault("not heard by workers", cut(workers, longer, hears=True), for_the_cut),
-    Fault("does not hear workers", cut(workers, longer, is_heard=True), for_the_cut),
-    Fault("cut from everybody", cut(everybody, longer), taken_over),
+    Fault("cut from workers", cut(workers, longer), for_the_cut, short=True, cuts_workers=True),
+    Fault("not heard by workers", cut(workers, longer, hears=True), for_the_cut, cuts_workers=True),
+    Fault("does not hear workers", cut(workers, longer, is_heard=True), for_the_cut, cuts_workers=True),
+    Fault("cut from everybody", cut(everybody, longer), taken_over, cuts_workers=True),
     Fault("gateways without etcd", gateways_without_etcd, undisturbed),
     Fault("a member of etcd is killed", a_member_of_etcd_is_killed, undisturbed),
     Fault("etcd is away", etcd_is_away, for_the_cut),

@@ -39,6 +39,9 @@ class Habits:
     acks_last: bool = False
     """An ACK that the router heard is known from then on: nothing happens to the router or to what it stands on."""
     acks_every: int = 20
+    returns_left: bool = False
+    """A router is cut off from workers: it may hear that a channel was left when the session is another worker's, and
+    that does not count. What WELCOME lists although it was left is counted then, and anywhere else a fault."""
 
 
 @dataclass
@@ -55,5 +58,7 @@ class Counts:
     give way to the other."""
     lacks: int = 0
     """Channels that it joined just before, and that the gateway did not know any more."""
+    unwanted: int = 0
+    """Channels that WELCOME listed although they were left, where that may be."""
     outcomes: dict[str, int] = field(default_factory=dict)
     refusals: dict[int, int] = field(default_factory=dict)

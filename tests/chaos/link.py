@@ -2,6 +2,7 @@
 
 import asyncio
 import struct
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgpack
@@ -10,7 +11,7 @@ from tests.chaos.oracle import Position
 
 HELLO, WELCOME, REPLY, ERROR, PING, PONG, JOIN, LEAVE, PUBLISH, MESSAGE, ACK, HISTORY = range(12)
 EVENT, FIN, FIN_ACK = 13, 14, 15
-RATE_LIMITED, SESSION_EXPIRED, BAD_TOKEN, RESUMED_ELSEWHERE = 403, 201, 602, 605
+NOT_JOINED, RATE_LIMITED, SESSION_EXPIRED, BAD_TOKEN, RESUMED_ELSEWHERE = 402, 403, 201, 602, 605
 AGAIN_S = 0.05
 """Before a client comes back, or asks again, unless it is told to wait longer."""
 _LENGTH = struct.Struct(">I")
@@ -105,3 +106,23 @@ def retry_s(frame: list[Any]) -> float:
     options = frame[4] if len(frame) > 4 else {}
     wait_ms: int = options.get("retry_after", 0)
     return max(AGAIN_S, min(wait_ms, 1_000) / 1000)
+
+
+def settles(answer: asyncio.Future[list[Any]]) -> Callable[[Link, list[Any]], None]:
+    """What makes a request's answer that of who waits for it."""
+
+    def settle(link: Link, frame: list[Any]) -> None:
+        if not answer.done():
+            answer.set_result(frame)
+
+    return settle
+
+
+async def within(event: asyncio.Event, deadline_s: float) -> bool:
+    """Whether it came in time."""
+    try:
+        async with asyncio.timeout(deadline_s):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True

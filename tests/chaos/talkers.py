@@ -31,6 +31,7 @@ from tests.chaos.link import (
     JOIN,
     LEAVE,
     MESSAGE,
+    NOT_JOINED,
     PING,
     PONG,
     PUBLISH,
@@ -42,6 +43,8 @@ from tests.chaos.link import (
     Link,
     abort,
     retry_s,
+    settles,
+    within,
 )
 from tests.chaos.oracle import Oracle, Position, Reader
 
@@ -80,6 +83,8 @@ class Talker:
         """Channels of which a LEAVE was not answered: it may count."""
         self._left_s: dict[str, float] = {}
         """Since when channels are left, by the gateway's answer."""
+        self._again: set[str] = set()
+        """Channels that are left again, since WELCOME listed them: nothing of them is heard."""
         self._lacking: set[str] = set()
         """Channels that are to be joined again, from where it was."""
         self._sure: dict[str, int] = {}
@@ -133,7 +138,7 @@ class Talker:
         links = [link for link in await asyncio.gather(*(self._dial() for _ in range(connections))) if link]
         for link in links:
             self._hello(link)
-        await asyncio.gather(*(_within(link.answered, WELCOME_S) for link in links))
+        await asyncio.gather(*(within(link.answered, WELCOME_S) for link in links))
         self.counts.at_once += sum(link.welcome is not None or link in self.evicted for link in links) > 1
 
     async def act(self) -> None:
@@ -195,7 +200,7 @@ class Talker:
         link = self._link
         if bye and link is not None:
             link.send(FIN, 0, "bye", {})
-            await _within(link.ended, LEAVE_S)
+            await within(link.ended, LEAVE_S)
         self.snap()
         self._gone.set()
         if self._task is not None:
@@ -209,7 +214,7 @@ class Talker:
             after_s = AGAIN_S
             if link is not None:
                 self._hello(link)
-                if not await _within(link.answered, WELCOME_S):
+                if not await within(link.answered, WELCOME_S):
                     link.abort()
                 self._gone.clear()
                 while self._links and not self.stopping:
@@ -305,7 +310,7 @@ class Talker:
             link.send(PONG, frame[1], frame[2])
         elif kind == WELCOME:
             self._on_welcome(link, frame[2])
-        elif kind == EVENT:
+        elif kind == EVENT and frame[1] not in self._again:
             if frame[2] == "gap" and (frame[1] in self.readers or not frame[1].startswith("global:")):
                 details = frame[3]
                 reader, first, last = self._reader(frame[1]), details.get("from"), details.get("to")
@@ -321,8 +326,8 @@ class Talker:
 
     def _on_message(self, link: Link, frame: list[Any]) -> None:
         _, channel, offset, content, options = frame
-        if channel.startswith("global:") and channel not in self.readers:
-            return  # another cohort's, which everybody hears
+        if (channel.startswith("global:") and channel not in self.readers) or channel in self._again:
+            return  # another cohort's, which everybody hears, or of what is left again
         publish = self._oracle.contents.get(content)
         if publish is not None:
             came: tuple[int, str, int, int] = (publish.tick, channel, offset, self._oracle.tick)
@@ -413,6 +418,7 @@ class Talker:
                 else:
                     reader.forgotten()
         self._lacking -= listed.keys()
+        self._again &= listed.keys()
         self._fresh.clear()
         self._unsure.clear()
         self._look_for_zombies()
@@ -425,12 +431,20 @@ class Talker:
         reader = self.readers[channel]
         if reader.is_member:
             reader.resumed(position, outcome, link.asked.get(channel))
-        else:
-            since_s = link.hello_s - self._left_s.get(channel, link.hello_s)
-            if channel not in self._fresh and since_s > 0:
+            return
+        since_s = link.hello_s - self._left_s.get(channel, link.hello_s)
+        if channel not in self._again and channel not in self._fresh and since_s > 0:
+            if self.habits.returns_left:
+                self.counts.unwanted += 1
+            else:
                 reader.unwanted(position, since_s)
-            # Else it joined, and the answer was lost: it is a member from a position that only the gateway knows.
-            reader.joined(position if outcome == "live" else None)
+            self._again.add(channel)
+        if channel in self._again and channel not in self._wanted:
+            self._leaving.add(channel)
+            return
+        self._again.discard(channel)
+        # It joined, and the answer was lost: it is a member from a position that only the gateway knows.
+        reader.joined(position if outcome == "live" else None)
 
     # ---- what it asks
 
@@ -451,7 +465,7 @@ class Talker:
             if not self._is_in(channel):
                 self._join(link, channel)
         for channel in sorted(self._leaving):
-            if self.readers[channel].is_member:
+            if self.readers[channel].is_member or channel in self._again:
                 self._leave(link, channel)
             else:
                 self._leaving.discard(channel)
@@ -475,6 +489,7 @@ class Talker:
                 self._changed_s[channel] = time.monotonic()
                 self._sure.pop(channel, None)
                 link.stands.pop(channel, None)
+                self._again.discard(channel)
                 position = Position(frame[2]["epoch"], frame[2]["offset"])
                 if since is None:
                     reader.joined(position)
@@ -494,7 +509,7 @@ class Talker:
     def _leave(self, link: Link, channel: str) -> None:
         def on_answer(link: Link, frame: list[Any]) -> None:
             self._unsure.discard(channel)
-            if frame[0] == REPLY:
+            if frame[0] == REPLY or (frame[2] == NOT_JOINED and channel in self._again):
                 self._changed_s[channel] = self._left_s[channel] = time.monotonic()
                 self._left(channel)
             else:
@@ -510,6 +525,7 @@ class Talker:
 
     def _left(self, channel: str) -> None:
         self._leaving.discard(channel)
+        self._again.discard(channel)
         self._sure.pop(channel, None)
         self.readers[channel].left()
         self.news.set()
@@ -557,7 +573,7 @@ class Talker:
                 answer: asyncio.Future[list[Any]] = loop.create_future()
                 options: dict[str, Any] = {"limit": PAGE} | ({} if since is None else {"since": since})
                 if self._link is not None:
-                    self._ask(self._link, _settles(answer), HISTORY, channel, options)
+                    self._ask(self._link, settles(answer), HISTORY, channel, options)
                     with contextlib.suppress(TimeoutError):
                         frame = await asyncio.wait_for(answer, DIAL_S)
                         if frame[0] == REPLY:
@@ -580,20 +596,3 @@ class Talker:
 
         handle = asyncio.get_running_loop().call_later(delay_s, run)
         self._later.add(handle)
-
-
-def _settles(answer: asyncio.Future[list[Any]]) -> Callable[[Link, list[Any]], None]:
-    def settle(link: Link, frame: list[Any]) -> None:
-        if not answer.done():
-            answer.set_result(frame)
-
-    return settle
-
-
-async def _within(event: asyncio.Event, deadline_s: float) -> bool:
-    try:
-        async with asyncio.timeout(deadline_s):
-            await event.wait()
-    except TimeoutError:
-        return False
-    return True

@@ -8,6 +8,7 @@ HOLDFAST_CHAOS=full (make chaos).
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -47,7 +48,8 @@ async def one_round(fleet: Fleet, fault: Fault, number: int) -> tuple[Tally, lis
     the machine's own: what shards waited for before it or, where some are handed over, those that are not.
     """
     seeds = [f"{fault.name.replace(' ', '-')}-{number}-{index}" for index in range(COHORTS)]
-    cohorts = [Cohort(seed, fleet.place, HABITS, secret=SECRET) for seed in seeds]
+    habits = replace(HABITS, returns_left=fault.cuts_workers)
+    cohorts = [Cohort(seed, fleet.place, habits, secret=SECRET) for seed in seeds]
     probe = Probe(fleet.place, SHARDS, f"probe{number}", SECRET)
     await asyncio.gather(probe.come(), *(cohort.come() for cohort in cohorts))
     for cohort in cohorts:
