@@ -1,8 +1,9 @@
 """Copying whole shards from another region's log, where its bridge does not reach back to what ours has.
 
 Everything of a shard is taken as it is there (DUMP, RESTORE): channels with the ids and last ids that they have,
-sessions, cursors, keys. What is appended there meanwhile is part of some copies and not of others; it is repeated
-afterwards from the position that the shard had before, and a record that is there already is passed over by its id.
+sessions, cursors, keys. Messages that only ours had are counted and named. What is appended there meanwhile is part of
+some copies and not of others; it is repeated afterwards from the position that the shard had before, and a record that
+is there already is passed over by its id.
 """
 
 import logging
@@ -10,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from router.log.bridge_source import Source
-from router.log.bridge_store import PIECE_BYTES, Followed, Store
+from router.log.bridge_store import PIECE_BYTES, Dropped, Followed, Store
 
 KEYS_TOGETHER = 32
 # Of shards whose names were looked for together, beside twice the time that this took: who is copied late has to find
@@ -45,18 +46,12 @@ async def copy_shards(
     for one, state in zip(some, states, strict=True):
         if clock() > read + 2 * (read - began) + TOGETHER_S:
             break
-        names = there[one.shard]
-        found: set[bytes] = set()
-        start, together = 0, 1
-        while start < len(names):
-            dumped = await source.dump(names[start : start + together])
-            await store.restore(dumped)
-            found |= {name for name, *_ in dumped}
-            size = sum(len(data) for *_, data in dumped)
-            await pace(size)  # deadline: none is needed: it sleeps
-            start += together
-            together = max(1, min(KEYS_TOGETHER, 2 * together, together * PIECE_BYTES // max(size, 1)))
-        await store.remove([name for name in here[one.shard] if name not in found])
+        dropped = Dropped()
+        try:
+            found = await _copy_keys(source, store, there[one.shard], pace, dropped)
+            dropped += await store.remove([name for name in here[one.shard] if name not in found])
+        finally:
+            store.say_dropped(one.shard, "", dropped)
         await store.place(one, source.region, where[one][1], state)
         keys += len(found)
         _log.warning(
@@ -66,3 +61,20 @@ async def copy_shards(
             len(found),
         )
     return keys
+
+
+async def _copy_keys(
+    source: Source, store: Store, names: Sequence[bytes], pace: Callable[[int], Awaitable[None]], dropped: Dropped
+) -> set[bytes]:
+    """Of these keys, those that are there; `dropped` gets what only ours had."""
+    found: set[bytes] = set()
+    start, together = 0, 1
+    while start < len(names):
+        dumped = await source.dump(names[start : start + together])
+        dropped += await store.restore(dumped)
+        found |= {name for name, *_ in dumped}
+        size = sum(len(data) for *_, data in dumped)
+        await pace(size)  # deadline: none is needed: it sleeps
+        start += together
+        together = max(1, min(KEYS_TOGETHER, 2 * together, together * PIECE_BYTES // max(size, 1)))
+    return found

@@ -212,6 +212,39 @@ return answer
 """
 )
 
+# KEYS: a channel, a key of the same shard that is used in between. ARGV: what another region's log has of the channel
+# (DUMP) and for how many ms that is kept; nothing: it has no such channel. Puts it in the place of ours. Answers the
+# ids of those records, newest first, that were in ours alone; what is older than all that is kept there was trimmed.
+COPY_CHANNEL = Script(
+    _HEAD
+    + _POSITIONS
+    + b"""\
+local oldest, answer = '0-0', {}
+if ARGV[1] then
+  redis.call('RESTORE', KEYS[2], ARGV[2], ARGV[1], 'REPLACE')
+  local kept = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
+  if kept then oldest = kept[1] end
+  local said = redis.call('XINFO', 'STREAM', KEYS[2])
+  for index = 1, #said, 2 do
+    if not kept and said[index] == 'last-generated-id' then oldest = said[index + 1] end
+  end
+end
+local from, left = '+', true
+while left do
+  local some = redis.call('XREVRANGE', KEYS[1], from, '-', 'COUNT', 100)
+  for _, one in ipairs(some) do
+    left = above(one[1], oldest) and not (ARGV[1] and redis.call('XRANGE', KEYS[2], one[1], one[1])[1])
+    if not left then break end
+    answer[#answer + 1] = one[1]
+  end
+  if #some < 100 then break end
+  from = '(' .. some[#some][1]
+end
+if ARGV[1] then redis.call('RENAME', KEYS[2], KEYS[1]) else redis.call('UNLINK', KEYS[1]) end
+return answer
+"""
+)
+
 # KEYS: the shard's epoch. ARGV: the epoch of who leads, the position that the shard has now, whatever it had. The
 # bridge begins anew. Answers 0 if it is a later leader's.
 PLACE = Script(

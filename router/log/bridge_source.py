@@ -28,6 +28,8 @@ PAGES_BYTES = 4 * 1024 * 1024
 PAGE_BYTES_FIRST = 64 * 1024
 NOWHERE = Position(0, 0)
 _BEATS = b"beats"
+# Of a shard, what is being put in the place of a channel.
+COPY = b"copy"
 # What is published of a shard: its streams, and what is kept nowhere.
 STATES, ABROAD = b"states", b"abroad"
 PUBLISHED = (b"bridge", STATES, ABROAD)
@@ -305,7 +307,7 @@ async def names_of(ask: Any, keys: Keys, shards: Collection[int]) -> dict[int, l
     """See `Source.names`, of any server."""
     found: dict[int, list[bytes]] = {shard: [] for shard in shards}
     starts = {keys.shards[shard]: shard for shard in shards}
-    own = {b"epoch", b"bridge", b"states", b"confirmed"}
+    own = {b"epoch", b"bridge", b"states", b"confirmed", COPY}
     pattern = keys.shards[0].replace(b"{%s0}" % keys.tag, b"{%s*}" % keys.tag) + b"*"
     cursor = b"0"
     while True:

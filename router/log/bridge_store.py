@@ -9,8 +9,18 @@ from typing import Any
 
 import hiredis
 
-from router.log.bridge_scripts import BRIDGE_ENTRIES, HAS_STATE, MERGE_BAN, PLACE, REPEAT_STATE, UNDO, WHERE, repeat
-from router.log.bridge_source import NOWHERE, Entry, entry_of, names_of, text_of, where_of
+from router.log.bridge_scripts import (
+    BRIDGE_ENTRIES,
+    COPY_CHANNEL,
+    HAS_STATE,
+    MERGE_BAN,
+    PLACE,
+    REPEAT_STATE,
+    UNDO,
+    WHERE,
+    repeat,
+)
+from router.log.bridge_source import COPY, NOWHERE, Entry, entry_of, names_of, text_of, where_of
 from router.log.port import LogUnavailable, Position
 from router.log.redis_keys import Keys
 from router.log.redis_link import Link, error_of, pack
@@ -23,6 +33,7 @@ NAMED_MAX = 100
 # A megabyte of messages of 100 bytes is some 5,000 of them, a tenth of a second of a Redis.
 PIECE_BYTES = 1024 * 1024
 _EPOCH = b"%020d"
+_CHANNEL = b"}:c:"
 _log = logging.getLogger("holdfast.log")
 
 
@@ -89,7 +100,7 @@ class Store:
         self._nodes = Nodes(parse(url), deadline_s, self._greet)
 
     async def _greet(self, link: Link) -> None:
-        scripts = (self._repeat, UNDO, PLACE, WHERE, REPEAT_STATE, HAS_STATE, MERGE_BAN)
+        scripts = (self._repeat, UNDO, PLACE, COPY_CHANNEL, WHERE, REPEAT_STATE, HAS_STATE, MERGE_BAN)
         await link.ask(*(("SCRIPT", "LOAD", one.text) for one in scripts))
         [answer] = await link.ask(["INFO", "replication"])
         text = answer if isinstance(answer, bytes) else bytes(str(answer), "ascii")
@@ -229,19 +240,20 @@ class Store:
                     return True
                 dropped += zip(answer[1::2], answer[2::2], strict=True)
         finally:
-            self._say(one.shard, target, dropped)
+            self.say_dropped(one.shard, f", beyond {target.epoch}-{target.offset},", dropped)
 
-    def _say(self, shard: int, target: Position, dropped: Dropped) -> None:
+    def say_dropped(self, shard: int, which: str, dropped: Dropped) -> None:
+        """Count them and name them."""
         if not dropped:
             return
         self._on_dropped(shard, len(dropped))
-        named = [f"{key.partition(b'}:c:')[2].decode(errors='replace')} {id_.decode()}" for key, id_ in dropped]
+        named = [f"{key.partition(_CHANNEL)[2].decode(errors='replace')} {id_.decode()}" for key, id_ in dropped]
         _log.error(
-            "shard %d: %d messages that only this region had, beyond %d-%d, were dropped, since another region went on "
-            "without them: %s%s",
+            "shard %d: %d messages that only this region had%s were dropped, since another region went on without "
+            "them: %s%s",
             shard,
             len(named),
-            *target,
+            which,
             ", ".join(named[:NAMED_MAX]),
             f" and {len(named) - NAMED_MAX} more" if len(named) > NAMED_MAX else "",
         )
@@ -252,18 +264,22 @@ class Store:
         """See `Source.names`."""
         return await names_of(self.ask, self._keys, shards)
 
-    async def restore(self, dumped: Sequence[tuple[bytes, int, bytes]]) -> None:
-        """Put these keys in the place of ours.
+    async def restore(self, dumped: Sequence[tuple[bytes, int, bytes]]) -> Dropped:
+        """Put these keys in the place of ours; the records that only ours had.
 
         Raises:
             LogUnavailable: it does not take them, since the other Redis is of a later version, say.
         """
-        await self.ask([pack("RESTORE", name, ttl, data, "REPLACE") for name, ttl, data in dumped], changes=True)
+        commands = [
+            _copy(name, data, ttl) if _CHANNEL in name else pack("RESTORE", name, ttl, data, "REPLACE")
+            for name, ttl, data in dumped
+        ]
+        return _dropped([name for name, *_ in dumped], await self.ask(commands, changes=True))
 
-    async def remove(self, names: Sequence[bytes]) -> None:
-        """Keys that are not there."""
-        if names:
-            await self.ask([pack("UNLINK", *names)], changes=True)
+    async def remove(self, names: Sequence[bytes]) -> Dropped:
+        """Keys that are not there; their records."""
+        commands = [_copy(name) if _CHANNEL in name else pack("UNLINK", name) for name in names]
+        return _dropped(names, [answer for some in _pieces(commands) for answer in await self.ask(some, changes=True)])
 
     async def place(self, one: Followed, region: str, at: Position, state: bytes) -> bool:
         """The shard is here now, whatever it had, and has that region's states up to one; False: it is a later
@@ -282,6 +298,18 @@ class Store:
     async def close(self) -> None:
         """Give up the connection."""
         await self._nodes.close()
+
+
+def _copy(name: bytes, *what: bytes | int) -> bytes:
+    start, mark, _ = name.partition(_CHANNEL)
+    return pack("EVALSHA", COPY_CHANNEL.sha, 2, name, start + mark[:2] + COPY, *what)
+
+
+def _dropped(names: Sequence[bytes], answers: Sequence[Any]) -> Dropped:
+    """What these keys had alone, oldest first."""
+    return Dropped(
+        (name, id_) for name, ids in zip(names, answers, strict=True) if _CHANNEL in name for id_ in reversed(ids)
+    )
 
 
 def _states_field(region: str) -> bytes:

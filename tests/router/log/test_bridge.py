@@ -103,6 +103,8 @@ def test_two_followers_of_one_region_do_no_harm_and_a_lost_connection_is_caught_
         await again(lambda: in_step(here, there))
         await here.ear.until(lambda: here.ear.numbers[-1:] == [(39, True)])
         await there.ear.until(lambda: (1, 39) in there.ear.offsets)
+        for one in (there, twin):
+            assert one.ear.offsets == sorted(set(one.ear.offsets)), "each batch is told and counted once"
         assert await same(some) == [(1, offset) for offset in range(1, 40)]
         assert not there.ear.lost
         assert not twin.ear.lost

@@ -1,5 +1,7 @@
 """Copies of whole shards."""
 
+import pytest
+
 from router.log.bridge_copy import TOGETHER_S, copy_shards
 from router.log.bridge_source import Source
 from router.log.bridge_store import Followed
@@ -10,7 +12,9 @@ from tests.router.log.regions import CHANNEL, SHARD, SHARDS, close, ordered, reg
 from tests.servers.redis import Server, running
 
 
-def test_a_shard_is_as_it_is_there_and_what_was_here_is_gone(redis_server: Server, prefix: str) -> None:
+def test_a_shard_is_as_it_is_there_and_what_was_here_is_gone(
+    redis_server: Server, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
     async def work(servers: list[Server]) -> None:
         here, there = some = await regions(servers, prefix, start=False)
         await there.lead(9)
@@ -24,6 +28,7 @@ def test_a_shard_is_as_it_is_there_and_what_was_here_is_gone(redis_server: Serve
         here.log.bridge = None
         await here.log.open_shards(dict.fromkeys(range(SHARDS), 10))
         await here.log.append(ordered(10, 1, channel=other) + ordered(10, 1, channel=untouched))
+        await here.log.append(ordered(10, 3) + ordered(10, 4))
         await there.log._fence_shards({SHARD: 11})
         source = Source("eu", servers[1].url, here.log.keys)
         sizes: list[int] = []
@@ -34,6 +39,10 @@ def test_a_shard_is_as_it_is_there_and_what_was_here_is_gone(redis_server: Serve
         one = Followed(SHARD, 11)
         await copy_shards(source, here.bridge.store, [one], pace)
         assert sum(sizes) > 0
+        assert here.ear.lost == [(SHARD, 3)]
+        said = f"{CHANNEL} {10 << 24}-3, {CHANNEL} {10 << 24}-4, {other} {10 << 24}-1"
+        assert f"shard {SHARD}: 3 messages that only this region had were dropped, since another" in caplog.text
+        assert caplog.text.count(said) == 1
         assert one.at == Position(9, 69)
         assert await here.at() == Position(9, 69)
         assert await here.history() == await there.history()

@@ -6,6 +6,7 @@ import msgpack
 import pytest
 
 from router.log.bridge_scripts import (
+    COPY_CHANNEL,
     FENCE_BRIDGED,
     HAS_STATE,
     MERGE_BAN,
@@ -253,3 +254,42 @@ def test_the_later_ban_stays_and_a_lifted_one(
         redis_server.do("HSET", bans, "bob", msgpack.packb(had))
     assert here.do(MERGE_BAN, "bob", msgpack.packb(new), keys=(bans,)) == taken
     assert msgpack.unpackb(redis_server.do("HGET", bans, "bob")) == list(new if taken else had or ())
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "alone"),
+    [
+        ((), (1, 2), ()),
+        ((1, 2), (1, 2, 3), ()),
+        ((1, 2, 4, 5), (1, 2, 3), (5, 4)),
+        ((1, 2), (7, 8), ()),  # trimmed there
+        ((1, 9), (7, 8), (9,)),
+        ((1, 2), None, (2, 1)),  # it never had the channel
+        (tuple(range(1, 251)), (10, 300), tuple(range(250, 10, -1))),
+    ],
+)
+def test_a_copied_channel_is_as_it_is_there_and_says_what_only_ours_had(
+    redis_server: Server, here: Shard, ours: tuple[int, ...], theirs: tuple[int, ...] | None, alone: tuple[int, ...]
+) -> None:
+    channel, other = here.start + "c:group:a", here.start + "c:group:b"
+    for key, numbers in ((channel, ours), (other, theirs or ())):
+        for number in numbers:
+            redis_server.do("XADD", key, f"4-{number}", "m", "x")
+    what = () if theirs is None else (redis_server.do("DUMP", other), 50_000)
+    names = (channel, here.start + "copy")
+    assert here.do(COPY_CHANNEL, *what, keys=names) == [b"4-%d" % one for one in alone]
+    found = redis_server.do("XRANGE", channel, "-", "+")
+    assert [id_ for id_, _ in found] == [b"4-%d" % one for one in theirs or ()]
+    assert 0 < redis_server.do("PTTL", channel) <= 50_000 or theirs is None
+    assert redis_server.do("EXISTS", *names) == int(theirs is not None)
+
+
+def test_of_a_channel_that_is_empty_there_only_what_is_newer_was_ours_alone(redis_server: Server, here: Shard) -> None:
+    channel, other = here.start + "c:group:a", here.start + "c:group:b"
+    for key, numbers in ((channel, (1, 2, 3)), (other, (1, 2))):
+        for number in numbers:
+            redis_server.do("XADD", key, f"4-{number}", "m", "x")
+    redis_server.do("XTRIM", other, "MAXLEN", 0)
+    dump = redis_server.do("DUMP", other)
+    assert here.do(COPY_CHANNEL, dump, 0, keys=(channel, here.start + "copy")) == [b"4-3"]
+    assert redis_server.do("XLEN", channel) == 0
