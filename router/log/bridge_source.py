@@ -14,7 +14,7 @@ import hiredis
 
 from router.log.bridge_scripts import FENCE_BRIDGED, WHERE
 from router.log.port import LogBroken, LogUnavailable, Position
-from router.log.redis_keys import Keys
+from router.log.redis_keys import REGION, Keys
 from router.log.redis_link import Link, error_of, pack
 from router.log.redis_nodes import Nodes
 from router.log.redis_sessions import position_of
@@ -130,7 +130,14 @@ class Source:
         return PushLink(address, deadline_s, self._on_push)
 
     async def _greet(self, link: Link) -> None:
-        await link.ask(*(("SCRIPT", "LOAD", one.text) for one in (FENCE_BRIDGED, WHERE)))
+        scripts = (("SCRIPT", "LOAD", one.text) for one in (FENCE_BRIDGED, WHERE))
+        there, *_ = await link.ask(("HGET", self._keys.root, REGION), *scripts)
+        named = there.decode() if isinstance(there, bytes) else ""
+        # Followed or fenced in the place of another, it would leave shards unavailable without a word.
+        if named not in ("", self.region):
+            raise LogUnavailable(
+                f"{link.name} has the log of region `{named}`, and not that of `{self.region}`: see log.regions"
+            )
 
     def _on_push(self, said: list[Any]) -> None:
         if said[0] == b"message":

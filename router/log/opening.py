@@ -53,6 +53,7 @@ def make_log(
                 SharedRedisLog,
                 shards=config.directory.shards,
                 bridge_entries=BRIDGE_ENTRIES if config.log_regions else 0,
+                region=config.directory.region if config.log_regions else "",
             )
         )
         return make(

@@ -23,6 +23,8 @@ from router.log.redis_nodes import slot_of
 # as long. As many primaries of a cluster can take part.
 SHARDS = 16
 USER_SHARDS = 256
+REGION = "region"
+"""Field of the root: whose log this is, where there are regions."""
 # Twice as long as it takes until a channel that is spoken in is listed again (core/redis_batch.pxd, REFRESH_MINUTES).
 _LISTED_LONGER_MS = 2 * 3_600_000
 # Channels of a namespace that is not configured: theirs may have been as large as any, and may be configured again.

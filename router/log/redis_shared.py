@@ -2,7 +2,7 @@
 
 Keys, with `hf:` as prefix, and h0 to h255 at most for the shards of core/shards.pxd:
 
-    hf:log                     a hash: the seeds, and this format (FORMAT)
+    hf:log                     a hash: the seeds, this format (FORMAT), and with regions the name of ours
     hf:{h7}:epoch             a hash: the shard's epoch, the last batch of its leader, whether it is replicated
     hf:{h7}:c:<channel>       a stream, as in router/log/redis.py
     hf:{h7}:keys, …:tail, …:global, …:s:<session>, …:cursor:<channel>  likewise
@@ -21,6 +21,7 @@ from router.log.bridge_scripts import FENCE_BRIDGED, WHERE
 from router.log.port import Changes, LogBroken, LogUnavailable, Opened, Position
 from router.log.redis import SEED_BYTES, RedisLog
 from router.log.redis_append import REPLICATED
+from router.log.redis_keys import REGION
 from router.log.redis_link import Link, pack
 from router.log.redis_scripts import FENCE, JOIN
 from router.log.redis_sessions import ask_all, position_of
@@ -56,16 +57,27 @@ class SharedRedisLog(RedisLog):
         shards: how many there are.
         bridge_entries: of each shard, that are kept for other regions; 0: there are none.
         seeds: that all regions have; nothing: those of this log, or new ones.
+        region: whose log this is; empty: there are none.
 
     """
 
-    def __init__(self, url: str, *, shards: int, bridge_entries: int = 0, seeds: bytes = b"", **settings: Any) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        shards: int,
+        bridge_entries: int = 0,
+        seeds: bytes = b"",
+        region: str = "",
+        **settings: Any,
+    ) -> None:
         super().__init__(url, shards=shards, bridge_entries=bridge_entries, **settings)
         self.bridge: Opener | None = None
         self.bridge_entries = bridge_entries
         self.replicas_of = self._replicas
         self.deadline_s = self._deadline_s
         self._wanted_seeds = self._seeds = seeds
+        self._region = region
         self._ours: dict[int, int] = {}
         """Shards that are open, with their epochs."""
         self._at: dict[int, Position] = {}
@@ -94,8 +106,23 @@ class SharedRedisLog(RedisLog):
                 f"the log at {root.decode()} in Redis has other seeds than the directory, by which the same idempotency"
                 " key has another name in each region: use another log.redis_prefix, in all regions the same"
             )
+        if self._region:
+            await self._be_of_region()
         self._epoch = epoch
         return Opened(epoch, self._seeds, complete=False)
+
+    async def _be_of_region(self) -> None:
+        """Write down whose log this is, so that nobody takes it for another region's."""
+        root, slot = self.keys.root, self.keys.root_slot
+        own = self._region.encode()
+        await ask_all(self._nodes, [(slot, pack("HSETNX", root, REGION, own))])
+        [there] = await ask_all(self._nodes, [(slot, pack("HGET", root, REGION))])
+        if there != own:
+            raise LogBroken(
+                f"the log at {root.decode()} in Redis is that of region `{there.decode()}`, and this node is in"
+                f" `{self._region}`: name the own region's in log.redis_url. Where the region has another name from now"
+                f" on: HSET {root.decode()} {REGION} {self._region}"
+            )
 
     async def open_shards(self, epochs: Mapping[int, int]) -> dict[int, int | None]:
         """Have it refuse lower epochs of shards; by shard, None: it is open, or the epoch, not below, of another."""

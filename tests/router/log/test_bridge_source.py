@@ -7,6 +7,7 @@ import pytest
 from router.log.bridge_source import PAGES_BYTES, Entry, Source, entry_of, pushed_entry
 from router.log.port import Changes, LogBroken, LogUnavailable, Position, SessionChange
 from router.log.redis_keys import Keys
+from router.log.redis_shared import SharedRedisLog
 from tests.router.log.conftest import run
 from tests.router.log.redis_records import NOW_MS
 from tests.router.log.regions import SHARD, SHARDS, ordered, region
@@ -23,6 +24,22 @@ def test_a_cluster_is_refused() -> None:
     async def work() -> None:
         with pytest.raises(ValueError, match="region `eu` is in a Redis cluster"):
             Source("eu", "redis+cluster://127.0.0.1:1", Keys("t:"))
+
+    run(work())
+
+
+def test_the_log_of_another_region_than_was_named_is_refused(redis_server: Server, prefix: str) -> None:
+    async def work() -> None:
+        log = SharedRedisLog(redis_server.url, shards=SHARDS, prefix=prefix, region="asia")
+        unnamed = Source("eu", redis_server.url, log.keys)
+        await unnamed.where([SHARD])  # a log of before regions were written down is anybody's
+        await log.open(1)
+        named, misnamed = Source("asia", redis_server.url, log.keys), Source("eu", redis_server.url, log.keys)
+        await named.where([SHARD])
+        with pytest.raises(LogUnavailable, match="has the log of region `asia`, and not that of `eu`: see log"):
+            await misnamed.where([SHARD])
+        for one in (unnamed, named, misnamed, log):
+            await one.close()
 
     run(work())
 

@@ -46,6 +46,20 @@ async def recovered(log: SharedRedisLog, shards: Collection[int]) -> list[tuple[
     ]
 
 
+def test_the_log_of_another_region_is_not_opened(redis_server: Server, prefix: str) -> None:
+    async def work() -> None:
+        for region in ("", "eu", "eu", ""):
+            log = SharedRedisLog(redis_server.url, shards=SHARDS, prefix=prefix, region=region)
+            await log.open(1)
+            await log.close()
+        other = SharedRedisLog(redis_server.url, shards=SHARDS, prefix=prefix, region="us")
+        with pytest.raises(LogBroken, match="is that of region `eu`, and this node is in `us`"):
+            await other.open(1)
+        await other.close()
+
+    run(work())
+
+
 def test_each_appends_to_its_own_shards(redis_server: Server, prefix: str) -> None:
     async def work() -> None:
         first, second = await joined(redis_server, prefix), await joined(redis_server, prefix)
