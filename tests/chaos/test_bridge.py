@@ -1,7 +1,8 @@
 """The bridge between three regions by chance: connections, Redises and leaders come and go, and no process is needed.
 
 What a region confirmed to a leader is in every region's history in the end, each message is told once and in order to
-each follower's data plane, and all histories are the same. A seed is a run but for what the kernel makes of it.
+each follower's data plane, and all histories are the same. What became of a session at one leader, the next one knows
+that it gives the shard to. A seed is a run but for what the kernel makes of it.
 """
 
 import asyncio
@@ -11,16 +12,29 @@ from collections.abc import Iterator
 import pytest
 
 from core import log_records
-from router.log.port import LogUnavailable, Position
+from router.log.port import Changes, LogUnavailable, Position, SessionChange
 from tests.chaos.rounds import FULL, SEED
 from tests.router.log.conftest import again, until
+from tests.router.log.redis_records import NOW_MS
 from tests.router.log.regions import SHARD, Ear, Region, close, ordered, regions
 from tests.servers.redis import ALWAYS, Server, running
 
 SEEDS = 300 if FULL else 4
 DEADLINE_S = 120.0
-OPERATIONS = (*["say"] * 3, *["disconnect"] * 2, "move", "leave", "back", "cut", "restart", "empty", "pause")
+OPERATIONS = (
+    *["say"] * 3,
+    *["act"] * 3,
+    *["disconnect"] * 2,
+    "move",
+    "leave",
+    "back",
+    "cut",
+    "restart",
+    "empty",
+    "pause",
+)
 Entry = tuple[int, int]
+SESSION = bytes([SHARD]) + b"x" * 15
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +91,8 @@ class Chance:
         self.waits: dict[int, list[Entry]] = {}
         """What the leader's chunks have, until they are replicated."""
         self.replicated: set[Entry] = set()
+        self.channels: dict[str, tuple[int, int]] | None = None
+        """Where the session is, as was stored; None: it begins anew, since a leader began without what was there."""
 
     def others(self) -> list[Region]:
         return [one for one in self.some if one is not self.leader]
@@ -106,6 +122,8 @@ class Chance:
         assert found[0] == sorted(set(found[0]))
         assert self.replicated <= set(found[0])
         assert self.replicated
+        for one in self.some:
+            await until(lambda one=one: self.has_session(one))  # type: ignore[misc]
 
     async def are_in_step(self) -> bool:
         where = [await again(one.at) for one in self.some]
@@ -118,6 +136,13 @@ class Chance:
             self.replicated.update(self.waits.pop(number))
 
     # ---- leaders
+
+    async def has_session(self, one: Region) -> bool:
+        """Whether a region has the session as it is."""
+        if self.channels is None:
+            return True
+        [found] = await again(lambda: one.log.sessions([SESSION]))
+        return found is not None and found.channels == self.channels
 
     async def lead(self, one: Region) -> None:
         one.bridge.follow({})
@@ -143,6 +168,7 @@ class Chance:
             await self.give_up(self.leader)
             self.epoch += 1
             await self.lead(self.chance.choice(self.some))
+            assert await self.has_session(self.leader), f"epoch {self.epoch}: {self.channels}"
 
     async def cut(self) -> None:
         """The leader's region is heard of by nobody, and goes on for a while; another one leads."""
@@ -165,6 +191,7 @@ class Chance:
         self.harvest()
         self.waits.clear()
         self.epoch += 1
+        self.channels = None
         await self.lead(heir)
         source.fence, heir.bridge._living = fence, living  # type: ignore[method-assign]
         loaded = await again(heir.history)
@@ -185,6 +212,24 @@ class Chance:
         self.waits[self.leader.number + 1] = said
         return await self.leader.say(*(ordered(*one, b"%d-%d" % one, key=one) for one in said))
 
+    async def act(self) -> None:
+        """Joins, leaves and acknowledgements, each stored."""
+        for _ in range(self.chance.choice((1, 1, 5, 40))):
+            change = SessionChange()
+            if self.channels is None:
+                change = SessionChange(b"o", NOW_MS + 9_999_999, ended=True)
+                self.channels = {}
+            name = f"group:{self.chance.randint(1, 4)}"
+            at = self.channels.get(name)
+            if at is not None and self.chance.random() < 0.4:
+                change.put(name, None)
+                del self.channels[name]
+            else:
+                self.channels[name] = (1, self.chance.randint(1, 99)) if at is None else (1, at[1] + 1)
+                change.put(name, self.channels[name], joined=at is None)
+            leader, changes = self.leader, Changes({SESSION: change})
+            await again(lambda leader=leader, changes=changes: leader.log.save(changes))  # type: ignore[misc]
+
     async def pause(self) -> None:
         await asyncio.sleep(self.chance.random() * 0.1)
 
@@ -202,6 +247,7 @@ class Chance:
         if self.away is not None or self.offset == 0:
             return
         await until(self.are_in_step)
+        self.channels = None
         one = self.chance.choice(self.some)
         if one is not self.leader:
             one.ear.begin_anew()  # type: ignore[attr-defined]
