@@ -165,13 +165,13 @@ def _cluster(config: Config, workers: Sequence[Child] | None) -> contextlib.Abst
 
 
 def _recovery(
-    config: Config, endpoint: str, client: "RouterClient | RouterClients"
+    config: Config, endpoint: str, client: "RouterClient | RouterClients", registry: CollectorRegistry
 ) -> contextlib.AbstractAsyncContextManager[None]:
     if not config.recovery.port:
         return contextlib.nullcontext()
     from gateway.recovery import serving  # here: most nodes have none, and start faster without what checks tokens
 
-    return serving(config, endpoint, client)
+    return serving(config, endpoint, client, registry)
 
 
 @contextlib.asynccontextmanager
@@ -487,7 +487,8 @@ async def _admin(
         async with asyncio.timeout(_LINK_TIMEOUT_S):
             await client.start()
             await ACCOUNT.settle()
-        async with _recovery(config, "" if config.clustered else reachable(endpoint), client):  # deadline: see `close`
+        links_at = "" if config.clustered else reachable(endpoint)
+        async with _recovery(config, links_at, client, registry):  # deadline: see `close`
             yield
     finally:
         await server.close()

@@ -9,7 +9,7 @@ changed by asking: neither positions nor who holds the session.
 import asyncio
 import math
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from typing import Annotated, Any, Protocol
 import msgpack
 import msgspec
 from msgspec import Meta
+from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -40,6 +41,7 @@ from gateway.errors import ConfigError, RequestError
 from gateway.identity import AuthError, Identity
 from gateway.publisher import Client, RouterPublisher
 from gateway.recovery_config import RecoverySection
+from gateway.recovery_metrics import TOLD, RecoveryCollector
 from gateway.token_keys import KeyFile
 from router.client import ChannelState, Missed, StoredSession
 
@@ -156,6 +158,8 @@ class Recovery:
         self._clock = clock
         self._buckets = Buckets(limits.user_rate, limits.user_burst)
         self._under_way = 0
+        self.answers: Counter[str] = Counter()
+        """How often each code was the answer."""
 
     async def state(self, session: str, credentials: str) -> dict[str, Any]:
         """What is stored of a session. Raises RequestError."""
@@ -283,7 +287,7 @@ def _id(session: str) -> bytes:
         number = bytes.fromhex(session)
     except ValueError:
         number = b""
-    if len(number) != 16:
+    if len(number) != 16 or len(session) != 32:  # fromhex passes spaces over
         raise RequestError(400, "bad_request", "session is the id that WELCOME gave: 32 hexadecimal digits")
     return number
 
@@ -312,9 +316,11 @@ def _page(found: Missed, since: Position, limit: int) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def serving(config: Config, router_endpoint: str, client: Client) -> AsyncIterator[None]:
+async def serving(
+    config: Config, router_endpoint: str, client: Client, registry: CollectorRegistry
+) -> AsyncIterator[None]:
     """The recovery server of a node, if it has one, for as long as the context lasts; arguments as of `server`."""
-    one = server(config, router_endpoint, client)
+    one = server(config, router_endpoint, client, registry)
     if one is None:
         yield
         return
@@ -325,13 +331,14 @@ async def serving(config: Config, router_endpoint: str, client: Client) -> Async
         await one.close()
 
 
-def server(config: Config, router_endpoint: str, client: Client) -> AdminServer | None:
+def server(config: Config, router_endpoint: str, client: Client, registry: CollectorRegistry) -> AdminServer | None:
     """The recovery server of a node, not started; None: it has none.
 
     Args:
         config: the checked configuration.
         router_endpoint: as its workers have it.
         client: the links to routers.
+        registry: of the node's metrics.
 
     """
     limits = config.recovery
@@ -349,6 +356,7 @@ def server(config: Config, router_endpoint: str, client: Client) -> AdminServer 
         bans=RouterBans(store.bans),
     )
     recovery = Recovery(limits, auth, store, config.namespaces, development=config.development, key_file=key_file)
+    registry.register(RecoveryCollector(recovery.answers))
     return AdminServer(
         limits.host,
         limits.port,
@@ -362,15 +370,25 @@ def server(config: Config, router_endpoint: str, client: Client) -> AdminServer 
 def create_app(recovery: Recovery) -> Starlette:
     """The ASGI application."""
 
+    def answered(request: Request, value: dict[str, Any]) -> Response:
+        answer = _answer(request, value)
+        recovery.answers[TOLD] += 1
+        return answer
+
+    async def refuse(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestError)
+        recovery.answers[error.code] += 1
+        return _refuse(request, error)
+
     async def state(request: Request) -> Response:
         _no_others(request, {"session"})
         session = request.query_params.get("session", "")
-        return _answer(request, await recovery.state(session, _credentials(request)))
+        return answered(request, await recovery.state(session, _credentials(request)))
 
     async def missed(request: Request) -> Response:
         _no_others(request, set())
         credentials = _credentials(request)
-        return _answer(request, await recovery.missed(await _asked(request), credentials))
+        return answered(request, await recovery.missed(await _asked(request), credentials))
 
     async def healthz(_: Request) -> Response:
         return Response(b'{"status":"ok"}', media_type=JSON)
@@ -390,7 +408,7 @@ def create_app(recovery: Recovery) -> Starlette:
         expose_headers=["Retry-After"],
         max_age=PREFLIGHT_S,
     )
-    return Starlette(routes=routes, middleware=[others], exception_handlers={RequestError: _refuse})
+    return Starlette(routes=routes, middleware=[others], exception_handlers={RequestError: refuse})
 
 
 def _no_others(request: Request, known: set[str]) -> None:
@@ -450,8 +468,7 @@ def _headers() -> dict[str, str]:
     return {"Cache-Control": "no-store", "Vary": "Accept, Authorization", "X-Content-Type-Options": "nosniff"}
 
 
-async def _refuse(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestError)
+def _refuse(request: Request, error: RequestError) -> Response:
     headers = _headers()
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(error.retry_after_s)

@@ -289,6 +289,7 @@ def test_only_the_sessions_own_channels_are_told_of_and_those_its_token_lists(de
 
 def test_what_is_asked_badly_is_refused(desk: Desk) -> None:
     assert desk.state(token({"sub": "alice"}), session="x")[0] == 400
+    assert desk.state(token({"sub": "alice"}), session=f"{ID[:2]}+{ID[2:]}")[0] == 400
     for body in ({"positions": {"group:a": [7]}}, {"positions": {"group:a": [7, -1]}}, {"limit": 0}, {"other": 1}):
         assert desk.missed(**body)[0] == 400, body
     headers = {"Authorization": f"Bearer {desk.resume_token()}"}
@@ -304,6 +305,12 @@ def test_a_user_who_asks_too_often_is_told_when_to_come_back() -> None:
     assert answer.headers["retry-after"] == "1"
     desk.now_s += 1
     assert [desk.state()[0] for _ in range(2)] == [200, 429]
+
+
+def test_answers_are_counted_by_their_codes() -> None:
+    desk = Desk(RecoverySection(user_rate=1, user_burst=2))
+    assert [desk.state()[0], desk.missed()[0], desk.state()[0], desk.state("x")[0]] == [200, 200, 429, 401]
+    assert desk.recovery.answers == {"ok": 2, "rate_limited": 1, "bad_token": 1}
 
 
 def test_the_memory_of_buckets_is_bounded() -> None:
