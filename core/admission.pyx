@@ -222,18 +222,46 @@ cdef bint _evict(Sequencer *sequencer, const uint8_t *session, uint64_t conn, in
     return True
 
 
-cdef void admission_evict(Sequencer *sequencer, const Note *note) noexcept nogil:
-    """NOTE_EVICT: first: code, conn: whose connection, text: the session and why."""
-    cdef const uint8_t *text = <const uint8_t *> note + sizeof(Note)
-    if note.text_size >= 16:
-        _evict(sequencer, text, note.conn, <int> note.first, text + 16, note.text_size - 16)
-
-
 cdef bint _is_live(Sequencer *sequencer, const Admission *admission) noexcept nogil:
     """Whether its worker is there, and its word about the shard counts: else it asks again, whoever leads it then."""
     return worker_at(sequencer, admission.worker).state >= WORKER_LINKING \
         and <uint32_t> worker_at(sequencer, admission.worker).epoch == admission.start \
         and shard_is_said(worker_at(sequencer, admission.worker), admission.record.head.shard)
+
+
+cdef void _turn_away(Sequencer *sequencer, uint32_t index, int code, const uint8_t *why, uint32_t size) noexcept nogil:
+    """The session is not this connection's, and why."""
+    cdef Admission *admission = _at(sequencer, index)
+    if _is_live(sequencer, admission):
+        _refuse(worker_at(sequencer, admission.worker), admission.record, code, why, size)
+    _end(sequencer, index)
+
+
+cdef uint32_t _evicting(Sequencer *sequencer, const uint8_t *session, uint64_t conn, uint64_t below) noexcept nogil:
+    """Index of an OPEN whose claim has won this session and which waits for somebody's end, of a connection (0: any) and
+    with a lower fence than this; SLAB_NONE: there is none."""
+    cdef uint32_t probe = 0
+    cdef uint64_t hash = _hash(sequencer, session)
+    cdef uint32_t found = index_find(&sequencer.admissions.index, hash, &probe)
+    cdef Admission *admission
+    while found:
+        admission = _at(sequencer, found - 1)
+        if admission.evicting and memcmp(admission.record.session, session, 16) == 0 \
+                and (conn == 0 or admission.record.conn == conn) and admission.record.fence < below:
+            return found - 1
+        found = index_find(&sequencer.admissions.index, hash, &probe)
+    return SLAB_NONE
+
+
+cdef void admission_evict(Sequencer *sequencer, const Note *note) noexcept nogil:
+    """NOTE_EVICT: first: code, conn: whose connection, text: the session and why."""
+    cdef const uint8_t *text = <const uint8_t *> note + sizeof(Note)
+    cdef uint32_t index
+    if note.text_size < 16 or _evict(sequencer, text, note.conn, <int> note.first, text + 16, note.text_size - 16):
+        return
+    index = _evicting(sequencer, text, note.conn, <uint64_t> -1)
+    if index != SLAB_NONE:
+        _turn_away(sequencer, index, <int> note.first, text + 16, note.text_size - 16)
 
 
 cdef void _go(Sequencer *sequencer, uint32_t index) noexcept nogil:
@@ -247,13 +275,23 @@ cdef void _go(Sequencer *sequencer, uint32_t index) noexcept nogil:
 
 
 cdef bint _waits(Sequencer *sequencer, uint32_t index, const Note *note, const uint8_t *text) noexcept nogil:
-    """Evict whoever has the session, or the one that this one excludes; False: nobody is there to be waited for."""
+    """Evict whoever has the session, or the one that this one excludes; False: nobody is there to be waited for.
+
+    That one may itself wait for the end of a third: it is turned away, and this one waits for the third instead.
+    """
     cdef Admission *admission = _at(sequencer, index)
     cdef const uint8_t *former = text
-    cdef uint32_t found = owner_of(sequencer, former)
     cdef int code = <int> note.second
+    cdef uint32_t found = _evicting(sequencer, former, 0, admission.record.fence)
+    cdef bint is_told = found != SLAB_NONE
+    cdef uint8_t third[16]
     cdef Evicting entry
     cdef Owner *owner
+    if is_told:
+        memcpy(third, _at(sequencer, found).former, 16)
+        _turn_away(sequencer, found, code, text + 16, note.text_size - 16)
+        former = third
+    found = owner_of(sequencer, former)
     if found == SLAB_NONE:
         former = admission.record.session       # one of whom the directory knows nothing
         found = owner_of(sequencer, former)
@@ -265,7 +303,8 @@ cdef bint _waits(Sequencer *sequencer, uint32_t index, const Note *note, const u
     if admission.taken and owner.worker == admission.worker and owner_conn(owner) == admission.record.conn:
         admission.taken = False
         return False
-    _evict(sequencer, former, 0, code, text + 16, note.text_size - 16)
+    if not is_told or former != third:
+        _evict(sequencer, former, 0, code, text + 16, note.text_size - 16)
     memcpy(admission.former, former, 16)
     admission.due_ms = sequencer.now_ms + EVICT_WAIT_MS
     entry.request = _request(admission, index)
@@ -286,10 +325,7 @@ cdef void admission_claimed(Sequencer *sequencer, const Note *note) noexcept nog
         return
     admission = _at(sequencer, index)
     if note.first == 0:
-        if _is_live(sequencer, admission):
-            _refuse(worker_at(sequencer, admission.worker), admission.record, <int> note.second, text + 16,
-                    note.text_size - 16)
-        _end(sequencer, index)
+        _turn_away(sequencer, index, <int> note.second, text + 16, note.text_size - 16)
         return
     admission.record.fence = note.first
     if not _is_live(sequencer, admission) or not _waits(sequencer, index, note, text):

@@ -181,6 +181,63 @@ def test_what_a_worker_has_since_before_counts_at_once_and_is_told(router: Seque
     assert router.live("session") == 1
 
 
+def test_of_three_that_exclude_each_other_the_second_is_turned_away_while_it_waits_for_the_first(
+    router: Sequencer,
+) -> None:
+    one, two, three = (router.worker(number) for number in range(3))
+    sessions = [bytes([number]) * 16 for number in range(1, 4)]
+    owned(router, one, 10, 1, fence=5, session=sessions[0])
+    opened(two, 20, 1, sessions[1])
+    admit(router, claim(router), 6, sessions[0], Code.KICKED, "by the second")
+    one.expect(records.EVICT)
+    opened(three, 30, 1, sessions[2])
+    admit(router, claim(router), 7, sessions[1], Code.KICKED, "by the third")
+    answer = two.expect(records.OPENED)
+    assert (answer["conn"], answer["fence"], answer["aux"], answer["body"]) == (20, 0, Code.KICKED, b"by the third")
+    assert three.rest() == []
+    one.say.session(records.CLOSE, sessions[0], 10, fence=5, aux=records.OVER)
+    one.flush()
+    answer = three.expect(records.OPENED)
+    assert (answer["conn"], answer["fence"], answer["aux"]) == (30, 7, 0)
+    assert two.rest() == []
+    assert router.live("session") == 1
+
+
+def test_of_three_that_resume_one_session_the_second_is_turned_away_likewise(router: Sequencer) -> None:
+    one, two, three = (router.worker(number) for number in range(3))
+    owned(router, one, 10, 1, fence=5)
+    opened(two, 20, 1)
+    admit(router, claim(router), 6, SESSION, Code.RESUMED_ELSEWHERE, "by the second")
+    one.expect(records.EVICT)
+    opened(three, 30, 1)
+    admit(router, claim(router), 7, SESSION, Code.RESUMED_ELSEWHERE, "by the third")
+    answer = two.expect(records.OPENED)
+    assert (answer["fence"], answer["aux"], answer["body"]) == (0, Code.RESUMED_ELSEWHERE, b"by the third")
+    assert three.rest() == []
+    one.say.session(records.CLOSE, SESSION, 10, fence=5)
+    one.flush()
+    answer = three.expect(records.OPENED)
+    assert (answer["fence"], answer["aux"]) == (7, records_taken())
+    assert two.rest() == []
+
+
+def test_one_that_waits_for_anothers_end_is_turned_away_by_an_eviction_as_well(router: Sequencer) -> None:
+    one, two = router.worker(0), router.worker(1)
+    owned(router, one, 10, 1, fence=5, session=OTHER)
+    opened(two, 20, 1)
+    admit(router, claim(router), 6, OTHER, Code.KICKED, "by the second")
+    one.expect(records.EVICT)
+    assert router.loop is not None
+    for conn in (99, 20):
+        router.loop.put(notes.EVICT, conn=conn, first=Code.KICKED, text=SESSION + b"by another leader's")
+    answer = two.expect(records.OPENED)
+    assert (answer["fence"], answer["aux"], answer["body"]) == (0, Code.KICKED, b"by another leader's")
+    one.say.session(records.CLOSE, OTHER, 10, fence=5, aux=records.OVER)
+    one.flush()
+    assert two.rest() == []
+    assert router.live("session") == 0
+
+
 def test_an_eviction_of_its_own_ends_that_connection_and_no_other(router: Sequencer) -> None:
     worker = router.worker()
     owned(router, worker, 10, 1, fence=5)
