@@ -238,8 +238,8 @@ cdef void _turn_away(Sequencer *sequencer, uint32_t index, int code, const uint8
 
 
 cdef uint32_t _evicting(Sequencer *sequencer, const uint8_t *session, uint64_t conn, uint64_t below) noexcept nogil:
-    """Index of an OPEN whose claim has won this session and which waits for somebody's end, of a connection (0: any) and
-    with a lower fence than this; SLAB_NONE: there is none."""
+    """Index of an OPEN whose claim has won this session and which waits for somebody's end, of a connection (0: any)
+    and with a lower fence than this; SLAB_NONE: there is none."""
     cdef uint32_t probe = 0
     cdef uint64_t hash = _hash(sequencer, session)
     cdef uint32_t found = index_find(&sequencer.admissions.index, hash, &probe)
