@@ -479,6 +479,26 @@ def log_in_redis(_: Facts, plan: Plan) -> Finding:
     return _risk(name, bool(found.redis_concerns), value, says, "set them in its configuration file", OWNER)
 
 
+def logs_of_regions(_: Facts, plan: Plan) -> Finding:
+    """As `log_in_redis`, of the logs of other regions, where what is answered at `replicated` is as well."""
+    name, regions = "Redis of other regions", plan.log.regions
+    says = "Routers of each region reach those of all others, which are to keep what they are given as the own one is."
+    if not regions:
+        return Finding(name, OK, "not used: there is no log.regions", says)
+    lacks = {region: _lacks(one) for region, one in regions.items()}
+    value = "; ".join(f"{region}: {what}" for region, what in lacks.items() if what)
+    if value and not any(one.redis_concerns for one in regions.values()):
+        return Finding(name, UNKNOWN, value, says)
+    value = value or f"{', '.join(regions)}: keep what they are given"
+    return _risk(name, any(lacks.values()), value, says, "set them in its configuration file", OWNER)
+
+
+def _lacks(found: LogFacts) -> str:
+    if found.redis_error:
+        return f"cannot be asked: {found.redis_error}"
+    return "does not tell its settings" if found.redis_concerns is None else "; ".join(found.redis_concerns)
+
+
 def directory(_: Facts, plan: Plan) -> Finding:
     """Whether etcd answers with these settings."""
     name = "directory"
@@ -515,6 +535,7 @@ CHECKS: tuple[Check, ...] = (
     handshakes,
     log_disk,
     log_in_redis,
+    logs_of_regions,
     directory,
 )
 

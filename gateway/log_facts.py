@@ -2,10 +2,12 @@
 
 import asyncio
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gateway.config import Config
+from gateway.region_config import logs_of
 from router.log.port import LogError
 from router.log.redis_settings import concerns_at
 
@@ -25,6 +27,8 @@ class LogFacts:
     """What of its settings loses messages."""
     redis_error: str = ""
     """Why it could not be asked."""
+    regions: Mapping[str, "LogFacts"] = field(default_factory=dict)
+    """The same of the logs of other regions, by region."""
 
 
 def log_facts(config: Config) -> LogFacts:
@@ -32,7 +36,8 @@ def log_facts(config: Config) -> LogFacts:
     if config.log.backend == "embedded":
         return _of_disk(Path(config.log.directory))
     if config.log.backend == "redis":
-        return _of_redis(config.log.redis_url)
+        others = {region: _of_redis(url) for region, url in logs_of(config.log.regions).items()}
+        return replace(_of_redis(config.log.redis_url), regions=others)
     return LogFacts()
 
 

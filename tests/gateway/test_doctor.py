@@ -199,6 +199,20 @@ def test_redis_has_to_keep_what_it_is_given(found: LogFacts, status: str, value:
     assert doctor.log_in_redis(FIT, plan()).status == OK
 
 
+def test_what_the_logs_of_other_regions_lack_is_named_with_the_region() -> None:
+    keeps, fleeting, gone = LogFacts(redis_concerns=()), LogFacts(redis_concerns=("x: y",)), LogFacts(redis_error="z")
+
+    def found(**regions: LogFacts) -> tuple[str, str]:
+        finding = doctor.logs_of_regions(FIT, log_plan(LogFacts(regions=regions), backend="redis"))
+        return finding.status, finding.value
+
+    assert found() == (OK, "not used: there is no log.regions")
+    assert found(us=keeps, ap=keeps) == (OK, "us, ap: keep what they are given")
+    assert found(us=keeps, ap=fleeting) == (RISK, "ap: x: y")
+    assert found(us=gone, ap=fleeting) == (RISK, "us: cannot be asked: z; ap: x: y")
+    assert found(us=gone, ap=LogFacts()) == (UNKNOWN, "us: cannot be asked: z; ap: does not tell its settings")
+
+
 def test_tls_takes_its_memory_and_a_shorter_heartbeat_its_cpu() -> None:
     plain, tls = doctor.memory(FIT, plan()), doctor.memory(FIT, plan(tls_certificate="c", tls_key="k"))
     assert plain.breaks_at is not None

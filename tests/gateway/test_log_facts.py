@@ -57,5 +57,14 @@ def test_where_nobody_is_the_reason_is_told() -> None:
     assert "cannot be reached" in found.redis_error
 
 
+def test_the_logs_of_other_regions_are_asked_as_well() -> None:
+    with running(*FLEETING) as server:
+        own, gone = f"redis://127.0.0.1:{server.port}", f"redis://127.0.0.1:{free_ports(1)[0]}"
+        found = facts(backend="redis", redis_url=own, regions=f"us={own} ap={gone}").regions
+    assert list(found) == ["us", "ap"]
+    assert found["us"].redis_concerns
+    assert "cannot be reached" in found["ap"].redis_error
+
+
 def test_without_a_log_there_is_nothing_to_look_at() -> None:
     assert facts(backend="none") == LogFacts()
