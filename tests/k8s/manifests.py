@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,16 @@ def _built(folder: Path) -> list[dict[str, Any]]:
     command = [kustomize(), "build", str(folder)]
     text = subprocess.run(command, check=True, capture_output=True, text=True, timeout=DEADLINE_S).stdout
     return [resource for resource in yaml.safe_load_all(text) if resource]
+
+
+def built_with(component: str, place: str, folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """What an overlay in this empty folder has, which adds a component of k8s/ to a place; by kind and name."""
+    add = {
+        "resources": [os.path.relpath(K8S / place, folder.resolve())],
+        "components": [os.path.relpath(K8S / "components" / component, folder.resolve())],
+    }
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(add))
+    return {(one["kind"], one["metadata"]["name"]): one for one in _built(folder)}
 
 
 def resources(place: str) -> list[dict[str, Any]]:

@@ -14,7 +14,18 @@ import pytest
 from gateway import settings
 from gateway.config import Config, router_config, worker_config
 from gateway.node import timing
-from tests.k8s.manifests import K8S, PLACES, container, of_kind, pod, resources, secret_keys, settings_of, workloads
+from tests.k8s.manifests import (
+    K8S,
+    PLACES,
+    built_with,
+    container,
+    of_kind,
+    pod,
+    resources,
+    secret_keys,
+    settings_of,
+    workloads,
+)
 
 # The three newest that kubernetes-validate, at the version in pyproject.toml, has schemas of.
 VERSIONS = ("1.35", "1.36", "1.37")
@@ -150,6 +161,24 @@ def test_a_pod_has_no_rights_that_it_does_not_need(place: str, role: str) -> Non
     assert mounts.keys() == {volume["name"] for volume in spec["volumes"]}
     assert mounts["tmp"] == "/tmp"
     assert {sysctl["name"] for sysctl in spec["securityContext"].get("sysctls", [])} <= SAFE_SYSCTLS
+
+
+@each_place
+@pytest.mark.parametrize("version", VERSIONS)
+def test_what_sessions_missed_is_asked_of_gateways_at_a_port_of_its_own(
+    place: str, version: str, tmp_path: Path
+) -> None:
+    built = built_with("recovery", place, tmp_path)
+    for resource in built.values():
+        kubernetes_validate.validate(resource, version, strict=True)
+    (inside,) = built["Deployment", "holdfast-gateway"]["spec"]["template"]["spec"]["containers"]
+    port = next(one["containerPort"] for one in inside["ports"] if one["name"] == "recovery")
+    assert {"name": "HOLDFAST_RECOVERY_PORT", "value": str(port)} in inside["env"]
+    ports = built["Service", "holdfast-gateway"]["spec"]["ports"]
+    assert {"name": "recovery", "port": port, "targetPort": "recovery"} in ports
+    everybody = next(one for one in built["NetworkPolicy", "holdfast-gateway"]["spec"]["ingress"] if "from" not in one)
+    assert {"port": "recovery"} in everybody["ports"]
+    assert "recovery" not in str(built["StatefulSet", "holdfast-router"])
 
 
 @place_and_role
