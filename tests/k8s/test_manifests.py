@@ -270,6 +270,14 @@ def test_production_leaves_the_number_of_gateways_to_the_autoscaler() -> None:
     assert all(metric["pods"]["metric"]["name"] in page for metric in scaler["metrics"])
 
 
+def test_a_roll_in_production_needs_no_machine_more_than_there_are_gateways() -> None:
+    """Where all machines have one, the one that comes first would have no place, and the roll would never get on."""
+    gateway = workloads("overlays/production")["gateway"]["spec"]
+    assert gateway["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    terms = gateway["template"]["spec"]["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert [term["matchLabelKeys"] for term in terms] == [["pod-template-hash"]]
+
+
 @each_place
 def test_every_secret_is_documented_and_none_is_committed(place: str) -> None:
     page = (K8S / "README.md").read_text()
