@@ -103,6 +103,7 @@ STARTED = of("holdfast_process_start_time_seconds", process="supervisor")
 BUSY = of("holdfast_process_cpu_seconds_total")
 SUPERVISOR = {**NODE, "process": "supervisor"}
 JOB = {"job": "holdfast"}
+EVACUATED = 'holdfast_region_evacuated{job="holdfast",instance="n1"'
 
 
 def files(opened: int) -> Series:
@@ -318,6 +319,13 @@ CASES = (
         one("holdfast_log_records_dropped_total", "2x4 3x95", process="router"),
         (one("holdfast_log_records_dropped_total", "2x100", process="router"),),
         NODE,
+    ),
+    Case(
+        "HoldfastRegionEvacuated",
+        3_600,
+        {f'{EVACUATED},region="us"}}': "1x600", f'{EVACUATED},region="eu"}}': "0x600"},
+        ({f'{EVACUATED},region="us"}}': "0x600"}, {f'{EVACUATED},region="us"}}': "1x235 0x100"}),
+        {**JOB, "region": "us"},
     ),
     Case(
         "HoldfastLogAway",
