@@ -24,6 +24,9 @@ from gateway.cluster_view import ClusterView
 from router.client import ChannelState, Missed, RouterClient, StoredSession, Survey, Unavailable
 
 LINK_DEADLINE_S = 5.0
+LOOK_S = 1.0
+UNHEARD_S = 10.0
+"""After so long without a word a router is said to be out of reach: a silent one has lost its lease by then."""
 NOBODY = "there is no router"
 _T = TypeVar("_T")
 
@@ -47,6 +50,10 @@ class RouterClients:
         self._make = make
         self._shards = Shards(namespaces, cluster.shards)
         self._clients: dict[RouterLink, RouterClient] = {}
+        self._heard: dict[RouterLink, float] = {}
+        """When each was heard last, or linked."""
+        self._unheard: set[RouterLink] = set()
+        """Of whom that was said."""
         self._fds: dict[RouterLink, set[int]] = {}  # what libzmq opened for each, beside sockets
         self._news = asyncio.Event()  # set and replaced with each change
         self._changed = asyncio.Event()
@@ -78,7 +85,12 @@ class RouterClients:
 
     async def _keep(self) -> None:
         while True:
-            await self._changed.wait()  # no deadline: until a router comes or goes
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._changed.wait()
+            self._look()
+            if not self._changed.is_set():
+                continue
             self._changed.clear()
             wanted = set(self._cluster.routers())
             for link in [link for link in self._clients if link not in wanted]:
@@ -87,6 +99,22 @@ class RouterClients:
             for link in wanted - self._clients.keys():
                 await self._begin(link)
             self._say_news()
+
+    def _look(self) -> None:
+        """Say of each router that is not heard, once, and when it is heard again."""
+        now = time.monotonic()
+        self._unheard &= self._clients.keys()
+        self._heard = {
+            link: now if client.linked else self._heard.get(link, now) for link, client in self._clients.items()
+        }
+        for link, heard in self._heard.items():
+            if link in self._unheard and heard == now:
+                self._unheard.discard(link)
+                _log.info("router_in_reach", router=link.name)
+            elif link not in self._unheard and now - heard >= UNHEARD_S:
+                self._unheard.add(link)
+                why = "nobody answers there: its bus.advertise, a firewall, or keys of the bus that differ"
+                _log.error("router_out_of_reach", router=link.name, bus=link.bus, why=why)
 
     async def _begin(self, link: RouterLink) -> None:
         client, before = self._make(link), descriptors.listed()

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from core import records, shards
 from core.ban_list import FOREVER_MS
 from core.namespace_spec import BUILT_IN
+from gateway import routers
 from gateway.cluster_config import RouterLink
 from gateway.routers import RouterClients
 from router.bans import MemoryStore
@@ -105,6 +107,35 @@ def test_who_publishes_while_nobody_leads_waits_for_the_next_leader(
                 clients.bans()
 
     run_in_loop(scenario())
+
+
+def test_a_router_that_is_not_where_it_says_is_told_of_once_and_when_it_is_there(
+    endpoints: list[str],
+    tmp_path: Path,
+    in_etcd: DirectoryConfig,
+    run_in_loop: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(routers, "LOOK_S", 0.01)
+    monkeypatch.setattr(routers, "UNHEARD_S", 0.05)
+    late = f"ipc://{tmp_path / 'late'}"
+
+    async def scenario() -> None:
+        async with linked(in_etcd) as (clients, others):
+            one = await registered(others, "a", endpoints[0])
+            lost = await registered(others, "lost", late)
+            await until(lambda: any(line["event"] == "router_out_of_reach" for line in said), "told")
+            await until(lambda: len(clients.links) == 2 and sum(clients.links.values()) == 1, "the other one is heard")
+            with router(late, 3, shards=4):
+                await until(lambda: any(line["event"] == "router_in_reach" for line in said), "there")
+            told = [line for line in said if line["event"] == "router_out_of_reach" and line["router"] == "lost"]
+            assert told[0]["bus"] == late
+            assert "bus.advertise" in told[0]["why"]
+            await one.close()
+            await lost.close()
+
+    with structlog.testing.capture_logs() as said:
+        run_in_loop(scenario())
 
 
 def test_what_waits_at_a_leader_that_lost_the_shard_is_said_to_the_next_one(
