@@ -8,6 +8,8 @@ import sys
 
 import structlog
 
+from router import lines
+
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
@@ -21,7 +23,7 @@ def setup(level: str, log_format: str, *, process: str) -> None:
 
     """
     # Libraries that log through the standard library (uvicorn, asyncio) come out beside ours, at warning or above.
-    logging.basicConfig(level=max(_LEVELS[level], logging.WARNING), stream=sys.stderr, force=True)
+    lines.setup(max(_LEVELS[level], logging.WARNING), as_json=log_format == "json", process=process)
     renderer: structlog.typing.Processor
     if log_format == "json":
         renderer = structlog.processors.JSONRenderer()

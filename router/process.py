@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import functools
 import gc
+import logging
 import os
 import signal
 import sys
@@ -24,6 +25,7 @@ from core.owned import ACCOUNT
 from core.process import die_with_parent
 from core.router_loop import RouterLoop
 from core.shards import COUNT_MAX
+from router import lines
 from router.bans import BanKeeper, MemoryStore
 from router.beats import Beats
 from router.bridging import Bridged, shared_seeds
@@ -553,6 +555,9 @@ def main(parent: int) -> int:
     # deadline: the supervisor's, whose end closes the pipe
     config = msgspec.json.decode(sys.stdin.buffer.read(), type=RouterConfig)
     die_with_parent(parent)
+    lines.setup(
+        logging.getLevelNamesMapping()[config.log_level.upper()], as_json=config.log_format == "json", process="router"
+    )
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     stats = Stats(config.stats_fd)
     ACCOUNT.count_in(stats)
