@@ -9,9 +9,9 @@ from core.following cimport following_waits
 from core.leading cimport shard_is_said
 from core.ledger cimport COUNT_GAPS_RESET, COUNT_MESSAGES_ROUTED, ledger_count
 from core.loading cimport loading_takes
-from core.records cimport (CATCHUP_CURSOR, CATCHUP_LISTED, CATCHUP_OUTCOME, CATCHUP_START, GAP_LOST, GAP_NONE,
-                           GAP_TRIMMED, OUTCOME_GAP, OUTCOME_LIVE, OUTCOME_REPLAYED, OUTCOME_RESET, REC_CAUGHT, Caught,
-                           RecCaught)
+from core.records cimport (CATCHUP_CURSOR, CATCHUP_LISTED, CATCHUP_OUTCOME, CATCHUP_START, CATCHUP_STORED, GAP_LOST,
+                           GAP_NONE, GAP_TRIMMED, OUTCOME_GAP, OUTCOME_LIVE, OUTCOME_REPLAYED, OUTCOME_RESET,
+                           REC_CAUGHT, Caught, RecCaught)
 from core.sequencer cimport WORKER_LINKED, worker_say
 from core.sessions cimport cursor_ask
 from core.stream cimport (Stored, stream_base, stream_find, stream_kept, stream_last_epoch, stream_namespace,
@@ -176,6 +176,10 @@ cdef uint32_t catchup_answer(Sequencer *sequencer, Worker *worker, RecCatchup *r
         stream = &unknown
     else:
         age_ms = stream_namespace(&sequencer.streams, stream).history_age_ms
+        if record.flags & (CATCHUP_STORED | CATCHUP_CURSOR) and record.since_offset <= stream.offset \
+                and record.since_epoch <= stream.epoch:
+            # An ACK names an offset, and its worker the epoch that its channel was in by then.
+            record.since_epoch = min(record.since_epoch, catchup_epoch(stream, record.since_offset))
     oldest_ms = sequencer.wall_ms - age_ms if sequencer.wall_ms > age_ms else 0
     catchup_find(stream, oldest_ms, record.since_epoch, record.since_offset, &found)
     if found.outcome == OUTCOME_RESET and record.flags & CATCHUP_CURSOR:

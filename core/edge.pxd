@@ -122,6 +122,7 @@ ctypedef struct Pending:        # a JOIN, or one channel of a HELLO, that waits 
     uint8_t outcome             # Outcome of core/records
     uint8_t stored              # the session's stored state has the channel
     uint8_t fresh               # CatchupFlag: the client holds no position, and starts where the router says
+    uint8_t acked               # CatchupFlag: since is not the client's word, but what is stored of its ACKs
 
 cdef enum ReplayState:
     REPLAY_PARKED               # in its connection's list: waits for room there

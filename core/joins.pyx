@@ -111,7 +111,7 @@ cdef bint pending_settled(Edge *edge, Pending *pending, Channel *channel, uint32
         return True
     pending.asked = 1
     catchup_ask(edge, channel, seq, pending.since_epoch, pending.since_offset,
-                <uint32_t> CATCHUP_OUTCOME | pending.fresh)
+                <uint32_t> CATCHUP_OUTCOME | pending.fresh | pending.acked)
     return False
 
 
@@ -415,7 +415,7 @@ cdef void outcome_told(Edge *edge, Request *request, RecCaught *record) noexcept
             if record.outcome == OUTCOME_RESET:     # from here on it misses nothing, though others still wait
                 pending.since_epoch = record.epoch
                 pending.since_offset = record.offset
-            elif pending.fresh:
+            else:                                   # as asked, or as the router knows better
                 pending.since_epoch = record.last_epoch
                 pending.since_offset = record.last_offset
             if pending.fresh and opening != NULL and pending.sibling == NONE:
@@ -433,7 +433,7 @@ cdef void _outcome_again(Edge *edge, Pending *pending, uint32_t seq, const uint6
     cdef uint32_t shard = channel_shard(edge, channel_at(edge, pending.channel))
     if pending.asked and not pending.told and shards_have(shards, shard):
         catchup_ask(edge, channel_at(edge, pending.channel), seq, pending.since_epoch, pending.since_offset,
-                    <uint32_t> CATCHUP_OUTCOME | pending.fresh)
+                    <uint32_t> CATCHUP_OUTCOME | pending.fresh | pending.acked)
 
 
 cdef void joins_again(Edge *edge, const uint64_t *shards) noexcept nogil:

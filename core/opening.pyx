@@ -23,9 +23,9 @@ from core.mpack cimport (MpReader, MpWriter, mp_read_array, mp_read_str, mp_read
                          mp_write_nil, mp_write_raw, mp_write_str, mp_write_uint)
 from core.namespaces cimport (DOMAIN_GLOBAL, DOMAIN_GROUP, DOMAIN_USER, JOIN_SERVER, NEW_LAST_ACK, NEW_LIVE,
                               USER_PREFIX_BYTES, Namespace, namespace_of)
-from core.records cimport (CATCHUP_CURSOR, CATCHUP_LISTED, CATCHUP_START, OPEN_AGAIN, OPEN_ALIVE, OPEN_RESUME,
-                           OPENED_TAKEN, REC_OPEN, STATE_HEARS, STATE_HERE, STATE_JOINED, STATE_LEFT, STATE_LISTS,
-                           record_add)
+from core.records cimport (CATCHUP_CURSOR, CATCHUP_LISTED, CATCHUP_START, CATCHUP_STORED, OPEN_AGAIN, OPEN_ALIVE,
+                           OPEN_RESUME, OPENED_TAKEN, REC_OPEN, STATE_HEARS, STATE_HERE, STATE_JOINED, STATE_LEFT,
+                           STATE_LISTS, record_add)
 from core.requests cimport request_done, request_open, request_peek
 from core.rights cimport rights_set
 from core.shards cimport shards_have
@@ -114,7 +114,8 @@ cdef int _fresh(Edge *edge, const Opening *opening, const Channel *channel) noex
     return 0 if device == NEW_LIVE else CATCHUP_CURSOR if device == NEW_LAST_ACK else CATCHUP_START
 
 
-cdef bint _open_channel(Edge *edge, Opening *opening, Channel *channel, const uint64_t *since) noexcept nogil:
+cdef bint _open_channel(Edge *edge, Opening *opening, Channel *channel, const uint64_t *since,
+                        int acked) noexcept nogil:
     """Add one channel to an opening; False: out of memory, as without a channel."""
     cdef Pending *pending
     if channel == NULL:
@@ -129,6 +130,7 @@ cdef bint _open_channel(Edge *edge, Opening *opening, Channel *channel, const ui
     opening.count += 1
     opening.globals += channel.domain == DOMAIN_GLOBAL
     pending_since(pending, since)
+    pending.acked = <uint8_t> acked
     if since == NULL:
         pending.fresh = <uint8_t> _fresh(edge, opening, channel)
         pending.has_since = pending.fresh != 0
@@ -253,7 +255,7 @@ cdef bint _open_globals(Edge *edge, Opening *opening) noexcept nogil:
     for place in range(edge.globals):
         channel = channel_at(edge, edge.everybody[place])
         if not channel.flags & CHANNEL_NAMED:
-            sound = sound and _open_channel(edge, opening, channel, NULL)
+            sound = sound and _open_channel(edge, opening, channel, NULL, 0)
     _name_all(edge, opening, False)
     return sound
 
@@ -276,6 +278,7 @@ cdef void _stored_channel(Edge *edge, Connection *conn, Opening *opening, const 
         _set_stored(pending, STORED_TOO, since)
         if not pending.has_since:
             pending_since(pending, since)
+            pending.acked = CATCHUP_STORED
             if not pending.waits and not pending_settled(edge, pending, channel, opening.seq):
                 opening.remaining += 1
         return
@@ -284,7 +287,7 @@ cdef void _stored_channel(Edge *edge, Connection *conn, Opening *opening, const 
             or (namespace.domain == DOMAIN_GROUP and namespace.join != JOIN_SERVER
                 and join_refused(edge, conn, namespace, name, size) != NULL):
         return                          # what the session may not join any more it is not in any more
-    if _open_channel(edge, opening, channel_wanted(edge, name, size), since):
+    if _open_channel(edge, opening, channel_wanted(edge, name, size), since, CATCHUP_STORED):
         _set_stored(pending_at(edge, opening.first), STORED_ALONE, since)
 
 
@@ -336,7 +339,7 @@ cdef bint _open_channels(Edge *edge, Opening *opening, const uint8_t *extra, uin
         count -= 1
         if not _channel_read(&reader, &name, &name_size, since, &parts):
             return False
-        if not _open_channel(edge, opening, channel_wanted(edge, name, name_size), since if parts == 3 else NULL):
+        if not _open_channel(edge, opening, channel_wanted(edge, name, name_size), since if parts == 3 else NULL, 0):
             return False
     return True
 

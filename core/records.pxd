@@ -213,6 +213,7 @@ cdef enum CatchupFlag:
     CATCHUP_CURSOR = 2          # since is unknown: the last ACK of the channel's user counts
     CATCHUP_START = 4           # since is unknown: from the oldest that is kept
     CATCHUP_LISTED = 8          # since is unknown: from where workers were told of the global channel
+    CATCHUP_STORED = 16         # since is what was acknowledged: its epoch is one that the offset is not beyond
 
 ctypedef struct RecCatchup:     # name follows
     Record head                 # aux: size of the name

@@ -377,7 +377,7 @@ class RouterClient:
 
         Raises RouterError as `survey` does.
         """
-        flags = 0 if bytes_max else records.OUTCOME_ALONE
+        flags = records.FROM_STORE | (0 if bytes_max else records.OUTCOME_ALONE)
 
         def say(name: bytes, since: tuple[int, int]) -> Callable[[int], None]:
             shard = self.shard_of(name)

@@ -13,6 +13,7 @@ from core import records
 from core._testing import StreamModel
 from core.codes import Code
 from tests.core.router_harness import EPOCH, Record, Sequencer, Worker
+from tests.core.test_recovery import message
 
 OUTCOME = 1
 Position = tuple[int, int]
@@ -92,6 +93,19 @@ def test_a_channel_that_nothing_is_known_of_has_no_history_in_common(sequencer: 
     worker = sequencer.worker()
     assert records.OUTCOMES[ask(worker, "group:new", (EPOCH - 2, 4), flags=OUTCOME)["outcome"]] == "reset"
     assert records.OUTCOMES[ask(worker, "group:new", (EPOCH - 2, 0), flags=OUTCOME)["outcome"]] == "live"
+
+
+def test_an_acknowledged_position_is_of_no_later_epoch_than_its_message(sequencers: Callable[..., Sequencer]) -> None:
+    """An ACK names an offset, and its worker the epoch that began meanwhile."""
+    worker = sequencers(recovered=[message("group:a", 5, 1) + message("group:a", 5, 2)]).worker()
+    worker.publish("group:a", 3)
+    for flags, outcome in ((OUTCOME, "reset"), (OUTCOME | records.FROM_STORE, "replayed")):
+        one = ask(worker, "group:a", (EPOCH, 1), flags=flags)
+        assert records.OUTCOMES[one["outcome"]] == outcome
+    assert one["last"] == (5, 1), "and so the replay begins there"
+    for beyond in ((5, 3), (EPOCH, 4), (EPOCH + 1, 1)):
+        one = ask(worker, "group:a", beyond, flags=OUTCOME | records.FROM_STORE)
+        assert records.OUTCOMES[one["outcome"]] == "reset"
 
 
 def test_a_part_stands_between_what_was_routed_before_and_after_it(talked: Worker) -> None:

@@ -12,7 +12,7 @@ U16, U32, U64 = st.integers(0, 2**16 - 1), st.integers(0, 2**32 - 1), st.integer
 NAMES = st.binary(max_size=255)
 FLAGS = {"JOINED", "HERE", "LEFT", "ACKED", "RESUMES", "AGAIN", "OVER", "OUTCOME_ALONE", "FROM_CURSOR"}
 FLAGS |= {"AS_IS", "POSITION", "MESSAGES", "ALIVE", "OPENS_TOLD", "CLOSES_TOLD", "STATES_TOLD"}
-FLAGS |= {"GONE", "FRESH", "BESIDE", "EVERYBODY", "BEFORE", "HEARS", "LISTS", "FROM_LISTING", "VERSION"}
+FLAGS |= {"GONE", "FRESH", "BESIDE", "EVERYBODY", "BEFORE", "HEARS", "LISTS", "FROM_LISTING", "FROM_STORE", "VERSION"}
 FLAGS |= {"CLAIM_BITS", "SAID", "TOLD_GLOBALS", "ELSEWHERE", "FEEDS"}
 KINDS = {name: value for name, value in vars(records).items() if name.isupper() and isinstance(value, int)}
 KINDS = {name: value for name, value in KINDS.items() if name not in FLAGS}
