@@ -161,9 +161,10 @@ cdef void state_say(Edge *edge, Connection *conn, Channel *channel, int what, ui
     memcpy(<uint8_t *> record + sizeof(RecState), channel_name(edge, channel), size)
     if user_size:
         memcpy(<uint8_t *> record + sizeof(RecState) + size, user, user_size)
+    if kept or what == STATE_HERE:
+        record.fence = vital_of(edge, conn).fence
     if kept:
         record.time_us = told_time(edge)
-        record.fence = vital_of(edge, conn).fence
         _attend_too(edge, record, channel)
         told_say(edge, &record.head)
     elif what == STATE_HERE:

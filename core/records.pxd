@@ -202,7 +202,7 @@ ctypedef struct RecState:       # STATE, ATTEND; name and, but with ACKED, the u
     uint16_t user_size
     uint32_t conn               # low half of the worker's handle: a session that was taken over is another's
     uint64_t time_us            # of JOINED, LEFT, HEARS and LISTS as in RecSession; else 0
-    uint64_t fence              # of these, and of HERE to a leader, the number of the session's claim; else 0
+    uint64_t fence              # of these, and of HERE, the number of the session's claim; else 0
 
 ctypedef struct RecTold:        # OPEN, CLOSE or STATE with its flag of what was told follows as a record of its own
     Record head                 # aux: the worker's index

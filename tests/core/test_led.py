@@ -28,6 +28,7 @@ from tests.core.edge_harness import (
     frame_of,
     wait_for,
 )
+from tests.core.test_opening import hello
 
 GROUP = "group:a"
 SHARD = shards.byte_of(GROUP.encode())
@@ -205,6 +206,20 @@ def test_who_joins_what_another_router_leads_is_told_to_both(edge: Edge, another
     alice.send([LEAVE, 9, GROUP])
     assert other.expect(records.ATTEND)["what"] == records.LEFT
     assert edge.router.state()["what"] == records.LEFT
+
+
+def test_who_resumes_is_there_under_the_number_of_its_claim(edge: Edge, another: Callable[[int], Router]) -> None:
+    """By which the channel's leader tells it from the former connection of its session."""
+    other = another(1)
+    lead(other, EPOCH + 1, [SHARD])
+    client = hello(edge, [["user:alice"], [GROUP, EPOCH + 1, 2]], resumes=True)
+    other.send(wire.subscribed(other.expect(records.SUBSCRIBE)["channel"], EPOCH + 1, 2))
+    edge.router.send(wire.subscribed(edge.router.expect(records.SUBSCRIBE)["channel"], EPOCH, 0))
+    stored = [["user:alice", EPOCH, 0], [GROUP, EPOCH + 1, 2]]
+    edge.router.send(wire.opened(client.conn, edge.router.expect(records.OPEN)["seq"], stored, fence=55))
+    assert GROUP in client.frame()[2]["channels"]
+    attends = other.expect(records.ATTEND)
+    assert (attends["what"], attends["session"], attends["fence"]) == (records.HERE, client.session, 55)
 
 
 def test_what_is_kept_for_a_link_that_is_closed_goes_to_the_next_leader(
