@@ -319,11 +319,8 @@ def _page(found: Missed, since: Position, limit: int) -> dict[str, Any]:
 async def serving(
     config: Config, router_endpoint: str, client: Client, registry: CollectorRegistry
 ) -> AsyncIterator[None]:
-    """The recovery server of a node, if it has one, for as long as the context lasts; arguments as of `server`."""
+    """The recovery server of a node, for as long as the context lasts; arguments as of `server`."""
     one = server(config, router_endpoint, client, registry)
-    if one is None:
-        yield
-        return
     one.start()
     try:
         yield
@@ -331,8 +328,8 @@ async def serving(
         await one.close()
 
 
-def server(config: Config, router_endpoint: str, client: Client, registry: CollectorRegistry) -> AdminServer | None:
-    """The recovery server of a node, not started; None: it has none.
+def server(config: Config, router_endpoint: str, client: Client, registry: CollectorRegistry) -> AdminServer:
+    """The recovery server of a node that has one, not started.
 
     Args:
         config: the checked configuration.
@@ -342,8 +339,6 @@ def server(config: Config, router_endpoint: str, client: Client, registry: Colle
 
     """
     limits = config.recovery
-    if not limits.port:
-        return None
     store = RouterPublisher(client, limits.timeout_ms / 1000)
     key_file = KeyFile(config.auth.keys_file) if config.auth.keys_file else None
     auth = Authenticator(

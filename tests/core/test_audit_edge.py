@@ -1,6 +1,5 @@
 """The audit of a worker's data plane: it closes when nothing leaks, and finds a leak of each kind."""
 
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from core import audit, ledger, notes, records
 from core.namespace_spec import BUILT_IN, NamespaceSpec
 from tests.core import wire
 from tests.core.edge_harness import EPOCH, JOIN, PUBLISH, REPLY, Client, Edge, frame_of, wait_for
+from tests.servers.certificates import self_signed
 
 # What a worker's data plane may leak.
 KINDS = (
@@ -36,10 +36,7 @@ def open_now(report: dict[str, Any]) -> dict[str, int]:
 def tls_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with cert.pem and key.pem."""
     folder = tmp_path_factory.mktemp("tls")
-    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    made += ["-subj", "/CN=localhost", "-days", "2"]
-    made += ["-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")]
-    subprocess.run(made, check=True, capture_output=True, timeout=30)
+    self_signed(folder)
     return folder
 
 

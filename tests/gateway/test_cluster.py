@@ -1,7 +1,6 @@
 """A node's part in a cluster, over a real directory: what it is not ready without, and that it leaves."""
 
 import contextlib
-import subprocess
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from gateway.settings import Machine, load
 from router.config import DirectoryConfig
 from router.directory.opening import make_directory
 from tests.gateway.test_supervisor import until
+from tests.servers.certificates import self_signed
 
 
 def configured(directory: DirectoryConfig, **flags: object) -> Config:
@@ -50,10 +50,7 @@ def test_a_node_with_workers_is_a_member_while_it_runs(
 
 
 def test_a_directory_that_cannot_be_used_is_no_start(in_etcd: DirectoryConfig, run_in_loop: Any, tmp_path: Any) -> None:
-    authority = tmp_path / "ca.pem"
-    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    files = ["-subj", "/CN=ca", "-keyout", str(tmp_path / "ca.key"), "-out", str(authority)]
-    subprocess.run([*made, *files], check=True, capture_output=True, timeout=30)
+    authority, _ = self_signed(tmp_path, "ca.pem")
     config = configured(in_etcd, directory__tls=True, directory__tls_ca=str(authority))
     authority.unlink()
 

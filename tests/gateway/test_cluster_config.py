@@ -1,7 +1,6 @@
 """Settings of many nodes: what does not fit together, and what the processes are told of them."""
 
 import json
-import subprocess
 from pathlib import Path
 
 import msgspec
@@ -13,6 +12,7 @@ from gateway.config import Config, router_config, worker_config
 from gateway.errors import ConfigError
 from gateway.settings import Machine, load
 from router.agreement import start_here
+from tests.servers.certificates import self_signed
 
 MACHINE = Machine(hostname="host-1", processors=4, open_files_max=20_000)
 SECRET = "s" * 32
@@ -156,9 +156,7 @@ def test_files_of_tls_that_are_none_are_refused_before_anybody_is_asked(
     tmp_path: Path, own: str, key: str, said: str
 ) -> None:
     for name in ("client", "other"):
-        files = ["-keyout", str(tmp_path / f"{name}.key"), "-out", str(tmp_path / f"{name}.pem")]
-        made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-        subprocess.run([*made, "-subj", f"/CN={name}", *files], check=True, capture_output=True, timeout=30)
+        self_signed(tmp_path, f"{name}.pem", f"{name}.key")
     (tmp_path / "words.pem").write_text("words")
     with_ca = NODE | {"directory.tls": True, "directory.tls_ca": str(tmp_path / "other.pem")}
     fits = {

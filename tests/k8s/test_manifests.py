@@ -2,7 +2,7 @@
 
 import os
 import re
-import subprocess
+import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -26,6 +26,7 @@ from tests.k8s.manifests import (
     settings_of,
     workloads,
 )
+from tests.servers.certificates import self_signed
 
 # The three newest that kubernetes-validate, at the version in pyproject.toml, has schemas of.
 VERSIONS = ("1.35", "1.36", "1.37")
@@ -62,15 +63,8 @@ def selected(selector: dict[str, str], place: str) -> Iterator[str]:
 @cache
 def pair() -> str:
     """A certificate that signed itself, and its key, for whatever is mounted."""
-    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    made = subprocess.run(
-        [*make, "-subj", "/CN=etcd", "-keyout", "-", "-out", "-"],
-        check=True,
-        capture_output=True,
-        timeout=30,
-        text=True,
-    )
-    return made.stdout
+    with tempfile.TemporaryDirectory() as folder:
+        return "".join(file.read_text() for file in self_signed(Path(folder)))
 
 
 def config_of(

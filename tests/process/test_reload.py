@@ -26,6 +26,7 @@ from tests.process.clients import (
     group,
     run,
 )
+from tests.servers.certificates import self_signed
 
 DRAINING = 1
 MEMBERS = 24
@@ -260,14 +261,6 @@ async def everybody_has(members: list[Member], last: int, tasks: list["asyncio.T
             await asyncio.sleep(0.02)
 
 
-def make_certificate(folder: Path) -> None:
-    """A new self-signed certificate for 127.0.0.1 and its key, in place of those that may be there."""
-    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    name = ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
-    files = ["-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")]
-    subprocess.run([*make, *name, *files], check=True, capture_output=True, timeout=30)
-
-
 def shown_certificate(node: Node) -> str:
     return ssl.get_server_certificate(("127.0.0.1", node.port), timeout=10)
 
@@ -285,7 +278,7 @@ def test_certificates_and_settings_of_now_are_used_and_what_is_wrong_changes_not
 ) -> None:
     settings = tmp_path / "holdfast.toml"
     settings.write_text("[gateway]\nping_ms = 30000\n")
-    make_certificate(tmp_path)
+    self_signed(tmp_path)
     node: Node = holdfast(
         "--workers",
         "2",
@@ -295,7 +288,7 @@ def test_certificates_and_settings_of_now_are_used_and_what_is_wrong_changes_not
         HOLDFAST_GATEWAY_TLS_KEY=str(tmp_path / "key.pem"),
     )
     first = shown_certificate(node)
-    make_certificate(tmp_path)
+    self_signed(tmp_path)
     settings.write_text("[gateway]\nping_ms = 5000\n")
     assert shown_certificate(node) == first
     done = reload(node)

@@ -16,6 +16,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as ws_connect
 
 from tests.conftest import Node, wait_until
+from tests.servers.certificates import self_signed
 
 Start = Callable[..., Node]
 DEADLINE_S = 25.0
@@ -25,12 +26,7 @@ LARGE = 60 * 1024
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A self-signed P-256 certificate for 127.0.0.1, and its key."""
-    folder = tmp_path_factory.mktemp("certificate")
-    chain, key = folder / "cert.pem", folder / "key.pem"
-    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    name = ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
-    subprocess.run([*make, *name, "-keyout", key, "-out", chain], check=True, capture_output=True, timeout=30)
-    return chain, key
+    return self_signed(tmp_path_factory.mktemp("certificate"))
 
 
 def start(holdfast: Start, certificate: tuple[Path, Path], *arguments: str, **settings: str) -> Node:

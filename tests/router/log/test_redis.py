@@ -6,7 +6,6 @@ What every log promises is in tests/contract/; here is what is Redis' own.
 import asyncio
 import contextlib
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from router.log.redis_sessions import wall_ms
 from tests.conftest import free_ports, stand_still, wait_until
 from tests.router.log.conftest import again, append, run, until
 from tests.router.log.redis_records import NOW_MS, bodies, message, now_ms, offsets
+from tests.servers.certificates import self_signed
 from tests.servers.redis import (
     ALWAYS,
     FLEETING,
@@ -355,12 +355,7 @@ def test_an_old_redis_is_refused(make_log: Callable[..., RedisLog], monkeypatch:
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A self-signed P-256 certificate for 127.0.0.1, and its key."""
-    folder = tmp_path_factory.mktemp("certificate")
-    chain, key = folder / "cert.pem", folder / "key.pem"
-    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    name = ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
-    subprocess.run([*make, *name, "-keyout", key, "-out", chain], check=True, capture_output=True, timeout=30)
-    return chain, key
+    return self_signed(tmp_path_factory.mktemp("certificate"))
 
 
 def test_over_tls_with_a_password_and_only_with_a_certificate_that_is_trusted(
