@@ -195,11 +195,12 @@ cdef void shard_note(Sequencer *sequencer, const Note *note) noexcept nogil:
 
 
 cdef void shards_drained(Sequencer *sequencer) noexcept nogil:
-    """At the end of a turn: tell of the shards of which nothing is on its way to the log any more."""
+    """At the end of a turn: tell of the shards of which nothing is on its way to the log any more, behind all that
+    their sessions did."""
     cdef uint32_t shard
     cdef Shard *led
     cdef Note note
-    if sequencer.drains == 0:
+    if sequencer.drains == 0 or sequencer.states.size:      # a full mailbox keeps these for the next turn
         return
     sequencer.drains = 0
     for shard in range(sequencer.shard_count):

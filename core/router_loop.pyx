@@ -263,9 +263,9 @@ cdef void sequencer_run(Sequencer *sequencer) noexcept nogil:
         if sequencer.abroad.size:
             abroad_hand_over(sequencer)
         log_hand_over(sequencer)            # before the sends: the log is at work meanwhile
-        shards_drained(sequencer)
         catchups_serve(sequencer, &budget)
         sessions_flush(sequencer)
+        shards_drained(sequencer)
         mailbox_ring(&sequencer.to_control)
         _flush(sequencer)
         sequencer.again = bus_pending(&sequencer.bus) or sequencer.catchups_due \

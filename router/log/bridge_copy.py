@@ -3,10 +3,12 @@
 Everything of a shard is taken as it is there (DUMP, RESTORE): channels with the ids and last ids that they have,
 sessions, cursors, keys. Messages that only ours had are counted and named. What is appended there meanwhile is part of
 some copies and not of others; it is repeated afterwards from the position that the shard had before, and a record that
-is there already is passed over by its id.
+is there already is passed over by its id. A copy ends when anybody else changes the shard in our log (another router of
+our region that follows it, or leads it): what is put here is never older than what is there.
 """
 
 import logging
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -29,7 +31,8 @@ async def copy_shards(
 ) -> int:
     """Put these shards, as they are there, in the place of ours; how many keys that were. `pace` waits after so many
     bytes. Those that are not led there under the epoch that is known, or a later one, are left as they are, and so are
-    the last ones when the first took long: they are to be copied as they are then.
+    the last ones when the first took long: they are to be copied as they are then. Where those are that were not copied
+    is not known afterwards.
 
     Raises:
         LogUnavailable, LogBroken: one of the two is away, or ours does not take what the other one has.
@@ -37,6 +40,8 @@ async def copy_shards(
     if not some:
         return 0
     began = clock()
+    copy = secrets.token_hex(8).encode()
+    some = await store.begin_copy(some, copy)  # before anything is read
     where = dict(zip(some, await source.where([one.shard for one in some]), strict=True))
     some = [one for one in some if where[one][0] >= one.leader]
     states = await source.newest_states([one.shard for one in some])
@@ -48,11 +53,17 @@ async def copy_shards(
             break
         dropped = Dropped()
         try:
-            found = await _copy_keys(source, store, there[one.shard], pace, dropped)
-            dropped += await store.remove([name for name in here[one.shard] if name not in found])
+            found = await _copy_keys(source, store, one, copy, there[one.shard], pace, dropped)
+            gone = [name for name in here[one.shard] if found is not None and name not in found]
+            if (
+                found is None
+                or not await store.remove(one, copy, gone, dropped)
+                or not await store.place(one, copy, source.region, where[one][1], state)
+            ):
+                _log.info("shard %d is not copied from region `%s` here: it was changed", one.shard, source.region)
+                continue
         finally:
             store.say_dropped(one.shard, "", dropped)
-        await store.place(one, source.region, where[one][1], state)
         keys += len(found)
         _log.warning(
             "shard %d was copied from region `%s`, whose bridge did not reach back to what was here: %d keys",
@@ -64,14 +75,21 @@ async def copy_shards(
 
 
 async def _copy_keys(
-    source: Source, store: Store, names: Sequence[bytes], pace: Callable[[int], Awaitable[None]], dropped: Dropped
-) -> set[bytes]:
-    """Of these keys, those that are there; `dropped` gets what only ours had."""
+    source: Source,
+    store: Store,
+    one: Followed,
+    copy: bytes,
+    names: Sequence[bytes],
+    pace: Callable[[int], Awaitable[None]],
+    dropped: Dropped,
+) -> set[bytes] | None:
+    """Of these keys, those that are there; `dropped` gets what only ours had. Nothing: the copy is over."""
     found: set[bytes] = set()
     start, together = 0, 1
     while start < len(names):
         dumped = await source.dump(names[start : start + together])
-        dropped += await store.restore(dumped)
+        if not await store.restore(one, copy, dumped, dropped):
+            return None
         found |= {name for name, *_ in dumped}
         size = sum(len(data) for *_, data in dumped)
         await pace(size)  # deadline: none is needed: it sleeps

@@ -112,6 +112,7 @@ if args[1] == leader then
 else
   redis.call('HSET', KEYS[1], 'epoch', leader, 'batch', '0', 'was', id)
 end
+redis.call('HDEL', KEYS[1], 'copy')
 return id
 """
 
@@ -129,6 +130,7 @@ if state[1] and state[1] >= ARGV[1] then return {state[1], at} end
 local epoch, batch = string.match(at, '^(%d+)-(%d+)$')
 if epoch ~= plain(ARGV[1]) then batch = '0' end
 redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'batch', batch, 'was', at, 'holder', ARGV[2] or '')
+redis.call('HDEL', KEYS[1], 'copy')
 return {'', at}
 """
 )
@@ -208,23 +210,50 @@ end
 redis.call('XDEL', shard .. 'bridge', at)
 if before == '0-0' then redis.call('DEL', shard .. 'bridge') else redis.call('XSETID', shard .. 'bridge', before) end
 redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'batch', '0', 'was', before)
+redis.call('HDEL', KEYS[1], 'copy')
 return answer
 """
 )
 
-# KEYS: a channel, a key of the same shard that is used in between. ARGV: what another region's log has of the channel
-# (DUMP) and for how many ms that is kept; nothing: it has no such channel. Puts it in the place of ours. Answers the
-# ids of those records, newest first, that were in ours alone; what is older than all that is kept there was trimmed.
+# A copy of a shard takes a while, and what it puts here was read a while ago: it goes on only as long as nobody else
+# has changed the shard, whose hash has the copy's name in its field `copy` until then.
+
+# KEYS: the shard's epoch. ARGV: the epoch of who leads, a name for the copy that begins. Answers 0 if it is a later
+# leader's.
+BEGIN_COPY = Script(
+    b"""\
+#!lua
+local epoch = redis.call('HGET', KEYS[1], 'epoch')
+if epoch and epoch > ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'copy', ARGV[2])
+return 1
+"""
+)
+
+# KEYS: a key, the shard's epoch. ARGV: the copy's name, what another region's log has under that key (DUMP) and for how
+# many ms that is kept; nothing: it has no such key. Answers -1 if the copy is over.
+COPY_KEY = Script(
+    b"""\
+#!lua
+if redis.call('HGET', KEYS[2], 'copy') ~= ARGV[1] then return -1 end
+if ARGV[2] then redis.call('RESTORE', KEYS[1], ARGV[3], ARGV[2], 'REPLACE') else redis.call('UNLINK', KEYS[1]) end
+return {}
+"""
+)
+
+# The same of a channel; KEYS also: a key of the same shard that is used in between. Answers the ids of those records,
+# newest first, that were in ours alone; what is older than all that is kept there was trimmed.
 COPY_CHANNEL = Script(
     _HEAD
     + _POSITIONS
     + b"""\
+if redis.call('HGET', KEYS[2], 'copy') ~= ARGV[1] then return -1 end
 local oldest, answer = '0-0', {}
-if ARGV[1] then
-  redis.call('RESTORE', KEYS[2], ARGV[2], ARGV[1], 'REPLACE')
-  local kept = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
+if ARGV[2] then
+  redis.call('RESTORE', KEYS[3], ARGV[3], ARGV[2], 'REPLACE')
+  local kept = redis.call('XRANGE', KEYS[3], '-', '+', 'COUNT', 1)[1]
   if kept then oldest = kept[1] end
-  local said = redis.call('XINFO', 'STREAM', KEYS[2])
+  local said = redis.call('XINFO', 'STREAM', KEYS[3])
   for index = 1, #said, 2 do
     if not kept and said[index] == 'last-generated-id' then oldest = said[index + 1] end
   end
@@ -233,28 +262,29 @@ local from, left = '+', true
 while left do
   local some = redis.call('XREVRANGE', KEYS[1], from, '-', 'COUNT', 100)
   for _, one in ipairs(some) do
-    left = above(one[1], oldest) and not (ARGV[1] and redis.call('XRANGE', KEYS[2], one[1], one[1])[1])
+    left = above(one[1], oldest) and not (ARGV[2] and redis.call('XRANGE', KEYS[3], one[1], one[1])[1])
     if not left then break end
     answer[#answer + 1] = one[1]
   end
   if #some < 100 then break end
   from = '(' .. some[#some][1]
 end
-if ARGV[1] then redis.call('RENAME', KEYS[2], KEYS[1]) else redis.call('UNLINK', KEYS[1]) end
+if ARGV[2] then redis.call('RENAME', KEYS[3], KEYS[1]) else redis.call('UNLINK', KEYS[1]) end
 return answer
 """
 )
 
-# KEYS: the shard's epoch. ARGV: the epoch of who leads, the position that the shard has now, whatever it had. The
-# bridge begins anew. Answers 0 if it is a later leader's.
+# KEYS: the shard's epoch. ARGV: the copy's name, the epoch of who leads, the position that the shard has now, whatever
+# it had, the field in which is kept up to where that region's states are known, up to where they are. The bridge begins
+# anew. Answers 0 if the copy is over, or it is a later leader's.
 PLACE = Script(
-    _HEAD
-    + b"""\
-local state = redis.call('HMGET', KEYS[1], 'epoch')
-if state[1] and state[1] > ARGV[1] then return 0 end
+    b"""\
+#!lua
+local state = redis.call('HMGET', KEYS[1], 'epoch', 'copy')
+if state[1] and state[1] > ARGV[2] or state[2] ~= ARGV[1] then return 0 end
 redis.call('DEL', string.sub(KEYS[1], 1, -6) .. 'bridge')
-redis.call('HDEL', KEYS[1], 'bytes', 'marks')
-redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'batch', '0', 'was', ARGV[2])
+redis.call('HDEL', KEYS[1], 'bytes', 'marks', 'copy')
+redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'batch', '0', 'was', ARGV[3], ARGV[4], ARGV[5])
 return 1
 """
 )
@@ -286,8 +316,9 @@ return done
 SESSION_BRIDGED = _state(SESSION, b"session")
 CURSOR_BRIDGED = _state(CURSOR, b"cursor")
 
-# KEYS: the shard's epoch. ARGV: of an entry of another region's states its kind, its rest and its id, the epoch of who
-# leads, the field in which is kept up to where that region's states are known. Answers -1 if it is a later leader's.
+# KEYS: the shard's epoch. ARGV: of an entry of another region's states its kind, its rest, its id and the id before it
+# (0-0: none), the epoch of who leads, the field in which is kept up to where that region's states are known. Answers -1
+# if it is a later leader's, or they are not known up to the one before.
 REPEAT_STATE = Script(
     (
         _HEAD
@@ -295,13 +326,15 @@ REPEAT_STATE = Script(
         + _of_state(CURSOR, b"cursor")
         + _STATE
         + b"""\
+if (redis.call('HGET', KEYS[1], ARGV[6]) or '0-0') ~= ARGV[4] then return -1 end
 local called = cmsgpack.unpack(ARGV[2])
 local keys, args = called[1], called[2]
-args[#args] = ARGV[4]
+args[#args] = ARGV[5]
 local done = ARGV[1] == 's' and session(keys, args) or ARGV[1] == 'c' and cursor(keys, args)
 if done == -1 then return done end
 told(string.sub(KEYS[1], 1, -6), ARGV[1], ARGV[2])
-redis.call('HSET', KEYS[1], ARGV[5], ARGV[3])
+redis.call('HSET', KEYS[1], ARGV[6], ARGV[3])
+redis.call('HDEL', KEYS[1], 'copy')
 return done
 """
     ).replace(b"ENTRIES", b"%d" % STATES_ENTRIES)

@@ -10,8 +10,10 @@ from typing import Any
 import hiredis
 
 from router.log.bridge_scripts import (
+    BEGIN_COPY,
     BRIDGE_ENTRIES,
     COPY_CHANNEL,
+    COPY_KEY,
     HAS_STATE,
     MERGE_BAN,
     PLACE,
@@ -100,7 +102,18 @@ class Store:
         self._nodes = Nodes(parse(url), deadline_s, self._greet)
 
     async def _greet(self, link: Link) -> None:
-        scripts = (self._repeat, UNDO, PLACE, COPY_CHANNEL, WHERE, REPEAT_STATE, HAS_STATE, MERGE_BAN)
+        scripts = (
+            self._repeat,
+            UNDO,
+            BEGIN_COPY,
+            COPY_KEY,
+            COPY_CHANNEL,
+            PLACE,
+            WHERE,
+            REPEAT_STATE,
+            HAS_STATE,
+            MERGE_BAN,
+        )
         await link.ask(*(("SCRIPT", "LOAD", one.text) for one in scripts))
         [answer] = await link.ask(["INFO", "replication"])
         text = answer if isinstance(answer, bytes) else bytes(str(answer), "ascii")
@@ -192,17 +205,22 @@ class Store:
     async def repeat_states(
         self, region: str, states: Sequence[tuple[Followed, tuple[bytes, bytes, bytes]]], *, replicas: bool = False
     ) -> None:
-        """Do what became of sessions there, in this order. Of a shard that is a later leader's it is not known
-        afterwards where it is. `replicas`: they have it as well then.
+        """Do what became of sessions there, in this order, each the next one that we do not have. Of a shard whose
+        states are not what was thought, or that is a later leader's, it is not known afterwards where it is.
+        `replicas`: they have it as well then.
         """
-        commands = []
+        field = _states_field(region)
+        commands, todo = [], []
+        at: dict[Followed, bytes] = {}
         for one, (id_, kind, data) in states:
-            leader = _EPOCH % one.leader
-            field = _states_field(region)
-            command = pack("EVALSHA", REPEAT_STATE.sha, 1, self._epoch(one.shard), kind, data, id_, leader, field)
-            commands.append(command)
+            before = at.get(one, one.states_at)
+            if position_of(id_) > position_of(before):
+                name, leader = self._epoch(one.shard), _EPOCH % one.leader
+                commands.append(pack("EVALSHA", REPEAT_STATE.sha, 1, name, kind, data, id_, before, leader, field))
+                todo.append((one, id_))
+                at[one] = id_
         answers = [answer for some in _pieces(commands) for answer in await self.ask(some, changes=replicas)]
-        for (one, (id_, *_)), answer in zip(states, answers, strict=True):
+        for (one, id_), answer in zip(todo, answers, strict=True):
             if answer == -1:
                 one.at = None
             elif one.at is not None:
@@ -264,52 +282,63 @@ class Store:
         """See `Source.names`."""
         return await names_of(self.ask, self._keys, shards)
 
-    async def restore(self, dumped: Sequence[tuple[bytes, int, bytes]]) -> Dropped:
-        """Put these keys in the place of ours; the records that only ours had.
+    async def begin_copy(self, some: Collection[Followed], copy: bytes) -> list[Followed]:
+        """From now on `restore`, `remove` and `place` put here what was read since, under the name of this copy, as
+        long as nobody else changes the shard; those of these shards that are no later leader's.
+        """
+        answers = await self.ask(
+            [pack("EVALSHA", BEGIN_COPY.sha, 1, self._epoch(one.shard), _EPOCH % one.leader, copy) for one in some]
+        )
+        for one in some:
+            one.at = None
+        return [one for one, begun in zip(some, answers, strict=True) if begun]
+
+    async def restore(
+        self, one: Followed, copy: bytes, dumped: Sequence[tuple[bytes, int, bytes]], dropped: Dropped
+    ) -> bool:
+        """Put these keys in the place of ours; `dropped` gets the records that only ours had. False: somebody else has
+        changed the shard.
 
         Raises:
             LogUnavailable: it does not take them, since the other Redis is of a later version, say.
         """
+        return await self._put(one, copy, [(name, (data, ttl)) for name, ttl, data in dumped], dropped)
+
+    async def remove(self, one: Followed, copy: bytes, names: Sequence[bytes], dropped: Dropped) -> bool:
+        """The same of keys that are not there."""
+        return await self._put(one, copy, [(name, ()) for name in names], dropped)
+
+    async def _put(
+        self, one: Followed, copy: bytes, keys: Sequence[tuple[bytes, Sequence[bytes | int]]], dropped: Dropped
+    ) -> bool:
+        epoch = self._epoch(one.shard)
+        between = self._keys.shards[one.shard] + COPY
         commands = [
-            _copy(name, data, ttl) if _CHANNEL in name else pack("RESTORE", name, ttl, data, "REPLACE")
-            for name, ttl, data in dumped
+            pack("EVALSHA", COPY_CHANNEL.sha, 3, name, epoch, between, copy, *what)
+            if _CHANNEL in name
+            else pack("EVALSHA", COPY_KEY.sha, 2, name, epoch, copy, *what)
+            for name, what in keys
         ]
-        return _dropped([name for name, *_ in dumped], await self.ask(commands, changes=True))
+        answers = [answer for some in _pieces(commands) for answer in await self.ask(some, changes=True)]
+        for (name, _), ids in zip(keys, answers, strict=True):
+            if ids != -1:
+                dropped += ((name, id_) for id_ in reversed(ids))  # oldest first
+        return -1 not in answers
 
-    async def remove(self, names: Sequence[bytes]) -> Dropped:
-        """Keys that are not there; their records."""
-        commands = [_copy(name) if _CHANNEL in name else pack("UNLINK", name) for name in names]
-        return _dropped(names, [answer for some in _pieces(commands) for answer in await self.ask(some, changes=True)])
-
-    async def place(self, one: Followed, region: str, at: Position, state: bytes) -> bool:
-        """The shard is here now, whatever it had, and has that region's states up to one; False: it is a later
-        leader's.
+    async def place(self, one: Followed, copy: bytes, region: str, at: Position, state: bytes) -> bool:
+        """The shard is here now, whatever it had, and has that region's states up to one; False: somebody else has
+        changed it.
         """
-        name = self._epoch(one.shard)
-        commands = [
-            pack("EVALSHA", PLACE.sha, 1, name, _EPOCH % one.leader, text_of(at)),
-            pack("HSET", name, _states_field(region), state),
-        ]
-        [placed, _] = await self.ask(commands, changes=True)
-        one.at = at if placed else None
-        one.states_at = state
+        name, leader = self._epoch(one.shard), _EPOCH % one.leader
+        command = pack("EVALSHA", PLACE.sha, 1, name, copy, leader, text_of(at), _states_field(region), state)
+        [placed] = await self.ask([command], changes=True)
+        if placed:
+            one.at, one.states_at = at, state
         return bool(placed)
 
     async def close(self) -> None:
         """Give up the connection."""
         await self._nodes.close()
-
-
-def _copy(name: bytes, *what: bytes | int) -> bytes:
-    start, mark, _ = name.partition(_CHANNEL)
-    return pack("EVALSHA", COPY_CHANNEL.sha, 2, name, start + mark[:2] + COPY, *what)
-
-
-def _dropped(names: Sequence[bytes], answers: Sequence[Any]) -> Dropped:
-    """What these keys had alone, oldest first."""
-    return Dropped(
-        (name, id_) for name, ids in zip(names, answers, strict=True) if _CHANNEL in name for id_ in reversed(ids)
-    )
 
 
 def _states_field(region: str) -> bytes:

@@ -257,7 +257,8 @@ def test_a_worker_that_says_bye_is_forgotten(sequencer: Sequencer) -> None:
     worker.say.link(records.BYE, 1, 0)
     worker.flush()
     wait_for(lambda: sequencer.counter("workers_lost") == 1, "the worker is forgotten")
-    assert sequencer.live("session") == sequencer.live("subscription") == sequencer.live("channel") == 0
+    kinds = ("session", "subscription", "channel")
+    wait_for(lambda: [sequencer.live(kind) for kind in kinds] == [0, 0, 0], "all that it had is released")
     assert sequencer.stats.read()["gauges"]["linked"] == 0
 
 
@@ -271,7 +272,7 @@ def test_a_worker_whose_socket_is_gone_is_given_up_at_the_next_message(sequencer
         return sequencer.counter("workers_lost") == 1
 
     wait_for(given_up, "the worker is given up")
-    assert sequencer.live("subscription") == 0
+    wait_for(lambda: sequencer.live("subscription") == 0, "what it heard is released")
 
 
 def test_a_worker_that_takes_too_little_is_given_up(sequencers: Callable[..., Sequencer]) -> None:
@@ -303,7 +304,7 @@ def test_a_silent_worker_is_given_up(sequencer: Sequencer) -> None:
         except AssertionError:
             continue
     assert sequencer.counter("workers_lost") == 1
-    assert sequencer.live("subscription") == 0
+    wait_for(lambda: sequencer.live("subscription") == 0, "what it heard is released")
 
 
 def test_a_subscription_that_there_is_no_room_for_is_refused(sequencers: Callable[..., Sequencer]) -> None:

@@ -1,5 +1,7 @@
 """Copies of whole shards."""
 
+from collections.abc import Awaitable, Callable, Sequence
+
 import pytest
 
 from router.log.bridge_copy import TOGETHER_S, copy_shards
@@ -59,6 +61,75 @@ def test_a_shard_is_as_it_is_there_and_what_was_here_is_gone(
 
     with running() as second:
         run(work([redis_server, second]))
+
+
+class Interrupted(Source):
+    """Between what is read and what is made of it, something happens."""
+
+    meanwhile: Callable[[], Awaitable[None]] | None = None
+
+    async def dump(self, names: Sequence[bytes]) -> list[tuple[bytes, int, bytes]]:
+        found = await super().dump(names)
+        if self.meanwhile is not None:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            await meanwhile()
+        return found
+
+
+@pytest.mark.parametrize("who", ["follower", "leader"])
+def test_what_another_router_did_meanwhile_is_not_put_back(redis_server: Server, prefix: str, who: str) -> None:
+    """Two routers of a region follow a shard for a moment, or one copies what the other takes over."""
+    session = bytes([SHARD]) + b"x" * 15
+
+    def joined(channels: dict[str, tuple[int, int] | None]) -> Changes:
+        return Changes({session: SessionChange(b"o", NOW_MS + 99_999_999, channels)})
+
+    async def work(servers: list[Server]) -> None:
+        here, there = some = await regions(servers, prefix, start=False)
+        await there.lead(9)
+        await there.say(ordered(9, 1))
+        await there.log.save(joined({CHANNEL: (1, 1), "group:left": (1, 1)}))
+        source = Interrupted("eu", servers[1].url, here.log.keys)
+        store = here.bridge.store
+
+        async def follower() -> None:
+            await there.log.save(joined({"group:left": None}))
+            await there.say(ordered(9, 2))
+            one = Followed(SHARD, 9)
+            await store.load([one], "eu")
+            assert one.at is not None
+            page = (await source.pages({SHARD: (one.at, one.states_at)}, 9))[SHARD]
+            await store.repeat([(one, entry) for entry in page.entries])
+            await store.repeat_states("eu", [(one, state) for state in page.states])
+
+        async def leader() -> None:
+            here.log.bridge = None
+            await here.log.open_shards({SHARD: 10})
+            await here.log.append(ordered(10, 1))
+            await here.log.save(joined({CHANNEL: (1, 1)}))
+
+        source.meanwhile = follower if who == "follower" else leader
+        one = Followed(SHARD, 9)
+        assert await copy_shards(source, store, [one], _at_once) == 0
+        assert one.at is None
+        [stored] = await here.log.sessions([session])
+        assert stored is not None
+        assert set(stored.channels) == {CHANNEL}
+        assert (await here.history()).position == (Position(9 << 24, 2) if who == "follower" else Position(10 << 24, 1))
+        if who == "follower":
+            assert await copy_shards(source, store, [one], _at_once) > 0
+            assert one.at == Position(9, 2)
+            assert await here.history() == await there.history()
+            assert await here.log.sessions([session]) == await there.log.sessions([session])
+        await source.close()
+        await close(some)
+
+    with running() as second:
+        run(work([redis_server, second]))
+
+
+async def _at_once(size: int) -> None:
+    """No pace."""
 
 
 def test_who_would_be_copied_late_is_left_for_another_time(redis_server: Server, prefix: str) -> None:

@@ -1,12 +1,15 @@
 """The scripts of the bridge, one by one, inside a real server."""
 
+from collections.abc import Callable
 from typing import Any
 
 import msgpack
 import pytest
 
 from router.log.bridge_scripts import (
+    BEGIN_COPY,
     COPY_CHANNEL,
+    COPY_KEY,
     FENCE_BRIDGED,
     HAS_STATE,
     MERGE_BAN,
@@ -29,6 +32,11 @@ class Shard:
         self._server = server
         self.start = prefix + "{h7}:"
         self.epoch = self.start + "epoch"
+
+    def place(self, leader: int, at: str) -> Any:
+        """A copy that nobody disturbs."""
+        self.do(BEGIN_COPY, f"{leader:020}", "a copy")
+        return self.do(PLACE, "a copy", f"{leader:020}", at, "states:eu", "0-0")
 
     def do(self, script: Script, *args: Any, keys: tuple[str, ...] = ()) -> Any:
         names = keys or (self.epoch,)
@@ -112,7 +120,7 @@ def test_the_first_batch_of_an_epoch_names_the_one_before(here: Shard) -> None:
 
 def test_an_epoch_that_the_server_forgot_goes_on_after_its_own_batches(here: Shard) -> None:
     here.append(5, 1, "5-1")
-    here.do(PLACE, f"{5:020}", "7-3")
+    here.place(5, "7-3")
     assert here.do(FENCE_BRIDGED, f"{7:020}", "who") == [b"", b"7-3"]
     assert here.at() == "7-3"
     assert here.append(7, 3, "7-3") == 3, "it is there"
@@ -159,7 +167,7 @@ def test_a_bridge_keeps_so_many_bytes(here: Shard, there: Shard) -> None:
     for batch in range(160, 180):
         here.append(5, batch, f"5-{batch}", body="x" * bound, script=script)
     assert len(here.entries()) == 9, "however large"
-    here.do(PLACE, f"{9:020}", "8-17")
+    here.place(9, "8-17")
     here.append(9, 1, "9-1", script=script)
     assert len(here.entries()) == 1
 
@@ -227,12 +235,30 @@ def test_a_bridge_that_does_not_reach_back_says_so(redis_server: Server, here: S
 
 def test_a_shard_is_placed_anew(here: Shard) -> None:
     here.append(5, 1, "5-1")
-    assert here.do(PLACE, f"{4:020}", "9-9") == 0
-    assert here.do(PLACE, f"{9:020}", "8-17") == 1
+    assert here.place(4, "9-9") == 0
+    assert here.place(9, "8-17") == 1
     assert here.at() == "8-17"
     assert here.entries() == []
     here.append(9, 1, "9-1")
     assert here.entries()[0][0::2] == (b"9-1", b"8-17")
+
+
+def test_a_copy_is_over_when_anybody_else_changes_the_shard(here: Shard, there: Shard) -> None:
+    here.append(5, 1, "5-1")
+    [(_, entry, _)] = here.entries()
+    key = there.start + "s:x"
+    changes: dict[str, Callable[[], Any]] = {
+        "repeats": lambda: there.do(repeat(ENTRIES), entry, "0-0", f"{5:020}"),
+        "takes back": lambda: there.do(UNDO, "0-0", f"{5:020}"),
+        "leads": lambda: there.do(FENCE_BRIDGED, f"{6:020}", "who"),
+        "copies": lambda: there.do(BEGIN_COPY, f"{6:020}", "another"),
+    }
+    for what, change in changes.items():
+        assert there.do(BEGIN_COPY, f"{6:020}", what) == 1
+        assert there.do(COPY_KEY, what, keys=(key, there.epoch)) == []
+        change()
+        assert there.do(COPY_KEY, what, keys=(key, there.epoch)) == -1, what
+        assert there.do(PLACE, what, f"{6:020}", "9-9", "states:eu", "0-0") == 0, what
 
 
 @pytest.mark.parametrize(
@@ -276,12 +302,14 @@ def test_a_copied_channel_is_as_it_is_there_and_says_what_only_ours_had(
         for number in numbers:
             redis_server.do("XADD", key, f"4-{number}", "m", "x")
     what = () if theirs is None else (redis_server.do("DUMP", other), 50_000)
-    names = (channel, here.start + "copy")
-    assert here.do(COPY_CHANNEL, *what, keys=names) == [b"4-%d" % one for one in alone]
+    names = (channel, here.epoch, here.start + "copy")
+    here.do(BEGIN_COPY, f"{4:020}", "a copy")
+    assert here.do(COPY_CHANNEL, "another", *what, keys=names) == -1
+    assert here.do(COPY_CHANNEL, "a copy", *what, keys=names) == [b"4-%d" % one for one in alone]
     found = redis_server.do("XRANGE", channel, "-", "+")
     assert [id_ for id_, _ in found] == [b"4-%d" % one for one in theirs or ()]
     assert 0 < redis_server.do("PTTL", channel) <= 50_000 or theirs is None
-    assert redis_server.do("EXISTS", *names) == int(theirs is not None)
+    assert redis_server.do("EXISTS", channel, here.start + "copy") == int(theirs is not None)
 
 
 def test_of_a_channel_that_is_empty_there_only_what_is_newer_was_ours_alone(redis_server: Server, here: Shard) -> None:
@@ -291,5 +319,6 @@ def test_of_a_channel_that_is_empty_there_only_what_is_newer_was_ours_alone(redi
             redis_server.do("XADD", key, f"4-{number}", "m", "x")
     redis_server.do("XTRIM", other, "MAXLEN", 0)
     dump = redis_server.do("DUMP", other)
-    assert here.do(COPY_CHANNEL, dump, 0, keys=(channel, here.start + "copy")) == [b"4-3"]
+    here.do(BEGIN_COPY, f"{4:020}", "a copy")
+    assert here.do(COPY_CHANNEL, "a copy", dump, 0, keys=(channel, here.epoch, here.start + "copy")) == [b"4-3"]
     assert redis_server.do("XLEN", channel) == 0

@@ -4,7 +4,7 @@ import msgpack
 import pytest
 
 from router.log.bridge_source import Entry
-from router.log.bridge_store import Followed, Store, fits
+from router.log.bridge_store import Dropped, Followed, Store, fits
 from router.log.port import LogUnavailable, Position
 from router.log.redis_keys import Keys
 from tests.router.log.conftest import run
@@ -60,12 +60,15 @@ def test_a_shard_is_where_it_was_placed_and_its_states(redis_server: Server, pre
         one = Followed(3, 9)
         await store.load([one], "eu")
         assert (one.at, one.states_at) == (Position(0, 0), b"0-0")
-        assert await store.place(one, "eu", Position(8, 4), b"77-1")
+        assert not await store.place(one, b"x", "eu", Position(8, 4), b"77-1"), "no such copy was begun"
+        assert await store.begin_copy([one], b"x") == [one]
+        assert await store.place(one, b"x", "eu", Position(8, 4), b"77-1")
+        assert not await store.place(one, b"x", "eu", Position(8, 5), b"77-2"), "it is over"
         assert await store.where([3]) == [(9, Position(8, 4))]
         again = Followed(3, 9)
         await store.load([again], "eu")
         assert (again.at, again.states_at) == (Position(8, 4), b"77-1")
-        assert not await store.place(Followed(3, 8), "eu", Position(1, 1), b"0-0")
+        assert await store.begin_copy([Followed(3, 8)], b"y") == [], "it is a later leader's"
         assert await store.where([3]) == [(9, Position(8, 4))]
         assert not await store.undo(again, Position(7, 1), 10), "its bridge is empty"
         await store.close()
@@ -78,7 +81,8 @@ def test_states_of_a_leader_of_before_are_not_taken(redis_server: Server, prefix
         keys = Keys(prefix, shards=8)
         store = Store(redis_server.url, keys, lambda said: 0, 2.0)
         one = Followed(3, 9)
-        await store.place(one, "eu", Position(8, 4), b"77-1")
+        await store.begin_copy([one], b"x")
+        await store.place(one, b"x", "eu", Position(8, 4), b"77-1")
         session, epoch = keys.shards[3] + b"s:x", keys.shards[3] + b"epoch"
         said = msgpack.packb(
             [[session, epoch], [b"0", b"oHELLO", b"", b"", b"1", b"0", b"0", b"0"]], use_bin_type=False
@@ -89,6 +93,12 @@ def test_states_of_a_leader_of_before_are_not_taken(redis_server: Server, prefix
         late.at, late.states_at = one.at, one.states_at
         await store.repeat_states("eu", [(late, (b"79-1", b"s", said)), (late, (b"79-2", b"s", said))])
         assert (late.at, late.states_at) == (None, b"78-1")
+        behind = Followed(3, 9)
+        behind.at, behind.states_at = one.at, b"77-1"
+        await store.repeat_states("eu", [(behind, (b"79-1", b"s", said))])
+        assert behind.at is None, "somebody else brought 78-1 here, and what came before 79-1 is not known"
+        await store.repeat_states("eu", [(one, (b"78-1", b"s", said)), (one, (b"79-1", b"s", said))])
+        assert (one.at, one.states_at) == (Position(8, 4), b"79-1"), "78-1 is passed over"
         await store.close()
 
     run(work())
@@ -97,10 +107,15 @@ def test_states_of_a_leader_of_before_are_not_taken(redis_server: Server, prefix
 def test_an_error_of_the_server_ends_the_connection(redis_server: Server, prefix: str) -> None:
     async def work() -> None:
         store = Store(redis_server.url, Keys(prefix, shards=8), lambda said: 0, 2.0)
+        one, dropped = Followed(3, 9), Dropped()
+        await store.begin_copy([one], b"x")
+        name = store._keys.shards[3] + b"x"
         with pytest.raises(LogUnavailable):
-            await store.restore([(prefix.encode() + b"x", 0, b"no dump")])
-        await store.remove([prefix.encode() + b"x"])
-        await store.remove([])
+            await store.restore(one, b"x", [(name, 0, b"no dump")], dropped)
+        assert await store.remove(one, b"x", [name], dropped)
+        assert await store.remove(one, b"x", [], dropped)
+        assert not await store.remove(one, b"another", [name], dropped)
+        assert not dropped
         await store.close()
 
     run(work())
