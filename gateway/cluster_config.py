@@ -255,6 +255,7 @@ def address(config: "Config", *, bus: bool = True) -> str:
         # By which a second node of this name is known; that of a router has another bus.
         "at": "" if bus else f"{socket.gethostname()}:{config.admin.port}",
         "start": start_here(),
+        "placement": config.directory.placement if bus and config.directory.region else "",
     }
     return json.dumps({name: text for name, text in told.items() if text})
 

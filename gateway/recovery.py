@@ -8,6 +8,7 @@ changed by asking: neither positions nor who holds the session.
 
 import asyncio
 import math
+import re
 import time
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -53,6 +54,8 @@ RETRY_AFTER_S = 1
 PREFLIGHT_S = 7_200
 """For how long a browser need not ask again whether it may ask; what browsers take at most."""
 MSGPACK, JSON = "application/msgpack", "application/json"
+_NEVER = re.compile(r"q\s*=\s*0(\.0*)?")
+"""A type that a client does not want (RFC 9110, 12.4.2)."""
 _MSGPACK_NAMES = frozenset({MSGPACK, "application/x-msgpack", "application/vnd.msgpack"})
 _STATUS = {Code.BANNED: 403, Code.NOT_ALLOWED: 403}
 
@@ -433,9 +436,11 @@ async def _asked(request: Request) -> _Asked:
 
 
 def _accepts_msgpack(request: Request) -> bool:
-    """Whether the first type of Accept that we know is MessagePack; JSON where it names none."""
+    """Whether the first type of Accept that is wanted, and that we know, is MessagePack; JSON where it names none."""
     for part in request.headers.get("accept", "").split(","):
-        kind = part.partition(";")[0].strip().lower()
+        kind, *parameters = (one.strip().lower() for one in part.split(";"))
+        if any(_NEVER.fullmatch(one) for one in parameters):
+            continue
         if kind in _MSGPACK_NAMES:
             return True
         if kind in (JSON, "application/*", "*/*"):

@@ -21,6 +21,7 @@ from router.shards.records import NODES, NodeRecord, Unreadable, decode
 
 CLUSTER = "cluster"
 VERSION = 1
+_OF_START = ("start", "placement")
 
 
 async def agree(directory: Directory, shards: int) -> None:
@@ -35,7 +36,8 @@ async def agree(directory: Directory, shards: int) -> None:
     if isinstance(result, Lost) and result.value is not None and result.value != value:
         raise Misused(
             f"this cluster has {_said(result.value)} shards, and directory.shards = {shards} here: it is the same on"
-            " all nodes and for good"
+            " all nodes and for good; if that number is a mistake and no shard holds anything yet, stop all nodes,"
+            f" delete the key `{CLUSTER}` behind directory.prefix, and start them"
         )
 
 
@@ -59,6 +61,11 @@ async def obstacle(directory: Directory, node: str, address: str, *, leads: bool
 def key_of(address: str) -> str:
     """The public key of the bus that an address names; empty: none."""
     return str(_told(address).get("key", ""))
+
+
+def placement_of(address: str) -> str:
+    """The `directory.placement` that an address names; empty: none."""
+    return str(_told(address).get("placement", ""))
 
 
 def start_here(pid: int = 0) -> str:
@@ -96,9 +103,10 @@ def _told(address: str) -> dict[str, object]:
     return told if isinstance(told, dict) else {}
 
 
-def _without_start(address: str) -> str:
+def _place(address: str) -> str:
+    """What an address says of where the node is, and not of how it was started."""
     told = _told(address)
-    return json.dumps({name: text for name, text in told.items() if name != "start"}) if told else address
+    return json.dumps({name: text for name, text in told.items() if name not in _OF_START}) if told else address
 
 
 def _obstacles(records: dict[str, bytes], node: str, address: str, *, leads: bool) -> Iterator[str]:
@@ -108,8 +116,8 @@ def _obstacles(records: dict[str, bytes], node: str, address: str, *, leads: boo
         except Unreadable:
             continue  # of a later version, which knows what it does
         if name == node and record.address != address and not is_over(record.address):
-            there = _without_start(record.address)
-            what = "another start of this node" if there == _without_start(address) else f"another node named {node}"
+            there = _place(record.address)
+            what = "another start of this node" if there == _place(address) else f"another node named {node}"
             yield (
                 f"{what} is registered, with the address {there}: node.name is each node's own, and a node runs once;"
                 " if that one is gone, its lease has to end first"

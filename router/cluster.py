@@ -106,6 +106,8 @@ class Cluster:
         self._told = told
         self._beats = beats
         self._others = others
+        self._placements: dict[str, str] = {}
+        """Of routers that have another one than this."""
         self._registration: Registration | None = None
         self._held = ACCOUNT.hold("handle", "the membership of a cluster", object_=self)
         self._tasks: list[asyncio.Task[NoReturn]] = []
@@ -254,6 +256,24 @@ class Cluster:
                 if not revision or getattr(result, "value", value) is value:
                     break
             await self._tell_publishers(identity)
+            self._compare_placements()
+
+    def _compare_placements(self) -> None:
+        """Say which routers go by another placement, as some do while it is changed on one node after the other."""
+        ours = agreement.placement_of(self._config.address)
+        nodes = self._keeper.machine.view.nodes.items()
+        routers = {name: seen.record.address for name, seen in nodes if seen.record is not None and seen.record.weight}
+        told = {name: agreement.placement_of(address) for name, address in sorted(routers.items())}
+        placements = {name: placement for name, placement in told.items() if placement != ours}
+        if placements and placements != self._placements:
+            theirs = ", ".join(f"{placement or 'none'} at {name}" for name, placement in placements.items())
+            _log.warning(
+                "directory.placement is %s here, and %s: a shard on which routers do not agree stays where it is led;"
+                " give all nodes the same",
+                ours or "none",
+                theirs,
+            )
+        self._placements = placements
 
     async def _tell_publishers(self, identity: NodeEpoch) -> None:
         """Write down which shards belong to another region than is written: seldom any."""

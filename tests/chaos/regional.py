@@ -4,7 +4,8 @@ As in tests/chaos/sequenced.py positions are told apart by epoch and offset, sin
 lost one gave; whoever holds something of that is told. Beyond it:
 
 - At `replicated` all that was answered is in HISTORY for good, at the place that was answered, and once.
-- Nobody is told `reset` who holds something that is in HISTORY: a region that is behind has him wait.
+- Nobody is told `reset` who says that he holds something that is in HISTORY: a region that is behind has him wait. For
+  who says nothing of it his session's last ACK counts, which may be of what was lost, or have been lost itself.
 - At `logged` what was answered may be missing in the end. All that is missing has to be among what the region that came
   back says that it dropped; a test compares that.
 """
@@ -19,7 +20,7 @@ class RegionalReader(SequencedReader):
     """One member of such a channel.
 
     Attributes:
-        resets: what it held whenever it was told that this is gone.
+        resets: what it said that it holds whenever it was told that this is gone.
 
     """
 
@@ -28,6 +29,10 @@ class RegionalReader(SequencedReader):
         self.resets: list[Position] = []
 
     def resumed(self, position: Position, outcome: str, asked: int | None = None) -> None:
+        if outcome == "reset" and asked == -1:
+            self._log(f"resumes where it acknowledged last, {outcome}, up to", position.offset)
+            self._asked, self.held = asked, position
+            return
         if outcome == "reset" and self.held is not None:
             self.resets.append(self.held)
         super().resumed(position, outcome, asked)

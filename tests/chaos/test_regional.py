@@ -111,3 +111,14 @@ def test_who_holds_what_is_gone_may_be_told_so_at_its_return(kind: type[LoggedBo
     world.near.resumed(Position(NEW, 2), "reset", asked=3)
     world.say(Position(NEW, 3), "new3")
     assert world.end() == {}
+
+
+@pytest.mark.parametrize("kind", [LoggedBook, ReplicatedBook])
+def test_who_does_not_say_what_he_holds_may_be_told_so_again(kind: type[LoggedBook]) -> None:
+    world = World(kind)
+    world.say(Position(OLD, 3), "old3", answered=False, lost=True)
+    world.near.resumed(Position(NEW, 2), "reset", asked=3)
+    world.say(Position(NEW, 3), "new3")
+    world.near.resumed(Position(NEW, 2), "reset", asked=-1)
+    world.near.received(Position(NEW, 3), "new3")
+    assert world.end() == {}

@@ -13,7 +13,7 @@ from core.namespace_spec import BUILT_IN
 from gateway.auth import Authenticator
 from gateway.errors import RequestError
 from gateway.identity import Identity
-from gateway.recovery import MSGPACK, USERS_MAX, Buckets, Recovery, RouterBans, create_app
+from gateway.recovery import JSON, MSGPACK, USERS_MAX, Buckets, Recovery, RouterBans, create_app
 from gateway.recovery_config import RecoverySection
 from gateway.rights import Rights
 from router.client import ChannelState, Missed, StoredSession
@@ -217,6 +217,21 @@ def test_messagepack_by_accept_and_as_a_body(desk: Desk) -> None:
     assert answer.headers["cache-control"] == "no-store"
     refused = desk.http.get("/recover?session=x", headers={"Accept": MSGPACK})
     assert msgpack.unpackb(refused.content)["code"] == "bad_token"
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        (f"{MSGPACK};q=0, {JSON}", JSON),
+        (f"{MSGPACK} ; Q = 0.000", JSON),
+        (f"{MSGPACK};q=0.1", MSGPACK),
+        (f"{JSON};q=0,{MSGPACK}", MSGPACK),
+        ("text/html, */*;q=0.8", JSON),
+    ],
+)
+def test_the_first_type_that_is_wanted_and_known_is_given(desk: Desk, accept: str, kind: str) -> None:
+    headers = {"Authorization": f"Bearer {desk.resume_token()}", "Accept": accept}
+    assert desk.http.get(f"/recover?session={ID}", headers=headers).headers["content-type"] == kind
 
 
 def test_a_token_of_the_user_serves_as_well_but_no_other_users(desk: Desk) -> None:

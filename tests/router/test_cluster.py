@@ -252,6 +252,31 @@ def test_how_far_other_regions_are_stands_beside_the_load(monkeypatch: pytest.Mo
     run(body)
 
 
+def test_routers_that_go_by_another_placement_are_named_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cluster_module, "LOADS_S", 0.01)
+
+    def at(placement: str) -> str:
+        return json.dumps({"bus": "tcp://10.0.0.5:7410", "placement": placement})
+
+    async def body(make: Make, store: Store) -> None:
+        one, _, other = [
+            await make(name, address=at(text)) for name, text in zip("abc", ("eu", "eu", "us"), strict=True)
+        ]
+        said = "directory.placement is eu here, and us at c: a shard on which routers do not agree stays"
+        await until(lambda: said in caplog.text, "it is said")
+        revision = (await one.directory.read(LOADS)).revision
+        while (await one.directory.read(LOADS)).revision < revision + 9:  # noqa: ASYNC110  three rounds of all three
+            await asyncio.sleep(0.01)
+        assert caplog.text.count(said) == 2, "by a and by b"
+        assert caplog.text.count("is us here, and eu at a, eu at b:") == 1
+        await other.end()
+        await until(lambda: not one.cluster._placements, "they agree")
+
+    run(body)
+
+
 def test_what_nodes_that_are_over_left_is_removed_and_nothing_else() -> None:
     async def body(make: Make, store: Store) -> None:
         one, other = await make("a"), await make("b")

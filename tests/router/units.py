@@ -146,6 +146,7 @@ class Unit:
         ttl_s: int = 5,
         weight: int = 1,
         region: str = "",
+        address: str = "",
         publishers: Callable[[], Mapping[str, Sequence[int]]] = dict,
         able: Callable[[int], Awaitable[str]] | None = None,
         others: Callable[[], Mapping[str, Other]] = dict,
@@ -158,7 +159,12 @@ class Unit:
         self.flushes = True
         self.directory = directory
         config = DirectoryConfig(
-            endpoints=(), shards=settings.shards, ttl_s=ttl_s, weight=weight, address=f"at {node}", region=region
+            endpoints=(),
+            shards=settings.shards,
+            ttl_s=ttl_s,
+            weight=weight,
+            address=address or f"at {node}",
+            region=region,
         )
         self.keeper = ShardKeeper(
             Leadership(node, settings),
