@@ -61,6 +61,10 @@ def bye(worker: Worker) -> None:
     worker.flush()
 
 
+def left(router: Sequencer) -> tuple[int, int, int]:
+    return router.live("subscription"), router.live("session"), router.live("membership")
+
+
 def gone(router: Sequencer) -> None:
     wait_for(lambda: router.counter("workers_lost") == 1, "the end of the worker")
 
@@ -72,8 +76,7 @@ def test_a_workers_sessions_are_forgotten_over_many_turns(crowd: tuple[Sequencer
     bye(worker)
     gone(router)
     assert other.rest() == []
-    wait_for(lambda: router.live("subscription") == 0, "the end of what the worker had")
-    assert (router.live("session"), router.live("membership")) == (0, 0)
+    wait_for(lambda: left(router) == (0, 0, 0), "the end of what the worker had")
     # In one turn they all ended once: of 40 ms, in which nobody else was heard. A turn gives half of one to it.
     assert router.counter("wakeups") - turns > 10
     assert look(router)["findings"] == []
@@ -102,9 +105,8 @@ def test_sessions_that_are_claimed_meanwhile_were_nobodys_and_never_left(crowd: 
         (number + 1, 0) for number in range(SESSIONS // 2, SESSIONS)
     ]
     assert events(said) == []
-    wait_for(lambda: router.live("subscription") == 1, "the end of what the worker had")
     half = SESSIONS // 2
-    assert (router.live("session"), router.live("membership")) == (half, ROOMS * half)
+    wait_for(lambda: left(router) == (1, half, ROOMS * half), "the end of what the worker had")
     # Those who are away wait to be told of, each once a room.
     assert router.live("timer") == ROOMS * half
     assert look(router)["findings"] == []
@@ -125,8 +127,7 @@ def test_a_worker_that_comes_back_meanwhile_has_its_sessions_again(crowd: tuple[
     worker.end()
     # None was given to another meanwhile, and nobody in the rooms hears of anything.
     assert {one["kind"] for one in worker.rest()} == {records.SUBSCRIBED}
-    wait_for(lambda: router.live("subscription") == 2, "the end of what the worker had before")
-    assert (router.live("session"), router.live("membership")) == (SESSIONS, ROOMS * SESSIONS)
+    wait_for(lambda: left(router) == (2, SESSIONS, ROOMS * SESSIONS), "the end of what the worker had before")
     assert router.live("timer") == 0
     worker.publish("user:u9", "x")
     heard = [(one["channel"], one["epoch"], one["offset"]) for one in worker.rest() if one["kind"] == records.MESSAGE]
@@ -147,8 +148,7 @@ def test_a_later_start_takes_the_sessions_of_an_earlier_one_over(crowd: tuple[Se
     later = router.worker(0, epoch=2)
     later.say.session(records.OPEN, session_of(3), 5, 1)
     assert [(one["kind"], one["aux"]) for one in later.rest()] == [(records.OPENED, 0)]
-    wait_for(lambda: router.live("subscription") == 0, "the end of the earlier start")
-    assert (router.live("session"), router.live("membership")) == (1, 0)
+    wait_for(lambda: left(router) == (0, 1, 0), "the end of the earlier start")
 
 
 def test_each_who_is_gone_with_a_worker_is_told_of_once(sequencers: Callable[..., Sequencer]) -> None:
