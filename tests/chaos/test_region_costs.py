@@ -21,6 +21,9 @@ from tests.chaos.wan import Kind
 HOME, NEAR, FAR = REGIONS
 SHARDS, TTL_S = 16, 10
 COUNT, PAUSE_S = 200, 0.02
+ANSWERS = 1_000 if FULL else 200
+"""With 0.1 % loss some answers of a thousand wait for a packet to be sent again: the third slowest of 200, their p99,
+is one of these now and then."""
 MEMBERS = (1, 10, 1_000)
 BEYOND_MS = 30.0
 SLACK_MS = 0.0 if FULL else 60.0
@@ -111,7 +114,7 @@ def test_an_answer_at_replicated_takes_a_round_trip(regions: Regions, where: str
 
     async def measure() -> Meter:
         meters = await come(regions, [where], f"group:answers-{where}")
-        await meters[0].publish(COUNT, PAUSE_S)
+        await meters[0].publish(ANSWERS, PAUSE_S)
         await go(meters)
         return meters[0]
 
@@ -149,7 +152,7 @@ def test_who_is_near_does_not_wait_for_a_region_that_is(regions: Regions, how: s
             regions.wan.delay(HOME, FAR, SLOW_MS)
         await asyncio.sleep(AWAY_S)
         meanwhile = await spoken(*near)
-        await replicated[0].publish(COUNT, PAUSE_S)
+        await replicated[0].publish(ANSWERS, PAUSE_S)
         refused = [code for one in near for code in one.refused]
         await go([*near, *replicated])
         assert not refused
