@@ -156,9 +156,10 @@ class Bridge:
                     refused[shard] = max(epoch, refused.get(shard, 0))
         ours = [shard for shard in epochs if shard not in refused and known[shard]]
         behind: dict[str, dict[int, Position]] = {}
+        partial = await self.store.partial(ours)
         for shard, (_, at) in zip(ours, await self.store.where(ours), strict=True):
             region, most = max(known[shard].items(), key=lambda one: one[1])
-            if most > at:
+            if most > at or (most == at and shard in partial):
                 behind.setdefault(region, {})[shard] = most
         fetching = [self._fetch(self._sources[region], goals) for region, goals in behind.items()]
         for error in await asyncio.gather(*fetching, return_exceptions=True):  # deadline: of each command
@@ -172,6 +173,8 @@ class Bridge:
         sources = [source for name, source in self._sources.items() if name in living]
         try:
             [(_, ours)] = await self.store.where([shard])
+            if await self.store.partial([shard]):
+                return "a copy of it from another region has not come to its end here"
         except LogError as error:
             return str(error)
         for region, found in zip(sources, await asyncio.gather(*(_asked(one, shard) for one in sources)), strict=True):

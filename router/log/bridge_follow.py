@@ -104,6 +104,9 @@ async def catch_up(
         page = pages[one.shard]
         if page.fence < one.leader:
             continue  # who leads it there has not opened it yet: what is there may not be what stays
+        if one.partial:
+            whole.append(one)
+            continue
         if page.fence == one.leader > at.epoch and page.at < at:
             beyond.append((one, page.at, one.leader))
             continue

@@ -112,7 +112,7 @@ if args[1] == leader then
 else
   redis.call('HSET', KEYS[1], 'epoch', leader, 'batch', '0', 'was', id)
 end
-redis.call('HDEL', KEYS[1], 'copy')
+if redis.call('HEXISTS', KEYS[1], 'copy') == 1 then redis.call('HSET', KEYS[1], 'copy', '') end
 return id
 """
 
@@ -130,7 +130,11 @@ if state[1] and state[1] >= ARGV[1] then return {state[1], at} end
 local epoch, batch = string.match(at, '^(%d+)-(%d+)$')
 if epoch ~= plain(ARGV[1]) then batch = '0' end
 redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'batch', batch, 'was', at, 'holder', ARGV[2] or '')
-redis.call('HDEL', KEYS[1], 'copy')
+if ARGV[2] then
+  redis.call('HDEL', KEYS[1], 'copy')
+elseif redis.call('HEXISTS', KEYS[1], 'copy') == 1 then
+  redis.call('HSET', KEYS[1], 'copy', '')
+end
 return {'', at}
 """
 )
@@ -210,13 +214,14 @@ end
 redis.call('XDEL', shard .. 'bridge', at)
 if before == '0-0' then redis.call('DEL', shard .. 'bridge') else redis.call('XSETID', shard .. 'bridge', before) end
 redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'batch', '0', 'was', before)
-redis.call('HDEL', KEYS[1], 'copy')
+if redis.call('HEXISTS', KEYS[1], 'copy') == 1 then redis.call('HSET', KEYS[1], 'copy', '') end
 return answer
 """
 )
 
 # A copy of a shard takes a while, and what it puts here was read a while ago: it goes on only as long as nobody else
-# has changed the shard, whose hash has the copy's name in its field `copy` until then.
+# has changed the shard. Until then the shard's hash has the copy's name in its field `copy`, and afterwards an empty
+# one: the shard is not whole. The field goes when a copy has ended, or who leads it here goes on with what is there.
 
 # KEYS: the shard's epoch. ARGV: the epoch of who leads, a name for the copy that begins. Answers 0 if it is a later
 # leader's.
@@ -334,7 +339,7 @@ local done = ARGV[1] == 's' and session(keys, args) or ARGV[1] == 'c' and cursor
 if done == -1 then return done end
 told(string.sub(KEYS[1], 1, -6), ARGV[1], ARGV[2])
 redis.call('HSET', KEYS[1], ARGV[6], ARGV[3])
-redis.call('HDEL', KEYS[1], 'copy')
+if redis.call('HEXISTS', KEYS[1], 'copy') == 1 then redis.call('HSET', KEYS[1], 'copy', '') end
 return done
 """
     ).replace(b"ENTRIES", b"%d" % STATES_ENTRIES)

@@ -42,7 +42,19 @@ _log = logging.getLogger("holdfast.log")
 class Followed:
     """A shard that is followed: where another region leads it, and where ours is."""
 
-    __slots__ = ("at", "held", "is_live", "leader", "said", "shard", "states_at", "subscribed", "told", "turn")
+    __slots__ = (
+        "at",
+        "held",
+        "is_live",
+        "leader",
+        "partial",
+        "said",
+        "shard",
+        "states_at",
+        "subscribed",
+        "told",
+        "turn",
+    )
 
     def __init__(self, shard: int, leader: int, before: "Followed | None" = None) -> None:
         """`before`: as it was followed up to now, in whatever region."""
@@ -53,6 +65,8 @@ class Followed:
         """Our position, once it is known."""
         self.states_at = b"0-0"
         """The last of that region's states that we have."""
+        self.partial = False
+        """A copy of it did not come to its end: some of it is later than our position, and may be dropped there yet."""
         self.said: int = 0 if before is None else before.said
         """The epoch that the data plane was told last."""
         self.is_live = False
@@ -158,16 +172,22 @@ class Store:
         """The epoch and the position that each of these shards has."""
         return await where_of(self.ask, self._keys, shards)
 
+    async def partial(self, shards: Sequence[int]) -> set[int]:
+        """Those of these shards of which a copy did not come to its end."""
+        answers = await self.ask([pack("HEXISTS", self._epoch(one), "copy") for one in shards])
+        return {one for one, is_partial in zip(shards, answers, strict=True) if is_partial}
+
     async def load(self, some: Sequence[Followed], region: str) -> None:
         """Find out where these are, and up to where they have that region's states."""
         found = await self.where([one.shard for one in some])
         names = [self._epoch(one.shard) for one in some]
-        states = await self.ask([pack("HGET", name, _states_field(region)) for name in names])
+        states = await self.ask([pack("HMGET", name, _states_field(region), "copy") for name in names])
         # Replicas are waited for by who wrote last: that is us, though another follower may have brought it here.
         await self.ask([pack("HSET", name, "from", region) for name in names], changes=True)
-        for one, (_, at), state in zip(some, found, states, strict=True):
+        for one, (_, at), (state, copy) in zip(some, found, states, strict=True):
             one.at = at
             one.states_at = state or b"0-0"
+            one.partial = copy is not None
 
     # -------------------------------------------------------------------------------------------------------- repeating
 
@@ -333,7 +353,7 @@ class Store:
         command = pack("EVALSHA", PLACE.sha, 1, name, copy, leader, text_of(at), _states_field(region), state)
         [placed] = await self.ask([command], changes=True)
         if placed:
-            one.at, one.states_at = at, state
+            one.at, one.states_at, one.partial = at, state, False
         return bool(placed)
 
     async def close(self) -> None:

@@ -5,12 +5,13 @@ from collections.abc import Awaitable, Callable, Sequence
 import pytest
 
 from router.log.bridge_copy import TOGETHER_S, copy_shards
+from router.log.bridge_follow import catch_up
 from router.log.bridge_source import Source
 from router.log.bridge_store import Followed
-from router.log.port import Changes, Position, SessionChange
+from router.log.port import Changes, LogUnavailable, Position, SessionChange
 from tests.router.log.conftest import run
 from tests.router.log.redis_records import NOW_MS
-from tests.router.log.regions import CHANNEL, SHARD, SHARDS, close, ordered, regions
+from tests.router.log.regions import CHANNEL, SHARD, SHARDS, Region, close, ordered, regions
 from tests.servers.redis import Server, running
 
 
@@ -121,6 +122,60 @@ def test_what_another_router_did_meanwhile_is_not_put_back(redis_server: Server,
             assert one.at == Position(9, 2)
             assert await here.history() == await there.history()
             assert await here.log.sessions([session]) == await there.log.sessions([session])
+        await source.close()
+        await close(some)
+
+    with running() as second:
+        run(work([redis_server, second]))
+
+
+async def ends_early(source: Interrupted, here: Region, one: Followed) -> None:
+    """A copy brings the channel, and then the other region is lost."""
+
+    async def is_away() -> None:
+        if (await here.history()).position == Position(9 << 24, 3):
+            raise LogUnavailable("the region is lost")
+        source.meanwhile = is_away
+
+    source.meanwhile = is_away
+    with pytest.raises(LogUnavailable, match="the region is lost"):
+        await copy_shards(source, here.bridge.store, [one], _at_once)
+
+
+@pytest.mark.parametrize("then", ["follows", "leads"])
+def test_a_copy_that_did_not_come_to_its_end_is_made_again(redis_server: Server, prefix: str, then: str) -> None:
+    """Else what it brought stays here, though whoever leads next has dropped it."""
+    session = bytes([SHARD]) + b"x" * 15
+
+    async def work(servers: list[Server]) -> None:
+        here, there = some = await regions(servers, prefix, start=False)
+        await there.lead(9)
+        await there.say(ordered(9, 1), ordered(9, 2))
+        source = Interrupted("eu", servers[1].url, here.log.keys)
+        store = here.bridge.store
+        one = Followed(SHARD, 9)
+        await store.load([one], "eu")
+        assert (await catch_up(source, store, [one], 99))[2] == []
+        assert one.at == Position(9, 1)
+        await there.say(ordered(9, 3))
+        await there.log.save(Changes({session: SessionChange(b"o", NOW_MS + 99_999_999, {CHANNEL: (1, 1)})}))
+        await ends_early(source, here, one)
+        assert await here.bridge.able(SHARD) == "a copy of it from another region has not come to its end here"
+        # What stands for a third region, which leads without the last of these.
+        assert await there.bridge.store.undo(Followed(SHARD, 10), Position(9, 1), 10)
+        if then == "follows":
+            one = Followed(SHARD, 10)
+            await store.load([one], "eu")
+            assert one.partial
+            _, _, whole = await catch_up(source, store, [one], 99)
+            assert whole == [one]
+            assert await copy_shards(source, store, whole, _at_once) > 0
+            assert (one.at, one.partial) == (Position(9, 1), False)
+        else:
+            assert await here.lead(11) == {SHARD: None}
+        assert await here.history() == await there.history()
+        assert (await here.history()).position == Position(9 << 24, 2)
+        assert await store.partial([SHARD]) == set()
         await source.close()
         await close(some)
 

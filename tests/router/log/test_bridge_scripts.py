@@ -259,6 +259,13 @@ def test_a_copy_is_over_when_anybody_else_changes_the_shard(here: Shard, there: 
         change()
         assert there.do(COPY_KEY, what, keys=(key, there.epoch)) == -1, what
         assert there.do(PLACE, what, f"{6:020}", "9-9", "states:eu", "0-0") == 0, what
+        is_partial = there.do(COPY_KEY, "", keys=(key, there.epoch)) == []
+        assert is_partial == (what in ("repeats", "takes back")), "who leads goes on with what is there"
+    there.do(BEGIN_COPY, f"{6:020}", "the last")
+    there.do(FENCE_BRIDGED, f"{7:020}")
+    assert there.do(COPY_KEY, "", keys=(key, there.epoch)) == [], "it is led in another region"
+    assert there.place(7, "9-9") == 1
+    assert there.do(COPY_KEY, "", keys=(key, there.epoch)) == -1
 
 
 @pytest.mark.parametrize(
