@@ -41,6 +41,7 @@ async def copy_shards(
         return 0
     began = clock()
     copy = secrets.token_hex(8).encode()
+    connection = await store.connected()
     some = await store.begin_copy(some, copy)  # before anything is read
     where = dict(zip(some, await source.where([one.shard for one in some]), strict=True))
     some = [one for one in some if where[one][0] >= one.leader]
@@ -58,9 +59,15 @@ async def copy_shards(
             if (
                 found is None
                 or not await store.remove(one, copy, gone, dropped)
+                or await store.connected() != connection  # it may have come back without what was put there
                 or not await store.place(one, copy, source.region, where[one][1], state)
             ):
-                _log.info("shard %d is not copied from region `%s` here: it was changed", one.shard, source.region)
+                _log.info(
+                    "the copy of shard %d from region `%s` is begun again: another router changed it here, or our Redis"
+                    " was connected to anew",
+                    one.shard,
+                    source.region,
+                )
                 continue
         finally:
             store.say_dropped(one.shard, "", dropped)

@@ -17,7 +17,7 @@ from core.owned import ACCOUNT, Held, end_tasks
 from core.redis_batch import bridged_records
 from router.log.bridge_copy import copy_shards
 from router.log.bridge_source import ABROAD, PUBLISHED, STATES, Entry, Page, Source, pushed_entry
-from router.log.bridge_states import may_miss_states
+from router.log.bridge_states import begin_anew, may_miss_states, take_all_again
 from router.log.bridge_store import Followed, Store, fits
 from router.log.port import LogError, Position
 from router.log.redis_keys import Keys
@@ -92,6 +92,9 @@ async def catch_up(
     """
     known = {one: one.at for one in some if one.at is not None}
     pages = await source.pages({one.shard: (at, one.states_at) for one, at in known.items()}, count)
+    anew = [one for one in known if one.shard in pages and begin_anew(one, pages[one.shard])]
+    await take_all_again(store, source.region, anew)
+    pages = {shard: page for shard, page in pages.items() if shard not in {one.shard for one in anew}}
     known = {one: at for one, at in known.items() if one.shard in pages}
     doubtful = {one: pages[one.shard].states for one in known if may_miss_states(one, pages[one.shard])}
     # Two, since the very oldest may be of a node of the stream that has just left ours.

@@ -223,13 +223,17 @@ return answer
 # has changed the shard. Until then the shard's hash has the copy's name in its field `copy`, and afterwards an empty
 # one: the shard is not whole. The field goes when a copy has ended, or who leads it here goes on with what is there.
 
-# KEYS: the shard's epoch. ARGV: the epoch of who leads, a name for the copy that begins. Answers 0 if it is a later
-# leader's.
+# KEYS: the shard's epoch. ARGV: the epoch of who leads, a name for the copy that begins. From now on nothing is taken
+# from a leader of before, who may not know that he is none. Answers 0 if it is a later leader's.
 BEGIN_COPY = Script(
-    b"""\
-#!lua
-local epoch = redis.call('HGET', KEYS[1], 'epoch')
-if epoch and epoch > ARGV[1] then return 0 end
+    _HEAD
+    + _POSITIONS
+    + b"""\
+local state = redis.call('HMGET', KEYS[1], 'epoch', 'batch', 'was')
+if state[1] and state[1] > ARGV[1] then return 0 end
+if state[1] ~= ARGV[1] then
+  redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'batch', '0', 'was', position(state))
+end
 redis.call('HSET', KEYS[1], 'copy', ARGV[2])
 return 1
 """

@@ -56,6 +56,8 @@ class Page(NamedTuple):
     """Of sessions: id, kind, rest."""
     oldest_state: bytes
     """That is kept; nothing: none is."""
+    newest_state: bytes
+    """Likewise."""
     states_kept: int
 
 
@@ -187,6 +189,7 @@ class Source:
                 pack("XRANGE", start + b"bridge", b"(" + text_of(position), b"+", "COUNT", count),
                 pack("XLEN", start + b"states"),
                 pack("XRANGE", start + b"states", b"-", b"+", "COUNT", 1),
+                pack("XREVRANGE", start + b"states", b"+", b"-", "COUNT", 1),
                 pack("XRANGE", start + b"states", b"(" + state, b"+", "COUNT", count),
             ]
         try:
@@ -195,13 +198,14 @@ class Source:
             self._page_bytes = min(4 * self._page_bytes, PAGES_BYTES)
             raise
         found = {}
-        for shard, (fence, at), bridge, kept, oldest, states in zip(some, *[answers] * 5, strict=True):
+        for shard, (fence, at), bridge, kept, oldest, newest, states in zip(some, *[answers] * 6, strict=True):
             found[shard] = Page(
                 int(fence or 0),
                 position_of(at),
                 [entry_of(*one) for one in bridge],
                 [(id_, fields[1], fields[3]) for id_, fields in states],
                 oldest[0][0] if oldest else b"",
+                newest[0][0] if newest else b"",
                 kept,
             )
         size = sum(len(entry.data) for page in found.values() for entry in page.entries)

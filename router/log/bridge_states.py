@@ -27,6 +27,25 @@ def may_miss_states(one: Followed, page: Page) -> bool:
     return page.states_kept > 0 and position_of(page.oldest_state) > position_of(one.states_at)
 
 
+def begin_anew(one: Followed, page: Page) -> bool:
+    """Whether the region has lost the last ones that we have, as a Redis may that comes back: what follows may have ids
+    below theirs.
+    """
+    return position_of(page.newest_state or b"0-0") < position_of(one.states_at)
+
+
+async def take_all_again(store: Store, region: str, some: Sequence[Followed]) -> None:
+    """Have all that is kept there repeated here: it is in its order, and ends as it is there.
+
+    Raises:
+        LogUnavailable, LogBroken: our log is away.
+    """
+    if some:
+        shards = [one.shard for one in some]
+        _log.warning("shards %s: region `%s` lost what became of sessions last, and is read anew", shards, region)
+        await store.forget_states(region, some)
+
+
 async def lacks_states(source: Source, store: Store, one: Followed) -> str:
     """What keeps a shard that is led there from being led here soon after; nothing: there is not too much of it.
 
@@ -36,6 +55,8 @@ async def lacks_states(source: Source, store: Store, one: Followed) -> str:
     await store.load([one], source.region)
     assert one.at is not None
     page = (await source.pages({one.shard: (one.at, one.states_at)}, ABLE_MAX + 1))[one.shard]
+    if begin_anew(one, page):
+        return f"what became of its sessions in region `{source.region}` is to be read anew"
     if len(page.states) > ABLE_MAX or may_miss_states(one, page):
         return f"more than {ABLE_MAX} changes of its sessions in region `{source.region}` are not here yet"
     return ""
@@ -52,6 +73,9 @@ async def take_states(source: Source, store: Store, some: Sequence[Followed]) ->
     while left:
         pages = await source.pages({one.shard: (one.at, one.states_at) for one in left if one.at is not None}, PAGE)
         now = [one for one in left if one.shard in pages]
+        anew = [one for one in now if begin_anew(one, pages[one.shard])]
+        await take_all_again(store, source.region, anew)
+        now = [one for one in now if one not in anew]
         missing = [one.shard for one in now if one not in asked and may_miss_states(one, pages[one.shard])]
         if missing:
             _log.warning(

@@ -246,6 +246,12 @@ class Store:
             elif one.at is not None:
                 one.states_at = id_
 
+    async def forget_states(self, region: str, some: Sequence[Followed]) -> None:
+        """From now on none of that region's states counts as known here."""
+        await self.ask([pack("HDEL", self._epoch(one.shard), _states_field(region)) for one in some], changes=True)
+        for one in some:
+            one.states_at = b"0-0"
+
     async def lacking_states(self, some: Mapping[Followed, Collection[bytes]]) -> set[Followed]:
         """Of these shards, those of whose states none says one of these."""
         commands = [

@@ -8,7 +8,7 @@ from router.log.bridge_copy import TOGETHER_S, copy_shards
 from router.log.bridge_follow import catch_up
 from router.log.bridge_source import Source
 from router.log.bridge_store import Followed
-from router.log.port import Changes, LogUnavailable, Position, SessionChange
+from router.log.port import Changes, LogDeposed, LogUnavailable, Position, SessionChange
 from tests.router.log.conftest import run
 from tests.router.log.redis_records import NOW_MS
 from tests.router.log.regions import CHANNEL, SHARD, SHARDS, Region, close, ordered, regions
@@ -64,6 +64,10 @@ def test_a_shard_is_as_it_is_there_and_what_was_here_is_gone(
         run(work([redis_server, second]))
 
 
+def joined(channels: dict[str, tuple[int, int] | None], session: bytes) -> Changes:
+    return Changes({session: SessionChange(b"o", NOW_MS + 99_999_999, channels)})
+
+
 class Interrupted(Source):
     """Between what is read and what is made of it, something happens."""
 
@@ -82,19 +86,16 @@ def test_what_another_router_did_meanwhile_is_not_put_back(redis_server: Server,
     """Two routers of a region follow a shard for a moment, or one copies what the other takes over."""
     session = bytes([SHARD]) + b"x" * 15
 
-    def joined(channels: dict[str, tuple[int, int] | None]) -> Changes:
-        return Changes({session: SessionChange(b"o", NOW_MS + 99_999_999, channels)})
-
     async def work(servers: list[Server]) -> None:
         here, there = some = await regions(servers, prefix, start=False)
         await there.lead(9)
         await there.say(ordered(9, 1))
-        await there.log.save(joined({CHANNEL: (1, 1), "group:left": (1, 1)}))
+        await there.log.save(joined({CHANNEL: (1, 1), "group:left": (1, 1)}, session))
         source = Interrupted("eu", servers[1].url, here.log.keys)
         store = here.bridge.store
 
         async def follower() -> None:
-            await there.log.save(joined({"group:left": None}))
+            await there.log.save(joined({"group:left": None}, session))
             await there.say(ordered(9, 2))
             one = Followed(SHARD, 9)
             await store.load([one], "eu")
@@ -107,7 +108,7 @@ def test_what_another_router_did_meanwhile_is_not_put_back(redis_server: Server,
             here.log.bridge = None
             await here.log.open_shards({SHARD: 10})
             await here.log.append(ordered(10, 1))
-            await here.log.save(joined({CHANNEL: (1, 1)}))
+            await here.log.save(joined({CHANNEL: (1, 1)}, session))
 
         source.meanwhile = follower if who == "follower" else leader
         one = Followed(SHARD, 9)
@@ -122,6 +123,72 @@ def test_what_another_router_did_meanwhile_is_not_put_back(redis_server: Server,
             assert one.at == Position(9, 2)
             assert await here.history() == await there.history()
             assert await here.log.sessions([session]) == await there.log.sessions([session])
+        await source.close()
+        await close(some)
+
+    with running() as second:
+        run(work([redis_server, second]))
+
+
+@pytest.mark.parametrize("what", ["message", "session"])
+def test_nothing_is_taken_from_a_leader_of_before_while_a_shard_is_copied(
+    redis_server: Server, prefix: str, what: str
+) -> None:
+    """Its region was cut off when another took the shard: nobody has told its Redis."""
+    session = bytes([SHARD]) + b"x" * 15
+
+    async def work(servers: list[Server]) -> None:
+        here, there = some = await regions(servers, prefix, start=False)
+        await there.lead(9)
+        await there.say(ordered(9, 1))
+        here.log.bridge = None
+        await here.log.open_shards({SHARD: 10})
+        await there.log._fence_shards({SHARD: 11})
+        source = Interrupted("eu", servers[1].url, here.log.keys)
+        met: list[type[BaseException]] = []
+
+        async def deposed() -> None:
+            try:
+                if what == "message":
+                    await here.log.append(ordered(10, 1))
+                else:
+                    await here.log.save(joined({CHANNEL: (1, 1)}, session))
+            except LogDeposed as error:
+                met.append(type(error))
+
+        source.meanwhile = deposed
+        assert await copy_shards(source, here.bridge.store, [Followed(SHARD, 11)], _at_once) > 0
+        assert met == ([LogDeposed] if what == "message" else [])
+        assert await here.at() == Position(9, 1)
+        assert await here.history() == await there.history()
+        assert await here.log.sessions([session]) == [None]
+        await source.close()
+        await close(some)
+
+    with running() as second:
+        run(work([redis_server, second]))
+
+
+def test_a_redis_that_was_connected_to_anew_may_have_lost_what_a_copy_brought(
+    redis_server: Server, prefix: str
+) -> None:
+    async def work(servers: list[Server]) -> None:
+        here, there = some = await regions(servers, prefix, start=False)
+        await there.lead(9)
+        await there.say(ordered(9, 1))
+        source = Interrupted("eu", servers[1].url, here.log.keys)
+        store = here.bridge.store
+
+        async def connects() -> None:
+            (await store._nodes.link(0)).drop("its server begins anew")
+
+        source.meanwhile = connects
+        one = Followed(SHARD, 9)
+        assert await copy_shards(source, store, [one], _at_once) == 0
+        assert (one.at, await here.at()) == (None, Position(0, 0))
+        assert await store.partial([SHARD]) == {SHARD}
+        assert await copy_shards(source, store, [one], _at_once) > 0
+        assert await here.history() == await there.history()
         await source.close()
         await close(some)
 
@@ -158,7 +225,7 @@ def test_a_copy_that_did_not_come_to_its_end_is_made_again(redis_server: Server,
         assert (await catch_up(source, store, [one], 99))[2] == []
         assert one.at == Position(9, 1)
         await there.say(ordered(9, 3))
-        await there.log.save(Changes({session: SessionChange(b"o", NOW_MS + 99_999_999, {CHANNEL: (1, 1)})}))
+        await there.log.save(joined({CHANNEL: (1, 1)}, session))
         await ends_early(source, here, one)
         assert await here.bridge.able(SHARD) == "a copy of it from another region has not come to its end here"
         # What stands for a third region, which leads without the last of these.

@@ -243,18 +243,29 @@ def test_a_shard_is_placed_anew(here: Shard) -> None:
     assert here.entries()[0][0::2] == (b"9-1", b"8-17")
 
 
+def test_a_copy_takes_nothing_from_a_leader_of_before_and_leaves_the_position(here: Shard) -> None:
+    here.append(5, 1, "5-1")
+    here.append(5, 2, "5-2")
+    assert here.do(BEGIN_COPY, f"{4:020}", "a copy") == 0, "a later one leads here"
+    assert here.do(BEGIN_COPY, f"{5:020}", "a copy") == 1
+    assert here.append(5, 3, "5-3") == 3, "it is that leader's"
+    assert here.do(BEGIN_COPY, f"{7:020}", "a copy") == 1
+    assert here.at() == "5-3"
+    assert here.append(5, 4, "5-4") == -1
+
+
 def test_a_copy_is_over_when_anybody_else_changes_the_shard(here: Shard, there: Shard) -> None:
     here.append(5, 1, "5-1")
     [(_, entry, _)] = here.entries()
     key = there.start + "s:x"
-    changes: dict[str, Callable[[], Any]] = {
-        "repeats": lambda: there.do(repeat(ENTRIES), entry, "0-0", f"{5:020}"),
-        "takes back": lambda: there.do(UNDO, "0-0", f"{5:020}"),
-        "leads": lambda: there.do(FENCE_BRIDGED, f"{6:020}", "who"),
-        "copies": lambda: there.do(BEGIN_COPY, f"{6:020}", "another"),
+    changes: dict[str, tuple[int, Callable[[], Any]]] = {
+        "repeats": (5, lambda: there.do(repeat(ENTRIES), entry, "0-0", f"{5:020}")),
+        "takes back": (5, lambda: there.do(UNDO, "0-0", f"{5:020}")),
+        "leads": (5, lambda: there.do(FENCE_BRIDGED, f"{6:020}", "who")),
+        "copies": (6, lambda: there.do(BEGIN_COPY, f"{6:020}", "another")),
     }
-    for what, change in changes.items():
-        assert there.do(BEGIN_COPY, f"{6:020}", what) == 1
+    for what, (epoch, change) in changes.items():
+        assert there.do(BEGIN_COPY, f"{epoch:020}", what) == 1
         assert there.do(COPY_KEY, what, keys=(key, there.epoch)) == []
         change()
         assert there.do(COPY_KEY, what, keys=(key, there.epoch)) == -1, what

@@ -4,6 +4,7 @@ import pytest
 
 from router.log.bridge_source import Page
 from router.log.bridge_states import PAGE
+from router.log.bridge_store import Followed
 from router.log.port import Changes, LogUnavailable, Position, SessionChange
 from tests.router.log.conftest import run, until
 from tests.router.log.redis_records import NOW_MS
@@ -131,3 +132,35 @@ def test_states_that_may_not_be_kept_any_more_are_told_of(
 
     run(work())
     assert f"shards [{SHARD}]: what became of sessions in region `asia` may not be kept there" in caplog.text
+
+
+@pytest.mark.parametrize("then", ["follows", "leads"])
+def test_a_region_that_lost_the_last_states_is_read_anew(
+    servers: list[Server], prefix: str, caplog: pytest.LogCaptureFixture, then: str
+) -> None:
+    """A replica whose clock is behind took over, say: what comes has ids below what is known here."""
+
+    async def work() -> None:
+        here, there = some = await regions(servers[:2], prefix)
+        await here.lead(1)
+        await here.log.save(Changes({SESSION: SessionChange(b"o", NOW_MS + 99_999_999, {"group:a": (1, 1)})}))
+        one = Followed(SHARD, 1)
+        await there.bridge.store.begin_copy([one], b"a copy")
+        assert await there.bridge.store.place(one, b"a copy", here.name, Position(0, 0), b"9999999999999-0")
+        there.before[SHARD] = (here.name, 1)
+        assert await there.bridge.able(SHARD) == (
+            f"what became of its sessions in region `{here.name}` is to be read anew"
+        )
+        if then == "follows":
+            there.follow(here, 1)
+        else:
+            await there.lead(2)
+        await has_session(there, {"group:a": (1, 1)})
+        assert caplog.text.count(f"region `{here.name}` lost what became of sessions last, and is read anew") == 1
+        if then == "follows":
+            await here.log.save(Changes({SESSION: SessionChange(None, None, {"group:a": (1, 7)})}))
+            await has_session(there, {"group:a": (1, 7)})
+            assert await there.bridge.able(SHARD) == ""
+        await close(some)
+
+    run(work())
