@@ -69,7 +69,7 @@ def test_who_dies_after_a_later_router_has_come_did_not_die_with_the_first(holdf
     node.expect_lost()
     world = World(node)
     world._kill_router(0)
-    wait_until(lambda: world._back_count(), "a later router serves")
+    wait_until(world._is_router_back, "a later router serves")
     with pytest.raises(AssertionError, match="a later router served"):
         world._kill_worker(0)
     world.heal()

@@ -30,6 +30,7 @@ MOVED_S = 30.0
 # Above what it has now: the next batch or the one after it does not fit.
 MEMORY_LEFT_BYTES = 32_768
 LEFT_BYTES = 4_096
+ROUTER_IS_BACK = "child_is_back child=router"
 TORN_BYTES = 16_384
 TORN_HEAD = struct.Struct("<4sIIIQQ")
 """Of a batch, as in router/log/segments.py."""
@@ -55,8 +56,10 @@ class World:
         self._stopped: list[int] = []
         self._proofs: list[Callable[[], None]] = []
         """What is to be true of what was struck once all is whole again: assertions."""
-        self._routers_back: int | None = None
-        """How often a router had come back when one was killed in this schedule."""
+        self._router_ended: int | None = None
+        """Where the node's log ended when a router was killed in this schedule."""
+        self._living: list[int] = []
+        """The workers then."""
         self._at_first = Placement({})
         self._acts: dict[str, Callable[[int], object]] = {
             "wait": lambda pick: None,
@@ -97,7 +100,8 @@ class World:
     def _strike(self, schedule: Schedule, note: Callable[[str], object]) -> None:
         """In a thread of its own: the loop has its talkers to serve, and comes late to what is to strike at once."""
         self._proofs.clear()
-        self._routers_back = None
+        self._router_ended = None
+        self._living = []
         for step in schedule.steps:
             time.sleep(step.after_s)
             note(step.act)
@@ -132,34 +136,40 @@ class World:
 
     def _kill_router(self, pick: int) -> None:
         (pid,) = self.node.routers
-        self._routers_back = self._back_count()
+        self._living = self.node.workers  # to look for them afterwards takes as long as a router's start
+        self._router_ended = len(self._said())
         self._kill(pid)
 
     def _kill_worker(self, pick: int) -> None:
-        pids = self.node.workers
+        pids = self._living or self.node.workers
         self._kill(pids[pick % len(pids)])
-        self._check_together()
+        self._check_together(1)
 
     def _kill_others(self) -> None:
-        pids = [pid for pid in self.node.workers if pid not in self._stopped]
+        pids = [pid for pid in self._living or self.node.workers if pid not in self._stopped]
         assert pids, "there are no other workers"
         for pid in pids:
             self._kill(pid)
-        self._check_together()
+        self._check_together(len(pids))
 
-    def _check_together(self) -> None:
-        """Who dies with the router was gone before another one served, which it could have told what it knew."""
-        later = self._routers_back is not None and self._is_router_back()
-        assert not later, "a later router served before the workers were killed"
+    def _check_together(self, count: int) -> None:
+        """Who dies with the router was gone before another one served, which it could have told what it knew: by the
+        order in which the supervisor saw it.
+        """
+        if self._router_ended is None:
+            return
+        before, back, _ = self._said()[self._router_ended :].partition(ROUTER_IS_BACK)
+        in_time = not back or before.count("child_ended child=worker") >= count
+        assert in_time, "a later router served before the workers were killed"
 
     def _is_router_back(self) -> bool:
-        return self._routers_back != self._back_count()
+        return ROUTER_IS_BACK in self._said()[self._router_ended :]
 
-    def _back_count(self) -> int:
-        return self._said_count("child_is_back child=router")
+    def _said(self) -> str:
+        return self.node.log.read_text(errors="replace")
 
     def _said_count(self, text: str) -> int:
-        return self.node.log.read_text(errors="replace").count(text)
+        return self._said().count(text)
 
     def _kill_node(self) -> None:
         before = [self.node.pid, *self.node.workers, *self.node.routers]
